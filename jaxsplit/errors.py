@@ -1,0 +1,33 @@
+"""The errors that jaxsplit raises: one family, so that a caller can catch them together.
+
+Every message says what was got, what was expected and what to do. The command line prints the
+message alone, on one line, and exits with 2.
+"""
+
+
+class JaxsplitError(Exception):
+    """Base of every error that jaxsplit raises on purpose."""
+
+
+class DataError(JaxsplitError):
+    """A dataset is missing, empty or unreadable, or an image file is not an image."""
+
+
+class ConfigError(JaxsplitError):
+    """A configuration or an argument names something that does not exist or does not fit."""
+
+
+class WeightsError(JaxsplitError):
+    """Weights do not fit the network that they are loaded into."""
+
+
+class FamilyError(JaxsplitError):
+    """A family on disk is missing, damaged or bound to another backbone, or lacks a rate."""
+
+
+class CheckpointError(JaxsplitError):
+    """A training checkpoint is missing, damaged or belongs to another configuration."""
+
+
+class BitstreamError(JaxsplitError):
+    """Bytes are corrupted, truncated, or come from another family, rate or format version."""

@@ -1,0 +1,24 @@
+"""Labelled images: where they come from (`open_source`) and how they reach a step (`batches`).
+
+>>> from jaxsplit.data import Preprocessing, batches, open_source
+>>> source = open_source("embedded", split="train", limit=64)
+>>> [batch["image"].shape for batch in batches(source, Preprocessing((28, 28), 1), 32, seed=0)]
+[(32, 28, 28, 1), (32, 28, 28, 1)]
+"""
+
+from jaxsplit.data.images import decode_image
+from jaxsplit.data.pipeline import batches, load_arrays, num_batches
+from jaxsplit.data.preprocessing import Augmentation, Preprocessing
+from jaxsplit.data.sources import Source, open_source, spread
+
+__all__ = [
+    "Augmentation",
+    "Preprocessing",
+    "Source",
+    "batches",
+    "decode_image",
+    "load_arrays",
+    "num_batches",
+    "open_source",
+    "spread",
+]

@@ -1,0 +1,161 @@
+"""Rewrites Fashion-MNIST from its idx files as a TFDS dataset, without TensorFlow.
+
+The embedded subset is made by
+
+    python -m jaxsplit.data.fashion_mnist --idx /usr/share/datasets/fashion-mnist \\
+        --out jaxsplit/assets/datasets --train 6000 --test 2000
+
+and the full set, which is then found as `tfds:fashion_mnist`, by
+
+    python -m jaxsplit.data.fashion_mnist --idx /usr/share/datasets/fashion-mnist \\
+        --out ~/tensorflow_datasets
+
+The idx files are those of Debian's package `dataset-fashion-mnist`, and of the authors' page.
+"""
+
+import argparse
+import gzip
+import struct
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxsplit.data.prepared import write_prepared
+from jaxsplit.data.sources import EMBEDDED, spread
+from jaxsplit.errors import DataError
+
+CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+_FILES = {"train": "train", "test": "t10k"}
+
+
+def read_idx(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads one split from `*-idx3-ubyte[.gz]` and `*-idx1-ubyte[.gz]`.
+
+    Args:
+      folder: where the four files lie.
+      split: `train` or `test`.
+
+    Returns:
+      Images, uint8 [N, 28, 28], and labels, uint8 [N].
+
+    Raises:
+      DataError: a file is missing or isn't idx.
+    """
+    stem = _FILES[split]
+    images = _read_array(Path(folder) / f"{stem}-images-idx3-ubyte", 3)
+    labels = _read_array(Path(folder) / f"{stem}-labels-idx1-ubyte", 1)
+    if len(images) != len(labels):
+        raise DataError(f"{folder}: {len(images)} images but {len(labels)} labels in {split}")
+    return images, labels
+
+
+def write(
+    idx: str | Path, out: str | Path, train: int | None = None, test: int | None = None
+) -> Path:
+    """Writes the set, or a class-balanced part of it, into a TFDS data_dir.
+
+    Args:
+      idx: folder of the idx files.
+      out: TFDS data_dir.
+      train: how many training images, the first ones of each class; None: all.
+      test: the same for the test images.
+
+    Returns:
+      The dataset's folder: `fashion_mnist/3.0.1` if all are taken, else the embedded subset's.
+    """
+    part = train is not None or test is not None
+    splits = {}
+    for split, count in (("train", train), ("test", test)):
+        images, labels = read_idx(idx, split)
+        if count is not None:
+            if not 1 <= count <= len(labels):
+                raise DataError(f"{split} has {len(labels)} images; cannot take {count}")
+            chosen = spread(labels, count)
+            images, labels = images[chosen], labels[chosen]
+        splits[split] = _examples(images, labels)
+    return write_prepared(
+        out,
+        EMBEDDED if part else "fashion_mnist",
+        "1.0.0" if part else "3.0.1",
+        splits,
+        CLASS_NAMES,
+        (28, 28, 1),
+        description="Fashion-MNIST"
+        + (", the first images of each class in each split." if part else ", all of it."),
+        homepage="https://github.com/zalandoresearch/fashion-mnist",
+        licence="MIT, Copyright 2017 Zalando SE",
+    )
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """An 8-bit grey PNG of uint8 [H, W], without filters.
+
+    Pillow's PNGs differ between its versions; these depend on zlib alone, so that the embedded
+    set can be rebuilt to the byte.
+    """
+    height, width = image.shape
+    rows = np.pad(image, ((0, 0), (1, 0)))  # each row begins with its filter, 0: none
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def _examples(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[bytes, int]]:
+    for image, label in zip(images, labels, strict=True):
+        yield encode_png(image), int(label)
+
+
+def _read_array(path: Path, ndim: int) -> np.ndarray:
+    zipped = path.with_name(path.name + ".gz")
+    try:
+        data = gzip.decompress(zipped.read_bytes()) if zipped.exists() else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}[.gz]: {error}") from error
+    # idx: two zero bytes, type 8 (uint8), number of dimensions, their sizes, the values.
+    header = 4 + 4 * ndim
+    shape = struct.unpack(f">{ndim}I", data[4:header]) if len(data) >= header else ()
+    if data[:4] != bytes((0, 0, 8, ndim)) or len(data) - header != np.prod(shape):
+        raise DataError(f"{path} is not an idx file of uint8 with {ndim} dimensions")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxsplit.data.fashion_mnist",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--idx", required=True, help="folder of the four idx files")
+    parser.add_argument("--out", required=True, help="TFDS data_dir to write into")
+    parser.add_argument("--train", type=int, help="number of training images (default: all)")
+    parser.add_argument("--test", type=int, help="number of test images (default: all)")
+    options = parser.parse_args(arguments)
+    try:
+        print(write(options.idx, options.out, options.train, options.test))
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

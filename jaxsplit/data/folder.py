@@ -1,0 +1,102 @@
+"""Folders of image files, `[split/]class/image`: the classes are the folders' names.
+
+An optional `classes.txt` beside the splits (or beside the classes) names the classes in order,
+one to a line, so that a folder may hold only some of them.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from jaxsplit.data.images import SUFFIXES, decode_image
+from jaxsplit.data.sources import choose_split
+from jaxsplit.errors import DataError
+
+
+def open_records(path: str, split: str | None) -> tuple["FolderRecords", str]:
+    """Opens one split of a folder; a folder without splits is the split `all`.
+
+    Returns:
+      Its records and the split's name.
+
+    Raises:
+      DataError: no such folder or split, a class without images, or one not in classes.txt.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise DataError(f"folder:{path}: no such folder")
+    below = {folder.name: _subfolders(folder) for folder in _subfolders(root)}
+    if not below:
+        raise DataError(f"folder:{path} holds no class folders: expected [split/]class/image files")
+    if any(below.values()):  # folders in folders: the first level is splits
+        split = choose_split(split, list(below), f"folder:{path}")
+        top, inside = root / split, below[split]
+        # A split may lack classes that another one has: together they number the classes.
+        names = sorted({folder.name for folders in below.values() for folder in folders})
+    else:
+        split = choose_split(split, ["all"], f"folder:{path}")
+        top, inside, names = root, _subfolders(root), list(below)
+    for listing in (root / "classes.txt", top / "classes.txt"):
+        if listing.is_file():
+            names = _read_classes(listing, [folder.name for folder in inside])
+            break
+    return FolderRecords(f"folder:{path}", top, names), split
+
+
+class FolderRecords:
+    """The images of one split, ordered by class and file name."""
+
+    def __init__(self, name: str, top: Path, class_names: list[str]):
+        self.class_names = tuple(class_names)
+        self._top = top
+        self._files: list[str] = []
+        labels: list[int] = []
+        digest = hashlib.sha256()
+        for label, class_name in enumerate(class_names):
+            if not (top / class_name).is_dir():
+                continue
+            files = _image_files(top / class_name)
+            if not files:
+                raise DataError(f"{name}: class {class_name!r} has no images in {top / class_name}")
+            for file, size, modified in files:
+                self._files.append(f"{class_name}/{file}")
+                digest.update(f"{class_name}/{file}\0{size}\0{modified}\n".encode())
+            labels.extend([label] * len(files))
+        self._labels = np.array(labels, np.int32)
+        self.identity = f"folder {digest.hexdigest()}"
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+    def example(self, index: int) -> tuple[np.ndarray, int]:
+        return decode_image(self._top / self._files[index]), int(self._labels[index])
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _image_files(folder: Path) -> list[tuple[str, int, int]]:
+    """(name, bytes, time of change in ns) of the image files, by name."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
+            for entry in entries
+            if os.path.splitext(entry.name)[1].lower() in SUFFIXES
+            and not entry.name.startswith(".")
+        )
+
+
+def _read_classes(listing: Path, present: list[str]) -> list[str]:
+    names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+    if len(set(names)) != len(names):
+        raise DataError(f"{listing} names a class twice")
+    unknown = sorted(set(present) - set(names))
+    if unknown:
+        raise DataError(f"{listing} doesn't name these class folders: {', '.join(unknown)}")
+    return names

@@ -1,0 +1,190 @@
+"""The one input pipeline: decode, preprocess, shuffle, batch, augment, on grain.
+
+Grain runs here with threads and without worker processes (those want absl's flags parsed). Its
+elements are whole batches: per image it would cost more than the images of small networks do.
+"""
+
+import functools
+import math
+import os
+import weakref
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from jaxsplit.data.preprocessing import Augmentation, Preprocessing
+from jaxsplit.data.sources import Source
+from jaxsplit.errors import ConfigError
+
+Batch = dict[str, np.ndarray]
+
+_ENDLESS = 2**40  # steps
+_DECODED: weakref.WeakKeyDictionary[Source, dict] = weakref.WeakKeyDictionary()
+
+
+def num_batches(examples: int, batch_size: int, drop_remainder: bool = False) -> int:
+    """How many batches an epoch has.
+
+    >>> num_batches(10, 4), num_batches(10, 4, drop_remainder=True)
+    (3, 2)
+    """
+    return examples // batch_size if drop_remainder else math.ceil(examples / batch_size)
+
+
+def batches(
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    epochs: int | None = 1,
+    augment: Augmentation | None = None,
+    drop_remainder: bool = False,
+    start_step: int = 0,
+    memory_limit: int = 2**30,
+) -> Iterator[Batch]:
+    """Iterates over batches; the same arguments give the same batches, to the bit.
+
+    Args:
+      source: where the examples come from.
+      preprocessing: the backbone's; only its geometry is applied, see `normalise` for the rest.
+      batch_size: examples in a batch, over all devices.
+      seed: of the order, another one each epoch, and of the augmentation; None: in order.
+      epochs: how many times every example is seen; None: endless.
+      augment: random changes to the images; needs a seed.
+      drop_remainder: leave out each epoch's last, incomplete batch instead of padding it.
+      start_step: begin at this step, counted over epochs: what an iteration from 0 gives there.
+      memory_limit: bytes of decoded images that may be kept in memory and shared by all
+        iterations over the source; larger sources are decoded anew as they stream.
+
+    Returns:
+      An iterator over dictionaries, all of one shape: `image` uint8 [B, h, w, c], `label` int32
+      [B], `index` int64 [B] (the example's number in the source) and `mask` bool [B], False for
+      padding, where the image is black and label and index are -1.
+
+    Raises:
+      ConfigError: an argument doesn't fit.
+      DataError: an image can't be read, perhaps only in the middle of an iteration.
+
+    >>> from jaxsplit.data.sources import open_source
+    >>> small = open_source("embedded", limit=10)
+    >>> batch = next(batches(small, Preprocessing((28, 28), 1), 4, seed=0))
+    >>> {key: (value.dtype.name, value.shape) for key, value in batch.items()}
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'image': ('uint8', (4, 28, 28, 1)), 'label': ('int32', (4,)),
+     'index': ('int64', (4,)), 'mask': ('bool', (4,))}
+    """
+    if batch_size < 1 or start_step < 0 or (epochs is not None and epochs < 0):
+        raise ConfigError(
+            "expected batch_size ≥ 1, start_step ≥ 0 and epochs ≥ 0 or None; "
+            f"got {batch_size}, {start_step} and {epochs}"
+        )
+    if seed is None and augment is not None:
+        raise ConfigError("augmentation is random: it needs a seed")
+    if seed is not None and seed < 0:
+        raise ConfigError(f"a seed must be ≥ 0, not {seed}")
+    per_epoch = num_batches(len(source), batch_size, drop_remainder)
+    if not per_epoch:
+        raise ConfigError(f"{source!r} doesn't fill one batch of {batch_size}")
+    if len(source) * math.prod(preprocessing.input_shape) <= memory_limit:
+        read = functools.partial(_from_memory, *load_arrays(source, preprocessing))
+        threads = 1
+    else:
+        read = functools.partial(_from_source, source, preprocessing)
+        threads = _threads()
+
+    def fetch(step: int) -> Batch:
+        batch = read(_step_indices(len(source), batch_size, per_epoch, seed, step))
+        if augment is not None and seed is not None:
+            # Seeded by the step alone, so that an iteration can begin anywhere.
+            batch["image"] = augment(batch["image"], np.random.default_rng((seed, step, 1)))
+        return batch
+
+    stop = _ENDLESS if epochs is None else epochs * per_epoch
+    return _stream(fetch, min(start_step, stop), stop, threads)
+
+
+def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
+    """All examples at once, preprocessed but not normalised; decoded only the first time.
+
+    Args:
+      source: where the examples come from.
+      preprocessing: the backbone's.
+
+    Returns:
+      Read-only images, uint8 [N, h, w, c], and labels, int32 [N].
+
+    Raises:
+      DataError: an image can't be read.
+    """
+    decoded = _DECODED.setdefault(source, {})
+    key = (*preprocessing.input_shape, preprocessing.resize, preprocessing.interpolation)
+    if key not in decoded:
+        images = np.empty((len(source), *preprocessing.input_shape), np.uint8)
+        labels = np.empty(len(source), np.int32)
+        size, count = 128, len(source)
+        steps = num_batches(count, size)
+
+        def fetch(step: int) -> Batch:
+            return _from_source(
+                source, preprocessing, _step_indices(count, size, steps, None, step)
+            )
+
+        for batch in _stream(fetch, 0, steps, _threads()):
+            kept = batch["index"][batch["mask"]]
+            images[kept] = batch["image"][: len(kept)]
+            labels[kept] = batch["label"][: len(kept)]
+        images.flags.writeable = labels.flags.writeable = False
+        decoded[key] = images, labels
+    return decoded[key]
+
+
+def _stream(fetch: Callable[[int], Batch], start: int, stop: int, threads: int) -> Iterator[Batch]:
+    """fetch(start), …, fetch(stop - 1), in order, prefetched by grain's threads."""
+    from grain import python as grain  # costs most of a second, and only who iterates needs it
+
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(grain.MapDataset.range(start, stop).map(fetch).to_iter_dataset(options))
+
+
+def _step_indices(
+    examples: int, batch_size: int, per_epoch: int, seed: int | None, step: int
+) -> np.ndarray:
+    """The examples of one step, int64 [B], -1 where there are none left: a pure function."""
+    epoch, position = divmod(step, per_epoch)
+    begin = position * batch_size
+    end = min(begin + batch_size, examples)
+    chosen = np.full(batch_size, -1, np.int64)
+    order = np.arange(begin, end) if seed is None else _order(examples, seed, epoch)[begin:end]
+    chosen[: len(order)] = order
+    return chosen
+
+
+@functools.lru_cache(maxsize=4)
+def _order(examples: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(examples)
+
+
+def _from_memory(images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> Batch:
+    mask = index >= 0
+    batch = images[index], labels[index]
+    if not mask.all():
+        batch[0][~mask] = 0
+        batch[1][~mask] = -1
+    return {"image": batch[0], "label": batch[1], "index": index, "mask": mask}
+
+
+def _from_source(source: Source, preprocessing: Preprocessing, index: np.ndarray) -> Batch:
+    images = np.zeros((len(index), *preprocessing.input_shape), np.uint8)
+    labels = np.full(len(index), -1, np.int32)
+    mask = index >= 0
+    for position in np.flatnonzero(mask):
+        example = source[index[position]]
+        images[position] = preprocessing.apply(example["image"])
+        labels[position] = example["label"]
+    return {"image": images, "label": labels, "index": index, "mask": mask}
+
+
+def _threads() -> int:
+    """Pillow decodes outside the interpreter's lock, so a thread per core is worth it."""
+    return min(os.cpu_count() or 1, 16)

@@ -1,0 +1,222 @@
+"""TFDS datasets that lie on disk as array_record: found, read and written without TensorFlow.
+
+The folder is looked for here, not by `tfds.builder`: for a name that isn't on disk, TFDS goes to
+the network and retries for a minute and a half before it says so.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxsplit.data.images import decode_image
+from jaxsplit.data.sources import choose_split
+from jaxsplit.errors import DataError
+
+_NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+def default_data_dir() -> Path:
+    """Where TFDS keeps its datasets: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find_prepared(name: str, data_dir: Path) -> Path | None:
+    """The folder of a dataset that is prepared as array_record, or None.
+
+    Args:
+      name: `NAME[/CONFIG][:VERSION]`; the newest version where none is given, and the default
+        (or only) config.
+      data_dir: a TFDS data_dir.
+
+    Raises:
+      DataError: the name is malformed, or one of several configs has to be chosen.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise DataError(f"tfds:{name} is not a dataset name: expected NAME[/CONFIG][:VERSION]")
+    folder = data_dir / match["name"]
+    if match["config"]:
+        folder /= match["config"]
+    elif folder.is_dir() and not _versions(folder):
+        configs = sorted(entry.name for entry in folder.iterdir() if _versions(entry))
+        metadata = folder / ".config" / "metadata.json"
+        default = ""
+        if metadata.is_file():
+            default = json.loads(metadata.read_text()).get("defaultConfigName", "")
+        if len(configs) > 1 and default not in configs:
+            raise DataError(f"tfds:{name} has several configs; choose one: {', '.join(configs)}")
+        if configs:
+            folder /= default if default in configs else configs[0]
+    versions = [v for v in _versions(folder) if match["version"] in (None, v.name)]
+    return versions[-1] if versions else None
+
+
+def open_records(
+    name: str, split: str | None, data_dir: str | Path | None
+) -> tuple["PreparedRecords", str]:
+    """Opens one split of a dataset, which is prepared first where that is possible.
+
+    Returns:
+      Its records and the split's name.
+
+    Raises:
+      DataError: it isn't prepared here, has no such split, or isn't labelled images.
+    """
+    root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    folder = find_prepared(name, root)
+    if folder is None:
+        from jaxsplit.data.prepare import prepare
+
+        prepare(name, root)
+        folder = find_prepared(name, root)
+        if folder is None:
+            raise DataError(f"tfds:{name} was prepared, but is not to be found in {root}")
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(folder)
+        split = choose_split(split, list(builder.info.splits), f"tfds:{name}")
+        return PreparedRecords(f"tfds:{name}", builder, split), split
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"cannot read the dataset in {folder}: {error}".split("\n")[0]) from error
+
+
+class PreparedRecords:
+    """The examples of one split, read by TFDS and decoded by Pillow.
+
+    TFDS would decode with OpenCV where that is installed and with Pillow elsewhere, which differ
+    in some JPEGs' last bits; here the same files give the same pixels everywhere.
+    """
+
+    def __init__(self, name: str, builder, split: str):
+        from tensorflow_datasets import decode, features
+
+        self._image: str
+        self._label: str
+        self._image, self._label = builder.info.supervised_keys or ("image", "label")
+        known = dict(builder.info.features.items())
+        label = known.get(self._label)
+        if not isinstance(label, features.ClassLabel) or not isinstance(
+            known.get(self._image), features.Image
+        ):
+            raise DataError(
+                f"{name} is not labelled images: expected an image and a class label, "
+                f"got {', '.join(known)}"
+            )
+        self.class_names = tuple(map(str, label.names))
+        self._name = f"{name}, split {split}"
+        raw = {self._image: decode.SkipDecoding()}
+        self._source = builder.as_data_source(split, decoders=raw)
+        info = Path(builder.data_dir) / "dataset_info.json"
+        sizes = sorted(
+            (file.name, file.stat().st_size) for file in info.parent.glob("*.array_record*")
+        )
+        digest = hashlib.sha256(info.read_bytes() + json.dumps(sizes).encode())
+        self.identity = f"tfds {builder.info.full_name} {digest.hexdigest()}"
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def labels(self) -> np.ndarray:
+        return np.array([example[self._label] for example in self._source], np.int32)
+
+    def example(self, index: int) -> tuple[np.ndarray, int]:
+        example = self._source[int(index)]
+        image = example[self._image]
+        if isinstance(image, bytes):  # it is an array under tfds.testing.mock_data
+            image = decode_image(image, f"example {index} of {self._name}")
+        return image, int(example[self._label])
+
+
+def write_prepared(
+    data_dir: str | Path,
+    name: str,
+    version: str,
+    splits: Mapping[str, Iterable[tuple[bytes, int]]],
+    class_names: Sequence[str],
+    shape: tuple[int | None, int | None, int],
+    description: str = "",
+    homepage: str = "",
+    licence: str = "",
+) -> Path:
+    """Writes labelled images as a TFDS dataset in array_record, one file for each split.
+
+    Args:
+      data_dir: a TFDS data_dir; the dataset goes to `data_dir/name/version`.
+      name: the dataset's name, e.g. `fashion_mnist`.
+      version: `X.Y.Z`.
+      splits: for each split, pairs of an encoded image (PNG or JPEG) and its label.
+      class_names: names of the classes.
+      shape: (height, width, channels) of all images, None where it varies.
+      description: what it is, for people.
+      homepage: where it comes from.
+      licence: its licence's name or text.
+
+    Returns:
+      The dataset's folder.
+    """
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.core.dataset_info import write_dataset_info_proto
+    from tensorflow_datasets.core.proto import dataset_info_pb2
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    folder = Path(data_dir).expanduser() / name / version
+    folder.mkdir(parents=True, exist_ok=True)
+    info = dataset_info_pb2.DatasetInfo(
+        name=name, version=version, description=description, file_format="array_record"
+    )
+    info.location.urls.append(homepage)
+    info.redistribution_info.license = licence
+    info.supervised_keys.tuple.items.add(feature_key="image")
+    info.supervised_keys.tuple.items.add(feature_key="label")
+    for split, examples in splits.items():
+        writer = ArrayRecordWriter(
+            str(folder / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1"
+        )
+        count = size = 0
+        for encoded, label in examples:
+            example = tf_example_pb2.Example()
+            example.features.feature["image"].bytes_list.value.append(encoded)
+            example.features.feature["label"].int64_list.value.append(label)
+            # Maps have no order of their own: without this the same data may give other bytes.
+            record = example.SerializeToString(deterministic=True)
+            writer.write(record)
+            count += 1
+            size += len(record)
+        writer.close()
+        info.splits.add(
+            name=split,
+            shard_lengths=[count],
+            num_bytes=size,
+            filepath_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        )
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=shape),
+            "label": tfds.features.ClassLabel(names=list(class_names)),
+        }
+    )
+    features.save_config(folder)
+    write_dataset_info_proto(info, folder)
+    return folder
+
+
+def _versions(folder: Path) -> list[Path]:
+    """The prepared versions in a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [
+        entry
+        for entry in folder.iterdir()
+        if _VERSION.fullmatch(entry.name)
+        and (entry / "features.json").is_file()
+        and any(entry.glob("*.array_record*"))
+    ]
+    return sorted(found, key=lambda entry: tuple(map(int, entry.name.split("."))))

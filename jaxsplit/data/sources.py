@@ -1,0 +1,189 @@
+"""Where labelled images come from: the embedded set, TFDS datasets, folders of image files.
+
+A source is opened by one string, the same on the command line (`--data`) and in Python:
+
+- `embedded`: 6,000 + 2,000 images of Fashion-MNIST that come with the package
+- `tfds:NAME[/CONFIG][:VERSION]`: any TFDS dataset prepared as array_record
+- `folder:PATH`: image files in `[split/]class/`
+"""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from jaxsplit.errors import DataError
+
+#: The TFDS data_dir that comes with the package, and the dataset in it.
+ASSETS = Path(__file__).parent.parent / "assets" / "datasets"
+EMBEDDED = "fashion_mnist_subset"
+
+_DEFAULT_SPLITS = ("test", "val", "validation")
+
+
+class Records(Protocol):
+    """What a kind of source must offer: examples by number, unfiltered."""
+
+    class_names: tuple[str, ...]
+    identity: str  # changes when the content does
+
+    def __len__(self) -> int: ...
+
+    def labels(self) -> np.ndarray:
+        """int32 [N], without decoding an image."""
+        ...
+
+    def example(self, index: int) -> tuple[np.ndarray, int]:
+        """The image, uint8 [height, width, channels], and its label."""
+        ...
+
+
+class Source:
+    """Labelled images by number: `source[i]` is `{"image": uint8 [H, W, C], "label": int}`.
+
+    Attributes:
+      name: what it was opened as, e.g. `"tfds:cifar10"`.
+      split: the split's name; `"all"` for a folder that has none.
+      class_names: names of the classes; a label is an index into them.
+    """
+
+    def __init__(self, name: str, split: str, records: Records, keep: np.ndarray | None = None):
+        self.name = name
+        self.split = split
+        self.class_names = records.class_names
+        self._records = records
+        self._keep = keep
+
+    def __len__(self) -> int:
+        return len(self._records) if self._keep is None else len(self._keep)
+
+    def __getitem__(self, index: int) -> dict:
+        index = range(len(self))[index]  # IndexError, and negative numbers, as in a list
+        image, label = self._records.example(index if self._keep is None else self._keep[index])
+        return {"image": image, "label": label}
+
+    def __repr__(self) -> str:
+        return f"Source({self.name!r}, split={self.split!r}, {len(self)} images)"
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """int32 [N], read once and without decoding an image."""
+        labels = np.asarray(self._records.labels(), np.int32)
+        labels = labels if self._keep is None else labels[self._keep]
+        labels.flags.writeable = False
+        return labels
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the content, for the keys of caches.
+
+        It hashes names, versions, sizes and dates, never the pixels: it costs milliseconds.
+        """
+        parts = [self._records.identity, self.split, *self.class_names, str(len(self))]
+        digest = hashlib.sha256("\n".join(parts).encode())
+        if self._keep is not None:
+            digest.update(self._keep.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+
+def open_source(
+    name: str,
+    split: str | None = None,
+    data_dir: str | Path | None = None,
+    limit: int | None = None,
+) -> Source:
+    """Opens a source of labelled images.
+
+    Args:
+      name: `embedded`, `tfds:NAME[/CONFIG][:VERSION]` or `folder:PATH`.
+      split: name of the split; None takes test, else val, else validation, else the only one.
+      data_dir: where TFDS datasets lie; None takes TFDS's default (`$TFDS_DATA_DIR`, else
+        `~/tensorflow_datasets`). Other sources ignore it.
+      limit: at most so many examples, spread evenly over the classes (see `spread`).
+
+    Returns:
+      The source; images are decoded when they are asked for.
+
+    Raises:
+      DataError: one line that says what is missing and what to do.
+
+    >>> source = open_source("embedded", limit=20)
+    >>> source
+    Source('embedded', split='test', 20 images)
+    >>> source[0]["image"].shape, source.class_names[source[0]["label"]]
+    ((28, 28, 1), 'Ankle boot')
+    """
+    scheme, _, rest = name.partition(":")
+    records: Records
+    if name == "embedded":
+        from jaxsplit.data import prepared
+
+        records, split = prepared.open_records(EMBEDDED, split, ASSETS)
+    elif scheme == "tfds" and rest:
+        from jaxsplit.data import prepared
+
+        records, split = prepared.open_records(rest, split, data_dir)
+    elif scheme == "folder" and rest:
+        from jaxsplit.data import folder
+
+        records, split = folder.open_records(rest, split)
+    else:
+        raise DataError(
+            f"unknown data source {name!r}: expected embedded, tfds:NAME[/CONFIG] or folder:PATH"
+        )
+    source = Source(name, split, records)
+    if limit is None:
+        return source
+    if limit < 1:
+        raise DataError(f"the limit on examples must be at least 1, not {limit}")
+    if limit >= len(source):
+        return source
+    return Source(name, split, records, spread(source.labels, limit))
+
+
+def spread(labels: np.ndarray, count: int) -> np.ndarray:
+    """Picks `count` examples spread evenly over the classes: the first ones of each class.
+
+    A smaller pick is always part of a larger one. Where a class runs out, the others fill up.
+
+    Args:
+      labels: int [N].
+      count: how many to take, at most N.
+
+    Returns:
+      int64 [count], ascending indices into `labels`.
+
+    >>> spread(np.array([0, 0, 0, 0, 1, 1, 2]), 5).tolist()
+    [0, 1, 4, 5, 6]
+    """
+    labels = np.asarray(labels)
+    by_class = np.argsort(labels, kind="stable")
+    ordered = labels[by_class]
+    rank = np.empty(len(labels), np.int64)  # 0 for the first example of its class, then 1, …
+    rank[by_class] = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
+    return np.sort(np.lexsort((labels, rank))[:count])
+
+
+def choose_split(split: str | None, available: Sequence[str], name: str) -> str:
+    """The split that was asked for, or the default one, if `name` has it.
+
+    Raises:
+      DataError: there is no such split, or none is the obvious default.
+
+    >>> choose_split(None, ["train", "val"], "folder:x")
+    'val'
+    """
+    listed = ", ".join(available)
+    if split is not None:
+        if split not in available:
+            raise DataError(f"{name} has no split {split!r}; it has: {listed}")
+        return split
+    for default in _DEFAULT_SPLITS:
+        if default in available:
+            return default
+    if len(available) == 1:
+        return available[0]
+    raise DataError(f"{name} has several splits and none is the default; choose one of: {listed}")

@@ -1,9 +1,17 @@
 """Small differentiable operations shared by the unit and the entropy model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-__all__ = ["add_uniform_noise", "lower_bound", "round_straight_through"]
+__all__ = [
+    "add_uniform_noise",
+    "depthwise_conv",
+    "depthwise_conv_transpose",
+    "lower_bound",
+    "round_straight_through",
+]
 
 
 @jax.custom_jvp
@@ -90,3 +98,81 @@ def _lower_bound_bwd(residuals, g):
 
 
 lower_bound.defvjp(_lower_bound_fwd, _lower_bound_bwd)
+
+
+def depthwise_conv(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0
+) -> jax.Array:
+    """Depthwise convolution as a sum of shifted multiply-adds.
+
+    On CPUs this form and its gradients run many times faster than a grouped convolution, with
+    the same values; elsewhere XLA fuses it into one pass over `x`.
+
+    Args:
+      x: float [B, H, W, C].
+      kernel: float [k, k, C, m]; channel c of `x` yields the m output channels c·m … c·m + m - 1.
+      stride: step between taken windows, in pixels.
+      padding: zeros added on each side.
+
+    Returns:
+      float [B, h, w, C·m] with h = ⌊(H + 2·padding - k) / stride⌋ + 1.
+
+    >>> depthwise_conv(jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 1)), stride=2)[0, :, :, 0]
+    Array([[4., 4.],
+           [4., 4.]], dtype=float32)
+    """
+    k, _, channels, multiplier = kernel.shape
+    batch, height, width, _ = x.shape
+    h, w = ((n + 2 * padding - k) // stride + 1 for n in (height, width))
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    taps = [
+        x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride, :, None]
+        * kernel[None, None, None, i, j]
+        for i in range(k)
+        for j in range(k)
+    ]
+    return functools.reduce(jnp.add, taps).reshape(batch, h, w, channels * multiplier)
+
+
+def depthwise_conv_transpose(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int, size: tuple[int, int]
+) -> jax.Array:
+    """Transposed depthwise convolution, computed phase by phase.
+
+    Each of the stride² output phases is an ordinary depthwise convolution of `x` with the taps
+    that reach it, so no multiplication is spent on the zeros of a dilated input.
+
+    Args:
+      x: float [B, h, w, C·m].
+      kernel: float [k, k, C, m]; the m input channels c·m … c·m + m - 1 add up to output channel c.
+      stride: pixels between the outputs of neighbouring inputs.
+      padding: rows and columns cut off at the top and left of the full output.
+      size: (H, W) of the output. Rows and columns that no tap reaches are zero.
+
+    Returns:
+      float [B, H, W, C].
+    """
+    k, _, channels, multiplier = kernel.shape
+    batch, h, w, _ = x.shape
+    reach = -(-k // stride)  # inputs that touch one output, along one axis
+    rows, columns = (-(-(n + padding) // stride) for n in size)
+    margin = ((reach - 1, max(0, rows - h)), (reach - 1, max(0, columns - w)))
+    x = jnp.pad(x, ((0, 0), *margin, (0, 0))).reshape(
+        batch, h + sum(margin[0]), w + sum(margin[1]), channels, multiplier
+    )
+
+    def phase(a: int, b: int) -> jax.Array:
+        taps = [
+            x[:, reach - 1 - i : reach - 1 - i + rows, reach - 1 - j : reach - 1 - j + columns]
+            * kernel[None, None, None, a + i * stride, b + j * stride]
+            for i in range(reach)
+            for j in range(reach)
+            if a + i * stride < k and b + j * stride < k
+        ]
+        if not taps:
+            return jnp.zeros((batch, rows, columns, channels), x.dtype)
+        return functools.reduce(jnp.add, taps).sum(axis=-1)
+
+    phases = jnp.stack([jnp.stack([phase(a, b) for b in range(stride)], 3) for a in range(stride)], 2)
+    full = phases.reshape(batch, rows * stride, columns * stride, channels)
+    return full[:, padding : padding + size[0], padding : padding + size[1]]

@@ -1,0 +1,35 @@
+"""ResNet-20 for small images on CIFAR-10, read from a folder of image files.
+
+Command, with the 50,000 + 10,000 images as DIR/{train,test}/<class>/<number>.jpg (or .png):
+
+    jaxsplit train --config configs/cifar10_backbone.py --config.data=folder:DIR \
+        --workdir runs/cifar10_resnet20
+
+The argument is `resnet20` or `smoke` (embedded images, less than a minute).
+"""
+
+import ml_collections
+
+
+def get_config(arg: str = "resnet20") -> ml_collections.ConfigDict:
+    """The training of one backbone."""
+    config = ml_collections.ConfigDict()
+    config.kind = "backbone"
+    config.model = "resnet20_small"
+    config.data = "embedded" if arg == "smoke" else "folder:cifar10"
+    config.preprocessing = {
+        "size": (32, 32),
+        "channels": 3,
+        "mean": (0.4914, 0.4822, 0.4465),
+        "std": (0.2470, 0.2435, 0.2616),
+    }
+    config.augmentation = {"padding": 4, "flip": True}
+    config.epochs = 1 if arg == "smoke" else 18
+    config.batch_size = 128
+    config.learning_rate = 0.1
+    config.weight_decay = 5e-4
+    config.label_smoothing = 0.0
+    config.seed = 0
+    if arg == "smoke":
+        config.limit = 500
+    return config

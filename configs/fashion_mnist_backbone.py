@@ -1,0 +1,34 @@
+"""Small residual networks on the 60,000 training images of Fashion-MNIST.
+
+Command (the second runs once; it needs Debian's package dataset-fashion-mnist, or
+`jaxsplit[prepare]` and the network):
+
+    python -m jaxsplit.data.fashion_mnist --idx /usr/share/datasets/fashion-mnist
+    jaxsplit train --config configs/fashion_mnist_backbone.py:resnet8 --workdir runs/fm_resnet8
+
+The argument is `resnet8`, `resnet20` or `smoke`.
+"""
+
+import ml_collections
+
+EPOCHS = {"resnet8": 20, "resnet20": 14, "smoke": 1}
+
+
+def get_config(arg: str = "resnet8") -> ml_collections.ConfigDict:
+    """The training of one backbone."""
+    depth = "resnet8" if arg == "smoke" else arg
+    config = ml_collections.ConfigDict()
+    config.kind = "backbone"
+    config.model = f"{depth}_small"
+    config.data = "embedded" if arg == "smoke" else "tfds:fashion_mnist"
+    config.preprocessing = {"size": (28, 28), "channels": 1, "mean": (0.2860,), "std": (0.3530,)}
+    config.augmentation = {"padding": 2, "flip": True}
+    config.epochs = EPOCHS[arg]
+    config.batch_size = 128
+    config.learning_rate = 0.1
+    config.weight_decay = 5e-4
+    config.label_smoothing = 0.0
+    config.seed = 0
+    if arg == "smoke":
+        config.limit = 1000
+    return config

@@ -1,0 +1,223 @@
+"""The bottleneck unit: a low-cost encoder and decoder with a factorized prior between them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxsplit import ops
+from jaxsplit.entropy import FactorizedPrior
+from jaxsplit.errors import ConfigError
+
+_ACTIVATIONS = {"relu": nn.relu, "none": lambda x: x}
+
+
+@dataclasses.dataclass(frozen=True)
+class BottleneckSpec:
+    """Shape and form of a unit; hashable, and small enough to write into a family's index.
+
+    The unit is depthwise k×k, stride s → 1×1 to `channels` → quantise → 1×1 → depthwise transposed
+    k×k, stride s (Datta et al. 2022, arXiv 2208.11596).
+
+    Attributes:
+      channels: C, channels of the latent.
+      stride: s of the depthwise convolutions.
+      kernel: side of the encoder's depthwise kernel.
+      padding: zeros around the encoder's input.
+      decoder_kernel, decoder_padding: the same for the transposed convolution; default: the
+        encoder's.
+      multiplier: depthwise filters per feature channel, in the encoder and the decoder.
+      step: quantisation step; the latent is divided by it before it is rounded.
+      activation: after the depthwise and pointwise convolutions: "relu" or "none".
+      latent_activation: on the latent, "none" or "relu" (the published units, latents ≥ 0).
+      output_activation: on the reconstruction; "relu" where the features are ≥ 0.
+      batch_norm: normalise after every convolution; without it every convolution has a bias.
+      crop: cut the reconstruction to the size of the features.
+    """
+
+    channels: int
+    stride: int = 2
+    kernel: int = 3
+    padding: int = 1
+    decoder_kernel: int | None = None
+    decoder_padding: int | None = None
+    multiplier: int = 1
+    step: float = 1.0
+    activation: str = "relu"
+    latent_activation: str = "none"
+    output_activation: str = "relu"
+    batch_norm: bool = True
+    crop: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("activation", "latent_activation", "output_activation"):
+            if getattr(self, name) not in _ACTIVATIONS:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; expected one of {sorted(_ACTIVATIONS)}"
+                )
+        if min(self.channels, self.stride, self.kernel, self.multiplier) < 1 or self.step <= 0:
+            raise ConfigError(f"channels, stride, kernel, multiplier, step must be positive: {self}")
+
+    def latent_size(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) of the latent for features of height × width."""
+        h, w = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in (height, width))
+        return h, w
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of the reconstruction of features of height × width."""
+        if self.crop:
+            return height, width
+        kernel, padding = self.decoder_form
+        h, w = (
+            (n - 1) * self.stride - 2 * padding + kernel for n in self.latent_size(height, width)
+        )
+        return h, w
+
+    @property
+    def decoder_form(self) -> tuple[int, int]:
+        """(kernel, padding) of the transposed convolution."""
+        kernel = self.kernel if self.decoder_kernel is None else self.decoder_kernel
+        padding = self.padding if self.decoder_padding is None else self.decoder_padding
+        return kernel, padding
+
+
+class Encoder(nn.Module):
+    """Features float [B, H, W, Cin] → latent in units of the step, float [B, h, w, C]."""
+
+    spec: BottleneckSpec
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        spec = self.spec
+        kernel = _depthwise_kernel(self, spec.kernel, x.shape[-1], spec.multiplier, spec.kernel)
+        x = ops.depthwise_conv(x, kernel, spec.stride, spec.padding)
+        x = _ACTIVATIONS[spec.activation](_norm(self, "depthwise_norm", x, train))
+        x = nn.Dense(spec.channels, use_bias=False, name="pointwise")(x)
+        x = _ACTIVATIONS[spec.latent_activation](_norm(self, "pointwise_norm", x, train))
+        return x / spec.step
+
+
+class Decoder(nn.Module):
+    """Latent in units of the step, float [B, h, w, C] → features float [B, H, W, Cin]."""
+
+    spec: BottleneckSpec
+    shape: tuple[int, int, int]
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
+        spec = self.spec
+        height, width, channels = self.shape
+        x = nn.Dense(channels * spec.multiplier, use_bias=False, name="pointwise")(z * spec.step)
+        x = _ACTIVATIONS[spec.activation](_norm(self, "pointwise_norm", x, train))
+        size, padding = spec.decoder_form
+        # About (k / s)² taps reach one output, from `multiplier` inputs each.
+        reach = -(-size // spec.stride)
+        kernel = _depthwise_kernel(self, size, channels, spec.multiplier, reach, spec.multiplier)
+        output = spec.output_size(height, width)
+        x = ops.depthwise_conv_transpose(x, kernel, spec.stride, padding, output)
+        return _ACTIVATIONS[spec.output_activation](_norm(self, "depthwise_norm", x, train))
+
+
+class Bottleneck(nn.Module):
+    """Encoder, decoder and prior of one rate; every method takes the same small variables tree.
+
+    Attributes:
+      spec: form of the unit.
+      shape: (H, W, Cin) of the features at the cut.
+      axis_name: device axis over which training averages the batch statistics.
+    """
+
+    spec: BottleneckSpec
+    shape: tuple[int, int, int]
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        self.encoder = Encoder(self.spec, self.axis_name)
+        self.decoder = Decoder(self.spec, self.shape, self.axis_name)
+        self.prior = FactorizedPrior(self.spec.channels)
+
+    def __call__(self, features: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """Touches every parameter once, for `init`: (reconstruction, bits) without quantisation."""
+        z = self.encoder(features, train)
+        return self.decoder(z, train), self.prior(z)
+
+    def encode(self, features: jax.Array, train: bool = False) -> jax.Array:
+        """Features float [B, H, W, Cin] → unquantised latent float [B, h, w, C]."""
+        return self.encoder(features, train)
+
+    def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
+        """Quantised latent float [B, h, w, C] → features float [B, H, W, Cin]."""
+        return self.decoder(z, train)
+
+    def bits(self, z: jax.Array) -> jax.Array:
+        """Bits of each element of a noisy or rounded latent: float [B, h, w, C]."""
+        return self.prior(z)
+
+
+def fold_batch_norm(spec: BottleneckSpec, variables: dict[str, Any]) -> tuple[BottleneckSpec, Any]:
+    """Folds the unit's batch normalisation into its convolutions, for inference.
+
+    Args:
+      spec: the unit's form, with `batch_norm`.
+      variables: {"params", "batch_stats"} of a trained `Bottleneck`.
+
+    Returns:
+      The spec without `batch_norm` and the variables {"params"} of the same function.
+    """
+    if not spec.batch_norm:
+        return spec, variables
+    params = {name: dict(tree) for name, tree in variables["params"].items()}
+    stats = variables["batch_stats"]
+    for part, layers in params.items():
+        if part == "prior":
+            continue
+        for conv in ("depthwise", "pointwise"):
+            norm, moments = layers[f"{conv}_norm"], stats[part][f"{conv}_norm"]
+            scale = norm["scale"] / jnp.sqrt(moments["var"] + _EPSILON)
+            bias = norm["bias"] - moments["mean"] * scale
+            kernel = layers["pointwise"]["kernel"] if conv == "pointwise" else layers["depthwise"]
+            if conv == "pointwise":
+                folded = kernel * scale[None]
+                layers["pointwise"] = {"kernel": folded}
+            elif part == "encoder":
+                layers["depthwise"] = kernel * scale.reshape(1, 1, *kernel.shape[2:])
+            else:
+                layers["depthwise"] = kernel * scale[None, None, :, None]
+            layers[f"{conv}_norm"] = {"bias": bias}
+    return dataclasses.replace(spec, batch_norm=False), {"params": params}
+
+
+_EPSILON = 1e-5
+
+
+class _Bias(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _norm(module: Encoder | Decoder, name: str, x: jax.Array, train: bool) -> jax.Array:
+    """Batch normalisation, or the bias that it folds into."""
+    if not module.spec.batch_norm:
+        return _Bias(name=name)(x)
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=_EPSILON,
+        axis_name=module.axis_name,
+        name=name,
+    )(x)
+
+
+def _depthwise_kernel(
+    module: nn.Module, size: int, channels: int, multiplier: int, reach: int, fan: int = 1
+) -> jax.Array:
+    init = nn.initializers.normal((reach * reach * fan) ** -0.5)
+    return module.param("depthwise", init, (size, size, channels, multiplier), jnp.float32)

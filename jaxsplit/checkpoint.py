@@ -1,0 +1,74 @@
+"""Trees on disk: the only module that knows orbax."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsplit.errors import CheckpointError
+
+
+def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
+    """Writes a tree of arrays into a new folder; the folder appears whole or not at all."""
+    path = Path(path).absolute()
+    if path.exists():
+        shutil.rmtree(path)
+    with _checkpointer() as checkpointer:
+        checkpointer.save(path, jax.tree.map(np.asarray, tree))
+
+
+def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
+    """Reads a tree that `save_tree` wrote.
+
+    Args:
+      path: the folder.
+      like: a tree of the same structure and shapes, whose containers the result takes; None
+        gives nested dicts.
+
+    Raises:
+      CheckpointError: the folder is missing, damaged, or holds another tree.
+    """
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise CheckpointError(f"no checkpoint at {path}")
+    target = None if like is None else jax.tree.map(np.asarray, like)
+    try:
+        with _checkpointer() as checkpointer:
+            tree = checkpointer.restore(path, target)
+    except Exception as error:  # orbax lets errors of several libraries through
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"cannot read the checkpoint {path}: {reason}") from error
+    return jax.tree.map(np.asarray, tree)
+
+
+def save_step(directory: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -> None:
+    """Writes the state of one step and removes all but the newest `keep`."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_tree(directory / f"step_{step}", state)
+    for old in _steps(directory)[:-keep]:
+        shutil.rmtree(directory / f"step_{old}")
+
+
+def restore_latest(directory: str | os.PathLike[str], state: Any) -> Any:
+    """The newest saved state of a training, or `state` itself where nothing was saved."""
+    steps = _steps(Path(directory))
+    return load_tree(Path(directory) / f"step_{steps[-1]}", state) if steps else state
+
+
+def _steps(directory: Path) -> list[int]:
+    names = [p.name.removeprefix("step_") for p in directory.glob("step_*")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp  # a slow import
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return ocp.StandardCheckpointer()

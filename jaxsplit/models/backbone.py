@@ -1,0 +1,144 @@
+"""A backbone: a frozen network with its weights and preprocessing, as a value and as a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from jaxsplit.data import Preprocessing
+from jaxsplit.errors import WeightsError
+
+_CARD = "card.json"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen network: what a cut is made in, and what a family is bound to.
+
+    Attributes:
+      name: model name, as `jaxsplit.models.create` knows it.
+      module: Linen module with `endpoints()` and `(x, start=…, stop=…)`.
+      variables: {"params", "batch_stats"}, float32.
+      preprocessing: how an image becomes the network's input.
+      class_names: in the order of the logits.
+      fingerprint: sha256 of the canonical float32 parameters.
+      card: where the weights come from (command, seed, data, accuracy).
+    """
+
+    name: str
+    module: Any
+    variables: dict[str, Any]
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    fingerprint: str
+    card: dict[str, Any]
+
+
+def fingerprint(variables: dict[str, Any]) -> str:
+    """sha256 over the sorted names, shapes and little-endian float32 values of a tree.
+
+    >>> fingerprint({"params": {"w": np.zeros((2,))}})[:8]
+    '0ac6ebe0'
+    """
+    digest = hashlib.sha256()
+    for path, leaf in sorted(traverse_util.flatten_dict(variables, sep="/").items()):
+        value = np.ascontiguousarray(np.asarray(leaf), dtype="<f4")
+        digest.update(f"{path}{value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def save_backbone(
+    path: str | os.PathLike[str],
+    variables: dict[str, Any],
+    *,
+    name: str,
+    preprocessing: Preprocessing,
+    class_names: tuple[str, ...],
+    card: dict[str, Any],
+    dtype: str = "float16",
+) -> None:
+    """Writes weights and card as one npz file (a zip of .npy arrays; nothing is pickled).
+
+    The same weights always give the same bytes.
+
+    Args:
+      path: file to write; replaced atomically.
+      variables: {"params", "batch_stats"}.
+      name, preprocessing, class_names, card: as in `Backbone`.
+      dtype: of the stored arrays; they are float32 again when loaded.
+    """
+    header = {
+        "name": name,
+        "preprocessing": preprocessing.to_dict(),
+        "class_names": list(class_names),
+        "card": card,
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo(_CARD), json.dumps(header, indent=1, sort_keys=True))
+        for key, leaf in sorted(traverse_util.flatten_dict(variables, sep="/").items()):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.asarray(leaf, dtype=dtype), allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{key}.npy")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, buffer.getvalue())
+    os.replace(partial, path)
+
+
+def load_backbone(path: str | os.PathLike[str]) -> Backbone:
+    """Reads a file of `save_backbone`.
+
+    Raises:
+      WeightsError: the file is missing, is no such file, or does not fit the model that it names.
+    """
+    from jaxsplit import models  # `models` re-exports this module
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            header = json.loads(archive.read(_CARD))
+            flat = {}
+            for entry in archive.namelist():
+                if entry.endswith(".npy"):
+                    with archive.open(entry) as file:
+                        array = np.lib.format.read_array(file, allow_pickle=False)
+                    flat[entry.removesuffix(".npy")] = array.astype(np.float32)
+        preprocessing = Preprocessing.from_dict(header["preprocessing"])
+        class_names = tuple(header["class_names"])
+        name, card = header["name"], header["card"]
+    except FileNotFoundError as error:
+        raise WeightsError(f"no weights at {path}") from error
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, OSError) as error:
+        raise WeightsError(f"{path} is not a backbone file of jaxsplit: {error}") from error
+    variables = traverse_util.unflatten_dict(flat, sep="/")
+    module = models.create(name, len(class_names))
+    expected = jax.eval_shape(
+        lambda: module.init(jax.random.key(0), np.zeros((1, *preprocessing.input_shape), np.float32))
+    )
+    expected = traverse_util.flatten_dict(expected, sep="/")
+    wrong = [k for k in expected.keys() | flat.keys() if _shape(expected, k) != _shape(flat, k)]
+    if wrong:
+        key = min(wrong)
+        raise WeightsError(
+            f"{path} does not fit {name}: {key} is {_shape(flat, key)}, "
+            f"expected {_shape(expected, key)}"
+        )
+    return Backbone(
+        name, module, variables, preprocessing, class_names, fingerprint(variables), card
+    )
+
+
+def _shape(tree: dict[str, Any], key: str) -> tuple[int, ...] | None:
+    return tree[key].shape if key in tree else None

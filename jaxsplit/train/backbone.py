@@ -1,0 +1,172 @@
+"""Training a small backbone from labels: what `configs/*_backbone.py` describe."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxsplit import data, models
+from jaxsplit.train import loop, parallel
+from jaxsplit.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig:
+    """A training of a backbone; defaults suit small residual networks on small images.
+
+    Attributes:
+      model: name that `jaxsplit.models.create` knows.
+      data: source of the training and test images, as `--data` takes it.
+      preprocessing: geometry and normalisation; written down with the weights.
+      augmentation: random changes to the training images.
+      epochs, batch_size, seed: how long, how many at once, and every random choice.
+      learning_rate: peak, after a linear warm-up over the share `warmup` of all steps; then a
+        cosine decay to zero.
+      momentum, weight_decay: of SGD with Nesterov's momentum; only kernels decay.
+      label_smoothing: share of the target spread over all classes.
+      train_split, test_split: of the source. The test images are only counted at the end.
+      limit: number of training and of test images, or None for all.
+    """
+
+    model: str
+    data: str
+    preprocessing: data.Preprocessing
+    augmentation: data.Augmentation | None = None
+    epochs: int = 16
+    batch_size: int = 128
+    seed: int = 0
+    learning_rate: float = 0.1
+    warmup: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    train_split: str = "train"
+    test_split: str = "test"
+    limit: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Short name of exactly this training, for the folder of its checkpoints."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def train_backbone(
+    config: BackboneConfig,
+    workdir: Path | None,
+    progress: loop.Progress | None = None,
+    on_start: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Trains, resumes where `workdir` holds a checkpoint of the same config, and tests once.
+
+    Args:
+      config: the training.
+      workdir: folder for checkpoints; None keeps none.
+      progress: told of loss and accuracy as the training goes.
+      on_start: told the number of steps.
+
+    Returns:
+      variables {"params", "batch_stats"} and a report: top-1 on the test split, its size, steps.
+    """
+    source = data.open_source(config.data, split=config.train_split, limit=config.limit)
+    num_classes = len(source.class_names)
+    steps_per_epoch = data.num_batches(len(source), config.batch_size, drop_remainder=True)
+    steps = config.epochs * steps_per_epoch
+    module = models.create(config.model, num_classes, parallel.AXIS)
+    warmup = max(1, round(config.warmup * steps))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup, steps
+    )
+    optimizer = optax.chain(
+        optax.add_decayed_weights(
+            config.weight_decay, mask=functools.partial(jax.tree.map, lambda p: p.ndim > 1)
+        ),
+        optax.sgd(schedule, momentum=config.momentum, nesterov=True),
+    )
+    image = jnp.zeros((1, *config.preprocessing.input_shape))
+    variables = jax.jit(models.create(config.model, num_classes).init)(
+        jax.random.key(config.seed), image
+    )
+
+    def loss(params: Any, batch_stats: Any, batch: Any) -> tuple[jax.Array, Any]:
+        images = config.preprocessing.normalise(batch["image"])
+        logits, updates = module.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(batch["label"], num_classes), config.label_smoothing
+        )
+        correct = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
+        return optax.softmax_cross_entropy(logits, targets).mean(), (updates, correct)
+
+    def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, Any]:
+        del constants
+        (value, (updates, correct)), grads = jax.value_and_grad(loss, has_aux=True)(
+            state.params, state.batch_stats, batch
+        )
+        grads, metrics = jax.lax.pmean((grads, {"loss": value, "top1": correct}), parallel.AXIS)
+        change, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, change)
+        return TrainState(state.step + 1, params, updates["batch_stats"], opt_state), metrics
+
+    def batches(start: int) -> Any:
+        for batch in data.batches(
+            source,
+            config.preprocessing,
+            config.batch_size,
+            seed=config.seed,
+            epochs=None,
+            augment=config.augmentation,
+            drop_remainder=True,
+            start_step=start,
+        ):
+            yield {"image": batch["image"], "label": batch["label"]}
+
+    if on_start is not None:
+        on_start(steps)
+    state = loop.fit(
+        TrainState.create(variables, optimizer),
+        step,
+        batches,
+        steps,
+        batch_size=config.batch_size,
+        progress=progress,
+        directory=workdir / f"checkpoints-{config.key}" if workdir else None,
+        save_every=steps_per_epoch,
+    )
+    test = data.open_source(config.data, split=config.test_split, limit=config.limit)
+    predict = predictor(config.model, num_classes, config.preprocessing)
+    images, labels = data.load_arrays(test, config.preprocessing)
+    # Weights are stored in half precision: what is measured is what is shipped.
+    stored = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), state.variables)
+    logits = np.concatenate(
+        [predict(stored, images[i : i + 500]) for i in range(0, len(images), 500)]
+    )
+    top1 = float(np.mean(logits.argmax(-1) == labels))
+    return stored, {"top1": top1, "test_images": len(labels), "steps": steps}
+
+
+def predictor(
+    model: str, num_classes: int, preprocessing: data.Preprocessing
+) -> Callable[[Any, np.ndarray], jax.Array]:
+    """Jitted (variables, uint8 images [B, h, w, c]) → logits [B, classes] of the uncut network."""
+    module = models.create(model, num_classes)
+
+    @jax.jit
+    def predict(variables: Any, images: jax.Array) -> jax.Array:
+        return module.apply(variables, preprocessing.normalise(images))
+
+    return predict

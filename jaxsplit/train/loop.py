@@ -1,0 +1,63 @@
+"""One loop for every training: steps, checkpoints, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsplit import checkpoint
+from jaxsplit.train import parallel
+
+#: Called with the number of finished steps and the metrics of the last one.
+Progress = Callable[[int, dict[str, np.ndarray]], None]
+
+
+def fit(
+    state: Any,
+    step: Callable[..., tuple[Any, Any]],
+    batches: Callable[[int], Iterator[Any]],
+    steps: int,
+    *,
+    batch_size: int,
+    constants: Any = None,
+    progress: Progress | None = None,
+    report_every: int = 10,
+    directory: Path | None = None,
+    save_every: int = 1000,
+) -> Any:
+    """Runs `step` until `state.step` is `steps`; resumes from `directory` where it can.
+
+    Args:
+      state: a value with an integer `step`; not replicated.
+      step: `(state, batch, constants) -> (state, metrics)`, mapped over devices here.
+      batches: from a step number to the batches from that step on.
+      steps: number of the step to stop at.
+      batch_size: examples in a batch; divided over as many devices as divide it.
+      constants: a tree handed to every step as it is, such as a frozen network's variables.
+      progress: told of the metrics every `report_every` steps.
+      directory: where checkpoints are written and looked for; None: neither.
+      save_every: steps between checkpoints.
+
+    Returns:
+      The final state, on the host.
+    """
+    if directory is not None:
+        state = checkpoint.restore_latest(directory, state)
+    first = int(state.step)
+    if first >= steps:
+        return state
+    devices = parallel.devices_for(batch_size)
+    run = parallel.parallel_step(step, devices)
+    replicated = parallel.replicate(state, devices)
+    source = batches(first)
+    for done in range(first + 1, steps + 1):
+        replicated, metrics = run(replicated, parallel.shard(next(source), devices), constants)
+        if progress is not None and (done % report_every == 0 or done == steps):
+            progress(done, jax.tree.map(lambda x: np.asarray(x[0]), metrics))
+        if directory is not None and (done % save_every == 0 or done == steps):
+            checkpoint.save_step(directory, done, parallel.unreplicate(replicated))
+    return parallel.unreplicate(replicated)

@@ -1,0 +1,63 @@
+"""Devices: the only module that knows `pmap`, and how arrays are laid out for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+#: Name of the device axis, for `jax.lax.pmean` and batch normalisation inside a step.
+AXIS = "devices"
+
+
+def use_cpu_cores() -> None:
+    """Makes every CPU core a device of its own, unless the environment says otherwise.
+
+    XLA spreads a training step over cores poorly: one device per core trains a small residual
+    network 1.4 to 2 times faster than one device over two cores. Call it before jax is used; it
+    changes nothing where jax runs on another platform.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def devices_for(batch_size: int) -> list[jax.Device]:
+    """The largest number of local devices that divides the batch."""
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    return devices[:count]
+
+
+def replicate(tree: Any, devices: list[jax.Device]) -> Any:
+    """Copies every leaf to every device, behind a new leading axis."""
+    n = len(devices)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *jnp.shape(x))), tree)
+
+
+def unreplicate(tree: Any) -> Any:
+    """The first device's copy, on the host."""
+    return jax.tree.map(lambda x: np.asarray(x[0]), jax.device_get(tree))
+
+
+def shard(batch: Any, devices: list[jax.Device]) -> Any:
+    """Splits leading axis B into [devices, B / devices]."""
+    n = len(devices)
+    return jax.tree.map(lambda x: x.reshape(n, x.shape[0] // n, *x.shape[1:]), batch)
+
+
+def parallel_step(
+    step: Callable[..., tuple[Any, Any]], devices: list[jax.Device]
+) -> Callable[..., tuple[Any, Any]]:
+    """Maps `step(state, batch, constants)` over devices.
+
+    `state` is replicated and donated, `batch` sharded, `constants` given as they are. The step
+    averages what must agree over `AXIS` itself.
+    """
+    return jax.pmap(
+        step, axis_name=AXIS, devices=devices, in_axes=(0, 0, None), donate_argnums=(0,)
+    )

@@ -1,0 +1,45 @@
+"""Tables and symbols with fixed seeds, from dead channels to a thousand entries."""
+
+import numpy as np
+import pytest
+
+from jaxsplit.coding import CodingTables
+
+
+def _row(rng, size, scale):
+    weights = np.exp(-np.abs(np.arange(size) - size // 2) / scale)
+    weights[-1] = 1e-5
+    counts = np.maximum(1, weights / weights.sum() * 65536 * rng.uniform(0.8, 1, size)).astype(int)
+    counts[counts.argmax()] += 65536 - counts.sum()
+    return counts
+
+
+def _tables(sizes, scale=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((len(sizes), max(sizes)), np.int32)
+    for row, size in zip(counts, sizes, strict=True):
+        row[:size] = _row(rng, size, scale) if size > 2 else (65535, 1)
+    minima = rng.integers(-40, 3, len(sizes)).astype(np.int32)
+    offsets = rng.uniform(-0.5, 0.5, len(sizes)).astype(np.float32)
+    return CodingTables(counts, np.array(sizes, np.int32), minima, offsets)
+
+
+def _draw(tables, shape, seed=0):
+    """Symbols from the tables' own distribution, without escapes."""
+    rng = np.random.default_rng(seed)
+    symbols = np.empty((*shape, tables.channels), np.int32)
+    for channel in range(tables.channels):
+        weights = tables.counts[channel, : tables.sizes[channel] - 1].astype(float)
+        draws = rng.choice(weights.size, shape, p=weights / weights.sum())
+        symbols[..., channel] = draws + tables.minima[channel]
+    return symbols
+
+
+@pytest.fixture
+def make_tables():
+    return _tables
+
+
+@pytest.fixture
+def draw():
+    return _draw

@@ -1,0 +1,137 @@
+"""Tables are checked when made, compare by content, and know the information of symbols."""
+
+import numpy as np
+import pytest
+
+from jaxsplit.coding import CodingTables
+from jaxsplit.errors import ConfigError
+
+
+def _arrays():
+    return {
+        "counts": np.array([[30000, 30000, 5536, 0], [65535, 1, 0, 0]], np.int32),
+        "sizes": np.array([3, 2], np.int32),
+        "minima": np.array([-1, 0], np.int32),
+        "offsets": np.array([0.25, 0.0], np.float32),
+    }
+
+
+def _changed(**changes):
+    return {**_arrays(), **changes}
+
+
+def test_round_trip_through_arrays(make_tables):
+    tables = make_tables([2, 5, 30])
+    again = CodingTables.from_arrays(tables.to_arrays())
+    assert again == tables
+    assert hash(again) == hash(tables)
+    assert again != "tables"
+    for name, array in tables.to_arrays().items():
+        np.testing.assert_array_equal(array, again.to_arrays()[name])
+
+
+def test_arrays_are_read_only_copies():
+    arrays = _arrays()
+    tables = CodingTables(**arrays)
+    arrays["counts"][0, 0] = 7
+    assert tables.counts[0, 0] == 30000
+    with pytest.raises(ValueError, match="read-only"):
+        tables.counts[0, 0] = 7
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"counts": np.array([[30000, 30001, 5535, 0], [65535, 1, 0, 0]], np.int32)},
+        {"minima": np.array([-1, 1], np.int32)},
+        {"offsets": np.array([0.25, 1e-9], np.float32)},
+        {
+            "counts": np.array([[30000, 35536, 0, 0], [65535, 1, 0, 0]], np.int32),
+            "sizes": np.array([2, 2], np.int32),
+        },
+        {name: array[::-1] for name, array in _arrays().items()},
+        {name: array[:1] for name, array in _arrays().items()},
+    ],
+)
+def test_fingerprint_changes_with_every_field(changes):
+    tables = CodingTables(**_arrays())
+    other = CodingTables(**_changed(**changes))
+    assert other.fingerprint != tables.fingerprint
+    assert other != tables
+
+
+def test_fingerprint_does_not_depend_on_what_changes_nothing():
+    tables = CodingTables(**_arrays())
+    narrow = CodingTables(**_changed(counts=_arrays()["counts"][:, :3]))
+    negative_zero = CodingTables(**_changed(offsets=np.array([0.25, -0.0], np.float32)))
+    fortran = CodingTables(**_changed(counts=np.asfortranarray(_arrays()["counts"])))
+    assert tables == narrow == negative_zero == fortran
+
+
+def test_fingerprint_is_frozen():
+    # Written in every stream and family: a change here makes all of them unreadable.
+    assert CodingTables(**_arrays()).fingerprint == (
+        "c125c882557885592b00593c7b622e808c5b1eecac16989553b29b282986679a"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"counts": _arrays()["counts"].astype(np.int64)}, "counts is int64, expected int32"),
+        ({"offsets": np.zeros(2)}, "offsets is float64, expected float32"),
+        ({"counts": np.ones(3, np.int32)}, r"counts \(3,\) and sizes \(2,\)"),
+        ({"sizes": np.array([3], np.int32)}, r"counts \(2, 4\) and sizes \(1,\)"),
+        ({"minima": np.zeros(3, np.int32)}, r"minima \(3,\), expected \(2,\)"),
+        ({"sizes": np.array([3, 1], np.int32)}, "sizes 1 … 3, expected 2 … width 4"),
+        ({"sizes": np.array([3, 5], np.int32)}, "sizes 3 … 5, expected 2 … width 4"),
+        ({"sizes": np.array([2, 2], np.int32)}, "an unused one is not 0"),
+        ({"sizes": np.array([4, 2], np.int32)}, "used count is below 1"),
+        (
+            {"counts": np.array([[30000, 30000, 5535, 0], [65535, 1, 0, 0]], np.int32)},
+            "channel 0 sum to 65535, expected 65536",
+        ),
+        ({"minima": np.array([2**31 - 1, 0], np.int32)}, "beyond the largest int32"),
+        ({"offsets": np.array([np.nan, 0], np.float32)}, "not finite"),
+        ({name: array[:0] for name, array in _arrays().items()}, "at least one channel"),
+    ],
+)
+def test_what_is_no_table_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        CodingTables(**_changed(**changes))
+
+
+@pytest.mark.parametrize("arrays", [{}, {**_arrays(), "scale": np.ones(1)}])
+def test_other_arrays_are_refused(arrays):
+    with pytest.raises(ConfigError, match="expected"):
+        CodingTables.from_arrays(arrays)
+
+
+def test_information_is_the_sum_of_logarithms(make_tables, draw):
+    tables = make_tables([2, 4, 30])
+    symbols = draw(tables, (6, 5))
+    expected = 0.0
+    for channel in range(3):
+        for symbol in symbols[..., channel].ravel():
+            count = tables.counts[channel, symbol - tables.minima[channel]]
+            expected -= np.log2(count / 65536)
+    assert tables.information_bits(symbols) == pytest.approx(expected, rel=1e-12)
+    by_image = sum(tables.information_bits(row) for row in symbols)
+    assert by_image == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "length", "length_count"),
+    [(1, 1, 32753), (-2, 1, 32753), (2, 2, 16384), (3, 2, 16384), (4, 3, 8192), (2**31 - 1, 31, 1)],
+)
+def test_information_of_an_escape(symbol, length, length_count):
+    # Symbols -1 and 0 are in the table of channel 0; the escape owns 5536 of 65536.
+    tables = CodingTables(**{name: array[:1] for name, array in _arrays().items()})
+    expected = -np.log2(5536 / 65536) - np.log2(length_count / 65536) + length
+    assert tables.information_bits(np.array([[symbol]], np.int32)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("symbols", [np.zeros((2, 2)), np.zeros((2, 3), np.int32), np.int32(0)])
+def test_information_of_what_does_not_fit_is_refused(symbols):
+    with pytest.raises(ConfigError, match="expected int32"):
+        CodingTables(**_arrays()).information_bits(symbols)

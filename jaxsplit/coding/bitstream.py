@@ -39,7 +39,7 @@ class RateInfo:
     Args:
       rate_id: its name in the family, 1 … 64 bytes of UTF-8.
       tables: fingerprint of its coding tables in hexadecimal; the first 32 digits are kept.
-      shape: h, w and channels of its latents; at most 2**24 symbols.
+      shape: h, w and channels of its latents; at most 2**22 symbols.
 
     Raises:
       ConfigError: one of them does not fit the format.

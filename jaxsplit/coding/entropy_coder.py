@@ -16,8 +16,9 @@ from jaxsplit.coding.intervals import categorical
 from jaxsplit.coding.tables import CodingTables
 from jaxsplit.errors import BitstreamError, ConfigError
 
-#: Most symbols in one latent; looked at before memory is taken.
-MAX_SYMBOLS = 1 << 24
+#: Most symbols in one latent; looked at before memory is taken. A flood of escapes takes about
+#: 100 bytes and a third of a microsecond each.
+MAX_SYMBOLS = 1 << 22
 
 _INT32 = np.iinfo(np.int32)
 # A symbol costs at most 16 bits, an escape 48 more, and the coder's own rounding under 0.03.

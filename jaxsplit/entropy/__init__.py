@@ -9,13 +9,17 @@ from jaxsplit.entropy.factorized import (
     quantile,
 )
 from jaxsplit.entropy.prior import FactorizedPrior
+from jaxsplit.entropy.tables import build_tables, integer_counts, rounding_offsets
 
 __all__ = [
     "FactorizedPrior",
     "bits",
+    "build_tables",
     "cumulative_logits",
     "init_params",
+    "integer_counts",
     "log_likelihood",
     "median",
     "quantile",
+    "rounding_offsets",
 ]

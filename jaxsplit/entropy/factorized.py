@@ -19,16 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsplit.entropy.logistic import log_logistic_mass
 from jaxsplit.errors import ConfigError
 
-__all__ = [
-    "bits",
-    "cumulative_logits",
-    "init_params",
-    "log_likelihood",
-    "median",
-    "quantile",
-]
+__all__ = ["bits", "cumulative_logits", "init_params", "log_likelihood", "median", "quantile"]
 
 Params = Mapping[str, jax.Array]
 _Layer = tuple[jax.Array, jax.Array, jax.Array | None]
@@ -36,9 +30,6 @@ _Layer = tuple[jax.Array, jax.Array, jax.Array | None]
 # Elements of z evaluated at a time: what keeps the layers' intermediates in a CPU's cache, where
 # the gradient then takes a third of the time that it takes through main memory.
 _BLOCK = 8192
-# A floor for the logits' growth over a unit interval, far below any real one (40 bits): rounding
-# alone could bring it to 0, and its inverse must stay finite when an optimizer squares it.
-_MIN_GROWTH = 1e-12
 
 
 def init_params(
@@ -147,7 +138,7 @@ def log_likelihood(params: Params, z: jax.Array) -> jax.Array:
                 tanh_lower = jnp.tanh(lower)
                 growth = growth + factor * (jnp.tanh(lower + growth) - tanh_lower)
                 lower = lower + factor * tanh_lower
-        return _log_logistic_mass(lower, growth)[:, 0]
+        return log_logistic_mass(lower, growth)[:, 0]
 
     return _by_blocks(block, params, z)
 
@@ -221,31 +212,6 @@ def median(params: Params) -> jax.Array:
     (5,)
     """
     return quantile(params, 0.5)
-
-
-@jax.custom_jvp
-def _log_logistic_mass(lower: jax.Array, growth: jax.Array) -> jax.Array:
-    """log(sigmoid(lower + growth) - sigmoid(lower)), safe for every finite argument.
-
-    With u = lower + growth, the difference is sigmoid(u) sigmoid(-lower) (1 - exp(-growth)).
-    """
-    growth = jnp.maximum(growth, _MIN_GROWTH)
-    upper = lower + growth
-    ratio = -jnp.expm1(-growth) / ((1 + jnp.exp(-jnp.abs(upper))) * (1 + jnp.exp(-jnp.abs(lower))))
-    return jnp.log(ratio) - jnp.maximum(jnp.maximum(lower, -upper), 0.0)
-
-
-@_log_logistic_mass.defjvp
-def _(primals, tangents):
-    # By hand for speed, and because the floor on the growth must not cut the gradient that lifts
-    # the growth off it.
-    lower, growth = primals
-    growth = jnp.maximum(growth, _MIN_GROWTH)
-    above = jax.nn.sigmoid(-(lower + growth))
-    by_lower = above - jax.nn.sigmoid(lower)
-    by_growth = above + 1 / jnp.expm1(growth)
-    tangent = by_lower * tangents[0] + by_growth * tangents[1]
-    return _log_logistic_mass(lower, growth), tangent
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:

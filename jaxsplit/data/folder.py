@@ -6,6 +6,7 @@ one to a line, so that a folder may hold only some of them.
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,11 @@ class FolderRecords:
     def labels(self) -> np.ndarray:
         return self._labels
 
-    def example(self, index: int) -> tuple[np.ndarray, int]:
-        return decode_image(self._top / self._files[index]), int(self._labels[index])
+    def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+        return [
+            (decode_image(self._top / self._files[index]), int(self._labels[index]))
+            for index in indices
+        ]
 
 
 def _subfolders(folder: Path) -> list[Path]:

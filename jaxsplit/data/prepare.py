@@ -5,7 +5,9 @@ in a process of its own, so that nothing else ever imports TensorFlow.
 """
 
 import argparse
+import difflib
 import importlib.util
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,25 +23,39 @@ def prepare(name: str, data_dir: str | Path) -> None:
       data_dir: the TFDS data_dir to write into.
 
     Raises:
-      DataError: TensorFlow isn't installed (known at once, without the network), or TFDS could
-        not prepare the dataset.
+      DataError: TFDS has no such dataset or TensorFlow isn't installed, both known at once and
+        without the network; or TFDS could not prepare the dataset.
     """
-    command = f"python -m jaxsplit.data.prepare {name} --data-dir {data_dir}"
+    _check_known(name, data_dir)
+    arguments = ["-m", "jaxsplit.data.prepare", name, "--data-dir", str(data_dir)]
+    command = shlex.join(["python", *arguments])
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError(
             f"tfds:{name} is not prepared as array_record in {data_dir}, which needs TensorFlow: "
             f"run pip install 'jaxsplit[prepare]' && {command}"
         )
-    arguments = [sys.executable, "-m", "jaxsplit.data.prepare", name, "--data-dir", str(data_dir)]
-    if subprocess.run(arguments, check=False).returncode:
+    status = subprocess.run([sys.executable, *arguments], check=False).returncode
+    if status:
         raise DataError(f"TFDS could not prepare {name}; its messages are above ({command})")
+
+
+def _check_known(name: str, data_dir: str | Path) -> None:
+    """Refuses names that TFDS would look for on the network, for minutes and in vain."""
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)
+    base = name.partition(":")[0].partition("/")[0]
+    if base not in known:
+        near = difflib.get_close_matches(base, known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise DataError(f"tfds:{name}: not in {data_dir}, and TFDS has no such dataset{hint}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m jaxsplit.data.prepare", description=__doc__)
     parser.add_argument("name", help="NAME[/CONFIG][:VERSION], e.g. cifar10")
-    parser.add_argument("--data-dir", default=None, help="TFDS data_dir to write into")
+    parser.add_argument("--data-dir", help="TFDS data_dir to write into (default: TFDS's own)")
     options = parser.parse_args(arguments)
     if importlib.util.find_spec("tensorflow") is None:
         print("TensorFlow is needed: pip install 'jaxsplit[prepare]'", file=sys.stderr)
@@ -47,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(options.name, data_dir=options.data_dir, file_format="array_record")
-    builder.download_and_prepare()
+    builder.download_and_prepare(file_format="array_record")
     print(builder.data_dir)
     return 0
 

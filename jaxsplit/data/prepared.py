@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,7 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
         metadata = folder / ".config" / "metadata.json"
         default = ""
         if metadata.is_file():
-            default = json.loads(metadata.read_text()).get("defaultConfigName", "")
+            default = json.loads(metadata.read_text()).get("default_config_name", "")
         if len(configs) > 1 and default not in configs:
             raise DataError(f"tfds:{name} has several configs; choose one: {', '.join(configs)}")
         if configs:
@@ -80,7 +80,9 @@ def open_records(
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder_from_directory(folder)
+        # With its version, TFDS takes what is on disk and asks nobody else.
+        full_name = folder.parent.relative_to(root).as_posix()
+        builder = tfds.builder(f"{full_name}:{folder.name}", data_dir=root)
         split = choose_split(split, list(builder.info.splits), f"tfds:{name}")
         return PreparedRecords(f"tfds:{name}", builder, split), split
     except (OSError, ValueError, RuntimeError) as error:
@@ -95,7 +97,7 @@ class PreparedRecords:
     """
 
     def __init__(self, name: str, builder, split: str):
-        from tensorflow_datasets import decode, features
+        from tensorflow_datasets import features
 
         self._image: str
         self._label: str
@@ -111,8 +113,8 @@ class PreparedRecords:
             )
         self.class_names = tuple(map(str, label.names))
         self._name = f"{name}, split {split}"
-        raw = {self._image: decode.SkipDecoding()}
-        self._source = builder.as_data_source(split, decoders=raw)
+        # The records beneath TFDS's own decoding.
+        self._records = builder.as_data_source(split).data_source
         info = Path(builder.data_dir) / "dataset_info.json"
         sizes = sorted(
             (file.name, file.stat().st_size) for file in info.parent.glob("*.array_record*")
@@ -121,17 +123,38 @@ class PreparedRecords:
         self.identity = f"tfds {builder.info.full_name} {digest.hexdigest()}"
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._records)
 
     def labels(self) -> np.ndarray:
-        return np.array([example[self._label] for example in self._source], np.int32)
+        chunks = (range(i, min(i + 1024, len(self))) for i in range(0, len(self), 1024))
+        return np.array([label for c in chunks for _, label in self._read(c)], np.int32)
 
-    def example(self, index: int) -> tuple[np.ndarray, int]:
-        example = self._source[int(index)]
-        image = example[self._image]
-        if isinstance(image, bytes):  # it is an array under tfds.testing.mock_data
-            image = decode_image(image, f"example {index} of {self._name}")
-        return image, int(example[self._label])
+    def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+        return [
+            (
+                decode_image(image, f"example {index} of {self._name}")
+                if isinstance(image, bytes)
+                else image,
+                label,
+            )
+            for index, (image, label) in zip(indices, self._read(indices), strict=True)
+        ]
+
+    def _read(self, indices: Sequence[int]) -> Iterator[tuple[bytes | np.ndarray, int]]:
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        if hasattr(type(self._records), "__getitems__"):
+            # Together: one by one costs as much as decoding the images of a small dataset.
+            records = self._records.__getitems__(indices)
+        else:  # under tfds.testing.mock_data, which gives decoded examples
+            records = [self._records[index] for index in indices]
+        for record in records:
+            if isinstance(record, Mapping):
+                yield record[self._image], int(record[self._label])
+            else:
+                fields = tf_example_pb2.Example.FromString(record).features.feature
+                image, label = fields[self._image], fields[self._label]
+                yield image.bytes_list.value[0], label.int64_list.value[0]
 
 
 def write_prepared(

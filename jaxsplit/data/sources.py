@@ -36,8 +36,8 @@ class Records(Protocol):
         """int32 [N], without decoding an image."""
         ...
 
-    def example(self, index: int) -> tuple[np.ndarray, int]:
-        """The image, uint8 [height, width, channels], and its label."""
+    def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+        """For each index the image, uint8 [height, width, channels], and its label."""
         ...
 
 
@@ -61,9 +61,14 @@ class Source:
         return len(self._records) if self._keep is None else len(self._keep)
 
     def __getitem__(self, index: int) -> dict:
-        index = range(len(self))[index]  # IndexError, and negative numbers, as in a list
-        image, label = self._records.example(index if self._keep is None else self._keep[index])
-        return {"image": image, "label": label}
+        # IndexError, and negative numbers, as in a list.
+        return self.__getitems__([range(len(self))[index]])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
+        """Several examples at once, which some sources read much faster than one by one."""
+        if self._keep is not None:
+            indices = [int(self._keep[index]) for index in indices]
+        return [{"image": i, "label": label} for i, label in self._records.examples(indices)]
 
     def __repr__(self) -> str:
         return f"Source({self.name!r}, split={self.split!r}, {len(self)} images)"

@@ -1,0 +1,426 @@
+"""Sources: the embedded set, prepared TFDS datasets, folders, and what they say when they fail."""
+
+import hashlib
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from jaxsplit.data import decode_image, open_source, spread
+from jaxsplit.data import fashion_mnist as fashion
+from jaxsplit.data.prepared import find_prepared, write_prepared
+from jaxsplit.data.sources import ASSETS, EMBEDDED
+from jaxsplit.errors import DataError
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+# Of the uint8 pixels and labels, in order.
+GOLDEN = {
+    "train": (6000, "d04919469196668f12166573f4fcda126a24fd2c8f6ff98de0861dadc433b74f"),
+    "test": (2000, "8e8b02fc2db0ff9ed2d481ff30f8bd7cc5c88205cb131d7f4a0c19448f6957c9"),
+}
+
+needs_debian = pytest.mark.skipif(
+    not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed"
+)
+
+
+def arrays(source):
+    examples = source.__getitems__(range(len(source)))
+    images = np.stack([example["image"] for example in examples])
+    return images, np.array([example["label"] for example in examples])
+
+
+def save(path, array_or_colour, size=(6, 5), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(array_or_colour, np.ndarray):
+        image = Image.fromarray(array_or_colour)
+    else:
+        image = Image.new("RGB", size, array_or_colour)
+    image.save(path, **options)
+
+
+def assert_one_line(error, *parts):
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert str(part) in message
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """train: cat 3, dog 2; test: dog 2. Image k of a class has grey level 10 k."""
+    for split, name, count in (("train", "cat", 3), ("train", "dog", 2), ("test", "dog", 2)):
+        for k in range(count):
+            save(tmp_path / "images" / split / name / f"{k}.png", (10 * k,) * 3)
+    return tmp_path / "images"
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """A TFDS data_dir with `tiny/1.0.0` and `tiny/2.0.0`, the same but for the pixels."""
+    root = tmp_path_factory.mktemp("tfds")
+    for version, level in (("1.0.0", 10), ("2.0.0", 20)):
+        png = fashion.encode_png(np.full((4, 4), level, np.uint8))
+        examples = [(png, label) for label in (0, 1, 2, 0, 1, 0)]
+        splits = {"train": examples, "validation": examples[:4]}
+        write_prepared(root, "tiny", version, splits, ("a", "b", "c"), (4, 4, 1))
+    return root
+
+
+# The embedded set.
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_embedded_is_balanced_and_unchanged(split):
+    count, digest = GOLDEN[split]
+    source = open_source("embedded", split)
+    images, labels = arrays(source)
+    assert images.shape == (count, 28, 28, 1)
+    assert images.dtype == np.uint8
+    assert np.bincount(labels).tolist() == [count // 10] * 10
+    assert source.class_names == fashion.CLASS_NAMES
+    np.testing.assert_array_equal(labels, source.labels)
+    assert (
+        hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest() == digest
+    )
+
+
+def test_embedded_is_small_and_says_where_it_comes_from():
+    assert sum(file.stat().st_size for file in ASSETS.rglob("*") if file.is_file()) < 8e6
+    card = (ASSETS / "README.md").read_text()
+    for part in ("dataset-fashion-mnist", "Zalando SE", "Permission is hereby granted", "--idx"):
+        assert part in card
+
+
+def test_embedded_is_read_by_tfds_alone_and_by_neither_with_tensorflow():
+    code = f"""
+import sys
+import tensorflow_datasets as tfds
+from jaxsplit.data import Preprocessing, batches, open_source
+builder = tfds.builder_from_directory({str(ASSETS / EMBEDDED / "1.0.0")!r})
+theirs = builder.as_data_source("test")
+ours = open_source("embedded")
+for i in (0, 1999):
+    assert (theirs[i]["image"] == ours[i]["image"]).all()
+    assert theirs[i]["label"] == ours[i]["label"]
+next(batches(ours, Preprocessing((28, 28), 1), 8, seed=0))
+assert "tensorflow" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ASSETS.parents[2])
+
+
+def test_importing_data_is_quick():
+    slow = {"jax", "grain", "tensorflow_datasets"}
+    code = f"import sys, jaxsplit.data; print(*({slow} & set(sys.modules)))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, cwd=ASSETS.parents[2]
+    )
+    assert loaded.stdout.split() == []
+
+
+@needs_debian
+def test_embedded_is_a_part_of_debians_package():
+    for split, (count, _) in GOLDEN.items():
+        all_images, all_labels = fashion.read_idx(DEBIAN, split)
+        chosen = spread(all_labels, count)
+        images, labels = arrays(open_source("embedded", split))
+        np.testing.assert_array_equal(images[..., 0], all_images[chosen])
+        np.testing.assert_array_equal(labels, all_labels[chosen])
+
+
+@needs_debian
+def test_embedded_is_rebuilt_to_the_byte(tmp_path, capsys):
+    arguments = ["--idx", str(DEBIAN), "--out", str(tmp_path), "--train", "6000", "--test", "2000"]
+    assert fashion.main(arguments) == 0
+    rebuilt = Path(capsys.readouterr().out.strip())
+    shipped = ASSETS / EMBEDDED / "1.0.0"
+    assert sorted(file.name for file in rebuilt.iterdir()) == sorted(
+        file.name for file in shipped.iterdir()
+    )
+    for file in rebuilt.iterdir():
+        assert file.read_bytes() == (shipped / file.name).read_bytes(), file.name
+
+
+def test_the_full_set_is_found_as_tfds_fashion_mnist(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for stem in ("train", "t10k"):  # a full set of idx files, tiny
+        for suffix, array in (
+            ("images-idx3", rng.integers(0, 256, (20, 28, 28), np.uint8)),
+            ("labels-idx1", np.arange(20, dtype=np.uint8) % 10),
+        ):
+            header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
+            (tmp_path / f"{stem}-{suffix}-ubyte").write_bytes(header + array.tobytes())
+    out = tmp_path / "data"
+    assert fashion.main(["--idx", str(tmp_path), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.strip().endswith("fashion_mnist/3.0.1")
+    for split in ("train", "test"):
+        images, labels = arrays(open_source("tfds:fashion_mnist", split, out))
+        expected_images, expected_labels = fashion.read_idx(tmp_path, split)
+        np.testing.assert_array_equal(images[..., 0], expected_images)
+        np.testing.assert_array_equal(labels, expected_labels)
+    assert len(tfds.builder("fashion_mnist", data_dir=out).as_data_source("train")) == 20
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "not idx"])
+def test_bad_idx_files_are_named(tmp_path, damage, capsys):
+    good = bytes((0, 0, 8, 3)) + np.array((1, 28, 28), ">u4").tobytes() + bytes(784)
+    if damage != "missing":
+        data = good[:-1] if damage == "short" else b"\x89PNG" + good
+        (tmp_path / "train-images-idx3-ubyte").write_bytes(data)
+    assert fashion.main(["--idx", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "train-images-idx3-ubyte" in error
+    assert error.count("\n") == 1
+
+
+# Limits.
+
+
+def test_limit_is_even_deterministic_nested_and_in_order():
+    whole = open_source("embedded")
+    small, large = open_source("embedded", limit=25), open_source("embedded", limit=100)
+    assert len(small) == 25
+    assert set(np.bincount(small.labels)) == {2, 3}
+    assert set(np.bincount(large.labels)) == {10}
+    assert small.fingerprint == open_source("embedded", limit=25).fingerprint
+    assert len({s.fingerprint for s in (whole, small, large)}) == 3
+    assert open_source("embedded", limit=10**6).fingerprint == whole.fingerprint
+    chosen = spread(whole.labels, 25)
+    assert set(chosen) < set(spread(whole.labels, 100))
+    assert np.all(np.diff(chosen) > 0)
+    for i in (0, 24, -1):
+        np.testing.assert_array_equal(small[i]["image"], whole[int(chosen[i])]["image"])
+    with pytest.raises(IndexError):
+        small[25]
+    with pytest.raises(DataError):
+        open_source("embedded", limit=0)
+
+
+@pytest.mark.parametrize("count", range(8))
+def test_spread_fills_up_where_a_class_runs_out(count):
+    labels = np.array([2, 2, 2, 2, 0, 0, 1])
+    counts = np.bincount(labels[spread(labels, count)], minlength=3)
+    assert counts.sum() == count
+    # Even: a class has fewer than another only because it has no more.
+    available = np.bincount(labels)
+    assert all(c >= counts.max() - 1 or c == a for c, a in zip(counts, available, strict=True))
+
+
+# Prepared TFDS datasets.
+
+
+def test_a_prepared_dataset_is_read_newest_version_first(miniature):
+    source = open_source("tfds:tiny", data_dir=miniature)
+    assert (source.split, len(source), source.class_names) == ("validation", 4, ("a", "b", "c"))
+    assert source.labels.tolist() == [0, 1, 2, 0]
+    assert source[0]["image"].tolist() == np.full((4, 4, 1), 20).tolist()
+    old = open_source("tfds:tiny:1.0.0", "train", data_dir=miniature)
+    assert old[5]["image"][0, 0, 0] == 10
+    assert old.fingerprint != open_source("tfds:tiny", "train", data_dir=miniature).fingerprint
+
+
+def test_data_dir_defaults_to_that_of_tfds(miniature, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(miniature))
+    assert len(open_source("tfds:tiny", "train")) == 6
+
+
+def test_configs_are_found_and_asked_for(tmp_path):
+    png = fashion.encode_png(np.zeros((4, 4), np.uint8))
+    for config in ("large", "small"):
+        write_prepared(tmp_path / "made", config, "1.0.0", {"all": [(png, 0)]}, ("a",), (4, 4, 1))
+    with pytest.raises(DataError) as error:
+        find_prepared("made", tmp_path)
+    assert_one_line(error, "large, small")
+    assert find_prepared("made/small", tmp_path) == tmp_path / "made" / "small" / "1.0.0"
+    (tmp_path / "made" / ".config").mkdir()
+    (tmp_path / "made" / ".config" / "metadata.json").write_text('{"default_config_name": "large"}')
+    assert find_prepared("made", tmp_path) == tmp_path / "made" / "large" / "1.0.0"
+    assert find_prepared("made:3.0.0", tmp_path) is None
+
+
+def test_mock_data_of_tfds_works(miniature):
+    policy = tfds.testing.MockPolicy.USE_FILES
+    with tfds.testing.mock_data(num_examples=7, policy=policy, data_dir=str(miniature)):
+        source = open_source("tfds:tiny", "train", data_dir=miniature)
+        assert len(source) == 7
+        assert source[3]["image"].shape == (4, 4, 1)
+        assert [example["label"] for example in source] == source.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("cifar10", "python -m jaxsplit.data.prepare cifar10"), ("fashon_mnist", "fashion_mnist?")],
+)
+def test_an_unprepared_dataset_ends_at_once_in_one_line(tmp_path, monkeypatch, name, hint):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # no TensorFlow
+    start = time.monotonic()
+    with pytest.raises(DataError) as error:
+        open_source(f"tfds:{name}", data_dir=tmp_path)
+    assert time.monotonic() - start < 10
+    assert_one_line(error, name, tmp_path, hint)
+
+
+def test_a_dataset_without_labels_is_refused(miniature, tmp_path):
+    folder = tmp_path / "tiny" / "1.0.0"
+    folder.mkdir(parents=True)
+    for file in (miniature / "tiny" / "1.0.0").iterdir():
+        text = file.read_bytes()
+        (folder / file.name).write_bytes(text)
+    features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(4, 4, 1))})
+    features.save_config(folder)
+    with pytest.raises(DataError) as error:
+        open_source("tfds:tiny", "train", data_dir=tmp_path)
+    assert_one_line(error, "tfds:tiny", "class label")
+
+
+# Folders.
+
+
+def test_folders_are_classes(folder):
+    source = open_source(f"folder:{folder}", "train")
+    assert source.class_names == ("cat", "dog")
+    assert source.labels.tolist() == [0, 0, 0, 1, 1]
+    assert source[2]["image"].tolist() == np.full((5, 6, 3), 20).tolist()
+    test = open_source(f"folder:{folder}")
+    assert (test.split, test.labels.tolist()) == ("test", [1, 1])  # numbered as in train
+
+
+def test_a_folder_without_splits(folder):
+    source = open_source(f"folder:{folder / 'train'}")
+    assert (source.split, len(source)) == ("all", 5)
+    with pytest.raises(DataError) as error:
+        open_source(f"folder:{folder / 'train'}", "test")
+    assert_one_line(error, "'test'", "all")
+
+
+def test_classes_txt_fixes_the_order_and_allows_for_missing_ones(folder):
+    (folder / "classes.txt").write_text("dog\nowl\ncat\n\n")
+    source = open_source(f"folder:{folder}", "train")
+    assert source.class_names == ("dog", "owl", "cat")
+    assert source.labels.tolist() == [0, 0, 2, 2, 2]
+    (folder / "classes.txt").write_text("dog\n")
+    with pytest.raises(DataError) as error:
+        open_source(f"folder:{folder}", "train")
+    assert_one_line(error, "classes.txt", "cat")
+    (folder / "classes.txt").write_text("dog\ncat\ndog\n")
+    with pytest.raises(DataError, match="twice"):
+        open_source(f"folder:{folder}", "train")
+
+
+def test_other_files_are_left_alone_and_changes_are_noticed(folder):
+    before = open_source(f"folder:{folder}", "train")
+    (folder / "train" / "cat" / "notes.txt").write_text("not an image")
+    (folder / "train" / "cat" / ".hidden.png").write_text("not an image")
+    same = open_source(f"folder:{folder}", "train")
+    assert (len(same), same.fingerprint) == (5, before.fingerprint)
+    save(folder / "train" / "cat" / "1.png", (99, 99, 99), size=(7, 7))
+    assert open_source(f"folder:{folder}", "train").fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", None])
+def test_an_unreadable_image_is_named(folder, content):
+    path = folder / "train" / "cat" / "1.png"
+    path.write_bytes(path.read_bytes()[:-30] if content is None else content)
+    source = open_source(f"folder:{folder}", "train")
+    assert source.labels.tolist() == [0, 0, 0, 1, 1]  # without decoding
+    with pytest.raises(DataError) as error:
+        source[1]
+    assert_one_line(error, path)
+
+
+def test_an_empty_class_is_named(folder):
+    (folder / "train" / "owl").mkdir()
+    with pytest.raises(DataError) as error:
+        open_source(f"folder:{folder}", "train")
+    assert_one_line(error, "owl", "no images")
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "part"),
+    [
+        ("embedded", "val", "train, test"),
+        ("embeded", None, "embedded"),
+        ("http://example.org", None, "folder:PATH"),
+        ("tfds:", None, "tfds:NAME"),
+        ("tfds:../etc", None, "NAME[/CONFIG]"),
+        ("folder:/does/not/exist", None, "no such folder"),
+    ],
+)
+def test_what_cannot_be_opened_is_said_in_one_line(name, split, part):
+    with pytest.raises(DataError) as error:
+        open_source(name, split)
+    assert_one_line(error, part)
+
+
+def test_several_splits_need_a_choice(folder):
+    (folder / "test").rename(folder / "holdout")
+    with pytest.raises(DataError) as error:
+        open_source(f"folder:{folder}")
+    assert_one_line(error, "holdout, train")
+    (folder / "holdout").rename(folder / "val")
+    assert open_source(f"folder:{folder}").split == "val"
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(DataError) as error:
+        open_source(f"folder:{tmp_path}")
+    assert_one_line(error, tmp_path)
+
+
+# Image files.
+
+
+def encoded(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "shape"),
+    [
+        ("RGB", "PNG", (4, 6, 3)),
+        ("RGB", "JPEG", (4, 6, 3)),
+        ("RGB", "WEBP", (4, 6, 3)),
+        ("RGB", "BMP", (4, 6, 3)),
+        ("RGBA", "PNG", (4, 6, 3)),
+        ("P", "GIF", (4, 6, 3)),
+        ("CMYK", "JPEG", (4, 6, 3)),
+        ("L", "PNG", (4, 6, 1)),
+        ("L", "JPEG", (4, 6, 1)),
+        ("LA", "PNG", (4, 6, 1)),
+        ("1", "PNG", (4, 6, 1)),
+    ],
+)
+def test_every_kind_of_file_becomes_grey_or_rgb(mode, form, shape):
+    image = Image.new("RGB", (6, 4), (255, 255, 255)).convert(mode)
+    array = decode_image(encoded(image, form))
+    assert array.shape == shape
+    assert array.dtype == np.uint8
+    assert np.all(array == 255)
+
+
+def test_16_bit_grey_is_scaled_and_palettes_with_transparency_are_colours():
+    image = Image.fromarray(np.full((4, 6), 0x80FF, np.uint16))
+    assert np.all(decode_image(encoded(image, "PNG")) == 0x80)
+    palette = Image.new("P", (6, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    data = encoded(palette, "PNG", transparency=bytes((0, 128)))
+    assert decode_image(data)[0, 0].tolist() == [10, 20, 30]
+
+
+def test_photos_are_turned_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    array = np.zeros((4, 6, 3), np.uint8)
+    array[:, :3] = 255  # the left half, which goes to the top
+    turned = decode_image(encoded(Image.fromarray(array), "PNG", exif=exif))
+    assert turned.shape == (6, 4, 3)
+    assert np.all(turned[:3] == 255)
+    assert np.all(turned[3:] == 0)

@@ -25,6 +25,13 @@ def open_records(path: str, split: str | None) -> tuple["FolderRecords", str]:
     Raises:
       DataError: no such folder or split, a class without images, or one not in classes.txt.
     """
+    try:
+        return _open(path, split)
+    except OSError as error:
+        raise DataError(f"cannot read folder:{path}: {error}") from error
+
+
+def _open(path: str, split: str | None) -> tuple["FolderRecords", str]:
     root = Path(path).expanduser()
     if not root.is_dir():
         raise DataError(f"folder:{path}: no such folder")
@@ -97,7 +104,8 @@ def _image_files(folder: Path) -> list[tuple[str, int, int]]:
 
 
 def _read_classes(listing: Path, present: list[str]) -> list[str]:
-    names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+    lines = listing.read_text("utf-8-sig", "replace").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
     if len(set(names)) != len(names):
         raise DataError(f"{listing} names a class twice")
     unknown = sorted(set(present) - set(names))

@@ -94,7 +94,7 @@ def batches(
         threads = _threads()
 
     def fetch(step: int) -> Batch:
-        batch = read(_step_indices(len(source), batch_size, per_epoch, seed, step))
+        batch = read(step_indices(len(source), batch_size, per_epoch, seed, step))
         if augment is not None and seed is not None:
             # Seeded by the step alone, so that an iteration can begin anywhere.
             batch["image"] = augment(batch["image"], np.random.default_rng((seed, step, 1)))
@@ -126,9 +126,7 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
         steps = num_batches(count, size)
 
         def fetch(step: int) -> Batch:
-            return _from_source(
-                source, preprocessing, _step_indices(count, size, steps, None, step)
-            )
+            return _from_source(source, preprocessing, step_indices(count, size, steps, None, step))
 
         for batch in _stream(fetch, 0, steps, _threads()):
             kept = batch["index"][batch["mask"]]
@@ -147,7 +145,7 @@ def _stream(fetch: Callable[[int], Batch], start: int, stop: int, threads: int) 
     return iter(grain.MapDataset.range(start, stop).map(fetch).to_iter_dataset(options))
 
 
-def _step_indices(
+def step_indices(
     examples: int, batch_size: int, per_epoch: int, seed: int | None, step: int
 ) -> np.ndarray:
     """The examples of one step, int64 [B], -1 where there are none left: a pure function."""

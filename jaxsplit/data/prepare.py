@@ -29,14 +29,18 @@ def prepare(name: str, data_dir: str | Path) -> None:
     _check_known(name, data_dir)
     arguments = ["-m", "jaxsplit.data.prepare", name, "--data-dir", str(data_dir)]
     command = shlex.join(["python", *arguments])
-    if importlib.util.find_spec("tensorflow") is None:
+    if not _has_tensorflow():
         raise DataError(
             f"tfds:{name} is not prepared as array_record in {data_dir}, which needs TensorFlow: "
             f"run pip install 'jaxsplit[prepare]' && {command}"
         )
-    status = subprocess.run([sys.executable, *arguments], check=False).returncode
-    if status:
+    # Whatever it says goes to stderr: stdout is for our caller's results.
+    if subprocess.run([sys.executable, *arguments], check=False, stdout=2).returncode:
         raise DataError(f"TFDS could not prepare {name}; its messages are above ({command})")
+
+
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
 
 
 def _check_known(name: str, data_dir: str | Path) -> None:
@@ -57,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", help="NAME[/CONFIG][:VERSION], e.g. cifar10")
     parser.add_argument("--data-dir", help="TFDS data_dir to write into (default: TFDS's own)")
     options = parser.parse_args(arguments)
-    if importlib.util.find_spec("tensorflow") is None:
+    if not _has_tensorflow():
         print("TensorFlow is needed: pip install 'jaxsplit[prepare]'", file=sys.stderr)
         return 2
     import tensorflow_datasets as tfds

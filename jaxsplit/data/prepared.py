@@ -1,4 +1,4 @@
-"""TFDS datasets that lie on disk as array_record: found, read and written without TensorFlow.
+"""TFDS datasets that lie on disk as array_record: found and read without TensorFlow.
 
 The folder is looked for here, not by `tfds.builder`: for a name that isn't on disk, TFDS goes to
 the network and retries for a minute and a half before it says so.
@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +85,10 @@ def open_records(
         builder = tfds.builder(f"{full_name}:{folder.name}", data_dir=root)
         split = choose_split(split, list(builder.info.splits), f"tfds:{name}")
         return PreparedRecords(f"tfds:{name}", builder, split), split
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"cannot read the dataset in {folder}: {error}".split("\n")[0]) from error
+    except DataError:
+        raise
+    except Exception as error:  # TFDS, protobuf and array_record have no common one
+        raise _unreadable(str(folder), error) from error
 
 
 class PreparedRecords:
@@ -140,95 +142,27 @@ class PreparedRecords:
             for index, (image, label) in zip(indices, self._read(indices), strict=True)
         ]
 
-    def _read(self, indices: Sequence[int]) -> Iterator[tuple[bytes | np.ndarray, int]]:
+    def _read(self, indices: Sequence[int]) -> list[tuple[bytes | np.ndarray, int]]:
+        try:
+            if not hasattr(type(self._records), "__getitems__"):
+                # Under tfds.testing.mock_data, which gives decoded examples.
+                mocked = [self._records[index] for index in indices]
+                return [(record[self._image], int(record[self._label])) for record in mocked]
+            # Together: one by one costs as much as decoding the images of a small dataset.
+            return [self._parse(record) for record in self._records.__getitems__(indices)]
+        except Exception as error:  # a damaged file: array_record's or protobuf's
+            raise _unreadable(self._name, error) from error
+
+    def _parse(self, record: bytes) -> tuple[bytes, int]:
         from tensorflow_datasets.proto import tf_example_pb2
 
-        if hasattr(type(self._records), "__getitems__"):
-            # Together: one by one costs as much as decoding the images of a small dataset.
-            records = self._records.__getitems__(indices)
-        else:  # under tfds.testing.mock_data, which gives decoded examples
-            records = [self._records[index] for index in indices]
-        for record in records:
-            if isinstance(record, Mapping):
-                yield record[self._image], int(record[self._label])
-            else:
-                fields = tf_example_pb2.Example.FromString(record).features.feature
-                image, label = fields[self._image], fields[self._label]
-                yield image.bytes_list.value[0], label.int64_list.value[0]
+        fields = tf_example_pb2.Example.FromString(record).features.feature
+        image, label = fields[self._image].bytes_list, fields[self._label].int64_list
+        return image.value[0], label.value[0]
 
 
-def write_prepared(
-    data_dir: str | Path,
-    name: str,
-    version: str,
-    splits: Mapping[str, Iterable[tuple[bytes, int]]],
-    class_names: Sequence[str],
-    shape: tuple[int | None, int | None, int],
-    description: str = "",
-    homepage: str = "",
-    licence: str = "",
-) -> Path:
-    """Writes labelled images as a TFDS dataset in array_record, one file for each split.
-
-    Args:
-      data_dir: a TFDS data_dir; the dataset goes to `data_dir/name/version`.
-      name: the dataset's name, e.g. `fashion_mnist`.
-      version: `X.Y.Z`.
-      splits: for each split, pairs of an encoded image (PNG or JPEG) and its label.
-      class_names: names of the classes.
-      shape: (height, width, channels) of all images, None where it varies.
-      description: what it is, for people.
-      homepage: where it comes from.
-      licence: its licence's name or text.
-
-    Returns:
-      The dataset's folder.
-    """
-    import tensorflow_datasets as tfds
-    from array_record.python.array_record_module import ArrayRecordWriter
-    from tensorflow_datasets.core.dataset_info import write_dataset_info_proto
-    from tensorflow_datasets.core.proto import dataset_info_pb2
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    folder = Path(data_dir).expanduser() / name / version
-    folder.mkdir(parents=True, exist_ok=True)
-    info = dataset_info_pb2.DatasetInfo(
-        name=name, version=version, description=description, file_format="array_record"
-    )
-    info.location.urls.append(homepage)
-    info.redistribution_info.license = licence
-    info.supervised_keys.tuple.items.add(feature_key="image")
-    info.supervised_keys.tuple.items.add(feature_key="label")
-    for split, examples in splits.items():
-        writer = ArrayRecordWriter(
-            str(folder / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1"
-        )
-        count = size = 0
-        for encoded, label in examples:
-            example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(encoded)
-            example.features.feature["label"].int64_list.value.append(label)
-            # Maps have no order of their own: without this the same data may give other bytes.
-            record = example.SerializeToString(deterministic=True)
-            writer.write(record)
-            count += 1
-            size += len(record)
-        writer.close()
-        info.splits.add(
-            name=split,
-            shard_lengths=[count],
-            num_bytes=size,
-            filepath_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        )
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=shape),
-            "label": tfds.features.ClassLabel(names=list(class_names)),
-        }
-    )
-    features.save_config(folder)
-    write_dataset_info_proto(info, folder)
-    return folder
+def _unreadable(what: str, error: Exception) -> DataError:
+    return DataError(f"cannot read the dataset {what}: {' '.join(str(error).split())}")
 
 
 def _versions(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import subprocess
 import sys
 import time
@@ -12,10 +13,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxsplit.data import decode_image, open_source, spread
+from jaxsplit.data import decode_image, open_source, prepare, spread
 from jaxsplit.data import fashion_mnist as fashion
-from jaxsplit.data.prepared import find_prepared, write_prepared
+from jaxsplit.data.prepared import find_prepared
 from jaxsplit.data.sources import ASSETS, EMBEDDED
+from jaxsplit.data.writer import write_prepared
 from jaxsplit.errors import DataError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -258,7 +260,7 @@ def test_mock_data_of_tfds_works(miniature):
     [("cifar10", "python -m jaxsplit.data.prepare cifar10"), ("fashon_mnist", "fashion_mnist?")],
 )
 def test_an_unprepared_dataset_ends_at_once_in_one_line(tmp_path, monkeypatch, name, hint):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # no TensorFlow
+    monkeypatch.setattr(prepare, "_has_tensorflow", lambda: False)
     start = time.monotonic()
     with pytest.raises(DataError) as error:
         open_source(f"tfds:{name}", data_dir=tmp_path)
@@ -266,12 +268,52 @@ def test_an_unprepared_dataset_ends_at_once_in_one_line(tmp_path, monkeypatch, n
     assert_one_line(error, name, tmp_path, hint)
 
 
+def test_preparing_needs_tensorflow(monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "_has_tensorflow", lambda: False)
+    assert prepare.main(["cifar10"]) == 2
+    error = capsys.readouterr().err
+    assert "jaxsplit[prepare]" in error
+    assert error.count("\n") == 1
+
+
+def test_with_tensorflow_a_dataset_is_prepared_in_a_subprocess(tmp_path, monkeypatch):
+    """TensorFlow is too large for the tests: the subprocess is played, its command is checked."""
+
+    def play(command, **options):
+        options.pop("check")
+        assert options == {"stdout": 2}
+        assert command[1:] == ["-m", prepare.__name__, "cifar10", "--data-dir", str(tmp_path)]
+        png = fashion.encode_png(np.zeros((4, 4), np.uint8))
+        if succeeds:
+            write_prepared(tmp_path, "cifar10", "3.0.2", {"all": [(png, 0)]}, ("a",), (4, 4, 1))
+        return subprocess.CompletedProcess(command, 0 if succeeds else 1)
+
+    monkeypatch.setattr(prepare, "_has_tensorflow", lambda: True)
+    monkeypatch.setattr(prepare.subprocess, "run", play)
+    succeeds = False
+    with pytest.raises(DataError) as error:
+        open_source("tfds:cifar10", data_dir=tmp_path)
+    assert_one_line(error, "cifar10")
+    succeeds = True
+    assert len(open_source("tfds:cifar10", data_dir=tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "file", ["dataset_info.json", "features.json", "tiny-train.array_record-*"]
+)
+@pytest.mark.parametrize("damage", ["emptied", "cut"])
+def test_a_damaged_dataset_is_named_in_one_line(miniature, tmp_path, file, damage):
+    folder = shutil.copytree(miniature / "tiny" / "1.0.0", tmp_path / "tiny" / "1.0.0")
+    (path,) = folder.glob(file)
+    data = path.read_bytes()
+    path.write_bytes(b"" if damage == "emptied" else data[: len(data) // 2])
+    with pytest.raises(DataError) as error:
+        arrays(open_source("tfds:tiny", "train", tmp_path))
+    assert_one_line(error, "tiny")
+
+
 def test_a_dataset_without_labels_is_refused(miniature, tmp_path):
-    folder = tmp_path / "tiny" / "1.0.0"
-    folder.mkdir(parents=True)
-    for file in (miniature / "tiny" / "1.0.0").iterdir():
-        text = file.read_bytes()
-        (folder / file.name).write_bytes(text)
+    folder = shutil.copytree(miniature / "tiny" / "1.0.0", tmp_path / "tiny" / "1.0.0")
     features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(4, 4, 1))})
     features.save_config(folder)
     with pytest.raises(DataError) as error:

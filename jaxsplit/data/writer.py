@@ -24,7 +24,8 @@ def write_prepared(
       data_dir: a TFDS data_dir; the dataset goes to `data_dir/name/version`.
       name: the dataset's name, e.g. `fashion_mnist`.
       version: `X.Y.Z`.
-      splits: for each split, pairs of an encoded image (PNG or JPEG) and its label.
+      splits: for each split, pairs of an encoded image (PNG or JPEG) and its label; TFDS
+        keeps the name `all` for itself.
       class_names: names of the classes.
       shape: (height, width, channels) of all images, None where it varies.
       description: what it is, for people.

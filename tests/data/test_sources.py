@@ -235,7 +235,7 @@ def test_data_dir_defaults_to_that_of_tfds(miniature, monkeypatch):
 def test_configs_are_found_and_asked_for(tmp_path):
     png = fashion.encode_png(np.zeros((4, 4), np.uint8))
     for config in ("large", "small"):
-        write_prepared(tmp_path / "made", config, "1.0.0", {"all": [(png, 0)]}, ("a",), (4, 4, 1))
+        write_prepared(tmp_path / "made", config, "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
     with pytest.raises(DataError) as error:
         find_prepared("made", tmp_path)
     assert_one_line(error, "large, small")
@@ -285,7 +285,7 @@ def test_with_tensorflow_a_dataset_is_prepared_in_a_subprocess(tmp_path, monkeyp
         assert command[1:] == ["-m", prepare.__name__, "cifar10", "--data-dir", str(tmp_path)]
         png = fashion.encode_png(np.zeros((4, 4), np.uint8))
         if succeeds:
-            write_prepared(tmp_path, "cifar10", "3.0.2", {"all": [(png, 0)]}, ("a",), (4, 4, 1))
+            write_prepared(tmp_path, "cifar10", "3.0.2", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
         return subprocess.CompletedProcess(command, 0 if succeeds else 1)
 
     monkeypatch.setattr(prepare, "_has_tensorflow", lambda: True)

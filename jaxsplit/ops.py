@@ -156,23 +156,23 @@ def depthwise_conv_transpose(
     batch, h, w, _ = x.shape
     reach = -(-k // stride)  # inputs that touch one output, along one axis
     rows, columns = (-(-(n + padding) // stride) for n in size)
-    margin = ((reach - 1, max(0, rows - h)), (reach - 1, max(0, columns - w)))
-    x = jnp.pad(x, ((0, 0), *margin, (0, 0))).reshape(
-        batch, h + sum(margin[0]), w + sum(margin[1]), channels, multiplier
+    x = jnp.pad(
+        x, ((0, 0), (reach - 1, max(0, rows - h)), (reach - 1, max(0, columns - w)), (0, 0))
     )
-
-    def phase(a: int, b: int) -> jax.Array:
-        taps = [
-            x[:, reach - 1 - i : reach - 1 - i + rows, reach - 1 - j : reach - 1 - j + columns]
-            * kernel[None, None, None, a + i * stride, b + j * stride]
-            for i in range(reach)
-            for j in range(reach)
-            if a + i * stride < k and b + j * stride < k
-        ]
-        if not taps:
-            return jnp.zeros((batch, rows, columns, channels), x.dtype)
-        return functools.reduce(jnp.add, taps).sum(axis=-1)
-
-    phases = jnp.stack([jnp.stack([phase(a, b) for b in range(stride)], 3) for a in range(stride)], 2)
-    full = phases.reshape(batch, rows * stride, columns * stride, channels)
+    spare = reach * stride - k
+    taps = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0))).reshape(
+        reach, stride, reach, stride, channels * multiplier
+    )
+    # All phases of one tap at once: long runs of memory, which the gradient's sums need most.
+    phases = [
+        x[:, reach - 1 - i :, reach - 1 - j :][:, :rows, :columns, None, None]
+        * taps[None, None, None, i, :, j]
+        for i in range(reach)
+        for j in range(reach)
+    ]
+    full = functools.reduce(jnp.add, phases)
+    full = full.reshape(batch, rows, columns, stride, stride, channels, multiplier).sum(axis=-1)
+    full = full.transpose(0, 1, 3, 2, 4, 5).reshape(
+        batch, rows * stride, columns * stride, channels
+    )
     return full[:, padding : padding + size[0], padding : padding + size[1]]

@@ -1,0 +1,111 @@
+"""Rate, distortion and their sum: per image, in bits and nats, all of it jittable."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsplit.errors import ConfigError
+
+__all__ = ["Distortion", "cross_entropy", "distillation", "feature_error", "rate"]
+
+
+def rate(bits: jax.Array) -> jax.Array:
+    """Bits of each image: the sum over its latent.
+
+    Args:
+      bits: of every element, float [B, h, w, C].
+
+    Returns:
+      float [B].
+
+    >>> rate(jnp.full((2, 3, 3, 4), 0.5)).tolist()
+    [18.0, 18.0]
+    """
+    return bits.sum(axis=(1, 2, 3))
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-log softmax(logits)[label], in nats: logits [B, K], labels int [B] → [B]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def distillation(logits: jax.Array, teacher: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """T² · KL(softmax(teacher / T) ‖ softmax(logits / T)), in nats; no labels are needed.
+
+    Args:
+      logits: through the unit, float [B, K].
+      teacher: of the uncut network, float [B, K].
+      temperature: T; above 1 the unlikely classes count for more.
+
+    Returns:
+      float [B], zero exactly where both agree.
+
+    Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2.
+    """
+    log_p = jax.nn.log_softmax(teacher / temperature)
+    log_q = jax.nn.log_softmax(logits / temperature)
+    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+
+
+def feature_error(
+    reconstruction: jax.Array, features: jax.Array, scale: jax.Array | float
+) -> jax.Array:
+    """Mean squared error at the cut over `scale`: two of [B, H, W, C] → [B].
+
+    Args:
+      reconstruction: behind the unit.
+      features: before it.
+      scale: mean square of the features over the training set, which makes the error relative.
+    """
+    return jnp.square(reconstruction - features).mean(axis=(1, 2, 3)) / scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Distortion:
+    """How much of each distortion is in the loss: rate–distortion = distortion + lambda · bits.
+
+    Attributes:
+      labels: weight of `cross_entropy`.
+      distillation: weight of `distillation`.
+      features: weight of `feature_error`. Alone it needs no tail, which makes a step fast.
+      temperature: of the distillation.
+    """
+
+    labels: float = 0.0
+    distillation: float = 1.0
+    features: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        weights = (self.labels, self.distillation, self.features)
+        if min(weights) < 0 or max(weights) == 0 or self.temperature <= 0:
+            raise ConfigError(f"a distortion needs weights ≥ 0, one of them positive: {self}")
+
+    @property
+    def needs_tail(self) -> bool:
+        """Whether the tail must run to compute it."""
+        return self.labels > 0 or self.distillation > 0
+
+    def __call__(
+        self,
+        *,
+        reconstruction: jax.Array,
+        features: jax.Array,
+        logits: jax.Array | None,
+        teacher: jax.Array,
+        labels: jax.Array,
+        scale: jax.Array | float,
+    ) -> jax.Array:
+        """The weighted sum, float [B]; `logits` may be None where `needs_tail` is False."""
+        total = jnp.zeros(features.shape[:1])
+        if self.features:
+            total += self.features * feature_error(reconstruction, features, scale)
+        if logits is not None and self.distillation:
+            total += self.distillation * distillation(logits, teacher, self.temperature)
+        if logits is not None and self.labels:
+            total += self.labels * cross_entropy(logits, labels)
+        return total

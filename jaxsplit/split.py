@@ -1,0 +1,93 @@
+"""A network cut in two with a unit at the cut: pure functions of explicit trees."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxsplit import models
+from jaxsplit.bottleneck import Bottleneck, BottleneckSpec
+from jaxsplit.errors import ConfigError
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The four stages head → encode | decode → tail, and the prior's bits between them.
+
+    Every method is a pure function of the trees that it is given and can be jitted, mapped and
+    differentiated: `backbone` is {"params", "batch_stats"} of the frozen network, `unit` the small
+    tree of one rate. Another rate is another `unit` of the same shapes, so nothing recompiles.
+
+    Attributes:
+      module: the network's Linen module.
+      cut: endpoint after which it is cut.
+      shape: (H, W, Cin) of the features there.
+      spec: form of the unit.
+      axis_name: device axis over which training averages the unit's batch statistics.
+    """
+
+    module: Any
+    cut: str
+    shape: tuple[int, int, int]
+    spec: BottleneckSpec
+    axis_name: str | None = None
+
+    @property
+    def unit(self) -> Bottleneck:
+        """The unit's Linen module."""
+        return Bottleneck(self.spec, self.shape, self.axis_name)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(h, w, C) of one image's latent."""
+        return (*self.spec.latent_size(*self.shape[:2]), self.spec.channels)
+
+    def init(self, key: jax.Array) -> Tree:
+        """A fresh unit: {"params": {"encoder", "decoder", "prior"}, "batch_stats"}."""
+        return self.unit.init(key, jnp.zeros((1, *self.shape)))
+
+    def head(self, backbone: Tree, images: jax.Array) -> jax.Array:
+        """Normalised images float [B, h, w, c] → features float [B, H, W, Cin]."""
+        return self.module.apply(backbone, images, stop=self.cut)
+
+    def tail(self, backbone: Tree, features: jax.Array) -> jax.Array:
+        """Features float [B, H, W, Cin] → logits float [B, K]."""
+        return self.module.apply(backbone, features, start=self.cut)
+
+    def encode(self, unit: Tree, features: jax.Array) -> jax.Array:
+        """Features float [B, H, W, Cin] → latent float [B, h, w, C], not yet rounded."""
+        return self.unit.apply(unit, features, method="encode")
+
+    def decode(self, unit: Tree, latent: jax.Array) -> jax.Array:
+        """Rounded latent float [B, h, w, C] → features float [B, H, W, Cin]."""
+        return self.unit.apply(unit, latent, method="decode")
+
+    def bits(self, unit: Tree, latent: jax.Array) -> jax.Array:
+        """Bits of every element of a noisy or rounded latent, float [B, h, w, C]."""
+        return self.unit.apply(unit, latent, method="bits")
+
+
+def make_split(
+    backbone: models.Backbone, cut: str, spec: BottleneckSpec, axis_name: str | None = None
+) -> Split:
+    """Cuts a backbone.
+
+    Raises:
+      ConfigError: there is no such cut, or the features there are smaller than the unit's kernel.
+    """
+    shapes = cut_shapes(backbone.name, backbone.preprocessing.input_shape)
+    if cut not in shapes:
+        raise ConfigError(f"{backbone.name} has no cut {cut!r}; it has {', '.join(shapes)}")
+    shape = shapes[cut]
+    if min(spec.latent_size(*shape[:2])) < 1:
+        raise ConfigError(f"features of {shape} at {cut} are too small for {spec}")
+    return Split(backbone.module, cut, shape, spec, axis_name)
+
+
+cut_shapes = functools.lru_cache(models.cuts)

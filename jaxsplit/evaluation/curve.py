@@ -1,0 +1,275 @@
+"""Rate–accuracy curves: their points, their file, and the mean distance between two of them.
+
+The file is the `curve.json` that `quickstart`, `train` and `evaluate` write. Its numbers are the
+shortest decimals that read back as the same float64, so equal curves are equal files.
+
+The distances are those of Bjøntegaard, "Calculation of average PSNR differences between RD-curves"
+(VCEG-M33, 2001), over a monotone piecewise cubic (Fritsch and Butland, 1984: PCHIP) in place of
+one cubic through four points: it takes any number of points and never overshoots them.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxsplit.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """What one rate costs and gives, measured over a set of images.
+
+    Args:
+      rate_id: name of the rate in its family.
+      lmbda: weight of a bit in the training loss, >= 0; None where it is not known.
+      bytes_per_image: mean length of real frames that were decoded again before the tail ran.
+      estimated_bits_per_image: mean information of the symbols under the rate's tables.
+      bits_per_pixel: 8 · bytes_per_image per pixel of the image that entered the network.
+      top1: accuracy through those bytes, 0 … 1.
+      n_images: how many images were measured.
+
+    Raises:
+      ConfigError: a number is not finite or out of its range.
+    """
+
+    rate_id: str
+    lmbda: float | None
+    bytes_per_image: float
+    estimated_bits_per_image: float
+    bits_per_pixel: float
+    top1: float
+    n_images: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rate_id, str) or not self.rate_id:
+            raise ConfigError(f"rate_id is {self.rate_id!r}, expected a name")
+        for name in ("bytes_per_image", "estimated_bits_per_image", "bits_per_pixel"):
+            _set_number(self, name)
+        if self.lmbda is not None:
+            _set_number(self, "lmbda")
+        _set_number(self, "top1", highest=1.0)
+        _set_count(self, "n_images")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The rates of a family on one set of images, and the uncut network on the same.
+
+    Args:
+      uncompressed_top1: accuracy of the uncut network, 0 … 1.
+      n_images: how many images it was measured on.
+      points: one for each rate, under different rate ids.
+
+    Raises:
+      ConfigError: a number is out of its range, or two points share a rate id.
+
+    >>> point = RatePoint("r0", 0.01, 52.0, 400.0, 52 * 8 / 784, 0.875, 2000)
+    >>> curve = Curve(0.925, 2000, (point,))
+    >>> curve.rate_quality()
+    [(52.0, 0.875)]
+    """
+
+    uncompressed_top1: float
+    n_images: int
+    points: tuple[RatePoint, ...]
+
+    def __post_init__(self) -> None:
+        _set_number(self, "uncompressed_top1", highest=1.0)
+        _set_count(self, "n_images")
+        object.__setattr__(self, "points", tuple(self.points))
+        names = [point.rate_id for point in self.points]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"two points of a curve have the same rate id: {', '.join(names)}")
+
+    def rate_quality(self) -> list[tuple[float, float]]:
+        """(bytes per image, top-1) of every point, as `bd_rate` and `bd_accuracy` take them."""
+        return [(point.bytes_per_image, point.top1) for point in self.points]
+
+    def to_json(self) -> str:
+        """The text of `curve.json`."""
+        points = [
+            {_json_key(name): value for name, value in asdict(point).items()}
+            for point in self.points
+        ]
+        uncompressed = {"top1": self.uncompressed_top1, "n_images": self.n_images}
+        return json.dumps({"uncompressed": uncompressed, "points": points}, indent=2) + "\n"
+
+    def write(self, path: str | Path) -> None:
+        """Writes `curve.json`; a killed write leaves the file that was there."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(self.to_json(), encoding="utf-8", newline="\n")
+        os.replace(partial, path)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Curve":
+        """Reads what `write` wrote.
+
+        Raises:
+          DataError: the file is missing, not JSON, or not of this schema.
+        """
+        try:
+            content = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is not a rate–accuracy curve: not JSON ({error})") from error
+        try:
+            _check_keys(content, ("uncompressed", "points"), "the file")
+            _check_keys(content["uncompressed"], ("top1", "n_images"), "uncompressed")
+            if not isinstance(content["points"], list):
+                raise ConfigError("points is not a list")
+            names = tuple(RatePoint.__dataclass_fields__)
+            points = []
+            for number, entry in enumerate(content["points"]):
+                _check_keys(entry, tuple(map(_json_key, names)), f"points[{number}]")
+                points.append(RatePoint(**{name: entry[_json_key(name)] for name in names}))
+            uncompressed = content["uncompressed"]
+            return cls(uncompressed["top1"], uncompressed["n_images"], tuple(points))
+        except ConfigError as error:
+            raise DataError(
+                f"{path} is not a rate–accuracy curve: {error}; write one with jaxsplit evaluate"
+            ) from error
+
+
+RateQuality = Iterable[tuple[float, float]]
+
+
+def bd_rate(reference: RateQuality, test: RateQuality) -> float:
+    """Bjøntegaard delta rate: how many bytes `test` needs at equal quality, in percent.
+
+    100 · (exp(mean of ln rate_test(q) - ln rate_reference(q)) - 1) over the qualities q that both
+    curves reach. Points that cost more than another one without being better don't count.
+
+    Args:
+      reference, test: (rate, quality) of each point; any units, the same for both.
+
+    Returns:
+      Percent; negative where `test` needs fewer bytes.
+
+    Raises:
+      ConfigError: a curve has fewer than two points that count, a rate is not positive, a number
+        is not finite, or no quality is reached by both.
+
+    >>> curve = [(50.0, 0.86), (80.0, 0.89), (120.0, 0.91)]
+    >>> round(bd_rate(curve, [(0.9 * rate, quality) for rate, quality in curve]), 6)
+    -10.0
+    """
+    curves = [_front(points)[::-1] for points in (reference, test)]
+    return 100 * math.expm1(_mean_difference(curves, "quality"))
+
+
+def bd_accuracy(reference: RateQuality, test: RateQuality) -> float:
+    """Bjøntegaard delta accuracy: how many points `test` gains at equal rate.
+
+    100 · mean of top1_test(ln rate) - top1_reference(ln rate) over the rates that both curves
+    have, rates weighted by their logarithm.
+
+    Args:
+      reference, test: (rate, top-1 as 0 … 1) of each point.
+
+    Returns:
+      Points of top-1; positive where `test` is better.
+
+    Raises:
+      ConfigError: as for `bd_rate`, with no common rate.
+
+    >>> curve = [(50.0, 0.86), (80.0, 0.89), (120.0, 0.91)]
+    >>> round(bd_accuracy(curve, [(rate, quality + 0.02) for rate, quality in curve]), 6)
+    2.0
+    """
+    curves = [_front(points) for points in (reference, test)]
+    return 100 * _mean_difference(curves, "rate")
+
+
+def _front(points: RateQuality) -> np.ndarray:
+    """The Pareto front, [2, n]: ln rate and quality, both strictly rising."""
+    given = [(float(rate), float(quality)) for rate, quality in points]
+    if not all(math.isfinite(r) and math.isfinite(q) and r > 0 for r, q in given):
+        raise ConfigError(f"expected finite qualities at positive finite rates, got {given}")
+    # Compared after the logarithm, which merges the closest rates; of equal ones the best first.
+    logs = sorted(((math.log(r), q) for r, q in given), key=lambda point: (point[0], -point[1]))
+    front: list[tuple[float, float]] = []
+    for point in logs:
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    if len(front) < 2:
+        raise ConfigError(
+            f"expected at least two points, each better than all cheaper ones; got {given}"
+        )
+    return np.array(front).T
+
+
+def _mean_difference(curves: list[np.ndarray], axis: str) -> float:
+    """Mean of y_test(x) - y_reference(x) over the common x; each curve is [2, n], x then y."""
+    low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    if not low < high:
+        unit = np.exp if axis == "rate" else np.asarray
+        spans = [f"{unit(x[0]):.4g} … {unit(x[-1]):.4g}" for x, _ in curves]
+        raise ConfigError(
+            f"the curves share no range of {axis}: {' and '.join(spans)}; measure more points"
+        )
+    knots = np.unique(np.concatenate([[low, high], *(x for x, _ in curves)]))
+    knots = knots[(knots >= low) & (knots <= high)]
+    # Simpson's rule is exact for the cubic between two knots.
+    left, right = knots[:-1], knots[1:]
+    means = []
+    for x, y in curves:
+        at = _pchip(x, y)
+        means.append(((right - left) * (at(left) + 4 * at((left + right) / 2) + at(right))).sum())
+    return float((means[1] - means[0]) / 6 / (high - low))
+
+
+def _pchip(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The monotone cubic Hermite interpolant of strictly rising y over strictly rising x."""
+    steps, secants = np.diff(x), np.diff(y) / np.diff(x)
+    if len(x) == 2:
+        slopes = np.repeat(secants, 2)
+    else:
+        before, after = 2 * steps[1:] + steps[:-1], steps[1:] + 2 * steps[:-1]
+        inner = (before + after) / (before / secants[:-1] + after / secants[1:])
+        ends = [_end_slope(*steps[:2], *secants[:2]), _end_slope(*steps[:-3:-1], *secants[:-3:-1])]
+        slopes = np.concatenate([ends[:1], inner, ends[1:]])
+
+    def evaluate(at: np.ndarray) -> np.ndarray:
+        k = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(steps) - 1)
+        t = (at - x[k]) / steps[k]
+        bend = (slopes[k] - secants[k]) * (1 - t) - (slopes[k + 1] - secants[k]) * t
+        return y[k] * (1 - t) + y[k + 1] * t + steps[k] * t * (1 - t) * bend
+
+    return evaluate
+
+
+def _end_slope(step: float, next_step: float, secant: float, next_secant: float) -> float:
+    """Three-point slope at an end; where that falls, 0, which keeps the cubic monotone."""
+    return max(0.0, ((2 * step + next_step) * secant - step * next_secant) / (step + next_step))
+
+
+def _json_key(name: str) -> str:
+    return "lambda" if name == "lmbda" else name
+
+
+def _check_keys(value: object, expected: tuple[str, ...], where: str) -> None:
+    if not isinstance(value, dict) or set(value) != set(expected):
+        got = f"the keys {sorted(value)}" if isinstance(value, dict) else type(value).__name__
+        raise ConfigError(f"{where} has {got}, expected {sorted(expected)}")
+
+
+def _set_number(instance: object, name: str, highest: float = math.inf) -> None:
+    value = getattr(instance, name)
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not 0 <= value <= highest:
+        raise ConfigError(f"{name} is {value!r}, expected a number from 0 to {highest:g}")
+    object.__setattr__(instance, name, float(value))
+
+
+def _set_count(instance: object, name: str) -> None:
+    value = getattr(instance, name)
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
+    object.__setattr__(instance, name, int(value))

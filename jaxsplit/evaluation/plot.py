@@ -1,0 +1,214 @@
+"""The picture of a rate–accuracy curve, as a PNG file. matplotlib is imported when it is drawn."""
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxsplit.errors import ConfigError
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.image_codecs import CodecPoint
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
+_BELOW = 12.0  # points of top-1 shown below the lowest rate
+_NEAR = 2.0  # the raw image is shown up to so many times the largest size
+_RATES, _GREY = "#0b5fa5", "#444444"
+_CODECS = {"JPEG": ("#c8501e", "s"), "WebP": ("#2e8b57", "^")}
+
+
+def plot_curve(
+    path: str | Path,
+    curve: Curve,
+    jpeg: Iterable[CodecPoint] | None = None,
+    webp: Iterable[CodecPoint] | None = None,
+    title: str | None = None,
+    raw_bytes: int | None = None,
+) -> None:
+    """Draws top-1 over bytes per image, 1200 × 800 pixels; the same input gives the same file.
+
+    The rates are a line of dots with their names. An image codec is drawn twice, as whole files
+    and, dashed, without the header that every file repeats. What falls far below the lowest rate
+    is left out, so that the lowest qualities don't squash the rest.
+
+    Args:
+      path: PNG file to write; replaced atomically.
+      curve: at least one point, all of them above 0 bytes.
+      jpeg, webp: `image_codecs.sweep` over the same images.
+      title: above the picture; None: what it shows and on how many images.
+      raw_bytes: bytes of an uncompressed image, h · w · c: a vertical line, where it is
+        less than twice the largest size in the picture.
+
+    Raises:
+      ConfigError: there is no point to draw, or one of 0 bytes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not curve.points or min(point.bytes_per_image for point in curve.points) <= 0:
+        raise ConfigError(
+            f"cannot plot a curve of {len(curve.points)} rates on a logarithmic axis: expected at "
+            "least one, all above 0 bytes per image"
+        )
+    figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    codecs = {
+        name: sorted(points, key=lambda point: point.bytes_per_image)
+        for name, points in {"JPEG": jpeg, "WebP": webp}.items()
+        if points is not None
+    }
+    bottom = _scale_accuracy(axes, curve, codecs)
+    sizes = [point.bytes_per_image for point in curve.points]
+    for points in codecs.values():
+        for point in points:
+            if 100 * point.top1 >= bottom:
+                sizes += [point.bytes_per_image, point.payload_bytes_per_image]
+    if raw_bytes is not None and raw_bytes < _NEAR * max(sizes):
+        sizes.append(raw_bytes)
+        _draw_raw(axes, raw_bytes)
+    _scale_bytes(axes, min(sizes), max(sizes))
+    # In this order each column of the legend holds what belongs together.
+    _draw_rates(axes, curve)
+    _draw_uncut(axes, 100 * curve.uncompressed_top1)
+    for name, points in codecs.items():
+        _draw_codec(axes, name, points)
+    axes.set_xlabel("bytes per image (mean, logarithmic)", fontsize=12)
+    axes.set_ylabel("top-1 accuracy (%)", fontsize=12)
+    title = title or f"Accuracy through real bytes, {curve.n_images} images"
+    # A dollar sign in a name is no formula.
+    axes.set_title(title, fontsize=14, pad=12, parse_math=False)
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=11, frameon=False)
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    # Without its version matplotlib writes the same bytes for the same pixels.
+    figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})
+    os.replace(partial, path)
+
+
+def _draw_rates(axes: "Axes", curve: Curve) -> None:
+    from matplotlib.patheffects import withStroke
+
+    points = sorted(curve.points, key=lambda point: point.bytes_per_image)
+    axes.plot(
+        [point.bytes_per_image for point in points],
+        [100 * point.top1 for point in points],
+        color=_RATES,
+        marker="o",
+        markersize=9,
+        linewidth=2.6,
+        zorder=5,
+        label="cut at the bottleneck, whole frames",
+    )
+    low, high = (math.log(limit) for limit in axes.get_xlim())
+    bottom, top = axes.get_ylim()
+    for point in points:
+        size, top1 = point.bytes_per_image, 100 * point.top1
+        # Above and to the left, better and cheaper than the rate, the other lines rarely are; but
+        # a name must not leave the axes nor lie on the line of the uncut network.
+        place, width = (math.log(size) - low) / (high - low), 0.01 * len(point.rate_id) + 0.01
+        on_line = 0 <= 100 * curve.uncompressed_top1 - top1 < 0.05 * (top - bottom)
+        below = place < width or (on_line and place + width < 1)
+        axes.annotate(
+            point.rate_id,
+            (size, top1),
+            xytext=(8, -8) if below else (-8, 7),
+            textcoords="offset points",
+            ha="left" if below else "right",
+            va="top" if below else "baseline",
+            color=_RATES,
+            fontsize=12,
+            fontweight="bold",
+            parse_math=False,
+            zorder=6,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
+
+
+def _draw_codec(axes: "Axes", name: str, points: Sequence[CodecPoint]) -> None:
+    colour, marker = _CODECS[name]
+    tops = [100 * point.top1 for point in points]
+    axes.plot(
+        [point.bytes_per_image for point in points],
+        tops,
+        color=colour,
+        marker=marker,
+        markersize=6,
+        linewidth=1.8,
+        label=f"{name} to the uncut network, whole files",
+    )
+    axes.plot(
+        [point.payload_bytes_per_image for point in points],
+        tops,
+        color=colour,
+        marker=marker,
+        markersize=4,
+        linewidth=1.2,
+        linestyle="--",
+        alpha=0.5,
+        label=f"{name} without its header",
+    )
+
+
+def _draw_uncut(axes: "Axes", uncut: float) -> None:
+    axes.axhline(uncut, color=_GREY, linewidth=1.4, zorder=1, label="uncut network")
+    axes.annotate(
+        f"uncut network, {uncut:.2f} %",
+        (0.008, uncut),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 5),
+        textcoords="offset points",
+        color=_GREY,
+        fontsize=11,
+    )
+
+
+def _draw_raw(axes: "Axes", raw_bytes: int) -> None:
+    axes.axvline(raw_bytes, color=_GREY, linewidth=1.4, linestyle=":", zorder=1)
+    axes.annotate(
+        f"raw image, {raw_bytes:,} bytes",
+        (raw_bytes, 0.02),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4, 0),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        color=_GREY,
+        fontsize=11,
+    )
+
+
+def _scale_accuracy(
+    axes: "Axes", curve: Curve, codecs: Mapping[str, Sequence[CodecPoint]]
+) -> float:
+    """The axis around the rates and the codecs' points near them; returns its lower end."""
+    from matplotlib.ticker import MaxNLocator
+
+    tops = [100 * top1 for top1 in (curve.uncompressed_top1, *(p.top1 for p in curve.points))]
+    others = [100 * point.top1 for points in codecs.values() for point in points]
+    top = max(tops + others)
+    bottom = max(min(tops) - _BELOW, min(tops + others) - 0.1 * (top - min(tops + others)) - 0.5)
+    axes.set_ylim(bottom, top + 0.09 * (top - bottom))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 5, 10]))
+    return bottom
+
+
+def _scale_bytes(axes: "Axes", smallest: float, largest: float) -> None:
+    """A logarithmic axis around the sizes, with plain numbers for ticks."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_xscale("log")
+    margin = max(1.25, (largest / smallest) ** 0.07)
+    low, high = smallest / margin, largest * margin
+    axes.set_xlim(low, high)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low > 100 else (1, 1.5, 2, 3, 4, 5, 7)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,87 @@
+"""The table says what the numbers say, fits a terminal and a pipe, and reads markup as text."""
+
+import re
+
+import pytest
+
+from jaxsplit.evaluation.curve import Curve, RatePoint
+from jaxsplit.evaluation.image_codecs import CodecPoint
+from jaxsplit.evaluation.report import WIDTH, render
+
+
+def _point(rate_id="r0", top1=0.875, **changes):
+    values = {
+        "lmbda": 1e-3,
+        "bytes_per_image": 52.04,
+        "estimated_bits_per_image": 401.26,
+        "bits_per_pixel": 0.531,
+        "n_images": 2000,
+    }
+    return RatePoint(rate_id=rate_id, top1=top1, **(values | changes))
+
+
+JPEG = [CodecPoint("jpeg", 5, 217.3, 173.5, 0.88), CodecPoint("jpeg", 20, 290.8, 180.7, 0.91)]
+WEBP = [CodecPoint("webp", 0, 97.3, 30.0, 0.86), CodecPoint("webp", 9, 150.3, 30.5, 0.93)]
+
+
+def _rows(text):
+    """Cells of the rows below the header, by their first cell."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+def test_every_figure_is_in_its_row():
+    curve = Curve(0.925, 2000, (_point(), _point("r1", 0.905, bytes_per_image=1234.56)))
+    rows = _rows(render(curve, JPEG, WEBP, raw_bytes=784))
+    figures = ["0.001", "52.0", "401.3", "0.531", "87.50", "5.00", "217.3 (173.5)", "150.3 (30.5)"]
+    assert rows["r0"] == figures
+    assert rows["r1"][1] == "1235"
+    assert rows["r1"][-3:] == ["2.00", "290.8 (180.7)", "150.3 (30.5)"]
+    assert rows["uncut"] == ["", "784 raw", "", "", "92.50", "0.00", "n/a", "150.3 (30.5)"]
+
+
+def test_a_rate_above_the_uncut_network_has_a_negative_drop_and_none_is_minus_zero():
+    curve = Curve(0.9, 2000, (_point(top1=0.9), _point("r1", 0.9025), _point("r2", 0.90000001)))
+    rows = _rows(render(curve))
+    assert [rows[name][5] for name in ("r0", "r1", "r2")] == ["0.00", "-0.25", "0.00"]
+
+
+def test_columns_without_a_sweep_are_left_out_and_an_empty_sweep_reaches_nothing():
+    curve = Curve(0.925, 2000, (_point(),))
+    assert "JPEG" not in render(curve)
+    assert "WebP bytes" not in render(curve, JPEG)
+    assert _rows(render(curve, []))["r0"][-1] == "n/a"
+
+
+def test_unknown_lambda_is_said():
+    assert _rows(render(Curve(0.925, 2000, (_point(lmbda=None),))))["r0"][0] == "n/a"
+
+
+@pytest.mark.parametrize("rate_id", ["r0", "[bold]r0[/]", "[/]", "a_rather_long_name_of_a_rate"])
+def test_text_is_ascii_within_its_width_whatever_the_name(rate_id):
+    big = _point(
+        rate_id, bytes_per_image=31250.4, estimated_bits_per_image=250003.2, lmbda=1.234e-05
+    )
+    sizes = [CodecPoint("jpeg", 50, 31250.5, 620.5, 0.99)]
+    text = render(Curve(0.925, 2000, (big,)), sizes, sizes, raw_bytes=150528)
+    assert text.isascii()
+    assert max(len(line) for line in text.splitlines()) <= WIDTH
+    assert text == "\n".join(line.rstrip() for line in text.splitlines())
+    first = "".join(re.findall(r"^\|([^|]*)\|", text, re.M)).replace(" ", "")
+    assert first == f"rate{rate_id}uncut"
+    assert "150528 raw" in text
+    assert "31250 (620.5)" in text
+
+
+def test_the_environment_does_not_change_the_text(monkeypatch):
+    curve = Curve(0.925, 2000, (_point(),))
+    expected = render(curve, JPEG, WEBP)
+    for name, value in {"COLUMNS": "40", "FORCE_COLOR": "1", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+        assert render(curve, JPEG, WEBP) == expected
+
+
+def test_title_says_how_many_images():
+    assert "2000 images" in render(Curve(0.925, 2000, (_point(),)))
+    assert "500 to 2000 images" in render(Curve(0.925, 2000, (_point(n_images=500),)))

@@ -13,6 +13,11 @@ from jaxsplit import ops
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
 
+#: Spread of a fresh unit's latents, and of the prior over them, in quantisation steps.
+INITIAL_LATENT_STD = 3.0
+INITIAL_PRIOR_SCALE = 2.0
+
+_EPSILON = 1e-5  # of every batch normalisation
 _ACTIVATIONS = {"relu": nn.relu, "none": lambda x: x}
 
 
@@ -60,7 +65,9 @@ class BottleneckSpec:
                     f"{name} is {getattr(self, name)!r}; expected one of {sorted(_ACTIVATIONS)}"
                 )
         if min(self.channels, self.stride, self.kernel, self.multiplier) < 1 or self.step <= 0:
-            raise ConfigError(f"channels, stride, kernel, multiplier, step must be positive: {self}")
+            raise ConfigError(
+                f"channels, stride, kernel, multiplier, step must be positive: {self}"
+            )
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) of the latent for features of height × width."""
@@ -98,8 +105,8 @@ class Encoder(nn.Module):
         x = ops.depthwise_conv(x, kernel, spec.stride, spec.padding)
         x = _ACTIVATIONS[spec.activation](_norm(self, "depthwise_norm", x, train))
         x = nn.Dense(spec.channels, use_bias=False, name="pointwise")(x)
-        x = _ACTIVATIONS[spec.latent_activation](_norm(self, "pointwise_norm", x, train))
-        return x / spec.step
+        x = _norm(self, "pointwise_norm", x, train, scale=INITIAL_LATENT_STD * spec.step)
+        return _ACTIVATIONS[spec.latent_activation](x) / spec.step
 
 
 class Decoder(nn.Module):
@@ -140,7 +147,7 @@ class Bottleneck(nn.Module):
     def setup(self) -> None:
         self.encoder = Encoder(self.spec, self.axis_name)
         self.decoder = Decoder(self.spec, self.shape, self.axis_name)
-        self.prior = FactorizedPrior(self.spec.channels)
+        self.prior = FactorizedPrior(self.spec.channels, init_scale=INITIAL_PRIOR_SCALE)
 
     def __call__(self, features: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Touches every parameter once, for `init`: (reconstruction, bits) without quantisation."""
@@ -193,9 +200,6 @@ def fold_batch_norm(spec: BottleneckSpec, variables: dict[str, Any]) -> tuple[Bo
     return dataclasses.replace(spec, batch_norm=False), {"params": params}
 
 
-_EPSILON = 1e-5
-
-
 class _Bias(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -203,14 +207,17 @@ class _Bias(nn.Module):
         return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def _norm(module: Encoder | Decoder, name: str, x: jax.Array, train: bool) -> jax.Array:
-    """Batch normalisation, or the bias that it folds into."""
+def _norm(
+    module: Encoder | Decoder, name: str, x: jax.Array, train: bool, scale: float = 1.0
+) -> jax.Array:
+    """Batch normalisation that starts with `scale`, or the bias that it folds into."""
     if not module.spec.batch_norm:
         return _Bias(name=name)(x)
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=_EPSILON,
+        scale_init=nn.initializers.constant(scale),
         axis_name=module.axis_name,
         name=name,
     )(x)

@@ -100,9 +100,7 @@ def _lower_bound_bwd(residuals, g):
 lower_bound.defvjp(_lower_bound_fwd, _lower_bound_bwd)
 
 
-def depthwise_conv(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0
-) -> jax.Array:
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
     """Depthwise convolution as a sum of shifted multiply-adds.
 
     On CPUs this form and its gradients run many times faster than a grouped convolution, with

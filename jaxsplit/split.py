@@ -39,7 +39,7 @@ class Split:
     axis_name: str | None = None
 
     @property
-    def unit(self) -> Bottleneck:
+    def unit(self) -> Any:
         """The unit's Linen module."""
         return Bottleneck(self.spec, self.shape, self.axis_name)
 

@@ -7,15 +7,26 @@ import jax.numpy as jnp
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.models import resnet
-from jaxsplit.models.backbone import Backbone, fingerprint, load_backbone, save_backbone
+from jaxsplit.models.backbone import (
+    Backbone,
+    embedded_weights,
+    fingerprint,
+    load_backbone,
+    open_backbone,
+    save_backbone,
+)
+from jaxsplit.models.inference import predict
 
 __all__ = [
     "Backbone",
     "create",
     "cuts",
+    "embedded_weights",
     "fingerprint",
     "load_backbone",
     "names",
+    "open_backbone",
+    "predict",
     "save_backbone",
 ]
 

@@ -18,6 +18,8 @@ from flax import traverse_util
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import WeightsError
 
+#: Where the weights are that come with the package.
+ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
 _CARD = "card.json"
 
 
@@ -33,6 +35,7 @@ class Backbone:
       class_names: in the order of the logits.
       fingerprint: sha256 of the canonical float32 parameters.
       card: where the weights come from (command, seed, data, accuracy).
+      weights: name under which `open_backbone` finds them in the package; None for other files.
     """
 
     name: str
@@ -42,6 +45,33 @@ class Backbone:
     class_names: tuple[str, ...]
     fingerprint: str
     card: dict[str, Any]
+    weights: str | None = None
+
+
+def embedded_weights() -> tuple[str, ...]:
+    """Names of the weights that come with the package."""
+    return tuple(sorted(path.stem for path in ASSETS.glob("*.npz")))
+
+
+def open_backbone(weights: str | os.PathLike[str]) -> Backbone:
+    """The backbone of a file, or of weights that come with the package, by their name.
+
+    Raises:
+      WeightsError: there is neither, or the file is damaged.
+
+    >>> open_backbone("fashion_mnist_resnet8").name
+    'resnet8_small'
+    """
+    path = Path(weights)
+    if path.suffix == ".npz" or path.exists():
+        return load_backbone(path)
+    if str(weights) not in embedded_weights():
+        raise WeightsError(
+            f"no weights called {str(weights)!r}: give a .npz file or one of "
+            f"{', '.join(embedded_weights())}"
+        )
+    backbone = load_backbone(ASSETS / f"{weights}.npz")
+    return dataclasses.replace(backbone, weights=str(weights))
 
 
 def fingerprint(variables: dict[str, Any]) -> str:
@@ -125,7 +155,9 @@ def load_backbone(path: str | os.PathLike[str]) -> Backbone:
     variables = traverse_util.unflatten_dict(flat, sep="/")
     module = models.create(name, len(class_names))
     expected = jax.eval_shape(
-        lambda: module.init(jax.random.key(0), np.zeros((1, *preprocessing.input_shape), np.float32))
+        lambda: module.init(
+            jax.random.key(0), np.zeros((1, *preprocessing.input_shape), np.float32)
+        )
     )
     expected = traverse_util.flatten_dict(expected, sep="/")
     wrong = [k for k in expected.keys() | flat.keys() if _shape(expected, k) != _shape(flat, k)]
@@ -135,9 +167,8 @@ def load_backbone(path: str | os.PathLike[str]) -> Backbone:
             f"{path} does not fit {name}: {key} is {_shape(flat, key)}, "
             f"expected {_shape(expected, key)}"
         )
-    return Backbone(
-        name, module, variables, preprocessing, class_names, fingerprint(variables), card
-    )
+    digest = fingerprint(variables)
+    return Backbone(name, module, variables, preprocessing, class_names, digest, card)
 
 
 def _shape(tree: dict[str, Any], key: str) -> tuple[int, ...] | None:

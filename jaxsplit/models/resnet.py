@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -34,8 +35,7 @@ class ResNetSize:
 
 
 SIZES = {
-    f"resnet{6 * n + 2}_small": ResNetSize(blocks=(n, n, n), widths=(16, 32, 64))
-    for n in (1, 3, 9)
+    f"resnet{6 * n + 2}_small": ResNetSize(blocks=(n, n, n), widths=(16, 32, 64)) for n in (1, 3, 9)
 }
 
 
@@ -103,10 +103,10 @@ class SmallResNet(nn.Module):
         """The names at which the network can be cut, from the image to the logits."""
         return tuple(self._chain())
 
-    def _chain(self) -> dict[str, functools.partial[nn.Module]]:
+    def _chain(self) -> dict[str, functools.partial[Any]]:
         """Endpoint → constructor of the module that ends there, in order."""
         axis = self.axis_name
-        chain: dict[str, functools.partial[nn.Module]] = {
+        chain: dict[str, functools.partial[Any]] = {
             "stem": functools.partial(Stem, self.size.widths[0], axis)
         }
         for i, (count, width) in enumerate(zip(self.size.blocks, self.size.widths, strict=True)):

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from jaxsplit import data, models
+from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.train import loop, parallel
 from jaxsplit.train.state import TrainState
 
@@ -40,8 +41,8 @@ class BackboneConfig:
 
     model: str
     data: str
-    preprocessing: data.Preprocessing
-    augmentation: data.Augmentation | None = None
+    preprocessing: Preprocessing
+    augmentation: Augmentation | None = None
     epochs: int = 16
     batch_size: int = 128
     seed: int = 0
@@ -84,9 +85,7 @@ def train_backbone(
     steps = config.epochs * steps_per_epoch
     module = models.create(config.model, num_classes, parallel.AXIS)
     warmup = max(1, round(config.warmup * steps))
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, warmup, steps
-    )
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, steps)
     optimizer = optax.chain(
         optax.add_decayed_weights(
             config.weight_decay, mask=functools.partial(jax.tree.map, lambda p: p.ndim > 1)
@@ -148,25 +147,11 @@ def train_backbone(
         save_every=steps_per_epoch,
     )
     test = data.open_source(config.data, split=config.test_split, limit=config.limit)
-    predict = predictor(config.model, num_classes, config.preprocessing)
-    images, labels = data.load_arrays(test, config.preprocessing)
     # Weights are stored in half precision: what is measured is what is shipped.
     stored = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), state.variables)
-    logits = np.concatenate(
-        [predict(stored, images[i : i + 500]) for i in range(0, len(images), 500)]
+    images, labels = data.load_arrays(test, config.preprocessing)
+    logits = models.predict(
+        models.create(config.model, num_classes), stored, config.preprocessing, images
     )
     top1 = float(np.mean(logits.argmax(-1) == labels))
     return stored, {"top1": top1, "test_images": len(labels), "steps": steps}
-
-
-def predictor(
-    model: str, num_classes: int, preprocessing: data.Preprocessing
-) -> Callable[[Any, np.ndarray], jax.Array]:
-    """Jitted (variables, uint8 images [B, h, w, c]) → logits [B, classes] of the uncut network."""
-    module = models.create(model, num_classes)
-
-    @jax.jit
-    def predict(variables: Any, images: jax.Array) -> jax.Array:
-        return module.apply(variables, preprocessing.normalise(images))
-
-    return predict

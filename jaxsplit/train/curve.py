@@ -1,141 +1,165 @@
-"""A whole rate–accuracy curve in one pass: every rate's unit learns at once behind one head."""
+"""Training a whole rate–accuracy curve in one pass: what `configs/*.py` describe."""
 
 from __future__ import annotations
 
 import dataclasses
-import zlib
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxsplit import losses, ops
+from jaxsplit import data, entropy, models
+from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.errors import ConfigError
-from jaxsplit.split import Split
-from jaxsplit.train import parallel
+from jaxsplit.family import FamilyRate, RateFamily
+from jaxsplit.split import make_split
+from jaxsplit.train import features, loop, parallel
 from jaxsplit.train.state import TrainState
+from jaxsplit.train.step import Phase, Rate, init_state, make_step, rate_constants
 
 
 @dataclasses.dataclass(frozen=True)
-class Rate:
-    """One rate of a curve: its name and its lambda (distortion per bit)."""
-
-    rate_id: str
-    lmbda: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """A stretch of the training with one distortion.
+class CurveConfig:
+    """A training of all rates of one cut.
 
     Attributes:
-      steps: its length.
-      distortion: what is weighed against the bits.
-      quantization: what the decoder sees: "noise", or "round" with straight-through gradients.
-        The bits are always those of the noisy latent.
+      backbone: name of embedded weights, or a file of `save_backbone`.
+      cut: endpoint of the backbone.
+      spec: form of every rate's unit.
+      rates: names and lambdas.
+      phases: one after the other, over one learning-rate schedule.
+      data, train_split, test_split, limit: the images; labels only serve metrics unless a
+        phase's distortion has a weight for them.
+      flip: also train on mirrored images.
+      batch_size, seed: examples of a step (each seen by every rate), and every random choice.
+      learning_rate: peak of Adam's, after `warmup` steps; a cosine decay follows.
+      prior_rate: factor on the prior's learning rate, which bears more than the convolutions'.
+      max_norm: bound on the norm of each rate's gradient.
+      feature_dtype: of the cached features.
     """
 
-    steps: int
-    distortion: losses.Distortion
-    quantization: str = "noise"
+    backbone: str
+    cut: str
+    spec: BottleneckSpec
+    rates: tuple[Rate, ...]
+    phases: tuple[Phase, ...]
+    data: str = "embedded"
+    train_split: str = "train"
+    test_split: str = "test"
+    limit: int | None = None
+    flip: bool = False
+    batch_size: int = 64
+    seed: int = 0
+    learning_rate: float = 5e-3
+    warmup: int = 20
+    prior_rate: float = 3.0
+    max_norm: float = 1.0
+    feature_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.quantization not in ("noise", "round"):
-            raise ConfigError(f"quantization is {self.quantization!r}; expected noise or round")
+        if not self.rates or not self.phases:
+            raise ConfigError("a curve needs at least one rate and one phase")
+
+    @property
+    def steps(self) -> int:
+        """Length of the whole training."""
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def key(self) -> str:
+        """Short name of exactly this training, for the folder of its checkpoints."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def rate_constants(rates: tuple[Rate, ...], seed: int) -> dict[str, jax.Array]:
-    """Per rate: lambda, and a noise key that depends on the rate's name and not on its place."""
-    base = jax.random.key(seed)
-    keys = [jax.random.fold_in(base, zlib.crc32(rate.rate_id.encode())) for rate in rates]
-    return {
-        "lmbda": jnp.asarray([rate.lmbda for rate in rates], jnp.float32),
-        "key": jnp.stack(keys),
-    }
+def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
+    """Adam with clipping, warm-up and cosine decay; the prior learns `prior_rate` times as fast."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0,
+        config.learning_rate,
+        min(config.warmup, max(1, config.steps // 2)),
+        max(config.steps, 2),
+        0.01 * config.learning_rate,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_norm),
+        optax.adam(schedule),
+        optax.masked(
+            optax.scale(config.prior_rate), lambda tree: {name: name == "prior" for name in tree}
+        ),
+    )
 
 
-def init_state(
-    split: Split, rates: tuple[Rate, ...], optimizer: optax.GradientTransformation, seed: int
-) -> TrainState:
-    """The state of all rates: every leaf but `step` has a leading axis R.
-
-    All rates start from the same unit, so that a rate trained alone starts where it would in
-    company.
-    """
-    variables = jax.jit(dataclasses.replace(split, axis_name=None).init)(jax.random.key(seed))
-    one = TrainState.create(variables, optimizer)
-    stacked = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), one)
-    return stacked.replace(step=one.step)
-
-
-def make_step(
-    split: Split, phase: Phase, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """The training step of all rates, to be mapped over `parallel.AXIS`.
+def train_curve(
+    config: CurveConfig,
+    backbone: models.Backbone,
+    workdir: Path | None = None,
+    progress: loop.Progress | None = None,
+) -> RateFamily:
+    """Trains every rate at once, behind one frozen head, and freezes their tables.
 
     Args:
-      split: the cut, with `axis_name=parallel.AXIS`.
-      phase: distortion and quantisation.
-      optimizer: applied to each rate by itself.
-
-    Returns:
-      step(state, batch, constants) → (state, metrics). batch: features [B, H, W, Cin], teacher
-      [B, K], label [B], index [B]; constants: backbone (variables), lmbda [R], key [R], scale.
-      Metrics are means over the batch, [R]: loss, bits, distortion, top1 (against the labels).
+      config: the training.
+      backbone: frozen; it is an argument of every step and part of no state.
+      workdir: folder for checkpoints and cached features, resumed from where it holds some of
+        the same config; None keeps everything in memory.
+      progress: told of the metrics of all rates as the training goes.
     """
+    split = make_split(backbone, config.cut, config.spec, parallel.AXIS)
+    source = data.open_source(config.data, split=config.train_split, limit=config.limit)
+    cache = features.compute(
+        split,
+        backbone,
+        source,
+        flip=config.flip,
+        dtype=config.feature_dtype,
+        directory=workdir / "features" if workdir else None,
+    )
+    optimizer = make_optimizer(config)
+    state = init_state(split, config.rates, optimizer, config.seed)
+    constants = {
+        "backbone": jax.tree.map(jnp.asarray, backbone.variables),
+        "scale": jnp.asarray(cache.scale, jnp.float32),
+        **rate_constants(config.rates, config.seed),
+    }
 
-    def loss(
-        params: Any, batch_stats: Any, lmbda: jax.Array, key: jax.Array, batch: Any, constants: Any
-    ) -> tuple[jax.Array, Any]:
-        unit = {"params": params, "batch_stats": batch_stats}
-        features = batch["features"].astype(jnp.float32)
-        latent, encoder = split.unit.apply(
-            unit, features, True, method="encode", mutable=["batch_stats"]
-        )
-        # The key knows the example, not the device: n devices draw the noise of one.
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
-        noisy = jax.vmap(ops.add_uniform_noise)(latent, keys)
-        bits = losses.rate(split.bits(unit, noisy))
-        quantized = noisy if phase.quantization == "noise" else ops.round_straight_through(latent)
-        reconstruction, decoder = split.unit.apply(
-            unit, quantized, True, method="decode", mutable=["batch_stats"]
-        )
-        logits = None
-        if phase.distortion.needs_tail:
-            logits = split.tail(constants["backbone"], reconstruction)
-        distortion = phase.distortion(
-            reconstruction=reconstruction,
-            features=features,
-            logits=logits,
-            teacher=batch["teacher"],
-            labels=batch["label"],
-            scale=constants["scale"],
-        )
-        value = jnp.mean(distortion + lmbda * bits)
-        stats = {
-            "encoder": encoder["batch_stats"]["encoder"],
-            "decoder": decoder["batch_stats"]["decoder"],
-        }
-        metrics = {"loss": value, "bits": bits.mean(), "distortion": distortion.mean()}
-        if logits is not None:
-            metrics["top1"] = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
-        return value, (stats if split.spec.batch_norm else batch_stats, metrics)
+    def batches(start: int) -> Iterator[Any]:
+        return cache.batches(config.batch_size, config.seed, start)
 
-    def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, Any]:
-        def one_rate(params: Any, stats: Any, lmbda: jax.Array, key: jax.Array) -> Any:
-            key = jax.random.fold_in(key, state.step)
-            return jax.value_and_grad(loss, has_aux=True)(
-                params, stats, lmbda, key, batch, constants
-            )
-
-        (_, (batch_stats, metrics)), grads = jax.vmap(one_rate)(
-            state.params, state.batch_stats, constants["lmbda"], constants["key"]
+    end = 0
+    for phase in config.phases:
+        end += phase.steps
+        state = loop.fit(
+            state,
+            make_step(split, phase, optimizer),
+            batches,
+            end,
+            batch_size=config.batch_size,
+            constants=constants,
+            progress=progress,
+            directory=workdir / f"checkpoints-{config.key}" if workdir else None,
         )
-        grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
-        updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    return freeze(config, backbone, state)
 
-    return step
+
+def freeze(config: CurveConfig, backbone: models.Backbone, state: TrainState) -> RateFamily:
+    """The family of a trained state: one tree and one set of integer tables per rate."""
+    rates = []
+    for i, rate in enumerate(config.rates):
+        variables = jax.tree.map(lambda x, i=i: np.asarray(x[i]), state.variables)
+        tables = entropy.build_tables(variables["params"]["prior"])
+        rates.append(FamilyRate(rate.rate_id, rate.lmbda, config.spec, variables, tables))
+    return RateFamily(
+        backbone=backbone.name,
+        backbone_fingerprint=backbone.fingerprint,
+        weights=backbone.weights,
+        preprocessing=backbone.preprocessing,
+        cut=config.cut,
+        rates=tuple(rates),
+    )

@@ -101,9 +101,7 @@ def compute(
     return FeatureCache(features, teacher, labels, float(np.square(sample).mean()))
 
 
-def _fill(
-    features: np.ndarray, split: Split, backbone: Backbone, images: np.ndarray
-) -> np.ndarray:
+def _fill(features: np.ndarray, split: Split, backbone: Backbone, images: np.ndarray) -> np.ndarray:
     @jax.jit
     def head_and_teacher(variables: Any, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = split.head(variables, backbone.preprocessing.normalise(batch))
@@ -130,9 +128,7 @@ def _key(split: Split, backbone: Backbone, source: data.Source, flip: bool, dtyp
         "source": source.fingerprint,
         "flip": flip,
         "dtype": dtype,
-        "precision": str(jax.config.jax_default_matmul_precision),
+        "precision": str(jax.config.read("jax_default_matmul_precision")),
         "platform": jax.default_backend(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-

@@ -1,0 +1,31 @@
+"""Curve of ResNet-8 for small images on Fashion-MNIST, cut after its first stage.
+
+    jaxsplit train --config configs/fashion_mnist.py --workdir runs/fashion_mnist
+
+The argument is `full`, `quickstart` (what `jaxsplit quickstart` trains) or `smoke`.
+"""
+
+import ml_collections
+
+
+def get_config(arg: str = "full") -> ml_collections.ConfigDict:
+    """The training of five rates at one cut."""
+    steps = {"full": (500, 8000), "quickstart": (100, 700), "smoke": (10, 20)}[arg]
+    config = ml_collections.ConfigDict()
+    config.kind = "curve"
+    config.backbone = "fashion_mnist_resnet8"
+    config.cut = "stage1.block1"
+    config.spec = {"channels": 12, "stride": 4, "kernel": 4, "padding": 0}
+    config.lambdas = {"r1": 6e-3, "r2": 3e-3, "r3": 1.5e-3, "r4": 7e-4, "r5": 3e-4}
+    config.phases = (
+        {"steps": steps[0], "distortion": {"distillation": 0.0, "features": 10.0}},
+        {"steps": steps[1], "distortion": {"distillation": 1.0}},
+    )
+    config.data = "embedded"
+    config.flip = arg == "full"
+    config.batch_size = 64
+    config.learning_rate = 5e-3
+    config.seed = 0
+    if arg == "smoke":
+        config.limit = 500
+    return config

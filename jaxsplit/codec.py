@@ -1,0 +1,188 @@
+"""The two ends of a split network: images to bytes on the device, bytes to predictions behind it.
+
+Both ends run the unit in float32 at the highest matrix precision. What crosses is integers under
+integer tables, so any machine decodes a frame to the very symbols that were sent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsplit import coding, models
+from jaxsplit.bottleneck import fold_batch_norm
+from jaxsplit.errors import BitstreamError, FamilyError
+from jaxsplit.family import RateFamily
+from jaxsplit.models.inference import in_batches
+from jaxsplit.split import Split, make_split
+
+_SYMBOL_LIMIT = 2.0**31 - 256  # the largest float32 magnitudes that int32 holds on both sides
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _RateEnd:
+    """One rate, ready to run: a folded unit on the device, its offsets, its coder."""
+
+    index: int
+    split: Split
+    unit: Any
+    offsets: jax.Array
+    coder: coding.EntropyCoder
+
+
+class _End:
+    """What sender and receiver share: a family bound to a backbone, with one frame header."""
+
+    def __init__(self, family: RateFamily, backbone: models.Backbone, batch_size: int = 1) -> None:
+        self.family = family.bind(backbone)
+        self.backbone = backbone
+        self.batch_size = batch_size
+        self._variables = jax.device_put(backbone.variables)
+        self._rates: dict[str, _RateEnd] = {}
+        for index, rate in enumerate(self.family.rates):
+            spec, unit = fold_batch_norm(rate.spec, rate.variables)
+            self._rates[rate.rate_id] = _RateEnd(
+                index,
+                make_split(backbone, family.cut, spec),
+                jax.device_put(unit),
+                jnp.asarray(rate.tables.offsets),
+                coding.EntropyCoder(rate.tables),
+            )
+
+    @property
+    def header(self) -> coding.Header:
+        """What a container of this family starts with."""
+        rates = tuple(
+            coding.RateInfo(
+                rate.rate_id, rate.tables.fingerprint, self._rates[rate.rate_id].split.latent_shape
+            )
+            for rate in self.family.rates
+        )
+        return coding.Header(self.family.fingerprint, rates)
+
+    def _rate(self, rate_id: str) -> _RateEnd:
+        self.family[rate_id]  # an unknown rate is a FamilyError
+        return self._rates[rate_id]
+
+
+class Sender(_End):
+    """The device: image → head → encoder → symbols → frame.
+
+    Rates whose units have one form share one compiled program; another rate is another argument.
+
+    Args:
+      family: the rates.
+      backbone: what the family was trained on.
+      batch_size: images that run at once; the last ones of a call are padded up to it.
+
+    Raises:
+      FamilyError: the family belongs to another backbone.
+    """
+
+    def encode(self, images: np.ndarray, rate_id: str) -> list[bytes]:
+        """Preprocessed images uint8 [N, h, w, c] → one frame for each."""
+        return self.frames(self.symbols(images, rate_id), rate_id)
+
+    def frames(self, symbols: np.ndarray, rate_id: str) -> list[bytes]:
+        """Symbols int32 [N, h', w', C] → one frame for each image: what really crosses."""
+        rate = self._rate(rate_id)
+        count = len(self.family.rates)
+        return [coding.pack_frame(rate.coder.encode(one), rate.index, count) for one in symbols]
+
+    def symbols(self, images: np.ndarray, rate_id: str) -> np.ndarray:
+        """Preprocessed images uint8 [N, h, w, c] → int32 [N, h', w', C], what is coded."""
+        expected = self.backbone.preprocessing.input_shape
+        if images.shape[1:] != expected or images.dtype != np.uint8:
+            raise FamilyError(
+                f"images are {images.dtype} {images.shape[1:]}; {self.backbone.name} takes "
+                f"uint8 {expected}: apply the backbone's preprocessing first"
+            )
+        rate = self._rate(rate_id)
+        run = _symbols_program(rate.split, self.backbone.preprocessing)
+        return in_batches(
+            lambda batch: run(self._variables, rate.unit, rate.offsets, batch),
+            images,
+            self.batch_size,
+        )
+
+
+class Receiver(_End):
+    """The server: frame → symbols → decoder → tail → logits.
+
+    Args and errors: as of `Sender`.
+    """
+
+    def decode(self, frames: Sequence[bytes]) -> np.ndarray:
+        """Frames of any rates → logits float32 [N, K].
+
+        Raises:
+          BitstreamError: a frame is damaged or of another family.
+        """
+        classes = len(self.backbone.class_names)
+        logits = np.empty((len(frames), classes), np.float32)
+        symbols = [self._open(frame) for frame in frames]
+        for rate_id in {rate_id for rate_id, _ in symbols}:
+            members = [i for i, (other, _) in enumerate(symbols) if other == rate_id]
+            logits[members] = self.predict(np.stack([symbols[i][1] for i in members]), rate_id)
+        return logits
+
+    def symbols(self, frames: Sequence[bytes], rate_id: str) -> np.ndarray:
+        """Frames of one rate → int32 [N, h', w', C], the very symbols that were sent.
+
+        Raises:
+          BitstreamError: a frame is damaged, of another rate or of another family.
+        """
+        opened = [self._open(frame) for frame in frames]
+        if other := {name for name, _ in opened} - {rate_id}:
+            raise BitstreamError(f"expected frames of rate {rate_id}; got {', '.join(other)}")
+        shape = self._rate(rate_id).split.latent_shape
+        return np.array([one for _, one in opened], np.int32).reshape(-1, *shape)
+
+    def _open(self, data: bytes) -> tuple[str, np.ndarray]:
+        """Name of the rate and symbols of one frame."""
+        frame, end = coding.unpack_frame(data, len(self.family.rates))
+        if end != len(data):
+            raise BitstreamError(f"a frame of {end} bytes is followed by {len(data) - end} more")
+        rate_id = self.family.rates[frame.rate_index].rate_id
+        rate = self._rate(rate_id)
+        return rate_id, rate.coder.decode(frame.payload, rate.split.latent_shape[:2])
+
+    def predict(self, symbols: np.ndarray, rate_id: str) -> np.ndarray:
+        """Symbols int32 [N, h', w', C] → logits float32 [N, K]."""
+        rate = self._rate(rate_id)
+        run = _logits_program(rate.split)
+        return in_batches(
+            lambda batch: run(self._variables, rate.unit, rate.offsets, batch),
+            symbols,
+            self.batch_size,
+        )
+
+
+@functools.lru_cache
+def _symbols_program(split: Split, preprocessing: Any) -> Any:
+    @jax.jit
+    def run(variables: Any, unit: Any, offsets: jax.Array, images: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            features = split.head(variables, preprocessing.normalise(images))
+            latent = split.encode(unit, features)
+        symbols = jnp.round(latent - offsets.reshape(1, 1, 1, -1))
+        return jnp.clip(symbols, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(jnp.int32)
+
+    return run
+
+
+@functools.lru_cache
+def _logits_program(split: Split) -> Any:
+    @jax.jit
+    def run(variables: Any, unit: Any, offsets: jax.Array, symbols: jax.Array) -> jax.Array:
+        latent = symbols.astype(jnp.float32) + offsets.reshape(1, 1, 1, -1)
+        with jax.default_matmul_precision("highest"):
+            return split.tail(variables, split.decode(unit, latent))
+
+    return run

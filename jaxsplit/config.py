@@ -1,0 +1,126 @@
+"""Configurations: a Python file with `get_config(arg)` → a small frozen dataclass.
+
+This is the edge: behind it nothing sees a ConfigDict.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.data import Augmentation, Preprocessing
+from jaxsplit.errors import ConfigError
+from jaxsplit.losses import Distortion
+from jaxsplit.train.backbone import BackboneConfig
+from jaxsplit.train.curve import CurveConfig
+from jaxsplit.train.step import Phase, Rate
+
+_PACKAGE = Path(__file__).parent
+
+
+def find(name: str) -> Path:
+    """The file of a configuration: a path, or the name of one that comes with the package.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    shipped = [_PACKAGE / "configs", _PACKAGE.parent / "configs"]
+    stem = Path(name).name.removesuffix(".py")
+    for path in (Path(name), *(folder / f"{stem}.py" for folder in shipped)):
+        if path.is_file():
+            return path
+    known = {p.stem for folder in shipped for p in folder.glob("*.py") if p.stem != "__init__"}
+    raise ConfigError(f"no configuration {name!r}; there are {', '.join(sorted(known))}")
+
+
+def load(name: str, overrides: dict[str, str] | None = None) -> BackboneConfig | CurveConfig:
+    """Reads `NAME[:ARG]`, applies overrides, and turns the result into its dataclass.
+
+    Args:
+      name: path or shipped name of the file, then optionally ":" and the argument of get_config.
+      overrides: dotted key → value as text, e.g. {"learning_rate": "1e-3"}.
+
+    Raises:
+      ConfigError: no such file, key or value.
+
+    >>> load("fashion_mnist:smoke", {"batch_size": "32"}).batch_size
+    32
+    """
+    file, _, arg = name.partition(":")
+    path = find(file)
+    spec = importlib.util.spec_from_file_location(f"jaxsplit_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(arg) if arg else module.get_config()
+    except KeyError as error:
+        raise ConfigError(f"{path} has no variant {error}") from error
+    except (AttributeError, SyntaxError, TypeError) as error:
+        raise ConfigError(f"{path} is not a configuration: {error}") from error
+    for key, text in (overrides or {}).items():
+        _override(config, key, text)
+    return to_dataclass(config.to_dict())
+
+
+def to_dataclass(values: dict[str, Any]) -> BackboneConfig | CurveConfig:
+    """Nested dicts → `BackboneConfig` or `CurveConfig`, by their "kind".
+
+    Raises:
+      ConfigError: a key is unknown or missing.
+    """
+    values = dict(values)
+    kind = values.pop("kind", None)
+    if kind == "backbone":
+        values["preprocessing"] = _build(Preprocessing, values.get("preprocessing", {}))
+        if values.get("augmentation") is not None:
+            values["augmentation"] = _build(Augmentation, values["augmentation"])
+        return _build(BackboneConfig, values)
+    if kind == "curve":
+        values["spec"] = _build(BottleneckSpec, values.get("spec", {}))
+        lambdas = values.pop("lambdas", {})
+        values["rates"] = tuple(Rate(name, float(value)) for name, value in lambdas.items())
+        phases = [dict(phase) for phase in values.get("phases", ())]
+        for phase in phases:
+            phase["distortion"] = _build(Distortion, phase.get("distortion", {}))
+        values["phases"] = tuple(_build(Phase, phase) for phase in phases)
+        return _build(CurveConfig, values)
+    raise ConfigError(f"the configuration's kind is {kind!r}; expected 'backbone' or 'curve'")
+
+
+def _build(cls: Any, values: dict[str, Any]) -> Any:
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise ConfigError(f"{cls.__name__} has no {', '.join(unknown)}; it has {sorted(known)}")
+    try:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except TypeError as error:
+        raise ConfigError(f"{cls.__name__}: {error}") from error
+
+
+def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+    *parents, leaf = key.split(".")
+    node: Any = config
+    for name in parents:
+        node = node[int(name)] if isinstance(node, list | tuple) else node.get(name)
+        if node is None:
+            raise ConfigError(f"the configuration has no key {key!r}")
+    if leaf not in node:
+        raise ConfigError(f"the configuration has no key {key!r}; there are {sorted(node)}")
+    present = node[leaf]
+    try:
+        value = text if isinstance(present, str) else ast.literal_eval(text)
+        if isinstance(present, float) and isinstance(value, int):
+            value = float(value)
+    except (ValueError, SyntaxError) as error:
+        raise ConfigError(f"{key}: {text!r} is no Python value") from error
+    if present is not None and not isinstance(value, type(present)):
+        raise ConfigError(f"{key} is a {type(present).__name__}; got {text!r}")
+    node[leaf] = value

@@ -1,0 +1,85 @@
+"""Accuracy and size through real bytes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from jaxsplit import data, models
+from jaxsplit.codec import Receiver, Sender
+from jaxsplit.errors import BitstreamError
+from jaxsplit.evaluation.curve import Curve, RatePoint
+from jaxsplit.family import RateFamily
+from jaxsplit.models.inference import BATCH_SIZE, in_batches
+from jaxsplit.split import make_split
+
+
+def evaluate(
+    family: RateFamily,
+    backbone: models.Backbone,
+    source: data.Source,
+    progress: Callable[[str], None] | None = None,
+) -> Curve:
+    """Sends every image at every rate and asks the server what it saw.
+
+    Each image becomes a frame, the frame is decoded again, and its tail runs on what came out.
+    `bytes_per_image` is the mean length of those frames, their fixed part included;
+    `estimated_bits_per_image` is what the prior charges for the same rounded latents.
+
+    Args:
+      family: the rates, in the order of the curve's points.
+      backbone: what the family was trained on.
+      source: labelled test images.
+      progress: told each rate's name before it is evaluated.
+
+    Raises:
+      BitstreamError: a frame did not decode to the symbols that were sent.
+    """
+    images, labels = data.load_arrays(source, backbone.preprocessing)
+    sender = Sender(family, backbone, BATCH_SIZE)
+    receiver = Receiver(family, backbone, BATCH_SIZE)
+    uncut = predictor(backbone)(images).argmax(-1)
+    pixels = images.shape[1] * images.shape[2]
+    points = []
+    for rate in family.rates:
+        if progress is not None:
+            progress(rate.rate_id)
+        symbols = sender.symbols(images, rate.rate_id)
+        frames = sender.frames(symbols, rate.rate_id)
+        decoded = receiver.symbols(frames, rate.rate_id)
+        if not np.array_equal(symbols, decoded):
+            raise BitstreamError(f"rate {rate.rate_id}: a frame decoded to other symbols")
+        logits = receiver.predict(decoded, rate.rate_id)
+        size = float(np.mean([len(frame) for frame in frames]))
+        points.append(
+            RatePoint(
+                rate_id=rate.rate_id,
+                lmbda=rate.lmbda,
+                bytes_per_image=size,
+                estimated_bits_per_image=_prior_bits(family, backbone, rate.rate_id, decoded),
+                bits_per_pixel=8 * size / pixels,
+                top1=float(np.mean(logits.argmax(-1) == labels)),
+                n_images=len(labels),
+            )
+        )
+    return Curve(float(np.mean(uncut == labels)), len(labels), tuple(points))
+
+
+def predictor(backbone: models.Backbone) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 images [N, h, w, c] → logits [N, K] of the uncut network."""
+    variables = jax.device_put(backbone.variables)
+    return functools.partial(models.predict, backbone.module, variables, backbone.preprocessing)
+
+
+def _prior_bits(
+    family: RateFamily, backbone: models.Backbone, rate_id: str, symbols: np.ndarray
+) -> float:
+    rate = family[rate_id]
+    split = make_split(backbone, family.cut, rate.spec)
+    latents = symbols.astype(np.float32) + rate.tables.offsets.reshape(1, 1, 1, -1)
+    bits = jax.jit(lambda unit, z: split.bits(unit, z).sum(axis=(1, 2, 3)))
+    run = functools.partial(bits, rate.variables)
+    return float(np.mean(in_batches(run, latents), dtype=np.float64))

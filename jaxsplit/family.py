@@ -26,6 +26,8 @@ from jaxsplit.errors import CheckpointError, ConfigError, FamilyError
 from jaxsplit.split import Split, make_split
 
 FORMAT_VERSION = 1
+#: Where the families are that come with the package.
+ASSETS = Path(__file__).parent / "assets" / "families"
 _INDEX = "family.json"
 
 
@@ -227,3 +229,19 @@ class RateFamily:
         if rate.digest != entry["digest"]:
             raise FamilyError(f"rate {rate.rate_id} of {directory} was changed after it was saved")
         return rate
+
+
+def embedded_families() -> tuple[str, ...]:
+    """Names of the families that come with the package."""
+    return tuple(sorted(path.parent.name for path in ASSETS.glob(f"*/{_INDEX}")))
+
+
+def open_family(name: str | os.PathLike[str]) -> RateFamily:
+    """The family in a folder, or one that comes with the package, by its name.
+
+    Raises:
+      FamilyError: there is neither, or it is damaged.
+    """
+    if not Path(name).exists() and str(name) in embedded_families():
+        return RateFamily.load(ASSETS / str(name))
+    return RateFamily.load(name)

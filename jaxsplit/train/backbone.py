@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,6 @@ def train_backbone(
     config: BackboneConfig,
     workdir: Path | None,
     progress: loop.Progress | None = None,
-    on_start: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Trains, resumes where `workdir` holds a checkpoint of the same config, and tests once.
 
@@ -74,7 +72,6 @@ def train_backbone(
       config: the training.
       workdir: folder for checkpoints; None keeps none.
       progress: told of loss and accuracy as the training goes.
-      on_start: told the number of steps.
 
     Returns:
       variables {"params", "batch_stats"} and a report: top-1 on the test split, its size, steps.
@@ -134,8 +131,6 @@ def train_backbone(
         ):
             yield {"image": batch["image"], "label": batch["label"]}
 
-    if on_start is not None:
-        on_start(steps)
     state = loop.fit(
         TrainState.create(variables, optimizer),
         step,

@@ -142,6 +142,7 @@ def train_curve(
             end,
             batch_size=config.batch_size,
             constants=constants,
+            total_steps=config.steps,
             progress=progress,
             directory=workdir / f"checkpoints-{config.key}" if workdir else None,
         )

@@ -12,8 +12,8 @@ import numpy as np
 from jaxsplit import checkpoint
 from jaxsplit.train import parallel
 
-#: Called with the number of finished steps and the metrics of the last one.
-Progress = Callable[[int, dict[str, np.ndarray]], None]
+#: Called with the number of finished steps, of all steps, and the metrics of the last one.
+Progress = Callable[[int, int, dict[str, np.ndarray]], None]
 
 
 def fit(
@@ -24,6 +24,7 @@ def fit(
     *,
     batch_size: int,
     constants: Any = None,
+    total_steps: int | None = None,
     progress: Progress | None = None,
     report_every: int = 10,
     directory: Path | None = None,
@@ -38,6 +39,7 @@ def fit(
       steps: number of the step to stop at.
       batch_size: examples in a batch; divided over as many devices as divide it.
       constants: a tree handed to every step as it is, such as a frozen network's variables.
+      total_steps: what progress counts towards, where this is only a part; default `steps`.
       progress: told of the metrics every `report_every` steps.
       directory: where checkpoints are written and looked for; None: neither.
       save_every: steps between checkpoints.
@@ -57,7 +59,7 @@ def fit(
     for done in range(first + 1, steps + 1):
         replicated, metrics = run(replicated, parallel.shard(next(source), devices), constants)
         if progress is not None and (done % report_every == 0 or done == steps):
-            progress(done, jax.tree.map(lambda x: np.asarray(x[0]), metrics))
+            progress(done, total_steps or steps, jax.tree.map(lambda x: np.asarray(x[0]), metrics))
         if directory is not None and (done % save_every == 0 or done == steps):
             checkpoint.save_step(directory, done, parallel.unreplicate(replicated))
     return parallel.unreplicate(replicated)

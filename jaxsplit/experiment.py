@@ -1,0 +1,140 @@
+"""A configuration, run from end to end: what `jaxsplit train` and `jaxsplit quickstart` do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxsplit import data, models
+from jaxsplit.evaluation import accuracy, image_codecs, plot, report
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.family import RateFamily
+from jaxsplit.plan import SplitCost, split_cost
+from jaxsplit.split import make_split
+from jaxsplit.train.backbone import BackboneConfig, train_backbone
+from jaxsplit.train.curve import CurveConfig, train_curve
+from jaxsplit.train.loop import Progress
+
+Tell = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CurveResult:
+    """What running a curve's configuration gives."""
+
+    family: RateFamily
+    curve: Curve
+    cost: SplitCost
+    table: str
+
+
+def run_curve(
+    config: CurveConfig,
+    directory: Path,
+    *,
+    resume: bool,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
+) -> CurveResult:
+    """Trains a curve, sends the test images through its bytes, and writes what came out.
+
+    Args:
+      config: the training.
+      directory: gets `family/`, `curve.json`, `curve.png`, and checkpoints where `resume`.
+      resume: keep checkpoints and cached features on disk, and go on from those that are there.
+      progress: told of the training's metrics.
+      tell: told what begins.
+    """
+    backbone = models.open_backbone(config.backbone)
+    cost = split_cost(make_split(backbone, config.cut, config.spec), backbone)
+    family = train_curve(config, backbone, directory if resume else None, progress)
+    source = data.open_source(config.data, split=config.test_split, limit=config.limit)
+    curve, table = measure(family, backbone, source, directory, tell)
+    family = with_measured(family, curve)
+    family.save(directory / "family")
+    return CurveResult(family, curve, cost, table)
+
+
+def measure(
+    family: RateFamily,
+    backbone: models.Backbone,
+    source: data.Source,
+    directory: Path | None,
+    tell: Tell | None = None,
+) -> tuple[Curve, str]:
+    """The curve of a family through real bytes, and its table beside JPEG and WebP.
+
+    Args:
+      family, backbone, source: as of `accuracy.evaluate`.
+      directory: gets `curve.json` and `curve.png`; None writes nothing.
+      tell: told what begins.
+    """
+    tell = tell or (lambda text: None)
+    curve = accuracy.evaluate(family, backbone, source, lambda name: tell(f"evaluating {name}"))
+    images, labels = data.load_arrays(source, backbone.preprocessing)
+    codecs = {}
+    for codec in ("jpeg", "webp"):
+        tell(f"comparing with {codec}")
+        codecs[codec] = image_codecs.sweep(images, labels, accuracy.predictor(backbone), codec)
+    raw = images[0].size
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        curve.write(directory / "curve.json")
+        title = f"{backbone.name} cut after {family.cut}, {len(images)} images of {source.name}"
+        plot.plot_curve(
+            directory / "curve.png", curve, codecs["jpeg"], codecs["webp"], title, raw_bytes=raw
+        )
+    return curve, report.render(curve, codecs["jpeg"], codecs["webp"], raw_bytes=raw)
+
+
+def with_measured(family: RateFamily, curve: Curve) -> RateFamily:
+    """The family with each rate's figures of `curve` written beside it."""
+    rates = []
+    for rate, point in zip(family.rates, curve.points, strict=True):
+        measured = {
+            "bytes_per_image": point.bytes_per_image,
+            "top1": point.top1,
+            "uncompressed_top1": curve.uncompressed_top1,
+            "n_images": point.n_images,
+        }
+        rates.append(dataclasses.replace(rate, measured=measured))
+    return dataclasses.replace(family, rates=tuple(rates))
+
+
+def run_backbone(
+    config: BackboneConfig, directory: Path, command: str, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Trains a backbone and writes `weights.npz` and `report.json` into `directory`.
+
+    Args:
+      config: the training.
+      directory: also holds its checkpoints, and is resumed from them.
+      command: written into the weights' card.
+      progress: told of the metrics.
+    """
+    variables, measured = train_backbone(config, directory, progress)
+    card = {
+        "command": command,
+        "data": config.data.partition(":")[0] + ":" + Path(config.data.partition(":")[2]).name
+        if ":" in config.data
+        else config.data,
+        "seed": config.seed,
+        **measured,
+    }
+    test = data.open_source(config.data, split=config.test_split, limit=config.limit)
+    models.save_backbone(
+        directory / "weights.npz",
+        variables,
+        name=config.model,
+        preprocessing=config.preprocessing,
+        class_names=test.class_names,
+        card=card,
+    )
+    partial = directory / "report.json.partial"
+    partial.write_text(json.dumps(card, indent=1) + "\n")
+    os.replace(partial, directory / "report.json")
+    return card

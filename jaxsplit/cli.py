@@ -261,9 +261,11 @@ def _info(options: argparse.Namespace) -> None:
         return
     found = family.open_family(options.path)
     print(f"{options.path}: {found.backbone} cut after {found.cut}, family {found.fingerprint}")
-    for rate in found.rates:
-        measured = ", ".join(f"{key} {value:g}" for key, value in rate.measured.items())
-        print(f"  {rate.rate_id}: lambda {rate.lmbda}, {rate.spec.channels} channels, {measured}")
+    for entry in found.rates:
+        measured = ", ".join(f"{key} {value:g}" for key, value in entry.measured.items())
+        print(
+            f"  {entry.rate_id}: lambda {entry.lmbda}, {entry.spec.channels} channels, {measured}"
+        )
 
 
 def _open(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:

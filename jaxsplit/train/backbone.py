@@ -116,7 +116,8 @@ def train_backbone(
         grads, metrics = jax.lax.pmean((grads, {"loss": value, "top1": correct}), parallel.AXIS)
         change, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
-        return TrainState(state.step + 1, params, updates["batch_stats"], opt_state), metrics
+        state = TrainState(state.step + 1, params, updates["batch_stats"], opt_state)
+        return state, metrics
 
     def batches(start: int) -> Any:
         for batch in data.batches(
@@ -131,14 +132,15 @@ def train_backbone(
         ):
             yield {"image": batch["image"], "label": batch["label"]}
 
+    checkpoints = workdir / f"checkpoints-{config.key}" if workdir else None
     state = loop.fit(
-        TrainState.create(variables, optimizer),
+        loop.resume(TrainState.create(variables, optimizer), checkpoints),
         step,
         batches,
         steps,
         batch_size=config.batch_size,
         progress=progress,
-        directory=workdir / f"checkpoints-{config.key}" if workdir else None,
+        directory=checkpoints,
         save_every=steps_per_epoch,
     )
     test = data.open_source(config.data, split=config.test_split, limit=config.limit)

@@ -132,8 +132,12 @@ def train_curve(
     def batches(start: int) -> Iterator[Any]:
         return cache.batches(config.batch_size, config.seed, start)
 
+    directory = workdir / f"checkpoints-{config.key}" if workdir else None
+    state = loop.resume(state, directory)
     end = 0
     for phase in config.phases:
+        if phase.quantization == "round" and int(state.step) == end:
+            state = dataclasses.replace(state, offsets=best_offsets(state))
         end += phase.steps
         state = loop.fit(
             state,
@@ -144,9 +148,20 @@ def train_curve(
             constants=constants,
             total_steps=config.steps,
             progress=progress,
-            directory=workdir / f"checkpoints-{config.key}" if workdir else None,
+            directory=directory,
         )
+    if config.phases[-1].quantization == "noise":
+        state = dataclasses.replace(state, offsets=best_offsets(state))
     return freeze(config, backbone, state)
+
+
+def best_offsets(state: TrainState) -> np.ndarray:
+    """Where each rate's channels should round for the fewest bits under its prior, [R, C]."""
+    prior = jax.tree.map(np.asarray, state.params["prior"])
+    count = len(state.offsets)
+    return np.stack(
+        [entropy.rounding_offsets(jax.tree.map(lambda x, i=i: x[i], prior)) for i in range(count)]
+    )
 
 
 def freeze(config: CurveConfig, backbone: models.Backbone, state: TrainState) -> RateFamily:
@@ -154,7 +169,7 @@ def freeze(config: CurveConfig, backbone: models.Backbone, state: TrainState) ->
     rates = []
     for i, rate in enumerate(config.rates):
         variables = jax.tree.map(lambda x, i=i: np.asarray(x[i]), state.variables)
-        tables = entropy.build_tables(variables["params"]["prior"])
+        tables = entropy.build_tables(variables["params"]["prior"], np.asarray(state.offsets[i]))
         rates.append(FamilyRate(rate.rate_id, rate.lmbda, config.spec, variables, tables))
     return RateFamily(
         backbone=backbone.name,

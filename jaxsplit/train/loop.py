@@ -16,6 +16,11 @@ from jaxsplit.train import parallel
 Progress = Callable[[int, int, dict[str, np.ndarray]], None]
 
 
+def resume(state: Any, directory: Path | None) -> Any:
+    """The newest checkpoint in `directory`, or `state` where there is none."""
+    return state if directory is None else checkpoint.restore_latest(directory, state)
+
+
 def fit(
     state: Any,
     step: Callable[..., tuple[Any, Any]],
@@ -30,7 +35,7 @@ def fit(
     directory: Path | None = None,
     save_every: int = 1000,
 ) -> Any:
-    """Runs `step` until `state.step` is `steps`; resumes from `directory` where it can.
+    """Runs `step` until `state.step` is `steps`; what `resume` found goes on from there.
 
     Args:
       state: a value with an integer `step`; not replicated.
@@ -41,14 +46,12 @@ def fit(
       constants: a tree handed to every step as it is, such as a frozen network's variables.
       total_steps: what progress counts towards, where this is only a part; default `steps`.
       progress: told of the metrics every `report_every` steps.
-      directory: where checkpoints are written and looked for; None: neither.
+      directory: where checkpoints are written; None: nowhere.
       save_every: steps between checkpoints.
 
     Returns:
       The final state, on the host.
     """
-    if directory is not None:
-        state = checkpoint.restore_latest(directory, state)
     first = int(state.step)
     if first >= steps:
         return state

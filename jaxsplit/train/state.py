@@ -12,21 +12,32 @@ import optax
 
 @flax.struct.dataclass
 class TrainState:
-    """Parameters, batch statistics and optimiser state; the backbone of a curve is never in it."""
+    """What a training changes; the backbone that a curve is trained behind is never in it.
+
+    Attributes:
+      step: number of finished steps.
+      params, batch_stats: of the network or, with a leading axis of rates, of the units.
+      opt_state: the optimiser's.
+      offsets: where the units round, in steps; empty where nothing rounds.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    offsets: Any = ()
 
     @classmethod
-    def create(cls, variables: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    def create(
+        cls, variables: Any, optimizer: optax.GradientTransformation, offsets: Any = ()
+    ) -> TrainState:
         """State at step 0 of `{"params", "batch_stats"}`."""
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
             opt_state=optimizer.init(variables["params"]),
+            offsets=offsets,
         )
 
     @property

@@ -33,8 +33,9 @@ class Phase:
     Attributes:
       steps: its length.
       distortion: what is weighed against the bits.
-      quantization: what the decoder sees: "noise", or "round" with straight-through gradients.
-        The bits are always those of the noisy latent.
+      quantization: what the decoder sees: "noise", or "round" with straight-through gradients,
+        around the offsets that are best for the prior when the phase begins; the family keeps
+        them. The bits are always those of the noisy latent.
     """
 
     steps: int
@@ -65,9 +66,9 @@ def init_state(
     company.
     """
     variables = jax.jit(dataclasses.replace(split, axis_name=None).init)(jax.random.key(seed))
-    one = TrainState.create(variables, optimizer)
+    one = TrainState.create(variables, optimizer, jnp.zeros(split.spec.channels))
     stacked = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), one)
-    return stacked.replace(step=one.step)
+    return dataclasses.replace(stacked, step=one.step)
 
 
 def make_step(
@@ -87,7 +88,13 @@ def make_step(
     """
 
     def loss(
-        params: Any, batch_stats: Any, lmbda: jax.Array, key: jax.Array, batch: Any, constants: Any
+        params: Any,
+        batch_stats: Any,
+        offsets: jax.Array,
+        lmbda: jax.Array,
+        key: jax.Array,
+        batch: Any,
+        constants: Any,
     ) -> tuple[jax.Array, Any]:
         unit = {"params": params, "batch_stats": batch_stats}
         features = batch["features"].astype(jnp.float32)
@@ -98,7 +105,12 @@ def make_step(
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
         noisy = jax.vmap(ops.add_uniform_noise)(latent, keys)
         bits = losses.rate(split.bits(unit, noisy))
-        quantized = noisy if phase.quantization == "noise" else ops.round_straight_through(latent)
+        shift = offsets.reshape(1, 1, 1, -1)
+        quantized = (
+            noisy
+            if phase.quantization == "noise"
+            else ops.round_straight_through(latent - shift) + shift
+        )
         reconstruction, decoder = split.unit.apply(
             unit, quantized, True, method="decode", mutable=["batch_stats"]
         )
@@ -124,18 +136,23 @@ def make_step(
         return value, (stats if split.spec.batch_norm else batch_stats, metrics)
 
     def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, Any]:
-        def one_rate(params: Any, stats: Any, lmbda: jax.Array, key: jax.Array) -> Any:
+        def one_rate(
+            params: Any, stats: Any, offsets: jax.Array, lmbda: jax.Array, key: jax.Array
+        ) -> Any:
             key = jax.random.fold_in(key, state.step)
             return jax.value_and_grad(loss, has_aux=True)(
-                params, stats, lmbda, key, batch, constants
+                params, stats, offsets, lmbda, key, batch, constants
             )
 
         (_, (batch_stats, metrics)), grads = jax.vmap(one_rate)(
-            state.params, state.batch_stats, constants["lmbda"], constants["key"]
+            state.params, state.batch_stats, state.offsets, constants["lmbda"], constants["key"]
         )
         grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
         updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        state = dataclasses.replace(
+            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+        )
+        return state, metrics
 
     return step

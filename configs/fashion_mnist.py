@@ -10,16 +10,17 @@ import ml_collections
 
 def get_config(arg: str = "full") -> ml_collections.ConfigDict:
     """The training of five rates at one cut."""
-    steps = {"full": (500, 8000), "quickstart": (100, 700), "smoke": (10, 20)}[arg]
+    steps = {"full": (200, 4000, 6000), "quickstart": (80, 300, 300), "smoke": (10, 10, 10)}[arg]
     config = ml_collections.ConfigDict()
     config.kind = "curve"
     config.backbone = "fashion_mnist_resnet8"
     config.cut = "stage1.block1"
-    config.spec = {"channels": 12, "stride": 4, "kernel": 4, "padding": 0}
+    config.spec = {"channels": 12, "stride": 4, "kernel": 4, "padding": 0, "multiplier": 4}
     config.lambdas = {"r1": 6e-3, "r2": 3e-3, "r3": 1.5e-3, "r4": 7e-4, "r5": 3e-4}
     config.phases = (
         {"steps": steps[0], "distortion": {"distillation": 0.0, "features": 10.0}},
         {"steps": steps[1], "distortion": {"distillation": 1.0}},
+        {"steps": steps[2], "distortion": {"distillation": 1.0}, "quantization": "round"},
     )
     config.data = "embedded"
     config.flip = arg == "full"

@@ -263,9 +263,7 @@ def _info(options: argparse.Namespace) -> None:
     print(f"{options.path}: {found.backbone} cut after {found.cut}, family {found.fingerprint}")
     for entry in found.rates:
         measured = ", ".join(f"{key} {value:g}" for key, value in entry.measured.items())
-        print(
-            f"  {entry.rate_id}: lambda {entry.lmbda}, {entry.spec.channels} channels, {measured}"
-        )
+        print(f"  {entry.rate_id}: lambda {entry.lmbda}, {measured or 'not measured'}")
 
 
 def _open(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:

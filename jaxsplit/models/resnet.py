@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxsplit.errors import ConfigError
+
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 _conv3x3 = functools.partial(
     nn.Conv, kernel_size=(3, 3), padding=1, use_bias=False, kernel_init=_he_normal
@@ -137,9 +139,15 @@ class SmallResNet(nn.Module):
 
         Returns:
           Features [B, h, w, width] at `stop`, or logits [B, num_classes].
+
+        Raises:
+          ConfigError: there is no such endpoint.
         """
         chain = self._chain()
         names = list(chain)
+        for name in (start, stop):
+            if name is not None and name not in chain:
+                raise ConfigError(f"no endpoint is called {name!r}; there are {', '.join(names)}")
         first = 0 if start is None else names.index(start) + 1
         last = len(names) - 1 if stop is None else names.index(stop)
         for name in names[first : last + 1]:

@@ -124,12 +124,17 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: in
     h, w = ((n + 2 * padding - k) // stride + 1 for n in (height, width))
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     taps = [
-        x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride, :, None]
-        * kernel[None, None, None, i, j]
+        x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
         for i in range(k)
         for j in range(k)
     ]
-    return functools.reduce(jnp.add, taps).reshape(batch, h, w, channels * multiplier)
+    if multiplier == 1:
+        weights = kernel.reshape(k * k, 1, 1, 1, channels)
+        return functools.reduce(jnp.add, map(jnp.multiply, taps, weights))
+    # Several filters a channel: a small matrix product for each, whose gradient is one too.
+    weights = kernel.reshape(k * k, channels, multiplier)
+    y = jnp.einsum("bhwtc,tcm->bhwcm", jnp.stack(taps, axis=3), weights)
+    return y.reshape(batch, h, w, channels * multiplier)
 
 
 def depthwise_conv_transpose(
@@ -157,19 +162,20 @@ def depthwise_conv_transpose(
     x = jnp.pad(
         x, ((0, 0), (reach - 1, max(0, rows - h)), (reach - 1, max(0, columns - w)), (0, 0))
     )
+    # One input at a time as [rows, columns, C]: the channels stay contiguous.
+    inputs = x.reshape(*x.shape[:3], channels, multiplier).transpose(4, 0, 1, 2, 3)
     spare = reach * stride - k
-    taps = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0))).reshape(
-        reach, stride, reach, stride, channels * multiplier
-    )
+    taps = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0)))
+    taps = taps.reshape(reach, stride, reach, stride, channels, multiplier)
     # All phases of one tap at once: long runs of memory, which the gradient's sums need most.
     phases = [
-        x[:, reach - 1 - i :, reach - 1 - j :][:, :rows, :columns, None, None]
-        * taps[None, None, None, i, :, j]
+        inputs[n, :, reach - 1 - i :, reach - 1 - j :][:, :rows, :columns, None, None]
+        * taps[None, None, None, i, :, j, :, :, n]
         for i in range(reach)
         for j in range(reach)
+        for n in range(multiplier)
     ]
     full = functools.reduce(jnp.add, phases)
-    full = full.reshape(batch, rows, columns, stride, stride, channels, multiplier).sum(axis=-1)
     full = full.transpose(0, 1, 3, 2, 4, 5).reshape(
         batch, rows * stride, columns * stride, channels
     )

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,24 @@ import numpy as np
 from flax import traverse_util
 
 from jaxsplit.data import Preprocessing
-from jaxsplit.errors import WeightsError
+from jaxsplit.errors import ConfigError, WeightsError
 
 #: Where the weights are that come with the package.
 ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
 _CARD = "card.json"
+# What zipfile, zlib, json and numpy raise on damaged or foreign bytes.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ConfigError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    OSError,
+    RuntimeError,  # an encrypted entry; NotImplementedError: an unknown compression
+    TypeError,
+    ValueError,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,12 +162,12 @@ def load_backbone(path: str | os.PathLike[str]) -> Backbone:
         preprocessing = Preprocessing.from_dict(header["preprocessing"])
         class_names = tuple(header["class_names"])
         name, card = header["name"], header["card"]
+        module = models.create(name, len(class_names))
     except FileNotFoundError as error:
         raise WeightsError(f"no weights at {path}") from error
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, OSError) as error:
-        raise WeightsError(f"{path} is not a backbone file of jaxsplit: {error}") from error
-    variables = traverse_util.unflatten_dict(flat, sep="/")
-    module = models.create(name, len(class_names))
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{path} is not a backbone file of jaxsplit: {reason}") from error
     expected = jax.eval_shape(
         lambda: module.init(
             jax.random.key(0), np.zeros((1, *preprocessing.input_shape), np.float32)
@@ -167,6 +181,7 @@ def load_backbone(path: str | os.PathLike[str]) -> Backbone:
             f"{path} does not fit {name}: {key} is {_shape(flat, key)}, "
             f"expected {_shape(expected, key)}"
         )
+    variables = traverse_util.unflatten_dict(flat, sep="/")
     digest = fingerprint(variables)
     return Backbone(name, module, variables, preprocessing, class_names, digest, card)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -14,8 +15,8 @@ from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
 
 #: Spread of a fresh unit's latents, and of the prior over them, in quantisation steps.
-INITIAL_LATENT_STD = 3.0
-INITIAL_PRIOR_SCALE = 2.0
+INITIAL_LATENT_STD = 1.5
+INITIAL_PRIOR_SCALE = 1.0
 
 _EPSILON = 1e-5  # of every batch normalisation
 _ACTIVATIONS = {"relu": nn.relu, "none": lambda x: x}
@@ -64,10 +65,14 @@ class BottleneckSpec:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}; expected one of {sorted(_ACTIVATIONS)}"
                 )
-        if min(self.channels, self.stride, self.kernel, self.multiplier) < 1 or self.step <= 0:
+        kernel, padding = self.decoder_form
+        counts = (self.channels, self.stride, self.kernel, self.multiplier, kernel)
+        if min(counts) < 1 or not 0 < self.step < math.inf:
             raise ConfigError(
-                f"channels, stride, kernel, multiplier, step must be positive: {self}"
+                f"channels, stride, kernels, multiplier, step must be positive: {self}"
             )
+        if min(self.padding, padding) < 0:
+            raise ConfigError(f"paddings must not be negative: {self}")
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) of the latent for features of height × width."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -82,8 +83,10 @@ class Distortion:
 
     def __post_init__(self) -> None:
         weights = (self.labels, self.distillation, self.features)
-        if min(weights) < 0 or max(weights) == 0 or self.temperature <= 0:
+        if not all(0 <= w < math.inf for w in weights) or not any(weights):
             raise ConfigError(f"a distortion needs weights ≥ 0, one of them positive: {self}")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature must be positive: {self}")
 
     @property
     def needs_tail(self) -> bool:

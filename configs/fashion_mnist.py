@@ -16,7 +16,7 @@ def get_config(arg: str = "full") -> ml_collections.ConfigDict:
     config.backbone = "fashion_mnist_resnet8"
     config.cut = "stage1.block1"
     config.spec = {"channels": 12, "stride": 4, "kernel": 4, "padding": 0, "multiplier": 4}
-    config.lambdas = {"r1": 6e-3, "r2": 3e-3, "r3": 1.5e-3, "r4": 7e-4, "r5": 3e-4}
+    config.lambdas = {"r1": 1.2e-3, "r2": 5e-4, "r3": 2.2e-4, "r4": 1e-4, "r5": 5e-5}
     config.phases = (
         {"steps": steps[0], "distortion": {"distillation": 0.0, "features": 10.0}},
         {"steps": steps[1], "distortion": {"distillation": 1.0}},

@@ -1,0 +1,156 @@
+"""Counted multiply-accumulates against counts by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxsplit import models
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.data import Preprocessing
+from jaxsplit.ops import depthwise_conv, round_straight_through
+from jaxsplit.plan import SplitCost, count_macs, split_cost
+from jaxsplit.split import make_split
+
+
+def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "expected"),
+    [
+        (jnp.matmul, [(4, 5), (5, 6)], 4 * 5 * 6),
+        (jnp.matmul, [(7, 4, 5), (7, 5, 6)], 7 * 4 * 5 * 6),
+        (functools.partial(jnp.einsum, "bij,bik->bjk"), [(3, 4, 5), (3, 4, 6)], 3 * 4 * 5 * 6),
+        (functools.partial(jnp.einsum, "abc,bcd->ad"), [(2, 3, 4), (3, 4, 5)], 2 * 3 * 4 * 5),
+        (jnp.vdot, [(9,), (9,)], 9),
+        (jnp.multiply, [(3, 4), (3, 4)], 12),
+        (jnp.add, [(3, 4), (3, 4)], 0),
+    ],
+)
+def test_products(function, shapes, expected):
+    assert count_macs(function, *(shape(*sizes) for sizes in shapes)) == expected
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("layout", ["HWIO", "OIHW"])
+def test_convolutions_count_by_their_groups(groups, layout):
+    size = {"H": 3, "W": 5, "I": 4 // groups, "O": 8}
+    kernel = shape(*(size[axis] for axis in layout))
+
+    def conv(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (2, 1),
+            "VALID",
+            dimension_numbers=("NHWC", layout, "NHWC"),
+            feature_group_count=groups,
+        )
+
+    macs_per_output = 3 * 5 * 4 // groups
+    assert count_macs(conv, shape(2, 9, 8, 4), kernel) == 2 * 4 * 4 * 8 * macs_per_output
+
+
+@pytest.mark.parametrize(("multiplier", "stride"), [(1, 1), (1, 2), (3, 2)])
+def test_shifted_multiply_adds_count_as_the_convolution_they_are(multiplier, stride):
+    run = functools.partial(depthwise_conv, stride=stride, padding=1)
+    side = (8 + 2 - 3) // stride + 1
+    macs = count_macs(run, shape(2, 8, 8, 5), shape(3, 3, 5, multiplier))
+    assert macs == 2 * side * side * 5 * multiplier * 9
+
+
+def test_what_is_inside_a_call_or_a_loop_counts():
+    x, w = shape(4, 4), shape(4, 4)
+    one = 4 * 4 * 4
+    assert count_macs(jax.jit(jnp.matmul), x, w) == one
+    assert count_macs(jax.jit(lambda x, w: jax.jit(jnp.matmul)(x @ w, w)), x, w) == 2 * one
+    assert count_macs(jax.checkpoint(lambda x, w: x @ w), x, w) == one
+    assert count_macs(lambda x, w: round_straight_through(x @ w), x, w) == one
+
+    def loop(x, w):
+        def body(x, _):
+            y, _ = jax.lax.scan(lambda y, _: (y @ w, None), x, length=3)
+            return y, None
+
+        return jax.lax.scan(body, x, length=5)[0]
+
+    assert count_macs(loop, x, w) == 15 * one
+
+    @jax.custom_vjp
+    def product(x, w):
+        return x @ w
+
+    product.defvjp(lambda x, w: (x @ w, (x, w)), lambda saved, g: (g @ saved[1].T, saved[0].T @ g))
+    assert count_macs(product, x, w) == one
+    batched = jax.vmap(product, in_axes=(0, None))
+    assert count_macs(batched, shape(6, 4, 4), w) == 6 * one
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    preprocessing = Preprocessing((28, 28), channels=1)
+    module = models.create("resnet8_small", 10)
+    image = jnp.zeros((1, 28, 28, 1))
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), image))
+    names = tuple("0123456789")
+    return models.Backbone("resnet8_small", module, variables, preprocessing, names, "", {})
+
+
+SPEC = BottleneckSpec(12, stride=4, kernel=4, padding=0)
+
+
+def test_the_cost_of_a_cut_is_the_count_by_hand(backbone):
+    """28×28×1 through ResNet-8, cut after its first stage, with a 4×4 stride-4 unit of C = 12."""
+    cost = split_cost(make_split(backbone, "stage1.block1", SPEC), backbone)
+    pixels = 28 * 28
+
+    def norm(pixels, channels):  # one product per value, and one per channel for the scale
+        return pixels * channels + channels
+
+    stem = pixels * 9 * 1 * 16
+    stage1 = 2 * pixels * 9 * 16 * 16
+    assert cost.head == stem + stage1 + 3 * norm(pixels, 16)
+    assert (stem, stage1) == (112_896, 3_612_672)
+
+    stage2 = 14 * 14 * 9 * (16 * 32 + 32 * 32)
+    stage3 = 7 * 7 * 9 * (32 * 64 + 64 * 64)
+    norms = 2 * norm(14 * 14, 32) + 2 * norm(7 * 7, 64)
+    assert cost.tail == stage2 + stage3 + norms + 64 * 10
+
+    # The unit's own normalisation is folded; what remains beside it is the step, a product of the
+    # decoder's with the latent.
+    assert cost.encoder == 7 * 7 * (4 * 4 * 16 + 16 * 12)
+    assert cost.decoder == 7 * 7 * (12 * 16 + 4 * 4 * 16) + 7 * 7 * 12
+    assert cost.device_share == pytest.approx(
+        (cost.head + cost.encoder) / (cost.head + cost.tail), rel=1e-12
+    )
+    assert 0.38 < cost.device_share < 0.45
+
+
+def test_every_cut_shares_out_the_same_network(backbone):
+    totals, heads = set(), []
+    for cut in models.cuts("resnet8_small", (28, 28, 1)):
+        cost = split_cost(make_split(backbone, cut, SPEC), backbone)
+        totals.add(cost.head + cost.tail)
+        heads.append(cost.head)
+    assert len(totals) == 1
+    assert heads == sorted(set(heads))
+    whole = count_macs(backbone.module.apply, backbone.variables, shape(1, 28, 28, 1))
+    assert totals == {whole}
+
+
+def test_batch_normalisation_of_the_unit_is_free(backbone):
+    with_norm, without = (
+        split_cost(
+            make_split(backbone, "stage1.block1", BottleneckSpec(12, batch_norm=norm)), backbone
+        )
+        for norm in (True, False)
+    )
+    assert with_norm == without
+
+
+def test_the_share_of_the_device_is_of_the_uncut_network():
+    assert SplitCost(head=30, encoder=10, decoder=1000, tail=70).device_share == 0.4

@@ -10,6 +10,8 @@ The argument is `resnet20` or `smoke` (embedded images, less than a minute).
 
 import ml_collections
 
+EPOCHS = {"resnet20": 18, "smoke": 1}
+
 
 def get_config(arg: str = "resnet20") -> ml_collections.ConfigDict:
     """The training of one backbone."""
@@ -24,7 +26,7 @@ def get_config(arg: str = "resnet20") -> ml_collections.ConfigDict:
         "std": (0.2470, 0.2435, 0.2616),
     }
     config.augmentation = {"padding": 4, "flip": True}
-    config.epochs = 1 if arg == "smoke" else 18
+    config.epochs = EPOCHS[arg]
     config.batch_size = 128
     config.learning_rate = 0.1
     config.weight_decay = 5e-4

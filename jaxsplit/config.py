@@ -61,10 +61,13 @@ def load(name: str, overrides: dict[str, str] | None = None) -> BackboneConfig |
     try:
         spec.loader.exec_module(module)
         config = module.get_config(arg) if arg else module.get_config()
-    except KeyError as error:
-        raise ConfigError(f"{path} has no variant {error}") from error
-    except (AttributeError, SyntaxError, TypeError) as error:
-        raise ConfigError(f"{path} is not a configuration: {error}") from error
+    except Exception as error:  # whatever a file of the user's may raise
+        if isinstance(error, KeyError) and error.args == (arg,):
+            raise ConfigError(f"{path} has no variant {arg!r}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{path} is not a configuration: {reason}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ConfigError(f"{path} gives a {type(config).__name__}; expected a ConfigDict")
     for key, text in (overrides or {}).items():
         _override(config, key, text)
     return to_dataclass(config.to_dict())
@@ -74,7 +77,7 @@ def to_dataclass(values: dict[str, Any]) -> BackboneConfig | CurveConfig:
     """Nested dicts → `BackboneConfig` or `CurveConfig`, by their "kind".
 
     Raises:
-      ConfigError: a key is unknown or missing.
+      ConfigError: a key is unknown or missing, or a value doesn't fit.
     """
     values = dict(values)
     kind = values.pop("kind", None)
@@ -85,17 +88,23 @@ def to_dataclass(values: dict[str, Any]) -> BackboneConfig | CurveConfig:
         return _build(BackboneConfig, values)
     if kind == "curve":
         values["spec"] = _build(BottleneckSpec, values.get("spec", {}))
-        lambdas = values.pop("lambdas", {})
-        values["rates"] = tuple(Rate(name, float(value)) for name, value in lambdas.items())
-        phases = [dict(phase) for phase in values.get("phases", ())]
+        try:
+            lambdas = dict(values.pop("lambdas", {}))
+            rates = [Rate(name, float(value)) for name, value in lambdas.items()]
+            phases = [dict(phase) for phase in values.get("phases", ())]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"lambdas or phases don't fit: {error}") from error
         for phase in phases:
             phase["distortion"] = _build(Distortion, phase.get("distortion", {}))
+        values["rates"] = tuple(rates)
         values["phases"] = tuple(_build(Phase, phase) for phase in phases)
         return _build(CurveConfig, values)
     raise ConfigError(f"the configuration's kind is {kind!r}; expected 'backbone' or 'curve'")
 
 
 def _build(cls: Any, values: dict[str, Any]) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"a {cls.__name__} is made of keys and values; got {values!r}")
     known = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"{cls.__name__} has no {', '.join(unknown)}; it has {sorted(known)}")
@@ -109,18 +118,23 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     *parents, leaf = key.split(".")
     node: Any = config
     for name in parents:
-        node = node[int(name)] if isinstance(node, list | tuple) else node.get(name)
-        if node is None:
+        if isinstance(node, list | tuple) and name.isdecimal() and int(name) < len(node):
+            node = node[int(name)]
+        elif isinstance(node, ml_collections.ConfigDict) and name in node:
+            node = node[name]
+        else:
             raise ConfigError(f"the configuration has no key {key!r}")
+    if not isinstance(node, ml_collections.ConfigDict):
+        raise ConfigError(f"the configuration has no key {key!r}")
     if leaf not in node:
         raise ConfigError(f"the configuration has no key {key!r}; there are {sorted(node)}")
     present = node[leaf]
     try:
         value = text if isinstance(present, str) else ast.literal_eval(text)
-        if isinstance(present, float) and isinstance(value, int):
+        if isinstance(present, float) and type(value) is int:
             value = float(value)
     except (ValueError, SyntaxError) as error:
         raise ConfigError(f"{key}: {text!r} is no Python value") from error
-    if present is not None and not isinstance(value, type(present)):
+    if present is not None and type(value) is not type(present):
         raise ConfigError(f"{key} is a {type(present).__name__}; got {text!r}")
     node[leaf] = value

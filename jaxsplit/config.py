@@ -22,6 +22,7 @@ from jaxsplit.train.curve import CurveConfig
 from jaxsplit.train.step import Phase, Rate
 
 _PACKAGE = Path(__file__).parent
+_MAPPINGS = (ml_collections.ConfigDict, dict)  # inside a tuple a dict stays one
 
 
 def find(name: str) -> Path:
@@ -120,11 +121,11 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     for name in parents:
         if isinstance(node, list | tuple) and name.isdecimal() and int(name) < len(node):
             node = node[int(name)]
-        elif isinstance(node, ml_collections.ConfigDict) and name in node:
+        elif isinstance(node, _MAPPINGS) and name in node:
             node = node[name]
         else:
             raise ConfigError(f"the configuration has no key {key!r}")
-    if not isinstance(node, ml_collections.ConfigDict):
+    if not isinstance(node, _MAPPINGS):
         raise ConfigError(f"the configuration has no key {key!r}")
     if leaf not in node:
         raise ConfigError(f"the configuration has no key {key!r}; there are {sorted(node)}")

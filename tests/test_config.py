@@ -1,0 +1,227 @@
+"""Configurations: overrides keep their types, and what is unknown is refused."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.config import find, load, to_dataclass
+from jaxsplit.errors import ConfigError
+from jaxsplit.losses import Distortion
+from jaxsplit.train.backbone import BackboneConfig
+from jaxsplit.train.curve import CurveConfig
+from jaxsplit.train.step import Phase, Rate
+
+SHIPPED = {
+    "fashion_mnist": ("full", "quickstart", "smoke"),
+    "fashion_mnist_backbone": ("resnet8", "resnet20", "smoke"),
+    "cifar10_backbone": ("resnet20", "smoke"),
+}
+CURVE = {
+    "kind": "curve",
+    "backbone": "any",
+    "cut": "stem",
+    "spec": {"channels": 4},
+    "lambdas": {"low": 1, "high": 0.1},
+    "phases": [{"steps": 3, "distortion": {"distillation": 0.0, "features": 1.0}}, {"steps": 4}],
+}
+BACKBONE = {
+    "kind": "backbone",
+    "model": "resnet8_small",
+    "data": "embedded",
+    "preprocessing": {"size": [28, 28], "channels": 1},
+}
+
+
+def test_the_table_of_shipped_configurations_is_whole():
+    folder = find("fashion_mnist").parent
+    assert {path.stem for path in folder.glob("*.py")} == set(SHIPPED)
+    for name, args in SHIPPED.items():
+        docstring = (folder / f"{name}.py").read_text().split('"""')[1]
+        documented = re.search(r"The argument is (.*?)\.\n?$", docstring, re.DOTALL)
+        assert set(re.findall(r"`(\w+)`", documented[1])) == set(args)
+
+
+@pytest.mark.parametrize(
+    ("name", "arg"), [(name, arg) for name, args in SHIPPED.items() for arg in args]
+)
+def test_every_shipped_configuration_loads(name, arg):
+    config = load(f"{name}:{arg}")
+    assert isinstance(config, BackboneConfig if "backbone" in name else CurveConfig)
+    assert load(f"{name}:{arg}") == config
+    assert load(f"{find(name)}:{arg}") == config
+    if arg == SHIPPED[name][0]:
+        assert load(name) == config
+    if arg == "smoke":
+        assert config.data == "embedded"
+        assert config.limit <= 1000
+    if isinstance(config, CurveConfig):
+        lambdas = [rate.lmbda for rate in config.rates]
+        assert len(lambdas) >= 4
+        assert lambdas == sorted(lambdas, reverse=True)
+        assert hash(config.spec) == hash(BottleneckSpec(**dataclasses.asdict(config.spec)))
+
+
+def test_a_variant_that_does_not_exist_is_refused():
+    for name in SHIPPED:
+        with pytest.raises(ConfigError, match="huge"):
+            load(f"{name}:huge")
+
+
+def test_missing_and_foreign_files_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"'nothing'.*fashion_mnist"):
+        load("nothing")
+    path = tmp_path / "own.py"
+    for text, problem in (
+        ("x = 1", "get_config"),
+        ("def get_config(:", "own.py"),
+        ("import no_such_module_at_all", "no_such_module_at_all"),
+        ("def get_config():\n    return 3", "own.py"),
+        ("def get_config():\n    return {'kind': 'curve'}", "own.py"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=problem):
+            load(str(path))
+    path.write_text("def get_config():\n    raise ValueError('sizes differ')")
+    with pytest.raises(ConfigError, match="sizes differ"):
+        load(str(path))
+    with pytest.raises(ConfigError, match=r"own\.py"):  # it takes no argument
+        load(f"{path}:smoke")
+    (tmp_path / "notes.txt").write_text("no python here")
+    with pytest.raises(ConfigError, match=r"notes\.txt"):
+        load(str(tmp_path / "notes.txt"))
+
+
+def test_own_files_load(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "import ml_collections\n"
+        f"def get_config():\n    return ml_collections.ConfigDict({BACKBONE!r})\n"
+    )
+    assert load(str(path)) == to_dataclass(BACKBONE)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "path", "expected"),
+    [
+        ("batch_size", "32", "batch_size", 32),
+        ("learning_rate", "1e-3", "learning_rate", 1e-3),
+        ("learning_rate", "1", "learning_rate", 1.0),
+        ("data", "folder:12", "data", "folder:12"),
+        ("cut", "stem", "cut", "stem"),
+        ("flip", "True", "flip", True),
+        ("limit", "7", "limit", 7),
+        ("spec.channels", "5", "spec.channels", 5),
+        ("lambdas.r2", "2e-3", "rates.1.lmbda", 2e-3),
+        ("phases.1.steps", "9", "phases.1.steps", 9),
+        ("phases.0.distortion.features", "2", "phases.0.distortion.features", 2.0),
+    ],
+)
+def test_overrides_are_typed_and_change_one_thing(key, text, path, expected):
+    before = load("fashion_mnist:smoke")
+    after = load("fashion_mnist:smoke", {key: text})
+    value = after
+    for name in path.split("."):
+        value = value[int(name)] if name.isdigit() else getattr(value, name)
+    assert value == expected
+    assert type(value) is type(expected)
+    changed = {
+        f.name
+        for f in dataclasses.fields(before)
+        if getattr(before, f.name) != getattr(after, f.name)
+    }
+    assert changed <= {path.split(".")[0]}
+    assert changed or key == "limit"
+
+
+def test_overrides_of_tuples_and_of_keys_left_to_their_default():
+    config = load("fashion_mnist_backbone:smoke", {"preprocessing.size": "(14, 14)"})
+    assert config.preprocessing.size == (14, 14)
+    assert config.preprocessing.mean == (0.2860,)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("batchsize", "32"),
+        ("batch_size", "many"),
+        ("batch_size", "1.5"),
+        ("batch_size", "True"),
+        ("batch_size", "'32'"),
+        ("flip", "1"),
+        ("learning_rate", "__import__('os')"),
+        ("spec", "3"),
+        ("spec.sides", "3"),
+        ("spec.channels.x", "3"),
+        ("seed.x", "3"),
+        ("backbone.x", "3"),
+        ("x.channels", "3"),
+        ("lambdas.r9", "1e-3"),
+        ("phases.9.steps", "3"),
+        ("phases.one.steps", "3"),
+        ("phases.0", "3"),
+        ("spec.channels", "0"),
+        ("phases.1.distortion.distillation", "-1"),
+        ("", "3"),
+    ],
+)
+def test_overrides_that_do_not_fit_are_refused(key, text):
+    with pytest.raises(ConfigError) as caught:
+        load("fashion_mnist:smoke", {key: text})
+    assert "\n" not in str(caught.value)
+
+
+def test_dicts_become_dataclasses():
+    curve = to_dataclass(CURVE)
+    assert curve.rates == (Rate("low", 1.0), Rate("high", 0.1))
+    assert curve.spec == BottleneckSpec(4)
+    assert curve.phases[0] == Phase(3, Distortion(distillation=0.0, features=1.0))
+    assert curve.phases[1] == Phase(4, Distortion())
+    assert curve.steps == 7
+    backbone = to_dataclass({**BACKBONE, "augmentation": {"padding": 2}})
+    assert backbone.preprocessing.input_shape == (28, 28, 1)
+    assert backbone.augmentation.padding == 2
+    assert to_dataclass(BACKBONE).augmentation is None
+    assert CURVE["phases"][1] == {"steps": 4}  # the argument is left alone
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": None},
+        {"kind": "family"},
+        {"batch": 3},
+        {"spec": {"channels": 4, "sides": 3}},
+        {"spec": {}},
+        {"spec": 4},
+        {"phases": []},
+        {"phases": [{"steps": 3, "distortion": {"colour": 1.0}}]},
+        {"phases": [{"step": 3}]},
+        {"phases": [3]},
+        {"phases": [{"steps": 3, "quantization": "floor"}]},
+        {"lambdas": {}},
+        {"lambdas": {"low": "much"}},
+        {"lambdas": [1.0]},
+    ],
+    ids=str,
+)
+def test_curves_that_make_no_sense_are_refused(change):
+    with pytest.raises(ConfigError):
+        to_dataclass({**CURVE, **change})
+
+
+@pytest.mark.parametrize("missing", ["kind", "model", "data", "preprocessing"])
+def test_missing_keys_are_refused(missing):
+    with pytest.raises(ConfigError):
+        to_dataclass({key: value for key, value in BACKBONE.items() if key != missing})
+
+
+def test_the_files_are_found_by_path_and_by_name(monkeypatch, tmp_path):
+    shipped = find("fashion_mnist")
+    monkeypatch.chdir(tmp_path)
+    assert find("fashion_mnist.py") == shipped
+    assert find("configs/fashion_mnist.py") == shipped  # as in the README, from anywhere
+    Path("fashion_mnist.py").write_text("")
+    assert find("fashion_mnist.py") == Path("fashion_mnist.py")

@@ -35,7 +35,8 @@ class ProgressBar:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def __call__(self, step: int, steps: int, metrics: dict[str, np.ndarray]) -> None:
         """Shows the metrics of `step`, the mean and the range over rates."""

@@ -128,7 +128,7 @@ def _key(split: Split, backbone: Backbone, source: data.Source, flip: bool, dtyp
         "source": source.fingerprint,
         "flip": flip,
         "dtype": dtype,
-        "precision": str(jax.config.read("jax_default_matmul_precision")),
+        "precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
         "platform": jax.default_backend(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

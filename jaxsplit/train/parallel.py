@@ -34,9 +34,10 @@ def devices_for(batch_size: int) -> list[jax.Device]:
 
 
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
-    """Copies every leaf to every device, behind a new leading axis."""
+    """Copies every leaf to every device, behind a new leading axis, and leaves it there."""
     n = len(devices)
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *jnp.shape(x))), tree)
+    stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *jnp.shape(x))), tree)
+    return jax.pmap(lambda x: x, devices=devices)(stacked) if jax.tree.leaves(tree) else stacked
 
 
 def unreplicate(tree: Any) -> Any:
@@ -55,9 +56,7 @@ def parallel_step(
 ) -> Callable[..., tuple[Any, Any]]:
     """Maps `step(state, batch, constants)` over devices.
 
-    `state` is replicated and donated, `batch` sharded, `constants` given as they are. The step
-    averages what must agree over `AXIS` itself.
+    `state` and `constants` are as from `replicate`, `batch` as from `shard`; the state is donated.
+    The step itself averages over `AXIS` what must agree.
     """
-    return jax.pmap(
-        step, axis_name=AXIS, devices=devices, in_axes=(0, 0, None), donate_argnums=(0,)
-    )
+    return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=(0,))

@@ -1,8 +1,8 @@
 """ResNet-20 for small images on CIFAR-10, read from a folder of image files.
 
-Command, with the 50,000 + 10,000 images as DIR/{train,test}/<class>/<number>.jpg (or .png):
+With the 50,000 + 10,000 images as DIR/{train,test}/<class>/<number>.jpg (or .png):
 
-    jaxsplit train --config configs/cifar10_backbone.py --config.data=folder:DIR \
+    jaxsplit train --config cifar10_backbone --config.data=folder:DIR \
         --workdir runs/cifar10_resnet20
 
 The argument is `resnet20` or `smoke` (embedded images, less than a minute).

@@ -1,12 +1,14 @@
 """Small residual networks on the 60,000 training images of Fashion-MNIST.
 
-Command (the second runs once; it needs Debian's package dataset-fashion-mnist, or
-`jaxsplit[prepare]` and the network):
+The first command runs once; its images are those of Debian's package dataset-fashion-mnist.
+`jaxsplit[prepare]` downloads them instead.
 
-    python -m jaxsplit.data.fashion_mnist --idx /usr/share/datasets/fashion-mnist
-    jaxsplit train --config configs/fashion_mnist_backbone.py:resnet8 --workdir runs/fm_resnet8
+    python -m jaxsplit.data.fashion_mnist --idx /usr/share/datasets/fashion-mnist \
+        --out ~/tensorflow_datasets
+    jaxsplit train --config fashion_mnist_backbone:resnet8 --workdir runs/fashion_mnist_resnet8
 
-The argument is `resnet8`, `resnet20` or `smoke`.
+The argument is `resnet8` (92.76 % of the 10,000 test images; 30 minutes on two CPU cores),
+`resnet20` or `smoke` (seconds, on embedded images).
 """
 
 import ml_collections

@@ -155,6 +155,12 @@ def test_damaged_files_end_in_one_line(saved, tmp_path):
                 messages.append(str(error))
     assert len(messages) > len(places)
     assert not any("\n" in message for message in messages)
+    with zipfile.ZipFile(saved) as archive:
+        entry = archive.infolist()[-1]
+    content = bytearray(whole)
+    content[entry.header_offset + 30 + len(entry.filename)] = 7  # deflate has no such block
+    damaged.write_bytes(content)
+    refuses(damaged, "block")
     for length in rng.integers(0, len(whole), 10):
         damaged.write_bytes(whole[:length])
         refuses(damaged)

@@ -1,0 +1,198 @@
+"""The shape of the package: who may import whom, and what is allowed in one place only."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import jaxsplit
+
+PACKAGE = Path(jaxsplit.__file__).parent
+ROOT = Path(__file__).parent.parent
+
+# From the top down. A module imports from layers below its own; a folder also from itself.
+LAYERS = (
+    {"__main__"},
+    {"cli"},
+    {"experiment", "config", "progress"},
+    {"evaluation"},
+    {"codec", "train"},
+    {"family", "plan"},
+    {"split"},
+    {"bottleneck", "models"},
+    {"entropy", "losses"},
+    {"ops", "coding", "data", "checkpoint"},
+    {"errors"},
+    {"__init__"},
+)
+HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}
+
+
+def sources(*folders):
+    return {path: path.read_text() for folder in folders for path in sorted(folder.rglob("*.py"))}
+
+
+def imports(source):
+    """Full names of the modules that a source may import, whatever the place in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            assert node.module is not None
+            # `from jaxsplit import data` imports a module, `from jaxsplit.data import x` may.
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part(name):
+    """`jaxsplit.train.loop` → `train`: what stands in LAYERS. None for other packages."""
+    package, *rest = name.split(".")
+    return (rest or ["__init__"])[0] if package == "jaxsplit" else None
+
+
+def own_part(path):
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def upward(name, source):
+    """The parts that a source of the part `name` imports though they aren't below it."""
+    parts = {part(module) for module in imports(source)} - {None, name}
+    return {other for other in parts if HEIGHT.get(other, 1) >= HEIGHT[name]}
+
+
+def uses(source, *names):
+    """Those of the identifiers and imported packages `names` that a source mentions in code."""
+    tree = ast.parse(source)
+    words = {word for module in imports(source) for word in module.split(".")}
+    words |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    words |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return words & set(names)
+
+
+def homes(*names):
+    """The files of the package, relative to it, whose code mentions one of `names`."""
+    return {
+        str(path.relative_to(PACKAGE))
+        for path, source in sources(PACKAGE).items()
+        if own_part(path) != "configs" and uses(source, *names)
+    }
+
+
+def test_every_module_has_its_layer():
+    present = {own_part(path) for path in sources(PACKAGE)} - {"configs"}
+    assert present == set(HEIGHT)
+
+
+def test_imports_run_downward():
+    wrong = {
+        str(path.relative_to(PACKAGE)): found
+        for path, source in sources(PACKAGE).items()
+        if own_part(path) != "configs" and (found := upward(own_part(path), source))
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "found"),
+    [
+        ("split", "from jaxsplit import codec", {"codec"}),
+        ("split", "import jaxsplit.train.loop as loop", {"train"}),
+        ("split", "def f():\n    from jaxsplit.family import RateFamily", {"family"}),
+        ("codec", "from jaxsplit import train", {"train"}),  # neighbours
+        ("models", "from jaxsplit import Sender", {"Sender"}),  # public names are for users
+        ("models", "from jaxsplit import models, data\nimport jax", set()),
+        ("cli", "from jaxsplit.train import loop", set()),
+    ],
+)
+def test_an_import_upward_is_seen(name, source, found):
+    assert upward(name, source) == found
+
+
+def test_what_is_allowed_in_one_place_only():
+    assert homes("orbax") == {"checkpoint.py"}
+    assert homes("pmap", "xmap") == {"train/parallel.py"}
+    assert homes("ml_collections", "ConfigDict") == {"config.py"}
+    assert homes("argparse") <= {"cli.py", "data/prepare.py", "data/fashion_mnist.py"}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import orbax.checkpoint as ocp", {"orbax"}),
+        ("from jax import pmap", {"pmap"}),
+        ("def f(x):\n    return jax.pmap(x)", {"pmap"}),
+        ("import jax  # no pmap here", set()),
+    ],
+)
+def test_a_use_elsewhere_is_seen(source, found):
+    assert uses(source, "orbax", "pmap") == found
+
+
+def test_nothing_is_unpickled():
+    assert homes("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal") == set()
+    for path, source in sources(PACKAGE).items():
+        calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+        for keyword in (keyword for call in calls for keyword in call.keywords):
+            if keyword.arg == "allow_pickle":
+                assert isinstance(keyword.value, ast.Constant), path
+                assert keyword.value.value is False, path
+
+
+def test_some_packages_stay_where_they_belong():
+    """`coding` and `data` know no jax, `models` no training, and nothing TensorFlow or torch."""
+    for path, source in sources(PACKAGE).items():
+        packages = {name.split(".")[0] for name in imports(source)}
+        name = own_part(path)
+        assert not packages & {"tensorflow", "torch"}, path
+        if name in ("coding", "data"):
+            assert not packages & {"jax", "flax", "optax"}, path
+        if name in ("models", "split", "bottleneck", "ops", "entropy"):
+            assert "optax" not in packages, path
+
+
+def test_no_module_is_a_drawer():
+    drawers = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
+    folders = [PACKAGE, ROOT / "tests", ROOT / "configs"]
+    assert not {path for path in sources(*folders) if path.stem in drawers}
+
+
+def test_light_imports_load_no_jax():
+    program = (
+        "import sys, jaxsplit, jaxsplit.cli, jaxsplit.coding\n"
+        "print([name for name in ('jax', 'flax', 'optax', 'orbax') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_resolve():
+    assert jaxsplit.__all__ == sorted(jaxsplit.__all__)
+    for name in jaxsplit.__all__:
+        value = getattr(jaxsplit, name)
+        assert value is getattr(importlib.import_module(value.__module__), name)
+        assert value.__doc__, name
+    assert set(jaxsplit.__all__) <= set(dir(jaxsplit))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        jaxsplit.nothing  # noqa: B018
+
+
+def test_every_module_says_what_it_is():
+    for path, source in sources(PACKAGE).items():
+        if source.strip():
+            assert ast.get_docstring(ast.parse(source)), path
+
+
+def test_the_changelog_is_at_the_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == version

@@ -69,6 +69,8 @@ def load(name: str, overrides: dict[str, str] | None = None) -> BackboneConfig |
         raise ConfigError(f"{path} is not a configuration: {reason}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError(f"{path} gives a {type(config).__name__}; expected a ConfigDict")
+    if overrides:
+        _fill_defaults(config)
     for key, text in (overrides or {}).items():
         _override(config, key, text)
     return to_dataclass(config.to_dict())
@@ -113,6 +115,18 @@ def _build(cls: Any, values: dict[str, Any]) -> Any:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except TypeError as error:
         raise ConfigError(f"{cls.__name__}: {error}") from error
+
+
+def _fill_defaults(config: ml_collections.ConfigDict) -> None:
+    """Adds the keys that the file left at their defaults, so that overrides can reach them."""
+    cls = {"backbone": BackboneConfig, "curve": CurveConfig}.get(config.get("kind"))
+    parts = [(config, cls)]
+    if cls is CurveConfig and isinstance(config.get("spec"), ml_collections.ConfigDict):
+        parts.append((config.spec, BottleneckSpec))
+    for node, form in parts:
+        for field in dataclasses.fields(form) if form else ():
+            if field.name not in node and field.default is not dataclasses.MISSING:
+                node[field.name] = field.default
 
 
 def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:

@@ -51,8 +51,9 @@ def run_curve(
     """
     backbone = models.open_backbone(config.backbone)
     cost = split_cost(make_split(backbone, config.cut, config.spec), backbone)
-    family = train_curve(config, backbone, directory if resume else None, progress)
+    # Opened before the training, so that a missing one doesn't cost its hours.
     source = data.open_source(config.data, split=config.test_split, limit=config.limit)
+    family = train_curve(config, backbone, directory if resume else None, progress)
     curve, table = measure(family, backbone, source, directory, tell)
     family = with_measured(family, curve)
     family.save(directory / "family")
@@ -116,6 +117,7 @@ def run_backbone(
       command: written into the weights' card.
       progress: told of the metrics.
     """
+    test = data.open_source(config.data, split=config.test_split, limit=config.limit)
     variables, measured = train_backbone(config, directory, progress)
     card = {
         "command": command,
@@ -125,7 +127,6 @@ def run_backbone(
         "seed": config.seed,
         **measured,
     }
-    test = data.open_source(config.data, split=config.test_split, limit=config.limit)
     models.save_backbone(
         directory / "weights.npz",
         variables,

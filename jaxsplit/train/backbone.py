@@ -16,6 +16,7 @@ import optax
 
 from jaxsplit import data, models
 from jaxsplit.data import Augmentation, Preprocessing
+from jaxsplit.errors import ConfigError
 from jaxsplit.train import loop, parallel
 from jaxsplit.train.state import TrainState
 
@@ -53,6 +54,13 @@ class BackboneConfig:
     train_split: str = "train"
     test_split: str = "test"
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.epochs < 0 or not 0 <= self.seed < 2**32:
+            raise ConfigError(
+                f"batch_size is {self.batch_size}, epochs {self.epochs} and seed {self.seed}; "
+                "expected at least 1, at least 0, and 0 … 2**32 - 1"
+            )
 
     @property
     def key(self) -> str:

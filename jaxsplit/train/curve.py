@@ -65,6 +65,15 @@ class CurveConfig:
     def __post_init__(self) -> None:
         if not self.rates or not self.phases:
             raise ConfigError("a curve needs at least one rate and one phase")
+        if self.batch_size < 1 or not 0 <= self.seed < 2**32:
+            raise ConfigError(
+                f"batch_size is {self.batch_size} and seed {self.seed}; "
+                "expected at least 1, and 0 … 2**32 - 1"
+            )
+        if self.feature_dtype not in ("float32", "float16"):
+            raise ConfigError(
+                f"feature_dtype is {self.feature_dtype!r}; expected float32 or float16"
+            )
 
     @property
     def steps(self) -> int:

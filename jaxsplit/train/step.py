@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,10 @@ class Rate:
     rate_id: str
     lmbda: float
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.lmbda < math.inf:
+            raise ConfigError(f"lambda of rate {self.rate_id} is {self.lmbda}; expected one ≥ 0")
+
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
@@ -45,6 +50,8 @@ class Phase:
     def __post_init__(self) -> None:
         if self.quantization not in ("noise", "round"):
             raise ConfigError(f"quantization is {self.quantization!r}; expected noise or round")
+        if self.steps < 0:
+            raise ConfigError(f"a phase has {self.steps} steps; expected 0 or more")
 
 
 def rate_constants(rates: tuple[Rate, ...], seed: int) -> dict[str, jax.Array]:

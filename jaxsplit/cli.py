@@ -170,6 +170,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     with _progress() as progress:
         _, table = experiment.measure(family, backbone, source, options.out, progress.tell)
     print(table)
+    if options.out is not None:
+        print(f"wrote {options.out}/curve.json and {options.out}/curve.png")
 
 
 def _encode(options: argparse.Namespace) -> None:
@@ -236,34 +238,9 @@ def _decode(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from jaxsplit import coding, family, models
+    from jaxsplit.describe import describe
 
-    if options.path is None:
-        print("embedded families: " + ", ".join(family.embedded_families()))
-        print("embedded backbones: " + ", ".join(models.embedded_weights()))
-        return
-    path = Path(options.path)
-    if path.suffix == ".jspl":
-        header, frames = coding.read_container(_read(path))
-        print(f"{path}: {len(frames)} images, family {header.family}")
-        for index, rate in enumerate(header.rates):
-            sizes = [len(frame.payload) for frame in frames if frame.rate_index == index]
-            print(f"  {rate.rate_id}: latent {rate.shape}, {len(sizes)} images, {sum(sizes)} bytes")
-        return
-    if path.suffix == ".npz" or options.path in models.embedded_weights():
-        backbone = models.open_backbone(options.path)
-        print(f"{options.path}: {backbone.name}, {len(backbone.class_names)} classes")
-        print(f"  fingerprint {backbone.fingerprint}")
-        for key, value in backbone.card.items():
-            print(f"  {key}: {value}")
-        shapes = models.cuts(backbone.name, backbone.preprocessing.input_shape)
-        print("  cuts: " + ", ".join(f"{cut} {shape}" for cut, shape in shapes.items()))
-        return
-    found = family.open_family(options.path)
-    print(f"{options.path}: {found.backbone} cut after {found.cut}, family {found.fingerprint}")
-    for entry in found.rates:
-        measured = ", ".join(f"{key} {value:g}" for key, value in entry.measured.items())
-        print(f"  {entry.rate_id}: lambda {entry.lmbda}, {measured or 'not measured'}")
+    print(describe(options.path))
 
 
 def _open(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:

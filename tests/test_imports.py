@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"experiment", "config", "progress"},
+    {"experiment", "config", "progress", "describe"},
     {"evaluation"},
     {"codec", "train"},
     {"family", "plan"},

@@ -1,0 +1,82 @@
+"""What a family, a `.jspl` file or a backbone's weights are, in words: `jaxsplit info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxsplit import coding, family, models
+from jaxsplit.errors import DataError
+
+
+def describe(name: str | None = None) -> str:
+    """Lines about a folder or a file, or about what comes with the package under that name.
+
+    Args:
+      name: folder of a family, `.jspl` file, `.npz` file; the name of an embedded family or
+        backbone, `NAME.npz` for the backbone alone; None lists what is embedded.
+
+    Raises:
+      JaxsplitError: there is nothing, or it is damaged.
+
+    >>> describe("fashion_mnist_resnet8.npz").splitlines()[0]
+    'backbone fashion_mnist_resnet8: resnet8_small, 10 classes'
+    """
+    if name is None:
+        return (
+            f"embedded families: {', '.join(family.embedded_families())}\n"
+            f"embedded backbones: {', '.join(models.embedded_weights())}"
+        )
+    path = Path(name)
+    embedded = () if path.exists() else models.embedded_weights()
+    if path.suffix == ".jspl":
+        return _container(path)
+    if path.suffix == ".npz":
+        return _backbone(path.stem if name.removesuffix(".npz") in embedded else path)
+    if name in embedded and name not in family.embedded_families():
+        return _backbone(name)
+    found = _family(name)
+    return f"{found}\n{_backbone(name)}" if name in embedded else found
+
+
+def _container(path: Path) -> str:
+    try:
+        header, frames = coding.read_container(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    lines = [f"{path}: {len(frames)} images, family {header.family}"]
+    count = len(header.rates)
+    for index, rate in enumerate(header.rates):
+        sizes = [
+            len(coding.pack_frame(frame.payload, index, count))
+            for frame in frames
+            if frame.rate_index == index
+        ]
+        lines.append(
+            f"  {rate.rate_id}: latent {rate.shape}, {len(sizes)} images, {sum(sizes)} bytes"
+        )
+    return "\n".join(lines)
+
+
+def _backbone(name: str | Path) -> str:
+    backbone = models.open_backbone(name)
+    shapes = models.cuts(backbone.name, backbone.preprocessing.input_shape)
+    return "\n".join(
+        (
+            f"backbone {name}: {backbone.name}, {len(backbone.class_names)} classes",
+            f"  fingerprint: {backbone.fingerprint}",
+            *(f"  {key}: {value}" for key, value in backbone.card.items()),
+            f"  cuts: {', '.join(f'{cut} {shape}' for cut, shape in shapes.items())}",
+        )
+    )
+
+
+def _family(name: str) -> str:
+    found = family.open_family(name)
+    lines = [
+        f"family {name}: {found.backbone} cut after {found.cut}",
+        f"  fingerprint: {found.fingerprint}",
+    ]
+    for rate in found.rates:
+        measured = ", ".join(f"{key} {value:g}" for key, value in rate.measured.items())
+        lines.append(f"  {rate.rate_id}: lambda {rate.lmbda}, {measured or 'not measured'}")
+    return "\n".join(lines)

@@ -44,7 +44,18 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
     except Exception as error:  # orbax lets errors of several libraries through
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"cannot read the checkpoint {path}: {reason}") from error
-    return jax.tree.map(np.asarray, tree)
+    tree = jax.tree.map(np.asarray, tree)
+    if target is not None:
+        stored, wanted = ([x.shape for x in jax.tree.leaves(t)] for t in (tree, target))
+        if stored != wanted:
+            got, expected = next(
+                pair for pair in zip(stored, wanted, strict=True) if len({*pair}) > 1
+            )
+            raise CheckpointError(
+                f"the checkpoint {path} holds an array of {got} where {expected} is expected: "
+                "it is of another training"
+            )
+    return tree
 
 
 def save_step(directory: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -> None:

@@ -1,9 +1,134 @@
-"""Several CPU devices, strict ranks, and a compilation cache shared by the whole run."""
+"""Several CPU devices, strict ranks, and a tiny trained network and family for all tests."""
 
+import contextlib
+import dataclasses
 import os
+
+import pytest
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     " --xla_force_host_platform_device_count=4"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+
+@pytest.fixture(scope="session")
+def compiles():
+    """A context manager that counts the programs compiled inside it: `with compiles() as n`."""
+    import jax
+
+    events = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+    @contextlib.contextmanager
+    def count():
+        inside = []
+        before = len(events)
+        yield inside
+        inside.extend(events[before:])
+
+    return count
+
+
+@pytest.fixture(scope="session")
+def tiny_training():
+    """A backbone trained for seconds: (config, variables, report, losses as it went)."""
+    from jaxsplit.data import Preprocessing
+    from jaxsplit.train.backbone import BackboneConfig, train_backbone
+
+    config = BackboneConfig(
+        model="resnet8_small",
+        data="embedded",
+        preprocessing=Preprocessing((12, 12), 1, mean=(0.3,), std=(0.35,)),
+        epochs=8,
+        batch_size=32,
+        limit=256,
+    )
+    losses = []
+    variables, report = train_backbone(
+        config, None, lambda done, total, metrics: losses.append(float(metrics["loss"]))
+    )
+    return config, variables, report, losses
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tiny_training):
+    """ResNet-8 for images of 12 × 12, trained for seconds on a few of the embedded images."""
+    from jaxsplit import data, models
+
+    config, variables, _, _ = tiny_training
+    names = data.open_source("embedded").class_names
+    return models.Backbone(
+        name=config.model,
+        module=models.create(config.model, len(names)),
+        variables=variables,
+        preprocessing=config.preprocessing,
+        class_names=names,
+        fingerprint=models.fingerprint(variables),
+        card={},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """A curve of three rates with latents of 3 × 3 × 3, without a tail in the loss."""
+    from jaxsplit.bottleneck import BottleneckSpec
+    from jaxsplit.losses import Distortion
+    from jaxsplit.train.curve import CurveConfig
+    from jaxsplit.train.step import Phase, Rate
+
+    return CurveConfig(
+        backbone="",
+        cut="stage2.block1",
+        spec=BottleneckSpec(channels=3, stride=2),
+        rates=(Rate("high", 3e-5), Rate("mid", 3e-4), Rate("low", 2e-3)),
+        phases=(Phase(600, Distortion(distillation=0, features=1)),),
+        limit=512,
+        batch_size=32,
+        learning_rate=2e-2,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_family(tiny_config, tiny_backbone):
+    """The family that `tiny_config` gives; treat it as read-only."""
+    from jaxsplit.train.curve import train_curve
+
+    return train_curve(tiny_config, tiny_backbone)
+
+
+@pytest.fixture(scope="session")
+def tiny_test_source():
+    """Labelled images that nothing tiny was trained on."""
+    from jaxsplit import data
+
+    return data.open_source("embedded", split="test", limit=200)
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tiny_backbone, tiny_test_source):
+    """The images of `tiny_test_source`, uint8 [200, 12, 12, 1]."""
+    from jaxsplit import data
+
+    return data.load_arrays(tiny_test_source, tiny_backbone.preprocessing)[0]
+
+
+@pytest.fixture
+def other_backbone(tiny_backbone):
+    """The same network with one weight changed."""
+    import jax
+
+    from jaxsplit import models
+
+    leaves, structure = jax.tree.flatten(tiny_backbone.variables)
+    leaves[-1] = leaves[-1] + 1
+    variables = jax.tree.unflatten(structure, leaves)
+    return dataclasses.replace(
+        tiny_backbone, variables=variables, fingerprint=models.fingerprint(variables)
+    )

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxsplit import data
 from jaxsplit.data.pipeline import step_indices
+from jaxsplit.errors import ConfigError
 from jaxsplit.models import Backbone
 from jaxsplit.split import Split
 
@@ -40,9 +41,18 @@ class FeatureCache:
     def batches(
         self, batch_size: int, seed: int, start_step: int = 0
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Endless shuffled batches: features [B, …], teacher [B, K], label [B], index [B]."""
+        """Endless shuffled batches: features [B, …], teacher [B, K], label [B], index [B].
+
+        Raises:
+          ConfigError: there are fewer examples than a batch takes.
+        """
         count = len(self.labels)
         per_epoch = data.num_batches(count, batch_size, drop_remainder=True)
+        if not per_epoch:
+            raise ConfigError(
+                f"{count} training examples don't fill one batch of {batch_size}: "
+                "raise the limit or make the batches smaller"
+            )
         step = start_step
         while True:
             index = step_indices(count, batch_size, per_epoch, seed, step)

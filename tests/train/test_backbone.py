@@ -1,0 +1,44 @@
+"""Training a backbone: it learns, and what is measured is what is stored."""
+
+import jax
+import numpy as np
+
+from jaxsplit import data, models
+
+
+def test_a_short_training_learns(tiny_training):
+    _, _, report, losses = tiny_training
+    assert report["steps"] == 64
+    assert report["test_images"] == 256
+    assert losses[-1] < losses[0] / 2
+    assert report["top1"] > 0.6  # of ten classes
+
+
+def test_the_weights_that_are_measured_are_those_that_are_stored(
+    tiny_training, tiny_backbone, tmp_path
+):
+    config, variables, report, _ = tiny_training
+    for leaf in jax.tree.leaves(variables):
+        assert leaf.dtype == np.float32
+        np.testing.assert_array_equal(leaf, leaf.astype(np.float16).astype(np.float32))
+    models.save_backbone(
+        tmp_path / "tiny.npz",
+        variables,
+        name=config.model,
+        preprocessing=config.preprocessing,
+        class_names=tiny_backbone.class_names,
+        card={},
+    )
+    stored = models.load_backbone(tmp_path / "tiny.npz")
+    assert stored.fingerprint == tiny_backbone.fingerprint
+    test = data.open_source("embedded", split="test", limit=config.limit)
+    images, labels = data.load_arrays(test, stored.preprocessing)
+    logits = models.predict(stored.module, stored.variables, stored.preprocessing, images)
+    assert np.mean(logits.argmax(-1) == labels) == report["top1"]
+
+
+def test_batch_statistics_have_moved_from_where_they_began(tiny_training):
+    _, variables, _, _ = tiny_training
+    stats = variables["batch_stats"]["stem"]["bn"]
+    assert (stats["mean"] != 0).all()
+    assert (stats["var"] != 1).all()

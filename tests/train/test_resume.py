@@ -1,0 +1,128 @@
+"""Trainings that are interrupted and resumed end, to the bit, where uninterrupted ones do."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsplit.errors import CheckpointError
+from jaxsplit.losses import Distortion
+from jaxsplit.train import loop
+from jaxsplit.train.backbone import train_backbone
+from jaxsplit.train.curve import train_curve
+from jaxsplit.train.step import Phase, Rate
+
+FEATURES = Distortion(distillation=0, features=1)
+
+
+@pytest.fixture(autouse=True)
+def _frequent_checkpoints(monkeypatch):
+    monkeypatch.setitem(loop.fit.__kwdefaults__, "save_every", 2)
+    monkeypatch.setitem(loop.fit.__kwdefaults__, "report_every", 1)
+
+
+class Interruption(Exception):
+    pass
+
+
+def interrupt_at(step):
+    def progress(done, total, metrics):
+        if done == step:
+            raise Interruption
+
+    return progress
+
+
+def only_step(workdir, step):
+    """Leaves no checkpoint but one."""
+    (folder,) = workdir.glob("checkpoints-*")
+    for path in folder.iterdir():
+        if path.name != f"step_{step}":
+            shutil.rmtree(path)
+
+
+@pytest.mark.slow
+def test_a_curve_resumes_to_the_bit_within_a_phase_and_between_two(
+    tiny_config, tiny_backbone, tmp_path
+):
+    config = dataclasses.replace(
+        tiny_config,
+        rates=(Rate("a", 1e-4), Rate("b", 1e-2)),
+        phases=(Phase(4, FEATURES), Phase(4, FEATURES, "round")),
+        limit=64,
+        batch_size=16,
+    )
+    whole = train_curve(config, tiny_backbone)
+    with pytest.raises(Interruption):
+        train_curve(config, tiny_backbone, tmp_path, interrupt_at(7))
+    between = shutil.copytree(tmp_path, tmp_path.with_name("between"))
+    for workdir, step in ((tmp_path, 6), (between, 4)):
+        only_step(workdir, step)
+        done = []
+        resumed = train_curve(
+            config, tiny_backbone, workdir, lambda *args, done=done: done.append(args[0])
+        )
+        assert done == list(range(step + 1, 9))
+        assert resumed.fingerprint == whole.fingerprint
+    # The second phase rounded around the offsets that were best when it began.
+    assert any(rate.tables.offsets.any() for rate in whole.rates)
+
+    # A finished training is not trained again, and says so when its end is damaged.
+    assert train_curve(config, tiny_backbone, tmp_path, _never).fingerprint == whole.fingerprint
+    for path in (tmp_path / f"checkpoints-{config.key}" / "step_8").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(CheckpointError, match="step_8"):
+        train_curve(config, tiny_backbone, tmp_path, _never)
+
+
+def _never(*_):
+    raise AssertionError("nothing is left to train")
+
+
+def test_every_field_of_a_training_is_in_the_name_of_its_checkpoints(tiny_config, tiny_training):
+    for config, changes in (
+        (
+            tiny_config,
+            {
+                "cut": "stem",
+                "spec": dataclasses.replace(tiny_config.spec, channels=4),
+                "rates": tiny_config.rates[:2],
+                "phases": (Phase(600, FEATURES, "round"),),
+                "seed": 1,
+                "limit": 513,
+                "learning_rate": 1e-3,
+                "flip": True,
+                "feature_dtype": "float16",
+            },
+        ),
+        (
+            tiny_training[0],
+            {
+                "seed": 1,
+                "limit": 65,
+                "epochs": 3,
+                "label_smoothing": 0.1,
+                "preprocessing": dataclasses.replace(tiny_training[0].preprocessing, mean=(0.0,)),
+            },
+        ),
+    ):
+        keys = {dataclasses.replace(config, **{name: value}).key for name, value in changes.items()}
+        assert len(keys | {config.key}) == len(changes) + 1
+        assert dataclasses.replace(config).key == config.key
+
+
+@pytest.mark.slow
+def test_a_backbone_resumes_to_the_bit(tiny_training, tmp_path):
+    config = dataclasses.replace(tiny_training[0], epochs=2, limit=64, batch_size=16)
+    whole, report = train_backbone(config, None)
+    with pytest.raises(Interruption):
+        train_backbone(config, tmp_path, interrupt_at(7))
+    only_step(tmp_path, 4)
+    done = []
+    resumed, again = train_backbone(config, tmp_path, lambda *args: done.append(args[0]))
+    assert done == [5, 6, 7, 8]
+    assert again == report
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)

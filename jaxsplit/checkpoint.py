@@ -21,6 +21,9 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
         shutil.rmtree(path)
     with _checkpointer() as checkpointer:
         checkpointer.save(path, jax.tree.map(np.asarray, tree))
+    # On some file systems orbax leaves a note that names the absolute path: a family that is
+    # passed on should not tell it. The rename of the folder is what commits it here.
+    (path / "commit_success.txt").unlink(missing_ok=True)
 
 
 def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:

@@ -1,0 +1,646 @@
+"""The command line on real files: what it prints and writes, and how it refuses."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxsplit import coding, config, data, models
+from jaxsplit.cli import main
+from jaxsplit.codec import Receiver, Sender
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.family import RateFamily, open_family
+from jaxsplit.models import open_backbone
+from jaxsplit.plan import split_cost
+from jaxsplit.split import make_split
+
+COMMANDS = ("quickstart", "train", "evaluate", "encode", "decode", "info")
+RATES = ("r1", "r2", "r3", "r4", "r5")
+
+
+def run(*arguments):
+    """One command in this process: its exit code, stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(argument) for argument in arguments])
+    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+
+
+def runs(*arguments):
+    done = run(*arguments)
+    assert done.code == 0, done.err
+    return done
+
+
+def refuses(*arguments, words=()):
+    """Exit code 2, nothing on stdout, one line on stderr that says `words`."""
+    done = run(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert re.fullmatch(r"jaxsplit: \S.*\n", done.err), done.err
+    for word in words:
+        assert str(word) in done.err
+    return done
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory):
+    """The shortened quickstart: its streams and its folder."""
+    out = tmp_path_factory.mktemp("quickstart")
+    done = runs("quickstart", "--smoke", "--out", out)
+    done.folder = out
+    return done
+
+
+@pytest.fixture(scope="session")
+def family(quickstart):
+    """Folder of the quickstart's family."""
+    return quickstart.folder / "family"
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Four image files of four formats, three sizes and two modes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    source = data.open_source("embedded", limit=4)
+    forms = [
+        ("one.png", "L", (28, 28)),
+        ("two.jpg", "RGB", (64, 48)),
+        ("three.webp", "RGB", (31, 90)),
+        ("four.bmp", "L", (9, 9)),
+    ]
+    for example, (name, mode, size) in zip(source, forms, strict=True):
+        image = Image.fromarray(example["image"][..., 0]).convert(mode)
+        image.resize(size).save(folder / name)
+    return [folder / name for name, _, _ in forms]
+
+
+@pytest.fixture(scope="session")
+def ends(family, pictures):
+    """Sender and receiver of the family, and the pictures as the network takes them."""
+    opened, backbone = RateFamily.load(family), open_backbone("fashion_mnist_resnet8")
+    count = len(pictures)
+    images = [backbone.preprocessing.apply(data.decode_image(path)) for path in pictures]
+    return SimpleNamespace(
+        family=opened,
+        backbone=backbone,
+        sender=Sender(opened, backbone, batch_size=count),
+        receiver=Receiver(opened, backbone, batch_size=count),
+        images=np.stack(images),
+    )
+
+
+@pytest.fixture(scope="session")
+def encoded(family, pictures, tmp_path_factory):
+    """The pictures encoded at r3: the command's streams and its file."""
+    path = tmp_path_factory.mktemp("encoded") / "pictures.jspl"
+    done = runs("encode", *pictures, "--family", family, "--rate", "r3", "-o", path)
+    done.path = path
+    return done
+
+
+@pytest.fixture(scope="session")
+def folder_of_images(tmp_path_factory):
+    """Test images as PNG files of three classes, and classes.txt with all of them."""
+    root = tmp_path_factory.mktemp("images")
+    source = data.open_source("embedded", limit=60)
+    (root / "classes.txt").write_text("\n".join(source.class_names))
+    for index, example in enumerate(source):
+        name = source.class_names[example["label"]]
+        if name in ("Trouser", "Bag", "Ankle boot"):
+            (root / "test" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(example["image"][..., 0]).save(root / "test" / name / f"{index}.png")
+    return root
+
+
+# quickstart
+
+
+@pytest.mark.slow
+def test_quickstart_writes_the_curve(quickstart):
+    written = json.loads((quickstart.folder / "curve.json").read_text())
+    assert set(written) == {"uncompressed", "points"}
+    assert set(written["uncompressed"]) == {"top1", "n_images"}
+    assert [point["rate_id"] for point in written["points"]] == list(RATES)
+    for point in written["points"]:
+        assert set(point) == {
+            "rate_id",
+            "lambda",
+            "bytes_per_image",
+            "estimated_bits_per_image",
+            "bits_per_pixel",
+            "top1",
+            "n_images",
+        }
+        assert point["n_images"] == written["uncompressed"]["n_images"] == 500
+        assert 0 <= point["top1"] <= 1
+        assert point["bits_per_pixel"] == pytest.approx(8 * point["bytes_per_image"] / 28**2)
+        # Real bytes stay within the bound of what the prior estimates.
+        estimated = point["estimated_bits_per_image"] / 8
+        assert estimated < point["bytes_per_image"] <= 1.03 * estimated + 3
+    assert written["uncompressed"]["top1"] > 0.9
+
+
+@pytest.mark.slow
+def test_quickstart_draws_the_curve(quickstart):
+    with Image.open(quickstart.folder / "curve.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) >= 400
+        pixels = np.asarray(image.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+    assert 0.01 < np.mean(pixels.min(-1) < 200) < 0.9  # ink, and paper
+
+
+@pytest.mark.slow
+def test_quickstart_saves_the_family(quickstart, family):
+    loaded = open_family(family)
+    curve = Curve.read(quickstart.folder / "curve.json")
+    assert tuple(rate.rate_id for rate in loaded.rates) == RATES
+    for rate, point in zip(loaded.rates, curve.points, strict=True):
+        assert rate.lmbda == point.lmbda
+        assert rate.measured["bytes_per_image"] == point.bytes_per_image
+        assert rate.measured["top1"] == point.top1
+    assert {path.name for path in quickstart.folder.iterdir()} == {
+        "curve.json",
+        "curve.png",
+        "family",
+    }
+
+
+@pytest.mark.slow
+def test_quickstart_prints_a_row_for_every_rate(quickstart):
+    curve = Curve.read(quickstart.folder / "curve.json")
+    for point in curve.points:
+        (row,) = re.findall(rf"^\| {point.rate_id} .*$", quickstart.out, re.MULTILINE)
+        assert f"{point.bytes_per_image:.1f}" in row
+        assert f"{100 * point.top1:.2f}" in row
+    assert f"{100 * curve.uncompressed_top1:.2f}" in quickstart.out
+    assert "JPEG" in quickstart.out
+    assert "WebP" in quickstart.out
+    assert str(quickstart.folder / "curve.json") in quickstart.out
+
+
+@pytest.mark.slow
+def test_quickstart_shows_progress_on_stderr(quickstart):
+    lines = quickstart.err.splitlines()
+    steps = [line for line in lines if re.match(r"step \d+/30  bits .*loss", line)]
+    assert len(steps) >= 3
+    assert steps[-1].startswith("step 30/30")
+    for rate in RATES:
+        assert f"evaluating {rate}" in lines
+    assert "step" not in quickstart.out
+
+
+@pytest.mark.slow
+def test_quickstart_again_writes_the_identical_curve(quickstart, tmp_path):
+    command = [sys.executable, "-m", "jaxsplit", "quickstart", "--smoke", "--out", str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    again = (tmp_path / "curve.json").read_bytes()
+    assert again == (quickstart.folder / "curve.json").read_bytes()
+    # The table too: all but the last line, which says how long it took.
+    assert done.stdout.splitlines()[:-1] == quickstart.out.splitlines()[:-1]
+
+
+def test_quickstart_hands_its_seed_on(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        "jaxsplit.cli._run_curve", lambda loaded, *rest, **more: seen.append(loaded)
+    )
+    for seed in (0, 7):
+        runs("quickstart", "--seed", seed, "--out", tmp_path)
+    assert seen[0] == config.load("fashion_mnist:quickstart")
+    assert seen[1] == dataclasses.replace(seen[0], seed=7)
+
+
+def test_the_device_runs_less_than_half_of_the_network():
+    loaded = config.load("fashion_mnist:quickstart")
+    backbone = open_backbone(loaded.backbone)
+    cost = split_cost(make_split(backbone, loaded.cut, loaded.spec), backbone)
+    assert cost.device_share <= 0.45
+    assert cost.device_share == pytest.approx(
+        (cost.head + cost.encoder) / (cost.head + cost.tail), abs=1e-12
+    )
+
+
+# train
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A training with another seed than the quickstart's."""
+    workdir = tmp_path_factory.mktemp("trained")
+    arguments = ("train", "--config", "fashion_mnist:smoke", "--config.seed=1", "--workdir")
+    done = runs(*arguments, workdir)
+    done.folder, done.arguments = workdir, (*arguments, workdir)
+    return done
+
+
+@pytest.mark.slow
+def test_another_seed_gives_another_curve(quickstart, trained):
+    one, other = (Curve.read(done.folder / "curve.json") for done in (quickstart, trained))
+    assert one.uncompressed_top1 == other.uncompressed_top1
+    for point, another in zip(one.points, other.points, strict=True):
+        assert point.bytes_per_image != another.bytes_per_image
+
+
+@pytest.mark.slow
+def test_a_finished_training_is_not_repeated(trained):
+    curve = (trained.folder / "curve.json").read_bytes()
+    fingerprint = RateFamily.load(trained.folder / "family").fingerprint
+    assert "step 30/30" in trained.err
+    again = runs(*trained.arguments)
+    assert "step" not in again.err
+    assert (trained.folder / "curve.json").read_bytes() == curve
+    assert RateFamily.load(trained.folder / "family").fingerprint == fingerprint
+    assert again.out.splitlines()[:-1] == trained.out.splitlines()[:-1]
+
+
+@pytest.mark.slow
+def test_a_backbone_is_trained_and_described(tmp_path):
+    done = runs("train", "--config", "fashion_mnist_backbone:smoke", "--workdir", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert f"top-1 {100 * report['top1']:.2f} % on 1000 test images" in done.out
+    assert re.search(r"^step \d+/\d+ .*loss.*top1", done.err, re.MULTILINE)
+    backbone = open_backbone(tmp_path / "weights.npz")
+    assert backbone.card == report
+    assert backbone.card["command"] == "jaxsplit train --config fashion_mnist_backbone:smoke"
+    test = data.open_source("embedded", limit=1000)
+    images, labels = data.load_arrays(test, backbone.preprocessing)
+    logits = models.predict(backbone.module, backbone.variables, backbone.preprocessing, images)
+    assert np.mean(logits.argmax(-1) == labels) == report["top1"]
+    described = runs("info", tmp_path / "weights.npz").out
+    assert backbone.fingerprint in described
+    assert f"top1: {report['top1']}" in described
+
+
+# evaluate
+
+
+@pytest.mark.slow
+def test_evaluate_measures_the_chosen_rates_on_a_folder(family, ends, folder_of_images, tmp_path):
+    done = runs(
+        *("evaluate", "--family", family, "--data", f"folder:{folder_of_images}"),
+        *("--rates", "r4,r2", "--limit", 12, "--out", tmp_path / "new" / "out"),
+    )
+    curve = Curve.read(tmp_path / "new" / "out" / "curve.json")
+    assert [point.rate_id for point in curve.points] == ["r4", "r2"]
+    source = data.open_source(f"folder:{folder_of_images}", limit=12)
+    images, labels = data.load_arrays(source, ends.backbone.preprocessing)
+    assert np.bincount(labels).tolist() == [0, 4, 0, 0, 0, 0, 0, 0, 4, 4]  # over the classes
+    for point in curve.points:
+        frames = ends.sender.encode(images, point.rate_id)
+        assert point.n_images == 12
+        assert point.bytes_per_image == np.mean([len(frame) for frame in frames])
+        predicted = ends.receiver.decode(frames).argmax(-1)
+        assert point.top1 == np.mean(predicted == labels)
+        assert re.search(rf"^\| {point.rate_id} ", done.out, re.MULTILINE)
+    assert "| r1 " not in done.out
+    with Image.open(tmp_path / "new" / "out" / "curve.png") as image:
+        assert image.format == "PNG"
+
+
+@pytest.mark.slow
+def test_evaluate_gives_what_the_quickstart_gave(quickstart, family, tmp_path):
+    runs("evaluate", "--family", family, "--limit", 500, "--out", tmp_path)
+    assert (tmp_path / "curve.json").read_bytes() == (quickstart.folder / "curve.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_evaluate_takes_weights_from_a_file(family, folder_of_images, tmp_path):
+    weights = tmp_path / "copy.npz"
+    shutil.copy(models.backbone.ASSETS / "fashion_mnist_resnet8.npz", weights)
+    arguments = ("evaluate", "--family", family, "--data", f"folder:{folder_of_images}")
+    arguments = (*arguments, "--rates", "r1", "--limit", 6)
+    assert runs(*arguments, "--weights", weights).out == runs(*arguments).out
+
+
+# encode and decode
+
+
+@pytest.mark.slow
+def test_encode_writes_the_frames_of_the_sender(encoded, ends):
+    header, frames = coding.read_container(encoded.path.read_bytes())
+    expected = ends.sender.encode(ends.images, "r3")
+    assert header == ends.sender.header
+    assert [
+        coding.pack_frame(frame.payload, frame.rate_index, len(RATES)) for frame in frames
+    ] == expected
+    payload = sum(map(len, expected))
+    rest = encoded.path.stat().st_size - payload
+    assert f"4 images, {payload} bytes ({payload / 4:.1f} an image)" in encoded.out
+    assert f"{rest} of header" in encoded.out
+
+
+@pytest.mark.slow
+def test_decode_predicts_what_the_receiver_predicts(encoded, family, ends):
+    frames = ends.sender.encode(ends.images, "r3")
+    probabilities = np.asarray(jax.nn.softmax(ends.receiver.decode(frames)))
+    done = runs("decode", encoded.path, "--family", family)
+    rows = json.loads(runs("decode", encoded.path, "--family", family, "--json").out)
+    assert len(rows) == len(frames) == len(done.out.splitlines())
+    for index, (row, line) in enumerate(zip(rows, done.out.splitlines(), strict=True)):
+        assert row == {
+            "image": index,
+            "class": ends.backbone.class_names[probabilities[index].argmax()],
+            "probability": pytest.approx(probabilities[index].max(), abs=1e-4),
+            "rate": "r3",
+            "bytes": len(frames[index]),
+        }
+        assert row["class"] in line
+        assert f"{row['probability']:.4f}" in line
+        assert f"{row['bytes']} bytes" in line
+
+
+@pytest.mark.slow
+def test_rates_may_be_mixed_in_a_file(family, ends, tmp_path):
+    frames = [ends.sender.encode(ends.images[:1], rate)[0] for rate in ("r5", "r1")]
+    opened = [coding.unpack_frame(frame, len(RATES))[0] for frame in frames]
+    path = tmp_path / "mixed.jspl"
+    path.write_bytes(coding.write_container(ends.sender.header, opened))
+    rows = json.loads(runs("decode", path, "--family", family, "--json").out)
+    assert [row["rate"] for row in rows] == ["r5", "r1"]
+    assert [row["bytes"] for row in rows] == [len(frame) for frame in frames]
+
+
+# info
+
+
+@pytest.mark.slow
+def test_info_describes_a_family(family, ends):
+    out = runs("info", family).out
+    assert ends.family.fingerprint in out
+    assert "resnet8_small cut after stage1.block1" in out
+    for rate in ends.family.rates:
+        assert f"{rate.rate_id}: lambda {rate.lmbda}" in out
+        assert f"{rate.measured['bytes_per_image']:g}" in out
+
+
+@pytest.mark.slow
+def test_info_describes_a_file(encoded, ends):
+    out = runs("info", encoded.path).out
+    payload = sum(map(len, ends.sender.encode(ends.images, "r3")))
+    assert "4 images" in out.splitlines()[0]
+    assert f"r3: latent (7, 7, 12), 4 images, {payload} bytes" in out
+    assert "r1: latent (7, 7, 12), 0 images, 0 bytes" in out
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist_resnet8", "fashion_mnist_resnet8.npz"])
+def test_info_describes_embedded_weights(name):
+    out = runs("info", name).out
+    assert open_backbone("fashion_mnist_resnet8").fingerprint in out
+    assert "resnet8_small, 10 classes" in out
+    assert "stage1.block1 (28, 28, 16)" in out
+
+
+def test_info_lists_what_is_embedded():
+    out = runs("info").out
+    assert "fashion_mnist_resnet8" in re.search("embedded backbones: (.*)", out)[1].split(", ")
+    assert "embedded families:" in out
+
+
+# what is refused
+
+
+@pytest.fixture
+def blocked(tmp_path):
+    """A folder that nobody can create, not even root: below a file."""
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file" / "folder"
+
+
+def test_help_is_instant():
+    """Of every command, without a heavy import."""
+    program = f"""
+import sys
+from jaxsplit.cli import main
+for arguments in [[], *([name] for name in {COMMANDS})]:
+    try:
+        main([*arguments, "--help"])
+    except SystemExit as done:
+        assert done.code == 0
+    heavy = {{"jax", "flax", "numpy", "orbax", "matplotlib", "rich", "tensorflow_datasets"}}
+    assert not heavy & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    for name in COMMANDS:
+        assert f"usage: jaxsplit {name}" in done.stdout
+        assert re.search(rf"^    {name}\b", done.stdout, re.MULTILINE)
+    for option in ("--out DIR", "--seed", "--rates A,B", "--weights FILE", "--json", "--workdir"):
+        assert option in done.stdout
+    assert done.stderr == ""
+
+
+def test_an_error_ends_the_process_with_2():
+    command = [sys.executable, "-m", "jaxsplit", "info", "no/such/family"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"jaxsplit: .*no/such/family.*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["COMMAND"]),
+        (["frobnicate"], ["'frobnicate'", "quickstart"]),
+        (["encode"], ["IMAGE", "--family", "--rate"]),
+        (["decode", "x.jspl"], ["--family"]),
+        (["evaluate"], ["--family"]),
+        (["train", "--config", "fashion_mnist:smoke"], ["--workdir"]),
+        (["quickstart", "--seed", "many"], ["--seed", "'many'"]),
+        (["quickstart", "--sed", "1"], ["--sed"]),
+        (["quickstart", "--config.seed=1"], ["--config.seed"]),
+        (["evaluate", "--family", "x", "--limit", "few"], ["--limit", "'few'"]),
+        (["info", "nothing"], ["nothing", "family.json"]),
+        (["info", "nothing.jspl"], ["nothing.jspl", "No such file"]),
+        (["info", "nothing.npz"], ["nothing.npz"]),
+        (["decode", "nothing.jspl", "--family", "x"], ["nothing.jspl", "No such file"]),
+        (["evaluate", "--family", "nothing"], ["nothing", "family.json"]),
+    ],
+)
+def test_wrong_words_are_refused(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refuses(*arguments, words=words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "words"),
+    [
+        ("nothing", "seed=1", ["'nothing'", "fashion_mnist"]),
+        ("fashion_mnist:huge", "seed=1", ["'huge'"]),
+        ("fashion_mnist:smoke", "sead=1", ["'sead'"]),
+        ("fashion_mnist:smoke", "spec.chanels=1", ["'spec.chanels'"]),
+        ("fashion_mnist:smoke", "seed=one", ["seed", "'one'"]),
+        ("fashion_mnist:smoke", "seed=1.5", ["seed", "'1.5'"]),
+        ("fashion_mnist:smoke", "seed=-1", ["seed", "-1"]),
+        ("fashion_mnist:smoke", "batch_size=0", ["batch_size is 0"]),
+        ("fashion_mnist:smoke", "batch_size=501", ["500", "501"]),
+        ("fashion_mnist:smoke", "spec.channels=0", ["channels"]),
+        ("fashion_mnist:smoke", "phases.0.steps=-1", ["-1 steps"]),
+        ("fashion_mnist:smoke", "lambdas.r1=-1.0", ["r1", "-1.0"]),
+        ("fashion_mnist:smoke", "cut=nowhere", ["'nowhere'", "stage1.block1"]),
+        ("fashion_mnist:smoke", "backbone=nobody", ["'nobody'", "fashion_mnist_resnet8"]),
+        ("fashion_mnist:smoke", "data=nothing", ["'nothing'", "folder:PATH"]),
+        ("fashion_mnist:smoke", "test_split=tset", ["'tset'", "test"]),
+        ("fashion_mnist:smoke", "limit=-1", ["-1"]),
+        ("fashion_mnist_backbone:smoke", "model=resnet9", ["'resnet9'", "resnet8_small"]),
+        ("fashion_mnist_backbone:smoke", "test_split=tset", ["'tset'", "test"]),
+        ("fashion_mnist_backbone:smoke", "batch_size=0", ["batch_size is 0"]),
+        ("fashion_mnist_backbone:smoke", "seed=-1", ["seed", "-1"]),
+    ],
+)
+def test_wrong_configurations_are_refused_before_a_step(name, override, words, tmp_path):
+    arguments = ("train", "--config", name, f"--config.{override}", "--workdir", tmp_path)
+    refuses(*arguments, words=words)  # one line: no progress was shown
+
+
+@pytest.mark.parametrize("command", ["quickstart", "train"])
+def test_a_folder_that_cannot_be_written_is_refused_at_once(command, blocked):
+    where = ("--out",) if command == "quickstart" else ("--config", "fashion_mnist", "--workdir")
+    refuses(command, *where, blocked, words=[blocked, "cannot write"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rates", "r1,r9"], ["'r9'", "r1, r2, r3, r4, r5"]),
+        (["--data", "tfds:nope"], ["tfds:nope"]),
+        (["--data", "folder:nope"], ["folder:nope", "no such folder"]),
+        (["--data", "pigeons"], ["'pigeons'", "embedded"]),
+        (["--split", "tset"], ["'tset'", "test"]),
+        (["--limit", "-1"], ["-1"]),
+        (["--limit", "0"], ["0"]),
+        (["--weights", "nope.npz"], ["nope.npz"]),
+        (["--backbone", "nope"], ["'nope'", "fashion_mnist_resnet8"]),
+    ],
+)
+def test_evaluate_refuses(family, arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    refuses("evaluate", "--family", family, *arguments, words=words)
+
+
+@pytest.mark.slow
+def test_evaluate_refuses_an_unwritable_folder_and_other_classes(family, blocked, tmp_path):
+    refuses("evaluate", "--family", family, "--out", blocked, words=[blocked, "cannot write"])
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("L", (28, 28)).save(tmp_path / "pets" / name / "0.png")
+    refuses(
+        *("evaluate", "--family", family, "--data", f"folder:{tmp_path / 'pets'}"),
+        words=["2 classes (cat", "10", "T-shirt/top"],
+    )
+    (tmp_path / "pets" / "dog" / "0.png").unlink()
+    refuses(
+        *("evaluate", "--family", family, "--data", f"folder:{tmp_path / 'pets'}"),
+        words=["'dog'", "no images"],
+    )
+
+
+@pytest.mark.slow
+def test_encode_refuses(family, pictures, blocked, tmp_path):
+    def refused(*images, words, rate="r3", out=tmp_path / "x.jspl"):
+        refuses("encode", *images, "--family", family, "--rate", rate, "-o", out, words=words)
+        assert not (tmp_path / "x.jspl").exists()
+
+    text = tmp_path / "text.png"
+    text.write_text("not an image")
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(pictures[0].read_bytes()[:200])
+    refused(pictures[0], tmp_path / "no.png", words=[tmp_path / "no.png", "no such file"])
+    refused(pictures[0], text, words=[text, "not an image"])
+    refused(cut, words=[cut])
+    refused(tmp_path, words=[tmp_path])
+    refused(pictures[0], rate="r9", words=["'r9'", "r1, r2, r3, r4, r5"])
+    refused(*pictures, out=blocked / "x.jspl", words=[blocked / "x.jspl", "cannot write"])
+
+
+@pytest.mark.slow
+def test_decode_refuses(encoded, family, trained, tmp_path):
+    whole = encoded.path.read_bytes()
+    damaged = tmp_path / "damaged.jspl"
+    noise = np.random.default_rng(0).bytes(1000)
+    flipped = bytearray(whole)
+    flipped[-20] ^= 1
+    for content, word in [
+        (whole[:-10], "truncated"),
+        (whole[:30], "truncated"),
+        (b"", "truncated"),
+        (bytes(flipped), "corrupted"),
+        (whole + b"x", "corrupted"),
+        (noise, "not a jaxsplit file"),
+        (whole[:60] + noise, "orrupted"),
+    ]:
+        damaged.write_bytes(content)
+        for command in (["decode", damaged, "--family", family], ["info", damaged]):
+            refuses(*command, words=[word])
+    other = trained.folder / "family"
+    refuses("decode", encoded.path, "--family", other, words=["another family", other])
+    refuses("decode", tmp_path, "--family", family, words=[tmp_path])
+
+
+@pytest.mark.slow
+def test_other_weights_are_refused(encoded, family, pictures, tmp_path):
+    """The same network with one weight changed, and another network."""
+    backbone = open_backbone("fashion_mnist_resnet8")
+    kept = {
+        name: getattr(backbone, name) for name in ("preprocessing", "class_names", "card", "name")
+    }
+    leaves, structure = jax.tree.flatten(backbone.variables)
+    leaves[0] = leaves[0] + 1
+    changed, deeper = tmp_path / "changed.npz", tmp_path / "deeper.npz"
+    models.save_backbone(changed, jax.tree.unflatten(structure, leaves), **kept)
+    module = models.create("resnet20_small", 10)
+    variables = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))
+    models.save_backbone(deeper, variables, **{**kept, "name": "resnet20_small"})
+    commands = [
+        ("evaluate", "--family", family),
+        ("decode", encoded.path, "--family", family),
+        ("encode", *pictures, "--family", family, "--rate", "r1", "-o", tmp_path / "x.jspl"),
+    ]
+    for command in commands:
+        refuses(
+            *(*command, "--weights", changed),
+            words=[backbone.fingerprint[:12], open_backbone(changed).fingerprint[:12]],
+        )
+        refuses(*command, "--weights", deeper, words=["resnet8_small", "resnet20_small"])
+    text = tmp_path / "text.npz"
+    text.write_text("nothing")
+    refuses(*commands[0], "--weights", text, words=[text])
+
+
+@pytest.mark.slow
+def test_a_damaged_family_is_refused(family, tmp_path):
+    damaged = tmp_path / "family"
+    shutil.copytree(family, damaged)
+    index = json.loads((damaged / "family.json").read_text())
+    first = damaged / index["rates"][0]["folder"]
+    shutil.rmtree(first)
+    refuses("info", damaged, words=[damaged])
+    (damaged / "family.json").write_text("{")
+    refuses("info", damaged, words=[damaged / "family.json"])
+    (damaged / "family.json").write_text(json.dumps({**index, "format": 99}))
+    refuses("info", damaged, words=["99"])
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxsplit.cli._info", interrupted)
+    done = run("info")
+    assert (done.code, done.out, done.err) == (130, "", "jaxsplit: interrupted\n")

@@ -12,13 +12,13 @@ def describe(name: str | None = None) -> str:
     """Lines about a folder or a file, or about what comes with the package under that name.
 
     Args:
-      name: folder of a family, `.jspl` file, `.npz` file; the name of an embedded family or
-        backbone, `NAME.npz` for the backbone alone; None lists what is embedded.
+      name: folder of a family, `.jspl` file, `.npz` file; the name of an embedded backbone or
+        family; None lists what is embedded.
 
     Raises:
       JaxsplitError: there is nothing, or it is damaged.
 
-    >>> describe("fashion_mnist_resnet8.npz").splitlines()[0]
+    >>> describe("fashion_mnist_resnet8").splitlines()[0]
     'backbone fashion_mnist_resnet8: resnet8_small, 10 classes'
     """
     if name is None:
@@ -27,15 +27,11 @@ def describe(name: str | None = None) -> str:
             f"embedded backbones: {', '.join(models.embedded_weights())}"
         )
     path = Path(name)
-    embedded = () if path.exists() else models.embedded_weights()
     if path.suffix == ".jspl":
         return _container(path)
-    if path.suffix == ".npz":
-        return _backbone(path.stem if name.removesuffix(".npz") in embedded else path)
-    if name in embedded and name not in family.embedded_families():
+    if path.suffix == ".npz" or (not path.exists() and name in models.embedded_weights()):
         return _backbone(name)
-    found = _family(name)
-    return f"{found}\n{_backbone(name)}" if name in embedded else found
+    return _family(name)
 
 
 def _container(path: Path) -> str:
@@ -57,7 +53,7 @@ def _container(path: Path) -> str:
     return "\n".join(lines)
 
 
-def _backbone(name: str | Path) -> str:
+def _backbone(name: str) -> str:
     backbone = models.open_backbone(name)
     shapes = models.cuts(backbone.name, backbone.preprocessing.input_shape)
     return "\n".join(

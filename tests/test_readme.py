@@ -1,0 +1,109 @@
+"""What the README says is run: its commands, its example, its links.
+
+Trainings are shortened: `quickstart` gets `--smoke`, and a configuration's name gets `:smoke`.
+`pip install` and `pytest` are run by `.ci/run`.
+"""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from jaxsplit import data, models
+from jaxsplit.cli import main
+from jaxsplit.family import open_family
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    """The words of every `jaxsplit …`, in order: those in blocks, then those in sentences."""
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    found = [part for part in parts if part.startswith("jaxsplit ")]
+    found += re.findall(r"`(jaxsplit [^`\n]+)`", README)
+    return [shlex.split(command)[1:] for command in dict.fromkeys(found)]
+
+
+def shortened(words):
+    if words[0] == "quickstart":
+        return [*words, "--smoke"]
+    return [
+        f"{word}:smoke" if before == "--config" and ":" not in word else word
+        for before, word in zip(["", *words], words, strict=False)
+    ]
+
+
+def test_the_readme_has_its_commands():
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    assert "pip install . && jaxsplit quickstart" in lines
+    assert 'pip install ".[test]" && pytest' in lines
+    used = {words[0] for words in commands()}
+    assert used >= {"quickstart", "train", "evaluate", "encode", "decode", "info"}
+    assert shortened(["train", "--config", "x", "--workdir", "y"])[2] == "x:smoke"
+
+
+@pytest.mark.slow
+def test_every_command_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = data.open_source("embedded", limit=100)
+    pictures = iter(example["image"][..., 0] for example in source)
+    for words in commands():
+        if words[0] == "encode":
+            for name in (word for word in words if word.endswith((".png", ".jpg"))):
+                Image.fromarray(next(pictures)).save(tmp_path / name)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            assert main(shortened(words)) == 0, words
+        assert printed.getvalue().strip(), words
+    # What the text says that the quickstart and a training leave behind.
+    for folder in ("jaxsplit_quickstart", "runs/fashion_mnist", "runs/other"):
+        for name in ("curve.json", "curve.png", "family/family.json"):
+            assert (tmp_path / folder / name).is_file()
+
+
+@pytest.mark.slow
+def test_the_python_example_runs():
+    (example,) = blocks("python")
+    assert sum(1 for line in example.splitlines() if line.strip()) <= 15
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
+    lines = printed.getvalue().splitlines()
+    (name,) = re.findall(r'open_family\("(\w+)"\)', example)
+    rates = [rate.rate_id for rate in open_family(name).rates]
+    assert len(lines) == len(rates)
+    for line, rate in zip(lines, rates, strict=True):
+        size, top1 = re.fullmatch(rf"{rate}: (\d+\.\d) bytes, top-1 (\d\.\d\d)", line).groups()
+        assert 0 < float(size) < 784
+        assert float(top1) > 0.5
+
+
+def test_what_the_readme_points_at_exists():
+    links = re.findall(r"\]\(([^)\s]+)\)", README)
+    local = [link for link in links if not link.startswith(("http", "#"))]
+    table = re.findall(r"^\| (`.*?) \|", README, re.MULTILINE)
+    # `jaxsplit/split.py`, `bottleneck.py`: later ones lie beside the first one.
+    for row in table:
+        first, *others = re.findall(r"`([^`]+)`", row)
+        local += [first, *(str(Path(first).parent / other) for other in others)]
+    assert len(local) > 10
+    assert not [path for path in local if not (ROOT / path).exists()]
+
+
+def test_figures_are_the_present_ones():
+    assert not re.findall(r"@\w+@", README), "a figure is still to be filled in"
+    card = models.open_backbone("fashion_mnist_resnet8").card
+    assert f"{100 * card['top1']:.2f} %" in README
+    train, test = (len(data.open_source("embedded", split)) for split in ("train", "test"))
+    assert f"{train + test:,} images" in README
+    assert f"{test:,} test images" in README

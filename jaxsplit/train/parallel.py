@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 #: Name of the device axis, for `jax.lax.pmean` and batch normalisation inside a step.
@@ -35,9 +35,14 @@ def devices_for(batch_size: int) -> list[jax.Device]:
 
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
     """Copies every leaf to every device, behind a new leading axis, and leaves it there."""
-    n = len(devices)
-    stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *jnp.shape(x))), tree)
-    return jax.pmap(lambda x: x, devices=devices)(stacked) if jax.tree.leaves(tree) else stacked
+    return _copy_program(tuple(devices))(tree, np.arange(len(devices)))
+
+
+@functools.lru_cache
+def _copy_program(devices: tuple[jax.Device, ...]) -> Callable[..., Any]:
+    # The axis is a part of where arrays lie: under another name the first step would be compiled
+    # for these, and the second one anew for what the first gives.
+    return jax.pmap(lambda x, _: x, AXIS, in_axes=(None, 0), devices=devices)
 
 
 def unreplicate(tree: Any) -> Any:

@@ -49,10 +49,7 @@ class Problem:
         """(state after the batches, metrics of every step), on the host."""
         used = jax.devices()[:devices]
         run = self.program(phase, devices, optimizer)
-        # `parallel.replicate` compiles a small program with every call.
-        state, constants = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (devices, *jnp.shape(x))), (state, constants)
-        )
+        state, constants = (parallel.replicate(tree, used) for tree in (state, constants))
         metrics = []
         for batch in batches:
             state, one = run(state, parallel.shard(batch, used), constants)

@@ -23,6 +23,7 @@ from jaxsplit.models.inference import in_batches
 from jaxsplit.split import Split, make_split
 
 _SYMBOL_LIMIT = 2.0**31 - 256  # the largest float32 magnitudes that int32 holds on both sides
+_NOT_A_NUMBER = -(2**31)  # beyond the limit, so that no number becomes it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,7 +97,11 @@ class Sender(_End):
         return [coding.pack_frame(rate.coder.encode(one), rate.index, count) for one in symbols]
 
     def symbols(self, images: np.ndarray, rate_id: str) -> np.ndarray:
-        """Preprocessed images uint8 [N, h, w, c] → int32 [N, h', w', C], what is coded."""
+        """Preprocessed images uint8 [N, h, w, c] → int32 [N, h', w', C], what is coded.
+
+        Raises:
+          FamilyError: the images have another shape, or the unit gives something that is no number.
+        """
         expected = self.backbone.preprocessing.input_shape
         if images.shape[1:] != expected or images.dtype != np.uint8:
             raise FamilyError(
@@ -105,11 +110,17 @@ class Sender(_End):
             )
         rate = self._rate(rate_id)
         run = _symbols_program(rate.split, self.backbone.preprocessing)
-        return in_batches(
+        symbols = in_batches(
             lambda batch: run(self._variables, rate.unit, rate.offsets, batch),
             images,
             self.batch_size,
         )
+        if (symbols == _NOT_A_NUMBER).any():
+            raise FamilyError(
+                f"rate {rate_id} gives latents that are not numbers: its parameters or the "
+                "backbone's weights are not finite; train or load them again"
+            )
+        return symbols
 
 
 class Receiver(_End):
@@ -172,7 +183,8 @@ def _symbols_program(split: Split, preprocessing: Any) -> Any:
             features = split.head(variables, preprocessing.normalise(images))
             latent = split.encode(unit, features)
         symbols = jnp.round(latent - offsets.reshape(1, 1, 1, -1))
-        return jnp.clip(symbols, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(jnp.int32)
+        bounded = jnp.clip(symbols, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(jnp.int32)
+        return jnp.where(jnp.isnan(symbols), _NOT_A_NUMBER, bounded)
 
     return run
 

@@ -168,7 +168,7 @@ class RateFamily:
     @staticmethod
     def _save_rate(directory: Path, rate: FamilyRate) -> dict[str, Any]:
         folder = f"rates/{rate.rate_id}-{rate.digest[:12]}"
-        if not (directory / folder).exists():
+        if not _holds(directory / folder, rate):
             tree = {"variables": rate.variables, "tables": rate.tables.to_arrays()}
             checkpoint.save_tree(directory / folder, tree)
         return {
@@ -229,6 +229,17 @@ class RateFamily:
         if rate.digest != entry["digest"]:
             raise FamilyError(f"rate {rate.rate_id} of {directory} was changed after it was saved")
         return rate
+
+
+def _holds(folder: Path, rate: FamilyRate) -> bool:
+    """Whether a folder that bears the rate's digest really has its content."""
+    try:
+        tree = checkpoint.load_tree(folder)
+        tables = CodingTables.from_arrays(tree["tables"])
+        stored = dataclasses.replace(rate, variables=tree["variables"], tables=tables)
+        return stored.digest == rate.digest
+    except (KeyError, TypeError, AttributeError, ConfigError, CheckpointError):
+        return False
 
 
 def embedded_families() -> tuple[str, ...]:

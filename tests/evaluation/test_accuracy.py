@@ -1,0 +1,144 @@
+"""An evaluation counts real bytes and asks the tail about what they decoded to."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsplit import data, ops
+from jaxsplit.codec import Sender
+from jaxsplit.errors import BitstreamError, FamilyError
+from jaxsplit.evaluation.accuracy import evaluate, predictor
+from jaxsplit.models.inference import BATCH_SIZE
+
+RATE_IDS = ("high", "mid", "low")
+
+
+@pytest.fixture(scope="module")
+def curve(tiny_family, tiny_backbone, tiny_test_source):
+    return evaluate(tiny_family, tiny_backbone, tiny_test_source)
+
+
+@pytest.fixture(scope="module")
+def symbols(tiny_family, tiny_backbone, tiny_images):
+    sender = Sender(tiny_family, tiny_backbone, BATCH_SIZE)
+    return {rate_id: sender.symbols(tiny_images, rate_id) for rate_id in RATE_IDS}
+
+
+def test_there_is_a_point_for_every_rate_in_the_familys_order(curve, tiny_family):
+    assert [point.rate_id for point in curve.points] == list(RATE_IDS)
+    assert [point.lmbda for point in curve.points] == [rate.lmbda for rate in tiny_family.rates]
+    assert {point.n_images for point in curve.points} == {curve.n_images} == {200}
+
+
+def test_the_uncompressed_accuracy_is_the_uncut_networks(
+    curve, tiny_backbone, tiny_images, tiny_test_source
+):
+    x = tiny_backbone.preprocessing.normalise(tiny_images)
+    logits = jax.jit(tiny_backbone.module.apply)(tiny_backbone.variables, x)
+    right = logits.argmax(-1) == tiny_test_source.labels
+    assert curve.uncompressed_top1 == pytest.approx(float(right.mean()), abs=1e-6)
+    np.testing.assert_allclose(predictor(tiny_backbone)(tiny_images), logits, 1e-4, 1e-4)
+
+
+def test_bytes_are_the_mean_length_of_the_frames(curve, tiny_family, tiny_backbone, tiny_images):
+    sender = Sender(tiny_family, tiny_backbone, BATCH_SIZE)
+    for point in curve.points:
+        lengths = [len(frame) for frame in sender.encode(tiny_images, point.rate_id)]
+        assert point.bytes_per_image == np.mean(lengths)
+        assert point.bits_per_pixel == pytest.approx(8 * np.mean(lengths) / 144)
+
+
+def test_accuracy_is_of_the_tail_on_the_rounded_latents(
+    curve, symbols, tiny_family, tiny_backbone, tiny_test_source
+):
+    for point in curve.points:
+        rate = tiny_family[point.rate_id]
+        split = tiny_family.split(tiny_backbone, point.rate_id)
+
+        @jax.jit
+        def server(symbols, rate=rate, split=split):
+            latent = symbols.astype(jnp.float32) + rate.tables.offsets.reshape(1, 1, 1, -1)
+            features = split.decode(rate.variables, latent)
+            return split.tail(tiny_backbone.variables, features)
+
+        logits = np.sort(server(symbols[point.rate_id]), axis=-1)
+        right = server(symbols[point.rate_id]).argmax(-1) == tiny_test_source.labels
+        # The order of sums may decide where two classes are as good as equal.
+        unclear = (logits[:, -1] - logits[:, -2] < 1e-3).mean()
+        assert abs(point.top1 - right.mean()) <= unclear + 1e-6
+
+
+def test_more_lambda_means_fewer_bits_and_no_better_an_answer(curve):
+    for better, worse in itertools.pairwise(curve.points):
+        assert worse.lmbda > better.lmbda
+        assert worse.bytes_per_image < better.bytes_per_image
+        assert worse.estimated_bits_per_image < 0.9 * better.estimated_bits_per_image
+        assert worse.top1 <= better.top1 + 0.03
+    assert curve.points[0].top1 > 0.25  # of ten classes, through 13 bytes
+
+
+def test_the_prior_estimates_what_the_tables_charge(curve, symbols, tiny_family):
+    for point in curve.points:
+        tables = tiny_family[point.rate_id].tables
+        charged = tables.information_bits(symbols[point.rate_id]) / len(symbols[point.rate_id])
+        assert charged == pytest.approx(point.estimated_bits_per_image, rel=0.01, abs=0.05)
+
+
+def test_real_bytes_stay_within_three_percent_and_three_bytes_of_the_estimate(curve):
+    for point in curve.points:
+        assert point.bytes_per_image <= point.estimated_bits_per_image / 8 * 1.03 + 3
+
+
+@pytest.mark.parametrize("rate_id", RATE_IDS)
+def test_rounding_costs_no_more_than_noise_on_unseen_images(
+    tiny_family, tiny_backbone, tiny_images, rate_id
+):
+    rate = tiny_family[rate_id]
+    split = tiny_family.split(tiny_backbone, rate_id)
+    offsets = rate.tables.offsets.reshape(1, 1, 1, -1)
+
+    @jax.jit
+    def mean_bits(images):
+        x = tiny_backbone.preprocessing.normalise(images)
+        latent = split.encode(rate.variables, split.head(tiny_backbone.variables, x))
+        keys = jax.random.split(jax.random.key(0), 16)
+        noisy = jax.lax.map(
+            lambda key: split.bits(rate.variables, ops.add_uniform_noise(latent, key)).mean(), keys
+        )
+        rounded = split.bits(rate.variables, jnp.round(latent - offsets) + offsets)
+        return noisy.mean(), rounded.mean()
+
+    noisy, rounded = mean_bits(tiny_images)
+    assert rounded <= 1.01 * noisy
+
+
+def test_every_rate_is_announced_before_it_is_evaluated(tiny_family, tiny_backbone):
+    heard = []
+    source = data.open_source("embedded", split="test", limit=10)
+    small = evaluate(tiny_family.select(["low"]), tiny_backbone, source, heard.append)
+    assert heard == ["low"]
+    assert small.n_images == 10
+
+
+def test_another_backbone_is_refused(tiny_family, other_backbone, tiny_test_source):
+    with pytest.raises(FamilyError, match="give it those weights"):
+        evaluate(tiny_family, other_backbone, tiny_test_source)
+
+
+def test_a_frame_that_decodes_to_other_symbols_is_an_error(
+    tiny_family, tiny_backbone, tiny_test_source, monkeypatch
+):
+    frames = Sender.frames
+
+    def swapped(self, symbols, rate_id):
+        first, second, *others = frames(self, symbols, rate_id)
+        assert first != second
+        return [second, first, *others]
+
+    monkeypatch.setattr(Sender, "frames", swapped)
+    with pytest.raises(BitstreamError, match="rate high: a frame decoded to other symbols"):
+        evaluate(dataclasses.replace(tiny_family), tiny_backbone, tiny_test_source)

@@ -1,0 +1,246 @@
+"""Both ends of the network: the split's own symbols are sent, and what was sent arrives."""
+
+import contextlib
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsplit.codec import Receiver, Sender
+from jaxsplit.entropy import build_tables
+from jaxsplit.errors import BitstreamError, FamilyError
+from jaxsplit.family import FamilyRate
+
+RATE_IDS = ("high", "mid", "low")
+
+
+@pytest.fixture(scope="module")
+def sender(tiny_family, tiny_backbone):
+    return Sender(tiny_family, tiny_backbone, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def receiver(tiny_family, tiny_backbone):
+    return Receiver(tiny_family, tiny_backbone, batch_size=16)
+
+
+def with_unit(family, rate_id, change):
+    """The family with one rate's trees changed: change(variables) in place."""
+    rates = []
+    for rate in family.rates:
+        if rate.rate_id == rate_id:
+            variables = jax.tree.map(np.array, rate.variables)
+            change(variables)
+            rate = dataclasses.replace(rate, variables=variables)
+        rates.append(rate)
+    return dataclasses.replace(family, rates=tuple(rates))
+
+
+@pytest.mark.parametrize("rate_id", RATE_IDS)
+def test_both_ends_do_what_the_split_does(
+    tiny_family, tiny_backbone, tiny_images, sender, receiver, rate_id
+):
+    rate = tiny_family[rate_id]
+    split = tiny_family.split(tiny_backbone, rate_id)
+    offsets = rate.tables.offsets.reshape(1, 1, 1, -1)
+
+    @jax.jit
+    def device(images):
+        features = split.head(tiny_backbone.variables, images)
+        return split.encode(rate.variables, features)
+
+    @jax.jit
+    def server(symbols):
+        features = split.decode(rate.variables, symbols.astype(jnp.float32) + offsets)
+        return split.tail(tiny_backbone.variables, features)
+
+    images = tiny_images[:50]
+    latent = device(tiny_backbone.preprocessing.normalise(images)) - offsets
+    symbols = sender.symbols(images, rate_id)
+    assert symbols.dtype == np.int32
+    # The sender folds the normalisation in: only a latent at the edge of two symbols may differ.
+    clear = np.abs(latent - np.floor(latent) - 0.5) > 1e-3
+    assert clear.mean() > 0.98
+    np.testing.assert_array_equal(symbols[clear], np.round(latent)[clear])
+    logits = receiver.decode(sender.encode(images, rate_id))
+    np.testing.assert_allclose(logits, server(symbols), rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(logits, receiver.predict(symbols, rate_id))
+
+
+@pytest.mark.parametrize("rate_id", RATE_IDS)
+def test_the_symbols_that_arrive_are_those_that_were_sent(
+    tiny_family, tiny_images, sender, receiver, rate_id
+):
+    symbols = sender.symbols(tiny_images, rate_id)
+    frames = sender.frames(symbols, rate_id)
+    np.testing.assert_array_equal(receiver.symbols(frames, rate_id), symbols)
+    tables = tiny_family[rate_id].tables
+    for frame, one in zip(frames, symbols, strict=True):
+        # Two bytes of frame, one byte of the coder's end, and its rounding of 27 symbols.
+        assert len(frame) <= tables.information_bits(one) / 8 + 1 + 2 + 0.001
+
+
+def test_a_trained_rate_uses_its_symbols(sender, tiny_images):
+    symbols = sender.symbols(tiny_images, "high")
+    assert (symbols.std(axis=(0, 1, 2)) > 0.5).all()
+
+
+def test_frames_of_all_rates_arrive_in_any_order(sender, receiver, tiny_images):
+    images = tiny_images[:9]
+    alone = {rate: receiver.decode(sender.encode(images, rate)) for rate in RATE_IDS}
+    frames = {rate: sender.encode(images, rate) for rate in RATE_IDS}
+    order = [RATE_IDS[i % 3] for i in range(len(images))]
+    mixed = receiver.decode([frames[rate][i] for i, rate in enumerate(order)])
+    np.testing.assert_array_equal(mixed, [alone[rate][i] for i, rate in enumerate(order)])
+
+
+def test_no_frames_give_no_logits(sender, receiver, tiny_images):
+    assert receiver.decode([]).shape == (0, 10)
+    assert receiver.symbols([], "high").shape == (0, 3, 3, 3)
+    assert sender.encode(tiny_images[:0], "high") == []
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 40])
+def test_images_do_not_depend_on_their_neighbours_or_on_padding(
+    sender, receiver, tiny_images, count
+):
+    symbols = sender.symbols(tiny_images[:count], "high")
+    np.testing.assert_array_equal(symbols, sender.symbols(tiny_images[:64], "high")[:count])
+    logits = receiver.predict(symbols, "high")
+    assert logits.shape == (count, 10)
+    np.testing.assert_array_equal(
+        logits, receiver.predict(sender.symbols(tiny_images[:64], "high"), "high")[:count]
+    )
+
+
+def test_another_batch_size_moves_at_most_a_symbol_in_a_thousand_by_one(
+    tiny_family, tiny_backbone, tiny_images, sender
+):
+    single = Sender(tiny_family, tiny_backbone, batch_size=1).symbols(tiny_images, "high")
+    difference = np.abs(single - sender.symbols(tiny_images, "high"))
+    assert difference.max() <= 1
+    assert difference.mean() <= 1e-3
+
+
+def test_another_rate_is_another_argument_of_the_same_programs(
+    sender, receiver, tiny_images, compiles
+):
+    receiver.decode(sender.encode(tiny_images[:16], "high"))
+    with compiles() as programs:
+        for rate_id in RATE_IDS:
+            receiver.decode(sender.encode(tiny_images[:16], rate_id))
+    assert not programs
+
+
+def test_rates_of_other_forms_stand_beside_each_other(
+    tiny_family, tiny_backbone, tiny_images, sender
+):
+    spec = dataclasses.replace(tiny_family.rates[0].spec, channels=2)
+    split = dataclasses.replace(tiny_family.split(tiny_backbone, "high"), spec=spec)
+    variables = jax.tree.map(np.asarray, jax.jit(split.init)(jax.random.key(3)))
+    tables = build_tables(variables["params"]["prior"])
+    narrow = FamilyRate("narrow", None, spec, variables, tables)
+    family = dataclasses.replace(tiny_family, rates=(tiny_family["high"], narrow))
+    ends = Sender(family, tiny_backbone, 16), Receiver(family, tiny_backbone, 16)
+    frames = [ends[0].encode(tiny_images[:1], rate)[0] for rate in ("narrow", "high")]
+    assert ends[1].decode(frames).shape == (2, 10)
+    assert ends[0].header.rates[1].shape == (3, 3, 2)
+    np.testing.assert_array_equal(
+        ends[1].symbols(frames[1:], "high"), sender.symbols(tiny_images[:1], "high")
+    )
+
+
+def test_the_header_names_the_family_and_its_tables(tiny_family, tiny_backbone, sender, receiver):
+    header = sender.header
+    assert header == receiver.header
+    bound = tiny_family.bind(tiny_backbone)
+    assert header.family == bound.fingerprint[:32]
+    for info, rate in zip(header.rates, tiny_family.rates, strict=True):
+        assert info.rate_id == rate.rate_id
+        assert info.tables == rate.tables.fingerprint[:32]
+        assert info.shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 12, 12, 1), np.float32),
+        np.zeros((2, 12, 12, 3), np.uint8),
+        np.zeros((2, 28, 28, 1), np.uint8),
+        np.zeros((12, 12, 1), np.uint8),
+    ],
+    ids=lambda images: f"{images.dtype}{images.shape}",
+)
+def test_images_that_were_not_preprocessed_are_refused(sender, images):
+    with pytest.raises(FamilyError, match=r"takes uint8 \(12, 12, 1\)"):
+        sender.encode(images, "high")
+
+
+def test_unknown_rates_and_other_backbones_are_refused(
+    tiny_family, other_backbone, sender, receiver, tiny_images
+):
+    with pytest.raises(FamilyError, match="no rate 'best'; it has high, mid, low"):
+        sender.encode(tiny_images[:1], "best")
+    with pytest.raises(FamilyError, match="no rate 'best'"):
+        receiver.predict(np.zeros((1, 3, 3, 3), np.int32), "best")
+    for end in (Sender, Receiver):
+        with pytest.raises(FamilyError, match="give it those weights"):
+            end(tiny_family, other_backbone)
+
+
+def test_damaged_frames_are_bitstream_errors_or_other_symbols(sender, receiver, tiny_images):
+    frame = sender.encode(tiny_images[:1], "high")[0]
+    rng = np.random.default_rng(0)
+    damaged = [b"", b"\0", frame[:-1], frame[:1], frame + b"\0", frame + frame, b"\xff" * 20]
+    for broken in damaged:
+        with pytest.raises(BitstreamError):
+            receiver.decode([broken])
+    for _ in range(100):
+        broken = bytearray(frame)
+        broken[rng.integers(len(frame))] ^= 1 << rng.integers(8)
+        with contextlib.suppress(BitstreamError):
+            assert receiver.decode([bytes(broken)]).shape == (1, 10)
+
+
+def test_a_frame_of_another_rate_is_refused_where_one_is_expected(sender, receiver, tiny_images):
+    frames = sender.encode(tiny_images[:1], "mid")
+    with pytest.raises(BitstreamError, match="expected frames of rate high; got mid"):
+        receiver.symbols(frames, "high")
+
+
+@pytest.mark.parametrize("size", [1e4, 1e30, np.inf])
+def test_latents_of_any_size_cross(tiny_family, tiny_backbone, tiny_images, size):
+    def change(variables):
+        # Up in the first channel, down in the second; the third stays small.
+        norm = variables["params"]["encoder"]["pointwise_norm"]
+        norm["bias"][:2] = np.float32(size) * np.float32([1, -1])
+
+    family = with_unit(tiny_family, "high", change)
+    sender, receiver = (end(family, tiny_backbone, 16) for end in (Sender, Receiver))
+    symbols = sender.symbols(tiny_images[:3], "high")
+    assert (symbols[..., 0] > 9e3).all()
+    assert (symbols[..., 1] < -9e3).all()
+    assert (np.abs(symbols[..., 2]) < 100).all()
+    frames = sender.frames(symbols, "high")
+    np.testing.assert_array_equal(receiver.symbols(frames, "high"), symbols)
+
+
+@pytest.mark.parametrize("where", ["unit", "backbone"])
+def test_latents_that_are_not_numbers_are_a_clear_error(
+    tiny_family, tiny_backbone, tiny_images, where
+):
+    family, backbone = tiny_family, tiny_backbone
+    if where == "unit":
+
+        def change(variables):
+            variables["params"]["encoder"]["pointwise_norm"]["bias"][0] = np.nan
+
+        family = with_unit(tiny_family, "high", change)
+    else:
+        variables = jax.tree.map(np.array, backbone.variables)
+        variables["params"]["stem"]["conv"]["kernel"][...] = np.nan
+        backbone = dataclasses.replace(backbone, variables=variables)
+    with pytest.raises(FamilyError, match="rate high gives latents that are not numbers"):
+        Sender(family, backbone, 16).encode(tiny_images[:3], "high")

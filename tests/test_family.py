@@ -1,0 +1,382 @@
+"""A family as a folder: what is read is what was written, and a killed save leaves the last one."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsplit import checkpoint, models
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.codec import Sender
+from jaxsplit.entropy import build_tables
+from jaxsplit.errors import ConfigError, FamilyError
+from jaxsplit.family import FamilyRate, RateFamily, open_family
+
+
+@pytest.fixture
+def folder(tiny_family, tmp_path):
+    tiny_family.save(tmp_path / "family")
+    return tmp_path / "family"
+
+
+def changed(family, rate_id="high"):
+    """The family with one weight of one rate changed."""
+    rates = []
+    for rate in family.rates:
+        if rate.rate_id == rate_id:
+            variables = jax.tree.map(np.array, rate.variables)
+            variables["params"]["decoder"]["depthwise"][...] += 1
+            rate = dataclasses.replace(rate, variables=variables)
+        rates.append(rate)
+    return dataclasses.replace(family, rates=tuple(rates))
+
+
+def edit_index(folder, change):
+    index = json.loads((folder / "family.json").read_text())
+    change(index)
+    (folder / "family.json").write_text(json.dumps(index))
+
+
+def refused(folder, match):
+    """Loading gives a FamilyError of one line."""
+    with pytest.raises(FamilyError, match=match) as error:
+        RateFamily.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_family_comes_back_as_it_was(tiny_family, folder):
+    measured = {"top1": 0.5, "bytes_per_image": 12.25}
+    first = dataclasses.replace(tiny_family.rates[0], measured=measured)
+    family = dataclasses.replace(tiny_family, rates=(first, *tiny_family.rates[1:]))
+    family.save(folder)
+    loaded = RateFamily.load(folder)
+    assert loaded.fingerprint == tiny_family.fingerprint  # measurements are not its identity
+    for name in ("backbone", "backbone_fingerprint", "weights", "preprocessing", "cut"):
+        assert getattr(loaded, name) == getattr(family, name)
+    for ours, theirs in zip(loaded.rates, family.rates, strict=True):
+        for name in ("rate_id", "lmbda", "spec", "tables", "measured", "digest"):
+            assert getattr(ours, name) == getattr(theirs, name)
+        assert jax.tree.structure(ours.variables) == jax.tree.structure(theirs.variables)
+        jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
+        np.testing.assert_array_equal(ours.tables.offsets, theirs.tables.offsets)
+    assert open_family(folder).fingerprint == tiny_family.fingerprint
+
+
+def test_a_reloaded_family_gives_the_same_bytes(tiny_family, tiny_backbone, tiny_images, folder):
+    loaded = RateFamily.load(folder)
+    for rate_id in ("high", "low"):
+        ours, theirs = (
+            Sender(family, tiny_backbone, 16).encode(tiny_images[:20], rate_id)
+            for family in (loaded, tiny_family)
+        )
+        assert ours == theirs
+
+
+def test_only_small_trees_are_on_disk(tiny_family, tiny_backbone, folder):
+    values = sum(x.size for x in jax.tree.leaves(tiny_backbone.variables))
+    stored = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    # A backbone of float32 would take four bytes a value, and all rates together take less.
+    assert stored < 4 * values / 2
+    for path in (folder / "rates").iterdir():
+        tree = checkpoint.load_tree(path)
+        assert set(tree) == {"variables", "tables"}
+        assert set(tree["variables"]) == {"params", "batch_stats"}
+        assert set(tree["variables"]["params"]) == {"encoder", "decoder", "prior"}
+    index = (folder / "family.json").read_text()
+    assert tiny_backbone.fingerprint in index
+    assert len(index) < 10_000
+
+
+def test_the_fingerprint_is_of_all_that_both_ends_share(tiny_family):
+    high, mid, low = tiny_family.rates
+    offsets = high.tables.offsets + np.float32(0.125)
+    tables = build_tables(high.variables["params"]["prior"], offsets)
+    spec = dataclasses.replace(high.spec, output_activation="none")
+    others = [
+        dataclasses.replace(tiny_family, cut="stem"),
+        dataclasses.replace(tiny_family, backbone_fingerprint="0" * 64),
+        dataclasses.replace(
+            tiny_family,
+            preprocessing=dataclasses.replace(tiny_family.preprocessing, mean=(0.0,)),
+        ),
+        dataclasses.replace(tiny_family, rates=(low, mid, high)),
+        tiny_family.select(["high", "mid"]),
+        changed(tiny_family),
+        dataclasses.replace(
+            tiny_family, rates=(dataclasses.replace(high, tables=tables), mid, low)
+        ),
+        dataclasses.replace(tiny_family, rates=(dataclasses.replace(high, spec=spec), mid, low)),
+        dataclasses.replace(
+            tiny_family, rates=(dataclasses.replace(high, rate_id="higher"), mid, low)
+        ),
+    ]
+    fingerprints = {family.fingerprint for family in others}
+    assert len(fingerprints | {tiny_family.fingerprint}) == len(others) + 1
+    relabelled = dataclasses.replace(high, lmbda=None, measured={"top1": 1.0})
+    same = dataclasses.replace(tiny_family, rates=(relabelled, mid, low))
+    assert same.fingerprint == tiny_family.fingerprint
+
+
+# Which backbone it belongs to.
+
+
+def test_another_backbone_is_refused_by_name_or_fingerprint(
+    tiny_family, tiny_backbone, other_backbone
+):
+    ours, theirs = tiny_backbone.fingerprint[:12], other_backbone.fingerprint[:12]
+    with pytest.raises(FamilyError, match=f"are {theirs}, but the family was trained on {ours}"):
+        tiny_family.bind(other_backbone)
+    deeper = dataclasses.replace(tiny_backbone, name="resnet20_small")
+    with pytest.raises(FamilyError, match="trained on resnet8_small, not on resnet20_small"):
+        tiny_family.bind(deeper)
+    assert tiny_family.bind(tiny_backbone).fingerprint == tiny_family.fingerprint
+
+
+def test_a_family_without_a_backbone_is_bound_to_the_first_one(
+    tiny_family, tiny_backbone, other_backbone, tmp_path
+):
+    dataclasses.replace(tiny_family, backbone_fingerprint=None).save(tmp_path)
+    unbound = RateFamily.load(tmp_path)
+    assert unbound.backbone_fingerprint is None
+    bound = unbound.bind(other_backbone)
+    assert bound.backbone_fingerprint == other_backbone.fingerprint
+    with pytest.raises(FamilyError, match="give it those weights"):
+        bound.bind(tiny_backbone)
+
+
+# Its rates.
+
+
+def test_rates_are_found_and_selected_by_name(tiny_family):
+    assert tiny_family["mid"].rate_id == "mid"
+    chosen = tiny_family.select(["low", "high"])
+    assert [rate.rate_id for rate in chosen.rates] == ["low", "high"]
+    with pytest.raises(FamilyError, match="no rate 'x'; it has high, mid, low"):
+        tiny_family.select(["high", "x"])
+
+
+@pytest.mark.parametrize("rate_id", ["", "../x", "a/b", "a b", "-a", ".a", "é", "a" * 65, "a\n"])
+def test_names_that_are_no_names_are_refused(tiny_family, rate_id):
+    with pytest.raises(ConfigError, match="no name for a rate"):
+        dataclasses.replace(tiny_family.rates[0], rate_id=rate_id)
+
+
+def test_a_family_has_rates_with_different_names(tiny_family):
+    for rates in ((), tiny_family.rates[:1] * 2):
+        with pytest.raises(ConfigError, match="different names"):
+            dataclasses.replace(tiny_family, rates=rates)
+
+
+# Saving.
+
+
+def test_saving_fewer_rates_removes_the_others(tiny_family, folder):
+    assert len(list((folder / "rates").iterdir())) == 3
+    chosen = tiny_family.select(["mid"])
+    chosen.save(folder)
+    (left,) = (folder / "rates").iterdir()
+    assert left.name.startswith("mid-")
+    assert RateFamily.load(folder).fingerprint == chosen.fingerprint
+
+
+def test_saving_again_replaces_a_rate(tiny_family, folder):
+    changed(tiny_family).save(folder)
+    assert len(list((folder / "rates").iterdir())) == 3
+    assert RateFamily.load(folder).fingerprint == changed(tiny_family).fingerprint
+
+
+def test_saving_again_repairs_a_damaged_rate(tiny_family, folder):
+    path = next((folder / "rates").glob("high-*"))
+    for file in path.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    refused(folder, "damaged")
+    tiny_family.save(folder)
+    assert RateFamily.load(folder).fingerprint == tiny_family.fingerprint
+
+
+class Killed(BaseException):
+    """What no `except Exception` catches, as little as a kill."""
+
+
+def _die(*_args, **_kwargs):
+    raise Killed
+
+
+@pytest.mark.parametrize("stage", ["first rate", "half a rate", "last rate", "index", "cleaning"])
+def test_a_killed_save_leaves_a_whole_family(tiny_family, folder, monkeypatch, stage):
+    new = changed(changed(tiny_family), "mid")
+    save_tree, calls = checkpoint.save_tree, []
+
+    def save(path, tree):
+        calls.append(path)
+        if stage == "first rate" or (stage == "last rate" and len(calls) == 2):
+            raise Killed
+        if stage == "half a rate":
+            partial = path.with_name(f"{path.name}.orbax-checkpoint-tmp")
+            partial.mkdir()
+            (partial / "half").write_bytes(b"half")
+            raise Killed
+        save_tree(path, tree)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_tree", save)
+        if stage == "index":
+            patch.setattr(os, "replace", _die)
+        if stage == "cleaning":
+            patch.setattr(shutil, "rmtree", _die)
+        with pytest.raises(Killed):
+            new.save(folder)
+    survivor = new if stage == "cleaning" else tiny_family
+    assert RateFamily.load(folder).fingerprint == survivor.fingerprint
+    # The next save finishes the work and removes what was left over.
+    new.save(folder)
+    assert RateFamily.load(folder).fingerprint == new.fingerprint
+    assert len(list((folder / "rates").iterdir())) == 3
+
+
+def test_a_folder_that_cannot_be_written_is_named(tiny_family, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FamilyError, match=r"cannot write the family to .*file/family") as error:
+        tiny_family.save(tmp_path / "file" / "family")
+    assert "\n" not in str(error.value)
+
+
+# Loading what is not a family.
+
+
+def test_a_folder_without_a_family_is_named(tmp_path):
+    refused(tmp_path, r"no family at .*family.json is missing")
+    refused(tmp_path / "missing", "no family at")
+    (tmp_path / "file").write_text("")
+    refused(tmp_path / "file", "family")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', "\x00\xff"])
+def test_a_damaged_index_is_an_error(folder, text):
+    (folder / "family.json").write_text(text)
+    refused(folder, "family")
+
+
+def test_a_truncated_index_is_an_error(folder):
+    text = (folder / "family.json").read_text()
+    for length in range(0, len(text) - 2, 97):
+        (folder / "family.json").write_text(text[:length])
+        refused(folder, "cannot read")
+
+
+def test_another_format_version_is_an_error(folder):
+    edit_index(folder, lambda index: index.update(format=2))
+    refused(folder, "has format 2; this version reads 1")
+
+
+@pytest.mark.parametrize("key", ["backbone", "preprocessing", "cut", "rates"])
+def test_an_index_that_lacks_a_key_is_an_error(folder, key):
+    edit_index(folder, lambda index: index.pop(key))
+    refused(folder, f"damaged: .*{key}")
+
+
+@pytest.mark.parametrize("key", ["rate_id", "lambda", "spec", "measured", "digest", "folder"])
+def test_a_rate_that_lacks_a_key_is_an_error(folder, key):
+    edit_index(folder, lambda index: index["rates"][1].pop(key))
+    refused(folder, f"damaged: .*{key}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rate: rate["spec"].update(unknown=1),
+        lambda rate: rate["spec"].update(channels="three"),
+        lambda rate: rate["spec"].update(channels=0),
+        lambda rate: rate.update(spec=None),
+        lambda rate: rate.update(folder=7),
+        lambda rate: rate.update(rate_id="../x"),
+        lambda rate: rate.update(rate_id=None),
+    ],
+)
+def test_values_that_do_not_fit_are_errors(folder, change):
+    edit_index(folder, lambda index: change(index["rates"][0]))
+    refused(folder, "damaged")
+
+
+def test_a_missing_rate_is_an_error(folder):
+    shutil.rmtree(next((folder / "rates").glob("mid-*")))
+    refused(folder, r"damaged: no checkpoint at .*mid-")
+
+
+@pytest.mark.parametrize("outside", ["../elsewhere", "/tmp", "rates/../../elsewhere", "."])
+def test_a_rate_outside_of_the_family_is_not_read(folder, outside):
+    shutil.copytree(next((folder / "rates").glob("high-*")), folder.parent / "elsewhere")
+    edit_index(folder, lambda index: index["rates"][0].update(folder=outside))
+    refused(folder, "lies outside of the family")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped"])
+def test_a_damaged_rate_is_an_error(folder, damage):
+    path = next((folder / "rates").glob("high-*"))
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.stat().st_size:
+            data = bytearray(file.read_bytes())
+            if damage == "truncated":
+                del data[len(data) // 2 :]
+            elif damage == "emptied":
+                data.clear()
+            else:
+                data[len(data) // 2] ^= 0xFF
+            file.write_bytes(data)
+    refused(folder, "damaged|changed")
+
+
+def test_a_rate_that_was_changed_after_saving_is_an_error(tiny_family, folder):
+    path = next((folder / "rates").glob("high-*"))
+    rate = changed(tiny_family)["high"]
+    tree = {"variables": rate.variables, "tables": rate.tables.to_arrays()}
+    checkpoint.save_tree(path, tree)
+    refused(folder, "rate high of .* was changed after it was saved")
+
+
+def test_tables_that_are_none_are_an_error(tiny_family, folder):
+    path = next((folder / "rates").glob("high-*"))
+    rate = tiny_family["high"]
+    tables = {**rate.tables.to_arrays(), "counts": np.zeros_like(rate.tables.counts)}
+    checkpoint.save_tree(path, {"variables": rate.variables, "tables": tables})
+    refused(folder, "damaged: coding tables")
+
+
+def test_a_family_that_comes_with_the_package_is_opened_by_name(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr("jaxsplit.family.ASSETS", folder.parent)
+    monkeypatch.chdir(tmp_path.parent)
+    assert open_family("family").fingerprint == RateFamily.load(folder).fingerprint
+    with pytest.raises(FamilyError, match="no family at nothing"):
+        open_family("nothing")
+
+
+def test_a_spec_survives_the_index(tiny_family, tiny_backbone, tmp_path):
+    spec = BottleneckSpec(
+        channels=2,
+        stride=3,
+        kernel=4,
+        padding=2,
+        decoder_kernel=5,
+        decoder_padding=1,
+        multiplier=2,
+        step=0.25,
+        activation="none",
+        latent_activation="relu",
+        output_activation="none",
+        batch_norm=False,
+        crop=False,
+    )
+    split = dataclasses.replace(tiny_family.split(tiny_backbone, "high"), spec=spec)
+    variables = jax.tree.map(np.asarray, jax.jit(split.init)(jax.random.key(0)))
+    tables = build_tables(variables["params"]["prior"])
+    rate = FamilyRate("odd", None, spec, variables, tables)
+    dataclasses.replace(tiny_family, rates=(rate,)).save(tmp_path)
+    loaded = RateFamily.load(tmp_path)["odd"]
+    assert loaded.spec == spec
+    assert loaded.lmbda is None
+    assert models.fingerprint(loaded.variables) == models.fingerprint(variables)

@@ -103,7 +103,10 @@ def render(
     enough.
     """
     file = io.StringIO()
-    console = Console(file=file, width=WIDTH, color_system=None, force_terminal=False)
+    # In a notebook rich would display HTML and leave the file empty.
+    console = Console(
+        file=file, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False
+    )
     console.print(table(curve, jpeg_points, webp_points, raw_bytes))
     # rich fills the title's and the caption's lines up with blanks.
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())

@@ -85,3 +85,10 @@ def test_the_environment_does_not_change_the_text(monkeypatch):
 def test_title_says_how_many_images():
     assert "2000 images" in render(Curve(0.925, 2000, (_point(),)))
     assert "500 to 2000 images" in render(Curve(0.925, 2000, (_point(n_images=500),)))
+
+
+def test_a_notebook_gets_text_too(monkeypatch):
+    curve = Curve(0.925, 2000, (_point(),))
+    text = render(curve)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert render(curve) == text

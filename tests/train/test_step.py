@@ -164,6 +164,7 @@ def test_each_distortion_looks_at_its_own_target(problem, start, distortion, hee
         assert (other != metrics["distortion"]).all() == (name in heeds), name
 
 
+@pytest.mark.slow
 def test_rates_trained_together_equal_rates_trained_alone(problem):
     rates = (*RATES, Rate("c", 1.0))
     batches = [problem.batch(step) for step in range(6)]

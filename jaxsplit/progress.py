@@ -39,7 +39,7 @@ class ProgressBar:
             self._bar.stop()
 
     def __call__(self, step: int, steps: int, metrics: dict[str, np.ndarray]) -> None:
-        """Shows the metrics of `step`, the mean and the range over rates."""
+        """Shows the metrics of `step`, as ranges over the rates."""
         text = "  ".join(f"{name} {_show(value)}" for name, value in metrics.items())
         if not self._console.is_terminal:
             if step * 20 // steps > self._lines or step == steps:

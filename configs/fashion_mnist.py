@@ -10,13 +10,13 @@ import ml_collections
 
 def get_config(arg: str = "full") -> ml_collections.ConfigDict:
     """The training of five rates at one cut."""
-    steps = {"full": (200, 1800, 2000), "quickstart": (80, 300, 300), "smoke": (10, 10, 10)}[arg]
+    steps = {"full": (200, 5000, 5000), "quickstart": (100, 700, 700), "smoke": (10, 10, 10)}[arg]
     config = ml_collections.ConfigDict()
     config.kind = "curve"
     config.backbone = "fashion_mnist_resnet8"
     config.cut = "stage1.block1"
     config.spec = {"channels": 12, "stride": 4, "kernel": 4, "padding": 0, "multiplier": 4}
-    config.lambdas = {"r1": 1e-3, "r2": 6e-4, "r3": 3.5e-4, "r4": 2e-4, "r5": 1.2e-4}
+    config.lambdas = {"r1": 1e-3, "r2": 5e-4, "r3": 2.5e-4, "r4": 1.2e-4, "r5": 6e-5}
     config.phases = (
         {"steps": steps[0], "distortion": {"distillation": 0.0, "features": 10.0}},
         {"steps": steps[1], "distortion": {"distillation": 1.0}},
@@ -24,8 +24,8 @@ def get_config(arg: str = "full") -> ml_collections.ConfigDict:
     )
     config.data = "embedded"
     config.flip = arg == "full"
-    config.batch_size = 64
-    config.learning_rate = 5e-3
+    config.batch_size = 32
+    config.learning_rate = 1e-2
     config.seed = 0
     if arg == "smoke":
         config.limit = 500

@@ -15,7 +15,7 @@ from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
 
 #: Spread of a fresh unit's latents, and of the prior over them, in quantisation steps.
-INITIAL_LATENT_STD = 1.5
+INITIAL_LATENT_STD = 1.0
 INITIAL_PRIOR_SCALE = 1.0
 
 _EPSILON = 1e-5  # of every batch normalisation

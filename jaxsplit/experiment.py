@@ -77,10 +77,13 @@ def measure(
     tell = tell or (lambda text: None)
     curve = accuracy.evaluate(family, backbone, source, lambda name: tell(f"evaluating {name}"))
     images, labels = data.load_arrays(source, backbone.preprocessing)
+    targets = [curve.uncompressed_top1, *(point.top1 for point in curve.points)]
     codecs = {}
     for codec in ("jpeg", "webp"):
         tell(f"comparing with {codec}")
-        codecs[codec] = image_codecs.sweep(images, labels, accuracy.predictor(backbone), codec)
+        codecs[codec] = image_codecs.sweep_to(
+            images, labels, accuracy.predictor(backbone), codec, targets
+        )
     raw = images[0].size
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)

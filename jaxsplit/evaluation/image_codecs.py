@@ -130,6 +130,38 @@ def sweep(
     return tuple(points)
 
 
+def sweep_to(
+    images: np.ndarray,
+    labels: np.ndarray,
+    predict: Callable[[np.ndarray], np.ndarray],
+    codec: str,
+    targets: Iterable[float],
+) -> tuple[CodecPoint, ...]:
+    """A sweep that is dense where it is compared: around the smallest files that reach a target.
+
+    After `DEFAULT_QUALITIES`, each target's gap between the lowest quality that reaches it and
+    the next one tried below is halved until it is closed, so that no codec is charged for the
+    coarseness of a grid.
+
+    Args:
+      images, labels, predict, codec: as of `sweep`.
+      targets: accuracies, 0 … 1.
+
+    Returns:
+      Every point that was measured, by rising quality.
+    """
+    points = {point.quality: point for point in sweep(images, labels, predict, codec)}
+    for target in sorted(set(targets)):
+        while True:
+            reaching = [q for q, point in points.items() if point.top1 >= target]
+            below = [q for q in points if q < min(reaching, default=0)]
+            if not below or min(reaching) - max(below) < 2:
+                break
+            middle = (min(reaching) + max(below)) // 2
+            points[middle] = sweep(images, labels, predict, codec, [middle])[0]
+    return tuple(points[quality] for quality in sorted(points))
+
+
 def smallest_reaching(points: Iterable[CodecPoint], top1: float) -> CodecPoint | None:
     """The point of smallest mean bytes whose accuracy is at least `top1`; None: none has it.
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.image_codecs import (
     DEFAULT_QUALITIES,
     QUALITIES,
@@ -14,6 +15,7 @@ from jaxsplit.evaluation.image_codecs import (
     header_bytes,
     smallest_reaching,
     sweep,
+    sweep_to,
 )
 
 CODECS = ["jpeg", "webp"]
@@ -188,3 +190,21 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
     }
     with pytest.raises(ConfigError, match=message):
         sweep(**(arguments | changes))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_no_codec_is_charged_for_the_coarseness_of_the_grid(codec, monkeypatch):
+    def point(quality):
+        return CodecPoint(codec, quality, 200.0 + quality, 30.0, round(quality / 110, 4))
+
+    def fake(images, labels, predict, codec, qualities=None):
+        return tuple(point(q) for q in qualities or DEFAULT_QUALITIES[codec])
+
+    monkeypatch.setattr(image_codecs, "sweep", fake)
+    targets = [0.12, 0.5, 0.51, 0.8, 0.99]
+    points = sweep_to(np.zeros(0), np.zeros(0), _zeros, codec, targets)
+    every = [point(q) for q in QUALITIES[codec]]
+    for target in targets:
+        assert smallest_reaching(points, target) == smallest_reaching(every, target)
+    assert [p.quality for p in points] == sorted({p.quality for p in points})
+    assert len(points) <= len(DEFAULT_QUALITIES[codec]) + 5 * len(targets)

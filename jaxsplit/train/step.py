@@ -133,14 +133,16 @@ def make_step(
             scale=constants["scale"],
         )
         value = jnp.mean(distortion + lmbda * bits)
-        stats = {
-            "encoder": encoder["batch_stats"]["encoder"],
-            "decoder": decoder["batch_stats"]["decoder"],
-        }
+        stats = batch_stats
+        if split.spec.batch_norm:
+            stats = {
+                "encoder": encoder["batch_stats"]["encoder"],
+                "decoder": decoder["batch_stats"]["decoder"],
+            }
         metrics = {"loss": value, "bits": bits.mean(), "distortion": distortion.mean()}
         if logits is not None:
             metrics["top1"] = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
-        return value, (stats if split.spec.batch_norm else batch_stats, metrics)
+        return value, (stats, metrics)
 
     def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, Any]:
         def one_rate(

@@ -10,6 +10,8 @@ import pytest
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     " --xla_force_host_platform_device_count=4"
 )
+# More threads than fake devices: a device that waits for the others keeps one busy.
+os.environ.setdefault("NPROC", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 # What is compiled once, here or in a subprocess, is found again: half of the time otherwise.

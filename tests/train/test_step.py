@@ -206,3 +206,15 @@ def test_neither_a_second_step_nor_other_lambdas_compile_again(problem, start, c
 def test_an_unknown_quantization_is_refused():
     with pytest.raises(ConfigError, match="expected noise or round"):
         Phase(1, ALL, "floor")
+
+
+def test_a_unit_without_batch_normalisation_trains(problem, tiny_backbone, tiny_config):
+    spec = dataclasses.replace(tiny_config.spec, batch_norm=False)
+    plain = type(problem)(tiny_backbone, dataclasses.replace(tiny_config, spec=spec))
+    state = plain.state(RATES)
+    gradient, statistics, metrics = plain.gradient(
+        FEATURES, state, plain.batch(), plain.constants(RATES)
+    )
+    assert not jax.tree.leaves(statistics)
+    assert np.isfinite(metrics["loss"]).all()
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))

@@ -127,10 +127,21 @@ def _train(options: argparse.Namespace) -> None:
         return
     parallel.use_cpu_cores()
     with _progress() as progress:
-        command = f"jaxsplit train --config {options.config}"
-        card = experiment.run_backbone(loaded, options.workdir, command, progress)
+        card = experiment.run_backbone(loaded, options.workdir, _repeated(options), progress)
     print(f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images")
     print(f"wrote {options.workdir / 'weights.npz'}")
+
+
+def _repeated(options: argparse.Namespace) -> str:
+    """The command that trains the same again, without the folders of this machine."""
+    file, colon, arg = options.config.partition(":")
+    words = ["jaxsplit train --config", Path(file).stem + colon + arg, "--workdir DIR"]
+    for key, value in options.overrides.items():
+        scheme, colon, path = value.partition(":")
+        if scheme == "folder":
+            value = f"folder:{Path(path).name}"
+        words.append(f"--config.{key}={value}")
+    return " ".join(words)
 
 
 def _run_curve(config: Any, out: Path, *, resume: bool) -> None:

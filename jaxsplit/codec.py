@@ -22,7 +22,7 @@ from jaxsplit.family import RateFamily
 from jaxsplit.models.inference import in_batches
 from jaxsplit.split import Split, make_split
 
-_SYMBOL_LIMIT = 2.0**31 - 256  # the largest float32 magnitudes that int32 holds on both sides
+_SYMBOL_LIMIT = 2.0**31 - 128  # the largest float32 that int32 holds
 _NOT_A_NUMBER = -(2**31)  # beyond the limit, so that no number becomes it
 
 

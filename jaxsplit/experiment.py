@@ -122,11 +122,10 @@ def run_backbone(
     """
     test = data.open_source(config.data, split=config.test_split, limit=config.limit)
     variables, measured = train_backbone(config, directory, progress)
+    scheme, _, path = config.data.partition(":")
     card = {
         "command": command,
-        "data": config.data.partition(":")[0] + ":" + Path(config.data.partition(":")[2]).name
-        if ":" in config.data
-        else config.data,
+        "data": f"folder:{Path(path).name}" if scheme == "folder" else config.data,
         "seed": config.seed,
         **measured,
     }

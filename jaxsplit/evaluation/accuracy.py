@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxsplit import data, models
+from jaxsplit import data, losses, models
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError
 from jaxsplit.evaluation.curve import Curve, RatePoint
 from jaxsplit.family import RateFamily
 from jaxsplit.models.inference import BATCH_SIZE, in_batches
-from jaxsplit.split import make_split
+from jaxsplit.split import Split, make_split
 
 
 def evaluate(
@@ -80,6 +81,11 @@ def _prior_bits(
     rate = family[rate_id]
     split = make_split(backbone, family.cut, rate.spec)
     latents = symbols.astype(np.float32) + rate.tables.offsets.reshape(1, 1, 1, -1)
-    bits = jax.jit(lambda unit, z: split.bits(unit, z).sum(axis=(1, 2, 3)))
-    run = functools.partial(bits, rate.variables)
+    run = functools.partial(_bits_program(split), rate.variables)
     return float(np.mean(in_batches(run, latents), dtype=np.float64))
+
+
+@functools.lru_cache
+def _bits_program(split: Split) -> Callable[[Any, np.ndarray], jax.Array]:
+    """Jitted (unit, latents) → bits of each image; rates of one form share it."""
+    return jax.jit(lambda unit, z: losses.rate(split.bits(unit, z)))

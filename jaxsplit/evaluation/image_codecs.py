@@ -25,7 +25,7 @@ QUALITIES = {"jpeg": range(1, 96), "webp": range(0, 101)}
 #: The qualities that `sweep` tries unless told: denser at the low end, where a quality more is
 #: many bytes more, and where a bottleneck's curve lies.
 DEFAULT_QUALITIES = {
-    "jpeg": (1, 3, 5, 7, 10, 15, 20, 30, 45, 60, 80, 95),
+    "jpeg": (1, 3, 5, 7, 10, 15, 20, 30, 45, 60, 80, 90, 95),
     "webp": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100),
 }
 

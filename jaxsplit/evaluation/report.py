@@ -16,7 +16,7 @@ WIDTH = 100
 
 _NOTE = (
     "JPEG, WebP: the smallest mean file, over Pillow's qualities, with which the uncut network is "
-    "as accurate; in brackets its header, n/a where no quality is enough."
+    "as accurate; in brackets its header, n/a where no quality tried is enough."
 )
 
 
@@ -99,8 +99,8 @@ def render(
     | uncut |        |         |        |        | 92.50 |    0.00 |           n/a |
     +-------+--------+---------+--------+--------+-------+---------+---------------+
     JPEG, WebP: the smallest mean file, over Pillow's qualities, with which the
-    uncut network is as accurate; in brackets its header, n/a where no quality is
-    enough.
+    uncut network is as accurate; in brackets its header, n/a where no quality tried
+    is enough.
     """
     file = io.StringIO()
     # In a notebook rich would display HTML and leave the file empty.

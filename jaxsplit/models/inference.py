@@ -42,7 +42,9 @@ def in_batches(
 def _program(module: Any, preprocessing: Preprocessing) -> Any:
     @jax.jit
     def run(variables: Any, images: jax.Array) -> jax.Array:
-        return module.apply(variables, preprocessing.normalise(images))
+        # As the two ends of a cut: an accuracy is compared with theirs.
+        with jax.default_matmul_precision("highest"):
+            return module.apply(variables, preprocessing.normalise(images))
 
     return run
 

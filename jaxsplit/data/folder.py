@@ -1,7 +1,11 @@
 """Folders of image files, `[split/]class/image`: the classes are the folders' names.
 
+The first level is splits if no image lies directly in any of its folders; else it is classes, and
+folders inside of them are left alone.
+
 An optional `classes.txt` beside the splits (or beside the classes) names the classes in order,
-one to a line, so that a folder may hold only some of them.
+one to a line, so that a folder may hold only some of them. A "/" of a name is written "_" in the
+folder's name: `T-shirt/top` of classes.txt lies in `T-shirt_top`.
 """
 
 import hashlib
@@ -38,7 +42,7 @@ def _open(path: str, split: str | None) -> tuple["FolderRecords", str]:
     below = {folder.name: _subfolders(folder) for folder in _subfolders(root)}
     if not below:
         raise DataError(f"folder:{path} holds no class folders: expected [split/]class/image files")
-    if any(below.values()):  # folders in folders: the first level is splits
+    if any(below.values()) and not any(_image_files(root / name) for name in below):
         split = choose_split(split, list(below), f"folder:{path}")
         top, inside = root / split, below[split]
         # A split may lack classes that another one has: together they number the classes.
@@ -63,14 +67,15 @@ class FolderRecords:
         labels: list[int] = []
         digest = hashlib.sha256()
         for label, class_name in enumerate(class_names):
-            if not (top / class_name).is_dir():
+            folder = top / _folder_name(class_name)
+            if not folder.is_dir():
                 continue
-            files = _image_files(top / class_name)
+            files = _image_files(folder)
             if not files:
-                raise DataError(f"{name}: class {class_name!r} has no images in {top / class_name}")
+                raise DataError(f"{name}: class {class_name!r} has no images in {folder}")
             for file, size, modified in files:
-                self._files.append(f"{class_name}/{file}")
-                digest.update(f"{class_name}/{file}\0{size}\0{modified}\n".encode())
+                self._files.append(f"{folder.name}/{file}")
+                digest.update(f"{folder.name}/{file}\0{size}\0{modified}\n".encode())
             labels.extend([label] * len(files))
         self._labels = np.array(labels, np.int32)
         self.identity = f"folder {digest.hexdigest()}"
@@ -86,6 +91,10 @@ class FolderRecords:
             (decode_image(self._top / self._files[index]), int(self._labels[index]))
             for index in indices
         ]
+
+
+def _folder_name(class_name: str) -> str:
+    return class_name.replace("/", "_")
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -106,9 +115,10 @@ def _image_files(folder: Path) -> list[tuple[str, int, int]]:
 def _read_classes(listing: Path, present: list[str]) -> list[str]:
     lines = listing.read_text("utf-8-sig", "replace").splitlines()
     names = [line.strip() for line in lines if line.strip()]
-    if len(set(names)) != len(names):
-        raise DataError(f"{listing} names a class twice")
-    unknown = sorted(set(present) - set(names))
+    folders = set(map(_folder_name, names))
+    if len(folders) != len(names):
+        raise DataError(f'{listing} names a class twice ("/" counts as "_")')
+    unknown = sorted(set(present) - folders)
     if unknown:
         raise DataError(f"{listing} doesn't name these class folders: {', '.join(unknown)}")
     return names

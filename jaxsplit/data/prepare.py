@@ -26,7 +26,7 @@ def prepare(name: str, data_dir: str | Path) -> None:
       DataError: TFDS has no such dataset or TensorFlow isn't installed, both known at once and
         without the network; or TFDS could not prepare the dataset.
     """
-    _check_known(name, data_dir)
+    check_known(name, data_dir)
     arguments = ["-m", "jaxsplit.data.prepare", name, "--data-dir", str(data_dir)]
     command = shlex.join(["python", *arguments])
     if not _has_tensorflow():
@@ -43,8 +43,12 @@ def _has_tensorflow() -> bool:
     return importlib.util.find_spec("tensorflow") is not None
 
 
-def _check_known(name: str, data_dir: str | Path) -> None:
-    """Refuses names that TFDS would look for on the network, for minutes and in vain."""
+def check_known(name: str, data_dir: str | Path) -> None:
+    """Refuses names that TFDS would look for on the network, for minutes and in vain.
+
+    Raises:
+      DataError: TFDS has no such dataset in its own code.
+    """
     import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)

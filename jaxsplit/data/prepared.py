@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import re
+import sys
+import unittest.mock
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,8 +32,8 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
     """The folder of a dataset that is prepared as array_record, or None.
 
     Args:
-      name: `NAME[/CONFIG][:VERSION]`; the newest version where none is given, and the default
-        (or only) config.
+      name: `NAME[/CONFIG][:VERSION]`; the newest version where none is given; without a config
+        the default one if it is here, else the only one that is.
       data_dir: a TFDS data_dir.
 
     Raises:
@@ -58,9 +60,15 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
 
 
 def open_records(
-    name: str, split: str | None, data_dir: str | Path | None
+    name: str, split: str | None, data_dir: str | Path | None, title: str | None = None
 ) -> tuple["PreparedRecords", str]:
     """Opens one split of a dataset, which is prepared first where that is possible.
+
+    Args:
+      name: as for `find_prepared`.
+      split: as for `open_source`.
+      data_dir: a TFDS data_dir; None: TFDS's default.
+      title: what it's called; None: `tfds:` and its name, with the config that was taken.
 
     Returns:
       Its records and the split's name.
@@ -71,8 +79,15 @@ def open_records(
     root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     folder = find_prepared(name, root)
     if folder is None:
-        from jaxsplit.data.prepare import prepare
+        from jaxsplit.data.prepare import check_known, prepare
 
+        check_known(name, root)
+        mocked = _mocked(name, root)
+        if mocked is not None:
+            # From its code alone, TFDS knows no splits and takes any.
+            splits = list(mocked.info.splits) or [split or "test"]
+            split = choose_split(split, splits, f"tfds:{name}")
+            return PreparedRecords(title or f"tfds:{name}", mocked, split), split
         prepare(name, root)
         folder = find_prepared(name, root)
         if folder is None:
@@ -83,8 +98,10 @@ def open_records(
         # With its version, TFDS takes what is on disk and asks nobody else.
         full_name = folder.parent.relative_to(root).as_posix()
         builder = tfds.builder(f"{full_name}:{folder.name}", data_dir=root)
-        split = choose_split(split, list(builder.info.splits), f"tfds:{name}")
-        return PreparedRecords(f"tfds:{name}", builder, split), split
+        if title is None:
+            title = f"tfds:{full_name}{name[name.index(':') :] if ':' in name else ''}"
+        split = choose_split(split, list(builder.info.splits), title)
+        return PreparedRecords(title, builder, split), split
     except DataError:
         raise
     except Exception as error:  # TFDS, protobuf and array_record have no common one
@@ -114,6 +131,7 @@ class PreparedRecords:
                 f"got {', '.join(known)}"
             )
         self.class_names = tuple(map(str, label.names))
+        self.title = name
         self._name = f"{name}, split {split}"
         # The records beneath TFDS's own decoding.
         self._records = builder.as_data_source(split).data_source
@@ -121,7 +139,8 @@ class PreparedRecords:
         sizes = sorted(
             (file.name, file.stat().st_size) for file in info.parent.glob("*.array_record*")
         )
-        digest = hashlib.sha256(info.read_bytes() + json.dumps(sizes).encode())
+        known_info = info.read_bytes() if info.is_file() else b""  # mocked: there may be none
+        digest = hashlib.sha256(known_info + json.dumps(sizes).encode())
         self.identity = f"tfds {builder.info.full_name} {digest.hexdigest()}"
 
     def __len__(self) -> int:
@@ -144,8 +163,7 @@ class PreparedRecords:
 
     def _read(self, indices: Sequence[int]) -> list[tuple[bytes | np.ndarray, int]]:
         try:
-            if not hasattr(type(self._records), "__getitems__"):
-                # Under tfds.testing.mock_data, which gives decoded examples.
+            if _is_mock(self._records):  # which gives decoded examples
                 mocked = [self._records[index] for index in indices]
                 return [(record[self._image], int(record[self._label])) for record in mocked]
             # Together: one by one costs as much as decoding the images of a small dataset.
@@ -159,6 +177,29 @@ class PreparedRecords:
         fields = tf_example_pb2.Example.FromString(record).features.feature
         image, label = fields[self._image].bytes_list, fields[self._label].int64_list
         return image.value[0], label.value[0]
+
+
+def _mocked(name: str, data_dir: Path):
+    """The builder of a dataset that `tfds.testing.mock_data` plays, else None.
+
+    Building one from TFDS's code costs milliseconds and asks nobody, if TFDS knows the name. Some
+    want TensorFlow and say so at length: where nobody has imported the mocks, none is built.
+    """
+    if "tensorflow_datasets.testing.mocking" not in sys.modules:
+        return None
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        records = builder.as_data_source("train").data_source
+    except Exception:  # not mocked, as a rule: TFDS says in many ways that it has no files
+        return None
+    return builder if _is_mock(records) else None
+
+
+def _is_mock(records) -> bool:
+    """Whether records are those of `tfds.testing.mock_data`."""
+    return isinstance(records, unittest.mock.NonCallableMock)
 
 
 def _unreadable(what: str, error: Exception) -> DataError:

@@ -45,7 +45,8 @@ class Source:
     """Labelled images by number: `source[i]` is `{"image": uint8 [H, W, C], "label": int}`.
 
     Attributes:
-      name: what it was opened as, e.g. `"tfds:cifar10"`.
+      name: what it was opened as, e.g. `"tfds:cifar10"`; with its config where a TFDS dataset
+        has several, even if none was asked for: `"tfds:imagenette/160px-v2"`.
       split: the split's name; `"all"` for a folder that has none.
       class_names: names of the classes; a label is an index into them.
     """
@@ -126,11 +127,12 @@ def open_source(
     if name == "embedded":
         from jaxsplit.data import prepared
 
-        records, split = prepared.open_records(EMBEDDED, split, ASSETS)
+        records, split = prepared.open_records(EMBEDDED, split, ASSETS, title=name)
     elif scheme == "tfds" and rest:
         from jaxsplit.data import prepared
 
         records, split = prepared.open_records(rest, split, data_dir)
+        name = records.title
     elif scheme == "folder" and rest:
         from jaxsplit.data import folder
 

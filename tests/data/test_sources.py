@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxsplit.data import decode_image, open_source, prepare, spread
+from jaxsplit.data import Preprocessing, batches, decode_image, open_source, prepare, spread
 from jaxsplit.data import fashion_mnist as fashion
 from jaxsplit.data.prepared import find_prepared
 from jaxsplit.data.sources import ASSETS, EMBEDDED
@@ -255,6 +255,45 @@ def test_mock_data_of_tfds_works(miniature):
         assert [example["label"] for example in source] == source.labels.tolist()
 
 
+@pytest.mark.parametrize("policy", ["AUTO", "USE_CODE"])
+def test_mock_data_of_tfds_works_with_nothing_on_disk(tmp_path, monkeypatch, policy):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with tfds.testing.mock_data(num_examples=3, policy=tfds.testing.MockPolicy[policy]):
+        source = open_source("tfds:cifar10", "train")
+        assert (source.name, len(source), source.split) == ("tfds:cifar10", 3, "train")
+        assert source[0]["image"].shape == (32, 32, 3)
+        assert source[0]["image"].dtype == np.uint8
+        assert len(source.class_names) == 10
+        assert [example["label"] for example in source] == source.labels.tolist()
+        assert source.fingerprint == open_source("tfds:cifar10", "train").fingerprint
+        (batch,) = batches(source, Preprocessing((32, 32), 3), 3)
+        assert batch["label"].tolist() == source.labels.tolist()
+        assert open_source("tfds:imagenette/160px-v2").split == "test"
+        with pytest.raises(DataError, match="no such dataset"):
+            open_source("tfds:fashon_mnist")
+    monkeypatch.setattr(prepare, "_has_tensorflow", lambda: False)
+    with pytest.raises(DataError, match="is not prepared"):
+        open_source("tfds:cifar10", "train")
+
+
+def test_a_source_is_named_with_the_config_that_was_taken(tmp_path):
+    png = fashion.encode_png(np.zeros((4, 4), np.uint8))
+    made = tmp_path / "imagenette"
+    write_prepared(made, "160px-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+    (made / ".config").mkdir()
+    (made / ".config" / "metadata.json").write_text('{"default_config_name": "full-size-v2"}')
+    for name in ("tfds:imagenette", "tfds:imagenette/160px-v2"):
+        assert open_source(name, data_dir=tmp_path).name == "tfds:imagenette/160px-v2"
+    versioned = open_source("tfds:imagenette:1.0.0", data_dir=tmp_path, limit=1)
+    assert versioned.name == "tfds:imagenette/160px-v2:1.0.0"
+    write_prepared(made, "320px-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+    with pytest.raises(DataError) as error:
+        open_source("tfds:imagenette", data_dir=tmp_path)
+    assert_one_line(error, "160px-v2, 320px-v2")
+    write_prepared(made, "full-size-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+    assert open_source("tfds:imagenette", data_dir=tmp_path).name == "tfds:imagenette/full-size-v2"
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [("cifar10", "python -m jaxsplit.data.prepare cifar10"), ("fashon_mnist", "fashion_mnist?")],
@@ -266,6 +305,29 @@ def test_an_unprepared_dataset_ends_at_once_in_one_line(tmp_path, monkeypatch, n
         open_source(f"tfds:{name}", data_dir=tmp_path)
     assert time.monotonic() - start < 10
     assert_one_line(error, name, tmp_path, hint)
+
+
+def test_an_unprepared_dataset_says_nothing_else(tmp_path):
+    """TFDS's code of coco wants TensorFlow when it is built, and prints a banner where it lacks."""
+    code = f"""
+from jaxsplit.data import open_source, prepare
+from jaxsplit.errors import DataError
+prepare._has_tensorflow = lambda: False
+try:
+    open_source("tfds:coco", "train", data_dir={str(tmp_path)!r})
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ASSETS.parents[2],
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("tfds:coco is not prepared")
+    assert done.stdout.count("\n") == 1
 
 
 def test_preparing_needs_tensorflow(monkeypatch, capsys):
@@ -355,6 +417,32 @@ def test_classes_txt_fixes_the_order_and_allows_for_missing_ones(folder):
         open_source(f"folder:{folder}", "train")
 
 
+def test_a_folder_holds_all_classes_of_the_embedded_set(tmp_path):
+    """A slash can't be in a folder's name: `T-shirt/top` lies in `T-shirt_top`."""
+    embedded = open_source("embedded", limit=20)
+    (tmp_path / "classes.txt").write_text("\n".join(embedded.class_names))
+    for index, example in enumerate(embedded):
+        name = embedded.class_names[example["label"]].replace("/", "_")
+        save(tmp_path / "test" / name / f"{index:02}.png", example["image"][..., 0])
+    source = open_source(f"folder:{tmp_path}")
+    assert source.class_names == embedded.class_names
+    assert np.bincount(source.labels).tolist() == [2] * 10
+    assert (tmp_path / "test" / "T-shirt_top").is_dir()
+    order = np.argsort(embedded.labels, kind="stable")
+    np.testing.assert_array_equal(arrays(source)[0], arrays(embedded)[0][order])
+    (tmp_path / "classes.txt").write_text("a/b\na_b\n")
+    with pytest.raises(DataError, match="twice"):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_a_folder_inside_a_class_is_left_alone(folder):
+    save(folder / "train" / "cat" / "thumbs" / "0.png", (1, 1, 1), size=(1, 1))
+    for name, split in ((folder, "train"), (folder / "train", "all")):
+        source = open_source(f"folder:{name}", split)
+        assert source.class_names == ("cat", "dog")
+        assert source.labels.tolist() == [0, 0, 0, 1, 1]
+
+
 def test_other_files_are_left_alone_and_changes_are_noticed(folder):
     before = open_source(f"folder:{folder}", "train")
     (folder / "train" / "cat" / "notes.txt").write_text("not an image")
@@ -386,7 +474,7 @@ def test_an_empty_class_is_named(folder):
 @pytest.mark.parametrize(
     ("name", "split", "part"),
     [
-        ("embedded", "val", "train, test"),
+        ("embedded", "val", "embedded has no split 'val'; it has: train, test"),
         ("embeded", None, "embedded"),
         ("http://example.org", None, "folder:PATH"),
         ("tfds:", None, "tfds:NAME"),

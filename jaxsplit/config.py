@@ -8,6 +8,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import os
+import types
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +31,18 @@ _MAPPINGS = (ml_collections.ConfigDict, dict)  # inside a tuple a dict stays one
 def find(name: str) -> Path:
     """The file of a configuration: a path, or the name of one that comes with the package.
 
+    What has a folder in it is a path and nothing else.
+
     Raises:
       ConfigError: there is none.
     """
-    shipped = [_PACKAGE / "configs", _PACKAGE.parent / "configs"]
-    stem = Path(name).name.removesuffix(".py")
-    for path in (Path(name), *(folder / f"{stem}.py" for folder in shipped)):
+    shipped = [_PACKAGE / "configs"]
+    if (_PACKAGE.parent / "pyproject.toml").is_file():  # a checkout, not site-packages
+        shipped.append(_PACKAGE.parent / "configs")
+    paths = [Path(name)]
+    if not os.path.dirname(name):
+        paths += [folder / f"{name.removesuffix('.py')}.py" for folder in shipped]
+    for path in paths:
         if path.is_file():
             return path
     known = {p.stem for folder in shipped for p in folder.glob("*.py") if p.stem != "__init__"}
@@ -111,20 +120,59 @@ def _build(cls: Any, values: dict[str, Any]) -> Any:
     known = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"{cls.__name__} has no {', '.join(unknown)}; it has {sorted(known)}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    forms = typing.get_type_hints(cls)
+    for key, value in values.items():
+        form = forms[key]
+        if not _fits(value, form):
+            expected = form.__name__ if isinstance(form, type) else form
+            raise ConfigError(f"{cls.__name__}: {key} is {value!r}; expected {expected}")
     try:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return cls(**values)
     except TypeError as error:
         raise ConfigError(f"{cls.__name__}: {error}") from error
 
 
+def _fits(value: Any, form: Any) -> bool:
+    """Whether a value is of an annotation's type; an int is a float, but a bool is no number.
+
+    >>> _fits(3, float), _fits(True, int), _fits(None, int | None), _fits((1, 2.5), tuple[int, int])
+    (True, False, True, False)
+    """
+    parts = typing.get_args(form)
+    if isinstance(form, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if typing.get_origin(form) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if parts[-1] is Ellipsis:
+            return all(_fits(item, parts[0]) for item in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
+    if isinstance(value, bool):
+        return form is bool
+    return isinstance(value, int | float if form is float else form)
+
+
 def _fill_defaults(config: ml_collections.ConfigDict) -> None:
     """Adds the keys that the file left at their defaults, so that overrides can reach them."""
-    cls = {"backbone": BackboneConfig, "curve": CurveConfig}.get(config.get("kind"))
-    parts = [(config, cls)]
-    if cls is CurveConfig and isinstance(config.get("spec"), ml_collections.ConfigDict):
-        parts.append((config.spec, BottleneckSpec))
+    config.unlock()
+    parts: list[tuple[Any, Any]] = []
+    if config.get("kind") == "backbone":
+        parts = [
+            (config, BackboneConfig),
+            (config.get("preprocessing"), Preprocessing),
+            (config.get("augmentation"), Augmentation),
+        ]
+    elif config.get("kind") == "curve":
+        parts = [(config, CurveConfig), (config.get("spec"), BottleneckSpec)]
+        phases = config.get("phases")
+        for phase in phases if isinstance(phases, list | tuple) else ():
+            if isinstance(phase, _MAPPINGS):
+                if "distortion" not in phase:
+                    phase["distortion"] = {}
+                parts += [(phase, Phase), (phase["distortion"], Distortion)]
     for node, form in parts:
-        for field in dataclasses.fields(form) if form else ():
+        for field in dataclasses.fields(form) if isinstance(node, _MAPPINGS) else ():
             if field.name not in node and field.default is not dataclasses.MISSING:
                 node[field.name] = field.default
 

@@ -106,7 +106,7 @@ def test_own_files_load(tmp_path):
 @pytest.mark.parametrize(
     ("key", "text", "path", "expected"),
     [
-        ("batch_size", "32", "batch_size", 32),
+        ("batch_size", "16", "batch_size", 16),
         ("learning_rate", "1e-3", "learning_rate", 1e-3),
         ("learning_rate", "1", "learning_rate", 1.0),
         ("data", "folder:12", "data", "folder:12"),
@@ -140,6 +140,37 @@ def test_overrides_of_tuples_and_of_keys_left_to_their_default():
     config = load("fashion_mnist_backbone:smoke", {"preprocessing.size": "(14, 14)"})
     assert config.preprocessing.size == (14, 14)
     assert config.preprocessing.mean == (0.2860,)
+    keys = {"preprocessing.resize": "32", "augmentation.cutout": "4"}
+    config = load("fashion_mnist_backbone:smoke", keys)
+    assert (config.preprocessing.resize, config.augmentation.cutout) == (32, 4)
+    keys = {"phases.0.quantization": "round", "phases.1.distortion.temperature": "2.0"}
+    config = load("fashion_mnist:smoke", keys)
+    assert config.phases[0].quantization == "round"
+    assert [phase.distortion.temperature for phase in config.phases] == [1.0, 2.0, 1.0]
+
+
+def test_defaults_are_filled_in_where_a_file_has_little(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "import ml_collections\n"
+        f"def get_config():\n    return ml_collections.ConfigDict({CURVE!r}).lock()\n"
+    )
+    assert load(str(path), {"seed": "0"}) == load(str(path))
+    changed = load(str(path), {"phases.1.distortion.labels": "0.5"})
+    assert changed.phases[1].distortion == Distortion(labels=0.5)
+
+
+def test_an_installed_package_has_only_its_own_configurations(monkeypatch, tmp_path):
+    for folder in ("configs", "jaxsplit/configs"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "configs" / "foreign.py").write_text("")
+    (tmp_path / "jaxsplit" / "configs" / "own.py").write_text("")
+    monkeypatch.setattr("jaxsplit.config._PACKAGE", tmp_path / "jaxsplit")
+    assert find("own") == tmp_path / "jaxsplit" / "configs" / "own.py"
+    with pytest.raises(ConfigError, match=r"'foreign'; there are own$"):
+        find("foreign")
+    (tmp_path / "pyproject.toml").write_text("")  # a checkout
+    assert find("foreign") == tmp_path / "configs" / "foreign.py"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +195,15 @@ def test_overrides_of_tuples_and_of_keys_left_to_their_default():
         ("phases.0", "3"),
         ("spec.channels", "0"),
         ("phases.1.distortion.distillation", "-1"),
+        ("limit", "1.5"),
+        ("limit", "True"),
+        ("limit", "'all'"),
+        ("spec.decoder_kernel", "2.5"),
+        ("learning_rate", "-1.0"),
+        ("learning_rate", "1e999"),
+        ("max_norm", "0.0"),
+        ("prior_rate", "-1.0"),
+        ("warmup", "-5"),
         ("", "3"),
     ],
 )
@@ -212,6 +252,36 @@ def test_curves_that_make_no_sense_are_refused(change):
         to_dataclass({**CURVE, **change})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0},
+        {"epochs": 1.0},
+        {"learning_rate": "fast"},
+        {"learning_rate": 0.0},
+        {"warmup": 1.5},
+        {"momentum": 1.0},
+        {"weight_decay": -1.0},
+        {"label_smoothing": 2.0},
+        {"preprocessing": {"size": [28], "channels": 1}},
+        {"preprocessing": {"size": [28, 28.5], "channels": 1}},
+        {"preprocessing": {"size": 28}},
+        {"augmentation": {"flip": 1}},
+    ],
+    ids=str,
+)
+def test_backbones_that_make_no_sense_are_refused(change):
+    ((problem, value),) = change.items()
+    if isinstance(value, dict):
+        problem = next(iter(value))
+    with pytest.raises(ConfigError, match=problem):
+        to_dataclass({**BACKBONE, **change})
+
+
+def test_an_int_is_a_float():
+    assert to_dataclass({**BACKBONE, "learning_rate": 1}).learning_rate == 1
+
+
 @pytest.mark.parametrize("missing", ["kind", "model", "data", "preprocessing"])
 def test_missing_keys_are_refused(missing):
     with pytest.raises(ConfigError):
@@ -222,6 +292,11 @@ def test_the_files_are_found_by_path_and_by_name(monkeypatch, tmp_path):
     shipped = find("fashion_mnist")
     monkeypatch.chdir(tmp_path)
     assert find("fashion_mnist.py") == shipped
-    assert find("configs/fashion_mnist.py") == shipped  # as in the README, from anywhere
+    for path in ("configs/fashion_mnist.py", str(tmp_path / "fashion_mnist.py"), "./fashion_mnist"):
+        with pytest.raises(ConfigError, match=path):
+            find(path)  # not a shipped one that is called the same
+    Path("configs").mkdir()
+    Path("configs/fashion_mnist.py").write_text("")
+    assert find("configs/fashion_mnist.py") == Path("configs/fashion_mnist.py")
     Path("fashion_mnist.py").write_text("")
     assert find("fashion_mnist.py") == Path("fashion_mnist.py")

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from jaxsplit.data import Preprocessing
-from jaxsplit.errors import ConfigError, WeightsError
+from jaxsplit.data import Preprocessing, Source
+from jaxsplit.errors import ConfigError, DataError, WeightsError
 
 #: Where the weights are that come with the package.
 ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
@@ -61,6 +61,23 @@ class Backbone:
     card: dict[str, Any]
     weights: str | None = None
 
+    def check_classes(self, source: Source) -> None:
+        """Refuses images whose labels count other classes, or in another order.
+
+        Raises:
+          DataError: the class names of the source are not those of the backbone.
+        """
+        ours, theirs = self.class_names, source.class_names
+        if ours == theirs:
+            return
+        message = f"{source.name} has {len(theirs)} classes"
+        if len(ours) == len(theirs):
+            i = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1)
+            raise DataError(f"{message}; number {i} is {theirs[i]}, but the backbone's {ours[i]}")
+        raise DataError(
+            f"{message} ({theirs[0]}, …); the backbone's {len(ours)} are others ({ours[0]}, …)"
+        )
+
 
 def embedded_weights() -> tuple[str, ...]:
     """Names of the weights that come with the package."""
@@ -77,7 +94,7 @@ def open_backbone(weights: str | os.PathLike[str]) -> Backbone:
     'resnet8_small'
     """
     path = Path(weights)
-    if path.suffix == ".npz" or path.exists():
+    if path.suffix == ".npz" or path.is_file():
         return load_backbone(path)
     if str(weights) not in embedded_weights():
         raise WeightsError(

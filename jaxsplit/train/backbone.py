@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,25 @@ class BackboneConfig:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.epochs < 0 or not 0 <= self.seed < 2**32:
+        if self.batch_size < 1 or self.epochs < 1 or not 0 <= self.seed < 2**32:
             raise ConfigError(
                 f"batch_size is {self.batch_size}, epochs {self.epochs} and seed {self.seed}; "
-                "expected at least 1, at least 0, and 0 … 2**32 - 1"
+                "expected at least 1, at least 1, and 0 … 2**32 - 1"
+            )
+        if not (0 < self.learning_rate < math.inf and 0 <= self.warmup <= 1):
+            raise ConfigError(
+                f"learning_rate is {self.learning_rate} and warmup {self.warmup}; "
+                "expected more than 0, and a share from 0 to 1"
+            )
+        if not (
+            0 <= self.momentum < 1
+            and 0 <= self.weight_decay < math.inf
+            and 0 <= self.label_smoothing <= 1
+        ):
+            raise ConfigError(
+                f"momentum is {self.momentum}, weight_decay {self.weight_decay} and "
+                f"label_smoothing {self.label_smoothing}; "
+                "expected less than 1, any, and at most 1; none negative"
             )
 
     @property
@@ -83,14 +99,24 @@ def train_backbone(
 
     Returns:
       variables {"params", "batch_stats"} and a report: top-1 on the test split, its size, steps.
+
+    Raises:
+      ConfigError: there are fewer training images than a batch takes.
     """
     source = data.open_source(config.data, split=config.train_split, limit=config.limit)
     num_classes = len(source.class_names)
     steps_per_epoch = data.num_batches(len(source), config.batch_size, drop_remainder=True)
+    if not steps_per_epoch:
+        raise ConfigError(
+            f"{len(source)} training images don't fill one batch of {config.batch_size}: "
+            "raise the limit or make the batches smaller"
+        )
     steps = config.epochs * steps_per_epoch
     module = models.create(config.model, num_classes, parallel.AXIS)
     warmup = max(1, round(config.warmup * steps))
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, steps)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup, max(steps, warmup + 1)
+    )
     optimizer = optax.chain(
         optax.add_decayed_weights(
             config.weight_decay, mask=functools.partial(jax.tree.map, lambda p: p.ndim > 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ class CurveConfig:
                 f"batch_size is {self.batch_size} and seed {self.seed}; "
                 "expected at least 1, and 0 … 2**32 - 1"
             )
+        if not (0 < self.learning_rate < math.inf and 0 <= self.prior_rate < math.inf):
+            raise ConfigError(
+                f"learning_rate is {self.learning_rate} and prior_rate {self.prior_rate}; "
+                "expected more than 0, and at least 0"
+            )
+        if self.warmup < 0 or not self.max_norm > 0:
+            raise ConfigError(
+                f"warmup is {self.warmup} and max_norm {self.max_norm}; "
+                "expected at least 0, and more than 0"
+            )
         if self.feature_dtype not in ("float32", "float16"):
             raise ConfigError(
                 f"feature_dtype is {self.feature_dtype!r}; expected float32 or float16"
@@ -119,9 +130,13 @@ def train_curve(
       workdir: folder for checkpoints and cached features, resumed from where it holds some of
         the same config; None keeps everything in memory.
       progress: told of the metrics of all rates as the training goes.
+
+    Raises:
+      DataError: the images are of other classes than the backbone's.
     """
     split = make_split(backbone, config.cut, config.spec, parallel.AXIS)
     source = data.open_source(config.data, split=config.train_split, limit=config.limit)
+    backbone.check_classes(source)
     cache = features.compute(
         split,
         backbone,

@@ -92,8 +92,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_family(command: argparse.ArgumentParser) -> None:
     command.add_argument("--family", required=True, metavar="DIR|NAME")
-    command.add_argument("--backbone", metavar="NAME", help="embedded weights to use")
-    command.add_argument("--weights", type=Path, metavar="FILE", help="weights to use")
+    weights = command.add_mutually_exclusive_group()
+    weights.add_argument("--backbone", metavar="NAME", help="embedded weights to use")
+    weights.add_argument("--weights", type=Path, metavar="FILE", help="weights to use")
 
 
 def _overrides(options: argparse.Namespace, unknown: list[str]) -> dict[str, str]:
@@ -173,11 +174,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.rates:
         family = family.select(options.rates.split(","))
     source = data.open_source(options.data, split=options.split, limit=options.limit)
-    if source.class_names != backbone.class_names:
-        raise DataError(
-            f"{source.name} has {len(source.class_names)} classes ({source.class_names[0]}, …); "
-            f"the backbone's {len(backbone.class_names)} are others ({backbone.class_names[0]}, …)"
-        )
     with _progress() as progress:
         _, table = experiment.measure(family, backbone, source, options.out, progress.tell)
     print(table)

@@ -29,7 +29,9 @@ def describe(name: str | None = None) -> str:
     path = Path(name)
     if path.suffix == ".jspl":
         return _container(path)
-    if path.suffix == ".npz" or (not path.exists() and name in models.embedded_weights()):
+    if path.suffix == ".npz" or (
+        not (path / "family.json").exists() and name in models.embedded_weights()
+    ):
         return _backbone(name)
     return _family(name)
 

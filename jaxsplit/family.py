@@ -253,6 +253,6 @@ def open_family(name: str | os.PathLike[str]) -> RateFamily:
     Raises:
       FamilyError: there is neither, or it is damaged.
     """
-    if not Path(name).exists() and str(name) in embedded_families():
+    if not (Path(name) / _INDEX).exists() and str(name) in embedded_families():
         return RateFamily.load(ASSETS / str(name))
     return RateFamily.load(name)

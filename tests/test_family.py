@@ -353,6 +353,10 @@ def test_a_family_that_comes_with_the_package_is_opened_by_name(tmp_path, monkey
     assert open_family("family").fingerprint == RateFamily.load(folder).fingerprint
     with pytest.raises(FamilyError, match="no family at nothing"):
         open_family("nothing")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other" / "family").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "other")  # a folder that is no family hides none
+    assert open_family("family").fingerprint == RateFamily.load(folder).fingerprint
 
 
 def test_a_spec_survives_the_index(tiny_family, tiny_backbone, tmp_path):

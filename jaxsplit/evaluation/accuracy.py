@@ -38,7 +38,9 @@ def evaluate(
 
     Raises:
       BitstreamError: a frame did not decode to the symbols that were sent.
+      DataError: the images are of other classes than the backbone's.
     """
+    backbone.check_classes(source)
     images, labels = data.load_arrays(source, backbone.preprocessing)
     sender = Sender(family, backbone, BATCH_SIZE)
     receiver = Receiver(family, backbone, BATCH_SIZE)

@@ -89,14 +89,16 @@ def compute(
     count = len(images) * (2 if flip else 1)
     shape = (count, *split.shape)
     folder = None if directory is None else directory / _key(split, backbone, source, flip, dtype)
-    if folder is not None and (folder / "teacher.npy").exists():
-        features = np.load(folder / "features.npy", mmap_mode="r")
-        teacher = np.load(folder / "teacher.npy")
+    stored = folder and _stored(folder, shape, (count, len(backbone.class_names)), dtype)
+    features: Any
+    if stored:
+        features, teacher = stored
     else:
         if folder is None:
             features = np.empty(shape, dtype)
         else:
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / "teacher.npy").unlink(missing_ok=True)
             features = np.lib.format.open_memmap(
                 folder / "features.npy", mode="w+", dtype=dtype, shape=shape
             )
@@ -109,6 +111,21 @@ def compute(
     sample = np.asarray(features[:: max(1, count // 1000)], np.float32)
     labels = np.concatenate([labels, labels]) if flip else labels
     return FeatureCache(features, teacher, labels, float(np.square(sample).mean()))
+
+
+def _stored(
+    folder: Path, shape: tuple[int, ...], teacher_shape: tuple[int, ...], dtype: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(features, teacher) of an earlier run; None where they are missing, partial or damaged."""
+    if not (folder / "teacher.npy").exists():
+        return None
+    try:
+        features = np.load(folder / "features.npy", mmap_mode="r")
+        teacher = np.load(folder / "teacher.npy")
+        whole = (features.shape, features.dtype, teacher.shape) == (shape, dtype, teacher_shape)
+    except Exception:  # whatever numpy says of damaged bytes; they are computed again
+        return None
+    return (features, teacher) if whole else None
 
 
 def _fill(features: np.ndarray, split: Split, backbone: Backbone, images: np.ndarray) -> np.ndarray:

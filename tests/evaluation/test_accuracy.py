@@ -10,9 +10,10 @@ import pytest
 
 from jaxsplit import data, ops
 from jaxsplit.codec import Sender
-from jaxsplit.errors import BitstreamError, FamilyError
+from jaxsplit.errors import BitstreamError, DataError, FamilyError
 from jaxsplit.evaluation.accuracy import evaluate, predictor
 from jaxsplit.models.inference import BATCH_SIZE
+from jaxsplit.train.curve import train_curve
 
 RATE_IDS = ("high", "mid", "low")
 
@@ -127,6 +128,23 @@ def test_every_rate_is_announced_before_it_is_evaluated(tiny_family, tiny_backbo
 def test_another_backbone_is_refused(tiny_family, other_backbone, tiny_test_source):
     with pytest.raises(FamilyError, match="give it those weights"):
         evaluate(tiny_family, other_backbone, tiny_test_source)
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (lambda names: names[:2], r"10 classes \(T-shirt/top, .* 2 are others"),
+        (lambda names: (names[0], *names[:0:-1]), r"10 classes; number 1 is Trouser, .* Ankle"),
+    ],
+)
+def test_other_classes_are_refused(
+    tiny_family, tiny_config, tiny_backbone, tiny_test_source, names, problem
+):
+    backbone = dataclasses.replace(tiny_backbone, class_names=names(tiny_backbone.class_names))
+    with pytest.raises(DataError, match=problem):
+        evaluate(tiny_family, backbone, tiny_test_source)
+    with pytest.raises(DataError, match=problem):
+        train_curve(tiny_config, backbone)
 
 
 def test_a_frame_that_decodes_to_other_symbols_is_an_error(

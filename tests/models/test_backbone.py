@@ -130,6 +130,12 @@ def test_unknown_names_are_refused(tmp_path, monkeypatch):
         models.open_backbone("missing.npz")
 
 
+def test_a_folder_does_not_hide_embedded_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fashion_mnist_resnet8").mkdir()
+    assert models.open_backbone("fashion_mnist_resnet8").weights == "fashion_mnist_resnet8"
+
+
 def test_damaged_files_end_in_one_line(saved, tmp_path):
     """A changed bit, wherever it is, gives a WeightsError or is harmless; so does a cut."""
     whole = saved.read_bytes()

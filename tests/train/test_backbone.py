@@ -1,9 +1,14 @@
 """Training a backbone: it learns, and what is measured is what is stored."""
 
+import dataclasses
+
 import jax
 import numpy as np
+import pytest
 
 from jaxsplit import data, models
+from jaxsplit.errors import ConfigError
+from jaxsplit.train.backbone import train_backbone
 
 
 def test_a_short_training_learns(tiny_training):
@@ -42,3 +47,14 @@ def test_batch_statistics_have_moved_from_where_they_began(tiny_training):
     stats = variables["batch_stats"]["stem"]["bn"]
     assert (stats["mean"] != 0).all()
     assert (stats["var"] != 1).all()
+
+
+def test_fewer_images_than_a_batch_are_refused(tiny_training):
+    config = dataclasses.replace(tiny_training[0], limit=20)
+    with pytest.raises(ConfigError, match=r"20 training images .* batch of 32"):
+        train_backbone(config, None)
+
+
+def test_one_step_is_a_training(tiny_training):
+    config = dataclasses.replace(tiny_training[0], limit=32, epochs=1)
+    assert train_backbone(config, None)[1]["steps"] == 1

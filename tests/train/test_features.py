@@ -144,3 +144,23 @@ def test_fewer_examples_than_a_batch_are_refused_in_one_line(plain):
     with pytest.raises(ConfigError, match=r"^30 .*batch of 31") as error:
         next(plain.batches(31, seed=0))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "other shape", "no array", "teacher"])
+def test_a_damaged_cache_is_computed_again(problem, source, plain, tmp_path, damage):
+    features.compute(problem.split, problem.backbone, source, directory=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    path = folder / "features.npy"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "other shape":
+        np.save(path, plain.features[:20])
+    elif damage == "no array":
+        np.savez(folder / "zip.npz", plain.features)
+        (folder / "zip.npz").rename(path)
+    else:
+        (folder / "teacher.npy").write_bytes(b"")
+    again = features.compute(problem.split, problem.backbone, source, directory=tmp_path)
+    assert_same(again, plain)

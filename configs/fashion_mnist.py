@@ -1,8 +1,11 @@
 """Curve of ResNet-8 for small images on Fashion-MNIST, cut after its first stage.
 
-    jaxsplit train --config configs/fashion_mnist.py --workdir runs/fashion_mnist
+    jaxsplit train --config fashion_mnist --workdir runs/fashion_mnist
 
-The argument is `full`, `quickstart` (what `jaxsplit quickstart` trains) or `smoke`.
+The argument is `full`, `quickstart` (what `jaxsplit quickstart` trains) or `smoke` (under a
+minute). In full it takes a quarter of an hour on two CPU cores and loses 0.9 points of top-1 at
+94.5 bytes an image, 1.6 at 69.4, 2.5 at 47.7, 3.4 at 33.6 and 5.4 at 20.8; that family comes with
+the package as `fashion_mnist_resnet8_stage1`.
 """
 
 import ml_collections
@@ -10,7 +13,7 @@ import ml_collections
 
 def get_config(arg: str = "full") -> ml_collections.ConfigDict:
     """The training of five rates at one cut."""
-    steps = {"full": (200, 5000, 5000), "quickstart": (100, 700, 700), "smoke": (10, 10, 10)}[arg]
+    steps = {"full": (200, 5000, 5000), "quickstart": (100, 600, 600), "smoke": (10, 10, 10)}[arg]
     config = ml_collections.ConfigDict()
     config.kind = "curve"
     config.backbone = "fashion_mnist_resnet8"

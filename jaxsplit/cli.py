@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, overrides = _parser().parse_known_args(arguments)
         options.overrides = _overrides(options, overrides)
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except JaxsplitError as error:
         print(f"jaxsplit: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -223,6 +223,12 @@ def test_quickstart_as_a_user_runs_it(tmp_path):
     assert len(Curve.read(tmp_path / "curve.json").points) == len(RATES)
 
 
+def test_a_reader_may_close_the_pipe():
+    command = f"{sys.executable} -m jaxsplit info fashion_mnist_resnet8 | head -c 1"
+    done = subprocess.run(command, shell=True, check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("b", "")
+
+
 def test_quickstart_hands_its_seed_on(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(

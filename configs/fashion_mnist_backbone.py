@@ -7,7 +7,7 @@ The first command runs once; its images are those of Debian's package dataset-fa
         --out ~/tensorflow_datasets
     jaxsplit train --config fashion_mnist_backbone:resnet8 --workdir runs/fashion_mnist_resnet8
 
-The argument is `resnet8` (92.76 % of the 10,000 test images; 30 minutes on two CPU cores),
+The argument is `resnet8` (92.76 % of the 10,000 test images; 41 minutes on two busy CPU cores),
 `resnet20` or `smoke` (seconds, on embedded images).
 """
 

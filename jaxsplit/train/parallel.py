@@ -19,9 +19,9 @@ AXIS = "devices"
 def use_cpu_cores() -> None:
     """Makes every CPU core (of at most 8) a device, unless the environment says otherwise.
 
-    XLA spreads a training step over cores poorly: on two cores, one device per core took a
-    step of ResNet-8 or ResNet-20 in 1/1.3 of the time of one device over both. Call it before jax is used; it
-    changes nothing where jax runs on another platform.
+    XLA spreads a training step over cores poorly: on two cores, one device per core took a step
+    of ResNet-8 or ResNet-20 in 1/1.3 of the time of one device over both. Call it before jax is
+    used; it changes nothing where jax runs on another platform.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return

@@ -1,5 +1,6 @@
 """The entropy model: a learned density per channel, its bits, and its frozen integer tables."""
 
+from jaxsplit.entropy.empirical import tables_from_counts
 from jaxsplit.entropy.factorized import (
     bits,
     cumulative_logits,
@@ -22,4 +23,5 @@ __all__ = [
     "median",
     "quantile",
     "rounding_offsets",
+    "tables_from_counts",
 ]

@@ -1,0 +1,77 @@
+"""Integer tables from symbols that were counted, for units that come without a prior."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxsplit.coding.tables import CodingTables
+from jaxsplit.entropy.tables import integer_counts
+from jaxsplit.errors import ConfigError
+
+__all__ = ["tables_from_counts"]
+
+_INT32 = np.iinfo(np.int32)
+
+
+def tables_from_counts(
+    counts: Mapping[int, float],
+    channels: int,
+    offsets: np.ndarray | None = None,
+    *,
+    max_width: int = 4096,
+) -> CodingTables:
+    """Tables that follow one histogram of symbols, the same for all channels.
+
+    The table runs from the lowest counted symbol to the highest. The escape is charged as if one
+    more symbol had been counted outside, so that every int32 can be coded: `counts` may come from
+    other images than those that are sent.
+
+    Args:
+      counts: symbol (int32) → how often it was seen, finite, ≥ 0 and at least once > 0.
+      channels: C, channels of the latent.
+      offsets: float32 [C], where the unit rounds, in units of its step; None: zeros.
+      max_width: most entries with the escape, 2 … 65536. Of a wider histogram the stretch with
+        the most symbols is kept; the others are escaped.
+
+    Returns:
+      The tables, [C, width].
+
+    Raises:
+      ConfigError: the counts or the other arguments are out of range.
+
+    >>> tables = tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2)
+    >>> tables.sizes.tolist(), tables.minima.tolist(), (tables.counts[0] == tables.counts[1]).all()
+    ([5, 5], [0, 0], True)
+    >>> round(tables.information_bits(np.array([[0, 0], [0, 1]], np.int32)), 2)
+    3.52
+    """
+    values = np.array(sorted(counts), np.int64)
+    weights = np.array([counts[value] for value in values.tolist()], np.float64)
+    if not weights.size or not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+        raise ConfigError(
+            f"symbol counts must be finite, not negative, and one above 0; got {dict(counts)}"
+        )
+    if values[0] < _INT32.min or values[-1] > _INT32.max:
+        raise ConfigError(f"symbols must be int32; got counts of {values[0]} … {values[-1]}")
+    if channels < 1 or not 2 <= max_width <= 65536:
+        raise ConfigError(
+            f"tables: got channels={channels}, max_width={max_width}; expected at least 1, "
+            "2 … 65536"
+        )
+    values, weights = values[weights > 0], weights[weights > 0]
+    # The best stretch starts at a counted symbol: from each one, all below start + most.
+    most = max_width - 1
+    before = np.concatenate([[0], np.cumsum(weights)])
+    ends = np.searchsorted(values, values + most)
+    start = int(np.argmax(before[ends] - before[:-1]))
+    kept = slice(start, ends[start])
+    first = values[start]
+    row = np.zeros(values[kept][-1] - first + 2)
+    row[values[kept] - first] = weights[kept]
+    row[-1] = weights.sum() - weights[kept].sum() + 1
+    return CodingTables(
+        counts=np.tile(integer_counts(row), (channels, 1)),
+        sizes=np.full(channels, row.size, np.int32),
+        minima=np.full(channels, first, np.int32),
+        offsets=np.zeros(channels, np.float32) if offsets is None else offsets,
+    )

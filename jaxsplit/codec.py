@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -75,7 +75,8 @@ class _End:
 class Sender(_End):
     """The device: image → head → encoder → symbols → frame.
 
-    Rates whose units have one form share one compiled program; another rate is another argument.
+    All rates share the head's compiled program, and rates whose units have one form the unit's:
+    another rate is another argument.
 
     Args:
       family: the rates.
@@ -102,25 +103,48 @@ class Sender(_End):
         Raises:
           FamilyError: the images have another shape, or the unit gives something that is no number.
         """
+        self._check(images)
+        quantise = self._quantiser(rate_id)
+        return _numbers(
+            in_batches(lambda batch: quantise(self._head(batch)), images, self.batch_size), rate_id
+        )
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Preprocessed images uint8 [N, h, w, c] → float32 [N, H, W, Cin], the head alone.
+
+        All rates of a family start from these: `quantise(features(images), rate_id)` is
+        `symbols(images, rate_id)`.
+
+        Raises:
+          FamilyError: the images have another shape.
+        """
+        self._check(images)
+        return in_batches(self._head, images, self.batch_size)
+
+    def quantise(self, features: np.ndarray, rate_id: str) -> np.ndarray:
+        """Features float32 [N, H, W, Cin] → int32 [N, h', w', C], what is coded.
+
+        Raises:
+          FamilyError: the unit gives something that is no number.
+        """
+        return _numbers(in_batches(self._quantiser(rate_id), features, self.batch_size), rate_id)
+
+    def _check(self, images: np.ndarray) -> None:
         expected = self.backbone.preprocessing.input_shape
         if images.shape[1:] != expected or images.dtype != np.uint8:
             raise FamilyError(
                 f"images are {images.dtype} {images.shape[1:]}; {self.backbone.name} takes "
                 f"uint8 {expected}: apply the backbone's preprocessing first"
             )
+
+    def _head(self, images: np.ndarray) -> jax.Array:
+        backbone = self.backbone
+        run = _head_program(backbone.module, self.family.cut, backbone.preprocessing)
+        return run(self._variables, images)
+
+    def _quantiser(self, rate_id: str) -> Callable[[Any], jax.Array]:
         rate = self._rate(rate_id)
-        run = _symbols_program(rate.split, self.backbone.preprocessing)
-        symbols = in_batches(
-            lambda batch: run(self._variables, rate.unit, rate.offsets, batch),
-            images,
-            self.batch_size,
-        )
-        if (symbols == _NOT_A_NUMBER).any():
-            raise FamilyError(
-                f"rate {rate_id} gives latents that are not numbers: its parameters or the "
-                "backbone's weights are not finite; train or load them again"
-            )
-        return symbols
+        return functools.partial(_symbols_program(rate.split), rate.unit, rate.offsets)
 
 
 class Receiver(_End):
@@ -175,12 +199,31 @@ class Receiver(_End):
         )
 
 
+def _numbers(symbols: np.ndarray, rate_id: str) -> np.ndarray:
+    if (symbols == _NOT_A_NUMBER).any():
+        raise FamilyError(
+            f"rate {rate_id} gives latents that are not numbers: its parameters or the "
+            "backbone's weights are not finite; train or load them again"
+        )
+    return symbols
+
+
+# Apart from the unit, so that units of any form share the large program.
 @functools.lru_cache
-def _symbols_program(split: Split, preprocessing: Any) -> Any:
+def _head_program(module: Any, cut: str, preprocessing: Any) -> Any:
     @jax.jit
-    def run(variables: Any, unit: Any, offsets: jax.Array, images: jax.Array) -> jax.Array:
+    def run(variables: Any, images: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):
-            features = split.head(variables, preprocessing.normalise(images))
+            return module.apply(variables, preprocessing.normalise(images), stop=cut)
+
+    return run
+
+
+@functools.lru_cache
+def _symbols_program(split: Split) -> Any:
+    @jax.jit
+    def run(unit: Any, offsets: jax.Array, features: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
             latent = split.encode(unit, features)
         symbols = jnp.round(latent - offsets.reshape(1, 1, 1, -1))
         bounded = jnp.clip(symbols, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(jnp.int32)

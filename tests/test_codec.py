@@ -96,6 +96,20 @@ def test_frames_of_all_rates_arrive_in_any_order(sender, receiver, tiny_images):
     np.testing.assert_array_equal(mixed, [alone[rate][i] for i, rate in enumerate(order)])
 
 
+def test_features_are_the_heads_and_give_the_same_symbols(
+    tiny_family, tiny_backbone, tiny_images, sender
+):
+    images = tiny_images[:20]
+    features = sender.features(images)
+    head = jax.jit(tiny_family.split(tiny_backbone, "high").head)
+    expected = head(tiny_backbone.variables, tiny_backbone.preprocessing.normalise(images))
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
+    for rate_id in RATE_IDS:
+        symbols = sender.quantise(features, rate_id)
+        np.testing.assert_array_equal(symbols, sender.symbols(images, rate_id))
+
+
 def test_no_frames_give_no_logits(sender, receiver, tiny_images):
     assert receiver.decode([]).shape == (0, 10)
     assert receiver.symbols([], "high").shape == (0, 3, 3, 3)
@@ -176,6 +190,8 @@ def test_the_header_names_the_family_and_its_tables(tiny_family, tiny_backbone, 
 def test_images_that_were_not_preprocessed_are_refused(sender, images):
     with pytest.raises(FamilyError, match=r"takes uint8 \(12, 12, 1\)"):
         sender.encode(images, "high")
+    with pytest.raises(FamilyError, match=r"takes uint8 \(12, 12, 1\)"):
+        sender.features(images)
 
 
 def test_unknown_rates_and_other_backbones_are_refused(

@@ -39,7 +39,8 @@ class FamilyRate:
       rate_id: its name: letters, digits, ".", "_" and "-".
       lmbda: distortion per bit that it was trained with; None where unknown.
       spec: form of the unit.
-      variables: {"params": {"encoder", "decoder", "prior"}, "batch_stats"} as trained.
+      variables: {"params": {"encoder", "decoder", "prior"}, "batch_stats"} as trained; an imported
+        unit may come without a prior.
       tables: what its symbols are coded with.
       measured: figures of an evaluation, such as bytes_per_image and top1.
     """

@@ -28,7 +28,8 @@ def evaluate(
 
     Each image becomes a frame, the frame is decoded again, and its tail runs on what came out.
     `bytes_per_image` is the mean length of those frames, their fixed part included;
-    `estimated_bits_per_image` is what the prior charges for the same rounded latents.
+    `estimated_bits_per_image` is what the prior charges for the same rounded latents, or the tables
+    where an imported unit has no prior.
 
     Args:
       family: the rates, in the order of the curve's points.
@@ -62,7 +63,7 @@ def evaluate(
                 rate_id=rate.rate_id,
                 lmbda=rate.lmbda,
                 bytes_per_image=size,
-                estimated_bits_per_image=_prior_bits(family, backbone, rate.rate_id, decoded),
+                estimated_bits_per_image=_estimated_bits(family, backbone, rate.rate_id, decoded),
                 bits_per_pixel=8 * size / pixels,
                 top1=float(np.mean(logits.argmax(-1) == labels)),
                 n_images=len(labels),
@@ -77,10 +78,12 @@ def predictor(backbone: models.Backbone) -> Callable[[np.ndarray], np.ndarray]:
     return functools.partial(models.predict, backbone.module, variables, backbone.preprocessing)
 
 
-def _prior_bits(
+def _estimated_bits(
     family: RateFamily, backbone: models.Backbone, rate_id: str, symbols: np.ndarray
 ) -> float:
     rate = family[rate_id]
+    if "prior" not in rate.variables["params"]:
+        return rate.tables.information_bits(symbols) / len(symbols)
     split = make_split(backbone, family.cut, rate.spec)
     latents = symbols.astype(np.float32) + rate.tables.offsets.reshape(1, 1, 1, -1)
     run = functools.partial(_bits_program(split), rate.variables)

@@ -1,0 +1,95 @@
+"""Fitted tables follow the symbols of the images, and units need no prior."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxsplit import data
+from jaxsplit.codec import Receiver, Sender
+from jaxsplit.entropy import tables_from_counts
+from jaxsplit.errors import FamilyError
+from jaxsplit.evaluation.accuracy import evaluate
+from jaxsplit.evaluation.fitting import fit_tables
+from jaxsplit.family import RateFamily
+from jaxsplit.models.inference import BATCH_SIZE
+
+
+@pytest.fixture(scope="module")
+def imported(tiny_family):
+    """The tiny family as if it had been imported: no prior, no backbone, tables of no use."""
+    rates = []
+    for rate in tiny_family.rates:
+        params = {key: tree for key, tree in rate.variables["params"].items() if key != "prior"}
+        coarse = tables_from_counts({50: 1}, rate.spec.channels, rate.tables.offsets)
+        variables = {**rate.variables, "params": params}
+        rates.append(dataclasses.replace(rate, lmbda=None, variables=variables, tables=coarse))
+    return dataclasses.replace(tiny_family, backbone_fingerprint=None, rates=tuple(rates))
+
+
+@pytest.fixture(scope="module")
+def fitted(imported, tiny_backbone, tiny_test_source):
+    return fit_tables(imported, tiny_backbone, tiny_test_source)
+
+
+def test_fitted_tables_cost_the_entropy_of_the_symbols(
+    fitted, imported, tiny_backbone, tiny_images
+):
+    sender = Sender(imported, tiny_backbone, BATCH_SIZE)
+    for rate in fitted.rates:
+        symbols = sender.symbols(tiny_images, rate.rate_id)
+        _, counts = np.unique(symbols, return_counts=True)
+        ideal = -np.sum(counts * np.log2(counts / counts.sum()))
+        assert ideal <= rate.tables.information_bits(symbols) <= 1.01 * ideal
+        assert imported[rate.rate_id].tables.information_bits(symbols) > 1.2 * ideal
+
+
+def test_only_the_tables_change_and_the_family_is_bound(fitted, imported, tiny_backbone):
+    assert fitted.backbone_fingerprint == tiny_backbone.fingerprint
+    for new, old in zip(fitted.rates, imported.rates, strict=True):
+        assert (new.rate_id, new.spec) == (old.rate_id, old.spec)
+        assert new.variables is old.variables
+        np.testing.assert_array_equal(new.tables.offsets, old.tables.offsets)
+        assert new.tables != old.tables
+
+
+def test_a_family_without_priors_sends_what_one_with_priors_sends(
+    imported, tiny_family, tiny_backbone, tiny_images, tmp_path
+):
+    imported.save(tmp_path)
+    loaded = RateFamily.load(tmp_path)
+    sender, receiver = (end(loaded, tiny_backbone, 16) for end in (Sender, Receiver))
+    trained = Sender(tiny_family, tiny_backbone, 16)
+    for rate in loaded.rates:
+        assert set(rate.variables["params"]) == {"encoder", "decoder"}
+        symbols = trained.symbols(tiny_images[:20], rate.rate_id)
+        np.testing.assert_array_equal(sender.symbols(tiny_images[:20], rate.rate_id), symbols)
+        frames = sender.frames(symbols, rate.rate_id)
+        np.testing.assert_array_equal(receiver.symbols(frames, rate.rate_id), symbols)
+
+
+def test_without_a_prior_the_tables_estimate_the_bits(
+    fitted, tiny_family, tiny_backbone, tiny_test_source
+):
+    curve = evaluate(fitted, tiny_backbone, tiny_test_source)
+    trained = evaluate(tiny_family, tiny_backbone, tiny_test_source)
+    assert curve.uncompressed_top1 == trained.uncompressed_top1
+    for point, other in zip(curve.points, trained.points, strict=True):
+        assert point.top1 == other.top1
+        # Two bytes of frame and the coder's end beside the information content.
+        assert 0 <= point.bytes_per_image - point.estimated_bits_per_image / 8 <= 3
+
+
+def test_another_backbone_is_refused(tiny_family, other_backbone, tiny_test_source):
+    with pytest.raises(FamilyError, match="give it those weights"):
+        fit_tables(tiny_family, other_backbone, tiny_test_source)
+
+
+def test_the_head_runs_once_for_all_rates(imported, tiny_backbone, monkeypatch):
+    calls = []
+    features = Sender.features
+    monkeypatch.setattr(
+        Sender, "features", lambda self, images: calls.append(len(images)) or features(self, images)
+    )
+    fit_tables(imported, tiny_backbone, data.open_source("embedded", split="test", limit=300))
+    assert calls == [BATCH_SIZE, 300 - BATCH_SIZE]

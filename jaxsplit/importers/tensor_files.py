@@ -1,0 +1,130 @@
+"""Weights by name, from any of the formats that they are shared in.
+
+What a file is, its content says, not its suffix: a file of `torch.save` (zip or legacy), a
+.safetensors or a .npz. No format can run anything here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import ml_dtypes  # noqa: F401  gives numpy the name bfloat16, which safetensors asks it for
+import numpy as np
+import safetensors
+
+from jaxsplit.errors import WeightsError
+from jaxsplit.importers import torch_archive
+from jaxsplit.importers.npz_archive import read_npz
+from jaxsplit.importers.weight_file import opened, shown
+from jaxsplit.importers.zip_entries import read_directory
+
+#: Where checkpoints keep the weights, the better place first.
+STATE_DICTS = (
+    *("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema"),
+    *("params", "weights", "net", "network", "module"),
+)
+_PREFIX = "module."
+_MAX_SAFETENSORS_HEADER = 2**24
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All arrays of a file of weights by their names, shapes [*size] and dtypes as stored.
+
+    A checkpoint may hold the weights in an entry (`STATE_DICTS`); everything beside them, such as
+    an optimizer's state, is ignored. A "module." that begins all names is taken off.
+
+    Args:
+      path: a file of torch.save, a .safetensors or a .npz, whatever it is called.
+
+    Raises:
+      WeightsError: no such file, none of these formats, damaged, or without tensors.
+    """
+    kind = _kind(path)
+    if kind == "torch":
+        tree = torch_archive.read(path)
+        tensors = _state_dict(tree)
+    elif kind == "npz":
+        with opened(path) as file:
+            tree = tensors = read_npz(file)
+    else:
+        with _safetensors(path) as reader:
+            tree = tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+    if not tensors:
+        found = ", ".join(map(shown, list(tree)[:8])) if isinstance(tree, dict) else ""
+        raise WeightsError(
+            f"{os.fspath(path)}: holds no tensors by name but a {type(tree).__name__} "
+            f"({found or 'empty'}), expected a state dict; in torch, save model.state_dict()"
+        )
+    if all(name.startswith(_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(_PREFIX): value for name, value in tensors.items()}
+    return tensors
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a .safetensors says about itself; nothing for the other formats.
+
+    Raises:
+      WeightsError: as `read_tensors`.
+    """
+    if _kind(path) != "safetensors":
+        return {}
+    with _safetensors(path) as reader:
+        return dict(reader.metadata() or {})
+
+
+def _kind(path: str | os.PathLike[str]) -> str:
+    """What a file is, by its first bytes."""
+    with opened(path) as file:
+        head = file.read(torch_archive.HEAD_BYTES)
+        if torch_archive.LEGACY_MAGIC in head:
+            return "torch"
+        if head.startswith(torch_archive.ZIP_MAGIC):
+            return "npz" if _is_npz(file) else "torch"
+        length = int.from_bytes(head[:8], "little")
+        if head[8:9] == b"{" and length <= _MAX_SAFETENSORS_HEADER:
+            return "safetensors"
+        what = f"begins with {shown(head[:8])}" if head else "is empty"
+        raise WeightsError(
+            f"{what}, expected a file of torch.save, a .safetensors or a .npz; "
+            "get the file again, or convert it to one of these"
+        )
+
+
+def _is_npz(file: BinaryIO) -> bool:
+    names = list(read_directory(file))
+    return not any(name.endswith("/data.pkl") for name in names) and any(
+        name.endswith(".npy") for name in names
+    )
+
+
+@contextmanager
+def _safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """The library's reader; it compares the header with the file before it takes memory."""
+    try:
+        with safetensors.safe_open(os.fspath(path), framework="numpy") as reader:
+            yield reader
+    # A dtype that numpy lacks (8 bits and fewer) is an AttributeError or a TypeError.
+    except (safetensors.SafetensorError, AttributeError, OSError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(
+            f"{os.fspath(path)}: is no .safetensors that numpy can hold ({reason}); "
+            "get the file again, or save it in float32"
+        ) from error
+
+
+def _state_dict(tree: object) -> dict[str, np.ndarray]:
+    """The arrays by name in a dict, or else in the first of its entries that has any."""
+    if not isinstance(tree, dict):
+        return {}
+    found = {
+        key: value
+        for key, value in tree.items()
+        if isinstance(key, str) and isinstance(value, np.ndarray)
+    }
+    places = iter(STATE_DICTS)
+    while not found and (place := next(places, None)):
+        found = _state_dict(tree.get(place))
+    return found

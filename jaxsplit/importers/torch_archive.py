@@ -1,0 +1,196 @@
+"""Files of `torch.save`, read without torch and without running what is in them.
+
+    zip (torch ≥ 1.6)   <name>/data.pkl · <name>/byteorder · <name>/data/<key>, all uncompressed
+    legacy              pickles: magic number, protocol 1001, host, the object, storage keys;
+                        per key an int64 count and the values, always little-endian
+
+The pickles only describe tensors; every description is compared with what the file holds before
+memory is taken. Each storage that a tensor uses is read once, into memory of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from jaxsplit.errors import WeightsError
+from jaxsplit.importers import pickle_program
+from jaxsplit.importers.torch_tensors import NAMES, Storage, build, storage_of
+from jaxsplit.importers.weight_file import opened, shown, size_of
+from jaxsplit.importers.zip_entries import Entry, read_directory
+
+ZIP_MAGIC = b"PK"
+#: A pickle of torch's magic number: the opcode of a long of ten bytes, the bytes, and the end.
+LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+#: The magic number is found in so many bytes; the pickle's protocol stands before it.
+HEAD_BYTES = 32
+_LEGACY_PROTOCOL = 1001
+_PREAMBLE_OPCODES = 100
+
+
+def read(path: str | os.PathLike[str]) -> Any:
+    """What was given to `torch.save`: a tree of dicts, lists, tuples, arrays and scalars.
+
+    Arrays have the tensors' shapes [*size] and dtypes (bfloat16 is that of `ml_dtypes`). Those
+    that shared memory in torch share it here too.
+
+    Args:
+      path: a file in the zip or the legacy format.
+
+    Raises:
+      WeightsError: no such file, another format, damaged, hostile, or holding more than tensors,
+        numbers and strings: a whole model, say.
+    """
+    with opened(path) as file:
+        head = file.read(HEAD_BYTES)
+        if head.startswith(ZIP_MAGIC):
+            return _read_zip(file)
+        if LEGACY_MAGIC in head:
+            return _read_legacy(file, head.index(LEGACY_MAGIC) + len(LEGACY_MAGIC))
+    raise WeightsError(
+        f"{os.fspath(path)}: begins with {shown(head[:8])}, expected a file of torch.save; "
+        "give such a file"
+    )
+
+
+def _read_zip(file: BinaryIO) -> Any:
+    entries = _records(read_directory(file))
+    program = entries["data.pkl"]
+    if program.size > pickle_program.MAX_BYTES:
+        raise WeightsError(
+            f"its pickle has {program.size} bytes, expected at most {pickle_program.MAX_BYTES}; "
+            "in torch, save model.state_dict() alone"
+        )
+    load = _Storages()
+    tree, _ = pickle_program.run(program.read(file), NAMES, load)
+    order = entries["byteorder"].read(file) if "byteorder" in entries else b"little"
+    if order not in (b"little", b"big"):
+        raise WeightsError(
+            f"its byte order is {shown(order)}, expected little or big; get the file again"
+        )
+    swapped = order.decode() != sys.byteorder
+
+    def values(storage: Storage) -> np.ndarray:
+        entry = entries.get(f"data/{storage.key}")
+        if entry is None or entry.size != storage.nbytes:
+            found = f"has {entry.size} bytes" if entry else "is missing"
+            raise WeightsError(
+                f"storage {shown(storage.key)} {found}, expected {storage.nbytes} bytes; "
+                "get the file again"
+            )
+        return _values(entry.read_array(file), storage, swapped)
+
+    return build(tree, functools.cache(values), size_of(file))
+
+
+def _records(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """The entries without the one folder that all of them are in."""
+    names = [name.partition("/") for name in entries]
+    records = {rest: entries[f"{folder}/{rest}"] for folder, _, rest in names if rest}
+    if "constants.pkl" in records or any(name.startswith("code/") for name in records):
+        raise WeightsError(
+            "is a TorchScript program, expected weights; "
+            "in torch, torch.save(torch.jit.load(file).state_dict(), other_file)"
+        )
+    if "data.pkl" not in records or len({folder for folder, _, _ in names}) > 1:
+        first = shown(next(iter(entries), ""))
+        raise WeightsError(
+            f"is a zip with {len(entries)} entries ({first}, …), expected one folder with "
+            "data.pkl; give a file of torch.save"
+        )
+    for name, entry in records.items():
+        if entry.deflated:
+            raise WeightsError(
+                f"entry {shown(name)} is compressed, expected stored as torch does; "
+                "load and save it with torch"
+            )
+    return records
+
+
+def _read_legacy(file: BinaryIO, position: int) -> Any:
+    def run(load: Callable[[object], object], **limits: int) -> Any:
+        nonlocal position
+        file.seek(position)
+        data = file.read(pickle_program.MAX_BYTES + 1)
+        value, length = pickle_program.run(data, NAMES, load, **limits)
+        position += length
+        return value
+
+    load = _Storages()
+    protocol = run(load, max_opcodes=_PREAMBLE_OPCODES)
+    if protocol != _LEGACY_PROTOCOL:
+        raise WeightsError(
+            f"has torch's protocol {shown(protocol)}, expected {_LEGACY_PROTOCOL}; "
+            "load and save it with a newer torch"
+        )
+    run(load, max_opcodes=_PREAMBLE_OPCODES)  # the host's sizes and byte order, which say nothing
+    tree, keys = run(load), run(load)
+    starts = _legacy_storages(file, position, keys, load)
+
+    def values(storage: Storage) -> np.ndarray:
+        if storage.key not in starts:
+            raise WeightsError(f"storage {shown(storage.key)} is missing; get the file again")
+        array = np.empty(storage.nbytes, np.uint8)
+        file.seek(starts[storage.key])
+        file.readinto(array.data)  # type: ignore[attr-defined]
+        return _values(array, storage, sys.byteorder != "little")
+
+    return build(tree, functools.cache(values), size_of(file))
+
+
+def _legacy_storages(
+    file: BinaryIO, position: int, keys: object, storages: _Storages
+) -> dict[str, int]:
+    """Where the values of each storage begin; all of them lie inside the file."""
+    if not isinstance(keys, list):
+        raise WeightsError("its list of storages is missing; get the file again")
+    starts: dict[str, int] = {}
+    size = size_of(file)
+    for key in keys:
+        storage = storages.known.get(key) if isinstance(key, str) else None
+        if storage is None or key in starts:
+            raise WeightsError(
+                f"storage {shown(key)} is not in its pickle, or twice in its list; "
+                "get the file again"
+            )
+        file.seek(position)
+        count = int.from_bytes(file.read(8), "little", signed=True)
+        position += 8
+        if count != storage.size or position + storage.nbytes > size:
+            raise WeightsError(
+                f"storage {shown(key)} has {count} elements and {size - position} bytes are left, "
+                f"expected {storage.size} elements in {storage.nbytes} bytes; get the file again"
+            )
+        starts[key] = position
+        position += storage.nbytes
+    return starts
+
+
+class _Storages:
+    """Makes storages of persistent ids; the same key must always be the same storage."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Storage] = {}
+
+    def __call__(self, persistent_id: object) -> Storage:
+        storage = storage_of(persistent_id)
+        if self.known.setdefault(storage.key, storage) != storage:
+            raise WeightsError(
+                f"storage {shown(storage.key)} has two sizes or dtypes; get the file again"
+            )
+        return storage
+
+
+def _values(data: np.ndarray, storage: Storage, swapped: bool) -> np.ndarray:
+    """Bytes [nbytes] as the storage's values [size], in this machine's byte order."""
+    item = storage.dtype.itemsize
+    if swapped and item > 1:
+        data.view(f"u{item}").byteswap(inplace=True)
+    if storage.dtype == np.bool_:
+        return data != 0  # other bytes than 0 and 1 are no bool
+    return data.view(storage.dtype)

@@ -40,10 +40,10 @@ def tables_from_counts(
       ConfigError: the counts or the other arguments are out of range.
 
     >>> tables = tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2)
-    >>> tables.sizes.tolist(), tables.minima.tolist(), (tables.counts[0] == tables.counts[1]).all()
-    ([5, 5], [0, 0], True)
+    >>> tables.sizes.tolist(), tables.minima.tolist()
+    ([5, 5], [0, 0])
     >>> round(tables.information_bits(np.array([[0, 0], [0, 1]], np.int32)), 2)
-    3.52
+    3.54
     """
     values = np.array(sorted(counts), np.int64)
     weights = np.array([counts[value] for value in values.tolist()], np.float64)

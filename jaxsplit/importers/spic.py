@@ -1,0 +1,251 @@
+"""The units that the paper's authors published, as families of this library.
+
+A folder holds `classification.json`, `segmentation.json` or both, and the weights files that they
+name (github.com/IntelLabs/spic, MIT). Each of its 61 units is a `Bottleneck` with ReLU everywhere,
+latents ≥ 0, rounding around zero, and one histogram of symbols for all channels; the hyperprior
+that the authors used in training is left out.
+
+Source: Datta, Ahuja, Somayazulu, Tickoo 2022, arXiv 2208.11596.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import operator
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.data import Preprocessing
+from jaxsplit.entropy import tables_from_counts
+from jaxsplit.errors import ConfigError, WeightsError
+from jaxsplit.family import FamilyRate, RateFamily
+from jaxsplit.importers import imagenet
+from jaxsplit.importers.tensor_files import read_tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """Where the authors put units, and what their convolutions look like there.
+
+    Attributes:
+      cut: our name of the endpoint after which the network is cut.
+      shape: (H, W, Cin) of the features.
+      padding: zeros around the encoder's input.
+      decoder_forms: stride → (kernel, padding) of the transposed convolution.
+    """
+
+    cut: str
+    shape: tuple[int, int, int]
+    padding: int
+    decoder_forms: Mapping[int, tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One of the two networks that units were published for.
+
+    Attributes:
+      backbone: its name; `deeplabv3_resnet50` is DeepLabV3 on a ResNet-50 with output stride 8,
+        and `aspp.branch1` its branch of dilation 12, which the other four bypass.
+      preprocessing: of the images.
+      sites: the authors' name of a cut → what is there. "US" units were trained without labels.
+    """
+
+    backbone: str
+    preprocessing: Preprocessing
+    sites: Mapping[str, Site]
+
+
+_RESNET = imagenet.preprocessing("resnet50")
+_LAST, _FIRST = (
+    Site(cut, (7, 7, 2048), 1, {2: (3, 1), 4: (3, 0)}) for cut in ("stage4.block3", "stage4.block1")
+)
+_BRANCH = Site("aspp.branch1", (65, 65, 256), 0, {6: (5, 0), 8: (9, 0)})
+_SECOND = Site("stage4.block2", (65, 65, 2048), 0, {4: (5, 0), 6: (5, 0)})
+
+#: The published units' networks, by the name of their JSON file.
+TASKS: Mapping[str, Task] = {
+    "classification": Task(
+        "resnet50",
+        _RESNET,
+        {
+            "S1": _LAST,
+            "US1": _LAST,
+            "S2": _FIRST,
+            "US2": _FIRST,
+            "S3": Site("stage3.block5", (14, 14, 1024), 1, {2: (3, 0), 4: (5, 0)}),
+        },
+    ),
+    "segmentation": Task(
+        "deeplabv3_resnet50",
+        dataclasses.replace(_RESNET, size=(513, 513), resize=513),
+        {
+            "S1": _BRANCH,
+            "US1": _BRANCH,
+            "S2": _SECOND,
+            "US2": _SECOND,
+            "S3": Site("stage3.block6", (65, 65, 1024), 0, {4: (5, 0), 6: (5, 0)}),
+        },
+    ),
+}
+
+# Convolution and batch normalisation of each of our layers, in the authors' names.
+_LAYERS = {
+    ("encoder", "depthwise"): ("conv2_2", "bn2_1"),
+    ("encoder", "pointwise"): ("conv2_3", "bn3_1"),
+    ("decoder", "pointwise"): ("conv2_4", "bn4_1"),
+    ("decoder", "depthwise"): ("conv2_5", "bn5_1"),
+}
+_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_UNUSED = ("priorEncoder.", "priorDecoder.", "bitEstimator_z.")
+
+
+def import_families(
+    folder: str | os.PathLike[str], task: str = "classification", cut: str | None = None
+) -> dict[str, RateFamily]:
+    """The published units as families: the authors' name of a cut → its family.
+
+    Args:
+      folder: with `<task>.json` and the weights files that it names.
+      task: "classification" or "segmentation".
+      cut: "S1", "S2", "S3", "US1" or "US2"; None: all that the folder has.
+
+    Returns:
+      Families with tables from the published symbol counts, bound to no weights yet.
+
+    Raises:
+      ConfigError: no such task or cut.
+      WeightsError: as of `read_units`.
+    """
+    units = read_units(folder, task, cut)
+    network = TASKS[task]
+    return {
+        name: RateFamily(
+            backbone=network.backbone,
+            backbone_fingerprint=None,
+            weights=None,
+            preprocessing=network.preprocessing,
+            cut=network.sites[name].cut,
+            rates=tuple(rates),
+        )
+        for name, rates in units.items()
+    }
+
+
+def import_family(
+    folder: str | os.PathLike[str], *, task: str = "classification", cut: str
+) -> RateFamily:
+    """The published units of one cut; arguments and errors as of `import_families`."""
+    return import_families(folder, task, cut)[cut]
+
+
+def read_units(
+    folder: str | os.PathLike[str], task: str = "classification", cut: str | None = None
+) -> dict[str, list[FamilyRate]]:
+    """Reads published units: the authors' name of a cut → its units in the JSON file's order.
+
+    `Bottleneck(unit.spec, TASKS[task].sites[cut].shape)` runs one.
+
+    Args: as of `import_families`.
+
+    Raises:
+      ConfigError: no such task or cut.
+      WeightsError: a file is missing or damaged, or its tensors are not those of the unit that
+        the JSON file describes; all that are missing, unknown or of another shape are listed.
+    """
+    if task not in TASKS:
+        raise ConfigError(f"no units were published for {task!r}, only for {', '.join(TASKS)}")
+    sites = TASKS[task].sites
+    if cut is not None and cut not in sites:
+        raise ConfigError(f"{task} has no cut {cut!r}; it has {', '.join(sites)}")
+    index = Path(folder) / f"{task}.json"
+    try:
+        entries = json.loads(index.read_text())
+    except FileNotFoundError as error:
+        raise WeightsError(f"no published units at {folder}: {index.name} is missing") from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read {index}: {error}") from error
+    units: dict[str, list[FamilyRate]] = {}
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        its_cut = name.partition("-")[0]
+        if cut in (None, its_cut):
+            units.setdefault(its_cut, []).append(_read_unit(index, name, entry, sites.get(its_cut)))
+    if not units:
+        raise WeightsError(f"{index} describes no units{f' of {cut}' if cut else ''}")
+    return units
+
+
+def _read_unit(index: Path, name: str, entry: Any, site: Site | None) -> FamilyRate:
+    try:
+        if site is None:
+            raise ConfigError("there is no such cut")
+        stride = operator.index(entry["stride"])
+        if stride not in site.decoder_forms:
+            raise ConfigError(f"stride {stride} is none of {list(site.decoder_forms)}")
+        kernel, padding = site.decoder_forms[stride]
+        spec = BottleneckSpec(
+            channels=operator.index(entry["channels"]),
+            stride=stride,
+            padding=site.padding,
+            decoder_kernel=kernel,
+            decoder_padding=padding,
+            step=float(entry["step"]),
+            latent_activation="relu",
+            crop=False,
+        )
+        counts = {int(symbol): float(n) for symbol, n in entry["symbol_counts"].items()}
+        tables = tables_from_counts(counts, spec.channels)
+        if entry["weights"] != Path(entry["weights"]).name:
+            raise ConfigError(f"{entry['weights']!r} is not the name of a file in the folder")
+        file = index.parent / entry["weights"]
+        rate = FamilyRate(name, None, spec, {}, tables)
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise WeightsError(
+            f"{index} doesn't describe {name} as a published unit: {reason}"
+        ) from error
+    return dataclasses.replace(rate, variables=_variables(file, spec, site.shape[-1]))
+
+
+def _variables(file: Path, spec: BottleneckSpec, width: int) -> dict[str, Any]:
+    """The tree of a unit from its file: checked as a whole, then laid out as `Bottleneck` does."""
+    tensors = {
+        name: tensor
+        for name, tensor in read_tensors(file).items()
+        if not name.startswith(_UNUSED) and not name.endswith(".num_batches_tracked")
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "conv2_2.weight": (width, 1, spec.kernel, spec.kernel),
+        "conv2_3.weight": (spec.channels, width, 1, 1),
+        "conv2_4.weight": (spec.channels, width, 1, 1),
+        "conv2_5.weight": (width, 1, *2 * (spec.decoder_form[0],)),
+    }
+    sizes = {"bn2_1": width, "bn3_1": spec.channels, "bn4_1": width, "bn5_1": width}
+    shapes |= {f"{norm}.{part}": (n,) for norm, n in sizes.items() for part in _NORM.values()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != shapes:
+        wrong = [
+            f"{name} is {found.get(name, 'missing')}, expected {shapes.get(name, 'nothing')}"
+            for name in sorted(found.keys() | shapes.keys())
+            if found.get(name) != shapes.get(name)
+        ]
+        raise WeightsError(f"{file} does not hold the unit's tensors: {'; '.join(wrong)}")
+    params: dict[str, Any] = {"encoder": {}, "decoder": {}}
+    stats: dict[str, Any] = {"encoder": {}, "decoder": {}}
+    for (part, layer), (conv, norm) in _LAYERS.items():
+        kernel = tensors[f"{conv}.weight"].astype(np.float32)
+        if layer == "depthwise":  # [C, 1, k, k], convolution and transposed convolution alike
+            params[part][layer] = kernel.transpose(2, 3, 0, 1)
+        else:  # [out, in, 1, 1] of a convolution, [in, out, 1, 1] of a transposed one
+            matrix = kernel[:, :, 0, 0]
+            params[part][layer] = {"kernel": matrix.T if part == "encoder" else matrix}
+        values = {ours: tensors[f"{norm}.{its}"].astype(np.float32) for ours, its in _NORM.items()}
+        params[part][f"{layer}_norm"] = {key: values[key] for key in ("scale", "bias")}
+        stats[part][f"{layer}_norm"] = {key: values[key] for key in ("mean", "var")}
+    return {"params": params, "batch_stats": stats}

@@ -1,0 +1,357 @@
+"""Published units in our module: against the unit's definition once more, in float64 numpy."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsplit import models
+from jaxsplit.bottleneck import Bottleneck, fold_batch_norm
+from jaxsplit.coding import EntropyCoder
+from jaxsplit.entropy import tables_from_counts
+from jaxsplit.errors import ConfigError, WeightsError
+from jaxsplit.family import RateFamily
+from jaxsplit.importers.spic import TASKS, import_families, import_family, read_units
+from jaxsplit.importers.tensor_files import read_tensors
+
+PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "spic"
+needs_published = pytest.mark.skipif(
+    not PUBLISHED.is_dir(), reason="the published units are not in ../shared/data/spic"
+)
+CUTS = ("S1", "US1", "S2", "US2", "S3")
+EVERY = 37  # of so many channels of the features one is checked: the layers don't mix them
+# Stride → side of the latent and of the output, at each of the authors' cuts.
+_LATE = {2: (4, 7), 4: (2, 7)}
+_BRANCH = {6: (11, 65), 8: (8, 65)}
+_EARLY = {4: (16, 65), 6: (11, 65)}
+SIDES = {
+    "classification": {
+        "S1": _LATE,
+        "US1": _LATE,
+        "S2": _LATE,
+        "US2": _LATE,
+        "S3": {2: (7, 15), 4: (4, 17)},
+    },
+    "segmentation": {"S1": _BRANCH, "US1": _BRANCH, "S2": _EARLY, "US2": _EARLY, "S3": _EARLY},
+}
+SITES = [
+    (task, cut, stride) for task, cuts in SIDES.items() for cut in cuts for stride in cuts[cut]
+]
+
+
+def random_tensors(site, stride, channels, seed=0):
+    """What a published file holds, with the hyperprior that inference doesn't need."""
+    rng = np.random.default_rng(seed)
+    width, kernel = site.shape[-1], site.decoder_forms[stride][0]
+    tensors = {
+        "conv2_2.weight": rng.normal(0, 1 / 3, (width, 1, 3, 3)),
+        "conv2_3.weight": rng.normal(0, width**-0.5, (channels, width, 1, 1)),
+        "conv2_4.weight": rng.normal(0, channels**-0.5, (channels, width, 1, 1)),
+        "conv2_5.weight": rng.normal(0, 1, (width, 1, kernel, kernel)),
+        "priorEncoder.conv1.weight": rng.normal(size=(2, 3)),
+        "priorDecoder.bn2.num_batches_tracked": np.array(7),
+        "bitEstimator_z.f1.h": rng.normal(size=(1, 8, 1, 1)),
+    }
+    for norm, size in {"bn2_1": width, "bn3_1": channels, "bn4_1": width, "bn5_1": width}.items():
+        tensors[f"{norm}.weight"] = rng.uniform(1, 3, size)
+        tensors[f"{norm}.bias"] = rng.normal(1, 1, size)
+        tensors[f"{norm}.running_mean"] = rng.normal(size=size)
+        tensors[f"{norm}.running_var"] = rng.uniform(0.3, 2, size)
+        tensors[f"{norm}.num_batches_tracked"] = np.array(9)
+    tensors["bn3_1.bias"] += 3  # or the last ReLU may leave nothing
+    return {
+        name: tensor.astype(np.float32 if tensor.ndim else np.int64)
+        for name, tensor in tensors.items()
+    }
+
+
+def write_folder(folder, task, units):
+    """A folder as the authors publish one; units: name → (stride, channels, tensors)."""
+    index = {}
+    for name, (stride, channels, tensors) in units.items():
+        np.savez(folder / f"{name}.npz", **tensors)
+        index[name] = {
+            "step": 0.125,
+            "stride": stride,
+            "channels": channels,
+            "weights": f"{name}.npz",
+            "symbol_counts": {"0": 900.0, "1": 90.0, "4": 10.0},
+        }
+    (folder / f"{task}.json").write_text(json.dumps(index))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three units of two cuts."""
+    sites = TASKS["classification"].sites
+    write_folder(
+        tmp_path,
+        "classification",
+        {
+            name: (stride, 2, random_tensors(sites[name[:2]], stride, 2))
+            for name, stride in (("S3-0", 2), ("S3-1", 4), ("S1-0", 2))
+        },
+    )
+    return tmp_path
+
+
+class Reference:
+    """The unit from the definitions of its layers: float64, one position at a time."""
+
+    def __init__(self, tensors, spec):
+        self.tensors = {name: np.float64(tensor) for name, tensor in tensors.items()}
+        self.spec = spec
+
+    def _normalised(self, x, norm, every=1):
+        weight, bias, mean, variance = (
+            self.tensors[f"{norm}.{name}"][::every]
+            for name in ("weight", "bias", "running_mean", "running_var")
+        )
+        return np.maximum((x - mean) / np.sqrt(variance + 1e-5) * weight + bias, 0)
+
+    def _taps(self, name):
+        return self.tensors[name][:, 0].transpose(1, 2, 0)
+
+    def latent(self, x):
+        """Features [N, H, W, Cin] → unrounded latent [N, h, w, C] in steps."""
+        p, s = self.spec.padding, self.spec.stride
+        x = np.pad(np.float64(x), ((0, 0), (p, p), (p, p), (0, 0)))
+        taps = self._taps("conv2_2.weight")
+        rows, columns = ((n - 3) // s + 1 for n in x.shape[1:3])
+        y = np.empty((len(x), rows, columns, x.shape[-1]))
+        for i in range(rows):
+            for j in range(columns):
+                y[:, i, j] = (x[:, s * i : s * i + 3, s * j : s * j + 3] * taps).sum((1, 2))
+        y = self._normalised(y, "bn2_1") @ self.tensors["conv2_3.weight"][:, :, 0, 0].T
+        return self._normalised(y, "bn3_1") / self.spec.step
+
+    def features(self, symbols):
+        """Symbols [N, h, w, C] → every `EVERY`-th channel of the features [N, H, W, Cin]."""
+        s, (k, p) = self.spec.stride, self.spec.decoder_form
+        x = np.float64(symbols) * self.spec.step
+        matrix = self.tensors["conv2_4.weight"][:, ::EVERY, 0, 0]
+        x = self._normalised(x @ matrix, "bn4_1", EVERY)
+        taps = self._taps("conv2_5.weight")[..., ::EVERY]
+        count, rows, columns, width = x.shape
+        y = np.zeros((count, (rows - 1) * s + k, (columns - 1) * s + k, width))
+        for i in range(rows):
+            for j in range(columns):
+                y[:, s * i : s * i + k, s * j : s * j + k] += x[:, i, j, None, None] * taps
+        y = y[:, p : y.shape[1] - p, p : y.shape[2] - p]
+        return self._normalised(y, "bn5_1", EVERY)
+
+
+def check_against_definition(unit, site, tensors, features, sides):
+    """Ours as Sender and Receiver run it: folded. Returns how many symbols differ, and of how many.
+
+    Sums in another order may move a latent over the edge between two symbols, and only there.
+    """
+    reference = Reference(tensors, unit.spec)
+    spec, variables = fold_batch_norm(unit.spec, unit.variables)
+    run = jax.jit(Bottleneck(spec, site.shape).apply, static_argnames="method")
+    latent = np.asarray(run(variables, features, method="encode"))
+    expected = reference.latent(features)
+    assert latent.shape == (len(features), sides[0], sides[0], spec.channels)
+    symbols = np.round(expected)
+    differs = np.round(latent) != symbols
+    edge = np.abs(expected - np.floor(expected) - 0.5)
+    assert (edge[differs] < 1e-4).all()
+    decoded = np.asarray(run(variables, np.float32(symbols), method="decode"))
+    assert decoded.shape == (len(features), sides[1], sides[1], site.shape[-1])
+    np.testing.assert_allclose(
+        decoded[..., ::EVERY], reference.features(symbols), rtol=0, atol=1e-3
+    )
+    return int(differs.sum()), differs.size
+
+
+def random_features(shape, count, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.maximum(rng.standard_normal((count, *shape), np.float32), 0)
+
+
+@pytest.mark.parametrize(("task", "cut", "stride"), SITES)
+def test_a_unit_computes_what_its_definition_says(tmp_path, task, cut, stride):
+    site = TASKS[task].sites[cut]
+    tensors = random_tensors(site, stride, channels=2)
+    write_folder(tmp_path, task, {f"{cut}-0": (stride, 2, tensors)})
+    (unit,) = read_units(tmp_path, task)[cut]
+    features = random_features(site.shape, 1)
+    sides = SIDES[task][cut][stride]
+    wrong, _ = check_against_definition(unit, site, tensors, features, sides)
+    assert wrong <= 1
+    latent = Reference(tensors, unit.spec).latent(features)
+    assert len(np.unique(np.round(latent))) > 3  # the test can fail
+
+
+@needs_published
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_published_units_compute_what_their_definition_says(task, cut):
+    index = json.loads((PUBLISHED / f"{task}.json").read_text())
+    site = TASKS[task].sites[cut]
+    features = random_features(site.shape, 4 if task == "classification" else 1)
+    units = read_units(PUBLISHED, task, cut)[cut]
+    counts = []
+    for unit in units:
+        tensors = read_tensors(PUBLISHED / index[unit.rate_id]["weights"])
+        sides = SIDES[task][cut][unit.spec.stride]
+        counts.append(check_against_definition(unit, site, tensors, features, sides))
+    wrong, symbols = np.sum(counts, axis=0)
+    assert wrong <= 1e-4 * symbols + 1
+
+
+@needs_published
+@pytest.mark.parametrize(("task", "count"), [("classification", 30), ("segmentation", 31)])
+def test_all_published_units_become_families(task, count):
+    families = import_families(PUBLISHED, task)
+    assert set(families) == set(CUTS)
+    assert sum(len(family.rates) for family in families.values()) == count
+    index = json.loads((PUBLISHED / f"{task}.json").read_text())
+    assert {rate.rate_id for family in families.values() for rate in family.rates} == set(index)
+    for family in families.values():
+        for rate in family.rates:
+            # The table charges what the authors' own symbols hold; their weights are floats.
+            weights = np.array(list(index[rate.rate_id]["symbol_counts"].values()))
+            symbols = np.array([int(s) for s in index[rate.rate_id]["symbol_counts"]])
+            p = weights / weights.sum()
+            charged = p @ rate.tables.entry_bits[0][symbols - rate.tables.minima[0]]
+            assert charged <= 1.001 * -(p @ np.log2(p))
+
+
+def test_units_become_families_of_their_cuts(folder):
+    families = import_families(folder)
+    assert list(families) == ["S3", "S1"]
+    assert [rate.rate_id for rate in families["S3"].rates] == ["S3-0", "S3-1"]
+    assert families["S3"].cut == "stage3.block5"
+    assert families["S1"].cut == "stage4.block3"
+    for family in families.values():
+        assert (family.backbone, family.backbone_fingerprint) == ("resnet50", None)
+        assert family.preprocessing.input_shape == (224, 224, 3)
+        for rate in family.rates:
+            assert rate.tables == tables_from_counts({0: 900, 1: 90, 4: 10}, channels=2)
+            assert not rate.tables.offsets.any()
+    assert import_family(folder, cut="S1").fingerprint == families["S1"].fingerprint
+    assert list(import_families(folder, cut="S3")) == ["S3"]
+
+
+def test_an_imported_family_is_saved_without_a_prior_and_codes_what_it_coded(folder, tmp_path):
+    family = import_family(folder, cut="S3")
+    family.save(tmp_path / "family")
+    loaded = RateFamily.load(tmp_path / "family")
+    assert loaded.fingerprint == family.fingerprint
+    site = TASKS["classification"].sites["S3"]
+    features = random_features(site.shape, 2)
+    for rate in loaded.rates:
+        assert set(rate.variables["params"]) == {"encoder", "decoder"}
+        assert set(rate.variables["batch_stats"]) == {"encoder", "decoder"}
+        unit = Bottleneck(rate.spec, site.shape)
+        symbols = np.round(unit.apply(rate.variables, features, method="encode")).astype(np.int32)
+        assert symbols.min() >= 0
+        assert symbols.max() > rate.tables.maxima[0]  # some are escaped
+        coder = EntropyCoder(rate.tables)
+        for one in symbols:
+            np.testing.assert_array_equal(coder.decode(coder.encode(one), one.shape[:2]), one)
+
+
+def test_the_cuts_are_where_the_authors_had_theirs():
+    network = TASKS["classification"]
+    shapes = models.cuts(network.backbone, network.preprocessing.input_shape)
+    for site in network.sites.values():
+        assert shapes[site.cut] == site.shape
+
+
+@pytest.mark.parametrize(
+    ("task", "cut", "match"),
+    [
+        ("detection", None, "no units were published for 'detection'"),
+        ("segmentation", "S4", "no cut 'S4'"),
+    ],
+)
+def test_unknown_tasks_and_cuts_are_refused(folder, task, cut, match):
+    with pytest.raises(ConfigError, match=match):
+        import_families(folder, task, cut)
+
+
+def refused(folder, match, cut=None):
+    """One WeightsError, on one line."""
+    with pytest.raises(WeightsError, match=match) as error:
+        import_families(folder, cut=cut)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_all_wrong_tensors_are_listed_at_once(folder):
+    with np.load(folder / "S3-1.npz") as file:
+        tensors = dict(file)
+    del tensors["bn4_1.bias"]
+    del tensors["bn5_1.running_var"]
+    tensors["conv2_5.weight"] = tensors["conv2_5.weight"][:, :, :3, :3]
+    tensors["conv2_5.bias"] = np.zeros(1024, np.float32)
+    np.savez(folder / "S3-1.npz", **tensors)
+    message = refused(folder, "S3-1.npz does not hold the unit's tensors")
+    for part in (
+        "bn4_1.bias is missing, expected (1024,)",
+        "bn5_1.running_var is missing, expected (1024,)",
+        "conv2_5.weight is (1024, 1, 3, 3), expected (1024, 1, 5, 5)",
+        "conv2_5.bias is (1024,), expected nothing",
+    ):
+        assert part in message
+    assert message.count("expected") == 4
+
+
+def test_missing_files_are_named(folder):
+    (folder / "S3-0.npz").unlink()
+    refused(folder, "S3-0.npz")
+    assert len(import_family(folder, cut="S1").rates) == 1  # of another cut
+    (folder / "classification.json").unlink()
+    refused(folder, "no published units at .*: classification.json is missing")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", '{"S3-0": 3}', "\xff"])
+def test_a_damaged_index_is_one_clear_error(folder, text):
+    (folder / "classification.json").write_bytes(text.encode("latin-1"))
+    refused(folder, "classification.json")
+
+
+def test_no_units_of_a_cut_is_an_error(folder):
+    refused(folder, "describes no units of US1", cut="US1")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"stride": 3}, r"stride 3 is none of \[2, 4\]"),
+        ({"stride": "2"}, "S3-0"),
+        ({"stride": None}, "'stride' is missing"),
+        ({"channels": 0}, "must be positive"),
+        ({"channels": 2.5}, "S3-0"),
+        ({"channels": 3}, r"conv2_3.weight is \(2, 1024, 1, 1\), expected \(3, 1024, 1, 1\)"),
+        ({"step": 0}, "must be positive"),
+        ({"step": float("nan")}, "must be positive"),
+        ({"step": [1]}, "S3-0"),
+        ({"symbol_counts": None}, "'symbol_counts' is missing"),
+        ({"symbol_counts": {}}, "symbol counts must be finite"),
+        ({"symbol_counts": {"a": 1}}, "'a'"),
+        ({"symbol_counts": [1, 2]}, "S3-0"),
+        ({"weights": 3}, "S3-0"),
+        ({"weights": "gone.pth"}, "gone.pth"),
+        ({"weights": "../S3-0.npz"}, "is not the name of a file in the folder"),
+    ],
+    ids=str,
+)
+def test_an_entry_that_describes_no_unit_is_refused(folder, change, match):
+    index = json.loads((folder / "classification.json").read_text())
+    entry = {**index["S3-0"], **change}
+    index["S3-0"] = {key: value for key, value in entry.items() if value is not None}
+    (folder / "classification.json").write_text(json.dumps(index))
+    refused(folder, match, cut="S3")
+
+
+@pytest.mark.parametrize("name", ["S4-0", "S3-0/../x", "-"])
+def test_a_name_that_makes_no_rate_is_refused(folder, name):
+    index = json.loads((folder / "classification.json").read_text())
+    index[name] = index["S3-0"]
+    (folder / "classification.json").write_text(json.dumps(index))
+    refused(folder, "as a published unit")

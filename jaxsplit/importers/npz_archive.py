@@ -64,10 +64,12 @@ def _array(entry: Entry, file: BinaryIO) -> np.ndarray:
     left = entry.size - data.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
         raise WeightsError(
-            f"array {shown(entry.name)} of shape {shown(shape)} and {dtype} has {left} bytes; "
+            f"array {shown(entry.name)} of shape {shown(str(shape))} and {dtype} has {left} bytes; "
             "get the file again"
         )
     if not left and math.prod(max(size, 1) for size in shape) > 2**48:
-        raise WeightsError(f"array {shown(entry.name)} has a shape without sense: {shown(shape)}")
+        raise WeightsError(
+            f"array {shown(entry.name)} has a shape without sense: {shown(str(shape))}"
+        )
     flat = np.frombuffer(data.getbuffer(), dtype, offset=data.tell())
     return flat.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))

@@ -116,7 +116,8 @@ def _read_legacy(file: BinaryIO, position: int) -> Any:
     def run(load: Callable[[object], object], **limits: int) -> Any:
         nonlocal position
         file.seek(position)
-        data = file.read(pickle_program.MAX_BYTES + 1)
+        left = size_of(file) - position
+        data = file.read(min(left, pickle_program.MAX_BYTES + 1))
         value, length = pickle_program.run(data, NAMES, load, **limits)
         position += length
         return value

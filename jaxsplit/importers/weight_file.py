@@ -39,6 +39,10 @@ def size_of(file: BinaryIO) -> int:
 
 
 def shown(value: object, length: int = 60) -> str:
-    """A text of the file as it may stand in a message: quoted, escaped, on one line, short."""
-    text = ascii(value[:length] if isinstance(value, str | bytes) else value)
-    return text if len(text) <= length else f"{text[:length]}…"
+    """A value of the file as it may stand in a message: escaped, on one line, short.
+
+    Of a container only the type is told: it may contain itself.
+    """
+    if not isinstance(value, str | bytes):
+        return str(value) if isinstance(value, int | float) else f"a {type(value).__name__}"
+    return ascii(value[:length]) + "…" * (len(value) > length)

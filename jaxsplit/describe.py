@@ -6,13 +6,14 @@ from pathlib import Path
 
 from jaxsplit import coding, family, models
 from jaxsplit.errors import DataError
+from jaxsplit.importers.pretrained import load_backbone
 
 
 def describe(name: str | None = None) -> str:
     """Lines about a folder or a file, or about what comes with the package under that name.
 
     Args:
-      name: folder of a family, `.jspl` file, `.npz` file; the name of an embedded backbone or
+      name: folder of a family, `.jspl` file, file of weights; the name of an embedded backbone or
         family; None lists what is embedded.
 
     Raises:
@@ -29,7 +30,7 @@ def describe(name: str | None = None) -> str:
     path = Path(name)
     if path.suffix == ".jspl":
         return _container(path)
-    if path.suffix == ".npz" or (
+    if path.suffix == models.SUFFIX or (
         not (path / "family.json").exists() and name in models.embedded_weights()
     ):
         return _backbone(name)
@@ -56,7 +57,7 @@ def _container(path: Path) -> str:
 
 
 def _backbone(name: str) -> str:
-    backbone = models.open_backbone(name)
+    backbone = load_backbone(name)
     shapes = models.cuts(backbone.name, backbone.preprocessing.input_shape)
     return "\n".join(
         (

@@ -13,6 +13,7 @@ from jaxsplit import data, models
 from jaxsplit.evaluation import accuracy, image_codecs, plot, report
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family import RateFamily
+from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.split import make_split
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
@@ -49,7 +50,7 @@ def run_curve(
       progress: told of the training's metrics.
       tell: told what begins.
     """
-    backbone = models.open_backbone(config.backbone)
+    backbone = load_backbone(config.backbone)
     cost = split_cost(make_split(backbone, config.cut, config.spec), backbone)
     # Opened before the training, so that a missing one doesn't cost its hours.
     source = data.open_source(config.data, split=config.test_split, limit=config.limit)
@@ -112,7 +113,7 @@ def with_measured(family: RateFamily, curve: Curve) -> RateFamily:
 def run_backbone(
     config: BackboneConfig, directory: Path, command: str, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Trains a backbone and writes `weights.npz` and `report.json` into `directory`.
+    """Trains a backbone and writes `weights.safetensors` and `report.json` into `directory`.
 
     Args:
       config: the training.
@@ -130,7 +131,7 @@ def run_backbone(
         **measured,
     }
     models.save_backbone(
-        directory / "weights.npz",
+        directory / "weights.safetensors",
         variables,
         name=config.model,
         preprocessing=config.preprocessing,

@@ -1,12 +1,14 @@
 """Small differentiable operations shared by the unit and the entropy model."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 __all__ = [
     "add_uniform_noise",
+    "conv",
     "depthwise_conv",
     "depthwise_conv_transpose",
     "lower_bound",
@@ -100,7 +102,69 @@ def _lower_bound_bwd(residuals, g):
 lower_bound.defvjp(_lower_bound_fwd, _lower_bound_bwd)
 
 
-def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int = 1,
+    padding: int | str = 0,
+    depthwise: bool = False,
+    *,
+    form: str | None = None,
+) -> jax.Array:
+    """Convolution, in whichever form is the fastest for its kernel.
+
+    A 1×1 convolution is a matrix product and a depthwise one a sum of shifted multiply-adds; on
+    CPUs both run faster so than as XLA's convolution, with the same values.
+
+    Args:
+      x: float [B, H, W, c].
+      kernel: float [k, k, c, features]; of a depthwise convolution [k, k, 1, c].
+      stride: of both axes.
+      padding: zeros on every side, or "SAME": as many as give h = ⌈H / stride⌉, the odd one below
+        and to the right.
+      depthwise: each channel has its own filter.
+      form: "direct" for XLA's convolution whatever the kernel; None: the fastest.
+
+    Returns:
+      float [B, h, w, features].
+
+    >>> x, kernel = jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1))
+    >>> conv(x, kernel, stride=2, padding="SAME")[0, :, :, 0]
+    Array([[4., 6., 4.],
+           [6., 9., 6.],
+           [4., 6., 4.]], dtype=float32)
+    """
+    k = kernel.shape[0]
+    pads = [
+        (padding, padding) if isinstance(padding, int) else _same_padding(n, k, stride)
+        for n in x.shape[1:3]
+    ]
+    if form is None and depthwise:
+        return depthwise_conv(x, kernel.transpose(0, 1, 3, 2), stride, pads)
+    if form is None and k == 1 and padding in (0, "SAME"):
+        return x[:, ::stride, ::stride] @ kernel[0, 0]
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] if depthwise else 1,
+    )
+
+
+def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after an axis, as TensorFlow's "SAME" has them."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def depthwise_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int = 1,
+    padding: int | Sequence[tuple[int, int]] = 0,
+) -> jax.Array:
     """Depthwise convolution as a sum of shifted multiply-adds.
 
     On CPUs this form and its gradients run many times faster than a grouped convolution, with
@@ -110,7 +174,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: in
       x: float [B, H, W, C].
       kernel: float [k, k, C, m]; channel c of `x` yields the m output channels c·m … c·m + m - 1.
       stride: step between taken windows, in pixels.
-      padding: zeros added on each side.
+      padding: zeros added on each side, or (before, after) of the rows and of the columns.
 
     Returns:
       float [B, h, w, C·m] with h = ⌊(H + 2·padding - k) / stride⌋ + 1.
@@ -121,8 +185,9 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: in
     """
     k, _, channels, multiplier = kernel.shape
     batch, height, width, _ = x.shape
-    h, w = ((n + 2 * padding - k) // stride + 1 for n in (height, width))
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    pads = [(padding, padding)] * 2 if isinstance(padding, int) else padding
+    h, w = ((n + sum(pad) - k) // stride + 1 for n, pad in zip((height, width), pads, strict=True))
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     taps = [
         x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
         for i in range(k)

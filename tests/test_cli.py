@@ -21,7 +21,7 @@ from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family import RateFamily, open_family
-from jaxsplit.models import open_backbone
+from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.plan import split_cost
 from jaxsplit.split import make_split
 
@@ -89,7 +89,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="session")
 def ends(family, pictures):
     """Sender and receiver of the family, and the pictures as the network takes them."""
-    opened, backbone = RateFamily.load(family), open_backbone("fashion_mnist_resnet8")
+    opened, backbone = RateFamily.load(family), load_backbone("fashion_mnist_resnet8")
     count = len(pictures)
     images = [backbone.preprocessing.apply(data.decode_image(path)) for path in pictures]
     return SimpleNamespace(
@@ -242,7 +242,7 @@ def test_quickstart_hands_its_seed_on(monkeypatch, tmp_path):
 
 def test_the_device_runs_less_than_half_of_the_network():
     loaded = config.load("fashion_mnist:quickstart")
-    backbone = open_backbone(loaded.backbone)
+    backbone = load_backbone(loaded.backbone)
     cost = split_cost(make_split(backbone, loaded.cut, loaded.spec), backbone)
     assert cost.device_share <= 0.45
 
@@ -296,7 +296,7 @@ def test_a_backbone_is_trained_and_described(tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert f"top-1 {100 * report['top1']:.2f} % on 1000 test images" in done.out
     assert re.search(r"^step \d+/\d+ .*loss.*top1", done.err, re.MULTILINE)
-    backbone = open_backbone(tmp_path / "weights.npz")
+    backbone = load_backbone(tmp_path / "weights.safetensors")
     assert backbone.card == report
     again = "jaxsplit train --config fashion_mnist_backbone:smoke --workdir DIR"
     assert backbone.card["command"] == again
@@ -304,7 +304,7 @@ def test_a_backbone_is_trained_and_described(tmp_path):
     images, labels = data.load_arrays(test, backbone.preprocessing)
     logits = models.predict(backbone.module, backbone.variables, backbone.preprocessing, images)
     assert np.mean(logits.argmax(-1) == labels) == report["top1"]
-    described = runs("info", tmp_path / "weights.npz").out
+    described = runs("info", tmp_path / "weights.safetensors").out
     assert backbone.fingerprint in described
     assert f"top1: {report['top1']}" in described
 
@@ -343,8 +343,8 @@ def test_evaluate_gives_what_the_quickstart_gave(quickstart, family, tmp_path):
 
 @pytest.mark.slow
 def test_evaluate_takes_weights_from_a_file(family, folder_of_images, tmp_path):
-    weights = tmp_path / "copy.npz"
-    shutil.copy(models.backbone.ASSETS / "fashion_mnist_resnet8.npz", weights)
+    weights = tmp_path / "copy.safetensors"
+    shutil.copy(models.backbone.ASSETS / "fashion_mnist_resnet8.safetensors", weights)
     arguments = ("evaluate", "--family", family, "--data", f"folder:{folder_of_images}")
     arguments = (*arguments, "--rates", "r1", "--limit", 6)
     assert runs(*arguments, "--weights", weights).out == runs(*arguments).out
@@ -422,7 +422,7 @@ def test_info_describes_a_file(encoded, ends):
 
 def test_info_describes_embedded_weights():
     out = runs("info", "fashion_mnist_resnet8").out
-    assert open_backbone("fashion_mnist_resnet8").fingerprint in out
+    assert load_backbone("fashion_mnist_resnet8").fingerprint in out
     assert "resnet8_small, 10 classes" in out
     assert "stage1.block1 (28, 28, 16)" in out
 
@@ -496,7 +496,7 @@ def test_an_error_ends_the_process_with_2():
         (["evaluate", "--family", "x", "--limit", "few"], ["--limit", "'few'"]),
         (["info", "nothing"], ["nothing", "family.json"]),
         (["info", "nothing.jspl"], ["nothing.jspl", "No such file"]),
-        (["info", "nothing.npz"], ["nothing.npz"]),
+        (["info", "nothing.safetensors"], ["nothing.safetensors"]),
         (["decode", "nothing.jspl", "--family", "x"], ["nothing.jspl", "No such file"]),
         (["evaluate", "--family", "nothing"], ["nothing", "family.json"]),
     ],
@@ -557,7 +557,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(command, blocked):
         (["--split", "tset"], ["'tset'", "test"]),
         (["--limit", "-1"], ["-1"]),
         (["--limit", "0"], ["0"]),
-        (["--weights", "nope.npz"], ["nope.npz"]),
+        (["--weights", "nope.safetensors"], ["nope.safetensors"]),
         (["--backbone", "nope"], ["'nope'", "fashion_mnist_resnet8"]),
     ],
 )
@@ -629,13 +629,13 @@ def test_decode_refuses(encoded, family, trained, tmp_path):
 @pytest.mark.slow
 def test_other_weights_are_refused(encoded, family, pictures, tmp_path):
     """The same network with one weight changed, and another network."""
-    backbone = open_backbone("fashion_mnist_resnet8")
+    backbone = load_backbone("fashion_mnist_resnet8")
     kept = {
         name: getattr(backbone, name) for name in ("preprocessing", "class_names", "card", "name")
     }
     leaves, structure = jax.tree.flatten(backbone.variables)
     leaves[0] = leaves[0] + 1
-    changed, deeper = tmp_path / "changed.npz", tmp_path / "deeper.npz"
+    changed, deeper = tmp_path / "changed.safetensors", tmp_path / "deeper.safetensors"
     models.save_backbone(changed, jax.tree.unflatten(structure, leaves), **kept)
     module = models.create("resnet20_small", 10)
     variables = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))
@@ -648,10 +648,10 @@ def test_other_weights_are_refused(encoded, family, pictures, tmp_path):
     for command in commands:
         refuses(
             *(*command, "--weights", changed),
-            words=[backbone.fingerprint[:12], open_backbone(changed).fingerprint[:12]],
+            words=[backbone.fingerprint[:12], load_backbone(changed).fingerprint[:12]],
         )
         refuses(*command, "--weights", deeper, words=["resnet8_small", "resnet20_small"])
-    text = tmp_path / "text.npz"
+    text = tmp_path / "text.safetensors"
     text.write_text("nothing")
     refuses(*commands[0], "--weights", text, words=[text])
 

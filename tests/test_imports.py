@@ -19,8 +19,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"commands"},
     {"experiment", "config", "progress", "describe"},
-    {"evaluation"},
+    {"evaluation", "importers"},
     {"codec", "train"},
     {"family", "plan"},
     {"split"},

@@ -102,7 +102,7 @@ def test_what_the_readme_points_at_exists():
 
 def test_figures_are_the_present_ones():
     assert not re.findall(r"@\w+@", README), "a figure is still to be filled in"
-    card = models.open_backbone("fashion_mnist_resnet8").card
+    card = models.open_embedded("fashion_mnist_resnet8").card
     assert f"{100 * card['top1']:.2f} %" in README
     train, test = (len(data.open_source("embedded", split)) for split in ("train", "test"))
     assert f"{train + test:,} images" in README

@@ -2,47 +2,67 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.models import resnet
+from jaxsplit.models import inverted_residual, resnet
 from jaxsplit.models.backbone import (
+    SUFFIX,
     Backbone,
     embedded_weights,
     fingerprint,
-    load_backbone,
-    open_backbone,
+    holds_backbone,
+    open_embedded,
+    read_backbone,
     save_backbone,
 )
+from jaxsplit.models.chain import Chain
 from jaxsplit.models.inference import predict
+from jaxsplit.models.layers import fold_batch_norm
 
 __all__ = [
+    "SUFFIX",
     "Backbone",
+    "Chain",
     "create",
     "cuts",
     "embedded_weights",
     "fingerprint",
-    "load_backbone",
+    "fold_batch_norm",
+    "holds_backbone",
     "names",
-    "open_backbone",
+    "open_embedded",
     "predict",
+    "read_backbone",
     "save_backbone",
 ]
 
 
+_KINDS: tuple[tuple[type[Any], dict[str, Any]], ...] = (
+    (resnet.SmallResNet, resnet.SMALL_SIZES),
+    (resnet.ResNet, resnet.SIZES),
+    (inverted_residual.InvertedResidualNet, inverted_residual.SIZES),
+)
+
+
 def names() -> tuple[str, ...]:
     """Names that `create` knows."""
-    return tuple(resnet.SIZES)
+    return tuple(name for _, sizes in _KINDS for name in sizes)
 
 
-def create(name: str, num_classes: int, axis_name: str | None = None) -> resnet.SmallResNet:
+def create(
+    name: str, num_classes: int, axis_name: str | None = None, *, folded: bool = False
+) -> Chain:
     """The Linen module called `name`, without parameters.
 
     Args:
       name: one of `names()`.
       num_classes: length of the logits.
       axis_name: device axis over which training averages batch statistics; inference ignores it.
+      folded: for variables of `fold_batch_norm`.
 
     Raises:
       ConfigError: there is no such model.
@@ -50,12 +70,17 @@ def create(name: str, num_classes: int, axis_name: str | None = None) -> resnet.
     >>> create("resnet8_small", 10).endpoints()
     ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
     """
-    if name not in resnet.SIZES:
-        raise ConfigError(f"no model is called {name!r}; there are {', '.join(names())}")
-    return resnet.SmallResNet(resnet.SIZES[name], num_classes, axis_name)
+    for kind, sizes in _KINDS:
+        if name in sizes:
+            return kind(
+                size=sizes[name], num_classes=num_classes, axis_name=axis_name, folded=folded
+            )
+    raise ConfigError(f"no model is called {name!r}; there are {', '.join(names())}")
 
 
-def cuts(name: str, input_shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int]]:
+def cuts(
+    name: str, input_shape: tuple[int, int, int] = (224, 224, 3)
+) -> dict[str, tuple[int, int, int]]:
     """Cut → (H, W, C) of the features there, from the image to the classifier.
 
     Args:
@@ -64,15 +89,18 @@ def cuts(name: str, input_shape: tuple[int, int, int]) -> dict[str, tuple[int, i
 
     >>> cuts("resnet8_small", (28, 28, 1))["stage2.block1"]
     (14, 14, 32)
+    >>> cuts("resnet50")["stage4.block3"]
+    (7, 7, 2048)
     """
-    model = create(name, num_classes=2)
-    image = jnp.zeros((1, *input_shape))
-    shapes = {}
-    for cut in model.endpoints()[:-1]:
+    module = create(name, num_classes=2)
+    names = module.endpoints()[:-1]
 
-        def run(x: jax.Array, cut: str = cut) -> jax.Array:
-            return model.init_with_output(jax.random.key(0), x, stop=cut)[0]
+    def run(x: jax.Array) -> list[Any]:
+        variables = module.init(jax.random.key(0), x)
+        features: list[Any] = [x]
+        for start, stop in zip((None, *names), names, strict=False):
+            features.append(module.apply(variables, features[-1], start=start, stop=stop))
+        return features[1:]
 
-        _, h, w, c = jax.eval_shape(run, image).shape
-        shapes[cut] = (h, w, c)
-    return shapes
+    shapes = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    return {name: shape.shape[1:] for name, shape in zip(names, shapes, strict=True)}

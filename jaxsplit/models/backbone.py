@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import safetensors
+import safetensors.numpy
 from flax import traverse_util
 
 from jaxsplit.data import Preprocessing, Source
 from jaxsplit.errors import ConfigError, DataError, WeightsError
+from jaxsplit.models.layers import fold_batch_norm
 
 #: Where the weights are that come with the package.
 ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
-_CARD = "card.json"
-# What zipfile, zlib, json and numpy raise on damaged or foreign bytes.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    ConfigError,
-    EOFError,
-    KeyError,
-    MemoryError,
-    OSError,
-    RuntimeError,  # an encrypted entry; NotImplementedError: an unknown compression
-    TypeError,
-    ValueError,
-)
+SUFFIX = ".safetensors"
+# The entry of the file's metadata that holds what isn't a tensor, as JSON.
+_HEADER = "jaxsplit"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,12 +33,12 @@ class Backbone:
     Attributes:
       name: model name, as `jaxsplit.models.create` knows it.
       module: Linen module with `endpoints()` and `(x, start=…, stop=…)`.
-      variables: {"params", "batch_stats"}, float32.
+      variables: {"params", "batch_stats"}, float32; {"params"} where `module.folded`.
       preprocessing: how an image becomes the network's input.
       class_names: in the order of the logits.
-      fingerprint: sha256 of the canonical float32 parameters.
+      fingerprint: sha256 of the canonical float32 parameters, before any folding.
       card: where the weights come from (command, seed, data, accuracy).
-      weights: name under which `open_backbone` finds them in the package; None for other files.
+      weights: name under which `jaxsplit.load_backbone` finds them; None for a file.
     """
 
     name: str
@@ -60,6 +49,13 @@ class Backbone:
     fingerprint: str
     card: dict[str, Any]
     weights: str | None = None
+
+    def fold(self) -> Backbone:
+        """The same network with its batch normalisation folded into its convolutions."""
+        if self.module.folded:
+            return self
+        variables = fold_batch_norm(self.variables, self.module.epsilon)
+        return dataclasses.replace(self, module=self.module.clone(folded=True), variables=variables)
 
     def check_classes(self, source: Source) -> None:
         """Refuses images whose labels count other classes, or in another order.
@@ -81,28 +77,17 @@ class Backbone:
 
 def embedded_weights() -> tuple[str, ...]:
     """Names of the weights that come with the package."""
-    return tuple(sorted(path.stem for path in ASSETS.glob("*.npz")))
+    return tuple(sorted(path.stem for path in ASSETS.glob(f"*{SUFFIX}")))
 
 
-def open_backbone(weights: str | os.PathLike[str]) -> Backbone:
-    """The backbone of a file, or of weights that come with the package, by their name.
+def open_embedded(weights: str) -> Backbone:
+    """The backbone of weights that come with the package, by their name.
 
-    Raises:
-      WeightsError: there is neither, or the file is damaged.
-
-    >>> open_backbone("fashion_mnist_resnet8").name
+    >>> open_embedded("fashion_mnist_resnet8").name
     'resnet8_small'
     """
-    path = Path(weights)
-    if path.suffix == ".npz" or path.is_file():
-        return load_backbone(path)
-    if str(weights) not in embedded_weights():
-        raise WeightsError(
-            f"no weights called {str(weights)!r}: give a .npz file or one of "
-            f"{', '.join(embedded_weights())}"
-        )
-    backbone = load_backbone(ASSETS / f"{weights}.npz")
-    return dataclasses.replace(backbone, weights=str(weights))
+    backbone = read_backbone(ASSETS / f"{weights}{SUFFIX}")
+    return dataclasses.replace(backbone, weights=weights)
 
 
 def fingerprint(variables: dict[str, Any]) -> str:
@@ -129,7 +114,7 @@ def save_backbone(
     card: dict[str, Any],
     dtype: str = "float16",
 ) -> None:
-    """Writes weights and card as one npz file (a zip of .npy arrays; nothing is pickled).
+    """Writes weights and card as one safetensors file.
 
     The same weights always give the same bytes.
 
@@ -137,7 +122,10 @@ def save_backbone(
       path: file to write; replaced atomically.
       variables: {"params", "batch_stats"}.
       name, preprocessing, class_names, card: as in `Backbone`.
-      dtype: of the stored arrays; they are float32 again when loaded.
+      dtype: of the stored arrays; they are float32 again when read.
+
+    Raises:
+      WeightsError: the file cannot be written.
     """
     header = {
         "name": name,
@@ -145,21 +133,31 @@ def save_backbone(
         "class_names": list(class_names),
         "card": card,
     }
+    arrays = {
+        key: np.ascontiguousarray(leaf, dtype)
+        for key, leaf in traverse_util.flatten_dict(variables, sep="/").items()
+    }
+    content = safetensors.numpy.save(arrays, {_HEADER: json.dumps(header, sort_keys=True)})
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(zipfile.ZipInfo(_CARD), json.dumps(header, indent=1, sort_keys=True))
-        for key, leaf in sorted(traverse_util.flatten_dict(variables, sep="/").items()):
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.asarray(leaf, dtype=dtype), allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{key}.npy")
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, buffer.getvalue())
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        raise WeightsError(f"cannot write {path}: {error.strerror}") from error
 
 
-def load_backbone(path: str | os.PathLike[str]) -> Backbone:
+def holds_backbone(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one of `save_backbone`; False for a missing or unreadable one."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return _HEADER in (file.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
+def read_backbone(path: str | os.PathLike[str]) -> Backbone:
     """Reads a file of `save_backbone`.
 
     Raises:
@@ -168,21 +166,23 @@ def load_backbone(path: str | os.PathLike[str]) -> Backbone:
     from jaxsplit import models  # `models` re-exports this module
 
     try:
-        with zipfile.ZipFile(path) as archive:
-            header = json.loads(archive.read(_CARD))
-            flat = {}
-            for entry in archive.namelist():
-                if entry.endswith(".npy"):
-                    with archive.open(entry) as file:
-                        array = np.lib.format.read_array(file, allow_pickle=False)
-                    flat[entry.removesuffix(".npy")] = array.astype(np.float32)
+        with safetensors.safe_open(path, "numpy") as file:
+            header = json.loads((file.metadata() or {})[_HEADER])
+            flat = {key: file.get_tensor(key).astype(np.float32) for key in file.keys()}  # noqa: SIM118
         preprocessing = Preprocessing.from_dict(header["preprocessing"])
         class_names = tuple(header["class_names"])
         name, card = header["name"], header["card"]
         module = models.create(name, len(class_names))
     except FileNotFoundError as error:
         raise WeightsError(f"no weights at {path}") from error
-    except _DAMAGE as error:
+    except (
+        safetensors.SafetensorError,
+        ConfigError,
+        KeyError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise WeightsError(f"{path} is not a backbone file of jaxsplit: {reason}") from error
     expected = jax.eval_shape(

@@ -1,8 +1,6 @@
-"""Residual networks in which every block is a named endpoint.
+"""Residual networks: those for small images, and those for ImageNet.
 
-A network is a chain of named modules: the stem, the residual blocks and the classifier. Running
-the chain from one name to another gives the head and the tail of a cut, so that both are the very
-operations of the uncut network.
+Source: He, Zhang, Ren, Sun 2016, arXiv 1512.03385.
 """
 
 from __future__ import annotations
@@ -15,12 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.errors import ConfigError
-
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
-_conv3x3 = functools.partial(
-    nn.Conv, kernel_size=(3, 3), padding=1, use_bias=False, kernel_init=_he_normal
-)
+from jaxsplit.models.chain import Chain
+from jaxsplit.models.layers import Classifier, Form, conv_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,47 +23,70 @@ class ResNetSize:
 
     Attributes:
       blocks: residual blocks in each stage.
-      widths: output channels of each stage.
+      widths: channels of each stage; of a bottleneck block, inside of it.
+      bottleneck: blocks of 1×1, 3×3 and 1×1, with four times the channels outside.
     """
 
     blocks: tuple[int, ...]
     widths: tuple[int, ...]
+    bottleneck: bool = False
 
 
-SIZES = {
+SMALL_SIZES = {
     f"resnet{6 * n + 2}_small": ResNetSize(blocks=(n, n, n), widths=(16, 32, 64)) for n in (1, 3, 9)
+}
+_WIDTHS = (64, 128, 256, 512)
+SIZES = {
+    "resnet18": ResNetSize((2, 2, 2, 2), _WIDTHS),
+    "resnet34": ResNetSize((3, 4, 6, 3), _WIDTHS),
+    "resnet50": ResNetSize((3, 4, 6, 3), _WIDTHS, bottleneck=True),
+    "resnet101": ResNetSize((3, 4, 23, 3), _WIDTHS, bottleneck=True),
+    "resnet152": ResNetSize((3, 8, 36, 3), _WIDTHS, bottleneck=True),
 }
 
 
-class Stem(nn.Module):
+class SmallStem(nn.Module):
     """3×3 convolution, batch normalisation, ReLU: [B, H, W, c] → [B, H, W, width]."""
 
     width: int
-    axis_name: str | None = None
+    form: Form
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = _conv3x3(self.width, name="conv")(x)
-        return nn.relu(_batch_norm(train, self.axis_name, "bn")(x))
+        return nn.relu(conv_norm(x, self.form, train, self.width, size=3, padding=1))
+
+
+class Stem(nn.Module):
+    """7×7 convolution and 3×3 maximum, both of stride 2: [B, H, W, c] → [B, H/4, W/4, width]."""
+
+    width: int
+    form: Form
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.relu(conv_norm(x, self.form, train, self.width, size=7, stride=2, padding=3))
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut without parameters (option A of He et al. 2016).
+    """Two 3×3 convolutions and a shortcut.
 
-    Where the block halves the resolution the shortcut takes every second pixel and pads the new
-    channels with zeros.
+    Where the block changes the shape, the shortcut is a 1×1 convolution where `projection` (option
+    B of He et al.); else it takes every `stride`-th pixel and pads the new channels with zeros (A).
     """
 
     width: int
-    stride: int = 1
-    axis_name: str | None = None
+    stride: int
+    form: Form
+    projection: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = _conv3x3(self.width, strides=self.stride, name="conv1")(x)
-        y = nn.relu(_batch_norm(train, self.axis_name, "bn1")(y))
-        y = _conv3x3(self.width, name="conv2")(y)
-        y = _batch_norm(train, self.axis_name, "bn2")(y)
+        norm = functools.partial(conv_norm, form=self.form, train=train, features=self.width)
+        y = nn.relu(norm(x, suffix="1", size=3, stride=self.stride, padding=1))
+        y = norm(y, suffix="2", size=3, padding=1)
+        if self.projection:
+            return nn.relu(y + _projection(x, y, self.stride, self.form, train))
         shortcut = x[:, :: self.stride, :: self.stride]
         grown = self.width - x.shape[-1]
         if grown:
@@ -77,86 +94,80 @@ class BasicBlock(nn.Module):
         return nn.relu(y + shortcut)
 
 
-class Classifier(nn.Module):
-    """Global average pooling and a linear layer: [B, h, w, c] → logits [B, classes]."""
+class BottleneckBlock(nn.Module):
+    """1×1, 3×3 and 1×1 convolutions; the stride is in the 3×3 (version 1.5, as torchvision has it).
 
-    num_classes: int
+    The shortcut is a 1×1 convolution where the block changes the shape.
+    """
+
+    width: int
+    stride: int
+    form: Form
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        del train
-        return nn.Dense(self.num_classes, name="dense")(x.mean(axis=(1, 2)))
+        norm = functools.partial(conv_norm, form=self.form, train=train)
+        y = nn.relu(norm(x, features=self.width, suffix="1"))
+        y = nn.relu(norm(y, features=self.width, suffix="2", size=3, stride=self.stride, padding=1))
+        y = norm(y, features=4 * self.width, suffix="3")
+        return nn.relu(y + _projection(x, y, self.stride, self.form, train))
 
 
-class SmallResNet(nn.Module):
-    """Residual network for small images: the CIFAR form of He et al. 2016 (arXiv 1512.03385, 4.2).
+class SmallResNet(Chain, kw_only=True):
+    """Residual network for small images: the CIFAR form of He et al., section 4.2.
 
     Attributes:
       size: blocks and widths of the stages; every stage after the first halves the resolution.
-      num_classes: length of the logits.
-      axis_name: device axis over which training averages the batch statistics.
     """
 
     size: ResNetSize
-    num_classes: int
-    axis_name: str | None = None
 
-    def endpoints(self) -> tuple[str, ...]:
-        """The names at which the network can be cut, from the image to the logits."""
-        return tuple(self._chain())
-
-    def _chain(self) -> dict[str, functools.partial[Any]]:
+    def chain(self) -> dict[str, functools.partial[Any]]:
         """Endpoint → constructor of the module that ends there, in order."""
-        axis = self.axis_name
-        chain: dict[str, functools.partial[Any]] = {
-            "stem": functools.partial(Stem, self.size.widths[0], axis)
+        form = self.form
+        return {
+            "stem": functools.partial(SmallStem, self.size.widths[0], form),
+            **_blocks(self.size, functools.partial(BasicBlock, form=form)),
+            "logits": functools.partial(Classifier, self.num_classes),
         }
-        for i, (count, width) in enumerate(zip(self.size.blocks, self.size.widths, strict=True)):
-            for j in range(count):
-                stride = 2 if i and not j else 1
-                chain[f"stage{i + 1}.block{j + 1}"] = functools.partial(
-                    BasicBlock, width, stride, axis
-                )
-        chain["logits"] = functools.partial(Classifier, self.num_classes)
-        return chain
 
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        start: str | None = None,
-        stop: str | None = None,
-        train: bool = False,
-    ) -> jax.Array:
-        """Runs the network, or the part of it after `start` up to and with `stop`.
 
-        Args:
-          x: normalised images float [B, H, W, c], or the features at `start`.
-          start: endpoint whose output `x` is; None for images.
-          stop: endpoint to return; None for the logits.
-          train: batch statistics (mutable collection "batch_stats") in place of stored ones.
+class ResNet(Chain, kw_only=True):
+    """Residual network for ImageNet: He et al., table 1, version 1.5.
 
-        Returns:
-          Features [B, h, w, width] at `stop`, or logits [B, num_classes].
+    Attributes:
+      size: blocks and widths of the stages; every stage after the first halves the resolution.
+    """
 
-        Raises:
-          ConfigError: there is no such endpoint.
-        """
-        chain = self._chain()
-        names = list(chain)
-        for name in (start, stop):
-            if name is not None and name not in chain:
-                raise ConfigError(f"no endpoint is called {name!r}; there are {', '.join(names)}")
-        first = 0 if start is None else names.index(start) + 1
-        last = len(names) - 1 if stop is None else names.index(stop)
-        for name in names[first : last + 1]:
-            # A dot separates names inside Flax's parameter paths, so modules take "_".
-            x = chain[name](name=name.replace(".", "_"))(x, train)
+    size: ResNetSize
+
+    def chain(self) -> dict[str, functools.partial[Any]]:
+        """Endpoint → constructor of the module that ends there, in order."""
+        form = self.form
+        block = (
+            functools.partial(BottleneckBlock, form=form)
+            if self.size.bottleneck
+            else functools.partial(BasicBlock, form=form, projection=True)
+        )
+        return {
+            "stem": functools.partial(Stem, self.size.widths[0], form),
+            **_blocks(self.size, block),
+            "logits": functools.partial(Classifier, self.num_classes),
+        }
+
+
+def _blocks(size: ResNetSize, block: Any) -> dict[str, functools.partial[Any]]:
+    return {
+        f"stage{i + 1}.block{j + 1}": functools.partial(
+            block, width=width, stride=2 if i and not j else 1
+        )
+        for i, (count, width) in enumerate(zip(size.blocks, size.widths, strict=True))
+        for j in range(count)
+    }
+
+
+def _projection(x: jax.Array, y: jax.Array, stride: int, form: Form, train: bool) -> jax.Array:
+    """`x` in the shape of `y`: itself where it has it, else through a 1×1 convolution."""
+    if stride == 1 and x.shape[-1] == y.shape[-1]:
         return x
-
-
-def _batch_norm(train: bool, axis_name: str | None, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, axis_name=axis_name, name=name
-    )
+    return conv_norm(x, form, train, y.shape[-1], suffix="_shortcut", stride=stride)

@@ -30,7 +30,7 @@ class CurveConfig:
     """A training of all rates of one cut.
 
     Attributes:
-      backbone: name of embedded weights, or a file of `save_backbone`.
+      backbone: as of `load_backbone`: a name, or a file that knows its network.
       cut: endpoint of the backbone.
       spec: form of every rate's unit.
       rates: names and lambdas.

@@ -12,7 +12,7 @@ BARS = {"fashion_mnist_resnet8": (0.925, 0.9365)}
 def test_shipped_weights_keep_their_accuracy(name):
     """The card's figure is of 10,000 test images; the second one of the embedded 2,000 of them."""
     card_bar, embedded = BARS[name]
-    backbone = models.open_backbone(name)
+    backbone = models.open_embedded(name)
     assert backbone.card["top1"] >= card_bar
     assert backbone.card["test_images"] == 10_000
     assert backbone.card["command"].startswith("jaxsplit train --config ")

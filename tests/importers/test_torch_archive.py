@@ -247,6 +247,8 @@ def _opcode_cases():
         "holds an object of 'builtins.eval'": b"\x8c\x08builtins\x8c\x04eval\x93.",
         "_load_from_bytes": b"ctorch.storage\n_load_from_bytes\n.",
         "'collections.OrderedDict.fromkeys'": b"ccollections\nOrderedDict.fromkeys\n.",
+        r"'a\\\\q\.b'": b"ca\\q\nb\n.",
+        "a name without an end": b"cos\nsystem",
         "unusual kind": b"ctorch._utils\n_rebuild_sparse_tensor\n.",
         r"nothing is in the memo at 7": b"h\x07.",
         "memo at 4294967295": b"j\xff\xff\xff\xff.",

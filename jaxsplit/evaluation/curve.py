@@ -28,7 +28,8 @@ class RatePoint:
       rate_id: name of the rate in its family.
       lmbda: weight of a bit in the training loss, >= 0; None where it is not known.
       bytes_per_image: mean length of real frames that were decoded again before the tail ran.
-      estimated_bits_per_image: what the rate's prior charges for the same latents, mean.
+      estimated_bits_per_image: what the rate's prior charges for the same latents, mean; its
+        tables, where it has none.
       bits_per_pixel: 8 · bytes_per_image per pixel of the image that entered the network.
       top1: accuracy through those bytes, 0 … 1.
       n_images: how many images were measured.

@@ -244,7 +244,7 @@ def draw(path, uncut, rows, published, pixels):
     axes.set_xlabel("bits per pixel (payload, logarithmic)")
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_title(
-        f"Ours: {rows[0]['n_images']} images, a compressed ResNet-50. Published: the paper's figures"
+        f"Ours: {rows[0]['n_images']} images, this ResNet-50. Published: the paper's figures"
     )
     axes.grid(True, color="#dddddd")
     axes.legend(ncols=2, frameon=False)

@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     spic.add_argument("--split", help="of those images; default as of evaluate")
     spic.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
-    spic.add_argument("--weights", type=Path, metavar="FILE", help="of resnet50, for --fit-on")
+    spic.add_argument("--weights", type=Path, metavar="FILE", help="of the network, for --fit-on")
     return parser
 
 

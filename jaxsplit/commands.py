@@ -186,6 +186,26 @@ def import_backbone(options: argparse.Namespace) -> None:
     print(f"fingerprint {backbone.fingerprint}")
 
 
+def import_spic(options: argparse.Namespace) -> None:
+    """The units that the paper's authors published, as families."""
+    from jaxsplit import data
+    from jaxsplit.evaluation.fitting import fit_tables
+    from jaxsplit.importers.pretrained import load_backbone
+    from jaxsplit.importers.spic import import_families
+
+    if (options.fit_on is None) != (options.weights is None):
+        raise ConfigError("--fit-on SOURCE and --weights FILE go together: give both or neither")
+    families = import_families(options.folder, options.task, options.cut)
+    if options.fit_on is not None:
+        source = data.open_source(options.fit_on, split=options.split, limit=options.limit)
+        backbone = load_backbone(next(iter(families.values())).backbone, options.weights)
+        families = {cut: fit_tables(family, backbone, source) for cut, family in families.items()}
+    for cut, family in families.items():
+        folder = options.output if options.cut else options.output / cut
+        family.save(folder)
+        print(f"{cut}: {len(family.rates)} rates at {family.cut} of {family.backbone}: {folder}")
+
+
 def _open(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
     from jaxsplit import family
     from jaxsplit.importers.pretrained import load_backbone

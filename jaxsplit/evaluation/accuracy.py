@@ -14,7 +14,7 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError
 from jaxsplit.evaluation.curve import Curve, RatePoint
 from jaxsplit.family import RateFamily
-from jaxsplit.models.inference import BATCH_SIZE, in_batches
+from jaxsplit.models.inference import batch_size, in_batches
 from jaxsplit.split import Split, make_split
 
 
@@ -43,8 +43,8 @@ def evaluate(
     """
     backbone.check_classes(source)
     images, labels = data.load_arrays(source, backbone.preprocessing)
-    sender = Sender(family, backbone, BATCH_SIZE)
-    receiver = Receiver(family, backbone, BATCH_SIZE)
+    size = batch_size(backbone.preprocessing.input_shape)
+    sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
     uncut = predictor(backbone)(images).argmax(-1)
     pixels = images.shape[1] * images.shape[2]
     points = []
@@ -57,14 +57,14 @@ def evaluate(
         if not np.array_equal(symbols, decoded):
             raise BitstreamError(f"rate {rate.rate_id}: a frame decoded to other symbols")
         logits = receiver.predict(decoded, rate.rate_id)
-        size = float(np.mean([len(frame) for frame in frames]))
+        length = float(np.mean([len(frame) for frame in frames]))
         points.append(
             RatePoint(
                 rate_id=rate.rate_id,
                 lmbda=rate.lmbda,
-                bytes_per_image=size,
+                bytes_per_image=length,
                 estimated_bits_per_image=_estimated_bits(family, backbone, rate.rate_id, decoded),
-                bits_per_pixel=8 * size / pixels,
+                bits_per_pixel=8 * length / pixels,
                 top1=float(np.mean(logits.argmax(-1) == labels)),
                 n_images=len(labels),
             )
@@ -87,7 +87,12 @@ def _estimated_bits(
     split = make_split(backbone, family.cut, rate.spec)
     latents = symbols.astype(np.float32) + rate.tables.offsets.reshape(1, 1, 1, -1)
     run = functools.partial(_bits_program(split), rate.variables)
-    return float(np.mean(in_batches(run, latents), dtype=np.float64))
+    return float(
+        np.mean(
+            in_batches(run, latents, batch_size(backbone.preprocessing.input_shape)),
+            dtype=np.float64,
+        )
+    )
 
 
 @functools.lru_cache

@@ -9,7 +9,7 @@ from jaxsplit.codec import Sender
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import DataError
 from jaxsplit.family import RateFamily
-from jaxsplit.models.inference import BATCH_SIZE
+from jaxsplit.models.inference import batch_size
 
 
 def fit_tables(family: RateFamily, backbone: models.Backbone, source: data.Source) -> RateFamily:
@@ -30,11 +30,12 @@ def fit_tables(family: RateFamily, backbone: models.Backbone, source: data.Sourc
     images, _ = data.load_arrays(source, backbone.preprocessing)
     if not len(images):
         raise DataError(f"{source.name} holds no image to fit tables to")
-    sender = Sender(family, backbone, BATCH_SIZE)
+    size = batch_size(backbone.preprocessing.input_shape)
+    sender = Sender(family, backbone, size)
     seen: dict[str, list[np.ndarray]] = {rate.rate_id: [] for rate in family.rates}
     # Batch by batch, so that the head runs once for all rates and its features need not be kept.
-    for start in range(0, len(images), BATCH_SIZE):
-        features = sender.features(images[start : start + BATCH_SIZE])
+    for start in range(0, len(images), size):
+        features = sender.features(images[start : start + size])
         for rate_id, symbols in seen.items():
             symbols.append(sender.quantise(features, rate_id))
     rates = []

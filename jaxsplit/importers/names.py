@@ -82,7 +82,11 @@ def from_tensors(
             f"{where} does not fit {name}, whose tensors are named as in "
             f"{' or '.join(conventions)}; {listed}"
         )
-    values = {path: np.ascontiguousarray(value, np.float32) for path, value in flat.items()}
+    with np.errstate(over="ignore"):  # of a float64 that float32 cannot hold
+        values = {path: np.ascontiguousarray(value, np.float32) for path, value in flat.items()}
+    wild = [sources[path] for path, value in values.items() if not np.isfinite(value).all()]
+    if wild:
+        raise WeightsError(f"{where} is damaged: not finite in float32: {_listed(wild)}")
     return traverse_util.unflatten_dict(values), classes
 
 

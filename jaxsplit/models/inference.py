@@ -11,28 +11,36 @@ import numpy as np
 
 from jaxsplit.data import Preprocessing
 
-BATCH_SIZE = 250
+_BATCH_PIXELS = 32 * 224 * 224
 
 
-def in_batches(
-    run: Callable[[np.ndarray], Any], array: np.ndarray, batch_size: int = BATCH_SIZE
-) -> np.ndarray:
+def batch_size(input_shape: tuple[int, ...]) -> int:
+    """Images (H, W, c) that run at once: as many as keep the features of a batch moderate.
+
+    >>> batch_size((28, 28, 1)), batch_size((224, 224, 3))
+    (250, 32)
+    """
+    return min(250, max(1, _BATCH_PIXELS // (input_shape[0] * input_shape[1])))
+
+
+def in_batches(run: Callable[[np.ndarray], Any], array: np.ndarray, size: int) -> np.ndarray:
     """Applies `run` to batches of one size, so that no number of inputs compiles anew.
 
     Args:
-      run: from [batch_size, …] to an array of the same leading size.
+      run: from [size, …] to an array of the same leading size.
       array: [N, …]; the last batch is padded with zeros.
+      size: of a batch.
 
     Returns:
       What `run` gives for all N.
 
-    >>> in_batches(lambda x: 2 * x, np.arange(5), batch_size=2).tolist()
+    >>> in_batches(lambda x: 2 * x, np.arange(5), size=2).tolist()
     [0, 2, 4, 6, 8]
     """
     parts = []
-    for start in range(0, max(len(array), 1), batch_size):
-        batch = array[start : start + batch_size]
-        padded = np.zeros((batch_size, *array.shape[1:]), array.dtype)
+    for start in range(0, max(len(array), 1), size):
+        batch = array[start : start + size]
+        padded = np.zeros((size, *array.shape[1:]), array.dtype)
         padded[: len(batch)] = batch
         parts.append(np.asarray(run(padded))[: len(batch)])
     return np.concatenate(parts)
@@ -53,4 +61,5 @@ def predict(
     module: Any, variables: Any, preprocessing: Preprocessing, images: np.ndarray
 ) -> np.ndarray:
     """Logits [N, K] of the uncut network for preprocessed images uint8 [N, h, w, c]."""
-    return in_batches(functools.partial(_program(module, preprocessing), variables), images)
+    run = functools.partial(_program(module, preprocessing), variables)
+    return in_batches(run, images, batch_size(preprocessing.input_shape))

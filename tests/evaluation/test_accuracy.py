@@ -12,7 +12,7 @@ from jaxsplit import data, ops
 from jaxsplit.codec import Sender
 from jaxsplit.errors import BitstreamError, DataError, FamilyError
 from jaxsplit.evaluation.accuracy import evaluate, predictor
-from jaxsplit.models.inference import BATCH_SIZE
+from jaxsplit.models.inference import batch_size
 from jaxsplit.train.curve import train_curve
 
 RATE_IDS = ("high", "mid", "low")
@@ -25,7 +25,7 @@ def curve(tiny_family, tiny_backbone, tiny_test_source):
 
 @pytest.fixture(scope="module")
 def symbols(tiny_family, tiny_backbone, tiny_images):
-    sender = Sender(tiny_family, tiny_backbone, BATCH_SIZE)
+    sender = Sender(tiny_family, tiny_backbone, batch_size((12, 12, 1)))
     return {rate_id: sender.symbols(tiny_images, rate_id) for rate_id in RATE_IDS}
 
 
@@ -46,7 +46,7 @@ def test_the_uncompressed_accuracy_is_the_uncut_networks(
 
 
 def test_bytes_are_the_mean_length_of_the_frames(curve, tiny_family, tiny_backbone, tiny_images):
-    sender = Sender(tiny_family, tiny_backbone, BATCH_SIZE)
+    sender = Sender(tiny_family, tiny_backbone, batch_size((12, 12, 1)))
     for point in curve.points:
         lengths = [len(frame) for frame in sender.encode(tiny_images, point.rate_id)]
         assert point.bytes_per_image == np.mean(lengths)

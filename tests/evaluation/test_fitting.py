@@ -12,7 +12,9 @@ from jaxsplit.errors import FamilyError
 from jaxsplit.evaluation.accuracy import evaluate
 from jaxsplit.evaluation.fitting import fit_tables
 from jaxsplit.family import RateFamily
-from jaxsplit.models.inference import BATCH_SIZE
+from jaxsplit.models.inference import batch_size
+
+BATCH_SIZE = batch_size((12, 12, 1))
 
 
 @pytest.fixture(scope="module")

@@ -161,6 +161,14 @@ def test_one_error_names_all_that_does_not_fit():
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_values_that_are_no_float32_are_refused(value):
+    name, _, tensors = state_dict("resnet18")
+    tensors["bn1.weight"] = np.full(64, value)
+    with pytest.raises(WeightsError, match=r"file is damaged.*bn1\.weight"):
+        names.from_tensors(name, tensors, "file")
+
+
 def test_a_file_of_another_network_gives_a_bounded_message():
     _, _, tensors = state_dict("resnet18")
     with pytest.raises(WeightsError, match=r"conv1\.weight.* and \d+ more") as caught:

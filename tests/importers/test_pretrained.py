@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from foreign_files import random_resnet18
 
 import jaxsplit
 from jaxsplit import models
@@ -29,39 +30,16 @@ sample = pytest.mark.skipif(
 )
 
 
-def torchvision_names(backbone):
-    """A ResNet's tensors as torchvision names them."""
-    from jaxsplit.importers.names import _resnet, _source_names
-
-    sources = _source_names(backbone.name, _resnet)
-    tensors = {}
-    for (collection, block, layer, leaf), source in sources.items():
-        value = backbone.variables[collection][block][layer][leaf]
-        axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim)
-        tensors[source] = np.ascontiguousarray(value if axes is None else value.transpose(axes))
-    return tensors
-
-
 @pytest.fixture(scope="module")
 def resnet18():
-    """A ResNet-18 of five classes with random weights, as a file of another package."""
-    module = models.create("resnet18", 5)
-    shapes = jax.eval_shape(
-        lambda: module.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32))
-    )
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda leaf: rng.uniform(0.01, 0.1, leaf.shape).astype(np.float32), shapes
-    )
-    return models.Backbone(
-        "resnet18", module, variables, imagenet.preprocessing("resnet18"), (), "", {}
-    )
+    """Variables of a ResNet-18 of five classes, and its tensors as torchvision names them."""
+    return random_resnet18()
 
 
 @pytest.fixture(params=["safetensors", "npz"])
 def foreign(request, resnet18, tmp_path):
     path = tmp_path / f"foreign.{request.param}"
-    tensors = torchvision_names(resnet18)
+    tensors = resnet18[1]
     if request.param == "npz":
         np.savez(path, **tensors)
     else:
@@ -71,8 +49,8 @@ def foreign(request, resnet18, tmp_path):
 
 def test_a_file_of_another_package(foreign, resnet18):
     backbone = jaxsplit.load_backbone("resnet18", foreign)
-    jax.tree.map(np.testing.assert_array_equal, backbone.variables, resnet18.variables)
-    assert backbone.fingerprint == models.fingerprint(resnet18.variables)
+    jax.tree.map(np.testing.assert_array_equal, backbone.variables, resnet18[0])
+    assert backbone.fingerprint == models.fingerprint(resnet18[0])
     assert backbone.class_names == ("0", "1", "2", "3", "4")
     assert backbone.preprocessing.resize == 256
     folded = load_backbone("resnet18", foreign, fold=True)

@@ -6,9 +6,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from foreign_files import random_tensors, write_folder
 
 from jaxsplit import models
 from jaxsplit.bottleneck import Bottleneck, fold_batch_norm
+from jaxsplit.cli import main
 from jaxsplit.coding import EntropyCoder
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
@@ -39,47 +41,6 @@ SIDES = {
 SITES = [
     (task, cut, stride) for task, cuts in SIDES.items() for cut in cuts for stride in cuts[cut]
 ]
-
-
-def random_tensors(site, stride, channels, seed=0):
-    """What a published file holds, with the hyperprior that inference doesn't need."""
-    rng = np.random.default_rng(seed)
-    width, kernel = site.shape[-1], site.decoder_forms[stride][0]
-    tensors = {
-        "conv2_2.weight": rng.normal(0, 1 / 3, (width, 1, 3, 3)),
-        "conv2_3.weight": rng.normal(0, width**-0.5, (channels, width, 1, 1)),
-        "conv2_4.weight": rng.normal(0, channels**-0.5, (channels, width, 1, 1)),
-        "conv2_5.weight": rng.normal(0, 1, (width, 1, kernel, kernel)),
-        "priorEncoder.conv1.weight": rng.normal(size=(2, 3)),
-        "priorDecoder.bn2.num_batches_tracked": np.array(7),
-        "bitEstimator_z.f1.h": rng.normal(size=(1, 8, 1, 1)),
-    }
-    for norm, size in {"bn2_1": width, "bn3_1": channels, "bn4_1": width, "bn5_1": width}.items():
-        tensors[f"{norm}.weight"] = rng.uniform(1, 3, size)
-        tensors[f"{norm}.bias"] = rng.normal(1, 1, size)
-        tensors[f"{norm}.running_mean"] = rng.normal(size=size)
-        tensors[f"{norm}.running_var"] = rng.uniform(0.3, 2, size)
-        tensors[f"{norm}.num_batches_tracked"] = np.array(9)
-    tensors["bn3_1.bias"] += 3  # or the last ReLU may leave nothing
-    return {
-        name: tensor.astype(np.float32 if tensor.ndim else np.int64)
-        for name, tensor in tensors.items()
-    }
-
-
-def write_folder(folder, task, units):
-    """A folder as the authors publish one; units: name → (stride, channels, tensors)."""
-    index = {}
-    for name, (stride, channels, tensors) in units.items():
-        np.savez(folder / f"{name}.npz", **tensors)
-        index[name] = {
-            "step": 0.125,
-            "stride": stride,
-            "channels": channels,
-            "weights": f"{name}.npz",
-            "symbol_counts": {"0": 900.0, "1": 90.0, "4": 10.0},
-        }
-    (folder / f"{task}.json").write_text(json.dumps(index))
 
 
 @pytest.fixture
@@ -355,3 +316,36 @@ def test_a_name_that_makes_no_rate_is_refused(folder, name):
     index[name] = index["S3-0"]
     (folder / "classification.json").write_text(json.dumps(index))
     refused(folder, "as a published unit")
+
+
+def test_the_command_writes_families(folder, tmp_path, capsys):
+    out = tmp_path / "families"
+    assert main(["import", "spic", str(folder), "-o", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"S3: 2 rates at stage3.block5 of resnet50: {out / 'S3'}",
+        f"S1: 1 rates at stage4.block3 of resnet50: {out / 'S1'}",
+    ]
+    expected = import_families(folder)
+    for cut, family in expected.items():
+        assert RateFamily.load(out / cut).fingerprint == family.fingerprint
+    assert main(["import", "spic", str(folder), "-o", str(out / "one"), "--cut", "S3"]) == 0
+    assert RateFamily.load(out / "one").fingerprint == expected["S3"].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--cut", "S4"], "no cut 'S4'"),
+        (["--task", "segmentation"], "segmentation.json is missing"),
+        (["--fit-on", "embedded"], "give both or neither"),
+        (["--weights", "w.pth"], "give both or neither"),
+        (["--fit-on", "embedded", "--weights", "none.pth"], "none.pth"),
+        (["--task", "detection"], "invalid choice"),
+    ],
+)
+def test_wrong_words_are_one_line(folder, tmp_path, capsys, words, said):
+    assert main(["import", "spic", str(folder), "-o", str(tmp_path / "out"), *words]) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "out").exists()

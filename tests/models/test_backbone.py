@@ -124,7 +124,11 @@ def test_damaged_files_end_in_one_line(saved, tmp_path):
     own = models.read_backbone(saved).fingerprint
     (length,) = struct.unpack("<Q", whole[:8])
     rng = np.random.default_rng(0)
-    places = [*range(8), *rng.integers(8, 8 + length, 150), *rng.integers(8 + length, len(whole), 5)]
+    places = [
+        *range(8),
+        *rng.integers(8, 8 + length, 150),
+        *rng.integers(8 + length, len(whole), 5),
+    ]
     damaged = tmp_path / "damaged.safetensors"
     messages = []
     for place in places:
@@ -200,13 +204,21 @@ def test_no_pickle_is_executed(saved, tmp_path):
     assert not issubclass(WeightsError, ConfigError)
 
 
-@pytest.mark.parametrize("name", ["resnet8_small", "resnet18", "mobilenet_v2", "efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "name", ["resnet8_small", "resnet18", "mobilenet_v2", "efficientnet_lite0"]
+)
 def test_folding_keeps_the_function_and_the_fingerprint(tiny, randomised, name):
     _, _, rest = tiny
     module = models.create(name, 4)
     variables = randomised(module, (40, 32, 3))
     backbone = models.Backbone(
-        name, module, variables, rest["preprocessing"], ("a",) * 4, models.fingerprint(variables), {}
+        name,
+        module,
+        variables,
+        rest["preprocessing"],
+        ("a",) * 4,
+        models.fingerprint(variables),
+        {},
     )
     folded = backbone.fold()
     assert folded.fingerprint == backbone.fingerprint

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxsplit import models
-from jaxsplit.models.inference import BATCH_SIZE, in_batches
+from jaxsplit.models.inference import batch_size, in_batches
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 8, 9])
@@ -17,7 +17,7 @@ def test_batches_of_one_size_cover_everything_in_order(count):
         seen.append((batch.shape, batch.dtype))
         return batch.sum(axis=2).astype(np.float32)
 
-    got = in_batches(run, array, batch_size=4)
+    got = in_batches(run, array, size=4)
     np.testing.assert_array_equal(got, array.sum(axis=2))
     assert set(seen) == {((4, 2, 3), np.dtype(np.uint8))}
     assert len(seen) == max(1, -(-count // 4))
@@ -43,8 +43,9 @@ def test_another_number_of_images_or_other_weights_compile_nothing(tiny):
             return x.sum(axis=(1, 2)) * variables
 
     module, preprocessing = Sums(), tiny[2]["preprocessing"]
-    for count, factor in ((3, 1.0), (1, 2.0), (BATCH_SIZE + 1, 3.0)):
+    size = batch_size(preprocessing.input_shape)
+    for count, factor in ((3, 1.0), (1, 2.0), (size + 1, 3.0)):
         images = np.zeros((count, *preprocessing.input_shape), np.uint8)
         got = models.predict(module, np.float32(factor), preprocessing, images)
         np.testing.assert_allclose(got, factor * 120 * -0.3 / 0.4 * np.ones((count, 1)), rtol=1e-5)
-    assert traces == [(BATCH_SIZE, *preprocessing.input_shape)]
+    assert traces == [(size, *preprocessing.input_shape)]

@@ -1,0 +1,70 @@
+"""Weights and units as other packages would write them, with random content."""
+
+import json
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from jaxsplit import models
+from jaxsplit.importers import names
+
+
+def random_resnet18(classes=5):
+    """Variables of a ResNet-18, and the same tensors as torchvision names them."""
+    module = models.create("resnet18", classes)
+    shapes = jax.eval_shape(
+        lambda: module.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32))
+    )
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: rng.uniform(0.01, 0.1, leaf.shape).astype(np.float32), shapes
+    )
+    (convention,) = names._conventions("resnet18").values()
+    flat, tensors = traverse_util.flatten_dict(variables), {}
+    for path, source in names._source_names("resnet18", convention).items():
+        axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(flat[path].ndim)
+        value = flat[path] if axes is None else flat[path].transpose(axes)
+        tensors[source] = np.ascontiguousarray(value)
+    return variables, tensors
+
+
+def random_tensors(site, stride, channels, seed=0):
+    """What a published file holds, with the hyperprior that inference doesn't need."""
+    rng = np.random.default_rng(seed)
+    width, kernel = site.shape[-1], site.decoder_forms[stride][0]
+    tensors = {
+        "conv2_2.weight": rng.normal(0, 1 / 3, (width, 1, 3, 3)),
+        "conv2_3.weight": rng.normal(0, width**-0.5, (channels, width, 1, 1)),
+        "conv2_4.weight": rng.normal(0, channels**-0.5, (channels, width, 1, 1)),
+        "conv2_5.weight": rng.normal(0, 1, (width, 1, kernel, kernel)),
+        "priorEncoder.conv1.weight": rng.normal(size=(2, 3)),
+        "priorDecoder.bn2.num_batches_tracked": np.array(7),
+        "bitEstimator_z.f1.h": rng.normal(size=(1, 8, 1, 1)),
+    }
+    for norm, size in {"bn2_1": width, "bn3_1": channels, "bn4_1": width, "bn5_1": width}.items():
+        tensors[f"{norm}.weight"] = rng.uniform(1, 3, size)
+        tensors[f"{norm}.bias"] = rng.normal(1, 1, size)
+        tensors[f"{norm}.running_mean"] = rng.normal(size=size)
+        tensors[f"{norm}.running_var"] = rng.uniform(0.3, 2, size)
+        tensors[f"{norm}.num_batches_tracked"] = np.array(9)
+    tensors["bn3_1.bias"] += 3  # or the last ReLU may leave nothing
+    return {
+        name: tensor.astype(np.float32 if tensor.ndim else np.int64)
+        for name, tensor in tensors.items()
+    }
+
+
+def write_folder(folder, task, units):
+    """A folder as the authors publish one; units: name → (stride, channels, tensors)."""
+    index = {}
+    for name, (stride, channels, tensors) in units.items():
+        np.savez(folder / f"{name}.npz", **tensors)
+        index[name] = {
+            "step": 0.125,
+            "stride": stride,
+            "channels": channels,
+            "weights": f"{name}.npz",
+            "symbol_counts": {"0": 900.0, "1": 90.0, "4": 10.0},
+        }
+    (folder / f"{task}.json").write_text(json.dumps(index))

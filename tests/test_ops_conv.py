@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit.ops import depthwise_conv, depthwise_conv_transpose
+from jaxsplit.ops import conv, depthwise_conv, depthwise_conv_transpose
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -160,3 +160,39 @@ def test_the_dtype_is_kept():
     down = depthwise_conv(x, kernel, 2)
     assert down.dtype == jnp.bfloat16
     assert depthwise_conv_transpose(down, kernel, 2, 0, (4, 4)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, "SAME"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("k", "depthwise"), [(1, False), (1, True), (3, True), (5, True), (3, False)]
+)
+@pytest.mark.parametrize("size", [(7, 8), (6, 5)])
+def test_both_forms_of_a_convolution_give_the_same_values(size, k, depthwise, stride, padding):
+    x = normal(0, 2, *size, 6)
+    kernel = normal(1, k, k, *((1, 6) if depthwise else (6, 4)))
+    fast = conv(x, kernel, stride, padding, depthwise)
+    direct = conv(x, kernel, stride, padding, depthwise, form="direct")
+    assert fast.shape == direct.shape
+    close(fast, direct)
+    if padding == "SAME":
+        groups = 6 if depthwise else 1
+        expected = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            "SAME",
+            dimension_numbers=NUMBERS,
+            feature_group_count=groups,
+        )
+        close(direct, expected)
+
+
+def test_the_form_of_a_convolution_is_chosen_by_its_kernel():
+    """No convolution is left in the program of a 1×1 or a depthwise one."""
+    x = jnp.zeros((1, 4, 4, 6))
+    for shape, depthwise in (((1, 1, 6, 4), False), ((3, 3, 1, 6), True)):
+        for form, expected in ((None, 0), ("direct", 1)):
+            run = functools.partial(conv, padding=shape[0] // 2, depthwise=depthwise, form=form)
+            program = str(jax.make_jaxpr(run)(x, jnp.zeros(shape)))
+            assert program.count("conv_general_dilated[") == expected

@@ -20,9 +20,9 @@ def quickstart(options: argparse.Namespace) -> None:
     """Trains and shows the curve of the embedded default."""
     from jaxsplit import config
 
-    _check_writable(options.out)
     variant = "smoke" if options.smoke else "quickstart"
     loaded = config.load(f"fashion_mnist:{variant}", {"seed": str(options.seed)})
+    _check_writable(options.out)
     _run_curve(loaded, options.out, resume=False)
 
 
@@ -83,11 +83,12 @@ def evaluate(options: argparse.Namespace) -> None:
     family, backbone = _open(options)
     if options.out is not None:
         _check_writable(options.out)
-    if options.rates:
-        family = family.select(options.rates.split(","))
+    rates = None if options.rates is None else options.rates.split(",")
+    for rate in rates or ():
+        family[rate]  # refuses an unknown rate before images are read
     source = data.open_source(options.data, split=options.split, limit=options.limit)
     with _progress() as progress:
-        _, table = experiment.measure(family, backbone, source, options.out, progress.tell)
+        _, table = experiment.measure(family, backbone, source, options.out, progress.tell, rates)
     print(table)
     if options.out is not None:
         print(f"wrote {options.out}/curve.json and {options.out}/curve.png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def measure(
     source: data.Source,
     directory: Path | None,
     tell: Tell | None = None,
+    rate_ids: Sequence[str] | None = None,
 ) -> tuple[Curve, str]:
     """The curve of a family through real bytes, and its table beside JPEG and WebP.
 
@@ -74,9 +75,12 @@ def measure(
       family, backbone, source: as of `accuracy.evaluate`.
       directory: gets `curve.json` and `curve.png`; None writes nothing.
       tell: told what begins.
+      rate_ids: the rates to measure; None for all.
     """
     tell = tell or (lambda text: None)
-    curve = accuracy.evaluate(family, backbone, source, lambda name: tell(f"evaluating {name}"))
+    curve = accuracy.evaluate(
+        family, backbone, source, lambda name: tell(f"evaluating {name}"), rate_ids
+    )
     images, labels = data.load_arrays(source, backbone.preprocessing)
     targets = [curve.uncompressed_top1, *(point.top1 for point in curve.points)]
     codecs = {}

@@ -6,8 +6,11 @@ Trainings are shortened: `quickstart` gets `--smoke`, and a configuration's name
 
 import contextlib
 import io
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,6 +124,31 @@ def test_what_the_readme_points_at_exists():
         local += [first, *(str(Path(first).parent / other) for other in others)]
     assert len(local) > 10
     assert not [path for path in local if not (ROOT / path).exists()]
+
+
+def test_the_scripts_say_how_they_are_used():
+    """Those that need PyTorch are compiled only; the others print their help."""
+    for script in sorted(set(re.findall(r"tests/benchmarks/\w+\.py", README))):
+        source = (ROOT / script).read_text()
+        compile(source, script, "exec")
+        if "import torch" not in source:
+            command = [sys.executable, str(ROOT / script), "--help"]
+            path = {**os.environ, "PYTHONPATH": str(ROOT)}
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=path)
+            assert "usage:" in done.stdout
+
+
+def test_the_table_of_the_shipped_family_is_its_own():
+    """Bytes, accuracy and drop of every rate, as they were measured when it was saved."""
+    rates = open_family("fashion_mnist_resnet8_stage1").rates
+    table = README[README.index("gives the family that comes with the package") :]
+    for rate in rates:
+        row = re.search(rf"^\| {rate.rate_id} .*$", table, re.MULTILINE).group()
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        top1, uncut = (100 * rate.measured[key] for key in ("top1", "uncompressed_top1"))
+        assert cells[1] == f"{rate.lmbda:g}"
+        assert cells[2] == f"{rate.measured['bytes_per_image']:.1f}"
+        assert cells[5:7] == [f"{top1:.2f}", f"{uncut - top1:.2f}"]
 
 
 def test_figures_are_the_present_ones():

@@ -6,7 +6,7 @@
     varint 0 · CRC-32 of everything before it (4 bytes, little-endian)
 
 Varints are little-endian base 128 in the fewest bytes. A frame's costs two bytes up to
-16382 // n_rates bytes of payload: 3276 for five rates. Every size is compared with what is
+16383 // n_rates - 1 bytes of payload: 3275 for five rates. Every size is compared with what is
 there and with a limit before memory is taken for it.
 """
 

@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(write(options.idx, options.out, options.train, options.test))
-    except DataError as error:
+    except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

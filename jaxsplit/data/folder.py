@@ -54,7 +54,10 @@ def _open(path: str, split: str | None) -> tuple["FolderRecords", str]:
         if listing.is_file():
             names = _read_classes(listing, [folder.name for folder in inside])
             break
-    return FolderRecords(f"folder:{path}", top, names), split
+    records = FolderRecords(f"folder:{path}", top, names)
+    if not len(records):
+        raise DataError(f"folder:{path} has no images in its split {split}")
+    return records, split
 
 
 class FolderRecords:

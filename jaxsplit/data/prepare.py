@@ -70,8 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(options.name, data_dir=options.data_dir, file_format="array_record")
-    builder.download_and_prepare(file_format="array_record")
+    try:
+        check_known(options.name, options.data_dir or "TFDS's data_dir")
+        builder = tfds.builder(options.name, data_dir=options.data_dir, file_format="array_record")
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # of the network, the disk, TFDS or TensorFlow
+        reason = " ".join(str(error).split())[:500]
+        print(f"{options.name} was not prepared: {reason}", file=sys.stderr)
+        return 2
     print(builder.data_dir)
     return 0
 

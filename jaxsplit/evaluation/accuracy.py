@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ def evaluate(
     backbone: models.Backbone,
     source: data.Source,
     progress: Callable[[str], None] | None = None,
+    rate_ids: Iterable[str] | None = None,
 ) -> Curve:
     """Sends every image at every rate and asks the server what it saw.
 
@@ -32,23 +33,27 @@ def evaluate(
     where an imported unit has no prior.
 
     Args:
-      family: the rates, in the order of the curve's points.
+      family: the rates.
       backbone: what the family was trained on.
       source: labelled test images.
       progress: told each rate's name before it is evaluated.
+      rate_ids: the rates to measure, in the order of the curve's points; None for all. Which ones
+        changes nothing in a frame: it is the whole family's.
 
     Raises:
+      FamilyError: there is no such rate, or the family belongs to another backbone.
       BitstreamError: a frame did not decode to the symbols that were sent.
       DataError: the images are of other classes than the backbone's.
     """
     backbone.check_classes(source)
+    rates = family.rates if rate_ids is None else [family[rate_id] for rate_id in rate_ids]
     images, labels = data.load_arrays(source, backbone.preprocessing)
     size = batch_size(backbone.preprocessing.input_shape)
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
     uncut = predictor(backbone)(images).argmax(-1)
     pixels = images.shape[1] * images.shape[2]
     points = []
-    for rate in family.rates:
+    for rate in rates:
         if progress is not None:
             progress(rate.rate_id)
         symbols = sender.symbols(images, rate.rate_id)

@@ -141,7 +141,7 @@ def sweep_to(
 
     After `DEFAULT_QUALITIES`, each target's gap between the lowest quality that reaches it and
     the next one tried below is halved until it is closed, so that no codec is charged for the
-    coarseness of a grid.
+    coarseness of a grid. Accuracy is noisy over qualities: one below the gap may reach it too.
 
     Args:
       images, labels, predict, codec: as of `sweep`.

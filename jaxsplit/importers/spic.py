@@ -138,13 +138,6 @@ def import_families(
     }
 
 
-def import_family(
-    folder: str | os.PathLike[str], *, task: str = "classification", cut: str
-) -> RateFamily:
-    """The published units of one cut; arguments and errors as of `import_families`."""
-    return import_families(folder, task, cut)[cut]
-
-
 def read_units(
     folder: str | os.PathLike[str], task: str = "classification", cut: str | None = None
 ) -> dict[str, list[FamilyRate]]:

@@ -63,18 +63,6 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return tensors
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """What a .safetensors says about itself; nothing for the other formats.
-
-    Raises:
-      WeightsError: as `read_tensors`.
-    """
-    if _kind(path) != "safetensors":
-        return {}
-    with _safetensors(path) as reader:
-        return dict(reader.metadata() or {})
-
-
 def _kind(path: str | os.PathLike[str]) -> str:
     """What a file is, by its first bytes."""
     with opened(path) as file:

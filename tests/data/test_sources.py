@@ -338,6 +338,38 @@ def test_preparing_needs_tensorflow(monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
+def test_the_subprocess_prepares_array_records_or_says_why_not(tmp_path, monkeypatch, capsys):
+    """What it asks of TFDS, whose own part wants TensorFlow and the network."""
+    asked = []
+
+    class Builder:
+        data_dir = "where it went"
+
+        def download_and_prepare(self, **options):
+            asked.append(options)
+            if fails:
+                raise ConnectionError("no\nnetwork")
+
+    def builder(name, **options):
+        asked.append((name, options))
+        return Builder()
+
+    monkeypatch.setattr(prepare, "_has_tensorflow", lambda: True)
+    monkeypatch.setattr("tensorflow_datasets.builder", builder)
+    form = {"file_format": "array_record"}
+    for fails in (False, True):
+        assert prepare.main(["cifar10", "--data-dir", str(tmp_path)]) == (2 if fails else 0)
+        assert asked == [("cifar10", {"data_dir": str(tmp_path), **form}), form]
+        asked.clear()
+        out, err = capsys.readouterr()
+        assert (out, err) == (
+            ("", "cifar10 was not prepared: no network\n") if fails else ("where it went\n", "")
+        )
+    assert prepare.main(["fashon_mnist"]) == 2
+    assert "did you mean fashion_mnist" in capsys.readouterr().err
+    assert not asked
+
+
 def test_with_tensorflow_a_dataset_is_prepared_in_a_subprocess(tmp_path, monkeypatch):
     """TensorFlow is too large for the tests: the subprocess is played, its command is checked."""
 
@@ -462,6 +494,14 @@ def test_an_unreadable_image_is_named(folder, content):
     with pytest.raises(DataError) as error:
         source[1]
     assert_one_line(error, path)
+
+
+def test_a_split_without_images_is_refused(folder):
+    shutil.rmtree(folder / "test")
+    (folder / "test").mkdir()
+    with pytest.raises(DataError) as error:
+        open_source(f"folder:{folder}", "test")
+    assert_one_line(error, folder, "no images in its split test")
 
 
 def test_an_empty_class_is_named(folder):

@@ -15,7 +15,7 @@ from jaxsplit.coding import EntropyCoder
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import RateFamily
-from jaxsplit.importers.spic import TASKS, import_families, import_family, read_units
+from jaxsplit.importers.spic import TASKS, import_families, read_units
 from jaxsplit.importers.tensor_files import read_tensors
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "spic"
@@ -193,12 +193,12 @@ def test_units_become_families_of_their_cuts(folder):
         for rate in family.rates:
             assert rate.tables == tables_from_counts({0: 900, 1: 90, 4: 10}, channels=2)
             assert not rate.tables.offsets.any()
-    assert import_family(folder, cut="S1").fingerprint == families["S1"].fingerprint
+    assert import_families(folder, cut="S1")["S1"].fingerprint == families["S1"].fingerprint
     assert list(import_families(folder, cut="S3")) == ["S3"]
 
 
 def test_an_imported_family_is_saved_without_a_prior_and_codes_what_it_coded(folder, tmp_path):
-    family = import_family(folder, cut="S3")
+    family = import_families(folder, cut="S3")["S3"]
     family.save(tmp_path / "family")
     loaded = RateFamily.load(tmp_path / "family")
     assert loaded.fingerprint == family.fingerprint
@@ -265,7 +265,7 @@ def test_all_wrong_tensors_are_listed_at_once(folder):
 def test_missing_files_are_named(folder):
     (folder / "S3-0.npz").unlink()
     refused(folder, "S3-0.npz")
-    assert len(import_family(folder, cut="S1").rates) == 1  # of another cut
+    assert len(import_families(folder, cut="S1")["S1"].rates) == 1  # of another cut
     (folder / "classification.json").unlink()
     refused(folder, "no published units at .*: classification.json is missing")
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers.tensor_files import STATE_DICTS, read_metadata, read_tensors
+from jaxsplit.importers.tensor_files import STATE_DICTS, read_tensors
 
 SAFE_DTYPES = {
     "float64": "F64",
@@ -152,15 +152,6 @@ def test_what_is_none_of_the_formats(tmp_path, write):
 
 
 # safetensors
-
-
-def test_what_a_safetensors_says_about_itself(arrays, native, write):
-    said = {"format": "pt", "größe": "1\n2"}
-    assert read_metadata(write(_safetensors(arrays, said))) == said
-    assert read_metadata(write(_safetensors(arrays))) == {}
-    assert read_metadata(write(_npz(native))) == {}
-    with pytest.raises(WeightsError, match="is empty"):
-        read_metadata(write(b""))
 
 
 @pytest.mark.parametrize(

@@ -165,13 +165,14 @@ def test_each_distortion_looks_at_its_own_target(problem, start, distortion, hee
 
 
 @pytest.mark.slow
-def test_rates_trained_together_equal_rates_trained_alone(problem):
+@pytest.mark.parametrize("phase", [FEATURES, NOISE, ROUND])
+def test_rates_trained_together_equal_rates_trained_alone(problem, phase):
     rates = (*RATES, Rate("c", 1.0))
     batches = [problem.batch(step) for step in range(6)]
 
     def train(chosen):
         state, metrics = problem.run(
-            FEATURES,
+            phase,
             problem.state(chosen, "adam"),
             batches,
             problem.constants(chosen),

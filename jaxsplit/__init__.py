@@ -6,6 +6,7 @@
 """
 
 import importlib
+import importlib.util
 from typing import Any
 
 # Name → module. Imported when first used: jax and flax take seconds to load.
@@ -63,9 +64,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif not name.startswith("_") and importlib.util.find_spec(f"jaxsplit.{name}"):
+        value = importlib.import_module(f"jaxsplit.{name}")  # such as jaxsplit.models
+    else:
         raise AttributeError(f"module 'jaxsplit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

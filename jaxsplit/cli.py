@@ -93,19 +93,43 @@ def _parser() -> argparse.ArgumentParser:
     )
     formats = foreign.add_subparsers(required=True, metavar="FORMAT", parser_class=_Parser)
     backbone = _add(formats, "backbone", "A network's weights, once and for all.", "import")
-    backbone.add_argument("name", metavar="NAME", help="of the network, such as resnet50")
+    backbone.add_argument("name", metavar="NAME", help="a network, such as resnet50")
     backbone.add_argument("file", type=Path, metavar="FILE", help="safetensors, torch or npz")
     backbone.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT.safetensors", help="to write"
     )
+    backbone.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names of the classes, one a line (default: ImageNet's, or numbers)",
+    )
+    backbone.add_argument(
+        "--resize",
+        type=int,
+        metavar="N",
+        help="shorter side of an image before the crop (default: of the first published weights)",
+    )
 
     spic = _add(formats, "spic", "The units that the paper's authors published.", "import")
-    spic.add_argument("folder", type=Path, metavar="FOLDER", help="of the .pth and .json files")
-    spic.add_argument("-o", "--output", type=Path, required=True, metavar="FAMILY")
+    spic.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="with classification.json, segmentation.json and the weights that they name",
+    )
+    spic.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FAMILY",
+        help="folder to write: the family with --cut, else one folder for each cut",
+    )
     spic.add_argument(
         "--task", choices=("classification", "segmentation"), default="classification"
     )
-    spic.add_argument("--cut", metavar="S1", help="default: all, each as FAMILY/CUT")
+    spic.add_argument("--cut", metavar="S1", help="S1, S2, S3, US1 or US2 (default: all)")
     spic.add_argument(
         "--fit-on", metavar="SOURCE", help="images to fit the tables on, in place of the published"
     )
@@ -125,8 +149,10 @@ def _add(commands: Any, name: str, text: str, group: str = "") -> argparse.Argum
 def _add_family(command: argparse.ArgumentParser) -> None:
     command.add_argument("--family", required=True, metavar="DIR|NAME")
     weights = command.add_mutually_exclusive_group()
-    weights.add_argument("--backbone", metavar="NAME", help="embedded weights to use")
-    weights.add_argument("--weights", type=Path, metavar="FILE", help="weights to use")
+    weights.add_argument(
+        "--backbone", metavar="NAME", help="weights to use, embedded or of an installed package"
+    )
+    weights.add_argument("--weights", type=Path, metavar="FILE", help="file of weights to use")
 
 
 def _overrides(options: argparse.Namespace, unknown: list[str]) -> dict[str, str]:

@@ -125,8 +125,13 @@ class Sender(_End):
         """Features float32 [N, H, W, Cin] → int32 [N, h', w', C], what is coded.
 
         Raises:
-          FamilyError: the unit gives something that is no number.
+          FamilyError: features of another shape, or the unit gives something that is no number.
         """
+        expected = self._rate(rate_id).split.shape
+        if features.shape[1:] != expected:
+            raise FamilyError(
+                f"features are {features.shape[1:]}; at {self.family.cut} they are {expected}"
+            )
         return _numbers(in_batches(self._quantiser(rate_id), features, self.batch_size), rate_id)
 
     def _check(self, images: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -174,6 +175,21 @@ def import_backbone(options: argparse.Namespace) -> None:
     if options.output.suffix != models.SUFFIX:
         raise ConfigError(f"{options.output}: the name must end in {models.SUFFIX}")
     backbone = load_backbone(options.name, options.file)
+    changes: dict[str, Any] = {}
+    if options.classes is not None:
+        names = tuple(_read(options.classes).decode("utf-8-sig", "replace").split("\n"))
+        names = tuple(name.strip() for name in names if name.strip())
+        if len(names) != len(backbone.class_names):
+            raise ConfigError(
+                f"{options.classes} names {len(names)} classes, but {options.file} has "
+                f"{len(backbone.class_names)}"
+            )
+        changes["class_names"] = names
+    if options.resize is not None:
+        changes["preprocessing"] = dataclasses.replace(
+            backbone.preprocessing, resize=options.resize
+        )
+    backbone = dataclasses.replace(backbone, **changes)
     models.save_backbone(
         options.output,
         backbone.variables,
@@ -192,14 +208,20 @@ def import_spic(options: argparse.Namespace) -> None:
     from jaxsplit import data
     from jaxsplit.evaluation.fitting import fit_tables
     from jaxsplit.importers.pretrained import load_backbone
-    from jaxsplit.importers.spic import import_families
+    from jaxsplit.importers.spic import TASKS, import_families
 
     if (options.fit_on is None) != (options.weights is None):
         raise ConfigError("--fit-on SOURCE and --weights FILE go together: give both or neither")
-    families = import_families(options.folder, options.task, options.cut)
+    if options.fit_on is None and (options.split, options.limit) != (None, None):
+        raise ConfigError("--split and --limit are of the images of --fit-on SOURCE: give that too")
+    backbone = None
     if options.fit_on is not None:
+        task = TASKS[options.task]
         source = data.open_source(options.fit_on, split=options.split, limit=options.limit)
-        backbone = load_backbone(next(iter(families.values())).backbone, options.weights)
+        backbone = load_backbone(task.backbone, options.weights)
+        backbone = dataclasses.replace(backbone, preprocessing=task.preprocessing)
+    families = import_families(options.folder, options.task, options.cut)
+    if backbone is not None:
         families = {cut: fit_tables(family, backbone, source) for cut, family in families.items()}
     for cut, family in families.items():
         folder = options.output if options.cut else options.output / cut
@@ -218,6 +240,8 @@ def _open(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
         backbone = load_backbone(name)
     else:
         raise ConfigError(f"{options.family} names no weights: give --weights FILE")
+    # Weights of another package don't say how images were given to this family.
+    backbone = dataclasses.replace(backbone, preprocessing=found.preprocessing)
     return found.bind(backbone), backbone
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from jaxsplit import coding, family, models
 from jaxsplit.errors import DataError
-from jaxsplit.importers.pretrained import load_backbone
+from jaxsplit.importers.pretrained import PACKAGES, load_backbone
 
 
 def describe(name: str | None = None) -> str:
     """Lines about a folder or a file, or about what comes with the package under that name.
 
     Args:
-      name: folder of a family, `.jspl` file, file of weights; the name of an embedded backbone or
-        family; None lists what is embedded.
+      name: folder of a family, `.jspl` file, file of weights; the name of known weights or of an
+        embedded family; None lists what is embedded.
 
     Raises:
       JaxsplitError: there is nothing, or it is damaged.
@@ -30,9 +30,8 @@ def describe(name: str | None = None) -> str:
     path = Path(name)
     if path.suffix == ".jspl":
         return _container(path)
-    if path.suffix == models.SUFFIX or (
-        not (path / "family.json").exists() and name in models.embedded_weights()
-    ):
+    known = (*models.embedded_weights(), *PACKAGES)
+    if path.is_file() or path.suffix == models.SUFFIX or name in known:
         return _backbone(name)
     return _family(name)
 

@@ -71,7 +71,7 @@ class RateFamily:
     Attributes:
       backbone: name of the model.
       backbone_fingerprint: of its weights; None for a family that was imported without any.
-      weights: name under which the weights are found in the assets; None: they must be given.
+      weights: name under which `load_backbone` finds the weights; None: they must be given.
       preprocessing: of the images.
       cut: endpoint of the backbone.
       rates: at least one.
@@ -117,7 +117,7 @@ class RateFamily:
         """This family with `backbone`, which it must have been trained on.
 
         Raises:
-          FamilyError: the family belongs to another backbone.
+          FamilyError: the family belongs to another backbone, or to other preprocessing.
         """
         if self.backbone != backbone.name:
             raise FamilyError(
@@ -128,6 +128,12 @@ class RateFamily:
             raise FamilyError(
                 f"these weights of {backbone.name} are {backbone.fingerprint[:12]}, but the family "
                 f"was trained on {str(self.backbone_fingerprint)[:12]}: give it those weights"
+            )
+        if self.preprocessing != backbone.preprocessing:
+            raise FamilyError(
+                f"the backbone is given images by {backbone.preprocessing}, but the family was "
+                f"trained with {self.preprocessing}: use dataclasses.replace(backbone, "
+                "preprocessing=family.preprocessing)"
             )
         return dataclasses.replace(self, backbone_fingerprint=backbone.fingerprint)
 

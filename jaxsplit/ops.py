@@ -128,17 +128,24 @@ def conv(
     Returns:
       float [B, h, w, features].
 
+    Raises:
+      ValueError: there is no such padding or form.
+
     >>> x, kernel = jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1))
     >>> conv(x, kernel, stride=2, padding="SAME")[0, :, :, 0]
     Array([[4., 6., 4.],
            [6., 9., 6.],
            [4., 6., 4.]], dtype=float32)
     """
+    if form not in (None, "direct"):
+        raise ValueError(f"form is {form!r}; expected None or 'direct'")
     k = kernel.shape[0]
-    pads = [
-        (padding, padding) if isinstance(padding, int) else _same_padding(n, k, stride)
-        for n in x.shape[1:3]
-    ]
+    if not isinstance(padding, str):
+        pads = [(padding, padding)] * 2
+    elif padding == "SAME":
+        pads = [_same_padding(n, k, stride) for n in x.shape[1:3]]
+    else:
+        raise ValueError(f"padding is {padding!r}; expected a number or 'SAME'")
     if form is None and depthwise:
         return depthwise_conv(x, kernel.transpose(0, 1, 3, 2), stride, pads)
     if form is None and k == 1 and padding in (0, "SAME"):

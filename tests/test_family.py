@@ -384,3 +384,10 @@ def test_a_spec_survives_the_index(tiny_family, tiny_backbone, tmp_path):
     assert loaded.spec == spec
     assert loaded.lmbda is None
     assert models.fingerprint(loaded.variables) == models.fingerprint(variables)
+
+
+def test_other_preprocessing_is_refused(tiny_family, tiny_backbone):
+    """It would run, and round other symbols, under the same fingerprints."""
+    other = dataclasses.replace(tiny_backbone.preprocessing, interpolation="bicubic")
+    with pytest.raises(FamilyError, match=r"bicubic.*was trained with.*bilinear"):
+        tiny_family.bind(dataclasses.replace(tiny_backbone, preprocessing=other))

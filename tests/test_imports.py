@@ -181,6 +181,14 @@ def test_light_imports_load_no_jax():
     assert done.stdout.strip() == "[]"
 
 
+def test_folders_are_there_without_an_import_of_their_own():
+    program = "import jaxsplit; print(jaxsplit.models.cuts('resnet18')['stage4.block2'])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "(7, 7, 512)\n"
+
+
 def test_public_names_resolve():
     assert jaxsplit.__all__ == sorted(jaxsplit.__all__)
     for name in jaxsplit.__all__:

@@ -188,6 +188,15 @@ def test_both_forms_of_a_convolution_give_the_same_values(size, k, depthwise, st
         close(direct, expected)
 
 
+def test_unknown_paddings_and_forms_are_refused():
+    x, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((1, 1, 2, 2))
+    with pytest.raises(ValueError, match="VALID"):
+        conv(x, kernel, padding="VALID")
+    with pytest.raises(ValueError, match="fastest"):
+        conv(x, kernel, form="fastest")
+    assert conv(x, kernel, padding=np.int64(0), stride=3).shape == (1, 2, 2, 2)
+
+
 def test_the_form_of_a_convolution_is_chosen_by_its_kernel():
     """No convolution is left in the program of a 1×1 or a depthwise one."""
     x = jnp.zeros((1, 4, 4, 6))

@@ -1,6 +1,7 @@
 """Coding tables fitted to what given images really yield."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -38,10 +39,22 @@ def fit_tables(family: RateFamily, backbone: models.Backbone, source: data.Sourc
         features = sender.features(images[start : start + size])
         for rate_id, symbols in seen.items():
             symbols.append(sender.quantise(features, rate_id))
+    return with_tables_of(
+        sender.family, {rate_id: np.concatenate(symbols) for rate_id, symbols in seen.items()}
+    )
+
+
+def with_tables_of(family: RateFamily, symbols: Mapping[str, np.ndarray]) -> RateFamily:
+    """The family with tables that follow given symbols, one table for all channels of a rate.
+
+    Args:
+      family: the rates; tables go on rounding where they did.
+      symbols: rate id → int32 [..., C].
+    """
     rates = []
     for rate in family.rates:
-        values, counts = np.unique(np.concatenate(seen[rate.rate_id]), return_counts=True)
+        values, counts = np.unique(symbols[rate.rate_id], return_counts=True)
         histogram = dict(zip(values.tolist(), counts.tolist(), strict=True))
         tables = tables_from_counts(histogram, rate.spec.channels, rate.tables.offsets)
         rates.append(dataclasses.replace(rate, tables=tables, measured={}))
-    return dataclasses.replace(sender.family, rates=tuple(rates))
+    return dataclasses.replace(family, rates=tuple(rates))

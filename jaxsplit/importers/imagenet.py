@@ -7,6 +7,9 @@ import importlib.util
 from pathlib import Path
 
 from jaxsplit.data import Preprocessing
+from jaxsplit.errors import DataError
+
+NUM_CLASSES = 1000
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # EfficientNet-Lite0 … 4: side of the input, in pixels; scaled to 32 more before the crop.
@@ -38,12 +41,19 @@ def preprocessing(name: str) -> Preprocessing:
 def class_names() -> tuple[str, ...]:
     """WordNet ids of the 1,000 classes in the order of the logits, as TensorFlow Datasets has them.
 
+    Raises:
+      DataError: it has no such list.
+
     >>> class_names()[0], len(class_names())
     ('n01440764', 1000)
     """
     # Found without importing the package, which takes a second.
     spec = importlib.util.find_spec("tensorflow_datasets")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    folder = Path(spec.submodule_search_locations[0])
-    return tuple((folder / "datasets" / "imagenet2012" / "labels.txt").read_text().split())
+    for place in (spec and spec.submodule_search_locations) or ():
+        listing = Path(place, "datasets", "imagenet2012", "labels.txt")
+        if listing.is_file():
+            return tuple(listing.read_text().split())
+    raise DataError(
+        "the installed tensorflow-datasets has no list of ImageNet's classes: install another "
+        "version of it"
+    )

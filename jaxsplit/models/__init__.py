@@ -87,20 +87,25 @@ def cuts(
       name: one of `names()`.
       input_shape: (H, W, c) of one image.
 
+    Raises:
+      ConfigError: there is no such model, or no such image.
+
     >>> cuts("resnet8_small", (28, 28, 1))["stage2.block1"]
     (14, 14, 32)
     >>> cuts("resnet50")["stage4.block3"]
     (7, 7, 2048)
     """
     module = create(name, num_classes=2)
-    names = module.endpoints()[:-1]
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")
+    endpoints = module.endpoints()[:-1]
 
     def run(x: jax.Array) -> list[Any]:
         variables = module.init(jax.random.key(0), x)
         features: list[Any] = [x]
-        for start, stop in zip((None, *names), names, strict=False):
+        for start, stop in zip((None, *endpoints), endpoints, strict=False):
             features.append(module.apply(variables, features[-1], start=start, stop=stop))
         return features[1:]
 
     shapes = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
-    return {name: shape.shape[1:] for name, shape in zip(names, shapes, strict=True)}
+    return {name: shape.shape[1:] for name, shape in zip(endpoints, shapes, strict=True)}

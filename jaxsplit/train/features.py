@@ -17,9 +17,8 @@ from jaxsplit import data
 from jaxsplit.data.pipeline import step_indices
 from jaxsplit.errors import ConfigError
 from jaxsplit.models import Backbone
+from jaxsplit.models.inference import batch_size
 from jaxsplit.split import Split
-
-_BATCH = 250
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,11 +134,12 @@ def _fill(features: np.ndarray, split: Split, backbone: Backbone, images: np.nda
         return x, split.tail(variables, x)
 
     teacher = []
-    for start in range(0, len(features), _BATCH):
-        index = np.arange(start, min(start + _BATCH, len(features)))
+    size = batch_size(images.shape[1:])
+    for start in range(0, len(features), size):
+        index = np.arange(start, min(start + size, len(features)))
         batch = images[index % len(images)]
         batch = np.where((index < len(images))[:, None, None, None], batch, batch[:, :, ::-1])
-        padded = np.zeros((_BATCH, *batch.shape[1:]), batch.dtype)
+        padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
         padded[: len(batch)] = batch
         x, logits = head_and_teacher(backbone.variables, jnp.asarray(padded))
         features[index] = np.asarray(x)[: len(batch)]

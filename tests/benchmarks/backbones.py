@@ -4,8 +4,10 @@
 
 One run compares, on real images and with equal threads: preprocessing with torchvision's, logits
 with torchvision's ResNet-50 and timm's EfficientNet-Lite0 (normalisation kept and folded), and the
-time of batches of 32 and of 1, PyTorch eager in both memory layouts, all taken in turns. Needs
-`pip install ".[bench,imagenet]"`. Without --resnet50 its weights are drawn at random.
+time of batches of 32 and of 1, PyTorch eager in both memory layouts, all taken in turns. Exit
+status 1 says that pixels differ by more than a grey level, logits by more than 1e-3 (kept from
+folded: 1e-4), or that a batch of 32 takes longer than PyTorch's best. Needs
+`pip install ".[bench]"`. Without --resnet50 its weights are drawn at random.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import functools
 import json
 import os
 import statistics
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,8 +33,10 @@ from PIL import Image
 
 from jaxsplit.importers.pretrained import PACKAGES, load_backbone
 
+PIXELS, LOGITS, FOLDED, SPEED = 1, 1e-3, 1e-4, 1.0
 
-def main() -> None:
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True, help="folder of image files")
     parser.add_argument("--resnet50", type=Path, help="weights with torchvision's names")
@@ -51,6 +57,9 @@ def main() -> None:
         )
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
+    failed = [name for name, network in report["networks"].items() if network["fails"]]
+    print(f"out of tolerance: {', '.join(failed)}" if failed else "all within tolerance")
+    return 1 if failed else 0
 
 
 def networks(resnet50_file):
@@ -58,7 +67,7 @@ def networks(resnet50_file):
     transforms, modes = torchvision.transforms, torchvision.transforms.InterpolationMode
     resnet50 = torchvision.models.resnet50()
     if resnet50_file is None:
-        resnet50_file = Path("resnet50-random.safetensors")
+        resnet50_file = Path(tempfile.mkdtemp()) / "resnet50.safetensors"
         safetensors.torch.save_file(resnet50.state_dict(), resnet50_file)
     # Files whose normalisation counts no batches are complete without that count.
     missing = resnet50.load_state_dict(
@@ -130,7 +139,12 @@ def compare(name, theirs, backbone, transform, pictures, rounds):
         report["times"][batch] = times
         print(f"  batch {batch}: " + ", ".join(f"{k} {1e3 * t:.1f} ms" for k, t in times.items()))
         for form in programs:
-            print(f"    jaxsplit {form}: {best / times[f'jaxsplit {form}']:.2f}× PyTorch's best")
+            ratio = best / times[f"jaxsplit {form}"]
+            report["times"][batch][f"{form} against PyTorch's best"] = ratio
+            print(f"    jaxsplit {form}: {ratio:.2f}× PyTorch's best")
+    slow = report["times"][32]["folded against PyTorch's best"] < SPEED
+    off = max(report["logits_kept"], report["logits_folded"]) > LOGITS
+    report["fails"] = bool(slow or off or grey > PIXELS or report["kept_against_folded"] > FOLDED)
     return report
 
 
@@ -148,4 +162,4 @@ def in_turns(calls, rounds):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

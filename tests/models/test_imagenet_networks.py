@@ -80,7 +80,7 @@ def test_every_block_is_a_cut(name, count, shapes):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0"])
 def test_head_then_tail_is_the_uncut_network_at_every_cut(randomised, name):
-    """Each block compiled by itself is one program, cut or uncut: equal to the bit."""
+    """Block after block, and as one head and one tail: equal to the sums' last places."""
     shape = (33, 40, 3)  # odd sizes too
     module = models.create(name, 5)
     variables = randomised(module, shape)

@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_family(encode)
     encode.add_argument("--rate", required=True, metavar="ID")
     encode.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.jspl")
+    encode.add_argument(
+        "--frame-checks", action="store_true", help="four bytes an image that find a damaged one"
+    )
 
     decode = add("decode", "A .jspl file to predictions: what the server does.")
     decode.add_argument("file", type=Path, metavar="FILE.jspl")

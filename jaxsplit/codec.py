@@ -53,7 +53,7 @@ class _End:
                 make_split(backbone, family.cut, spec),
                 jax.device_put(unit),
                 jnp.asarray(rate.tables.offsets),
-                coding.EntropyCoder(rate.tables),
+                rate.coder,
             )
 
     @property
@@ -65,7 +65,9 @@ class _End:
             )
             for rate in self.family.rates
         )
-        return coding.Header(self.family.fingerprint, rates)
+        return coding.Header(
+            self.family.fingerprint, rates, self.backbone.preprocessing.input_shape
+        )
 
     def _rate(self, rate_id: str) -> _RateEnd:
         self.family[rate_id]  # an unknown rate is a FamilyError
@@ -157,6 +159,15 @@ class Receiver(_End):
 
     Args and errors: as of `Sender`.
     """
+
+    def check(self, header: coding.Header) -> None:
+        """Refuses what was encoded for another receiver; for a stream, before its first frame.
+
+        Raises:
+          OtherFamilyError: the header is of another family.
+          OtherTablesError: it claims this family, but other rates, tables or shapes.
+        """
+        self.header.check(header)
 
     def decode(self, frames: Sequence[bytes]) -> np.ndarray:
         """Frames of any rates → logits float32 [N, K].

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # What is heavy is imported by the command that needs it.
-from jaxsplit.errors import ConfigError, DataError, FamilyError
+from jaxsplit.errors import BitstreamError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from jaxsplit.family import RateFamily
@@ -107,15 +108,13 @@ def encode(options: argparse.Namespace) -> None:
     images = [
         backbone.preprocessing.apply(data.decode_image(Path(name))) for name in options.images
     ]
-    sender = Sender(family, backbone, batch_size=min(len(images), 32))
+    # One at a time: an image's bytes then don't depend on what it is encoded with.
+    sender = Sender(family, backbone, batch_size=1)
     frames = sender.encode(np.stack(images), options.rate)
     count = len(family.rates)
     opened = [coding.unpack_frame(frame, count)[0] for frame in frames]
-    written = coding.write_container(sender.header, opened)
-    try:
-        options.output.write_bytes(written)
-    except OSError as error:
-        raise ConfigError(f"cannot write {options.output}: {error.strerror}") from error
+    written = coding.write_container(sender.header, opened, frame_checks=options.frame_checks)
+    _write(options.output, written)
     payload = sum(map(len, frames))
     print(
         f"{len(frames)} images, {payload} bytes ({payload / len(frames):.1f} an image) "
@@ -133,8 +132,10 @@ def decode(options: argparse.Namespace) -> None:
     header, frames = coding.read_container(_read(options.file))
     family, backbone = _open(options)
     receiver = Receiver(family, backbone, batch_size=min(max(len(frames), 1), 32))
-    if header != receiver.header:
-        raise FamilyError(f"{options.file} was encoded with another family than {options.family}")
+    try:
+        receiver.check(header)
+    except BitstreamError as error:
+        raise type(error)(f"{options.file}, for {options.family}: {error}") from error
     count = len(family.rates)
     packed = [coding.pack_frame(frame.payload, frame.rate_index, count) for frame in frames]
     logits = receiver.decode(packed).astype(np.float64)
@@ -250,6 +251,23 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all; what is there and no file, such as a pipe, is written to."""
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _check_writable(directory: Path) -> None:

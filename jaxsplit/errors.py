@@ -31,3 +31,19 @@ class CheckpointError(JaxsplitError):
 
 class BitstreamError(JaxsplitError):
     """Bytes are corrupted, truncated, or come from another family, rate or format version."""
+
+
+class NewerVersionError(BitstreamError):
+    """A file or stream of a format version that this library is too old for."""
+
+
+class OtherFamilyError(BitstreamError):
+    """A file or stream that was encoded with another family than the receiver has."""
+
+
+class OtherTablesError(BitstreamError):
+    """A file or stream that names this family, but other rates, tables or shapes than it has."""
+
+
+class CoderError(BitstreamError):
+    """The installed entropy coder behaves differently from the one that the format describes."""

@@ -1,7 +1,8 @@
 """A rate family: the small trees of all rates of one cut, as a value and as a folder.
 
 On disk: `family.json`, and for each rate `rates/<rate_id>-<digest>/` with its parameters and its
-coding tables. The digest is of that content, so a damaged rate is noticed, and saving never
+coding tables. The digest is of that content, so a damaged rate is noticed; `family.json` also has
+a short stream for each rate, so that a coder that changed is noticed. Saving never
 touches a folder that the present `family.json` names: replacing `family.json` is the one step that
 makes a new family the family.
 """
@@ -9,6 +10,7 @@ makes a new family the family.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +22,7 @@ from typing import Any
 
 from jaxsplit import checkpoint, models
 from jaxsplit.bottleneck import BottleneckSpec
-from jaxsplit.coding import CodingTables
+from jaxsplit.coding import CodingTables, EntropyCoder, run_self_test, write_self_test
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import CheckpointError, ConfigError, FamilyError
 from jaxsplit.split import Split, make_split
@@ -62,6 +64,11 @@ class FamilyRate:
         return hashlib.sha256(
             (models.fingerprint(self.variables) + self.tables.fingerprint).encode()
         ).hexdigest()
+
+    @functools.cached_property
+    def coder(self) -> EntropyCoder:
+        """The tables' coder, built once: it reads every interval back."""
+        return EntropyCoder(self.tables)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,6 +192,7 @@ class RateFamily:
             "measured": rate.measured,
             "tables": rate.tables.fingerprint,
             "digest": rate.digest,
+            "self_test": write_self_test(rate.coder).hex(),
             "folder": folder,
         }
 
@@ -194,6 +202,7 @@ class RateFamily:
 
         Raises:
           FamilyError: there is none, it is damaged, or its format is of another version.
+          CoderError: the installed coder does not reproduce a rate's self-test.
         """
         directory = Path(directory)
         try:
@@ -216,7 +225,7 @@ class RateFamily:
                 cut=index["cut"],
                 rates=tuple(cls._load_rate(directory, entry) for entry in index["rates"]),
             )
-        except (KeyError, TypeError, ConfigError, CheckpointError) as error:
+        except (KeyError, TypeError, ValueError, ConfigError, CheckpointError) as error:
             raise FamilyError(f"the family at {directory} is damaged: {error}") from error
 
     @staticmethod
@@ -235,6 +244,8 @@ class RateFamily:
         )
         if rate.digest != entry["digest"]:
             raise FamilyError(f"rate {rate.rate_id} of {directory} was changed after it was saved")
+        if "self_test" in entry:  # families of before it have none
+            run_self_test(rate.coder, bytes.fromhex(entry["self_test"]))
         return rate
 
 

@@ -1,14 +1,10 @@
 """Symbols to bytes and back: integer tables, a range coder and the `.jspl` container. No jax."""
 
-from jaxsplit.coding.bitstream import (
-    Header,
-    RateInfo,
-    Writer,
-    read_container,
-    write_container,
-)
+from jaxsplit.coding.bitstream import Writer, read_container, write_container
 from jaxsplit.coding.entropy_coder import MAX_SYMBOLS, EntropyCoder
 from jaxsplit.coding.frames import Frame, pack_frame, unpack_frame
+from jaxsplit.coding.header import Header, RateInfo, pack_header, unpack_header
+from jaxsplit.coding.self_test import run_self_test, write_self_test
 from jaxsplit.coding.tables import CodingTables
 
 __all__ = [
@@ -20,7 +16,11 @@ __all__ = [
     "RateInfo",
     "Writer",
     "pack_frame",
+    "pack_header",
     "read_container",
+    "run_self_test",
     "unpack_frame",
+    "unpack_header",
     "write_container",
+    "write_self_test",
 ]

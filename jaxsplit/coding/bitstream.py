@@ -1,94 +1,88 @@
-"""The `.jspl` container: one header, then frames of one varint and a payload each.
+"""The `.jspl` container, and the whole of its format.
 
-    "JSPL" · version (1 byte) · family fingerprint (16 bytes) · number of rates (1 byte)
-    per rate: id length (1 byte) · id (UTF-8) · table fingerprint (16 bytes) · varints h, w, C
-    per frame: varint 1 + length · n_rates + rate_index · payload
-    varint 0 · CRC-32 of everything before it (4 bytes, little-endian)
+What follows is enough to write a decoder in another language, given a family's integer tables.
+Numbers of several bytes are little-endian, but for the payload's. A varint has seven bits a byte,
+lowest first, bit 7 set on all but its last byte, in the fewest bytes and at most six.
 
-Varints are little-endian base 128 in the fewest bytes. A frame's costs two bytes up to
-16383 // n_rates - 1 bytes of payload: 3275 for five rates. Every size is compared with what is
-there and with a limit before memory is taken for it.
+Container
+---------
+    "JSPL" · version (1 byte: 2) · flags (1 byte) · family fingerprint (16 bytes)
+    varints H, W, c of the images, or three zeros · number of rates n (1 byte, 1 … 255)
+    per rate: id length (1 byte, 1 … 64) · id (UTF-8) · table fingerprint (16 bytes)
+              varints h, w, C of its latents, h·w·C ≤ 2**22
+    frames · varint 0 · CRC-32 of everything before it (4 bytes)
+
+Fingerprints are the first halves of SHA-256 digests. Flag 1: frames carry checks; other flags are
+for later versions and refused. Version 1 has neither the flags' byte nor the images' shape.
+
+A stream (socket) is the header and then frames, without an end or checks: beside its payload an
+image costs two bytes up to 16383 // n - 1 bytes of payload, 3275 for five rates.
+
+Frame
+-----
+    varint 1 + length·n + rate index · payload (length bytes, at most 2**28)
+    with flag 1: CRC-32 (4 bytes) of the frame's number in the file, 0, 1, … (4 bytes), of the
+    varint and of the payload
+
+CRC-32 is zlib's (polynomial 0x04C11DB7 reflected, initial and final value 0xFFFFFFFF).
+
+Tables
+------
+A rate's tables give for every channel c a minimum m, a size n >= 2 and n counts T >= 1 with sum
+65536. Entry j < n - 1 stands for the symbol m + j; the last entry is the escape. The interval of
+entry j starts at 256·(T_0 + … + T_(j-1)) and is 256·T_j wide, in units of 2**-24. All is integer.
+Tables also carry the offset that each channel is rounded around: the latent is symbol + offset. A
+channel's scale is folded into the unit's convolutions; the family's fingerprint covers it. Channels
+that share a table repeat its counts, each with its own minimum and offset. So offsets, scales and
+sharing take no place in the stream, and its table fingerprint covers the first and the last.
+
+Payload
+-------
+One range-coder stream of one latent of h × w × C symbols.
+
+Order: channels with identical counts (whatever their minima) form a group; groups go by their
+first channel, channels within a group rise. Each channel gives its h·w entries row by row. After
+the last channel follow the escapes of all channels, e of them in the order in which their escape
+entries came: first e bit lengths, then e low pieces, then the high pieces of those that have one.
+
+Escape: a symbol d >= 1 steps outside of its table (d = m - symbol below, d = symbol - (m + n - 2)
+above) has the bit length k of d, 1 ≤ k ≤ 32, so 2**(k-1) ≤ d < 2**k. The length is coded as the
+entry k - 1 of a table with the counts 32753, 16384 >> 0, 16384 >> 1, …, 16384 >> 14 (which is 1),
+and then sixteen times 1: 32 counts with sum 65536. The k bits f = 2·(d - 2**(k-1)) + below, with
+below 1 or 0, are coded with equal widths: the low piece f mod 2**min(k, 16), of width
+2**(24 - min(k, 16)), and where k > 16 the high piece f >> 16, of width 2**(24 - (k - 16)). A
+symbol beyond int32 is an error.
+
+Decoder: the payload is followed by zeros without end. D is its first 8 bytes, big-endian, and
+R = 2**64 - 1. For each entry:
+
+    s = R >> 24;  q = D // s;  q >= 2**24 is an error
+    find the entry with start ≤ q < start + width
+    D = D - s·start;  R = s·width
+    if R < 2**32:  D = D·2**32 + the next 4 bytes, big-endian;  R = R·2**32
+
+Encoder: L = 0, an integer of unlimited length, and R = 2**64 - 1. For each entry L = L + s·start
+and R = s·width; where R < 2**32 both are multiplied by 2**32, so that after w such steps L has
+4·w + 8 bytes, and a carry may run through all of them. At the end the payload is the shortest
+byte string that, as a big-endian number of 4·w + 8 bytes with zeros behind it, lies in
+[L, L + R): empty where L = 0, else the fewest first bytes of L + R - 1 that do. So its last byte
+is never zero. A decoder refuses a payload that ends in zero or has more bytes than
+1 + (the information of its symbols and 0.0057 bits for each step of the coder) / 8.
+
+Every size is compared with what is there and with a limit before memory is taken for it.
 """
 
 import io
-import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO
 
-from jaxsplit.coding.entropy_coder import MAX_SYMBOLS
-from jaxsplit.coding.frames import Cursor, Frame, corrupted, pack_frame, pack_varint, unpack_frame
-from jaxsplit.errors import BitstreamError, ConfigError
+from jaxsplit.coding.frames import Cursor, Frame, corrupted, pack_frame, unpack_frame
+from jaxsplit.coding.header import FRAME_CHECKS, Header, pack_header, unpack_header
 
-MAGIC = b"JSPL"
-VERSION = 1
-MAX_RATES = 255
-
-_FINGERPRINT_BYTES = 16
-_MAX_ID_BYTES = 64
 _END = b"\0"
 _CRC_BYTES = 4
-
-
-@dataclass(frozen=True)
-class RateInfo:
-    """What a container says about one rate.
-
-    Args:
-      rate_id: its name in the family, 1 … 64 bytes of UTF-8.
-      tables: fingerprint of its coding tables in hexadecimal; the first 32 digits are kept.
-      shape: h, w and channels of its latents; at most 2**22 symbols.
-
-    Raises:
-      ConfigError: one of them does not fit the format.
-    """
-
-    rate_id: str
-    tables: str
-    shape: tuple[int, int, int]
-
-    def __post_init__(self) -> None:
-        size = len(self.rate_id.encode())
-        if not 1 <= size <= _MAX_ID_BYTES:
-            raise ConfigError(
-                f"rate id {self.rate_id[:80]!r} has {size} bytes, expected 1 … {_MAX_ID_BYTES}; "
-                "choose a shorter name"
-            )
-        object.__setattr__(self, "tables", _digits(self.tables))
-        shape = tuple(int(size) for size in self.shape)
-        if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MAX_SYMBOLS:
-            raise ConfigError(
-                f"rate {self.rate_id} has latents of {shape}, expected positive h, w and channels "
-                f"with at most {MAX_SYMBOLS} symbols"
-            )
-        object.__setattr__(self, "shape", shape)
-
-
-@dataclass(frozen=True)
-class Header:
-    """The head of a container; compare it with `==` to the one your family gives.
-
-    Args:
-      family: fingerprint of the family in hexadecimal; the first 32 digits are kept.
-      rates: 1 … 255 rates with different ids; a frame's rate_index counts into them.
-
-    Raises:
-      ConfigError: one of them does not fit the format.
-    """
-
-    family: str
-    rates: tuple[RateInfo, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "family", _digits(self.family))
-        object.__setattr__(self, "rates", tuple(self.rates))
-        ids = [rate.rate_id for rate in self.rates]
-        if not 1 <= len(ids) <= MAX_RATES or len(set(ids)) != len(ids):
-            raise ConfigError(
-                f"a container of {len(ids)} rates, expected 1 … {MAX_RATES} with different ids"
-            )
 
 
 class Writer:
@@ -100,24 +94,30 @@ class Writer:
     Args:
       file: where to write; needs only `write`.
       header: the container's header.
+      frame_checks: adds four bytes to every frame, which tell the damaged frame from the others.
     """
 
-    def __init__(self, file: BinaryIO, header: Header) -> None:
+    def __init__(self, file: BinaryIO, header: Header, *, frame_checks: bool = False) -> None:
         self._file = file
         self._n_rates = len(header.rates)
+        self._checked = frame_checks
+        self._count = 0
         self._crc = 0
-        self._write(_pack_header(header))
+        self._write(pack_header(header, FRAME_CHECKS if frame_checks else 0))
 
     def write(self, payload: bytes, rate_index: int) -> int:
         """Appends one frame; returns its bytes with everything that the image cost."""
         frame = pack_frame(payload, rate_index, self._n_rates)
+        if self._checked:
+            frame += _frame_check(self._count, frame)
         self._write(frame)
+        self._count += 1
         return len(frame)
 
     def close(self) -> None:
         """Writes the end marker and the checksum."""
         self._write(_END)
-        self._file.write(self._crc.to_bytes(_CRC_BYTES, "little"))
+        self._file.write(_checksum(self._crc))
 
     def _write(self, data: bytes) -> None:
         self._crc = zlib.crc32(data, self._crc)
@@ -137,19 +137,22 @@ class Writer:
             self.close()
 
 
-def write_container(header: Header, frames: Iterable[Frame]) -> bytes:
+def write_container(
+    header: Header, frames: Iterable[Frame], *, frame_checks: bool = False
+) -> bytes:
     """A whole container as bytes.
 
     Raises:
       ConfigError: a frame does not fit the header.
 
+    >>> from jaxsplit.coding import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> data = write_container(header, [Frame(0, b"abc"), Frame(0, b"")])
     >>> read_container(data) == (header, [Frame(0, b"abc"), Frame(0, b"")])
     True
     """
     file = io.BytesIO()
-    with Writer(file, header) as writer:
+    with Writer(file, header, frame_checks=frame_checks) as writer:
         for frame in frames:
             writer.write(frame.payload, frame.rate_index)
     return file.getvalue()
@@ -162,67 +165,38 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
       data: the whole file.
 
     Raises:
-      BitstreamError: not a container, of another format version, truncated or corrupted.
+      NewerVersionError: a newer jaxsplit wrote it.
+      BitstreamError: not a container, truncated or corrupted.
     """
     data = bytes(data)
-    header, position = _unpack_header(data)
+    header, flags, position = unpack_header(data)
     n_rates = len(header.rates)
-    frames = []
+    frames: list[Frame] = []
     while data[position : position + 1] != _END:
-        frame, position = unpack_frame(data, n_rates, position)
+        frame, end = unpack_frame(data, n_rates, position)
+        if flags & FRAME_CHECKS:
+            cursor = Cursor(data, end)
+            if cursor.take(_CRC_BYTES, "frame check") != _frame_check(
+                len(frames), data[position:end]
+            ):
+                raise corrupted(f"frame {len(frames)}, at byte {position}, fails its check")
+            end = cursor.position
         frames.append(frame)
+        position = end
     cursor = Cursor(data, position + 1)
-    checksum = int.from_bytes(cursor.take(_CRC_BYTES, "checksum"), "little")
+    checksum = cursor.take(_CRC_BYTES, "checksum")
     if cursor.position < len(data):
         raise corrupted(f"{len(data) - cursor.position} bytes follow its end")
-    actual = zlib.crc32(memoryview(data)[: position + 1])
+    actual = _checksum(zlib.crc32(memoryview(data)[: position + 1]))
     if actual != checksum:
-        raise corrupted(f"checksum {actual:08x}, expected {checksum:08x}")
+        raise corrupted(f"checksum {actual[::-1].hex()}, expected {checksum[::-1].hex()}")
     return header, frames
 
 
-def _pack_header(header: Header) -> bytes:
-    parts = [MAGIC, bytes([VERSION]), bytes.fromhex(header.family), bytes([len(header.rates)])]
-    for rate in header.rates:
-        name = rate.rate_id.encode()
-        parts += [bytes([len(name)]), name, bytes.fromhex(rate.tables)]
-        parts += [pack_varint(size) for size in rate.shape]
-    return b"".join(parts)
+def _frame_check(number: int, frame: bytes) -> bytes:
+    # The number is in it so that frames that changed places are noticed.
+    return _checksum(zlib.crc32(frame, zlib.crc32((number & 0xFFFFFFFF).to_bytes(4, "little"))))
 
 
-def _unpack_header(data: bytes) -> tuple[Header, int]:
-    """The header, and where the first frame begins."""
-    if not data.startswith(MAGIC) and not MAGIC.startswith(data):
-        raise BitstreamError(
-            f"not a jaxsplit file: it begins with {data[:4]!r}, expected {MAGIC!r}; "
-            "give a file that `jaxsplit encode` wrote"
-        )
-    cursor = Cursor(data, 0)
-    cursor.take(len(MAGIC), "header")
-    version = cursor.byte("format version")
-    if version != VERSION:
-        raise BitstreamError(
-            f"format version {version}, this library reads {VERSION}; "
-            "decode it with the jaxsplit that wrote it, or encode it again"
-        )
-    family = cursor.take(_FINGERPRINT_BYTES, "family fingerprint").hex()
-    rates = []
-    try:
-        for _ in range(cursor.byte("number of rates")):
-            rate_id = cursor.take(cursor.byte("rate id"), "rate id").decode()
-            tables = cursor.take(_FINGERPRINT_BYTES, "table fingerprint").hex()
-            height, width, channels = (cursor.varint("latent shape") for _ in range(3))
-            rates.append(RateInfo(rate_id, tables, (height, width, channels)))
-        return Header(family, tuple(rates)), cursor.position
-    except (ConfigError, UnicodeDecodeError) as error:
-        raise corrupted(f"its header is invalid, {error}") from error
-
-
-def _digits(fingerprint: str) -> str:
-    digits = fingerprint[: 2 * _FINGERPRINT_BYTES].lower()
-    if len(digits) != 2 * _FINGERPRINT_BYTES or set(digits) - set("0123456789abcdef"):
-        raise ConfigError(
-            f"fingerprint {fingerprint[:80]!r}, expected at least {2 * _FINGERPRINT_BYTES} "
-            "hexadecimal digits"
-        )
-    return digits
+def _checksum(crc: int) -> bytes:
+    return crc.to_bytes(_CRC_BYTES, "little")

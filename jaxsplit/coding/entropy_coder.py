@@ -38,7 +38,7 @@ class EntropyCoder:
       tables: the rate's tables.
 
     Raises:
-      BitstreamError: the installed coder does not reproduce the tables.
+      CoderError: the installed coder does not reproduce the tables.
 
     >>> tables = CodingTables(
     ...     counts=np.array([[30000, 30000, 5536]], np.int32),

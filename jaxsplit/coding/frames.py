@@ -14,7 +14,7 @@ MAX_PAYLOAD_BYTES = 1 << 28
 _MAX_VARINT_BYTES = 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Frame:
     """The bytes of one image: which rate of the header, and its payload."""
 

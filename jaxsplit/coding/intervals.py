@@ -11,7 +11,7 @@ from typing import Any
 import constriction
 import numpy as np
 
-from jaxsplit.errors import BitstreamError
+from jaxsplit.errors import CoderError
 
 COUNT_BITS = 16
 TOTAL = 1 << COUNT_BITS
@@ -31,7 +31,7 @@ def categorical(counts: np.ndarray) -> Any:
       A model for `constriction`'s coders.
 
     Raises:
-      BitstreamError: the installed coder rounds these counts differently.
+      CoderError: the installed coder rounds these counts differently.
     """
     counts = np.asarray(counts, np.int64)
     # The coder hands every symbol one unit and shares out the remaining 2**24 - n in proportion
@@ -44,7 +44,7 @@ def categorical(counts: np.ndarray) -> Any:
         np.array_equal(widths, counts * _UNITS)
         and np.array_equal(starts, (np.cumsum(counts) - counts) * _UNITS)
     ):
-        raise BitstreamError(
+        raise CoderError(
             "the installed constriction does not reproduce these integer tables, so its bytes "
             "would not be readable elsewhere; install constriction 0.5"
         )

@@ -35,11 +35,11 @@ def _draw(tables, shape, seed=0):
     return symbols
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tables():
     return _tables
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def draw():
     return _draw

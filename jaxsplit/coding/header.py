@@ -1,4 +1,4 @@
-"""The head of a container: which family, which rates, which shapes; the layout is in `bitstream`."""
+"""The head of a container: family, rates and shapes. Its layout is written in `bitstream`."""
 
 import math
 from dataclasses import dataclass

@@ -168,7 +168,7 @@ def test_a_damaged_frame_is_named_by_its_check():
     for index in range(start - 1, start + 7):
         damaged = data.copy()
         damaged[index] ^= 0x40
-        with pytest.raises(BitstreamError, match="frame 0, at byte|truncated"):
+        with pytest.raises(BitstreamError, match=r"frame 0, at byte|truncated"):
             read_container(_sealed(damaged[:-4]))
 
 
@@ -181,7 +181,7 @@ def test_frames_that_changed_places_are_noticed():
     size = (len(ours) - head - 5) // 2
     swapped = ours[:head] + ours[head + size : head + 2 * size] + ours[head : head + size]
     assert swapped != theirs[: len(swapped)]
-    with pytest.raises(BitstreamError, match="frame 0, at byte .* fails its check"):
+    with pytest.raises(BitstreamError, match=r"frame 0, at byte .* fails its check"):
         read_container(_sealed(swapped + b"\0"))
 
 

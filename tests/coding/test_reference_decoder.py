@@ -1,4 +1,4 @@
-"""The specification is the format: a decoder written from it alone reads what the library writes."""
+"""The specification is the format: a decoder written from it alone reads what is written."""
 
 import numpy as np
 import pytest

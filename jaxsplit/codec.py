@@ -83,8 +83,8 @@ class Sender(_End):
     The same image gives the same bytes in any process on a machine, on any number of devices, at
     any place of a batch and beside any neighbours, since batches are padded to one size. Another
     batch_size is another program, whose sums XLA may order differently and so round a few symbols
-    to a neighbour: of 1.35 million symbols none on a CPU (ResNet-8 in batches of 1 to 250, ResNet-50's
-    S1 in batches of 1 to 32). Whatever was rounded, the frame decodes to just those symbols.
+    to a neighbour: of 1.35 million symbols none on a CPU (ResNet-8 in batches of 1 to 250, the S1
+    units on ResNet-50 in batches of 1 to 32). A frame decodes to what was rounded all the same.
     Where bytes must not depend on how many images are encoded, keep to one batch_size.
 
     Args:

@@ -144,6 +144,7 @@ def test_quickstart_writes_the_curve(quickstart):
             "bits_per_pixel",
             "top1",
             "n_images",
+            "table_bits_per_image",
         }
         assert point["n_images"] == written["uncompressed"]["n_images"] == 500
         assert 0 <= point["top1"] <= 1

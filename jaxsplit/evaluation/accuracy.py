@@ -17,6 +17,11 @@ from jaxsplit.family import RateFamily
 from jaxsplit.models.inference import batch_size, in_batches
 from jaxsplit.split import Split, make_split
 
+# Bytes of a frame beside its information: the payload's end, and a varint below 2**21.
+_MOST_OVERHEAD = 1 + 3
+# Bytes a symbol that the coder's own divisions may cost, if each escaped.
+_ROUNDING = 4 * 0.0057 / 8
+
 
 def evaluate(
     family: RateFamily,
@@ -30,7 +35,11 @@ def evaluate(
     Each image becomes a frame, the frame is decoded again, and its tail runs on what came out.
     `bytes_per_image` is the mean length of those frames, their fixed part included;
     `estimated_bits_per_image` is what the prior charges for the same rounded latents, or the tables
-    where an imported unit has no prior.
+    where an imported unit has no prior; `table_bits_per_image` what an ideal coder would need under
+    the integer tables. Usually the three rise in this order, the prior below the tables by what
+    integers cost. Only the last step is held for any images whatever: the bytes are at most those
+    of the tables, one for the payload's end and those of the frame. (They can be fewer: the
+    payload of a blank image may be empty.)
 
     Args:
       family: the rates.
@@ -42,7 +51,7 @@ def evaluate(
 
     Raises:
       FamilyError: there is no such rate, or the family belongs to another backbone.
-      BitstreamError: a frame did not decode to the symbols that were sent.
+      BitstreamError: a frame did not decode to the symbols that were sent, or is too long.
       DataError: the images are of other classes than the backbone's.
     """
     backbone.check_classes(source)
@@ -63,6 +72,12 @@ def evaluate(
             raise BitstreamError(f"rate {rate.rate_id}: a frame decoded to other symbols")
         logits = receiver.predict(decoded, rate.rate_id)
         length = float(np.mean([len(frame) for frame in frames]))
+        table_bits = rate.tables.information_bits(decoded) / len(decoded)
+        if length > table_bits / 8 + _MOST_OVERHEAD + _ROUNDING * decoded[0].size:
+            raise BitstreamError(
+                f"rate {rate.rate_id}: {length:.1f} bytes an image, but its tables explain "
+                f"{table_bits / 8:.1f}: the coder wastes bytes"
+            )
         points.append(
             RatePoint(
                 rate_id=rate.rate_id,
@@ -72,6 +87,7 @@ def evaluate(
                 bits_per_pixel=8 * length / pixels,
                 top1=float(np.mean(logits.argmax(-1) == labels)),
                 n_images=len(labels),
+                table_bits_per_image=table_bits,
             )
         )
     return Curve(float(np.mean(uncut == labels)), len(labels), tuple(points))

@@ -19,6 +19,9 @@ import numpy as np
 
 from jaxsplit.errors import ConfigError, DataError
 
+# Added to the file later: left out where it is None, and missing in older files.
+_OPTIONAL = ("table_bits_per_image",)
+
 
 @dataclass(frozen=True)
 class RatePoint:
@@ -33,6 +36,8 @@ class RatePoint:
       bits_per_pixel: 8 · bytes_per_image per pixel of the image that entered the network.
       top1: accuracy through those bytes, 0 … 1.
       n_images: how many images were measured.
+      table_bits_per_image: information content of the same latents under the rate's integer
+        tables, mean: what an ideal coder would write; None in a file of before it was measured.
 
     Raises:
       ConfigError: a number is not finite or out of its range.
@@ -45,14 +50,16 @@ class RatePoint:
     bits_per_pixel: float
     top1: float
     n_images: int
+    table_bits_per_image: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.rate_id, str) or not self.rate_id:
             raise ConfigError(f"rate_id is {self.rate_id!r}, expected a name")
         for name in ("bytes_per_image", "estimated_bits_per_image", "bits_per_pixel"):
             _set_number(self, name)
-        if self.lmbda is not None:
-            _set_number(self, "lmbda")
+        for name in ("lmbda", "table_bits_per_image"):
+            if getattr(self, name) is not None:
+                _set_number(self, name)
         _set_number(self, "top1", highest=1.0)
         _set_count(self, "n_images")
 
@@ -94,7 +101,11 @@ class Curve:
     def to_json(self) -> str:
         """The text of `curve.json`."""
         points = [
-            {_json_key(name): value for name, value in asdict(point).items()}
+            {
+                _json_key(name): value
+                for name, value in asdict(point).items()
+                if value is not None or name not in _OPTIONAL
+            }
             for point in self.points
         ]
         uncompressed = {"top1": self.uncompressed_top1, "n_images": self.n_images}
@@ -128,8 +139,10 @@ class Curve:
             names = tuple(RatePoint.__dataclass_fields__)
             points = []
             for number, entry in enumerate(content["points"]):
-                _check_keys(entry, tuple(map(_json_key, names)), f"points[{number}]")
-                points.append(RatePoint(**{name: entry[_json_key(name)] for name in names}))
+                keys = entry if isinstance(entry, dict) else ()
+                present = [name for name in names if name not in _OPTIONAL or name in keys]
+                _check_keys(entry, tuple(map(_json_key, present)), f"points[{number}]")
+                points.append(RatePoint(**{name: entry[_json_key(name)] for name in present}))
             uncompressed = content["uncompressed"]
             return cls(uncompressed["top1"], uncompressed["n_images"], tuple(points))
         except ConfigError as error:

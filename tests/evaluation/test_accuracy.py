@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxsplit import data, ops
-from jaxsplit.codec import Sender
+from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError, DataError, FamilyError
 from jaxsplit.evaluation.accuracy import evaluate, predictor
 from jaxsplit.models.inference import batch_size
@@ -87,6 +87,34 @@ def test_the_prior_estimates_what_the_tables_charge(curve, symbols, tiny_family)
         tables = tiny_family[point.rate_id].tables
         charged = tables.information_bits(symbols[point.rate_id]) / len(symbols[point.rate_id])
         assert charged == pytest.approx(point.estimated_bits_per_image, rel=0.01, abs=0.05)
+
+
+def test_estimate_tables_and_bytes_rise_in_this_order(curve, symbols, tiny_family):
+    for point in curve.points:
+        tables = tiny_family[point.rate_id].tables
+        ours = tables.information_bits(symbols[point.rate_id]) / len(symbols[point.rate_id])
+        assert point.table_bits_per_image == pytest.approx(ours)
+        assert point.estimated_bits_per_image <= 1.002 * point.table_bits_per_image + 0.05
+        assert point.table_bits_per_image <= 8 * point.bytes_per_image
+        # Of a frame's bytes at most 0.6 is the payload's end, and one its length here.
+        assert point.bytes_per_image <= point.table_bits_per_image / 8 + 0.6 + 1
+
+
+def test_a_coder_that_wastes_bytes_is_an_error(
+    tiny_family, tiny_backbone, tiny_test_source, monkeypatch
+):
+    pack, read = Sender.frames, Receiver.symbols
+
+    def padded(*arguments):
+        return [frame + bytes(9) for frame in pack(*arguments)]
+
+    def tolerant(self, frames, rate_id):
+        return read(self, [frame[:-9] for frame in frames], rate_id)
+
+    monkeypatch.setattr(Sender, "frames", padded)
+    monkeypatch.setattr(Receiver, "symbols", tolerant)
+    with pytest.raises(BitstreamError, match=r"rate high: .* the coder wastes bytes"):
+        evaluate(tiny_family, tiny_backbone, tiny_test_source)
 
 
 def test_real_bytes_stay_within_three_percent_and_three_bytes_of_the_estimate(curve):

@@ -38,6 +38,17 @@ def test_file_round_trip_is_exact(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["curve.json"]
 
 
+def test_table_bits_are_kept_and_older_files_have_none(tmp_path):
+    curve = Curve(0.925, 2000, (_point(), _point(rate_id="r1", table_bits_per_image=1203.25)))
+    curve.write(tmp_path / "curve.json")
+    assert Curve.read(tmp_path / "curve.json") == curve
+    without, entry = json.loads(curve.to_json())["points"]
+    assert "table_bits_per_image" not in without
+    assert entry["table_bits_per_image"] == 1203.25
+    with pytest.raises(ConfigError, match="table_bits_per_image is -1"):
+        _point(table_bits_per_image=-1)
+
+
 def test_equal_curves_give_equal_files_whatever_their_numbers_came_as(tmp_path):
     point = _point(top1=np.float64(0.9105), n_images=np.int64(2000), lmbda=np.float64(1e-3))
     assert Curve(0.925, 2000, [point]).to_json() == Curve(0.925, 2000, (_point(),)).to_json()

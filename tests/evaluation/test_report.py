@@ -16,6 +16,7 @@ def _point(rate_id="r0", top1=0.875, **changes):
         "estimated_bits_per_image": 401.26,
         "bits_per_pixel": 0.531,
         "n_images": 2000,
+        "table_bits_per_image": 402.51,
     }
     return RatePoint(rate_id=rate_id, top1=top1, **(values | changes))
 
@@ -34,7 +35,7 @@ def _rows(text):
 def test_every_figure_is_in_its_row():
     curve = Curve(0.925, 2000, (_point(), _point("r1", 0.905, bytes_per_image=1234.56)))
     rows = _rows(render(curve, JPEG, WEBP, raw_bytes=784))
-    figures = ["0.001", "52.0", "401.3", "0.531", "87.50", "5.00", "217.3 (173.5)", "150.3 (30.5)"]
+    figures = ["0.001", "52.0", "401.3", "402.5", "87.50", "5.00", "217.3 (173.5)", "150.3 (30.5)"]
     assert rows["r0"] == figures
     assert rows["r1"][1] == "1235"
     assert rows["r1"][-3:] == ["2.00", "290.8 (180.7)", "150.3 (30.5)"]
@@ -56,6 +57,11 @@ def test_columns_without_a_sweep_are_left_out_and_an_empty_sweep_reaches_nothing
 
 def test_unknown_lambda_is_said():
     assert _rows(render(Curve(0.925, 2000, (_point(lmbda=None),))))["r0"][0] == "n/a"
+
+
+def test_table_bits_of_an_older_file_are_unknown():
+    point = _point(table_bits_per_image=None)
+    assert _rows(render(Curve(0.925, 2000, (point,))))["r0"][3] == "n/a"
 
 
 @pytest.mark.parametrize("rate_id", ["r0", "[bold]r0[/]", "[/]", "a_rather_long_name_of_a_rate"])

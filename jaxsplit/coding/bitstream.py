@@ -8,7 +8,7 @@ Container
 ---------
     "JSPL" · version (1 byte: 2) · flags (1 byte) · family fingerprint (16 bytes)
     varints H, W, c of the images, or three zeros · number of rates n (1 byte, 1 … 255)
-    per rate: id length (1 byte, 1 … 64) · id (UTF-8) · table fingerprint (16 bytes)
+    per rate: id length (1 byte, 1 … 64) · id (printable UTF-8) · table fingerprint (16 bytes)
               varints h, w, C of its latents, h·w·C ≤ 2**22
     frames · varint 0 · CRC-32 of everything before it (4 bytes)
 

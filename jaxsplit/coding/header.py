@@ -31,7 +31,7 @@ class RateInfo:
     """What a container says about one rate.
 
     Args:
-      rate_id: its name in the family, 1 … 64 bytes of UTF-8.
+      rate_id: its name in the family, 1 … 64 bytes of UTF-8, printable.
       tables: fingerprint of its coding tables in hexadecimal; the first 32 digits are kept.
       shape: h, w and channels of its latents; at most 2**22 symbols.
 
@@ -49,6 +49,10 @@ class RateInfo:
             raise ConfigError(
                 f"rate id {self.rate_id[:80]!r} has {size} bytes, expected 1 … {_MAX_ID_BYTES}; "
                 "choose a shorter name"
+            )
+        if not self.rate_id.isprintable():
+            raise ConfigError(
+                f"rate id {self.rate_id!r} has characters that cannot be printed, expected letters"
             )
         object.__setattr__(self, "tables", _digits(self.tables))
         shape = tuple(int(size) for size in self.shape)

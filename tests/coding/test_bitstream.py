@@ -264,6 +264,8 @@ def test_random_bytes_end_in_one_error():
     "make",
     [
         lambda: RateInfo("", TABLES, (1, 1, 1)),
+        lambda: RateInfo("a\nb", TABLES, (1, 1, 1)),
+        lambda: RateInfo("\x1b[31m", TABLES, (1, 1, 1)),
         lambda: RateInfo("ü" * 33, TABLES, (1, 1, 1)),
         lambda: RateInfo("a", TABLES[:31], (1, 1, 1)),
         lambda: RateInfo("a", "x" * 64, (1, 1, 1)),

@@ -1,0 +1,210 @@
+"""Damaged containers and frames by the thousand, and what must not happen to a reader.
+
+    python tests/coding/mutations.py 200000 [SEED]
+
+Each input is made by a few seeded changes of a valid container or frame: flipped, replaced,
+inserted, removed, repeated and exchanged bytes, truncation, appended bytes, varints up to 2**64,
+lying shapes and lengths, swapped frames; half of the containers get a right checksum again, so
+that what lies behind it is reached. Reading one may end in a `BitstreamError` or in symbols of the
+right shape and type; it may not take a second, nor 64 MiB.
+"""
+
+import dataclasses
+import sys
+import time
+import tracemalloc
+import zlib
+
+import numpy as np
+
+from jaxsplit.coding import (
+    CodingTables,
+    EntropyCoder,
+    Frame,
+    Header,
+    RateInfo,
+    pack_frame,
+    read_container,
+    unpack_frame,
+    write_container,
+)
+from jaxsplit.errors import BitstreamError
+
+MOST_SECONDS = 1.0
+MOST_BYTES = 64 << 20
+FAMILY = "00112233445566778899aabbccddeeff" * 2
+SHAPES = ((4, 4, 12), (7, 5, 4), (1, 1, 1))
+# Varints that lie: around the limits of the format, of 32 and of 64 bits.
+VARINTS = [0, 1, 127, 128, 2**14, 2**22 + 1, 2**28 + 2, 2**32, 2**35 + 5, 2**63, 2**64 - 1]
+
+
+# Inputs that once found a fault; each is read again by the tests.
+FAULTS = [
+    # A rate id with a line break put that into the error's message.
+    bytes.fromhex(
+        "4a53504c020000118071f39eb722b724aabbccddeeff1c1c010306726174650a1c1e20308701bf2233445566"
+        "778899ee96fa4cf704040c067261746560315d3be6f4ce11c901a81b4835553a79f10705040672617465203289"
+        "cb6bc656affdba088b54bca2171a7901010100b97e2619"
+    ),
+]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """How many inputs ended how, and the worst of them."""
+
+    refused: int = 0
+    decoded: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+def make_coders(seed=0):
+    """A coder of each shape; the last one's escape is likely."""
+    rng = np.random.default_rng(seed)
+    coders = []
+    for _, _, channels in SHAPES[:-1]:
+        counts = np.ones((channels, 9), np.int32)
+        for row in counts:
+            row[:8] += rng.multinomial(65536 - 9, rng.dirichlet(np.full(8, 0.7)))
+        counts[channels // 2 :] = counts[0]  # shared
+        minima = rng.integers(-5, 1, channels).astype(np.int32)
+        sizes = np.full(channels, 9, np.int32)
+        coders.append(CodingTables(counts, sizes, minima, np.zeros(channels, np.float32)))
+    counts, sizes = np.array([[1, 65535]], np.int32), np.array([2], np.int32)
+    coders.append(CodingTables(counts, sizes, np.array([7], np.int32), np.zeros(1, np.float32)))
+    return [EntropyCoder(tables) for tables in coders]
+
+
+def make_seeds(coders):
+    """Valid containers, and valid frames alone."""
+    rng = np.random.default_rng(1)
+    frames = []
+    for index, (coder, shape) in enumerate(zip(coders, SHAPES, strict=True)):
+        for scale in (0, 2, 1e3, 2e9):
+            symbols = (rng.uniform(-1, 1, shape) * scale).astype(np.int32)
+            frames.append(Frame(index, coder.encode(symbols)))
+    rates = [
+        RateInfo(f"rate {index}", coder.tables.fingerprint, shape)
+        for index, (coder, shape) in enumerate(zip(coders, SHAPES, strict=True))
+    ]
+    header = Header(FAMILY, tuple(rates), (28, 28, 1))
+    containers = [
+        write_container(header, some, frame_checks=checks)
+        for some in ([], frames[:3], frames)
+        for checks in (False, True)
+    ]
+    # Version 1: without flags and image.
+    containers.append(_sealed(b"JSPL\1" + containers[2][6:22] + containers[2][25:-4]))
+    return containers, [pack_frame(f.payload, f.rate_index, len(SHAPES)) for f in frames]
+
+
+def mutate(data, rng):
+    """One to four changes."""
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 5)):
+        at = int(rng.integers(len(data) + 1))
+        size = int(rng.integers(1, 9))
+        other = int(rng.integers(len(data) + 1))
+        kind = rng.integers(9)
+        if kind == 0 and data:
+            data[at % len(data)] ^= 1 << rng.integers(8)
+        elif kind == 1 and data:
+            data[at % len(data)] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.integers(256)])
+        elif kind == 2:
+            del data[at:]
+        elif kind == 3:
+            del data[at : at + size]
+        elif kind == 4:
+            data[at:at] = rng.bytes(size)
+        elif kind == 5:
+            data[at:at] = data[other : other + 4 * size]
+        elif kind == 6:
+            data[at : at + size], data[other : other + size] = (
+                data[other : other + size],
+                data[at : at + size],
+            )
+        elif kind == 7:
+            data[at : at + int(rng.integers(3))] = _varint(int(rng.choice(len(VARINTS))))
+        else:
+            data += rng.bytes(int(rng.integers(1, 300)))
+    return bytes(data)
+
+
+def read(data, coders, whole):
+    """Reads a container, or one frame; True where symbols came out, all of the right shape."""
+    try:
+        if whole:
+            header, frames = read_container(data)
+            rates = [info.shape for info in header.rates]
+        else:
+            frames, rates = [unpack_frame(data, len(SHAPES))[0]], SHAPES
+        for frame in frames:
+            coder, shape = coders[frame.rate_index % len(coders)], rates[frame.rate_index]
+            if shape[2] != coder.tables.channels:
+                continue  # a receiver has refused this header
+            # A receiver decodes to its own family's shape, whatever the header claims.
+            own = SHAPES[frame.rate_index % len(coders)]
+            symbols = coder.decode(frame.payload, own[:2])
+            assert symbols.shape == own
+            assert symbols.dtype == np.int32
+    except BitstreamError as error:
+        _check_message(str(error))
+        return False
+    return True
+
+
+def _check_message(message):
+    assert message.isprintable(), message
+    assert len(message) < 500
+
+
+def run(count, seed, measure_every=20):
+    """Reads `count` damaged inputs; memory is looked at for every `measure_every`-th."""
+    rng = np.random.default_rng(seed)
+    coders = make_coders()
+    containers, frames = make_seeds(coders)
+    for data in containers:
+        assert read(data, coders, True)
+    outcome = Outcome()
+    for number in range(count):
+        whole = bool(number % 3)
+        seeds = containers if whole else frames
+        data = mutate(seeds[rng.integers(len(seeds))], rng)
+        if whole and rng.integers(2):
+            data = _sealed(data[:-4])
+        measured = number % measure_every == 0
+        if measured:
+            tracemalloc.start()
+        started = time.perf_counter()
+        try:
+            decoded = read(data, coders, whole)
+        except Exception:
+            print(f"input {number} of seed {seed}, whole={whole}: {data.hex()}")
+            raise
+        seconds = time.perf_counter() - started
+        if measured:
+            outcome.bytes = max(outcome.bytes, tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        outcome.seconds = max(outcome.seconds, seconds)
+        outcome.decoded += decoded
+        outcome.refused += not decoded
+        assert seconds < MOST_SECONDS, (number, seconds, data.hex())
+        assert outcome.bytes < MOST_BYTES, (number, outcome.bytes, data.hex())
+    return outcome
+
+
+def _sealed(body):
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def _varint(index):
+    value, data = VARINTS[index], bytearray()
+    while value > 0x7F:
+        data.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes(data) + bytes([value])
+
+
+if __name__ == "__main__":
+    print(run(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))

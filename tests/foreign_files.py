@@ -10,23 +10,30 @@ from jaxsplit import models
 from jaxsplit.importers import names
 
 
+def torch_layout(value):
+    """An array of ours as PyTorch lays it out."""
+    axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim)
+    return value if axes is None else np.ascontiguousarray(value.transpose(axes))
+
+
+def random_network(name, package=None, classes=1000, seed=0):
+    """Random variables of a network, and the same tensors under a package's names."""
+    module = models.create(name, classes)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    shapes = traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), image))
+    rng = np.random.default_rng(seed)
+    flat = {
+        path: rng.uniform(0.01, 0.1, leaf.shape).astype(np.float32) for path, leaf in shapes.items()
+    }
+    sources = names.source_names(name, package or names.packages(name)[0])
+    assert len(set(sources.values())) == len(flat)
+    tensors = {source: torch_layout(flat[path]) for path, source in sources.items()}
+    return traverse_util.unflatten_dict(flat), tensors
+
+
 def random_resnet18(classes=5):
     """Variables of a ResNet-18, and the same tensors as torchvision names them."""
-    module = models.create("resnet18", classes)
-    shapes = jax.eval_shape(
-        lambda: module.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32))
-    )
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda leaf: rng.uniform(0.01, 0.1, leaf.shape).astype(np.float32), shapes
-    )
-    (convention,) = names._conventions("resnet18").values()
-    flat, tensors = traverse_util.flatten_dict(variables), {}
-    for path, source in names._source_names("resnet18", convention).items():
-        axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(flat[path].ndim)
-        value = flat[path] if axes is None else flat[path].transpose(axes)
-        tensors[source] = np.ascontiguousarray(value)
-    return variables, tensors
+    return random_network("resnet18", "torchvision", classes)
 
 
 def random_tensors(site, stride, channels, seed=0):

@@ -20,6 +20,8 @@ _INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_LONGEST = 65_535  # pixels of a side, as in JPEG
+_LEAST_STD = 1e-30  # float32 divides by it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,22 +57,30 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
-        if self.channels not in (1, 3):
-            raise ConfigError(f"channels must be 1 or 3, not {self.channels}")
-        if self.interpolation not in _INTERPOLATIONS:
+        # The values may come from a file: of any type.
+        if type(self.channels) is not int or self.channels not in (1, 3):
+            raise ConfigError(f"channels must be 1 or 3, not {self.channels!r}")
+        if not isinstance(self.interpolation, str) or self.interpolation not in _INTERPOLATIONS:
             raise ConfigError(
                 f"unknown interpolation {self.interpolation!r}: "
                 f"expected one of {', '.join(_INTERPOLATIONS)}"
             )
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ConfigError(f"size must be (height, width) in pixels, not {self.size}")
-        if self.resize is not None and self.resize < max(self.size):
-            raise ConfigError(f"resize {self.resize} leaves too little for a crop of {self.size}")
+        size = self.size
+        if not isinstance(size, tuple) or len(size) != 2 or not all(map(_is_side, size)):
+            raise ConfigError(
+                f"size must be (height, width) in pixels, 1 … {_LONGEST}; got {size!r}"
+            )
+        if self.resize is not None and not _is_side(self.resize):
+            raise ConfigError(f"resize must be 1 … {_LONGEST} pixels, not {self.resize!r}")
+        if self.resize is not None and self.resize < max(size):
+            raise ConfigError(f"resize {self.resize} leaves too little for a crop of {size}")
         for name in ("mean", "std"):
             values = getattr(self, name)
+            if not isinstance(values, tuple) or not all(map(_is_number, values)):
+                raise ConfigError(f"{name} must be finite numbers, not {values!r}")
             if len(values) not in (1, self.channels):
                 raise ConfigError(f"{name} has {len(values)} values for {self.channels} channels")
-        if min(self.std) <= 0:
+        if min(self.std) < _LEAST_STD:
             raise ConfigError(f"std must be positive, not {self.std}")
 
     @property
@@ -138,6 +148,8 @@ class Preprocessing:
         Raises:
           ConfigError: a key is unknown or missing, or a value doesn't fit.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"preprocessing is made of keys and values, not {values!r}")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown preprocessing keys: {', '.join(unknown)}")
@@ -147,6 +159,16 @@ class Preprocessing:
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**fields)
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and 1 <= value <= _LONGEST
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e30  # finite in float32 too
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Integer tables from symbols that were counted, for units that come without a prior."""
 
+import operator
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxsplit.errors import ConfigError
 __all__ = ["tables_from_counts"]
 
 _INT32 = np.iinfo(np.int32)
+_MOST = 1e30  # of one symbol: sums of them are finite
 
 
 def tables_from_counts(
@@ -27,7 +29,7 @@ def tables_from_counts(
     other images than those that are sent.
 
     Args:
-      counts: symbol (int32) → how often it was seen, finite, ≥ 0 and at least once > 0.
+      counts: symbol (int32) → how often it was seen, 0 … 1e30 and at least once > 0.
       channels: C, channels of the latent.
       offsets: float32 [C], where the unit rounds, in units of its step; None: zeros.
       max_width: most entries with the escape, 2 … 65536. Of a wider histogram the stretch with
@@ -45,14 +47,18 @@ def tables_from_counts(
     >>> round(tables.information_bits(np.array([[0, 0], [0, 1]], np.int32)), 2)
     3.54
     """
-    values = np.array(sorted(counts), np.int64)
-    weights = np.array([counts[value] for value in values.tolist()], np.float64)
-    if not weights.size or not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+    # Checked as Python's numbers, which may be of any size: arrays take only what fits.
+    symbols = sorted(map(operator.index, counts))
+    wrong = sum(not 0 <= n <= _MOST for n in counts.values())
+    if wrong or not any(counts.values()):
         raise ConfigError(
-            f"symbol counts must be finite, not negative, and one above 0; got {dict(counts)}"
+            f"symbol counts must be 0 … {_MOST:g} and one above 0; of {len(counts)} counts, "
+            f"{wrong or 'all'} {'do not fit' if wrong else 'are 0'}"
         )
-    if values[0] < _INT32.min or values[-1] > _INT32.max:
-        raise ConfigError(f"symbols must be int32; got counts of {values[0]} … {values[-1]}")
+    if symbols[0] < _INT32.min or symbols[-1] > _INT32.max:
+        raise ConfigError("symbols must be int32, expected -2147483648 … 2147483647")
+    values = np.array(symbols, np.int64)
+    weights = np.array([counts[symbol] for symbol in symbols], np.float64)
     if channels < 1 or not 2 <= max_width <= 65536:
         raise ConfigError(
             f"tables: got channels={channels}, max_width={max_width}; expected at least 1, "

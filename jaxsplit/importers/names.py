@@ -18,11 +18,14 @@ import numpy as np
 from flax import traverse_util
 
 from jaxsplit import models
-from jaxsplit.errors import WeightsError
+from jaxsplit.errors import ConfigError, WeightsError
+from jaxsplit.models.floats import finite_floats, is_floating
 from jaxsplit.models.inverted_residual import InvertedResidualNet
 from jaxsplit.models.resnet import ResNet
+from jaxsplit.models.weight_file import listed, shown, shown_shape
 
 Convention = Callable[[str, str], str]
+VariablePath = tuple[str, ...]
 
 _TENSORS = {
     "kernel": "weight",
@@ -32,7 +35,59 @@ _TENSORS = {
     "var": "running_var",
 }
 _IGNORED = "num_batches_tracked"
-_SHOWN = 12  # tensors that an error lists of each kind
+# The layers outside of the blocks, for whoever calls them by names of their own.
+_TIMM_ENDS = {
+    "stem_conv": "conv_stem",
+    "stem_bn": "bn1",
+    "top_conv": "conv_head",
+    "top_bn": "bn2",
+    "logits_dense": "classifier",
+}
+_LITE_ENDS = {
+    "stem_conv": "_conv_stem",
+    "stem_bn": "_bn0",
+    "top_conv": "_conv_head",
+    "top_bn": "_bn1",
+    "logits_dense": "_fc",
+}
+# Axes of one of our arrays in their order in PyTorch, by rank.
+_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
+
+
+def packages(name: str) -> tuple[str, ...]:
+    """Packages that share weights of the network; () of one that is ours alone.
+
+    >>> packages("mobilenet_v2")
+    ('torchvision', 'timm')
+    """
+    module = models.create(name, 1)
+    if not isinstance(module, ResNet | InvertedResidualNet):
+        return ()
+    return ("efficientnet_lite_pytorch" if "lite" in name else "torchvision", "timm")
+
+
+def source_names(name: str, package: str) -> dict[VariablePath, str]:
+    """What a package calls the tensors of a network.
+
+    Args:
+      name: of the network, as `models.create` knows it.
+      package: one of `packages(name)`.
+
+    Returns:
+      Path of each variable, as `flax.traverse_util.flatten_dict` has it → name of its tensor.
+
+    Raises:
+      ConfigError: the package has no such network.
+
+    >>> source_names("resnet18", "timm")["params", "stage1_block2", "conv1", "kernel"]
+    'layer1.1.conv1.weight'
+    """
+    if package not in packages(name):
+        raise ConfigError(f"{package} has no {name}; choose from {packages(name)}")
+    convention = _convention(name, package)
+    return {
+        path: f"{convention(path[1], path[2])}.{_TENSORS[path[3]]}" for path in _shapes(name, 1000)
+    }
 
 
 def from_tensors(
@@ -42,94 +97,93 @@ def from_tensors(
 
     Args:
       name: of the network, as `models.create` knows it.
-      tensors: named as in torchvision, timm or, for EfficientNet-Lite, efficientnet_lite_pytorch.
+      tensors: named as in one of `packages(name)`. They leave the dict as they are converted, so
+        that a large file is not in memory twice.
       where: the file, for the error.
 
     Returns:
       {"params", "batch_stats"}, float32, and the number of classes.
 
     Raises:
-      WeightsError: tensors are missing, of no use or of another shape: one message names them.
+      WeightsError: tensors are missing, of no use, of another shape or no floating point: one
+        message names them. Or they are not finite, or negative variances.
     """
-    given = {key: value for key, value in tensors.items() if not key.endswith(_IGNORED)}
-    conventions = _conventions(name)
-    if not conventions:
+    known = packages(name)
+    if not known:
         raise WeightsError(f"{name} is this package's own: no other one has weights for it")
+    for key in [key for key in tensors if key.endswith(_IGNORED)]:
+        del tensors[key]
     # A file of another network fits none: its errors are those of the nearest.
     sources = max(
-        (_source_names(name, convention) for convention in conventions.values()),
-        key=lambda names: len(given.keys() & names.values()),
+        (source_names(name, package) for package in known),
+        key=lambda names: len(tensors.keys() & names.values()),
     )
-    bias = given.get(sources["params", "logits", "dense", "bias"])
+    bias = tensors.get(sources["params", "logits", "dense", "bias"])
     classes = len(bias) if bias is not None and bias.ndim == 1 and len(bias) else 1000
-    shapes = _shapes(name, classes)
-    flat = {path: _transposed(given[key]) for path, key in sources.items() if key in given}
-    problems = {
-        "missing": sorted(set(sources.values()) - given.keys()),
-        "of no use": sorted(given.keys() - set(sources.values())),
-        "of another shape": [
-            f"{sources[path]} {given[sources[path]].shape}"
-            for path, value in flat.items()
-            if value.shape != shapes[path]
-        ],
-        "not of numbers": [
-            sources[path] for path, value in flat.items() if value.dtype.kind not in "fV"
-        ],
-    }
-    if any(problems.values()):
-        listed = "; ".join(f"{kind}: {_listed(keys)}" for kind, keys in problems.items() if keys)
+    shapes = {sources[path]: _theirs(shape) for path, shape in _shapes(name, classes).items()}
+    problems = _problems(tensors, shapes)
+    if problems:
         raise WeightsError(
-            f"{where} does not fit {name}, whose tensors are named as in "
-            f"{' or '.join(conventions)}; {listed}"
+            f"{where} does not fit {name}, whose tensors are named as in {' or '.join(known)}; "
+            + "; ".join(f"{kind}: {listed(parts)}" for kind, parts in problems.items())
         )
-    with np.errstate(over="ignore"):  # of a float64 that float32 cannot hold
-        values = {path: np.ascontiguousarray(value, np.float32) for path, value in flat.items()}
-    wild = [sources[path] for path, value in values.items() if not np.isfinite(value).all()]
-    if wild:
-        raise WeightsError(f"{where} is damaged: not finite in float32: {_listed(wild)}")
-    return traverse_util.unflatten_dict(values), classes
+    floats = finite_floats(tensors, where)
+    flat = {path: _ours(floats.pop(key)) for path, key in sources.items()}
+    return traverse_util.unflatten_dict(flat), classes
 
 
-def _listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more
+def _problems(
+    tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]
+) -> dict[str, list[str]]:
+    """Kind of problem → the tensors that have it, as they may stand in a message."""
+    both = [key for key in shapes if key in tensors]
+    problems = {
+        "missing": map(shown, sorted(shapes.keys() - tensors.keys())),
+        "of no use": map(shown, sorted(tensors.keys() - shapes.keys())),
+        "of another shape": (
+            f"{shown(key)} is {shown_shape(tensors[key].shape)}, expected {shapes[key]}"
+            for key in both
+            if tensors[key].shape != shapes[key]
+        ),
+        "not floating point": (
+            f"{shown(key)} is {tensors[key].dtype}"
+            for key in both
+            if not is_floating(tensors[key].dtype)
+        ),
+    }
+    return {kind: found for kind, parts in problems.items() if (found := list(parts))}
 
 
-def _transposed(value: np.ndarray) -> np.ndarray:
-    axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim)
-    return value if axes is None else value.transpose(axes)
+def _theirs(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of one of our arrays as PyTorch lays it out."""
+    return tuple(shape[axis] for axis in _AXES.get(len(shape), range(len(shape))))
+
+
+def _ours(value: np.ndarray) -> np.ndarray:
+    """One of PyTorch's arrays as we lay it out, contiguous."""
+    axes = _AXES.get(value.ndim, range(value.ndim))
+    return np.ascontiguousarray(value.transpose(np.argsort(axes)))
 
 
 @functools.lru_cache
-def _shapes(name: str, classes: int) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _shapes(name: str, classes: int) -> dict[VariablePath, tuple[int, ...]]:
     """Path of each variable → its shape."""
     module = models.create(name, classes)
-    image = jnp.zeros((1, 64, 64, 3))
-    tree = jax.eval_shape(lambda: module.init(jax.random.key(0), image))
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    tree = jax.eval_shape(module.init, jax.random.key(0), image)
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()}
 
 
-def _source_names(name: str, convention: Convention) -> dict[tuple[str, ...], str]:
-    """Path of each variable → name of its tensor."""
-    return {
-        path: f"{convention(path[1], path[2])}.{_TENSORS[path[3]]}" for path in _shapes(name, 1000)
-    }
-
-
-def _conventions(name: str) -> dict[str, Convention]:
-    """Package → its convention for this network."""
-    module = models.create(name, 1000)
+def _convention(name: str, package: str) -> Convention:
+    module = models.create(name, 1)
     if isinstance(module, ResNet):
-        return {"torchvision and timm": _resnet}
-    if not isinstance(module, InvertedResidualNet):
-        return {}
-    endpoints = [end.replace(".", "_") for end in module.endpoints() if end.startswith("stage")]
-    numbers = {block: number for number, block in enumerate(endpoints)}
-    if name == "mobilenet_v2":
-        flat = functools.partial(_torchvision_mobilenet, numbers)
-        return {"torchvision": flat, "timm": _timm}
-    flat = functools.partial(_efficientnet_lite_pytorch, numbers)
-    return {"efficientnet_lite_pytorch": flat, "timm (tf_efficientnet_lite)": _timm}
+        return _resnet
+    if package == "timm":
+        return _timm
+    blocks = [end.replace(".", "_") for end in module.endpoints() if end.startswith("stage")]
+    numbers = {block: number for number, block in enumerate(blocks)}
+    flat = _torchvision_mobilenet if package == "torchvision" else _efficientnet_lite_pytorch
+    return functools.partial(flat, numbers)
 
 
 def _place(block: str) -> tuple[int, int]:
@@ -149,14 +203,8 @@ def _resnet(block: str, layer: str) -> str:
 
 
 def _timm(block: str, layer: str) -> str:
-    if block in ("stem", "top", "logits"):
-        return {
-            ("stem", "conv"): "conv_stem",
-            ("stem", "bn"): "bn1",
-            ("top", "conv"): "conv_head",
-            ("top", "bn"): "bn2",
-            ("logits", "dense"): "classifier",
-        }[block, layer]
+    if end := _TIMM_ENDS.get(f"{block}_{layer}"):
+        return end
     stage, number = _place(block)
     kind, place = layer.split("_")
     # The first stage expands nothing: its depthwise convolution comes first, and bn1 with it.
@@ -182,14 +230,8 @@ def _torchvision_mobilenet(numbers: dict[str, int], block: str, layer: str) -> s
 
 
 def _efficientnet_lite_pytorch(numbers: dict[str, int], block: str, layer: str) -> str:
-    if block in ("stem", "top", "logits"):
-        return {
-            ("stem", "conv"): "_conv_stem",
-            ("stem", "bn"): "_bn0",
-            ("top", "conv"): "_conv_head",
-            ("top", "bn"): "_bn1",
-            ("logits", "dense"): "_fc",
-        }[block, layer]
+    if end := _LITE_ENDS.get(f"{block}_{layer}"):
+        return end
     kind, place = layer.split("_")
     index = ("expand", "depthwise", "project").index(place)
     return f"_blocks.{numbers[block]}.{f'_{place}_conv' if kind == 'conv' else f'_bn{index}'}"

@@ -3,7 +3,8 @@
 A pickle is a program for a stack machine. This one knows the opcodes that build numbers, strings,
 dicts, lists and tuples. A global is a name to be looked up in a table that the caller gives:
 nothing is imported, no object's method is called, no attribute is set. Every loop is bounded by
-the number of opcodes, and every opcode takes memory in proportion to its own bytes.
+the number of opcodes, and every opcode takes memory and time in proportion to its own bytes: keys
+of dicts are short, so that long strings, made once, are never compared again and again.
 
 The value may share parts and contain itself; who walks it counts the steps.
 """
@@ -14,12 +15,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers.weight_file import shown
+from jaxsplit.models.weight_file import shown
 
 #: A checkpoint has about 40 opcodes a tensor.
 MAX_OPCODES = 1_000_000
 MAX_BYTES = 2**24
 MAX_ARGUMENTS = 16
+#: Characters. Two long keys that are equal would be compared as often as either is used.
+MAX_KEY = 1024
 
 _HANDLED = {
     *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
@@ -206,9 +209,12 @@ def put(target: dict[Any, Any], key: object, value: object) -> None:
 
     Raises:
       TypeError: the key is neither a string nor an integer.
+      ValueError: it is longer than MAX_KEY.
     """
     if not isinstance(key, str | int):
         raise TypeError(f"a key of type {type(key).__name__}, expected str or int")
+    if isinstance(key, str) and len(key) > MAX_KEY:
+        raise ValueError(f"a key of {len(key)} characters, expected at most {MAX_KEY}")
     target[key] = value
 
 

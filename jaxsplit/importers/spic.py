@@ -18,15 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Preprocessing
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.importers import imagenet
-from jaxsplit.importers.tensor_files import read_tensors
+from jaxsplit.importers.spic_unit import unit_variables
+from jaxsplit.models.weight_file import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +68,9 @@ _LAST, _FIRST = (
 _BRANCH = Site("aspp.branch1", (65, 65, 256), 0, {6: (5, 0), 8: (9, 0)})
 _SECOND = Site("stage4.block2", (65, 65, 2048), 0, {4: (5, 0), 6: (5, 0)})
 
+# What an entry of the JSON file may end in.
+_NONSENSE = (ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError)
+
 #: The published units' networks, by the name of their JSON file.
 TASKS: Mapping[str, Task] = {
     "classification": Task(
@@ -94,16 +96,6 @@ TASKS: Mapping[str, Task] = {
         },
     ),
 }
-
-# Convolution and batch normalisation of each of our layers, in the authors' names.
-_LAYERS = {
-    ("encoder", "depthwise"): ("conv2_2", "bn2_1"),
-    ("encoder", "pointwise"): ("conv2_3", "bn3_1"),
-    ("decoder", "pointwise"): ("conv2_4", "bn4_1"),
-    ("decoder", "depthwise"): ("conv2_5", "bn5_1"),
-}
-_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-_UNUSED = ("priorEncoder.", "priorDecoder.", "bitEstimator_z.")
 
 
 def import_families(
@@ -158,12 +150,12 @@ def read_units(
     if cut is not None and cut not in sites:
         raise ConfigError(f"{task} has no cut {cut!r}; it has {', '.join(sites)}")
     index = Path(folder) / f"{task}.json"
+    if not index.is_file():
+        raise WeightsError(f"no published units at {folder}: {index.name} is missing")
     try:
         entries = json.loads(index.read_text())
-    except FileNotFoundError as error:
-        raise WeightsError(f"no published units at {folder}: {index.name} is missing") from error
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"cannot read {index}: {error}") from error
+    except (OSError, RecursionError, ValueError) as error:
+        raise WeightsError(f"cannot read {index}: {shown(str(error), 200)}") from error
     units: dict[str, list[FamilyRate]] = {}
     for name, entry in entries.items() if isinstance(entries, dict) else ():
         its_cut = name.partition("-")[0]
@@ -192,53 +184,15 @@ def _read_unit(index: Path, name: str, entry: Any, site: Site | None) -> FamilyR
             latent_activation="relu",
             crop=False,
         )
-        counts = {int(symbol): float(n) for symbol, n in entry["symbol_counts"].items()}
-        tables = tables_from_counts(counts, spec.channels)
-        if entry["weights"] != Path(entry["weights"]).name:
-            raise ConfigError(f"{entry['weights']!r} is not the name of a file in the folder")
-        file = index.parent / entry["weights"]
-        rate = FamilyRate(name, None, spec, {}, tables)
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        file, counts = entry["weights"], entry["symbol_counts"]
+        counts = {int(symbol): float(n) for symbol, n in counts.items()}
+        if file != Path(file).name or not file.isprintable():
+            raise ConfigError(f"{file!r} is not the name of a file in the folder")
+        # Before the tables: the tensors bound the number of channels.
+        variables = unit_variables(index.parent / file, spec, site.shape[-1])
+        return FamilyRate(name, None, spec, variables, tables_from_counts(counts, spec.channels))
+    except _NONSENSE as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise WeightsError(
-            f"{index} doesn't describe {name} as a published unit: {reason}"
+            f"{index} doesn't describe {shown(name)} as a published unit: {shown(reason, 200)}"
         ) from error
-    return dataclasses.replace(rate, variables=_variables(file, spec, site.shape[-1]))
-
-
-def _variables(file: Path, spec: BottleneckSpec, width: int) -> dict[str, Any]:
-    """The tree of a unit from its file: checked as a whole, then laid out as `Bottleneck` does."""
-    tensors = {
-        name: tensor
-        for name, tensor in read_tensors(file).items()
-        if not name.startswith(_UNUSED) and not name.endswith(".num_batches_tracked")
-    }
-    shapes: dict[str, tuple[int, ...]] = {
-        "conv2_2.weight": (width, 1, spec.kernel, spec.kernel),
-        "conv2_3.weight": (spec.channels, width, 1, 1),
-        "conv2_4.weight": (spec.channels, width, 1, 1),
-        "conv2_5.weight": (width, 1, *2 * (spec.decoder_form[0],)),
-    }
-    sizes = {"bn2_1": width, "bn3_1": spec.channels, "bn4_1": width, "bn5_1": width}
-    shapes |= {f"{norm}.{part}": (n,) for norm, n in sizes.items() for part in _NORM.values()}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if found != shapes:
-        wrong = [
-            f"{name} is {found.get(name, 'missing')}, expected {shapes.get(name, 'nothing')}"
-            for name in sorted(found.keys() | shapes.keys())
-            if found.get(name) != shapes.get(name)
-        ]
-        raise WeightsError(f"{file} does not hold the unit's tensors: {'; '.join(wrong)}")
-    params: dict[str, Any] = {"encoder": {}, "decoder": {}}
-    stats: dict[str, Any] = {"encoder": {}, "decoder": {}}
-    for (part, layer), (conv, norm) in _LAYERS.items():
-        kernel = tensors[f"{conv}.weight"].astype(np.float32)
-        if layer == "depthwise":  # [C, 1, k, k], convolution and transposed convolution alike
-            params[part][layer] = kernel.transpose(2, 3, 0, 1)
-        else:  # [out, in, 1, 1] of a convolution, [in, out, 1, 1] of a transposed one
-            matrix = kernel[:, :, 0, 0]
-            params[part][layer] = {"kernel": matrix.T if part == "encoder" else matrix}
-        values = {ours: tensors[f"{norm}.{its}"].astype(np.float32) for ours, its in _NORM.items()}
-        params[part][f"{layer}_norm"] = {key: values[key] for key in ("scale", "bias")}
-        stats[part][f"{layer}_norm"] = {key: values[key] for key in ("mean", "var")}
-    return {"params": params, "batch_stats": stats}

@@ -7,19 +7,16 @@ What a file is, its content says, not its suffix: a file of `torch.save` (zip or
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import ml_dtypes  # noqa: F401  gives numpy the name bfloat16, which safetensors asks it for
 import numpy as np
-import safetensors
 
 from jaxsplit.errors import WeightsError
 from jaxsplit.importers import torch_archive
 from jaxsplit.importers.npz_archive import read_npz
-from jaxsplit.importers.weight_file import opened, shown
 from jaxsplit.importers.zip_entries import read_directory
+from jaxsplit.models.safe_tensors import begins_safetensors, read_safetensors
+from jaxsplit.models.weight_file import opened, shown
 
 #: Where checkpoints keep the weights, the better place first.
 STATE_DICTS = (
@@ -27,7 +24,6 @@ STATE_DICTS = (
     *("params", "weights", "net", "network", "module"),
 )
 _PREFIX = "module."
-_MAX_SAFETENSORS_HEADER = 2**24
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -50,8 +46,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         with opened(path) as file:
             tree = tensors = read_npz(file)
     else:
-        with _safetensors(path) as reader:
-            tree = tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+        tree = tensors = read_safetensors(path)
     if not tensors:
         found = ", ".join(map(shown, list(tree)[:8])) if isinstance(tree, dict) else ""
         raise WeightsError(
@@ -69,10 +64,9 @@ def _kind(path: str | os.PathLike[str]) -> str:
         head = file.read(torch_archive.HEAD_BYTES)
         if torch_archive.LEGACY_MAGIC in head:
             return "torch"
-        if head.startswith(torch_archive.ZIP_MAGIC):
+        if head.startswith(torch_archive.ZIP_MAGICS):
             return "npz" if _is_npz(file) else "torch"
-        length = int.from_bytes(head[:8], "little")
-        if head[8:9] == b"{" and length <= _MAX_SAFETENSORS_HEADER:
+        if begins_safetensors(head):
             return "safetensors"
         what = f"begins with {shown(head[:8])}" if head else "is empty"
         raise WeightsError(
@@ -86,21 +80,6 @@ def _is_npz(file: BinaryIO) -> bool:
     return not any(name.endswith("/data.pkl") for name in names) and any(
         name.endswith(".npy") for name in names
     )
-
-
-@contextmanager
-def _safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """The library's reader; it compares the header with the file before it takes memory."""
-    try:
-        with safetensors.safe_open(os.fspath(path), framework="numpy") as reader:
-            yield reader
-    # A dtype that numpy lacks (8 bits and fewer) is an AttributeError or a TypeError.
-    except (safetensors.SafetensorError, AttributeError, OSError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(
-            f"{os.fspath(path)}: is no .safetensors that numpy can hold ({reason}); "
-            "get the file again, or save it in float32"
-        ) from error
 
 
 def _state_dict(tree: object) -> dict[str, np.ndarray]:

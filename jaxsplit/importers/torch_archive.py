@@ -21,10 +21,11 @@ import numpy as np
 from jaxsplit.errors import WeightsError
 from jaxsplit.importers import pickle_program
 from jaxsplit.importers.torch_tensors import NAMES, Storage, build, storage_of
-from jaxsplit.importers.weight_file import opened, shown, size_of
 from jaxsplit.importers.zip_entries import Entry, read_directory
+from jaxsplit.models.weight_file import opened, shown, size_of
 
-ZIP_MAGIC = b"PK"
+#: An entry, or the end of a zip without entries. The "PK" alone may be the length of something.
+ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")
 #: A pickle of torch's magic number: the opcode of a long of ten bytes, the bytes, and the end.
 LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 #: The magic number is found in so many bytes; the pickle's protocol stands before it.
@@ -48,7 +49,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     """
     with opened(path) as file:
         head = file.read(HEAD_BYTES)
-        if head.startswith(ZIP_MAGIC):
+        if head.startswith(ZIP_MAGICS):
             return _read_zip(file)
         if LEGACY_MAGIC in head:
             return _read_legacy(file, head.index(LEGACY_MAGIC) + len(LEGACY_MAGIC))

@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers.pickle_program import put
-from jaxsplit.importers.weight_file import shown
+from jaxsplit.importers.pickle_program import MAX_KEY, put
+from jaxsplit.models.weight_file import shown
 
 MAX_RANK = 32
 MAX_DEPTH = 32
@@ -87,7 +87,7 @@ def storage_of(persistent_id: object) -> Storage:
     if isinstance(persistent_id, tuple) and len(persistent_id) in (5, 6):
         match persistent_id[:5]:
             case ("storage", np.dtype() as dtype, str(key), str(), int(size)) if (
-                0 <= size < _MAX_ELEMENTS
+                0 <= size < _MAX_ELEMENTS and len(key) <= MAX_KEY
             ):
                 if persistent_id[5:] in ((), (None,)):
                     return Storage(key, dtype, size)

@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers.weight_file import shown, size_of
+from jaxsplit.models.weight_file import shown, size_of
 
 #: Bytes of a zip's directory: about a hundred an entry.
 MAX_DIRECTORY = 2**23
@@ -50,7 +50,7 @@ class Entry:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
             except zlib.error as error:
                 raise WeightsError(
-                    f"entry {shown(self.name)} is corrupted; get it again"
+                    f"entry {shown(self.name)} is corrupted; get the file again"
                 ) from error
         if len(data) != self.size:
             raise WeightsError(

@@ -11,13 +11,15 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
 from jaxsplit.data import Preprocessing, Source
 from jaxsplit.errors import ConfigError, DataError, WeightsError
+from jaxsplit.models.floats import finite_floats
 from jaxsplit.models.layers import fold_batch_norm
+from jaxsplit.models.safe_tensors import read_metadata, read_safetensors
+from jaxsplit.models.weight_file import listed, shown, shown_shape
 
 #: Where the weights are that come with the package.
 ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
@@ -120,23 +122,33 @@ def save_backbone(
 
     Args:
       path: file to write; replaced atomically.
-      variables: {"params", "batch_stats"}.
+      variables: {"params", "batch_stats"}, not folded.
       name, preprocessing, class_names, card: as in `Backbone`.
       dtype: of the stored arrays; they are float32 again when read.
 
     Raises:
-      WeightsError: the file cannot be written.
+      WeightsError: the file cannot be written, or these variables could not be read again.
     """
+    if "batch_stats" not in variables:
+        raise WeightsError(
+            f"cannot write {path}: its batch normalisation is folded away; "
+            "save the variables as they were before fold()"
+        )
     header = {
         "name": name,
         "preprocessing": preprocessing.to_dict(),
         "class_names": list(class_names),
         "card": card,
     }
-    arrays = {
-        key: np.ascontiguousarray(leaf, dtype)
-        for key, leaf in traverse_util.flatten_dict(variables, sep="/").items()
-    }
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    with np.errstate(over="ignore"):
+        arrays = {key: np.ascontiguousarray(leaf, dtype) for key, leaf in flat.items()}
+    wild = [key for key, value in arrays.items() if not np.isfinite(value).all()]
+    if wild:
+        raise WeightsError(
+            f"cannot write {path}: not finite in {dtype}: {listed(map(shown, wild))}; "
+            "use float32, or train again"
+        )
     content = safetensors.numpy.save(arrays, {_HEADER: json.dumps(header, sort_keys=True)})
     path = Path(path)
     try:
@@ -151,9 +163,8 @@ def save_backbone(
 def holds_backbone(path: str | os.PathLike[str]) -> bool:
     """Whether a file is one of `save_backbone`; False for a missing or unreadable one."""
     try:
-        with safetensors.safe_open(path, "numpy") as file:
-            return _HEADER in (file.metadata() or {})
-    except (OSError, safetensors.SafetensorError):
+        return _HEADER in read_metadata(path)
+    except WeightsError:
         return False
 
 
@@ -163,45 +174,55 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
     Raises:
       WeightsError: the file is missing, is no such file, or does not fit the model that it names.
     """
+    where, metadata = os.fspath(path), read_metadata(path)
+    if _HEADER not in metadata:
+        raise WeightsError(
+            f"{where}: weights of another package: they do not say which network they are of; "
+            "name it too"
+        )
+    try:
+        known = _described(metadata[_HEADER])
+    except (ConfigError, KeyError, RecursionError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise WeightsError(
+            f"{where} is not a backbone file of jaxsplit ({shown(reason, 200)}); get the file again"
+        ) from error
+    image = jax.ShapeDtypeStruct((1, *known["preprocessing"].input_shape), np.float32)
+    tree = jax.eval_shape(known["module"].init, jax.random.key(0), image)
+    tensors, expected = read_safetensors(path), traverse_util.flatten_dict(tree, sep="/")
+    wrong = [
+        f"{shown(key)} is {_shape(tensors, key)}, expected {_shape(expected, key)}"
+        for key in sorted(expected.keys() | tensors.keys())
+        if _shape(expected, key) != _shape(tensors, key)
+    ]
+    if wrong:
+        raise WeightsError(f"{where} does not fit {known['name']}: {listed(wrong)}")
+    variables = traverse_util.unflatten_dict(finite_floats(tensors, where), sep="/")
+    return Backbone(variables=variables, fingerprint=fingerprint(variables), **known)
+
+
+def _described(text: str) -> dict[str, Any]:
+    """What a file says of its network beside the tensors, as fields of a `Backbone`."""
     from jaxsplit import models  # `models` re-exports this module
 
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            header = json.loads((file.metadata() or {})[_HEADER])
-            flat = {key: file.get_tensor(key).astype(np.float32) for key in file.keys()}  # noqa: SIM118
-        preprocessing = Preprocessing.from_dict(header["preprocessing"])
-        class_names = tuple(header["class_names"])
-        name, card = header["name"], header["card"]
-        module = models.create(name, len(class_names))
-    except FileNotFoundError as error:
-        raise WeightsError(f"no weights at {path}") from error
-    except (
-        safetensors.SafetensorError,
-        ConfigError,
-        KeyError,
-        OSError,
-        TypeError,
-        ValueError,
-    ) as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{path} is not a backbone file of jaxsplit: {reason}") from error
-    expected = jax.eval_shape(
-        lambda: module.init(
-            jax.random.key(0), np.zeros((1, *preprocessing.input_shape), np.float32)
-        )
-    )
-    expected = traverse_util.flatten_dict(expected, sep="/")
-    wrong = [k for k in expected.keys() | flat.keys() if _shape(expected, k) != _shape(flat, k)]
-    if wrong:
-        key = min(wrong)
-        raise WeightsError(
-            f"{path} does not fit {name}: {key} is {_shape(flat, key)}, "
-            f"expected {_shape(expected, key)}"
-        )
-    variables = traverse_util.unflatten_dict(flat, sep="/")
-    digest = fingerprint(variables)
-    return Backbone(name, module, variables, preprocessing, class_names, digest, card)
+    header = json.loads(text)
+    if not isinstance(header, dict):
+        raise ConfigError("its description is no object")
+    name, class_names, card = header["name"], header["class_names"], header["card"]
+    if not isinstance(name, str) or not isinstance(card, dict):
+        raise ConfigError("its name is no text, or its card no object")
+    if not isinstance(class_names, list) or not class_names:
+        raise ConfigError("its class names are no list")
+    if not all(isinstance(class_name, str) for class_name in class_names):
+        raise ConfigError("its class names are not all texts")
+    return {
+        "name": name,
+        "module": models.create(name, len(class_names)),
+        "preprocessing": Preprocessing.from_dict(header["preprocessing"]),
+        "class_names": tuple(class_names),
+        "card": card,
+    }
 
 
-def _shape(tree: dict[str, Any], key: str) -> tuple[int, ...] | None:
-    return tree[key].shape if key in tree else None
+def _shape(tree: dict[str, Any], key: str) -> str:
+    return shown_shape(tree[key].shape) if key in tree else "missing"

@@ -83,12 +83,17 @@ def test_a_wide_histogram_keeps_its_heaviest_stretch():
         {"counts": {0: float("inf")}},
         {"counts": {2**31: 1}},
         {"counts": {-(2**31) - 1: 1}},
+        {"counts": {2**63: 1}},
+        {"counts": {10**25: 1, -(10**25): 1}},
+        {"counts": {10**5000: 1}},
+        {"counts": {0: 10**400}},
+        {"counts": {0: 1e308, 1: 1e308}},
         {"channels": 0},
         {"max_width": 1},
         {"max_width": 65537},
         {"offsets": np.zeros(3, np.float32)},
     ],
-    ids=str,
+    ids=range(16),
 )
 def test_what_makes_no_tables_is_refused(wrong):
     with pytest.raises(ConfigError):

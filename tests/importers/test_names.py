@@ -1,18 +1,18 @@
 """Names of other packages' tensors: every one has its place, and errors name all that don't fit."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from foreign_files import random_network, torch_layout
 
 from jaxsplit import models
-from jaxsplit.errors import WeightsError
+from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.importers import names
 
 # A few tensors of each package's state dict, with their shapes there, and where they belong.
 KNOWN = {
-    "resnet50": {
+    "resnet50/torchvision": {
         "conv1.weight": ((64, 3, 7, 7), "params/stem/conv/kernel"),
         "bn1.running_var": ((64,), "batch_stats/stem/bn/var"),
         "layer1.0.downsample.0.weight": (
@@ -24,7 +24,7 @@ KNOWN = {
         "layer4.2.bn3.weight": ((2048,), "params/stage4_block3/bn3/scale"),
         "fc.weight": ((1000, 2048), "params/logits/dense/kernel"),
     },
-    "resnet34": {
+    "resnet34/timm": {
         "layer2.3.conv1.weight": ((128, 128, 3, 3), "params/stage2_block4/conv1/kernel"),
         "layer2.0.downsample.1.running_mean": (
             (128,),
@@ -81,34 +81,10 @@ KNOWN = {
 }
 
 
-def torch_layout(value):
-    axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim)
-    return value if axes is None else value.transpose(axes)
-
-
-def state_dict(case, classes=1000, seed=0):
-    """Random variables of a network, and the same under another package's names."""
-    name, _, package = case.partition("/")
-    module = models.create(name, classes)
-    image = jnp.zeros((1, 64, 64, 3))
-    shapes = traverse_util.flatten_dict(
-        jax.eval_shape(lambda: module.init(jax.random.key(0), image))
-    )
-    rng = np.random.default_rng(seed)
-    flat = {
-        path: rng.standard_normal(leaf.shape, dtype=np.float32) for path, leaf in shapes.items()
-    }
-    conventions = names._conventions(name)
-    convention = next(f for known, f in conventions.items() if known.startswith(package))
-    sources = names._source_names(name, convention)
-    assert len(set(sources.values())) == len(flat)
-    tensors = {sources[path]: torch_layout(value) for path, value in flat.items()}
-    return name, traverse_util.unflatten_dict(flat), tensors
-
-
 @pytest.mark.parametrize("case", KNOWN)
 def test_known_tensors_find_their_place(case):
-    name, variables, tensors = state_dict(case)
+    name, _, package = case.partition("/")
+    variables, tensors = random_network(name, package)
     flat = traverse_util.flatten_dict(variables, sep="/")
     for key, (shape, path) in KNOWN[case].items():
         assert tensors[key].shape == shape
@@ -124,59 +100,96 @@ def test_known_tensors_find_their_place(case):
 
 
 def test_another_number_of_classes_is_no_error():
-    name, variables, tensors = state_dict("resnet18", classes=7)
-    found, classes = names.from_tensors(name, tensors, "file")
+    variables, tensors = random_network("resnet18", classes=7)
+    found, classes = names.from_tensors("resnet18", tensors, "file")
     assert classes == 7
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
 
 def test_halves_become_floats():
-    name, variables, tensors = state_dict("mobilenet_v2/timm")
+    variables, tensors = random_network("mobilenet_v2", "timm")
     halves = {key: value.astype(np.float16) for key, value in tensors.items()}
-    found, _ = names.from_tensors(name, halves, "file")
+    found, _ = names.from_tensors("mobilenet_v2", halves, "file")
     expected = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), variables)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
 
 
+def test_the_file_is_not_in_memory_twice():
+    """What is converted leaves the dict; float32 vectors are not even copied."""
+    variables, tensors = random_network("resnet18", classes=7)
+    bias = tensors["fc.bias"]
+    found, _ = names.from_tensors("resnet18", tensors, "file")
+    assert not tensors
+    assert np.shares_memory(found["params"]["logits"]["dense"]["bias"], bias)
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
+
+
 def test_one_error_names_all_that_does_not_fit():
-    name, _, tensors = state_dict("resnet18")
+    _, tensors = random_network("resnet18")
     del tensors["bn1.weight"], tensors["layer4.1.conv2.weight"]
     tensors["fc.bias"] = tensors["fc.bias"][:10]
     tensors["layer1.0.bn1.bias"] = np.zeros((3, 4), np.float32)
     tensors["head.bias"] = np.zeros(3, np.float32)
     tensors["layer1.0.bn2.bias"] = np.zeros(64, np.int64)
     with pytest.raises(WeightsError) as caught:
-        names.from_tensors(name, tensors, "weights.pth")
+        names.from_tensors("resnet18", tensors, "weights.pth")
     message = str(caught.value)
     for word in (
-        "weights.pth does not fit resnet18",
-        "missing: bn1.weight, layer4.1.conv2.weight;",
-        "of no use: head.bias;",
-        "layer1.0.bn1.bias (3, 4)",
-        "fc.weight (1000, 512)",  # the bias says ten classes
-        "not of numbers: layer1.0.bn2.bias",
+        "weights.pth does not fit resnet18, whose tensors are named as in torchvision or timm;",
+        "missing: 'bn1.weight', 'layer4.1.conv2.weight';",
+        "of no use: 'head.bias';",
+        "'layer1.0.bn1.bias' is (3, 4), expected (64,)",
+        "'fc.weight' is (1000, 512), expected (10, 512)",  # the bias says ten classes
+        "not floating point: 'layer1.0.bn2.bias' is int64",
     ):
         assert word in message
     assert "\n" not in message
 
 
+def test_names_of_the_file_are_escaped_and_short():
+    for name in ("\x1b[2J", "a\nb", "w" * 10**6):
+        _, tensors = random_network("resnet18", classes=2)
+        with pytest.raises(WeightsError, match="of no use") as caught:
+            names.from_tensors("resnet18", tensors | {name: np.zeros(1)}, "file")
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
 def test_values_that_are_no_float32_are_refused(value):
-    name, _, tensors = state_dict("resnet18")
+    _, tensors = random_network("resnet18")
     tensors["bn1.weight"] = np.full(64, value)
-    with pytest.raises(WeightsError, match=r"file is damaged.*bn1\.weight"):
-        names.from_tensors(name, tensors, "file")
+    with pytest.raises(WeightsError, match=r"file holds .* not finite in float32: 'bn1\.weight'"):
+        names.from_tensors("resnet18", tensors, "file")
+
+
+def test_negative_variances_are_refused():
+    _, tensors = random_network("resnet18")
+    tensors["bn1.running_var"][3] = -1e-6
+    with pytest.raises(WeightsError, match=r"negative variances: 'bn1\.running_var'"):
+        names.from_tensors("resnet18", tensors, "file")
 
 
 def test_a_file_of_another_network_gives_a_bounded_message():
-    _, _, tensors = state_dict("resnet18")
+    _, tensors = random_network("resnet18")
     with pytest.raises(WeightsError, match=r"conv1\.weight.* and \d+ more") as caught:
         names.from_tensors("efficientnet_lite0", tensors, "file")
     assert len(str(caught.value)) < 2000
     assert "efficientnet_lite_pytorch or timm" in str(caught.value)
     with pytest.raises(WeightsError, match="missing"):
         names.from_tensors("resnet18", {}, "file")
+
+
+def test_packages_have_names_for_their_networks_alone():
+    for name in models.names():
+        for package in names.packages(name):
+            sources = names.source_names(name, package)
+            assert len(set(sources.values())) == len(sources)
+    assert names.packages("resnet8_small") == ()
+    for name, package in (("resnet8_small", "timm"), ("efficientnet_lite0", "torchvision")):
+        with pytest.raises(ConfigError, match=f"{package} has no {name}"):
+            names.source_names(name, package)
 
 
 def test_own_networks_have_no_foreign_weights():

@@ -239,7 +239,7 @@ def refused(folder, match, cut=None):
     """One WeightsError, on one line."""
     with pytest.raises(WeightsError, match=match) as error:
         import_families(folder, cut=cut)
-    assert "\n" not in str(error.value)
+    assert str(error.value).isprintable()
     return str(error.value)
 
 
@@ -253,13 +253,32 @@ def test_all_wrong_tensors_are_listed_at_once(folder):
     np.savez(folder / "S3-1.npz", **tensors)
     message = refused(folder, "S3-1.npz does not hold the unit's tensors")
     for part in (
-        "bn4_1.bias is missing, expected (1024,)",
-        "bn5_1.running_var is missing, expected (1024,)",
-        "conv2_5.weight is (1024, 1, 3, 3), expected (1024, 1, 5, 5)",
-        "conv2_5.bias is (1024,), expected nothing",
+        "'bn4_1.bias' is missing, expected (1024,)",
+        "'bn5_1.running_var' is missing, expected (1024,)",
+        "'conv2_5.weight' is (1024, 1, 3, 3), expected (1024, 1, 5, 5)",
+        "'conv2_5.bias' is (1024,), expected nothing",
     ):
         assert part in message
     assert message.count("expected") == 4
+    np.savez(folder / "S3-1.npz", **{f"\x1b{i}" * 100: np.zeros(1) for i in range(1000)})
+    message = refused(folder, r"'\\x1b0\\x1b0.*… is \(1,\), expected nothing.* and \d+ more")
+    assert len(message) < 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("conv2_3.weight", np.full((2, 1024, 1, 1), np.nan), "not finite in float32"),
+        ("conv2_3.weight", np.full((2, 1024, 1, 1), 1e300), "not finite in float32"),
+        ("bn3_1.running_var", np.array([1.0, -0.5]), "negative variances"),
+        ("bn3_1.weight", np.array([1, 2]), "not floating point"),
+    ],
+)
+def test_values_that_compute_nothing_are_refused(folder, name, value, said):
+    with np.load(folder / "S3-1.npz") as file:
+        tensors = dict(file)
+    np.savez(folder / "S3-1.npz", **{**tensors, name: value})
+    refused(folder, f"S3-1.npz holds .*{said}: '{name}'")
 
 
 def test_missing_files_are_named(folder):
@@ -270,7 +289,7 @@ def test_missing_files_are_named(folder):
     refused(folder, "no published units at .*: classification.json is missing")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", '{"S3-0": 3}', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", '{"S3-0": 3}', "\xff", "[" * 10**6])
 def test_a_damaged_index_is_one_clear_error(folder, text):
     (folder / "classification.json").write_bytes(text.encode("latin-1"))
     refused(folder, "classification.json")
@@ -288,19 +307,27 @@ def test_no_units_of_a_cut_is_an_error(folder):
         ({"stride": None}, "'stride' is missing"),
         ({"channels": 0}, "must be positive"),
         ({"channels": 2.5}, "S3-0"),
-        ({"channels": 3}, r"conv2_3.weight is \(2, 1024, 1, 1\), expected \(3, 1024, 1, 1\)"),
+        ({"channels": 10**10}, r"'conv2_3.weight' is \(2, 1024, 1, 1\), expected \(10000000000,"),
+        ({"channels": 10**25}, r"'conv2_3.weight' is"),
+        ({"channels": 3}, r"'conv2_3.weight' is \(2, 1024, 1, 1\), expected \(3, 1024, 1, 1\)"),
         ({"step": 0}, "must be positive"),
         ({"step": float("nan")}, "must be positive"),
         ({"step": [1]}, "S3-0"),
+        ({"step": 10**400}, "too large"),
         ({"symbol_counts": None}, "'symbol_counts' is missing"),
-        ({"symbol_counts": {}}, "symbol counts must be finite"),
+        ({"symbol_counts": {}}, "symbol counts must be 0 … 1e"),
+        ({"symbol_counts": {"9" * 25: 1}}, "symbols must be int32"),
+        ({"symbol_counts": {"9" * 5000: 1}}, "S3-0"),
+        ({"symbol_counts": {"1": 10**400}}, "too large"),
         ({"symbol_counts": {"a": 1}}, "'a'"),
         ({"symbol_counts": [1, 2]}, "S3-0"),
         ({"weights": 3}, "S3-0"),
         ({"weights": "gone.pth"}, "gone.pth"),
+        ({"weights": "a\0b"}, "is not the name of a file"),
+        ({"weights": "\x1b[2J"}, "is not the name of a file"),
         ({"weights": "../S3-0.npz"}, "is not the name of a file in the folder"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_an_entry_that_describes_no_unit_is_refused(folder, change, match):
     index = json.loads((folder / "classification.json").read_text())
@@ -310,7 +337,7 @@ def test_an_entry_that_describes_no_unit_is_refused(folder, change, match):
     refused(folder, match, cut="S3")
 
 
-@pytest.mark.parametrize("name", ["S4-0", "S3-0/../x", "-"])
+@pytest.mark.parametrize("name", ["S4-0", "S3-0/../x", "-", "S3-\x1b[2J", "S3-\n"])
 def test_a_name_that_makes_no_rate_is_refused(folder, name):
     index = json.loads((folder / "classification.json").read_text())
     index[name] = index["S3-0"]

@@ -151,7 +151,22 @@ def test_what_is_none_of_the_formats(tmp_path, write):
         read_tensors(tmp_path / "nothing.npz")
 
 
+def test_a_path_that_names_no_file():
+    for path in ("a\0b", "a\ud800b"):
+        with pytest.raises(WeightsError, match=r"is not a file|no such file") as caught:
+            read_tensors(path)
+        assert str(caught.value).isprintable()
+
+
 # safetensors
+
+
+def test_a_header_as_long_as_the_name_of_zips(write):
+    data = _safetensors({"w": np.ones(3, np.float32)})
+    (length,) = struct.unpack("<Q", data[:8])
+    padded = struct.pack("<Q", 19_280) + data[8 : 8 + length] + b" " * (19_280 - length)
+    assert padded.startswith(b"PK")
+    assert (read_tensors(write(padded + data[8 + length :]))["w"] == 1).all()
 
 
 @pytest.mark.parametrize(

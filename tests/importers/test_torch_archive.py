@@ -7,8 +7,6 @@ import itertools
 import os
 import pickle
 import struct
-import subprocess
-import sys
 import time
 import tracemalloc
 import zipfile
@@ -361,6 +359,20 @@ def test_long_arguments_are_not_read_again_and_again(torch_writer, write):
     _refused(write(_zip_of_program(long + b"h\0Q0" * n + b"N.")), "in an unknown way")
 
 
+def test_keys_that_take_long_to_compare(torch_writer, write):
+    """Two long strings that are equal, used in turn, would be compared at every use."""
+    long, n = torch_writer.value("k" * 7_900_000), 100_000
+    keys = long + b"q\0" + long + b"q\1"
+    _refused(
+        write(_zip_of_program(keys + b"}" + b"h\0Nsh\1Ns" * n + b".")), "a key of 7900000 char"
+    )
+    items = keys + b"}(" + b"h\0Nh\1N" * n + b"u."
+    _refused(write(_zip_of_program(items)), "a key of 7900000 char")
+    kind = torch_writer.name("torch", "FloatStorage") + b"q\2"
+    ids = b"".join(b"(\x8c\x07storageh\2h" + key + b"\x8c\x03cpuK\1tQ0" for key in (b"\0", b"\1"))
+    _refused(write(_zip_of_program(keys + kind + ids * 9000 + b"N.")), "in an unknown way")
+
+
 # Tensors that are not what the file holds
 
 
@@ -632,42 +644,7 @@ def test_random_programs_give_an_error_or_a_value(tmp_path_factory, program):
         torch_archive.read(path)
 
 
-# Memory, and files that others wrote
-
-_MEASURE = """
-import contextlib, resource, sys
-import numpy as np
-from jaxsplit.errors import WeightsError
-from jaxsplit.importers import torch_archive
-rest = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = rest()
-with contextlib.suppress(WeightsError):
-    read = torch_archive.read(sys.argv[1])
-    if isinstance(read, dict):
-        kept = {name: np.array(array, np.float32) for name, array in read.items()}
-print(rest() - before)
-"""
-
-
-def _memory(path):
-    """Bytes by which a process grows that reads a file and converts what it holds."""
-    command = [sys.executable, "-c", _MEASURE, path]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
-@pytest.mark.parametrize("legacy", [False, True])
-def test_memory_is_the_file_and_what_it_is_converted_to(torch_writer, write, legacy):
-    arrays = {f"layer{i}": np.full(2**20, i, np.float32) for i in range(16)}
-    path = write((torch_writer.legacy_of if legacy else torch_writer.zip_of)(arrays))
-    assert _memory(path) < 2.5 * path.stat().st_size
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
-def test_memory_of_the_longest_programs(write):
-    half = pickle_program.MAX_OPCODES // 2
-    for opcodes in (b"N" + b"\x85" * 900_000, b"](" * half, b"}\x94" * half, b"](" + b"]" * half):
-        assert _memory(write(_zip_of_program(opcodes + b"."))) < 300 * MEGABYTE
+# Files that others wrote
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no published files beside the repository")

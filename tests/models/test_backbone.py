@@ -1,6 +1,7 @@
 """Backbone files: what is saved comes back, the same bytes every time, and nothing else loads."""
 
 import json
+import os
 import pickle
 import re
 import struct
@@ -13,6 +14,7 @@ import safetensors.numpy
 
 from jaxsplit import models
 from jaxsplit.errors import ConfigError, JaxsplitError, WeightsError
+from jaxsplit.models import safe_tensors
 
 
 @pytest.fixture
@@ -33,11 +35,20 @@ def rewritten(path, change):
     return path
 
 
+def by_hand(path, metadata, **tensor):
+    """A file of one tensor with any description."""
+    header = json.dumps({"__metadata__": metadata, "w": tensor}).encode()
+    size = tensor["data_offsets"][1]
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+    return path
+
+
 def refuses(path, *words):
     with pytest.raises(WeightsError) as caught:
         models.read_backbone(path)
     message = str(caught.value)
-    assert "\n" not in message
+    assert message.isprintable()
+    assert len(message) < len(str(path)) + 1000
     for word in (str(path), *words):
         assert word in message
 
@@ -113,9 +124,76 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
     foreign.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     refuses(foreign)
     safetensors.numpy.save_file({"w": np.ones(3)}, foreign)
-    refuses(foreign, "jaxsplit")
+    refuses(foreign, "weights of another package")
     assert not models.holds_backbone(foreign)
+    safetensors.numpy.save_file({"w": np.ones(3)}, foreign, {"format": "pt"})
+    refuses(foreign, "weights of another package")
     assert not models.holds_backbone(tmp_path / "none.safetensors")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    assert not models.holds_backbone(pipe)
+    refuses(pipe, "is not a file")
+
+
+def test_a_header_without_end_is_not_parsed(saved):
+    with safetensors.safe_open(saved, "numpy") as file:
+        metadata = file.metadata()
+    fields = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    large = {**metadata, "padding": "x" * safe_tensors.MAX_HEADER}
+    assert models.holds_backbone(by_hand(saved, metadata, **fields))
+    assert not models.holds_backbone(by_hand(saved, large, **fields))
+    refuses(saved, "expected a .safetensors")
+
+
+@pytest.mark.parametrize(
+    "description", ["", "3", "[]", "{", "[" * 100_000, '{"a":' * 100_000, "9" * 10_000]
+)
+def test_a_description_that_is_none_is_refused(tmp_path, description):
+    fields = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    refuses(by_hand(tmp_path / "w", {"jaxsplit": description}, **fields), "not a backbone file")
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("F8_E4M3", [2]), ("F4", [4]), ("F8_E8M0", [2])])
+def test_numbers_that_numpy_lacks_are_refused(saved, dtype, shape):
+    with safetensors.safe_open(saved, "numpy") as file:
+        metadata = file.metadata()
+    refuses(by_hand(saved, metadata, dtype=dtype, shape=shape, data_offsets=[0, 2]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("params/stem/conv/kernel", np.nan, "not finite"),
+        ("batch_stats/stem/bn/mean", -np.inf, "not finite"),
+        ("batch_stats/stem/bn/var", -1, "negative variances"),
+    ],
+)
+def test_values_that_compute_nothing_are_refused(saved, key, value, said):
+    rewritten(saved, lambda arrays, _: arrays[key].reshape(-1).__setitem__(1, value))
+    refuses(saved, said, key)
+
+
+def test_integers_are_refused(saved):
+    key = "params/logits/dense/bias"
+    rewritten(saved, lambda arrays, _: arrays.update({key: np.zeros(3, np.int64)}))
+    refuses(saved, "not floating point", key)
+
+
+def test_what_could_not_be_read_again_is_not_saved(tiny, tmp_path):
+    module, variables, rest = tiny
+    path = tmp_path / "weights.safetensors"
+    folded = models.fold_batch_norm(variables, module.epsilon)
+    with pytest.raises(WeightsError, match=r"before fold\(\)"):
+        models.save_backbone(path, folded, **rest)
+    large = jax.tree.map(lambda leaf: leaf + np.float32(1e5), variables)
+    with pytest.raises(WeightsError, match="not finite in float16"):
+        models.save_backbone(path, large, **rest)
+    assert not path.exists()
+    models.save_backbone(path, large, **rest, dtype="float32")
+    models.read_backbone(path)
 
 
 def test_damaged_files_end_in_one_line(saved, tmp_path):
@@ -159,9 +237,11 @@ def test_other_shapes_and_names_are_refused(saved):
 
     refuses(put(kernel, (64, 4)), "resnet8_small", kernel, "(64, 4)", "(64, 3)")
     rewritten(saved, lambda arrays, _: arrays.pop(kernel))
-    refuses(saved, kernel, "None", "(64, 3)")
+    refuses(saved, kernel, "missing", "(64, 3)")
     models.read_backbone(put(kernel, (64, 3)))
-    refuses(put(f"{kernel}/x", (1,)), f"{kernel}/x", "(1,)", "None")
+    refuses(put(f"{kernel}/x", (1,)), f"{kernel}/x", "(1,)", "missing")
+    hostile = "\x1b[2J" + "w" * 10**5
+    refuses(put(hostile, (1,)), r"'\x1b[2Jwww")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +249,20 @@ def test_other_shapes_and_names_are_refused(saved):
     [
         ("name", "resnet9_small"),
         ("name", ["resnet8_small"]),
+        ("name", 8),
+        ("name", "\x1b" * 10_000),
         ("class_names", 3),
+        ("class_names", []),
+        ("class_names", "abc"),
+        ("class_names", [[1], [2], [3]]),
+        ("class_names", ["a", "b", None]),
+        ("card", [1]),
+        ("card", "text"),
+        ("preprocessing", ["size"]),
+        ("preprocessing", {"size": [28.5, 28]}),
+        ("preprocessing", {"size": [10**9, 10**9], "channels": 1}),
+        ("preprocessing", {"size": [12, 10], "channels": 1, "mean": ["a"]}),
+        ("preprocessing", {"size": [12, 10], "channels": 1, "interpolation": ["bilinear"]}),
         ("preprocessing", {"size": [12, 10], "channels": 2}),
         ("preprocessing", {"side": 12}),
         ("preprocessing", None),

@@ -12,7 +12,7 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import CodecPoint, smallest_reaching
 
 #: Columns that a table is laid out for.
-WIDTH = 100
+WIDTH = 110
 
 _NOTE = (
     "JPEG, WebP: the smallest mean file, over Pillow's qualities, with which the uncut network is "
@@ -26,7 +26,7 @@ def table(
     webp_points: Iterable[CodecPoint] | None = None,
     raw_bytes: int | None = None,
 ) -> Table:
-    """A row for each rate and one for the uncut network; plain ASCII, 100 columns at most.
+    """A row for each rate and one for the uncut network; plain ASCII, 110 columns at most.
 
     Bytes are of real frames, estimated bits what the prior charges, table bits what an ideal coder
     would write under the integer tables.
@@ -51,7 +51,10 @@ def table(
         caption_style="",
     )
     result.add_column("rate", overflow="fold")
-    for name in ("lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "top-1\n%"):
+    for name in (
+        *("lambda", "bytes /\nimage", "estim.\nbits", "table\nbits"),
+        *("bits /\npixel", "top-1\n%"),
+    ):
         result.add_column(name, justify="right", no_wrap=True)
     result.add_column("drop in\npoints", justify="right", no_wrap=True)
     for name in swept:
@@ -63,6 +66,7 @@ def table(
             _mean(point.bytes_per_image),
             _mean(point.estimated_bits_per_image),
             "n/a" if point.table_bits_per_image is None else _mean(point.table_bits_per_image),
+            f"{point.bits_per_pixel:.3f}",
             f"{100 * point.top1:.2f}",
             f"{100 * (curve.uncompressed_top1 - point.top1):z.2f}",
             *(_smallest(points, point.top1) for points in swept.values()),
@@ -72,6 +76,7 @@ def table(
         "uncut",
         "",
         "" if raw_bytes is None else f"{raw_bytes} raw",
+        "",
         "",
         "",
         f"{100 * curve.uncompressed_top1:.2f}",
@@ -92,18 +97,17 @@ def render(
     >>> from jaxsplit.evaluation.curve import RatePoint
     >>> points = [RatePoint("r0", 0.01, 52.0, 401.0, 0.531, 0.875, 2000, 402.5)]
     >>> print(render(Curve(0.925, 2000, points), [CodecPoint("jpeg", 9, 251.5, 170.25, 0.88)]))
-                     Rates against the uncut network, 2000 images
-    +-------+--------+---------+--------+-------+-------+---------+---------------+
-    |       |        | bytes / | estim. | table | top-1 | drop in |    JPEG bytes |
-    | rate  | lambda |   image |   bits |  bits |     % |  points |      (header) |
-    +-------+--------+---------+--------+-------+-------+---------+---------------+
-    | r0    |   0.01 |    52.0 |  401.0 | 402.5 | 87.50 |    5.00 | 251.5 (170.2) |
-    +-------+--------+---------+--------+-------+-------+---------+---------------+
-    | uncut |        |         |        |       | 92.50 |    0.00 |           n/a |
-    +-------+--------+---------+--------+-------+-------+---------+---------------+
-    JPEG, WebP: the smallest mean file, over Pillow's qualities, with which the
-    uncut network is as accurate; in brackets its header, n/a where no quality
-    tried is enough.
+                          Rates against the uncut network, 2000 images
+    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
+    |       |        | bytes / | estim. | table | bits / | top-1 | drop in |    JPEG bytes |
+    | rate  | lambda |   image |   bits |  bits |  pixel |     % |  points |      (header) |
+    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
+    | r0    |   0.01 |    52.0 |  401.0 | 402.5 |  0.531 | 87.50 |    5.00 | 251.5 (170.2) |
+    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
+    | uncut |        |         |        |       |        | 92.50 |    0.00 |           n/a |
+    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
+    JPEG, WebP: the smallest mean file, over Pillow's qualities, with which the uncut
+    network is as accurate; in brackets its header, n/a where no quality tried is enough.
     """
     file = io.StringIO()
     # In a notebook rich would display HTML and leave the file empty.

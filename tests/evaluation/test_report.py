@@ -35,8 +35,8 @@ def _rows(text):
 def test_every_figure_is_in_its_row():
     curve = Curve(0.925, 2000, (_point(), _point("r1", 0.905, bytes_per_image=1234.56)))
     rows = _rows(render(curve, JPEG, WEBP, raw_bytes=784))
-    figures = ["0.001", "52.0", "401.3", "402.5", "87.50", "5.00", "217.3 (173.5)", "150.3 (30.5)"]
-    assert rows["r0"] == figures
+    figures = ["0.001", "52.0", "401.3", "402.5", "0.531", "87.50", "5.00"]
+    assert rows["r0"] == [*figures, "217.3 (173.5)", "150.3 (30.5)"]
     assert rows["r1"][1] == "1235"
     assert rows["r1"][-3:] == ["2.00", "290.8 (180.7)", "150.3 (30.5)"]
     assert rows["uncut"] == ["", "784 raw", "", "", "92.50", "0.00", "n/a", "150.3 (30.5)"]

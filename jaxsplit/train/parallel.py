@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 import os
@@ -16,15 +15,6 @@ import numpy as np
 #: Name of the device axis, for `jax.lax.pmean` and batch normalisation inside a step.
 AXIS = "devices"
 
-# By the numbers of malloc.h. One arena, because those of threads are trimmed whatever is asked.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
-_MALLOC_OPTIONS = {
-    _M_TRIM_THRESHOLD: 2**31 - 1,
-    _M_TOP_PAD: 2**26,
-    _M_MMAP_THRESHOLD: 2**31 - 1,
-    _M_ARENA_MAX: 1,
-}
-
 
 def use_cpu_cores() -> None:
     """Makes every CPU core (of at most 8) a device, unless the environment says otherwise.
@@ -33,24 +23,9 @@ def use_cpu_cores() -> None:
     of ResNet-8 or ResNet-20 in 1/1.3 of the time of one device over both. Call it before jax is
     used; it changes nothing where jax runs on another platform.
     """
-    _keep_freed_memory()
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     jax.config.update("jax_num_cpu_devices", min(_cores(), 8))
-
-
-def _keep_freed_memory() -> None:
-    """Lets glibc keep the buffers that a step frees for the next step.
-
-    It gives them back to the system and faults them in again page by page otherwise: of 60 steps
-    of ResNet-20, 4.8 million page faults and a sixth of the processors' time.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # no glibc
-        return
-    for option, value in _MALLOC_OPTIONS.items():
-        mallopt(option, value)
 
 
 def _cores() -> int:

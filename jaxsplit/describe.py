@@ -76,5 +76,6 @@ def _family(name: str) -> str:
     ]
     for rate in found.rates:
         measured = ", ".join(f"{key} {value:g}" for key, value in rate.measured.items())
-        lines.append(f"  {rate.rate_id}: lambda {rate.lmbda}, {measured or 'not measured'}")
+        lmbda = "unknown" if rate.lmbda is None else rate.lmbda
+        lines.append(f"  {rate.rate_id}: lambda {lmbda}, {measured or 'not measured'}")
     return "\n".join(lines)

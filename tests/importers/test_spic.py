@@ -357,6 +357,9 @@ def test_the_command_writes_families(folder, tmp_path, capsys):
         assert RateFamily.load(out / cut).fingerprint == family.fingerprint
     assert main(["import", "spic", str(folder), "-o", str(out / "one"), "--cut", "S3"]) == 0
     assert RateFamily.load(out / "one").fingerprint == expected["S3"].fingerprint
+    capsys.readouterr()
+    assert main(["info", str(out / "one")]) == 0
+    assert "S3-0: lambda unknown, not measured" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

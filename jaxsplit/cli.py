@@ -89,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     info = add("info", "Describe a family, a .jspl file or a backbone's weights.")
     info.add_argument("path", nargs="?", metavar="PATH|NAME", help="default: what is embedded")
 
+    _add_import(commands)
+    return parser
+
+
+def _add_import(commands: Any) -> None:
+    """`jaxsplit import FORMAT`: what other packages wrote."""
     foreign = commands.add_parser(
         "import",
         help="Convert what other packages wrote.",
@@ -139,7 +145,6 @@ def _parser() -> argparse.ArgumentParser:
     spic.add_argument("--split", help="of those images; default as of evaluate")
     spic.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
     spic.add_argument("--weights", type=Path, metavar="FILE", help="of the network, for --fit-on")
-    return parser
 
 
 def _add(commands: Any, name: str, text: str, group: str = "") -> argparse.ArgumentParser:

@@ -39,13 +39,13 @@ def test_every_figure_is_in_its_row():
     assert rows["r0"] == [*figures, "217.3 (173.5)", "150.3 (30.5)"]
     assert rows["r1"][1] == "1235"
     assert rows["r1"][-3:] == ["2.00", "290.8 (180.7)", "150.3 (30.5)"]
-    assert rows["uncut"] == ["", "784 raw", "", "", "92.50", "0.00", "n/a", "150.3 (30.5)"]
+    assert rows["uncut"] == ["", "784 raw", "", "", "", "92.50", "0.00", "n/a", "150.3 (30.5)"]
 
 
 def test_a_rate_above_the_uncut_network_has_a_negative_drop_and_none_is_minus_zero():
     curve = Curve(0.9, 2000, (_point(top1=0.9), _point("r1", 0.9025), _point("r2", 0.90000001)))
     rows = _rows(render(curve))
-    assert [rows[name][5] for name in ("r0", "r1", "r2")] == ["0.00", "-0.25", "0.00"]
+    assert [rows[name][6] for name in ("r0", "r1", "r2")] == ["0.00", "-0.25", "0.00"]
 
 
 def test_columns_without_a_sweep_are_left_out_and_an_empty_sweep_reaches_nothing():

@@ -8,7 +8,7 @@ The first command runs once; its images are those of Debian's package dataset-fa
     jaxsplit train --config fashion_mnist_backbone:resnet8 --workdir runs/fashion_mnist_resnet8
 
 The argument is `resnet8` (92.76 % of the 10,000 test images; 41 minutes on two busy CPU cores),
-`resnet20` (93.67 %; 33 minutes) or `smoke` (7 seconds, on embedded images).
+`resnet20` (93.67 %; about 40 minutes) or `smoke` (7 seconds, on embedded images).
 """
 
 import ml_collections

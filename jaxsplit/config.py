@@ -197,7 +197,9 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         if isinstance(present, float) and type(value) is int:
             value = float(value)
     except (ValueError, SyntaxError) as error:
-        raise ConfigError(f"{key}: {text!r} is no Python value") from error
+        if present is not None:
+            raise ConfigError(f"{key}: {text!r} is no Python value") from error
+        value = text  # what may be absent can be a name; whether it fits is looked at later
     if present is not None and type(value) is not type(present):
         raise ConfigError(f"{key} is a {type(present).__name__}; got {text!r}")
     node[leaf] = value

@@ -126,7 +126,8 @@ def run_backbone(
       progress: told of the metrics.
     """
     test = data.open_source(config.data, split=config.test_split, limit=config.limit)
-    variables, measured = train_backbone(config, directory, progress)
+    initial = None if config.initial is None else load_backbone(config.initial)
+    variables, measured = train_backbone(config, directory, progress, initial)
     scheme, _, path = config.data.partition(":")
     card = {
         "command": command,

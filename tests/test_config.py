@@ -300,3 +300,10 @@ def test_the_files_are_found_by_path_and_by_name(monkeypatch, tmp_path):
     assert find("configs/fashion_mnist.py") == Path("configs/fashion_mnist.py")
     Path("fashion_mnist.py").write_text("")
     assert find("fashion_mnist.py") == Path("fashion_mnist.py")
+
+
+def test_what_may_be_absent_can_be_named_without_quotes():
+    loaded = load("cifar10_backbone", {"initial": "cifar10_resnet20"})
+    assert loaded.initial == "cifar10_resnet20"
+    with pytest.raises(ConfigError, match="limit is 'all'"):
+        load("cifar10_backbone", {"limit": "all"})

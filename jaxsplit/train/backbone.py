@@ -38,6 +38,7 @@ class BackboneConfig:
       label_smoothing: share of the target spread over all classes.
       train_split, test_split: of the source. The test images are only counted at the end.
       limit: number of training and of test images, or None for all.
+      initial: weights to start from, as of `load_backbone`; None starts at random.
     """
 
     model: str
@@ -55,6 +56,7 @@ class BackboneConfig:
     train_split: str = "train"
     test_split: str = "test"
     limit: int | None = None
+    initial: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.epochs < 1 or not 0 <= self.seed < 2**32:
@@ -89,6 +91,7 @@ def train_backbone(
     config: BackboneConfig,
     workdir: Path | None,
     progress: loop.Progress | None = None,
+    initial: models.Backbone | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Trains, resumes where `workdir` holds a checkpoint of the same config, and tests once.
 
@@ -96,12 +99,15 @@ def train_backbone(
       config: the training.
       workdir: folder for checkpoints; None keeps none.
       progress: told of loss and accuracy as the training goes.
+      initial: what `config.initial` names.
 
     Returns:
       variables {"params", "batch_stats"} and a report: top-1 on the test split, its size, steps.
 
     Raises:
-      ConfigError: there are fewer training images than a batch takes.
+      ConfigError: there are fewer training images than a batch takes, or `initial` is another
+        network.
+      DataError: `initial` tells other classes apart.
     """
     source = data.open_source(config.data, split=config.train_split, limit=config.limit)
     num_classes = len(source.class_names)
@@ -127,6 +133,11 @@ def train_backbone(
     variables = jax.jit(models.create(config.model, num_classes).init)(
         jax.random.key(config.seed), image
     )
+    if initial is not None:
+        if initial.name != config.model:
+            raise ConfigError(f"the initial weights are of {initial.name}; expected {config.model}")
+        initial.check_classes(source)
+        variables = jax.tree.map(jnp.asarray, initial.variables)
 
     def loss(params: Any, batch_stats: Any, batch: Any) -> tuple[jax.Array, Any]:
         images = config.preprocessing.normalise(batch["image"])

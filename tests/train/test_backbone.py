@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxsplit import data, models
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.experiment import run_backbone
 from jaxsplit.train.backbone import train_backbone
 
 
@@ -58,3 +59,25 @@ def test_fewer_images_than_a_batch_are_refused(tiny_training):
 def test_one_step_is_a_training(tiny_training):
     config = dataclasses.replace(tiny_training[0], limit=32, epochs=1)
     assert train_backbone(config, None)[1]["steps"] == 1
+
+
+def test_a_training_starts_from_the_initial_weights(tiny_training, tiny_backbone, tmp_path):
+    config, trained, report, _ = tiny_training
+    file = tmp_path / "tiny.safetensors"
+    models.save_backbone(
+        file,
+        trained,
+        name=config.model,
+        preprocessing=config.preprocessing,
+        class_names=tiny_backbone.class_names,
+        card={},
+    )
+    config = dataclasses.replace(config, limit=256, epochs=1, learning_rate=1e-6, initial=str(file))
+    card = run_backbone(config, tmp_path / "again", command="")
+    assert abs(card["top1"] - report["top1"]) < 0.03
+    other = dataclasses.replace(tiny_backbone, name="resnet20_small")
+    with pytest.raises(ConfigError, match="initial weights are of resnet20_small"):
+        train_backbone(config, None, initial=other)
+    names = ("other", *tiny_backbone.class_names[1:])
+    with pytest.raises(DataError, match="number 0"):
+        train_backbone(config, None, initial=dataclasses.replace(tiny_backbone, class_names=names))

@@ -7,14 +7,17 @@
 """
 
 from jaxsplit.data.images import decode_image
-from jaxsplit.data.pipeline import batches, load_arrays, num_batches
+from jaxsplit.data.pipeline import batches, load_arrays
 from jaxsplit.data.preprocessing import Augmentation, Preprocessing
 from jaxsplit.data.sources import Source, open_source, spread
+from jaxsplit.data.steps import num_batches
+from jaxsplit.data.views import Views
 
 __all__ = [
     "Augmentation",
     "Preprocessing",
     "Source",
+    "Views",
     "batches",
     "decode_image",
     "load_arrays",

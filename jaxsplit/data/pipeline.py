@@ -14,21 +14,10 @@ import numpy as np
 
 from jaxsplit.data.preprocessing import Augmentation, Preprocessing
 from jaxsplit.data.sources import Source
+from jaxsplit.data.steps import ENDLESS, Batch, num_batches, step_indices, stream
 from jaxsplit.errors import ConfigError
 
-Batch = dict[str, np.ndarray]
-
-_ENDLESS = 2**40  # steps
 _DECODED: weakref.WeakKeyDictionary[Source, dict] = weakref.WeakKeyDictionary()
-
-
-def num_batches(examples: int, batch_size: int, drop_remainder: bool = False) -> int:
-    """How many batches an epoch has.
-
-    >>> num_batches(10, 4), num_batches(10, 4, drop_remainder=True)
-    (3, 2)
-    """
-    return examples // batch_size if drop_remainder else math.ceil(examples / batch_size)
 
 
 def batches(
@@ -86,12 +75,7 @@ def batches(
     per_epoch = num_batches(len(source), batch_size, drop_remainder)
     if not per_epoch:
         raise ConfigError(f"{source!r} doesn't fill one batch of {batch_size}")
-    if len(source) * math.prod(preprocessing.input_shape) <= memory_limit:
-        read = functools.partial(_from_memory, *load_arrays(source, preprocessing))
-        threads = 1
-    else:
-        read = functools.partial(_from_source, source, preprocessing)
-        threads = _threads()
+    read, threads = reader(source, preprocessing, memory_limit)
 
     def fetch(step: int) -> Batch:
         batch = read(step_indices(len(source), batch_size, per_epoch, seed, step))
@@ -100,8 +84,25 @@ def batches(
             batch["image"] = augment(batch["image"], np.random.default_rng((seed, step, 1)))
         return batch
 
-    stop = _ENDLESS if epochs is None else epochs * per_epoch
-    return _stream(fetch, min(start_step, stop), stop, threads)
+    stop = ENDLESS if epochs is None else epochs * per_epoch
+    return stream(fetch, min(start_step, stop), stop, threads)
+
+
+def reader(
+    source: Source, preprocessing: Preprocessing, memory_limit: int = 2**30
+) -> tuple[Callable[[np.ndarray], Batch], int]:
+    """How any examples of a source are read, as one batch without augmentation.
+
+    Args:
+      source, preprocessing, memory_limit: as of `batches`.
+
+    Returns:
+      From int64 [B] (an example's number, or -1 for padding) to the batch, and the number of
+      threads in which to call it.
+    """
+    if len(source) * math.prod(preprocessing.input_shape) <= memory_limit:
+        return functools.partial(_from_memory, *load_arrays(source, preprocessing)), 1
+    return functools.partial(_from_source, source, preprocessing), _threads()
 
 
 def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
@@ -128,39 +129,13 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
         def fetch(step: int) -> Batch:
             return _from_source(source, preprocessing, step_indices(count, size, steps, None, step))
 
-        for batch in _stream(fetch, 0, steps, _threads()):
+        for batch in stream(fetch, 0, steps, _threads()):
             kept = batch["index"][batch["mask"]]
             images[kept] = batch["image"][: len(kept)]
             labels[kept] = batch["label"][: len(kept)]
         images.flags.writeable = labels.flags.writeable = False
         decoded[key] = images, labels
     return decoded[key]
-
-
-def _stream(fetch: Callable[[int], Batch], start: int, stop: int, threads: int) -> Iterator[Batch]:
-    """fetch(start), …, fetch(stop - 1), in order, prefetched by grain's threads."""
-    from grain import python as grain  # costs most of a second, and only who iterates needs it
-
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(grain.MapDataset.range(start, stop).map(fetch).to_iter_dataset(options))
-
-
-def step_indices(
-    examples: int, batch_size: int, per_epoch: int, seed: int | None, step: int
-) -> np.ndarray:
-    """The examples of one step, int64 [B], -1 where there are none left: a pure function."""
-    epoch, position = divmod(step, per_epoch)
-    begin = position * batch_size
-    end = min(begin + batch_size, examples)
-    chosen = np.full(batch_size, -1, np.int64)
-    order = np.arange(begin, end) if seed is None else _order(examples, seed, epoch)[begin:end]
-    chosen[: len(order)] = order
-    return chosen
-
-
-@functools.lru_cache(maxsize=4)
-def _order(examples: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(examples)
 
 
 def _from_memory(images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> Batch:

@@ -3,65 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import data
-from jaxsplit.data.pipeline import step_indices
 from jaxsplit.errors import ConfigError
 from jaxsplit.models import Backbone
 from jaxsplit.models.inference import batch_size
 from jaxsplit.split import Split
+from jaxsplit.train.examples import FeatureCache, ImageBatches
+from jaxsplit.train.feature_files import FeatureFiles, Forms, Tell, form_bytes
+from jaxsplit.train.head import mean_square, run_parts, sample_rows, sampled_scale
 
+DTYPES = ("float32", "float16", "bfloat16")
+CACHES = ("auto", "disk", "memory", "none")
+#: Of features that may be cached, unless another limit is given.
+MAX_BYTES = 64 * 2**30
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FeatureCache:
-    """Features at the cut and what a loss compares with.
+_RESERVE = 2**30  # bytes that a cache leaves free on its disk
 
-    Attributes:
-      features: [N, H, W, Cin], in memory or mapped from a file.
-      teacher: logits of the uncut network, float32 [N, K].
-      labels: int32 [N].
-      scale: mean square of the features.
-    """
-
-    features: np.ndarray
-    teacher: np.ndarray
-    labels: np.ndarray
-    scale: float
-
-    def batches(
-        self, batch_size: int, seed: int, start_step: int = 0
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Endless shuffled batches: features [B, …], teacher [B, K], label [B], index [B].
-
-        Raises:
-          ConfigError: there are fewer examples than a batch takes.
-        """
-        count = len(self.labels)
-        per_epoch = data.num_batches(count, batch_size, drop_remainder=True)
-        if not per_epoch:
-            raise ConfigError(
-                f"{count} training examples don't fill one batch of {batch_size}: "
-                "raise the limit or make the batches smaller"
-            )
-        step = start_step
-        while True:
-            index = step_indices(count, batch_size, per_epoch, seed, step)
-            yield {
-                "features": self.features[index],
-                "teacher": self.teacher[index],
-                "label": self.labels[index],
-                "index": index.astype(np.int32),
-            }
-            step += 1
+#: From parts (None: all) to (part, its first row, its values) of each.
+_Run = Callable[[Sequence[int] | None], Iterator[tuple[int, int, dict[str, np.ndarray]]]]
 
 
 def compute(
@@ -69,93 +40,152 @@ def compute(
     backbone: Backbone,
     source: data.Source,
     *,
+    views: data.Views | None = None,
     flip: bool = False,
     dtype: str = "float32",
     directory: Path | None = None,
-) -> FeatureCache:
-    """Runs the head over every image once.
+    cache: str = "auto",
+    max_bytes: int = MAX_BYTES,
+    tell: Tell | None = None,
+) -> FeatureCache | ImageBatches:
+    """Runs the head over every view of every image once, or goes on where that was stopped.
+
+    Several processes may be given one directory: the first one computes, the others wait for it.
 
     Args:
       split: the cut.
       backbone: the frozen network.
-      source: training images.
-      flip: also every image mirrored left to right, as N further examples.
-      dtype: of the stored features; float16 halves the memory.
-      directory: where the features are kept as a file and found again, under a key of all that
-        they depend on; None keeps them in memory.
+      source: training images; they are decoded as they are needed.
+      views: the examples that each image becomes; None for the image as it is.
+      flip: also every view mirrored left to right, as further examples.
+      dtype: of the stored features; float16 and bfloat16 halve the space.
+      directory: where the features are kept and found again, in a folder named after all that
+        they depend on.
+      cache: "disk", "memory", "none" (the head runs in every step), or "auto": on disk if there
+        is a directory, else in memory, and none where they don't fit.
+      max_bytes: that may be cached.
+      tell: told what takes long, and why something that was cached is not used.
+
+    Raises:
+      ConfigError: an argument doesn't fit, the features don't fit where they were asked to go,
+        or they can't be written there or be held by their dtype.
     """
-    images, labels = data.load_arrays(source, backbone.preprocessing)
-    count = len(images) * (2 if flip else 1)
-    shape = (count, *split.shape)
-    folder = None if directory is None else directory / _key(split, backbone, source, flip, dtype)
-    stored = folder and _stored(folder, shape, (count, len(backbone.class_names)), dtype)
-    features: Any
-    if stored:
-        features, teacher = stored
-    else:
-        if folder is None:
-            features = np.empty(shape, dtype)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "teacher.npy").unlink(missing_ok=True)
-            features = np.lib.format.open_memmap(
-                folder / "features.npy", mode="w+", dtype=dtype, shape=shape
-            )
-        teacher = _fill(features, split, backbone, images)
-        if folder is not None:
-            features.flush()
-            # Last, and whole: its presence says that the features are complete.
-            np.save(folder / "partial.npy", teacher)
-            (folder / "partial.npy").rename(folder / "teacher.npy")
-    sample = np.asarray(features[:: max(1, count // 1000)], np.float32)
-    labels = np.concatenate([labels, labels]) if flip else labels
-    return FeatureCache(features, teacher, labels, float(np.square(sample).mean()))
+    tell = tell or (lambda text: None)
+    views = views or data.Views()
+    views = dataclasses.replace(views, flip=views.flip or flip)
+    if dtype not in DTYPES or cache not in CACHES:
+        raise ConfigError(
+            f"feature dtype {dtype!r}, cache {cache!r}; expected one of {', '.join(DTYPES)}, "
+            f"and of {', '.join(CACHES)}"
+        )
+    if cache == "disk" and directory is None:
+        raise ConfigError("cache is 'disk', but there is no directory for it")
+    rows = len(source) * len(views)
+    if rows >= 2**31:
+        raise ConfigError(f"{rows} examples can't be numbered in 32 bits: take fewer views")
+    forms: Forms = {
+        "features": ((rows, *split.shape), dtype),
+        "teacher": ((rows, len(backbone.class_names)), "float32"),
+        "label": ((rows,), "int32"),
+    }
+    files = None
+    if directory is not None and cache in ("auto", "disk"):
+        about = describe(split, backbone, source, views, dtype)
+        files = FeatureFiles(
+            directory / key(about),
+            about,
+            forms,
+            images=len(source),
+            views=len(views),
+            part_images=batch_size(backbone.preprocessing.input_shape),
+        )
+    if cache == "none" or not _fits(forms, files, max_bytes, cache, tell):
+        return ImageBatches(
+            source, backbone.preprocessing, views, sampled_scale(split, backbone, source, views)
+        )
+    run = functools.partial(run_parts, split, backbone, source, views, dtype, tell)
+    arrays = _in_memory(forms, run) if files is None else _on_disk(files, run, tell)
+    features = arrays["features"]
+    sample = np.asarray(features[sample_rows(features.shape)], np.float32)
+    return FeatureCache(features, arrays["teacher"], arrays["label"], mean_square(sample))
 
 
-def _stored(
-    folder: Path, shape: tuple[int, ...], teacher_shape: tuple[int, ...], dtype: str
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """(features, teacher) of an earlier run; None where they are missing, partial or damaged."""
-    if not (folder / "teacher.npy").exists():
-        return None
-    try:
-        features = np.load(folder / "features.npy", mmap_mode="r")
-        teacher = np.load(folder / "teacher.npy")
-        whole = (features.shape, features.dtype, teacher.shape) == (shape, dtype, teacher_shape)
-    except Exception:  # whatever numpy says of damaged bytes; they are computed again
-        return None
-    return (features, teacher) if whole else None
-
-
-def _fill(features: np.ndarray, split: Split, backbone: Backbone, images: np.ndarray) -> np.ndarray:
-    @jax.jit
-    def head_and_teacher(variables: Any, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = split.head(variables, backbone.preprocessing.normalise(batch))
-        return x, split.tail(variables, x)
-
-    teacher = []
-    size = batch_size(images.shape[1:])
-    for start in range(0, len(features), size):
-        index = np.arange(start, min(start + size, len(features)))
-        batch = images[index % len(images)]
-        batch = np.where((index < len(images))[:, None, None, None], batch, batch[:, :, ::-1])
-        padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
-        padded[: len(batch)] = batch
-        x, logits = head_and_teacher(backbone.variables, jnp.asarray(padded))
-        features[index] = np.asarray(x)[: len(batch)]
-        teacher.append(np.asarray(logits)[: len(batch)])
-    return np.concatenate(teacher)
-
-
-def _key(split: Split, backbone: Backbone, source: data.Source, flip: bool, dtype: str) -> str:
-    parts = {
+def describe(
+    split: Split, backbone: Backbone, source: data.Source, views: data.Views, dtype: str
+) -> dict[str, Any]:
+    """All that cached features depend on, ready for JSON."""
+    return {
         "backbone": backbone.fingerprint,
+        "network": backbone.name,
+        "folded": backbone.module.folded,
+        "variables": sorted({str(np.dtype(x.dtype)) for x in jax.tree.leaves(backbone.variables)}),
         "preprocessing": backbone.preprocessing.to_dict(),
         "cut": split.cut,
         "source": source.fingerprint,
-        "flip": flip,
+        "views": dataclasses.asdict(views),
         "dtype": dtype,
         "precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
         "platform": jax.default_backend(),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def key(about: dict[str, Any]) -> str:
+    """Short name of the folder of features that depend on this."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _fits(forms: Forms, files: FeatureFiles | None, max_bytes: int, cache: str, tell: Tell) -> bool:
+    """Whether the features may be cached; a ConfigError where they were asked to be."""
+    size = sum(map(form_bytes, forms.values()))
+    lacking = size
+    limits = [("the limit", max_bytes)]
+    if files is None:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        limits.append(("half of the memory", memory // 2))
+    else:
+        lacking = files.lacking_bytes()
+        there = next(path for path in files.folder.absolute().parents if path.is_dir())
+        limits.append((f"free in {there}", shutil.disk_usage(there).free - _RESERVE))
+    exceeded = [f"{name} is {_gib(limit)}" for name, limit in limits if lacking > max(limit, 0)]
+    if not exceeded:
+        return True
+    shape, dtype = forms["features"]
+    problem = (
+        f"the features of {shape[0]} examples, {'×'.join(map(str, shape[1:]))} in {dtype}, take "
+        f"{_gib(size)}, but {' and '.join(exceeded)}"
+    )
+    if cache != "auto":
+        smaller = "float16 halves them" if dtype == "float32" else f"{dtype} is the smallest form"
+        raise ConfigError(
+            f"{problem}; {smaller}; take fewer views, limit the images, raise the limit, or "
+            "use no cache: the head then runs in every step"
+        )
+    tell(f"{problem}: the head will run in every step")
+    return False
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"
+
+
+def _in_memory(forms: Forms, run: _Run) -> dict[str, np.ndarray]:
+    arrays = {name: np.empty(shape, np.dtype(dtype)) for name, (shape, dtype) in forms.items()}
+    for _, first, values in run(None):
+        for name, rows in values.items():
+            arrays[name][first : first + len(rows)] = rows
+    return arrays
+
+
+def _on_disk(files: FeatureFiles, run: _Run, tell: Tell) -> dict[str, np.ndarray]:
+    try:
+        with files.locked(tell):
+            if missing := files.missing(tell):
+                for part, first, values in run(missing):
+                    files.write(part, first, values)
+            return files.arrays()
+    except OSError as error:
+        size = sum(map(form_bytes, files.forms.values()))
+        raise ConfigError(
+            f"cannot keep {_gib(size)} of features in {files.folder}: {error.strerror or error}; "
+            "make room (what is done is kept), take another directory, or use no cache"
+        ) from error

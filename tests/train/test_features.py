@@ -1,15 +1,39 @@
 """The feature cache: what the frozen parts say, computed once, and batches that can be resumed."""
 
+import dataclasses
+import errno
+import fcntl
+import functools
 import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import namedtuple
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxsplit import data
+from jaxsplit import data, load_backbone
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.data import Augmentation, Views
+from jaxsplit.data.pipeline import reader
 from jaxsplit.errors import ConfigError
 from jaxsplit.split import make_split
-from jaxsplit.train import features, parallel
+from jaxsplit.train import examples, feature_files, features, head, parallel
+
+CROPS = Views(2, Augmentation(padding=2, flip=True), seed=3)
+NAMES = ["features.bin", "label.bin", "teacher.bin"]
+ORDER = [[2, 11, 26, 21, 10, 4, 28, 16], [6, 27, 16, 29, 14, 18, 9, 7]]
+
+
+class Stop(Exception):
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -18,22 +42,45 @@ def source():
 
 
 @pytest.fixture
-def fills(monkeypatch):
-    """Grows by one whenever the head runs over the images."""
-    calls = []
-    fill = features._fill
+def compute(problem, source):
+    return functools.partial(features.compute, problem.split, problem.backbone, source)
 
-    def counted(*args):
-        calls.append(args)
-        return fill(*args)
 
-    monkeypatch.setattr(features, "_fill", counted)
-    return calls
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts of 8 images: 30 images are four of them."""
+    for module in (features, head):
+        monkeypatch.setattr(module, "batch_size", lambda shape: 8)
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Every part that the head has run for; set `.stop_at` to a number of parts to stop there."""
+
+    class Parts(list):
+        stop_at = None
+
+    seen = Parts()
+    run = features.run_parts
+
+    def recorded(*args):
+        for part in run(*args):
+            if len(seen) == seen.stop_at:
+                raise Stop
+            seen.append(part[0])
+            yield part
+
+    monkeypatch.setattr(features, "run_parts", recorded)
+    return seen
 
 
 def assert_same(ours, theirs):
     for name in ("features", "teacher", "labels", "scale"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+def take(cache, count, batch_size=8, seed=0, start=0, **process):
+    return list(itertools.islice(cache.batches(batch_size, seed, start, **process), count))
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +102,8 @@ def test_the_cache_holds_what_the_head_and_the_uncut_network_say(problem, source
     np.testing.assert_allclose(plain.scale, np.square(direct).mean(), rtol=1e-5)
 
 
-def test_flip_appends_every_image_mirrored(problem, source, plain):
-    flipped = features.compute(problem.split, problem.backbone, source, flip=True)
+def test_flip_appends_every_image_mirrored(problem, source, compute, plain):
+    flipped = compute(flip=True)
     images, _ = data.load_arrays(source, problem.backbone.preprocessing)
     mirrored = problem.backbone.preprocessing.normalise(images[:, :, ::-1])
     direct = jax.jit(problem.split.head)(problem.backbone.variables, mirrored)
@@ -66,59 +113,367 @@ def test_flip_appends_every_image_mirrored(problem, source, plain):
     assert flipped.teacher.shape == (60, 10)
 
 
-def test_features_on_disk_are_used_again(problem, source, plain, tmp_path, fills):
-    first = features.compute(problem.split, problem.backbone, source, directory=tmp_path)
-    second = features.compute(problem.split, problem.backbone, source, directory=tmp_path)
-    assert len(fills) == 1
+# Views.
+
+
+def test_a_view_is_the_same_in_any_company():
+    images = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 1), np.uint8)
+    views = dataclasses.replace(CROPS, flip=True)
+    assert len(views) == 4
+    whole = {v: views.apply(images, np.arange(6), np.full(6, v)) for v in range(4)}
+    order, mixed = np.array([4, 0, 4, 2]), np.array([1, 0, 3, 2])
+    for image, i, view in zip(views.apply(images[order], order, mixed), order, mixed, strict=True):
+        np.testing.assert_array_equal(image, whole[view][i])
+    np.testing.assert_array_equal(whole[2], whole[0][:, :, ::-1])
+    np.testing.assert_array_equal(whole[3], whole[1][:, :, ::-1])
+    assert len({whole[v][0].tobytes() for v in range(4)}) == 4
+    other = dataclasses.replace(views, seed=4)
+    assert (other.apply(images, np.arange(6), np.zeros(6, int)) != whole[0]).any()
+
+
+def test_views_that_would_be_equal_or_none_are_refused():
+    for values in ({"count": 2}, {"count": 0}, {"seed": -1}):
+        with pytest.raises(ConfigError):
+            Views(**values)
+
+
+def test_features_of_views_are_those_of_the_augmented_images(problem, source, compute):
+    cache = compute(views=CROPS)
+    backbone = problem.backbone
+    images, labels = data.load_arrays(source, backbone.preprocessing)
+    run = jax.jit(problem.split.head)
+    for view in range(2):
+        seen = CROPS.apply(images, np.arange(30), np.full(30, view))
+        direct = run(backbone.variables, backbone.preprocessing.normalise(seen))
+        np.testing.assert_allclose(cache.features[30 * view : 30 * view + 30], direct, 1e-4, 1e-4)
+    np.testing.assert_array_equal(cache.labels, [*labels, *labels])
+
+
+# On disk.
+
+
+def test_features_on_disk_are_used_again(compute, plain, tmp_path, computed):
+    first = compute(directory=tmp_path)
+    second = compute(directory=tmp_path)
+    assert computed == [0]
     assert isinstance(second.features, np.memmap)
     assert_same(first, plain)
     assert_same(second, plain)
 
 
-def test_half_precision_features_are_the_rounded_ones(problem, source, plain):
-    half = features.compute(problem.split, problem.backbone, source, dtype="float16")
-    assert half.features.dtype == np.float16
-    np.testing.assert_array_equal(half.features, plain.features.astype(np.float16))
-    np.testing.assert_array_equal(half.teacher, plain.teacher)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_features_are_the_rounded_ones(compute, plain, tmp_path, dtype):
+    kind = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
+    for half in (
+        compute(dtype=dtype),
+        compute(dtype=dtype, directory=tmp_path),
+        compute(dtype=dtype, directory=tmp_path),
+    ):
+        assert half.features.dtype == kind
+        np.testing.assert_array_equal(half.features, plain.features.astype(kind))
+        np.testing.assert_array_equal(half.teacher, plain.teacher)
+        batch = take(half, 1)[0]
+        np.testing.assert_array_equal(batch["features"], half.features[batch["index"]])
+
+
+def test_features_that_their_dtype_cannot_hold_are_refused(problem, source):
+    def scaled(factor):
+        variables = jax.tree.map(lambda x: x * factor, problem.backbone.variables["params"])
+        variables = {**problem.backbone.variables, "params": variables}
+        backbone = dataclasses.replace(problem.backbone, variables=variables)
+        return functools.partial(features.compute, problem.split, backbone, source)
+
+    large = scaled(np.float32(10))
+    with pytest.raises(ConfigError, match=r"don't fit float16: take bfloat16"):
+        large(dtype="float16")
+    assert np.isfinite(large(dtype="bfloat16").features.astype(np.float32)).all()
+    with pytest.raises(ConfigError, match="not finite"):
+        scaled(np.float32(np.nan))()
 
 
 def test_whatever_changes_the_features_changes_their_key(problem, source, other_backbone):
-    def key(split=problem.split, backbone=problem.backbone, source=source, flip=False, dtype="f4"):
-        return features._key(split, backbone, source, flip, dtype)
+    def key(split=problem.split, backbone=problem.backbone, source=source, views=None, dtype="f4"):
+        about = features.describe(split, backbone, source, views or Views(), dtype)
+        assert json.loads(json.dumps(about)) == about
+        return features.key(about)
 
-    stem = make_split(problem.backbone, "stem", problem.split.spec, parallel.AXIS)
+    preprocessing = dataclasses.replace(problem.backbone.preprocessing, mean=(0.1,))
+    folded = problem.backbone.fold()
     keys = [
         key(),
-        key(split=stem),
+        key(split=make_split(problem.backbone, "stem", problem.split.spec, parallel.AXIS)),
         key(backbone=other_backbone),
+        key(backbone=folded),
+        key(backbone=dataclasses.replace(problem.backbone, preprocessing=preprocessing)),
         key(source=data.open_source("embedded", split="test", limit=30)),
         key(source=data.open_source("embedded", split="train", limit=31)),
-        key(flip=True),
+        key(views=Views(flip=True)),
+        key(views=CROPS),
+        key(views=dataclasses.replace(CROPS, seed=4)),
+        key(views=dataclasses.replace(CROPS, augmentation=Augmentation(padding=1))),
         key(dtype="f2"),
     ]
+    assert folded.fingerprint == problem.backbone.fingerprint
     with jax.default_matmul_precision("highest"):
         keys.append(key())
     assert len(set(keys)) == len(keys)
     assert key() == key()
 
 
-def test_an_interrupted_computation_is_begun_again(problem, source, plain, tmp_path, fills):
-    features.compute(problem.split, problem.backbone, source, directory=tmp_path)
+def damage(folder, kind):
+    path = folder / "features.bin"
+    content = path.read_bytes()
+    manifest = folder / "manifest.json"
+    if kind == "short":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "long":
+        path.write_bytes(content + b"more")
+    elif kind == "missing":
+        path.unlink()
+    elif kind == "a bit":
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    elif kind == "a label":
+        (folder / "label.bin").write_bytes(b"\1" + (folder / "label.bin").read_bytes()[1:])
+    elif kind == "teacher":
+        (folder / "teacher.bin").write_bytes(b"")
+    elif kind == "unknown parts":
+        (folder / "parts.txt").unlink()
+    elif kind == "foreign":
+        changed = {**json.loads(manifest.read_text()), "cut": "elsewhere"}
+        manifest.write_text(json.dumps(changed))
+    elif kind == "no manifest":
+        manifest.unlink()
+    else:
+        manifest.write_text('{"format": ')
+
+
+@pytest.mark.parametrize(
+    ("kind", "again", "said"),
+    [
+        ("short", 3, "3 of 4 parts .* are damaged"),
+        ("long", 0, None),
+        ("missing", 4, "4 of 4 parts .* are damaged"),
+        ("a bit", 1, "1 of 4 parts .* are damaged"),
+        ("a label", 1, "1 of 4 parts .* are damaged"),
+        ("teacher", 4, "4 of 4 parts .* are damaged"),
+        ("unknown parts", 4, None),
+        ("foreign", 4, r"something else \(cut differ\)"),
+        ("no manifest", 4, "lost their manifest"),
+        ("half a manifest", 4, "damaged manifest"),
+    ],
+)
+def test_what_is_not_whole_or_not_ours_is_computed_again_and_nothing_else(
+    compute, plain, tmp_path, small_parts, computed, kind, again, said
+):
+    compute(directory=tmp_path)
     (folder,) = tmp_path.iterdir()
-    (folder / "teacher.npy").unlink()
-    stored = np.load(folder / "features.npy", mmap_mode="r+")
-    stored[10:] = 0
-    stored.flush()
-    assert_same(
-        features.compute(problem.split, problem.backbone, source, directory=tmp_path), plain
+    before = {name: (folder / name).read_bytes() for name in NAMES}
+    damage(folder, kind)
+    computed.clear()
+    told = []
+    cache = compute(directory=tmp_path, tell=told.append)
+    assert len(computed) == again
+    assert {name: (folder / name).read_bytes() for name in NAMES} == before
+    np.testing.assert_allclose(cache.features, plain.features, 1e-5, 1e-5)
+    if said:
+        assert re.search(said, told[0])
+    computed.clear()
+    told.clear()
+    compute(directory=tmp_path, tell=told.append)
+    assert (computed, told) == ([], [])
+
+
+@pytest.mark.parametrize("done", [0, 1, 5])
+def test_a_stopped_build_goes_on_to_the_same_bytes(compute, tmp_path, small_parts, computed, done):
+    compute = functools.partial(compute, views=CROPS)
+    whole = compute(directory=tmp_path / "whole")
+    computed.clear()
+    computed.stop_at = done
+    with pytest.raises(Stop):
+        compute(directory=tmp_path / "stopped")
+    (folder,) = (tmp_path / "stopped").iterdir()
+    with open(folder / "parts.txt", "a") as file:
+        file.write("7 00")  # a killed process may leave half a line
+    computed.stop_at = None
+    told = []
+    assert_same(compute(directory=tmp_path / "stopped", tell=told.append), whole)
+    assert sorted(computed) == list(range(8))
+    assert any(f"{done} of 8 parts" in text for text in told) == (done > 0)
+    (other,) = (tmp_path / "whole").iterdir()
+    assert folder.name == other.name
+    for path in other.iterdir():
+        assert sorted((folder / path.name).read_bytes()) == sorted(path.read_bytes())
+        if path.suffix == ".bin":
+            assert (folder / path.name).read_bytes() == path.read_bytes()
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from jaxsplit.train import feature_files
+from test_features import embedded
+write, written = feature_files.FeatureFiles.write, []
+def counted(*args):
+    write(*args)
+    written.append(args)
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+feature_files.FeatureFiles.write = counted
+embedded(pathlib.Path(sys.argv[1]))
+"""
+
+
+def embedded(directory, **options):
+    backbone = load_backbone("fashion_mnist_resnet8")
+    spec = BottleneckSpec(channels=12, stride=4, kernel=4, padding=0)
+    split = make_split(backbone, "stage1.block1", spec)
+    source = data.open_source("embedded", split="train", limit=600)
+    return features.compute(split, backbone, source, directory=directory, **options)
+
+
+@pytest.mark.slow
+def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path, computed):
+    path = os.pathsep.join([os.path.dirname(__file__), os.getcwd()])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed")],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        check=False,
     )
-    assert len(fills) == 2
-    assert sorted(path.name for path in folder.iterdir()) == ["features.npy", "teacher.npy"]
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    resumed = embedded(tmp_path / "killed")
+    assert computed == [2]
+    assert_same(resumed, embedded(None))
+
+
+def test_two_builds_at_once_compute_everything_once(compute, tmp_path, small_parts, computed):
+    caches = []
+
+    def build():
+        caches.append(compute(directory=tmp_path))
+
+    threads = [threading.Thread(target=build) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert computed == [0, 1, 2, 3]
+    assert_same(caches[0], caches[1])
+    assert_same(caches[0], caches[2])
+
+
+def test_a_build_waits_for_another_process_and_says_so(compute, tmp_path, computed):
+    compute(directory=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    waiting = threading.Event()
+    caches = []
+    with open(folder / "lock", "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # of another open file: as another process would
+        thread = threading.Thread(
+            target=lambda: caches.append(
+                compute(directory=tmp_path, tell=lambda text: "waiting" in text and waiting.set())
+            )
+        )
+        thread.start()
+        assert waiting.wait(30)
+        assert not caches
+    thread.join(30)
+    assert len(caches) == 1
+
+
+def test_images_are_decoded_once_for_all_views_and_a_part_at_a_time(
+    compute, source, plain, monkeypatch, small_parts
+):
+    asked = []
+    getitems = data.Source.__getitems__
+
+    def counted(self, indices):
+        asked.append(list(indices))
+        return getitems(self, indices)
+
+    monkeypatch.setattr(data.Source, "__getitems__", counted)
+    monkeypatch.setattr(head, "reader", functools.partial(reader, memory_limit=0))
+    cache = compute(views=CROPS)
+    assert max(map(len, asked)) <= 8
+    assert sorted(itertools.chain(*asked)) == list(range(30))
+    monkeypatch.undo()
+    np.testing.assert_allclose(cache.features, compute(views=CROPS).features, 1e-5, 1e-5)
+
+
+# Room.
+
+
+def test_features_that_are_too_large_are_refused_with_the_ways_out(compute, tmp_path):
+    for options in ({"cache": "disk", "directory": tmp_path}, {"cache": "memory"}):
+        with pytest.raises(ConfigError, match=r"30 examples.* take .* limit is .*float16") as error:
+            compute(max_bytes=1000, **options)
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_features_that_are_too_large_leave_the_head_in_the_step(compute, tmp_path, on_disk):
+    told = []
+    directory = tmp_path if on_disk else None
+    found = compute(max_bytes=1000, directory=directory, tell=told.append)
+    assert isinstance(found, examples.ImageBatches)
+    assert len(told) == 1
+    assert "head will run in every step" in told[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_is_known_before_it_is_filled(compute, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: usage(2**40, 2**40, 2**30))
+    with pytest.raises(ConfigError, match="free in "):
+        compute(cache="disk", directory=tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    compute(directory=tmp_path)
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: usage(2**40, 2**40, 0))
+    compute(cache="disk", directory=tmp_path)  # what is there needs no more room
+
+
+def test_a_disk_that_fills_up_is_an_error_of_one_line(
+    compute, tmp_path, monkeypatch, small_parts, computed
+):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def refuse(*args):
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_files.os, "posix_fallocate", refuse)
+        with pytest.raises(ConfigError, match="No space left on device") as error:
+            compute(directory=tmp_path)
+        assert "\n" not in str(error.value)
+        (folder,) = tmp_path.iterdir()
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+    write = feature_files.FeatureFiles.write
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            feature_files.FeatureFiles,
+            "write",
+            lambda self, part, *rest: refuse() if part == 2 else write(self, part, *rest),
+        )
+        with pytest.raises(ConfigError, match="No space left on device"):
+            compute(directory=tmp_path)
+    computed.clear()
+    compute(directory=tmp_path)
+    assert computed == [2, 3]
+
+
+def test_arguments_that_do_not_fit_are_refused(compute):
+    for options in ({"dtype": "int8"}, {"cache": "tape"}, {"cache": "disk"}):
+        with pytest.raises(ConfigError):
+            compute(**options)
+
+
+# Batches.
 
 
 def test_an_epoch_shows_every_example_at_most_once_with_what_belongs_to_it(plain):
     seen = []
-    for batch in itertools.islice(plain.batches(8, seed=0), 3):
+    for batch in take(plain, 3):
         index = batch["index"]
         np.testing.assert_array_equal(batch["features"], plain.features[index])
         np.testing.assert_array_equal(batch["teacher"], plain.teacher[index])
@@ -126,13 +481,13 @@ def test_an_epoch_shows_every_example_at_most_once_with_what_belongs_to_it(plain
         assert index.dtype == np.int32
         seen.extend(index.tolist())
     assert len(set(seen)) == 24
-    whole = itertools.islice(plain.batches(10, seed=0), 3)
+    whole = take(plain, 3, batch_size=10)
     assert sorted(np.concatenate([batch["index"] for batch in whole])) == list(range(30))
 
 
 def test_batches_depend_on_seed_and_step_alone(plain):
     def indices(seed, start=0):
-        return [b["index"].tolist() for b in itertools.islice(plain.batches(8, seed, start), 7)]
+        return [batch["index"].tolist() for batch in take(plain, 7, seed=seed, start=start)]
 
     assert indices(0) == indices(0)
     assert indices(0) != indices(1)
@@ -140,27 +495,67 @@ def test_batches_depend_on_seed_and_step_alone(plain):
     assert indices(0, start=2)[:5] == indices(0)[2:]
 
 
-def test_fewer_examples_than_a_batch_are_refused_in_one_line(plain):
-    with pytest.raises(ConfigError, match=r"^30 .*batch of 31") as error:
-        next(plain.batches(31, seed=0))
-    assert "\n" not in str(error.value)
+def test_the_order_is_that_of_version_0_1(plain):
+    """A training that is resumed by a later version sees what it would have seen."""
+    assert take(plain, 1)[0]["index"].tolist() == ORDER[0]
+    assert take(plain, 1, seed=5, start=4)[0]["index"].tolist() == ORDER[1]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "other shape", "no array", "teacher"])
-def test_a_damaged_cache_is_computed_again(problem, source, plain, tmp_path, damage):
-    features.compute(problem.split, problem.backbone, source, directory=tmp_path)
-    (folder,) = tmp_path.iterdir()
-    path = folder / "features.npy"
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:1000])
-    elif damage == "missing":
-        path.unlink()
-    elif damage == "other shape":
-        np.save(path, plain.features[:20])
-    elif damage == "no array":
-        np.savez(folder / "zip.npz", plain.features)
-        (folder / "zip.npz").rename(path)
-    else:
-        (folder / "teacher.npy").write_bytes(b"")
-    again = features.compute(problem.split, problem.backbone, source, directory=tmp_path)
-    assert_same(again, plain)
+@pytest.fixture(scope="module")
+def cacheless(problem, source):
+    return features.compute(problem.split, problem.backbone, source, cache="none")
+
+
+def test_fewer_examples_than_a_batch_are_refused_in_one_line(plain, cacheless):
+    for cache in (plain, cacheless):
+        for size in (31, 0, -1):
+            with pytest.raises(ConfigError, match=rf"^30 .*batch of {size}") as error:
+                next(cache.batches(size, seed=0))
+            assert "\n" not in str(error.value)
+
+
+def test_the_shares_of_all_processes_are_the_batch_of_one(plain, cacheless):
+    for cache in (plain, cacheless):
+        whole = take(cache, 5, start=1)
+        shares = [take(cache, 5, start=1, process_index=i, process_count=4) for i in range(4)]
+        for batch, *parts in zip(whole, *shares, strict=True):
+            for name, array in batch.items():
+                assert len(parts[0][name]) == 2
+                np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), array)
+        with pytest.raises(ConfigError, match="nearest that can be divided is 9"):
+            take(cache, 1, process_count=3)
+        with pytest.raises(ConfigError, match="process 2 of 2"):
+            take(cache, 1, process_index=2, process_count=2)
+
+
+def test_without_a_cache_the_same_examples_come_as_images(problem, compute):
+    options = {"views": CROPS, "flip": True}
+    cache, cacheless = compute(**options), compute(**options, cache="none")
+    backbone = problem.backbone
+    np.testing.assert_allclose(cacheless.scale, cache.scale, rtol=1e-6)
+    run = jax.jit(problem.split.head)
+    for ours, theirs in zip(take(cacheless, 12, start=3), take(cache, 12, start=3), strict=True):
+        assert ours["image"].dtype == np.uint8
+        x = run(backbone.variables, backbone.preprocessing.normalise(ours["image"]))
+        np.testing.assert_allclose(x, theirs["features"], 1e-4, 1e-4)
+        for name in ("label", "index"):
+            np.testing.assert_array_equal(ours[name], theirs[name])
+            assert ours[name].dtype == theirs[name].dtype
+
+
+def test_images_that_do_not_fit_in_memory_stream_in_the_same_order(cacheless, monkeypatch):
+    kept = take(cacheless, 5, start=2)
+    monkeypatch.setattr(examples, "reader", functools.partial(reader, memory_limit=0))
+    for ours, theirs in zip(take(cacheless, 5, start=2), kept, strict=True):
+        for name in theirs:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+    np.testing.assert_array_equal(take(cacheless, 3, start=4)[0]["image"], kept[2]["image"])
+
+
+def test_a_sample_is_spread_and_small():
+    for count in (1, 30, 999, 1999, 2000, 12_345, 1_281_167):
+        rows = head.sample_rows((count, 7, 7, 2048))
+        assert len(rows) <= min(count, 2**28 // (4 * 7 * 7 * 2048)) < 2000
+        assert rows[0] == 0
+        assert rows[-1] >= count * 0.998 - 1
+    np.testing.assert_array_equal(head.sample_rows((6000, 2)), np.arange(0, 6000, 6))

@@ -71,23 +71,13 @@ def compute(
         or they can't be written there or be held by their dtype.
     """
     tell = tell or (lambda text: None)
-    views = views or data.Views()
-    views = dataclasses.replace(views, flip=views.flip or flip)
-    if dtype not in DTYPES or cache not in CACHES:
+    views = _normalised(views or data.Views(), flip)
+    forms = _forms(split, backbone, len(source) * len(views), dtype)
+    if cache not in CACHES or (cache == "disk" and directory is None):
         raise ConfigError(
-            f"feature dtype {dtype!r}, cache {cache!r}; expected one of {', '.join(DTYPES)}, "
-            f"and of {', '.join(CACHES)}"
+            f"cache is {cache!r} and its directory {directory}; expected one of "
+            f"{', '.join(CACHES)}, and a directory for 'disk'"
         )
-    if cache == "disk" and directory is None:
-        raise ConfigError("cache is 'disk', but there is no directory for it")
-    rows = len(source) * len(views)
-    if rows >= 2**31:
-        raise ConfigError(f"{rows} examples can't be numbered in 32 bits: take fewer views")
-    forms: Forms = {
-        "features": ((rows, *split.shape), dtype),
-        "teacher": ((rows, len(backbone.class_names)), "float32"),
-        "label": ((rows,), "int32"),
-    }
     files = None
     if directory is not None and cache in ("auto", "disk"):
         about = describe(split, backbone, source, views, dtype)
@@ -100,14 +90,31 @@ def compute(
             part_images=batch_size(backbone.preprocessing.input_shape),
         )
     if cache == "none" or not _fits(forms, files, max_bytes, cache, tell):
-        return ImageBatches(
-            source, backbone.preprocessing, views, sampled_scale(split, backbone, source, views)
-        )
+        scale = sampled_scale(split, backbone, source, views)
+        return ImageBatches(source, backbone.preprocessing, views, scale)
     run = functools.partial(run_parts, split, backbone, source, views, dtype, tell)
     arrays = _in_memory(forms, run) if files is None else _on_disk(files, run, tell)
     features = arrays["features"]
     sample = np.asarray(features[sample_rows(features.shape)], np.float32)
     return FeatureCache(features, arrays["teacher"], arrays["label"], mean_square(sample))
+
+
+def _normalised(views: data.Views, flip: bool) -> data.Views:
+    """The same examples under one name: nothing is drawn from the seed of plain images."""
+    seed = 0 if views.augmentation is None else views.seed
+    return dataclasses.replace(views, flip=views.flip or flip, seed=seed)
+
+
+def _forms(split: Split, backbone: Backbone, rows: int, dtype: str) -> Forms:
+    if dtype not in DTYPES:
+        raise ConfigError(f"feature dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    if rows >= 2**31:
+        raise ConfigError(f"{rows} examples can't be numbered in 32 bits: take fewer views")
+    return {
+        "features": ((rows, *split.shape), dtype),
+        "teacher": ((rows, len(backbone.class_names)), "float32"),
+        "label": ((rows,), "int32"),
+    }
 
 
 def describe(
@@ -180,6 +187,7 @@ def _on_disk(files: FeatureFiles, run: _Run, tell: Tell) -> dict[str, np.ndarray
     try:
         with files.locked(tell):
             if missing := files.missing(tell):
+                _tell_of_others(files.folder, tell)
                 for part, first, values in run(missing):
                     files.write(part, first, values)
             return files.arrays()
@@ -189,3 +197,11 @@ def _on_disk(files: FeatureFiles, run: _Run, tell: Tell) -> dict[str, np.ndarray
             f"cannot keep {_gib(size)} of features in {files.folder}: {error.strerror or error}; "
             "make room (what is done is kept), take another directory, or use no cache"
         ) from error
+
+
+def _tell_of_others(folder: Path, tell: Tell) -> None:
+    """Nothing deletes the features of another setting: somebody may go back to it."""
+    others = [other for other in folder.parent.iterdir() if other.is_dir() and other != folder]
+    size = sum(path.stat().st_size for other in others for path in other.glob("*.bin"))
+    if size >= 2**30:
+        tell(f"{folder.parent} holds {_gib(size)} of features of other settings too")

@@ -113,30 +113,6 @@ def test_flip_appends_every_image_mirrored(problem, source, compute, plain):
     assert flipped.teacher.shape == (60, 10)
 
 
-# Views.
-
-
-def test_a_view_is_the_same_in_any_company():
-    images = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 1), np.uint8)
-    views = dataclasses.replace(CROPS, flip=True)
-    assert len(views) == 4
-    whole = {v: views.apply(images, np.arange(6), np.full(6, v)) for v in range(4)}
-    order, mixed = np.array([4, 0, 4, 2]), np.array([1, 0, 3, 2])
-    for image, i, view in zip(views.apply(images[order], order, mixed), order, mixed, strict=True):
-        np.testing.assert_array_equal(image, whole[view][i])
-    np.testing.assert_array_equal(whole[2], whole[0][:, :, ::-1])
-    np.testing.assert_array_equal(whole[3], whole[1][:, :, ::-1])
-    assert len({whole[v][0].tobytes() for v in range(4)}) == 4
-    other = dataclasses.replace(views, seed=4)
-    assert (other.apply(images, np.arange(6), np.zeros(6, int)) != whole[0]).any()
-
-
-def test_views_that_would_be_equal_or_none_are_refused():
-    for values in ({"count": 2}, {"count": 0}, {"seed": -1}):
-        with pytest.raises(ConfigError):
-            Views(**values)
-
-
 def test_features_of_views_are_those_of_the_augmented_images(problem, source, compute):
     cache = compute(views=CROPS)
     backbone = problem.backbone
@@ -154,7 +130,7 @@ def test_features_of_views_are_those_of_the_augmented_images(problem, source, co
 
 def test_features_on_disk_are_used_again(compute, plain, tmp_path, computed):
     first = compute(directory=tmp_path)
-    second = compute(directory=tmp_path)
+    second = compute(directory=tmp_path, views=Views(seed=1))  # nothing random: nothing changes
     assert computed == [0]
     assert isinstance(second.features, np.memmap)
     assert_same(first, plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,9 +19,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.models import Backbone
 from jaxsplit.models.inference import batch_size
 from jaxsplit.split import Split
-
-#: Told what begins, in words for people.
-Tell = Callable[[str], None]
+from jaxsplit.train.feature_files import Tell
 
 _SAMPLE_BYTES = 2**28
 _SECONDS_BETWEEN_REPORTS = 10

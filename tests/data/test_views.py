@@ -22,6 +22,8 @@ def test_a_view_is_the_same_in_any_company():
     np.testing.assert_array_equal(whole[2], whole[0][:, :, ::-1])
     np.testing.assert_array_equal(whole[3], whole[1][:, :, ::-1])
     assert len({whole[v][0].tobytes() for v in range(4)}) == 4
+    twins = views.apply(np.repeat(images[:1], 6, 0), np.arange(6), np.zeros(6, int))
+    assert len({twin.tobytes() for twin in twins}) > 1
     other = dataclasses.replace(views, seed=4)
     assert (other.apply(images, np.arange(6), np.zeros(6, int)) != whole[0]).any()
 

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import threading
 from collections import namedtuple
+from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
+import jaxsplit
 from jaxsplit import data, load_backbone
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Augmentation, Views
@@ -308,7 +310,7 @@ def embedded(directory, **options):
 
 @pytest.mark.slow
 def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path, computed):
-    path = os.pathsep.join([os.path.dirname(__file__), os.getcwd()])
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(jaxsplit.__file__).parents[1])])
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "killed")],
         env={**os.environ, "PYTHONPATH": path},

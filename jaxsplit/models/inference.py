@@ -40,9 +40,11 @@ def in_batches(run: Callable[[np.ndarray], Any], array: np.ndarray, size: int) -
     parts = []
     for start in range(0, max(len(array), 1), size):
         batch = array[start : start + size]
-        padded = np.zeros((size, *array.shape[1:]), array.dtype)
-        padded[: len(batch)] = batch
-        parts.append(np.asarray(run(padded))[: len(batch)])
+        count = len(batch)
+        if count < size:
+            batch = np.zeros((size, *array.shape[1:]), array.dtype)
+            batch[:count] = array[start:]
+        parts.append(np.asarray(run(batch))[:count])
     return np.concatenate(parts)
 
 

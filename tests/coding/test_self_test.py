@@ -60,7 +60,7 @@ def test_a_coder_that_orders_or_escapes_differently_fails(coder, monkeypatch):
         with pytest.raises(CoderError):
             run_self_test(coder, payload)
     with monkeypatch.context() as patch:
-        patch.setattr(coder, "_runs", [(model, n) for model, n in coder._runs[::-1]])
+        patch.setattr(coder, "_models", coder._models[::-1])
         with pytest.raises(CoderError):
             run_self_test(coder, payload)
     run_self_test(coder, payload)

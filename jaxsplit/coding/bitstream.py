@@ -74,12 +74,12 @@ Every size is compared with what is there and with a limit before memory is take
 
 import io
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import BinaryIO
 
-from jaxsplit.coding.frames import Cursor, Frame, corrupted, pack_frame, unpack_frame
-from jaxsplit.coding.header import FRAME_CHECKS, Header, pack_header, unpack_header
+from jaxsplit.coding.frames import FileCursor, Frame, corrupted, pack_frame, read_frame
+from jaxsplit.coding.header import FRAME_CHECKS, Header, pack_header, read_header
 
 _END = b"\0"
 _CRC_BYTES = 4
@@ -137,6 +137,59 @@ class Writer:
             self.close()
 
 
+class Reader:
+    """Reads a container, or a stream without an end, frame by frame as they come.
+
+    Iterating gives every `Frame`. At the end of a container its checksum is compared; what follows
+    it in the file stays unread.
+
+    Args:
+      file: binary and blocking, such as an open file or `socket.makefile("rb")`; needs only `read`.
+      stream: the file may end after any frame, as a connection does that is closed.
+
+    Attributes:
+      header: what the file begins with. Compare it with your own by `Header.check` before reading
+        on: what a frame may take is bounded by it.
+
+    Raises:
+      NewerVersionError: a newer jaxsplit wrote it.
+      BitstreamError: not a container, truncated or corrupted; also while iterating.
+
+    >>> from jaxsplit.coding import RateInfo, pack_frame, pack_header
+    >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
+    >>> sent = pack_header(header) + pack_frame(b"abc", rate_index=0, n_rates=1)
+    >>> [frame.payload for frame in Reader(io.BytesIO(sent), stream=True)]
+    [b'abc']
+    """
+
+    def __init__(self, file: BinaryIO, *, stream: bool = False) -> None:
+        self._cursor = FileCursor(file)
+        self._stream = stream
+        self._count = 0
+        self.header, self._flags = read_header(self._cursor)
+
+    def __iter__(self) -> Iterator[Frame]:
+        cursor, n_rates = self._cursor, len(self.header.rates)
+        while not (self._stream and cursor.at_end()):
+            start = cursor.position
+            frame = read_frame(cursor, n_rates)
+            if frame is None:
+                self._check_end()
+                return
+            if self._flags & FRAME_CHECKS:
+                packed = pack_frame(frame.payload, frame.rate_index, n_rates)
+                if cursor.take(_CRC_BYTES, "frame check") != _frame_check(self._count, packed):
+                    raise corrupted(f"frame {self._count}, at byte {start}, fails its check")
+            self._count += 1
+            yield frame
+
+    def _check_end(self) -> None:
+        actual = _checksum(self._cursor.crc)
+        checksum = self._cursor.take(_CRC_BYTES, "checksum")
+        if actual != checksum:
+            raise corrupted(f"checksum {actual[::-1].hex()}, expected {checksum[::-1].hex()}")
+
+
 def write_container(
     header: Header, frames: Iterable[Frame], *, frame_checks: bool = False
 ) -> bytes:
@@ -168,29 +221,12 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
       NewerVersionError: a newer jaxsplit wrote it.
       BitstreamError: not a container, truncated or corrupted.
     """
-    data = bytes(data)
-    header, flags, position = unpack_header(data)
-    n_rates = len(header.rates)
-    frames: list[Frame] = []
-    while data[position : position + 1] != _END:
-        frame, end = unpack_frame(data, n_rates, position)
-        if flags & FRAME_CHECKS:
-            cursor = Cursor(data, end)
-            if cursor.take(_CRC_BYTES, "frame check") != _frame_check(
-                len(frames), data[position:end]
-            ):
-                raise corrupted(f"frame {len(frames)}, at byte {position}, fails its check")
-            end = cursor.position
-        frames.append(frame)
-        position = end
-    cursor = Cursor(data, position + 1)
-    checksum = cursor.take(_CRC_BYTES, "checksum")
-    if cursor.position < len(data):
-        raise corrupted(f"{len(data) - cursor.position} bytes follow its end")
-    actual = _checksum(zlib.crc32(memoryview(data)[: position + 1]))
-    if actual != checksum:
-        raise corrupted(f"checksum {actual[::-1].hex()}, expected {checksum[::-1].hex()}")
-    return header, frames
+    file = io.BytesIO(data)
+    reader = Reader(file)
+    frames = list(reader)
+    if rest := len(file.read()):
+        raise corrupted(f"{rest} bytes follow its end")
+    return reader.header, frames
 
 
 def _frame_check(number: int, frame: bytes) -> bytes:

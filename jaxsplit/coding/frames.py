@@ -3,7 +3,9 @@
 Varints are little-endian base 128 in the fewest bytes.
 """
 
+import zlib
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from jaxsplit.errors import BitstreamError, ConfigError
 
@@ -12,6 +14,7 @@ MAX_PAYLOAD_BYTES = 1 << 28
 
 # Enough for the longest payload of the last of 255 rates, which takes 37 bits.
 _MAX_VARINT_BYTES = 6
+_CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +63,25 @@ def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]
       BitstreamError: truncated, corrupted, or the end marker stands there.
     """
     cursor = Cursor(data, start)
+    frame = read_frame(cursor, n_rates)
+    if frame is None:
+        raise BitstreamError("no frame: the end marker of a container stands here")
+    return frame, cursor.position
+
+
+def read_frame(cursor: "Cursor", n_rates: int) -> Frame | None:
+    """The frame that the cursor stands at; None at the end marker of a container.
+
+    Raises:
+      BitstreamError: truncated or corrupted.
+    """
     value = cursor.varint("frame length")
     if value == 0:
-        raise BitstreamError("no frame: the end marker of a container stands here")
+        return None
     length, rate_index = divmod(value - 1, n_rates)
     if length > MAX_PAYLOAD_BYTES:
         raise corrupted(f"a frame of {length} bytes, at most {MAX_PAYLOAD_BYTES}")
-    payload = cursor.take(length, "frame payload")
-    return Frame(rate_index, payload), cursor.position
+    return Frame(rate_index, cursor.take(length, "frame payload"))
 
 
 def pack_varint(value: int) -> bytes:
@@ -92,16 +106,18 @@ class Cursor:
         self._data = data
         self.position = position
 
+    def take_up_to(self, size: int) -> bytes:
+        """The next `size` bytes, or as many as there are."""
+        taken = bytes(self._data[self.position : self.position + size])
+        self.position += len(taken)
+        return taken
+
     def take(self, size: int, what: str) -> bytes:
         """The next `size` bytes; `what` names them in the error."""
-        end = self.position + size
-        if end > len(self._data):
-            raise BitstreamError(
-                f"truncated: the {what} needs {size} bytes at byte {self.position} and "
-                f"{max(0, len(self._data) - self.position)} are left; get the whole file again"
-            )
-        taken = bytes(self._data[self.position : end])
-        self.position = end
+        start = self.position
+        taken = self.take_up_to(size)
+        if len(taken) < size:
+            raise truncated(what, size, start, len(taken))
         return taken
 
     def byte(self, what: str) -> int:
@@ -119,6 +135,52 @@ class Cursor:
                     break
                 return value
         raise corrupted(f"the {what} before byte {self.position} is not a number in its short form")
+
+
+class FileCursor(Cursor):
+    """A cursor over a file, pipe or socket, which takes no more memory than what has come.
+
+    Args:
+      file: binary, blocking; `read` gives fewer bytes than it is asked for at the end alone.
+
+    Attributes:
+      crc: CRC-32 of all bytes taken so far.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(b"", 0)
+        self._file = file
+        self._ahead = b""
+        self.crc = 0
+
+    def at_end(self) -> bool:
+        """Whether nothing follows; waits for a byte."""
+        self._ahead = self._ahead or self._file.read(1)
+        return not self._ahead
+
+    def take_up_to(self, size: int) -> bytes:
+        """As of `Cursor`."""
+        parts, left = [], size
+        while left:
+            # A file may reserve at once all that it is asked for; a lying length asks for much.
+            part = self._ahead[:left] or self._file.read(min(left, _CHUNK_BYTES))
+            self._ahead = b""
+            if not part:
+                break
+            parts.append(part)
+            left -= len(part)
+        taken = b"".join(parts)
+        self.position += len(taken)
+        self.crc = zlib.crc32(taken, self.crc)
+        return taken
+
+
+def truncated(what: str, size: int, start: int, left: int) -> BitstreamError:
+    """The error for bytes that end too early."""
+    return BitstreamError(
+        f"truncated: the {what} needs {size} bytes at byte {start} and {left} are left; "
+        "get the whole file again"
+    )
 
 
 def corrupted(what: str) -> BitstreamError:

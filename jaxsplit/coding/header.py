@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from jaxsplit.coding.entropy_coder import MAX_SYMBOLS
-from jaxsplit.coding.frames import Cursor, corrupted, pack_varint
+from jaxsplit.coding.frames import Cursor, corrupted, pack_varint, truncated
 from jaxsplit.errors import (
     BitstreamError,
     ConfigError,
@@ -155,13 +155,21 @@ def unpack_header(data: bytes) -> tuple[Header, int, int]:
     >>> unpack_header(pack_header(header) + b"frames") == (header, 0, 49)
     True
     """
-    if not data.startswith(MAGIC) and not MAGIC.startswith(data):
+    cursor = Cursor(data, 0)
+    header, flags = read_header(cursor)
+    return header, flags, cursor.position
+
+
+def read_header(cursor: Cursor) -> tuple[Header, int]:
+    """The header that the cursor stands at, and its flags; errors as of `unpack_header`."""
+    magic = cursor.take_up_to(len(MAGIC))
+    if not MAGIC.startswith(magic):
         raise BitstreamError(
-            f"not a jaxsplit file: it begins with {data[:4]!r}, expected {MAGIC!r}; "
+            f"not a jaxsplit file: it begins with {magic!r}, expected {MAGIC!r}; "
             "give a file that `jaxsplit encode` wrote"
         )
-    cursor = Cursor(data, 0)
-    cursor.take(len(MAGIC), "header")
+    if len(magic) < len(MAGIC):
+        raise truncated("header", len(MAGIC), 0, len(magic))
     version = cursor.byte("format version")
     if version > VERSION:
         raise NewerVersionError(
@@ -187,7 +195,7 @@ def unpack_header(data: bytes) -> tuple[Header, int, int]:
         header = Header(family, tuple(rates), sizes if any(sizes) else None)
     except (ConfigError, UnicodeDecodeError) as error:
         raise corrupted(f"its header is invalid, {error}") from error
-    return header, flags, cursor.position
+    return header, flags
 
 
 def _sizes(cursor: Cursor, what: str) -> tuple[int, int, int]:

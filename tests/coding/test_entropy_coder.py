@@ -1,5 +1,6 @@
 """Every int32 latent comes back exactly, at its information content, and nothing else happens."""
 
+import concurrent.futures
 import time
 
 import constriction
@@ -240,3 +241,18 @@ def test_other_latents_are_refused(make_tables, symbols):
 def test_other_shapes_are_refused(make_tables, shape):
     with pytest.raises(JaxsplitError, match="expected positive sizes"):
         EntropyCoder(make_tables([3])).decode(b"", shape)
+
+
+def test_threads_share_a_coder(make_tables, draw):
+    tables = make_tables([12, 2, 30, 2, 400])
+    coder = EntropyCoder(tables)
+    shapes = [(4, 4), (7, 3), (1, 1), (16, 16)]
+    symbols = [draw(tables, shapes[i % 4], seed=i) for i in range(64)]
+    symbols[3][0, 0, 0] = 10**6
+    alone = [EntropyCoder(tables).encode(one) for one in symbols]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            assert list(pool.map(coder.encode, symbols)) == alone
+            shaped = (one.shape[:2] for one in symbols)
+            for one, read in zip(symbols, pool.map(coder.decode, alone, shaped), strict=True):
+                np.testing.assert_array_equal(read, one)

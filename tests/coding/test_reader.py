@@ -1,0 +1,87 @@
+"""Frames are read as they come: from sockets, from files, from whoever lies about lengths."""
+
+import io
+import socket
+import threading
+import tracemalloc
+
+import pytest
+
+from jaxsplit.coding import Frame, Header, RateInfo, Reader, Writer, pack_frame, pack_header
+from jaxsplit.errors import BitstreamError
+
+HEADER = Header(
+    "01" * 16, (RateInfo("a", "23" * 16, (4, 4, 8)), RateInfo("b", "45" * 16, (1, 1, 1)))
+)
+FRAMES = [Frame(0, b"abc"), Frame(1, b""), Frame(0, bytes(300))]
+STREAM = pack_header(HEADER) + b"".join(pack_frame(f.payload, f.rate_index, 2) for f in FRAMES)
+
+
+def test_a_frame_is_read_before_the_next_one_is_sent():
+    device, server = socket.socketpair()
+    seen = threading.Event()
+
+    def send():
+        device.sendall(pack_header(HEADER))
+        for frame in FRAMES:
+            seen.clear()
+            # A byte at a time: what arrives together is up to the network.
+            for byte in pack_frame(frame.payload, frame.rate_index, 2):
+                device.sendall(bytes([byte]))
+            assert seen.wait(10)
+        device.close()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    server.settimeout(10)
+    with server, server.makefile("rb") as file:
+        reader = Reader(file, stream=True)
+        assert reader.header == HEADER
+        read = []
+        for frame in reader:
+            read.append(frame)
+            seen.set()
+    thread.join()
+    assert read == FRAMES
+
+
+@pytest.mark.parametrize("frame_checks", [False, True])
+def test_a_container_ends_by_itself_and_leaves_what_follows(frame_checks):
+    file = io.BytesIO()
+    with Writer(file, HEADER, frame_checks=frame_checks) as writer:
+        for frame in FRAMES:
+            writer.write(frame.payload, frame.rate_index)
+    file.write(b"more")
+    file.seek(0)
+    assert list(Reader(file)) == FRAMES
+    assert file.read() == b"more"
+
+
+def test_a_stream_may_end_after_a_frame_and_nowhere_else():
+    ends = [len(pack_header(HEADER))]
+    for frame in FRAMES:
+        ends.append(ends[-1] + len(pack_frame(frame.payload, frame.rate_index, 2)))
+    for size in range(len(STREAM) + 1):
+        file = io.BytesIO(STREAM[:size])
+        if size in ends:
+            assert list(Reader(file, stream=True)) == FRAMES[: ends.index(size)]
+            continue
+        with pytest.raises(BitstreamError, match="truncated"):
+            list(Reader(file, stream=True))
+    with pytest.raises(BitstreamError, match="truncated"):
+        list(Reader(io.BytesIO(STREAM)))
+
+
+def test_a_lying_length_takes_no_memory():
+    lying = pack_header(HEADER) + b"\xff\xff\xff\xff\x01"  # a quarter of a gigabyte
+    read_end, write_end = socket.socketpair()
+    with read_end, read_end.makefile("rb") as file:
+        write_end.sendall(lying + b"few")
+        write_end.close()
+        tracemalloc.start()
+        try:
+            with pytest.raises(BitstreamError, match="truncated: the frame payload needs"):
+                list(Reader(file, stream=True))
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()

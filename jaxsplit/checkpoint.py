@@ -13,6 +13,9 @@ import numpy as np
 
 from jaxsplit.errors import CheckpointError
 
+# In the name of a folder that orbax hasn't finished.
+_PARTIAL = ".orbax-checkpoint-tmp"
+
 
 def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
     """Writes a tree of arrays into a new folder; the folder appears whole or not at all."""
@@ -62,18 +65,43 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
 
 
 def save_step(directory: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -> None:
-    """Writes the state of one step and removes all but the newest `keep`."""
+    """Writes the state of one step and leaves, beside it, only the newest before it.
+
+    Args:
+      directory: of this training alone. What killed saves have left in it is removed, and so are
+        later steps: a training that saves this one couldn't read them, or was set back.
+      step, state: what to write.
+      keep: number of steps that stay, this one among them.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    for partial in directory.glob(f"step_*{_PARTIAL}*"):
+        shutil.rmtree(partial)
     save_tree(directory / f"step_{step}", state)
-    for old in _steps(directory)[:-keep]:
-        shutil.rmtree(directory / f"step_{old}")
+    kept = [number for number in _steps(directory) if number <= step][-keep:]
+    for other in set(_steps(directory)) - set(kept):
+        shutil.rmtree(directory / f"step_{other}")
 
 
 def restore_latest(directory: str | os.PathLike[str], state: Any) -> Any:
-    """The newest saved state of a training, or `state` itself where nothing was saved."""
-    steps = _steps(Path(directory))
-    return load_tree(Path(directory) / f"step_{steps[-1]}", state) if steps else state
+    """The newest saved state of a training that can be read, or `state` where nothing was saved.
+
+    Raises:
+      CheckpointError: something was saved, but nothing can be read.
+    """
+    failure: CheckpointError | None = None
+    for step in reversed(_steps(Path(directory))):
+        try:
+            tree = load_tree(Path(directory) / f"step_{step}", state)
+        except CheckpointError as error:
+            failure = failure or error
+            continue
+        if failure is not None:
+            logging.getLogger(__name__).warning("%s; going on from step %d", failure, step)
+        return tree
+    if failure is not None:
+        raise failure
+    return state
 
 
 def _steps(directory: Path) -> list[int]:
@@ -85,4 +113,11 @@ def _checkpointer() -> Any:
     import orbax.checkpoint as ocp  # a slow import
 
     logging.getLogger("absl").setLevel(logging.ERROR)
-    return ocp.StandardCheckpointer()
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    # Whoever calls saves or loads alone: orbax would wait for the other processes.
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 # The commands import everything heavy, so they are imported last: `--help` must be instant.
-from jaxsplit.errors import ConfigError, JaxsplitError
+from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JaxsplitError as error:
         print(f"jaxsplit: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Interrupted as stopped:
+        print(f"jaxsplit: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         print("jaxsplit: interrupted", file=sys.stderr)
         return 130
@@ -63,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         help="a shipped configuration or a file; --config.KEY=VALUE overrides",
     )
     train.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    hosts = train.add_argument_group(
+        "several hosts", "the same command on each; TPU pods, Slurm and Open MPI need none of these"
+    )
+    hosts.add_argument("--coordinator", metavar="HOST:PORT|auto", help="of the first process")
+    hosts.add_argument("--process-id", type=int, metavar="I", help="from 0")
+    hosts.add_argument("--processes", type=int, metavar="N")
 
     evaluate = add("evaluate", "Measure a family: accuracy through real bytes.")
     _add_family(evaluate)

@@ -31,15 +31,16 @@ def quickstart(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Trains a backbone or a curve from a configuration."""
     from jaxsplit import config, experiment
-    from jaxsplit.train import parallel
+    from jaxsplit.train import parallel, processes
     from jaxsplit.train.backbone import BackboneConfig
 
     loaded = config.load(options.config, options.overrides)
     _check_writable(options.workdir)
+    processes.join(options.coordinator, options.process_id, options.processes)
     if not isinstance(loaded, BackboneConfig):
         _run_curve(loaded, options.workdir, resume=True)
         return
-    parallel.use_cpu_cores()
+    parallel.use_cpu_cores(loaded.batch_size)
     with _progress() as progress:
         card = experiment.run_backbone(loaded, options.workdir, _repeated(options), progress)
     print(f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images")
@@ -62,7 +63,7 @@ def _run_curve(config: Any, out: Path, *, resume: bool) -> None:
     from jaxsplit import experiment
     from jaxsplit.train import parallel
 
-    parallel.use_cpu_cores()
+    parallel.use_cpu_cores(config.batch_size)
     start = time.monotonic()
     with _progress() as progress:
         result = experiment.run_curve(

@@ -29,6 +29,14 @@ class CheckpointError(JaxsplitError):
     """A training checkpoint is missing, damaged or belongs to another configuration."""
 
 
+class NonFiniteError(JaxsplitError):
+    """A training's loss, or what it trains, is no longer a finite number."""
+
+
+class ProcessError(JaxsplitError):
+    """Another process of a training over several hosts is lost, or never came."""
+
+
 class BitstreamError(JaxsplitError):
     """Bytes are corrupted, truncated, or come from another family, rate or format version."""
 
@@ -47,3 +55,17 @@ class OtherTablesError(BitstreamError):
 
 class CoderError(BitstreamError):
     """The installed entropy coder behaves differently from the one that the format describes."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was asked to stop, by Ctrl-C or SIGTERM, and has stopped between two steps.
+
+    Like `KeyboardInterrupt` it is no error, and no `except Exception` holds it up.
+
+    Attributes:
+      signal: number of the signal; a command that it ends exits with 128 more.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

@@ -1,9 +1,9 @@
-"""One loop for every training: steps, checkpoints, metrics."""
+"""One loop for every training: steps, metrics, checkpoints, and a clean end when asked to stop."""
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,23 @@ import jax
 import numpy as np
 
 from jaxsplit import checkpoint
-from jaxsplit.train import parallel
-
-#: Called with the number of finished steps, of all steps, and the metrics of the last one.
-Progress = Callable[[int, int, dict[str, np.ndarray]], None]
-
-# Steps that may be under way at once. XLA's CPU client gives every step beyond 32 a thread to wait
-# in, of a pool as large as the number of cores: a step that the others wait for may then find none,
-# and all devices hang in its first sum.
-_AHEAD = 8
+from jaxsplit.errors import Interrupted
+from jaxsplit.train import parallel, processes
+from jaxsplit.train.metrics import MetricsWriter
+from jaxsplit.train.reports import Metrics, Progress, Reports, check_state
+from jaxsplit.train.stopping import stop_request
 
 
 def resume(state: Any, directory: Path | None) -> Any:
-    """The newest checkpoint in `directory`, or `state` where there is none."""
-    return state if directory is None else checkpoint.restore_latest(directory, state)
+    """The newest checkpoint in `directory`, or `state` where there is none.
+
+    Of several processes the first one reads, and the others get what it found.
+    """
+    if directory is None:
+        return state
+    if processes.is_first():
+        state = checkpoint.restore_latest(directory, state)
+    return processes.from_first(state)
 
 
 def fit(
@@ -36,8 +39,12 @@ def fit(
     batch_size: int,
     constants: Any = None,
     total_steps: int | None = None,
+    names: Sequence[str] = (),
     progress: Progress | None = None,
+    writer: MetricsWriter | None = None,
     report_every: int = 10,
+    evaluate: Callable[[Any], Metrics] | None = None,
+    evaluate_every: int = 0,
     directory: Path | None = None,
     save_every: int = 1000,
 ) -> Any:
@@ -45,36 +52,89 @@ def fit(
 
     Args:
       state: a value with an integer `step`; not replicated.
-      step: `(state, batch, constants) -> (state, metrics)`, mapped over devices here.
-      batches: from a step number to the batches from that step on.
+      step: `(state, batch, constants) -> (state, metrics)`, mapped over devices here; metrics are
+        means over the whole batch, scalars or, over the rates, [R].
+      batches: from a step number to the batches from that step on: this process's part of each,
+        or all of it, of which the part is taken here.
       steps: number of the step to stop at.
-      batch_size: examples in a batch; divided over as many devices as divide it.
+      batch_size: examples in a batch, over all devices of all processes.
       constants: a tree that no step changes, such as a frozen network's variables.
       total_steps: what progress counts towards, where this is only a part; default `steps`.
-      progress: told of the metrics every `report_every` steps.
+      names: of the rates, for errors.
+      progress: told of the metrics every `report_every` steps, and of those of evaluations.
+      writer: writes down what progress is told.
+      evaluate: from the state on the host to metrics, which are reported as `eval_…`.
+      evaluate_every: steps between evaluations, one more at the very end; 0: none.
       directory: where checkpoints are written; None: nowhere.
       save_every: steps between checkpoints.
 
     Returns:
       The final state, on the host.
+
+    Raises:
+      ConfigError: the devices can't share a batch equally.
+      ProcessError: another process is lost.
+      NonFiniteError: a metric or the state is no longer finite; checkpoints are of steps before.
+      Interrupted: Ctrl-C or SIGTERM came; the state after the last step is saved.
     """
-    first = int(state.step)
+    first, total = int(state.step), total_steps or steps
     if first >= steps:
         return state
     devices = parallel.devices_for(batch_size)
-    run = parallel.parallel_step(step, devices)
+    run = parallel.parallel_step(_with_stop(step), devices)
     replicated = parallel.replicate(state, devices)
     # Once, not with every step: a large backbone would be copied to every device again.
     constants = parallel.replicate(constants, devices)
     source = batches(first)
-    under_way: collections.deque[Any] = collections.deque()
-    for done in range(first + 1, steps + 1):
-        replicated, metrics = run(replicated, parallel.shard(next(source), devices), constants)
-        under_way.append(metrics)
-        if len(under_way) > _AHEAD:
-            jax.block_until_ready(under_way.popleft())
-        if progress is not None and (done % report_every == 0 or done == steps):
-            progress(done, total_steps or steps, jax.tree.map(lambda x: np.asarray(x[0]), metrics))
-        if directory is not None and (done % save_every == 0 or done == steps):
-            checkpoint.save_step(directory, done, parallel.unreplicate(replicated))
-    return parallel.unreplicate(replicated)
+    reports = Reports(first, steps, total, batch_size, report_every, names, progress, writer)
+    with stop_request() as request, processes.together():
+        for done in range(first + 1, steps + 1):
+            part = _part(next(source), batch_size)
+            sent = {
+                "batch": part,
+                "stop": np.full(jax.local_device_count(), request.signal, np.int32),
+            }
+            replicated, metrics = run(replicated, parallel.shard(sent, devices), constants)
+            reports.add(done, metrics)
+            # Several processes must stop at one step: they do at the one where all know.
+            stop = reports.stop if jax.process_count() > 1 else request.signal
+            saves = directory is not None and (done % save_every == 0 or done == steps or stop)
+            evaluates = evaluate_every > 0 and (done % evaluate_every == 0 or done == total)
+            if not (saves or evaluates or stop or done == steps):
+                continue
+            reports.drain()
+            state = parallel.unreplicate(replicated)
+            check_state(done, state)
+            if evaluate is not None and evaluates and not stop:
+                reports.evaluated(done, evaluate(state))
+            if directory is not None and saves:
+                _save(directory, done, state)
+            if stop:
+                raise Interrupted(_farewell(stop, done, directory), stop)
+    return state
+
+
+def _with_stop(step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """The step, which also tells every process of the signal that any of them has seen."""
+
+    def run(state: Any, sent: Any, constants: Any) -> tuple[Any, Any]:
+        state, metrics = step(state, sent["batch"], constants)
+        return state, (metrics, jax.lax.pmax(sent["stop"].max(), parallel.AXIS))
+
+    return run
+
+
+def _part(batch: Any, batch_size: int) -> Any:
+    whole = jax.process_count() > 1 and len(jax.tree.leaves(batch)[0]) == batch_size
+    return processes.share(batch) if whole else batch
+
+
+def _save(directory: Path, done: int, state: Any) -> None:
+    if processes.is_first():
+        checkpoint.save_step(directory, done, state)
+    processes.wait_for_all(f"step {done} is saved")
+
+
+def _farewell(number: int, done: int, directory: Path | None) -> str:
+    saved = "which is saved: the same command goes on from there" if directory else "unsaved"
+    return f"stopped by {signal.Signals(number).name} after step {done}, {saved}"

@@ -1,31 +1,37 @@
-"""Devices: the only module that knows `pmap`, and how arrays are laid out for it."""
+"""Devices and processes: the only module that knows `pmap`, and how arrays are laid out for it."""
 
 from __future__ import annotations
 
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from jaxsplit.errors import ConfigError
 
 #: Name of the device axis, for `jax.lax.pmean` and batch normalisation inside a step.
 AXIS = "devices"
 
 
-def use_cpu_cores() -> None:
-    """Makes every CPU core (of at most 8) a device, unless the environment says otherwise.
+def use_cpu_cores(batch_size: int) -> None:
+    """Makes CPU cores (at most 8) devices, as many as divide the batch.
 
     XLA spreads a training step over cores poorly: on two cores, one device per core took a step
     of ResNet-8 or ResNet-20 in 1/1.3 of the time of one device over both. Call it before jax is
-    used; it changes nothing where jax runs on another platform.
+    used; it changes nothing where jax runs on another platform, or where the environment says how
+    many devices there are.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    jax.config.update("jax_num_cpu_devices", min(_cores(), 8))
+    most = min(_cores(), 8)
+    count = max(n for n in range(1, most + 1) if batch_size % n == 0)
+    jax.config.update("jax_num_cpu_devices", count)
 
 
 def _cores() -> int:
@@ -41,15 +47,31 @@ def _cores() -> int:
 
 
 def devices_for(batch_size: int) -> list[jax.Device]:
-    """The largest number of local devices that divides the batch."""
-    devices = jax.local_devices()
-    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    return devices[:count]
+    """All devices, of every process; each takes the same share of a batch.
+
+    Raises:
+      ConfigError: they can't.
+    """
+    devices = jax.devices()
+    count = len(devices)
+    if batch_size % count:
+        below = batch_size // count * count
+        nearest = f"{below} or {below + count}" if below else f"{count}"
+        raise ConfigError(
+            f"{count} devices cannot share a batch of {batch_size} equally: "
+            f"take the nearest batch size that they can, {nearest}"
+        )
+    if count != jax.process_count() * jax.local_device_count():
+        raise ConfigError(
+            f"of {count} devices of {jax.process_count()} processes {jax.local_device_count()} are "
+            "this one's: give every process as many"
+        )
+    return devices
 
 
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
     """Copies every leaf to every device, behind a new leading axis, and leaves it there."""
-    return _copy_program(tuple(devices))(tree, np.arange(len(devices)))
+    return _copy_program(tuple(devices))(tree, np.arange(_local(devices)))
 
 
 @functools.lru_cache
@@ -65,9 +87,13 @@ def unreplicate(tree: Any) -> Any:
 
 
 def shard(batch: Any, devices: list[jax.Device]) -> Any:
-    """Splits leading axis B into [devices, B / devices]."""
-    n = len(devices)
+    """Splits this process's part of a batch, [B, …], into [its devices, B / their number, …]."""
+    n = _local(devices)
     return jax.tree.map(lambda x: x.reshape(n, x.shape[0] // n, *x.shape[1:]), batch)
+
+
+def _local(devices: Iterable[jax.Device]) -> int:
+    return sum(device.process_index == jax.process_index() for device in devices)
 
 
 def parallel_step(
@@ -79,3 +105,67 @@ def parallel_step(
     The step itself averages over `AXIS` what must agree.
     """
     return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=(0,))
+
+
+def make_sums(
+    function: Callable[[Any, Any], dict[str, jax.Array]],
+    devices: list[jax.Device] | None = None,
+) -> Callable[[Any, Iterable[Any]], dict[str, np.ndarray]]:
+    """Maps a function over devices and sums what it says of every example.
+
+    Batches may have any length: what fills the devices up beside them doesn't count, nor does an
+    example for which a batch's own `mask` is False.
+
+    Args:
+      function: pure, (variables, batch) → {name: [B, …]}, one entry for each example of the batch.
+      devices: of this process; default: all of them.
+
+    Returns:
+      (variables, batches) → {name: sum over all examples, float64 […]}, and under "examples" their
+      number. Batches are trees of arrays [B, …]; one program serves all that are no longer than
+      the first.
+    """
+    devices = devices or jax.local_devices()
+
+    def weighted(variables: Any, batch: Any, counts: jax.Array) -> dict[str, jax.Array]:
+        values = {**function(variables, batch), "examples": counts}
+
+        def total(x: jax.Array) -> jax.Array:
+            x = x.astype(jnp.promote_types(x.dtype, jnp.int32))  # bool and small integers
+            chosen = jnp.where(counts.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))
+            return jax.lax.psum(chosen.sum(axis=0), AXIS)
+
+        return jax.tree.map(total, values)
+
+    program = jax.pmap(weighted, axis_name=AXIS, devices=devices)
+
+    def sums(variables: Any, batches: Iterable[Any]) -> dict[str, np.ndarray]:
+        variables = replicate(variables, devices)
+        totals: dict[str, np.ndarray] = {}
+        size, pending = 0, None
+        for batch in batches:
+            count = len(jax.tree.leaves(batch)[0])
+            size = max(size, -(-count // len(devices)) * len(devices))
+            counts = np.arange(size) < count
+            if isinstance(batch, dict) and "mask" in batch:
+                counts[:count] &= batch["mask"]
+            filled = jax.tree.map(functools.partial(_fill_up, size=size), batch)
+            result = program(variables, shard(filled, devices), shard(counts, devices))
+            if pending is not None:  # read while the devices are busy with the next
+                _add(totals, pending)
+            pending = result
+        if pending is not None:
+            _add(totals, pending)
+        return totals
+
+    return sums
+
+
+def _fill_up(array: np.ndarray, size: int) -> np.ndarray:
+    fill = np.zeros((size - len(array), *array.shape[1:]), array.dtype)
+    return np.concatenate([array, fill]) if len(fill) else np.asarray(array)
+
+
+def _add(totals: dict[str, np.ndarray], sums: Any) -> None:
+    for name, value in unreplicate(sums).items():
+        totals[name] = totals.get(name, 0) + value.astype(np.float64)

@@ -1,0 +1,138 @@
+"""Several processes, as a rule one a host: how they find each other, and what only one may do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsplit.errors import ConfigError, ProcessError
+
+# After so many seconds of silence a process counts as lost, and jax ends all others.
+_HEARTBEAT_S = 30
+# The others wait at their exit for the first one, which evaluates and writes alone.
+_SHUTDOWN_S = 7 * 24 * 3600
+
+
+def join(
+    coordinator: str | None = None, process_id: int | None = None, processes: int | None = None
+) -> None:
+    """Makes this process one of several that train together; call it before jax is used.
+
+    Args:
+      coordinator: "HOST:PORT" of process 0, or "auto": jax asks the cluster (a TPU pod, Slurm,
+        Open MPI, Kubernetes). None does so only where the environment says that there are others.
+      process_id: number of this process, from 0.
+      processes: how many there are.
+
+    Raises:
+      ConfigError: the arguments don't fit.
+      ProcessError: the others are not found.
+    """
+    given = coordinator, process_id, processes
+    if given == (None, None, None) and not launched_together(os.environ):
+        return
+    known = coordinator not in (None, "auto")
+    if known or (process_id, processes) != (None, None):
+        _check(coordinator, process_id, processes)
+    # A handler of SIGTERM in C++, which would take the loop's place.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            coordinator if known else None,
+            processes,
+            process_id,
+            cluster_detection_method="deactivate" if known else None,
+            heartbeat_timeout_seconds=_HEARTBEAT_S,
+            shutdown_timeout_seconds=_SHUTDOWN_S,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ProcessError(
+            f"cannot join the other processes: {reason}; give each --coordinator HOST:PORT, "
+            "--process-id I and --processes N"
+        ) from error
+
+
+def launched_together(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher says that it started more than one process.
+
+    >>> launched_together({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"})
+    True
+    >>> launched_together({"SLURM_NTASKS": "2"})  # an allocation, without `srun`
+    False
+    """
+    if "," in environment.get("TPU_WORKER_HOSTNAMES", environment.get("TPU_PROCESS_ADDRESSES", "")):
+        return True
+    counts = ["OMPI_COMM_WORLD_SIZE"]
+    if "SLURM_STEP_NODELIST" in environment:
+        counts.append("SLURM_NTASKS")
+    return any(
+        environment.get(name, "").isdigit() and int(environment[name]) > 1 for name in counts
+    )
+
+
+def _check(coordinator: str | None, process_id: int | None, processes: int | None) -> None:
+    if coordinator in (None, "auto") or process_id is None or processes is None:
+        raise ConfigError(
+            "--coordinator HOST:PORT, --process-id I and --processes N go together: give all three"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"the coordinator is {coordinator!r}; expected HOST:PORT or auto")
+    if not 0 <= process_id < processes:
+        raise ConfigError(
+            f"the process's number is {process_id} of {processes}; expected 0 … {processes - 1}"
+        )
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and speaks to people."""
+    return jax.process_index() == 0
+
+
+def share(batch: Any) -> Any:
+    """This process's part of a global batch of arrays [B, …]."""
+    count, index = jax.process_count(), jax.process_index()
+    return jax.tree.map(lambda x: x[len(x) // count * index : len(x) // count * (index + 1)], batch)
+
+
+def from_first(tree: Any) -> Any:
+    """The first process's tree, in every process; the others' gives structure and shapes."""
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+
+
+def wait_for_all(reason: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(reason)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Where processes compute together, what fails then is taken for the loss of one.
+
+    Raises:
+      ProcessError: in place of jax's error.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ProcessError(
+            f"one of {jax.process_count()} processes is lost ({reason}): start all of them again, "
+            "on as many devices or others; they go on from the last checkpoint"
+        ) from error

@@ -197,7 +197,7 @@ def test_quickstart_prints_a_row_for_every_rate(quickstart):
 @pytest.mark.slow
 def test_quickstart_shows_progress_on_stderr(quickstart):
     lines = quickstart.err.splitlines()
-    steps = [line for line in lines if re.match(r"step \d+/30  bits .*loss", line)]
+    steps = [line for line in lines if re.match(r"step \d+/30  .*images/s  bits .*loss", line)]
     assert len(steps) >= 3
     assert steps[-1].startswith("step 30/30")
     for rate in RATES:

@@ -25,7 +25,7 @@ def test_a_pipe_gets_a_line_now_and_then(plain, capsys):
     assert out == ""
     lines = err.splitlines()
     assert len(lines) <= 22
-    assert lines[-2] == "step 1000/1000  bits 80…400  loss 0.25"
+    assert lines[-2] == "step 1000/1000  bits 400/80  loss 0.25"
     assert lines[-1] == "evaluating r1"
     assert "\x1b" not in err
 
@@ -39,7 +39,7 @@ def test_a_terminal_gets_a_bar_with_the_time_left(plain, capsys, monkeypatch):
         progress.tell("evaluating r1")
     out, err = capsys.readouterr()
     assert out == ""
-    for text in ("training", "10/10", "bits 80…400  loss 0.25", "evaluating r1"):
+    for text in ("training", "10/10", "bits 400/80  loss 0.25", "evaluating r1"):
         assert text in err
     assert "━" in err
     assert re.search(r"(\d\d|--):(\d\d|--)", err)
@@ -51,3 +51,40 @@ def test_a_terminal_may_have_no_training(plain, capsys, monkeypatch):
         progress.tell("evaluating r1")
         progress.tell("evaluating r2")
     assert "evaluating r2" in capsys.readouterr().err
+
+
+def test_every_rate_is_shown_where_they_are_few(plain, capsys):
+    rates = {"bits": np.linspace(1, 2, 9), "top1": np.array([0.5, 0.25])}
+    with ProgressBar() as progress:
+        progress(5, 10, {"images_per_second": np.float64(1234.5), **rates})
+    assert capsys.readouterr().err == "step 5/10  1234 images/s  bits 1…2  top1 0.5/0.25\n"
+
+
+def test_a_line_says_the_time_left(plain, capsys, monkeypatch):
+    seconds = iter([100.0, 110.0, 190.0])
+    monkeypatch.setattr("jaxsplit.progress.time.monotonic", lambda: next(seconds))
+    with ProgressBar() as progress:
+        progress(50, 1000, METRICS)
+        progress(100, 1000, METRICS)  # 50 steps in 10 s
+        progress(1000, 1000, METRICS)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.endswith("3:00 left") for line in lines] == [False, True, False]
+
+
+def test_an_evaluation_is_a_line_of_its_own_and_stays_in_the_table(plain, capsys, monkeypatch):
+    evaluation = {"eval_top1": np.array([0.91, 0.87])}
+    with ProgressBar() as progress:
+        progress(3, 1000, METRICS)
+        progress(4, 1000, evaluation)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("step 4/1000  eval_top1 0.91/0.87")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with ProgressBar(["high", "low"]) as progress:
+        progress(1, 10, METRICS)
+        progress(2, 10, evaluation)
+        progress(3, 10, METRICS)
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", capsys.readouterr().err)
+    assert re.search(r"rate +bits +eval_top1", text)
+    assert re.search(r"high +400 +0.91", text)
+    assert re.search(r"low +80 +0.87", text)
+    assert "loss 0.25" in text  # a scalar is of no rate: beside the bar

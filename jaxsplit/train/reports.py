@@ -24,8 +24,8 @@ Progress = Callable[[int, int, Metrics], None]
 
 # Steps that may be under way at once. XLA's CPU client gives every step beyond 32 a thread to wait
 # in, of a pool as large as the number of cores: a step that the others wait for may then find none,
-# and all devices hang in its first sum.
-_AHEAD = 8
+# and all devices hang in its first sum. Whoever asks a training to stop waits for as many.
+_AHEAD = 4
 
 
 class Reports:

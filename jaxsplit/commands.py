@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,9 @@ def train(options: argparse.Namespace) -> None:
     parallel.use_cpu_cores(loaded.batch_size)
     with _progress() as progress:
         card = experiment.run_backbone(loaded, options.workdir, _repeated(options), progress)
-    print(f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images")
-    print(f"wrote {options.workdir / 'weights.safetensors'}")
+    if processes.is_first():
+        print(f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images")
+        print(f"wrote {options.workdir / 'weights.safetensors'}")
 
 
 def _repeated(options: argparse.Namespace) -> str:
@@ -65,10 +67,12 @@ def _run_curve(config: Any, out: Path, *, resume: bool) -> None:
 
     parallel.use_cpu_cores(config.batch_size)
     start = time.monotonic()
-    with _progress() as progress:
+    with _progress([rate.rate_id for rate in config.rates]) as progress:
         result = experiment.run_curve(
             config, out, resume=resume, progress=progress, tell=progress.tell
         )
+    if result is None:  # not the first process
+        return
     cost = result.cost
     print(
         f"cut {config.cut}: of the network's {(cost.head + cost.tail) / 1e6:.2f} M multiply-adds "
@@ -282,7 +286,7 @@ def _check_writable(directory: Path) -> None:
         raise ConfigError(f"cannot write to {directory}: {error.strerror}") from error
 
 
-def _progress() -> Any:
+def _progress(names: Sequence[str] = ()) -> Any:
     from jaxsplit.progress import ProgressBar
 
-    return ProgressBar()
+    return ProgressBar(names)

@@ -16,6 +16,7 @@ from jaxsplit.family import RateFamily
 from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.split import make_split
+from jaxsplit.train import processes
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
 from jaxsplit.train.curve import CurveConfig, train_curve
 from jaxsplit.train.loop import Progress
@@ -40,8 +41,10 @@ def run_curve(
     resume: bool,
     progress: Progress | None = None,
     tell: Tell | None = None,
-) -> CurveResult:
+) -> CurveResult | None:
     """Trains a curve, sends the test images through its bytes, and writes what came out.
+
+    Of several processes all train, and only the first one does the rest; the others get None.
 
     Args:
       config: the training.
@@ -55,6 +58,8 @@ def run_curve(
     # Opened before the training, so that a missing one doesn't cost its hours.
     source = data.open_source(config.data, split=config.test_split, limit=config.limit)
     family = train_curve(config, backbone, directory if resume else None, progress)
+    if not processes.is_first():
+        return None
     curve, table = measure(family, backbone, source, directory, tell)
     family = with_measured(family, curve)
     family.save(directory / "family")
@@ -119,6 +124,8 @@ def run_backbone(
 ) -> dict[str, Any]:
     """Trains a backbone and writes `weights.safetensors` and `report.json` into `directory`.
 
+    Of several processes only the first one writes.
+
     Args:
       config: the training.
       directory: also holds its checkpoints, and is resumed from them.
@@ -128,6 +135,8 @@ def run_backbone(
     test = data.open_source(config.data, split=config.test_split, limit=config.limit)
     initial = None if config.initial is None else load_backbone(config.initial)
     variables, measured = train_backbone(config, directory, progress, initial)
+    if not processes.is_first():
+        return measured
     scheme, _, path = config.data.partition(":")
     card = {
         "command": command,

@@ -19,6 +19,7 @@ from jaxsplit import data, models
 from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.errors import ConfigError
 from jaxsplit.train import loop, parallel
+from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.state import TrainState
 
 
@@ -178,16 +179,18 @@ def train_backbone(
             yield {"image": batch["image"], "label": batch["label"]}
 
     checkpoints = workdir / f"checkpoints-{config.key}" if workdir else None
-    state = loop.fit(
-        loop.resume(TrainState.create(variables, optimizer), checkpoints),
-        step,
-        batches,
-        steps,
-        batch_size=config.batch_size,
-        progress=progress,
-        directory=checkpoints,
-        save_every=steps_per_epoch,
-    )
+    with MetricsWriter(workdir) as writer:
+        state = loop.fit(
+            loop.resume(TrainState.create(variables, optimizer), checkpoints),
+            step,
+            batches,
+            steps,
+            batch_size=config.batch_size,
+            progress=progress,
+            writer=writer,
+            directory=checkpoints,
+            save_every=steps_per_epoch,
+        )
     test = data.open_source(config.data, split=config.test_split, limit=config.limit)
     # Weights are stored in half precision: what is measured is what is shipped.
     stored = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), state.variables)

@@ -21,6 +21,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.split import make_split
 from jaxsplit.train import features, loop, parallel
+from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.state import TrainState
 from jaxsplit.train.step import Phase, Rate, init_state, make_step, rate_constants
 
@@ -158,22 +159,26 @@ def train_curve(
 
     directory = workdir / f"checkpoints-{config.key}" if workdir else None
     state = loop.resume(state, directory)
+    names = [rate.rate_id for rate in config.rates]
     end = 0
-    for phase in config.phases:
-        if phase.quantization == "round" and int(state.step) == end:
-            state = dataclasses.replace(state, offsets=best_offsets(state))
-        end += phase.steps
-        state = loop.fit(
-            state,
-            make_step(split, phase, optimizer),
-            batches,
-            end,
-            batch_size=config.batch_size,
-            constants=constants,
-            total_steps=config.steps,
-            progress=progress,
-            directory=directory,
-        )
+    with MetricsWriter(workdir, names) as writer:
+        for phase in config.phases:
+            if phase.quantization == "round" and int(state.step) == end:
+                state = dataclasses.replace(state, offsets=best_offsets(state))
+            end += phase.steps
+            state = loop.fit(
+                state,
+                make_step(split, phase, optimizer),
+                batches,
+                end,
+                batch_size=config.batch_size,
+                constants=constants,
+                total_steps=config.steps,
+                names=names,
+                progress=progress,
+                writer=writer,
+                directory=directory,
+            )
     if config.phases[-1].quantization == "noise":
         state = dataclasses.replace(state, offsets=best_offsets(state))
     return freeze(config, backbone, state)

@@ -62,7 +62,7 @@ def fit(
       total_steps: what progress counts towards, where this is only a part; default `steps`.
       names: of the rates, for errors.
       progress: told of the metrics every `report_every` steps, and of those of evaluations.
-      writer: writes down what progress is told.
+      writer: writes down what progress is told; stays open.
       evaluate: from the state on the host to metrics, which are reported as `eval_…`.
       evaluate_every: steps between evaluations, one more at the very end; 0: none.
       directory: where checkpoints are written; None: nowhere.

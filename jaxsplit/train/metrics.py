@@ -21,7 +21,7 @@ class MetricsWriter:
     `begin`, which a training calls with the step that it goes on from.
 
     Args:
-      directory: the folder, made where it is missing.
+      directory: the folder, made where it is missing; None: nothing is written.
       names: of the rates, in the order of the metrics' axis.
 
     >>> import tempfile
@@ -33,7 +33,7 @@ class MetricsWriter:
     {"step": 10, "loss": {"r1": 1.5, "r2": 0.75}, "norm": 2.0}
     """
 
-    def __init__(self, directory: Path, names: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path | None, names: Sequence[str] = ()) -> None:
         self._directory = directory
         self._names = tuple(names)
         self._lines: Any = None
@@ -47,7 +47,7 @@ class MetricsWriter:
 
     def begin(self, step: int) -> None:
         """Opens the files where they aren't yet; what they say of steps after `step` is dropped."""
-        if self._lines is not None:
+        if self._directory is None or self._lines is not None:
             return
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -66,6 +66,8 @@ class MetricsWriter:
 
     def write(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Adds one report: arrays [R], over the rates, or scalars."""
+        if self._directory is None:
+            return
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 

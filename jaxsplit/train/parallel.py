@@ -131,7 +131,8 @@ def make_sums(
         values = {**function(variables, batch), "examples": counts}
 
         def total(x: jax.Array) -> jax.Array:
-            x = x.astype(jnp.promote_types(x.dtype, jnp.int32))  # bool and small integers
+            wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
+            x = x.astype(jnp.promote_types(x.dtype, wide))
             chosen = jnp.where(counts.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))
             return jax.lax.psum(chosen.sum(axis=0), AXIS)
 

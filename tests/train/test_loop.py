@@ -1,6 +1,10 @@
 """The loop, on a regression of three numbers: steps, checkpoints and what is resumed from them."""
 
 import itertools
+import logging
+import os
+import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,7 @@ import optax
 import pytest
 
 from jaxsplit import checkpoint
-from jaxsplit.errors import CheckpointError
+from jaxsplit.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError
 from jaxsplit.train import loop, parallel
 from jaxsplit.train.state import TrainState
 
@@ -41,7 +45,7 @@ def fit(steps, directory=None, save_every=4, state=None, **kwargs):
     return loop.fit(
         loop.resume(make_state() if state is None else state, directory),
         kwargs.pop("step", step),
-        batches,
+        kwargs.pop("batches", batches),
         steps,
         batch_size=8,
         constants={"weight": jnp.ones(())},
@@ -131,6 +135,41 @@ def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path, damage):
     assert "\n" not in str(error.value)
 
 
+def damage(path):
+    for file in path.rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_is_replaced(tmp_path, caplog):
+    fit(8, tmp_path)
+    damage(tmp_path / "step_8")
+    reported = []
+    with caplog.at_level(logging.WARNING, "jaxsplit"):
+        resumed = fit(10, tmp_path, progress=lambda done, *_: reported.append(done), report_every=1)
+    (record,) = caplog.records
+    assert "step_8" in record.getMessage()
+    assert record.getMessage().endswith("going on from step 4")
+    assert "\n" not in record.getMessage()
+    assert reported == [5, 6, 7, 8, 9, 10]
+    assert_same(resumed, fit(10))
+    assert_same(checkpoint.load_tree(tmp_path / "step_8", make_state()), fit(8))
+
+
+def test_a_later_checkpoint_that_could_not_be_read_takes_no_good_ones_place(tmp_path):
+    fit(8, tmp_path)
+    damage(tmp_path / "step_8")
+    fit(6, tmp_path, save_every=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_5", "step_6"]
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next(tmp_path):
+    partial = tmp_path / "step_8.orbax-checkpoint-tmp-1" / "d"
+    partial.mkdir(parents=True)
+    fit(4, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_4"]
+
+
 @pytest.mark.parametrize("params", [{"w": jnp.zeros(4)}, {"v": jnp.zeros(3)}])
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, params):
     fit(4, tmp_path)
@@ -161,3 +200,140 @@ def test_a_long_training_without_reports_comes_to_its_end():
     # With thousands of steps queued at once, XLA's CPU devices wait for each other for ever.
     state = fit(2000)
     np.testing.assert_allclose(state.params["w"], [1, -2, 3], atol=1e-3)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused():
+    with pytest.raises(ConfigError, match="4 or 8"):
+        loop.fit(make_state(), step, batches, 1, batch_size=6)
+
+
+def spoil(at, what):
+    """The step, which at one step gives a loss, or a parameter, that is no number."""
+
+    def spoiled(state, batch, constants):
+        after, metrics = step(state, batch, constants)
+        now = state.step == at - 1
+        loss = metrics["loss"] * jnp.ones(3)
+        if what == "loss":
+            wrong = now & jnp.array([False, True, True])
+            return after, {"loss": jnp.where(wrong, jnp.nan, loss), "bits": loss}
+        w = jnp.where(now, jnp.inf, after.params["w"])
+        return after.replace(params={"w": w}), {"loss": loss}
+
+    return spoiled
+
+
+@pytest.mark.parametrize("at", [1, 5, 8, 9])
+def test_a_loss_that_is_no_number_stops_the_training_and_is_not_saved(tmp_path, at):
+    reported = []
+    with pytest.raises(
+        NonFiniteError, match=rf"step {at}: loss not finite for the rates mid, number 2;"
+    ):
+        fit(
+            12,
+            tmp_path,
+            step=spoil(at, "loss"),
+            names=("high", "mid"),
+            progress=lambda done, *_: reported.append(done),
+            report_every=1,
+        )
+    saved = (at - 1) // 4 * 4
+    assert int(loop.resume(make_state(), tmp_path).step) == saved
+    assert_same(loop.resume(make_state(), tmp_path), fit(saved) if saved else make_state())
+    assert reported == list(range(1, at))
+
+
+@pytest.mark.parametrize(("at", "found"), [(5, "step 6: loss"), (8, r"step 8: .*params\['w'\]")])
+def test_a_state_that_is_no_number_is_not_saved(tmp_path, at, found):
+    # Its loss is seen one step later, but a checkpoint may be due before.
+    with pytest.raises(NonFiniteError, match=found):
+        fit(12, tmp_path, step=spoil(at, "parameter"))
+    assert int(loop.resume(make_state(), tmp_path).step) == 4
+
+
+def send_at(number, at):
+    """Batches during whose `at`-th a signal comes."""
+
+    def sending(start):
+        for done, batch in enumerate(batches(start), start + 1):
+            if done == at:
+                signal.raise_signal(number)
+            yield batch
+
+    return sending
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_saves_and_stops(tmp_path, number):
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted, match=rf"{number.name} after step 6, which is") as stopped:
+        fit(10, tmp_path, batches=send_at(number, 6))
+    assert stopped.value.signal == number
+    assert isinstance(stopped.value, KeyboardInterrupt)
+    assert not isinstance(stopped.value, Exception)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert int(loop.resume(make_state(), tmp_path).step) == 6
+    assert_same(fit(10, tmp_path), fit(10))
+
+
+def test_a_second_signal_meets_the_handler_of_before(tmp_path, monkeypatch):
+    def never(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal came too late")
+
+    monkeypatch.setattr(checkpoint, "save_step", never)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        fit(10, tmp_path, batches=send_at(signal.SIGINT, 2))
+    assert not isinstance(stopped.value, Interrupted)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_threads_train_without_handlers():
+    states = []
+    thread = threading.Thread(target=lambda: states.append(fit(3)))
+    thread.start()
+    thread.join()
+    assert_same(states[0], fit(3))
+
+
+def test_evaluations_come_in_time_with_the_state_of_their_step(tmp_path):
+    told, seen = [], []
+
+    def evaluate(state):
+        seen.append(int(state.step))
+        return {"norm": np.linalg.norm(state.params["w"])}
+
+    def run(steps, total):
+        return fit(
+            steps,
+            tmp_path,
+            total_steps=total,
+            progress=lambda done, total, metrics: told.append((done, metrics)),
+            report_every=4,
+            evaluate=evaluate,
+            evaluate_every=4,
+        )
+
+    run(6, 10)
+    final = run(10, 10)
+    assert seen == [4, 8, 10]
+    evaluations = {done: metrics for done, metrics in told if "eval_norm" in metrics}
+    assert list(evaluations) == [4, 8, 10]
+    assert evaluations[10]["eval_norm"] == np.linalg.norm(final.params["w"])
+    assert [done for done, metrics in told if "loss" in metrics] == [4, 6, 8, 10]
+
+
+def test_the_writer_gets_what_progress_hears():
+    written, heard = [], []
+
+    class Writer:
+        def begin(self, first):
+            written.append(first)
+
+        def write(self, done, metrics):
+            written.append((done, metrics))
+
+    fit(7, writer=Writer(), progress=lambda *args: heard.append(args), report_every=3)
+    assert written == [0, *((done, metrics) for done, _, metrics in heard)]
+    speeds = [metrics["images_per_second"] for _, _, metrics in heard]
+    assert all(speed > 0 for speed in speeds)

@@ -1,0 +1,108 @@
+"""Metrics on disk: lines and events that say the same, once for every step."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from jaxsplit.train.metrics import MetricsWriter
+
+NAMES = ("r1", "r2")
+
+
+def loss(step):
+    return {"loss": np.float32([step, step / 2]), "images_per_second": np.asarray(10.0 * step)}
+
+
+def run(directory, first, steps):
+    with MetricsWriter(directory, NAMES) as writer:
+        writer.begin(first)
+        for step in steps:
+            writer.write(step, loss(step))
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(directory):
+    """What TensorBoard would show, {tag: {step: value}}: the framing, its checksums, the order."""
+    from tensorboardX.crc32c import crc32c
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    def unmask(data):
+        crc = crc32c(data)
+        return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+    shown = {}
+    for path in sorted(directory.glob("events.out.tfevents.*"), key=lambda p: p.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            assert int.from_bytes(data[8:12], "little") == unmask(data[:8])
+            record, checksum = data[12 : 12 + size], data[12 + size : 16 + size]
+            assert int.from_bytes(checksum, "little") == unmask(record)
+            data = data[16 + size :]
+            event = Event.FromString(record)
+            if event.session_log.status == SessionLog.START:
+                for steps in shown.values():
+                    for step in [step for step in steps if step >= event.step]:
+                        del steps[step]
+            for value in event.summary.value:
+                steps = shown.setdefault(value.tag, {})
+                assert event.step not in steps
+                steps[event.step] = value.simple_value
+    return shown
+
+
+def test_lines_and_events_say_the_same(tmp_path):
+    run(tmp_path, 0, (10, 20))
+    assert lines(tmp_path) == [
+        {"step": 10, "loss": {"r1": 10.0, "r2": 5.0}, "images_per_second": 100.0},
+        {"step": 20, "loss": {"r1": 20.0, "r2": 10.0}, "images_per_second": 200.0},
+    ]
+    assert events(tmp_path) == {
+        "loss/r1": {10: 10, 20: 20},
+        "loss/r2": {10: 5, 20: 10},
+        "images_per_second": {10: 100, 20: 200},
+    }
+
+
+@pytest.mark.parametrize("ending", [b"", b'{"step": 40, "lo', b"\0\0\0\n"])
+def test_steps_that_are_run_again_are_written_once(tmp_path, ending):
+    run(tmp_path, 0, (10, 20, 30))
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + ending)  # what a killed run may leave
+    run(tmp_path, 20, (30, 40))
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30, 40]
+    assert list(events(tmp_path)["loss/r1"]) == [10, 20, 30, 40]
+    run(tmp_path, 0, (10,))  # from the beginning again
+    assert [line["step"] for line in lines(tmp_path)] == [10]
+    assert events(tmp_path)["loss/r2"] == {10: 5}
+
+
+def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
+    with MetricsWriter(tmp_path, NAMES) as writer:
+        writer.begin(0)
+        writer.write(10, loss(10))
+        writer.begin(10)  # the next part of the same training
+        writer.write(20, loss(20))
+        assert [line["step"] for line in lines(tmp_path)] == [10, 20]
+        assert list(events(tmp_path)["loss/r1"]) == [10, 20]
+
+
+def test_lines_are_json_whatever_the_values(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.begin(0)
+        writer.write(1, {"loss": np.array([math.nan, 1]), "norm": np.float32(math.inf)})
+    assert lines(tmp_path) == [{"step": 1, "loss": {"0": None, "1": 1.0}, "norm": None}]
+
+
+def test_nothing_is_written_nowhere_or_before_the_beginning(tmp_path):
+    with MetricsWriter(None) as writer:
+        writer.begin(0)
+        writer.write(1, loss(1))
+    with MetricsWriter(tmp_path / "folder"):
+        pass
+    assert not list(tmp_path.iterdir())

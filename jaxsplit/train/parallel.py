@@ -24,10 +24,11 @@ def use_cpu_cores(batch_size: int) -> None:
 
     XLA spreads a training step over cores poorly: on two cores, one device per core took a step
     of ResNet-8 or ResNet-20 in 1/1.3 of the time of one device over both. Call it before jax is
-    used; it changes nothing where jax runs on another platform, or where the environment says how
-    many devices there are.
+    used; it changes nothing where jax runs on another platform, where the environment says how
+    many devices there are, or where this is one of several processes: they may share the cores.
     """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if told or jax.distributed.is_initialized():
         return
     most = min(_cores(), 8)
     count = max(n for n in range(1, most + 1) if batch_size % n == 0)

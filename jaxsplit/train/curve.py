@@ -155,7 +155,13 @@ def train_curve(
     }
 
     def batches(start: int) -> Iterator[Any]:
-        return cache.batches(config.batch_size, config.seed, start)
+        return cache.batches(
+            config.batch_size,
+            config.seed,
+            start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
 
     directory = workdir / f"checkpoints-{config.key}" if workdir else None
     state = loop.resume(state, directory)

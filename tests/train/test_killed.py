@@ -136,22 +136,22 @@ def test_two_processes_of_two_devices_train_what_one_of_four_does(launch, tmp_pa
 
 
 def test_processes_stop_together_end_when_one_is_lost_and_other_devices_go_on(launch, tmp_path):
-    workdirs = tmp_path / "first", tmp_path / "second"
-    running = together(launch, "long", workdirs, devices=1)
-    wait_for_step(workdirs[0], 60, *running[0])
+    workdir = tmp_path / "shared"
+    running = together(launch, "long", (workdir, workdir), devices=1)
+    wait_for_step(workdir, 60, *running[0])
     running[1][0].send_signal(signal.SIGTERM)  # only one of them hears of it
     assert [process.wait(60) for process, _ in running] == [128 + signal.SIGTERM] * 2
     farewells = {log.read_text().splitlines()[-1] for _, log in running}
     (saved,) = (int(line.split("after step ")[1].split(",")[0]) for line in farewells)
 
-    (first, log), (second, _) = together(launch, "long", workdirs, devices=1)
-    wait_for_step(workdirs[0], saved + 60, first, log)
+    (first, log), (second, _) = together(launch, "long", (workdir, workdir), devices=1)
+    wait_for_step(workdir, saved + 60, first, log)
     second.kill()
     assert first.wait(60) != 0
     assert "one of 2 processes is lost" in log.read_text()
-    assert max(reported(workdirs[0])) < 620
+    assert max(reported(workdir)) < 620
     steps = []
-    state = train_here("long", workdirs[0], lambda done, *_: steps.append(done))
+    state = train_here("long", workdir, lambda done, *_: steps.append(done))
     assert steps[0] == saved // 10 * 10 + 10  # the first report after the checkpoint
     assert int(state["step"]) == 620
 

@@ -13,18 +13,30 @@ import jax.numpy as jnp
 import optax
 
 from jaxsplit import losses, ops
+from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.errors import ConfigError
 from jaxsplit.split import Split
 from jaxsplit.train import parallel
 from jaxsplit.train.state import TrainState
 
+#: How the rates of a group share a step: side by side, one after the other, or each written out.
+BATCHINGS = ("auto", "vmap", "map", "unroll")
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """One rate of a curve: its name and its lambda (distortion per bit)."""
+    """One rate of a curve.
+
+    Attributes:
+      rate_id: its name.
+      lmbda: distortion per bit.
+      spec: form of its unit; None: the curve's.
+    """
 
     rate_id: str
     lmbda: float
+    spec: BottleneckSpec | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.lmbda < math.inf:
@@ -65,34 +77,115 @@ def rate_constants(rates: tuple[Rate, ...], seed: int) -> dict[str, jax.Array]:
 
 
 def init_state(
-    split: Split, rates: tuple[Rate, ...], optimizer: optax.GradientTransformation, seed: int
+    split: Split,
+    rates: tuple[Rate, ...],
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    ema: bool = False,
 ) -> TrainState:
     """The state of all rates: every leaf but `step` has a leading axis R.
 
     All rates start from the same unit, so that a rate trained alone starts where it would in
-    company.
+    company. With `ema` a running mean of the units is kept beside them.
     """
     variables = jax.jit(dataclasses.replace(split, axis_name=None).init)(jax.random.key(seed))
-    one = TrainState.create(variables, optimizer, jnp.zeros(split.spec.channels))
+    one = TrainState.create(variables, optimizer, jnp.zeros(split.spec.channels), ema)
     stacked = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), one)
     return dataclasses.replace(stacked, step=one.step)
 
 
+def over_rates(function: Callable[..., Any], batching: str) -> Callable[..., Any]:
+    """Applies a function of one rate to trees with a leading axis of rates.
+
+    Args:
+      function: of the trees of one rate.
+      batching: "vmap" computes the rates side by side, which shares what they have in common;
+        "map" one after the other, in the memory of one; "unroll" as "map", but written out, for
+        XLA to order as it likes; "auto" is "unroll" on CPUs, where it was measured fastest at
+        every cut that was tried, though it compiles longer, and "vmap" elsewhere.
+    """
+    if batching == "auto":
+        batching = "unroll" if jax.default_backend() == "cpu" else "vmap"
+    if batching == "vmap":
+        return jax.vmap(function)
+    if batching == "map":
+        return lambda *trees: jax.lax.map(lambda one: function(*one), trees)
+
+    def unrolled(*trees: Any) -> Any:
+        count = len(jax.tree.leaves(trees)[0])
+        done = [function(*jax.tree.map(lambda x, i=i: x[i], trees)) for i in range(count)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *done)
+
+    return unrolled
+
+
+def cast_params(variables: Any, dtype: str) -> Any:
+    """`{"params", …}` with the parameters in `dtype`; batch statistics stay as they are.
+
+    >>> cast_params({"params": {"w": jnp.zeros(2)}}, "bfloat16")["params"]["w"].dtype.name
+    'bfloat16'
+    """
+    return {**variables, "params": jax.tree.map(lambda x: x.astype(dtype), variables["params"])}
+
+
 def make_step(
-    split: Split, phase: Phase, optimizer: optax.GradientTransformation
+    split: Split,
+    phase: Phase,
+    optimizer: optax.GradientTransformation,
+    *,
+    batching: str = "vmap",
+    compute_dtype: str = "float32",
+    ema: float = 0.0,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """The training step of all rates, to be mapped over `parallel.AXIS`.
+    """The training step of rates of one form, to be mapped over `parallel.AXIS`.
 
     Args:
       split: the cut, with `axis_name=parallel.AXIS`.
       phase: distortion and quantisation.
       optimizer: applied to each rate by itself.
+      batching: how the rates share the step, as of `over_rates`.
+      compute_dtype: of the unit's and the tail's arithmetic; parameters, the prior, rounding and
+        the loss are float32 whatever it is.
+      ema: how much of its running mean a unit keeps with every step, less at the beginning; 0
+        where the state has none.
 
     Returns:
       step(state, batch, constants) → (state, metrics). batch: features [B, H, W, Cin], teacher
       [B, K], label [B], index [B]; constants: backbone (variables), lmbda [R], key [R], scale.
       Metrics are means over the batch, [R]: loss, bits, distortion, top1 (against the labels).
     """
+    loss = _make_loss(split, phase, compute_dtype)
+
+    def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, Any]:
+        def one_rate(
+            params: Any, stats: Any, offsets: jax.Array, lmbda: jax.Array, key: jax.Array
+        ) -> Any:
+            key = jax.random.fold_in(key, state.step)
+            return jax.value_and_grad(loss, has_aux=True)(
+                params, stats, offsets, lmbda, key, batch, constants
+            )
+
+        (_, (batch_stats, metrics)), grads = over_rates(one_rate, batching)(
+            state.params, state.batch_stats, state.offsets, constants["lmbda"], constants["key"]
+        )
+        grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
+        updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        state = dataclasses.replace(
+            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+        )
+        if ema:
+            # The first steps are far from what the unit becomes: its mean forgets them sooner.
+            keep = jnp.minimum(ema, state.step / (state.step + 10))
+            mean = optax.incremental_update(state.variables, state.ema, 1 - keep)
+            state = dataclasses.replace(state, ema=mean)
+        return state, metrics
+
+    return step
+
+
+def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., tuple[jax.Array, Any]]:
+    """(params, batch_stats, offsets, lmbda, key, batch, constants) of one rate → loss, (…)."""
 
     def loss(
         params: Any,
@@ -103,15 +196,17 @@ def make_step(
         batch: Any,
         constants: Any,
     ) -> tuple[jax.Array, Any]:
-        unit = {"params": params, "batch_stats": batch_stats}
+        exact = {"params": params, "batch_stats": batch_stats}
+        unit = cast_params(exact, dtype)
         features = batch["features"].astype(jnp.float32)
         latent, encoder = split.unit.apply(
-            unit, features, True, method="encode", mutable=["batch_stats"]
+            unit, features.astype(dtype), True, method="encode", mutable=["batch_stats"]
         )
+        latent = latent.astype(jnp.float32)
         # The key knows the example, not the device: n devices draw the noise of one.
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
         noisy = jax.vmap(ops.add_uniform_noise)(latent, keys)
-        bits = losses.rate(split.bits(unit, noisy))
+        bits = losses.rate(split.bits(exact, noisy))
         shift = offsets.reshape(1, 1, 1, -1)
         quantized = (
             noisy
@@ -119,13 +214,14 @@ def make_step(
             else ops.round_straight_through(latent - shift) + shift
         )
         reconstruction, decoder = split.unit.apply(
-            unit, quantized, True, method="decode", mutable=["batch_stats"]
+            unit, quantized.astype(dtype), True, method="decode", mutable=["batch_stats"]
         )
         logits = None
         if phase.distortion.needs_tail:
-            logits = split.tail(constants["backbone"], reconstruction)
+            tail = cast_params(constants["backbone"], dtype)
+            logits = split.tail(tail, reconstruction).astype(jnp.float32)
         distortion = phase.distortion(
-            reconstruction=reconstruction,
+            reconstruction=reconstruction.astype(jnp.float32),
             features=features,
             logits=logits,
             teacher=batch["teacher"],
@@ -144,24 +240,4 @@ def make_step(
             metrics["top1"] = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
         return value, (stats, metrics)
 
-    def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, Any]:
-        def one_rate(
-            params: Any, stats: Any, offsets: jax.Array, lmbda: jax.Array, key: jax.Array
-        ) -> Any:
-            key = jax.random.fold_in(key, state.step)
-            return jax.value_and_grad(loss, has_aux=True)(
-                params, stats, offsets, lmbda, key, batch, constants
-            )
-
-        (_, (batch_stats, metrics)), grads = jax.vmap(one_rate)(
-            state.params, state.batch_stats, state.offsets, constants["lmbda"], constants["key"]
-        )
-        grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
-        updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        state = dataclasses.replace(
-            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
-        )
-        return state, metrics
-
-    return step
+    return loss

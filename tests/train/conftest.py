@@ -38,17 +38,17 @@ class Problem:
     def state(self, rates, optimizer="sgd"):
         return jax.device_get(init_state(self.split, rates, self.optimizers[optimizer], 0))
 
-    def program(self, phase, devices=1, optimizer="sgd"):
-        key = phase, devices, optimizer
+    def program(self, phase, devices=1, optimizer="sgd", **options):
+        key = phase, devices, optimizer, *options.items()
         if key not in self._programs:
-            step = make_step(self.split, phase, self.optimizers[optimizer])
+            step = make_step(self.split, phase, self.optimizers[optimizer], **options)
             self._programs[key] = parallel.parallel_step(step, jax.devices()[:devices])
         return self._programs[key]
 
-    def run(self, phase, state, batches, constants, devices=1, optimizer="sgd"):
+    def run(self, phase, state, batches, constants, devices=1, optimizer="sgd", **options):
         """(state after the batches, metrics of every step), on the host."""
         used = jax.devices()[:devices]
-        run = self.program(phase, devices, optimizer)
+        run = self.program(phase, devices, optimizer, **options)
         state, constants = (parallel.replicate(tree, used) for tree in (state, constants))
         metrics = []
         for batch in batches:
@@ -56,9 +56,9 @@ class Problem:
             metrics.append(parallel.unreplicate(one))
         return parallel.unreplicate(state), metrics
 
-    def gradient(self, phase, state, batch, constants, devices=1):
+    def gradient(self, phase, state, batch, constants, devices=1, **options):
         """(gradient, batch statistics after the step, metrics)."""
-        after, (metrics,) = self.run(phase, state, [batch], constants, devices)
+        after, (metrics,) = self.run(phase, state, [batch], constants, devices, **options)
         gradient = jax.tree.map(np.subtract, state.params, after.params)
         return gradient, after.batch_stats, metrics
 

@@ -1,15 +1,18 @@
 """The step: what it may depend on, what it changes, and that nothing else matters."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.losses import Distortion
-from jaxsplit.train.step import Phase, Rate, rate_constants
+from jaxsplit.train import parallel
+from jaxsplit.train.step import Phase, Rate, make_step, rate_constants
 
 ALL = Distortion(labels=1, distillation=0.5, features=1, temperature=2)
 NOISE, ROUND = Phase(1, ALL), Phase(1, ALL, "round")
@@ -48,6 +51,15 @@ def test_several_devices_give_the_gradient_statistics_and_loss_of_one(
 ):
     assert_same_step(
         problem.gradient(phase, *start, devices), problem.gradient(phase, *start, devices=1)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batching", "devices"), [("map", 1), ("unroll", 1), ("map", 2)])
+def test_rates_may_share_a_step_in_any_way(problem, start, batching, devices):
+    assert_same_step(
+        problem.gradient(ROUND, *start, devices, batching=batching),
+        problem.gradient(ROUND, *start, devices=1),
     )
 
 
@@ -202,6 +214,47 @@ def test_neither_a_second_step_nor_other_lambdas_compile_again(problem, start, c
     with compiles() as programs:
         problem.run(NOISE, state, [problem.batch(2), problem.batch(3)], constants)
     assert not programs
+
+
+def test_the_running_mean_follows_the_units(problem, start):
+    state, batch, constants = start
+    assert not jax.tree.leaves(state.ema)
+    state = dataclasses.replace(state, ema=state.variables)
+    mean = state.ema
+    for step in range(1, 4):
+        state, _ = problem.run(FEATURES, state, [batch], constants, ema=0.12)
+        keep = min(0.12, step / (step + 10))  # the bound takes hold at the second step
+        mean = jax.tree.map(lambda m, x, k=keep: k * m + (1 - k) * x, mean, state.variables)
+        assert_close(state.ema, mean, 1e-5, 1e-7)
+        assert state.result is state.ema
+    without, _ = problem.run(FEATURES, start[0], [batch] * 3, constants)
+    assert_close(without.variables, state.variables, 1e-6, 1e-7)  # training takes no notice
+    assert without.result == without.variables
+
+
+def test_bfloat16_is_for_the_arithmetic_alone(problem, start):
+    state, batch, constants = start
+    exact = problem.gradient(NOISE, *start)
+    rough = problem.gradient(NOISE, *start, compute_dtype="bfloat16")
+    kinds = [jax.tree.map(lambda x: x.dtype, tree) for tree in (rough, exact)]
+    assert kinds[0] == kinds[1]
+    for name in ("loss", "bits", "distortion"):
+        np.testing.assert_allclose(rough[2][name], exact[2][name], rtol=0.03)
+    for part in exact[0]:
+        ours, theirs = (
+            np.concatenate([x.ravel() for x in jax.tree.leaves(g[0][part])]) for g in (rough, exact)
+        )
+        cosine = ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)
+        assert 0.98 < cosine < 1 - 1e-7, part
+    step = make_step(
+        dataclasses.replace(problem.split, axis_name=None),
+        NOISE,
+        optax.sgd(1.0),
+        compute_dtype="bfloat16",
+    )
+    program = str(jax.make_jaxpr(step, axis_env=[(parallel.AXIS, 1)])(state, batch, constants))
+    convolutions = re.findall(r"(\w+)\[[^\]]*\] = conv_general_dilated", program)
+    assert set(convolutions) == {"bf16"}
 
 
 def test_an_unknown_quantization_is_refused():

@@ -1,0 +1,74 @@
+"""How a curve's units learn: Adam with clipping, and learning rates over time by their names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import optax
+
+from jaxsplit.errors import ConfigError
+
+SCHEDULES = ("constant", "cosine", "exponential", "step")
+
+
+def make_schedule(
+    name: str,
+    peak: float,
+    steps: int,
+    *,
+    warmup: int = 0,
+    decay_to: float = 0.01,
+    milestones: Sequence[float] = (0.5, 0.75),
+) -> optax.Schedule:
+    """A learning rate over time: a linear rise to `peak`, then one of four ways on.
+
+    Args:
+      name: "constant"; "cosine" and "exponential", which reach `decay_to` of the peak with the
+        last step; "step", which falls by the same factor at each of the `milestones`, so that it
+        is `decay_to` of the peak after the last one.
+      peak: after the warm-up.
+      steps: of the whole training.
+      warmup: steps of the rise, at most half of the training.
+      decay_to: share of the peak.
+      milestones: shares of the training, rising.
+
+    Raises:
+      ConfigError: there is no such schedule, or the milestones aren't shares that rise.
+
+    >>> schedule = make_schedule("step", 1.0, 100, decay_to=0.01, milestones=(0.5, 0.75))
+    >>> [round(float(schedule(step)), 4) for step in (0, 49, 50, 75)]
+    [1.0, 1.0, 0.1, 0.01]
+    """
+    rising = list(milestones) == sorted(set(milestones))
+    if not rising or not all(0 < share < 1 for share in milestones):
+        raise ConfigError(f"milestones are {milestones!r}; expected shares between 0 and 1, rising")
+    warmup = min(warmup, max(1, steps // 2))
+    if name == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, 2), decay_to * peak)
+    if name == "constant":
+        after = optax.constant_schedule(peak)
+    elif name == "exponential":
+        after = optax.exponential_decay(peak, max(steps - warmup, 1), decay_to)
+    elif name == "step":
+        factor = decay_to ** (1 / max(len(milestones), 1))
+        falls = {max(round(share * steps) - warmup, 0): factor for share in milestones}
+        after = optax.piecewise_constant_schedule(peak, falls)
+    else:
+        raise ConfigError(f"schedule is {name!r}; expected one of {', '.join(SCHEDULES)}")
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make_optimizer(
+    schedule: optax.Schedule, *, max_norm: float = math.inf, prior_rate: float = 1.0
+) -> optax.GradientTransformation:
+    """Adam on gradients of bounded norm; the prior learns `prior_rate` times as fast."""
+    return optax.chain(
+        optax.clip_by_global_norm(max_norm),
+        optax.adam(schedule),
+        optax.masked(
+            optax.scale(prior_rate), lambda tree: {name: name == "prior" for name in tree}
+        ),
+    )

@@ -1,0 +1,70 @@
+"""Learning rates over time, and the optimizer that takes them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsplit.errors import ConfigError
+from jaxsplit.train.optimizer import SCHEDULES, make_optimizer, make_schedule
+
+
+def rates(name, steps=100, **options):
+    schedule = make_schedule(name, 0.5, steps, **options)
+    return np.array([float(schedule(step)) for step in range(steps + 1)])
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_rises_to_its_peak_and_falls_from_there(name):
+    values = rates(name, warmup=20, decay_to=0.01)
+    np.testing.assert_allclose(values[:21], np.linspace(0, 0.5, 21), rtol=1e-5, atol=1e-8)
+    assert (np.diff(values[20:]) <= 0).all()
+    np.testing.assert_allclose(values[-1], 0.5 if name == "constant" else 0.005, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_does_without_a_warm_up_and_in_one_step(name):
+    assert rates(name, warmup=0)[0] == 0.5
+    assert np.isfinite(rates(name, steps=1, warmup=20)).all()
+
+
+def test_schedules_take_their_own_ways_down():
+    steps = np.arange(101)
+    cosine = 0.5 * (0.1 + 0.9 * (1 + np.cos(np.pi * steps / 100)) / 2)
+    np.testing.assert_allclose(rates("cosine", decay_to=0.1), cosine, rtol=1e-5)
+    np.testing.assert_allclose(rates("exponential", decay_to=0.1), 0.5 * 0.1 ** (steps / 100), 1e-5)
+    stairs = np.select([steps < 30, steps < 60, steps < 90], [0.5, 0.25, 0.125], 0.0625)
+    three = {"decay_to": 0.125, "milestones": (0.3, 0.6, 0.9)}
+    for warmup in (0, 10):
+        values = rates("step", warmup=warmup, **three)
+        np.testing.assert_allclose(values[warmup:], stairs[warmup:], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"name": "linear"},
+        {"milestones": (0.5, 0.2)},
+        {"milestones": (0.5, 0.5)},
+        {"milestones": (0.5, 1.0)},
+        {"milestones": (0.0,)},
+    ],
+    ids=str,
+)
+def test_what_is_no_schedule_is_refused(arguments):
+    with pytest.raises(ConfigError, match=next(iter(arguments)).removeprefix("name") or "schedule"):
+        make_schedule(**{"name": "step", "peak": 1.0, "steps": 10, **arguments})
+
+
+def test_the_prior_learns_faster_and_the_gradient_is_bounded():
+    params = {"encoder": jnp.zeros(2), "prior": jnp.zeros(2)}
+    gradient = {"encoder": jnp.array([3.0, 0.0]), "prior": jnp.array([0.0, 4.0])}
+    optimizer = make_optimizer(lambda step: 0.1, max_norm=1.0, prior_rate=3.0)
+    change, state = optimizer.update(gradient, optimizer.init(params), params)
+    # Adam's first step is the learning rate, whatever the gradient.
+    np.testing.assert_allclose(change["encoder"], [-0.1, 0], rtol=1e-4)
+    np.testing.assert_allclose(change["prior"], [0, -0.3], rtol=1e-4)
+    first_moment = state[1][0].mu
+    np.testing.assert_allclose(first_moment["encoder"], [0.1 * 3 / 5, 0], rtol=1e-5)
+    unbounded = make_optimizer(lambda step: 0.1)
+    _, state = unbounded.update(gradient, unbounded.init(params), params)
+    np.testing.assert_allclose(state[1][0].mu["prior"], [0, 0.4], rtol=1e-5)

@@ -15,7 +15,7 @@ _HOMES = {
     "BottleneckSpec": "jaxsplit.bottleneck",
     "CodingTables": "jaxsplit.coding",
     "Curve": "jaxsplit.evaluation.curve",
-    "CurveConfig": "jaxsplit.train.curve",
+    "CurveConfig": "jaxsplit.train.curve_config",
     "Distortion": "jaxsplit.losses",
     "EntropyCoder": "jaxsplit.coding",
     "FactorizedPrior": "jaxsplit.entropy",

@@ -21,7 +21,7 @@ from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.errors import ConfigError
 from jaxsplit.losses import Distortion
 from jaxsplit.train.backbone import BackboneConfig
-from jaxsplit.train.curve import CurveConfig
+from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.step import Phase, Rate
 
 _PACKAGE = Path(__file__).parent
@@ -93,25 +93,38 @@ def to_dataclass(values: dict[str, Any]) -> BackboneConfig | CurveConfig:
     """
     values = dict(values)
     kind = values.pop("kind", None)
+    if values.get("augmentation") is not None:
+        values["augmentation"] = _build(Augmentation, values["augmentation"])
     if kind == "backbone":
         values["preprocessing"] = _build(Preprocessing, values.get("preprocessing", {}))
-        if values.get("augmentation") is not None:
-            values["augmentation"] = _build(Augmentation, values["augmentation"])
         return _build(BackboneConfig, values)
     if kind == "curve":
-        values["spec"] = _build(BottleneckSpec, values.get("spec", {}))
-        try:
-            lambdas = dict(values.pop("lambdas", {}))
-            rates = [Rate(name, float(value)) for name, value in lambdas.items()]
-            phases = [dict(phase) for phase in values.get("phases", ())]
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"lambdas or phases don't fit: {error}") from error
-        for phase in phases:
-            phase["distortion"] = _build(Distortion, phase.get("distortion", {}))
-        values["rates"] = tuple(rates)
-        values["phases"] = tuple(_build(Phase, phase) for phase in phases)
-        return _build(CurveConfig, values)
+        return _curve(values)
     raise ConfigError(f"the configuration's kind is {kind!r}; expected 'backbone' or 'curve'")
+
+
+def _curve(values: dict[str, Any]) -> CurveConfig:
+    form = values.get("spec", {})
+    values["spec"] = _build(BottleneckSpec, form)
+    try:
+        lambdas = {name: float(value) for name, value in dict(values.pop("lambdas", {})).items()}
+        specs = {name: dict(own) for name, own in dict(values.pop("specs", {})).items()}
+        phases = [dict(phase) for phase in values.get("phases", ())]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"lambdas, specs or phases don't fit: {error}") from error
+    if strange := sorted(set(specs) - set(lambdas)):
+        raise ConfigError(f"specs has {', '.join(strange)}; the rates are {', '.join(lambdas)}")
+    rates = []
+    for name, lmbda in lambdas.items():
+        # An override finds None where the file said nothing: as of `spec`.
+        own = {key: value for key, value in specs.get(name, {}).items() if value is not None}
+        spec = _build(BottleneckSpec, {**form, **own})
+        rates.append(Rate(name, lmbda, None if spec == values["spec"] else spec))
+    for phase in phases:
+        phase["distortion"] = _build(Distortion, phase.get("distortion", {}))
+    values["rates"] = tuple(rates)
+    values["phases"] = tuple(_build(Phase, phase) for phase in phases)
+    return _build(CurveConfig, values)
 
 
 def _build(cls: Any, values: dict[str, Any]) -> Any:
@@ -164,7 +177,12 @@ def _fill_defaults(config: ml_collections.ConfigDict) -> None:
             (config.get("augmentation"), Augmentation),
         ]
     elif config.get("kind") == "curve":
-        parts = [(config, CurveConfig), (config.get("spec"), BottleneckSpec)]
+        parts = [
+            (config, CurveConfig),
+            (config.get("spec"), BottleneckSpec),
+            (config.get("augmentation"), Augmentation),
+        ]
+        _fill_specs(config)
         phases = config.get("phases")
         for phase in phases if isinstance(phases, list | tuple) else ():
             if isinstance(phase, _MAPPINGS):
@@ -175,6 +193,22 @@ def _fill_defaults(config: ml_collections.ConfigDict) -> None:
         for field in dataclasses.fields(form) if isinstance(node, _MAPPINGS) else ():
             if field.name not in node and field.default is not dataclasses.MISSING:
                 node[field.name] = field.default
+
+
+def _fill_specs(config: ml_collections.ConfigDict) -> None:
+    """Gives every rate a form of its own to override, None in all that it shares with `spec`."""
+    if "specs" not in config:
+        config.specs = {}
+    lambdas = config.get("lambdas")
+    if not (isinstance(lambdas, _MAPPINGS) and isinstance(config.specs, _MAPPINGS)):
+        return
+    for name in lambdas:
+        if name not in config.specs:
+            config.specs[name] = {}
+        own = config.specs[name]
+        for field in dataclasses.fields(BottleneckSpec) if isinstance(own, _MAPPINGS) else ():
+            if field.name not in own:
+                own[field.name] = None
 
 
 def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
@@ -193,9 +227,9 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         raise ConfigError(f"the configuration has no key {key!r}; there are {sorted(node)}")
     present = node[leaf]
     try:
-        value = text if isinstance(present, str) else ast.literal_eval(text)
-        if isinstance(present, float) and type(value) is int:
-            value = float(value)
+        # A float may also be "inf", which is no literal.
+        direct = isinstance(present, str | float)
+        value = type(present)(text) if direct else ast.literal_eval(text)
     except (ValueError, SyntaxError) as error:
         if present is not None:
             raise ConfigError(f"{key}: {text!r} is no Python value") from error

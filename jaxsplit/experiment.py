@@ -15,10 +15,11 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family import RateFamily
 from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.plan import SplitCost, split_cost
-from jaxsplit.split import make_split
 from jaxsplit.train import processes
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
-from jaxsplit.train.curve import CurveConfig, train_curve
+from jaxsplit.train.curve import train_curve
+from jaxsplit.train.curve_config import CurveConfig
+from jaxsplit.train.groups import make_groups
 from jaxsplit.train.loop import Progress
 
 Tell = Callable[[str], None]
@@ -26,7 +27,7 @@ Tell = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CurveResult:
-    """What running a curve's configuration gives."""
+    """What running a curve's configuration gives; the cost is that of the dearest encoder."""
 
     family: RateFamily
     curve: Curve
@@ -54,10 +55,11 @@ def run_curve(
       tell: told what begins.
     """
     backbone = load_backbone(config.backbone)
-    cost = split_cost(make_split(backbone, config.cut, config.spec), backbone)
+    groups = make_groups(backbone, config.cut, config.spec, config.rates)
+    cost = max((split_cost(group.split, backbone) for group in groups), key=lambda c: c.encoder)
     # Opened before the training, so that a missing one doesn't cost its hours.
     source = data.open_source(config.data, split=config.test_split, limit=config.limit)
-    family = train_curve(config, backbone, directory if resume else None, progress)
+    family = train_curve(config, backbone, directory if resume else None, progress, tell)
     if not processes.is_first():
         return None
     curve, table = measure(family, backbone, source, directory, tell)

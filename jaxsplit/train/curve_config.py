@@ -1,0 +1,157 @@
+"""What a training of a whole curve is made of: the values in `configs/*.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+
+import optax
+
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.data import Augmentation, Views
+from jaxsplit.errors import ConfigError
+from jaxsplit.train.features import CACHES, DTYPES
+from jaxsplit.train.optimizer import make_schedule
+from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
+
+# They change what is heard of a training, and not the training.
+_SILENT = ("cache_gib", "evaluate_every", "evaluate_limit")
+
+
+@dataclasses.dataclass(frozen=True)
+class CurveConfig:
+    """A training of all rates of one cut.
+
+    Attributes:
+      backbone: as of `load_backbone`: a name, or a file that knows its network.
+      cut: endpoint of the backbone.
+      spec: form of the unit of every rate that has none of its own.
+      rates: names, lambdas and forms.
+      phases: one after the other, over one learning-rate schedule.
+      data, train_split, test_split, limit: the images; labels only serve metrics unless a
+        phase's distortion has a weight for them.
+      views, augmentation: random views of every image that are trained on; 1 and None: the image.
+      flip: also train on every view mirrored.
+      batch_size, seed: examples of a step (each seen by every rate), and every random choice.
+      learning_rate: peak of Adam's.
+      schedule, warmup, decay_to, milestones: the learning rate over time, as of `make_schedule`.
+      prior_rate: factor on the prior's learning rate, which bears more than the convolutions'.
+      max_norm: bound on the norm of each rate's gradient; inf for none.
+      ema: how much of its running mean a unit keeps with every step, such as 0.999; the means
+        are then what is evaluated and kept. 0 for none.
+      cache, cache_gib, feature_dtype: where the head's features are kept ("disk", "memory",
+        "none" to run it in every step, or "auto"), most of their size, and their dtype.
+      compute_dtype: "bfloat16" for the arithmetic of unit, tail and a head that isn't cached;
+        parameters, prior and loss stay float32.
+      batching: how the rates share a step, as of `over_rates`.
+      evaluate_every: steps between evaluations on `evaluate_limit` images of the test split; 0:
+        none before the end.
+    """
+
+    backbone: str
+    cut: str
+    spec: BottleneckSpec
+    rates: tuple[Rate, ...]
+    phases: tuple[Phase, ...]
+    data: str = "embedded"
+    train_split: str = "train"
+    test_split: str = "test"
+    limit: int | None = None
+    views: int = 1
+    augmentation: Augmentation | None = None
+    flip: bool = False
+    batch_size: int = 64
+    seed: int = 0
+    learning_rate: float = 5e-3
+    schedule: str = "cosine"
+    warmup: int = 20
+    decay_to: float = 0.01
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    prior_rate: float = 3.0
+    max_norm: float = 1.0
+    ema: float = 0.0
+    cache: str = "auto"
+    cache_gib: float = 64.0
+    feature_dtype: str = "float32"
+    compute_dtype: str = "float32"
+    batching: str = "auto"
+    evaluate_every: int = 0
+    evaluate_limit: int | None = 1000
+
+    def __post_init__(self) -> None:
+        if not self.rates or not self.phases:
+            raise ConfigError("a curve needs at least one rate and one phase")
+        names = [rate.rate_id for rate in self.rates]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"rates need different names; got {', '.join(names)}")
+        if self.batch_size < 1 or not 0 <= self.seed < 2**32:
+            raise ConfigError(
+                f"batch_size is {self.batch_size} and seed {self.seed}; "
+                "expected at least 1, and 0 … 2**32 - 1"
+            )
+        if self.evaluate_every < 0:
+            raise ConfigError(f"evaluate_every is {self.evaluate_every}; expected 0 or more")
+        if not self.cache_gib > 0:
+            raise ConfigError(f"cache_gib is {self.cache_gib}; expected more than 0")
+        self._check_learning()
+        self.shown  # noqa: B018 — refuses views that can't be
+        for name, known in (
+            ("cache", CACHES),
+            ("feature_dtype", DTYPES),
+            ("compute_dtype", COMPUTE_DTYPES),
+            ("batching", BATCHINGS),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}"
+                )
+
+    def _check_learning(self) -> None:
+        if not (0 < self.learning_rate < math.inf and 0 <= self.prior_rate < math.inf):
+            raise ConfigError(
+                f"learning_rate is {self.learning_rate} and prior_rate {self.prior_rate}; "
+                "expected more than 0, and at least 0"
+            )
+        if self.warmup < 0 or not self.max_norm > 0:
+            raise ConfigError(
+                f"warmup is {self.warmup} and max_norm {self.max_norm}; "
+                "expected at least 0, and more than 0"
+            )
+        if not (0 < self.decay_to <= 1 and 0 <= self.ema < 1):
+            raise ConfigError(
+                f"decay_to is {self.decay_to} and ema {self.ema}; "
+                "expected more than 0 and at most 1, and from 0 to below 1"
+            )
+        self.learning_rates()
+
+    def learning_rates(self) -> optax.Schedule:
+        """The learning rate over time: a function of the step."""
+        return make_schedule(
+            self.schedule,
+            self.learning_rate,
+            self.steps,
+            warmup=self.warmup,
+            decay_to=self.decay_to,
+            milestones=self.milestones,
+        )
+
+    @property
+    def shown(self) -> Views:
+        """The examples that each image becomes."""
+        # Without randomness no seed: trainings with other seeds then share their features.
+        seed = 0 if self.augmentation is None else self.seed
+        return Views(self.views, self.augmentation, self.flip, seed)
+
+    @property
+    def steps(self) -> int:
+        """Length of the whole training."""
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def key(self) -> str:
+        """Short name of exactly this training, for the folder of its checkpoints."""
+        values = dataclasses.asdict(self)
+        trained = {name: value for name, value in values.items() if name not in _SILENT}
+        return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:12]

@@ -34,6 +34,7 @@ _HOMES = {
     "open_source": "jaxsplit.data",
     "split_cost": "jaxsplit.plan",
     "train_curve": "jaxsplit.train.curve",
+    "train_family": "jaxsplit.train.recipe",
 }
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "open_source",
     "split_cost",
     "train_curve",
+    "train_family",
 ]
 
 

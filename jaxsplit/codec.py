@@ -187,8 +187,8 @@ class Receiver(_End):
         """
         self.header.check(header)
 
-    def decode(self, frames: Sequence[bytes]) -> np.ndarray:
-        """Frames of any rates → logits float32 [N, K].
+    def decode(self, frames: Sequence[bytes | coding.Frame]) -> np.ndarray:
+        """Frames of any rates, as bytes or as a `coding.Reader` gives them → logits [N, K].
 
         Raises:
           BitstreamError: a frame is damaged or of another family.
@@ -201,7 +201,7 @@ class Receiver(_End):
             logits[members] = self.predict(np.stack([symbols[i][1] for i in members]), rate_id)
         return logits
 
-    def symbols(self, frames: Sequence[bytes], rate_id: str) -> np.ndarray:
+    def symbols(self, frames: Sequence[bytes | coding.Frame], rate_id: str) -> np.ndarray:
         """Frames of one rate → int32 [N, h', w', C], the very symbols that were sent.
 
         Raises:
@@ -213,11 +213,16 @@ class Receiver(_End):
         shape = self._rate(rate_id).split.latent_shape
         return np.array([one for _, one in opened], np.int32).reshape(-1, *shape)
 
-    def _open(self, data: bytes) -> tuple[str, np.ndarray]:
+    def _open(self, frame: bytes | coding.Frame) -> tuple[str, np.ndarray]:
         """Name of the rate and symbols of one frame."""
-        frame, end = coding.unpack_frame(data, len(self.family.rates))
-        if end != len(data):
-            raise BitstreamError(f"a frame of {end} bytes is followed by {len(data) - end} more")
+        count = len(self.family.rates)
+        if not isinstance(frame, coding.Frame):
+            size = len(frame)
+            frame, end = coding.unpack_frame(frame, count)
+            if end != size:
+                raise BitstreamError(f"a frame of {end} bytes is followed by {size - end} more")
+        if not 0 <= frame.rate_index < count:
+            raise BitstreamError(f"a frame of rate {frame.rate_index}, expected 0 … {count - 1}")
         rate_id = self.family.rates[frame.rate_index].rate_id
         rate = self._rate(rate_id)
         return rate_id, rate.coder.decode(frame.payload, rate.split.latent_shape[:2])

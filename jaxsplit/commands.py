@@ -142,8 +142,7 @@ def decode(options: argparse.Namespace) -> None:
     except BitstreamError as error:
         raise type(error)(f"{options.file}, for {options.family}: {error}") from error
     count = len(family.rates)
-    packed = [coding.pack_frame(frame.payload, frame.rate_index, count) for frame in frames]
-    logits = receiver.decode(packed).astype(np.float64)
+    logits = receiver.decode(frames).astype(np.float64)
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     rows = [
@@ -152,9 +151,9 @@ def decode(options: argparse.Namespace) -> None:
             "class": backbone.class_names[row.argmax()],
             "probability": round(float(row.max()), 4),
             "rate": family.rates[frame.rate_index].rate_id,
-            "bytes": len(data),
+            "bytes": len(coding.pack_frame(frame.payload, frame.rate_index, count)),
         }
-        for i, (row, frame, data) in enumerate(zip(probabilities, frames, packed, strict=True))
+        for i, (row, frame) in enumerate(zip(probabilities, frames, strict=True))
     ]
     if options.json:
         print(json.dumps(rows, indent=1))

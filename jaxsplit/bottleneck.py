@@ -19,6 +19,7 @@ INITIAL_LATENT_STD = 1.0
 INITIAL_PRIOR_SCALE = 1.0
 
 _EPSILON = 1e-5  # of every batch normalisation
+_MOMENTUM = 0.9  # of its running averages
 _ACTIVATIONS = {"relu": nn.relu, "none": lambda x: x}
 
 
@@ -108,10 +109,11 @@ class Encoder(nn.Module):
         spec = self.spec
         kernel = _depthwise_kernel(self, spec.kernel, x.shape[-1], spec.multiplier, spec.kernel)
         x = ops.depthwise_conv(x, kernel, spec.stride, spec.padding)
-        x = _ACTIVATIONS[spec.activation](_norm(self, "depthwise_norm", x, train))
-        x = nn.Dense(spec.channels, use_bias=False, name="pointwise")(x)
-        x = _norm(self, "pointwise_norm", x, train, scale=INITIAL_LATENT_STD * spec.step)
-        return _ACTIVATIONS[spec.latent_activation](x) / spec.step
+        x = _norm(self, "depthwise_norm", x, train, spec.activation)
+        x = _Pointwise(spec.channels, name="pointwise")(x)
+        first = INITIAL_LATENT_STD * spec.step
+        x = _norm(self, "pointwise_norm", x, train, spec.latent_activation, first)
+        return x / spec.step
 
 
 class Decoder(nn.Module):
@@ -125,15 +127,15 @@ class Decoder(nn.Module):
     def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
         spec = self.spec
         height, width, channels = self.shape
-        x = nn.Dense(channels * spec.multiplier, use_bias=False, name="pointwise")(z * spec.step)
-        x = _ACTIVATIONS[spec.activation](_norm(self, "pointwise_norm", x, train))
+        x = _Pointwise(channels * spec.multiplier, name="pointwise")(z * spec.step)
+        x = _norm(self, "pointwise_norm", x, train, spec.activation)
         size, padding = spec.decoder_form
         # About (k / s)² taps reach one output, from `multiplier` inputs each.
         reach = -(-size // spec.stride)
         kernel = _depthwise_kernel(self, size, channels, spec.multiplier, reach, spec.multiplier)
         output = spec.output_size(height, width)
         x = ops.depthwise_conv_transpose(x, kernel, spec.stride, padding, output)
-        return _ACTIVATIONS[spec.output_activation](_norm(self, "depthwise_norm", x, train))
+        return _norm(self, "depthwise_norm", x, train, spec.output_activation)
 
 
 class Bottleneck(nn.Module):
@@ -205,6 +207,18 @@ def fold_batch_norm(spec: BottleneckSpec, variables: dict[str, Any]) -> tuple[Bo
     return dataclasses.replace(spec, batch_norm=False), {"params": params}
 
 
+class _Pointwise(nn.Module):
+    """1×1 convolution without a bias."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        return ops.pointwise(x, kernel.astype(x.dtype))
+
+
 class _Bias(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -212,20 +226,49 @@ class _Bias(nn.Module):
         return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
+class _TrainingNorm(nn.Module):
+    """`nn.BatchNorm` of a trained unit, by the batch's moments: the same variables."""
+
+    rectify: bool
+    axis_name: str | None
+    first_scale: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1],)
+        first = nn.initializers.constant(self.first_scale)
+        scale = self.param("scale", first, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        averages = [
+            self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32),
+            self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32),
+        ]
+        y, moments = ops.batch_norm(x, scale, bias, _EPSILON, self.rectify, self.axis_name)
+        for average, moment in zip(averages, moments, strict=True):
+            average.value = _MOMENTUM * average.value + (1 - _MOMENTUM) * moment
+        return y
+
+
 def _norm(
-    module: Encoder | Decoder, name: str, x: jax.Array, train: bool, scale: float = 1.0
+    module: Encoder | Decoder,
+    name: str,
+    x: jax.Array,
+    train: bool,
+    activation: str,
+    scale: float = 1.0,
 ) -> jax.Array:
-    """Batch normalisation that starts with `scale`, or the bias that it folds into."""
+    """Batch normalisation that starts with `scale`, or its bias; and the activation behind it."""
     if not module.spec.batch_norm:
-        return _Bias(name=name)(x)
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
+        return _ACTIVATIONS[activation](_Bias(name=name)(x))
+    if train:
+        return _TrainingNorm(activation == "relu", module.axis_name, scale, name=name)(x)
+    norm = nn.BatchNorm(
+        use_running_average=True,
         epsilon=_EPSILON,
         scale_init=nn.initializers.constant(scale),
-        axis_name=module.axis_name,
         name=name,
-    )(x)
+    )
+    return _ACTIVATIONS[activation](norm(x))
 
 
 def _depthwise_kernel(

@@ -1,0 +1,17 @@
+"""Small differentiable operations shared by the unit, the networks and the entropy model."""
+
+from jaxsplit.ops.batch_norm import batch_norm
+from jaxsplit.ops.convolution import conv, pointwise
+from jaxsplit.ops.depthwise import depthwise_conv, depthwise_conv_transpose
+from jaxsplit.ops.rounding import add_uniform_noise, lower_bound, round_straight_through
+
+__all__ = [
+    "add_uniform_noise",
+    "batch_norm",
+    "conv",
+    "depthwise_conv",
+    "depthwise_conv_transpose",
+    "lower_bound",
+    "pointwise",
+    "round_straight_through",
+]

@@ -1,0 +1,178 @@
+"""Depthwise convolutions as shifted multiply-adds, each the other's gradient."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["depthwise_conv", "depthwise_conv_transpose"]
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def depthwise_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int = 1,
+    padding: int | Sequence[tuple[int, int]] = 0,
+) -> jax.Array:
+    """Depthwise convolution as a sum of shifted multiply-adds.
+
+    On CPUs this form and its gradients run many times faster than a grouped convolution, with
+    the same values; elsewhere XLA fuses it into one pass over `x`.
+
+    Args:
+      x: float [B, H, W, C].
+      kernel: float [k, k, C, m]; channel c of `x` yields the m output channels c·m … c·m + m - 1.
+      stride: step between taken windows, in pixels.
+      padding: zeros added on each side, or (before, after) of the rows and of the columns.
+
+    Returns:
+      float [B, h, w, C·m] with h = ⌊(H + 2·padding - k) / stride⌋ + 1.
+
+    >>> depthwise_conv(jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 1)), stride=2)[0, :, :, 0]
+    Array([[4., 4.],
+           [4., 4.]], dtype=float32)
+    """
+    k, _, channels, multiplier = kernel.shape
+    pads = ((padding, padding),) * 2 if isinstance(padding, int) else (padding[0], padding[1])
+    if multiplier == 1:
+        return _conv(x, kernel[..., 0], stride, pads)
+    # Several filters a channel: a small matrix product for each, whose gradient is one too.
+    taps = jnp.stack(_taps(_pad(x, pads), k, stride), axis=3)
+    y = jnp.einsum("bhwtc,tcm->bhwcm", taps, kernel.reshape(k * k, channels, multiplier))
+    return y.reshape(*y.shape[:3], channels * multiplier)
+
+
+def depthwise_conv_transpose(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int, size: tuple[int, int]
+) -> jax.Array:
+    """Transposed depthwise convolution, computed phase by phase.
+
+    Each of the stride² output phases is an ordinary depthwise convolution of `x` with the taps
+    that reach it, so no multiplication is spent on the zeros of a dilated input.
+
+    Args:
+      x: float [B, h, w, C·m].
+      kernel: float [k, k, C, m]; the m input channels c·m … c·m + m - 1 add up to output channel c.
+      stride: pixels between the outputs of neighbouring inputs.
+      padding: rows and columns cut off at the top and left of the full output.
+      size: (H, W) of the output. Rows and columns that no tap reaches are zero.
+
+    Returns:
+      float [B, H, W, C].
+    """
+    if kernel.shape[-1] == 1:
+        return _transpose(x, kernel[..., 0], stride, padding, size)
+    return _phases(x, kernel, stride, padding, size)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    """`depthwise_conv` with a kernel [k, k, C]."""
+    return _weighted(_taps(_pad(x, pads), len(kernel), stride), kernel)
+
+
+def _conv_fwd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> Any:
+    return _conv(x, kernel, stride, pads), (x, kernel)
+
+
+def _conv_bwd(stride: int, pads: Pads, residuals: Any, g: jax.Array) -> Any:
+    x, kernel = residuals
+    taps = _taps(_pad(x, pads), len(kernel), stride)
+    before, size = [pad[0] for pad in pads], x.shape[1:3]
+    if before[0] != before[1]:
+        raise NotImplementedError("unequal padding of rows and columns has no gradient")
+    return _transpose(g, kernel, stride, before[0], size), _correlations(taps, g, kernel)
+
+
+_conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _transpose(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int, size: tuple[int, int]
+) -> jax.Array:
+    """`depthwise_conv_transpose` with a kernel [k, k, C]."""
+    return _phases(x, kernel[..., None], stride, padding, size)
+
+
+def _transpose_fwd(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int, size: tuple[int, int]
+) -> Any:
+    return _transpose(x, kernel, stride, padding, size), (x, kernel)
+
+
+def _transpose_bwd(
+    stride: int, padding: int, size: tuple[int, int], residuals: Any, g: jax.Array
+) -> Any:
+    x, kernel = residuals
+    k = len(kernel)
+    # As many windows as `x` has pixels, whatever was cut off below and to the right.
+    ends = [
+        (m - 1) * stride + k - n - padding for n, m in zip(g.shape[1:3], x.shape[1:3], strict=True)
+    ]
+    taps = _taps(_pad(g, ((padding, ends[0]), (padding, ends[1]))), k, stride)
+    return _weighted(taps, kernel), _correlations(taps, x, kernel)
+
+
+_transpose.defvjp(_transpose_fwd, _transpose_bwd)
+
+
+def _pad(x: jax.Array, pads: Pads) -> jax.Array:
+    """Zeros around rows and columns; where a number is negative, as many of them are cut off."""
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
+
+
+def _taps(x: jax.Array, k: int, stride: int) -> list[jax.Array]:
+    """What each of the k² weights meets in a padded x [B, H, W, C]: arrays [B, h, w, C]."""
+    h, w = ((n - k) // stride + 1 for n in x.shape[1:3])
+    return [
+        x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
+        for i in range(k)
+        for j in range(k)
+    ]
+
+
+def _weighted(taps: list[jax.Array], kernel: jax.Array) -> jax.Array:
+    weights = kernel.reshape(len(taps), 1, 1, 1, -1)
+    return functools.reduce(jnp.add, map(jnp.multiply, taps, weights))
+
+
+def _correlations(taps: list[jax.Array], g: jax.Array, kernel: jax.Array) -> jax.Array:
+    sums = [(tap * g).sum(axis=(0, 1, 2), dtype=jnp.float32) for tap in taps]
+    return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _phases(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int, size: tuple[int, int]
+) -> jax.Array:
+    k, _, channels, multiplier = kernel.shape
+    batch, h, w, _ = x.shape
+    reach = -(-k // stride)  # inputs that touch one output, along one axis
+    rows, columns = (-(-(n + padding) // stride) for n in size)
+    x = jnp.pad(
+        x, ((0, 0), (reach - 1, max(0, rows - h)), (reach - 1, max(0, columns - w)), (0, 0))
+    )
+    # One input at a time as [rows, columns, C]: the channels stay contiguous.
+    inputs = x.reshape(*x.shape[:3], channels, multiplier).transpose(4, 0, 1, 2, 3)
+    spare = reach * stride - k
+    taps = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0)))
+    taps = taps.reshape(reach, stride, reach, stride, channels, multiplier)
+    # All phases of one tap at once: long runs of memory.
+    phases = [
+        inputs[n, :, reach - 1 - i :, reach - 1 - j :][:, :rows, :columns, None, None]
+        * taps[None, None, None, i, :, j, :, :, n]
+        for i in range(reach)
+        for j in range(reach)
+        for n in range(multiplier)
+    ]
+    full = functools.reduce(jnp.add, phases)
+    full = full.transpose(0, 1, 3, 2, 4, 5).reshape(
+        batch, rows * stride, columns * stride, channels
+    )
+    return full[:, padding : padding + size[0], padding : padding + size[1]]

@@ -60,7 +60,7 @@ def _forward(
     var = jnp.maximum(square - jnp.square(mean), 0.0)
     inverse = jax.lax.rsqrt(var + epsilon)
     y = _affine(exact, scale * inverse, bias - mean * scale * inverse)
-    y = jax.nn.relu(y) if rectify else y
+    y = jnp.where(y > 0, y, 0.0) if rectify else y
     return y.astype(x.dtype), (mean, var), inverse
 
 
@@ -109,5 +109,7 @@ def _averages(arrays: tuple[jax.Array, ...], axis_name: str | None) -> tuple[jax
 
 def _affine(x: jax.Array, factor: jax.Array, shift: jax.Array | None) -> jax.Array:
     shape = (1,) * (x.ndim - 1) + (-1,)
+    # Else XLA computes what is per channel again for every element.
+    factor, shift = jax.lax.optimization_barrier((factor, shift))
     y = x * factor.reshape(shape)
     return y if shift is None else y + shift.reshape(shape)

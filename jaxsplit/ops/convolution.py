@@ -31,7 +31,7 @@ def _pointwise_bwd(residuals: Any, g: jax.Array) -> Any:
     wide, narrow = (g, x) if g.shape[-1] > x.shape[-1] else (x, g)
     wide, narrow = (y.reshape(-1, y.shape[-1]) for y in (wide, narrow))
     # XLA would write the wide one anew in transposed order, which takes longer than the product.
-    product = jax.lax.optimization_barrier(narrow.T) @ wide
+    product = jax.lax.optimization_barrier(jax.lax.optimization_barrier(narrow.T) @ wide)
     by_kernel = product if product.shape == kernel.shape else product.T
     return g @ kernel.T, by_kernel
 

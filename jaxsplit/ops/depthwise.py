@@ -143,7 +143,8 @@ def _taps(x: jax.Array, k: int, stride: int) -> list[jax.Array]:
 
 
 def _weighted(taps: list[jax.Array], kernel: jax.Array) -> jax.Array:
-    weights = kernel.reshape(len(taps), 1, 1, 1, -1)
+    # Where the kernel is computed, it would be so again for every pixel.
+    weights = jax.lax.optimization_barrier(kernel).reshape(len(taps), 1, 1, 1, -1)
     return functools.reduce(jnp.add, map(jnp.multiply, taps, weights))
 
 
@@ -186,7 +187,7 @@ def _phases(
     inputs = x.reshape(*x.shape[:3], channels, multiplier).transpose(4, 0, 1, 2, 3)
     spare = reach * stride - k
     taps = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0)))
-    taps = taps.reshape(reach, stride, reach, stride, channels, multiplier)
+    taps = jax.lax.optimization_barrier(taps).reshape(reach, stride, reach, stride, channels, multiplier)
     # All phases of one tap at once: long runs of memory.
     phases = [
         inputs[n, :, reach - 1 - i :, reach - 1 - j :][:, :rows, :columns, None, None]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxsplit.ops.depthwise import depthwise_conv
+from jaxsplit.ops.winograd import winograd_conv
 
 __all__ = ["conv", "pointwise"]
 
-# Pixels up to which, and channels from which, k² matrix products beat XLA's convolution on a CPU:
-# 512 channels of 7×7, the last stage of a ResNet, but not 256 of 14×14.
-_SMALL, _DEEP = 64, 256
+# Channels from which the gradient is computed by forms of our own, and channels and pixels of a
+# batch from which Winograd's form is the fastest.
+_WIDE, _DEEP, _PIXELS = 64, 256, 1024
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 @jax.custom_vjp
@@ -84,18 +86,17 @@ def conv(
         raise ValueError(f"form is {form!r}; expected None or 'direct'")
     k = kernel.shape[0]
     if not isinstance(padding, str):
-        pads = [(padding, padding)] * 2
+        pads: Pads = ((padding, padding), (padding, padding))
     elif padding == "SAME":
-        pads = [_same_padding(n, k, stride) for n in x.shape[1:3]]
+        pads = (_same_padding(x.shape[1], k, stride), _same_padding(x.shape[2], k, stride))
     else:
         raise ValueError(f"padding is {padding!r}; expected a number or 'SAME'")
     if form is None and depthwise:
         return depthwise_conv(x, kernel.transpose(0, 1, 3, 2), stride, pads)
     if form is None and k == 1 and padding in (0, "SAME"):
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    small = x.shape[1] * x.shape[2] <= _SMALL and x.shape[3] >= _DEEP
-    if form is None and small and k % 2 and stride == 1 and pads == [(k // 2, k // 2)] * 2:
-        return _small_conv(x, kernel)
+    if form is None and min(kernel.shape[2:]) >= _WIDE:
+        return _deep_conv(x, kernel, stride, pads)
     return _direct(x, kernel, stride, pads, x.shape[-1] if depthwise else 1)
 
 
@@ -103,7 +104,7 @@ def _direct(
     x: jax.Array,
     kernel: jax.Array,
     stride: int,
-    pads: Sequence[tuple[int, int]],
+    pads: Pads,
     groups: int = 1,
 ) -> jax.Array:
     return jax.lax.conv_general_dilated(
@@ -116,48 +117,76 @@ def _direct(
     )
 
 
-@jax.custom_vjp
-def _small_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution of stride 1 that keeps the size, of features with few pixels and many channels.
-
-    On a CPU every weight's matrix product is computed for all pixels, and what comes out is
-    shifted and added up: the products are as fast as 1×1 convolutions, and so is the gradient.
-    """
-    return _by_platform(_shifted_products, x, kernel)
-
-
-def _small_conv_fwd(x: jax.Array, kernel: jax.Array) -> Any:
-    return _small_conv(x, kernel), (x, kernel)
-
-
-def _small_conv_bwd(residuals: Any, g: jax.Array) -> Any:
-    x, kernel = residuals
-    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-    pads = [(len(kernel) // 2,) * 2] * 2
-    # What a frozen kernel's gradient takes is not computed: nothing asks for it.
-    (by_kernel,) = jax.linear_transpose(lambda k: _direct(x, k, 1, pads), kernel)(g)
-    return _by_platform(_shifted_products, g, mirrored), by_kernel
-
-
-_small_conv.defvjp(_small_conv_fwd, _small_conv_bwd)
-
-
-def _by_platform(on_cpu: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    pads = [(len(kernel) // 2,) * 2] * 2
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _deep_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    """Convolution of many channels, whose gradients XLA would compute slowly on a CPU."""
     return jax.lax.platform_dependent(
-        x, kernel, cpu=on_cpu, default=lambda x, kernel: _direct(x, kernel, 1, pads)
+        x,
+        kernel,
+        cpu=functools.partial(_on_cpu, stride=stride, pads=pads),
+        default=functools.partial(_direct, stride=stride, pads=pads),
     )
 
 
-def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    zero, middle = jnp.zeros((), x.dtype), len(kernel) // 2
+def _deep_conv_fwd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> Any:
+    return _deep_conv(x, kernel, stride, pads), (x, kernel)
 
-    def shifted(row: int, column: int) -> jax.Array:
-        moves = ((0, 0, 0), *((middle - n, n - middle, 0) for n in (row, column)), (0, 0, 0))
-        return jax.lax.pad(x @ kernel[row, column], zero, moves)
 
-    places = [(row, column) for row in range(len(kernel)) for column in range(len(kernel))]
-    return functools.reduce(jnp.add, (shifted(*place) for place in places))
+def _deep_conv_bwd(stride: int, pads: Pads, residuals: Any, g: jax.Array) -> Any:
+    x, kernel = residuals
+
+    def direct(g: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda x: _direct(x, kernel, stride, pads), x)(g)[0]
+
+    by_x = jax.lax.platform_dependent(
+        g,
+        kernel,
+        cpu=functools.partial(_back_on_cpu, stride=stride, pads=pads, size=x.shape[1:3]),
+        default=direct,
+    )
+    # Of a frozen kernel nobody asks for it, and it isn't computed.
+    (by_kernel,) = jax.linear_transpose(lambda k: _direct(x, k, stride, pads), kernel)(g)
+    return by_x, by_kernel
+
+
+_deep_conv.defvjp(_deep_conv_fwd, _deep_conv_bwd)
+
+
+def _on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    if _suits_winograd(x, kernel, stride, pads):
+        return winograd_conv(x, kernel)
+    return _direct(x, kernel, stride, pads)
+
+
+def _suits_winograd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> bool:
+    # With fewer pixels the kernel's transformation would take longer than the products.
+    many = x.size >= _PIXELS * x.shape[-1] and min(kernel.shape[2:]) >= _DEEP
+    return many and stride == 1 and len(kernel) == 3 and pads == ((1, 1), (1, 1))
+
+
+def _back_on_cpu(
+    g: jax.Array, kernel: jax.Array, stride: int, pads: Pads, size: tuple[int, int]
+) -> jax.Array:
+    """Gradient of the input, as a convolution or as matrix products that are added up."""
+    k = len(kernel)
+    if _suits_winograd(g, kernel, stride, pads):
+        return winograd_conv(g, kernel, adjoint=True)
+    if stride == 1:
+        mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+        (top, bottom), (left, right) = pads
+        back = ((k - 1 - top, k - 1 - bottom), (k - 1 - left, k - 1 - right))
+        return _direct(g, mirrored, 1, back)
+
+    def spread(i: int, j: int) -> jax.Array:
+        """Where the weights [i, j] had taken their inputs from, the products; zeros elsewhere."""
+        moves = []
+        for n, outputs, place, pad in zip(size, g.shape[1:3], (i, j), pads, strict=True):
+            first = place - pad[0]
+            moves.append((first, n - first - stride * (outputs - 1) - 1, stride - 1))
+        y = g @ kernel[i, j].T
+        return jax.lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), *moves, (0, 0, 0)))
+
+    return functools.reduce(jnp.add, (spread(i, j) for i in range(k) for j in range(k)))
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -187,7 +187,9 @@ def _phases(
     inputs = x.reshape(*x.shape[:3], channels, multiplier).transpose(4, 0, 1, 2, 3)
     spare = reach * stride - k
     taps = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0)))
-    taps = jax.lax.optimization_barrier(taps).reshape(reach, stride, reach, stride, channels, multiplier)
+    taps = jax.lax.optimization_barrier(taps).reshape(
+        reach, stride, reach, stride, channels, multiplier
+    )
     # All phases of one tap at once: long runs of memory.
     phases = [
         inputs[n, :, reach - 1 - i :, reach - 1 - j :][:, :rows, :columns, None, None]

@@ -1,0 +1,435 @@
+"""Training steps beside PyTorch's: the same unit behind the same frozen ResNet-50, six rates.
+
+    JAX_PLATFORMS=cpu taskset -c 0 python tests/benchmarks/training.py [--cuts S1,S2] [--json FILE]
+
+PyTorch's side is what the peers do: one network a rate, CompressAI's EntropyBottleneck, Adam, the
+head run again in every step; and once more with the features cached. Ours is `make_step` on cached
+features, all rates in one step, for each way of batching them. Both distil the uncut network
+through the frozen tail: batch 32, 224², C64 s2, one core, in turns; medians, per rate and step.
+PyTorch takes whichever memory layout is the faster. That both compute the same is checked first:
+the reconstruction and the logits of one unit, without noise. Weights are random, which changes no
+time. The cuts are those of the paper: S1 stage4.block3, S2 stage4.block1, S3 stage3.block5.
+
+Then, in a process of its own for each: the peak memory of a training step and the time that it
+takes to compile; and how many images a second the cache gives beside what a step needs.
+
+Exit status 1 says that a bar was missed: against PyTorch with the head recomputed 50, 9 and 3.5
+times, with cached features 1.2, 1.1 and 1.1 times; six rates at S1 within 4 GB; S3 compiled within
+40 s. Needs `pip install ".[bench]" compressai`, then `pip install "numpy>=2"`: CompressAI asks for
+an older one, but runs with it.
+"""
+
+import argparse
+import copy
+import functools
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CUTS = {"S1": "stage4.block3", "S2": "stage4.block1", "S3": "stage3.block5"}
+# In PyTorch's time over ours: head recomputed, features cached.
+FASTER = {"S1": (50.0, 1.2), "S2": (9.0, 1.1), "S3": (3.5, 1.1)}
+MEMORY, COMPILE = 4e9, 40.0  # bytes of S1, seconds of S3
+BATCH, SIZE, CLASSES, CHANNELS, RATES = 32, 224, 1000, 64, 6
+LEARNING_RATE, LMBDA = 1e-3, 1e-3
+SAME = 1e-3
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cuts", default="S1,S2,S3")
+    parser.add_argument("--batching", default="map,vmap", help="vmap, map, unroll; several")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    ways = options.batching.split(",")
+    report = {"cores": len(os.sched_getaffinity(0)), "cuts": {}, "failed": []}
+    print(f"{report['cores']} core(s), batch {BATCH}, {RATES} rates; ms per rate and step")
+    for cut in options.cuts.split(","):
+        row = compare(cut, ways, options.rounds)
+        row["alone"] = {way: in_own_process(alone, cut, way) for way in ways}
+        row["loader"] = in_own_process(loader, cut)
+        report["failed"] += judge(cut, row)
+        report["cuts"][cut] = row
+        show(cut, row)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(
+        "\n" + ("\n".join(["missed:", *report["failed"]]) if report["failed"] else "all bars met")
+    )
+    return 1 if report["failed"] else 0
+
+
+def compare(cut, ways, rounds):
+    """Medians in seconds, per rate and step, of PyTorch and of ours taken in turns."""
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    network = torch_network()
+    theirs = Theirs(network, cut)
+    data = make_batch(cut, theirs)
+    backbone = our_backbone(network)
+    difference = disagreement(cut, theirs, backbone, data)
+    assert difference < SAME, f"{cut}: PyTorch computes something else, by {difference}"
+    calls = {"torch, head recomputed": theirs.with_head(data), "torch, cached": theirs.cached(data)}
+    runs = {way: Ours(cut, RATES, way, backbone, data) for way in ways}
+    calls |= {f"{way}, {RATES} rates": run for way, run in runs.items()}
+    calls["one rate"] = Ours(cut, 1, ways[0], backbone, data)
+    times = in_turns(calls, rounds)
+    best = min(ways, key=lambda way: times[f"{way}, {RATES} rates"])
+    all_rates = times[f"{best}, {RATES} rates"]
+    return {
+        "difference": difference,
+        "torch_layout": {name: calls[name].layout for name in list(calls)[:2]},
+        "seconds_per_step": times,
+        "batching": best,
+        "per_rate": all_rates / RATES,
+        "against_head_recomputed": RATES * times["torch, head recomputed"] / all_rates,
+        "against_cached": RATES * times["torch, cached"] / all_rates,
+        "rates_over_one": {way: times[f"{way}, {RATES} rates"] / times["one rate"] for way in ways},
+    }
+
+
+def judge(cut, row):
+    failed = []
+    for name, bar in zip(("against_head_recomputed", "against_cached"), FASTER[cut], strict=True):
+        if row[name] < bar:
+            failed.append(f"{cut}: {row[name]:.2f} times {name}, expected {bar}")
+    own = row["alone"][row["batching"]]
+    if cut == "S1" and own["peak_bytes"] > MEMORY:
+        failed.append(f"S1: {own['peak_bytes'] / 1e9:.1f} GB, expected {MEMORY / 1e9:.0f}")
+    if cut == "S3" and own["compile_seconds"] > COMPILE:
+        failed.append(f"S3: {own['compile_seconds']:.0f} s to compile, expected {COMPILE:.0f}")
+    return failed
+
+
+def show(cut, row):
+    print(f"\n{cut} ({CUTS[cut]}); both differ by {row['difference']:.1e} of the largest value")
+    for name, seconds in row["seconds_per_step"].items():
+        rates = RATES if name.endswith("rates") else 1
+        print(f"  {name:24} {1e3 * seconds / rates:8.1f}  {row['torch_layout'].get(name, '')}")
+    print(
+        f"  by {row['batching']}: {row['against_head_recomputed']:.1f}× PyTorch with the head "
+        f"recomputed, {row['against_cached']:.2f}× with cached features"
+    )
+    for way, ratio in row["rates_over_one"].items():
+        own = row["alone"][way]
+        print(
+            f"  {way}: {RATES} rates take {ratio:.1f} times one; {own['peak_bytes'] / 1e9:.2f} GB "
+            f"at the peak, compiled in {own['compile_seconds']:.0f} s"
+        )
+    need = BATCH / (RATES * row["per_rate"])
+    print(f"  cache: {row['loader']['images_per_second']:.0f} images/s; a step needs {need:.0f}")
+
+
+class Ours:
+    """The step of all rates on cached features; a call runs one."""
+
+    def __init__(self, cut, count, batching, backbone, data):
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        from jaxsplit.losses import Distortion
+        from jaxsplit.train import parallel
+        from jaxsplit.train.step import Phase, Rate, init_state, make_step, rate_constants
+
+        backbone = backbone.fold()
+        split = our_split(cut, backbone)
+        rates = tuple(Rate(f"r{i}", LMBDA / 2**i) for i in range(count))
+        optimizer = optax.adam(LEARNING_RATE)
+        devices = jax.local_devices()[:1]
+        tail = tail_of(backbone, CUTS[cut])
+        constants = {"backbone": tail, "scale": jnp.float32(1), **rate_constants(rates, 0)}
+        self._constants = parallel.replicate(jax.tree.map(jnp.asarray, constants), devices)
+        self._state = parallel.replicate(init_state(split, rates, optimizer, 0), devices)
+        self._batch = parallel.shard({**data, "index": jnp.arange(BATCH)}, devices)
+        step = make_step(split, Phase(1, Distortion()), optimizer, batching=batching)
+        start = time.perf_counter()
+        step = parallel.parallel_step(step, devices)
+        self._run = step.lower(self._state, self._batch, self._constants).compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def __call__(self):
+        import jax
+
+        self._state, metrics = self._run(self._state, self._batch, self._constants)
+        jax.block_until_ready(metrics)
+
+
+def tail_of(backbone, cut):
+    """The variables of the blocks behind the cut: a step is given no others' copies."""
+    names = backbone.module.endpoints()
+    behind = {name.replace(".", "_") for name in names[names.index(cut) + 1 :]}
+    return {
+        part: {name: tree for name, tree in trees.items() if name in behind}
+        for part, trees in backbone.variables.items()
+    }
+
+
+def our_split(cut, backbone):
+    from jaxsplit.bottleneck import BottleneckSpec
+    from jaxsplit.split import make_split
+    from jaxsplit.train import parallel
+
+    return make_split(backbone, CUTS[cut], BottleneckSpec(CHANNELS), parallel.AXIS)
+
+
+def our_backbone(network):
+    import safetensors.torch
+
+    from jaxsplit.importers.pretrained import load_backbone
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "resnet50.safetensors"
+        safetensors.torch.save_file(network.state_dict(), file)
+        return load_backbone("resnet50", file)
+
+
+def torch_network():
+    """A ResNet-50 of random weights whose features have the size of a trained one's."""
+    import torchvision
+
+    return torchvision.models.resnet50().eval().requires_grad_(False)
+
+
+def make_unit(shape):
+    """The unit in PyTorch, in the order of ours: encoder, prior, decoder."""
+    import torch
+    from compressai.entropy_models import EntropyBottleneck
+
+    nn, (height, _, width) = torch.nn, shape
+    small = (height - 1) // 2 + 1
+    # The transposed convolution alone would be a pixel short of an even size.
+    spare = height - (2 * small - 1)
+    encoder = nn.Sequential(
+        nn.Conv2d(width, width, 3, 2, 1, groups=width, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, CHANNELS, 1, bias=False),
+        nn.BatchNorm2d(CHANNELS),
+    )
+    decoder = nn.Sequential(
+        nn.Conv2d(CHANNELS, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.ConvTranspose2d(width, width, 3, 2, 1, spare, groups=width, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    )
+    return nn.ModuleList([encoder, EntropyBottleneck(CHANNELS, filters=(3, 3, 3)), decoder])
+
+
+class Theirs:
+    """PyTorch's training of one rate."""
+
+    def __init__(self, network, cut):
+        import torch
+
+        stage, block = (int(part[-1]) for part in CUTS[cut].split("."))
+        stages = [network.layer1, network.layer2, network.layer3, network.layer4]
+        stem = [network.conv1, network.bn1, network.relu, network.maxpool]
+        blocks = [b for s in stages[: stage - 1] for b in s] + list(stages[stage - 1][:block])
+        after = list(stages[stage - 1][block:]) + [b for s in stages[stage:] for b in s]
+        self.head = torch.nn.Sequential(*stem, *blocks)
+        self.tail = torch.nn.Sequential(*after, network.avgpool, torch.nn.Flatten(1), network.fc)
+
+    def with_head(self, data):
+        import torch
+
+        images = torch.randn(BATCH, 3, SIZE, SIZE)
+        return self._faster(data, images, recompute=True)
+
+    def cached(self, data):
+        import torch
+
+        features = torch.from_numpy(data["features"]).permute(0, 3, 1, 2).contiguous()
+        return self._faster(data, features, recompute=False)
+
+    def _faster(self, data, x, recompute):
+        """The step in the memory layout in which it is the faster."""
+        import torch
+
+        steps = []
+        for layout in ("contiguous_format", "channels_last"):
+            memory = getattr(torch, layout)
+            head, tail = (
+                copy.deepcopy(part).to(memory_format=memory) for part in (self.head, self.tail)
+            )
+            unit = make_unit(data["features"].shape[1:]).to(memory_format=memory).train()
+            step = self._step(head if recompute else None, tail, unit, data["teacher"])
+            step = functools.partial(step, x.contiguous(memory_format=memory))
+            step.layout = layout
+            step()
+            start = time.perf_counter()
+            step()
+            steps.append((time.perf_counter() - start, step))
+        return min(steps, key=lambda pair: pair[0])[1]
+
+    @staticmethod
+    def _step(head, tail, unit, teacher):
+        import torch
+
+        functional, (encoder, prior, decoder) = torch.nn.functional, unit
+        # The quantiles have a loss of their own in CompressAI; without it their step is cheaper.
+        trained = [p for name, p in unit.named_parameters() if "quantiles" not in name]
+        optimizer = torch.optim.Adam(trained, LEARNING_RATE)
+        target = torch.from_numpy(teacher).log_softmax(-1)
+
+        def step(x):
+            if head is not None:
+                with torch.no_grad():
+                    x = head(x)
+            optimizer.zero_grad(set_to_none=True)
+            noisy, likelihoods = prior(encoder(x))
+            logits = tail(decoder(noisy)).log_softmax(-1)
+            distortion = functional.kl_div(logits, target, reduction="batchmean", log_target=True)
+            loss = distortion - LMBDA * likelihoods.log2().sum() / BATCH
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return step
+
+
+def make_batch(cut, theirs):
+    """Features of PyTorch's head and logits of its tail, NHWC, of random images."""
+    import numpy as np
+    import torch
+
+    with torch.no_grad():
+        features = theirs.head(torch.randn(BATCH, 3, SIZE, SIZE))
+        teacher = theirs.tail(features)
+    labels = np.random.default_rng(0).integers(0, CLASSES, BATCH).astype(np.int32)
+    features = np.ascontiguousarray(features.permute(0, 2, 3, 1).numpy())
+    return {"features": features, "teacher": teacher.numpy(), "label": labels}
+
+
+def disagreement(cut, theirs, backbone, data):
+    """Largest difference of reconstruction and logits of one unit in both, without noise."""
+    import jax
+    import numpy as np
+    import torch
+
+    split = our_split(cut, backbone.fold())
+    plain = type(split)(split.module, split.cut, split.shape, split.spec)
+    variables = jax.jit(plain.init)(jax.random.key(0))
+    unit = make_unit(split.shape).train()
+    params = variables["params"]
+    for ours, layers in ((params["encoder"], unit[0]), (params["decoder"], unit[2])):
+        order = ("depthwise", "pointwise") if layers is unit[0] else ("pointwise", "depthwise")
+        for name, conv, norm in zip(order, layers[::3], layers[1::3], strict=False):
+            kernel = np.array(ours[name] if name == "depthwise" else ours[name]["kernel"])
+            # [k, k, C, 1] → [C, 1, k, k], [in, out] → [out, in, 1, 1]
+            kernel = kernel.transpose(2, 3, 0, 1) if kernel.ndim == 4 else kernel.T[..., None, None]
+            conv.weight.data = torch.from_numpy(kernel)
+            norm.weight.data = torch.from_numpy(np.array(ours[f"{name}_norm"]["scale"]))
+
+    @jax.jit
+    def run(variables, tree, features):
+        apply = functools.partial(plain.unit.apply, mutable=["batch_stats"])
+        latent, _ = apply(variables, features, True, method="encode")
+        reconstruction, _ = apply(variables, latent, True, method="decode")
+        return reconstruction, plain.tail(tree, reconstruction)
+
+    ours = run(variables, backbone.fold().variables, data["features"])
+    with torch.no_grad():
+        features = torch.from_numpy(data["features"]).permute(0, 3, 1, 2)
+        reconstruction = unit[2](unit[0](features))
+        pair = reconstruction.permute(0, 2, 3, 1).numpy(), theirs.tail(reconstruction).numpy()
+    return max(
+        float(np.abs(np.asarray(a) - b).max() / np.abs(b).max())
+        for a, b in zip(ours, pair, strict=True)
+    )
+
+
+def in_turns(calls, rounds):
+    """Median seconds of each call; one of each in every round."""
+    for call in calls.values():
+        call()
+    times = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def in_own_process(function, *arguments):
+    """What a function gives in a fresh process, where nothing is compiled and no memory used."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def random_backbone():
+    """A ResNet-50 without PyTorch in the process, whose memory would count."""
+    import jax
+    import numpy as np
+
+    from jaxsplit import models
+    from jaxsplit.data import Preprocessing
+
+    module, rng = models.create("resnet50", CLASSES), np.random.default_rng(0)
+    image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+    variables = jax.tree.map(lambda x: rng.uniform(0, 0.05, x.shape).astype(np.float32), shapes)
+    preprocessing = Preprocessing((SIZE, SIZE), 3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    names = tuple(map(str, range(CLASSES)))
+    return models.Backbone("resnet50", module, variables, preprocessing, names, "", {})
+
+
+def random_batch(shape):
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return {
+        "features": np.maximum(rng.standard_normal((BATCH, *shape), np.float32), 0),
+        "teacher": rng.standard_normal((BATCH, CLASSES), np.float32),
+        "label": rng.integers(0, CLASSES, BATCH).astype(np.int32),
+    }
+
+
+def alone(cut, batching):
+    """Seconds to trace and compile the step of all rates, and the process's peak memory."""
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    backbone = random_backbone()
+    run = Ours(cut, RATES, batching, backbone, random_batch(our_split(cut, backbone).shape))
+    run()
+    run()
+    # Not `getrusage`, which a process has in part from the one that started it.
+    (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s)
+    return {"compile_seconds": run.compile_seconds, "peak_bytes": 1024 * int(line.split()[1])}
+
+
+def loader(cut):
+    """Images per second of shuffled batches out of a file of features."""
+    import numpy as np
+
+    from jaxsplit.train.features import FeatureCache
+
+    shape, count = our_split(cut, random_backbone()).shape, 1024
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "features.npy"
+        features = np.lib.format.open_memmap(file, "w+", np.float16, (count, *shape))
+        features[:] = 1
+        teacher, labels = np.zeros((count, CLASSES), np.float32), np.zeros(count, np.int32)
+        batches = FeatureCache(features, teacher, labels, 1.0).batches(BATCH, seed=0)
+        next(batches)
+        start, steps = time.perf_counter(), 2 * count // BATCH
+        for _ in range(steps):
+            next(batches)
+        return {"images_per_second": steps * BATCH / (time.perf_counter() - start)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

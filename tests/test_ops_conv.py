@@ -205,3 +205,14 @@ def test_the_form_of_a_convolution_is_chosen_by_its_kernel():
             run = functools.partial(conv, padding=shape[0] // 2, depthwise=depthwise, form=form)
             program = str(jax.make_jaxpr(run)(x, jnp.zeros(shape)))
             assert program.count("conv_general_dilated[") == expected
+
+
+def test_a_padding_that_differs_between_rows_and_columns_has_a_gradient():
+    x, kernel = normal(0, 2, 9, 8, 5), normal(1, 3, 3, 1, 5)
+    ours, theirs = (
+        jax.vjp(lambda x, k, form=form: conv(x, k, 2, "SAME", depthwise=True, form=form), x, kernel)
+        for form in (None, "direct")
+    )
+    close(ours[0], theirs[0])
+    for gradient, expected in zip(ours[1](ours[0]), theirs[1](ours[0]), strict=True):
+        close(gradient, expected)

@@ -70,8 +70,8 @@ def depthwise_conv_transpose(
       float [B, H, W, C].
     """
     if kernel.shape[-1] == 1:
-        return _transpose(x, kernel[..., 0], stride, padding, size)
-    return _phases(x, kernel, stride, padding, size)
+        return _transpose(x, kernel[..., 0], stride, (padding, padding), size)
+    return _phases(x, kernel, stride, (padding, padding), size)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -86,11 +86,10 @@ def _conv_fwd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> Any:
 
 def _conv_bwd(stride: int, pads: Pads, residuals: Any, g: jax.Array) -> Any:
     x, kernel = residuals
-    before, size = [pad[0] for pad in pads], x.shape[1:3]
-    if before[0] != before[1]:
-        raise NotImplementedError("unequal padding of rows and columns has no gradient")
     by_kernel = _correlations(_pad(x, pads), g, len(kernel), stride)
-    return _transpose(g, kernel, stride, before[0], size), by_kernel.astype(kernel.dtype)
+    before = (pads[0][0], pads[1][0])
+    by_x = _transpose(g, kernel, stride, before, x.shape[1:3])
+    return by_x, by_kernel.astype(kernel.dtype)
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
@@ -98,28 +97,29 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _transpose(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: int, size: tuple[int, int]
+    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int], size: tuple[int, int]
 ) -> jax.Array:
     """`depthwise_conv_transpose` with a kernel [k, k, C]."""
     return _phases(x, kernel[..., None], stride, padding, size)
 
 
 def _transpose_fwd(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: int, size: tuple[int, int]
+    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int], size: tuple[int, int]
 ) -> Any:
     return _transpose(x, kernel, stride, padding, size), (x, kernel)
 
 
 def _transpose_bwd(
-    stride: int, padding: int, size: tuple[int, int], residuals: Any, g: jax.Array
+    stride: int, padding: tuple[int, int], size: tuple[int, int], residuals: Any, g: jax.Array
 ) -> Any:
     x, kernel = residuals
     k = len(kernel)
     # As many windows as `x` has pixels, whatever was cut off below and to the right.
     ends = [
-        (m - 1) * stride + k - n - padding for n, m in zip(g.shape[1:3], x.shape[1:3], strict=True)
+        (m - 1) * stride + k - n - before
+        for n, m, before in zip(g.shape[1:3], x.shape[1:3], padding, strict=True)
     ]
-    g = _pad(g, ((padding, ends[0]), (padding, ends[1])))
+    g = _pad(g, ((padding[0], ends[0]), (padding[1], ends[1])))
     by_kernel = _correlations(g, x, k, stride)
     return _weighted(_taps(g, k, stride), kernel), by_kernel.astype(kernel.dtype)
 
@@ -174,12 +174,12 @@ def _correlations(x: jax.Array, g: jax.Array, k: int, stride: int) -> jax.Array:
 
 
 def _phases(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: int, size: tuple[int, int]
+    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int], size: tuple[int, int]
 ) -> jax.Array:
     k, _, channels, multiplier = kernel.shape
     batch, h, w, _ = x.shape
     reach = -(-k // stride)  # inputs that touch one output, along one axis
-    rows, columns = (-(-(n + padding) // stride) for n in size)
+    rows, columns = (-(-(n + before) // stride) for n, before in zip(size, padding, strict=True))
     x = jnp.pad(
         x, ((0, 0), (reach - 1, max(0, rows - h)), (reach - 1, max(0, columns - w)), (0, 0))
     )
@@ -202,4 +202,5 @@ def _phases(
     full = full.transpose(0, 1, 3, 2, 4, 5).reshape(
         batch, rows * stride, columns * stride, channels
     )
-    return full[:, padding : padding + size[0], padding : padding + size[1]]
+    top, left = padding
+    return full[:, top : top + size[0], left : left + size[1]]

@@ -20,7 +20,6 @@ an older one, but runs with it.
 """
 
 import argparse
-import copy
 import functools
 import json
 import multiprocessing
@@ -69,11 +68,12 @@ def main() -> int:
 def compare(cut, ways, rounds):
     """Medians in seconds, per rate and step, of PyTorch and of ours taken in turns."""
     import torch
+    from training_torch import Theirs, torch_network
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     network = torch_network()
-    theirs = Theirs(network, cut)
+    theirs = Theirs(network, CUTS[cut])
     data = make_batch(cut, theirs)
     backbone = our_backbone(network)
     difference = disagreement(cut, theirs, backbone, data)
@@ -193,112 +193,6 @@ def our_backbone(network):
         return load_backbone("resnet50", file)
 
 
-def torch_network():
-    """A ResNet-50 of random weights whose features have the size of a trained one's."""
-    import torchvision
-
-    return torchvision.models.resnet50().eval().requires_grad_(False)
-
-
-def make_unit(shape):
-    """The unit in PyTorch, in the order of ours: encoder, prior, decoder."""
-    import torch
-    from compressai.entropy_models import EntropyBottleneck
-
-    nn, (height, _, width) = torch.nn, shape
-    small = (height - 1) // 2 + 1
-    # The transposed convolution alone would be a pixel short of an even size.
-    spare = height - (2 * small - 1)
-    encoder = nn.Sequential(
-        nn.Conv2d(width, width, 3, 2, 1, groups=width, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, CHANNELS, 1, bias=False),
-        nn.BatchNorm2d(CHANNELS),
-    )
-    decoder = nn.Sequential(
-        nn.Conv2d(CHANNELS, width, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.ConvTranspose2d(width, width, 3, 2, 1, spare, groups=width, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-    )
-    return nn.ModuleList([encoder, EntropyBottleneck(CHANNELS, filters=(3, 3, 3)), decoder])
-
-
-class Theirs:
-    """PyTorch's training of one rate."""
-
-    def __init__(self, network, cut):
-        import torch
-
-        stage, block = (int(part[-1]) for part in CUTS[cut].split("."))
-        stages = [network.layer1, network.layer2, network.layer3, network.layer4]
-        stem = [network.conv1, network.bn1, network.relu, network.maxpool]
-        blocks = [b for s in stages[: stage - 1] for b in s] + list(stages[stage - 1][:block])
-        after = list(stages[stage - 1][block:]) + [b for s in stages[stage:] for b in s]
-        self.head = torch.nn.Sequential(*stem, *blocks)
-        self.tail = torch.nn.Sequential(*after, network.avgpool, torch.nn.Flatten(1), network.fc)
-
-    def with_head(self, data):
-        import torch
-
-        images = torch.randn(BATCH, 3, SIZE, SIZE)
-        return self._faster(data, images, recompute=True)
-
-    def cached(self, data):
-        import torch
-
-        features = torch.from_numpy(data["features"]).permute(0, 3, 1, 2).contiguous()
-        return self._faster(data, features, recompute=False)
-
-    def _faster(self, data, x, recompute):
-        """The step in the memory layout in which it is the faster."""
-        import torch
-
-        steps = []
-        for layout in ("contiguous_format", "channels_last"):
-            memory = getattr(torch, layout)
-            head, tail = (
-                copy.deepcopy(part).to(memory_format=memory) for part in (self.head, self.tail)
-            )
-            unit = make_unit(data["features"].shape[1:]).to(memory_format=memory).train()
-            step = self._step(head if recompute else None, tail, unit, data["teacher"])
-            step = functools.partial(step, x.contiguous(memory_format=memory))
-            step.layout = layout
-            step()
-            start = time.perf_counter()
-            step()
-            steps.append((time.perf_counter() - start, step))
-        return min(steps, key=lambda pair: pair[0])[1]
-
-    @staticmethod
-    def _step(head, tail, unit, teacher):
-        import torch
-
-        functional, (encoder, prior, decoder) = torch.nn.functional, unit
-        # The quantiles have a loss of their own in CompressAI; without it their step is cheaper.
-        trained = [p for name, p in unit.named_parameters() if "quantiles" not in name]
-        optimizer = torch.optim.Adam(trained, LEARNING_RATE)
-        target = torch.from_numpy(teacher).log_softmax(-1)
-
-        def step(x):
-            if head is not None:
-                with torch.no_grad():
-                    x = head(x)
-            optimizer.zero_grad(set_to_none=True)
-            noisy, likelihoods = prior(encoder(x))
-            logits = tail(decoder(noisy)).log_softmax(-1)
-            distortion = functional.kl_div(logits, target, reduction="batchmean", log_target=True)
-            loss = distortion - LMBDA * likelihoods.log2().sum() / BATCH
-            loss.backward()
-            optimizer.step()
-            return loss.item()
-
-        return step
-
-
 def make_batch(cut, theirs):
     """Features of PyTorch's head and logits of its tail, NHWC, of random images."""
     import numpy as np
@@ -317,6 +211,7 @@ def disagreement(cut, theirs, backbone, data):
     import jax
     import numpy as np
     import torch
+    from training_torch import make_unit
 
     split = our_split(cut, backbone.fold())
     plain = type(split)(split.module, split.cut, split.shape, split.spec)

@@ -88,6 +88,7 @@ def compare(cut, ways, rounds):
     return {
         "difference": difference,
         "torch_layout": {name: calls[name].layout for name in list(calls)[:2]},
+        "torch_layouts_once": {name: calls[name].seconds for name in list(calls)[:2]},
         "seconds_per_step": times,
         "batching": best,
         "per_rate": all_rates / RATES,

@@ -53,7 +53,7 @@ def count_macs(function: Callable[..., Any], *args: Any) -> int:
 
     An elementwise multiplication counts as one, because depthwise convolutions are written as
     shifted multiply-adds; so a little of normalisation counts too. Additions, comparisons and
-    divisions don't.
+    divisions don't. Of the branches of a condition the dearest counts.
 
     Args:
       function: anything jax can trace.
@@ -80,6 +80,10 @@ def _count(jaxpr: Any) -> int:
             total += out * math.prod(shape[axis] for axis in contracted)
         elif name == "mul":
             total += out
+        elif name == "cond":
+            # One branch runs. Of forms for several platforms the plain one counts, which is the
+            # dearest: a network's multiply-adds don't depend on tricks that save some.
+            total += max(_count(branch.jaxpr) for branch in params["branches"])
         else:
             repeats = params.get("length", 1) if name == "scan" else 1
             total += repeats * sum(_count(inner) for inner in _inner(params))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxsplit import models
+from jaxsplit import models, ops
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Preprocessing
 from jaxsplit.ops import depthwise_conv, round_straight_through
@@ -154,3 +154,16 @@ def test_batch_normalisation_of_the_unit_is_free(backbone):
 
 def test_the_share_of_the_device_is_of_the_uncut_network():
     assert SplitCost(head=30, encoder=10, decoder=1000, tail=70).device_share == 0.4
+
+
+@pytest.mark.parametrize("batch", [1, 8])  # with 8, CPUs take a form that multiplies less
+def test_a_convolution_counts_the_same_in_whichever_form_it_runs(batch):
+    x, kernel = jnp.zeros((batch, 14, 14, 256)), jnp.zeros((3, 3, 256, 256))
+    expected = batch * 14 * 14 * 9 * 256 * 256
+    assert count_macs(lambda x: ops.conv(x, kernel, padding=1), x) == expected
+
+
+def test_one_branch_of_a_condition_counts():
+    x = jnp.zeros((4, 4))
+    branches = (lambda x: x @ x @ x, lambda x: x @ x)
+    assert count_macs(lambda x: jax.lax.cond(x.sum() > 0, *branches, x), x) == 2 * 4**3

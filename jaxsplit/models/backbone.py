@@ -53,8 +53,11 @@ class Backbone:
     weights: str | None = None
 
     def fold(self) -> Backbone:
-        """The same network with its batch normalisation folded into its convolutions."""
-        if self.module.folded:
+        """The same network with its batch normalisation folded into its convolutions.
+
+        A network of your own that doesn't know `folded` stays as it is.
+        """
+        if getattr(self.module, "folded", True):
             return self
         variables = fold_batch_norm(self.variables, self.module.epsilon)
         return dataclasses.replace(self, module=self.module.clone(folded=True), variables=variables)

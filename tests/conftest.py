@@ -19,6 +19,15 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Frees what a module compiled: thousands of programs exceed a process's memory mappings."""
+    yield
+    import jax
+
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def compiles():
     """A context manager that counts the programs compiled inside it: `with compiles() as n`."""

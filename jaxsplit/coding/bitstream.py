@@ -12,15 +12,17 @@ Container
               varints h, w, C of its latents, h·w·C ≤ 2**22
     frames · varint 0 · CRC-32 of everything before it (4 bytes)
 
-Fingerprints are the first halves of SHA-256 digests. Flag 1: frames carry checks; other flags are
-for later versions and refused. Version 1 has neither the flags' byte nor the images' shape.
+Rate ids differ; H, W and c are at most 2**20. Fingerprints are the first halves of SHA-256 digests:
+of tables that of `CodingTables.fingerprint`, of a family that of `RateFamily.fingerprint`. Flag 1:
+frames carry checks; other flags are for later versions and refused. Version 1 has neither the
+flags' byte nor the images' shape.
 
 A stream (socket) is the header and then frames, without an end or checks: beside its payload an
 image costs two bytes up to 16383 // n - 1 bytes of payload, 3275 for five rates.
 
 Frame
 -----
-    varint 1 + length·n + rate index · payload (length bytes, at most 2**28)
+    varint 1 + length·n + rate index · payload (length bytes, at most 9·h·w·C and 2**28)
     with flag 1: CRC-32 (4 bytes) of the frame's number in the file, 0, 1, … (4 bytes), of the
     varint and of the payload
 
@@ -73,11 +75,13 @@ Every size is compared with what is there and with a limit before memory is take
 """
 
 import io
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import BinaryIO
 
+from jaxsplit.coding.entropy_coder import MAX_SYMBOL_BYTES
 from jaxsplit.coding.frames import FileCursor, Frame, corrupted, pack_frame, read_frame
 from jaxsplit.coding.header import FRAME_CHECKS, Header, pack_header, read_header
 
@@ -166,14 +170,17 @@ class Reader:
         self._cursor = FileCursor(file)
         self._stream = stream
         self._count = 0
+        self._ended = False
         self.header, self._flags = read_header(self._cursor)
+        self._longest = [MAX_SYMBOL_BYTES * math.prod(rate.shape) for rate in self.header.rates]
 
     def __iter__(self) -> Iterator[Frame]:
         cursor, n_rates = self._cursor, len(self.header.rates)
-        while not (self._stream and cursor.at_end()):
+        while not (self._ended or (self._stream and cursor.at_end())):
             start = cursor.position
-            frame = read_frame(cursor, n_rates)
+            frame = read_frame(cursor, n_rates, self._longest)
             if frame is None:
+                self._ended = True
                 self._check_end()
                 return
             if self._flags & FRAME_CHECKS:

@@ -22,8 +22,8 @@ from jaxsplit.errors import BitstreamError, ConfigError
 MAX_SYMBOLS = 1 << 22
 
 _INT32 = np.iinfo(np.int32)
-# A symbol costs at most 16 bits, an escape 48 more, and the coder's own rounding under 0.03.
-_MAX_SYMBOL_BYTES = 9
+#: Most bytes of a symbol: 16 bits, 48 more of an escape, and the coder's rounding of under 0.03.
+MAX_SYMBOL_BYTES = 9
 # The coder's range is at least 2**32 and loses less than 2**24 of it to rounding at every step,
 # so a step costs at most 0.0057 bits more than its information; an escape takes three more.
 _ROUNDING_BYTES = 0.0057 / 8
@@ -142,7 +142,7 @@ class EntropyCoder:
         """
         pixels = self._check_shape((*shape, self.tables.channels))
         data = bytes(data)
-        if len(data) > _MAX_SYMBOL_BYTES * pixels * self.tables.channels:
+        if len(data) > MAX_SYMBOL_BYTES * pixels * self.tables.channels:
             raise BitstreamError(
                 f"payload of {len(data)} bytes is too long for a latent of "
                 f"{(*shape, self.tables.channels)}; it is corrupted or of another rate"

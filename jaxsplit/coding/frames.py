@@ -4,6 +4,7 @@ Varints are little-endian base 128 in the fewest bytes.
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -69,8 +70,16 @@ def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]
     return frame, cursor.position
 
 
-def read_frame(cursor: "Cursor", n_rates: int) -> Frame | None:
+def read_frame(
+    cursor: "Cursor", n_rates: int, longest: Sequence[int] | None = None
+) -> Frame | None:
     """The frame that the cursor stands at; None at the end marker of a container.
+
+    Args:
+      cursor: where to read.
+      n_rates: the number of rates in the header.
+      longest: the most bytes of a payload of each rate; longer ones are refused before they are
+        read.
 
     Raises:
       BitstreamError: truncated or corrupted.
@@ -79,8 +88,9 @@ def read_frame(cursor: "Cursor", n_rates: int) -> Frame | None:
     if value == 0:
         return None
     length, rate_index = divmod(value - 1, n_rates)
-    if length > MAX_PAYLOAD_BYTES:
-        raise corrupted(f"a frame of {length} bytes, at most {MAX_PAYLOAD_BYTES}")
+    most = MAX_PAYLOAD_BYTES if longest is None else longest[rate_index]
+    if length > most:
+        raise corrupted(f"a frame of {length} bytes, at most {most}")
     return Frame(rate_index, cursor.take(length, "frame payload"))
 
 
@@ -155,7 +165,7 @@ class FileCursor(Cursor):
 
     def at_end(self) -> bool:
         """Whether nothing follows; waits for a byte."""
-        self._ahead = self._ahead or self._file.read(1)
+        self._ahead = self._ahead or self._read(1)
         return not self._ahead
 
     def take_up_to(self, size: int) -> bytes:
@@ -163,7 +173,7 @@ class FileCursor(Cursor):
         parts, left = [], size
         while left:
             # A file may reserve at once all that it is asked for; a lying length asks for much.
-            part = self._ahead[:left] or self._file.read(min(left, _CHUNK_BYTES))
+            part = self._ahead[:left] or self._read(min(left, _CHUNK_BYTES))
             self._ahead = b""
             if not part:
                 break
@@ -173,6 +183,12 @@ class FileCursor(Cursor):
         self.position += len(taken)
         self.crc = zlib.crc32(taken, self.crc)
         return taken
+
+    def _read(self, size: int) -> bytes:
+        part = self._file.read(size)
+        if part is None:  # "nothing yet" must not pass for the end
+            raise ConfigError("the file does not block; give one that waits for its bytes")
+        return part
 
 
 def truncated(what: str, size: int, start: int, left: int) -> BitstreamError:

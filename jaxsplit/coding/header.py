@@ -44,7 +44,7 @@ class RateInfo:
     shape: tuple[int, int, int]
 
     def __post_init__(self) -> None:
-        size = len(self.rate_id.encode())
+        size = len(self.rate_id.encode(errors="replace"))
         if not 1 <= size <= _MAX_ID_BYTES:
             raise ConfigError(
                 f"rate id {self.rate_id[:80]!r} has {size} bytes, expected 1 … {_MAX_ID_BYTES}; "

@@ -9,7 +9,9 @@ that what lies behind it is reached. Reading one may end in a `BitstreamError` o
 right shape and type; it may not take a second, nor 64 MiB.
 """
 
+import contextlib
 import dataclasses
+import io
 import sys
 import time
 import tracemalloc
@@ -23,6 +25,7 @@ from jaxsplit.coding import (
     Frame,
     Header,
     RateInfo,
+    Reader,
     pack_frame,
     read_container,
     unpack_frame,
@@ -135,6 +138,9 @@ def read(data, coders, whole):
     """Reads a container, or one frame; True where symbols came out, all of the right shape."""
     try:
         if whole:
+            # As a stream too, which may end after any frame: it finds no fault of its own kind.
+            with contextlib.suppress(BitstreamError):
+                list(Reader(io.BytesIO(data), stream=True))
             header, frames = read_container(data)
             rates = [info.shape for info in header.rates]
         else:

@@ -227,7 +227,12 @@ def test_invalid_header_with_a_right_checksum(rates, message):
 
 def test_length_beyond_the_data_takes_no_memory():
     header = write_container(_header(1), [])[:-5]
-    with pytest.raises(BitstreamError, match="truncated: the frame payload needs 268435455"):
+    most = 9 * 4 * 4 * 64
+    with pytest.raises(BitstreamError, match=f"truncated: the frame payload needs {most} "):
+        read_container(_sealed(header + b"\x81\x48\0"))
+    with pytest.raises(BitstreamError, match=f"a frame of {most + 1} bytes, at most {most};"):
+        read_container(_sealed(header + b"\x82\x48\0"))
+    with pytest.raises(BitstreamError, match="at most 9216;"):
         read_container(_sealed(header + b"\x80\x80\x80\x80\x01\0"))
     with pytest.raises(BitstreamError, match=r"corrupted: a frame of .* bytes, at most"):
         read_container(_sealed(header + b"\xff\xff\xff\xff\xff\x7f\0"))

@@ -1,5 +1,6 @@
 """Whatever the bytes, a reader ends in its one error or in symbols of the right shape, soon."""
 
+import math
 import tracemalloc
 import zlib
 
@@ -80,7 +81,9 @@ def test_any_latent_comes_back(symbols, minimum):
     frame_checks=st.booleans(),
 )
 def test_any_frames_come_back(frames, frame_checks):
-    frames = [Frame(rate, payload) for rate, payload in frames]
+    # As long as a latent of the rate can make them: longer ones are refused.
+    longest = [9 * math.prod(rate.shape) for rate in HEADER.rates]
+    frames = [Frame(rate, payload[: longest[rate]]) for rate, payload in frames]
     data = write_container(HEADER, frames, frame_checks=frame_checks)
     assert read_container(data) == (HEADER, frames)
     for frame in frames:

@@ -4,6 +4,7 @@
 longer decodes means that stored files are lost.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def _tables(arrays):
     kinds = {"offsets": np.float32}
     return CodingTables(
         **{name: np.array(array, kinds.get(name, np.int32)) for name, array in arrays.items()}
+    )
+
+
+def test_the_streams_are_those_that_were_frozen():
+    """A version that is added changes this digest, and nothing else may."""
+    content = Path(__file__).with_name("golden_streams.json").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == (
+        "48392ff12e3c4ddc91a15644b3370d8314f147f6fbc5e507186bce478cc306fe"
     )
 
 

@@ -7,8 +7,17 @@ import tracemalloc
 
 import pytest
 
-from jaxsplit.coding import Frame, Header, RateInfo, Reader, Writer, pack_frame, pack_header
-from jaxsplit.errors import BitstreamError
+from jaxsplit.coding import (
+    Frame,
+    Header,
+    RateInfo,
+    Reader,
+    Writer,
+    pack_frame,
+    pack_header,
+    write_container,
+)
+from jaxsplit.errors import BitstreamError, ConfigError
 
 HEADER = Header(
     "01" * 16, (RateInfo("a", "23" * 16, (4, 4, 8)), RateInfo("b", "45" * 16, (1, 1, 1)))
@@ -72,8 +81,36 @@ def test_a_stream_may_end_after_a_frame_and_nowhere_else():
         list(Reader(io.BytesIO(STREAM)))
 
 
+def test_a_finished_container_stays_finished():
+    reader = Reader(io.BytesIO(write_container(HEADER, FRAMES) + b"more"))
+    assert list(reader) == FRAMES
+    assert list(reader) == []
+
+
+def test_nothing_yet_is_not_the_end():
+    device, server = socket.socketpair()
+    with device, server, server.makefile("rb") as file:
+        device.sendall(STREAM)
+        reader = Reader(file, stream=True)
+        server.setblocking(False)
+        with pytest.raises((ConfigError, BlockingIOError)):
+            list(reader)
+
+
+def test_a_payload_longer_than_its_latent_can_be_is_not_read():
+    most = 9 * 4 * 4 * 8
+    reader = Reader(io.BytesIO(pack_header(HEADER) + pack_frame(bytes(most), 0, 2)), stream=True)
+    assert len(next(iter(reader)).payload) == most
+    file = io.BytesIO(pack_header(HEADER) + pack_frame(bytes(most + 1), 0, 2))
+    with pytest.raises(BitstreamError, match=f"a frame of {most + 1} bytes, at most {most}"):
+        list(Reader(file, stream=True))
+    assert file.tell() <= len(pack_header(HEADER)) + 5
+
+
 def test_a_lying_length_takes_no_memory():
-    lying = pack_header(HEADER) + b"\xff\xff\xff\xff\x01"  # a quarter of a gigabyte
+    # The longest frame of the largest latent, of which a few bytes come.
+    header = Header("01" * 16, (RateInfo("a", "23" * 16, (2048, 2048, 1)),))
+    lying = pack_header(header) + b"\x80\x80\x80\x08"
     read_end, write_end = socket.socketpair()
     with read_end, read_end.makefile("rb") as file:
         write_end.sendall(lying + b"few")

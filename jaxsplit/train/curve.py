@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from jaxsplit import data, entropy, models
+from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.train import features, loop, optimizer, parallel
 from jaxsplit.train.curve_config import CurveConfig
@@ -59,12 +60,19 @@ def train_curve(
       tell: told what takes long before it begins.
 
     Raises:
+      ConfigError: there are fewer training examples than a batch takes.
       DataError: the images are of other classes than the backbone's.
     """
     backbone = backbone.fold()  # it learns nothing, so its normalisation need not be computed
     groups = make_groups(backbone, config.cut, config.spec, config.rates, parallel.AXIS)
     source = data.open_source(config.data, split=config.train_split, limit=config.limit)
     backbone.check_classes(source)
+    count = len(source) * len(config.shown)
+    if count < config.batch_size:  # before hours of features
+        raise ConfigError(
+            f"{count} training examples don't fill one batch of {config.batch_size}: "
+            "raise the limit or make the batches smaller"
+        )
     keep: Compute = functools.partial(
         features.compute,
         groups[0].split,

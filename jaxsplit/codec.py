@@ -190,15 +190,26 @@ class Receiver(_End):
     def decode(self, frames: Sequence[bytes | coding.Frame]) -> np.ndarray:
         """Frames of any rates, as bytes or as a `coding.Reader` gives them → logits [N, K].
 
+        Beside the logits it holds the symbols of `batch_size` images for every rate, however many
+        frames there are.
+
         Raises:
           BitstreamError: a frame is damaged or of another family.
         """
-        classes = len(self.backbone.class_names)
-        logits = np.empty((len(frames), classes), np.float32)
-        symbols = [self._open(frame) for frame in frames]
-        for rate_id in {rate_id for rate_id, _ in symbols}:
-            members = [i for i, (other, _) in enumerate(symbols) if other == rate_id]
-            logits[members] = self.predict(np.stack([symbols[i][1] for i in members]), rate_id)
+        logits = np.empty((len(frames), len(self.backbone.class_names)), np.float32)
+        waiting: dict[str, list[tuple[int, np.ndarray]]] = {}
+
+        def flush(rate_id: str) -> None:
+            places, symbols = zip(*waiting.pop(rate_id), strict=True)
+            logits[list(places)] = self.predict(np.stack(symbols), rate_id)
+
+        for place, frame in enumerate(frames):
+            rate_id, symbols = self._open(frame)
+            waiting.setdefault(rate_id, []).append((place, symbols))
+            if len(waiting[rate_id]) == self.batch_size:
+                flush(rate_id)
+        for rate_id in list(waiting):
+            flush(rate_id)
         return logits
 
     def symbols(self, frames: Sequence[bytes | coding.Frame], rate_id: str) -> np.ndarray:

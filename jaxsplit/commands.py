@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import time
@@ -134,13 +135,16 @@ def decode(options: argparse.Namespace) -> None:
     from jaxsplit import coding
     from jaxsplit.codec import Receiver
 
-    header, frames = coding.read_container(_read(options.file))
+    content = _read(options.file)
+    header = coding.Reader(io.BytesIO(content)).header
     family, backbone = _open(options)
-    receiver = Receiver(family, backbone, batch_size=min(max(len(frames), 1), 32))
+    receiver = Receiver(family, backbone)
     try:
         receiver.check(header)
     except BitstreamError as error:
         raise type(error)(f"{options.file}, for {options.family}: {error}") from error
+    _, frames = coding.read_container(content)
+    receiver.batch_size = min(max(len(frames), 1), 32)
     count = len(family.rates)
     logits = receiver.decode(frames).astype(np.float64)
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -244,8 +244,7 @@ class RateFamily:
         )
         if rate.digest != entry["digest"]:
             raise FamilyError(f"rate {rate.rate_id} of {directory} was changed after it was saved")
-        if "self_test" in entry:  # families of before it have none
-            run_self_test(rate.coder, bytes.fromhex(entry["self_test"]))
+        run_self_test(rate.coder, bytes.fromhex(entry["self_test"]))
         return rate
 
 

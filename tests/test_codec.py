@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import io
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from coding import mutations
 
 from jaxsplit import coding
 from jaxsplit.codec import Receiver, Sender
@@ -234,6 +236,38 @@ def test_damaged_frames_are_bitstream_errors_or_other_symbols(sender, receiver, 
         broken[rng.integers(len(frame))] ^= 1 << rng.integers(8)
         with contextlib.suppress(BitstreamError):
             assert receiver.decode([bytes(broken)]).shape == (1, 10)
+
+
+def test_mutated_frames_are_symbols_of_the_right_shape_or_bitstream_errors(
+    sender, receiver, tiny_images
+):
+    rng = np.random.default_rng(0)
+    frames = [frame for rate_id in RATE_IDS for frame in sender.encode(tiny_images[:2], rate_id)]
+    ended = {True: 0, False: 0}
+    for _ in range(3000):
+        damaged = mutations.mutate(frames[rng.integers(len(frames))], rng)
+        rate_id = RATE_IDS[rng.integers(len(RATE_IDS))]
+        shape = next(rate.shape for rate in receiver.header.rates if rate.rate_id == rate_id)
+        try:
+            symbols = receiver.symbols([damaged], rate_id)
+        except BitstreamError:
+            ended[False] += 1
+        else:
+            assert symbols.shape == (1, *shape)
+            assert symbols.dtype == np.int32
+            ended[True] += 1
+    assert min(ended.values()) > 50
+
+
+def test_a_flood_of_frames_takes_no_memory_but_its_logits(sender, receiver, tiny_images):
+    frames = sender.encode(tiny_images[:1], RATE_IDS[0]) * 20_000
+    receiver.decode(frames[:1])
+    tracemalloc.start()
+    try:
+        logits = receiver.decode(frames)
+        assert tracemalloc.get_traced_memory()[1] < logits.nbytes + (1 << 20)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_frame_of_another_rate_is_refused_where_one_is_expected(sender, receiver, tiny_images):

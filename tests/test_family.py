@@ -281,7 +281,9 @@ def test_an_index_that_lacks_a_key_is_an_error(folder, key):
     refused(folder, f"damaged: .*{key}")
 
 
-@pytest.mark.parametrize("key", ["rate_id", "lambda", "spec", "measured", "digest", "folder"])
+@pytest.mark.parametrize(
+    "key", ["rate_id", "lambda", "spec", "measured", "digest", "folder", "self_test"]
+)
 def test_a_rate_that_lacks_a_key_is_an_error(folder, key):
     edit_index(folder, lambda index: index["rates"][1].pop(key))
     refused(folder, f"damaged: .*{key}")
@@ -350,15 +352,6 @@ def test_a_coder_that_changed_is_found_when_the_family_is_loaded(folder):
     edit_index(folder, other)
     with pytest.raises(CoderError, match="does not reproduce the self-test"):
         RateFamily.load(folder)
-
-
-def test_a_family_of_before_the_self_test_is_loaded(tiny_family, folder):
-    edit_index(folder, lambda index: [rate.pop("self_test") for rate in index["rates"]])
-    assert RateFamily.load(folder).fingerprint == tiny_family.fingerprint
-    tiny_family.save(folder)
-    assert all(
-        json.loads((folder / "family.json").read_text())["rates"][i]["self_test"] for i in range(3)
-    )
 
 
 @pytest.mark.parametrize("name", embedded_families())

@@ -3,7 +3,7 @@
 from jaxsplit.coding.bitstream import Reader, Writer, read_container, write_container
 from jaxsplit.coding.entropy_coder import MAX_SYMBOLS, EntropyCoder
 from jaxsplit.coding.frames import Frame, pack_frame, unpack_frame
-from jaxsplit.coding.header import Header, RateInfo, pack_header, unpack_header
+from jaxsplit.coding.header import Header, RateInfo, pack_header
 from jaxsplit.coding.self_test import run_self_test, write_self_test
 from jaxsplit.coding.tables import CodingTables
 
@@ -21,7 +21,6 @@ __all__ = [
     "read_container",
     "run_self_test",
     "unpack_frame",
-    "unpack_header",
     "write_container",
     "write_self_test",
 ]

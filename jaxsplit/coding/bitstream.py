@@ -6,11 +6,11 @@ lowest first, bit 7 set on all but its last byte, in the fewest bytes and at mos
 
 Container
 ---------
-    "JSPL" · version (1 byte: 2) · flags (1 byte) · family fingerprint (16 bytes)
+    "JSPL" · version (1 byte: 3) · flags (1 byte) · family fingerprint (16 bytes)
     varints H, W, c of the images, or three zeros · number of rates n (1 byte, 1 … 255)
     per rate: id length (1 byte, 1 … 64) · id (printable UTF-8) · table fingerprint (16 bytes)
               varints h, w, C of its latents, h·w·C ≤ 2**22
-    frames · varint 0 · CRC-32 of everything before it (4 bytes)
+    frames · 0 (1 byte) · CRC-32 of everything before it (4 bytes)
 
 Rate ids differ; H, W and c are at most 2**20. Fingerprints are the first halves of SHA-256 digests:
 of tables that of `CodingTables.fingerprint`, of a family that of `RateFamily.fingerprint`. Flag 1:
@@ -18,13 +18,17 @@ frames carry checks; other flags are for later versions and refused. Version 1 h
 flags' byte nor the images' shape.
 
 A stream (socket) is the header and then frames, without an end or checks: beside its payload an
-image costs two bytes up to 16383 // n - 1 bytes of payload, 3275 for five rates.
+image costs at most two bytes up to 32639 // n - 1 bytes of payload, 5438 for six rates.
 
 Frame
 -----
-    varint 1 + length·n + rate index · payload (length bytes, at most 9·h·w·C and 2**28)
+    label · payload (length bytes, at most 9·h·w·C and 2**28)
     with flag 1: CRC-32 (4 bytes) of the frame's number in the file, 0, 1, … (4 bytes), of the
-    varint and of the payload
+    label and of the payload
+
+A label is v = 1 + length·n + rate index: the byte v up to 127, the two bytes 128 + (v - 128) // 256
+and (v - 128) mod 256 up to 32639, else the byte 255 and v in five bytes. Versions 1 and 2 write v
+as a varint.
 
 CRC-32 is zlib's (polynomial 0x04C11DB7 reflected, initial and final value 0xFFFFFFFF).
 
@@ -84,6 +88,7 @@ from typing import BinaryIO
 from jaxsplit.coding.entropy_coder import MAX_SYMBOL_BYTES
 from jaxsplit.coding.frames import FileCursor, Frame, corrupted, pack_frame, read_frame
 from jaxsplit.coding.header import FRAME_CHECKS, Header, pack_header, read_header
+from jaxsplit.errors import ConfigError
 
 _END = b"\0"
 _CRC_BYTES = 4
@@ -103,15 +108,24 @@ class Writer:
 
     def __init__(self, file: BinaryIO, header: Header, *, frame_checks: bool = False) -> None:
         self._file = file
-        self._n_rates = len(header.rates)
+        self._longest = _longest_payloads(header)
         self._checked = frame_checks
         self._count = 0
         self._crc = 0
         self._write(pack_header(header, FRAME_CHECKS if frame_checks else 0))
 
     def write(self, payload: bytes, rate_index: int) -> int:
-        """Appends one frame; returns its bytes with everything that the image cost."""
-        frame = pack_frame(payload, rate_index, self._n_rates)
+        """Appends one frame; returns its bytes with everything that the image cost.
+
+        Raises:
+          ConfigError: the frame does not fit the header.
+        """
+        frame = pack_frame(payload, rate_index, len(self._longest))
+        if len(payload) > self._longest[rate_index]:
+            raise ConfigError(
+                f"payload of {len(payload)} bytes, but the header's latent takes at most "
+                f"{self._longest[rate_index]}"
+            )
         if self._checked:
             frame += _frame_check(self._count, frame)
         self._write(frame)
@@ -171,21 +185,22 @@ class Reader:
         self._stream = stream
         self._count = 0
         self._ended = False
-        self.header, self._flags = read_header(self._cursor)
-        self._longest = [MAX_SYMBOL_BYTES * math.prod(rate.shape) for rate in self.header.rates]
+        self.header, self._version, self._flags = read_header(self._cursor)
+        self._longest = _longest_payloads(self.header)
 
     def __iter__(self) -> Iterator[Frame]:
         cursor, n_rates = self._cursor, len(self.header.rates)
         while not (self._ended or (self._stream and cursor.at_end())):
             start = cursor.position
-            frame = read_frame(cursor, n_rates, self._longest)
-            if frame is None:
+            opened = read_frame(cursor, n_rates, self._longest, self._version)
+            if opened is None:
                 self._ended = True
                 self._check_end()
                 return
+            frame, label = opened
             if self._flags & FRAME_CHECKS:
-                packed = pack_frame(frame.payload, frame.rate_index, n_rates)
-                if cursor.take(_CRC_BYTES, "frame check") != _frame_check(self._count, packed):
+                check = _frame_check(self._count, label + frame.payload)
+                if cursor.take(_CRC_BYTES, "frame check") != check:
                     raise corrupted(f"frame {self._count}, at byte {start}, fails its check")
             self._count += 1
             yield frame
@@ -234,6 +249,10 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
     if rest := len(file.read()):
         raise corrupted(f"{rest} bytes follow its end")
     return reader.header, frames
+
+
+def _longest_payloads(header: Header) -> list[int]:
+    return [MAX_SYMBOL_BYTES * math.prod(rate.shape) for rate in header.rates]
 
 
 def _frame_check(number: int, frame: bytes) -> bytes:

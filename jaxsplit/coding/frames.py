@@ -1,6 +1,6 @@
-"""One frame of a stream: a varint that holds length and rate, then the payload.
+"""One frame of a stream: a label that holds length and rate, then the payload.
 
-Varints are little-endian base 128 in the fewest bytes.
+`bitstream` has the layout of labels and varints.
 """
 
 import zlib
@@ -15,6 +15,13 @@ MAX_PAYLOAD_BYTES = 1 << 28
 
 # Enough for the longest payload of the last of 255 rates, which takes 37 bits.
 _MAX_VARINT_BYTES = 6
+_LABEL_BYTES = 5
+# Labels from here on take two bytes, and six.
+_TWO = 0x80
+_SIX = _TWO + (0x7F << 8)
+_SIX_MARK = 0xFF
+# Up to this version of the format a label is a varint.
+_VARINT_LABELS = 2
 _CHUNK_BYTES = 1 << 16
 
 
@@ -46,11 +53,11 @@ def pack_frame(payload: bytes, rate_index: int, n_rates: int) -> bytes:
         raise ConfigError(f"frame of rate {rate_index}, expected 0 … {n_rates - 1}")
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise ConfigError(f"payload of {len(payload)} bytes, at most {MAX_PAYLOAD_BYTES}")
-    return pack_varint(1 + len(payload) * n_rates + rate_index) + payload
+    return _pack_label(1 + len(payload) * n_rates + rate_index) + payload
 
 
 def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]:
-    """Reads the frame that begins at `start`.
+    """Reads the frame that begins at `start`; `Reader` reads those of older formats too.
 
     Args:
       data: bytes that hold the frame, and maybe more.
@@ -64,34 +71,63 @@ def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]
       BitstreamError: truncated, corrupted, or the end marker stands there.
     """
     cursor = Cursor(data, start)
-    frame = read_frame(cursor, n_rates)
-    if frame is None:
+    opened = read_frame(cursor, n_rates)
+    if opened is None:
         raise BitstreamError("no frame: the end marker of a container stands here")
-    return frame, cursor.position
+    return opened[0], cursor.position
 
 
 def read_frame(
-    cursor: "Cursor", n_rates: int, longest: Sequence[int] | None = None
-) -> Frame | None:
-    """The frame that the cursor stands at; None at the end marker of a container.
+    cursor: "Cursor",
+    n_rates: int,
+    longest: Sequence[int] | None = None,
+    version: int = _VARINT_LABELS + 1,
+) -> tuple[Frame, bytes] | None:
+    """The frame that the cursor stands at and its label; None at the end marker of a container.
 
     Args:
       cursor: where to read.
       n_rates: the number of rates in the header.
       longest: the most bytes of a payload of each rate; longer ones are refused before they are
         read.
+      version: of the format.
 
     Raises:
       BitstreamError: truncated or corrupted.
     """
-    value = cursor.varint("frame length")
+    if version <= _VARINT_LABELS:
+        value = cursor.varint("frame length")
+        label = pack_varint(value)
+    else:
+        value = _read_label(cursor)
+        label = _pack_label(value)
     if value == 0:
         return None
     length, rate_index = divmod(value - 1, n_rates)
     most = MAX_PAYLOAD_BYTES if longest is None else longest[rate_index]
     if length > most:
         raise corrupted(f"a frame of {length} bytes, at most {most}")
-    return Frame(rate_index, cursor.take(length, "frame payload"))
+    return Frame(rate_index, cursor.take(length, "frame payload")), label
+
+
+def _pack_label(value: int) -> bytes:
+    if value < _TWO:
+        return bytes([value])
+    if value < _SIX:
+        return (_TWO << 8 | value - _TWO).to_bytes(2, "big")
+    return bytes([_SIX_MARK]) + value.to_bytes(_LABEL_BYTES, "little")
+
+
+def _read_label(cursor: "Cursor") -> int:
+    first = cursor.byte("frame length")
+    if first < _TWO:
+        return first
+    if first < _SIX_MARK:
+        return _TWO + ((first - _TWO) << 8 | cursor.byte("frame length"))
+    value = int.from_bytes(cursor.take(_LABEL_BYTES, "frame length"), "little")
+    if value < _SIX:
+        raise not_shortest("frame length", cursor.position)
+    return value
 
 
 def pack_varint(value: int) -> bytes:
@@ -144,7 +180,7 @@ class Cursor:
                 if byte == 0 and index:
                     break
                 return value
-        raise corrupted(f"the {what} before byte {self.position} is not a number in its short form")
+        raise not_shortest(what, self.position)
 
 
 class FileCursor(Cursor):
@@ -197,6 +233,11 @@ def truncated(what: str, size: int, start: int, left: int) -> BitstreamError:
         f"truncated: the {what} needs {size} bytes at byte {start} and {left} are left; "
         "get the whole file again"
     )
+
+
+def not_shortest(what: str, end: int) -> BitstreamError:
+    """The error for a number that is written longer than it need be."""
+    return corrupted(f"the {what} before byte {end} is not a number in its short form")
 
 
 def corrupted(what: str) -> BitstreamError:

@@ -15,7 +15,7 @@ from jaxsplit.errors import (
 
 MAGIC = b"JSPL"
 #: The version that is written; all from 1 on are read.
-VERSION = 2
+VERSION = 3
 MAX_RATES = 255
 
 #: Flags of a header.
@@ -141,27 +141,13 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
     return b"".join(parts)
 
 
-def unpack_header(data: bytes) -> tuple[Header, int, int]:
-    """Reads the header that `data` begins with.
-
-    Returns:
-      The header, its flags, and where the first frame begins.
+def read_header(cursor: Cursor) -> tuple[Header, int, int]:
+    """The header that the cursor stands at, its format version and its flags.
 
     Raises:
       NewerVersionError: a newer jaxsplit wrote it.
       BitstreamError: not a header, truncated or corrupted.
-
-    >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),), (28, 28, 1))
-    >>> unpack_header(pack_header(header) + b"frames") == (header, 0, 49)
-    True
     """
-    cursor = Cursor(data, 0)
-    header, flags = read_header(cursor)
-    return header, flags, cursor.position
-
-
-def read_header(cursor: Cursor) -> tuple[Header, int]:
-    """The header that the cursor stands at, and its flags; errors as of `unpack_header`."""
     magic = cursor.take_up_to(len(MAGIC))
     if not MAGIC.startswith(magic):
         raise BitstreamError(
@@ -195,7 +181,7 @@ def read_header(cursor: Cursor) -> tuple[Header, int]:
         header = Header(family, tuple(rates), sizes if any(sizes) else None)
     except (ConfigError, UnicodeDecodeError) as error:
         raise corrupted(f"its header is invalid, {error}") from error
-    return header, flags
+    return header, version, flags
 
 
 def _sizes(cursor: Cursor, what: str) -> tuple[int, int, int]:

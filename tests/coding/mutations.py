@@ -4,14 +4,16 @@
 
 Each input is made by a few seeded changes of a valid container or frame: flipped, replaced,
 inserted, removed, repeated and exchanged bytes, truncation, appended bytes, varints up to 2**64,
-lying shapes and lengths, swapped frames; half of the containers get a right checksum again, so
-that what lies behind it is reached. Reading one may end in a `BitstreamError` or in symbols of the
-right shape and type; it may not take a second, nor 64 MiB.
+lying shapes and lengths; containers may begin with their frames in another order, some of them
+twice. Half of the containers get a right checksum again, so that what lies behind it is reached.
+Reading one may end in a `BitstreamError` or in symbols of the right shape and type; it may not
+take a second, nor 64 MiB.
 """
 
 import contextlib
 import dataclasses
 import io
+import itertools
 import sys
 import time
 import tracemalloc
@@ -31,6 +33,8 @@ from jaxsplit.coding import (
     unpack_frame,
     write_container,
 )
+from jaxsplit.coding.frames import pack_varint
+from jaxsplit.coding.header import VERSION
 from jaxsplit.errors import BitstreamError
 
 MOST_SECONDS = 1.0
@@ -97,8 +101,14 @@ def make_seeds(coders):
         for some in ([], frames[:3], frames)
         for checks in (False, True)
     ]
-    # Version 1: without flags and image.
-    containers.append(_sealed(b"JSPL\1" + containers[2][6:22] + containers[2][25:-4]))
+    # Versions 1, without flags and image, and 2; both write a frame's number as a varint.
+    head = containers[0][: containers[0].index(b"rate 0") - 2]
+    rest = containers[0][len(head) : -5]
+    body = b"".join(
+        pack_varint(1 + len(f.payload) * len(SHAPES) + f.rate_index) + f.payload for f in frames
+    )
+    containers.append(_sealed(b"JSPL\1" + head[6:22] + rest + body + b"\0"))
+    containers.append(_sealed(b"JSPL\2\0" + head[6:] + rest + body + b"\0"))
     return containers, [pack_frame(f.payload, f.rate_index, len(SHAPES)) for f in frames]
 
 
@@ -176,7 +186,10 @@ def run(count, seed, measure_every=20):
     for number in range(count):
         whole = bool(number % 3)
         seeds = containers if whole else frames
-        data = mutate(seeds[rng.integers(len(seeds))], rng)
+        data = seeds[rng.integers(len(seeds))]
+        if whole and rng.integers(4) == 0:
+            data = _shuffled(data, rng)
+        data = mutate(data, rng)
         if whole and rng.integers(2):
             data = _sealed(data[:-4])
         measured = number % measure_every == 0
@@ -198,6 +211,22 @@ def run(count, seed, measure_every=20):
         assert seconds < MOST_SECONDS, (number, seconds, data.hex())
         assert outcome.bytes < MOST_BYTES, (number, outcome.bytes, data.hex())
     return outcome
+
+
+def _shuffled(data, rng):
+    """The frames of a container in another order, each with the check that it had before."""
+    header, frames = read_container(data)
+    checks = bool(data[4] > 1 and data[5])
+    start = len(write_container(header, [])) - 5
+    packed = [data[:start]]
+    ends = [start]
+    for count in range(1, len(frames) + 1):
+        ends.append(len(write_container(header, frames[:count], frame_checks=checks)) - 5)
+    if data[4] == VERSION and frames:
+        pieces = [data[one:end] for one, end in itertools.pairwise(ends)]
+        packed += [pieces[i] for i in rng.integers(len(pieces), size=len(pieces))]
+        return _sealed(b"".join([*packed, b"\0"]))
+    return data
 
 
 def _sealed(body):

@@ -12,14 +12,14 @@ def read_container(data):
     """
     assert data[:4] == b"JSPL"
     version, at = data[4], 5
-    assert version in (1, 2)
+    assert version in (1, 2, 3)
     flags = 0
-    if version == 2:
+    if version > 1:
         flags, at = data[5], 6
         assert flags in (0, 1)
     family, at = data[at : at + 16].hex(), at + 16
     image = None
-    if version == 2:
+    if version > 1:
         image, at = _varints(data, at, 3)
     n_rates, at = data[at], at + 1
     rates = []
@@ -32,7 +32,7 @@ def read_container(data):
     frames = []
     while data[at]:
         start = at
-        (value,), at = _varints(data, at, 1)
+        value, at = _label(data, at) if version > 2 else _varint(data, at)
         length, rate = divmod(value - 1, n_rates)
         payload, at = data[at : at + length], at + length
         assert len(payload) == length
@@ -132,16 +132,29 @@ class _Decoder:
         return int.from_bytes(word + bytes(4 - len(word)), "big")
 
 
+def _label(data, at):
+    first = data[at]
+    if first < 128:
+        return first, at + 1
+    if first < 255:
+        return 128 + 256 * (first - 128) + data[at + 1], at + 2
+    return int.from_bytes(data[at + 1 : at + 6], "little"), at + 6
+
+
+def _varint(data, at):
+    value, shift = 0, 0
+    while True:
+        byte, at = data[at], at + 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return value, at
+
+
 def _varints(data, at, count):
     values = []
     for _ in range(count):
-        value, shift = 0, 0
-        while True:
-            byte, at = data[at], at + 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
+        value, at = _varint(data, at)
         values.append(value)
     return tuple(values), at
 

@@ -11,12 +11,12 @@ from jaxsplit.coding import (
     Frame,
     Header,
     RateInfo,
+    Reader,
     Writer,
     pack_frame,
     pack_header,
     read_container,
     unpack_frame,
-    unpack_header,
     write_container,
 )
 from jaxsplit.errors import (
@@ -66,12 +66,13 @@ def test_a_stream_is_a_header_and_frames():
     stream = pack_header(_header()) + b"".join(
         pack_frame(frame.payload, frame.rate_index, 2) for frame in _frames()
     )
-    header, flags, position = unpack_header(stream)
-    frames = []
+    reader = Reader(io.BytesIO(stream), stream=True)
+    assert (reader.header, list(reader)) == (_header(), _frames())
+    position, frames = len(pack_header(_header())), []
     while position < len(stream):
-        frame, position = unpack_frame(stream, len(header.rates), position)
+        frame, position = unpack_frame(stream, 2, position)
         frames.append(frame)
-    assert (header, flags, frames) == (_header(), 0, _frames())
+    assert frames == _frames()
 
 
 def test_names_beyond_ascii_and_large_shapes():
@@ -111,12 +112,29 @@ def test_interrupted_writer_leaves_a_truncated_file():
 
 @pytest.mark.parametrize("n_rates", [1, 5, 20])
 def test_an_image_costs_at_most_two_bytes_beside_its_payload(n_rates):
-    for length in (0, 1, 50, 300, 16382 // n_rates):
+    longest = 32639 // n_rates - 1
+    for length in (0, 1, 50, 300, longest):
         for rate_index in {0, n_rates - 1}:
-            if 1 + length * n_rates + rate_index < 2**14:
-                frame = pack_frame(bytes(length), rate_index, n_rates)
-                assert len(frame) - length <= 2
-    assert len(pack_frame(bytes(3000), min(4, n_rates - 1), min(n_rates, 5))) == 3002
+            assert len(pack_frame(bytes(length), rate_index, n_rates)) - length <= 2
+    # The library's largest images, and as many rates as a whole curve takes.
+    assert len(pack_frame(bytes(5000), 5, 6)) == 5002
+    assert len(pack_frame(bytes(longest + 1), n_rates - 1, n_rates)) == longest + 1 + 6
+
+
+@pytest.mark.parametrize("value", [1, 127, 128, 255, 256, 383, 384, 32639, 32640, 2**28 + 1])
+def test_a_label_has_one_form(value):
+    """At its edges, by the specification's own words; no longer form is read."""
+    if value > 32639:
+        label = b"\xff" + value.to_bytes(5, "little")
+    elif value > 127:
+        label = bytes([128 + (value - 128) // 256, (value - 128) % 256])
+    else:
+        label = bytes([value])
+    assert pack_frame(bytes(value - 1), 0, 1)[: len(label)] == label
+    assert unpack_frame(label + bytes(value - 1), 1)[1] == len(label) + value - 1
+    if value <= 32639:
+        with pytest.raises(BitstreamError, match="not a number in its short form"):
+            unpack_frame(b"\xff" + value.to_bytes(5, "little") + bytes(value), 1)
 
 
 def test_frames_pack_and_unpack_anywhere():
@@ -155,7 +173,7 @@ def test_each_damage_has_its_message(damage, message):
 def test_what_a_newer_version_writes_is_refused(what):
     data = bytearray(write_container(_header(), _frames()))
     if what == "version":
-        data[4] = 3
+        data[4] = 4
     else:
         data[5] |= 2
     with pytest.raises(NewerVersionError, match=f"format {what} .*decode it with the jaxsplit"):
@@ -221,19 +239,20 @@ def test_a_receiver_refuses_another_family_and_other_tables():
 def test_invalid_header_with_a_right_checksum(rates, message):
     with pytest.raises(BitstreamError, match=message):
         read_container(_sealed(b"JSPL\1" + bytes(16) + rates + b"\0"))
-    with pytest.raises(BitstreamError, match=message):
-        read_container(_sealed(b"JSPL\2\0" + bytes(16) + b"\1\1\1" + rates + b"\0"))
+    for version in (b"\2", b"\3"):
+        with pytest.raises(BitstreamError, match=message):
+            read_container(_sealed(b"JSPL" + version + bytes(17) + b"\1\1\1" + rates + b"\0"))
 
 
 def test_length_beyond_the_data_takes_no_memory():
     header = write_container(_header(1), [])[:-5]
     most = 9 * 4 * 4 * 64
     with pytest.raises(BitstreamError, match=f"truncated: the frame payload needs {most} "):
-        read_container(_sealed(header + b"\x81\x48\0"))
+        read_container(_sealed(header + b"\xa3\x81\0"))
     with pytest.raises(BitstreamError, match=f"a frame of {most + 1} bytes, at most {most};"):
-        read_container(_sealed(header + b"\x82\x48\0"))
+        read_container(_sealed(header + b"\xa3\x82\0"))
     with pytest.raises(BitstreamError, match="at most 9216;"):
-        read_container(_sealed(header + b"\x80\x80\x80\x80\x01\0"))
+        read_container(_sealed(header + b"\xff\0\0\0\x10\0\0"))
     with pytest.raises(BitstreamError, match=r"corrupted: a frame of .* bytes, at most"):
         read_container(_sealed(header + b"\xff\xff\xff\xff\xff\x7f\0"))
     with pytest.raises(BitstreamError, match="end marker"):
@@ -260,7 +279,7 @@ def test_random_bytes_end_in_one_error():
     start = write_container(_header(), [])[:-5]
     for _ in range(2000):
         junk = rng.bytes(rng.integers(0, 300))
-        for data in (junk, b"JSPL\1" + junk, b"JSPL\2\0" + junk, start + junk):
+        for data in (junk, b"JSPL\1" + junk, b"JSPL\2\0" + junk, b"JSPL\3\0" + junk, start + junk):
             with pytest.raises(BitstreamError):
                 read_container(data)
 

@@ -36,7 +36,7 @@ def test_the_streams_are_those_that_were_frozen():
     """A version that is added changes this digest, and nothing else may."""
     content = Path(__file__).with_name("golden_streams.json").read_bytes()
     assert hashlib.sha256(content).hexdigest() == (
-        "48392ff12e3c4ddc91a15644b3370d8314f147f6fbc5e507186bce478cc306fe"
+        "9469386b83f7f6ca0db18ce209a6d727017b1dc5400d69ea72634d52b3fd8005"
     )
 
 
@@ -51,8 +51,9 @@ def test_a_stored_stream_decodes_to_the_symbols_beside_it(name):
     assert header.family == "00112233445566778899aabbccddeeff"
     assert header.image == (None if name == "version 1" else (28, 300, 3))
     assert [rate.rate_id for rate in header.rates] == ["low", "größer"]
-    assert len(frames) == len(GOLDEN["latents"])
-    for frame, latent in zip(frames, GOLDEN["latents"], strict=True):
+    # The longest latent came with version 3, whose labels differ from there on.
+    latents = [one for one in GOLDEN["latents"] if one.get("since", 1) <= int(name[8])]
+    for frame, latent in zip(frames, latents, strict=True):
         tables = _tables(GOLDEN["tables"][frame.rate_index])
         info = header.rates[frame.rate_index]
         assert frame.rate_index == latent["rate"]

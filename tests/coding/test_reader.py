@@ -97,6 +97,13 @@ def test_nothing_yet_is_not_the_end():
             list(reader)
 
 
+def test_a_payload_longer_than_its_latent_can_be_is_not_written():
+    most = 9 * 1 * 1 * 1
+    assert len(write_container(HEADER, [Frame(1, b"x" * most)])) > most
+    with pytest.raises(ConfigError, match=f"payload of {most + 1} bytes"):
+        write_container(HEADER, [Frame(1, b"x" * (most + 1))])
+
+
 def test_a_payload_longer_than_its_latent_can_be_is_not_read():
     most = 9 * 4 * 4 * 8
     reader = Reader(io.BytesIO(pack_header(HEADER) + pack_frame(bytes(most), 0, 2)), stream=True)
@@ -110,7 +117,7 @@ def test_a_payload_longer_than_its_latent_can_be_is_not_read():
 def test_a_lying_length_takes_no_memory():
     # The longest frame of the largest latent, of which a few bytes come.
     header = Header("01" * 16, (RateInfo("a", "23" * 16, (2048, 2048, 1)),))
-    lying = pack_header(header) + b"\x80\x80\x80\x08"
+    lying = pack_header(header) + b"\xff" + (1 << 24).to_bytes(5, "little")
     read_end, write_end = socket.socketpair()
     with read_end, read_end.makefile("rb") as file:
         write_end.sendall(lying + b"few")

@@ -215,7 +215,7 @@ def import_backbone(options: argparse.Namespace) -> None:
 def import_spic(options: argparse.Namespace) -> None:
     """The units that the paper's authors published, as families."""
     from jaxsplit import data
-    from jaxsplit.evaluation.fitting import fit_tables
+    from jaxsplit.fitting import fit_tables
     from jaxsplit.importers.pretrained import load_backbone
     from jaxsplit.importers.spic import TASKS, import_families
 

@@ -436,13 +436,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.jspl"
     commands._write(path, b"first")
 
-    def full(self, content):
-        with self.open("wb") as file:
-            file.write(content[:2])
+    def full(number):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(ConfigError, match=r"cannot write .*x\.jspl: No space left"):
             commands._write(path, b"second")
     assert path.read_bytes() == b"first"
@@ -452,6 +450,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     commands._write(Path(os.devnull), b"no file")
     assert Path(os.devnull).is_char_device()
     assert list(tmp_path.iterdir()) == [path]
+    link = tmp_path / "link.jspl"
+    link.symlink_to(path)
+    commands._write(link, b"third")
+    assert (link.is_symlink(), path.read_bytes()) == (True, b"third")
+    assert path.stat().st_mode & 0o777 == 0o666 & ~commands._umask()
 
 
 # info

@@ -8,8 +8,8 @@ in units of the step, and after the training one table for all channels is fitte
 images. What the paper leaves open (learning rate, length, form of the unit) is tuned on the last
 tenth of the training images: `--config.train_split='train[:90%]' --config.test_split='train[90%:]'`.
 
-The argument is `fashion_mnist` (tfds:fashion_mnist), `cifar10` (a folder of images, see
-`cifar10_backbone`) or `smoke`.
+The argument is `fashion_mnist` (tfds:fashion_mnist), `cifar10` (a folder of images, as of
+its backbone) or `smoke`.
 """
 
 import ml_collections
@@ -41,7 +41,7 @@ def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
         "multiplier": 4,
         "latent_activation": "relu",
     }
-    config.lambdas = dict(list(LAMBDAS.items())[:2]) if smoke else LAMBDAS
+    config.lambdas = dict(list(LAMBDAS.items())[:4]) if smoke else LAMBDAS
     config.phases = (
         {
             "steps": 10 if smoke else 4000,

@@ -511,7 +511,7 @@ for arguments in [[], *([name] for name in {COMMANDS})]:
         main([*arguments, "--help"])
     except SystemExit as done:
         assert done.code == 0
-    heavy = {{"jax", "flax", "numpy", "orbax", "matplotlib", "rich", "tensorflow_datasets", "scipy"}}
+    heavy = {{"jax", "flax", "numpy", "orbax", "matplotlib", "rich", "tensorflow_datasets"}}
     assert not heavy & set(sys.modules)
 """
     done = subprocess.run(

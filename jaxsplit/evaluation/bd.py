@@ -116,7 +116,7 @@ def bd_accuracy(reference: RateQuality, test: RateQuality, *, method: str = "pch
     2.0
     """
     fronts = _front(reference, method), _front(test, method)
-    low, high = max(f[0][0] for f in fronts), min(f[0][-1] for f in fronts)
+    low, high = max(float(f[0][0]) for f in fronts), min(float(f[0][-1]) for f in fronts)
     if not low < high:
         raise _no_range("rate", np.exp(fronts[0][0]), np.exp(fronts[1][0]))
     return 100 * _mean_difference(*fronts, method, low, high)

@@ -1,5 +1,6 @@
 """The interval is that of a plain loop over draws, covers the truth, and shrinks with N."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -94,23 +95,36 @@ def test_a_seed_gives_its_interval():
     assert bd_rate_interval(*pair, resamples=150, seed=4).low != first.low
 
 
+def _only(images, rates):
+    return dataclasses.replace(
+        images,
+        rate_ids=images.rate_ids[rates],
+        bytes=images.bytes[rates],
+        predicted=images.predicted[rates],
+    )
+
+
 def test_draws_without_a_bd_rate_count_at_both_ends():
     """Where the curves hardly overlap some draws have no common range."""
-    reference = measured.draw(80)
-    test = dataclasses.replace(
-        measured.draw(80, draw_seed=9),
-        rate_ids=("r0", "r1"),
-        bytes=reference.bytes[:2],
-        predicted=reference.predicted[[0, 1]],
-    )
-    upper = dataclasses.replace(
-        reference,
-        rate_ids=("r1", "r2", "r3", "r4"),
-        bytes=reference.bytes[1:],
-        predicted=reference.predicted[1:],
-    )
-    with pytest.raises(ConfigError, match=r"\d+ of 40 resamples have no BD-rate, such as: "):
-        bd_rate_interval(upper, test, resamples=40)
+    upper = _only(measured.draw(80), slice(1, None))
+    lower = _only(measured.draw(80, draw_seed=9), slice(0, 3))
+    got = bd_rate_interval(upper, lower, level=0.5, resamples=200)
+    random, values = np.random.default_rng(0), []
+    for _ in range(200):
+        drawn = random.integers(80, size=80)
+        sides = [
+            list(zip(s.bytes[:, drawn].mean(1), s.correct("top1")[:, drawn].mean(1), strict=True))
+            for s in (upper, lower)
+        ]
+        with contextlib.suppress(ConfigError):
+            values.append(bd_rate(*sides))
+    values.sort()
+    assert 0 < got.undefined == 200 - len(values)
+    assert got.low == pytest.approx(values[49 - got.undefined], rel=1e-9)
+    assert got.high == pytest.approx(values[150], rel=1e-9)
+    upper = _only(measured.draw(80), slice(2, None))
+    with pytest.raises(ConfigError, match="200 of 200 resamples have no BD-rate, such as: "):
+        bd_rate_interval(upper, lower, resamples=200)
 
 
 def test_other_images_and_empty_orders_are_refused():

@@ -108,6 +108,21 @@ def evaluate(options: argparse.Namespace) -> None:
         print(f"wrote {options.out}/curve.json and {options.out}/curve.png")
 
 
+def compare(options: argparse.Namespace) -> None:
+    """The distances between two measured curves."""
+    from jaxsplit.evaluation.compare import Measured
+    from jaxsplit.evaluation.compare import compare as compare_curves
+
+    result = compare_curves(
+        Measured.open(options.reference),
+        Measured.open(options.test),
+        quality=options.quality,
+        method=options.method,
+        drops=(options.from_drop / 100, options.to_drop / 100),
+    )
+    print(json.dumps(result.to_dict(), indent=1) if options.json else result.render())
+
+
 def encode(options: argparse.Namespace) -> None:
     """Image files to one .jspl file."""
     import numpy as np

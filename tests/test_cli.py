@@ -27,7 +27,7 @@ from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.plan import split_cost
 from jaxsplit.split import make_split
 
-COMMANDS = ("quickstart", "train", "evaluate", "encode", "decode", "info", "import")
+COMMANDS = ("quickstart", "train", "evaluate", "compare", "encode", "decode", "info", "import")
 RATES = ("r1", "r2", "r3", "r4", "r5")
 
 
@@ -542,6 +542,9 @@ def test_an_error_ends_the_process_with_2():
         ([], ["COMMAND"]),
         (["frobnicate"], ["'frobnicate'", "quickstart"]),
         (["encode"], ["IMAGE", "--family", "--rate"]),
+        (["compare", "x"], ["TEST"]),
+        (["compare", "nothing", "x"], ["nothing", "No such file"]),
+        (["compare", "x", "y", "--from-drop", "few"], ["--from-drop", "'few'"]),
         (["decode", "x.jspl"], ["--family"]),
         (["evaluate"], ["--family"]),
         (

@@ -75,14 +75,16 @@ def measure(
     directory: Path | None,
     tell: Tell | None = None,
     rate_ids: Sequence[str] | None = None,
+    baselines: Sequence[str] = ("jpeg", "webp"),
 ) -> tuple[Curve, str]:
-    """The curve of a family through real bytes, and its table beside JPEG and WebP.
+    """The curve of a family through real bytes, and its table beside image codecs.
 
     Args:
       family, backbone, source: as of `accuracy.evaluate`.
       directory: gets `curve.json` and `curve.png`; None writes nothing.
       tell: told what begins.
       rate_ids: the rates to measure; None for all.
+      baselines: the codecs, of `image_codecs.QUALITIES`.
     """
     tell = tell or (lambda text: None)
     curve = accuracy.evaluate(
@@ -90,21 +92,20 @@ def measure(
     )
     images, labels = data.load_arrays(source, backbone.preprocessing)
     targets = [curve.uncompressed_top1, *(point.top1 for point in curve.points)]
+    predict = accuracy.predictor(backbone)
+    uncut = predict(images).argmax(-1)
     codecs = {}
-    for codec in ("jpeg", "webp"):
+    for codec in baselines:
         tell(f"comparing with {codec}")
-        codecs[codec] = image_codecs.sweep_to(
-            images, labels, accuracy.predictor(backbone), codec, targets
-        )
+        codecs[codec] = image_codecs.sweep_to(images, labels, uncut, predict, codec, targets)
+    curve = dataclasses.replace(curve, baselines=codecs)
     raw = images[0].size
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         curve.write(directory / "curve.json")
         title = f"{backbone.name} cut after {family.cut}, {len(images)} images of {source.name}"
-        plot.plot_curve(
-            directory / "curve.png", curve, codecs["jpeg"], codecs["webp"], title, raw_bytes=raw
-        )
-    return curve, report.render(curve, codecs["jpeg"], codecs["webp"], raw_bytes=raw)
+        plot.plot_curve(directory / "curve.png", curve, codecs, title, raw_bytes=raw)
+    return curve, report.render(curve, codecs, raw_bytes=raw)
 
 
 def with_measured(family: RateFamily, curve: Curve) -> RateFamily:

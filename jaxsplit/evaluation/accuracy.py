@@ -105,9 +105,7 @@ def evaluate(
             )
         )
     whole = _accuracy(uncut, labels)
-    return Curve(
-        whole["top1"], len(labels), tuple(points), whole["top1_interval"], whole["top5"]
-    )
+    return Curve(whole["top1"], len(labels), tuple(points), whole["top1_interval"], whole["top5"])
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checks of numbers that were read from a file, or came from who knows where: all `ConfigError`s."""
+"""Checks of what is read from a file or given by a user; what fails is a `ConfigError`."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from jaxsplit.errors import ConfigError
 def check_keys(
     value: object, expected: tuple[str, ...], where: str, optional: tuple[str, ...] = ()
 ) -> None:
-    """Refuses a value that isn't a mapping with the `expected` keys and any of the optional ones."""
+    """Refuses a value that isn't a dict of the expected keys and any of the optional ones."""
     if not isinstance(value, dict) or set(value) - set(optional) != set(expected):
         got = f"the keys {sorted(value)}" if isinstance(value, dict) else type(value).__name__
         perhaps = f" and perhaps {sorted(optional)}" if optional else ""

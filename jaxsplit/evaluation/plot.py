@@ -81,7 +81,9 @@ def plot_curve(
     axes.set_title(title, fontsize=14, pad=12, parse_math=False)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside lower center", ncols=max(2, 1 + len(swept)), fontsize=11, frameon=False)
+    columns = max(2, 1 + len(swept))
+    size = 11 if columns < 4 else 9
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=size, frameon=False)
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     # Without its version matplotlib writes the same bytes for the same pixels.

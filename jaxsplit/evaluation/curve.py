@@ -214,7 +214,8 @@ def _parsed(content: Any) -> Curve:
         uncompressed["top1"],
         uncompressed["n_images"],
         tuple(points),
-        *(uncompressed.get(key) for key in _UNCOMPRESSED_OPTIONAL),
+        uncompressed.get("top1_interval"),
+        uncompressed.get("top5"),
         {codec: _codec_points(codec, given) for codec, given in baselines.items()},
     )
 

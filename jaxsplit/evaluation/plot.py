@@ -82,7 +82,7 @@ def plot_curve(
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     columns = max(2, 1 + len(swept))
-    size = 11 if columns < 4 else 9
+    size = 11 if columns < 4 else 8.5
     figure.legend(loc="outside lower center", ncols=columns, fontsize=size, frameon=False)
     path = Path(path)
     partial = path.with_name(path.name + ".partial")

@@ -5,8 +5,10 @@
 Units as they were published (Datta et al. 2022, arXiv 2208.11596): ReLU latents, one fixed step,
 straight-through rounding; the rate term is the factorized prior on the latents with uniform noise
 in units of the step, and after the training one table for all channels is fitted to the training
-images. What the paper leaves open (learning rate, length, form of the unit) is tuned on the last
-tenth of the training images: `--config.train_split='train[:90%]' --config.test_split='train[90%:]'`.
+images. What the paper leaves open (learning rate, length, form of the unit) is chosen on the last
+tenth of the training images:
+
+    --config.train_split='train[:90%]' --config.test_split='train[90%:]'
 
 The argument is `fashion_mnist` (tfds:fashion_mnist), `cifar10` (a folder of images, as of
 its backbone) or `smoke`.

@@ -81,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--rates", metavar="A,B", help="default: all")
     evaluate.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="for curve.json and curve.png")
+    evaluate.add_argument(
+        "--baselines",
+        default="jpeg,webp",
+        metavar="A,B|none",
+        help="image codecs to compare with, of jpeg, webp and avif (default: jpeg,webp)",
+    )
+    evaluate.add_argument("--json", action="store_true", help="the text of curve.json alone")
 
     _add_compare(commands)
 

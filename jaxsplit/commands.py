@@ -93,7 +93,11 @@ def _run_curve(config: Any, out: Path, *, resume: bool) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Measures a family through real bytes."""
     from jaxsplit import data, experiment
+    from jaxsplit.evaluation import image_codecs, report
 
+    baselines = () if options.baselines == "none" else tuple(options.baselines.split(","))
+    for codec in baselines:
+        image_codecs.check_codec(codec)
     family, backbone = _open(options)
     if options.out is not None:
         _check_writable(options.out)
@@ -102,8 +106,14 @@ def evaluate(options: argparse.Namespace) -> None:
         family[rate]  # refuses an unknown rate before images are read
     source = data.open_source(options.data, split=options.split, limit=options.limit)
     with _progress() as progress:
-        _, table = experiment.measure(family, backbone, source, options.out, progress.tell, rates)
+        curve, table = experiment.measure(
+            family, backbone, source, options.out, progress.tell, rates, baselines
+        )
+    if options.json:
+        print(curve.to_json(), end="")
+        return
     print(table)
+    print(report.render_details(curve))
     if options.out is not None:
         print(f"wrote {options.out}/curve.json and {options.out}/curve.png")
 

@@ -12,6 +12,7 @@ from typing import Any
 from jaxsplit import data, models
 from jaxsplit.evaluation import accuracy, image_codecs, plot, report
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.images import FILE
 from jaxsplit.family import RateFamily
 from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.plan import SplitCost, split_cost
@@ -75,36 +76,39 @@ def measure(
     directory: Path | None,
     tell: Tell | None = None,
     rate_ids: Sequence[str] | None = None,
+    baselines: Sequence[str] = ("jpeg", "webp"),
 ) -> tuple[Curve, str]:
-    """The curve of a family through real bytes, and its table beside JPEG and WebP.
+    """The curve of a family through real bytes, and its table beside image codecs.
 
     Args:
       family, backbone, source: as of `accuracy.evaluate`.
-      directory: gets `curve.json` and `curve.png`; None writes nothing.
+      directory: gets `curve.json`, `curve.png` and `images.npz`, what each image cost and was
+        taken for; None writes nothing.
       tell: told what begins.
       rate_ids: the rates to measure; None for all.
+      baselines: the codecs, of `image_codecs.QUALITIES`.
     """
     tell = tell or (lambda text: None)
-    curve = accuracy.evaluate(
+    curve, seen = accuracy.evaluate_images(
         family, backbone, source, lambda name: tell(f"evaluating {name}"), rate_ids
     )
     images, labels = data.load_arrays(source, backbone.preprocessing)
     targets = [curve.uncompressed_top1, *(point.top1 for point in curve.points)]
+    predict = accuracy.predictor(backbone)
+    uncut = predict(images).argmax(-1)
     codecs = {}
-    for codec in ("jpeg", "webp"):
+    for codec in baselines:
         tell(f"comparing with {codec}")
-        codecs[codec] = image_codecs.sweep_to(
-            images, labels, accuracy.predictor(backbone), codec, targets
-        )
+        codecs[codec] = image_codecs.sweep_to(images, labels, uncut, predict, codec, targets)
+    curve = dataclasses.replace(curve, baselines=codecs)
     raw = images[0].size
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         curve.write(directory / "curve.json")
+        seen.write(directory / FILE)
         title = f"{backbone.name} cut after {family.cut}, {len(images)} images of {source.name}"
-        plot.plot_curve(
-            directory / "curve.png", curve, codecs["jpeg"], codecs["webp"], title, raw_bytes=raw
-        )
-    return curve, report.render(curve, codecs["jpeg"], codecs["webp"], raw_bytes=raw)
+        plot.plot_curve(directory / "curve.png", curve, codecs, title, raw_bytes=raw)
+    return curve, report.render(curve, codecs, raw_bytes=raw)
 
 
 def with_measured(family: RateFamily, curve: Curve) -> RateFamily:

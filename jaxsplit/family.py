@@ -20,6 +20,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from jaxsplit import checkpoint, models
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.coding import CodingTables, EntropyCoder, run_self_test, write_self_test
@@ -64,6 +67,17 @@ class FamilyRate:
         return hashlib.sha256(
             (models.fingerprint(self.variables) + self.tables.fingerprint).encode()
         ).hexdigest()
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all arrays that a family stores for the rate.
+
+        Parameters and running moments as they were trained, the prior's among them, and the coding
+        tables. The files hold them compressed, with an index: their sizes differ between two saves
+        of the same rate.
+        """
+        stored = (self.variables, self.tables.to_arrays())
+        return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(stored))
 
     @functools.cached_property
     def coder(self) -> EntropyCoder:

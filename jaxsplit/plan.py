@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from jaxsplit.bottleneck import fold_batch_norm
 from jaxsplit.models import Backbone
@@ -17,17 +18,47 @@ from jaxsplit.split import Split
 
 @dataclasses.dataclass(frozen=True)
 class SplitCost:
-    """Multiply-accumulates of the four stages, for one image."""
+    """Multiply-accumulates of the four stages for one image, and their parameters.
+
+    Attributes:
+      head, encoder, decoder, tail: multiply-accumulates, as of `count_macs`.
+      head_params, encoder_params, decoder_params, tail_params: parameters, as of `count_params`;
+        the unit's with its batch normalisation folded. The coding tables are none.
+    """
 
     head: int
     encoder: int
     decoder: int
     tail: int
+    head_params: int
+    encoder_params: int
+    decoder_params: int
+    tail_params: int
+
+    @property
+    def device_macs(self) -> int:
+        """Multiply-accumulates of head and encoder."""
+        return self.head + self.encoder
+
+    @property
+    def server_macs(self) -> int:
+        """Multiply-accumulates of decoder and tail."""
+        return self.decoder + self.tail
+
+    @property
+    def device_params(self) -> int:
+        """Parameters of head and encoder."""
+        return self.head_params + self.encoder_params
+
+    @property
+    def server_params(self) -> int:
+        """Parameters of decoder and tail."""
+        return self.decoder_params + self.tail_params
 
     @property
     def device_share(self) -> float:
         """What the device spends, head and encoder, as a share of the uncut network."""
-        return (self.head + self.encoder) / (self.head + self.tail)
+        return self.device_macs / (self.head + self.tail)
 
 
 def split_cost(split: Split, backbone: Backbone) -> SplitCost:
@@ -40,12 +71,62 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     plain = dataclasses.replace(split, spec=folded, axis_name=None)
     unit = jax.eval_shape(lambda: fold_batch_norm(split.spec, split.init(key))[1])
     variables = backbone.variables
-    return SplitCost(
-        head=count_macs(split.head, variables, images),
-        encoder=count_macs(plain.encode, unit, features),
-        decoder=count_macs(plain.decode, unit, latent),
-        tail=count_macs(split.tail, variables, features),
+    stages: dict[str, tuple[Any, ...]] = {
+        "head": (split.head, variables, images),
+        "encoder": (plain.encode, unit, features),
+        "decoder": (plain.decode, unit, latent),
+        "tail": (split.tail, variables, features),
+    }
+    macs = {name: count_macs(*stage) for name, stage in stages.items()}
+    params = {f"{name}_params": count_params(*stage) for name, stage in stages.items()}
+    return SplitCost(**macs, **params)
+
+
+def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> int:
+    """Parameters that the result of `function(variables, *args)` depends on.
+
+    The numbers in those leaves of variables["params"] that the traced program uses; the running
+    moments of batch normalisation are none.
+
+    Args:
+      function: anything jax can trace.
+      variables: {"params", …}.
+      *args: arrays, or shapes as of `jax.eval_shape`.
+
+    >>> variables = {"params": {"kernel": jnp.zeros((3, 5)), "elsewhere": jnp.zeros(7)}}
+    >>> count_params(lambda v, x: x @ v["params"]["kernel"], variables, jnp.zeros((2, 3)))
+    15
+    """
+    program = jax.make_jaxpr(function)(variables, *args).jaxpr
+    used = _used(program, [True] * len(program.outvars))
+    paths_and_leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return sum(
+        math.prod(leaf.shape)
+        for (path, leaf), is_used in zip(paths_and_leaves, used, strict=False)
+        if is_used and path[0].key == "params"
     )
+
+
+def _used(program: Any, wanted: Sequence[bool]) -> list[bool]:
+    """Which inputs of a traced program its wanted outputs depend on."""
+    needed = {
+        var
+        for var, is_wanted in zip(program.outvars, wanted, strict=True)
+        if is_wanted and not isinstance(var, core.Literal)
+    }
+    for equation in reversed(program.eqns):
+        outputs = [var in needed for var in equation.outvars]
+        if not any(outputs):
+            continue
+        inputs = [True] * len(equation.invars)
+        if equation.primitive.name in ("jit", "pjit"):
+            inputs = _used(equation.params["jaxpr"].jaxpr, outputs)
+        needed |= {
+            var
+            for var, is_used in zip(equation.invars, inputs, strict=True)
+            if is_used and not isinstance(var, core.Literal)
+        }
+    return [var in needed for var in program.invars]
 
 
 def count_macs(function: Callable[..., Any], *args: Any) -> int:

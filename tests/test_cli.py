@@ -132,8 +132,9 @@ def folder_of_images(tmp_path_factory):
 @pytest.mark.slow
 def test_quickstart_writes_the_curve(quickstart):
     written = json.loads((quickstart.folder / "curve.json").read_text())
-    assert set(written) == {"uncompressed", "points"}
-    assert set(written["uncompressed"]) == {"top1", "n_images"}
+    assert set(written) == {"uncompressed", "points", "baselines"}
+    assert set(written["baselines"]) == {"jpeg", "webp"}
+    assert set(written["uncompressed"]) == {"top1", "n_images", "top1_interval", "top5"}
     assert [point["rate_id"] for point in written["points"]] == list(RATES)
     for point in written["points"]:
         assert set(point) == {
@@ -144,7 +145,9 @@ def test_quickstart_writes_the_curve(quickstart):
             "bits_per_pixel",
             "top1",
             "n_images",
-            "table_bits_per_image",
+            *("table_bits_per_image", "bytes_p5", "bytes_p95", "top1_interval", "top5"),
+            *("agreement", "agreement_interval", "device_macs", "device_share", "device_params"),
+            *("server_macs", "server_params", "unit_bytes", "unit_share"),
         }
         assert point["n_images"] == written["uncompressed"]["n_images"] == 500
         assert 0 <= point["top1"] <= 1
@@ -367,6 +370,50 @@ def test_evaluate_takes_weights_from_a_file(family, folder_of_images, tmp_path):
     assert runs(*arguments, "--weights", weights).out == runs(*arguments).out
 
 
+@pytest.mark.slow
+def test_evaluate_compares_with_the_codecs_that_it_is_told(family, folder_of_images, tmp_path):
+    arguments = ("evaluate", "--family", family, "--data", f"folder:{folder_of_images}")
+    arguments = (*arguments, "--rates", "r1", "--limit", 6)
+    done = runs(*arguments, "--baselines", "avif,jpeg", "--out", tmp_path)
+    written = json.loads((tmp_path / "curve.json").read_text())
+    assert list(written["baselines"]) == ["avif", "jpeg"]
+    for points in written["baselines"].values():
+        assert len(points) >= 13
+        for point in points:
+            assert point["bytes_per_image"] > point["header_bytes_per_image"] > 100
+            assert 0 <= point["top1"] <= 1
+            assert 0 <= point["agreement"] <= 1
+        assert points[-1]["agreement"] == 1  # of the best quality
+    assert "AVIF, JPEG: the smallest" in " ".join(done.out.split())
+    assert "WebP" not in done.out
+    assert max(map(len, done.out.splitlines()[:-1])) <= 110
+    alone = runs(*arguments, "--baselines", "none")
+    assert "JPEG" not in alone.out
+    (row,) = re.findall(r"^\| r1 .*\) \|$", alone.out, re.MULTILINE)  # of the second table
+    (point,) = written["points"]
+    assert f" {100 * point['agreement']:.1f} (" in row
+    assert f" {100 * point['device_share']:.1f} | " in row
+
+
+@pytest.mark.slow
+def test_evaluate_prints_the_curve_as_json(family, folder_of_images, tmp_path):
+    arguments = ("evaluate", "--family", family, "--data", f"folder:{folder_of_images}")
+    arguments = (*arguments, "--rates", "r5", "--limit", 6, "--baselines", "none", "--json")
+    done = runs(*arguments, "--out", tmp_path)
+    assert done.out == (tmp_path / "curve.json").read_text()
+    assert "baselines" not in json.loads(done.out)
+    assert runs(*arguments).out == done.out
+
+
+def test_evaluate_refuses_codecs_that_there_are_not(monkeypatch):
+    arguments = ("evaluate", "--family", "x", "--baselines")
+    for given, name in (("png", "png"), ("jpeg,none", "none"), ("", "")):
+        words = [f"{name!r}", "jpeg, webp, avif"]
+        refuses(*arguments, given, words=words)
+    monkeypatch.setattr("PIL.features.check", lambda name: name != "avif")
+    refuses(*arguments, "jpeg,avif", words=["Pillow was built without AVIF"])
+
+
 # encode and decode
 
 
@@ -523,7 +570,15 @@ for arguments in [[], *([name] for name in {COMMANDS})]:
     for name in COMMANDS:
         assert f"usage: jaxsplit {name}" in done.stdout
         assert re.search(rf"^    {name}\b", done.stdout, re.MULTILINE)
-    for option in ("--out DIR", "--seed", "--rates A,B", "--weights FILE", "--json", "--workdir"):
+    for option in (
+        "--out DIR",
+        "--seed",
+        "--rates A,B",
+        "--weights FILE",
+        "--json",
+        "--workdir",
+        "--baselines",
+    ):
         assert option in done.stdout
     assert done.stderr == ""
 

@@ -10,7 +10,7 @@ from jaxsplit import models, ops
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Preprocessing
 from jaxsplit.ops import depthwise_conv, round_straight_through
-from jaxsplit.plan import SplitCost, count_macs, split_cost
+from jaxsplit.plan import SplitCost, count_macs, count_params, split_cost
 from jaxsplit.split import make_split
 
 
@@ -153,7 +153,76 @@ def test_batch_normalisation_of_the_unit_is_free(backbone):
 
 
 def test_the_share_of_the_device_is_of_the_uncut_network():
-    assert SplitCost(head=30, encoder=10, decoder=1000, tail=70).device_share == 0.4
+    cost = SplitCost(30, 10, 1000, 70, 5, 2, 3, 7)
+    assert cost.device_share == 0.4
+    assert (cost.device_macs, cost.server_macs) == (40, 1070)
+    assert (cost.device_params, cost.server_params) == (7, 10)
+
+
+def _backbone(name, input_shape):
+    preprocessing = Preprocessing(input_shape[:2], channels=input_shape[2])
+    module, image = models.create(name, 10), jnp.zeros((1, *input_shape))
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), image))
+    names = tuple("0123456789")
+    return models.Backbone(name, module, variables, preprocessing, names, "", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "input_shape", "cut"),
+    [
+        ("resnet8_small", (28, 28, 1), "stage2.block1"),
+        ("efficientnet_lite0", (64, 64, 3), "stage4.block2"),
+    ],
+)
+def test_head_and_tail_share_out_the_parameters_of_the_network(name, input_shape, cut):
+    network = _backbone(name, input_shape)
+    cost = split_cost(make_split(network, cut, SPEC), network)
+    sizes = [leaf.size for leaf in jax.tree.leaves(network.variables["params"])]
+    assert cost.head_params + cost.tail_params == sum(sizes)
+    assert min(cost.head_params, cost.tail_params) > 0.05 * sum(sizes)
+    # Depthwise 4 × 4, pointwise to C = 12 and back, and a bias after each of the four.
+    channels = models.cuts(name, input_shape)[cut][2]
+    assert cost.encoder_params == 16 * channels + channels + channels * 12 + 12
+    assert cost.decoder_params == 12 * channels + channels + 16 * channels + channels
+
+
+def test_parameters_of_the_head_grow_cut_by_cut(backbone):
+    heads = []
+    for cut in models.cuts("resnet8_small", (28, 28, 1)):
+        cost = split_cost(make_split(backbone, cut, SPEC), backbone)
+        heads.append(cost.head_params)
+    assert heads == sorted(set(heads))
+    # The stem and two convolutions, each with a scale and a bias for 16 channels.
+    assert 9 * 16 + 2 * 9 * 16 * 16 + 3 * 2 * 16 in heads
+
+
+def test_what_does_not_reach_the_result_is_no_parameter():
+    variables = {
+        "params": {"a": shape(2), "b": shape(3), "c": shape(5), "d": shape(7)},
+        "batch_stats": {"mean": shape(11)},
+    }
+
+    @jax.jit
+    def inner(params, x):
+        return params["a"] * x, params["b"] * x.sum()
+
+    def function(variables, x):
+        # All of `params` goes into the call, of which only the first result is used.
+        y, _ = inner(variables["params"], x)
+        variables["params"]["c"].sum()
+        return y + variables["batch_stats"]["mean"].sum()
+
+    assert count_params(function, variables, shape(2)) == 2
+    assert count_params(lambda v, x: v["params"]["d"], variables, shape(2)) == 7
+    assert count_params(lambda v, x: 1.0, variables, shape(2)) == 0
+
+
+def test_a_known_network_has_its_known_parameters():
+    """EfficientNet-Lite0's 4,652,008, as published."""
+    module = models.create("efficientnet_lite0", 1000)
+    image = jnp.zeros((1, 64, 64, 3))
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), image))
+    assert count_params(module.apply, variables, image) == 4_652_008
 
 
 @pytest.mark.parametrize("batch", [1, 8])  # with 8, CPUs take a form that multiplies less

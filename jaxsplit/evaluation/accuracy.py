@@ -13,14 +13,18 @@ from jaxsplit import data, losses, models
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError
 from jaxsplit.evaluation.curve import Curve, RatePoint
-from jaxsplit.family import RateFamily
+from jaxsplit.evaluation.images import PerImage
+from jaxsplit.evaluation.intervals import wilson_interval
+from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.models.inference import batch_size, in_batches
+from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.split import Split, make_split
 
-# Bytes of a frame beside its information: the payload's end, and a varint below 2**21.
-_MOST_OVERHEAD = 1 + 3
+# Bytes of a frame beside its information: the payload's end, and the longest label.
+_MOST_OVERHEAD = 1 + 6
 # Bytes a symbol that the coder's own divisions may cost, if each escaped.
 _ROUNDING = 4 * 0.0057 / 8
+_TOP = 5
 
 
 def evaluate(
@@ -30,6 +34,17 @@ def evaluate(
     progress: Callable[[str], None] | None = None,
     rate_ids: Iterable[str] | None = None,
 ) -> Curve:
+    """The curve of `evaluate_images`, whose arguments and errors these are."""
+    return evaluate_images(family, backbone, source, progress, rate_ids)[0]
+
+
+def evaluate_images(
+    family: RateFamily,
+    backbone: models.Backbone,
+    source: data.Source,
+    progress: Callable[[str], None] | None = None,
+    rate_ids: Iterable[str] | None = None,
+) -> tuple[Curve, PerImage]:
     """Sends every image at every rate and asks the server what it saw.
 
     Each image becomes a frame, the frame is decoded again, and its tail runs on what came out.
@@ -41,6 +56,9 @@ def evaluate(
     of the tables, one for the payload's end and those of the frame. (They can be fewer: the
     payload of a blank image may be empty.)
 
+    Each point also has what the rate costs on either side and in storage, and how often its answer
+    is the uncut network's; shares of images come with Wilson's 95 % intervals.
+
     Args:
       family: the rates.
       backbone: what the family was trained on.
@@ -48,6 +66,9 @@ def evaluate(
       progress: told each rate's name before it is evaluated.
       rate_ids: the rates to measure, in the order of the curve's points; None for all. Which ones
         changes nothing in a frame: it is the whole family's.
+
+    Returns:
+      The curve, and what it is the mean of.
 
     Raises:
       FamilyError: there is no such rate, or the family belongs to another backbone.
@@ -59,9 +80,11 @@ def evaluate(
     images, labels = data.load_arrays(source, backbone.preprocessing)
     size = batch_size(backbone.preprocessing.input_shape)
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
-    uncut = predictor(backbone)(images).argmax(-1)
+    uncut = predictor(backbone)(images)
     pixels = images.shape[1] * images.shape[2]
-    points = []
+    specs = {rate.spec for rate in rates}
+    costs = {spec: split_cost(make_split(backbone, family.cut, spec), backbone) for spec in specs}
+    points, all_lengths, answers = [], [], []
     for rate in rates:
         if progress is not None:
             progress(rate.rate_id)
@@ -71,7 +94,12 @@ def evaluate(
         if not np.array_equal(symbols, decoded):
             raise BitstreamError(f"rate {rate.rate_id}: a frame decoded to other symbols")
         logits = receiver.predict(decoded, rate.rate_id)
-        length = float(np.mean([len(frame) for frame in frames]))
+        lengths = [len(frame) for frame in frames]
+        all_lengths.append(lengths)
+        answers.append(logits.argmax(-1))
+        length = float(np.mean(lengths))
+        # Lengths of real frames, not between two of them.
+        p5, p95 = np.percentile(lengths, (5, 95), method="inverted_cdf")
         table_bits = rate.tables.information_bits(decoded) / len(decoded)
         if length > table_bits / 8 + _MOST_OVERHEAD + _ROUNDING * decoded[0].size:
             raise BitstreamError(
@@ -85,12 +113,58 @@ def evaluate(
                 bytes_per_image=length,
                 estimated_bits_per_image=_estimated_bits(family, backbone, rate.rate_id, decoded),
                 bits_per_pixel=8 * length / pixels,
-                top1=float(np.mean(logits.argmax(-1) == labels)),
                 n_images=len(labels),
                 table_bits_per_image=table_bits,
+                bytes_p5=p5,
+                bytes_p95=p95,
+                **_answers(logits, labels, uncut),
+                **_cost(rate, costs[rate.spec], backbone),
             )
         )
-    return Curve(float(np.mean(uncut == labels)), len(labels), tuple(points))
+    whole = _accuracy(uncut, labels)
+    curve = Curve(whole["top1"], len(labels), tuple(points), whole["top1_interval"], whole["top5"])
+    seen = PerImage(
+        tuple(point.rate_id for point in points),
+        np.array(all_lengths),
+        np.array(answers),
+        labels,
+        uncut.argmax(-1),
+    )
+    return curve, seen
+
+
+def _accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Top-1 with its interval and top-5 of logits [N, K]; of equal logits the first counts."""
+    right = int((logits.argmax(-1) == labels).sum())
+    top5 = None
+    if logits.shape[1] > _TOP:
+        likeliest = np.argsort(-logits, axis=-1, kind="stable")[:, :_TOP]
+        top5 = float((likeliest == labels[:, None]).any(-1).mean())
+    interval = wilson_interval(right, len(labels))
+    return {"top1": right / len(labels), "top1_interval": interval, "top5": top5}
+
+
+def _answers(logits: np.ndarray, labels: np.ndarray, uncut: np.ndarray) -> dict[str, Any]:
+    """What a point says about the logits [N, K] of a rate, beside those of the uncut network."""
+    agreeing = _accuracy(logits, uncut.argmax(-1))
+    return _accuracy(logits, labels) | {
+        "agreement": agreeing["top1"],
+        "agreement_interval": agreeing["top1_interval"],
+    }
+
+
+def _cost(rate: FamilyRate, cost: SplitCost, backbone: models.Backbone) -> dict[str, Any]:
+    """What a point says about the rate's cost, whatever the images."""
+    whole = 4 * sum(leaf.size for leaf in jax.tree.leaves(backbone.variables))
+    return {
+        "device_macs": cost.device_macs,
+        "device_share": cost.device_share,
+        "device_params": cost.device_params,
+        "server_macs": cost.server_macs,
+        "server_params": cost.server_params,
+        "unit_bytes": rate.stored_bytes,
+        "unit_share": rate.stored_bytes / whole,
+    }
 
 
 def predictor(backbone: models.Backbone) -> Callable[[np.ndarray], np.ndarray]:

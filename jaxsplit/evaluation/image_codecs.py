@@ -1,9 +1,11 @@
-"""The baseline of every curve: send the image itself, as JPEG or WebP, to the uncut network.
+"""The baselines of every curve: send the image itself, by an image codec, to the uncut network.
 
-Both codecs are set to their smallest files. JPEG gets Huffman tables made for each image
+JPEG and WebP are set to their smallest files. JPEG gets Huffman tables made for each image
 (`optimize=True`), WebP its slowest search (`method=6`: 2 to 6 % fewer bytes than Pillow's default
-4 on 28 × 28 images, for 1.4 times the time). Colour keeps Pillow's default 4:2:0 chroma. Grey is
-one component in JPEG; WebP has no grey, so it is sent as RGB and read back as its luma.
+4 on 28 × 28 images, for 1.4 times the time). AVIF keeps Pillow's default speed 6, in one thread,
+as its bytes depend on how many: speeds 4 to 0 took 4 to 60 times as long for about 1 % fewer bytes
+on 28 × 28 images. Colour keeps Pillow's default 4:2:0 chroma. Grey is one component in JPEG and
+AVIF; WebP has no grey, so it is sent as RGB and read back as its luma.
 
 Small images are mostly header, which a system could agree on once, so it is counted apart.
 """
@@ -15,26 +17,31 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
-from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.errors import ConfigError
+from jaxsplit.evaluation.image_headers import header_bytes
+
+#: The codecs, under the names that people give them.
+TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 
 #: What Pillow's quality may be; above 95, JPEG grows without getting better.
-QUALITIES = {"jpeg": range(1, 96), "webp": range(0, 101)}
+QUALITIES = {"jpeg": range(1, 96), "webp": range(0, 101), "avif": range(0, 101)}
 
 #: The qualities that `sweep` tries unless told: denser at the low end, where a quality more is
 #: many bytes more, and where a bottleneck's curve lies.
 DEFAULT_QUALITIES = {
     "jpeg": (1, 3, 5, 7, 10, 15, 20, 30, 45, 60, 80, 90, 95),
     "webp": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100),
+    "avif": (0, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 90, 100),
 }
 
-_SAVE: dict[str, dict] = {"jpeg": {"optimize": True}, "webp": {"method": 6}}
+_SAVE: dict[str, dict] = {
+    "jpeg": {"optimize": True},
+    "webp": {"method": 6},
+    "avif": {"speed": 6, "max_threads": 1},
+}
 _SLICE = 50  # images that a thread takes at once: one by one, handing them out costs more
-
-# JPEG markers (ITU-T T.81, table B.1) and the sizes of WebP's headers (RFC 9649 and RFC 6386).
-_SCAN, _END = 0xDA, 0xD9
-_RIFF_HEADER, _CHUNK_HEADER, _FRAME_HEADER = 12, 8, 10
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,12 @@ class CodecPoint:
     """One quality of one codec, measured over a set of images.
 
     Attributes:
-      codec: "jpeg" or "webp".
-      quality: Pillow's quality, 1 … 95 (JPEG) or 0 … 100 (WebP).
+      codec: "jpeg", "webp" or "avif".
+      quality: Pillow's quality, 1 … 95 (JPEG) or 0 … 100 (WebP, AVIF).
       bytes_per_image: mean length of the whole files.
-      header_bytes_per_image: mean of the part that `header_bytes` counts.
+      header_bytes_per_image: mean of the part that `image_headers.header_bytes` counts.
       top1: accuracy of the uncut network on the decoded images, 0 … 1.
+      agreement: share of the images that it gives the class of the image before coding, 0 … 1.
     """
 
     codec: str
@@ -54,6 +62,7 @@ class CodecPoint:
     bytes_per_image: float
     header_bytes_per_image: float
     top1: float
+    agreement: float
 
     @property
     def payload_bytes_per_image(self) -> float:
@@ -64,6 +73,7 @@ class CodecPoint:
 def sweep(
     images: np.ndarray,
     labels: np.ndarray,
+    uncut: np.ndarray,
     predict: Callable[[np.ndarray], np.ndarray],
     codec: str = "jpeg",
     qualities: Sequence[int] | None = None,
@@ -72,14 +82,15 @@ def sweep(
     """Measures size and accuracy of an image codec over its qualities.
 
     Beside the network, 2000 images of 28 × 28 take about 0.15 ms each (JPEG) or 0.35 ms (WebP)
-    per quality on one core; threads share them, as Pillow works outside Python's lock.
+    per quality on one core, AVIF 2.5 ms; threads share them, as Pillow works outside Python's lock.
 
     Args:
       images: uint8 [N, h, w, c], c = 1 (grey) or 3 (RGB).
       labels: integers [N].
+      uncut: integers [N], the classes that the uncut network gives the images themselves.
       predict: the uncut network, uint8 [batch_size, h, w, c] → logits [batch_size, K]. It always
         gets full batches, the last one filled up with zeros, so that it compiles once.
-      codec: "jpeg" or "webp".
+      codec: "jpeg", "webp" or "avif".
       qualities: Pillow's qualities; None takes `DEFAULT_QUALITIES`.
       batch_size: images that `predict` gets at once.
 
@@ -87,33 +98,36 @@ def sweep(
       One point for each quality, in the order given.
 
     Raises:
-      ConfigError: the arrays, the codec, a quality or the logits are not as above.
+      ConfigError: the arrays, the codec, a quality or the logits are not as above, or Pillow was
+        built without the codec.
 
     >>> images = np.zeros((4, 8, 8, 1), np.uint8)
     >>> images[2:] = 255
     >>> def is_white(batch):
     ...     return np.stack([batch.mean((1, 2, 3)) < 128, batch.mean((1, 2, 3)) >= 128], 1)
-    >>> [point] = sweep(images, np.array([0, 0, 1, 0]), is_white, "jpeg", [50])
-    >>> point.top1, point.bytes_per_image > point.header_bytes_per_image
-    (0.75, True)
+    >>> labels, uncut = np.array([0, 0, 1, 0]), np.array([0, 0, 1, 1])
+    >>> [point] = sweep(images, labels, uncut, is_white, "jpeg", [50])
+    >>> point.top1, point.agreement, point.bytes_per_image > point.header_bytes_per_image
+    (0.75, 1.0, True)
     """
     qualities = _checked_qualities(codec, qualities)
-    images, labels = np.asarray(images), np.asarray(labels)
+    images, labels, uncut = np.asarray(images), np.asarray(labels), np.asarray(uncut)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ConfigError(
             f"images are {images.dtype} {images.shape}, expected uint8 [N, height, width, 1 or 3]"
         )
-    if labels.shape != images.shape[:1] or not len(labels):
-        raise ConfigError(
-            f"labels are {labels.shape} for {len(images)} images, expected one for each of at "
-            "least one image"
-        )
+    for name, classes in (("labels", labels), ("uncut classes", uncut)):
+        if classes.shape != images.shape[:1] or not len(classes):
+            raise ConfigError(
+                f"{name} are {classes.shape} for {len(images)} images, expected one for each of "
+                "at least one image"
+            )
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}")
     points = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for quality in qualities:
-            sizes, headers, correct = 0, 0, 0
+            sizes, headers, right, same = 0, 0, 0, 0
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size]
                 slices = [batch[i : i + _SLICE] for i in range(0, len(batch), _SLICE)]
@@ -122,17 +136,18 @@ def sweep(
                 for i, (part, size, header) in enumerate(done):
                     decoded[i * _SLICE : i * _SLICE + len(part)] = part
                     sizes, headers = sizes + size, headers + header
-                correct += _count_correct(predict(decoded), labels[start : start + batch_size])
-            count = len(images)
-            points.append(
-                CodecPoint(codec, quality, sizes / count, headers / count, correct / count)
-            )
+                classes = _classes(predict(decoded), len(batch))
+                right += int((classes == labels[start : start + batch_size]).sum())
+                same += int((classes == uncut[start : start + batch_size]).sum())
+            means = (total / len(images) for total in (sizes, headers, right, same))
+            points.append(CodecPoint(codec, quality, *means))
     return tuple(points)
 
 
 def sweep_to(
     images: np.ndarray,
     labels: np.ndarray,
+    uncut: np.ndarray,
     predict: Callable[[np.ndarray], np.ndarray],
     codec: str,
     targets: Iterable[float],
@@ -144,13 +159,13 @@ def sweep_to(
     coarseness of a grid. Accuracy is noisy over qualities: one below the gap may reach it too.
 
     Args:
-      images, labels, predict, codec: as of `sweep`.
+      images, labels, uncut, predict, codec: as of `sweep`.
       targets: accuracies, 0 … 1.
 
     Returns:
       Every point that was measured, by rising quality.
     """
-    points = {point.quality: point for point in sweep(images, labels, predict, codec)}
+    points = {point.quality: point for point in sweep(images, labels, uncut, predict, codec)}
     for target in sorted(set(targets)):
         while True:
             reaching = [q for q, point in points.items() if point.top1 >= target]
@@ -158,14 +173,14 @@ def sweep_to(
             if not below or min(reaching) - max(below) < 2:
                 break
             middle = (min(reaching) + max(below)) // 2
-            points[middle] = sweep(images, labels, predict, codec, [middle])[0]
+            points[middle] = sweep(images, labels, uncut, predict, codec, [middle])[0]
     return tuple(points[quality] for quality in sorted(points))
 
 
 def smallest_reaching(points: Iterable[CodecPoint], top1: float) -> CodecPoint | None:
     """The point of smallest mean bytes whose accuracy is at least `top1`; None: none has it.
 
-    >>> points = [CodecPoint("jpeg", q, 300.0 + q, 320.0, q / 100) for q in (20, 50, 90)]
+    >>> points = [CodecPoint("jpeg", q, 300.0 + q, 320.0, q / 100, 0.9) for q in (20, 50, 90)]
     >>> smallest_reaching(points, 0.4).quality, smallest_reaching(points, 0.95)
     (50, None)
     """
@@ -173,64 +188,23 @@ def smallest_reaching(points: Iterable[CodecPoint], top1: float) -> CodecPoint |
     return min(reaching, key=lambda point: point.bytes_per_image, default=None)
 
 
-def header_bytes(encoded: bytes) -> int:
-    """The bytes of a JPEG or lossy WebP file beside the coefficients themselves.
-
-    JPEG: all markers and tables up to the end of the scan's header, and the end marker. The
-    Huffman tables count as header even where they were made for the image, so what is left is
-    less than any JPEG could send. WebP: the RIFF and chunk headers, the frame's uncompressed
-    header, the padding and every chunk but the frame.
-
-    Args:
-      encoded: a whole file of one image.
+def check_codec(codec: str) -> None:
+    """Refuses a codec that there is not, or that Pillow was built without.
 
     Raises:
-      DataError: neither of the two, or cut short.
-
-    >>> file = io.BytesIO()
-    >>> Image.new("L", (28, 28)).save(file, "WEBP")
-    >>> header_bytes(file.getvalue())
-    30
+      ConfigError: it is so.
     """
-    if encoded[:2] == b"\xff\xd8":
-        payload = _jpeg_payload(encoded)
-    elif encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        payload = _webp_payload(encoded)
-    else:
-        payload = 0
-    if payload < 1:
-        raise DataError(
-            "cannot tell header from payload: expected a whole JPEG or lossy WebP file, got "
-            f"{len(encoded)} bytes that start with {encoded[:4]!r}"
+    if codec not in QUALITIES:
+        raise ConfigError(f"unknown image codec {codec!r}; choose among: {', '.join(QUALITIES)}")
+    if codec in ("webp", "avif") and not features.check(codec):
+        raise ConfigError(
+            f"the installed Pillow was built without {TITLES[codec]}; leave {codec} out of the "
+            "baselines, or install a Pillow of at least 11.3 that has it"
         )
-    return len(encoded) - payload
-
-
-def _jpeg_payload(encoded: bytes) -> int:
-    position = 2
-    while position + 4 <= len(encoded):
-        marker = encoded[position + 1]
-        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
-        if marker == _SCAN:
-            whole = encoded[-2:] == bytes([0xFF, _END])
-            return len(encoded) - position - 2 if whole else 0
-    return 0
-
-
-def _webp_payload(encoded: bytes) -> int:
-    position = _RIFF_HEADER
-    while position + _CHUNK_HEADER <= len(encoded):
-        name = encoded[position : position + 4]
-        size = int.from_bytes(encoded[position + 4 : position + 8], "little")
-        position += _CHUNK_HEADER + size + size % 2
-        if name == b"VP8 ":
-            return size - _FRAME_HEADER if position <= len(encoded) else 0
-    return 0
 
 
 def _checked_qualities(codec: str, qualities: Sequence[int] | None) -> tuple[int, ...]:
-    if codec not in QUALITIES:
-        raise ConfigError(f"unknown image codec {codec!r}; choose one of: {', '.join(QUALITIES)}")
+    check_codec(codec)
     allowed = QUALITIES[codec]
     chosen = DEFAULT_QUALITIES[codec] if qualities is None else tuple(qualities)
     for quality in chosen:
@@ -248,9 +222,10 @@ def _through_codec(images: np.ndarray, codec: str, quality: int) -> tuple[np.nda
     for image, out in zip(images, decoded, strict=True):
         grey = image.shape[2] == 1
         file = io.BytesIO()
+        options = _SAVE[codec] | ({"subsampling": "4:0:0"} if grey and codec == "avif" else {})
         # Pillow would turn grey into RGB for WebP by itself.
         Image.fromarray(image[..., 0] if grey else image).save(
-            file, codec, quality=quality, **_SAVE[codec]
+            file, codec, quality=quality, **options
         )
         encoded = file.getvalue()
         with Image.open(io.BytesIO(encoded), formats=[codec]) as received:
@@ -261,11 +236,11 @@ def _through_codec(images: np.ndarray, codec: str, quality: int) -> tuple[np.nda
     return decoded, sizes, headers
 
 
-def _count_correct(logits: np.ndarray, labels: np.ndarray) -> int:
+def _classes(logits: np.ndarray, count: int) -> np.ndarray:
     logits = np.asarray(logits)
-    if logits.ndim != 2 or len(logits) < len(labels):
+    if logits.ndim != 2 or len(logits) < count:
         raise ConfigError(
             f"predict returned {logits.shape}, expected logits [batch, classes] with a row for "
             "each image"
         )
-    return int((logits[: len(labels)].argmax(axis=1) == labels).sum())
+    return logits[:count].argmax(axis=1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.image_codecs import CodecPoint
+from jaxsplit.evaluation.image_codecs import TITLES, CodecPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,14 +17,13 @@ _INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
 _BELOW = 12.0  # points of top-1 shown below the lowest rate
 _NEAR = 2.0  # the raw image is shown up to so many times the largest size
 _RATES, _GREY = "#0b5fa5", "#444444"
-_CODECS = {"JPEG": ("#c8501e", "s"), "WebP": ("#2e8b57", "^")}
+_CODECS = {"jpeg": ("#c8501e", "s"), "webp": ("#2e8b57", "^"), "avif": ("#8e44ad", "D")}
 
 
 def plot_curve(
     path: str | Path,
     curve: Curve,
-    jpeg: Iterable[CodecPoint] | None = None,
-    webp: Iterable[CodecPoint] | None = None,
+    codecs: Mapping[str, Iterable[CodecPoint]] | None = None,
     title: str | None = None,
     raw_bytes: int | None = None,
 ) -> None:
@@ -37,7 +36,7 @@ def plot_curve(
     Args:
       path: PNG file to write; replaced atomically.
       curve: at least one point, all of them above 0 bytes.
-      jpeg, webp: `image_codecs.sweep` over the same images.
+      codecs: image codec → its `image_codecs.sweep` over the same images; None for none.
       title: above the picture; None: what it shows and on how many images.
       raw_bytes: bytes of an uncompressed image, h · w · c: a vertical line, where it is
         less than twice the largest size in the picture.
@@ -56,14 +55,13 @@ def plot_curve(
     figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    codecs = {
+    swept = {
         name: sorted(points, key=lambda point: point.bytes_per_image)
-        for name, points in {"JPEG": jpeg, "WebP": webp}.items()
-        if points is not None
+        for name, points in (codecs or {}).items()
     }
-    bottom = _scale_accuracy(axes, curve, codecs)
+    bottom = _scale_accuracy(axes, curve, swept)
     sizes = [point.bytes_per_image for point in curve.points]
-    for points in codecs.values():
+    for points in swept.values():
         for point in points:
             if 100 * point.top1 >= bottom:
                 sizes += [point.bytes_per_image, point.payload_bytes_per_image]
@@ -74,7 +72,7 @@ def plot_curve(
     # In this order each column of the legend holds what belongs together.
     _draw_rates(axes, curve)
     _draw_uncut(axes, 100 * curve.uncompressed_top1)
-    for name, points in codecs.items():
+    for name, points in swept.items():
         _draw_codec(axes, name, points)
     axes.set_xlabel("bytes per image (mean, logarithmic)", fontsize=12)
     axes.set_ylabel("top-1 accuracy (%)", fontsize=12)
@@ -83,7 +81,9 @@ def plot_curve(
     axes.set_title(title, fontsize=14, pad=12, parse_math=False)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=11, frameon=False)
+    columns = max(2, 1 + len(swept))
+    size = 11 if columns < 4 else 8.5
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=size, frameon=False)
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     # Without its version matplotlib writes the same bytes for the same pixels.
@@ -140,7 +140,7 @@ def _draw_codec(axes: "Axes", name: str, points: Sequence[CodecPoint]) -> None:
         marker=marker,
         markersize=6,
         linewidth=1.8,
-        label=f"{name} to the uncut network, whole files",
+        label=f"{TITLES[name]} to the uncut network, whole files",
     )
     axes.plot(
         [point.payload_bytes_per_image for point in points],
@@ -151,7 +151,7 @@ def _draw_codec(axes: "Axes", name: str, points: Sequence[CodecPoint]) -> None:
         linewidth=1.2,
         linestyle="--",
         alpha=0.5,
-        label=f"{name} without its header",
+        label=f"{TITLES[name]} without its header",
     )
 
 

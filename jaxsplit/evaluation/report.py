@@ -1,29 +1,34 @@
-"""The table of a rate–accuracy curve, for a terminal, a pipe or a README alike."""
+"""The tables of a rate–accuracy curve, for a terminal, a pipe or a README alike."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.image_codecs import CodecPoint, smallest_reaching
+from jaxsplit.evaluation.curve import Curve, Interval, RatePoint
+from jaxsplit.evaluation.image_codecs import TITLES, CodecPoint, smallest_reaching
 
 #: Columns that a table is laid out for.
 WIDTH = 110
 
 _NOTE = (
-    "JPEG, WebP: the smallest mean file, over Pillow's qualities, with which the uncut network is "
-    "as accurate; in brackets its header, n/a where no quality tried is enough."
+    "{}: the smallest mean file, over Pillow's qualities, with which the uncut network is as "
+    "accurate; in brackets its header, n/a where no quality tried is enough."
+)
+_DETAILS_NOTE = (
+    "Intervals: Wilson, 95 %. Agreement: with the uncut network's class. Bytes: 5th and 95th "
+    "percentile of the frames. Device: head and encoder; server: decoder and tail; MACs: multiply-"
+    "accumulates, in percent of the uncut network's. Unit: the rate's stored arrays, beside the "
+    "backbone's."
 )
 
 
 def table(
     curve: Curve,
-    jpeg_points: Iterable[CodecPoint] | None = None,
-    webp_points: Iterable[CodecPoint] | None = None,
+    codecs: Mapping[str, Iterable[CodecPoint]] | None = None,
     raw_bytes: int | None = None,
 ) -> Table:
     """A row for each rate and one for the uncut network; plain ASCII, 110 columns at most.
@@ -33,32 +38,24 @@ def table(
 
     Args:
       curve: the rates, in the order of the rows.
-      jpeg_points, webp_points: `image_codecs.sweep` over the same images; None leaves the column
-        out.
+      codecs: image codec → its `image_codecs.sweep` over the same images: a column for each.
       raw_bytes: bytes of an uncompressed image, h · w · c, shown with the uncut network.
 
     Returns:
       The table, for any `rich` console; `render` turns it into text.
     """
-    codecs = {"JPEG bytes": jpeg_points, "WebP bytes": webp_points}
-    swept = {name: tuple(points) for name, points in codecs.items() if points is not None}
-    result = Table(
-        box=box.ASCII2,
-        title=f"Rates against the uncut network, {_images(curve)}",
-        caption=_NOTE if swept else None,
-        caption_justify="left",
-        title_style="bold",
-        caption_style="",
+    swept = {codec: tuple(points) for codec, points in (codecs or {}).items()}
+    titles = [TITLES[codec] for codec in swept]
+    # Three codecs have room only with a file's header below the file.
+    space = "\n" if len(swept) > 2 else " "
+    columns = ["lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
+    columns += ["top-1\n%", "drop in\npoints"]
+    columns += [f"{title}{space}bytes\n(header)" for title in titles]
+    result = _empty(
+        f"Rates against the uncut network, {_images(curve)}",
+        columns,
+        _NOTE.format(", ".join(titles)) if titles else None,
     )
-    result.add_column("rate", overflow="fold")
-    for name in (
-        *("lambda", "bytes /\nimage", "estim.\nbits", "table\nbits"),
-        *("bits /\npixel", "top-1\n%"),
-    ):
-        result.add_column(name, justify="right", no_wrap=True)
-    result.add_column("drop in\npoints", justify="right", no_wrap=True)
-    for name in swept:
-        result.add_column(f"{name}\n(header)", justify="right", no_wrap=True)
     for point in curve.points:
         result.add_row(
             Text(point.rate_id),  # a plain string would be read as markup
@@ -69,7 +66,7 @@ def table(
             f"{point.bits_per_pixel:.3f}",
             f"{100 * point.top1:.2f}",
             f"{100 * (curve.uncompressed_top1 - point.top1):z.2f}",
-            *(_smallest(points, point.top1) for points in swept.values()),
+            *(_smallest(points, point.top1, space) for points in swept.values()),
         )
     result.add_section()
     result.add_row(
@@ -81,22 +78,21 @@ def table(
         "",
         f"{100 * curve.uncompressed_top1:.2f}",
         "0.00",
-        *(_smallest(points, curve.uncompressed_top1) for points in swept.values()),
+        *(_smallest(points, curve.uncompressed_top1, space) for points in swept.values()),
     )
     return result
 
 
 def render(
     curve: Curve,
-    jpeg_points: Iterable[CodecPoint] | None = None,
-    webp_points: Iterable[CodecPoint] | None = None,
+    codecs: Mapping[str, Iterable[CodecPoint]] | None = None,
     raw_bytes: int | None = None,
 ) -> str:
     """The table as plain text, the same wherever it is printed.
 
-    >>> from jaxsplit.evaluation.curve import RatePoint
     >>> points = [RatePoint("r0", 0.01, 52.0, 401.0, 0.531, 0.875, 2000, 402.5)]
-    >>> print(render(Curve(0.925, 2000, points), [CodecPoint("jpeg", 9, 251.5, 170.25, 0.88)]))
+    >>> jpeg = [CodecPoint("jpeg", 9, 251.5, 170.25, 0.88, 0.9)]
+    >>> print(render(Curve(0.925, 2000, points), {"jpeg": jpeg}))
                           Rates against the uncut network, 2000 images
     +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
     |       |        | bytes / | estim. | table | bits / | top-1 | drop in |    JPEG bytes |
@@ -106,15 +102,87 @@ def render(
     +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
     | uncut |        |         |        |       |        | 92.50 |    0.00 |           n/a |
     +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
-    JPEG, WebP: the smallest mean file, over Pillow's qualities, with which the uncut
-    network is as accurate; in brackets its header, n/a where no quality tried is enough.
+    JPEG: the smallest mean file, over Pillow's qualities, with which the uncut network is
+    as accurate; in brackets its header, n/a where no quality tried is enough.
     """
+    return _text(table(curve, codecs, raw_bytes))
+
+
+def details(curve: Curve) -> Table:
+    """A second table, of what each rate costs and how sure its answers are; as `table` otherwise.
+
+    What a point doesn't know is n/a.
+    """
+    columns = ["top-1 %\ninterval", "top-5\n%", "agreement %\n(interval)", "bytes\np5-p95"]
+    columns += ["device\nMACs %", "device\nparams", "server\nMACs %", "server\nparams"]
+    columns += ["unit bytes\n(share %)"]
+    result = _empty(f"What the rates cost, {_images(curve)}", columns, _DETAILS_NOTE)
+    for point in curve.points:
+        result.add_row(Text(point.rate_id), *_details(point))
+    result.add_section()
+    top5 = _percent(curve.uncompressed_top5, 2)
+    result.add_row("uncut", _interval(curve.uncompressed_top1_interval), top5)
+    return result
+
+
+def render_details(curve: Curve) -> str:
+    """The second table as plain text.
+
+    >>> point = RatePoint("r0", 0.01, 52.0, 401.0, 0.531, 0.875, 2000, bytes_p5=31, bytes_p95=74)
+    >>> row = render_details(Curve(0.925, 2000, [point])).splitlines()[5]
+    >>> row.replace(" ", "")
+    '|r0|n/a|n/a|n/a|31-74|n/a|n/a|n/a|n/a|n/a|'
+    """
+    return _text(details(curve))
+
+
+def _details(point: RatePoint) -> tuple[str, ...]:
+    agreement = _percent(point.agreement, 1)
+    if point.agreement_interval is not None:
+        agreement += f" ({_interval(point.agreement_interval)})"
+    frames = (point.bytes_p5, point.bytes_p95)
+    server_share = None
+    if point.device_macs is not None and point.server_macs and point.device_share is not None:
+        server_share = point.server_macs * point.device_share / point.device_macs
+    unit = _amount(point.unit_bytes)
+    if point.unit_share is not None:
+        unit += f" ({_percent(point.unit_share, 1)})"
+    return (
+        _interval(point.top1_interval),
+        _percent(point.top5, 2),
+        agreement,
+        "n/a" if None in frames else "-".join(f"{size:.0f}" for size in frames),
+        _percent(point.device_share, 1),
+        _amount(point.device_params),
+        _percent(server_share, 1),
+        _amount(point.server_params),
+        unit,
+    )
+
+
+def _empty(title: str, columns: Iterable[str], caption: str | None) -> Table:
+    """A table without rows: the rate's column, and these."""
+    result = Table(
+        box=box.ASCII2,
+        title=title,
+        caption=caption,
+        caption_justify="left",
+        title_style="bold",
+        caption_style="",
+    )
+    result.add_column("rate", overflow="fold")
+    for name in columns:
+        result.add_column(name, justify="right", no_wrap=True)
+    return result
+
+
+def _text(table: Table) -> str:
     file = io.StringIO()
     # In a notebook rich would display HTML and leave the file empty.
     console = Console(
         file=file, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False
     )
-    console.print(table(curve, jpeg_points, webp_points, raw_bytes))
+    console.print(table)
     # rich fills the title's and the caption's lines up with blanks.
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
@@ -130,8 +198,26 @@ def _mean(value: float) -> str:
     return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
-def _smallest(points: Iterable[CodecPoint], top1: float) -> str:
+def _smallest(points: Iterable[CodecPoint], top1: float, space: str) -> str:
     point = smallest_reaching(points, top1)
     if point is None:
         return "n/a"
-    return f"{_mean(point.bytes_per_image)} ({_mean(point.header_bytes_per_image)})"
+    return f"{_mean(point.bytes_per_image)}{space}({_mean(point.header_bytes_per_image)})"
+
+
+def _percent(share: float | None, digits: int) -> str:
+    return "n/a" if share is None else f"{100 * share:.{digits}f}"
+
+
+def _interval(ends: Interval | None) -> str:
+    return "n/a" if ends is None else f"{100 * ends[0]:.1f}-{100 * ends[1]:.1f}"
+
+
+def _amount(count: int | None) -> str:
+    """A count in four characters or five: 831, 73.4k, 4.65M, 25.6M."""
+    if count is None:
+        return "n/a"
+    for size, letter in ((10**3, "k"), (10**6, "M"), (10**9, "G")):
+        if 999.5 * size / 1000 <= count < 999.5 * size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit import data, ops
+from jaxsplit import checkpoint, data, ops
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError, DataError, FamilyError
-from jaxsplit.evaluation.accuracy import evaluate, predictor
+from jaxsplit.evaluation.accuracy import _accuracy, evaluate, predictor
 from jaxsplit.models.inference import batch_size
+from jaxsplit.plan import split_cost
 from jaxsplit.train.curve import train_curve
 
 RATE_IDS = ("high", "mid", "low")
@@ -71,6 +72,79 @@ def test_accuracy_is_of_the_tail_on_the_rounded_latents(
         # The order of sums may decide where two classes are as good as equal.
         unclear = (logits[:, -1] - logits[:, -2] < 1e-3).mean()
         assert abs(point.top1 - right.mean()) <= unclear + 1e-6
+
+
+def test_a_network_agrees_with_itself(tiny_family, tiny_backbone, tiny_test_source, monkeypatch):
+    images, labels = data.load_arrays(tiny_test_source, tiny_backbone.preprocessing)
+    logits = predictor(tiny_backbone)(images)
+    monkeypatch.setattr(Receiver, "predict", lambda self, symbols, rate_id: logits)
+    curve = evaluate(tiny_family, tiny_backbone, tiny_test_source, rate_ids=["low"])
+    (point,) = curve.points
+    assert point.agreement == point.agreement_interval[1] == 1
+    assert point.agreement_interval[0] == pytest.approx(200 / (200 + 1.96**2), rel=1e-5)
+    assert point.top1 == curve.uncompressed_top1 == (logits.argmax(-1) == labels).mean()
+    assert point.top1_interval == curve.uncompressed_top1_interval
+    assert point.top5 == curve.uncompressed_top5
+
+
+def test_agreement_and_top5_are_counted_image_by_image(
+    curve, symbols, tiny_family, tiny_backbone, tiny_images, tiny_test_source
+):
+    uncut = predictor(tiny_backbone)(tiny_images).argmax(-1)
+    receiver = Receiver(tiny_family, tiny_backbone, batch_size((12, 12, 1)))
+    for point in curve.points:
+        logits = receiver.predict(symbols[point.rate_id], point.rate_id)
+        pairs = zip(logits, tiny_test_source.labels, strict=True)
+        # The label's place: how many classes are likelier.
+        places = [int((row > row[label]).sum()) for row, label in pairs]
+        assert point.agreement == np.mean(logits.argmax(-1) == uncut)
+        assert point.top5 == np.mean(np.array(places) < 5)
+        assert point.top1 <= point.top5 <= 1
+        for share, (low, high) in (
+            (point.top1, point.top1_interval),
+            (point.agreement, point.agreement_interval),
+        ):
+            assert low < share < high
+            assert high - low < 0.15
+
+
+def test_five_classes_or_less_have_no_top5():
+    labels = np.array([0, 1, 5, 3])
+    for classes, expected in ((6, 0.75), (4, None)):
+        # Class k is the k-th likeliest, and so label 5 is the sixth.
+        logits = np.tile(-np.arange(classes, dtype=np.float32), (4, 1))
+        assert _accuracy(logits, labels)["top5"] == expected
+    # Of equal logits the first classes count, as they do for argmax.
+    assert _accuracy(np.zeros((4, 6)), labels)["top5"] == 0.75
+
+
+def test_percentiles_are_lengths_of_frames(curve, symbols, tiny_family, tiny_backbone):
+    sender = Sender(tiny_family, tiny_backbone)
+    for point in curve.points:
+        frames = sender.frames(symbols[point.rate_id], point.rate_id)
+        lengths = np.array([len(frame) for frame in frames])
+        for bound, share in ((point.bytes_p5, 0.05), (point.bytes_p95, 0.95)):
+            assert bound in lengths
+            assert (lengths <= bound).mean() >= share > (lengths < bound).mean()
+
+
+def test_costs_are_those_of_the_cut_and_of_what_is_stored(
+    curve, tiny_family, tiny_backbone, tmp_path
+):
+    tiny_family.save(tmp_path)
+    folders = {path.name.split("-")[0]: path for path in (tmp_path / "rates").iterdir()}
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(tiny_backbone.variables))
+    for point in curve.points:
+        cost = split_cost(tiny_family.split(tiny_backbone, point.rate_id), tiny_backbone)
+        assert (point.device_macs, point.server_macs) == (cost.device_macs, cost.server_macs)
+        assert (point.device_params, point.server_params) == (
+            cost.device_params,
+            cost.server_params,
+        )
+        assert point.device_share == cost.device_share
+        stored = jax.tree.leaves(checkpoint.load_tree(folders[point.rate_id]))
+        assert point.unit_bytes == sum(leaf.nbytes for leaf in stored)
+        assert point.unit_share == point.unit_bytes / (4 * numbers)
 
 
 def test_more_lambda_means_fewer_bits_and_no_better_an_answer(curve):
@@ -188,3 +262,17 @@ def test_a_frame_that_decodes_to_other_symbols_is_an_error(
     monkeypatch.setattr(Sender, "frames", swapped)
     with pytest.raises(BitstreamError, match="rate high: a frame decoded to other symbols"):
         evaluate(dataclasses.replace(tiny_family), tiny_backbone, tiny_test_source)
+
+
+def test_what_each_image_cost_and_gave_is_what_the_curve_is_the_mean_of(
+    curve, tiny_family, tiny_backbone, tiny_test_source
+):
+    again, seen = evaluate_images(tiny_family, tiny_backbone, tiny_test_source)
+    assert again == curve
+    assert seen.rate_ids == tuple(point.rate_id for point in curve.points)
+    top1, agreement = (seen.correct(quality).mean(axis=1) for quality in ("top1", "agreement"))
+    for i, point in enumerate(curve.points):
+        assert seen.bytes[i].mean() == pytest.approx(point.bytes_per_image)
+        assert top1[i] == pytest.approx(point.top1)
+        assert agreement[i] == pytest.approx(point.agreement)
+    assert seen.uncut_correct("top1").mean() == pytest.approx(curve.uncompressed_top1)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation import curve
 from jaxsplit.evaluation.bd import METHODS, bd_accuracy, bd_rate, common_rates, overlap
 
 REFERENCE = [(30.0, 0.80), (55.0, 0.87), (90.0, 0.90), (160.0, 0.915)]
@@ -176,10 +175,6 @@ def test_methods_say_what_they_need():
         bd_rate(REFERENCE, OTHER[:2], method="akima")
     with pytest.raises(ConfigError, match="no method 'cubic'; choose one of pchip, akima"):
         bd_rate(REFERENCE, OTHER, method="cubic")
-
-
-def test_the_names_are_where_they_were():
-    assert (curve.bd_rate, curve.bd_accuracy) == (bd_rate, bd_accuracy)
 
 
 def test_curves_without_a_common_range_are_refused():

@@ -8,6 +8,9 @@ import pytest
 
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.curve import Curve, RatePoint
+from jaxsplit.evaluation.image_codecs import CodecPoint
+
+CODEC = dict(quality=5, bytes_per_image=9.0, header_bytes_per_image=3.0, top1=0.5, agreement=0.5)
 
 
 def _point(**changes):
@@ -45,6 +48,114 @@ def test_table_bits_are_kept_and_older_files_have_none(tmp_path):
     assert entry["table_bits_per_image"] == 1203.25
     with pytest.raises(ConfigError, match="table_bits_per_image is -1"):
         _point(table_bits_per_image=-1)
+
+
+MEASURED = {
+    "table_bits_per_image": 1203.25,
+    "top1_interval": (0.897, 0.922),
+    "top5": 0.99,
+    "agreement": 0.95,
+    "agreement_interval": (0.94, 0.96),
+    "bytes_p5": 140,
+    "bytes_p95": 170,
+    "device_macs": 4_000_000,
+    "device_share": 1.4,
+    "device_params": 5200,
+    "server_macs": 7_000_000,
+    "server_params": 70_000,
+    "unit_bytes": 831,
+    "unit_share": 0.03,
+}
+
+
+def test_everything_measured_is_kept_under_its_own_name(tmp_path):
+    baselines = {
+        "webp": (CodecPoint("webp", 0, 97.25, 30.0, 0.86, 0.9),),
+        "avif": (CodecPoint("avif", 5, 350.5, 269.0, 0.5, 0.6), *_avif_points()),
+    }
+    points = (_point(**MEASURED), _point(rate_id="r1"))
+    curve = Curve(0.925, 2000, points, (0.91, 0.94), 0.998, baselines)
+    curve.write(tmp_path / "curve.json")
+    assert Curve.read(tmp_path / "curve.json") == curve
+    content = json.loads(curve.to_json())
+    assert list(content) == ["uncompressed", "points", "baselines"]
+    assert content["uncompressed"]["top1_interval"] == [0.91, 0.94]
+    assert content["uncompressed"]["top5"] == 0.998
+    for name, value in MEASURED.items():
+        written = content["points"][0][name]
+        assert written == (list(value) if isinstance(value, tuple) else value)
+        assert name not in content["points"][1]
+    assert content["baselines"]["webp"] == [
+        {
+            "quality": 0,
+            "bytes_per_image": 97.25,
+            "header_bytes_per_image": 30.0,
+            "top1": 0.86,
+            "agreement": 0.9,
+        }
+    ]
+    # One unknown does not take the others with it.
+    some = Curve(0.925, 2000, (_point(agreement=0.9, unit_bytes=np.int64(831)),))
+    some.write(tmp_path / "curve.json")
+    assert Curve.read(tmp_path / "curve.json") == some
+
+
+def _avif_points():
+    return tuple(CodecPoint("avif", q, 300.0 + q, 269.0, 0.7, 0.7) for q in (10, 20))
+
+
+def test_a_file_of_before_the_optional_keys_is_still_read(tmp_path):
+    point = {
+        "rate_id": "r0",
+        "lambda": 0.001,
+        "bytes_per_image": 52.0,
+        "estimated_bits_per_image": 400.0,
+        "bits_per_pixel": 0.53,
+        "top1": 0.875,
+        "n_images": 2000,
+    }
+    old = {"uncompressed": {"top1": 0.925, "n_images": 2000}, "points": [point]}
+    (tmp_path / "curve.json").write_text(json.dumps(old))
+    curve = Curve.read(tmp_path / "curve.json")
+    assert json.loads(curve.to_json()) == old
+    assert curve.points[0].agreement is None
+    assert curve.baselines == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"agreement": 1.5}, "agreement is 1.5, expected a number from 0 to 1"),
+        ({"top5": "all"}, "top5 is 'all'"),
+        ({"top1_interval": (0.9, 0.8)}, "expected its lower end first"),
+        ({"top1_interval": (0.9,)}, "expected its two ends"),
+        ({"agreement_interval": 0.9}, "expected its two ends"),
+        ({"agreement_interval": (0.9, 1.1)}, "agreement_interval is 1.1"),
+        ({"device_params": 0.5}, "device_params is 0.5, expected a whole number"),
+        ({"unit_share": -1}, "unit_share is -1"),
+    ],
+)
+def test_measured_numbers_out_of_their_range_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        _point(**changes)
+
+
+@pytest.mark.parametrize(
+    ("baselines", "message"),
+    [
+        ([], "baselines has list"),
+        ({"png": []}, r"baselines has the keys \['png'\].*perhaps \['avif', 'jpeg', 'webp'\]"),
+        ({"jpeg": {}}, "the baseline jpeg is not a list"),
+        ({"jpeg": [{"quality": 5}]}, r"jpeg\[0\] has the keys \['quality'\]"),
+        ({"jpeg": [{**CODEC, "quality": 0.5}]}, "quality is 0.5, expected a whole number"),
+        ({"jpeg": [{**CODEC, "agreement": 2}]}, "agreement is 2"),
+    ],
+)
+def test_baselines_of_another_schema_are_refused(tmp_path, baselines, message):
+    content = json.loads(_curve().to_json()) | {"baselines": baselines}
+    (tmp_path / "curve.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        Curve.read(tmp_path / "curve.json")
 
 
 def test_equal_curves_give_equal_files_whatever_their_numbers_came_as(tmp_path):

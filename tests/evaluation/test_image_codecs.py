@@ -1,4 +1,4 @@
-"""Real files of both codecs: their sizes add up, better qualities cost more, batches are full."""
+"""Real files of every codec: their sizes add up, better qualities cost more, batches are full."""
 
 import io
 
@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.image_codecs import (
     DEFAULT_QUALITIES,
     QUALITIES,
     CodecPoint,
-    header_bytes,
+    check_codec,
     smallest_reaching,
     sweep,
     sweep_to,
 )
+from jaxsplit.evaluation.image_headers import header_bytes
 
-CODECS = ["jpeg", "webp"]
+CODECS = ["jpeg", "webp", "avif"]
+OPTIONS = {"jpeg": {"optimize": True}, "webp": {"method": 6}, "avif": {"max_threads": 1}}
+NONE = np.zeros(7, np.int32)
 
 
 def _images(count=7, size=(28, 20), channels=1):
@@ -50,7 +53,7 @@ def test_predict_sees_full_batches_of_nearly_the_images(codec, channels):
         seen.append(batch.copy())
         return _zeros(batch)
 
-    sweep(images, np.zeros(7, np.int32), predict, codec, [90], batch_size=3)
+    sweep(images, NONE, NONE, predict, codec, [90], batch_size=3)
     assert [(batch.shape, batch.dtype) for batch in seen] == [((3, 28, 20, channels), np.uint8)] * 3
     received = np.concatenate(seen)
     assert not received[7:].any()
@@ -64,23 +67,25 @@ def test_accuracy_counts_real_images_once(codec):
     images = np.zeros((7, 16, 16, 1), np.uint8)
     images[3:] = 255
     labels = np.array([0, 0, 0, 1, 1, 1, 0], np.int32)
+    uncut = np.array([0, 0, 0, 1, 1, 1, 1], np.int32)
 
     def predict(batch):
         bright = batch.mean((1, 2, 3)) / 255
         return np.stack([1 - bright, bright], 1)
 
     for batch_size in (1, 2, 7, 100):
-        [point] = sweep(images, labels, predict, codec, [50], batch_size)
-        assert point.top1 == 6 / 7
+        [point] = sweep(images, labels, uncut, predict, codec, [50], batch_size)
+        assert (point.top1, point.agreement) == (6 / 7, 1)
+        [point] = sweep(images, labels, 1 - labels, predict, codec, [50], batch_size)
+        assert (point.top1, point.agreement) == (6 / 7, 1 / 7)
 
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_sizes_are_those_of_real_files(codec, channels):
     images = _images(channels=channels)
-    options = {"jpeg": {"optimize": True}, "webp": {"method": 6}}[codec]
-    files = [_encode(image, codec, quality=40, **options) for image in images]
-    [point] = sweep(images, np.zeros(7, np.int32), _zeros, codec, [40], 4)
+    files = [_encode(image, codec, quality=40, **OPTIONS[codec]) for image in images]
+    [point] = sweep(images, NONE, NONE, _zeros, codec, [40], 4)
     assert point.bytes_per_image == np.mean([len(file) for file in files])
     assert point.header_bytes_per_image == np.mean([header_bytes(file) for file in files])
     assert 0 < point.payload_bytes_per_image < point.bytes_per_image
@@ -89,74 +94,27 @@ def test_sizes_are_those_of_real_files(codec, channels):
 @pytest.mark.parametrize("codec", CODECS)
 def test_batches_and_threads_do_not_change_a_point(codec):
     images, labels = np.tile(_images(), (20, 1, 1, 1)), np.arange(140) % 3
-    points = [sweep(images, labels, _zeros, codec, [5, 50], size) for size in (1000, 64, 1)]
+    points = [sweep(images, labels, labels, _zeros, codec, [5, 50], size) for size in (1000, 64, 1)]
     assert points[0] == points[1] == points[2]
     assert [point.quality for point in points[0]] == [5, 50]
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_payload_grows_with_quality_and_the_default_qualities_are_allowed(codec):
-    points = sweep(_images(), np.zeros(7, np.int32), _zeros, codec)
+    points = sweep(_images(), NONE, NONE, _zeros, codec)
     assert tuple(point.quality for point in points) == DEFAULT_QUALITIES[codec]
     sizes = [point.payload_bytes_per_image for point in points]
     assert sizes == sorted(sizes)
     assert sizes[-1] > 3 * sizes[0]
     for quality in (QUALITIES[codec][0], QUALITIES[codec][-1]):
-        assert sweep(_images(1), np.zeros(1, np.int32), _zeros, codec, [quality])
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_jpeg_header_ends_where_the_coefficients_start(channels):
-    for image in _images(channels=channels):
-        file = _encode(image, "jpeg", quality=60, optimize=True)
-        start = header_bytes(file) - 2
-        # The scan's header: marker, length, components, two bytes for each, three of spectrum.
-        length = 6 + 2 * channels
-        assert file[start - length - 2 : start].startswith(bytes([0xFF, 0xDA, 0, length, channels]))
-        assert file[-2:] == b"\xff\xd9"
-        payload = file[start:-2]
-        assert payload.replace(b"\xff\x00", b"").count(b"\xff") == 0  # no marker left in it
-        # The end marker and one byte of the scan more or less: not the same pixels any more.
-        pixels = np.asarray(Image.open(io.BytesIO(file)))
-        blank = Image.open(io.BytesIO(file[:start] + b"\xff\xd9"))
-        assert not np.array_equal(np.asarray(blank), pixels)
-
-
-def test_standard_jpeg_header_is_the_same_for_every_image():
-    files = [_encode(image, "jpeg", quality=60) for image in _images()]
-    headers = {file[: header_bytes(file) - 2] for file in files}
-    assert len(headers) == 1
-    assert len({file[header_bytes(file) - 2 :] for file in files}) == len(files)
-
-
-def test_webp_header_counts_every_chunk_but_the_frame():
-    for image in _images():
-        file = _encode(image, "webp", quality=60)
-        size = int.from_bytes(file[16:20], "little")
-        assert header_bytes(file) == 30 + size % 2
-        assert len(file) == 20 + size + size % 2
-    plain = _encode(image, "webp", quality=60)
-    tagged = _encode(image, "webp", quality=60, exif=b"Exif\0\0" + bytes(99))
-    assert len(tagged) > len(plain) + 99
-    assert len(tagged) - header_bytes(tagged) == len(plain) - header_bytes(plain)
-
-
-@pytest.mark.parametrize("codec", [*CODECS, "png"])
-def test_cut_and_foreign_files_have_no_header_to_count(codec):
-    file = _encode(_images()[0], codec)
-    for cut in (b"", file[:3], file[:20], file[: len(file) // 2], file[:-3]):
-        with pytest.raises(DataError, match="whole JPEG or lossy WebP file"):
-            header_bytes(cut)
-    lossless = _encode(_images()[0], "webp", lossless=True)
-    with pytest.raises(DataError, match="lossy WebP"):
-        header_bytes(lossless)
+        assert sweep(_images(1), NONE[:1], NONE[:1], _zeros, codec, [quality])
 
 
 def test_smallest_reaching_takes_bytes_not_order_nor_quality():
     points = [
-        CodecPoint("jpeg", 50, 400.0, 320.0, 0.90),
-        CodecPoint("jpeg", 20, 350.0, 320.0, 0.91),
-        CodecPoint("jpeg", 10, 340.0, 320.0, 0.80),
+        CodecPoint("jpeg", 50, 400.0, 320.0, 0.90, 0.95),
+        CodecPoint("jpeg", 20, 350.0, 320.0, 0.91, 0.95),
+        CodecPoint("jpeg", 10, 340.0, 320.0, 0.80, 0.95),
     ]
     assert smallest_reaching(points, 0.85) is points[1]
     assert smallest_reaching(points, 0.80) is points[2]
@@ -168,7 +126,7 @@ def test_smallest_reaching_takes_bytes_not_order_nor_quality():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"codec": "png"}, "unknown image codec 'png'; choose one of: jpeg, webp"),
+        ({"codec": "png"}, "unknown image codec 'png'; choose among: jpeg, webp, avif"),
         ({"qualities": [0]}, "jpeg quality 0 is not a whole number from 1 to 95"),
         ({"qualities": [96]}, "jpeg quality 96"),
         ({"qualities": [50.5]}, "jpeg quality 50.5"),
@@ -176,6 +134,7 @@ def test_smallest_reaching_takes_bytes_not_order_nor_quality():
         ({"images": np.zeros((2, 8, 8, 2), np.uint8)}, "expected uint8"),
         ({"images": np.zeros((2, 8, 8), np.uint8)}, "expected uint8"),
         ({"labels": np.zeros(3, np.int32)}, "labels are"),
+        ({"uncut": np.zeros(3, np.int32)}, "uncut classes are"),
         ({"batch_size": 0}, "batch size"),
         ({"predict": lambda batch: np.zeros(len(batch))}, "expected logits"),
         ({"predict": lambda batch: np.zeros((1, 10))}, "expected logits"),
@@ -185,6 +144,7 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
     arguments = {
         "images": np.zeros((2, 8, 8, 1), np.uint8),
         "labels": np.zeros(2, np.int32),
+        "uncut": np.zeros(2, np.int32),
         "predict": _zeros,
         "qualities": [50],
     }
@@ -195,16 +155,34 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
 @pytest.mark.parametrize("codec", CODECS)
 def test_no_codec_is_charged_for_the_coarseness_of_the_grid(codec, monkeypatch):
     def point(quality):
-        return CodecPoint(codec, quality, 200.0 + quality, 30.0, round(quality / 110, 4))
+        return CodecPoint(codec, quality, 200.0 + quality, 30.0, round(quality / 110, 4), 0.9)
 
-    def fake(images, labels, predict, codec, qualities=None):
+    def fake(images, labels, uncut, predict, codec, qualities=None):
         return tuple(point(q) for q in qualities or DEFAULT_QUALITIES[codec])
 
     monkeypatch.setattr(image_codecs, "sweep", fake)
     targets = [0.12, 0.5, 0.51, 0.8, 0.99]
-    points = sweep_to(np.zeros(0), np.zeros(0), _zeros, codec, targets)
+    points = sweep_to(np.zeros(0), NONE, NONE, _zeros, codec, targets)
     every = [point(q) for q in QUALITIES[codec]]
     for target in targets:
         assert smallest_reaching(points, target) == smallest_reaching(every, target)
     assert [p.quality for p in points] == sorted({p.quality for p in points})
     assert len(points) <= len(DEFAULT_QUALITIES[codec]) + 5 * len(targets)
+
+
+def test_an_avif_does_not_depend_on_the_cores_of_the_machine(monkeypatch):
+    images = np.tile(_images(2, (120, 160), 3), (1, 2, 2, 1))
+    points = []
+    for count in (1, 2, 8):
+        monkeypatch.setattr("PIL.AvifImagePlugin._get_default_max_threads", lambda n=count: n)
+        points.append(sweep(images, NONE[:2], NONE[:2], _zeros, "avif", [50]))
+    assert points[0] == points[1] == points[2]
+
+
+def test_a_pillow_without_a_codec_is_one_clear_line(monkeypatch):
+    for codec in CODECS:
+        check_codec(codec)
+    monkeypatch.setattr("PIL.features.check", lambda name: name != "avif")
+    check_codec("webp")
+    with pytest.raises(ConfigError, match="Pillow was built without AVIF; leave avif out"):
+        sweep(_images(), NONE, NONE, _zeros, "avif")

@@ -23,7 +23,7 @@ def _curve(names=("r0", "r1", "r2"), scale=1.0):
 
 def _sweep(codec="jpeg", lowest=0.1):
     tops = np.linspace(lowest, 0.925, 8)
-    return [CodecPoint(codec, 1 + i, 200.0 + 40 * i, 170.0, top) for i, top in enumerate(tops)]
+    return [CodecPoint(codec, 1 + i, 200.0 + 40 * i, 170.0, top, top) for i, top in enumerate(tops)]
 
 
 def _pixels(path):
@@ -36,8 +36,9 @@ def test_size_and_margins(tmp_path):
     # Long names at both ends and the raw image's label are where a picture gets clipped.
     names = ("a_long_rate_name", "r1", "another_long_rate_name")
     path = tmp_path / "curve.png"
-    for codecs in ({}, {"jpeg": _sweep(), "webp": _sweep("webp"), "raw_bytes": 784}):
-        plot_curve(path, _curve(names), **codecs)
+    two = {codec: _sweep(codec) for codec in ("jpeg", "webp")}
+    for codecs in (None, {}, two, {**two, "avif": _sweep("avif")}):
+        plot_curve(path, _curve(names), codecs, raw_bytes=784 if codecs else None)
         pixels = _pixels(path)
         assert pixels.shape == (800, 1200, 3)
         edges = [pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]]
@@ -50,7 +51,7 @@ def test_same_input_gives_the_same_file_and_leaves_nothing_beside_it(tmp_path):
     path.write_text("an older file")
     files = set()
     for _ in range(2):
-        plot_curve(path, _curve(), iter(_sweep()), iter(_sweep("webp")), "a title", 784)
+        plot_curve(path, _curve(), {"jpeg": iter(_sweep())}, "a title", 784)
         files.add(path.read_bytes())
     assert len(files) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["curve.png"]
@@ -72,14 +73,23 @@ def _axes(tmp_path, monkeypatch, *arguments, **options):
 
 
 def test_the_lowest_qualities_do_not_squash_the_rates(tmp_path, monkeypatch):
-    axes = _axes(tmp_path, monkeypatch, _curve(), _sweep(lowest=0.1))
+    axes = _axes(tmp_path, monkeypatch, _curve(), {"jpeg": _sweep(lowest=0.1)})
     low, high = axes.get_ylim()
     assert low == pytest.approx(85 - 12)
     assert 92.5 < high < 97
 
 
+def test_every_codec_has_its_own_colour_and_name(tmp_path, monkeypatch):
+    codecs = {codec: _sweep(codec) for codec in ("jpeg", "webp", "avif")}
+    axes = _axes(tmp_path, monkeypatch, _curve(), codecs)
+    colours = {line.get_label(): line.get_color() for line in axes.lines}
+    whole = [f"{name} to the uncut network, whole files" for name in ("JPEG", "WebP", "AVIF")]
+    assert len({colours[label] for label in whole}) == 3
+    assert colours["AVIF without its header"] == colours[whole[2]]
+
+
 def test_codecs_near_the_rates_are_all_in_the_picture(tmp_path, monkeypatch):
-    axes = _axes(tmp_path, monkeypatch, _curve(), _sweep(lowest=0.80))
+    axes = _axes(tmp_path, monkeypatch, _curve(), {"jpeg": _sweep(lowest=0.80)})
     assert 73 < axes.get_ylim()[0] < 80
     left, right = axes.get_xlim()
     assert left < 30  # the payload alone
@@ -88,7 +98,7 @@ def test_codecs_near_the_rates_are_all_in_the_picture(tmp_path, monkeypatch):
 
 def test_bytes_are_plain_numbers_at_every_scale(tmp_path, monkeypatch):
     for scale in (0.001, 1.0, 1e5):
-        axes = _axes(tmp_path, monkeypatch, _curve(scale=scale), _sweep())
+        axes = _axes(tmp_path, monkeypatch, _curve(scale=scale), {"jpeg": _sweep()})
         labels = [label.get_text() for label in axes.get_xticklabels()]
         assert len(labels) >= 3
         assert all(float(label.replace(",", "")) > 0 for label in labels)
@@ -98,7 +108,7 @@ def test_bytes_are_plain_numbers_at_every_scale(tmp_path, monkeypatch):
 
 def test_raw_size_is_marked_where_it_is_near(tmp_path, monkeypatch):
     def texts(**options):
-        axes = _axes(tmp_path, monkeypatch, _curve(), _sweep(), **options)
+        axes = _axes(tmp_path, monkeypatch, _curve(), {"jpeg": _sweep()}, **options)
         return [text.get_text() for text in axes.texts], axes.get_xlim()[1]
 
     near, right = texts(raw_bytes=784)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -88,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="the text of curve.json alone")
 
+    _add_compare(commands)
+
     encode = add("encode", "Image files to one .jspl file: what the device does.")
     encode.add_argument("images", nargs="+", metavar="IMAGE")
     _add_family(encode)
@@ -107,6 +110,45 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_import(commands)
     return parser
+
+
+def _add_compare(commands: Any) -> None:
+    """`jaxsplit compare`: what one curve saves against another."""
+    compare = _add(commands, "compare", "BD-rate of one curve against another.")
+    compare.add_argument("reference", metavar="REFERENCE", help="curve.json, or its folder")
+    compare.add_argument("test", metavar="TEST", help="the same of the curve in question")
+    compare.add_argument(
+        "--quality",
+        choices=("top1", "agreement"),
+        default="top1",
+        help="agreement is with the uncut network; it is counted in images.npz",
+    )
+    compare.add_argument(
+        "--method", choices=("pchip", "akima"), default="pchip", help="between the points"
+    )
+    compare.add_argument(
+        "--from-drop",
+        type=float,
+        default=math.inf,
+        metavar="POINTS",
+        help="leave out what is further below the uncut network (default: nothing)",
+    )
+    compare.add_argument(
+        "--to-drop",
+        type=float,
+        default=-math.inf,
+        metavar="POINTS",
+        help="leave out what is closer to the uncut network (default: nothing)",
+    )
+    compare.add_argument("--json", action="store_true", help="one JSON document")
+    compare.formatter_class = argparse.RawDescriptionHelpFormatter
+    compare.epilog = """\
+examples:
+  jaxsplit compare runs/paper runs/ours
+  jaxsplit compare runs/paper runs/ours --from-drop 6 --to-drop 0.5
+  jaxsplit compare old/curve.json new/curve.json --method akima --json
+
+The interval needs the images.npz that evaluate --out writes, of the same images in both folders."""
 
 
 def _add_import(commands: Any) -> None:

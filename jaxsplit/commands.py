@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import itertools
 import json
 import os
+import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 # What is heavy is imported by the command that needs it.
 from jaxsplit.errors import BitstreamError, ConfigError, DataError
+
+# Images whose results are held at once, however many a file has.
+_DECODED_AT_ONCE = 1024
 
 if TYPE_CHECKING:
     from jaxsplit.family import RateFamily
@@ -112,6 +118,21 @@ def evaluate(options: argparse.Namespace) -> None:
         print(f"wrote {options.out}/curve.json and {options.out}/curve.png")
 
 
+def compare(options: argparse.Namespace) -> None:
+    """The distances between two measured curves."""
+    from jaxsplit.evaluation.compare import Measured
+    from jaxsplit.evaluation.compare import compare as compare_curves
+
+    result = compare_curves(
+        Measured.open(options.reference),
+        Measured.open(options.test),
+        quality=options.quality,
+        method=options.method,
+        drops=(options.from_drop / 100, options.to_drop / 100),
+    )
+    print(json.dumps(result.to_dict(), indent=1) if options.json else result.render())
+
+
 def encode(options: argparse.Namespace) -> None:
     """Image files to one .jspl file."""
     import numpy as np
@@ -146,37 +167,33 @@ def decode(options: argparse.Namespace) -> None:
     from jaxsplit.codec import Receiver
 
     content = _read(options.file)
-    header = coding.Reader(io.BytesIO(content)).header
     family, backbone = _open(options)
     receiver = Receiver(family, backbone)
     try:
-        receiver.check(header)
+        receiver.check(coding.Reader(io.BytesIO(content)).header)
     except BitstreamError as error:
         raise type(error)(f"{options.file}, for {options.family}: {error}") from error
-    _, frames = coding.read_container(content)
-    receiver.batch_size = min(max(len(frames), 1), 32)
-    count = len(family.rates)
-    logits = receiver.decode(frames).astype(np.float64)
-    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    rows = [
-        {
-            "image": i,
-            "class": backbone.class_names[row.argmax()],
-            "probability": round(float(row.max()), 4),
-            "rate": family.rates[frame.rate_index].rate_id,
-            "bytes": len(coding.pack_frame(frame.payload, frame.rate_index, count)),
-        }
-        for i, (row, frame) in enumerate(zip(probabilities, frames, strict=True))
-    ]
+    # Read to its checksum before anything is said of it.
+    receiver.batch_size = min(max(sum(1 for _ in coding.frame_sizes(content)), 1), 32)
+    number, separator = 0, "["
+    frames = coding.frame_sizes(content)
+    while batch := list(itertools.islice(frames, _DECODED_AT_ONCE)):
+        logits = receiver.decode([frame for frame, _ in batch]).astype(np.float64)
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        for row, (frame, size) in zip(probabilities, batch, strict=True):
+            name, probability = backbone.class_names[row.argmax()], float(row.max())
+            rate = family.rates[frame.rate_index].rate_id
+            if options.json:
+                values = {"image": number, "class": name, "probability": round(probability, 4)}
+                text = json.dumps({**values, "rate": rate, "bytes": size}, indent=1)
+                print(f"{separator}\n{textwrap.indent(text, ' ')}", end="")
+                separator = ","
+            else:
+                print(f"{number}  {name}  {probability:.4f}  {size} bytes  rate {rate}")
+            number += 1
     if options.json:
-        print(json.dumps(rows, indent=1))
-        return
-    for row in rows:
-        print(
-            f"{row['image']}  {row['class']}  {row['probability']:.4f}  "
-            f"{row['bytes']} bytes  rate {row['rate']}"
-        )
+        print("\n]" if number else "[]")
 
 
 def info(options: argparse.Namespace) -> None:
@@ -225,7 +242,7 @@ def import_backbone(options: argparse.Namespace) -> None:
 def import_spic(options: argparse.Namespace) -> None:
     """The units that the paper's authors published, as families."""
     from jaxsplit import data
-    from jaxsplit.evaluation.fitting import fit_tables
+    from jaxsplit.fitting import fit_tables
     from jaxsplit.importers.pretrained import load_backbone
     from jaxsplit.importers.spic import TASKS, import_families
 
@@ -277,15 +294,27 @@ def _write(path: Path, content: bytes) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            partial.write_bytes(content)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        path = path.resolve()  # a link stays one
+        # Each writer has its own: of two that write at once one wins, whole.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+            partial = Path(file.name)
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                partial.chmod(0o666 & ~_umask())
+                os.replace(partial, path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _check_writable(directory: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections import Counter
 from pathlib import Path
 
 from jaxsplit import coding, family, models
@@ -38,20 +40,19 @@ def describe(name: str | None = None) -> str:
 
 def _container(path: Path) -> str:
     try:
-        header, frames = coding.read_container(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    lines = [f"{path}: {len(frames)} images, family {header.family}"]
-    count = len(header.rates)
-    for index, rate in enumerate(header.rates):
-        sizes = [
-            len(coding.pack_frame(frame.payload, index, count))
-            for frame in frames
-            if frame.rate_index == index
-        ]
-        lines.append(
-            f"  {rate.rate_id}: latent {rate.shape}, {len(sizes)} images, {sum(sizes)} bytes"
-        )
+    header = coding.Reader(io.BytesIO(content)).header
+    images, sizes = Counter[int](), Counter[int]()
+    for frame, size in coding.frame_sizes(content):
+        images[frame.rate_index] += 1
+        sizes[frame.rate_index] += size
+    lines = [f"{path}: {images.total()} images, family {header.family}"]
+    lines += [
+        f"  {rate.rate_id}: latent {rate.shape}, {images[index]} images, {sizes[index]} bytes"
+        for index, rate in enumerate(header.rates)
+    ]
     return "\n".join(lines)
 
 

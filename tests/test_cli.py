@@ -27,7 +27,7 @@ from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.plan import split_cost
 from jaxsplit.split import make_split
 
-COMMANDS = ("quickstart", "train", "evaluate", "encode", "decode", "info", "import")
+COMMANDS = ("quickstart", "train", "evaluate", "compare", "encode", "decode", "info", "import")
 RATES = ("r1", "r2", "r3", "r4", "r5")
 
 
@@ -483,13 +483,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.jspl"
     commands._write(path, b"first")
 
-    def full(self, content):
-        with self.open("wb") as file:
-            file.write(content[:2])
+    def full(number):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(ConfigError, match=r"cannot write .*x\.jspl: No space left"):
             commands._write(path, b"second")
     assert path.read_bytes() == b"first"
@@ -499,6 +497,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     commands._write(Path(os.devnull), b"no file")
     assert Path(os.devnull).is_char_device()
     assert list(tmp_path.iterdir()) == [path]
+    link = tmp_path / "link.jspl"
+    link.symlink_to(path)
+    commands._write(link, b"third")
+    assert (link.is_symlink(), path.read_bytes()) == (True, b"third")
+    assert path.stat().st_mode & 0o777 == 0o666 & ~commands._umask()
 
 
 # info
@@ -594,6 +597,9 @@ def test_an_error_ends_the_process_with_2():
         ([], ["COMMAND"]),
         (["frobnicate"], ["'frobnicate'", "quickstart"]),
         (["encode"], ["IMAGE", "--family", "--rate"]),
+        (["compare", "x"], ["TEST"]),
+        (["compare", "nothing", "x"], ["nothing", "No such file"]),
+        (["compare", "x", "y", "--from-drop", "few"], ["--from-drop", "'few'"]),
         (["decode", "x.jspl"], ["--family"]),
         (["evaluate"], ["--family"]),
         (

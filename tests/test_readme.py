@@ -72,7 +72,16 @@ def test_the_readme_has_its_commands():
     assert "pip install . && jaxsplit quickstart" in lines
     assert 'pip install ".[test]" && pytest' in lines
     used = {words[0] for words in commands()}
-    assert used >= {"quickstart", "train", "evaluate", "encode", "decode", "info", "import"}
+    assert used >= {
+        "quickstart",
+        "train",
+        "evaluate",
+        "compare",
+        "encode",
+        "decode",
+        "info",
+        "import",
+    }
     assert shortened(["train", "--config", "x", "--workdir", "y"])[2] == "x:smoke"
 
 

@@ -1,6 +1,6 @@
 """Symbols to bytes and back: integer tables, a range coder and the `.jspl` container. No jax."""
 
-from jaxsplit.coding.bitstream import Reader, Writer, read_container, write_container
+from jaxsplit.coding.bitstream import Reader, Writer, frame_sizes, read_container, write_container
 from jaxsplit.coding.entropy_coder import MAX_SYMBOLS, EntropyCoder
 from jaxsplit.coding.frames import Frame, pack_frame, unpack_frame
 from jaxsplit.coding.header import Header, RateInfo, pack_header
@@ -16,6 +16,7 @@ __all__ = [
     "RateInfo",
     "Reader",
     "Writer",
+    "frame_sizes",
     "pack_frame",
     "pack_header",
     "read_container",

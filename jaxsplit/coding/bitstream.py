@@ -1,24 +1,27 @@
 """The `.jspl` container, and the whole of its format.
 
 What follows is enough to write a decoder in another language, given a family's integer tables.
-Numbers of several bytes are little-endian, but for the payload's. A varint has seven bits a byte,
-lowest first, bit 7 set on all but its last byte, in the fewest bytes and at most six.
+Numbers of several bytes are little-endian, but for the payload's and the labels'. A varint has
+seven bits a byte, lowest first, bit 7 set on all but its last byte, in the fewest bytes and at most
+six.
 
 Container
 ---------
     "JSPL" · version (1 byte: 3) · flags (1 byte) · family fingerprint (16 bytes)
     varints H, W, c of the images, or three zeros · number of rates n (1 byte, 1 … 255)
-    per rate: id length (1 byte, 1 … 64) · id (printable UTF-8) · table fingerprint (16 bytes)
+    per rate: id length (1 byte, 1 … 64) · id (UTF-8) · table fingerprint (16 bytes)
               varints h, w, C of its latents, h·w·C ≤ 2**22
     frames · 0 (1 byte) · CRC-32 of everything before it (4 bytes)
 
-Rate ids differ; H, W and c are at most 2**20. Fingerprints are the first halves of SHA-256 digests:
+Rate ids differ and have none of the controls U+0000 … 1F, 7F … 9F, 2028 … 202E and 2066 … 2069.
+H, W and c are at most 2**20. Fingerprints are the first halves of SHA-256 digests:
 of tables that of `CodingTables.fingerprint`, of a family that of `RateFamily.fingerprint`. Flag 1:
 frames carry checks; other flags are for later versions and refused. Version 1 has neither the
 flags' byte nor the images' shape.
 
 A stream (socket) is the header and then frames, without an end or checks: beside its payload an
-image costs at most two bytes up to 32639 // n - 1 bytes of payload, 5438 for six rates.
+image costs at most two bytes up to 30847 // n - 1 bytes of payload, 5140 for six rates, and three
+up to 489599 // n - 1.
 
 Frame
 -----
@@ -26,9 +29,9 @@ Frame
     with flag 1: CRC-32 (4 bytes) of the frame's number in the file, 0, 1, … (4 bytes), of the
     label and of the payload
 
-A label is v = 1 + length·n + rate index: the byte v up to 127, the two bytes 128 + (v - 128) // 256
-and (v - 128) mod 256 up to 32639, else the byte 255 and v in five bytes. Versions 1 and 2 write v
-as a varint.
+A label is v = 1 + length·n + rate index, big-endian: the byte v up to 127; 0x8000 + (v - 128) in
+two bytes up to 30847; 0xF80000 + (v - 30848) in three up to 489599; else the byte 0xFF and v in
+five. Versions 1 and 2 write v as a varint.
 
 CRC-32 is zlib's (polynomial 0x04C11DB7 reflected, initial and final value 0xFFFFFFFF).
 
@@ -88,7 +91,7 @@ from typing import BinaryIO
 from jaxsplit.coding.entropy_coder import MAX_SYMBOL_BYTES
 from jaxsplit.coding.frames import FileCursor, Frame, corrupted, pack_frame, read_frame
 from jaxsplit.coding.header import FRAME_CHECKS, Header, pack_header, read_header
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import BitstreamError, ConfigError
 
 _END = b"\0"
 _CRC_BYTES = 4
@@ -185,10 +188,30 @@ class Reader:
         self._stream = stream
         self._count = 0
         self._ended = False
+        self._error: BitstreamError | None = None
         self.header, self._version, self._flags = read_header(self._cursor)
         self._longest = _longest_payloads(self.header)
 
+    @property
+    def position(self) -> int:
+        """How many bytes were read so far: at first the header's."""
+        return self._cursor.position
+
+    @property
+    def check_bytes(self) -> int:
+        """What its own check adds to a frame."""
+        return _CRC_BYTES if self._flags & FRAME_CHECKS else 0
+
     def __iter__(self) -> Iterator[Frame]:
+        if self._error is not None:  # behind an error nobody knows where a frame begins
+            raise self._error
+        try:
+            yield from self._frames()
+        except BitstreamError as error:
+            self._error = error
+            raise
+
+    def _frames(self) -> Iterator[Frame]:
         cursor, n_rates = self._cursor, len(self.header.rates)
         while not (self._ended or (self._stream and cursor.at_end())):
             start = cursor.position
@@ -243,12 +266,30 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
       NewerVersionError: a newer jaxsplit wrote it.
       BitstreamError: not a container, truncated or corrupted.
     """
+    return Reader(io.BytesIO(data)).header, [frame for frame, _ in frame_sizes(data)]
+
+
+def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
+    """The frames of a container, one at a time, with the bytes of each in the file but its check.
+
+    Empty frames take a byte each: a small file may hold very many. Only at the end it is known
+    that the checksum is right.
+
+    Args:
+      data: the whole file.
+
+    Raises:
+      NewerVersionError: a newer jaxsplit wrote it.
+      BitstreamError: not a container, truncated or corrupted; while iterating.
+    """
     file = io.BytesIO(data)
     reader = Reader(file)
-    frames = list(reader)
+    start = reader.position
+    for frame in reader:
+        yield frame, reader.position - start - reader.check_bytes
+        start = reader.position
     if rest := len(file.read()):
         raise corrupted(f"{rest} bytes follow its end")
-    return reader.header, frames
 
 
 def _longest_payloads(header: Header) -> list[int]:

@@ -3,6 +3,7 @@
 `bitstream` has the layout of labels and varints.
 """
 
+import operator
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,10 @@ MAX_PAYLOAD_BYTES = 1 << 28
 
 # Enough for the longest payload of the last of 255 rates, which takes 37 bits.
 _MAX_VARINT_BYTES = 6
-_LABEL_BYTES = 5
-# Labels from here on take two bytes, and six.
-_TWO = 0x80
-_SIX = _TWO + (0x7F << 8)
-_SIX_MARK = 0xFF
+# Labels from here on take two bytes, three, and six; and how the first of them begins.
+_TWO, _TWO_MARK = 0x80, 0x80
+_THREE, _THREE_MARK = _TWO + 0x7800, 0xF8
+_SIX, _SIX_MARK = _THREE + 0x70000, 0xFF
 # Up to this version of the format a label is a varint.
 _VARINT_LABELS = 2
 _CHUNK_BYTES = 1 << 16
@@ -49,6 +49,7 @@ def pack_frame(payload: bytes, rate_index: int, n_rates: int) -> bytes:
     >>> unpack_frame(b"\\x12abc", n_rates=5)
     (Frame(rate_index=2, payload=b'abc'), 4)
     """
+    rate_index = operator.index(rate_index)
     if not 0 <= rate_index < n_rates:
         raise ConfigError(f"frame of rate {rate_index}, expected 0 … {n_rates - 1}")
     if len(payload) > MAX_PAYLOAD_BYTES:
@@ -113,18 +114,23 @@ def read_frame(
 def _pack_label(value: int) -> bytes:
     if value < _TWO:
         return bytes([value])
+    if value < _THREE:
+        return ((_TWO_MARK << 8) + value - _TWO).to_bytes(2, "big")
     if value < _SIX:
-        return (_TWO << 8 | value - _TWO).to_bytes(2, "big")
-    return bytes([_SIX_MARK]) + value.to_bytes(_LABEL_BYTES, "little")
+        return ((_THREE_MARK << 16) + value - _THREE).to_bytes(3, "big")
+    return bytes([_SIX_MARK]) + value.to_bytes(5, "big")
 
 
 def _read_label(cursor: "Cursor") -> int:
     first = cursor.byte("frame length")
-    if first < _TWO:
+    if first < _TWO_MARK:
         return first
+    if first < _THREE_MARK:
+        return _TWO + ((first - _TWO_MARK) << 8 | cursor.byte("frame length"))
     if first < _SIX_MARK:
-        return _TWO + ((first - _TWO) << 8 | cursor.byte("frame length"))
-    value = int.from_bytes(cursor.take(_LABEL_BYTES, "frame length"), "little")
+        rest = int.from_bytes(cursor.take(2, "frame length"), "big")
+        return _THREE + ((first - _THREE_MARK) << 16 | rest)
+    value = int.from_bytes(cursor.take(5, "frame length"), "big")
     if value < _SIX:
         raise not_shortest("frame length", cursor.position)
     return value

@@ -1,6 +1,7 @@
 """The head of a container: family, rates and shapes. Its layout is written in `bitstream`."""
 
 import math
+import re
 from dataclasses import dataclass
 
 from jaxsplit.coding.entropy_coder import MAX_SYMBOLS
@@ -24,6 +25,9 @@ FRAME_CHECKS = 1
 _FINGERPRINT_BYTES = 16
 _MAX_ID_BYTES = 64
 _MAX_IMAGE_SIDE = 1 << 20
+# Lines, columns and directions of text. By number: what can be printed depends on the Unicode of
+# a Python, and two of them must not differ about a file.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class RateInfo:
     """What a container says about one rate.
 
     Args:
-      rate_id: its name in the family, 1 … 64 bytes of UTF-8, printable.
+      rate_id: its name in the family, 1 … 64 bytes of UTF-8 without controls.
       tables: fingerprint of its coding tables in hexadecimal; the first 32 digits are kept.
       shape: h, w and channels of its latents; at most 2**22 symbols.
 
@@ -50,16 +54,14 @@ class RateInfo:
                 f"rate id {self.rate_id[:80]!r} has {size} bytes, expected 1 … {_MAX_ID_BYTES}; "
                 "choose a shorter name"
             )
-        if not self.rate_id.isprintable():
-            raise ConfigError(
-                f"rate id {self.rate_id!r} has characters that cannot be printed, expected letters"
-            )
+        if _CONTROLS.search(self.rate_id):
+            raise ConfigError(f"rate id {self.rate_id!r} has control characters, expected letters")
         object.__setattr__(self, "tables", _digits(self.tables))
         shape = tuple(int(size) for size in self.shape)
         if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MAX_SYMBOLS:
             raise ConfigError(
-                f"rate {self.rate_id} has latents of {shape}, expected positive h, w and channels "
-                f"with at most {MAX_SYMBOLS} symbols"
+                f"rate {self.rate_id!r} has latents of {shape}, expected positive h, w and "
+                f"channels with at most {MAX_SYMBOLS} symbols"
             )
         object.__setattr__(self, "shape", shape)
 
@@ -189,7 +191,7 @@ def _sizes(cursor: Cursor, what: str) -> tuple[int, int, int]:
 
 
 def _words(rate: RateInfo) -> str:
-    return f"{rate.rate_id}, tables {rate.tables[:12]}, latents {rate.shape}"
+    return f"{rate.rate_id!r}, tables {rate.tables[:12]}, latents {rate.shape}"
 
 
 def _digits(fingerprint: str) -> str:

@@ -9,6 +9,7 @@ A source is opened by one string, the same on the command line (`--data`) and in
 
 import functools
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +59,11 @@ class Source:
         self._records = records
         self._keep = keep
 
+    @property
+    def keep(self) -> np.ndarray:
+        """int64 [N]: which of the split's examples these are."""
+        return np.arange(len(self._records)) if self._keep is None else self._keep
+
     def __len__(self) -> int:
         return len(self._records) if self._keep is None else len(self._keep)
 
@@ -106,6 +112,8 @@ def open_source(
     Args:
       name: `embedded`, `tfds:NAME[/CONFIG][:VERSION]` or `folder:PATH`.
       split: name of the split; None takes test, else val, else validation, else the only one.
+        `NAME[A%:B%]` is a part of it, of every class alike: `train[:90%]` and `train[90%:]` share
+        no image, and the second one can choose settings without a look at the test images.
       data_dir: where TFDS datasets lie; None takes TFDS's default (`$TFDS_DATA_DIR`, else
         `~/tensorflow_datasets`). Other sources ignore it.
       limit: at most so many examples, spread evenly over the classes (see `spread`).
@@ -123,6 +131,7 @@ def open_source(
     ((28, 28, 1), 'Ankle boot')
     """
     scheme, _, rest = name.partition(":")
+    split, part = _parse_split(split)
     records: Records
     if name == "embedded":
         from jaxsplit.data import prepared
@@ -142,13 +151,19 @@ def open_source(
             f"unknown data source {name!r}: expected embedded, tfds:NAME[/CONFIG] or folder:PATH"
         )
     source = Source(name, split, records)
+    if part is not None:
+        keep = _part(source.labels, *part)
+        if not len(keep):
+            raise DataError(f"{name} has no image in {split}[{part[0]}%:{part[1]}%]")
+        source = Source(name, f"{split}[{part[0]}%:{part[1]}%]", records, keep)
     if limit is None:
         return source
     if limit < 1:
         raise DataError(f"the limit on examples must be at least 1, not {limit}")
     if limit >= len(source):
         return source
-    return Source(name, split, records, spread(source.labels, limit))
+    keep = spread(source.labels, limit)
+    return Source(name, source.split, records, keep if part is None else source.keep[keep])
 
 
 def spread(labels: np.ndarray, count: int) -> np.ndarray:
@@ -167,11 +182,34 @@ def spread(labels: np.ndarray, count: int) -> np.ndarray:
     [0, 1, 4, 5, 6]
     """
     labels = np.asarray(labels)
+    return np.sort(np.lexsort((labels, _ranks(labels)))[:count])
+
+
+def _ranks(labels: np.ndarray) -> np.ndarray:
+    """Of every example its number in its class: 0 for the first, then 1, …"""
     by_class = np.argsort(labels, kind="stable")
     ordered = labels[by_class]
-    rank = np.empty(len(labels), np.int64)  # 0 for the first example of its class, then 1, …
-    rank[by_class] = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
-    return np.sort(np.lexsort((labels, rank))[:count])
+    ranks = np.empty(len(labels), np.int64)
+    ranks[by_class] = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
+    return ranks
+
+
+def _part(labels: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Indices of the examples from `start` to `stop` percent of every class."""
+    sizes = np.bincount(labels)[labels]
+    ranks = 100 * _ranks(labels)
+    return np.flatnonzero((ranks >= start * sizes) & (ranks < stop * sizes))
+
+
+def _parse_split(split: str | None) -> tuple[str | None, tuple[int, int] | None]:
+    """`"train[:90%]"` → `("train", (0, 90))`; what isn't of this form is a name."""
+    found = re.fullmatch(r"(.+)\[(?:(\d{1,3})%)?:(?:(\d{1,3})%)?\]", split or "")
+    if found is None:
+        return split, None
+    start, stop = int(found[2] or 0), int(found[3] or 100)
+    if not start < stop <= 100:
+        raise DataError(f"split {split!r} is empty or more than the whole; expected such as [:90%]")
+    return found[1], (start, stop)
 
 
 def choose_split(split: str | None, available: Sequence[str], name: str) -> str:

@@ -1,6 +1,6 @@
 """The entropy model: a learned density per channel, its bits, and its frozen integer tables."""
 
-from jaxsplit.entropy.empirical import tables_from_counts
+from jaxsplit.entropy.empirical import stack_tables, tables_from_counts
 from jaxsplit.entropy.factorized import (
     bits,
     cumulative_logits,
@@ -23,5 +23,6 @@ __all__ = [
     "median",
     "quantile",
     "rounding_offsets",
+    "stack_tables",
     "tables_from_counts",
 ]

@@ -1,7 +1,7 @@
 """Integer tables from symbols that were counted, for units that come without a prior."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from jaxsplit.coding.tables import CodingTables
 from jaxsplit.entropy.tables import integer_counts
 from jaxsplit.errors import ConfigError
 
-__all__ = ["tables_from_counts"]
+__all__ = ["stack_tables", "tables_from_counts"]
 
 _INT32 = np.iinfo(np.int32)
 _MOST = 1e30  # of one symbol: sums of them are finite
@@ -80,4 +80,21 @@ def tables_from_counts(
         sizes=np.full(channels, row.size, np.int32),
         minima=np.full(channels, first, np.int32),
         offsets=np.zeros(channels, np.float32) if offsets is None else offsets,
+    )
+
+
+def stack_tables(parts: Sequence[CodingTables]) -> CodingTables:
+    """Tables of the channels of several ones, one behind the other.
+
+    >>> both = stack_tables([tables_from_counts({0: 1}, 1), tables_from_counts({3: 1, 5: 1}, 2)])
+    >>> both.channels, both.minima.tolist(), both.sizes.tolist()
+    (3, [0, 3, 3], [2, 4, 4])
+    """
+    width = max(part.counts.shape[1] for part in parts)
+    counts = [np.pad(part.counts, ((0, 0), (0, width - part.counts.shape[1]))) for part in parts]
+    return CodingTables(
+        counts=np.concatenate(counts),
+        sizes=np.concatenate([part.sizes for part in parts]),
+        minima=np.concatenate([part.minima for part in parts]),
+        offsets=np.concatenate([part.offsets for part in parts]),
     )

@@ -1,24 +1,20 @@
-"""Rate–accuracy curves: their points, their file, and the mean distance between two of them.
+"""Rate–accuracy curves: their points and their file.
 
 The file is the `curve.json` that `quickstart`, `train` and `evaluate` write. Its numbers are the
 shortest decimals that read back as the same float64, so equal curves are equal files.
-
-The distances are those of Bjøntegaard, "Calculation of average PSNR differences between RD-curves"
-(VCEG-M33, 2001), over a monotone piecewise cubic (Fritsch and Butland, 1984: PCHIP) in place of
-one cubic through four points: it takes any number of points and never overshoots them.
 """
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.evaluation.bd import bd_accuracy as bd_accuracy
+from jaxsplit.evaluation.bd import bd_rate as bd_rate
 from jaxsplit.evaluation.checks import check_keys, set_count, set_interval, set_number
 from jaxsplit.evaluation.image_codecs import QUALITIES, CodecPoint
 
@@ -236,116 +232,3 @@ def _codec_points(codec: str, entries: Any) -> tuple[CodecPoint, ...]:
 
 def _json_key(name: str) -> str:
     return "lambda" if name == "lmbda" else name
-
-
-RateQuality = Iterable[tuple[float, float]]
-
-
-def bd_rate(reference: RateQuality, test: RateQuality) -> float:
-    """Bjøntegaard delta rate: how many bytes `test` needs at equal quality, in percent.
-
-    100 · (exp(mean of ln rate_test(q) - ln rate_reference(q)) - 1) over the qualities q that both
-    curves reach. Points that cost more than another one without being better don't count.
-
-    Args:
-      reference, test: (rate, quality) of each point; any units, the same for both.
-
-    Returns:
-      Percent; negative where `test` needs fewer bytes.
-
-    Raises:
-      ConfigError: a curve has fewer than two points that count, a rate is not positive, a number
-        is not finite, or no quality is reached by both.
-
-    >>> curve = [(50.0, 0.86), (80.0, 0.89), (120.0, 0.91)]
-    >>> round(bd_rate(curve, [(0.9 * rate, quality) for rate, quality in curve]), 6)
-    -10.0
-    """
-    curves = [_front(points)[::-1] for points in (reference, test)]
-    return 100 * math.expm1(_mean_difference(curves, "quality"))
-
-
-def bd_accuracy(reference: RateQuality, test: RateQuality) -> float:
-    """Bjøntegaard delta accuracy: how many points `test` gains at equal rate.
-
-    100 · mean of top1_test(ln rate) - top1_reference(ln rate) over the rates that both curves
-    have, rates weighted by their logarithm.
-
-    Args:
-      reference, test: (rate, top-1 as 0 … 1) of each point.
-
-    Returns:
-      Points of top-1; positive where `test` is better.
-
-    Raises:
-      ConfigError: as for `bd_rate`, with no common rate.
-
-    >>> curve = [(50.0, 0.86), (80.0, 0.89), (120.0, 0.91)]
-    >>> round(bd_accuracy(curve, [(rate, quality + 0.02) for rate, quality in curve]), 6)
-    2.0
-    """
-    curves = [_front(points) for points in (reference, test)]
-    return 100 * _mean_difference(curves, "rate")
-
-
-def _front(points: RateQuality) -> np.ndarray:
-    """The Pareto front, [2, n]: ln rate and quality, both strictly rising."""
-    given = [(float(rate), float(quality)) for rate, quality in points]
-    if not all(math.isfinite(r) and math.isfinite(q) and r > 0 for r, q in given):
-        raise ConfigError(f"expected finite qualities at positive finite rates, got {given}")
-    # Compared after the logarithm, which merges the closest rates; of equal ones the best first.
-    logs = sorted(((math.log(r), q) for r, q in given), key=lambda point: (point[0], -point[1]))
-    front: list[tuple[float, float]] = []
-    for point in logs:
-        if not front or point[1] > front[-1][1]:
-            front.append(point)
-    if len(front) < 2:
-        raise ConfigError(
-            f"expected at least two points, each better than all cheaper ones; got {given}"
-        )
-    return np.array(front).T
-
-
-def _mean_difference(curves: list[np.ndarray], axis: str) -> float:
-    """Mean of y_test(x) - y_reference(x) over the common x; each curve is [2, n], x then y."""
-    low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
-    if not low < high:
-        unit = np.exp if axis == "rate" else np.asarray
-        spans = [f"{unit(x[0]):.4g} … {unit(x[-1]):.4g}" for x, _ in curves]
-        raise ConfigError(
-            f"the curves share no range of {axis}: {' and '.join(spans)}; measure more points"
-        )
-    knots = np.unique(np.concatenate([[low, high], *(x for x, _ in curves)]))
-    knots = knots[(knots >= low) & (knots <= high)]
-    # Simpson's rule is exact for the cubic between two knots.
-    left, right = knots[:-1], knots[1:]
-    means = []
-    for x, y in curves:
-        at = _pchip(x, y)
-        means.append(((right - left) * (at(left) + 4 * at((left + right) / 2) + at(right))).sum())
-    return float((means[1] - means[0]) / 6 / (high - low))
-
-
-def _pchip(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The monotone cubic Hermite interpolant of strictly rising y over strictly rising x."""
-    steps, secants = np.diff(x), np.diff(y) / np.diff(x)
-    if len(x) == 2:
-        slopes = np.repeat(secants, 2)
-    else:
-        before, after = 2 * steps[1:] + steps[:-1], steps[1:] + 2 * steps[:-1]
-        inner = (before + after) / (before / secants[:-1] + after / secants[1:])
-        ends = [_end_slope(*steps[:2], *secants[:2]), _end_slope(*steps[:-3:-1], *secants[:-3:-1])]
-        slopes = np.concatenate([ends[:1], inner, ends[1:]])
-
-    def evaluate(at: np.ndarray) -> np.ndarray:
-        k = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(steps) - 1)
-        t = (at - x[k]) / steps[k]
-        bend = (slopes[k] - secants[k]) * (1 - t) - (slopes[k + 1] - secants[k]) * t
-        return y[k] * (1 - t) + y[k + 1] * t + steps[k] * t * (1 - t) * bend
-
-    return evaluate
-
-
-def _end_slope(step: float, next_step: float, secant: float, next_secant: float) -> float:
-    """Three-point slope at an end; where that falls, 0, which keeps the cubic monotone."""
-    return max(0.0, ((2 * step + next_step) * secant - step * next_secant) / (step + next_step))

@@ -15,6 +15,7 @@ import optax
 from jaxsplit import data, entropy, models
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
+from jaxsplit.fitting import fit_tables
 from jaxsplit.train import features, loop, optimizer, parallel
 from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.evaluation import in_turn, make_evaluate
@@ -86,7 +87,10 @@ def train_curve(
     examples = keep(source, views=config.shown)
     evaluate = _evaluation(config, backbone, groups, keep) if config.evaluate_every else None
     state = _fit(config, backbone, groups, examples, evaluate, workdir, progress)
-    return freeze(config, backbone, groups, state)
+    family = freeze(config, backbone, groups, state)
+    if config.tables == "prior":
+        return family
+    return fit_tables(family, backbone, source, share=config.tables == "shared")
 
 
 def _fit(
@@ -118,7 +122,7 @@ def _fit(
     with MetricsWriter(workdir, names) as writer:
         for phase in config.phases:
             if phase.quantization == "round" and int(state.step) == end:
-                state = with_best_offsets(state)
+                state = with_best_offsets(groups, state)
             end += phase.steps
             step = make_curve_step(
                 groups,
@@ -144,7 +148,7 @@ def _fit(
                 evaluate_every=config.evaluate_every,
                 directory=directory,
             )
-    return with_best_offsets(state) if config.phases[-1].quantization == "noise" else state
+    return with_best_offsets(groups, state) if config.phases[-1].quantization == "noise" else state
 
 
 def _evaluation(
@@ -159,7 +163,7 @@ def _evaluation(
     run = make_evaluate(groups, backbone, lambda: in_turn(examples, backbone), config.batching)
 
     def evaluate(phase: Phase, state: CurveState) -> loop.Metrics:
-        return run(with_best_offsets(state) if phase.quantization == "noise" else state)
+        return run(with_best_offsets(groups, state) if phase.quantization == "noise" else state)
 
     return evaluate
 

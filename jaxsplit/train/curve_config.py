@@ -16,6 +16,7 @@ from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.optimizer import make_schedule
 from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
 
+TABLES = ("prior", "shared", "channels")
 # They change what is heard of a training, and not the training.
 _SILENT = ("cache_gib", "evaluate_every", "evaluate_limit")
 
@@ -46,6 +47,9 @@ class CurveConfig:
       compute_dtype: "bfloat16" for the arithmetic of unit, tail and a head that isn't cached;
         parameters, prior and loss stay float32.
       batching: how the rates share a step, as of `over_rates`.
+      tables: what the integer tables follow: each rate's "prior", or the symbols of the training
+        images after the training, one table for all channels ("shared") or one for each
+        ("channels").
       evaluate_every: steps between evaluations on `evaluate_limit` images of the test split; 0:
         none before the end.
     """
@@ -77,6 +81,7 @@ class CurveConfig:
     feature_dtype: str = "float32"
     compute_dtype: str = "float32"
     batching: str = "auto"
+    tables: str = "prior"
     evaluate_every: int = 0
     evaluate_limit: int | None = 1000
 
@@ -102,6 +107,7 @@ class CurveConfig:
             ("feature_dtype", DTYPES),
             ("compute_dtype", COMPUTE_DTYPES),
             ("batching", BATCHINGS),
+            ("tables", TABLES),
         ):
             if getattr(self, name) not in known:
                 raise ConfigError(

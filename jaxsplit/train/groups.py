@@ -141,10 +141,16 @@ def make_curve_step(
     return step
 
 
-def with_best_offsets(state: CurveState) -> CurveState:
-    """The state with every channel rounding where it costs the fewest bits under its prior."""
+def with_best_offsets(forms: Sequence[Group], state: CurveState) -> CurveState:
+    """The state with every channel rounding where it costs the fewest bits under its prior.
+
+    Latents that a ReLU holds at zero or above round around zero, where most of them lie.
+    """
     groups = []
-    for group in state.groups:
+    for form, group in zip(forms, state.groups, strict=True):
+        if form.split.spec.latent_activation == "relu":
+            groups.append(group)
+            continue
         prior = jax.tree.map(np.asarray, group.result["params"]["prior"])
         offsets = [
             entropy.rounding_offsets(jax.tree.map(lambda x, i=i: x[i], prior))

@@ -34,7 +34,7 @@ from jaxsplit import coding
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.data.images import SUFFIXES, decode_image
 from jaxsplit.evaluation.accuracy import predictor
-from jaxsplit.evaluation.fitting import with_tables_of
+from jaxsplit.fitting import with_tables_of
 from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.importers.spic import import_families
 

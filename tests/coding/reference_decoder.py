@@ -136,9 +136,11 @@ def _label(data, at):
     first = data[at]
     if first < 128:
         return first, at + 1
-    if first < 255:
-        return 128 + 256 * (first - 128) + data[at + 1], at + 2
-    return int.from_bytes(data[at + 1 : at + 6], "little"), at + 6
+    if first < 0xF8:
+        return int.from_bytes(data[at : at + 2], "big") - 0x8000 + 128, at + 2
+    if first < 0xFF:
+        return int.from_bytes(data[at : at + 3], "big") - 0xF80000 + 30848, at + 3
+    return int.from_bytes(data[at + 1 : at + 6], "big"), at + 6
 
 
 def _varint(data, at):

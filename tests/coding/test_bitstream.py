@@ -112,29 +112,37 @@ def test_interrupted_writer_leaves_a_truncated_file():
 
 @pytest.mark.parametrize("n_rates", [1, 5, 20])
 def test_an_image_costs_at_most_two_bytes_beside_its_payload(n_rates):
-    longest = 32639 // n_rates - 1
+    longest = 30847 // n_rates - 1
     for length in (0, 1, 50, 300, longest):
         for rate_index in {0, n_rates - 1}:
             assert len(pack_frame(bytes(length), rate_index, n_rates)) - length <= 2
     # The library's largest images, and as many rates as a whole curve takes.
     assert len(pack_frame(bytes(5000), 5, 6)) == 5002
-    assert len(pack_frame(bytes(longest + 1), n_rates - 1, n_rates)) == longest + 1 + 6
+    for length in (longest + 1, 489599 // n_rates - 1):
+        assert len(pack_frame(bytes(length), n_rates - 1, n_rates)) == length + 3
 
 
-@pytest.mark.parametrize("value", [1, 127, 128, 255, 256, 383, 384, 32639, 32640, 2**28 + 1])
+@pytest.mark.parametrize(
+    "value", [1, 127, 128, 255, 256, 383, 384, 30847, 30848, 96383, 489599, 489600, 2**28 + 1]
+)
 def test_a_label_has_one_form(value):
     """At its edges, by the specification's own words; no longer form is read."""
-    if value > 32639:
-        label = b"\xff" + value.to_bytes(5, "little")
-    elif value > 127:
-        label = bytes([128 + (value - 128) // 256, (value - 128) % 256])
-    else:
+    label = b"\xff" + value.to_bytes(5, "big")
+    if value <= 489599:
+        with pytest.raises(BitstreamError, match="not a number in its short form"):
+            unpack_frame(label + bytes(value), 1)
+    if value <= 127:
         label = bytes([value])
+    elif value <= 30847:
+        label = (0x8000 + value - 128).to_bytes(2, "big")
+    elif value <= 489599:
+        label = (0xF80000 + value - 30848).to_bytes(3, "big")
     assert pack_frame(bytes(value - 1), 0, 1)[: len(label)] == label
     assert unpack_frame(label + bytes(value - 1), 1)[1] == len(label) + value - 1
-    if value <= 32639:
-        with pytest.raises(BitstreamError, match="not a number in its short form"):
-            unpack_frame(b"\xff" + value.to_bytes(5, "little") + bytes(value), 1)
+
+
+def test_any_whole_number_is_a_rate_index():
+    assert pack_frame(bytes(100), np.int64(1), 6) == pack_frame(bytes(100), 1, 6)
 
 
 def test_frames_pack_and_unpack_anywhere():
@@ -252,7 +260,7 @@ def test_length_beyond_the_data_takes_no_memory():
     with pytest.raises(BitstreamError, match=f"a frame of {most + 1} bytes, at most {most};"):
         read_container(_sealed(header + b"\xa3\x82\0"))
     with pytest.raises(BitstreamError, match="at most 9216;"):
-        read_container(_sealed(header + b"\xff\0\0\0\x10\0\0"))
+        read_container(_sealed(header + b"\xff\0\x10\0\0\0\0"))
     with pytest.raises(BitstreamError, match=r"corrupted: a frame of .* bytes, at most"):
         read_container(_sealed(header + b"\xff\xff\xff\xff\xff\x7f\0"))
     with pytest.raises(BitstreamError, match="end marker"):

@@ -13,6 +13,7 @@ from jaxsplit.coding import (
     RateInfo,
     Reader,
     Writer,
+    frame_sizes,
     pack_frame,
     pack_header,
     write_container,
@@ -87,6 +88,16 @@ def test_a_finished_container_stays_finished():
     assert list(reader) == []
 
 
+@pytest.mark.parametrize("damage", ["checksum", "length"])
+def test_behind_an_error_no_frame_is_read(damage):
+    data = bytearray(write_container(HEADER, FRAMES))
+    data[-1 if damage == "checksum" else len(pack_header(HEADER))] ^= 0x7F
+    reader = Reader(io.BytesIO(data))
+    for _ in range(2):
+        with pytest.raises(BitstreamError, match="corrupted"):
+            list(reader)
+
+
 def test_nothing_yet_is_not_the_end():
     device, server = socket.socketpair()
     with device, server, server.makefile("rb") as file:
@@ -117,7 +128,7 @@ def test_a_payload_longer_than_its_latent_can_be_is_not_read():
 def test_a_lying_length_takes_no_memory():
     # The longest frame of the largest latent, of which a few bytes come.
     header = Header("01" * 16, (RateInfo("a", "23" * 16, (2048, 2048, 1)),))
-    lying = pack_header(header) + b"\xff" + (1 << 24).to_bytes(5, "little")
+    lying = pack_header(header) + b"\xff" + (1 << 24).to_bytes(5, "big")
     read_end, write_end = socket.socketpair()
     with read_end, read_end.makefile("rb") as file:
         write_end.sendall(lying + b"few")
@@ -129,3 +140,23 @@ def test_a_lying_length_takes_no_memory():
             assert tracemalloc.get_traced_memory()[1] < 1 << 20
         finally:
             tracemalloc.stop()
+
+
+@pytest.mark.parametrize("frame_checks", [False, True])
+def test_sizes_are_what_the_frames_take_in_the_file(frame_checks):
+    data = write_container(HEADER, FRAMES, frame_checks=frame_checks)
+    assert list(frame_sizes(data)) == [
+        (frame, len(pack_frame(frame.payload, frame.rate_index, 2))) for frame in FRAMES
+    ]
+    with pytest.raises(BitstreamError, match="4 bytes follow its end"):
+        list(frame_sizes(data + b"more"))
+
+
+def test_a_flood_of_empty_frames_takes_no_memory():
+    data = write_container(HEADER, [Frame(0, b"")] * 200_000)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in frame_sizes(data)) == 200_000
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(data) + (1 << 20)
+    finally:
+        tracemalloc.stop()

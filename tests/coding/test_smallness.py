@@ -52,9 +52,11 @@ def test_mean_payload_is_the_information_and_at_most_a_fraction_of_a_byte(
 
 
 def test_a_symbol_costs_next_to_nothing_in_rounding():
-    # The end of the payload takes 0.32 bytes on average; the rest are the coder's divisions.
-    lengths, information = _measure((28, 28), 24, 5.5, 100)
+    # The end of the payload takes 0.32 bytes on average; the rest are the coder's divisions, which
+    # take as much at 18,816 symbols: there the mean is 0.61 to 0.62 bytes.
+    lengths, information = _measure((28, 28), 24, 5.5, 400)
     excess = np.mean(lengths) - np.mean(information)
+    assert excess < 0.66
     assert 8 * (excess - 0.32) / (28 * 28 * 24) < 0.0002
 
 

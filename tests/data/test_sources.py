@@ -594,3 +594,31 @@ def test_photos_are_turned_upright():
     assert turned.shape == (6, 4, 3)
     assert np.all(turned[:3] == 255)
     assert np.all(turned[3:] == 0)
+
+
+def test_parts_of_a_split_are_disjoint_and_have_every_class_alike():
+    whole = open_source("embedded", split="train")
+    parts = [open_source("embedded", split=f"train[{p}]") for p in (":90%", "90%:", "30%:60%")]
+    assert [len(part) for part in parts] == [5400, 600, 1800]
+    for part in parts:
+        assert set(np.bincount(part.labels).tolist()) == {len(part) // 10}
+    kept = [set(part.keep.tolist()) for part in parts]
+    assert not kept[0] & kept[1]
+    assert kept[0] | kept[1] == set(range(len(whole)))
+    first = parts[1][0]
+    np.testing.assert_array_equal(first["image"], whole[int(parts[1].keep[0])]["image"])
+    assert len({source.fingerprint for source in (whole, *parts)}) == 4
+
+
+def test_a_limit_is_taken_of_the_part():
+    part = open_source("embedded", split="train[90%:]")
+    some = open_source("embedded", split="train[90%:]", limit=50)
+    assert some.split == "train[90%:100%]"
+    assert set(some.keep.tolist()) < set(part.keep.tolist())
+    assert np.bincount(some.labels).tolist() == [5] * 10
+
+
+@pytest.mark.parametrize("split", ["train[50%:50%]", "train[60%:40%]", "train[:101%]"])
+def test_an_empty_part_is_an_error(split):
+    with pytest.raises(DataError, match="is empty or more than the whole"):
+        open_source("embedded", split=split)

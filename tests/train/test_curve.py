@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsplit import train_curve, train_family
+from jaxsplit import data, train_curve, train_family
+from jaxsplit.codec import Sender
 from jaxsplit.errors import JaxsplitError
 from jaxsplit.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
@@ -77,6 +78,27 @@ def test_a_training_without_a_cache_ends_where_one_with_it_does(config, family, 
             one.variables["params"]["decoder"],
             other.variables["params"]["decoder"],
         )
+
+
+@pytest.mark.parametrize("tables", ["shared", "channels"])
+def test_tables_may_follow_the_training_images(config, family, tiny_backbone, tables):
+    fitted = train_curve(dataclasses.replace(config, tables=tables), tiny_backbone)
+    source = data.open_source("embedded", split="train", limit=config.limit)
+    images, _ = data.load_arrays(source, tiny_backbone.preprocessing)
+    sender = Sender(family, tiny_backbone, batch_size=16)
+    for before, after in zip(family.rates, fitted.rates, strict=True):
+        np.testing.assert_array_equal(before.tables.offsets, after.tables.offsets)
+        assert (len(np.unique(after.tables.counts, axis=0)) == 1) == (tables == "shared")
+        symbols = sender.symbols(images, before.rate_id)
+        if tables == "channels":
+            assert after.tables.information_bits(symbols) < before.tables.information_bits(symbols)
+
+
+def test_latents_behind_a_relu_round_around_zero(config, tiny_backbone):
+    spec = dataclasses.replace(config.spec, latent_activation="relu")
+    published = dataclasses.replace(config, spec=spec, rates=config.rates[::2])
+    for rate in train_curve(published, tiny_backbone).rates:
+        assert not rate.tables.offsets.any()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_an_evaluation_agrees_with_real_bytes(problem, tiny_config, tiny_backbon
         dataclasses.replace(one, ema={**one.ema, "params": jax.tree.map(moved, one.ema["params"])})
         for one in state.groups
     ]
-    state = with_best_offsets(dataclasses.replace(state, groups=tuple(means)))
+    state = with_best_offsets(groups, dataclasses.replace(state, groups=tuple(means)))
     source = data.open_source("embedded", split="test", limit=30)
     images, labels = data.load_arrays(source, tiny_backbone.preprocessing)
 

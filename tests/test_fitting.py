@@ -10,8 +10,8 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import FamilyError
 from jaxsplit.evaluation.accuracy import evaluate
-from jaxsplit.evaluation.fitting import fit_tables
 from jaxsplit.family import RateFamily
+from jaxsplit.fitting import fit_tables
 from jaxsplit.models.inference import batch_size
 
 BATCH_SIZE = batch_size((12, 12, 1))
@@ -95,3 +95,22 @@ def test_the_head_runs_once_for_all_rates(imported, tiny_backbone, monkeypatch):
     )
     fit_tables(imported, tiny_backbone, data.open_source("embedded", split="test", limit=300))
     assert calls == [BATCH_SIZE, 300 - BATCH_SIZE]
+
+
+def test_a_table_for_each_channel_costs_the_entropy_of_each_channel(
+    imported, tiny_backbone, tiny_test_source, tiny_images
+):
+    each = fit_tables(imported, tiny_backbone, tiny_test_source, share=False)
+    shared = fit_tables(imported, tiny_backbone, tiny_test_source)
+    sender = Sender(imported, tiny_backbone, BATCH_SIZE)
+    for rate in each.rates:
+        symbols = sender.symbols(tiny_images, rate.rate_id)
+        ideal = 0.0
+        for channel in range(rate.spec.channels):
+            _, counts = np.unique(symbols[..., channel], return_counts=True)
+            ideal -= np.sum(counts * np.log2(counts / counts.sum()))
+        assert ideal <= rate.tables.information_bits(symbols) <= 1.02 * ideal + 50
+        assert rate.tables.information_bits(symbols) <= shared[
+            rate.rate_id
+        ].tables.information_bits(symbols)
+        np.testing.assert_array_equal(rate.tables.offsets, imported[rate.rate_id].tables.offsets)

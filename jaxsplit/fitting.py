@@ -7,22 +7,25 @@ import numpy as np
 
 from jaxsplit import data, models
 from jaxsplit.codec import Sender
-from jaxsplit.entropy import tables_from_counts
+from jaxsplit.entropy import stack_tables, tables_from_counts
 from jaxsplit.errors import DataError
 from jaxsplit.family import RateFamily
 from jaxsplit.models.inference import batch_size
 
 
-def fit_tables(family: RateFamily, backbone: models.Backbone, source: data.Source) -> RateFamily:
+def fit_tables(
+    family: RateFamily, backbone: models.Backbone, source: data.Source, *, share: bool = True
+) -> RateFamily:
     """The family with tables that follow the symbols of these images; the units stay as they are.
 
-    A rate's channels share one table, which rounds where the old one did. For units that were
-    trained elsewhere, whose tables follow other images or another network's features.
+    Tables round where the old ones did. For units that were trained elsewhere, whose tables follow
+    other images or another network's features, and where a prior doesn't follow its latents.
 
     Args:
       family: the rates.
       backbone: what the family runs on; the result is bound to it.
       source: images, labelled or not: their classes don't matter.
+      share: one table for all channels of a rate, as of the published units; else one for each.
 
     Raises:
       DataError: there is no image.
@@ -40,21 +43,39 @@ def fit_tables(family: RateFamily, backbone: models.Backbone, source: data.Sourc
         for rate_id, symbols in seen.items():
             symbols.append(sender.quantise(features, rate_id))
     return with_tables_of(
-        sender.family, {rate_id: np.concatenate(symbols) for rate_id, symbols in seen.items()}
+        sender.family,
+        {rate_id: np.concatenate(symbols) for rate_id, symbols in seen.items()},
+        share=share,
     )
 
 
-def with_tables_of(family: RateFamily, symbols: Mapping[str, np.ndarray]) -> RateFamily:
-    """The family with tables that follow given symbols, one table for all channels of a rate.
+def with_tables_of(
+    family: RateFamily, symbols: Mapping[str, np.ndarray], *, share: bool = True
+) -> RateFamily:
+    """The family with tables that follow given symbols.
 
     Args:
       family: the rates; tables go on rounding where they did.
       symbols: rate id → int32 [..., C].
+      share: as of `fit_tables`.
     """
     rates = []
     for rate in family.rates:
-        values, counts = np.unique(symbols[rate.rate_id], return_counts=True)
-        histogram = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        tables = tables_from_counts(histogram, rate.spec.channels, rate.tables.offsets)
+        seen, offsets = symbols[rate.rate_id], rate.tables.offsets
+        if share:
+            tables = tables_from_counts(_histogram(seen), rate.spec.channels, offsets)
+        else:
+            channels = range(rate.spec.channels)
+            tables = stack_tables(
+                [
+                    tables_from_counts(_histogram(seen[..., c]), 1, offsets[c : c + 1])
+                    for c in channels
+                ]
+            )
         rates.append(dataclasses.replace(rate, tables=tables, measured={}))
     return dataclasses.replace(family, rates=tuple(rates))
+
+
+def _histogram(symbols: np.ndarray) -> dict[int, int]:
+    values, counts = np.unique(symbols, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,196 @@
+"""The mean distance between two rate–accuracy curves, in bytes or in accuracy.
+
+The distances are those of Bjøntegaard, "Calculation of average PSNR differences between RD-curves"
+(VCEG-M33, 2001), as the `bjontegaard` package computes them: over interpolants that take any number
+of points, in place of one cubic through four. It is imported when a distance is computed, for it
+brings scipy and matplotlib along.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxsplit.errors import ConfigError
+
+RateQuality = Iterable[tuple[float, float]]
+
+#: Interpolants, and how many points they need: PCHIP (Fritsch and Butland, 1984) never leaves the
+#: range of two neighbours; Akima's (1970) is smoother, and with two points a line that isn't his.
+METHODS = {"pchip": 2, "akima": 3}
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The qualities over which two curves are compared.
+
+    Args:
+      low, high: its ends, in the curves' unit.
+      of_reference, of_test: its share of what each curve spans, 0 … 1.
+      of_limits: its share of the limits that were asked for; None where there are not two.
+    """
+
+    low: float
+    high: float
+    of_reference: float
+    of_test: float
+    of_limits: float | None = None
+
+
+def overlap(
+    reference: RateQuality,
+    test: RateQuality,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> Overlap:
+    """The qualities that both curves reach, inside the limits.
+
+    Args:
+      reference, test: (rate, quality) of each point; those that don't count (see `bd_rate`) are
+        left out.
+      limits: lowest and highest quality to compare.
+
+    Raises:
+      ConfigError: as for `bd_rate`.
+
+    >>> both = overlap([(50, 0.80), (80, 0.90)], [(40, 0.85), (90, 0.95)], (0.82, 0.87))
+    >>> print(both.low, both.high, f"{both.of_reference:.2f} {both.of_limits:.2f}")
+    0.85 0.87 0.20 0.40
+    """
+    return _overlap(_front(reference), _front(test), limits)
+
+
+def bd_rate(
+    reference: RateQuality,
+    test: RateQuality,
+    *,
+    method: str = "pchip",
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> float:
+    """Bjøntegaard delta rate: how many bytes `test` needs at equal quality, in percent.
+
+    100 · (exp(mean of ln rate_test(q) - ln rate_reference(q)) - 1) over the qualities q that both
+    curves reach. Points that cost more than another one without being better don't count.
+
+    Args:
+      reference, test: (rate, quality) of each point; any units, the same for both.
+      method: the interpolant, of `METHODS`.
+      limits: lowest and highest quality to compare; what both curves reach of it is. The curves go
+        through the points outside as well: limits choose a piece of them and change nothing in it.
+
+    Returns:
+      Percent; negative where `test` needs fewer bytes.
+
+    Raises:
+      ConfigError: a curve has fewer points that count than the method needs, a rate is not
+        positive, a number is not finite, or no quality within the limits is reached by both.
+
+    >>> curve = [(50.0, 0.86), (80.0, 0.89), (120.0, 0.91)]
+    >>> round(bd_rate(curve, [(0.9 * rate, quality) for rate, quality in curve]), 6)
+    -10.0
+    """
+    fronts = _front(reference, method), _front(test, method)
+    both = _overlap(*fronts, limits)
+    curves = fronts[0][::-1], fronts[1][::-1]
+    return 100 * math.expm1(_mean_difference(*curves, method, both.low, both.high))
+
+
+def bd_accuracy(reference: RateQuality, test: RateQuality, *, method: str = "pchip") -> float:
+    """Bjøntegaard delta accuracy: how many points `test` gains at equal rate.
+
+    100 · mean of top1_test(ln rate) - top1_reference(ln rate) over the rates that both curves
+    have, rates weighted by their logarithm.
+
+    Args:
+      reference, test: (rate, top-1 as 0 … 1) of each point.
+      method: the interpolant, of `METHODS`.
+
+    Returns:
+      Points of top-1; positive where `test` is better.
+
+    Raises:
+      ConfigError: as for `bd_rate`, with no common rate.
+
+    >>> curve = [(50.0, 0.86), (80.0, 0.89), (120.0, 0.91)]
+    >>> round(bd_accuracy(curve, [(rate, quality + 0.02) for rate, quality in curve]), 6)
+    2.0
+    """
+    fronts = _front(reference, method), _front(test, method)
+    low, high = max(float(f[0][0]) for f in fronts), min(float(f[0][-1]) for f in fronts)
+    if not low < high:
+        raise _no_range("rate", np.exp(fronts[0][0]), np.exp(fronts[1][0]))
+    return 100 * _mean_difference(*fronts, method, low, high)
+
+
+def common_rates(reference: RateQuality, test: RateQuality) -> tuple[float, float]:
+    """Lowest and highest rate that both curves have: those that `bd_accuracy` is the mean over."""
+    logs = [_front(points)[0] for points in (reference, test)]
+    return math.exp(max(log[0] for log in logs)), math.exp(min(log[-1] for log in logs))
+
+
+def _front(points: RateQuality, method: str = "pchip") -> np.ndarray:
+    """The Pareto front, [2, n]: ln rate and quality, both strictly rising."""
+    if method not in METHODS:
+        raise ConfigError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
+    given = [(float(rate), float(quality)) for rate, quality in points]
+    if not all(math.isfinite(r) and math.isfinite(q) and r > 0 for r, q in given):
+        raise ConfigError(f"expected finite qualities at positive finite rates, got {given}")
+    # Compared after the logarithm, which merges the closest rates; of equal ones the best first.
+    logs = sorted(((math.log(r), q) for r, q in given), key=lambda point: (point[0], -point[1]))
+    front: list[tuple[float, float]] = []
+    for point in logs:
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    if len(front) < METHODS[method]:
+        least = {2: "two", 3: "three"}[METHODS[method]]
+        raise ConfigError(
+            f"expected at least {least} points for {method}, each better than all cheaper ones; "
+            f"got {given}"
+        )
+    return np.array(front).T
+
+
+def _overlap(reference: np.ndarray, test: np.ndarray, limits: tuple[float, float]) -> Overlap:
+    if not limits[0] < limits[1]:
+        raise ConfigError(f"the limits {limits[0]:.4g} and {limits[1]:.4g} don't rise")
+    spans = [(float(front[1][0]), float(front[1][-1])) for front in (reference, test)]
+    low = max(limits[0], *(span[0] for span in spans))
+    high = min(limits[1], *(span[1] for span in spans))
+    if not low < high:
+        raise _no_range("quality", reference[1], test[1], limits)
+    shares = [(high - low) / (span[1] - span[0]) for span in (*spans, limits)]
+    # Where a limit is infinite nothing was asked for that could be missed.
+    of_limits = shares[2] if math.isfinite(limits[1] - limits[0]) else None
+    return Overlap(low, high, shares[0], shares[1], of_limits)
+
+
+def _no_range(
+    axis: str,
+    reference: np.ndarray,
+    test: np.ndarray,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> ConfigError:
+    spans = [f"{values[0]:.4g} … {values[-1]:.4g}" for values in (reference, test)]
+    within = f" within {limits[0]:.4g} … {limits[1]:.4g}" if np.isfinite(limits).any() else ""
+    return ConfigError(
+        f"the curves share no range of {axis}{within}: {' and '.join(spans)}; measure more points"
+    )
+
+
+def _mean_difference(
+    reference: np.ndarray, test: np.ndarray, method: str, low: float, high: float
+) -> float:
+    """Mean of y_test(x) - y_reference(x) from low to high; each curve is [2, n], x then y."""
+    from bjontegaard import bd_linear
+
+    # The package has no limits, so that its interpolants are taken and integrated between them.
+    _, *interpolants = bd_linear(
+        *reference,
+        *test,
+        method=method,
+        require_matching_points=False,
+        interpolators=True,
+        min_overlap=0,
+    )
+    areas = [float(interpolant.integrate(low, high)) for interpolant in interpolants]
+    return (areas[1] - areas[0]) / (high - low)

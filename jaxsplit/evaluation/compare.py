@@ -1,0 +1,184 @@
+"""Two measured curves beside each other: what `jaxsplit compare` prints."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.evaluation import bd, images
+from jaxsplit.evaluation.bootstrap import EVERYTHING, Interval, bd_rate_interval
+from jaxsplit.evaluation.curve import Curve
+
+_CURVE = "curve.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A curve, where it came from, and its single images where they were kept."""
+
+    name: str
+    curve: Curve
+    images: images.PerImage | None
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Measured":
+        """Reads a `curve.json`, or the one in a folder, and the `images.npz` beside it.
+
+        Raises:
+          DataError: one of them is missing or damaged, or they are of different evaluations.
+        """
+        file = Path(path) / _CURVE if Path(path).is_dir() else Path(path)
+        curve = Curve.read(file)
+        beside = file.with_name(images.FILE)
+        if file.name != _CURVE or not beside.exists():
+            return cls(str(path), curve, None)
+        found = images.PerImage.read(beside)
+        if not found.belongs_to(curve):
+            raise DataError(f"{beside} is of another evaluation than {file}: repeat it")
+        return cls(str(path), curve, found)
+
+    def rate_quality(self, quality: str) -> list[tuple[float, float]]:
+        """(bytes per image, quality) of every rate."""
+        if quality == "top1":
+            return self.curve.rate_quality()
+        if self.images is None:
+            raise DataError(
+                f"{self.name} has no {images.FILE}, which {quality} is counted in: "
+                "write one with jaxsplit evaluate --out"
+            )
+        qualities = self.images.correct(quality).mean(axis=1)
+        return list(zip(self.images.bytes.mean(axis=1), qualities, strict=True))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The distances between two curves.
+
+    Args:
+      reference, test: where the curves came from.
+      quality, method: what was compared, and through which interpolant.
+      bd_rate_percent: negative where `test` needs fewer bytes.
+      bd_accuracy_points: positive where `test` is better; None where no rate is common to both.
+      overlap: the qualities, 0 … 1, that the BD-rate is the mean over.
+      common_bytes: lowest and highest rate that the BD-accuracy is the mean over, or None.
+      interval: of the BD-rate, where both curves have the same single images.
+      no_interval: why there is none, or "".
+    """
+
+    reference: str
+    test: str
+    quality: str
+    method: str
+    bd_rate_percent: float
+    bd_accuracy_points: float | None
+    overlap: bd.Overlap
+    common_bytes: tuple[float, float] | None
+    interval: Interval | None
+    no_interval: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same in plain values, for JSON."""
+        return asdict(self)
+
+    def render(self) -> str:
+        """The same as a short table of plain text."""
+        quality = {"top1": "top-1"}.get(self.quality, self.quality)
+        both = self.overlap
+        if self.interval is None:
+            interval = f"no interval: {self.no_interval}"
+        else:
+            interval = (
+                f"{100 * self.interval.level:g} % interval {self.interval.low:+.2f} to "
+                f"{self.interval.high:+.2f} %, {self.interval.resamples} resamples of "
+                f"{self.interval.n_images} images"
+            )
+        points, where = "n/a", "the curves share no range of bytes"
+        if self.bd_accuracy_points is not None and self.common_bytes is not None:
+            points = f"{self.bd_accuracy_points:+.2f} points"
+            where = f"from {self.common_bytes[0]:.1f} to {self.common_bytes[1]:.1f} bytes an image"
+        shares = f"{100 * both.of_reference:.0f} % of the reference's, "
+        shares += f"{100 * both.of_test:.0f} % of the test's"
+        if both.of_limits is not None:
+            shares += f", {100 * both.of_limits:.0f} % of the limits'"
+        rows = [
+            ("BD-rate", f"{self.bd_rate_percent:+z.2f} %", interval),
+            ("BD-accuracy", points, where),
+            (
+                "overlap",
+                f"{100 * (both.high - both.low):.2f} points",
+                f"{quality} from {100 * both.low:.2f} to {100 * both.high:.2f} %: {shares}",
+            ),
+        ]
+        lines = [f"{quality} of {self.test} against {self.reference}, {self.method}"]
+        lines += [f"{name:<12} {value:<14} {note}" for name, value, note in rows]
+        return "\n".join(lines)
+
+
+def compare(
+    reference: Measured,
+    test: Measured,
+    *,
+    quality: str = "top1",
+    method: str = "pchip",
+    drops: tuple[float, float] = EVERYTHING,
+) -> Comparison:
+    """The distances between two curves, with an interval where their images are the same.
+
+    Args:
+      reference, test: the curves.
+      quality: "top1" or "agreement" with the uncut network.
+      method: the interpolant, of `bd.METHODS`.
+      drops: compare from so much below the uncut network to so much, such as (0.06, 0.005).
+
+    Raises:
+      ConfigError: as for `bd.bd_rate`; drops that don't fall, or from uncut networks that differ.
+      DataError: agreement is asked for and a curve has no single images.
+    """
+    if not drops[0] > drops[1]:
+        raise ConfigError(
+            f"the drops are from {100 * drops[0]:g} to {100 * drops[1]:g} points, expected the "
+            "first to be the larger one"
+        )
+    uncut = 1.0
+    if quality == "top1":
+        uncut = reference.curve.uncompressed_top1
+        if drops != EVERYTHING:
+            _check_same_uncut(reference, test)
+    curves = reference.rate_quality(quality), test.rate_quality(quality)
+    limits = uncut - drops[0], uncut - drops[1]
+    bd_rate = bd.bd_rate(*curves, method=method, limits=limits)
+    low, high = bd.common_rates(*curves)
+    bd_accuracy = bd.bd_accuracy(*curves, method=method) if low < high else None
+    interval, reason = None, ""
+    if lacking := [side.name for side in (reference, test) if side.images is None]:
+        reason = f"no {images.FILE} in {' and '.join(lacking)}"
+    elif reference.images is not None and test.images is not None:
+        try:
+            interval = bd_rate_interval(
+                reference.images, test.images, quality=quality, method=method, drops=drops
+            )
+        except ConfigError as error:
+            reason = str(error)
+    return Comparison(
+        reference=reference.name,
+        test=test.name,
+        quality=quality,
+        method=method,
+        bd_rate_percent=bd_rate,
+        bd_accuracy_points=bd_accuracy,
+        overlap=bd.overlap(*curves, limits=limits),
+        common_bytes=None if bd_accuracy is None else (low, high),
+        interval=interval,
+        no_interval=reason,
+    )
+
+
+def _check_same_uncut(reference: Measured, test: Measured) -> None:
+    sides = [(side.curve.uncompressed_top1, side.curve.n_images) for side in (reference, test)]
+    if not (math.isclose(sides[0][0], sides[1][0]) and sides[0][1] == sides[1][1]):
+        said = " and ".join(f"{100 * top1:.2f} % on {count} images" for top1, count in sides)
+        raise ConfigError(
+            f"the uncut networks have {said}: a drop is the same in both only where they have the "
+            "same; evaluate both with one network on the same images, or compare without drops"
+        )

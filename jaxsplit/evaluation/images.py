@@ -1,0 +1,148 @@
+"""What every image cost and gave at every rate: `images.npz`, beside `curve.json`.
+
+The file is a NumPy archive, read without pickles:
+
+    version     int64 []            1
+    rate_ids    str [rates]         in the order of the curve's points
+    bytes       int32 [rates, N]    length of the frame that was decoded again
+    predicted   int32 [rates, N]    class that the server saw through those bytes
+    labels      int32 [N]
+    uncut       int32 [N]           class that the uncut network saw
+
+With it, differences of two curves on the same images have intervals (`evaluation.bootstrap`).
+"""
+
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.evaluation.curve import Curve
+
+#: Name of the file in a folder that `jaxsplit evaluate --out` writes.
+FILE = "images.npz"
+
+_VERSION = 1
+_ARRAYS = {"rate_ids": 1, "bytes": 2, "predicted": 2, "labels": 1, "uncut": 1}  # their ranks
+_QUALITIES = ("top1", "agreement")
+
+
+@dataclass(frozen=True, eq=False)
+class PerImage:
+    """Sizes and predictions of N images at every rate.
+
+    Args:
+      rate_ids: names of the rates.
+      bytes: whole numbers [rates, N], length of each frame.
+      predicted: whole numbers [rates, N], the class through those bytes.
+      labels: whole numbers [N], the class that the image has.
+      uncut: whole numbers [N], the class that the uncut network sees.
+
+    Raises:
+      ConfigError: shapes don't fit, a number is not whole or a size negative, or two rates share
+        an id.
+
+    >>> one = PerImage(("r0",), [[52, 48, 50]], [[7, 1, 3]], labels=[7, 1, 2], uncut=[7, 2, 3])
+    >>> one.correct("top1").mean(), one.correct("agreement").mean(), one.bytes.mean()
+    (np.float64(0.6666666666666666), np.float64(0.6666666666666666), np.float64(50.0))
+    """
+
+    rate_ids: tuple[str, ...]
+    bytes: np.ndarray
+    predicted: np.ndarray
+    labels: np.ndarray
+    uncut: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rate_ids", tuple(map(str, self.rate_ids)))
+        if not self.rate_ids or len(set(self.rate_ids)) < len(self.rate_ids):
+            raise ConfigError(f"the rate ids are {list(self.rate_ids)}, expected different names")
+        count = np.size(self.labels)
+        one, each = (count,), (len(self.rate_ids), count)
+        shapes = {"bytes": each, "predicted": each, "labels": one, "uncut": one}
+        for name, shape in shapes.items():
+            array = np.asarray(getattr(self, name))
+            if array.shape != shape or not count or not np.issubdtype(array.dtype, np.integer):
+                raise ConfigError(
+                    f"{name} is {array.dtype} {list(array.shape)}, expected whole numbers "
+                    f"{list(shape)} of at least one image"
+                )
+            object.__setattr__(self, name, array.astype(np.int64))
+        if self.bytes.min() < 0:
+            raise ConfigError(f"an image has {self.bytes.min()} bytes")
+
+    def correct(self, quality: str) -> np.ndarray:
+        """bool [rates, N]: the label was found (`top1`), or what the uncut network sees."""
+        return self.predicted == self._truth(quality)
+
+    def uncut_correct(self, quality: str) -> np.ndarray:
+        """bool [N]: the same of the uncut network, which always agrees with itself."""
+        return self.uncut == self._truth(quality)
+
+    def _truth(self, quality: str) -> np.ndarray:
+        if quality not in _QUALITIES:
+            raise ConfigError(f"there is no quality {quality!r}; choose {' or '.join(_QUALITIES)}")
+        return self.labels if quality == "top1" else self.uncut
+
+    def same_images(self, other: "PerImage") -> bool:
+        """Whether the other's images have these labels and predictions of the uncut network."""
+        return np.array_equal(self.labels, other.labels) and np.array_equal(self.uncut, other.uncut)
+
+    def belongs_to(self, curve: Curve) -> bool:
+        """Whether the curve is the mean over these images."""
+        points = [(point.bytes_per_image, point.top1) for point in curve.points]
+        means = np.stack([self.bytes.mean(axis=1), self.correct("top1").mean(axis=1)], axis=1)
+        return (
+            self.rate_ids == tuple(point.rate_id for point in curve.points)
+            and {len(self.labels)} == {curve.n_images, *(p.n_images for p in curve.points)}
+            and np.allclose(points, means, rtol=1e-9, atol=0)
+            and np.isclose(curve.uncompressed_top1, self.uncut_correct("top1").mean())
+        )
+
+    def write(self, path: str | Path) -> None:
+        """Writes the file; a killed write leaves the one that was there."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        numbers = {name: getattr(self, name).astype(np.int32) for name in list(_ARRAYS)[1:]}
+        with partial.open("wb") as file:
+            np.savez_compressed(
+                file, version=np.int64(_VERSION), rate_ids=np.array(self.rate_ids), **numbers
+            )
+        os.replace(partial, path)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "PerImage":
+        """Reads what `write` wrote.
+
+        Raises:
+          DataError: the file is missing, damaged, or not of this schema.
+        """
+        try:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                found = {name: archive[name] for name in ("version", *_ARRAYS)}
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+            raise _no_file(path, error) from error
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+            raise _no_file(path, error) from error
+        version = found.pop("version")
+        if version.shape or version != _VERSION:
+            raise DataError(f"{path} has version {version}, expected {_VERSION}")
+        try:
+            for name, rank in _ARRAYS.items():
+                if found[name].ndim != rank:
+                    raise ConfigError(f"{name} has {found[name].ndim} axes, expected {rank}")
+            return cls(**found)
+        except ConfigError as error:
+            raise _no_file(path, error) from error
+
+
+def _no_file(path: str | Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} is not of single images: {error}; write one with jaxsplit evaluate --out"
+    )

@@ -1,0 +1,153 @@
+"""`jaxsplit compare` on files: its figures, what it says where it has none, and its refusals."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import shutil
+
+import pytest
+from evaluation import measured
+
+from jaxsplit.cli import main
+from jaxsplit.evaluation.bd import bd_accuracy, bd_rate
+from jaxsplit.evaluation.bootstrap import bd_rate_interval
+from jaxsplit.evaluation.compare import Measured
+
+REFERENCE = measured.draw(400, draw_seed=1)
+TEST = measured.draw(400, draw_seed=2, scale=0.8)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("measured")
+    return measured.write(root / "old", REFERENCE), measured.write(root / "new", TEST)
+
+
+def run(*arguments):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["compare", *map(str, arguments)])
+    return code, out.getvalue(), err.getvalue()
+
+
+def result(*arguments):
+    code, out, err = run(*arguments, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def refusal(*arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"jaxsplit: \S.*\n", err)
+    return err
+
+
+def curves(quality="top1"):
+    return [Measured("", measured.curve_of(i), i).rate_quality(quality) for i in (REFERENCE, TEST)]
+
+
+def test_figures_are_those_of_the_functions(folders):
+    found = result(*folders)
+    assert found["bd_rate_percent"] == bd_rate(*curves())
+    assert found["bd_accuracy_points"] == bd_accuracy(*curves())
+    interval = bd_rate_interval(REFERENCE, TEST)
+    assert found["interval"] == dataclasses.asdict(interval)
+    assert interval.low < found["bd_rate_percent"] < interval.high < 0
+    assert (found["quality"], found["method"], found["no_interval"]) == ("top1", "pchip", "")
+
+
+def test_options_reach_the_functions(folders):
+    options = ("--method", "akima", "--from-drop", 20, "--to-drop", 10)
+    uncut = measured.curve_of(REFERENCE).uncompressed_top1
+    limits = uncut - 0.2, uncut - 0.1
+    found = result(*folders, *options)
+    assert found["bd_rate_percent"] == pytest.approx(
+        bd_rate(*curves(), method="akima", limits=limits), rel=1e-12
+    )
+    assert found["interval"]["low"] == pytest.approx(
+        bd_rate_interval(REFERENCE, TEST, method="akima", drops=(0.2, 0.1)).low, rel=1e-12
+    )
+    assert (found["overlap"]["low"], found["overlap"]["high"]) == pytest.approx(limits)
+    assert found["overlap"]["of_limits"] == pytest.approx(1)
+
+    found = result(*folders, "--quality", "agreement", "--from-drop", 30)
+    limits = (0.7, float("inf"))
+    assert found["bd_rate_percent"] == bd_rate(*curves("agreement"), limits=limits)
+    assert found["bd_rate_percent"] != bd_rate(*curves(), limits=limits)
+    assert found["overlap"]["low"] == 0.7
+
+
+def test_the_table_says_the_same(folders):
+    code, out, _ = run(*folders, "--from-drop", 20)
+    assert code == 0
+    found = result(*folders, "--from-drop", 20)
+    first, *lines = out.splitlines()
+    assert first == f"top-1 of {folders[1]} against {folders[0]}, pchip"
+    assert lines[0].startswith(f"BD-rate      {found['bd_rate_percent']:+.2f} %")
+    low, high = found["interval"]["low"], found["interval"]["high"]
+    assert f"95 % interval {low:+.2f} to {high:+.2f} %, 2000 resamples of 400 images" in lines[0]
+    assert lines[1].startswith(f"BD-accuracy  {found['bd_accuracy_points']:+.2f} points")
+    assert lines[2].startswith("overlap")
+    assert f"to {100 * found['overlap']['high']:.2f} %" in lines[2]
+    assert len(lines) == 3
+
+
+def test_a_file_is_as_good_as_its_folder(folders):
+    files = [folder / "curve.json" for folder in folders]
+    by_file, by_folder = result(*files), result(*folders)
+    assert by_file.pop("reference") == str(files[0])
+    assert by_file.pop("test") == str(files[1])
+    assert by_file.items() <= by_folder.items()
+
+
+def test_without_images_there_is_no_interval_and_a_line_says_so(folders, tmp_path):
+    old = folders[0]
+    shutil.copy(folders[1] / "curve.json", tmp_path)
+    code, out, _ = run(old, tmp_path)
+    assert code == 0
+    assert f"no interval: no images.npz in {tmp_path}\n" in out
+    assert result(old, tmp_path)["interval"] is None
+    other = measured.write(tmp_path / "other", measured.draw(400, seed=1))
+    assert "no interval: the two curves are of different images" in run(old, other)[1]
+    assert "agreement" in refusal(old, tmp_path, "--quality", "agreement")
+
+
+def test_a_curve_whose_name_is_its_own_has_no_images(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "one")
+    (tmp_path / "one" / "curve.json").rename(tmp_path / "one" / "first.json")
+    assert result(tmp_path / "one" / "first.json", folders[1])["interval"] is None
+
+
+def test_curves_without_a_common_rate_have_no_bd_accuracy(tmp_path):
+    far = dataclasses.replace(REFERENCE, bytes=100 * REFERENCE.bytes)
+    pair = [measured.write(tmp_path / n, i) for n, i in (("near", REFERENCE), ("far", far))]
+    found = result(*pair)
+    assert found["bd_rate_percent"] == pytest.approx(9900)
+    assert found["bd_accuracy_points"] is None
+    assert "the curves share no range of bytes" in run(*pair)[1]
+
+
+def test_refusals_are_one_line(folders, tmp_path):
+    old, new = folders
+    assert "No such file" in refusal(old, tmp_path / "nothing")
+    assert "curve.json" in refusal(old, tmp_path)
+    assert "no range of quality" in refusal(old, new, "--to-drop", 89)
+    assert "from 1 to 2 points" in refusal(old, new, "--from-drop", 1, "--to-drop", 2)
+    assert "from nan to" in refusal(old, new, "--from-drop", "nan")
+    assert "'cubic'" in refusal(old, new, "--method", "cubic")
+    assert "--quality" in refusal(old, new, "--quality", "psnr")
+    other = measured.write(tmp_path / "other", measured.draw(399))
+    message = refusal(old, other, "--from-drop", 20)
+    assert "on 400 images and" in message
+    assert "on 399 images" in message
+
+
+def test_images_of_another_evaluation_are_refused(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "mixed")
+    shutil.copy(folders[1] / "images.npz", tmp_path / "mixed")
+    assert "another evaluation" in refusal(tmp_path / "mixed", folders[1])
+    (tmp_path / "mixed" / "images.npz").write_text("damaged")
+    assert "not of single images" in refusal(tmp_path / "mixed", folders[1])

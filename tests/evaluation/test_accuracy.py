@@ -11,7 +11,7 @@ import pytest
 from jaxsplit import checkpoint, data, ops
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError, DataError, FamilyError
-from jaxsplit.evaluation.accuracy import _accuracy, evaluate, predictor
+from jaxsplit.evaluation.accuracy import _accuracy, evaluate, evaluate_images, predictor
 from jaxsplit.models.inference import batch_size
 from jaxsplit.plan import split_cost
 from jaxsplit.train.curve import train_curve

@@ -9,7 +9,7 @@ from jaxsplit import data, models
 
 # Least top-1 on all 10,000 test images, by the card. CIFAR-10's is to become 0.88.
 BARS = {
-    "cifar10_resnet20": 0.85,
+    "cifar10_resnet20": 0.87,
     "fashion_mnist_resnet20": 0.93,
     "fashion_mnist_resnet8": 0.925,
 }

@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", help="default: test, else val, validation or the only one")
     evaluate.add_argument("--rates", metavar="A,B", help="default: all")
     evaluate.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
-    evaluate.add_argument("--out", type=Path, metavar="DIR", help="for curve.json and curve.png")
+    evaluate.add_argument(
+        "--out", type=Path, metavar="DIR", help="for curve.json, curve.png, report.html"
+    )
     evaluate.add_argument(
         "--baselines",
         default="jpeg,webp",

@@ -115,7 +115,8 @@ def evaluate(options: argparse.Namespace) -> None:
     print(table)
     print(report.render_details(curve))
     if options.out is not None:
-        print(f"wrote {options.out}/curve.json and {options.out}/curve.png")
+        names = ("curve.json", "curve.png", "images.npz", "report.html")
+        print(f"wrote {', '.join(names)} to {options.out}")
 
 
 def compare(options: argparse.Namespace) -> None:

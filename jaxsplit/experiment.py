@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsplit import data, models
-from jaxsplit.evaluation import accuracy, image_codecs, plot, report
+from jaxsplit.evaluation import accuracy, html, image_codecs, plot, report
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import FILE
 from jaxsplit.family import RateFamily
@@ -82,8 +82,8 @@ def measure(
 
     Args:
       family, backbone, source: as of `accuracy.evaluate`.
-      directory: gets `curve.json`, `curve.png` and `images.npz`, what each image cost and was
-        taken for; None writes nothing.
+      directory: gets `curve.json`, `curve.png`, `report.html` and `images.npz`, what each image
+        cost and was taken for; None writes nothing.
       tell: told what begins.
       rate_ids: the rates to measure; None for all.
       baselines: the codecs, of `image_codecs.QUALITIES`.
@@ -108,6 +108,14 @@ def measure(
         seen.write(directory / FILE)
         title = f"{backbone.name} cut after {family.cut}, {len(images)} images of {source.name}"
         plot.plot_curve(directory / "curve.png", curve, codecs, title, raw_bytes=raw)
+        described = {
+            "backbone": f"{backbone.name}, weights {backbone.weights or backbone.fingerprint[:12]}",
+            "data": f"{source.name}, split {source.split}",
+            "cut": family.cut,
+            "family": family.fingerprint,
+            **{f"unit of {rate.rate_id}": rate.spec for rate in family.rates},
+        }
+        html.write_report(directory / "report.html", curve, title, described)
     return curve, report.render(curve, codecs, raw_bytes=raw)
 
 

@@ -181,6 +181,8 @@ def test_quickstart_saves_the_family(quickstart, family):
         "curve.json",
         "curve.png",
         "family",
+        "images.npz",
+        "report.html",
     }
 
 

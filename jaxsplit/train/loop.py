@@ -109,6 +109,11 @@ def fit(
                 reports.evaluated(done, evaluate(state))
             if directory is not None and saves:
                 _save(directory, done, state)
+            # Whoever asks to stop may not wait for long, but nobody comes back to this step.
+            if evaluate is not None and evaluates and stop:
+                reports.evaluated(done, evaluate(state))
+            if done == steps:  # what came since then would be forgotten with this request
+                stop = stop or processes.largest(request.signal)
             if stop:
                 raise Interrupted(_farewell(stop, done, directory), stop)
     return state

@@ -111,6 +111,15 @@ def from_first(tree: Any) -> Any:
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
 
 
+def largest(number: int) -> int:
+    """The largest number that a process gives, in every process."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+
+
 def wait_for_all(reason: str) -> None:
     """Returns when every process has come here."""
     if jax.process_count() > 1:

@@ -106,7 +106,9 @@ def test_a_rate_in_company_of_other_forms_equals_the_rate_alone(problem, rates, 
             {name: value[i] for name, value in metrics.items()},
             {name: value[0] for name, value in own.items()},
         )
-    assert [len(offsets) for offsets in with_best_offsets(groups, together).groups[1].offsets] == [5]
+    assert [len(offsets) for offsets in with_best_offsets(groups, together).groups[1].offsets] == [
+        5
+    ]
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import FamilyError
 from jaxsplit.evaluation.accuracy import evaluate
-from jaxsplit.fitting import fit_tables
 from jaxsplit.family import RateFamily
+from jaxsplit.fitting import fit_tables
 from jaxsplit.models.inference import batch_size
 
 BATCH_SIZE = batch_size((12, 12, 1))

@@ -14,8 +14,8 @@ import optax
 
 from jaxsplit import checkpoint, data, entropy, models
 from jaxsplit.errors import ConfigError
-from jaxsplit.fitting import fit_tables
 from jaxsplit.family import FamilyRate, RateFamily
+from jaxsplit.fitting import fit_tables
 from jaxsplit.train import features, loop, optimizer, parallel
 from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.evaluation import in_turn, make_evaluate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -62,6 +63,15 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
                 "it is of another training"
             )
     return tree
+
+
+def key(config: str, *fingerprints: str) -> str:
+    """Short name of a training: its config's key, and the content that a config only names.
+
+    >>> key("0a1b", "weights", "images") == key("0a1b", "weights", "other images")
+    False
+    """
+    return f"{config}-{hashlib.sha256(' '.join(fingerprints).encode()).hexdigest()[:8]}"
 
 
 def save_step(directory: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -> None:

@@ -45,15 +45,16 @@ def train(options: argparse.Namespace) -> None:
     loaded = config.load(options.config, options.overrides)
     _check_writable(options.workdir)
     processes.join(options.coordinator, options.process_id, options.processes)
-    if not isinstance(loaded, BackboneConfig):
-        _run_curve(loaded, options.workdir, resume=True)
-        return
-    parallel.use_cpu_cores(loaded.batch_size)
-    with _progress() as progress:
-        card = experiment.run_backbone(loaded, options.workdir, _repeated(options), progress)
-    if processes.is_first():
-        print(f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images")
-        print(f"wrote {options.workdir / 'weights.safetensors'}")
+    with processes.leaving_errors():
+        if not isinstance(loaded, BackboneConfig):
+            _run_curve(loaded, options.workdir, resume=True)
+            return
+        parallel.use_cpu_cores(loaded.batch_size)
+        with _progress() as progress:
+            card = experiment.run_backbone(loaded, options.workdir, _repeated(options), progress)
+        if processes.is_first():
+            print(f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images")
+            print(f"wrote {options.workdir / 'weights.safetensors'}")
 
 
 def _repeated(options: argparse.Namespace) -> str:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsplit import data, models
+from jaxsplit import checkpoint, data, models
 from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.errors import ConfigError
 from jaxsplit.train import loop, parallel
@@ -178,8 +178,10 @@ def train_backbone(
         ):
             yield {"image": batch["image"], "label": batch["label"]}
 
-    checkpoints = workdir / f"checkpoints-{config.key}" if workdir else None
-    with MetricsWriter(workdir) as writer:
+    start = initial.fingerprint if initial is not None else ""
+    key = checkpoint.key(config.key, source.fingerprint, start)
+    checkpoints = workdir / f"checkpoints-{key}" if workdir else None
+    with MetricsWriter(workdir, key=key) as writer:
         state = loop.fit(
             loop.resume(TrainState.create(variables, optimizer), checkpoints),
             step,

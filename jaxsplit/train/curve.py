@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsplit import data, entropy, models
+from jaxsplit import checkpoint, data, entropy, models
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.fitting import fit_tables
@@ -56,12 +56,13 @@ def train_curve(
       config: the training.
       backbone: frozen; it is an argument of every step and part of no state.
       workdir: folder for checkpoints, metrics and cached features, resumed from where it holds
-        some of the same config; None keeps everything in memory.
+        some of the same config, weights and images; None keeps everything in memory.
       progress: told of the metrics of all rates as the training goes.
       tell: told what takes long before it begins.
 
     Raises:
-      ConfigError: there are fewer training examples than a batch takes.
+      ConfigError: there are fewer training examples than a batch takes, or the devices can't share
+        a batch equally.
       DataError: the images are of other classes than the backbone's.
     """
     backbone = backbone.fold()  # it learns nothing, so its normalisation need not be computed
@@ -74,6 +75,7 @@ def train_curve(
             f"{count} training examples don't fill one batch of {config.batch_size}: "
             "raise the limit or make the batches smaller"
         )
+    parallel.devices_for(config.batch_size)  # refuses one that they can't share
     keep: Compute = functools.partial(
         features.compute,
         groups[0].split,
@@ -86,7 +88,9 @@ def train_curve(
     )
     examples = keep(source, views=config.shown)
     evaluate = _evaluation(config, backbone, groups, keep) if config.evaluate_every else None
-    state = _fit(config, backbone, groups, examples, evaluate, workdir, progress)
+    # The config only names the network and the images, which may become others.
+    key = checkpoint.key(config.key, backbone.fingerprint, source.fingerprint)
+    state = _fit(config, backbone, groups, examples, evaluate, workdir, key, progress)
     family = freeze(config, backbone, groups, state)
     if config.tables == "prior":
         return family
@@ -100,6 +104,7 @@ def _fit(
     examples: features.FeatureCache | features.ImageBatches,
     evaluate: Callable[[Phase, CurveState], loop.Metrics] | None,
     workdir: Path | None,
+    key: str,
     progress: loop.Progress | None,
 ) -> CurveState:
     adam = make_optimizer(config)
@@ -115,11 +120,11 @@ def _fit(
         place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         return examples.batches(config.batch_size, config.seed, start, **place)
 
-    directory = workdir / f"checkpoints-{config.key}" if workdir else None
+    directory = workdir / f"checkpoints-{key}" if workdir else None
     names = [rate.rate_id for rate in config.rates]
     state = loop.resume(init_groups(groups, adam, config.seed, config.ema > 0), directory)
     end = 0
-    with MetricsWriter(workdir, names) as writer:
+    with MetricsWriter(workdir, names, key) as writer:
         for phase in config.phases:
             if phase.quantization == "round" and int(state.step) == end:
                 state = with_best_offsets(groups, state)
@@ -142,6 +147,7 @@ def _fit(
                 constants=constants,
                 total_steps=config.steps,
                 names=names,
+                groups=[[rate.rate_id for rate in group.rates] for group in groups],
                 progress=progress,
                 writer=writer,
                 evaluate=evaluate and functools.partial(evaluate, phase),

@@ -150,8 +150,14 @@ def _fits(forms: Forms, files: FeatureFiles | None, max_bytes: int, cache: str, 
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         limits.append(("half of the memory", memory // 2))
     else:
+        folder = files.folder.absolute()
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not there.is_dir():
+            raise ConfigError(
+                f"cannot keep features in {files.folder}: {there} is a file; move it away, "
+                "take another directory, or use no cache"
+            )
         lacking = files.lacking_bytes()
-        there = next(path for path in files.folder.absolute().parents if path.is_dir())
         limits.append((f"free in {there}", shutil.disk_usage(there).free - _RESERVE))
     exceeded = [f"{name} is {_gib(limit)}" for name, limit in limits if lacking > max(limit, 0)]
     if not exceeded:

@@ -23,11 +23,11 @@ def resume(state: Any, directory: Path | None) -> Any:
 
     Of several processes the first one reads, and the others get what it found.
     """
-    if directory is None:
-        return state
-    if processes.is_first():
+    if directory is not None and processes.is_first():
         state = checkpoint.restore_latest(directory, state)
-    return processes.from_first(state)
+    # What came before, such as the features, may have taken one of them much longer.
+    processes.wait_for_all("the training begins")
+    return state if directory is None else processes.from_first(state)
 
 
 def fit(
@@ -40,6 +40,7 @@ def fit(
     constants: Any = None,
     total_steps: int | None = None,
     names: Sequence[str] = (),
+    groups: Sequence[Sequence[str]] = (),
     progress: Progress | None = None,
     writer: MetricsWriter | None = None,
     report_every: int = 10,
@@ -61,6 +62,7 @@ def fit(
       constants: a tree that no step changes, such as a frozen network's variables.
       total_steps: what progress counts towards, where this is only a part; default `steps`.
       names: of the rates, for errors.
+      groups: names of the rates along the leading axis of each of `state.groups`, for errors.
       progress: told of the metrics every `report_every` steps, and of those of evaluations.
       writer: writes down what progress is told; stays open.
       evaluate: from the state on the host to metrics, which are reported as `eval_…`.
@@ -104,11 +106,16 @@ def fit(
                 continue
             reports.drain()
             state = parallel.unreplicate(replicated)
-            check_state(done, state)
+            check_state(done, state, groups)
             if evaluate is not None and evaluates and not stop:
                 reports.evaluated(done, evaluate(state))
             if directory is not None and saves:
                 _save(directory, done, state)
+            # Whoever asks to stop may not wait for long, but nobody comes back to this step.
+            if evaluate is not None and evaluates and stop:
+                reports.evaluated(done, evaluate(state))
+            if done == steps:  # what came since then would be forgotten with this request
+                stop = stop or processes.largest(request.signal)
             if stop:
                 raise Interrupted(_farewell(stop, done, directory), stop)
     return state

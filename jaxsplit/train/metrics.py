@@ -20,9 +20,13 @@ class MetricsWriter:
     tags of the events are `images_per_second`, `loss/r1`, `loss/r2`. Nothing is written before
     `begin`, which a training calls with the step that it goes on from.
 
+    What another training has written there is moved to `metrics-KEY` beside it, after that
+    training's key, and comes back when that one goes on.
+
     Args:
       directory: the folder, made where it is missing; None: nothing is written.
       names: of the rates, in the order of the metrics' axis.
+      key: name of the training; "": whatever is there is its own.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -33,8 +37,9 @@ class MetricsWriter:
     {"step": 10, "loss": {"r1": 1.5, "r2": 0.75}, "norm": 2.0}
     """
 
-    def __init__(self, directory: Path | None, names: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path | None, names: Sequence[str] = (), key: str = "") -> None:
         self._directory = directory
+        self._key = key
         self._names = tuple(names)
         self._lines: Any = None
         self._events: Any = None
@@ -53,6 +58,8 @@ class MetricsWriter:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._directory.mkdir(parents=True, exist_ok=True)
+        if self._key:
+            _take_over(self._directory, self._key)
         path = self._directory / "metrics.jsonl"
         path.touch()
         os.truncate(path, _length_until(path, step))
@@ -95,6 +102,28 @@ class MetricsWriter:
             self._lines.close()
             self._events.close()
             self._lines = self._events = None
+
+
+def _take_over(directory: Path, key: str) -> None:
+    """Moves another training's files aside and this one's back, in steps that can be repeated."""
+    note = directory / "metrics.key"
+    other = note.read_text() if note.is_file() else key
+    if other != key:
+        _move(directory, directory / f"metrics-{other}")
+    partial = note.with_name("metrics.key.partial")
+    partial.write_text(key)
+    os.replace(partial, note)  # whose the files here are, from now on
+    ours = directory / f"metrics-{key}"
+    if ours.is_dir():
+        _move(ours, directory)
+        ours.rmdir()
+
+
+def _move(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for pattern in ("metrics.jsonl", "events.out.tfevents.*"):
+        for path in source.glob(pattern):
+            os.replace(path, target / path.name)
 
 
 def _finite(value: Any) -> float | None:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxsplit.errors import ConfigError, ProcessError
+from jaxsplit.errors import (
+    ConfigError,
+    Interrupted,
+    JaxsplitError,
+    NonFiniteError,
+    ProcessError,
+)
 
 # After so many seconds of silence a process counts as lost, and jax ends all others.
 _HEARTBEAT_S = 30
 # The others wait at their exit for the first one, which evaluates and writes alone.
 _SHUTDOWN_S = 7 * 24 * 3600
+# All processes come to the same meetings in the same order.
+_MEETINGS = itertools.count()
 
 
 def join(
@@ -103,20 +114,87 @@ def share(batch: Any) -> Any:
 
 
 def from_first(tree: Any) -> Any:
-    """The first process's tree, in every process; the others' gives structure and shapes."""
+    """The first process's tree, in every process; the others' gives structure and shapes.
+
+    Raises:
+      ProcessError: another process is lost.
+    """
     if jax.process_count() == 1:
         return tree
     from jax.experimental import multihost_utils
 
-    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+    wait_for_all("the first one speaks")
+    with _others():
+        return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+
+
+def largest(number: int) -> int:
+    """The largest number that a process gives, in every process.
+
+    Raises:
+      ProcessError: another process is lost.
+    """
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    wait_for_all("each says a number")
+    with _others():
+        return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
 def wait_for_all(reason: str) -> None:
-    """Returns when every process has come here."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+    """Returns when every process has come here, however much later the others do.
 
-        multihost_utils.sync_global_devices(reason)
+    The coordinator counts them: where a sum over all is the first of its kind, Gloo waits for the
+    others for half a minute only.
+
+    Raises:
+      ProcessError: another process is lost.
+    """
+    if not _several():
+        return
+    with _others():
+        _state().client.wait_at_barrier(
+            f"{reason}, {next(_MEETINGS)}", timeout_in_ms=1000 * _SHUTDOWN_S
+        )
+
+
+def _state() -> Any:
+    """What jax knows of the other processes; it has no public name for waiting with a timeout."""
+    from jax._src import distributed
+
+    return distributed.global_state
+
+
+def _several() -> bool:
+    # Not by `jax.process_count`, which starts jax's backend, and that waits for the others.
+    return jax.distributed.is_initialized() and _state().num_processes > 1
+
+
+@contextlib.contextmanager
+def leaving_errors() -> Iterator[None]:
+    """Of several processes, ends this one at once with an error that is not common to all.
+
+    An orderly exit would wait for the others, and they for this one; when its heartbeats end, jax
+    ends them too. A stop and a loss that isn't finite are seen by all, and all leave in order.
+    """
+    try:
+        yield
+    except (Interrupted, NonFiniteError):
+        raise
+    except BaseException as error:
+        if not _several():
+            raise
+        code = 130 if isinstance(error, KeyboardInterrupt) else 1
+        if isinstance(error, JaxsplitError):
+            code = 2
+            print(f"jaxsplit: {' '.join(str(error).split())}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @contextlib.contextmanager
@@ -131,8 +209,21 @@ def together() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise ProcessError(
-            f"one of {jax.process_count()} processes is lost ({reason}): start all of them again, "
-            "on as many devices or others; they go on from the last checkpoint"
-        ) from error
+        raise _lost(error) from error
+
+
+@contextlib.contextmanager
+def _others() -> Iterator[None]:
+    """Around nothing but a call of jax for the other processes, whose failures have two types."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        raise _lost(error) from error
+
+
+def _lost(error: Exception) -> ProcessError:
+    reason = " ".join(str(error).split())[:200]
+    return ProcessError(
+        f"one of {jax.process_count()} processes is lost ({reason}): start all of them again, "
+        "on as many devices or others; they go on from the last checkpoint"
+    )

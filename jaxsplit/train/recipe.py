@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def train_family(
     phases: Sequence[Phase] | None = None,
     workdir: str | Path | None = None,
     progress: loop.Progress | None = None,
+    tell: Callable[[str], None] | None = None,
     **options: Any,
 ) -> RateFamily:
     """Trains all rates of one cut in one run.
@@ -70,6 +71,7 @@ def train_family(
       workdir: folder for checkpoints, metrics and cached features; the same call goes on from
         what is there. None keeps everything in memory.
       progress: called with step, steps and metrics, such as a `jaxsplit.progress.ProgressBar`.
+      tell: told what takes long before it begins.
       **options: whatever else `CurveConfig` has: batch_size, learning_rate, ema, seed, limit, …
 
     Returns:
@@ -107,4 +109,5 @@ def train_family(
         )
     except TypeError as error:
         raise ConfigError(f"train_family: {error}") from error
-    return train_curve(config, backbone, None if workdir is None else Path(workdir), progress)
+    folder = None if workdir is None else Path(workdir)
+    return train_curve(config, backbone, folder, progress, tell)

@@ -125,15 +125,27 @@ def check_metrics(step: int, metrics: Metrics, names: Sequence[str] = ()) -> Non
     )
 
 
-def check_state(step: int, state: Any) -> None:
+def check_state(step: int, state: Any, groups: Sequence[Sequence[str]] = ()) -> None:
     """Refuses a state that is not finite, before it is saved.
 
+    Args:
+      step: its number.
+      state: on the host.
+      groups: names of the rates along the leading axis of each of `state.groups`.
+
     Raises:
-      NonFiniteError: names the step and the first array.
+      NonFiniteError: names the step, the first array, and its rates.
     """
     for path, leaf in jax.tree.leaves_with_path(state):
-        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
-            raise NonFiniteError(
-                f"step {step}: the state's {jax.tree_util.keystr(path)} is not finite and isn't "
-                "saved: lower the learning rate or the bound on the gradient's norm"
-            )
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact) or np.isfinite(leaf).all():
+            continue
+        whose = ""
+        if groups:
+            finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+            names = groups[path[1].idx]  # .groups[…] begins the path
+            wrong = [name for name, good in zip(names, finite, strict=True) if not good]
+            whose = f" for the rates {', '.join(wrong)}"
+        raise NonFiniteError(
+            f"step {step}: the state's {jax.tree_util.keystr(path)} is not finite{whose} and "
+            "isn't saved: lower the learning rate or the bound on the gradient's norm"
+        )

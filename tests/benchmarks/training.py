@@ -20,10 +20,13 @@ an older one, but runs with it.
 """
 
 import argparse
+import datetime
 import functools
+import importlib.metadata
 import json
 import multiprocessing
 import os
+import platform
 import statistics
 import sys
 import tempfile
@@ -42,13 +45,13 @@ SAME = 1e-3
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cuts", default="S1,S2,S3")
-    parser.add_argument("--batching", default="map,vmap", help="vmap, map, unroll; several")
+    parser.add_argument("--batching", default="map,vmap,unroll", help="vmap, map, unroll; several")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     ways = options.batching.split(",")
-    report = {"cores": len(os.sched_getaffinity(0)), "cuts": {}, "failed": []}
+    report = {"cores": len(os.sched_getaffinity(0)), "cuts": {}, "failed": [], **provenance()}
     print(f"{report['cores']} core(s), batch {BATCH}, {RATES} rates; ms per rate and step")
     for cut in options.cuts.split(","):
         row = compare(cut, ways, options.rounds)
@@ -63,6 +66,28 @@ def main() -> int:
         "\n" + ("\n".join(["missed:", *report["failed"]]) if report["failed"] else "all bars met")
     )
     return 1 if report["failed"] else 0
+
+
+def provenance():
+    """When, on what and with which versions."""
+    import jax
+
+    packages = ("jax", "jaxlib", "torch", "compressai")
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "device": {
+            "platform": jax.default_backend(),
+            "kind": jax.devices()[0].device_kind,
+            "cpu": models[0] if models else platform.processor() or platform.machine(),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+    }
 
 
 def compare(cut, ways, rounds):

@@ -9,8 +9,9 @@ import pytest
 
 from jaxsplit import data, train_curve, train_family
 from jaxsplit.codec import Sender
-from jaxsplit.errors import JaxsplitError
+from jaxsplit.errors import ConfigError, JaxsplitError, NonFiniteError
 from jaxsplit.losses import Distortion
+from jaxsplit.train import curve, features
 from jaxsplit.train.step import Phase, Rate
 
 FEATURES = Distortion(distillation=0, features=1)
@@ -39,6 +40,7 @@ def family(config, tiny_backbone):
 
 
 def test_plain_arguments_train_what_a_configuration_does(config, family, tiny_backbone, tmp_path):
+    told = []
     ours = train_family(
         tiny_backbone,
         config.cut,
@@ -47,11 +49,13 @@ def test_plain_arguments_train_what_a_configuration_does(config, family, tiny_ba
         specs={"wide": config.rates[1].spec},
         phases=PHASES,
         workdir=tmp_path,
+        tell=told.append,
         **{name: getattr(config, name) for name in ("limit", "batch_size", "ema", "learning_rate")},
         evaluate_every=4,
         evaluate_limit=30,
     )
     assert ours.fingerprint == family.fingerprint
+    assert any("computing features" in text for text in told)
     assert [(rate.rate_id, rate.spec.channels) for rate in ours.rates] == [
         ("a", 3),
         ("wide", 5),
@@ -66,7 +70,7 @@ def test_plain_arguments_train_what_a_configuration_does(config, family, tiny_ba
         assert all(0 <= value <= 1 for value in line["eval_top1"].values())
     # Of nine positions and of 36: the larger latent costs more.
     assert said[8]["eval_bits"]["wide"] > 2 * said[8]["eval_bits"]["a"]
-    assert (tmp_path / f"checkpoints-{config.key}").is_dir()
+    assert list(tmp_path.glob(f"checkpoints-{config.key}-*"))
     assert dataclasses.replace(config, evaluate_every=0).key == config.key
 
 
@@ -78,6 +82,32 @@ def test_a_training_without_a_cache_ends_where_one_with_it_does(config, family, 
             one.variables["params"]["decoder"],
             other.variables["params"]["decoder"],
         )
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused_before_features(
+    config, tiny_backbone, monkeypatch
+):
+    monkeypatch.setattr(features, "compute", _never)
+    with pytest.raises(ConfigError, match="4 or 8"):
+        train_curve(dataclasses.replace(config, batch_size=6), tiny_backbone)
+
+
+def _never(*_, **__):
+    raise AssertionError("too late")
+
+
+def test_a_state_that_is_no_number_is_said_to_be_a_rates(config, tiny_backbone, monkeypatch):
+    init = curve.init_groups
+
+    def spoiled(*args):
+        state = init(*args)  # one group of a and c, one of wide
+        first = state.groups[0]
+        ema = jax.tree.map(lambda x: x.at[1].set(np.nan), first.ema)
+        return state.replace(groups=(first.replace(ema=ema), *state.groups[1:]))
+
+    monkeypatch.setattr(curve, "init_groups", spoiled)
+    with pytest.raises(NonFiniteError, match=r"step 4: .*ema.* not finite for the rates c and is"):
+        train_curve(dataclasses.replace(config, evaluate_every=0), tiny_backbone)
 
 
 @pytest.mark.parametrize("tables", ["shared", "channels"])

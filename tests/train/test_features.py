@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -438,6 +439,22 @@ def test_a_disk_that_fills_up_is_an_error_of_one_line(
     computed.clear()
     compute(directory=tmp_path)
     assert computed == [2, 3]
+
+
+@pytest.mark.parametrize("cache", ["auto", "disk"])
+def test_a_file_where_features_should_go_is_an_error_of_one_line(compute, tmp_path, cache):
+    file = tmp_path / "features"
+    file.write_text("")
+    for directory in (file, file / "below"):
+        with pytest.raises(ConfigError, match=r"features is a file; move it away") as error:
+            compute(cache=cache, directory=directory)
+        assert "\n" not in str(error.value)
+    compute(directory=tmp_path / "kept")
+    (folder,) = (tmp_path / "kept").iterdir()
+    shutil.rmtree(folder)
+    folder.write_text("")
+    with pytest.raises(ConfigError, match=rf"{folder.name} is a file; move it away"):
+        compute(cache=cache, directory=folder.parent)
 
 
 def test_arguments_that_do_not_fit_are_refused(compute):

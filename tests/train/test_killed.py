@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -107,12 +108,15 @@ def test_a_training_that_is_stopped_and_killed_ends_in_the_same_state_to_the_bit
     jax.tree.map(np.testing.assert_array_equal, final_state(stopped), expected)
 
 
-def together(launch, variant, workdirs, devices):
-    """Starts a training of several processes on this machine."""
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = "--coordinator", f"127.0.0.1:{port}", "--processes", str(len(workdirs))
+        return probe.getsockname()[1]
+
+
+def together(launch, variant, workdirs, devices):
+    """Starts a training of several processes on this machine."""
+    address = "--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(len(workdirs))
     return [
         launch(variant, workdir, *address, "--process-id", str(i), devices=devices)
         for i, workdir in enumerate(workdirs)
@@ -156,6 +160,53 @@ def test_processes_stop_together_end_when_one_is_lost_and_other_devices_go_on(la
     assert steps[0] == saved // 10 * 10 + 10  # the first report after the checkpoint
     (group,) = state["groups"]
     assert int(group["step"]) == 620
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_an_error_in_one_process_ends_all(launch, tmp_path, broken):
+    workdirs = tmp_path / "first", tmp_path / "second"
+    if broken == 0:  # it alone saves, at the end of the first phase
+        train_here("short", workdirs[0])
+        (checkpoints,) = workdirs[0].glob("checkpoints-*")
+        shutil.rmtree(checkpoints)
+        checkpoints.write_text("")
+    else:
+        workdirs[1].mkdir()
+        (workdirs[1] / "features").write_text("")
+    running = together(launch, "short", workdirs, devices=2)
+    process, log = running[broken]
+    assert process.wait(120) == (1 if broken == 0 else 2), log.read_text()
+    words = "FileExistsError", "jaxsplit: cannot keep features in"
+    assert log.read_text().splitlines()[-1].startswith(words[broken])
+    process, log = running[1 - broken]
+    assert process.wait(60) not in (0, None), log.read_text()
+
+
+MEETING = """
+import sys, time
+from jaxsplit.train import processes
+processes.join(sys.argv[1], int(sys.argv[2]), 2)
+time.sleep(40 * int(sys.argv[2]))  # Gloo would wait for half a minute
+print(processes.from_first(int(sys.argv[2]) + 5), processes.largest(int(sys.argv[2])))
+"""
+
+
+def test_processes_wait_for_one_that_takes_much_longer():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEETING, f"127.0.0.1:{port}", str(i)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for port in [free_port()]
+        for i in range(2)
+    ]
+    assert [process.communicate(timeout=150)[0].splitlines()[-1] for process in running] == [
+        "5 1",
+        "5 1",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,74 @@ def test_a_signal_ends_the_step_saves_and_stops(tmp_path, number):
     assert_same(fit(10, tmp_path), fit(10))
 
 
+@pytest.mark.parametrize("last", [6, 10])
+@pytest.mark.parametrize("when", ["report", "evaluation", "save"])
+def test_a_signal_at_the_end_of_a_phase_stops_before_the_next(tmp_path, monkeypatch, when, last):
+    def come(*_):
+        signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    save = checkpoint.save_step
+    if when == "save":
+        monkeypatch.setattr(checkpoint, "save_step", lambda *args: come(save(*args)))
+    options = {
+        "report": {"progress": lambda done, *_: done == last and come(), "report_every": last},
+        "evaluation": {"evaluate": come, "evaluate_every": last},
+    }.get(when, {})
+    with pytest.raises(Interrupted, match=rf"SIGTERM after step {last}, which is saved"):
+        fit(last, tmp_path, save_every=100, total_steps=10, **options)
+    monkeypatch.undo()
+    assert int(loop.resume(make_state(), tmp_path).step) == last
+    assert_same(fit(10, tmp_path), fit(10))
+
+
+@pytest.mark.parametrize("stops", [(), (3,), (4,), (4, 8), (5, 8)])
+def test_a_stopped_training_reports_what_an_uninterrupted_one_does(tmp_path, stops):
+    def run(directory, batches=batches):
+        fit(
+            8,
+            directory,
+            batches=batches,
+            progress=lambda done, _, metrics: told.append((done, metrics)),
+            report_every=2,
+            evaluate=lambda state: {"norm": np.linalg.norm(state.params["w"])},
+            evaluate_every=4,
+        )
+
+    def values():
+        return [(done, {**m, "images_per_second": 0}) for done, m in told]
+
+    told = []
+    for stop in stops:
+        with pytest.raises(Interrupted):
+            run(tmp_path, send_at(signal.SIGTERM, stop))
+    run(tmp_path)
+    ours, told = values(), []
+    run(None)
+    assert [done for done, m in ours if "eval_norm" in m] == [4, 8]
+    assert [entry for entry in ours if entry[0] % 2 == 0] == values()
+
+
+def test_an_evaluation_that_a_stop_finds_due_comes_after_the_save(tmp_path):
+    seen = []
+
+    def evaluate(state):
+        del state
+        seen.append(int(loop.resume(make_state(), tmp_path).step))
+        return {}
+
+    with pytest.raises(Interrupted):
+        fit(
+            8,
+            tmp_path,
+            save_every=100,
+            batches=send_at(signal.SIGTERM, 4),
+            evaluate=evaluate,
+            evaluate_every=4,
+        )
+    assert seen == [4]
+
+
 def test_a_second_signal_meets_the_handler_of_before(tmp_path, monkeypatch):
     def never(*_):
         os.kill(os.getpid(), signal.SIGINT)

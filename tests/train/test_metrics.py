@@ -1,11 +1,13 @@
 """Metrics on disk: lines and events that say the same, once for every step."""
 
+import contextlib
 import json
 import math
 
 import numpy as np
 import pytest
 
+from jaxsplit.train import metrics
 from jaxsplit.train.metrics import MetricsWriter
 
 NAMES = ("r1", "r2")
@@ -90,6 +92,57 @@ def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
         writer.write(20, loss(20))
         assert [line["step"] for line in lines(tmp_path)] == [10, 20]
         assert list(events(tmp_path)["loss/r1"]) == [10, 20]
+
+
+def test_each_training_of_a_folder_keeps_its_own_metrics(tmp_path):
+    def go(key, first, steps):
+        with MetricsWriter(tmp_path, NAMES, key) as writer:
+            writer.begin(first)
+            for step in steps:
+                writer.write(step, loss(step))
+
+    go("one", 0, (10, 20))
+    go("two", 0, (5,))
+    aside = tmp_path / "metrics-one"
+    assert [[line["step"] for line in lines(place)] for place in (tmp_path, aside)] == [
+        [5],
+        [10, 20],
+    ]
+    assert list(events(tmp_path)["loss/r1"]) == [5]
+    assert list(events(aside)["loss/r1"]) == [10, 20]
+    go("one", 20, (30,))
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30]
+    assert list(events(tmp_path)["loss/r1"]) == [10, 20, 30]
+    assert [line["step"] for line in lines(tmp_path / "metrics-two")] == [5]
+    assert not aside.exists()
+
+
+@pytest.mark.parametrize("moves", range(6))
+def test_a_killed_move_of_metrics_goes_on(tmp_path, monkeypatch, moves):
+    def go(key, step):
+        with MetricsWriter(tmp_path, NAMES, key) as writer:
+            writer.begin(0 if step < 20 else 10)
+            writer.write(step, loss(step))
+
+    go("one", 10)
+    go("two", 10)
+    replace, left = metrics.os.replace, [moves]
+
+    def killed(*args):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        replace(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.os, "replace", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            go("one", 20)
+    go("two", 20)
+    go("one", 20)
+    for place in (tmp_path, tmp_path / "metrics-two"):
+        assert [line["step"] for line in lines(place)] == [10, 20]
+        assert list(events(place)["loss/r1"]) == [10, 20]
 
 
 def test_lines_are_json_whatever_the_values(tmp_path):

@@ -1,12 +1,17 @@
 """Trainings that are interrupted and resumed end, to the bit, where uninterrupted ones do."""
 
 import dataclasses
+import json
 import shutil
+import signal
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from jaxsplit.data import Augmentation
+from jaxsplit.errors import Interrupted
 from jaxsplit.losses import Distortion
 from jaxsplit.train import loop
 from jaxsplit.train.backbone import train_backbone
@@ -70,7 +75,8 @@ def test_a_curve_resumes_to_the_bit_within_a_phase_and_between_two(
 
     # A finished training is not trained again, but where its end is damaged, only from there.
     assert train_curve(config, tiny_backbone, tmp_path, _never).fingerprint == whole.fingerprint
-    for path in (tmp_path / f"checkpoints-{config.key}" / "step_8").rglob("*"):
+    (checkpoints,) = tmp_path.glob(f"checkpoints-{config.key}-*")
+    for path in (checkpoints / "step_8").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:10])
     done.clear()
@@ -81,6 +87,80 @@ def test_a_curve_resumes_to_the_bit_within_a_phase_and_between_two(
 
 def _never(*_):
     raise AssertionError("nothing is left to train")
+
+
+@pytest.mark.slow
+def test_a_curve_of_everything_at_once_resumes_to_the_bit(tiny_config, tiny_backbone, tmp_path):
+    config = dataclasses.replace(
+        tiny_config,
+        rates=(Rate("a", 1e-4), Rate("b", 1e-2, dataclasses.replace(tiny_config.spec, channels=5))),
+        phases=(Phase(3, FEATURES), Phase(5, Distortion(), "round")),
+        limit=32,
+        batch_size=16,
+        views=2,
+        flip=True,
+        augmentation=Augmentation(padding=2, flip=True),
+        cache="none",
+        compute_dtype="bfloat16",
+        ema=0.9,
+        batching="vmap",
+        evaluate_every=3,
+        evaluate_limit=16,
+    )
+    whole = train_curve(config, tiny_backbone, tmp_path / "whole")
+    resumed = tmp_path / "resumed"
+
+    def stop_at(step):
+        def progress(done, total, metrics):
+            if done == step and "loss" in metrics:
+                signal.raise_signal(signal.SIGTERM)
+
+        return progress
+
+    # At the end of a phase, where an evaluation is due too, and within the next.
+    for step in (3, 5):
+        with pytest.raises(Interrupted):
+            train_curve(config, tiny_backbone, resumed, stop_at(step))
+    assert train_curve(config, tiny_backbone, resumed).fingerprint == whole.fingerprint
+    assert metrics(resumed) == metrics(tmp_path / "whole")
+    assert [line["step"] for line in metrics(resumed) if "eval_bits" in line] == [3, 6, 8]
+
+
+def metrics(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{**line, "images_per_second": None} for line in lines]
+
+
+@pytest.mark.slow
+def test_other_weights_or_images_of_the_same_name_begin_anew(tiny_config, tiny_backbone, tmp_path):
+    folder, workdir = tmp_path / "images", tmp_path / "workdir"
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(tiny_backbone.class_names * 2):
+        path = folder / "train" / name.replace("/", "-") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(path)
+    backbone = dataclasses.replace(
+        tiny_backbone, class_names=tuple(sorted(path.name for path in (folder / "train").iterdir()))
+    )
+    config = dataclasses.replace(
+        tiny_config,
+        rates=(Rate("a", 1e-4),),
+        phases=(Phase(2, FEATURES),),
+        data=f"folder:{folder}",
+        limit=None,
+        batch_size=16,
+    )
+
+    def steps(backbone):
+        done = []
+        train_curve(config, backbone, workdir, lambda *args: done.append(args[0]))
+        return done
+
+    assert [steps(backbone), steps(backbone)] == [[1, 2], []]
+    assert steps(dataclasses.replace(backbone, fingerprint="other")) == [1, 2]
+    assert steps(backbone) == []
+    Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(path.with_name("new.png"))
+    assert steps(backbone) == [1, 2]
 
 
 def test_every_field_of_a_training_is_in_the_name_of_its_checkpoints(tiny_config, tiny_training):

@@ -68,7 +68,7 @@ class FolderRecords:
         self._top = top
         self._files: list[str] = []
         labels: list[int] = []
-        digest = hashlib.sha256()
+        digest, listing = hashlib.sha256(), hashlib.sha256()
         for label, class_name in enumerate(class_names):
             folder = top / _folder_name(class_name)
             if not folder.is_dir():
@@ -78,10 +78,13 @@ class FolderRecords:
                 raise DataError(f"{name}: class {class_name!r} has no images in {folder}")
             for file, size, modified in files:
                 self._files.append(f"{folder.name}/{file}")
-                digest.update(f"{folder.name}/{file}\0{size}\0{modified}\n".encode())
+                listed = f"{folder.name}/{file}\0{size}"
+                listing.update(f"{listed}\n".encode())
+                digest.update(f"{listed}\0{modified}\n".encode())
             labels.extend([label] * len(files))
         self._labels = np.array(labels, np.int32)
         self.identity = f"folder {digest.hexdigest()}"
+        self.listing = f"folder {listing.hexdigest()}"
 
     def __len__(self) -> int:
         return len(self._files)

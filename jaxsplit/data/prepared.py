@@ -142,6 +142,7 @@ class PreparedRecords:
         known_info = info.read_bytes() if info.is_file() else b""  # mocked: there may be none
         digest = hashlib.sha256(known_info + json.dumps(sizes).encode())
         self.identity = f"tfds {builder.info.full_name} {digest.hexdigest()}"
+        self.listing = self.identity
 
     def __len__(self) -> int:
         return len(self._records)

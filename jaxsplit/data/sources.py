@@ -30,6 +30,7 @@ class Records(Protocol):
 
     class_names: tuple[str, ...]
     identity: str  # changes when the content does
+    listing: str  # as that, but the same for a copy elsewhere
 
     def __len__(self) -> int: ...
 
@@ -94,7 +95,15 @@ class Source:
 
         It hashes names, versions, sizes and dates, never the pixels: it costs milliseconds.
         """
-        parts = [self._records.identity, self.split, *self.class_names, str(len(self))]
+        return self._digest(self._records.identity)
+
+    @functools.cached_property
+    def listing(self) -> str:
+        """As `fingerprint`, without dates: a copy has the same, after a disconnect or elsewhere."""
+        return self._digest(self._records.listing)
+
+    def _digest(self, identity: str) -> str:
+        parts = [identity, self.split, *self.class_names, str(len(self))]
         digest = hashlib.sha256("\n".join(parts).encode())
         if self._keep is not None:
             digest.update(self._keep.astype("<i8").tobytes())

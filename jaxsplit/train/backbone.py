@@ -179,7 +179,7 @@ def train_backbone(
             yield {"image": batch["image"], "label": batch["label"]}
 
     start = initial.fingerprint if initial is not None else ""
-    key = checkpoint.key(config.key, source.fingerprint, start)
+    key = checkpoint.key(config.key, source.listing, start)
     checkpoints = workdir / f"checkpoints-{key}" if workdir else None
     with MetricsWriter(workdir, key=key) as writer:
         state = loop.fit(

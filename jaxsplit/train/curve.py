@@ -89,7 +89,7 @@ def train_curve(
     examples = keep(source, views=config.shown)
     evaluate = _evaluation(config, backbone, groups, keep) if config.evaluate_every else None
     # The config only names the network and the images, which may become others.
-    key = checkpoint.key(config.key, backbone.fingerprint, source.fingerprint)
+    key = checkpoint.key(config.key, backbone.fingerprint, source.listing)
     state = _fit(config, backbone, groups, examples, evaluate, workdir, key, progress)
     family = freeze(config, backbone, groups, state)
     if config.tables == "prior":

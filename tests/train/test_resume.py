@@ -1,8 +1,8 @@
 """Trainings that are interrupted and resumed end, to the bit, where uninterrupted ones do."""
 
 import dataclasses
-import os
 import json
+import os
 import shutil
 import signal
 

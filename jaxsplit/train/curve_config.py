@@ -19,7 +19,7 @@ from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
 
 TABLES = ("prior", *SHARINGS)
 # They change what is heard of a training, and not the training.
-_SILENT = ("cache_gib", "evaluate_every", "evaluate_limit")
+_SILENT = ("baselines", "cache_gib", "evaluate_every", "evaluate_limit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,7 @@ class CurveConfig:
         ("channels"), or a few that the places of the latent share ("places").
       evaluate_every: steps between evaluations on `evaluate_limit` images of the test split; 0:
         none before the end.
+      baselines: image codecs that the curve is shown beside at the end: "jpeg", "webp", "avif".
     """
 
     backbone: str
@@ -85,6 +86,7 @@ class CurveConfig:
     tables: str = "prior"
     evaluate_every: int = 0
     evaluate_limit: int | None = 1000
+    baselines: tuple[str, ...] = ("jpeg", "webp")
 
     def __post_init__(self) -> None:
         if not self.rates or not self.phases:

@@ -20,7 +20,7 @@ from jaxsplit.errors import JaxsplitError
 from jaxsplit.evaluation.compare import Measured, compare
 
 DROPS = (0.06, 0.005)
-SPLITS = ("train_split=train[:90%]", "test_split=train[90%:]")
+ALWAYS = ("train_split=train[:90%]", "test_split=train[90%:]", "baselines=()")
 
 
 def train(config: str, options: list[str], folder: Path, features: Path) -> float | None:
@@ -31,7 +31,7 @@ def train(config: str, options: list[str], folder: Path, features: Path) -> floa
     features.mkdir(parents=True, exist_ok=True)
     if not (folder / "features").exists():
         (folder / "features").symlink_to(features.resolve())
-    overrides = [f"--config.{option}" for option in (*SPLITS, *options)]
+    overrides = [f"--config.{option}" for option in (*ALWAYS, *options)]
     command = [sys.executable, "-m", "jaxsplit", "train", "--config", config]
     start = time.monotonic()
     with (folder / "log").open("w") as log:

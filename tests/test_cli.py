@@ -22,9 +22,10 @@ from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.family import RateFamily, open_family
+from jaxsplit.family import RateFamily
 from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.plan import split_cost
+from jaxsplit.pretrained import load_pretrained
 from jaxsplit.split import make_split
 
 COMMANDS = ("quickstart", "train", "evaluate", "compare", "encode", "decode", "info", "import")
@@ -170,7 +171,7 @@ def test_quickstart_draws_the_curve(quickstart):
 
 @pytest.mark.slow
 def test_quickstart_saves_the_family(quickstart, family):
-    loaded = open_family(family)
+    loaded = load_pretrained(family)
     curve = Curve.read(quickstart.folder / "curve.json")
     assert tuple(rate.rate_id for rate in loaded.rates) == RATES
     for rate, point in zip(loaded.rates, curve.points, strict=True):
@@ -346,12 +347,12 @@ def test_evaluate_measures_the_chosen_rates_on_a_folder(family, ends, folder_of_
 @pytest.mark.slow
 def test_a_rate_costs_the_same_whichever_others_are_measured(tmp_path):
     """The shipped family's r3: its frames take a second byte of length, as `encode` writes them."""
-    name = "fashion_mnist_resnet8_stage1"
+    name = "resnet8_small-fashion_mnist/stage1.block1"
     runs("evaluate", "--family", name, "--rates", "r5,r3", "--out", tmp_path)
     points = {point.rate_id: point for point in Curve.read(tmp_path / "curve.json").points}
     assert list(points) == ["r5", "r3"]
     for rate_id, point in points.items():
-        measured = open_family(name)[rate_id].measured
+        measured = load_pretrained(name)[rate_id].measured
         # Another machine may round a few symbols, or see an image or two, differently.
         assert point.bytes_per_image == pytest.approx(measured["bytes_per_image"], abs=0.02)
         assert point.top1 == pytest.approx(measured["top1"], abs=1e-3)
@@ -537,10 +538,10 @@ def test_info_describes_embedded_weights():
 
 def test_info_lists_what_is_embedded():
     families, backbones = runs("info").out.splitlines()
-    assert "fashion_mnist_resnet8_stage1" in families
+    assert "resnet8_small-fashion_mnist/stage1.block1" in families
     assert "fashion_mnist_resnet8" in backbones
     for name in families.partition(": ")[2].split(", "):
-        assert open_family(name).fingerprint in runs("info", name).out
+        assert load_pretrained(name).fingerprint in runs("info", name).out
 
 
 # what is refused

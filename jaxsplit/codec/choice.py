@@ -9,6 +9,9 @@ from typing import Any
 from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.family import FamilyRate, RateFamily
 
+# A share of counts that is the quality itself may come out a little below it.
+_ROUNDING = 1e-9
+
 
 def check_request(rate: str | None, max_bytes: int | None, quality: float | None) -> None:
     """Refuses a request that names no rate in one way, or a limit that can't be.
@@ -75,7 +78,7 @@ def cheapest(family: RateFamily, quality: float) -> str:
     Raises:
       FamilyError: a rate was not measured, or none is that good.
     """
-    good = [rate for rate in family.rates if retained(rate) >= quality]
+    good = [rate for rate in family.rates if retained(rate) >= quality - _ROUNDING]
     if not good:
         best = family[best_first(family)[0]]
         raise FamilyError(

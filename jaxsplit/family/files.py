@@ -114,7 +114,7 @@ def _write_rate(directory: Path, rate: FamilyRate) -> dict[str, Any]:
     return {
         "rate_id": rate.rate_id,
         "lambda": rate.lmbda,
-        "spec": dataclasses.asdict(rate.spec),
+        "spec": rate.form,
         "measured": rate.measured,
         "tables": rate.tables.fingerprint,
         "digest": rate.digest,

@@ -44,6 +44,14 @@ class FamilyRate:
             raise ConfigError(f"{self.rate_id!r} is no name for a rate: use letters and digits")
 
     @property
+    def form(self) -> dict[str, Any]:
+        """The unit's form; what was added to it later is left out where it says nothing."""
+        form = dataclasses.asdict(self.spec)
+        if self.spec.decoder_multiplier is None:
+            del form["decoder_multiplier"]
+        return form
+
+    @property
     def digest(self) -> str:
         """sha256 of the parameters and the tables."""
         return hashlib.sha256(

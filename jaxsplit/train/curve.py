@@ -95,7 +95,7 @@ def train_curve(
     family = freeze(config, backbone, groups, state)
     if config.tables == "prior":
         return family
-    return fit_tables(family, backbone, source, share=config.tables == "shared")
+    return fit_tables(family, backbone, source, tables=config.tables)
 
 
 def _fit(

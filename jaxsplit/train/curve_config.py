@@ -12,11 +12,12 @@ import optax
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError
+from jaxsplit.fitting import SHARINGS
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.optimizer import make_schedule
 from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
 
-TABLES = ("prior", "shared", "channels")
+TABLES = ("prior", *SHARINGS)
 # They change what is heard of a training, and not the training.
 _SILENT = ("cache_gib", "evaluate_every", "evaluate_limit")
 
@@ -48,8 +49,8 @@ class CurveConfig:
         parameters, prior and loss stay float32.
       batching: how the rates share a step, as of `over_rates`.
       tables: what the integer tables follow: each rate's "prior", or the symbols of the training
-        images after the training, one table for all channels ("shared") or one for each
-        ("channels").
+        images after the training: one table for all channels ("shared"), one for each
+        ("channels"), or a few that the places of the latent share ("places").
       evaluate_every: steps between evaluations on `evaluate_limit` images of the test split; 0:
         none before the end.
     """

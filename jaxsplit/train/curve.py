@@ -31,6 +31,7 @@ from jaxsplit.train.groups import (
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import Phase, cast_params
+from jaxsplit.versions import versions
 
 #: What a cut's head says of a source's images, as of `features.compute`.
 Compute = Callable[..., features.FeatureCache | features.ImageBatches]
@@ -194,4 +195,10 @@ def freeze(
         preprocessing=backbone.preprocessing,
         cut=config.cut,
         rates=tuple(in_order(groups, frozen)),
+        card={
+            "data": data.portable_name(config.data),
+            "split": config.train_split,
+            "seed": config.seed,
+            "versions": versions(),
+        },
     )

@@ -155,9 +155,10 @@ def test_quickstart_writes_the_curve(quickstart):
         assert point["n_images"] == written["uncompressed"]["n_images"] == 500
         assert 0 <= point["top1"] <= 1
         assert point["bits_per_pixel"] == pytest.approx(8 * point["bytes_per_image"] / 28**2)
-        # Real bytes stay within the bound of what the prior estimates.
-        estimated = point["estimated_bits_per_image"] / 8
-        assert estimated < point["bytes_per_image"] <= 1.03 * estimated + 3
+        # Real bytes follow the tables, and stay within the bound of what the prior estimates.
+        estimated, tables = (point[f"{kind}_bits_per_image"] / 8 for kind in ("estimated", "table"))
+        assert tables < point["bytes_per_image"] <= tables + 3
+        assert point["bytes_per_image"] <= 1.03 * estimated + 3
     assert written["uncompressed"]["top1"] > 0.9
 
 

@@ -19,6 +19,7 @@ SHIPPED = {
     "fashion_mnist_backbone": ("resnet8", "resnet20", "smoke"),
     "cifar10_backbone": ("resnet20", "smoke"),
     "paper_recipe": ("fashion_mnist", "cifar10", "smoke"),
+    "resnet20_small": ("fashion_mnist", "cifar10", "smoke"),
 }
 CURVE = {
     "kind": "curve",

@@ -19,6 +19,7 @@ from jaxsplit.fitting import fit_tables
 from jaxsplit.train import features, loop, optimizer, parallel
 from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.evaluation import in_turn, make_evaluate
+from jaxsplit.train.examples import WithImages
 from jaxsplit.train.groups import (
     Group,
     group_constants,
@@ -31,16 +32,18 @@ from jaxsplit.train.groups import (
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import Phase, cast_params
+from jaxsplit.train.trainable import NETWORK, learning_blocks
 
 #: What a cut's head says of a source's images, as of `features.compute`.
 Compute = Callable[..., features.FeatureCache | features.ImageBatches]
 
 
 def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
-    """What the units of a training learn with."""
-    return optimizer.make_optimizer(
-        config.learning_rates(), max_norm=config.max_norm, prior_rate=config.prior_rate
-    )
+    """What the units of a training learn with, and blocks of the network where they do."""
+    rates = {"prior": config.prior_rate}
+    if config.trainable != "unit":
+        rates[NETWORK] = config.network_rate
+    return optimizer.make_optimizer(config.learning_rates(), max_norm=config.max_norm, **rates)
 
 
 def train_curve(
@@ -61,12 +64,38 @@ def train_curve(
       tell: told what takes long before it begins.
 
     Raises:
-      ConfigError: there are fewer training examples than a batch takes, or the devices can't share
-        a batch equally.
+      ConfigError: there are fewer training examples than a batch takes, the devices can't share
+        a batch equally, or the network learns too: then `train_networks` is needed.
       DataError: the images are of other classes than the backbone's.
     """
-    backbone = backbone.fold()  # it learns nothing, so its normalisation need not be computed
-    groups = make_groups(backbone, config.cut, config.spec, config.rates, parallel.AXIS)
+    if config.trainable != "unit":
+        raise ConfigError(
+            f"trainable is {config.trainable!r}, but a family has one frozen network: expected "
+            "'unit', or call jaxsplit.train.networks.train_networks"
+        )
+    family, source = train_rates(config, backbone, workdir, progress, tell)
+    if config.tables == "prior":
+        return family
+    return fit_tables(family, backbone.fold(), source, share=config.tables == "shared")
+
+
+def train_rates(
+    config: CurveConfig,
+    backbone: models.Backbone,
+    workdir: Path | None = None,
+    progress: loop.Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> tuple[RateFamily, data.Source]:
+    """What `train_curve` does up to the tables, for anything trainable.
+
+    Arguments and errors: as of `train_curve`.
+
+    Returns:
+      The family, with tables of the priors; variables of its rates hold their own blocks of the
+      network too, where those learn. And the training images.
+    """
+    frozen = backbone.fold()  # it learns nothing, so its normalisation need not be computed
+    groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
     source = data.open_source(config.data, split=config.train_split, limit=config.limit)
     backbone.check_classes(source)
     count = len(source) * len(config.shown)
@@ -79,42 +108,64 @@ def train_curve(
     keep: Compute = functools.partial(
         features.compute,
         groups[0].split,
-        backbone,
+        frozen,
         dtype=config.feature_dtype,
         directory=workdir / "features" if workdir else None,
         cache=config.cache,
         max_bytes=int(min(config.cache_gib * 2**30, 2**62)),
         tell=tell,
     )
-    examples = keep(source, views=config.shown)
-    evaluate = _evaluation(config, backbone, groups, keep) if config.evaluate_every else None
+    examples: Any = keep(source, views=config.shown)
+    if config.trainable == "all" and isinstance(examples, features.FeatureCache):
+        shown = backbone.preprocessing, config.shown, examples.scale
+        examples = WithImages(examples, features.ImageBatches(source, *shown))
+    evaluate = _evaluation(config, frozen, groups, keep) if config.evaluate_every else None
     # The config only names the network and the images, which may become others.
     key = checkpoint.key(config.key, backbone.fingerprint, source.listing)
     state = _fit(config, backbone, groups, examples, evaluate, workdir, key, progress)
-    family = freeze(config, backbone, groups, state)
-    if config.tables == "prior":
-        return family
-    return fit_tables(family, backbone, source, share=config.tables == "shared")
+    return freeze(config, backbone, groups, state), source
+
+
+def make_constants(
+    config: CurveConfig, backbone: models.Backbone, groups: Sequence[Group], scale: float
+) -> dict[str, Any]:
+    """What no step changes, as of `make_curve_step`.
+
+    Args:
+      config, backbone: the training, the network before any folding.
+      groups: the rates.
+      scale: of the features, as of `FeatureCache`.
+    """
+    frozen = jax.tree.map(jnp.asarray, backbone.fold().variables)
+    constants = {
+        "backbone": cast_params(frozen, config.compute_dtype),
+        "scale": jnp.asarray(scale, jnp.float32),
+        "groups": group_constants(groups, config.seed),
+    }
+    own = {} if config.trainable == "unit" else {"network": backbone.variables}
+    return constants | own
+
+
+def first_state(
+    config: CurveConfig, backbone: models.Backbone, groups: Sequence[Group]
+) -> CurveState:
+    """The state of a training at step 0; arguments as of `make_constants`."""
+    blocks = learning_blocks(groups[0].split, backbone.variables["params"], config.trainable)
+    return init_groups(groups, make_optimizer(config), config.seed, config.ema > 0, blocks)
 
 
 def _fit(
     config: CurveConfig,
     backbone: models.Backbone,
     groups: Sequence[Group],
-    examples: features.FeatureCache | features.ImageBatches,
+    examples: features.FeatureCache | features.ImageBatches | WithImages,
     evaluate: Callable[[Phase, CurveState], loop.Metrics] | None,
     workdir: Path | None,
     key: str,
     progress: loop.Progress | None,
 ) -> CurveState:
     adam = make_optimizer(config)
-    constants = {
-        "backbone": cast_params(
-            jax.tree.map(jnp.asarray, backbone.variables), config.compute_dtype
-        ),
-        "scale": jnp.asarray(examples.scale, jnp.float32),
-        "groups": group_constants(groups, config.seed),
-    }
+    constants = make_constants(config, backbone, groups, examples.scale)
 
     def batches(start: int) -> Iterator[Any]:
         place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -122,7 +173,7 @@ def _fit(
 
     directory = workdir / f"checkpoints-{key}" if workdir else None
     names = [rate.rate_id for rate in config.rates]
-    state = loop.resume(init_groups(groups, adam, config.seed, config.ema > 0), directory)
+    state = loop.resume(first_state(config, backbone, groups), directory)
     end = 0
     with MetricsWriter(workdir, names, key) as writer:
         for phase in config.phases:

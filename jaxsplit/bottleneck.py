@@ -37,7 +37,9 @@ class BottleneckSpec:
       padding: zeros around the encoder's input.
       decoder_kernel, decoder_padding: the same for the transposed convolution; default: the
         encoder's.
-      multiplier: depthwise filters per feature channel, in the encoder and the decoder.
+      multiplier: depthwise filters per feature channel.
+      decoder_multiplier: the same of the decoder, where the server has more to spend; default:
+        the encoder's.
       step: quantisation step; the latent is divided by it before it is rounded.
       activation: after the depthwise and pointwise convolutions: "relu" or "none".
       latent_activation: on the latent, "none" or "relu" (the published units, latents ≥ 0).
@@ -59,6 +61,7 @@ class BottleneckSpec:
     output_activation: str = "relu"
     batch_norm: bool = True
     crop: bool = True
+    decoder_multiplier: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("activation", "latent_activation", "output_activation"):
@@ -68,7 +71,7 @@ class BottleneckSpec:
                 )
         kernel, padding = self.decoder_form
         counts = (self.channels, self.stride, self.kernel, self.multiplier, kernel)
-        if min(counts) < 1 or not 0 < self.step < math.inf:
+        if min(*counts, self.decoder_filters) < 1 or not 0 < self.step < math.inf:
             raise ConfigError(
                 f"channels, stride, kernels, multiplier, step must be positive: {self}"
             )
@@ -89,6 +92,11 @@ class BottleneckSpec:
             (n - 1) * self.stride - 2 * padding + kernel for n in self.latent_size(height, width)
         )
         return h, w
+
+    @property
+    def decoder_filters(self) -> int:
+        """Depthwise filters per feature channel of the decoder."""
+        return self.multiplier if self.decoder_multiplier is None else self.decoder_multiplier
 
     @property
     def decoder_form(self) -> tuple[int, int]:
@@ -127,12 +135,13 @@ class Decoder(nn.Module):
     def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
         spec = self.spec
         height, width, channels = self.shape
-        x = _Pointwise(channels * spec.multiplier, name="pointwise")(z * spec.step)
+        filters = spec.decoder_filters
+        x = _Pointwise(channels * filters, name="pointwise")(z * spec.step)
         x = _norm(self, "pointwise_norm", x, train, spec.activation)
         size, padding = spec.decoder_form
-        # About (k / s)² taps reach one output, from `multiplier` inputs each.
+        # About (k / s)² taps reach one output, from `filters` inputs each.
         reach = -(-size // spec.stride)
-        kernel = _depthwise_kernel(self, size, channels, spec.multiplier, reach, spec.multiplier)
+        kernel = _depthwise_kernel(self, size, channels, filters, reach, filters)
         output = spec.output_size(height, width)
         x = ops.depthwise_conv_transpose(x, kernel, spec.stride, padding, output)
         return _norm(self, "depthwise_norm", x, train, spec.output_activation)

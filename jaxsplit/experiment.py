@@ -55,6 +55,8 @@ def run_curve(
       progress: told of the training's metrics.
       tell: told what begins.
     """
+    for codec in config.baselines:
+        image_codecs.check_codec(codec)
     backbone = load_backbone(config.backbone)
     groups = make_groups(backbone, config.cut, config.spec, config.rates)
     cost = max((split_cost(group.split, backbone) for group in groups), key=lambda c: c.encoder)
@@ -63,7 +65,7 @@ def run_curve(
     family = train_curve(config, backbone, directory if resume else None, progress, tell)
     if not processes.is_first():
         return None
-    curve, table = measure(family, backbone, source, directory, tell)
+    curve, table = measure(family, backbone, source, directory, tell, baselines=config.baselines)
     family = with_measured(family, curve)
     family.save(directory / "family")
     return CurveResult(family, curve, cost, table)

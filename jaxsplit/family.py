@@ -128,9 +128,7 @@ class RateFamily:
             "backbone": self.backbone_fingerprint,
             "cut": self.cut,
             "preprocessing": self.preprocessing.to_dict(),
-            "rates": [
-                [rate.rate_id, dataclasses.asdict(rate.spec), rate.digest] for rate in self.rates
-            ],
+            "rates": [[rate.rate_id, _form(rate.spec), rate.digest] for rate in self.rates],
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -202,7 +200,7 @@ class RateFamily:
         return {
             "rate_id": rate.rate_id,
             "lambda": rate.lmbda,
-            "spec": dataclasses.asdict(rate.spec),
+            "spec": _form(rate.spec),
             "measured": rate.measured,
             "tables": rate.tables.fingerprint,
             "digest": rate.digest,
@@ -260,6 +258,14 @@ class RateFamily:
             raise FamilyError(f"rate {rate.rate_id} of {directory} was changed after it was saved")
         run_self_test(rate.coder, bytes.fromhex(entry["self_test"]))
         return rate
+
+
+def _form(spec: BottleneckSpec) -> dict[str, Any]:
+    """A unit's form; what was added to it later is left out where it says nothing."""
+    form = dataclasses.asdict(spec)
+    if spec.decoder_multiplier is None:
+        del form["decoder_multiplier"]
+    return form
 
 
 def _holds(folder: Path, rate: FamilyRate) -> bool:

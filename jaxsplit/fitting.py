@@ -7,14 +7,21 @@ import numpy as np
 
 from jaxsplit import data, models
 from jaxsplit.codec import Sender
-from jaxsplit.entropy import stack_tables, tables_from_counts
-from jaxsplit.errors import DataError
+from jaxsplit.entropy import stack_tables, tables_by_place, tables_from_counts
+from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.family import RateFamily
 from jaxsplit.models.inference import batch_size
 
+#: What has a table of its own: nothing, each channel, or each place of the latent.
+SHARINGS = ("shared", "channels", "places")
+
 
 def fit_tables(
-    family: RateFamily, backbone: models.Backbone, source: data.Source, *, share: bool = True
+    family: RateFamily,
+    backbone: models.Backbone,
+    source: data.Source,
+    *,
+    tables: str = "shared",
 ) -> RateFamily:
     """The family with tables that follow the symbols of these images; the units stay as they are.
 
@@ -25,9 +32,11 @@ def fit_tables(
       family: the rates.
       backbone: what the family runs on; the result is bound to it.
       source: images, labelled or not: their classes don't matter.
-      share: one table for all channels of a rate, as of the published units; else one for each.
+      tables: "shared", one for all channels of a rate, as of the published units; "channels", one
+        for each; "places", as many as pay off, and every place of the latent has one of them.
 
     Raises:
+      ConfigError: there are no such tables.
       DataError: there is no image.
       FamilyError: the family belongs to another backbone.
     """
@@ -45,34 +54,38 @@ def fit_tables(
     return with_tables_of(
         sender.family,
         {rate_id: np.concatenate(symbols) for rate_id, symbols in seen.items()},
-        share=share,
+        tables=tables,
     )
 
 
 def with_tables_of(
-    family: RateFamily, symbols: Mapping[str, np.ndarray], *, share: bool = True
+    family: RateFamily, symbols: Mapping[str, np.ndarray], *, tables: str = "shared"
 ) -> RateFamily:
     """The family with tables that follow given symbols.
 
     Args:
       family: the rates; tables go on rounding where they did.
-      symbols: rate id → int32 [..., C].
-      share: as of `fit_tables`.
+      symbols: rate id → int32 [N, h, w, C].
+      tables: as of `fit_tables`.
     """
+    if tables not in SHARINGS:
+        raise ConfigError(f"tables are {tables!r}; expected one of {', '.join(SHARINGS)}")
     rates = []
     for rate in family.rates:
         seen, offsets = symbols[rate.rate_id], rate.tables.offsets
-        if share:
-            tables = tables_from_counts(_histogram(seen), rate.spec.channels, offsets)
+        if tables == "places":
+            fitted = tables_by_place(seen, offsets)
+        elif tables == "shared":
+            fitted = tables_from_counts(_histogram(seen), rate.spec.channels, offsets)
         else:
             channels = range(rate.spec.channels)
-            tables = stack_tables(
+            fitted = stack_tables(
                 [
                     tables_from_counts(_histogram(seen[..., c]), 1, offsets[c : c + 1])
                     for c in channels
                 ]
             )
-        rates.append(dataclasses.replace(rate, tables=tables, measured={}))
+        rates.append(dataclasses.replace(rate, tables=fitted, measured={}))
     return dataclasses.replace(family, rates=tuple(rates))
 
 

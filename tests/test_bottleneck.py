@@ -66,6 +66,7 @@ SPECS = [
     BottleneckSpec(2, stride=3, kernel=2, padding=0, multiplier=2),
     BottleneckSpec(2, stride=2, kernel=5, padding=2, decoder_kernel=4, decoder_padding=1),
     BottleneckSpec(1, stride=4, kernel=3, padding=1, decoder_kernel=7, multiplier=3),
+    BottleneckSpec(2, stride=2, kernel=3, multiplier=2, decoder_multiplier=3),
 ]
 
 
@@ -110,6 +111,10 @@ def test_the_tree_holds_the_unit_and_nothing_else():
     assert encoder["pointwise"]["kernel"].shape == (8, 3)
     assert decoder["pointwise"]["kernel"].shape == (3, 8)
     assert decoder["depthwise"].shape == (4, 4, 4, 2)
+    wide = dataclasses.replace(spec, decoder_multiplier=3)
+    decoder = trained(wide, (6, 6, 4))[1]["params"]["decoder"]
+    assert decoder["pointwise"]["kernel"].shape == (3, 12)
+    assert decoder["depthwise"].shape == (4, 4, 4, 3)
     plain, _ = fold_batch_norm(spec, variables)
     _, bare = trained(plain, (6, 6, 4))
     assert set(bare) == {"params"}
@@ -121,12 +126,14 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("multiplier", [1, 3])
+@pytest.mark.parametrize("multiplier", [(1, None), (3, None), (1, 2)])
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(form.values()))
 def test_folding_keeps_the_function(form, multiplier):
     """To 1e-5 of the values' size, for the latent and for the reconstruction."""
     shape = (6, 7, 3)
-    spec = BottleneckSpec(2, decoder_kernel=4, multiplier=multiplier, step=0.7, **form)
+    spec = BottleneckSpec(2, decoder_kernel=4, step=0.7, **form)
+    filters = dict(zip(("multiplier", "decoder_multiplier"), multiplier, strict=True))
+    spec = dataclasses.replace(spec, **filters)
     unit, variables = trained(spec, shape)
     plain, folded = fold_batch_norm(spec, variables)
     assert plain == dataclasses.replace(spec, batch_norm=False)
@@ -218,6 +225,7 @@ def test_one_channel_prices_one_latent_channel():
         {"stride": 0},
         {"kernel": -1},
         {"multiplier": 0},
+        {"decoder_multiplier": 0},
         {"decoder_kernel": 0},
         {"padding": -1},
         {"decoder_padding": -1},

@@ -97,6 +97,8 @@ def test_the_fingerprint_is_of_all_that_both_ends_share(tiny_family):
     offsets = high.tables.offsets + np.float32(0.125)
     tables = build_tables(high.variables["params"]["prior"], offsets)
     spec = dataclasses.replace(high.spec, output_activation="none")
+    assert high.spec.decoder_multiplier is None
+    wider = dataclasses.replace(high.spec, decoder_multiplier=high.spec.multiplier)
     others = [
         dataclasses.replace(tiny_family, cut="stem"),
         dataclasses.replace(tiny_family, backbone_fingerprint="0" * 64),
@@ -111,6 +113,7 @@ def test_the_fingerprint_is_of_all_that_both_ends_share(tiny_family):
             tiny_family, rates=(dataclasses.replace(high, tables=tables), mid, low)
         ),
         dataclasses.replace(tiny_family, rates=(dataclasses.replace(high, spec=spec), mid, low)),
+        dataclasses.replace(tiny_family, rates=(dataclasses.replace(high, spec=wider), mid, low)),
         dataclasses.replace(
             tiny_family, rates=(dataclasses.replace(high, rate_id="higher"), mid, low)
         ),
@@ -120,6 +123,12 @@ def test_the_fingerprint_is_of_all_that_both_ends_share(tiny_family):
     relabelled = dataclasses.replace(high, lmbda=None, measured={"top1": 1.0})
     same = dataclasses.replace(tiny_family, rates=(relabelled, mid, low))
     assert same.fingerprint == tiny_family.fingerprint
+
+
+def test_the_shipped_family_is_still_the_one_that_was_shipped():
+    """Streams name its fingerprint: what is added to a spec must not change it."""
+    shipped = RateFamily.load(ASSETS / embedded_families()[0])
+    assert shipped.fingerprint.startswith("48e3a64940ea145b8acd6b405cf6cd6c")
 
 
 # Which backbone it belongs to.

@@ -8,7 +8,7 @@ import pytest
 from jaxsplit import data
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.entropy import tables_from_counts
-from jaxsplit.errors import FamilyError
+from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.evaluation.accuracy import evaluate
 from jaxsplit.family import RateFamily
 from jaxsplit.fitting import fit_tables
@@ -100,7 +100,7 @@ def test_the_head_runs_once_for_all_rates(imported, tiny_backbone, monkeypatch):
 def test_a_table_for_each_channel_costs_the_entropy_of_each_channel(
     imported, tiny_backbone, tiny_test_source, tiny_images
 ):
-    each = fit_tables(imported, tiny_backbone, tiny_test_source, share=False)
+    each = fit_tables(imported, tiny_backbone, tiny_test_source, tables="channels")
     shared = fit_tables(imported, tiny_backbone, tiny_test_source)
     sender = Sender(imported, tiny_backbone, BATCH_SIZE)
     for rate in each.rates:
@@ -114,3 +114,27 @@ def test_a_table_for_each_channel_costs_the_entropy_of_each_channel(
             rate.rate_id
         ].tables.information_bits(symbols)
         np.testing.assert_array_equal(rate.tables.offsets, imported[rate.rate_id].tables.offsets)
+
+
+def test_tables_of_places_cost_no_more_and_cross_exactly(
+    imported, tiny_backbone, tiny_test_source, tiny_images, tmp_path
+):
+    placed = fit_tables(imported, tiny_backbone, tiny_test_source, tables="places")
+    each = fit_tables(imported, tiny_backbone, tiny_test_source, tables="channels")
+    placed.save(tmp_path)
+    loaded = RateFamily.load(tmp_path)
+    assert loaded.fingerprint == placed.fingerprint
+    sender, receiver = (end(loaded, tiny_backbone, BATCH_SIZE) for end in (Sender, Receiver))
+    for rate in loaded.rates:
+        symbols = sender.symbols(tiny_images, rate.rate_id)
+        assert rate.tables.places is not None
+        assert rate.tables.places.shape == symbols.shape[1:]
+        bits = rate.tables.information_bits(symbols)
+        assert bits < each[rate.rate_id].tables.information_bits(symbols)
+        frames = sender.frames(symbols, rate.rate_id)
+        np.testing.assert_array_equal(receiver.symbols(frames, rate.rate_id), symbols)
+
+
+def test_other_tables_are_refused(imported, tiny_backbone, tiny_test_source):
+    with pytest.raises(ConfigError, match="shared, channels, places"):
+        fit_tables(imported, tiny_backbone, tiny_test_source, tables="pixels")

@@ -37,22 +37,25 @@ CRC-32 is zlib's (polynomial 0x04C11DB7 reflected, initial and final value 0xFFF
 
 Tables
 ------
-A rate's tables give for every channel c a minimum m, a size n >= 2 and n counts T >= 1 with sum
-65536. Entry j < n - 1 stands for the symbol m + j; the last entry is the escape. The interval of
-entry j starts at 256·(T_0 + … + T_(j-1)) and is 256·T_j wide, in units of 2**-24. All is integer.
-Tables also carry the offset that each channel is rounded around: the latent is symbol + offset. A
-channel's scale is folded into the unit's convolutions; the family's fingerprint covers it. Channels
-that share a table repeat its counts, each with its own minimum and offset. So offsets, scales and
-sharing take no place in the stream, and its table fingerprint covers the first and the last.
+A rate's tables give for every channel c, or for every place (row, column, channel) of the latent, a
+minimum m, a size n >= 2 and n counts T >= 1 with sum 65536. Entry j < n - 1 stands for the symbol m
++ j; the last entry is the escape. The interval of entry j starts at 256·(T_0 + … + T_(j-1)) and is
+256·T_j wide, in units of 2**-24. All is integer. Tables also carry the offset that each channel is
+rounded around: the latent is symbol + offset. A channel's scale is folded into the unit's
+convolutions; the family's fingerprint covers it. Channels that share a table repeat its counts,
+each with its own minimum and offset. So offsets, scales, places and sharing are nothing that the
+stream holds: its table fingerprint covers them, and of the scales the family's.
 
 Payload
 -------
 One range-coder stream of one latent of h × w × C symbols.
 
-Order: channels with identical counts (whatever their minima) form a group; groups go by their
-first channel, channels within a group rise. Each channel gives its h·w entries row by row. After
-the last channel follow the escapes of all channels, e of them in the order in which their escape
-entries came: first e bit lengths, then e low pieces, then the high pieces of those that have one.
+Order: channels with identical counts (whatever their minima) form a group; groups go by their first
+channel, channels within a group rise. Each channel gives its h·w entries row by row. Where places
+have tables, a latent is coded as one of 1 × 1 × h·w·C, whose channels are the places, row by row
+and the channels of each. After the last channel follow the escapes of all channels, e of them in
+the order in which their escape entries came: first e bit lengths, then e low pieces, then the high
+pieces of those that have one.
 
 Escape: a symbol d >= 1 steps outside of its table (d = m - symbol below, d = symbol - (m + n - 2)
 above) has the bit length k of d, 1 ≤ k ≤ 32, so 2**(k-1) ≤ d < 2**k. The length is coded as the

@@ -1,6 +1,6 @@
 """Symbols + tables ↔ bytes: one range-coder stream for one latent.
 
-Channels are coded one after the other, those that share a table in one go; the values outside
+Tables are coded one after the other, each with all its symbols in one go; the values outside of
 their tables follow at the end of the stream. The payload is the shortest byte string that, read
 as a big-endian fraction with zeros behind it, lies in the coder's final interval; its last byte
 is therefore never zero, and a payload may be empty.
@@ -58,28 +58,29 @@ class EntropyCoder:
 
     def __init__(self, tables: CodingTables) -> None:
         self.tables = tables
-        alike: dict[bytes, list[int]] = {}
-        for channel, (row, size) in enumerate(zip(tables.counts, tables.sizes, strict=True)):
-            alike.setdefault(row[:size].tobytes(), []).append(channel)
-        order = [channel for group in alike.values() for channel in group]
+        self._by_place = tables.places is not None
+        # Where places have tables, a latent is coded as one pixel with a channel for each place.
+        used = np.arange(tables.channels) if tables.places is None else tables.places.ravel()
         # One call of the coder for every distinct table: trained latents have dead channels,
         # which all look alike. The first channel of each table decides its place.
-        self._models = [categorical(np.frombuffer(row, np.int32)) for row in alike]
-        self._groups = [len(group) for group in alike.values()]
-        self._order = np.array(order)
-        self._sorted = order == sorted(order)
-        self._minima = tables.minima[self._order]
-        self._maxima = tables.maxima[self._order]
-        self._escapes = (tables.sizes[self._order] - 1)[:, None]
+        order, self._groups, first = _by_counts(tables, used)
+        self._models = [
+            categorical(tables.counts[table, : tables.sizes[table]]) for table in used[first]
+        ]
+        self._order = order
+        self._sorted = bool((order[1:] > order[:-1]).all())
+        rows = used[order]
+        self._minima, self._maxima = tables.minima[rows], tables.maxima[rows]
+        self._escapes = (tables.sizes[rows] - 1)[:, None]
         # As they are used on every call.
         self._lowest = self._minima[:, None]
         self._first = self._lowest.view(np.uint32)
         self._last = self._escapes.view(np.uint32)
         # One look at a table tells what an entry costs and whether any entry is an escape.
-        bits = tables.entry_bits[self._order]
-        bits[np.arange(tables.channels), tables.sizes[self._order] - 1] += _ESCAPE_MARK
+        bits = tables.entry_bits.copy()
+        bits[np.arange(len(bits)), tables.sizes - 1] += _ESCAPE_MARK
         self._bits = bits.ravel()
-        self._rows = (np.arange(tables.channels, dtype=np.int32) * tables.counts.shape[1])[:, None]
+        self._rows = (rows.astype(np.int32) * tables.counts.shape[1])[:, None]
         # Taken out while in use, so that threads share a coder.
         self._scratch: list[_Scratch] = []
 
@@ -142,7 +143,7 @@ class EntropyCoder:
         """
         pixels = self._check_shape((*shape, self.tables.channels))
         data = bytes(data)
-        if len(data) > MAX_SYMBOL_BYTES * pixels * self.tables.channels:
+        if len(data) > MAX_SYMBOL_BYTES * pixels * len(self._order):
             raise BitstreamError(
                 f"payload of {len(data)} bytes is too long for a latent of "
                 f"{(*shape, self.tables.channels)}; it is corrupted or of another rate"
@@ -187,7 +188,7 @@ class EntropyCoder:
         if self._sorted:
             symbols = planes.T.copy()
         else:
-            symbols = np.empty((pixels, self.tables.channels), np.int32)
+            symbols = np.empty((pixels, len(self._order)), np.int32)
             symbols[:, self._order] = planes.T
         return symbols.reshape(*shape, -1)
 
@@ -199,6 +200,7 @@ class EntropyCoder:
         return scratch if scratch.pixels == pixels else _Scratch(pixels, self._groups)
 
     def _check_shape(self, shape: tuple[int, ...]) -> int:
+        """Symbols for each of the coder's channels."""
         height, width, channels = shape
         if channels != self.tables.channels:
             raise ConfigError(
@@ -210,7 +212,24 @@ class EntropyCoder:
                 f"a latent of {tuple(shape)}, expected positive sizes and at most {MAX_SYMBOLS} "
                 "symbols; use a larger stride or a smaller image"
             )
+        if self._by_place:
+            self.tables.rows(height, width)  # refuses latents of another size
+            return 1
         return int(height * width)
+
+
+def _by_counts(tables: CodingTables, used: np.ndarray) -> tuple[np.ndarray, list[int], np.ndarray]:
+    """Channels with tables `used` in coding order, sizes of their groups, first of each group."""
+    kinds: dict[bytes, int] = {}
+    kind_of = [
+        kinds.setdefault(row[:size].tobytes(), len(kinds))
+        for row, size in zip(tables.counts, tables.sizes, strict=True)
+    ]
+    kind = np.array(kind_of)[used]
+    _, first, sizes = np.unique(kind, return_index=True, return_counts=True)
+    turn = np.argsort(first)
+    ranks = np.argsort(turn)
+    return np.argsort(ranks[kind], kind="stable"), sizes[turn].tolist(), first[turn]
 
 
 class _Scratch:

@@ -17,7 +17,7 @@ _INT32 = np.iinfo(np.int32)
 
 
 def self_test_symbols(tables: CodingTables) -> np.ndarray:
-    """The symbols of a rate's self-test, int32 [2, 2, channels].
+    """The symbols of a rate's self-test, int32 [2, 2, channels], or of the places' shape.
 
     Multiples of 40503 modulo 2**16 (the golden ratio's) stand for draws from the tables; every
     13th symbol is moved out of its table by a third of 2**2 to 2**32, above and below in turns.
@@ -31,19 +31,27 @@ def self_test_symbols(tables: CodingTables) -> np.ndarray:
     >>> self_test_symbols(tables).tolist()
     [[[1, 0, -1, 0], [0, -1, 0, -1]], [[341, 0, -1, 0], [-1, -10923, 0, -1]]]
     """
-    index = np.arange(np.prod(_SHAPE) * tables.channels)
-    channel = index % tables.channels
+    rows = tables.rows(*_shape(tables))
+    index = np.arange(rows.size)
+    row = rows.ravel()
     draws = index * 40503 % 65536
-    entries = (np.cumsum(tables.counts[channel], axis=1) <= draws[:, None]).sum(axis=1)
+    entries = (np.cumsum(tables.counts, axis=1)[row] <= draws[:, None]).sum(axis=1)
     steps = (np.int64(4) << index % 31) // 3
-    lowest = tables.minima[channel].astype(np.int64)
-    highest = tables.maxima[channel].astype(np.int64)
+    lowest = tables.minima[row].astype(np.int64)
+    highest = tables.maxima[row].astype(np.int64)
     outside = np.where(index // _ESCAPE_EVERY % 2, lowest - steps, highest + steps)
-    escaped = (index % _ESCAPE_EVERY == 0) | (entries == tables.sizes[channel] - 1)
+    escaped = (index % _ESCAPE_EVERY == 0) | (entries == tables.sizes[row] - 1)
     symbols = np.where(escaped, outside, lowest + entries)
     # A table at the end of int32 gets the last symbol instead, in the table or not.
     bounded = np.clip(symbols, _INT32.min, _INT32.max).astype(np.int32)
-    return bounded.reshape(*_SHAPE, tables.channels)
+    return bounded.reshape(rows.shape)
+
+
+def _shape(tables: CodingTables) -> tuple[int, int]:
+    if tables.places is None:
+        return _SHAPE
+    height, width, _ = tables.places.shape
+    return height, width
 
 
 def write_self_test(coder: EntropyCoder) -> bytes:
@@ -59,7 +67,7 @@ def run_self_test(coder: EntropyCoder, payload: bytes) -> None:
     """
     symbols = self_test_symbols(coder.tables)
     try:
-        same = np.array_equal(coder.decode(payload, _SHAPE), symbols)
+        same = np.array_equal(coder.decode(payload, _shape(coder.tables)), symbols)
         same = same and coder.encode(symbols) == payload
     except Exception:  # a coder that changed may fail in any way
         same = False

@@ -12,24 +12,36 @@ from jaxsplit.coding.intervals import COUNT_BITS, TOTAL
 from jaxsplit.errors import ConfigError
 
 _INT32 = np.iinfo(np.int32)
-_DTYPES = {"counts": np.int32, "sizes": np.int32, "minima": np.int32, "offsets": np.float32}
+_DTYPES = {
+    "counts": np.int32,
+    "sizes": np.int32,
+    "minima": np.int32,
+    "offsets": np.float32,
+    "places": np.uint8,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class CodingTables:
-    """Integer probabilities of every channel's symbols, in units of 1 / 65536.
+    """Integer probabilities of the symbols of a latent, in units of 1 / 65536.
+
+    Each channel has a table of its own, or each place of the latent names one of a few tables:
+    what lies at its edge is another thing than what lies in its middle. Either way the prior is
+    factorized, and no symbol is looked at to code another.
 
     Built once from a trained prior, saved with the rate and never computed again: two devices
     that compute the same probabilities in floating point need not get the same integers.
     Instances compare and hash by `fingerprint`; their arrays are read-only copies.
 
     Args:
-      counts: int32 [channels, width]. Row c holds `sizes[c]` entries >= 1 with sum 65536, then
+      counts: int32 [tables, width]. Row t holds `sizes[t]` entries >= 1 with sum 65536, then
         zeros. The last used entry is the escape: its symbols are written out after the others.
-      sizes: int32 [channels], each 2 … width: the used entries, with the escape.
-      minima: int32 [channels]: entry j < sizes[c] - 1 stands for the symbol minima[c] + j.
+      sizes: int32 [tables], each 2 … width: the used entries, with the escape.
+      minima: int32 [tables]: entry j < sizes[t] - 1 stands for the symbol minima[t] + j.
       offsets: float32 [channels], finite, in units of the quantisation step: where the unit
         rounds. The coder only carries them.
+      places: uint8 [h, w, channels], the table of each place of the latent; every table has one.
+        None: channel c has table c, in latents of any size.
 
     Raises:
       ConfigError: the arrays are not such tables.
@@ -50,9 +62,12 @@ class CodingTables:
     sizes: np.ndarray
     minima: np.ndarray
     offsets: np.ndarray
+    places: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name, dtype in _DTYPES.items():
+            if getattr(self, name) is None:
+                continue
             array = np.asarray(getattr(self, name))
             if array.dtype != dtype:
                 raise ConfigError(
@@ -70,15 +85,16 @@ class CodingTables:
             )
 
     def _problem(self) -> str:
-        counts, sizes, channels = self.counts, self.sizes, len(self.sizes)
-        if counts.ndim != 2 or sizes.ndim != 1 or counts.shape[0] != channels or channels < 1:
+        counts, sizes, tables = self.counts, self.sizes, len(self.sizes)
+        if counts.ndim != 2 or sizes.ndim != 1 or counts.shape[0] != tables or tables < 1:
             return (
-                f"counts {counts.shape} and sizes {sizes.shape}, expected [channels, width] and "
-                "[channels] with at least one channel"
+                f"counts {counts.shape} and sizes {sizes.shape}, expected [tables, width] and "
+                "[tables] with at least one table"
             )
-        for name in ("minima", "offsets"):
-            if getattr(self, name).shape != (channels,):
-                return f"{name} {getattr(self, name).shape}, expected ({channels},)"
+        if self.minima.shape != (tables,):
+            return f"minima {self.minima.shape}, expected ({tables},)"
+        if problem := self._place_problem():
+            return problem
         if sizes.min() < 2 or sizes.max() > counts.shape[1]:
             return f"sizes {sizes.min()} … {sizes.max()}, expected 2 … width {counts.shape[1]}"
         used = np.arange(counts.shape[1]) < sizes[:, None]
@@ -86,27 +102,56 @@ class CodingTables:
             return "a used count is below 1 or an unused one is not 0"
         sums = counts.sum(axis=1, dtype=np.int64)
         if (sums != TOTAL).any():
-            channel = int(np.argmax(sums != TOTAL))
-            return f"counts of channel {channel} sum to {sums[channel]}, expected {TOTAL}"
+            table = int(np.argmax(sums != TOTAL))
+            return f"counts of table {table} sum to {sums[table]}, expected {TOTAL}"
         if (self.minima.astype(np.int64) + sizes - 2 > _INT32.max).any():
             return "a table reaches beyond the largest int32 symbol"
         if not np.isfinite(self.offsets).all():
             return "an offset is not finite"
         return ""
 
+    def _place_problem(self) -> str:
+        tables, places = len(self.sizes), self.places
+        if places is None:
+            same = self.offsets.shape == (tables,)
+            return "" if same else f"offsets {self.offsets.shape}, expected ({tables},)"
+        if places.ndim != 3 or not places.size or self.offsets.shape != places.shape[-1:]:
+            return (
+                f"places {places.shape} and offsets {self.offsets.shape}, expected "
+                "[h, w, channels] and [channels]"
+            )
+        if not np.array_equal(np.unique(places), np.arange(tables)):
+            return f"places don't name all of the {tables} tables, and no other"
+        return ""
+
     @property
     def channels(self) -> int:
         """Number of channels."""
-        return len(self.sizes)
+        return len(self.offsets)
+
+    def rows(self, height: int, width: int) -> np.ndarray:
+        """The table of each place of a latent, int [h, w, channels].
+
+        Raises:
+          ConfigError: these tables are of latents of another size.
+        """
+        if self.places is None:
+            return np.broadcast_to(np.arange(self.channels), (height, width, self.channels))
+        if self.places.shape[:2] != (height, width):
+            raise ConfigError(
+                f"a latent of {height} × {width}, expected {self.places.shape[0]} × "
+                f"{self.places.shape[1]}: the tables belong to another rate"
+            )
+        return self.places
 
     @cached_property
     def maxima(self) -> np.ndarray:
-        """The highest symbol of each table, int32 [channels]; the escape stands for none."""
+        """The highest symbol of each table, int32 [tables]; the escape stands for none."""
         return self.minima + self.sizes - 2
 
     @cached_property
     def entry_bits(self) -> np.ndarray:
-        """Information of each entry in bits, float64 [channels, width]; 0 where unused."""
+        """Information of each entry in bits, float64 [tables, width]; 0 where unused."""
         return np.where(self.counts > 0, COUNT_BITS - np.log2(np.maximum(self.counts, 1)), 0.0)
 
     @cached_property
@@ -117,14 +162,18 @@ class CodingTables:
         """
         used = self.counts[np.arange(self.counts.shape[1]) < self.sizes[:, None]]
         # Adding 0 turns -0.0 into 0.0, which rounds alike but has other bytes.
-        parts = (
-            ("<u4", np.array([self.channels, used.size])),
+        places = () if self.places is None else self.places.shape
+        parts = [
+            ("<u4", np.array([len(self.sizes), used.size, *places])),
             ("<i4", self.sizes),
             ("<i4", self.minima),
             ("<f4", self.offsets + np.float32(0)),
             ("<i4", used),
-        )
-        digest = hashlib.sha256(b"jaxsplit coding tables 1\n")
+        ]
+        if self.places is not None:
+            parts.append(("u1", self.places))
+        version = 1 if self.places is None else 2
+        digest = hashlib.sha256(b"jaxsplit coding tables %d\n" % version)
         for dtype, array in parts:
             digest.update(array.astype(dtype).tobytes())
         return digest.hexdigest()
@@ -136,32 +185,35 @@ class CodingTables:
         rounding.
 
         Args:
-          symbols: int32 [..., channels].
+          symbols: int32 [..., channels]; where places have tables, [..., h, w, channels].
 
         Returns:
           Bits, summed over all symbols.
 
         Raises:
-          ConfigError: not int32, or another number of channels.
+          ConfigError: not int32, or of another shape.
         """
         symbols = np.asarray(symbols)
-        if symbols.dtype != np.int32 or symbols.shape[-1:] != (self.channels,):
+        rows = np.arange(self.channels) if self.places is None else self.places
+        if symbols.dtype != np.int32 or symbols.shape[symbols.ndim - rows.ndim :] != rows.shape:
+            expected = ", ".join(map(str, rows.shape))
             raise ConfigError(
-                f"symbols are {symbols.dtype} {symbols.shape}, expected int32 "
-                f"[..., {self.channels}]"
+                f"symbols are {symbols.dtype} {symbols.shape}, expected int32 [..., {expected}]"
             )
-        flat = symbols.reshape(-1, self.channels).astype(np.int64)
-        escaped = (flat < self.minima) | (flat > self.maxima)
-        entries = np.where(escaped, self.sizes - 1, flat - self.minima)
-        bits = self.entry_bits[np.arange(self.channels), entries].sum()
+        values = symbols.astype(np.int64)
+        minima, maxima = self.minima[rows], self.maxima[rows]
+        escaped = (values < minima) | (values > maxima)
+        entries = np.where(escaped, self.sizes[rows] - 1, values - minima)
+        bits = self.entry_bits[rows, entries].sum()
         if escaped.any():
-            channel = np.nonzero(escaped)[1]
-            bits += escape_bits(flat[escaped], self.minima[channel], self.maxima[channel]).sum()
+            outside = (np.broadcast_to(x, values.shape)[escaped] for x in (minima, maxima))
+            bits += escape_bits(values[escaped], *outside).sum()
         return float(bits)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The four arrays by name, for a checkpoint."""
-        return {name: getattr(self, name) for name in _DTYPES}
+        """The arrays by name, for a checkpoint; `places` only where there are some."""
+        arrays = {name: getattr(self, name) for name in _DTYPES}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "CodingTables":
@@ -170,11 +222,12 @@ class CodingTables:
         Raises:
           ConfigError: a name is missing or unknown, or the arrays are not tables.
         """
-        if set(arrays) != set(_DTYPES):
+        if set(arrays) | {"places"} != set(_DTYPES):
             raise ConfigError(
-                f"coding tables: got the arrays {sorted(arrays)}, expected {sorted(_DTYPES)}"
+                f"coding tables: got the arrays {sorted(arrays)}, expected {sorted(_DTYPES)}, "
+                "the places where there are some"
             )
-        return cls(**{name: np.asarray(arrays[name]) for name in _DTYPES})
+        return cls(**{name: np.asarray(array) for name, array in arrays.items()})
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CodingTables):

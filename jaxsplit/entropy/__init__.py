@@ -9,6 +9,7 @@ from jaxsplit.entropy.factorized import (
     median,
     quantile,
 )
+from jaxsplit.entropy.places import tables_by_place
 from jaxsplit.entropy.prior import FactorizedPrior
 from jaxsplit.entropy.tables import build_tables, integer_counts, rounding_offsets
 
@@ -24,5 +25,6 @@ __all__ = [
     "quantile",
     "rounding_offsets",
     "stack_tables",
+    "tables_by_place",
     "tables_from_counts",
 ]

@@ -8,42 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxsplit import checkpoint, data, entropy, models
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.fitting import fit_tables
-from jaxsplit.train import features, loop, optimizer, parallel
+from jaxsplit.train import features, loop, parallel
 from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.evaluation import in_turn, make_evaluate
 from jaxsplit.train.examples import WithImages
 from jaxsplit.train.groups import (
     Group,
-    group_constants,
     in_order,
-    init_groups,
     make_curve_step,
     make_groups,
     with_best_offsets,
 )
 from jaxsplit.train.metrics import MetricsWriter
+from jaxsplit.train.start import first_state, make_constants, make_optimizer
 from jaxsplit.train.state import CurveState
-from jaxsplit.train.step import Phase, cast_params
-from jaxsplit.train.trainable import NETWORK, learning_blocks
+from jaxsplit.train.step import Phase
 
 #: What a cut's head says of a source's images, as of `features.compute`.
 Compute = Callable[..., features.FeatureCache | features.ImageBatches]
-
-
-def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
-    """What the units of a training learn with, and blocks of the network where they do."""
-    rates = {"prior": config.prior_rate}
-    if config.trainable != "unit":
-        rates[NETWORK] = config.network_rate
-    return optimizer.make_optimizer(config.learning_rates(), max_norm=config.max_norm, **rates)
 
 
 def train_curve(
@@ -76,7 +64,7 @@ def train_curve(
     family, source = train_rates(config, backbone, workdir, progress, tell)
     if config.tables == "prior":
         return family
-    return fit_tables(family, backbone.fold(), source, share=config.tables == "shared")
+    return fit_tables(family, backbone.fold(), source, tables=config.tables)
 
 
 def train_rates(
@@ -124,34 +112,6 @@ def train_rates(
     key = checkpoint.key(config.key, backbone.fingerprint, source.listing)
     state = _fit(config, backbone, groups, examples, evaluate, workdir, key, progress)
     return freeze(config, backbone, groups, state), source
-
-
-def make_constants(
-    config: CurveConfig, backbone: models.Backbone, groups: Sequence[Group], scale: float
-) -> dict[str, Any]:
-    """What no step changes, as of `make_curve_step`.
-
-    Args:
-      config, backbone: the training, the network before any folding.
-      groups: the rates.
-      scale: of the features, as of `FeatureCache`.
-    """
-    frozen = jax.tree.map(jnp.asarray, backbone.fold().variables)
-    constants = {
-        "backbone": cast_params(frozen, config.compute_dtype),
-        "scale": jnp.asarray(scale, jnp.float32),
-        "groups": group_constants(groups, config.seed),
-    }
-    own = {} if config.trainable == "unit" else {"network": backbone.variables}
-    return constants | own
-
-
-def first_state(
-    config: CurveConfig, backbone: models.Backbone, groups: Sequence[Group]
-) -> CurveState:
-    """The state of a training at step 0; arguments as of `make_constants`."""
-    blocks = learning_blocks(groups[0].split, backbone.variables["params"], config.trainable)
-    return init_groups(groups, make_optimizer(config), config.seed, config.ema > 0, blocks)
 
 
 def _fit(

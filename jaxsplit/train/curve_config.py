@@ -12,14 +12,15 @@ import optax
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError
+from jaxsplit.fitting import SHARINGS
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.optimizer import make_schedule
 from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
 from jaxsplit.train.trainable import TRAINABLE
 
-TABLES = ("prior", "shared", "channels")
+TABLES = ("prior", *SHARINGS)
 # They change what is heard of a training, and not the training.
-_SILENT = ("cache_gib", "evaluate_every", "evaluate_limit")
+_SILENT = ("baselines", "cache_gib", "evaluate_every", "evaluate_limit")
 # They are as if they weren't there where the network is frozen.
 _OF_NETWORKS = ("trainable", "network_rate")
 
@@ -51,10 +52,11 @@ class CurveConfig:
         parameters, prior and loss stay float32.
       batching: how the rates share a step, as of `over_rates`.
       tables: what the integer tables follow: each rate's "prior", or the symbols of the training
-        images after the training, one table for all channels ("shared") or one for each
-        ("channels").
+        images after the training: one table for all channels ("shared"), one for each
+        ("channels"), or a few that the places of the latent share ("places").
       evaluate_every: steps between evaluations on `evaluate_limit` images of the test split; 0:
         none before the end.
+      baselines: image codecs that the curve is shown beside at the end: "jpeg", "webp", "avif".
       trainable: what learns: the "unit" behind the frozen network, or, by `train_networks`, unit
         and "tail", or "all" of head, unit and tail: each rate then has a network of its own.
       network_rate: factor on the learning rate of the network's weights, which are nearly right
@@ -91,8 +93,9 @@ class CurveConfig:
     tables: str = "prior"
     evaluate_every: int = 0
     evaluate_limit: int | None = 1000
+    baselines: tuple[str, ...] = ("jpeg", "webp")
     trainable: str = "unit"
-    network_rate: float = 0.1
+    network_rate: float = 0.03
 
     def __post_init__(self) -> None:
         if not self.rates or not self.phases:

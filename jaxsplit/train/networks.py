@@ -49,6 +49,6 @@ def train_networks(
             family, rates=(rate,), backbone_fingerprint=own.fingerprint, weights=own.weights
         )
         if config.tables != "prior":
-            alone = fit_tables(alone, own, source, share=config.tables == "shared")
+            alone = fit_tables(alone, own, source, tables=config.tables)
         pairs.append((alone, own))
     return tuple(pairs)

@@ -46,7 +46,7 @@ def main():
     parser.add_argument("--data", default="tfds:fashion_mnist")
     parser.add_argument("--masks", default=",".join(MASKS), help="unit, tail, all; several")
     parser.add_argument("--rates", default=",".join(LAMBDAS), help="of r1 to r4; several")
-    parser.add_argument("--network-rate", type=float, default=0.1)
+    parser.add_argument("--network-rate", type=float, default=0.03)
     parser.add_argument("--train-split", default="train")
     parser.add_argument("--test-split", default="test")
     parser.add_argument("--seed", type=int, default=0)

@@ -27,12 +27,29 @@ def _tables(sizes, scale=1.0, seed=0):
 def _draw(tables, shape, seed=0):
     """Symbols from the tables' own distribution, without escapes."""
     rng = np.random.default_rng(seed)
-    symbols = np.empty((*shape, tables.channels), np.int32)
-    for channel in range(tables.channels):
-        weights = tables.counts[channel, : tables.sizes[channel] - 1].astype(float)
-        draws = rng.choice(weights.size, shape, p=weights / weights.sum())
-        symbols[..., channel] = draws + tables.minima[channel]
+    rows = tables.rows(*shape)
+    symbols = np.empty(rows.shape, np.int32)
+    for table in range(len(tables.sizes)):
+        weights = tables.counts[table, : tables.sizes[table] - 1].astype(float)
+        draws = rng.choice(weights.size, (rows == table).sum(), p=weights / weights.sum())
+        symbols[rows == table] = draws + tables.minima[table]
     return symbols
+
+
+def _placed(sizes, shape, scale=1.0, seed=0):
+    """Tables of `_tables`, every one at some of the places of a latent."""
+    tables = _tables(sizes, scale, seed)
+    rng = np.random.default_rng(seed)
+    places = rng.permutation(np.arange(np.prod(shape)) % len(sizes)).reshape(shape)
+    offsets = rng.uniform(-0.5, 0.5, shape[-1]).astype(np.float32)
+    return CodingTables(
+        tables.counts, tables.sizes, tables.minima, offsets, places.astype(np.uint8)
+    )
+
+
+@pytest.fixture(scope="session")
+def make_placed():
+    return _placed
 
 
 @pytest.fixture(scope="session")

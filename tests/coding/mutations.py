@@ -67,17 +67,21 @@ class Outcome:
 
 
 def make_coders(seed=0):
-    """A coder of each shape; the last one's escape is likely."""
+    """A coder of each shape; the second has tables by place, the last one's escape is likely."""
     rng = np.random.default_rng(seed)
     coders = []
-    for _, _, channels in SHAPES[:-1]:
+    for index, (height, width, channels) in enumerate(SHAPES[:-1]):
         counts = np.ones((channels, 9), np.int32)
         for row in counts:
             row[:8] += rng.multinomial(65536 - 9, rng.dirichlet(np.full(8, 0.7)))
         counts[channels // 2 :] = counts[0]  # shared
         minima = rng.integers(-5, 1, channels).astype(np.int32)
         sizes = np.full(channels, 9, np.int32)
-        coders.append(CodingTables(counts, sizes, minima, np.zeros(channels, np.float32)))
+        places = None
+        if index == 1:
+            turns = rng.permutation(height * width * channels) % channels
+            places = turns.astype(np.uint8).reshape(height, width, channels)
+        coders.append(CodingTables(counts, sizes, minima, np.zeros(channels, np.float32), places))
     counts, sizes = np.array([[1, 65535]], np.int32), np.array([2], np.int32)
     coders.append(CodingTables(counts, sizes, np.array([7], np.int32), np.zeros(1, np.float32)))
     return [EntropyCoder(tables) for tables in coders]

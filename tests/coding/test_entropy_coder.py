@@ -29,7 +29,8 @@ def _round_trip(tables, symbols):
     decoded = coder.decode(payload, symbols.shape[:2])
     assert decoded.dtype == np.int32
     np.testing.assert_array_equal(decoded, symbols)
-    escapes = ((symbols < tables.minima) | (symbols > tables.maxima)).sum()
+    rows = tables.rows(*symbols.shape[:2])
+    escapes = ((symbols < tables.minima[rows]) | (symbols > tables.maxima[rows])).sum()
     # A byte for the end, and what the coder may round off at every step.
     bound = tables.information_bits(symbols) / 8 + 1 + 0.0057 / 8 * (symbols.size + 3 * escapes)
     assert len(payload) <= bound
@@ -100,6 +101,38 @@ def test_channels_keep_their_places_whatever_tables_they_share(make_tables, draw
     symbols = draw(tables, (4, 3))
     symbols[0, 0] = [100, -100, 200, -200, 300, -300]
     _round_trip(tables, symbols)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 6), (4, 4, 5), (7, 3, 2)])
+def test_places_have_their_tables(make_placed, draw, shape):
+    tables = make_placed([2, 9, 2, 30, 9, 400], shape, scale=2.0)
+    for seed in range(20):
+        symbols = draw(tables, shape[:2], seed)
+        _round_trip(tables, symbols)
+        flat = symbols.reshape(-1)
+        flat[seed % flat.size] = 2**30
+        flat[seed // 2 % flat.size] = -(2**31)
+        _round_trip(tables, symbols)
+
+
+def test_places_with_the_tables_of_their_channels_cost_the_same(make_tables, draw):
+    plain = make_tables([5, 9, 30])
+    places = np.broadcast_to(np.arange(3, dtype=np.uint8), (4, 6, 3))
+    tables = CodingTables(plain.counts, plain.sizes, plain.minima, plain.offsets, places)
+    for seed in range(10):
+        symbols = draw(plain, (4, 6), seed)
+        # Each channel's symbols come in the same order, so even the bytes are the same.
+        assert _round_trip(tables, symbols) == EntropyCoder(plain).encode(symbols)
+
+
+def test_places_take_latents_of_their_size_only(make_placed):
+    coder = EntropyCoder(make_placed([5, 9], (4, 6, 3)))
+    with pytest.raises(ConfigError, match="a latent of 6 × 4, expected 4 × 6"):
+        coder.encode(np.zeros((6, 4, 3), np.int32))
+    with pytest.raises(ConfigError, match="expected 4 × 6"):
+        coder.decode(b"", (1, 1))
+    with pytest.raises(BitstreamError, match="too long"):
+        coder.decode(b"\1" * (9 * 4 * 6 * 3 + 1), (4, 6))
 
 
 def test_same_bytes_from_a_fresh_coder_of_stored_tables(make_tables, draw):

@@ -23,10 +23,11 @@ from jaxsplit.coding.header import VERSION
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_streams.json").read_text())
 NAMES = tuple(GOLDEN["streams"])
+PLACED = Path(__file__).with_name("golden_places.json")
 
 
 def _tables(arrays):
-    kinds = {"offsets": np.float32}
+    kinds = {"offsets": np.float32, "places": np.uint8}
     return CodingTables(
         **{name: np.array(array, kinds.get(name, np.int32)) for name, array in arrays.items()}
     )
@@ -77,3 +78,20 @@ def test_the_present_version_writes_the_same_bytes():
         header = read_container(stream)[0]
         assert isinstance(header, Header)
         assert write_container(header, frames, frame_checks="checks" in name) == stream
+
+
+def test_a_stored_stream_of_tables_by_place_is_read_and_written_as_it_was():
+    content = PLACED.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == (
+        "5f3ba08c4328b9fd6cef7f324006c917a6459006b1ccfadd98a1fb3445248d35"
+    )
+    golden = json.loads(content)
+    stream, tables = bytes.fromhex(golden["stream"]), _tables(golden["tables"])
+    header, frames = read_container(stream)
+    (info,) = header.rates
+    assert info.tables == tables.fingerprint[:32]
+    coder = EntropyCoder(tables)
+    latents = [coder.decode(frame.payload, info.shape[:2]) for frame in frames]
+    assert [latent.tolist() for latent in latents] == golden["latents"]
+    again = [Frame(0, coder.encode(latent)) for latent in latents]
+    assert write_container(header, again, frame_checks=True) == stream

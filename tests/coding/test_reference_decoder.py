@@ -87,3 +87,16 @@ def test_many_symbols_and_carries(make_tables, draw):
         symbols = draw(tables, (9, 9), seed)
         read = reference_decoder.decode_payload(coder.encode(symbols), rows(tables), 9, 9)
         assert read == symbols.tolist()
+
+
+def test_places_are_the_channels_of_one_pixel(make_placed, draw):
+    shape = (5, 4, 3)
+    tables = make_placed([2, 9, 2, 30, 9], shape)
+    coder = EntropyCoder(tables)
+    of_places = [rows(tables)[table] for table in tables.places.ravel()]
+    for seed in range(10):
+        symbols = draw(tables, shape[:2], seed)
+        symbols[seed % 5, 0, 1] = 1000 * (seed + 1)
+        symbols[0, seed % 4] = -(2**seed) - 100
+        read = reference_decoder.decode_payload(coder.encode(symbols), of_places, 1, 1)
+        assert np.reshape(read, shape).tolist() == symbols.tolist()

@@ -64,3 +64,12 @@ def test_a_coder_that_orders_or_escapes_differently_fails(coder, monkeypatch):
         with pytest.raises(CoderError):
             run_self_test(coder, payload)
     run_self_test(coder, payload)
+
+
+def test_tables_of_places_have_one(make_placed):
+    coder = EntropyCoder(make_placed([12, 2, 30, 9], (4, 6, 5)))
+    payload = write_self_test(coder)
+    run_self_test(coder, payload)
+    other = EntropyCoder(make_placed([12, 2, 30, 9], (4, 6, 5), seed=1))
+    with pytest.raises(CoderError):
+        run_self_test(other, payload)

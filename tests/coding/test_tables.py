@@ -6,6 +6,8 @@ import pytest
 from jaxsplit.coding import CodingTables
 from jaxsplit.errors import ConfigError
 
+PLACES = (np.arange(12).reshape(3, 2, 2) % 5 == 0).astype(np.uint8)
+
 
 def _arrays():
     return {
@@ -89,11 +91,18 @@ def test_fingerprint_is_frozen():
         ({"sizes": np.array([4, 2], np.int32)}, "used count is below 1"),
         (
             {"counts": np.array([[30000, 30000, 5535, 0], [65535, 1, 0, 0]], np.int32)},
-            "channel 0 sum to 65535, expected 65536",
+            "table 0 sum to 65535, expected 65536",
         ),
         ({"minima": np.array([2**31 - 1, 0], np.int32)}, "beyond the largest int32"),
         ({"offsets": np.array([np.nan, 0], np.float32)}, "not finite"),
-        ({name: array[:0] for name, array in _arrays().items()}, "at least one channel"),
+        ({name: array[:0] for name, array in _arrays().items()}, "at least one table"),
+        ({"offsets": np.zeros(3, np.float32)}, r"offsets \(3,\), expected \(2,\)"),
+        ({"places": PLACES.astype(np.int32)}, "places is int32, expected uint8"),
+        ({"places": PLACES[0]}, r"places \(2, 2\) and offsets \(2,\), expected \[h, w"),
+        ({"places": PLACES[..., :1]}, r"places \(3, 2, 1\) and offsets \(2,\)"),
+        ({"places": PLACES[:0]}, r"places \(0, 2, 2\)"),
+        ({"places": np.zeros_like(PLACES)}, "all of the 2 tables"),
+        ({"places": 2 * PLACES}, "all of the 2 tables"),
     ],
 )
 def test_what_is_no_table_is_refused(changes, message):
@@ -135,3 +144,35 @@ def test_information_of_an_escape(symbol, length, length_count):
 def test_information_of_what_does_not_fit_is_refused(symbols):
     with pytest.raises(ConfigError, match="expected int32"):
         CodingTables(**_arrays()).information_bits(symbols)
+
+
+def test_places_have_their_own_information_and_fingerprint():
+    plain = CodingTables(**_arrays())
+    tables = CodingTables(**_changed(places=PLACES))
+    assert tables.fingerprint != plain.fingerprint
+    other = CodingTables(**_changed(places=PLACES[::-1]))
+    assert other.fingerprint != tables.fingerprint
+    assert CodingTables.from_arrays(tables.to_arrays()) == tables
+    symbols = np.where(PLACES, 0, -1).astype(np.int32)  # the first entry everywhere
+    counts = np.where(PLACES, 65535, 30000)
+    expected = -np.log2(counts / 65536).sum()
+    assert tables.information_bits(symbols) == pytest.approx(expected, rel=1e-12)
+    two = np.stack([symbols, symbols])
+    assert tables.information_bits(two) == pytest.approx(2 * expected, rel=1e-12)
+    for wrong in (symbols[:2], symbols.reshape(1, 6, 2)):
+        with pytest.raises(ConfigError, match=r"expected int32 \[\.\.\., 3, 2, 2\]"):
+            tables.information_bits(wrong)
+
+
+def test_places_fix_the_size_of_the_latent():
+    tables = CodingTables(**_changed(places=PLACES))
+    np.testing.assert_array_equal(tables.rows(3, 2), PLACES)
+    with pytest.raises(ConfigError, match="a latent of 2 × 3, expected 3 × 2"):
+        tables.rows(2, 3)
+    np.testing.assert_array_equal(CodingTables(**_arrays()).rows(1, 1), [[[0, 1]]])
+
+
+def test_fingerprint_with_places_is_frozen():
+    assert CodingTables(**_changed(places=PLACES)).fingerprint == (
+        "4a29efe8b3ee933efd4bb1f82093fec9b0b8c409b60b9897727acd05e4beda6a"
+    )

@@ -13,7 +13,7 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import accuracy
 from jaxsplit.split import make_split
-from jaxsplit.train import curve, features, parallel
+from jaxsplit.train import features, parallel, start
 from jaxsplit.train.examples import WithImages
 from jaxsplit.train.groups import make_curve_step, make_groups
 from jaxsplit.train.networks import train_networks
@@ -22,7 +22,7 @@ from jaxsplit.train.trainable import NETWORK, learning_blocks, with_blocks
 
 HEAD = {"stem", "stage1_block1", "stage2_block1"}
 TAIL = {"stage3_block1", "logits"}
-DISTILLED = losses.Distortion(labels=0.5)
+DISTILLED = losses.Distortion(labels=0.5, features=0.5)
 LMBDA = 1e-3
 
 
@@ -32,7 +32,7 @@ def config(tiny_config, tiny_backbone):
         tiny_config,
         backbone=tiny_backbone.fingerprint,
         rates=(Rate("a", 1e-4), Rate("b", 1e-2)),
-        phases=(Phase(2, losses.Distortion(distillation=0, features=1)), Phase(3, DISTILLED)),
+        phases=(Phase(3, DISTILLED),),
         limit=64,
         batch_size=16,
         batching="vmap",
@@ -100,7 +100,7 @@ def test_a_rate_runs_on_its_own_network_through_bytes(trained, tiny_test_source,
             Sender(family, stranger)
 
 
-def plain_loss(split, backbone, unit, blocks, batch, key):
+def plain_loss(split, backbone, unit, blocks, batch, key, scale):
     """The loss of one rate by the unfolded network and `jax.grad`'s own rules."""
     network = with_blocks(backbone.variables, blocks)
     pixels = backbone.preprocessing.normalise(batch["image"])
@@ -113,8 +113,10 @@ def plain_loss(split, backbone, unit, blocks, batch, key):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
     bits = losses.rate(split.bits(unit, jax.vmap(ops.add_uniform_noise)(latent, keys)))
     rounded = latent + jax.lax.stop_gradient(jnp.round(latent) - latent)
-    logits = split.tail(network, run(rounded, "decode"))
-    distortion = losses.distillation(logits, batch["teacher"])
+    reconstruction = run(rounded, "decode")
+    logits = split.tail(network, reconstruction)
+    distortion = 0.5 * losses.feature_error(reconstruction, batch["features"], scale)
+    distortion += losses.distillation(logits, batch["teacher"])
     distortion += 0.5 * losses.cross_entropy(logits, batch["label"])
     return jnp.mean(distortion + LMBDA * bits)
 
@@ -125,7 +127,7 @@ def test_gradients_are_those_of_the_plain_loss(config, problem, monkeypatch, mas
     """Folded inside of the step or not: the same function of the same parameters."""
     config = dataclasses.replace(config, rates=(Rate("a", LMBDA),), trainable=mask)
     backbone, folded = problem.backbone, problem.backbone.fold()
-    monkeypatch.setattr(curve, "make_optimizer", lambda config: optax.sgd(1.0))
+    monkeypatch.setattr(start, "make_optimizer", lambda config: optax.sgd(1.0))
     groups = make_groups(folded, config.cut, config.spec, config.rates, parallel.AXIS)
     step = make_curve_step(
         groups, Phase(1, DISTILLED, "round"), optax.sgd(1.0), folded.preprocessing
@@ -135,8 +137,8 @@ def test_gradients_are_those_of_the_plain_loss(config, problem, monkeypatch, mas
     )
     batch = problem.batch()
     batch = {**batch, "image": images[batch["index"]]}
-    state = curve.first_state(config, backbone, groups)
-    constants = curve.make_constants(config, backbone, groups, problem.cache.scale)
+    state = start.first_state(config, backbone, groups)
+    constants = start.make_constants(config, backbone, groups, problem.cache.scale)
     devices = jax.devices()[:1]
     replicated = (parallel.replicate(tree, devices) for tree in (state, constants))
     first, fixed = replicated
@@ -157,7 +159,7 @@ def test_gradients_are_those_of_the_plain_loss(config, problem, monkeypatch, mas
     @jax.value_and_grad
     def plain(params):
         unit = {"params": params["unit"], "batch_stats": before["batch_stats"]}
-        return plain_loss(split, backbone, unit, params["blocks"], batch, key)
+        return plain_loss(split, backbone, unit, params["blocks"], batch, key, problem.cache.scale)
 
     value, theirs = plain({"unit": before["params"], "blocks": blocks})
     np.testing.assert_allclose(metrics["loss"][0, 0], value, rtol=1e-4)
@@ -210,7 +212,7 @@ def test_the_network_learns_at_a_rate_of_its_own(config, tiny_backbone):
         params = {"encoder": jnp.zeros(1), "prior": jnp.zeros(1), NETWORK: jnp.zeros(1)}
         if rate is None:
             del params[NETWORK]
-        adam = curve.make_optimizer(masked)
+        adam = start.make_optimizer(masked)
         gradient = jax.tree.map(jnp.ones_like, params)
         change, _ = adam.update(gradient, adam.init(params), params)
         unit = float(change["encoder"][0])

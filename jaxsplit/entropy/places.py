@@ -1,0 +1,124 @@
+"""A few integer tables that the places of a latent share, from symbols that were counted.
+
+Latents differ from place to place: at the edge of an image of one object most are the same. A
+table for each place would follow that, but would have to be stored, and learned from few symbols;
+so places with like histograms share one. The prior stays factorized: nothing is looked at but
+where a symbol lies.
+"""
+
+import numpy as np
+
+from jaxsplit.coding.tables import CodingTables
+from jaxsplit.entropy.empirical import stack_tables, tables_from_counts
+from jaxsplit.errors import ConfigError
+
+__all__ = ["tables_by_place"]
+
+_MOST_TABLES = 256  # `CodingTables.places` is uint8
+_ROUNDS = 20
+# Symbols, spread as over all places, that are added to a table's count before it is compared: a
+# symbol that a table has not seen yet is not impossible.
+_PRIOR_SYMBOLS = 2.0
+_WIDEST = 1024
+_IMAGES = 4096  # counted at once
+
+
+def tables_by_place(
+    symbols: np.ndarray, offsets: np.ndarray | None = None, *, tables: int = 64
+) -> CodingTables:
+    """Tables that follow the symbols of each place of the latent, like places sharing one.
+
+    Begins with one table for all places, gives the place that its table costs most a table of its
+    own until there are enough, and then moves places to the table that is best for them and tables
+    to their places' symbols, in turns (k-means by information).
+
+    Args:
+      symbols: int32 [N, h, w, C] of N images: the more, the better they stand for others.
+      offsets: float32 [C], where the unit rounds; None: zeros.
+      tables: most of them, 1 … 256.
+
+    Returns:
+      At most `tables` tables, and the table of each place.
+
+    Raises:
+      ConfigError: no symbols, of another type or shape, or another number of tables.
+
+    Source: the clustering is Lloyd's with relative entropy as the distance (Banerjee et al. 2005,
+    Clustering with Bregman divergences).
+
+    >>> left = np.zeros((8, 2, 1, 1), np.int32)
+    >>> right = np.tile(np.arange(8, dtype=np.int32).reshape(8, 1, 1, 1), (1, 2, 1, 1))
+    >>> tables_by_place(np.concatenate([left, right], axis=2), tables=2).places[..., 0].tolist()
+    [[0, 1], [0, 1]]
+    """
+    if symbols.dtype != np.int32 or symbols.ndim != 4 or not symbols.size:
+        raise ConfigError(
+            f"symbols are {symbols.dtype} {symbols.shape}; expected some int32 [N, h, w, C]"
+        )
+    if not 1 <= tables <= _MOST_TABLES:
+        raise ConfigError(f"{tables} tables; expected 1 … {_MOST_TABLES}")
+    shape = symbols.shape[1:]
+    offsets = np.zeros(shape[-1], np.float32) if offsets is None else offsets
+    flat = symbols.reshape(len(symbols), -1)
+    nearest = _cluster(_histograms(flat), tables)
+    # Numbered by their first places, none without one.
+    _, first, nearest = np.unique(nearest, return_index=True, return_inverse=True)
+    places = np.argsort(np.argsort(first))[nearest]
+    parts = []
+    for table in range(len(first)):
+        found, times = np.unique(flat[:, places == table], return_counts=True)
+        histogram = dict(zip(found.tolist(), times.tolist(), strict=True))
+        parts.append(tables_from_counts(histogram, 1, max_width=_WIDEST))
+    rows = stack_tables(parts)
+    return CodingTables(
+        rows.counts, rows.sizes, rows.minima, offsets, places.reshape(shape).astype(np.uint8)
+    )
+
+
+def _histograms(symbols: np.ndarray) -> np.ndarray:
+    """Symbols [N, P] → float32 [P, K], how often each place has each of the K values that occur.
+
+    What is far out counts as the last value of the stretch that is looked at.
+    """
+    middle = int(np.median(symbols))
+    half = _WIDEST // 2
+    low, high = max(int(symbols.min()), middle - half), min(int(symbols.max()), middle + half)
+    width = high - low + 1
+    places = symbols.shape[1]
+    counts = np.zeros(places * width, np.int64)
+    start = np.arange(places) * width
+    for image in range(0, len(symbols), _IMAGES):
+        seen = np.clip(symbols[image : image + _IMAGES], low, high).astype(np.int64) - low
+        counts += np.bincount((seen + start).ravel(), minlength=counts.size)
+    counts = counts.reshape(places, width)
+    return counts[:, counts.any(axis=0)].astype(np.float32)
+
+
+def _cluster(counts: np.ndarray, tables: int) -> np.ndarray:
+    """Histograms [P, K] → the table of each place, int [P]."""
+    everywhere = counts.sum(axis=0) / counts.sum()
+
+    def bits_under(seen: np.ndarray) -> np.ndarray:
+        """Bits of all places under tables that have `seen` [T, K]: [P, T]."""
+        chance = seen + _PRIOR_SYMBOLS * everywhere
+        chance /= chance.sum(axis=1, keepdims=True)
+        return -counts @ np.log2(chance).T
+
+    chance = counts / counts.sum(axis=1, keepdims=True)
+    least = -(counts * np.log2(np.where(counts > 0, chance, 1))).sum(axis=1)
+    nearest = np.zeros(len(counts), int)
+    cost = bits_under(counts.sum(axis=0, keepdims=True))[:, 0]
+    for table in range(1, tables):
+        dearest = int(np.argmax(cost - least))
+        new = bits_under(counts[dearest : dearest + 1])[:, 0]
+        if new[dearest] >= cost[dearest]:
+            break
+        nearest[new < cost] = table
+        cost = np.minimum(cost, new)
+    for _ in range(_ROUNDS):
+        before = nearest
+        seen = np.stack([counts[nearest == table].sum(axis=0) for table in np.unique(nearest)])
+        nearest = np.argmin(bits_under(seen), axis=1)
+        if np.array_equal(nearest, before):
+            break
+    return nearest

@@ -14,8 +14,11 @@ the frozen network at the same mean bytes, by PCHIP over ln bytes; n/a beyond it
 has a paired bootstrap's 95 % interval over the test images; it knows nothing of other seeds.
 Seconds: of a step of one rate, the three taken in turns in one run, times the steps; the frozen
 head's features, which all three need once, not among them. FLOPs: the compiler's count of the same
-steps. Stored: a rate's arrays, its blocks among them. To switch: what of them a device or a server
-loads for another rate; the coding tables are on both.
+steps. Stored: a rate's arrays, its blocks among them. Loaded to switch: what of them a device or a
+server needs for another rate; the coding tables are on both.
+
+`network_rate` was chosen from 0.01, 0.03 and 0.1 without test images: `--masks all --rates r1,r3
+--steps 300 --limit 6000 --train-split 'train[:90%]' --test-split 'train[90%:]'`.
 
 DIR gets checkpoints and cached features, and in `unit`, `tail` and `all` what `jaxsplit compare`
 reads. The same command goes on where it was stopped.
@@ -24,19 +27,17 @@ reads. The same command goes on where it was stopped.
 import argparse
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from training import provenance
 
 MASKS = {"unit": "unit alone", "tail": "unit and tail", "all": "everything"}
 LAMBDAS = {"r1": 2e-3, "r2": 5e-4, "r3": 1.2e-4, "r4": 3e-5}
-ROUNDS = 15  # of timed steps
+KINDS = ("stored", "device_switch", "server_switch")  # of arrays
 POINT = ("lmbda", "bytes_per_image", "top1", "top1_interval", "n_images")
 
 
@@ -71,44 +72,51 @@ def make_config(options):
     from jaxsplit.train.recipe import default_phases
     from jaxsplit.train.step import Rate
 
-    common = {
-        "spec": BottleneckSpec(channels=12, stride=4, kernel=4, padding=0, multiplier=4),
-        "rates": tuple(Rate(name, LAMBDAS[name]) for name in options.rates.split(",")),
-        "train_split": options.train_split,
-        "test_split": options.test_split,
-        "seed": options.seed,
-        "network_rate": options.network_rate,
-        "batch_size": 32,
-        "learning_rate": 1e-2,
-    }
-    if options.smoke:
-        return CurveConfig(
-            backbone="fashion_mnist_resnet8",
-            cut="stage1.block1",
-            phases=default_phases(20),
-            limit=256,
-            batching="vmap",  # the way that compiles soonest
-            **common,
-        )
-    return CurveConfig(
+    config = CurveConfig(
         backbone="fashion_mnist_resnet20",
         cut="stage1.block3",
+        spec=BottleneckSpec(channels=12, stride=4, kernel=4, padding=0, multiplier=4),
+        rates=tuple(Rate(name, LAMBDAS[name]) for name in options.rates.split(",")),
         phases=default_phases(options.steps),
         data=options.data,
+        train_split=options.train_split,
+        test_split=options.test_split,
         limit=options.limit,
+        seed=options.seed,
+        network_rate=options.network_rate,
+        batch_size=32,
+        learning_rate=1e-2,
         feature_dtype="float16",
-        **common,
+    )
+    if not options.smoke:
+        return config
+    return dataclasses.replace(
+        config,
+        backbone="fashion_mnist_resnet8",
+        cut="stage1.block1",
+        phases=default_phases(20)[::2],
+        data="embedded",
+        limit=256,
+        batching="vmap",  # the way that compiles soonest
     )
 
 
 def run(config, options, workdir):
     """Trains and measures; the JSON grows with every rate."""
+    import jax
+    from retraining_figures import compare, costs
+
     from jaxsplit import data
     from jaxsplit.importers.pretrained import load_backbone
 
     backbone = load_backbone(config.backbone)
     source = data.open_source(config.data, split=config.test_split, limit=config.limit)
-    report = {**provenance(), "config": dataclasses.asdict(config), "masks": {}}
+    report = {
+        **provenance(("jax", "jaxlib", "flax")),
+        "devices_used": jax.local_device_count(),
+        "config": dataclasses.asdict(config),
+        "masks": {},
+    }
 
     def save():
         if options.json:
@@ -125,7 +133,8 @@ def run(config, options, workdir):
         if "unit" in curves and mask != "unit":
             entry["against_unit"] = compare(curves["unit"], curves[mask])
         save()
-    costs(config, backbone, report["masks"])
+    for mask, entry in costs(config, backbone, report["masks"]).items():
+        report["masks"][mask] |= entry
     save()
     return report
 
@@ -133,6 +142,7 @@ def run(config, options, workdir):
 def measure(config, backbone, source, workdir, entry, save):
     """Trains one mask; (curve, images) of its rates through real bytes, also in its folder."""
     import numpy as np
+    from retraining_figures import sizes
 
     from jaxsplit import data
     from jaxsplit.evaluation import accuracy
@@ -168,120 +178,6 @@ def measure(config, backbone, source, workdir, entry, save):
     return curve, merged
 
 
-def sizes(config, rate, network):
-    """Bytes of arrays: what is stored for a rate, and what of it either end loads to switch."""
-    from jaxsplit.split import make_split
-    from jaxsplit.train.trainable import learning_blocks
-
-    split, params = make_split(network, config.cut, rate.spec), network.variables["params"]
-    own = learning_blocks(split, params, config.trainable)
-    behind = learning_blocks(split, params, "tail")
-    tables = rate.tables.to_arrays()
-
-    def end(part, blocks):
-        unit = [tree[part] for tree in rate.variables.values()]
-        return array_bytes(tables, unit, [own[name] for name in blocks])
-
-    return {
-        "stored_bytes": rate.stored_bytes + array_bytes(own),
-        "device_switch_bytes": end("encoder", own.keys() - behind.keys()),
-        "server_switch_bytes": end("decoder", own.keys() & behind.keys()),
-    }
-
-
-def array_bytes(*trees):
-    import jax
-    import numpy as np
-
-    return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(trees))
-
-
-def compare(frozen, retrained):
-    """Distances of (curve, images) from those of the frozen network."""
-    from jaxsplit.errors import ConfigError
-    from jaxsplit.evaluation.bd import bd_accuracy, bd_rate, common_rates, quality_at
-    from jaxsplit.evaluation.bootstrap import bd_rate_interval
-
-    curves = [curve.rate_quality() for curve, _ in (frozen, retrained)]
-    result = {"at_equal_bytes": {}}
-    try:
-        for point in retrained[0].points:
-            at = quality_at(curves[0], point.bytes_per_image)
-            gain = None if at is None else 100 * (point.top1 - at)
-            result["at_equal_bytes"][point.rate_id] = gain
-        interval = bd_rate_interval(frozen[1], retrained[1])
-        result |= {
-            "bd_accuracy": bd_accuracy(*curves),
-            "bytes": common_rates(*curves),
-            "bd_rate": bd_rate(*curves),
-            "bd_rate_interval": (interval.low, interval.high),
-        }
-    except ConfigError as error:  # curves that share no bytes or no accuracy
-        result["not_compared"] = str(error)
-    return result
-
-
-def costs(config, backbone, masks):
-    """Seconds, in turns, and FLOPs of a step of one rate in every phase."""
-    import jax
-
-    found = {mask: [] for mask in masks}
-    for phase in config.phases:
-        runs = {
-            mask: program(dataclasses.replace(config, trainable=mask), backbone, phase)
-            for mask in masks
-        }
-        times = {mask: [] for mask in masks}
-        for _ in range(ROUNDS):
-            for mask, (compiled, state, *others) in runs.items():
-                begun = time.perf_counter()
-                state, _ = jax.block_until_ready(compiled(state, *others))
-                times[mask].append(time.perf_counter() - begun)
-                runs[mask] = compiled, state, *others
-        for mask, (compiled, *_) in runs.items():
-            one = {"steps": phase.steps, "flops": jax.local_device_count() * flops(compiled)}
-            found[mask].append(one | {"seconds": statistics.median(times[mask][1:])})
-    for mask, phases in found.items():
-        masks[mask]["phases"] = phases
-        for name in ("seconds", "flops"):
-            masks[mask][name] = sum(one["steps"] * one[name] for one in phases)
-
-
-def flops(compiled):
-    """Floating-point operations of one device's part of a step, a multiply-add being two."""
-    analysis = compiled.cost_analysis()
-    return float((analysis[0] if isinstance(analysis, list) else analysis)["flops"])
-
-
-def program(config, backbone, phase):
-    """(compiled step of one rate, state, batch, constants) on random examples."""
-    import numpy as np
-
-    from jaxsplit.train import curve, parallel
-    from jaxsplit.train.groups import make_curve_step, make_groups
-
-    frozen = backbone.fold()
-    groups = make_groups(frozen, config.cut, config.spec, config.rates[:1], parallel.AXIS)
-    step = make_curve_step(
-        groups, phase, curve.make_optimizer(config), frozen.preprocessing, batching="unroll"
-    )
-    rng, size, classes = np.random.default_rng(0), config.batch_size, len(backbone.class_names)
-    shape, image = groups[0].split.shape, frozen.preprocessing.input_shape
-    batch = {
-        "features": np.abs(rng.standard_normal((size, *shape), np.float32)),
-        "teacher": rng.standard_normal((size, classes), np.float32),
-        "label": rng.integers(0, classes, size, np.int32),
-        "index": np.arange(size, dtype=np.int32),
-    }
-    if config.trainable == "all":
-        batch["image"] = rng.integers(0, 256, (size, *image), np.uint8)
-    devices = parallel.devices_for(size)
-    state = parallel.replicate(curve.first_state(config, backbone, groups), devices)
-    constants = curve.make_constants(config, backbone, groups, 1.0)
-    arguments = state, parallel.shard(batch, devices), parallel.replicate(constants, devices)
-    return parallel.parallel_step(step, devices).lower(*arguments).compile(), *arguments
-
-
 def say(text):
     print(f"{datetime.datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)
 
@@ -297,40 +193,19 @@ def progress(mask):
     return tell
 
 
-def provenance():
-    """When, on what and with which versions."""
-    import jax
-
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "devices": jax.local_device_count(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")},
-        },
-    }
-
-
 def table(report):
     """The report as Markdown, as it stands in the README."""
     lines = [
-        "| trained | rate | bytes | top-1 % (interval) | at equal bytes | training of a rate: s "
-        "| PFLOP | stored, kB | device loads, kB | server loads, kB |",
+        "| trained | rate | bytes | top-1 % (interval) | at equal bytes | a rate's training, s "
+        "| TFLOP | stored, kB | device loads | server loads |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    distances = []
     for mask, entry in report["masks"].items():
-        equal = entry.get("against_unit", {}).get("at_equal_bytes", {})
+        against = entry.get("against_unit", {})
         for name, rate in entry["rates"].items():
             low, high = rate["top1_interval"]
-            gain = equal.get(name)
-            kilobytes = [
-                f"{rate[key] / 1000:.1f}"
-                for key in ("stored_bytes", "device_switch_bytes", "server_switch_bytes")
-            ]
+            gain = against.get("at_equal_bytes", {}).get(name)
             cells = [
                 MASKS[mask],
                 name,
@@ -338,20 +213,18 @@ def table(report):
                 f"{100 * rate['top1']:.2f} ({100 * low:.2f}–{100 * high:.2f})",
                 "" if mask == "unit" else "n/a" if gain is None else f"{gain:+.2f}",
                 f"{entry['seconds']:.0f}",
-                f"{entry['flops'] / 1e15:.3f}",
-                *kilobytes,
+                f"{entry['flops'] / 1e12:.2f}",
+                *(f"{rate[f'{kind}_bytes'] / 1000:.1f}" for kind in KINDS),
             ]
             lines.append(f"| {' | '.join(cells)} |")
-    for mask, entry in report["masks"].items():
-        if "bd_rate" in (against := entry.get("against_unit", {})):
-            low, high = against["bd_rate_interval"]
-            first, last = against["bytes"]
-            lines.append(
+        if "bd_rate" in against:
+            (low, high), (first, last) = against["bd_rate_interval"], against["bytes"]
+            distances.append(
                 f"\n{MASKS[mask]} against unit alone: {against['bd_accuracy']:+.2f} points from "
                 f"{first:.1f} to {last:.1f} bytes; BD-rate {against['bd_rate']:+.1f} % "
                 f"({low:+.1f} to {high:+.1f})"
             )
-    return "\n".join([*lines, f"\nuncut network: {100 * report['uncut']:.2f} %"])
+    return "\n".join([*lines, *distances, f"\nuncut network: {100 * report['uncut']:.2f} %"])
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -92,11 +93,22 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="the text of curve.json alone")
 
     _add_compare(commands)
+    _add_pack(add)
 
     encode = add("encode", "Image files to one .jspl file: what the device does.")
     encode.add_argument("images", nargs="+", metavar="IMAGE")
     _add_family(encode)
-    encode.add_argument("--rate", required=True, metavar="ID")
+    rate = encode.add_mutually_exclusive_group(required=True)
+    rate.add_argument("--rate", metavar="ID", help="name of a rate")
+    rate.add_argument(
+        "--max-bytes", type=int, metavar="N", help="the best rate of each image in so many bytes"
+    )
+    rate.add_argument(
+        "--quality",
+        type=float,
+        metavar="SHARE",
+        help="the fewest bytes that keep this share of the uncut network's top-1, such as 0.98",
+    )
     encode.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.jspl")
     encode.add_argument(
         "--frame-checks", action="store_true", help="four bytes an image that find a damaged one"
@@ -151,6 +163,36 @@ examples:
   jaxsplit compare old/curve.json new/curve.json --method akima --json
 
 The interval needs the images.npz that evaluate --out writes, of the same images in both folders."""
+
+
+def _add_pack(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """`jaxsplit pack`: what one does before a family is given to others."""
+    pack = add("pack", "Write a family with a complete card: what to ship or to upload.")
+    _add_family(pack)
+    pack.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="to write")
+    pack.add_argument(
+        "--data", metavar="SOURCE", help="measure on these images (default: keep the figures)"
+    )
+    pack.add_argument("--split", help="of those images; default as of evaluate")
+    pack.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
+    pack.add_argument(
+        "--card",
+        action="append",
+        default=[],
+        type=_card_entry,
+        metavar="KEY=VALUE",
+        help="what the card says beside what the training wrote: limits, license, … (repeatable)",
+    )
+
+
+def _card_entry(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key.isidentifier() or not equals or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 def _add_import(commands: Any) -> None:
@@ -215,7 +257,7 @@ def _add(commands: Any, name: str, text: str, group: str = "") -> argparse.Argum
 
 
 def _add_family(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--family", required=True, metavar="DIR|NAME")
+    command.add_argument("--family", required=True, metavar="DIR|NAME|hf:NAME")
     weights = command.add_mutually_exclusive_group()
     weights.add_argument(
         "--backbone", metavar="NAME", help="weights to use, embedded or of an installed package"

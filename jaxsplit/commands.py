@@ -33,7 +33,9 @@ def quickstart(options: argparse.Namespace) -> None:
     variant = "smoke" if options.smoke else "quickstart"
     loaded = config.load(f"fashion_mnist:{variant}", {"seed": str(options.seed)})
     _check_writable(options.out)
-    _run_curve(loaded, options.out, resume=False)
+    smoke = " --smoke" if options.smoke else ""
+    command = f"jaxsplit quickstart{smoke} --seed {options.seed}"
+    _run_curve(loaded, options.out, command, resume=False)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -47,7 +49,7 @@ def train(options: argparse.Namespace) -> None:
     processes.join(options.coordinator, options.process_id, options.processes)
     with processes.leaving_errors():
         if not isinstance(loaded, BackboneConfig):
-            _run_curve(loaded, options.workdir, resume=True)
+            _run_curve(loaded, options.workdir, _repeated(options), resume=True)
             return
         parallel.use_cpu_cores(loaded.batch_size)
         with _progress() as progress:
@@ -59,17 +61,16 @@ def train(options: argparse.Namespace) -> None:
 
 def _repeated(options: argparse.Namespace) -> str:
     """The command that trains the same again, without the folders of this machine."""
+    from jaxsplit import data
+
     file, colon, arg = options.config.partition(":")
     words = ["jaxsplit train --config", Path(file).stem + colon + arg, "--workdir DIR"]
     for key, value in options.overrides.items():
-        scheme, colon, path = value.partition(":")
-        if scheme == "folder":
-            value = f"folder:{Path(path).name}"
-        words.append(f"--config.{key}={value}")
+        words.append(f"--config.{key}={data.portable_name(value)}")
     return " ".join(words)
 
 
-def _run_curve(config: Any, out: Path, *, resume: bool) -> None:
+def _run_curve(config: Any, out: Path, command: str, *, resume: bool) -> None:
     from jaxsplit import experiment
     from jaxsplit.train import parallel
 
@@ -77,7 +78,7 @@ def _run_curve(config: Any, out: Path, *, resume: bool) -> None:
     start = time.monotonic()
     with _progress([rate.rate_id for rate in config.rates]) as progress:
         result = experiment.run_curve(
-            config, out, resume=resume, progress=progress, tell=progress.tell
+            config, out, resume=resume, command=command, progress=progress, tell=progress.tell
         )
     if result is None:  # not the first process
         return
@@ -107,7 +108,7 @@ def evaluate(options: argparse.Namespace) -> None:
         family[rate]  # refuses an unknown rate before images are read
     source = data.open_source(options.data, split=options.split, limit=options.limit)
     with _progress() as progress:
-        curve, table = experiment.measure(
+        curve, _, table = experiment.measure(
             family, backbone, source, options.out, progress.tell, rates, baselines
         )
     if options.json:
@@ -143,13 +144,16 @@ def encode(options: argparse.Namespace) -> None:
     from jaxsplit.codec import Sender
 
     family, backbone = _open(options)
-    family[options.rate]  # refuses an unknown rate before images are read
+    if options.rate is not None:
+        family[options.rate]  # refuses an unknown rate before images are read
     images = [
         backbone.preprocessing.apply(data.decode_image(Path(name))) for name in options.images
     ]
     # One at a time: an image's bytes then don't depend on what it is encoded with.
     sender = Sender(family, backbone, batch_size=1)
-    frames = sender.encode(np.stack(images), options.rate)
+    frames = sender(
+        np.stack(images), rate=options.rate, max_bytes=options.max_bytes, quality=options.quality
+    )
     count = len(family.rates)
     opened = [coding.unpack_frame(frame, count)[0] for frame in frames]
     written = coding.write_container(sender.header, opened, frame_checks=options.frame_checks)
@@ -196,6 +200,36 @@ def decode(options: argparse.Namespace) -> None:
             number += 1
     if options.json:
         print("\n]" if number else "[]")
+
+
+def pack(options: argparse.Namespace) -> None:
+    """A family with a complete card, as one ships it."""
+    from jaxsplit import card, data
+    from jaxsplit.evaluation import accuracy, report
+
+    family, backbone = _open(options)
+    if options.data is None and (options.split, options.limit) != (None, None):
+        raise ConfigError("--split and --limit are of the images of --data SOURCE: give that too")
+    family = dataclasses.replace(family, card=family.card | dict(options.card))
+    missing = card.missing(family.card)
+    if options.data is not None and "evaluation" in missing:
+        missing.remove("evaluation")
+    if missing:  # said before the measuring
+        told = [f"--card {key}=…" for key in missing if key != "evaluation"]
+        told += ["--data SOURCE"] if "evaluation" in missing else []
+        raise ConfigError(f"the card lacks {', '.join(missing)}: give {' '.join(told)}")
+    _check_writable(options.output)
+    if options.data is not None:
+        source = data.open_source(options.data, split=options.split, limit=options.limit)
+        with _progress() as progress:
+            curve, seen = accuracy.evaluate_images(
+                family, backbone, source, lambda name: progress.tell(f"evaluating {name}")
+            )
+        print(report.render(curve))
+        family = card.with_measured(family, curve, seen, source)
+    family.save(options.output, packed=True)
+    size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())
+    print(f"{len(family.rates)} rates, {size / 1000:.1f} kB: {options.output}")
 
 
 def info(options: argparse.Namespace) -> None:
@@ -268,19 +302,11 @@ def import_spic(options: argparse.Namespace) -> None:
 
 
 def _open(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
-    from jaxsplit import family
-    from jaxsplit.importers.pretrained import load_backbone
+    from jaxsplit.pretrained import load_pretrained
 
-    found = family.open_family(options.family)
-    if options.weights is not None:
-        backbone = load_backbone(found.backbone, options.weights)
-    elif name := options.backbone or found.weights:
-        backbone = load_backbone(name)
-    else:
-        raise ConfigError(f"{options.family} names no weights: give --weights FILE")
-    # Weights of another package don't say how images were given to this family.
-    backbone = dataclasses.replace(backbone, preprocessing=found.preprocessing)
-    return found.bind(backbone), backbone
+    family = load_pretrained(options.family)
+    backbone = family.backbone_of(options.backbone, options.weights)
+    return family.bind(backbone), backbone
 
 
 def _read(path: Path) -> bytes:

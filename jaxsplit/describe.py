@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from jaxsplit import coding, family, models
+from jaxsplit import coding, models
 from jaxsplit.errors import DataError
+from jaxsplit.family import FamilyRate
 from jaxsplit.importers.pretrained import PACKAGES, load_backbone
+from jaxsplit.pretrained import load_pretrained, pretrained_names
 
 
 def describe(name: str | None = None) -> str:
@@ -26,7 +30,7 @@ def describe(name: str | None = None) -> str:
     """
     if name is None:
         return (
-            f"embedded families: {', '.join(family.embedded_families())}\n"
+            f"embedded families: {', '.join(pretrained_names())}\n"
             f"embedded backbones: {', '.join(models.embedded_weights())}"
         )
     path = Path(name)
@@ -70,13 +74,33 @@ def _backbone(name: str) -> str:
 
 
 def _family(name: str) -> str:
-    found = family.open_family(name)
-    lines = [
-        f"family {name}: {found.backbone} cut after {found.cut}",
-        f"  fingerprint: {found.fingerprint}",
-    ]
-    for rate in found.rates:
-        measured = ", ".join(f"{key} {value:g}" for key, value in rate.measured.items())
-        lmbda = "unknown" if rate.lmbda is None else rate.lmbda
-        lines.append(f"  {rate.rate_id}: lambda {lmbda}, {measured or 'not measured'}")
-    return "\n".join(lines)
+    found = load_pretrained(name)
+    evaluation = found.card.get("evaluation")
+    evaluation = evaluation if isinstance(evaluation, dict) else {}
+    described = {**found.card, "evaluation": None}
+    described |= {f"evaluation {key}": value for key, value in evaluation.items() if key != "check"}
+    return "\n".join(
+        (
+            f"family {name}: {found.backbone} cut after {found.cut}",
+            f"  fingerprint: {found.fingerprint}",
+            *(f"  {key}: {_shown(value)}" for key, value in described.items() if value is not None),
+            *(_rate(rate) for rate in found.rates),
+        )
+    )
+
+
+def _rate(rate: FamilyRate) -> str:
+    measured = ", ".join(f"{key} {_shown(value)}" for key, value in rate.measured.items())
+    lmbda = "unknown" if rate.lmbda is None else rate.lmbda
+    return f"  {rate.rate_id}: lambda {lmbda}, {measured or 'not measured'}"
+
+
+def _shown(value: Any) -> str:
+    """A value of a card on one line, whoever wrote it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, dict):
+        return ", ".join(f"{_shown(key)} {_shown(one)}" for key, one in value.items())
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)

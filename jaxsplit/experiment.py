@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxsplit import data, models
+from jaxsplit.card import with_measured
 from jaxsplit.evaluation import accuracy, html, image_codecs, plot, report
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.images import FILE
+from jaxsplit.evaluation.images import FILE, PerImage
 from jaxsplit.family import RateFamily
 from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.plan import SplitCost, split_cost
@@ -36,11 +37,20 @@ class CurveResult:
     table: str
 
 
+class Measurement(NamedTuple):
+    """What measuring a family gives: the curve, what it is the mean of, and a table to print."""
+
+    curve: Curve
+    seen: PerImage
+    table: str
+
+
 def run_curve(
     config: CurveConfig,
     directory: Path,
     *,
     resume: bool,
+    command: str | None = None,
     progress: Progress | None = None,
     tell: Tell | None = None,
 ) -> CurveResult | None:
@@ -51,6 +61,7 @@ def run_curve(
     Args:
       config: the training.
       directory: gets `family/`, `curve.json`, `curve.png`, and checkpoints where `resume`.
+      command: written on the family's card.
       resume: keep checkpoints and cached features on disk, and go on from those that are there.
       progress: told of the training's metrics.
       tell: told what begins.
@@ -65,10 +76,12 @@ def run_curve(
     family = train_curve(config, backbone, directory if resume else None, progress, tell)
     if not processes.is_first():
         return None
-    curve, table = measure(family, backbone, source, directory, tell, baselines=config.baselines)
-    family = with_measured(family, curve)
+    measured = measure(family, backbone, source, directory, tell, baselines=config.baselines)
+    if command is not None:
+        family = dataclasses.replace(family, card={"command": command, **family.card})
+    family = with_measured(family, measured.curve, measured.seen, source)
     family.save(directory / "family")
-    return CurveResult(family, curve, cost, table)
+    return CurveResult(family, measured.curve, cost, measured.table)
 
 
 def measure(
@@ -79,7 +92,7 @@ def measure(
     tell: Tell | None = None,
     rate_ids: Sequence[str] | None = None,
     baselines: Sequence[str] = ("jpeg", "webp"),
-) -> tuple[Curve, str]:
+) -> Measurement:
     """The curve of a family through real bytes, and its table beside image codecs.
 
     Args:
@@ -118,21 +131,7 @@ def measure(
             **{f"unit of {rate.rate_id}": rate.spec for rate in family.rates},
         }
         html.write_report(directory / "report.html", curve, title, described)
-    return curve, report.render(curve, codecs, raw_bytes=raw)
-
-
-def with_measured(family: RateFamily, curve: Curve) -> RateFamily:
-    """The family with each rate's figures of `curve` written beside it."""
-    rates = []
-    for rate, point in zip(family.rates, curve.points, strict=True):
-        measured = {
-            "bytes_per_image": point.bytes_per_image,
-            "top1": point.top1,
-            "uncompressed_top1": curve.uncompressed_top1,
-            "n_images": point.n_images,
-        }
-        rates.append(dataclasses.replace(rate, measured=measured))
-    return dataclasses.replace(family, rates=tuple(rates))
+    return Measurement(curve, seen, report.render(curve, codecs, raw_bytes=raw))
 
 
 def run_backbone(
@@ -153,10 +152,9 @@ def run_backbone(
     variables, measured = train_backbone(config, directory, progress, initial)
     if not processes.is_first():
         return measured
-    scheme, _, path = config.data.partition(":")
     card = {
         "command": command,
-        "data": f"folder:{Path(path).name}" if scheme == "folder" else config.data,
+        "data": data.portable_name(config.data),
         "seed": config.seed,
         **measured,
     }

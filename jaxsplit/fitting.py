@@ -86,7 +86,8 @@ def with_tables_of(
                 ]
             )
         rates.append(dataclasses.replace(rate, tables=fitted, measured={}))
-    return dataclasses.replace(family, rates=tuple(rates))
+    card = {key: value for key, value in family.card.items() if key != "evaluation"}
+    return dataclasses.replace(family, rates=tuple(rates), card=card)
 
 
 def _histogram(symbols: np.ndarray) -> dict[int, int]:

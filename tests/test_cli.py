@@ -17,17 +17,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import coding, commands, config, data, models
+from jaxsplit import card, coding, commands, config, data, models
 from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.family import RateFamily, open_family
+from jaxsplit.family import RateFamily
 from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.plan import split_cost
+from jaxsplit.pretrained import load_pretrained
 from jaxsplit.split import make_split
 
-COMMANDS = ("quickstart", "train", "evaluate", "compare", "encode", "decode", "info", "import")
+COMMANDS = (
+    *("quickstart", "train", "evaluate", "compare", "pack", "encode", "decode", "info", "import"),
+)
 RATES = ("r1", "r2", "r3", "r4", "r5")
 
 
@@ -170,7 +173,7 @@ def test_quickstart_draws_the_curve(quickstart):
 
 @pytest.mark.slow
 def test_quickstart_saves_the_family(quickstart, family):
-    loaded = open_family(family)
+    loaded = load_pretrained(family)
     curve = Curve.read(quickstart.folder / "curve.json")
     assert tuple(rate.rate_id for rate in loaded.rates) == RATES
     for rate, point in zip(loaded.rates, curve.points, strict=True):
@@ -346,12 +349,12 @@ def test_evaluate_measures_the_chosen_rates_on_a_folder(family, ends, folder_of_
 @pytest.mark.slow
 def test_a_rate_costs_the_same_whichever_others_are_measured(tmp_path):
     """The shipped family's r3: its frames take a second byte of length, as `encode` writes them."""
-    name = "fashion_mnist_resnet8_stage1"
+    name = "resnet8_small-fashion_mnist/stage1.block1"
     runs("evaluate", "--family", name, "--rates", "r5,r3", "--out", tmp_path)
     points = {point.rate_id: point for point in Curve.read(tmp_path / "curve.json").points}
     assert list(points) == ["r5", "r3"]
     for rate_id, point in points.items():
-        measured = open_family(name)[rate_id].measured
+        measured = load_pretrained(name)[rate_id].measured
         # Another machine may round a few symbols, or see an image or two, differently.
         assert point.bytes_per_image == pytest.approx(measured["bytes_per_image"], abs=0.02)
         assert point.top1 == pytest.approx(measured["top1"], abs=1e-3)
@@ -537,10 +540,92 @@ def test_info_describes_embedded_weights():
 
 def test_info_lists_what_is_embedded():
     families, backbones = runs("info").out.splitlines()
-    assert "fashion_mnist_resnet8_stage1" in families
+    assert "resnet8_small-fashion_mnist/stage1.block1" in families
     assert "fashion_mnist_resnet8" in backbones
     for name in families.partition(": ")[2].split(", "):
-        assert open_family(name).fingerprint in runs("info", name).out
+        assert load_pretrained(name).fingerprint in runs("info", name).out
+
+
+# encode by a limit or a quality; pack
+
+
+@pytest.mark.slow
+def test_encode_keeps_to_a_limit_or_a_quality(pictures, tmp_path):
+    name, out = "resnet8_small-fashion_mnist/stage1.block1", tmp_path / "x.jspl"
+    sender, _ = load_pretrained(name).codec()
+    images = np.stack(
+        [sender.backbone.preprocessing.apply(data.decode_image(path)) for path in pictures]
+    )
+    for words, request in (
+        (("--rate", "r4"), {"rate": "r4"}),
+        (("--max-bytes", 60), {"max_bytes": 60}),
+        (("--quality", 0.97), {"quality": 0.97}),
+    ):
+        runs("encode", *pictures, "--family", name, *words, "-o", out)
+        frames = sender(images, **request)
+        reader = coding.Reader(io.BytesIO(out.read_bytes()))
+        count = len(reader.header.rates)
+        assert list(reader) == [coding.unpack_frame(frame, count)[0] for frame in frames]
+    out.unlink()
+    for words, told in (
+        (("--max-bytes", 3), ["at least", "max_bytes"]),
+        (("--max-bytes", 0), ["max_bytes is 0"]),
+        (("--quality", 98), ["quality is 98", "0.98"]),
+        (("--quality", 0.999), ["no rate keeps 0.999"]),
+        (("--quality", 0.9, "--rate", "r1"), ["--rate", "--quality"]),
+        ((), ["--rate", "--max-bytes", "--quality"]),
+    ):
+        refuses("encode", *pictures, "--family", name, *words, "-o", out, words=told)
+    assert not out.exists()
+
+
+SAID = ("--card", "license=Apache-2.0", "--card", "limits=Grey images of clothing.")
+
+
+@pytest.mark.slow
+def test_pack_completes_what_a_training_wrote(trained, tmp_path):
+    folder = trained.folder / "family"
+    written = RateFamily.load(folder)
+    assert card.missing(written.card) == ["limits", "license"]
+    assert written.card["command"] == (
+        "jaxsplit train --config fashion_mnist:smoke --workdir DIR --config.seed=1"
+    )
+    assert written.card["seed"] == 1
+    # As it is: the figures stay.
+    runs("pack", "--family", folder, "-o", tmp_path / "packed", *SAID)
+    packed = RateFamily.load(tmp_path / "packed")
+    assert packed.card == {
+        **written.card,
+        "license": "Apache-2.0",
+        "limits": "Grey images of clothing.",
+    }
+    assert packed.fingerprint == written.fingerprint
+    assert [rate.measured for rate in packed.rates] == [rate.measured for rate in written.rates]
+    # Measured anew, on other images.
+    images = ("--data", "embedded", "--limit", 100)
+    done = runs("pack", "--family", folder, "-o", tmp_path / "again", *SAID, *images)
+    again = RateFamily.load(tmp_path / "again")
+    assert {rate.measured["n_images"] for rate in again.rates} == {100}
+    assert "| r3 " in done.out
+    out = runs("info", tmp_path / "again").out
+    for words in ("limits: Grey images of clothing.", "evaluation n_images: 100", "top1_interval"):
+        assert words in out
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["family.json", "rates"]
+
+
+def test_pack_refuses_a_card_with_gaps_before_it_measures(tmp_path):
+    name = "resnet8_small-fashion_mnist/stage1.block1"
+    full = load_pretrained(name)
+    kept = {key: value for key, value in full.card.items() if key not in ("limits", "evaluation")}
+    dataclasses.replace(full, card=kept).save(tmp_path / "family")
+    out = ("-o", tmp_path / "out")
+    pack = ("pack", "--family", tmp_path / "family", *out)
+    refuses(*pack, words=["lacks evaluation, limits", "--card limits=…", "--data SOURCE"])
+    refuses(*pack, "--data", "embedded", words=["lacks limits: give --card limits=…"])
+    refuses(*pack, "--limit", 9, words=["--limit", "--data SOURCE"])
+    refuses(*pack, "--card", "limits", words=["'limits' is not KEY=VALUE"])
+    refuses(*pack, "--card", "limits=", words=["is not KEY=VALUE"])
+    assert not (tmp_path / "out").exists()
 
 
 # what is refused
@@ -598,7 +683,8 @@ def test_an_error_ends_the_process_with_2():
     [
         ([], ["COMMAND"]),
         (["frobnicate"], ["'frobnicate'", "quickstart"]),
-        (["encode"], ["IMAGE", "--family", "--rate"]),
+        (["encode"], ["IMAGE", "--family", "--output"]),
+        (["encode", "x", "--family", "y", "-o", "z"], ["--rate", "--max-bytes", "--quality"]),
         (["compare", "x"], ["TEST"]),
         (["compare", "nothing", "x"], ["nothing", "No such file"]),
         (["compare", "x", "y", "--from-drop", "few"], ["--from-drop", "'few'"]),
@@ -613,11 +699,11 @@ def test_an_error_ends_the_process_with_2():
         (["quickstart", "--sed", "1"], ["--sed"]),
         (["quickstart", "--config.seed=1"], ["--config.seed"]),
         (["evaluate", "--family", "x", "--limit", "few"], ["--limit", "'few'"]),
-        (["info", "nothing"], ["nothing", "family.json"]),
+        (["info", "nothing"], ["no family at nothing", "hf:owner/name"]),
         (["info", "nothing.jspl"], ["nothing.jspl", "No such file"]),
         (["info", "nothing.safetensors"], ["nothing.safetensors"]),
         (["decode", "nothing.jspl", "--family", "x"], ["nothing.jspl", "No such file"]),
-        (["evaluate", "--family", "nothing"], ["nothing", "family.json"]),
+        (["evaluate", "--family", "nothing"], ["no family at nothing", "resnet8_small"]),
     ],
 )
 def test_wrong_words_are_refused(arguments, words, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ LAYERS = (
     {"cli"},
     {"commands"},
     {"experiment", "config", "progress", "describe"},
+    {"card", "pretrained"},
     {"evaluation", "importers"},
     {"train"},
     {"fitting"},
@@ -30,7 +31,7 @@ LAYERS = (
     {"bottleneck", "models"},
     {"entropy", "losses"},
     {"ops", "coding", "data", "checkpoint"},
-    {"errors"},
+    {"errors", "versions"},
     {"__init__"},
 )
 HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}

@@ -20,8 +20,8 @@ from PIL import Image
 
 from jaxsplit import data, models
 from jaxsplit.cli import main
-from jaxsplit.family import open_family
 from jaxsplit.importers.spic import TASKS
+from jaxsplit.pretrained import load_pretrained
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -81,6 +81,7 @@ def test_the_readme_has_its_commands():
         "decode",
         "info",
         "import",
+        "pack",
     }
     assert shortened(["train", "--config", "x", "--workdir", "y"])[2] == "x:smoke"
 
@@ -106,8 +107,8 @@ def test_the_python_example_runs():
     with contextlib.redirect_stdout(printed):
         exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
     lines = printed.getvalue().splitlines()
-    (name,) = re.findall(r'open_family\("(\w+)"\)', example)
-    rates = [rate.rate_id for rate in open_family(name).rates]
+    (name,) = re.findall(r'load_pretrained\("([^"]+)"\)', example)
+    rates = [rate.rate_id for rate in load_pretrained(name).rates]
     assert len(lines) == len(rates)
     for line, rate in zip(lines, rates, strict=True):
         size, top1 = re.fullmatch(rf"{rate}: (\d+\.\d) bytes, top-1 (\d\.\d\d)", line).groups()
@@ -131,13 +132,25 @@ def test_the_connection_example_runs():
 
 @pytest.mark.slow
 def test_the_training_example_runs(desk):
-    *_, example, _ = blocks("python")
+    _, _, example, *_ = blocks("python")
     short = example.replace("steps=1200", "steps=3, limit=100")
     assert short != example
     exec(compile(short, "README.md", "exec"), {"__name__": "__main__"})
-    family = open_family("runs/notebook/family")
+    family = load_pretrained("runs/notebook/family")
     assert [rate.rate_id for rate in family.rates] == ["r1", "r2", "r3"]
     assert {rate.spec.latent_size(28, 28) for rate in family.rates} == {(7, 7)}
+
+
+def test_the_pretrained_example_runs():
+    *_, example, _ = blocks("python")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
+    by_rate, by_bytes, by_quality = printed.getvalue().splitlines()
+    for line in (by_rate, by_bytes, by_quality):
+        assert line.endswith("] (8, 10)")
+    sizes = [int(size) for size in re.search(r"\[(.*)\]", by_bytes)[1].split(", ")]
+    assert 20 < max(sizes) <= 40
 
 
 def test_the_weights_example_runs(desk):
@@ -175,7 +188,7 @@ def test_the_scripts_say_how_they_are_used():
 
 def test_the_table_of_the_shipped_family_is_its_own():
     """Bytes, accuracy and drop of every rate, as they were measured when it was saved."""
-    rates = open_family("fashion_mnist_resnet8_stage1").rates
+    rates = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").rates
     table = README[README.index("gives the family that comes with the package") :]
     for rate in rates:
         row = re.search(rf"^\| {rate.rate_id} .*$", table, re.MULTILINE).group()

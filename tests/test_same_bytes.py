@@ -11,11 +11,11 @@ import pytest
 
 from jaxsplit import data
 from jaxsplit.codec import Sender
-from jaxsplit.family import open_family
 from jaxsplit.importers.pretrained import load_backbone
+from jaxsplit.pretrained import load_pretrained
 
 FAMILY, BACKBONE, RATES, COUNT = (
-    "fashion_mnist_resnet8_stage1",
+    "resnet8_small-fashion_mnist/stage1.block1",
     "fashion_mnist_resnet8",
     "r1 r5",
     24,
@@ -25,11 +25,11 @@ PROGRAM = f"""
 import json, jax
 from jaxsplit import data
 from jaxsplit.codec import Sender
-from jaxsplit.family import open_family
+from jaxsplit.pretrained import load_pretrained
 from jaxsplit.importers.pretrained import load_backbone
 backbone = load_backbone("{BACKBONE}")
 images = data.load_arrays(data.open_source("embedded", limit={COUNT}), backbone.preprocessing)[0]
-sender = Sender(open_family("{FAMILY}"), backbone, 8)
+sender = Sender(load_pretrained("{FAMILY}"), backbone, 8)
 frames = {{r: [f.hex() for f in sender.encode(images, r)] for r in "{RATES}".split()}}
 print(json.dumps([jax.device_count(), frames]))
 """
@@ -43,7 +43,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def make_sender():
-    return lambda size: Sender(open_family(FAMILY), load_backbone(BACKBONE), size)
+    return lambda size: Sender(load_pretrained(FAMILY), load_backbone(BACKBONE), size)
 
 
 @pytest.fixture(scope="module")

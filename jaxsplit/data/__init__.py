@@ -9,7 +9,7 @@
 from jaxsplit.data.images import decode_image
 from jaxsplit.data.pipeline import batches, load_arrays
 from jaxsplit.data.preprocessing import Augmentation, Preprocessing
-from jaxsplit.data.sources import Source, open_source, spread
+from jaxsplit.data.sources import Source, open_source, portable_name, spread
 from jaxsplit.data.steps import num_batches
 from jaxsplit.data.views import Views
 
@@ -23,5 +23,6 @@ __all__ = [
     "load_arrays",
     "num_batches",
     "open_source",
+    "portable_name",
     "spread",
 ]

@@ -175,6 +175,16 @@ def open_source(
     return Source(name, source.split, records, keep if part is None else source.keep[keep])
 
 
+def portable_name(name: str) -> str:
+    """The name of a source without the folders of this machine, as a card may tell it.
+
+    >>> portable_name("folder:/home/me/cifar10"), portable_name("tfds:cifar10")
+    ('folder:cifar10', 'tfds:cifar10')
+    """
+    scheme, _, path = name.partition(":")
+    return f"folder:{Path(path).name}" if scheme == "folder" else name
+
+
 def spread(labels: np.ndarray, count: int) -> np.ndarray:
     """Picks `count` examples spread evenly over the classes: the first ones of each class.
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import html
 import math
 import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 
 from jaxsplit.evaluation.curve import Curve, Interval, RatePoint
 from jaxsplit.evaluation.image_codecs import TITLES, CodecPoint
+from jaxsplit.versions import versions
 
-_PACKAGES = ("jaxsplit", "jax", "jaxlib", "flax", "numpy", "constriction", "pillow")
 _WIDTH, _HEIGHT = 960, 520
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 20, 56  # margins around the axes
 _BELOW = 12.0  # points of top-1 shown below the lowest rate
@@ -69,8 +67,6 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
         f'<li><i style="border-color: var(--{name})"></i>{html.escape(text)}</li>'
         for name, text in legend.items()
     )
-    versions = {name: _version(name) for name in _PACKAGES}
-    versions = {"Python": platform.python_version(), **versions}
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -83,7 +79,7 @@ images{_between(curve.uncompressed_top1_interval)}.</p>
 <h2>Rates</h2><div class="wide">{_rates(curve)}</div>
 <h2>What they cost</h2><div class="wide">{_costs(curve.points)}</div>
 <h2>Configuration</h2>{_pairs(configuration or {})}
-<h2>Versions</h2>{_pairs(versions)}
+<h2>Versions</h2>{_pairs(versions())}
 </body></html>
 """
 
@@ -274,10 +270,3 @@ def _percents(interval: Interval | None) -> str:
 
 def _between(interval: Interval | None) -> str:
     return "" if interval is None else f" (95 % interval {_percents(interval)} %)"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed as a package"

@@ -29,6 +29,7 @@ from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.start import first_state, make_constants, make_optimizer
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import Phase
+from jaxsplit.versions import versions
 
 #: What a cut's head says of a source's images, as of `features.compute`.
 Compute = Callable[..., features.FeatureCache | features.ImageBatches]
@@ -205,4 +206,10 @@ def freeze(
         preprocessing=backbone.preprocessing,
         cut=config.cut,
         rates=tuple(in_order(groups, frozen)),
+        card={
+            "data": data.portable_name(config.data),
+            "split": config.train_split,
+            "seed": config.seed,
+            "versions": versions(),
+        },
     )

@@ -21,8 +21,8 @@ import numpy as np
 
 from jaxsplit import coding, data
 from jaxsplit.codec import Receiver, Sender
-from jaxsplit.family import open_family
 from jaxsplit.importers.pretrained import load_backbone
+from jaxsplit.pretrained import load_pretrained
 
 BATCH = 50
 
@@ -31,13 +31,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("encode", "decode"))
     parser.add_argument("file")
-    parser.add_argument("--family", default="fashion_mnist_resnet8_stage1")
+    parser.add_argument("--family", default="resnet8_small-fashion_mnist/stage1.block1")
     parser.add_argument("--weights", help="of the backbone; default: what the family names")
     parser.add_argument("--data", default="embedded")
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
-    family = open_family(options.family)
+    family = load_pretrained(options.family)
     if options.weights:
         backbone = load_backbone(family.backbone, options.weights)
     else:

@@ -65,7 +65,8 @@ def main() -> None:
     parser.add_argument("--trial", action="append", default=[], help="KEY=VALUE … of one trial")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = []
+    rows: list[dict[str, object]] = []
+    first = None
     for trial in ["", *options.trial]:
         words = [*options.common.split(), *trial.split()]
         folder = options.workdir / ("_".join(words).replace("/", "-") or "as_is")
@@ -75,15 +76,16 @@ def main() -> None:
         points = [
             (point["bytes_per_image"], 100 * (point["top1"] - uncut)) for point in curve["points"]
         ]
-        reference = rows[0]["folder"] if rows else str(folder)
-        row = {"trial": trial or "as it is", "folder": str(folder), "seconds": seconds}
-        rows.append({**row, "points": points, **distance(Path(reference), folder)})
+        first = first or folder
+        row = {"trial": trial or "as it is", "seconds": seconds, "points": points}
+        rows.append({**row, **distance(first, folder)})
         shown = "  ".join(f"{size:.1f} B {drop:+.2f}" for size, drop in points)
         bd_rate = rows[-1].get("bd_rate_percent", rows[-1].get("error"))
         bd_rate = f"{bd_rate:+.2f} %" if isinstance(bd_rate, float) else bd_rate
         print(f"{row['trial']:<40} {bd_rate}  {shown}", flush=True)
         if options.json is not None:
-            options.json.write_text(json.dumps(rows, indent=1) + "\n")
+            report = {"config": options.config, "common": options.common, "trials": rows}
+            options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""The card of a family: where it comes from, what it gives on which images, and its limits.
+
+The card is a part of `family.json`. What a training knows it writes there itself (command, data,
+split, seed, versions), and so does an evaluation (`with_measured`); limits and licence are for a
+person to say, with `jaxsplit pack --card`. The figures of each rate stand beside the rate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from typing import Any, TypeVar
+
+import numpy as np
+
+from jaxsplit import data
+from jaxsplit.errors import ConfigError
+from jaxsplit.evaluation.curve import Curve, RatePoint
+from jaxsplit.evaluation.images import PerImage
+from jaxsplit.family import RateFamily
+from jaxsplit.versions import versions
+
+Family = TypeVar("Family", bound=RateFamily)
+
+#: What a complete card says.
+KEYS = ("command", "data", "split", "seed", "evaluation", "limits", "license")
+#: Images whose frames and answers are written down, to be found again.
+CHECKED_IMAGES = 50
+
+_FIGURES: tuple[str, ...] = ("bytes_per_image", "bytes_p5", "bytes_p95", "top1", "top1_interval")
+_FIGURES += ("agreement", "agreement_interval", "n_images")
+
+
+def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Source) -> Family:
+    """The family with the figures of an evaluation, in place of any that it had.
+
+    Each rate gets its figures as `measured`: bytes_per_image, bytes_p5 and bytes_p95 in bytes;
+    top1, agreement and uncompressed_top1 as shares, 0 … 1; top1_interval and agreement_interval,
+    Wilson's 95 % intervals; n_images. The card gets `evaluation`: the images, the uncut network's
+    top-1, versions, and as `check`, of the first images of every class, the bytes of each frame and
+    the class that was seen through it: a family that still is what it was gives them again.
+
+    Args:
+      family: the rates.
+      curve, seen: of all its rates in their order, as of `evaluation.accuracy.evaluate_images`.
+      source: the images.
+
+    Raises:
+      ConfigError: the curve is of other rates.
+    """
+    ours = [rate.rate_id for rate in family.rates]
+    if list(seen.rate_ids) != ours or [point.rate_id for point in curve.points] != ours:
+        raise ConfigError(f"the curve is not of the family's rates, {', '.join(ours)}, in order")
+    rates = tuple(
+        dataclasses.replace(rate, measured=_figures(curve, point))
+        for rate, point in zip(family.rates, curve.points, strict=True)
+    )
+    name, count = data.portable_name(source.name), curve.n_images
+    split = "" if source.split == "all" else f" --split {shlex.quote(source.split)}"
+    evaluation = {
+        "command": f"jaxsplit evaluate --family FAMILY --data {name}{split} --limit {count}",
+        "data": name,
+        "split": source.split,
+        "n_images": count,
+        "uncompressed_top1": curve.uncompressed_top1,
+        "uncompressed_top1_interval": _plain(curve.uncompressed_top1_interval),
+        "versions": versions(),
+        "check": _check(seen),
+    }
+    return dataclasses.replace(family, rates=rates, card={**family.card, "evaluation": evaluation})
+
+
+def missing(card: dict[str, Any]) -> list[str]:
+    """Those of `KEYS` that a card does not say.
+
+    >>> missing({"command": "jaxsplit train …", "data": "embedded", "split": "train", "seed": 0})
+    ['evaluation', 'limits', 'license']
+    """
+    return [key for key in KEYS if card.get(key) in (None, "", {})]
+
+
+def _figures(curve: Curve, point: RatePoint) -> dict[str, Any]:
+    figures = {name: _plain(getattr(point, name)) for name in _FIGURES}
+    return {**figures, "uncompressed_top1": curve.uncompressed_top1}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check(seen: PerImage) -> dict[str, Any]:
+    chosen = data.spread(seen.labels, min(CHECKED_IMAGES, len(seen.labels)))
+
+    def by_rate(array: np.ndarray) -> dict[str, list[int]]:
+        return {name: row[chosen].tolist() for name, row in zip(seen.rate_ids, array, strict=True)}
+
+    return {
+        "images": len(chosen),
+        "labels": seen.labels[chosen].tolist(),
+        "uncut": seen.uncut[chosen].tolist(),
+        "bytes": by_rate(seen.bytes),
+        "predicted": by_rate(seen.predicted),
+    }

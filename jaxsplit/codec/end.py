@@ -1,0 +1,62 @@
+"""What sender and receiver share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxsplit import coding, models
+from jaxsplit.bottleneck import fold_batch_norm
+from jaxsplit.family import RateFamily
+from jaxsplit.split import Split, make_split
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RateEnd:
+    """One rate, ready to run: a folded unit on the device, its offsets, its coder."""
+
+    index: int
+    split: Split
+    unit: Any
+    offsets: jax.Array
+    coder: coding.EntropyCoder
+
+
+class End:
+    """What sender and receiver share: a family bound to a backbone, with one frame header."""
+
+    def __init__(self, family: RateFamily, backbone: models.Backbone, batch_size: int = 1) -> None:
+        self.family = family.bind(backbone)
+        self.backbone = backbone
+        self.batch_size = batch_size
+        self._variables = jax.device_put(backbone.variables)
+        self._rates: dict[str, RateEnd] = {}
+        for index, rate in enumerate(self.family.rates):
+            spec, unit = fold_batch_norm(rate.spec, rate.variables)
+            self._rates[rate.rate_id] = RateEnd(
+                index,
+                make_split(backbone, family.cut, spec),
+                jax.device_put(unit),
+                jnp.asarray(rate.tables.offsets),
+                rate.coder,
+            )
+
+    @property
+    def header(self) -> coding.Header:
+        """What a container of this family starts with."""
+        rates = tuple(
+            coding.RateInfo(
+                rate.rate_id, rate.tables.fingerprint, self._rates[rate.rate_id].split.latent_shape
+            )
+            for rate in self.family.rates
+        )
+        return coding.Header(
+            self.family.fingerprint, rates, self.backbone.preprocessing.input_shape
+        )
+
+    def _rate(self, rate_id: str) -> RateEnd:
+        self.family[rate_id]  # an unknown rate is a FamilyError
+        return self._rates[rate_id]

@@ -1,0 +1,179 @@
+"""The device: images to frames."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsplit import coding
+from jaxsplit.codec import choice
+from jaxsplit.codec.end import End
+from jaxsplit.codec.programs import NOT_FINITE, head_program, symbols_program
+from jaxsplit.errors import FamilyError
+from jaxsplit.models.inference import in_batches
+
+
+class Sender(End):
+    """The device: image → head → encoder → symbols → frame.
+
+    All rates share the head's compiled program, and rates whose units have one form the unit's:
+    another rate is another argument.
+
+    The same image gives the same bytes in any process on a machine, on any number of devices, at
+    any place of a batch and beside any neighbours, since batches are padded to one size. Another
+    batch_size is another program, whose sums XLA may order differently and so round a few symbols
+    to a neighbour: of 1.35 million symbols none on a CPU (ResNet-8 in batches of 1 to 250, the S1
+    units on ResNet-50 in batches of 1 to 32). A frame decodes to what was rounded all the same.
+    Where bytes must not depend on how many images are encoded, keep to one batch_size.
+
+    Args:
+      family: the rates.
+      backbone: what the family was trained on.
+      batch_size: images that run at once; the last ones of a call are padded up to it.
+
+    Raises:
+      FamilyError: the family belongs to another backbone.
+    """
+
+    def __call__(
+        self,
+        images: np.ndarray,
+        *,
+        rate: str | None = None,
+        max_bytes: int | None = None,
+        quality: float | None = None,
+    ) -> list[bytes]:
+        """Preprocessed images uint8 [N, h, w, c] → one frame for each, at the rate asked for.
+
+        Exactly one of the following. The last two go by the figures that the family carries, as
+        measured on the images that its card names.
+
+        Args:
+          images: as the backbone's preprocessing gives them.
+          rate: name of a rate.
+          max_bytes: most bytes of a frame. Each image goes at the rate of best measured quality
+            whose real frame is that short or shorter: one call may give frames of several rates.
+          quality: least share of the uncut network's top-1, above 0 and at most 1: 0.98 takes the
+            rate of fewest bytes that keeps 98 % of it. (It is a mean over images, not a promise
+            for one.)
+
+        Raises:
+          ConfigError: none or several are given, or a value that can't be.
+          FamilyError: no such rate, none that good, an image that fits at no rate, a family
+            that was not measured, or images of another shape.
+        """
+        choice.check_request(rate, max_bytes, quality)
+        if max_bytes is not None:
+            return self._within(images, max_bytes)
+        if quality is not None:
+            rate = choice.cheapest(self.family, quality)
+        assert rate is not None
+        return self.encode(images, rate)
+
+    def _within(self, images: np.ndarray, max_bytes: int) -> list[bytes]:
+        """The best frame of each image that is no longer; the head runs once for all rates."""
+        features = self.features(images)
+        found: dict[int, bytes] = {}
+        least: dict[int, int] = {}  # bytes, of the images that have not fitted yet
+        left = list(range(len(images)))
+        for rate_id in choice.best_first(self.family):
+            frames = self.frames(self.quantise(features[left], rate_id), rate_id)
+            for place, frame in zip(left, frames, strict=True):
+                if len(frame) <= max_bytes:
+                    found[place] = frame
+                least[place] = min(len(frame), least.get(place, len(frame)))
+            left = [place for place in left if place not in found]
+            if not left:
+                return [found[place] for place in range(len(images))]
+        raise FamilyError(
+            f"image {left[0]} takes at least {least[left[0]]} bytes, more than the {max_bytes} of "
+            "max_bytes: allow it more"
+        )
+
+    def encode(self, images: np.ndarray, rate_id: str) -> list[bytes]:
+        """Preprocessed images uint8 [N, h, w, c] → one frame for each."""
+        return self.frames(self.symbols(images, rate_id), rate_id)
+
+    def frames(self, symbols: np.ndarray, rate_id: str) -> list[bytes]:
+        """Symbols int32 [N, h', w', C] → one frame for each image: what really crosses.
+
+        Raises:
+          FamilyError: symbols of another type or shape; none is encoded then.
+        """
+        rate = self._rate(rate_id)
+        expected = rate.split.latent_shape
+        if symbols.dtype != np.int32 or symbols.shape[1:] != expected:
+            raise FamilyError(
+                f"symbols are {symbols.dtype} {symbols.shape[1:]}; at rate {rate_id} they are "
+                f"int32 {expected}"
+            )
+        count = len(self.family.rates)
+        return [coding.pack_frame(rate.coder.encode(one), rate.index, count) for one in symbols]
+
+    def symbols(self, images: np.ndarray, rate_id: str) -> np.ndarray:
+        """Preprocessed images uint8 [N, h, w, c] → int32 [N, h', w', C], what is coded.
+
+        Raises:
+          FamilyError: the images have another shape, or a latent is not a finite number.
+        """
+        self._check(images)
+        quantise = self._quantiser(rate_id)
+        return _finite(
+            in_batches(lambda batch: quantise(self._head(batch)), images, self.batch_size), rate_id
+        )
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Preprocessed images uint8 [N, h, w, c] → float32 [N, H, W, Cin], the head alone.
+
+        All rates of a family start from these: `quantise(features(images), rate_id)` is
+        `symbols(images, rate_id)`.
+
+        Raises:
+          FamilyError: the images have another shape.
+        """
+        self._check(images)
+        return in_batches(self._head, images, self.batch_size)
+
+    def quantise(self, features: np.ndarray, rate_id: str) -> np.ndarray:
+        """Features float32 [N, H, W, Cin] → int32 [N, h', w', C], what is coded.
+
+        Raises:
+          FamilyError: features of another type or shape, or a latent is not a finite number.
+        """
+        expected = self._rate(rate_id).split.shape
+        if features.dtype != np.float32 or features.shape[1:] != expected:
+            raise FamilyError(
+                f"features are {features.dtype} {features.shape[1:]}; at {self.family.cut} they "
+                f"are float32 {expected}"
+            )
+        return _finite(in_batches(self._quantiser(rate_id), features, self.batch_size), rate_id)
+
+    def _check(self, images: np.ndarray) -> None:
+        expected = self.backbone.preprocessing.input_shape
+        if images.shape[1:] != expected or images.dtype != np.uint8:
+            raise FamilyError(
+                f"images are {images.dtype} {images.shape[1:]}; {self.backbone.name} takes "
+                f"uint8 {expected}: apply the backbone's preprocessing first"
+            )
+
+    def _head(self, images: np.ndarray) -> jax.Array:
+        backbone = self.backbone
+        run = head_program(backbone.module, self.family.cut, backbone.preprocessing)
+        return run(self._variables, images)
+
+    def _quantiser(self, rate_id: str) -> Callable[[Any], jax.Array]:
+        rate = self._rate(rate_id)
+        return functools.partial(symbols_program(rate.split), rate.unit, rate.offsets)
+
+
+def _finite(symbols: np.ndarray, rate_id: str) -> np.ndarray:
+    if (symbols == NOT_FINITE).any():
+        raise FamilyError(
+            f"rate {rate_id} gives latents that are infinite or not numbers: its parameters, the "
+            "backbone's weights or the features are; train or load them again"
+        )
+    return symbols

@@ -1,0 +1,129 @@
+"""The rates of one cut, as a value."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+from jaxsplit import models
+from jaxsplit.data import Preprocessing
+from jaxsplit.errors import ConfigError, FamilyError
+from jaxsplit.family import files
+from jaxsplit.family.rate import FamilyRate
+from jaxsplit.split import Split, make_split
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RateFamily:
+    """The rates of one cut of one backbone, lowest lambda last or in any other order.
+
+    Attributes:
+      backbone: name of the model.
+      backbone_fingerprint: of its weights; None for a family that was imported without any.
+      weights: name under which `load_backbone` finds the weights; None: they must be given.
+      preprocessing: of the images.
+      cut: endpoint of the backbone.
+      rates: at least one.
+      card: where the family comes from and how it was measured, as of `jaxsplit.card`; no part of
+        its fingerprint.
+    """
+
+    backbone: str
+    backbone_fingerprint: str | None
+    weights: str | None
+    preprocessing: Preprocessing
+    cut: str
+    rates: tuple[FamilyRate, ...]
+    card: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ids = [rate.rate_id for rate in self.rates]
+        if not ids or len(set(ids)) < len(ids):
+            raise ConfigError(f"a family needs rates with different names; got {ids}")
+
+    def __getitem__(self, rate_id: str) -> FamilyRate:
+        for rate in self.rates:
+            if rate.rate_id == rate_id:
+                return rate
+        known = ", ".join(rate.rate_id for rate in self.rates)
+        raise FamilyError(f"the family has no rate {rate_id!r}; it has {known}")
+
+    def select(self, rate_ids: Iterable[str]) -> Self:
+        """The family of only some rates, in the given order."""
+        return dataclasses.replace(self, rates=tuple(self[rate_id] for rate_id in rate_ids))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all that sender and receiver must share."""
+        identity = {
+            "backbone": self.backbone_fingerprint,
+            "cut": self.cut,
+            "preprocessing": self.preprocessing.to_dict(),
+            "rates": [[rate.rate_id, rate.form, rate.digest] for rate in self.rates],
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def bind(self, backbone: models.Backbone) -> Self:
+        """This family with `backbone`, which it must have been trained on.
+
+        Raises:
+          FamilyError: the family belongs to another backbone, or to other preprocessing.
+        """
+        if self.backbone != backbone.name:
+            raise FamilyError(
+                f"the family was trained on {self.backbone}, not on {backbone.name}: "
+                "give it that backbone"
+            )
+        if self.backbone_fingerprint not in (None, backbone.fingerprint):
+            raise FamilyError(
+                f"these weights of {backbone.name} are {backbone.fingerprint[:12]}, but the family "
+                f"was trained on {str(self.backbone_fingerprint)[:12]}: give it those weights"
+            )
+        if self.preprocessing != backbone.preprocessing:
+            raise FamilyError(
+                f"the backbone is given images by {backbone.preprocessing}, but the family was "
+                f"trained with {self.preprocessing}: use dataclasses.replace(backbone, "
+                "preprocessing=family.preprocessing)"
+            )
+        return dataclasses.replace(self, backbone_fingerprint=backbone.fingerprint)
+
+    def split(self, backbone: models.Backbone, rate_id: str) -> Split:
+        """The cut with one rate's unit."""
+        return make_split(backbone, self.cut, self[rate_id].spec)
+
+    def save(self, directory: str | os.PathLike[str], *, packed: bool = False) -> None:
+        """Writes the family; a save that is killed leaves the family that was there.
+
+        Args:
+          directory: the folder.
+          packed: one safetensors file for each rate, to be passed on, in place of orbax's folder.
+
+        Raises:
+          FamilyError: the folder cannot be written.
+        """
+        described = {
+            "backbone": {
+                "name": self.backbone,
+                "fingerprint": self.backbone_fingerprint,
+                "weights": self.weights,
+            },
+            "preprocessing": self.preprocessing.to_dict(),
+            "cut": self.cut,
+            "card": self.card,
+        }
+        files.write(Path(directory), described, self.rates, packed=packed)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Self:
+        """Reads a family. Nothing in its folder is executed.
+
+        Raises:
+          FamilyError: there is none, it is damaged, or its format is of another version.
+          CoderError: the installed coder does not reproduce a rate's self-test.
+        """
+        return cls(**files.read(Path(directory)))

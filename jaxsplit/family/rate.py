@@ -1,0 +1,74 @@
+"""One rate of a family: a trained unit, its tables, and what was measured with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsplit import models
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.coding import CodingTables, EntropyCoder
+from jaxsplit.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FamilyRate:
+    """One rate: everything that differs between two points of a curve.
+
+    Attributes:
+      rate_id: its name: letters, digits, ".", "_" and "-".
+      lmbda: distortion per bit that it was trained with; None where unknown.
+      spec: form of the unit.
+      variables: {"params": {"encoder", "decoder", "prior"}, "batch_stats"} as trained; an imported
+        unit may come without a prior.
+      tables: what its symbols are coded with.
+      measured: figures of an evaluation, as of `jaxsplit.card.with_measured`: bytes_per_image in
+        bytes; top1, uncompressed_top1 and agreement as shares, 0 … 1, and their 95 % intervals.
+    """
+
+    rate_id: str
+    lmbda: float | None
+    spec: BottleneckSpec
+    variables: dict[str, Any]
+    tables: CodingTables
+    measured: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.rate_id):
+            raise ConfigError(f"{self.rate_id!r} is no name for a rate: use letters and digits")
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """The unit's form; what was added to it later is left out where it says nothing."""
+        form = dataclasses.asdict(self.spec)
+        if self.spec.decoder_multiplier is None:
+            del form["decoder_multiplier"]
+        return form
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the parameters and the tables."""
+        return hashlib.sha256(
+            (models.fingerprint(self.variables) + self.tables.fingerprint).encode()
+        ).hexdigest()
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all arrays that a family stores for the rate.
+
+        Parameters and running moments as they were trained, the prior's among them, and the coding
+        tables; the file adds a few thousand bytes of names.
+        """
+        stored = (self.variables, self.tables.to_arrays())
+        return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(stored))
+
+    @functools.cached_property
+    def coder(self) -> EntropyCoder:
+        """The tables' coder, built once: it reads every interval back."""
+        return EntropyCoder(self.tables)

@@ -1,0 +1,22 @@
+"""The versions of what computes: for reports and cards."""
+
+import platform
+from importlib import metadata
+
+_PACKAGES = ("jaxsplit", "jax", "jaxlib", "flax", "numpy", "constriction", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Python and packages by name.
+
+    >>> sorted(versions())[:2]
+    ['Python', 'constriction']
+    """
+    return {"Python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed as a package"

@@ -9,6 +9,7 @@ brings scipy and matplotlib along.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -122,6 +123,28 @@ def bd_accuracy(reference: RateQuality, test: RateQuality, *, method: str = "pch
     return 100 * _mean_difference(*fronts, method, low, high)
 
 
+def quality_at(points: RateQuality, rate: float, *, method: str = "pchip") -> float | None:
+    """What a curve reaches at a rate, over the logarithm of the rate; None beyond its ends.
+
+    Args:
+      points: (rate, quality) of each; those that don't count (see `bd_rate`) are left out.
+      rate: in the curve's unit.
+      method: the interpolant, of `METHODS`.
+
+    Raises:
+      ConfigError: as for `bd_rate`.
+
+    >>> curve = [(50.0, 0.86), (80.0, 0.89), (120.0, 0.91)]
+    >>> round(quality_at(curve, 80.0), 6), quality_at(curve, 49.0)
+    (0.89, None)
+    """
+    front = _front(points, method)
+    log = math.log(rate)
+    if not front[0][0] <= log <= front[0][-1]:
+        return None
+    return float(_interpolants(front, front, method)[0](log))
+
+
 def common_rates(reference: RateQuality, test: RateQuality) -> tuple[float, float]:
     """Lowest and highest rate that both curves have: those that `bd_accuracy` is the mean over."""
     logs = [_front(points)[0] for points in (reference, test)]
@@ -181,6 +204,12 @@ def _mean_difference(
     reference: np.ndarray, test: np.ndarray, method: str, low: float, high: float
 ) -> float:
     """Mean of y_test(x) - y_reference(x) from low to high; each curve is [2, n], x then y."""
+    interpolants = _interpolants(reference, test, method)
+    areas = [float(interpolant.integrate(low, high)) for interpolant in interpolants]
+    return (areas[1] - areas[0]) / (high - low)
+
+
+def _interpolants(reference: np.ndarray, test: np.ndarray, method: str) -> list[Any]:
     from bjontegaard import bd_linear
 
     # The package has no limits, so that its interpolants are taken and integrated between them.
@@ -192,5 +221,4 @@ def _mean_difference(
         interpolators=True,
         min_overlap=0,
     )
-    areas = [float(interpolant.integrate(low, high)) for interpolant in interpolants]
-    return (areas[1] - areas[0]) / (high - low)
+    return interpolants

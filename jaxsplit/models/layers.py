@@ -117,7 +117,8 @@ def fold_batch_norm(variables: dict[str, Any], epsilon: float) -> dict[str, Any]
         for norm in [name for name in layers if name.startswith(_NORM)]:
             stats = variables["batch_stats"][block][norm]
             affine = params[block].pop(norm)
-            scale = affine["scale"] / np.sqrt(stats["var"] + np.float32(epsilon))
+            # A power, since np.sqrt takes no traced array; numpy computes it by the square root.
+            scale = affine["scale"] / (stats["var"] + np.float32(epsilon)) ** 0.5
             conv = norm.replace(_NORM, _CONV, 1)
             params[block][conv] = {
                 "kernel": layers[conv]["kernel"] * scale.reshape(1, 1, 1, -1),

@@ -8,40 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxsplit import checkpoint, data, entropy, models
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.fitting import fit_tables
-from jaxsplit.train import features, loop, optimizer, parallel
+from jaxsplit.train import features, loop, parallel
 from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.evaluation import in_turn, make_evaluate
+from jaxsplit.train.examples import WithImages
 from jaxsplit.train.groups import (
     Group,
-    group_constants,
     in_order,
-    init_groups,
     make_curve_step,
     make_groups,
     with_best_offsets,
 )
 from jaxsplit.train.metrics import MetricsWriter
+from jaxsplit.train.start import first_state, make_constants, make_optimizer
 from jaxsplit.train.state import CurveState
-from jaxsplit.train.step import Phase, cast_params
+from jaxsplit.train.step import Phase
 from jaxsplit.versions import versions
 
 #: What a cut's head says of a source's images, as of `features.compute`.
 Compute = Callable[..., features.FeatureCache | features.ImageBatches]
-
-
-def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
-    """What the units of a training learn with."""
-    return optimizer.make_optimizer(
-        config.learning_rates(), max_norm=config.max_norm, prior_rate=config.prior_rate
-    )
 
 
 def train_curve(
@@ -62,12 +53,38 @@ def train_curve(
       tell: told what takes long before it begins.
 
     Raises:
-      ConfigError: there are fewer training examples than a batch takes, or the devices can't share
-        a batch equally.
+      ConfigError: there are fewer training examples than a batch takes, the devices can't share
+        a batch equally, or the network learns too: then `train_networks` is needed.
       DataError: the images are of other classes than the backbone's.
     """
-    backbone = backbone.fold()  # it learns nothing, so its normalisation need not be computed
-    groups = make_groups(backbone, config.cut, config.spec, config.rates, parallel.AXIS)
+    if config.trainable != "unit":
+        raise ConfigError(
+            f"trainable is {config.trainable!r}, but a family has one frozen network: expected "
+            "'unit', or call jaxsplit.train.networks.train_networks"
+        )
+    family, source = train_rates(config, backbone, workdir, progress, tell)
+    if config.tables == "prior":
+        return family
+    return fit_tables(family, backbone.fold(), source, tables=config.tables)
+
+
+def train_rates(
+    config: CurveConfig,
+    backbone: models.Backbone,
+    workdir: Path | None = None,
+    progress: loop.Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> tuple[RateFamily, data.Source]:
+    """What `train_curve` does up to the tables, for anything trainable.
+
+    Arguments and errors: as of `train_curve`.
+
+    Returns:
+      The family, with tables of the priors; variables of its rates hold their own blocks of the
+      network too, where those learn. And the training images.
+    """
+    frozen = backbone.fold()  # it learns nothing, so its normalisation need not be computed
+    groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
     source = data.open_source(config.data, split=config.train_split, limit=config.limit)
     backbone.check_classes(source)
     count = len(source) * len(config.shown)
@@ -80,42 +97,36 @@ def train_curve(
     keep: Compute = functools.partial(
         features.compute,
         groups[0].split,
-        backbone,
+        frozen,
         dtype=config.feature_dtype,
         directory=workdir / "features" if workdir else None,
         cache=config.cache,
         max_bytes=int(min(config.cache_gib * 2**30, 2**62)),
         tell=tell,
     )
-    examples = keep(source, views=config.shown)
-    evaluate = _evaluation(config, backbone, groups, keep) if config.evaluate_every else None
+    examples: Any = keep(source, views=config.shown)
+    if config.trainable == "all" and isinstance(examples, features.FeatureCache):
+        shown = backbone.preprocessing, config.shown, examples.scale
+        examples = WithImages(examples, features.ImageBatches(source, *shown))
+    evaluate = _evaluation(config, frozen, groups, keep) if config.evaluate_every else None
     # The config only names the network and the images, which may become others.
     key = checkpoint.key(config.key, backbone.fingerprint, source.listing)
     state = _fit(config, backbone, groups, examples, evaluate, workdir, key, progress)
-    family = freeze(config, backbone, groups, state)
-    if config.tables == "prior":
-        return family
-    return fit_tables(family, backbone, source, tables=config.tables)
+    return freeze(config, backbone, groups, state), source
 
 
 def _fit(
     config: CurveConfig,
     backbone: models.Backbone,
     groups: Sequence[Group],
-    examples: features.FeatureCache | features.ImageBatches,
+    examples: features.FeatureCache | features.ImageBatches | WithImages,
     evaluate: Callable[[Phase, CurveState], loop.Metrics] | None,
     workdir: Path | None,
     key: str,
     progress: loop.Progress | None,
 ) -> CurveState:
     adam = make_optimizer(config)
-    constants = {
-        "backbone": cast_params(
-            jax.tree.map(jnp.asarray, backbone.variables), config.compute_dtype
-        ),
-        "scale": jnp.asarray(examples.scale, jnp.float32),
-        "groups": group_constants(groups, config.seed),
-    }
+    constants = make_constants(config, backbone, groups, examples.scale)
 
     def batches(start: int) -> Iterator[Any]:
         place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -123,7 +134,7 @@ def _fit(
 
     directory = workdir / f"checkpoints-{key}" if workdir else None
     names = [rate.rate_id for rate in config.rates]
-    state = loop.resume(init_groups(groups, adam, config.seed, config.ema > 0), directory)
+    state = loop.resume(first_state(config, backbone, groups), directory)
     end = 0
     with MetricsWriter(workdir, names, key) as writer:
         for phase in config.phases:

@@ -16,10 +16,13 @@ from jaxsplit.fitting import SHARINGS
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.optimizer import make_schedule
 from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
+from jaxsplit.train.trainable import TRAINABLE
 
 TABLES = ("prior", *SHARINGS)
 # They change what is heard of a training, and not the training.
 _SILENT = ("baselines", "cache_gib", "evaluate_every", "evaluate_limit")
+# They are as if they weren't there where the network is frozen.
+_OF_NETWORKS = ("trainable", "network_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,10 @@ class CurveConfig:
       evaluate_every: steps between evaluations on `evaluate_limit` images of the test split; 0:
         none before the end.
       baselines: image codecs that the curve is shown beside at the end: "jpeg", "webp", "avif".
+      trainable: what learns: the "unit" behind the frozen network, or, by `train_networks`, unit
+        and "tail", or "all" of head, unit and tail: each rate then has a network of its own.
+      network_rate: factor on the learning rate of the network's weights, which are nearly right
+        already.
     """
 
     backbone: str
@@ -87,6 +94,8 @@ class CurveConfig:
     evaluate_every: int = 0
     evaluate_limit: int | None = 1000
     baselines: tuple[str, ...] = ("jpeg", "webp")
+    trainable: str = "unit"
+    network_rate: float = 0.03
 
     def __post_init__(self) -> None:
         if not self.rates or not self.phases:
@@ -111,11 +120,18 @@ class CurveConfig:
             ("compute_dtype", COMPUTE_DTYPES),
             ("batching", BATCHINGS),
             ("tables", TABLES),
+            ("trainable", TRAINABLE),
         ):
             if getattr(self, name) not in known:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}"
                 )
+
+        if self.trainable != "unit" and self.evaluate_every:
+            raise ConfigError(
+                f"trainable is {self.trainable!r} and evaluate_every {self.evaluate_every}; "
+                "evaluations during a training are of the frozen network: expected 0"
+            )
 
     def _check_learning(self) -> None:
         if not (0 < self.learning_rate < math.inf and 0 <= self.prior_rate < math.inf):
@@ -123,6 +139,8 @@ class CurveConfig:
                 f"learning_rate is {self.learning_rate} and prior_rate {self.prior_rate}; "
                 "expected more than 0, and at least 0"
             )
+        if not 0 <= self.network_rate < math.inf:
+            raise ConfigError(f"network_rate is {self.network_rate}; expected at least 0")
         if self.warmup < 0 or not self.max_norm > 0:
             raise ConfigError(
                 f"warmup is {self.warmup} and max_norm {self.max_norm}; "
@@ -162,5 +180,6 @@ class CurveConfig:
     def key(self) -> str:
         """Short name of exactly this training, for the folder of its checkpoints."""
         values = dataclasses.asdict(self)
-        trained = {name: value for name, value in values.items() if name not in _SILENT}
+        silent = _SILENT + (_OF_NETWORKS if self.trainable == "unit" else ())
+        trained = {name: value for name, value in values.items() if name not in silent}
         return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:12]

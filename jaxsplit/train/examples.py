@@ -125,6 +125,29 @@ class ImageBatches:
         )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class WithImages:
+    """The examples of a `FeatureCache` with their images, for heads that learn.
+
+    Attributes:
+      cache, images: of the same examples.
+    """
+
+    cache: FeatureCache
+    images: ImageBatches
+
+    @property
+    def scale(self) -> float:
+        """Mean square of the frozen head's features."""
+        return self.cache.scale
+
+    def batches(self, *args: int, **place: int) -> Iterator[Batch]:
+        """What both have, as of `FeatureCache.batches`."""
+        both = self.cache.batches(*args, **place), self.images.batches(*args, **place)
+        for seen, shown in zip(*both, strict=True):
+            yield {**shown, **seen}
+
+
 def _ask_for(array: np.ndarray, rows: np.ndarray) -> None:
     """Has the system read rows of a mapped file, all at once instead of page by page.
 

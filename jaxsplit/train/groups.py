@@ -76,11 +76,17 @@ def in_order(groups: Sequence[Group], per_group: Sequence[Sequence[Any]]) -> lis
 
 
 def init_groups(
-    groups: Sequence[Group], optimizer: optax.GradientTransformation, seed: int, ema: bool = False
+    groups: Sequence[Group],
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    ema: bool = False,
+    blocks: Any = None,
 ) -> CurveState:
-    """The state of all rates at step 0."""
+    """The state of all rates at step 0, as of `init_state`."""
     return CurveState(
-        tuple(init_state(group.split, group.rates, optimizer, seed, ema) for group in groups)
+        tuple(
+            init_state(group.split, group.rates, optimizer, seed, ema, blocks) for group in groups
+        )
     )
 
 
@@ -108,7 +114,8 @@ def make_curve_step(
     Returns:
       step(state, batch, constants) → (state, metrics). A batch is as of `make_step`, or has image
       uint8 [B, h, w, c] in place of features and teacher: then the head runs here, once for all
-      rates. constants: backbone, scale, and groups as of `group_constants`. Metrics are [R].
+      rates. Where heads learn it has the images anyway, and best beside the frozen one's features.
+      constants: as of `make_step`, but groups as of `group_constants`. Metrics are [R].
     """
     steps = [
         make_step(group.split, phase, optimizer, compute_dtype=compute_dtype, **options)
@@ -117,21 +124,23 @@ def make_curve_step(
     order = np.argsort([place for group in groups for place in group.places])
     split = groups[0].split  # head and tail are the cut's, whatever the unit
 
-    def seen(images: jax.Array, backbone: Any) -> dict[str, Any]:
+    def seen(batch: Any, backbone: Any) -> dict[str, Any]:
+        pixels = preprocessing.normalise(batch["image"]).astype(compute_dtype)
+        if "features" in batch:
+            return {"pixels": pixels}
         frozen = cast_params(backbone, compute_dtype)
-        pixels = preprocessing.normalise(images).astype(compute_dtype)
         features = jax.lax.stop_gradient(split.head(frozen, pixels))
         teacher = None
         if phase.distortion.distillation:
             teacher = jax.lax.stop_gradient(split.tail(frozen, features)).astype(jnp.float32)
-        return {"features": features, "teacher": teacher}
+        return {"features": features, "teacher": teacher, "pixels": pixels}
 
     def step(state: CurveState, batch: Any, constants: Any) -> tuple[CurveState, Any]:
         if "image" in batch:
-            batch = {**batch, **seen(batch["image"], constants["backbone"])}
+            batch = {**batch, **seen(batch, constants["backbone"])}
+        shared = {name: value for name, value in constants.items() if name != "groups"}
         states, metrics = [], []
         for run, one, own in zip(steps, state.groups, constants["groups"], strict=True):
-            shared = {name: constants[name] for name in ("backbone", "scale")}
             one, said = run(one, batch, {**shared, **own})
             states.append(one)
             metrics.append(said)

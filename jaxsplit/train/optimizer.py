@@ -62,13 +62,20 @@ def make_schedule(
 
 
 def make_optimizer(
-    schedule: optax.Schedule, *, max_norm: float = math.inf, prior_rate: float = 1.0
+    schedule: optax.Schedule, *, max_norm: float = math.inf, **rates: float
 ) -> optax.GradientTransformation:
-    """Adam on gradients of bounded norm; the prior learns `prior_rate` times as fast."""
+    """Adam on gradients of bounded norm, those of a rate together; no weight decays.
+
+    Args:
+      schedule: the learning rate over time.
+      max_norm: of the gradient.
+      **rates: factors on the learning rate of parts of the parameters, by the parts' names.
+    """
     return optax.chain(
         optax.clip_by_global_norm(max_norm),
         optax.adam(schedule),
-        optax.masked(
-            optax.scale(prior_rate), lambda tree: {name: name == "prior" for name in tree}
+        *(
+            optax.masked(optax.scale(rate), lambda tree, part=part: {k: k == part for k in tree})
+            for part, rate in rates.items()
         ),
     )

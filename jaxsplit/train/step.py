@@ -18,6 +18,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.split import Split
 from jaxsplit.train import parallel
 from jaxsplit.train.state import TrainState
+from jaxsplit.train.trainable import NETWORK, rate_features, rate_network
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
 BATCHINGS = ("auto", "vmap", "map", "unroll")
@@ -82,13 +83,17 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     ema: bool = False,
+    blocks: Any = None,
 ) -> TrainState:
     """The state of all rates: every leaf but `step` has a leading axis R.
 
     All rates start from the same unit, so that a rate trained alone starts where it would in
-    company. With `ema` a running mean of the units is kept beside them.
+    company. With `ema` a running mean of the units is kept beside them. With each unit learn the
+    `blocks` of the network, as of `learning_blocks`.
     """
     variables = jax.jit(dataclasses.replace(split, axis_name=None).init)(jax.random.key(seed))
+    if blocks:
+        variables = {**variables, "params": {**variables["params"], NETWORK: blocks}}
     one = TrainState.create(variables, optimizer, jnp.zeros(split.spec.channels), ema)
     stacked = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), one)
     return dataclasses.replace(stacked, step=one.step)
@@ -151,7 +156,8 @@ def make_step(
 
     Returns:
       step(state, batch, constants) → (state, metrics). batch: features [B, H, W, Cin], teacher
-      [B, K], label [B], index [B]; constants: backbone (variables), lmbda [R], key [R], scale.
+      [B, K], label [B], index [B], and pixels [B, h, w, c] where heads learn; constants: backbone
+      (variables), lmbda [R], key [R], scale, and network as of `rate_network` where it learns.
       Metrics are means over the batch, [R]: loss, bits, distortion, top1 (against the labels).
     """
     loss = _make_loss(split, phase, compute_dtype)
@@ -198,9 +204,10 @@ def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., tuple[ja
     ) -> tuple[jax.Array, Any]:
         exact = {"params": params, "batch_stats": batch_stats}
         unit = cast_params(exact, dtype)
-        features = batch["features"].astype(jnp.float32)
+        network = cast_params(rate_network(split, params, constants), dtype)
+        seen = rate_features(split, params, network, batch).astype(dtype)
         latent, encoder = split.unit.apply(
-            unit, features.astype(dtype), True, method="encode", mutable=["batch_stats"]
+            unit, seen, True, method="encode", mutable=["batch_stats"]
         )
         latent = latent.astype(jnp.float32)
         # The key knows the example, not the device: n devices draw the noise of one.
@@ -218,11 +225,10 @@ def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., tuple[ja
         )
         logits = None
         if phase.distortion.needs_tail:
-            tail = cast_params(constants["backbone"], dtype)
-            logits = split.tail(tail, reconstruction).astype(jnp.float32)
+            logits = split.tail(network, reconstruction).astype(jnp.float32)
         distortion = phase.distortion(
             reconstruction=reconstruction.astype(jnp.float32),
-            features=features,
+            features=batch["features"].astype(jnp.float32),
             logits=logits,
             teacher=batch["teacher"],
             labels=batch["label"],

@@ -40,6 +40,7 @@ MEMORY, COMPILE = 4e9, 40.0  # bytes of S1, seconds of S3
 BATCH, SIZE, CLASSES, CHANNELS, RATES = 32, 224, 1000, 64, 6
 LEARNING_RATE, LMBDA = 1e-3, 1e-3
 SAME = 1e-3
+PACKAGES = ("jax", "jaxlib", "torch", "compressai")
 
 
 def main() -> int:
@@ -51,7 +52,12 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     ways = options.batching.split(",")
-    report = {"cores": len(os.sched_getaffinity(0)), "cuts": {}, "failed": [], **provenance()}
+    report = {
+        "cores": len(os.sched_getaffinity(0)),
+        "cuts": {},
+        "failed": [],
+        **provenance(PACKAGES),
+    }
     print(f"{report['cores']} core(s), batch {BATCH}, {RATES} rates; ms per rate and step")
     for cut in options.cuts.split(","):
         row = compare(cut, ways, options.rounds)
@@ -68,11 +74,10 @@ def main() -> int:
     return 1 if report["failed"] else 0
 
 
-def provenance():
+def provenance(packages):
     """When, on what and with which versions."""
     import jax
 
-    packages = ("jax", "jaxlib", "torch", "compressai")
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

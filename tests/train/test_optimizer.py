@@ -58,7 +58,7 @@ def test_what_is_no_schedule_is_refused(arguments):
 def test_the_prior_learns_faster_and_the_gradient_is_bounded():
     params = {"encoder": jnp.zeros(2), "prior": jnp.zeros(2)}
     gradient = {"encoder": jnp.array([3.0, 0.0]), "prior": jnp.array([0.0, 4.0])}
-    optimizer = make_optimizer(lambda step: 0.1, max_norm=1.0, prior_rate=3.0)
+    optimizer = make_optimizer(lambda step: 0.1, max_norm=1.0, prior=3.0)
     change, state = optimizer.update(gradient, optimizer.init(params), params)
     # Adam's first step is the learning rate, whatever the gradient.
     np.testing.assert_allclose(change["encoder"], [-0.1, 0], rtol=1e-4)

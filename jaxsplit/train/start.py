@@ -1,0 +1,59 @@
+"""What the training of a curve starts with: its optimizer, its state, and what no step changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsplit import models
+from jaxsplit.train import optimizer
+from jaxsplit.train.curve_config import CurveConfig
+from jaxsplit.train.groups import Group, group_constants, init_groups
+from jaxsplit.train.state import CurveState
+from jaxsplit.train.step import cast_params
+from jaxsplit.train.trainable import NETWORK, learning_blocks
+
+
+def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
+    """What the units of a training learn with, and blocks of the network where they do."""
+    rates = {"prior": config.prior_rate}
+    if config.trainable != "unit":
+        rates[NETWORK] = config.network_rate
+    return optimizer.make_optimizer(config.learning_rates(), max_norm=config.max_norm, **rates)
+
+
+def first_state(
+    config: CurveConfig, backbone: models.Backbone, groups: Sequence[Group]
+) -> CurveState:
+    """The state at step 0.
+
+    Args:
+      config: the training.
+      backbone: the network before any folding.
+      groups: the rates.
+    """
+    blocks = learning_blocks(groups[0].split, backbone.variables["params"], config.trainable)
+    return init_groups(groups, make_optimizer(config), config.seed, config.ema > 0, blocks)
+
+
+def make_constants(
+    config: CurveConfig, backbone: models.Backbone, groups: Sequence[Group], scale: float
+) -> dict[str, Any]:
+    """The constants of `make_curve_step`.
+
+    Args:
+      config, backbone, groups: as of `first_state`.
+      scale: of the features, as of `FeatureCache`.
+    """
+    frozen = jax.tree.map(jnp.asarray, backbone.fold().variables)
+    constants = {
+        "backbone": cast_params(frozen, config.compute_dtype),
+        "scale": jnp.asarray(scale, jnp.float32),
+        "groups": group_constants(groups, config.seed),
+    }
+    own = {} if config.trainable == "unit" else {"network": backbone.variables}
+    return constants | own

@@ -1,0 +1,120 @@
+"""What retraining costs and gives: arrays, time and operations of its steps, curves apart."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from training import in_turns
+
+from jaxsplit.errors import ConfigError
+from jaxsplit.evaluation.bd import bd_accuracy, bd_rate, common_rates, quality_at
+from jaxsplit.evaluation.bootstrap import bd_rate_interval
+from jaxsplit.split import make_split
+from jaxsplit.train import parallel, start
+from jaxsplit.train.groups import make_curve_step, make_groups
+from jaxsplit.train.trainable import learning_blocks
+
+ROUNDS = 15  # of timed steps
+
+
+def sizes(config, rate, network):
+    """Bytes of arrays: what is stored for a rate, and what of it either end loads to switch."""
+    split, params = make_split(network, config.cut, rate.spec), network.variables["params"]
+    own = learning_blocks(split, params, config.trainable)
+    behind = learning_blocks(split, params, "tail")
+    tables = rate.tables.to_arrays()
+
+    def end(part, blocks):
+        unit = [tree[part] for tree in rate.variables.values()]
+        return array_bytes(tables, unit, [own[name] for name in blocks])
+
+    return {
+        "tables_bytes": array_bytes(tables),
+        "stored_bytes": rate.stored_bytes + array_bytes(own),
+        "device_switch_bytes": end("encoder", own.keys() - behind.keys()),
+        "server_switch_bytes": end("decoder", own.keys() & behind.keys()),
+    }
+
+
+def array_bytes(*trees):
+    return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(trees))
+
+
+def costs(config, backbone, masks):
+    """Seconds, in turns, and FLOPs of a step of one rate in every phase: mask → {…}."""
+    found = {mask: {"phases": []} for mask in masks}
+    for phase in config.phases:
+        runs = {
+            mask: OneRate(dataclasses.replace(config, trainable=mask), backbone, phase)
+            for mask in masks
+        }
+        seconds = in_turns(runs, ROUNDS)
+        for mask, run in runs.items():
+            found[mask]["phases"].append(
+                {"steps": phase.steps, "seconds": seconds[mask], "flops": run.flops}
+            )
+    for entry in found.values():
+        for name in ("seconds", "flops"):
+            entry[name] = sum(one["steps"] * one[name] for one in entry["phases"])
+    return found
+
+
+class OneRate:
+    """The step of one rate on random examples; a call runs one."""
+
+    def __init__(self, config, backbone, phase):
+        frozen, devices = backbone.fold(), parallel.devices_for(config.batch_size)
+        groups = make_groups(frozen, config.cut, config.spec, config.rates[:1], parallel.AXIS)
+        adam = start.make_optimizer(config)
+        step = make_curve_step(groups, phase, adam, frozen.preprocessing, batching="unroll")
+        state = start.first_state(config, backbone, groups)
+        constants = start.make_constants(config, backbone, groups, 1.0)
+        self._state = parallel.replicate(state, devices)
+        self._constants = parallel.replicate(constants, devices)
+        batch = random_batch(config, groups[0].split, frozen)
+        self._batch = parallel.shard(batch, devices)
+        program = parallel.parallel_step(step, devices)
+        self._run = program.lower(self._state, self._batch, self._constants).compile()
+        analysis = self._run.cost_analysis()
+        analysis = analysis[0] if isinstance(analysis, list) else analysis
+        #: Floating-point operations on all devices, a multiply-add being two.
+        self.flops = len(devices) * float(analysis["flops"])
+
+    def __call__(self):
+        self._state, metrics = self._run(self._state, self._batch, self._constants)
+        jax.block_until_ready(metrics)
+
+
+def random_batch(config, split, backbone):
+    rng, size, classes = np.random.default_rng(0), config.batch_size, len(backbone.class_names)
+    batch = {
+        "features": np.abs(rng.standard_normal((size, *split.shape), np.float32)),
+        "teacher": rng.standard_normal((size, classes), np.float32),
+        "label": rng.integers(0, classes, size, np.int32),
+        "index": np.arange(size, dtype=np.int32),
+    }
+    if config.trainable == "all":
+        shape = backbone.preprocessing.input_shape
+        batch["image"] = rng.integers(0, 256, (size, *shape), np.uint8)
+    return batch
+
+
+def compare(frozen, retrained):
+    """Distances of (curve, images) from those of the frozen network."""
+    curves = [curve.rate_quality() for curve, _ in (frozen, retrained)]
+    result = {"at_equal_bytes": {}}
+    try:
+        for point in retrained[0].points:
+            at = quality_at(curves[0], point.bytes_per_image)
+            gain = None if at is None else 100 * (point.top1 - at)
+            result["at_equal_bytes"][point.rate_id] = gain
+        interval = bd_rate_interval(frozen[1], retrained[1])
+        result |= {
+            "bd_accuracy": bd_accuracy(*curves),
+            "bytes": common_rates(*curves),
+            "bd_rate": bd_rate(*curves),
+            "bd_rate_interval": (interval.low, interval.high),
+        }
+    except ConfigError as error:  # curves that share no bytes or no accuracy
+        result["not_compared"] = str(error)
+    return result

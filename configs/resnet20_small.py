@@ -2,8 +2,11 @@
 
     jaxsplit train --config resnet20_small:fashion_mnist --workdir runs/resnet20_small
 
-The encoder is that of `paper_recipe`. The argument is `fashion_mnist` (tfds:fashion_mnist),
-`cifar10` (a folder of images, as of its backbone) or `smoke`.
+The encoder is that of `paper_recipe`; latents may be negative, are trained with noise before they
+are rounded, and are coded by place. Measured so far in trials of 700 steps, on the last tenth of
+the training images: BD-rate -35 % (-43 to -26) against `paper_recipe` in trials of that length.
+The 4,000 steps of a full training have not been run yet. The argument is `fashion_mnist`
+(tfds:fashion_mnist), `cifar10` (a folder of images, as of its backbone) or `smoke`.
 """
 
 import ml_collections

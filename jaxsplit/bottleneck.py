@@ -71,6 +71,9 @@ class BottleneckSpec:
                 )
         kernel, padding = self.decoder_form
         counts = (self.channels, self.stride, self.kernel, self.multiplier, kernel)
+        whole = (*counts, self.decoder_filters, self.padding, padding)
+        if not all(type(count) is int for count in whole):
+            raise ConfigError(f"sizes and numbers of a unit are whole numbers: {self}")
         if min(*counts, self.decoder_filters) < 1 or not 0 < self.step < math.inf:
             raise ConfigError(
                 f"channels, stride, kernels, multiplier, step must be positive: {self}"

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import shlex
 import tempfile
 import textwrap
 import time
@@ -66,7 +67,9 @@ def _repeated(options: argparse.Namespace) -> str:
     file, colon, arg = options.config.partition(":")
     words = ["jaxsplit train --config", Path(file).stem + colon + arg, "--workdir DIR"]
     for key, value in options.overrides.items():
-        words.append(f"--config.{key}={data.portable_name(value)}")
+        # Weights and other files by their names alone.
+        named = Path(value).name if Path(value).exists() else data.portable_name(value)
+        words.append(shlex.quote(f"--config.{key}={named}"))
     return " ".join(words)
 
 

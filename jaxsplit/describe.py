@@ -14,6 +14,8 @@ from jaxsplit.family import FamilyRate
 from jaxsplit.importers.pretrained import PACKAGES, load_backbone
 from jaxsplit.pretrained import load_pretrained, pretrained_names
 
+_DEEPEST = 8  # levels of a card's values that are shown
+
 
 def describe(name: str | None = None) -> str:
     """Lines about a folder or a file, or about what comes with the package under that name.
@@ -81,26 +83,32 @@ def _family(name: str) -> str:
     described |= {f"evaluation {key}": value for key, value in evaluation.items() if key != "check"}
     return "\n".join(
         (
-            f"family {name}: {found.backbone} cut after {found.cut}",
+            f"family {name}: {_shown(found.backbone)} cut after {_shown(found.cut)}",
             f"  fingerprint: {found.fingerprint}",
-            *(f"  {key}: {_shown(value)}" for key, value in described.items() if value is not None),
+            *(
+                f"  {_shown(key)}: {_shown(value)}"
+                for key, value in described.items()
+                if value is not None
+            ),
             *(_rate(rate) for rate in found.rates),
         )
     )
 
 
 def _rate(rate: FamilyRate) -> str:
-    measured = ", ".join(f"{key} {_shown(value)}" for key, value in rate.measured.items())
+    measured = ", ".join(f"{_shown(key)} {_shown(value)}" for key, value in rate.measured.items())
     lmbda = "unknown" if rate.lmbda is None else rate.lmbda
     return f"  {rate.rate_id}: lambda {lmbda}, {measured or 'not measured'}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, depth: int = 0) -> str:
     """A value of a card on one line, whoever wrote it."""
+    if depth > _DEEPEST:
+        return "…"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_shown, value))}]"
+        return f"[{', '.join(_shown(one, depth + 1) for one in value)}]"
     if isinstance(value, dict):
-        return ", ".join(f"{_shown(key)} {_shown(one)}" for key, one in value.items())
+        return ", ".join(f"{_shown(key)} {_shown(one, depth + 1)}" for key, one in value.items())
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value)

@@ -12,7 +12,7 @@ from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.family import RateFamily
 from jaxsplit.models.inference import batch_size
 
-#: What has a table of its own: nothing, each channel, or each place of the latent.
+#: What the integer tables tell apart: nothing, channels, or places of the latent.
 SHARINGS = ("shared", "channels", "places")
 
 
@@ -33,7 +33,7 @@ def fit_tables(
       backbone: what the family runs on; the result is bound to it.
       source: images, labelled or not: their classes don't matter.
       tables: "shared", one for all channels of a rate, as of the published units; "channels", one
-        for each; "places", as many as pay off, and every place of the latent has one of them.
+        for each; "places", at most 64, which like places of the latent share.
 
     Raises:
       ConfigError: there are no such tables.
@@ -45,17 +45,16 @@ def fit_tables(
         raise DataError(f"{source.name} holds no image to fit tables to")
     size = batch_size(backbone.preprocessing.input_shape)
     sender = Sender(family, backbone, size)
-    seen: dict[str, list[np.ndarray]] = {rate.rate_id: [] for rate in family.rates}
+    symbols: dict[str, np.ndarray] = {}
     # Batch by batch, so that the head runs once for all rates and its features need not be kept.
     for start in range(0, len(images), size):
         features = sender.features(images[start : start + size])
-        for rate_id, symbols in seen.items():
-            symbols.append(sender.quantise(features, rate_id))
-    return with_tables_of(
-        sender.family,
-        {rate_id: np.concatenate(symbols) for rate_id, symbols in seen.items()},
-        tables=tables,
-    )
+        for rate in family.rates:
+            found = sender.quantise(features, rate.rate_id)
+            if not start:
+                symbols[rate.rate_id] = np.empty((len(images), *found.shape[1:]), np.int32)
+            symbols[rate.rate_id][start : start + size] = found
+    return with_tables_of(sender.family, symbols, tables=tables)
 
 
 def with_tables_of(

@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import FamilyError
 from jaxsplit.family import RateFamily
-from jaxsplit.family.files import FILES, INDEX
+from jaxsplit.family.files import FILES, INDEX, is_packed
 from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.models import Backbone
 
@@ -133,4 +133,10 @@ def _download(name: str) -> Path:
         raise FamilyError(
             f"cannot download {name} ({reason}); check the name, the revision and the connection"
         ) from error
-    return Path(local) / folder
+    found_folder = Path(local) / folder
+    if not (found_folder / INDEX).exists() or is_packed(found_folder):
+        return found_folder
+    raise FamilyError(
+        f"{name} is no packed family, and others may be of any size once they are read: its owner "
+        "can make it one with jaxsplit pack"
+    )

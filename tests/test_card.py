@@ -11,7 +11,7 @@ import pytest
 
 from jaxsplit import card, data
 from jaxsplit.card import with_measured
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.accuracy import evaluate_images, predictor
 from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.family import RateFamily
@@ -149,7 +149,7 @@ def check_source(tmp_path_factory):
         if name == "tfds:fashion_mnist":
             try:
                 return data.open_source(name, split=split, limit=limit)
-            except Exception:
+            except DataError:
                 pytest.skip("needs Fashion-MNIST prepared by TFDS: its 70,000 images aren't here")
         if not name.startswith("folder:"):
             return data.open_source(name, split=split, limit=limit)

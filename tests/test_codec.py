@@ -13,7 +13,7 @@ from coding import mutations
 
 from jaxsplit import coding
 from jaxsplit.codec import Receiver, Sender
-from jaxsplit.entropy import build_tables
+from jaxsplit.entropy import build_tables, tables_by_place
 from jaxsplit.errors import BitstreamError, FamilyError, OtherFamilyError, OtherTablesError
 from jaxsplit.family import FamilyRate
 
@@ -351,3 +351,42 @@ def test_both_ends_use_the_coder_of_the_rate(tiny_family, sender, receiver):
     for rate in tiny_family.rates:
         assert sender._rate(rate.rate_id).coder is rate.coder
         assert receiver._rate(rate.rate_id).coder is rate.coder
+
+
+def placed(family, latents):
+    """The family with one table at all places of a latent, of another size than its own."""
+    tables = tables_by_place(np.zeros((1, *latents), np.int32), tables=1)
+    rates = tuple(dataclasses.replace(rate, tables=tables) for rate in family.rates)
+    return dataclasses.replace(family, rates=rates)
+
+
+def other_spec(family, **changes):
+    high, *others = family.rates
+    spec = dataclasses.replace(high.spec, **changes)
+    return dataclasses.replace(family, rates=(dataclasses.replace(high, spec=spec), *others))
+
+
+@pytest.mark.parametrize("end", [Sender, Receiver])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda family: placed(family, (2, 3, 3)),
+        lambda family: other_spec(family, channels=4),
+        lambda family: other_spec(family, kernel=5),
+        lambda family: other_spec(family, decoder_multiplier=10**6),
+        lambda family: dataclasses.replace(family, cut="stage3.block1"),
+        lambda family: with_unit(family, "mid", lambda tree: tree["params"].pop("decoder")),
+        lambda family: with_unit(family, "mid", lambda tree: tree.pop("batch_stats")),
+    ],
+)
+def test_a_family_that_does_not_fit_is_refused_before_an_image_is_sent(
+    tiny_family, tiny_backbone, end, change
+):
+    with pytest.raises(FamilyError, match="damaged or belongs to another network"):
+        end(change(tiny_family), tiny_backbone)
+
+
+@pytest.mark.parametrize("end", [Sender, Receiver])
+def test_tables_of_the_latents_places_fit(tiny_family, tiny_backbone, sender, end):
+    symbols = sender.symbols(np.zeros((1, 12, 12, 1), np.uint8), "high")
+    end(placed(tiny_family, symbols.shape[1:]), tiny_backbone)

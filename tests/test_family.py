@@ -456,6 +456,21 @@ def test_lists_of_numbers_stand_on_a_line_and_texts_stay(tiny_family, tmp_path):
     assert '"check": [ 1, -2, 3.5e-07 ],' in (tmp_path / "family.json").read_text()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index.update(cut={}),
+        lambda index: index["backbone"].update(weights=[1]),
+        lambda index: index["backbone"].update(name=None),
+        lambda index: index["rates"][0].update({"lambda": "1e-3"}),
+        lambda index: index["rates"][0]["spec"].update(multiplier=1.5),
+    ],
+)
+def test_an_index_of_other_types_is_an_error(folder, change):
+    edit_index(folder, change)
+    refused(folder, "damaged")
+
+
 @pytest.mark.parametrize("card", [[], "text", None])
 def test_a_card_that_is_no_object_is_an_error(folder, card):
     edit_index(folder, lambda index: index.update(card=card))

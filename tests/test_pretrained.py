@@ -18,11 +18,11 @@ from jaxsplit.pretrained import load_pretrained, pretrained_names
 RESNET8 = "resnet8_small-fashion_mnist/stage1.block1"
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["orbax", "packed"])
-def saved(tiny_family, tmp_path_factory, request):
+@pytest.fixture(scope="module")
+def saved(tiny_family, tmp_path_factory):
     """A folder with the tiny family, named as one of the package: `tiny-set/stage2.block1`."""
     folder = tmp_path_factory.mktemp("families")
-    tiny_family.save(folder / "tiny-set" / "stage2.block1", packed=request.param)
+    tiny_family.save(folder / "tiny-set" / "stage2.block1", packed=True)
     return folder
 
 
@@ -109,9 +109,18 @@ def hub(monkeypatch, saved, tmp_path):
 )
 def test_a_family_of_the_hub_is_downloaded_alone(tiny_family, hub, name, revision, folder):
     assert load_pretrained(name).fingerprint == tiny_family.fingerprint
-    patterns = [f"{folder}family.json", f"{folder}rates/*"]
+    patterns = [f"{folder}family.json", f"{folder}rates/*.safetensors"]
     assert hub.calls == [("me/trees", revision, patterns)]
     assert not (hub.snapshot / "setup.py").exists()
+
+
+def test_a_family_of_orbax_is_not_read_from_the_hub(tiny_family, hub, tmp_path):
+    """Small files of orbax may hold arrays of any size."""
+    tiny_family.save(tmp_path / "orbax")
+    hub.files["family.json"] = tmp_path / "orbax" / "family.json"
+    with pytest.raises(FamilyError, match=r"hf:me/trees is no packed family.*jaxsplit pack"):
+        load_pretrained("hf:me/trees")
+    assert load_pretrained(tmp_path / "orbax").fingerprint == tiny_family.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,8 @@ def check_request(rate: str | None, max_bytes: int | None, quality: float | None
             f"got {' and '.join(named) or 'no rate'}, expected exactly one of rate, max_bytes and "
             "quality"
         )
-    if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes < 1):
+    whole = isinstance(max_bytes, numbers.Integral) and not isinstance(max_bytes, bool)
+    if max_bytes is not None and (not whole or max_bytes < 1):
         raise ConfigError(f"max_bytes is {max_bytes!r}, expected a whole number from 1 on")
     if quality is not None and not 0 < quality <= 1:
         raise ConfigError(

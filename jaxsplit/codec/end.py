@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsplit import coding, models
 from jaxsplit.bottleneck import fold_batch_norm
-from jaxsplit.family import RateFamily
+from jaxsplit.errors import FamilyError
+from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.split import Split, make_split
 
 
@@ -25,6 +28,40 @@ class RateEnd:
     coder: coding.EntropyCoder
 
 
+def check_fits(split: Split, rate: FamilyRate) -> None:
+    """Refuses a rate whose unit or tables are not of the form that it says, at this cut.
+
+    Raises:
+      FamilyError: the family is damaged, or belongs to another network.
+    """
+    tables, latent = rate.tables, split.latent_shape
+    found = (tables.channels,) if tables.places is None else tuple(map(int, tables.places.shape))
+    if found not in (latent, latent[-1:]):
+        raise FamilyError(
+            f"rate {rate.rate_id} has tables of {found}, but its latent at {split.cut} is {latent}:"
+            " the family is damaged or belongs to another network"
+        )
+    expected = _unit_shapes(split)
+    params = rate.variables.get("params", {})
+    units = {part: params.get(part) for part in ("encoder", "decoder")}
+    stats = rate.variables.get("batch_stats", {})
+    shapes = jax.tree.map(np.shape, {"params": units, "batch_stats": stats})
+    if shapes != expected:
+        raise FamilyError(
+            f"the unit of rate {rate.rate_id} has other parameters than {rate.spec} has at "
+            f"{split.cut}: the family is damaged or belongs to another network"
+        )
+
+
+@functools.lru_cache
+def _unit_shapes(split: Split) -> dict[str, Any]:
+    """Shapes of encoder and decoder; a unit may come without a prior."""
+    fresh = jax.eval_shape(split.init, jax.random.key(0))
+    shapes = jax.tree.map(np.shape, fresh)
+    units = {part: shapes["params"][part] for part in ("encoder", "decoder")}
+    return {"params": units, "batch_stats": shapes.get("batch_stats", {})}
+
+
 class End:
     """What sender and receiver share: a family bound to a backbone, with one frame header."""
 
@@ -35,6 +72,7 @@ class End:
         self._variables = jax.device_put(backbone.variables)
         self._rates: dict[str, RateEnd] = {}
         for index, rate in enumerate(self.family.rates):
+            check_fits(make_split(backbone, family.cut, rate.spec), rate)
             spec, unit = fold_batch_norm(rate.spec, rate.variables)
             self._rates[rate.rate_id] = RateEnd(
                 index,

@@ -42,9 +42,13 @@ minimum m, a size n >= 2 and n counts T >= 1 with sum 65536. Entry j < n - 1 sta
 + j; the last entry is the escape. The interval of entry j starts at 256·(T_0 + … + T_(j-1)) and is
 256·T_j wide, in units of 2**-24. All is integer. Tables also carry the offset that each channel is
 rounded around: the latent is symbol + offset. A channel's scale is folded into the unit's
-convolutions; the family's fingerprint covers it. Channels that share a table repeat its counts,
-each with its own minimum and offset. So offsets, scales, places and sharing are nothing that the
-stream holds: its table fingerprint covers them, and of the scales the family's.
+convolutions. Channels that share a table repeat its counts, each with its own minimum and offset.
+
+A table fingerprint is the SHA-256 of "jaxsplit coding tables 1", a line feed, and then, little-
+endian: the number of tables and of all counts together (u32 each), n and then m of each table
+(i32), the offset of each channel (f32, 0 for -0), and the counts, table by table (i32). Where
+places have tables the line says 2, h, w and C (u32) follow the first two numbers, and the table of
+each place (u8) follows the counts.
 
 Payload
 -------

@@ -14,12 +14,8 @@ import numpy as np
 
 from jaxsplit.coding.escapes import decode_escapes, encode_escapes, escape_bits
 from jaxsplit.coding.intervals import categorical
-from jaxsplit.coding.tables import CodingTables
+from jaxsplit.coding.tables import MAX_SYMBOLS, CodingTables
 from jaxsplit.errors import BitstreamError, ConfigError
-
-#: Most symbols in one latent; looked at before memory is taken. A flood of escapes takes about
-#: 100 bytes and a third of a microsecond each.
-MAX_SYMBOLS = 1 << 22
 
 _INT32 = np.iinfo(np.int32)
 #: Most bytes of a symbol: 16 bits, 48 more of an escape, and the coder's rounding of under 0.03.

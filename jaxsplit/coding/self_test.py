@@ -35,7 +35,12 @@ def self_test_symbols(tables: CodingTables) -> np.ndarray:
     index = np.arange(rows.size)
     row = rows.ravel()
     draws = index * 40503 % 65536
-    entries = (np.cumsum(tables.counts, axis=1)[row] <= draws[:, None]).sum(axis=1)
+    entries = np.empty(row.size, np.int64)
+    for table, (counts, size) in enumerate(zip(tables.counts, tables.sizes, strict=True)):
+        # Places of a table are few; channels of a table are one.
+        at = slice(table, None, tables.channels) if tables.places is None else row == table
+        ends = np.cumsum(counts[:size], dtype=np.int64)
+        entries[at] = np.searchsorted(ends, draws[at], side="right")
     steps = (np.int64(4) << index % 31) // 3
     lowest = tables.minima[row].astype(np.int64)
     highest = tables.maxima[row].astype(np.int64)

@@ -11,6 +11,10 @@ from jaxsplit.coding.escapes import escape_bits
 from jaxsplit.coding.intervals import COUNT_BITS, TOTAL
 from jaxsplit.errors import ConfigError
 
+#: Most symbols in one latent; looked at before memory is taken. A flood of escapes takes about
+#: 100 bytes and a third of a microsecond each.
+MAX_SYMBOLS = 1 << 22
+
 _INT32 = np.iinfo(np.int32)
 _DTYPES = {
     "counts": np.int32,
@@ -85,8 +89,8 @@ class CodingTables:
             )
 
     def _problem(self) -> str:
-        counts, sizes, tables = self.counts, self.sizes, len(self.sizes)
-        if counts.ndim != 2 or sizes.ndim != 1 or counts.shape[0] != tables or tables < 1:
+        counts, sizes, tables = self.counts, self.sizes, self.sizes.size
+        if counts.ndim != 2 or sizes.shape != counts.shape[:1] or tables < 1:
             return (
                 f"counts {counts.shape} and sizes {sizes.shape}, expected [tables, width] and "
                 "[tables] with at least one table"
@@ -120,6 +124,8 @@ class CodingTables:
                 f"places {places.shape} and offsets {self.offsets.shape}, expected "
                 "[h, w, channels] and [channels]"
             )
+        if places.size > MAX_SYMBOLS:
+            return f"places {places.shape}, expected at most {MAX_SYMBOLS}"
         if not np.array_equal(np.unique(places), np.arange(tables)):
             return f"places don't name all of the {tables} tables, and no other"
         return ""
@@ -158,7 +164,7 @@ class CodingTables:
     def fingerprint(self) -> str:
         """SHA-256 of the content in a canonical layout, 64 hexadecimal digits.
 
-        Unused columns don't count: tables that code alike and round alike are the same tables.
+        Unused columns don't count: what they hold changes neither bytes nor symbols.
         """
         used = self.counts[np.arange(self.counts.shape[1]) < self.sizes[:, None]]
         # Adding 0 turns -0.0 into 0.0, which rounds alike but has other bytes.

@@ -6,6 +6,8 @@ so places with like histograms share one. The prior stays factorized: nothing is
 where a symbol lies.
 """
 
+import collections
+
 import numpy as np
 
 from jaxsplit.coding.tables import CodingTables
@@ -19,8 +21,8 @@ _ROUNDS = 20
 # Symbols, spread as over all places, that are added to a table's count before it is compared: a
 # symbol that a table has not seen yet is not impossible.
 _PRIOR_SYMBOLS = 2.0
-_WIDEST = 1024
-_IMAGES = 4096  # counted at once
+# Bounds of memory: counts of all places, but so many values at least, and symbols at a time.
+_MOST_COUNTS, _FEWEST_VALUES, _COUNTED_AT_ONCE = 1 << 24, 64, 1 << 22
 
 
 def tables_by_place(
@@ -59,43 +61,49 @@ def tables_by_place(
         raise ConfigError(f"{tables} tables; expected 1 … {_MOST_TABLES}")
     shape = symbols.shape[1:]
     offsets = np.zeros(shape[-1], np.float32) if offsets is None else offsets
-    flat = symbols.reshape(len(symbols), -1)
-    nearest = _cluster(_histograms(flat), tables)
+    values, counts = _histograms(symbols.reshape(len(symbols), -1))
+    nearest = _cluster(counts, tables)
     # Numbered by their first places, none without one.
     _, first, nearest = np.unique(nearest, return_index=True, return_inverse=True)
     places = np.argsort(np.argsort(first))[nearest]
     parts = []
     for table in range(len(first)):
-        found, times = np.unique(flat[:, places == table], return_counts=True)
-        histogram = dict(zip(found.tolist(), times.tolist(), strict=True))
-        parts.append(tables_from_counts(histogram, 1, max_width=_WIDEST))
+        seen = counts[places == table].sum(axis=0)
+        histogram = {value: int(n) for value, n in zip(values, seen, strict=True) if n}
+        parts.append(tables_from_counts(histogram, 1))
     rows = stack_tables(parts)
     return CodingTables(
         rows.counts, rows.sizes, rows.minima, offsets, places.reshape(shape).astype(np.uint8)
     )
 
 
-def _histograms(symbols: np.ndarray) -> np.ndarray:
-    """Symbols [N, P] → float32 [P, K], how often each place has each of the K values that occur.
+def _histograms(symbols: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Symbols [N, P] → the K values that occur, and how often each place has each, int64 [P, K].
 
-    What is far out counts as the last value of the stretch that is looked at.
+    Of too many values the rarest are counted as the nearest of the others: where they occur they
+    will be written out.
     """
-    middle = int(np.median(symbols))
-    half = _WIDEST // 2
-    low, high = max(int(symbols.min()), middle - half), min(int(symbols.max()), middle + half)
-    width = high - low + 1
     places = symbols.shape[1]
-    counts = np.zeros(places * width, np.int64)
-    start = np.arange(places) * width
-    for image in range(0, len(symbols), _IMAGES):
-        seen = np.clip(symbols[image : image + _IMAGES], low, high).astype(np.int64) - low
-        counts += np.bincount((seen + start).ravel(), minlength=counts.size)
-    counts = counts.reshape(places, width)
-    return counts[:, counts.any(axis=0)].astype(np.float32)
+    most = max(_FEWEST_VALUES, _MOST_COUNTS // places)
+    images = max(1, _COUNTED_AT_ONCE // places)
+    chunks = [symbols[start : start + images] for start in range(0, len(symbols), images)]
+    times = collections.Counter[int]()
+    for chunk in chunks:
+        found, n = np.unique(chunk, return_counts=True)
+        times.update(dict(zip(found.tolist(), n.tolist(), strict=True)))
+    values = np.array(sorted(value for value, _ in times.most_common(most)))
+    middles = (values[1:] + values[:-1]) / 2
+    counts = np.zeros(places * len(values), np.int64)
+    start = np.arange(places) * len(values)
+    for chunk in chunks:
+        index = np.searchsorted(middles, chunk)
+        counts += np.bincount((index + start).ravel(), minlength=counts.size)
+    return values.tolist(), counts.reshape(places, -1)
 
 
 def _cluster(counts: np.ndarray, tables: int) -> np.ndarray:
     """Histograms [P, K] → the table of each place, int [P]."""
+    counts = counts.astype(np.float32)
     everywhere = counts.sum(axis=0) / counts.sum()
 
     def bits_under(seen: np.ndarray) -> np.ndarray:

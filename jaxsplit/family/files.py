@@ -32,10 +32,13 @@ from jaxsplit.models.safe_tensors import read_safetensors
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 INDEX = "family.json"
-#: What makes up a family's folder, for those who copy one.
-FILES = (INDEX, "rates/*")
+#: What makes up a packed family's folder, for those who copy one.
+FILES = (INDEX, "rates/*.safetensors")
 
-_DAMAGES = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
+_DAMAGES = (
+    *(AssertionError, AttributeError, LookupError, TypeError, ValueError),
+    *(MemoryError, RecursionError),
+)
 _TYPED_DAMAGES = (ConfigError, CheckpointError, WeightsError)
 
 
@@ -101,6 +104,7 @@ def read(directory: Path) -> dict[str, Any]:
         card = index.get("card", {})
         if not isinstance(card, dict):
             raise TypeError("its card is no object")
+        _check_types(index)
         return {
             "backbone": index["backbone"]["name"],
             "backbone_fingerprint": index["backbone"]["fingerprint"],
@@ -112,6 +116,27 @@ def read(directory: Path) -> dict[str, Any]:
         }
     except (*_DAMAGES, *_TYPED_DAMAGES) as error:
         raise FamilyError(f"the family at {directory} is damaged: {error}") from error
+
+
+def is_packed(directory: Path) -> bool:
+    """Whether the index names files of safetensors, which hold no more than they show."""
+    try:
+        index = json.loads((directory / INDEX).read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(index, dict) and index.get("format") == PACKED_VERSION
+
+
+def _check_types(index: dict[str, Any]) -> None:
+    backbone = index["backbone"]
+    texts = (index["cut"], backbone["name"], backbone["fingerprint"], backbone["weights"])
+    names = ("cut", "backbone", "fingerprint", "weights")
+    for place, (name, value) in enumerate(zip(names, texts, strict=True)):
+        if not (isinstance(value, str) or (value is None and place > 1)):
+            raise TypeError(f"its {name} is no text")
+    for entry in index["rates"]:
+        if not isinstance(entry["lambda"], int | float | None):
+            raise TypeError("a lambda is no number")
 
 
 def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, Any]:

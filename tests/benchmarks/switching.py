@@ -100,7 +100,6 @@ def measure(name: str, images: int, repeats: int, seed: int = 0) -> dict[str, An
         "device": {"extra": extra(device), "choose": chosen(sender, drawn)},
         "server": {"extra": extra(server), "choose": chosen(receiver, drawn)},
         "compilations": len(compiled),
-        "bytes_read_to_switch": 0,  # the trees of all rates stay in memory
         "bytes_of_a_rate": {"smallest": min(units), "largest": max(units)},
         "bytes_of_the_backbone": sum(x.nbytes for x in jax.tree.leaves(backbone.variables)),
         "loading_the_family_us": loading,
@@ -126,7 +125,7 @@ def main() -> None:
         )
     print(
         f"{found['switches']} switches in {found['calls']} images, {found['compilations']} "
-        f"compilations, {found['bytes_read_to_switch']} bytes read; a rate has "
+        "compilations; a rate has "
         f"{found['bytes_of_a_rate']['largest']} bytes, the backbone "
         f"{found['bytes_of_the_backbone']}"
     )

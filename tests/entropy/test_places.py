@@ -79,3 +79,19 @@ def test_offsets_are_carried():
 def test_what_cannot_be_clustered_is_refused(symbols, tables, said):
     with pytest.raises(ConfigError, match=said):
         tables_by_place(symbols, tables=tables)
+
+
+def test_channels_far_apart_cost_no_more_than_tables_of_their_own():
+    """However far their middles are from each other."""
+    generator = np.random.default_rng(0)
+    middles = np.array([0, 1000, 3000, -2000, 60000])
+    symbols = np.rint(generator.normal(middles, 1, (400, 3, 3, 5))).astype(np.int32)
+    by_channel = sum(entropy(symbols[..., channel]) for channel in range(5))
+    assert tables_by_place(symbols).information_bits(symbols) <= 1.01 * by_channel
+
+
+def test_more_values_than_are_counted_are_still_coded(monkeypatch):
+    monkeypatch.setattr("jaxsplit.entropy.places._MOST_COUNTS", 1)
+    symbols = np.arange(4000, dtype=np.int32).reshape(100, 2, 4, 5)
+    tables = tables_by_place(symbols)
+    assert 0 < tables.information_bits(symbols) < symbols.size * 60

@@ -20,6 +20,7 @@ INITIAL_PRIOR_SCALE = 1.0
 
 _EPSILON = 1e-5  # of every batch normalisation
 _MOMENTUM = 0.9  # of its running averages
+_MOST_STRIDE = 64
 _ACTIVATIONS = {"relu": nn.relu, "none": lambda x: x}
 
 
@@ -78,8 +79,10 @@ class BottleneckSpec:
             raise ConfigError(
                 f"channels, stride, kernels, multiplier, step must be positive: {self}"
             )
-        if min(self.padding, padding) < 0:
-            raise ConfigError(f"paddings must not be negative: {self}")
+        if not (0 <= self.padding < self.kernel and 0 <= padding < kernel):
+            raise ConfigError(f"paddings must be less than kernels, and not negative: {self}")
+        if self.stride > _MOST_STRIDE:
+            raise ConfigError(f"strides must be at most {_MOST_STRIDE}: {self}")
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) of the latent for features of height × width."""
@@ -184,6 +187,45 @@ class Bottleneck(nn.Module):
     def bits(self, z: jax.Array) -> jax.Array:
         """Bits of each element of a noisy or rounded latent: float [B, h, w, C]."""
         return self.prior(z)
+
+
+def unit_shapes(spec: BottleneckSpec, channels: int) -> dict[str, Any]:
+    """Shapes of a unit's variables, encoder and decoder, for features of so many channels.
+
+    Known without a trace: what a stranger's spec asks for costs nothing before it is refused.
+    """
+    kernel, _ = spec.decoder_form
+    wide, decoded = channels * spec.multiplier, channels * spec.decoder_filters
+    # By the convolutions' order: the depthwise kernel, the pointwise one, and how many each gives.
+    parts = {
+        "encoder": (
+            (spec.kernel, spec.kernel, channels, spec.multiplier),
+            (wide, spec.channels),
+            {"depthwise_norm": wide, "pointwise_norm": spec.channels},
+        ),
+        "decoder": (
+            (kernel, kernel, channels, spec.decoder_filters),
+            (spec.channels, decoded),
+            {"pointwise_norm": decoded, "depthwise_norm": channels},
+        ),
+    }
+
+    def norms(widths: dict[str, int], *names: str) -> dict[str, Any]:
+        return {norm: {name: (width,) for name in names} for norm, width in widths.items()}
+
+    learned = ("scale", "bias") if spec.batch_norm else ("bias",)
+    params = {
+        part: {
+            "depthwise": depthwise,
+            "pointwise": {"kernel": pointwise},
+            **norms(widths, *learned),
+        }
+        for part, (depthwise, pointwise, widths) in parts.items()
+    }
+    if not spec.batch_norm:
+        return {"params": params}
+    stats = {part: norms(widths, "mean", "var") for part, (_, _, widths) in parts.items()}
+    return {"params": params, "batch_stats": stats}
 
 
 def fold_batch_norm(spec: BottleneckSpec, variables: dict[str, Any]) -> tuple[BottleneckSpec, Any]:

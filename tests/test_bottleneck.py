@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit.bottleneck import INITIAL_LATENT_STD, Bottleneck, BottleneckSpec, fold_batch_norm
+from jaxsplit.bottleneck import (
+    INITIAL_LATENT_STD,
+    Bottleneck,
+    BottleneckSpec,
+    fold_batch_norm,
+    unit_shapes,
+)
 from jaxsplit.errors import ConfigError
 
 
@@ -97,6 +103,16 @@ def test_cropping_only_cuts(size):
     assert whole.shape[2] >= size[1]
     part = cropped.apply(variables, z, method="decode")
     np.testing.assert_allclose(part, whole[:, : size[0], : size[1]], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_shapes_are_known_without_a_trace(spec):
+    for form in (spec, dataclasses.replace(spec, batch_norm=False)):
+        unit = Bottleneck(form, (9, 6, 4))
+        fresh = jax.eval_shape(unit.init, jax.random.key(0), jnp.zeros((1, 9, 6, 4)))
+        shapes = jax.tree.map(np.shape, fresh)
+        del shapes["params"]["prior"]
+        assert shapes == unit_shapes(form, 4)
 
 
 def test_the_tree_holds_the_unit_and_nothing_else():
@@ -229,6 +245,9 @@ def test_one_channel_prices_one_latent_channel():
         {"decoder_kernel": 0},
         {"padding": -1},
         {"decoder_padding": -1},
+        {"padding": 3},
+        {"decoder_kernel": 2, "decoder_padding": 2},
+        {"stride": 65},
         {"step": 0.0},
         {"step": -1.0},
         {"step": float("nan")},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import coding, models
-from jaxsplit.bottleneck import fold_batch_norm
+from jaxsplit.bottleneck import fold_batch_norm, unit_shapes
 from jaxsplit.errors import FamilyError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.split import Split, make_split
@@ -41,25 +40,14 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
             f"rate {rate.rate_id} has tables of {found}, but its latent at {split.cut} is {latent}:"
             " the family is damaged or belongs to another network"
         )
-    expected = _unit_shapes(split)
-    params = rate.variables.get("params", {})
-    units = {part: params.get(part) for part in ("encoder", "decoder")}
-    stats = rate.variables.get("batch_stats", {})
-    shapes = jax.tree.map(np.shape, {"params": units, "batch_stats": stats})
-    if shapes != expected:
+    params = {part: tree for part, tree in rate.variables["params"].items() if part != "prior"}
+    variables = {name: tree for name, tree in rate.variables.items() if tree} | {"params": params}
+    shapes = jax.tree.map(np.shape, variables)
+    if shapes != unit_shapes(rate.spec, split.shape[-1]):
         raise FamilyError(
             f"the unit of rate {rate.rate_id} has other parameters than {rate.spec} has at "
             f"{split.cut}: the family is damaged or belongs to another network"
         )
-
-
-@functools.lru_cache
-def _unit_shapes(split: Split) -> dict[str, Any]:
-    """Shapes of encoder and decoder; a unit may come without a prior."""
-    fresh = jax.eval_shape(split.init, jax.random.key(0))
-    shapes = jax.tree.map(np.shape, fresh)
-    units = {part: shapes["params"][part] for part in ("encoder", "decoder")}
-    return {"params": units, "batch_stats": shapes.get("batch_stats", {})}
 
 
 class End:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jaxsplit.data.preprocessing import Augmentation, Preprocessing
+from jaxsplit.data.augmentation import Augmentation
+from jaxsplit.data.preprocessing import Preprocessing
 from jaxsplit.data.sources import Source
 from jaxsplit.data.steps import ENDLESS, Batch, num_batches, step_indices, stream
 from jaxsplit.errors import ConfigError

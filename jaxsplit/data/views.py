@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxsplit.data.preprocessing import Augmentation
+from jaxsplit.data.augmentation import Augmentation
 from jaxsplit.errors import ConfigError
 
 

@@ -152,7 +152,7 @@ def images():
 
 def test_augmentation_leaves_its_input_alone_and_keeps_shapes(images):
     original = images.copy()
-    for augment in (Augmentation(), Augmentation(3, True, 4, 7)):
+    for augment in (Augmentation(), Augmentation(3, True, 4, 7, 0.5)):
         result = augment(images, np.random.default_rng(0))
         assert (result.shape, result.dtype) == (images.shape, np.uint8)
         np.testing.assert_array_equal(images, original)
@@ -195,7 +195,27 @@ def test_cutout_erases_one_square_at_most(images):
         assert np.all(np.diff(rows) == 1)
 
 
-@pytest.mark.parametrize("options", [{"padding": -1}, {"cutout": -1}, {"fill": 256}])
+def test_zooming_shows_a_part_of_every_image_larger():
+    """On a ramp along each side, a part is a ramp of less slope between the whole one's ends."""
+    ramp = np.zeros((32, 96, 80, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = 2 * np.arange(96)[:, None], 3 * np.arange(80)
+    zoomed = Augmentation(zoom=0.5)(ramp, np.random.default_rng(0)).astype(float)
+    inner = zoomed[:, 4:-4, 4:-4]  # the edges have no neighbours to interpolate between
+    down = np.polyfit(np.arange(4, 92), inner[..., 0].mean(2).T, 1)
+    right = np.polyfit(np.arange(4, 76), inner[..., 1].mean(1).T, 1)
+    shares = down[0] / 2
+    np.testing.assert_allclose(right[0] / 3, shares, atol=0.01)  # both sides alike
+    assert 0.49 < shares.min() < 0.6
+    assert 0.9 < shares.max() < 1.01
+    assert down[1].min() >= -1  # from inside of the image …
+    assert (down[0] * 95 + down[1]).max() <= 192  # … and to inside of it
+    assert np.ptp(down[1]) > 30  # at different places
+    assert np.ptp(right[1]) > 30
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": -1}, {"cutout": -1}, {"fill": 256}, {"zoom": 0.0}, {"zoom": 1.5}]
+)
 def test_augmentation_that_does_not_fit_is_refused(options):
     with pytest.raises(ConfigError):
         Augmentation(**options)

@@ -5,8 +5,10 @@
 
 Every trial trains on nine tenths of the training images and is measured, through real bytes, on
 the last tenth. The first is the configuration with `--common` alone; the others are given as their
-distance to it: BD-rate with PCHIP between 6 and 0.5 points below the uncut network. Trials that
-are there already are not repeated, and all of them share their cached features.
+distance to it: BD-rate with PCHIP between 6 and 0.5 points below the uncut network. With
+`--seeds 0,1,2` each trial is run with every seed and compared with the first trial of that seed;
+the table then has the mean and each of them. Trials that are there already are not repeated, and
+all of them share their cached features.
 """
 
 import argparse
@@ -15,23 +17,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from jaxsplit.errors import JaxsplitError
 from jaxsplit.evaluation.compare import Measured, compare
 
-DROPS = (0.06, 0.005)
 ALWAYS = ("train_split=train[:90%]", "test_split=train[90%:]", "baselines=()")
 
 
-def train(config: str, options: list[str], folder: Path, features: Path) -> float | None:
-    """Trains one trial; the seconds it took, or None where it is there already."""
-    if (folder / "curve.json").exists():
-        return None
+def train(config: str, options: list[str], folder: Path, features: Path) -> float:
+    """Trains one trial where it isn't there already; the seconds it took."""
+    taken = folder / "seconds"
+    if (folder / "curve.json").exists() and taken.exists():
+        return float(taken.read_text())
     folder.mkdir(parents=True, exist_ok=True)
     features.mkdir(parents=True, exist_ok=True)
     if not (folder / "features").exists():
         (folder / "features").symlink_to(features.resolve())
-    overrides = [f"--config.{option}" for option in (*ALWAYS, *options)]
+    overrides = [f"--config.{option}" for option in options]
     command = [sys.executable, "-m", "jaxsplit", "train", "--config", config]
     start = time.monotonic()
     with (folder / "log").open("w") as log:
@@ -41,21 +46,50 @@ def train(config: str, options: list[str], folder: Path, features: Path) -> floa
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    return time.monotonic() - start
+    taken.write_text(f"{time.monotonic() - start:.0f}\n")
+    return float(taken.read_text())
 
 
-def distance(reference: Path, trial: Path) -> dict[str, object]:
+def distance(reference: Path, trial: Path, options: argparse.Namespace) -> dict[str, Any]:
     """BD-rate of a trial to the first one, with its interval, or why there is none."""
     try:
-        found = compare(Measured.open(reference), Measured.open(trial), drops=DROPS)
+        found = compare(
+            Measured.open(reference),
+            Measured.open(trial),
+            quality=options.quality,
+            drops=tuple(options.drops),
+        )
     except JaxsplitError as error:
         return {"error": str(error)}
     interval = found.interval and [found.interval.low, found.interval.high]
     return {"bd_rate_percent": found.bd_rate_percent, "interval": interval}
 
 
-def main() -> None:
-    """Trains what is missing and prints the table."""
+def run(trial: str, seed: int, options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Trains and measures one trial with one seed: its folder, and its figures."""
+    words = [*options.common.split(), *trial.split(), f"seed={seed}"]
+    folder = options.workdir / "_".join(words).replace("/", "-")
+    splits = options.split or ALWAYS
+    seconds = train(options.config, [*splits, *words], folder, options.workdir / "features")
+    curve = json.loads((folder / "curve.json").read_text())
+    uncut = curve["uncompressed"]["top1"]
+    points = [
+        (point["bytes_per_image"], 100 * (point["top1"] - uncut)) for point in curve["points"]
+    ]
+    return folder, {"seed": seed, "seconds": seconds, "points": points}
+
+
+def render(trial: str, runs: list[dict[str, Any]]) -> str:
+    """One trial in a line: the mean distance, that of each seed, and the first seed's points."""
+    found = [one["bd_rate_percent"] for one in runs if "bd_rate_percent" in one]
+    distances = f"{np.mean(found):+7.2f} %" if found else "    n/a  "
+    each = " ".join(f"{value:+.1f}" for value in found) if len(found) > 1 else ""
+    points = "  ".join(f"{size:.1f} B {drop:+.2f}" for size, drop in runs[0]["points"])
+    return f"{trial:<40} {distances}  {each}  {points}"
+
+
+def parse() -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -63,26 +97,32 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--common", default="", help="KEY=VALUE … of every trial")
     parser.add_argument("--trial", action="append", default=[], help="KEY=VALUE … of one trial")
+    parser.add_argument("--seeds", default="0", help="separated by commas")
+    parser.add_argument("--quality", choices=("top1", "agreement"), default="top1")
+    parser.add_argument("--drops", type=float, nargs=2, default=(0.06, 0.005), metavar="SHARE")
+    parser.add_argument(
+        "--split",
+        action="append",
+        metavar="KEY=VALUE",
+        help=f"in place of {' '.join(ALWAYS)}, for folders that have a split to tune on",
+    )
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows: list[dict[str, object]] = []
-    first = None
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Trains what is missing and prints the table."""
+    options = parse()
+    first: dict[int, Path] = {}
+    rows = []
     for trial in ["", *options.trial]:
-        words = [*options.common.split(), *trial.split()]
-        folder = options.workdir / ("_".join(words).replace("/", "-") or "as_is")
-        seconds = train(options.config, words, folder, options.workdir / "features")
-        curve = json.loads((folder / "curve.json").read_text())
-        uncut = curve["uncompressed"]["top1"]
-        points = [
-            (point["bytes_per_image"], 100 * (point["top1"] - uncut)) for point in curve["points"]
-        ]
-        first = first or folder
-        row = {"trial": trial or "as it is", "seconds": seconds, "points": points}
-        rows.append({**row, **distance(first, folder)})
-        shown = "  ".join(f"{size:.1f} B {drop:+.2f}" for size, drop in points)
-        bd_rate = rows[-1].get("bd_rate_percent", rows[-1].get("error"))
-        bd_rate = f"{bd_rate:+.2f} %" if isinstance(bd_rate, float) else bd_rate
-        print(f"{row['trial']:<40} {bd_rate}  {shown}", flush=True)
+        runs = []
+        for seed in map(int, options.seeds.split(",")):
+            folder, figures = run(trial, seed, options)
+            first.setdefault(seed, folder)
+            runs.append({**figures, **distance(first[seed], folder, options)})
+        rows.append({"trial": trial or "as it is", "runs": runs})
+        print(render(rows[-1]["trial"], runs), flush=True)
         if options.json is not None:
             report = {"config": options.config, "common": options.common, "trials": rows}
             options.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -104,7 +104,7 @@ def parse() -> argparse.Namespace:
         "--split",
         action="append",
         metavar="KEY=VALUE",
-        help=f"in place of {' '.join(ALWAYS)}, for folders that have a split to tune on",
+        help="of data that has a split to tune on, in place of the training images' tenths",
     )
     parser.add_argument("--json", type=Path)
     return parser.parse_args()

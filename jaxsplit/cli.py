@@ -90,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B|none",
         help="image codecs to compare with, of jpeg, webp and avif (default: jpeg,webp)",
     )
+    evaluate.add_argument(
+        "--compare-at",
+        choices=("top1", "agreement"),
+        default="top1",
+        help="what the codecs must equal: accuracy, or agreement with the uncut network",
+    )
     evaluate.add_argument("--json", action="store_true", help="the text of curve.json alone")
 
     _add_compare(commands)

@@ -112,7 +112,14 @@ def evaluate(options: argparse.Namespace) -> None:
     source = data.open_source(options.data, split=options.split, limit=options.limit)
     with _progress() as progress:
         curve, _, table = experiment.measure(
-            family, backbone, source, options.out, progress.tell, rates, baselines
+            family,
+            backbone,
+            source,
+            options.out,
+            progress.tell,
+            rates,
+            baselines,
+            options.compare_at,
         )
     if options.json:
         print(curve.to_json(), end="")

@@ -76,7 +76,15 @@ def run_curve(
     family = train_curve(config, backbone, directory if resume else None, progress, tell)
     if not processes.is_first():
         return None
-    measured = measure(family, backbone, source, directory, tell, baselines=config.baselines)
+    measured = measure(
+        family,
+        backbone,
+        source,
+        directory,
+        tell,
+        baselines=config.baselines,
+        compare_at=config.compare_at,
+    )
     if command is not None:
         family = dataclasses.replace(family, card={"command": command, **family.card})
     family = with_measured(family, measured.curve, measured.seen, source)
@@ -92,6 +100,7 @@ def measure(
     tell: Tell | None = None,
     rate_ids: Sequence[str] | None = None,
     baselines: Sequence[str] = ("jpeg", "webp"),
+    compare_at: str = "top1",
 ) -> Measurement:
     """The curve of a family through real bytes, and its table beside image codecs.
 
@@ -102,19 +111,23 @@ def measure(
       tell: told what begins.
       rate_ids: the rates to measure; None for all.
       baselines: the codecs, of `image_codecs.QUALITIES`.
+      compare_at: what the codecs must equal a rate in, "top1" or "agreement".
     """
     tell = tell or (lambda text: None)
     curve, seen = accuracy.evaluate_images(
         family, backbone, source, lambda name: tell(f"evaluating {name}"), rate_ids
     )
     images, labels = data.load_arrays(source, backbone.preprocessing)
-    targets = [curve.uncompressed_top1, *(point.top1 for point in curve.points)]
+    targets = [float(getattr(point, compare_at)) for point in curve.points]
+    targets.append(curve.uncompressed_top1 if compare_at == "top1" else 1.0)
     predict = accuracy.predictor(backbone)
     uncut = predict(images).argmax(-1)
     codecs = {}
     for codec in baselines:
         tell(f"comparing with {codec}")
-        codecs[codec] = image_codecs.sweep_to(images, labels, uncut, predict, codec, targets)
+        codecs[codec] = image_codecs.sweep_to(
+            images, labels, uncut, predict, codec, targets, compare_at
+        )
     curve = dataclasses.replace(curve, baselines=codecs)
     raw = images[0].size
     if directory is not None:
@@ -131,7 +144,7 @@ def measure(
             **{f"unit of {rate.rate_id}": rate.spec for rate in family.rates},
         }
         html.write_report(directory / "report.html", curve, title, described)
-    return Measurement(curve, seen, report.render(curve, codecs, raw_bytes=raw))
+    return Measurement(curve, seen, report.render(curve, codecs, raw, compare_at))
 
 
 def run_backbone(

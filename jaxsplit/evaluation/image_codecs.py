@@ -151,6 +151,7 @@ def sweep_to(
     predict: Callable[[np.ndarray], np.ndarray],
     codec: str,
     targets: Iterable[float],
+    measure: str = "top1",
 ) -> tuple[CodecPoint, ...]:
     """A sweep that is dense where it is compared: around the smallest files that reach a target.
 
@@ -161,6 +162,7 @@ def sweep_to(
     Args:
       images, labels, uncut, predict, codec: as of `sweep`.
       targets: accuracies, 0 … 1.
+      measure: what the targets are of, "top1" or "agreement".
 
     Returns:
       Every point that was measured, by rising quality.
@@ -168,7 +170,7 @@ def sweep_to(
     points = {point.quality: point for point in sweep(images, labels, uncut, predict, codec)}
     for target in sorted(set(targets)):
         while True:
-            reaching = [q for q, point in points.items() if point.top1 >= target]
+            reaching = [q for q, point in points.items() if getattr(point, measure) >= target]
             below = [q for q in points if q < min(reaching, default=0)]
             if not below or min(reaching) - max(below) < 2:
                 break
@@ -177,14 +179,16 @@ def sweep_to(
     return tuple(points[quality] for quality in sorted(points))
 
 
-def smallest_reaching(points: Iterable[CodecPoint], top1: float) -> CodecPoint | None:
-    """The point of smallest mean bytes whose accuracy is at least `top1`; None: none has it.
+def smallest_reaching(
+    points: Iterable[CodecPoint], target: float, measure: str = "top1"
+) -> CodecPoint | None:
+    """The point of smallest mean bytes whose "top1" or "agreement" is at least the target, if any.
 
     >>> points = [CodecPoint("jpeg", q, 300.0 + q, 320.0, q / 100, 0.9) for q in (20, 50, 90)]
     >>> smallest_reaching(points, 0.4).quality, smallest_reaching(points, 0.95)
     (50, None)
     """
-    reaching = [point for point in points if point.top1 >= top1]
+    reaching = [point for point in points if getattr(point, measure) >= target]
     return min(reaching, key=lambda point: point.bytes_per_image, default=None)
 
 

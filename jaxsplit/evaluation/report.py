@@ -15,9 +15,10 @@ from jaxsplit.evaluation.image_codecs import TITLES, CodecPoint, smallest_reachi
 WIDTH = 110
 
 _NOTE = (
-    "{}: the smallest mean file, over Pillow's qualities, with which the uncut network is as "
-    "accurate; in brackets its header, n/a where no quality tried is enough."
+    "{}: the smallest mean file, over Pillow's qualities, with which the uncut network {}; in "
+    "brackets its header, n/a where no quality tried is enough."
 )
+_REACHES = {"top1": "is as accurate", "agreement": "as often answers as without it"}
 _DETAILS_NOTE = (
     "Intervals: Wilson, 95 %. Agreement: with the uncut network's class. Bytes: 5th and 95th "
     "percentile of the frames. Device: head and encoder; server: decoder and tail; MACs: multiply-"
@@ -30,6 +31,7 @@ def table(
     curve: Curve,
     codecs: Mapping[str, Iterable[CodecPoint]] | None = None,
     raw_bytes: int | None = None,
+    measure: str = "top1",
 ) -> Table:
     """A row for each rate and one for the uncut network; plain ASCII, 110 columns at most.
 
@@ -40,6 +42,8 @@ def table(
       curve: the rates, in the order of the rows.
       codecs: image codec → its `image_codecs.sweep` over the same images: a column for each.
       raw_bytes: bytes of an uncompressed image, h · w · c, shown with the uncut network.
+      measure: what the codecs must equal a rate in: "top1", or "agreement" with the uncut network,
+        which is then shown in place of the drop.
 
     Returns:
       The table, for any `rich` console; `render` turns it into text.
@@ -49,12 +53,12 @@ def table(
     # Three codecs have room only with a file's header below the file.
     space = "\n" if len(swept) > 2 else " "
     columns = ["lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
-    columns += ["top-1\n%", "drop in\npoints"]
+    columns += ["top-1\n%", "drop in\npoints" if measure == "top1" else "agree-\nment %"]
     columns += [f"{title}{space}bytes\n(header)" for title in titles]
     result = _empty(
         f"Rates against the uncut network, {_images(curve)}",
         columns,
-        _NOTE.format(", ".join(titles)) if titles else None,
+        _NOTE.format(", ".join(titles), _REACHES[measure]) if titles else None,
     )
     for point in curve.points:
         result.add_row(
@@ -65,8 +69,13 @@ def table(
             "n/a" if point.table_bits_per_image is None else _mean(point.table_bits_per_image),
             f"{point.bits_per_pixel:.3f}",
             f"{100 * point.top1:.2f}",
-            f"{100 * (curve.uncompressed_top1 - point.top1):z.2f}",
-            *(_smallest(points, point.top1, space) for points in swept.values()),
+            f"{100 * (curve.uncompressed_top1 - point.top1):z.2f}"
+            if measure == "top1"
+            else _percent(point.agreement, 2),
+            *(
+                _smallest(points, getattr(point, measure), measure, space)
+                for points in swept.values()
+            ),
         )
     result.add_section()
     result.add_row(
@@ -77,8 +86,11 @@ def table(
         "",
         "",
         f"{100 * curve.uncompressed_top1:.2f}",
-        "0.00",
-        *(_smallest(points, curve.uncompressed_top1, space) for points in swept.values()),
+        "0.00" if measure == "top1" else "100.00",
+        *(
+            _smallest(points, curve.uncompressed_top1 if measure == "top1" else 1, measure, space)
+            for points in swept.values()
+        ),
     )
     return result
 
@@ -87,6 +99,7 @@ def render(
     curve: Curve,
     codecs: Mapping[str, Iterable[CodecPoint]] | None = None,
     raw_bytes: int | None = None,
+    measure: str = "top1",
 ) -> str:
     """The table as plain text, the same wherever it is printed.
 
@@ -105,7 +118,7 @@ def render(
     JPEG: the smallest mean file, over Pillow's qualities, with which the uncut network is
     as accurate; in brackets its header, n/a where no quality tried is enough.
     """
-    return _text(table(curve, codecs, raw_bytes))
+    return _text(table(curve, codecs, raw_bytes, measure))
 
 
 def details(curve: Curve) -> Table:
@@ -198,8 +211,8 @@ def _mean(value: float) -> str:
     return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
-def _smallest(points: Iterable[CodecPoint], top1: float, space: str) -> str:
-    point = smallest_reaching(points, top1)
+def _smallest(points: Iterable[CodecPoint], target: float | None, measure: str, space: str) -> str:
+    point = None if target is None else smallest_reaching(points, target, measure)
     if point is None:
         return "n/a"
     return f"{_mean(point.bytes_per_image)}{space}({_mean(point.header_bytes_per_image)})"

@@ -19,8 +19,9 @@ from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
 from jaxsplit.train.trainable import TRAINABLE
 
 TABLES = ("prior", *SHARINGS)
+COMPARE_AT = ("top1", "agreement")
 # They change what is heard of a training, and not the training.
-_SILENT = ("baselines", "cache_gib", "evaluate_every", "evaluate_limit")
+_SILENT = ("baselines", "compare_at", "cache_gib", "evaluate_every", "evaluate_limit")
 # They are as if they weren't there where the network is frozen.
 _OF_NETWORKS = ("trainable", "network_rate")
 
@@ -57,6 +58,7 @@ class CurveConfig:
       evaluate_every: steps between evaluations on `evaluate_limit` images of the test split; 0:
         none before the end.
       baselines: image codecs that the curve is shown beside at the end: "jpeg", "webp", "avif".
+      compare_at: equal "top1", or equal "agreement" with the uncut network.
       trainable: what learns: the "unit" behind the frozen network, or, by `train_networks`, unit
         and "tail", or "all" of head, unit and tail: each rate then has a network of its own.
       network_rate: factor on the learning rate of the network's weights, which are nearly right
@@ -94,6 +96,7 @@ class CurveConfig:
     evaluate_every: int = 0
     evaluate_limit: int | None = 1000
     baselines: tuple[str, ...] = ("jpeg", "webp")
+    compare_at: str = "top1"
     trainable: str = "unit"
     network_rate: float = 0.03
 
@@ -121,6 +124,7 @@ class CurveConfig:
             ("batching", BATCHINGS),
             ("tables", TABLES),
             ("trainable", TRAINABLE),
+            ("compare_at", COMPARE_AT),
         ):
             if getattr(self, name) not in known:
                 raise ConfigError(

@@ -152,20 +152,23 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
         sweep(**(arguments | changes))
 
 
+@pytest.mark.parametrize("measure", ["top1", "agreement"])
 @pytest.mark.parametrize("codec", CODECS)
-def test_no_codec_is_charged_for_the_coarseness_of_the_grid(codec, monkeypatch):
+def test_no_codec_is_charged_for_the_coarseness_of_the_grid(codec, measure, monkeypatch):
     def point(quality):
-        return CodecPoint(codec, quality, 200.0 + quality, 30.0, round(quality / 110, 4), 0.9)
+        shares = {"top1": 0.9, "agreement": 0.9, measure: round(quality / 110, 4)}
+        return CodecPoint(codec, quality, 200.0 + quality, 30.0, **shares)
 
     def fake(images, labels, uncut, predict, codec, qualities=None):
         return tuple(point(q) for q in qualities or DEFAULT_QUALITIES[codec])
 
     monkeypatch.setattr(image_codecs, "sweep", fake)
     targets = [0.12, 0.5, 0.51, 0.8, 0.99]
-    points = sweep_to(np.zeros(0), NONE, NONE, _zeros, codec, targets)
+    points = sweep_to(np.zeros(0), NONE, NONE, _zeros, codec, targets, measure)
     every = [point(q) for q in QUALITIES[codec]]
     for target in targets:
-        assert smallest_reaching(points, target) == smallest_reaching(every, target)
+        found = smallest_reaching(points, target, measure)
+        assert found == smallest_reaching(every, target, measure)
     assert [p.quality for p in points] == sorted({p.quality for p in points})
     assert len(points) <= len(DEFAULT_QUALITIES[codec]) + 5 * len(targets)
 

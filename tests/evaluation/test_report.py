@@ -54,6 +54,18 @@ def _rows(text):
     return {row[0]: row[1:] for row in rows[2:]}
 
 
+def test_codecs_are_compared_at_equal_agreement_where_that_is_asked():
+    points = (_point(**MEASURED), _point("r1", agreement=0.99), _point("r2"))
+    text = render(Curve(0.925, 2000, points), CODECS, raw_bytes=784, measure="agreement")
+    rows = _rows(text)
+    assert rows["r0"][6:] == ["91.10", "290.8 (180.7)", "150.3 (30.5)"]
+    assert rows["r1"][6:] == ["99.00", "n/a", "n/a"]
+    assert rows["r2"][6:] == ["n/a", "n/a", "n/a"]  # of which nobody knows the agreement
+    assert rows["uncut"][6:] == ["100.00", "n/a", "n/a"]
+    assert "answers as without" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= WIDTH
+
+
 def test_every_figure_is_in_its_row():
     curve = Curve(0.925, 2000, (_point(), _point("r1", 0.905, bytes_per_image=1234.56)))
     rows = _rows(render(curve, CODECS, raw_bytes=784))

@@ -21,34 +21,27 @@ its backbone) or `smoke`.
 
 import ml_collections
 
-DATA = {"fashion_mnist": "tfds:fashion_mnist", "cifar10": "folder:cifar10", "smoke": "embedded"}
+SPECS = {
+    "fashion_mnist": {"channels": 12, "stride": 4, "kernel": 4, "padding": 0, "multiplier": 4},
+    "cifar10": {"channels": 24, "stride": 4, "kernel": 4, "padding": 0, "multiplier": 8},
+}
 LAMBDAS = {
-    "r1": 2e-3,
-    "r2": 1e-3,
-    "r3": 5e-4,
-    "r4": 2.5e-4,
-    "r5": 1.2e-4,
-    "r6": 6e-5,
-    "r7": 3e-5,
+    "fashion_mnist": (2e-3, 1e-3, 5e-4, 2.5e-4, 1.2e-4, 6e-5, 3e-5),
+    "cifar10": (1e-3, 5e-4, 2.5e-4, 1.2e-4, 6e-5, 3e-5, 1.2e-5),
 }
 
 
 def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
     """The training of seven rates at one early cut."""
     smoke = arg == "smoke"
+    images = "fashion_mnist" if smoke else arg
     config = ml_collections.ConfigDict()
     config.kind = "curve"
-    config.backbone = "cifar10_resnet20" if arg == "cifar10" else "fashion_mnist_resnet20"
+    config.backbone = f"{images}_resnet20"
     config.cut = "stage1.block3"
-    config.spec = {
-        "channels": 12,
-        "stride": 4,
-        "kernel": 4,
-        "padding": 0,
-        "multiplier": 4,
-        "latent_activation": "relu",
-    }
-    config.lambdas = dict(list(LAMBDAS.items())[:4]) if smoke else LAMBDAS
+    config.spec = {**SPECS[images], "latent_activation": "relu"}
+    lambdas = LAMBDAS[images][:4] if smoke else LAMBDAS[images]
+    config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(lambdas, 1)}
     config.phases = (
         {
             "steps": 10 if smoke else 4000,
@@ -57,12 +50,13 @@ def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
         },
     )
     config.tables = "shared"
-    config.data = DATA[arg]
+    config.data = {"fashion_mnist": "tfds:fashion_mnist", "cifar10": "folder:cifar10"}[images]
     config.batch_size = 32
     config.learning_rate = 1e-2
     config.feature_dtype = "float16"
     config.seed = 0
     if smoke:
+        config.data = "embedded"
         config.limit = 500
         config.batching = "vmap"  # the way that compiles soonest
     return config

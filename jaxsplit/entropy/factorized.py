@@ -38,7 +38,7 @@ def init_params(
     key: jax.Array,
     channels: int,
     filters: Sequence[int] = (3, 3, 3),
-    init_scale: float = 10.0,
+    init_scale: float | np.ndarray = 10.0,
 ) -> dict[str, jax.Array]:
     """Parameters of a density about `init_scale` wide in every channel.
 
@@ -46,8 +46,8 @@ def init_params(
       key: a jax random key, for the biases.
       channels: number of channels C.
       filters: widths of the hidden layers; () is a plain logistic density.
-      init_scale: initial width, in units of the quantisation step. Start near or above the
-        latents' spread.
+      init_scale: initial width, in units of the quantisation step, of all channels or of each, [C].
+        Start near or above the latents' spread.
 
     Returns:
       float32 arrays, for layer k of 0 … len(filters): `matrix_k` [C, r_out, r_in] (H),
@@ -60,19 +60,23 @@ def init_params(
     >>> params["matrix_1"].shape, params["bias_3"].shape, "factor_3" in params
     ((4, 3, 3), (4, 1), False)
     """
-    if channels < 1 or any(r < 1 for r in filters) or not 0 < init_scale < math.inf:
+    scales = np.asarray(init_scale, np.float64)
+    positive = bool(((scales > 0) & np.isfinite(scales)).all())
+    if channels < 1 or any(r < 1 for r in filters) or not positive:
         raise ConfigError(
             f"factorized prior: got channels={channels}, filters={tuple(filters)}, "
             f"init_scale={init_scale}; all must be positive"
         )
     widths = (1, *filters, 1)
     layers = len(widths) - 1
-    slope = init_scale ** (-1 / layers)
+    slope = scales.reshape(-1, 1, 1) ** (-1 / layers)
     params = {}
     for k, (r_in, r_out) in enumerate(itertools.pairwise(widths)):
         # Along the chain the widths cancel: its slope is 1 / init_scale.
         value = np.log(np.expm1(slope / r_out))
-        params[f"matrix_{k}"] = jnp.full((channels, r_out, r_in), value, jnp.float32)
+        params[f"matrix_{k}"] = jnp.broadcast_to(
+            jnp.asarray(value, jnp.float32), (channels, r_out, r_in)
+        )
         params[f"bias_{k}"] = jax.random.uniform(
             jax.random.fold_in(key, k), (channels, r_out), jnp.float32, -0.5, 0.5
         )

@@ -26,6 +26,7 @@ from jaxsplit.train.groups import (
     with_best_offsets,
 )
 from jaxsplit.train.metrics import MetricsWriter
+from jaxsplit.train.principal import with_principal_units
 from jaxsplit.train.start import first_state, make_constants, make_optimizer
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import Phase
@@ -105,13 +106,23 @@ def train_rates(
         tell=tell,
     )
     examples: Any = keep(source, views=config.shown)
+    state = first_state(config, backbone, groups)
+    if config.start == "principal":
+        state = with_principal_units(
+            groups,
+            state,
+            features.some_features(examples, groups[0].split, frozen),
+            scale=examples.scale,
+            weight=config.phases[0].distortion.features,
+            seed=config.seed,
+        )
     if config.trainable == "all" and isinstance(examples, features.FeatureCache):
         shown = backbone.preprocessing, config.shown, examples.scale
         examples = WithImages(examples, features.ImageBatches(source, *shown))
     evaluate = _evaluation(config, frozen, groups, keep) if config.evaluate_every else None
     # The config only names the network and the images, which may become others.
     key = checkpoint.key(config.key, backbone.fingerprint, source.listing)
-    state = _fit(config, backbone, groups, examples, evaluate, workdir, key, progress)
+    state = _fit(config, backbone, groups, state, examples, evaluate, workdir, key, progress)
     return freeze(config, backbone, groups, state), source
 
 
@@ -119,6 +130,7 @@ def _fit(
     config: CurveConfig,
     backbone: models.Backbone,
     groups: Sequence[Group],
+    state: CurveState,
     examples: features.FeatureCache | features.ImageBatches | WithImages,
     evaluate: Callable[[Phase, CurveState], loop.Metrics] | None,
     workdir: Path | None,
@@ -134,7 +146,7 @@ def _fit(
 
     directory = workdir / f"checkpoints-{key}" if workdir else None
     names = [rate.rate_id for rate in config.rates]
-    state = loop.resume(first_state(config, backbone, groups), directory)
+    state = loop.resume(state, directory)
     end = 0
     with MetricsWriter(workdir, names, key) as writer:
         for phase in config.phases:

@@ -15,9 +15,11 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.fitting import SHARINGS
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.optimizer import make_schedule
+from jaxsplit.train.principal import check_principal
 from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
 from jaxsplit.train.trainable import TRAINABLE
 
+STARTS = ("random", "principal")
 TABLES = ("prior", *SHARINGS)
 COMPARE_AT = ("top1", "agreement")
 # They change what is heard of a training, and not the training.
@@ -41,6 +43,8 @@ class CurveConfig:
       views, augmentation: random views of every image that are trained on; 1 and None: the image.
       flip: also train on every view mirrored.
       batch_size, seed: examples of a step (each seen by every rate), and every random choice.
+      start: what units begin as: "random" ones, or the "principal" components of the features,
+        with the step that each lambda asks for, as of `train.principal`.
       learning_rate: peak of Adam's.
       schedule, warmup, decay_to, milestones: the learning rate over time, as of `make_schedule`.
       prior_rate: factor on the prior's learning rate, which bears more than the convolutions'.
@@ -79,6 +83,7 @@ class CurveConfig:
     flip: bool = False
     batch_size: int = 64
     seed: int = 0
+    start: str = "random"
     learning_rate: float = 5e-3
     schedule: str = "cosine"
     warmup: int = 20
@@ -122,6 +127,7 @@ class CurveConfig:
             ("feature_dtype", DTYPES),
             ("compute_dtype", COMPUTE_DTYPES),
             ("batching", BATCHINGS),
+            ("start", STARTS),
             ("tables", TABLES),
             ("trainable", TRAINABLE),
             ("compare_at", COMPARE_AT),
@@ -131,10 +137,21 @@ class CurveConfig:
                     f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}"
                 )
 
+        if self.start == "principal":
+            self._check_start()
         if self.trainable != "unit" and self.evaluate_every:
             raise ConfigError(
                 f"trainable is {self.trainable!r} and evaluate_every {self.evaluate_every}; "
                 "evaluations during a training are of the frozen network: expected 0"
+            )
+
+    def _check_start(self) -> None:
+        for rate in self.rates:
+            check_principal(rate.spec or self.spec)
+        if not self.phases[0].distortion.features:
+            raise ConfigError(
+                "units that begin with principal components need a step that fits their lambda: "
+                "give the first phase's distortion a weight of features"
             )
 
     def _check_learning(self) -> None:

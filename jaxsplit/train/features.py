@@ -22,7 +22,7 @@ from jaxsplit.models.inference import batch_size
 from jaxsplit.split import Split
 from jaxsplit.train.examples import FeatureCache, ImageBatches
 from jaxsplit.train.feature_files import FeatureFiles, Forms, Tell, form_bytes
-from jaxsplit.train.head import mean_square, run_parts, sample_rows, sampled_scale
+from jaxsplit.train.head import mean_square, run_parts, sample_rows, sampled_features
 
 DTYPES = ("float32", "float16", "bfloat16")
 CACHES = ("auto", "disk", "memory", "none")
@@ -90,13 +90,22 @@ def compute(
             part_images=batch_size(backbone.preprocessing.input_shape),
         )
     if cache == "none" or not _fits(forms, files, max_bytes, cache, tell):
-        scale = sampled_scale(split, backbone, source, views)
+        scale = mean_square(sampled_features(split, backbone, source, views))
         return ImageBatches(source, backbone.preprocessing, views, scale)
     run = functools.partial(run_parts, split, backbone, source, views, dtype, tell)
     arrays = _in_memory(forms, run) if files is None else _on_disk(files, run, tell)
     features = arrays["features"]
     sample = np.asarray(features[sample_rows(features.shape)], np.float32)
     return FeatureCache(features, arrays["teacher"], arrays["label"], mean_square(sample))
+
+
+def some_features(
+    examples: FeatureCache | ImageBatches, split: Split, backbone: Backbone
+) -> np.ndarray:
+    """Features of some of the examples, evenly spread over them: float32 [n, H, W, Cin]."""
+    if isinstance(examples, ImageBatches):
+        return sampled_features(split, backbone, examples.source, examples.views)
+    return np.asarray(examples.features[sample_rows(examples.features.shape)], np.float32)
 
 
 def _normalised(views: data.Views, flip: bool) -> data.Views:

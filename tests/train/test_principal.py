@@ -1,0 +1,192 @@
+"""Units that begin as principal components: exact, decorrelated, with the step lambda asks for."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.errors import ConfigError
+from jaxsplit.losses import Distortion
+from jaxsplit.split import Split
+from jaxsplit.train.curve import train_curve
+from jaxsplit.train.principal import best_step, check_principal, principal_unit
+from jaxsplit.train.step import Phase, Rate
+
+CHANNELS = 5
+
+
+def _spec(k, channels=None, **changes):
+    linear = {"activation": "none", "output_activation": "none"}
+    form = {"stride": k, "kernel": k, "padding": 0, "multiplier": k * k}
+    return BottleneckSpec(**{"channels": channels or CHANNELS * k * k, **form, **linear, **changes})
+
+
+def _split(spec):
+    return Split(None, "cut", (4, 6, CHANNELS), spec)
+
+
+@pytest.fixture(scope="module")
+def features():
+    """Channels and neighbours that depend on each other, far from zero."""
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.normal(size=(300, 4, 6, CHANNELS)), axis=2)
+    return (smooth @ rng.normal(size=(CHANNELS, CHANNELS)) + 3).astype(np.float32)
+
+
+def _encode(split, unit, features, train=False):
+    options = {"mutable": ["batch_stats"]} if train else {}
+    found = split.unit.apply(unit, jnp.asarray(features), train, method="encode", **options)
+    return np.asarray(found[0] if train else found)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("k", [1, 2])
+def test_all_components_give_the_features_back(k, batch_norm, features):
+    split = _split(_spec(k, batch_norm=batch_norm, step=0.5))
+    unit = principal_unit(split, features, 0.7, jax.random.key(0))
+    latent = _encode(split, unit, features)
+    back = split.unit.apply(unit, jnp.asarray(latent), method="decode")
+    np.testing.assert_allclose(back, features, atol=1e-4)
+    flat = latent.reshape(-1, latent.shape[-1])
+    covariance = np.cov(flat.T)
+    spread = np.diag(covariance)
+    np.testing.assert_allclose(flat.mean(axis=0), 0, atol=1e-3)
+    assert (np.diff(spread) <= 1e-3 * spread[0]).all()
+    assert np.abs(covariance - np.diag(spread)).max() < 1e-3 * spread[0]
+    # An orthonormal basis in steps: the energy is the features' over the step's square.
+    assert spread.sum() * 0.7**2 == pytest.approx(_patch_variance(features, k), rel=1e-3)
+
+
+def _patch_variance(features, k):
+    n, h, w, c = features.shape
+    patches = features.reshape(n, h // k, k, w // k, k, c).transpose(0, 1, 3, 2, 4, 5)
+    return patches.reshape(-1, k * k * c).var(axis=0, ddof=1).sum()
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_what_is_lost_with_fewer_channels_is_what_the_last_components_hold(k, features):
+    whole = _split(_spec(k))
+    latent = _encode(whole, principal_unit(whole, features, 1.0, jax.random.key(0)), features)
+    spread = latent.reshape(-1, latent.shape[-1]).var(axis=0)
+    few = _split(_spec(k, channels=3))
+    unit = principal_unit(few, features, 1.0, jax.random.key(0))
+    back = few.unit.apply(unit, jnp.asarray(_encode(few, unit, features)), method="decode")
+    error = np.square(np.asarray(back) - features).mean() * CHANNELS * k * k
+    assert error == pytest.approx(spread[3:].sum(), rel=1e-3)
+
+
+def test_normalising_by_the_batch_changes_nothing_at_the_start(features):
+    split = _split(_spec(2))
+    unit = principal_unit(split, features, 0.7, jax.random.key(0))
+    latent = _encode(split, unit, features)
+    np.testing.assert_allclose(_encode(split, unit, features, train=True), latent, atol=0.02)
+
+
+def test_the_prior_begins_as_wide_as_the_latents(features):
+    split = _split(_spec(1))
+    unit = principal_unit(split, features, 0.3, jax.random.key(0))
+    latent = np.round(_encode(split, unit, features))
+    entropy = 0.0
+    for channel in np.moveaxis(latent, -1, 0):
+        shares = np.unique(channel, return_counts=True)[1] / channel.size
+        entropy -= (shares * np.log2(shares)).sum()
+    charged = np.asarray(split.bits(unit, jnp.asarray(latent))).mean(axis=(0, 1, 2)).sum()
+    assert entropy <= charged < entropy + 0.3 * CHANNELS
+
+
+@pytest.mark.parametrize("lmbda", [1e-4, 1e-3])
+def test_no_other_step_has_a_lower_cost(lmbda, features):
+    split, weight = _split(_spec(1)), 2.0
+    scale = float(np.square(features).mean())
+    step = best_step(lmbda, weight, split, scale)
+
+    def cost(step):
+        unit = principal_unit(split, features, step, jax.random.key(0))
+        latent = np.round(_encode(split, unit, features))
+        back = split.unit.apply(unit, jnp.asarray(latent), method="decode")
+        error = weight * np.square(np.asarray(back) - features).mean() / scale
+        bits = 0.0
+        for channel in np.moveaxis(latent, -1, 0):
+            shares = np.unique(channel, return_counts=True)[1] / channel.size
+            bits -= (shares * np.log2(shares)).sum() * channel[0].size
+        return error + lmbda * bits
+
+    assert cost(step) < min(cost(0.6 * step), cost(1.6 * step))
+    assert best_step(4 * lmbda, weight, split, scale) == pytest.approx(2 * step)
+
+
+def test_a_price_of_nothing_still_has_a_step():
+    assert best_step(0.0, 1.0, _split(_spec(1)), 4.0) > 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kernel": 3},
+        {"padding": 1},
+        {"multiplier": 2},
+        {"decoder_kernel": 3},
+        {"decoder_multiplier": 1},
+        {"activation": "relu"},
+        {"latent_activation": "relu"},
+    ],
+)
+def test_forms_that_are_no_transform_of_patches_are_refused(changes):
+    with pytest.raises(ConfigError, match="stride and kernels are equal"):
+        check_principal(_spec(2, **changes))
+
+
+def test_more_channels_than_components_are_refused(features):
+    split = _split(_spec(1, channels=CHANNELS + 1))
+    with pytest.raises(ConfigError, match="6 channels of 5 components"):
+        principal_unit(split, features, 1.0, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    return dataclasses.replace(
+        tiny_config,
+        spec=dataclasses.replace(_spec(2, channels=8), output_activation="relu"),
+        rates=(Rate("high", 1e-4), Rate("low", 1e-3)),
+        phases=(Phase(8, Distortion(distillation=0, features=1)),),
+        learning_rate=1e-3,
+    )
+
+
+def test_a_training_that_begins_there_is_ahead_of_one_that_begins_anywhere(config, tiny_backbone):
+    def losses(config):
+        seen = []
+        train_curve(config, tiny_backbone, None, lambda step, steps, said: seen.append(said))
+        return np.asarray(seen[-1]["loss"])
+
+    begun = losses(dataclasses.replace(config, start="principal"))
+    assert (begun < 0.5 * losses(config)).all()
+    assert config.key != dataclasses.replace(config, start="principal").key
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_features_that_are_not_cached_give_the_same_start(cache, config, tiny_backbone):
+    begins = dataclasses.replace(config, start="principal", cache=cache)
+    phase = Phase(0, Distortion(distillation=0, features=1))
+    family = train_curve(dataclasses.replace(begins, phases=(phase,)), tiny_backbone)
+    high, low = (
+        rate.variables["params"]["encoder"]["pointwise"]["kernel"] for rate in family.rates
+    )
+    # One basis, in units of each rate's step: lambda is ten times the other's.
+    np.testing.assert_allclose(np.asarray(high), np.asarray(low) * 10**0.5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"phases": (Phase(1, Distortion()),)}, "a weight of features"),
+        ({"spec": BottleneckSpec(channels=3)}, "stride and kernels are equal"),
+        ({"start": "zero"}, "expected one of random, principal"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused_before_the_training(config, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(config, **{"start": "principal", **changes})

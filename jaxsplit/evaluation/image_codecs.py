@@ -88,8 +88,8 @@ def sweep(
       images: uint8 [N, h, w, c], c = 1 (grey) or 3 (RGB).
       labels: integers [N].
       uncut: integers [N], the classes that the uncut network gives the images themselves.
-      predict: the uncut network, uint8 [batch_size, h, w, c] → logits [batch_size, K]. It always
-        gets full batches, the last one filled up with zeros, so that it compiles once.
+      predict: the uncut network, uint8 [B, h, w, c] → logits [B, K], B = min(batch_size, N). It
+        always gets full batches, the last one filled up with zeros, so that it compiles once.
       codec: "jpeg", "webp" or "avif".
       qualities: Pillow's qualities; None takes `DEFAULT_QUALITIES`.
       batch_size: images that `predict` gets at once.
@@ -124,6 +124,7 @@ def sweep(
             )
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}")
+    batch_size = min(batch_size, len(images))
     points = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for quality in qualities:

@@ -1,0 +1,66 @@
+"""Curves of EfficientNet-Lite0 on ImageNet, trained on a few hundred images without labels.
+
+    pip install ".[imagenet]"
+    jaxsplit train --config efficientnet_lite0:middle --config.data=folder:DIR \
+        --workdir runs/efficientnet_lite0/middle
+
+DIR holds `train` and `val`, in each a folder of JPEG files for every class, named by its synset,
+and `classes.txt`, the 1000 synsets in their order. Labels only serve the metrics: the units learn
+the features at the cut and the answers of the uncut network.
+
+The argument is `early` (after 41 % of the multiply-accumulates), `middle` (69 %), `late` (95 %) or
+`smoke`.
+"""
+
+import ml_collections
+
+# Cut, side of the patches that are transformed, channels.
+UNITS = {
+    "early": ("stage4.block3", 2, 96),
+    "middle": ("stage6.block1", 1, 96),
+    "late": ("stage7.block1", 1, 128),
+}
+LAMBDAS = (2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6)
+
+
+def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
+    """The training of six rates at one cut."""
+    smoke = arg == "smoke"
+    config = ml_collections.ConfigDict()
+    config.kind = "curve"
+    config.backbone = "efficientnet_lite0"
+    config.cut, side, channels = UNITS["late" if smoke else arg]
+    config.spec = {
+        "channels": channels,
+        "stride": side,
+        "kernel": side,
+        "padding": 0,
+        "multiplier": side * side,
+        "activation": "none",
+        "output_activation": "none",
+    }
+    config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(LAMBDAS, 1)}
+    config.start = "principal"
+    learned = {"distillation": 1.0, "features": 1.0}
+    steps = (2, 2, 2) if smoke else (100, 200, 200)
+    config.phases = (
+        {"steps": steps[0], "distortion": {"distillation": 0.0, "features": 1.0}},
+        {"steps": steps[1], "distortion": learned},
+        {"steps": steps[2], "distortion": learned, "quantization": "round"},
+    )
+    config.tables = "channels"
+    config.data = "folder:imagenet"
+    config.test_split = "val"
+    config.views = 1 if smoke else 10
+    config.augmentation = {"zoom": 0.7, "flip": True}
+    config.batch_size = 16 if smoke else 32
+    config.learning_rate = 2e-3
+    config.feature_dtype = "float16"
+    config.baselines = ("jpeg", "webp", "avif")
+    config.compare_at = "agreement"
+    config.seed = 0
+    if smoke:
+        config.limit = 32
+        config.baselines = ()
+        config.batching = "vmap"  # the way that compiles soonest
+    return config

@@ -11,7 +11,15 @@ from collections.abc import Iterable
 
 
 class JaxsplitError(Exception):
-    """Base of every error that jaxsplit raises on purpose."""
+    """Base of every error that jaxsplit raises on purpose.
+
+    >>> import jaxsplit
+    >>> try:
+    ...     jaxsplit.open_source("embeded")
+    ... except jaxsplit.JaxsplitError as error:
+    ...     print(error)
+    unknown data source 'embeded': expected embedded, tfds:NAME[/CONFIG] or folder:PATH
+    """
 
 
 class DataError(JaxsplitError):
@@ -77,7 +85,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class JaxsplitWarning(UserWarning):
-    """Something was done that may not be what was meant; the message says what to do about it."""
+    """Something was done that may not be what was meant; the message says what to do about it.
+
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     warnings.simplefilter("always", JaxsplitWarning)
+    ...     warnings.warn("an image is animated: …", JaxsplitWarning)
+    >>> len(told)
+    1
+    """
 
 
 _WARNED: set[str] = set()

@@ -31,6 +31,14 @@ class RateFamily:
       rates: at least one.
       card: where the family comes from and how it was measured, as of `jaxsplit.card`; no part of
         its fingerprint.
+
+    Raises:
+      ConfigError: there is no rate, or two have one name.
+
+    >>> from jaxsplit.pretrained import load_pretrained
+    >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
+    >>> family.cut, family["r3"].lmbda, len(family.select(["r1", "r5"]).rates)
+    ('stage1.block1', 0.00025, 2)
     """
 
     backbone: str

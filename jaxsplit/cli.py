@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except (OSError, MemoryError) as error:  # the machine's: a full disk, no permission, …
         print(f"jaxsplit: {one_line(error)}", file=sys.stderr)
-        _forget_output()
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was stdout that is full
+            _forget_output()
         return 2
     except Interrupted as stopped:
         print(f"jaxsplit: {stopped}", file=sys.stderr)

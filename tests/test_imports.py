@@ -183,6 +183,27 @@ def test_light_imports_load_no_jax():
     assert done.stdout.strip() == "[]"
 
 
+def test_all_public_names_load_nothing_heavy_and_ask_nobody():
+    """No TensorFlow, no torch, no network: jax and flax are most of what there is to load."""
+    program = """
+import socket, sys
+
+def refused(*arguments, **options):
+    raise AssertionError("the network is asked for something")
+
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refused
+import jaxsplit
+for name in jaxsplit.__all__:
+    getattr(jaxsplit, name)
+heavy = {"tensorflow", "torch", "tensorflow_datasets", "orbax", "grain", "matplotlib", "IPython"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_folders_are_there_without_an_import_of_their_own():
     program = "import jaxsplit; print(jaxsplit.models.cuts('resnet18')['stage4.block2'])"
     done = subprocess.run(

@@ -28,9 +28,10 @@ def digest(notebook: Any) -> str:
 
 def execute(notebook: Any, folder: str | Path) -> None:
     """Runs all cells in `folder`; raises what a cell raises."""
-    # The kernel is to find this checkout's package, and nothing of the outer folder.
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # The kernel, and what it starts, are to find this checkout's package and this Python.
+    for name, first in (("PYTHONPATH", ROOT), ("PATH", Path(sys.executable).parent)):
+        paths = [str(first), os.environ.get(name, "")]
+        os.environ[name] = os.pathsep.join(filter(None, paths))
     client = nbclient.NotebookClient(
         notebook,
         timeout=None,

@@ -1,6 +1,7 @@
 """Every notebook runs from end to end in its fast mode, and is stored with what it showed."""
 
 import importlib.util
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -77,6 +78,7 @@ def test_a_notebook_is_stored_with_the_outputs_of_its_code(name):
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXSPLIT_FAST", "1")
     monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # put back what the runner sets
     notebook = read(name)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None

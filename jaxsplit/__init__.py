@@ -9,6 +9,9 @@ import importlib
 import importlib.util
 from typing import Any
 
+#: The one place of the version: the package's metadata are made from it.
+__version__ = "0.1.0"
+
 # Name → module. Imported when first used: jax and flax take seconds to load.
 _HOMES = {
     "Bottleneck": "jaxsplit.bottleneck",
@@ -20,6 +23,7 @@ _HOMES = {
     "EntropyCoder": "jaxsplit.coding",
     "FactorizedPrior": "jaxsplit.entropy",
     "JaxsplitError": "jaxsplit.errors",
+    "JaxsplitWarning": "jaxsplit.errors",
     "Phase": "jaxsplit.train.step",
     "Preprocessing": "jaxsplit.data",
     "Rate": "jaxsplit.train.step",
@@ -48,6 +52,7 @@ __all__ = [
     "EntropyCoder",
     "FactorizedPrior",
     "JaxsplitError",
+    "JaxsplitWarning",
     "Phase",
     "Preprocessing",
     "Rate",

@@ -47,6 +47,13 @@ class BottleneckSpec:
       output_activation: on the reconstruction; "relu" where the features are ≥ 0.
       batch_norm: normalise after every convolution; without it every convolution has a bias.
       crop: cut the reconstruction to the size of the features.
+
+    Raises:
+      ConfigError: a size, step or activation that can't be.
+
+    >>> spec = BottleneckSpec(channels=64, stride=2)
+    >>> spec.latent_size(7, 7)  # of features of 7 × 7: 4 · 4 · 64 integers an image
+    (4, 4)
     """
 
     channels: int
@@ -160,6 +167,13 @@ class Bottleneck(nn.Module):
       spec: form of the unit.
       shape: (H, W, Cin) of the features at the cut.
       axis_name: device axis over which training averages the batch statistics.
+
+    >>> unit = Bottleneck(BottleneckSpec(channels=2), shape=(6, 6, 3))
+    >>> features = jnp.ones((1, 6, 6, 3))
+    >>> variables = unit.init(jax.random.key(0), features)
+    >>> latent = unit.apply(variables, features, method="encode")
+    >>> latent.shape, unit.apply(variables, jnp.round(latent), method="decode").shape
+    ((1, 3, 3, 2), (1, 6, 6, 3))
     """
 
     spec: BottleneckSpec
@@ -167,6 +181,7 @@ class Bottleneck(nn.Module):
     axis_name: str | None = None
 
     def setup(self) -> None:
+        """Flax's: declares the three parts that own the parameters."""
         self.encoder = Encoder(self.spec, self.axis_name)
         self.decoder = Decoder(self.spec, self.shape, self.axis_name)
         self.prior = FactorizedPrior(self.spec.channels, init_scale=INITIAL_PRIOR_SCALE)

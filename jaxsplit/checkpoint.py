@@ -19,15 +19,39 @@ _PARTIAL = ".orbax-checkpoint-tmp"
 
 
 def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
-    """Writes a tree of arrays into a new folder; the folder appears whole or not at all."""
+    """Writes a tree of arrays into a new folder; the folder appears whole or not at all.
+
+    Raises:
+      CheckpointError: there is no room for it, or it can't be written.
+    """
     path = Path(path).absolute()
+    arrays = jax.tree.map(np.asarray, tree)
+    _check_space(path, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
     if path.exists():
         shutil.rmtree(path)
-    with _checkpointer() as checkpointer:
-        checkpointer.save(path, jax.tree.map(np.asarray, tree))
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(path, arrays)
+    except Exception as error:  # orbax lets errors of several libraries through
+        text = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"cannot write the checkpoint {path}: {text}; the same command goes on from the last "
+            "whole one"
+        ) from error
     # On some file systems orbax leaves a note that names the absolute path: a family that is
     # passed on should not tell it. The rename of the folder is what commits it here.
     (path / "commit_success.txt").unlink(missing_ok=True)
+
+
+def _check_space(path: Path, size: int) -> None:
+    """Refuses what can't fit before it is begun: orbax reports a full disk from its threads."""
+    folder = next(parent for parent in path.parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise CheckpointError(
+            f"cannot write the checkpoint {path}: it takes {size / 1e6:.1f} MB, and the disk has "
+            f"{free / 1e6:.1f} MB left; free some, and the same command goes on from the last one"
+        )
 
 
 def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:

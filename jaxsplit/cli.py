@@ -1,8 +1,12 @@
-"""The command line: `jaxsplit <command>`. Errors are one line on stderr and exit code 2."""
+"""The command line: `jaxsplit <command>`. Errors are one line on stderr and exit code 2.
+
+Every command takes `--quiet` (results and errors alone) and `--json` (one document on stdout).
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -12,7 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 # The commands import everything heavy, so they are imported last: `--help` must be instant.
-from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError
+from jaxsplit import __version__
+from jaxsplit.cli_examples import epilog
+from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,15 +27,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options, overrides = _parser().parse_known_args(arguments)
         options.overrides = _overrides(options, overrides)
-        from jaxsplit import commands
+        from jaxsplit import commands, notices
 
-        getattr(commands, options.function)(options)
+        with notices.shown_as_lines(quiet=options.quiet):
+            getattr(commands, options.function)(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 141
     except JaxsplitError as error:
         print(f"jaxsplit: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (OSError, MemoryError) as error:  # the machine's: a full disk, no permission, …
+        print(f"jaxsplit: {one_line(error)}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was stdout that is full
+            _forget_output()
         return 2
     except Interrupted as stopped:
         print(f"jaxsplit: {stopped}", file=sys.stderr)
@@ -40,13 +54,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _forget_output() -> None:
+    """Lets Python end in peace where stdout takes no more: it would try once again."""
+    with contextlib.suppress(OSError):  # a stream that is no file has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see {self.prog} --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="jaxsplit", description="Split computing with learned bottlenecks.")
+    parser = _Parser(
+        prog="jaxsplit",
+        description="Split computing with learned bottlenecks.",
+        epilog="jaxsplit COMMAND --help has the options and examples; start with: "
+        "jaxsplit quickstart",
+    )
+    parser.add_argument("--version", action="version", version=f"jaxsplit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -56,8 +82,14 @@ def _parser() -> argparse.ArgumentParser:
         "quickstart",
         "Train a rate-accuracy curve on the embedded images and show it with real bytes.",
     )
-    quick.add_argument("--out", type=Path, default=Path("jaxsplit_quickstart"), metavar="DIR")
-    quick.add_argument("--seed", type=int, default=0)
+    quick.add_argument(
+        "--out",
+        type=Path,
+        default=Path("jaxsplit_quickstart"),
+        metavar="DIR",
+        help="for curve, report and family (default: jaxsplit_quickstart)",
+    )
+    quick.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     quick.add_argument("--smoke", action="store_true", help="a few steps on a few images")
 
     train = add("train", "Train what a configuration describes; resumes by itself.")
@@ -67,19 +99,32 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE|NAME[:ARG]",
         help="a shipped configuration or a file; --config.KEY=VALUE overrides",
     )
-    train.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    train.add_argument(
+        "--workdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="for checkpoints and results; the same command goes on from what is there",
+    )
     hosts = train.add_argument_group(
         "several hosts", "the same command on each; TPU pods, Slurm and Open MPI need none of these"
     )
     hosts.add_argument("--coordinator", metavar="HOST:PORT|auto", help="of the first process")
     hosts.add_argument("--process-id", type=int, metavar="I", help="from 0")
-    hosts.add_argument("--processes", type=int, metavar="N")
+    hosts.add_argument("--processes", type=int, metavar="N", help="how many there are")
 
     evaluate = add("evaluate", "Measure a family: accuracy through real bytes.")
     _add_family(evaluate)
-    evaluate.add_argument("--data", default="embedded", metavar="SOURCE")
-    evaluate.add_argument("--split", help="default: test, else val, validation or the only one")
-    evaluate.add_argument("--rates", metavar="A,B", help="default: all")
+    evaluate.add_argument(
+        "--data",
+        default="embedded",
+        metavar="SOURCE",
+        help="embedded (the default), tfds:NAME[/CONFIG] or folder:PATH",
+    )
+    evaluate.add_argument(
+        "--split", metavar="NAME", help="default: test, else val, validation or the only one"
+    )
+    evaluate.add_argument("--rates", metavar="A,B", help="names of rates (default: all)")
     evaluate.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
     evaluate.add_argument(
         "--out", type=Path, metavar="DIR", help="for curve.json, curve.png, report.html"
@@ -96,13 +141,13 @@ def _parser() -> argparse.ArgumentParser:
         default="top1",
         help="what the codecs must equal: accuracy, or agreement with the uncut network",
     )
-    evaluate.add_argument("--json", action="store_true", help="the text of curve.json alone")
+    evaluate.add_argument("--json", action="store_true", help="print curve.json instead of tables")
 
     _add_compare(commands)
     _add_pack(add)
 
     encode = add("encode", "Image files to one .jspl file: what the device does.")
-    encode.add_argument("images", nargs="+", metavar="IMAGE")
+    encode.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size")
     _add_family(encode)
     rate = encode.add_mutually_exclusive_group(required=True)
     rate.add_argument("--rate", metavar="ID", help="name of a rate")
@@ -115,15 +160,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="the fewest bytes that keep this share of the uncut network's top-1, such as 0.98",
     )
-    encode.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.jspl")
+    encode.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE.jspl", help="to write"
+    )
     encode.add_argument(
         "--frame-checks", action="store_true", help="four bytes an image that find a damaged one"
     )
 
     decode = add("decode", "A .jspl file to predictions: what the server does.")
-    decode.add_argument("file", type=Path, metavar="FILE.jspl")
+    decode.add_argument("file", type=Path, metavar="FILE.jspl", help="that encode wrote")
     _add_family(decode)
-    decode.add_argument("--json", action="store_true", help="one JSON document")
 
     info = add("info", "Describe a family, a .jspl file or a backbone's weights.")
     info.add_argument("path", nargs="?", metavar="PATH|NAME", help="default: what is embedded")
@@ -160,15 +206,11 @@ def _add_compare(commands: Any) -> None:
         metavar="POINTS",
         help="leave out what is closer to the uncut network (default: nothing)",
     )
-    compare.add_argument("--json", action="store_true", help="one JSON document")
-    compare.formatter_class = argparse.RawDescriptionHelpFormatter
-    compare.epilog = """\
-examples:
-  jaxsplit compare runs/paper runs/ours
-  jaxsplit compare runs/paper runs/ours --from-drop 6 --to-drop 0.5
-  jaxsplit compare old/curve.json new/curve.json --method akima --json
-
-The interval needs the images.npz that evaluate --out writes, of the same images in both folders."""
+    compare.epilog = epilog(
+        "compare",
+        "The interval needs the images.npz that evaluate --out writes, of the same images in both "
+        "folders.",
+    )
 
 
 def _add_pack(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -256,14 +298,30 @@ def _add_import(commands: Any) -> None:
 
 
 def _add(commands: Any, name: str, text: str, group: str = "") -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text)
     words = [group, name] if group else [name]
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=epilog(" ".join(words)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        conflict_handler="resolve",  # a command may say more of its own --json
+    )
+    command.add_argument(
+        "-q", "--quiet", action="store_true", help="no progress, no summary: results and errors"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON document, no text")
     command.set_defaults(command=" ".join(words), function="_".join([*words[:-1], name]))
     return command
 
 
 def _add_family(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--family", required=True, metavar="DIR|NAME|hf:NAME")
+    command.add_argument(
+        "--family",
+        required=True,
+        metavar="DIR|NAME|hf:NAME",
+        help="a trained folder, one of the package (jaxsplit info lists them) or of the hub",
+    )
     weights = command.add_mutually_exclusive_group()
     weights.add_argument(
         "--backbone", metavar="NAME", help="weights to use, embedded or of an installed package"
@@ -275,7 +333,9 @@ def _overrides(options: argparse.Namespace, unknown: list[str]) -> dict[str, str
     found = {}
     for text in unknown:
         key, equals, value = text.partition("=")
-        if options.command != "train" or not key.startswith("--config.") or not equals:
+        if options.command != "train" or not key.startswith("--config."):
             raise ConfigError(f"unrecognized argument {text!r} (see jaxsplit {options.command} -h)")
+        if not equals:
+            raise ConfigError(f"{text!r} has no value: write {text}=VALUE, in one word")
         found[key.removeprefix("--config.")] = value
     return found

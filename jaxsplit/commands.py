@@ -7,9 +7,7 @@ import dataclasses
 import io
 import itertools
 import json
-import os
 import shlex
-import tempfile
 import textwrap
 import time
 from collections.abc import Sequence
@@ -17,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # What is heavy is imported by the command that needs it.
-from jaxsplit.errors import BitstreamError, ConfigError, DataError
+from jaxsplit.errors import BitstreamError, ConfigError
+from jaxsplit.files import check_writable, read_file, write_whole
 
 # Images whose results are held at once, however many a file has.
 _DECODED_AT_ONCE = 1024
@@ -33,10 +32,10 @@ def quickstart(options: argparse.Namespace) -> None:
 
     variant = "smoke" if options.smoke else "quickstart"
     loaded = config.load(f"fashion_mnist:{variant}", {"seed": str(options.seed)})
-    _check_writable(options.out)
+    check_writable(options.out)
     smoke = " --smoke" if options.smoke else ""
     command = f"jaxsplit quickstart{smoke} --seed {options.seed}"
-    _run_curve(loaded, options.out, command, resume=False)
+    _run_curve(loaded, options, options.out, command, resume=False)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -46,18 +45,18 @@ def train(options: argparse.Namespace) -> None:
     from jaxsplit.train.backbone import BackboneConfig
 
     loaded = config.load(options.config, options.overrides)
-    _check_writable(options.workdir)
+    check_writable(options.workdir)
     processes.join(options.coordinator, options.process_id, options.processes)
     with processes.leaving_errors():
         if not isinstance(loaded, BackboneConfig):
-            _run_curve(loaded, options.workdir, _repeated(options), resume=True)
+            _run_curve(loaded, options, options.workdir, _repeated(options), resume=True)
             return
         parallel.use_cpu_cores(loaded.batch_size)
-        with _progress() as progress:
+        with _progress(options) as progress:
             card = experiment.run_backbone(loaded, options.workdir, _repeated(options), progress)
         if processes.is_first():
-            print(f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images")
-            print(f"wrote {options.workdir / 'weights.safetensors'}")
+            text = f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images"
+            _result(options, text, card, f"wrote {options.workdir / 'weights.safetensors'}")
 
 
 def _repeated(options: argparse.Namespace) -> str:
@@ -73,26 +72,29 @@ def _repeated(options: argparse.Namespace) -> str:
     return " ".join(words)
 
 
-def _run_curve(config: Any, out: Path, command: str, *, resume: bool) -> None:
+def _run_curve(
+    config: Any, options: argparse.Namespace, out: Path, command: str, *, resume: bool
+) -> None:
     from jaxsplit import experiment
     from jaxsplit.train import parallel
 
     parallel.use_cpu_cores(config.batch_size)
     start = time.monotonic()
-    with _progress([rate.rate_id for rate in config.rates]) as progress:
+    with _progress(options, [rate.rate_id for rate in config.rates]) as progress:
         result = experiment.run_curve(
             config, out, resume=resume, command=command, progress=progress, tell=progress.tell
         )
     if result is None:  # not the first process
         return
     cost = result.cost
-    print(
+    text = (
         f"cut {config.cut}: of the network's {(cost.head + cost.tail) / 1e6:.2f} M multiply-adds "
-        f"the device runs {100 * cost.device_share:.1f} % (encoder {cost.encoder / 1e6:.2f} M)"
+        f"the device runs {100 * cost.device_share:.1f} % (encoder {cost.encoder / 1e6:.2f} M)\n"
+        f"{result.table}"
     )
-    print(result.table)
     seconds = time.monotonic() - start
-    print(f"wrote {out}/curve.json, {out}/curve.png and {out}/family in {seconds:.0f} s")
+    summary = f"wrote {out}/curve.json, {out}/curve.png and {out}/family in {seconds:.0f} s"
+    _result(options, text, json.loads(result.curve.to_json()), summary)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -105,12 +107,12 @@ def evaluate(options: argparse.Namespace) -> None:
         image_codecs.check_codec(codec)
     family, backbone = _open(options)
     if options.out is not None:
-        _check_writable(options.out)
+        check_writable(options.out)
     rates = None if options.rates is None else options.rates.split(",")
     for rate in rates or ():
         family[rate]  # refuses an unknown rate before images are read
     source = data.open_source(options.data, split=options.split, limit=options.limit)
-    with _progress() as progress:
+    with _progress(options) as progress:
         curve, _, table = experiment.measure(
             family,
             backbone,
@@ -121,14 +123,11 @@ def evaluate(options: argparse.Namespace) -> None:
             baselines,
             options.compare_at,
         )
-    if options.json:
-        print(curve.to_json(), end="")
-        return
-    print(table)
-    print(report.render_details(curve))
-    if options.out is not None:
-        names = ("curve.json", "curve.png", "images.npz", "report.html")
-        print(f"wrote {', '.join(names)} to {options.out}")
+    names = "curve.json, curve.png, images.npz, report.html"
+    summary = "" if options.out is None else f"wrote {names} to {options.out}"
+    _result(
+        options, f"{table}\n{report.render_details(curve)}", json.loads(curve.to_json()), summary
+    )
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -143,7 +142,7 @@ def compare(options: argparse.Namespace) -> None:
         method=options.method,
         drops=(options.from_drop / 100, options.to_drop / 100),
     )
-    print(json.dumps(result.to_dict(), indent=1) if options.json else result.render())
+    _result(options, result.render(), result.to_dict())
 
 
 def encode(options: argparse.Namespace) -> None:
@@ -167,12 +166,20 @@ def encode(options: argparse.Namespace) -> None:
     count = len(family.rates)
     opened = [coding.unpack_frame(frame, count)[0] for frame in frames]
     written = coding.write_container(sender.header, opened, frame_checks=options.frame_checks)
-    _write(options.output, written)
+    write_whole(options.output, written)
     payload = sum(map(len, frames))
-    print(
-        f"{len(frames)} images, {payload} bytes ({payload / len(frames):.1f} an image) "
-        f"and {len(written) - payload} of header: {options.output}"
+    summary = (
+        f"{len(frames)} {'image' if len(frames) == 1 else 'images'}, {payload} bytes "
+        f"({payload / len(frames):.1f} an image) and {len(written) - payload} of header: "
+        f"{options.output}"
     )
+    rates = [family.rates[frame.rate_index].rate_id for frame in opened]
+    listed = [
+        {"image": name, "rate": rate, "bytes": len(frame)}
+        for name, rate, frame in zip(options.images, rates, frames, strict=True)
+    ]
+    document = {"file": str(options.output), "bytes": len(written), "images": listed}
+    _result(options, "", document, summary)
 
 
 def decode(options: argparse.Namespace) -> None:
@@ -182,7 +189,7 @@ def decode(options: argparse.Namespace) -> None:
     from jaxsplit import coding
     from jaxsplit.codec import Receiver
 
-    content = _read(options.file)
+    content = read_file(options.file)
     family, backbone = _open(options)
     receiver = Receiver(family, backbone)
     try:
@@ -228,25 +235,28 @@ def pack(options: argparse.Namespace) -> None:
         told = [f"--card {key}=…" for key in missing if key != "evaluation"]
         told += ["--data SOURCE"] if "evaluation" in missing else []
         raise ConfigError(f"the card lacks {', '.join(missing)}: give {' '.join(told)}")
-    _check_writable(options.output)
+    check_writable(options.output)
+    table = ""
     if options.data is not None:
         source = data.open_source(options.data, split=options.split, limit=options.limit)
-        with _progress() as progress:
+        with _progress(options) as progress:
             curve, seen = accuracy.evaluate_images(
                 family, backbone, source, lambda name: progress.tell(f"evaluating {name}")
             )
-        print(report.render(curve))
+        table = report.render(curve)
         family = card.with_measured(family, curve, seen, source)
     family.save(options.output, packed=True)
     size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())
-    print(f"{len(family.rates)} rates, {size / 1000:.1f} kB: {options.output}")
+    summary = f"{len(family.rates)} rates, {size / 1000:.1f} kB: {options.output}"
+    names = [rate.rate_id for rate in family.rates]
+    _result(options, table, {"family": str(options.output), "rates": names, "bytes": size}, summary)
 
 
 def info(options: argparse.Namespace) -> None:
     """Describes a family, a .jspl file or weights."""
-    from jaxsplit.describe import describe
+    from jaxsplit.describe import describe, document
 
-    print(describe(options.path))
+    _result(options, describe(options.path), document(options.path) if options.json else None)
 
 
 def import_backbone(options: argparse.Namespace) -> None:
@@ -259,7 +269,7 @@ def import_backbone(options: argparse.Namespace) -> None:
     backbone = load_backbone(options.name, options.file)
     changes: dict[str, Any] = {}
     if options.classes is not None:
-        names = tuple(_read(options.classes).decode("utf-8-sig", "replace").split("\n"))
+        names = tuple(read_file(options.classes).decode("utf-8-sig", "replace").split("\n"))
         names = tuple(name.strip() for name in names if name.strip())
         if len(names) != len(backbone.class_names):
             raise ConfigError(
@@ -281,8 +291,11 @@ def import_backbone(options: argparse.Namespace) -> None:
         card=backbone.card,
         dtype="float32",
     )
-    print(f"{backbone.name}, {len(backbone.class_names)} classes: {options.output}")
-    print(f"fingerprint {backbone.fingerprint}")
+    count = len(backbone.class_names)
+    facts = {"backbone": backbone.name, "classes": count, "fingerprint": backbone.fingerprint}
+    summary = f"{backbone.name}, {count} classes: {options.output}\n"
+    summary += f"fingerprint {backbone.fingerprint}"
+    _result(options, "", {"file": str(options.output), **facts}, summary)
 
 
 def import_spic(options: argparse.Namespace) -> None:
@@ -305,10 +318,14 @@ def import_spic(options: argparse.Namespace) -> None:
     families = import_families(options.folder, options.task, options.cut)
     if backbone is not None:
         families = {cut: fit_tables(family, backbone, source) for cut, family in families.items()}
+    listed, lines = [], []
     for cut, family in families.items():
         folder = options.output if options.cut else options.output / cut
         family.save(folder)
-        print(f"{cut}: {len(family.rates)} rates at {family.cut} of {family.backbone}: {folder}")
+        names = [rate.rate_id for rate in family.rates]
+        listed.append({"cut": cut, "family": str(folder), "rates": names})
+        lines.append(f"{cut}: {len(names)} rates at {family.cut} of {family.backbone}: {folder}")
+    _result(options, "", listed, "\n".join(lines))
 
 
 def _open(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
@@ -319,54 +336,18 @@ def _open(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
     return family.bind(backbone), backbone
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+def _result(options: argparse.Namespace, text: str, document: Any, summary: str = "") -> None:
+    """Prints what a command found out, and what it did where neither --json nor --quiet is said."""
+    if options.json:
+        print(json.dumps(document, indent=2))
+        return
+    if text:
+        print(text)
+    if summary and not options.quiet:
+        print(summary)
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all; into what is there but no file, such as a pipe."""
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-            return
-        path = path.resolve()  # a link stays one
-        # Each writer has its own: of two that write at once one wins, whole.
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            partial = Path(file.name)
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                partial.chmod(0o666 & ~_umask())
-                os.replace(partial, path)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _check_writable(directory: Path) -> None:
-    """Refuses an unwritable folder before hours of training end there."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".jaxsplit-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"cannot write to {directory}: {error.strerror}") from error
-
-
-def _progress(names: Sequence[str] = ()) -> Any:
+def _progress(options: argparse.Namespace, names: Sequence[str] = ()) -> Any:
     from jaxsplit.progress import ProgressBar
 
-    return ProgressBar(names)
+    return ProgressBar(names, quiet=options.quiet)

@@ -18,7 +18,7 @@ import ml_collections
 
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Augmentation, Preprocessing
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.losses import Distortion
 from jaxsplit.train.backbone import BackboneConfig
 from jaxsplit.train.curve_config import CurveConfig
@@ -46,7 +46,8 @@ def find(name: str) -> Path:
         if path.is_file():
             return path
     known = {p.stem for folder in shipped for p in folder.glob("*.py") if p.stem != "__init__"}
-    raise ConfigError(f"no configuration {name!r}; there are {', '.join(sorted(known))}")
+    near = did_you_mean(name, known)
+    raise ConfigError(f"no configuration {name!r}; there are {', '.join(sorted(known))}{near}")
 
 
 def load(name: str, overrides: dict[str, str] | None = None) -> BackboneConfig | CurveConfig:
@@ -211,6 +212,13 @@ def _fill_specs(config: ml_collections.ConfigDict) -> None:
                 own[field.name] = None
 
 
+def _no_key(key: str, name: str, node: Any) -> ConfigError:
+    known = sorted(map(str, node)) if isinstance(node, _MAPPINGS) else []
+    near = did_you_mean(name, known)
+    listed = f"; there are {', '.join(known)}" if known and not near else ""
+    return ConfigError(f"the configuration has no key {key!r}{near or listed}")
+
+
 def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     *parents, leaf = key.split(".")
     node: Any = config
@@ -220,11 +228,9 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         elif isinstance(node, _MAPPINGS) and name in node:
             node = node[name]
         else:
-            raise ConfigError(f"the configuration has no key {key!r}")
-    if not isinstance(node, _MAPPINGS):
-        raise ConfigError(f"the configuration has no key {key!r}")
-    if leaf not in node:
-        raise ConfigError(f"the configuration has no key {key!r}; there are {sorted(node)}")
+            raise _no_key(key, name, node)
+    if not isinstance(node, _MAPPINGS) or leaf not in node:
+        raise _no_key(key, leaf, node)
     present = node[leaf]
     try:
         # A float may also be "inf", which is no literal.

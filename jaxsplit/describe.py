@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxsplit import coding, models
-from jaxsplit.errors import DataError
 from jaxsplit.family import FamilyRate
+from jaxsplit.files import read_file
 from jaxsplit.importers.pretrained import PACKAGES, load_backbone
 from jaxsplit.pretrained import load_pretrained, pretrained_names
 
@@ -35,31 +35,83 @@ def describe(name: str | None = None) -> str:
             f"embedded families: {', '.join(pretrained_names())}\n"
             f"embedded backbones: {', '.join(models.embedded_weights())}"
         )
-    path = Path(name)
-    if path.suffix == ".jspl":
-        return _container(path)
-    known = (*models.embedded_weights(), *PACKAGES)
-    if path.is_file() or path.suffix == models.SUFFIX or name in known:
-        return _backbone(name)
+    match _kind(name):
+        case "container":
+            found = _container(Path(name))
+            lines = [f"{name}: {found['images']} images, family {found['family']}"]
+            lines += [
+                f"  {rate['rate']}: latent {tuple(rate['latent'])}, {rate['images']} images, "
+                f"{rate['bytes']} bytes"
+                for rate in found["rates"]
+            ]
+            return "\n".join(lines)
+        case "backbone":
+            return _backbone(name)
     return _family(name)
 
 
-def _container(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+def document(name: str | None = None) -> dict[str, Any]:
+    """What `describe` says, for programs: lists, strings and numbers, ready for JSON.
+
+    >>> [rate["rate"] for rate in document("resnet8_small-fashion_mnist/stage1.block1")["rates"]]
+    ['r1', 'r2', 'r3', 'r4', 'r5']
+    """
+    if name is None:
+        return {"families": [*pretrained_names()], "backbones": [*models.embedded_weights()]}
+    match _kind(name):
+        case "container":
+            return _container(Path(name))
+        case "backbone":
+            backbone = load_backbone(name)
+            shapes = models.cuts(backbone.name, backbone.preprocessing.input_shape)
+            return {
+                "backbone": backbone.name,
+                "fingerprint": backbone.fingerprint,
+                "classes": list(backbone.class_names),
+                "preprocessing": backbone.preprocessing.to_dict(),
+                "cuts": {cut: list(shape) for cut, shape in shapes.items()},
+                "card": backbone.card,
+            }
+    found = load_pretrained(name)
+    return {
+        "backbone": found.backbone,
+        "cut": found.cut,
+        "fingerprint": found.fingerprint,
+        "card": found.card,
+        "rates": [
+            {"rate": rate.rate_id, "lambda": rate.lmbda, "measured": rate.measured}
+            for rate in found.rates
+        ],
+    }
+
+
+def _kind(name: str) -> str:
+    path = Path(name)
+    if path.suffix == ".jspl":
+        return "container"
+    known = (*models.embedded_weights(), *PACKAGES)
+    if path.is_file() or path.suffix == models.SUFFIX or name in known:
+        return "backbone"
+    return "family"
+
+
+def _container(path: Path) -> dict[str, Any]:
+    content = read_file(path)
     header = coding.Reader(io.BytesIO(content)).header
     images, sizes = Counter[int](), Counter[int]()
     for frame, size in coding.frame_sizes(content):
         images[frame.rate_index] += 1
         sizes[frame.rate_index] += size
-    lines = [f"{path}: {images.total()} images, family {header.family}"]
-    lines += [
-        f"  {rate.rate_id}: latent {rate.shape}, {images[index]} images, {sizes[index]} bytes"
+    rates = [
+        {
+            "rate": rate.rate_id,
+            "latent": list(rate.shape),
+            "images": images[index],
+            "bytes": sizes[index],
+        }
         for index, rate in enumerate(header.rates)
     ]
-    return "\n".join(lines)
+    return {"images": images.total(), "family": header.family, "rates": rates}
 
 
 def _backbone(name: str) -> str:

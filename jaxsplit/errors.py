@@ -4,9 +4,22 @@ Every message says what was got, what was expected and what to do. The command l
 message alone, on one line, and exits with 2.
 """
 
+import difflib
+import errno
+import warnings
+from collections.abc import Iterable
+
 
 class JaxsplitError(Exception):
-    """Base of every error that jaxsplit raises on purpose."""
+    """Base of every error that jaxsplit raises on purpose.
+
+    >>> import jaxsplit
+    >>> try:
+    ...     jaxsplit.open_source("embeded")
+    ... except jaxsplit.JaxsplitError as error:
+    ...     print(error)
+    unknown data source 'embeded': expected embedded, tfds:NAME[/CONFIG] or folder:PATH
+    """
 
 
 class DataError(JaxsplitError):
@@ -69,3 +82,59 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class JaxsplitWarning(UserWarning):
+    """Something was done that may not be what was meant; the message says what to do about it.
+
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     warnings.simplefilter("always", JaxsplitWarning)
+    ...     warnings.warn("an image is animated: …", JaxsplitWarning)
+    >>> len(told)
+    1
+    """
+
+
+_WARNED: set[str] = set()
+
+
+def warn_once(kind: str, text: str) -> None:
+    """Warns of the first thing of its kind in this process: a thousand images are one warning."""
+    if kind not in _WARNED:
+        _WARNED.add(kind)
+        warnings.warn(text, JaxsplitWarning, stacklevel=2)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, if any is near.
+
+    >>> did_you_mean("learning_rat", ["learning_rate", "seed"])
+    '; did you mean learning_rate?'
+    >>> did_you_mean("colour", ["learning_rate", "seed"])
+    ''
+    """
+    lowered = {one.lower(): one for one in known}  # R3 is near r3
+    near = difflib.get_close_matches(name.lower(), lowered, 1)
+    return f"; did you mean {lowered[near[0]]}?" if near else ""
+
+
+def one_line(error: OSError | MemoryError) -> str:
+    """What the machine refused, and where, for people.
+
+    >>> one_line(FileNotFoundError(2, "No such file or directory", "photo.png"))
+    'photo.png: No such file or directory'
+    """
+    if isinstance(error, MemoryError):
+        return "out of memory: take smaller batches, fewer images (--limit) or a larger machine"
+    return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
+
+
+def reason(error: OSError) -> str:
+    """Why the machine refused, and what helps.
+
+    >>> reason(OSError(28, "No space left on device"))
+    'No space left on device; free some, or write to another disk'
+    """
+    text = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{text}; free some, or write to another disk" if full else text

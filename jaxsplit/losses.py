@@ -74,6 +74,12 @@ class Distortion:
       distillation: weight of `distillation`.
       features: weight of `feature_error`. Alone it needs no tail, which makes a step fast.
       temperature: of the distillation.
+
+    Raises:
+      ConfigError: a weight is negative or none is positive, or the temperature isn't.
+
+    >>> Distortion(labels=0.5, distillation=0.5).labels
+    0.5
     """
 
     labels: float = 0.0

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from jaxsplit.codec import Receiver, Sender
-from jaxsplit.errors import FamilyError
+from jaxsplit.errors import FamilyError, did_you_mean
 from jaxsplit.family import RateFamily
 from jaxsplit.family.files import FILES, INDEX, is_packed
 from jaxsplit.importers.pretrained import load_backbone
@@ -107,7 +107,7 @@ def load_pretrained(name: str | os.PathLike[str]) -> PretrainedFamily:
     if not Path(text).exists():
         raise FamilyError(
             f"no family at {text}: give a folder, hf:owner/name, or one of the package: "
-            f"{', '.join(pretrained_names())}"
+            f"{', '.join(pretrained_names())}{did_you_mean(text, pretrained_names())}"
         )
     return PretrainedFamily.load(text)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,21 +17,29 @@ from rich.table import Table
 
 # More rates than this are shown as ranges.
 _FEW = 8
+_OFTEN = 0.5  # seconds between two lines of a cell
 
 
 class ProgressBar:
     """Takes a training's metrics as `loop.Progress` does, and says what else is going on.
 
-    A terminal sees a bar and a table of the rates under it; a file, a pipe or a notebook gets one
-    line now and then.
+    A terminal sees a bar and a table of the rates under it; a cell of a notebook shows one line
+    that changes; a file, a pipe or a notebook's `!jaxsplit` gets a line now and then.
 
     Args:
       names: of the rates, in the order of the metrics' axis.
+      quiet: show nothing at all.
     """
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
+    def __init__(self, names: Sequence[str] = (), *, quiet: bool = False) -> None:
         self._names = tuple(names)
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=quiet)
+        self._quiet = quiet
+        self._cell = None if quiet else _Cell.here()
+        # `!` in a notebook offers what looks like a terminal, but can't go up a line.
+        self._moves = self._console.is_terminal and not (
+            quiet or self._console.is_dumb_terminal or "JPY_PARENT_PID" in os.environ
+        )
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -41,21 +52,21 @@ class ProgressBar:
         self._live.update(self._bar)
         self._task: Any = None
         self._metrics: dict[str, np.ndarray] = {}
-        self._lines = 0
+        self._lines, self._shown = 0, -math.inf
         self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> ProgressBar:
-        if self._console.is_terminal:
+        if self._moves:
             self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._console.is_terminal:
+        if self._moves:
             self._live.stop()
 
     def __call__(self, step: int, steps: int, metrics: dict[str, np.ndarray]) -> None:
         """Shows the metrics of `step`; an evaluation's stay beside those of later steps."""
-        if not self._console.is_terminal:
+        if not self._moves:
             self._print(step, steps, metrics)
             return
         self._metrics |= metrics
@@ -71,8 +82,8 @@ class ProgressBar:
 
     def tell(self, text: str) -> None:
         """Says what begins now."""
-        if not self._console.is_terminal:
-            print(text, file=self._console.file, flush=True)
+        if not self._moves:
+            self._say(text)
             return
         if self._task is None:
             self._task = self._bar.add_task(text, total=1, metrics="")
@@ -85,14 +96,20 @@ class ProgressBar:
         first, then = self._first = self._first or (step, now)
         twentieth = step * 20 // steps
         evaluation = all(name.startswith("eval_") for name in metrics)
-        if not (twentieth > self._lines or step == steps or evaluation):
+        due = twentieth > self._lines if self._cell is None else now - self._shown >= _OFTEN
+        if not (due or step == steps or evaluation):
             return
-        self._lines = twentieth
+        self._lines, self._shown = twentieth, now
         left = ""
         if first < step < steps:
             left = f"  {_duration((now - then) / (step - first) * (steps - step))} left"
-        text = f"step {step}/{steps}  {_line(metrics)}{left}"
-        print(text, file=self._console.file, flush=True)
+        self._say(f"step {step}/{steps}  {_line(metrics)}{left}")
+
+    def _say(self, text: str) -> None:
+        if self._cell is not None:
+            self._cell.show(text)
+        elif not self._quiet:
+            print(text, file=self._console.file, flush=True)
 
     def _in_table(self, value: np.ndarray) -> bool:
         return 1 < len(self._names) <= _FEW and np.shape(value) == (len(self._names),)
@@ -102,6 +119,31 @@ class ProgressBar:
         for i, name in enumerate(self._names):
             table.add_row(name, *(f"{value[i]:.3g}" for value in rows.values()))
         return table
+
+
+class _Cell:
+    """One line of a notebook's output, replaced by the next: what stays is the last one."""
+
+    def __init__(self, display: Any) -> None:
+        self._display = display
+        self._handle: Any = None
+
+    @classmethod
+    def here(cls) -> _Cell | None:
+        """The output of the running cell, None where this is no notebook; imports nothing."""
+        found = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+        if found is None or not hasattr(found, "kernel"):  # IPython in a terminal has none
+            return None
+        from IPython.display import display
+
+        return cls(display)
+
+    def show(self, text: str) -> None:
+        data = {"text/plain": text}
+        if self._handle is None:
+            self._handle = self._display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
 
 
 def _line(metrics: dict[str, np.ndarray]) -> str:

@@ -30,6 +30,16 @@ class Split:
       shape: (H, W, Cin) of the features there.
       spec: form of the unit.
       axis_name: device axis over which training averages the unit's batch statistics.
+
+    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> backbone = load_backbone("fashion_mnist_resnet8")
+    >>> split = make_split(backbone, "stage3.block1", BottleneckSpec(channels=4))
+    >>> unit = split.init(jax.random.key(0))
+    >>> features = split.head(backbone.variables, jnp.zeros((1, 28, 28, 1)))
+    >>> latent = jnp.round(split.encode(unit, features))
+    >>> logits = split.tail(backbone.variables, split.decode(unit, latent))
+    >>> features.shape, latent.shape, split.bits(unit, latent).shape, logits.shape
+    ((1, 7, 7, 64), (1, 4, 4, 4), (1, 4, 4, 4), (1, 10))
     """
 
     module: Any
@@ -76,10 +86,21 @@ class Split:
 def make_split(
     backbone: models.Backbone, cut: str, spec: BottleneckSpec, axis_name: str | None = None
 ) -> Split:
-    """Cuts a backbone.
+    """Cuts a backbone; nothing is computed yet.
+
+    Args:
+      backbone: the network.
+      cut: one of its endpoints, as `models.cuts` lists them with their shapes.
+      spec: form of the unit.
+      axis_name: as of `Split`; None outside of a training.
 
     Raises:
       ConfigError: there is no such cut, or the features there are smaller than the unit's kernel.
+
+    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> split = make_split(load_backbone("fashion_mnist_resnet8"), "stem", BottleneckSpec(8))
+    >>> split.shape, split.latent_shape
+    ((28, 28, 16), (14, 14, 8))
     """
     shapes = cut_shapes(backbone.name, backbone.preprocessing.input_shape)
     if cut not in shapes:

@@ -3,7 +3,9 @@
 import platform
 from importlib import metadata
 
-_PACKAGES = ("jaxsplit", "jax", "jaxlib", "flax", "numpy", "constriction", "pillow")
+from jaxsplit import __version__
+
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "constriction", "pillow")
 
 
 def versions() -> dict[str, str]:
@@ -12,7 +14,8 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())[:2]
     ['Python', 'constriction']
     """
-    return {"Python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    own = {"Python": platform.python_version(), "jaxsplit": __version__}
+    return own | {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:

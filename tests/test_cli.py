@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import card, coding, commands, config, data, models
+from jaxsplit import card, coding, config, data, files, models
 from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import ConfigError
@@ -32,6 +32,14 @@ COMMANDS = (
     *("quickstart", "train", "evaluate", "compare", "pack", "encode", "decode", "info", "import"),
 )
 RATES = ("r1", "r2", "r3", "r4", "r5")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warnings_stay_errors():
+    """The command line hides dependencies' warnings unless somebody asks for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "warnoptions", ["error"])
+        yield
 
 
 def run(*arguments):
@@ -487,7 +495,7 @@ def test_an_image_alone_is_encoded_as_in_company_and_checks_cost_four_bytes(
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.jspl"
-    commands._write(path, b"first")
+    files.write_whole(path, b"first")
 
     def full(number):
         raise OSError(28, "No space left on device")
@@ -495,19 +503,19 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(ConfigError, match=r"cannot write .*x\.jspl: No space left"):
-            commands._write(path, b"second")
+            files.write_whole(path, b"second")
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(ConfigError, match="cannot write"):
-        commands._write(tmp_path, b"a folder")
-    commands._write(Path(os.devnull), b"no file")
+        files.write_whole(tmp_path, b"a folder")
+    files.write_whole(Path(os.devnull), b"no file")
     assert Path(os.devnull).is_char_device()
     assert list(tmp_path.iterdir()) == [path]
     link = tmp_path / "link.jspl"
     link.symlink_to(path)
-    commands._write(link, b"third")
+    files.write_whole(link, b"third")
     assert (link.is_symlink(), path.read_bytes()) == (True, b"third")
-    assert path.stat().st_mode & 0o777 == 0o666 & ~commands._umask()
+    assert path.stat().st_mode & 0o777 == 0o666 & ~files._umask()
 
 
 # info

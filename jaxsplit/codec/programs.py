@@ -18,6 +18,8 @@ _SYMBOL_LIMIT = 2.0**31 - 128  # the largest float32 that int32 holds
 # Apart from the unit, so that units of any form share the large program.
 @functools.lru_cache
 def head_program(module: Any, cut: str, preprocessing: Any) -> Any:
+    """(variables, images uint8 [B, h, w, c]) → features float32 [B, H, W, Cin]."""
+
     @jax.jit
     def run(variables: Any, images: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):
@@ -28,6 +30,8 @@ def head_program(module: Any, cut: str, preprocessing: Any) -> Any:
 
 @functools.lru_cache
 def symbols_program(split: Split) -> Any:
+    """(unit, offsets [C], features) → symbols int32 [B, h', w', C], `NOT_FINITE` for no number."""
+
     @jax.jit
     def run(unit: Any, offsets: jax.Array, features: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):
@@ -41,6 +45,8 @@ def symbols_program(split: Split) -> Any:
 
 @functools.lru_cache
 def logits_program(split: Split) -> Any:
+    """(variables, unit, offsets [C], symbols int32 [B, h', w', C]) → logits float32 [B, K]."""
+
     @jax.jit
     def run(variables: Any, unit: Any, offsets: jax.Array, symbols: jax.Array) -> jax.Array:
         latent = symbols.astype(jnp.float32) + offsets.reshape(1, 1, 1, -1)

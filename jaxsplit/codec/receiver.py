@@ -17,6 +17,12 @@ class Receiver(End):
     """The server: frame → symbols → decoder → tail → logits.
 
     Args and errors: as of `Sender`.
+
+    >>> from jaxsplit.pretrained import load_pretrained
+    >>> sender, receiver = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").codec()
+    >>> frames = sender(np.zeros((2, 28, 28, 1), np.uint8), rate="r1")
+    >>> receiver(frames).shape
+    (2, 10)
     """
 
     def check(self, header: coding.Header) -> None:

@@ -37,6 +37,14 @@ class Sender(End):
 
     Raises:
       FamilyError: the family belongs to another backbone.
+
+    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> from jaxsplit.pretrained import load_pretrained
+    >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
+    >>> sender = Sender(family, load_backbone("fashion_mnist_resnet8"))
+    >>> images = np.zeros((2, 28, 28, 1), np.uint8)
+    >>> [len(sender(images, rate=rate)) for rate in ("r1", "r5")]  # a frame for each image
+    [2, 2]
     """
 
     def __call__(

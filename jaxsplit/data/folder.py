@@ -90,9 +90,11 @@ class FolderRecords:
         return len(self._files)
 
     def labels(self) -> np.ndarray:
+        """int32 [N], by the folders' names."""
         return self._labels
 
     def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+        """For each index the decoded image, uint8 [H, W, C], and its label."""
         return [
             (decode_image(self._top / self._files[index]), int(self._labels[index]))
             for index in indices

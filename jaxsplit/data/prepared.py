@@ -148,10 +148,12 @@ class PreparedRecords:
         return len(self._records)
 
     def labels(self) -> np.ndarray:
+        """int32 [N], without decoding an image."""
         chunks = (range(i, min(i + 1024, len(self))) for i in range(0, len(self), 1024))
         return np.array([label for c in chunks for _, label in self._read(c)], np.int32)
 
     def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+        """For each index the decoded image, uint8 [H, W, C], and its label."""
         return [
             (
                 decode_image(image, f"example {index} of {self._name}")

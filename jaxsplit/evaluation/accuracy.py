@@ -34,7 +34,26 @@ def evaluate(
     progress: Callable[[str], None] | None = None,
     rate_ids: Iterable[str] | None = None,
 ) -> Curve:
-    """The curve of `evaluate_images`, whose arguments and errors these are."""
+    """The curve of a family through real bytes: what `jaxsplit evaluate` prints.
+
+    Args:
+      family: the rates.
+      backbone: what the family was trained on.
+      source: labelled test images.
+      progress: told each rate's name before it is evaluated.
+      rate_ids: the rates to measure; None for all.
+
+    Returns:
+      A point for each rate, in bytes of real frames that were decoded again, as of
+      `evaluate_images`, whose errors these are too.
+
+    >>> from jaxsplit.pretrained import load_pretrained
+    >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
+    >>> source = data.open_source("embedded", limit=20)
+    >>> curve = evaluate(family, family.backbone_of(), source, rate_ids=["r5"])
+    >>> [(point.rate_id, point.n_images) for point in curve.points]
+    [('r5', 20)]
+    """
     return evaluate_images(family, backbone, source, progress, rate_ids)[0]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from jaxsplit import models
 from jaxsplit.data import Preprocessing
-from jaxsplit.errors import ConfigError, FamilyError
+from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family import files
 from jaxsplit.family.rate import FamilyRate
 from jaxsplit.split import Split, make_split
@@ -31,6 +31,14 @@ class RateFamily:
       rates: at least one.
       card: where the family comes from and how it was measured, as of `jaxsplit.card`; no part of
         its fingerprint.
+
+    Raises:
+      ConfigError: there is no rate, or two have one name.
+
+    >>> from jaxsplit.pretrained import load_pretrained
+    >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
+    >>> family.cut, family["r3"].lmbda, len(family.select(["r1", "r5"]).rates)
+    ('stage1.block1', 0.00025, 2)
     """
 
     backbone: str
@@ -50,8 +58,11 @@ class RateFamily:
         for rate in self.rates:
             if rate.rate_id == rate_id:
                 return rate
-        known = ", ".join(rate.rate_id for rate in self.rates)
-        raise FamilyError(f"the family has no rate {rate_id!r}; it has {known}")
+        known = [rate.rate_id for rate in self.rates]
+        raise FamilyError(
+            f"the family has no rate {rate_id!r}; it has {', '.join(known)}"
+            f"{did_you_mean(rate_id, known)}"
+        )
 
     def select(self, rate_ids: Iterable[str]) -> Self:
         """The family of only some rates, in the given order."""

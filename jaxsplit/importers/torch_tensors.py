@@ -50,6 +50,7 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
+        """Bytes that the file has of it."""
         return self.size * self.dtype.itemsize
 
 
@@ -64,6 +65,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
+        """Bytes that its elements take."""
         return math.prod(self.shape) * self.storage.dtype.itemsize
 
     def view(self, values: np.ndarray) -> np.ndarray:

@@ -57,6 +57,25 @@ def train_curve(
       ConfigError: there are fewer training examples than a batch takes, the devices can't share
         a batch equally, or the network learns too: then `train_networks` is needed.
       DataError: the images are of other classes than the backbone's.
+
+    >>> from jaxsplit.bottleneck import BottleneckSpec
+    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> from jaxsplit.losses import Distortion
+    >>> from jaxsplit.train.step import Phase, Rate
+    >>> family = train_curve(
+    ...     CurveConfig(
+    ...         backbone="fashion_mnist_resnet8",
+    ...         cut="stage3.block1",
+    ...         spec=BottleneckSpec(channels=4),
+    ...         rates=(Rate("r1", 1e-3),),
+    ...         phases=(Phase(4, Distortion(distillation=0, features=1)),),
+    ...         limit=64,
+    ...         batch_size=16,
+    ...     ),
+    ...     load_backbone("fashion_mnist_resnet8"),
+    ... )
+    >>> family.cut, family["r1"].tables.channels
+    ('stage3.block1', 4)
     """
     if config.trainable != "unit":
         raise ConfigError(

@@ -67,6 +67,20 @@ class CurveConfig:
         and "tail", or "all" of head, unit and tail: each rate then has a network of its own.
       network_rate: factor on the learning rate of the network's weights, which are nearly right
         already.
+
+    Raises:
+      ConfigError: a value that can't be, or two that don't go together.
+
+    >>> from jaxsplit.losses import Distortion
+    >>> config = CurveConfig(
+    ...     backbone="fashion_mnist_resnet8",
+    ...     cut="stage1.block1",
+    ...     spec=BottleneckSpec(channels=12),
+    ...     rates=(Rate("r1", 1e-3), Rate("r2", 1e-4)),
+    ...     phases=(Phase(1000, Distortion()),),
+    ... )
+    >>> config.steps
+    1000
     """
 
     backbone: str

@@ -33,6 +33,9 @@ class Rate:
       rate_id: its name.
       lmbda: distortion per bit.
       spec: form of its unit; None: the curve's.
+
+    >>> Rate("r1", 1e-3).lmbda
+    0.001
     """
 
     rate_id: str
@@ -54,6 +57,9 @@ class Phase:
       quantization: what the decoder sees: "noise", or "round" with straight-through gradients,
         around the offsets that are best for the prior when the phase begins; the family keeps
         them. The bits are always those of the noisy latent.
+
+    >>> Phase(1000, losses.Distortion(), "round").quantization
+    'round'
     """
 
     steps: int

@@ -18,7 +18,7 @@ from jaxsplit.data import fashion_mnist as fashion
 from jaxsplit.data.prepared import find_prepared
 from jaxsplit.data.sources import ASSETS, EMBEDDED
 from jaxsplit.data.writer import write_prepared
-from jaxsplit.errors import DataError
+from jaxsplit.errors import DataError, JaxsplitWarning
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 # Of the uint8 pixels and labels, in order.
@@ -576,13 +576,44 @@ def test_every_kind_of_file_becomes_grey_or_rgb(mode, form, shape):
     assert np.all(array == 255)
 
 
-def test_16_bit_grey_is_scaled_and_palettes_with_transparency_are_colours():
+def test_16_bit_grey_is_scaled():
     image = Image.fromarray(np.full((4, 6), 0x80FF, np.uint16))
     assert np.all(decode_image(encoded(image, "PNG")) == 0x80)
-    palette = Image.new("P", (6, 4), 1)
-    palette.putpalette([0, 0, 0, 10, 20, 30])
-    data = encoded(palette, "PNG", transparency=bytes((0, 128)))
-    assert decode_image(data)[0, 0].tolist() == [10, 20, 30]
+
+
+@pytest.fixture
+def unwarned(monkeypatch):
+    monkeypatch.setattr("jaxsplit.errors._WARNED", set())
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
+def test_what_is_transparent_is_shown_on_white(mode, unwarned):
+    """Whatever lies under it; once, with what to do, and not where all is opaque."""
+    forms = {"RGBA": (10, 20, 30, 0), "LA": (10, 0), "P": 1, "L": 10}
+    image = Image.new(mode, (6, 4), forms[mode])
+    if mode == "P":
+        image.putpalette([0, 0, 0, 10, 20, 30])
+    options = {"P": {"transparency": bytes((255, 0))}, "L": {"transparency": 10}}.get(mode, {})
+    clear = encoded(image, "PNG", **options)
+    with pytest.warns(JaxsplitWarning, match="save the image on it"):
+        array = decode_image(clear)
+    assert np.all(array == 255)
+    assert array.shape[2] == (1 if mode in ("LA", "L") else 3)
+    decode_image(clear)  # a second warning would be an error here
+
+
+def test_what_is_half_transparent_is_mixed_with_white(unwarned):
+    with pytest.warns(JaxsplitWarning):
+        array = decode_image(encoded(Image.new("RGBA", (1, 1), (0, 100, 255, 51)), "PNG"))
+    assert array[0, 0].tolist() == [204, 224, 255]  # a fifth of the colour
+
+
+def test_of_an_animation_the_first_frame_is_taken(unwarned):
+    first, second = (Image.new("RGB", (6, 4), colour) for colour in ("red", "blue"))
+    file = encoded(first, "GIF", save_all=True, append_images=[second])
+    with pytest.warns(JaxsplitWarning, match="first frame"):
+        array = decode_image(file)
+    assert array[0, 0].tolist() == [255, 0, 0]
 
 
 def test_photos_are_turned_upright():

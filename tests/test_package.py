@@ -1,0 +1,90 @@
+"""The wheel and the sdist: built from what git tracks, they hold what they should."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import jaxsplit
+
+ROOT = Path(__file__).parent.parent
+
+setuptools = pytest.importorskip("setuptools", minversion="77", reason='needs ".[test]"')
+
+
+def tracked():
+    command = ["git", "-C", str(ROOT), "ls-files"]
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs a checkout")
+    return [path for path in done.stdout.splitlines() if (ROOT / path).is_file()]
+
+
+def build(kind, source, out):
+    """Builds one of `wheel` and `sdist`; returns its path and what setuptools said."""
+    program = f"import setuptools.build_meta as b; print('built', b.build_{kind}({str(out)!r}))"
+    unwanted = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}  # which setuptools would warn of
+    environment = {key: value for key, value in os.environ.items() if key not in unwanted}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=source,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return out / done.stdout.rpartition("built ")[2].strip(), done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """(sdist, wheel of the sdist, what was said): as a registry's users get them."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("out")
+    for path in tracked():
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, source / path)
+    sdist, said = build("sdist", source, out)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(out, filter="data")
+    wheel, more = build("wheel", out / sdist.name.removesuffix(".tar.gz"), out)
+    return sdist, wheel, said + more
+
+
+def test_the_wheel_has_every_module_and_asset_and_no_test(built):
+    with zipfile.ZipFile(built[1]) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = {path for path in tracked() if path.startswith("jaxsplit/")}
+    expected |= {f"jaxsplit/{path}" for path in tracked() if path.startswith("configs/")}
+    assert names == expected
+    assert any(name.startswith("jaxsplit/assets/") for name in names)
+
+
+def test_they_are_small_and_of_the_one_version(built):
+    sdist, wheel, _ = built
+    assert sdist.name == f"jaxsplit-{jaxsplit.__version__}.tar.gz"
+    assert wheel.name == f"jaxsplit-{jaxsplit.__version__}-py3-none-any.whl"
+    assert max(path.stat().st_size for path in (sdist, wheel)) < 15e6
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        metadata = archive.read(name).decode()
+        scripts = archive.read(name.replace("METADATA", "entry_points.txt")).decode()
+    assert f"Version: {jaxsplit.__version__}\n" in metadata
+    assert "License-File: LICENSE" in metadata
+    assert "jaxsplit = jaxsplit.cli:main" in scripts
+
+
+def test_the_sdist_has_its_readme_and_licence(built):
+    with tarfile.open(built[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names >= {"README.md", "LICENSE", "pyproject.toml", "configs/fashion_mnist.py"}
+
+
+def test_nothing_is_warned_of(built):
+    said = built[2].lower()
+    assert not [line for line in said.splitlines() if "warning" in line or "deprecat" in line]

@@ -1,5 +1,6 @@
 """Several CPU devices, strict ranks, and a tiny trained network and family for all tests."""
 
+import collections
 import contextlib
 import dataclasses
 import os
@@ -17,6 +18,12 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 # What is compiled once, here or in a subprocess, is found again: half of the time otherwise.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def pytest_collection_modifyitems(items):
+    """Files of many slow tests come first: a long one that starts last leaves a core idle."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -36,6 +36,35 @@ def _forget_programs():
     jax.clear_caches()
 
 
+HASTY = "jax_disable_most_optimizations"
+
+
+@contextlib.contextmanager
+def _compiled(hastily):
+    """How programs are compiled inside, in this process and in those that it starts."""
+    import jax
+
+    before = jax.config.read(HASTY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HASTY.upper(), str(int(hastily)))
+        jax.config.update(HASTY, hastily)
+        try:
+            yield
+        finally:
+            jax.config.update(HASTY, before)
+
+
+@pytest.fixture(scope="module")
+def hasty():
+    """Compiles in half of the time what then runs slower, here and in processes that are started.
+
+    For modules about what trainings and commands do with programs. Those about numbers and bytes
+    compile as users do, and so does `test_quickstart_as_a_user_runs_it`.
+    """
+    with _compiled(hastily=True):
+        yield
+
+
 @pytest.fixture(scope="session")
 def compiles():
     """A context manager that counts the programs compiled inside it: `with compiles() as n`."""
@@ -74,9 +103,10 @@ def tiny_training():
         limit=256,
     )
     losses = []
-    variables, report = train_backbone(
-        config, None, lambda done, total, metrics: losses.append(float(metrics["loss"]))
-    )
+    with _compiled(hastily=False):  # whichever module asks first
+        variables, report = train_backbone(
+            config, None, lambda done, total, metrics: losses.append(float(metrics["loss"]))
+        )
     return config, variables, report, losses
 
 
@@ -123,7 +153,8 @@ def tiny_family(tiny_config, tiny_backbone):
     """The family that `tiny_config` gives; treat it as read-only."""
     from jaxsplit.train.curve import train_curve
 
-    return train_curve(tiny_config, tiny_backbone)
+    with _compiled(hastily=False):
+        return train_curve(tiny_config, tiny_backbone)
 
 
 @pytest.fixture(scope="session")

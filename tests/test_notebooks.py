@@ -13,6 +13,9 @@ FOLDER = Path(__file__).parent.parent / "colab"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
+
 def read(name):
     notebook = nbformat.read(FOLDER / name, as_version=4)
     nbformat.validate(notebook)

@@ -1,5 +1,6 @@
 """Several CPU devices, strict ranks, and a tiny trained network and family for all tests."""
 
+import collections
 import contextlib
 import dataclasses
 import os
@@ -14,9 +15,16 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
 os.environ.setdefault("NPROC", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
-# What is compiled once, here or in a subprocess, is found again: half of the time otherwise.
+# What is compiled once, here or in a subprocess, is found again, small programs too: every module
+# and every process needs the same few hundred of them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def pytest_collection_modifyitems(items):
+    """Files of many slow tests come first: a long one that starts last leaves a core idle."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,6 +34,35 @@ def _forget_programs():
     import jax
 
     jax.clear_caches()
+
+
+HASTY = "jax_disable_most_optimizations"
+
+
+@contextlib.contextmanager
+def _compiled(hastily):
+    """How programs are compiled inside, in this process and in those that it starts."""
+    import jax
+
+    before = jax.config.read(HASTY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HASTY.upper(), str(int(hastily)))
+        jax.config.update(HASTY, hastily)
+        try:
+            yield
+        finally:
+            jax.config.update(HASTY, before)
+
+
+@pytest.fixture(scope="module")
+def hasty():
+    """Compiles in half of the time what then runs slower, here and in processes that are started.
+
+    For modules about what trainings and commands do with programs. Those about numbers and bytes
+    compile as users do, and so does `test_quickstart_as_a_user_runs_it`.
+    """
+    with _compiled(hastily=True):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -66,9 +103,10 @@ def tiny_training():
         limit=256,
     )
     losses = []
-    variables, report = train_backbone(
-        config, None, lambda done, total, metrics: losses.append(float(metrics["loss"]))
-    )
+    with _compiled(hastily=False):  # whichever module asks first
+        variables, report = train_backbone(
+            config, None, lambda done, total, metrics: losses.append(float(metrics["loss"]))
+        )
     return config, variables, report, losses
 
 
@@ -115,7 +153,8 @@ def tiny_family(tiny_config, tiny_backbone):
     """The family that `tiny_config` gives; treat it as read-only."""
     from jaxsplit.train.curve import train_curve
 
-    return train_curve(tiny_config, tiny_backbone)
+    with _compiled(hastily=False):
+        return train_curve(tiny_config, tiny_backbone)
 
 
 @pytest.fixture(scope="session")

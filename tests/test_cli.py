@@ -34,6 +34,9 @@ COMMANDS = (
 RATES = ("r1", "r2", "r3", "r4", "r5")
 
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _warnings_stay_errors():
     """The command line hides dependencies' warnings unless somebody asks for them."""
@@ -67,7 +70,7 @@ def refuses(*arguments, words=()):
     return done
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     """The shortened quickstart: its streams and its folder."""
     out = tmp_path_factory.mktemp("quickstart")
@@ -76,13 +79,13 @@ def quickstart(tmp_path_factory):
     return done
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def family(quickstart):
     """Folder of the quickstart's family."""
     return quickstart.folder / "family"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Four image files of four formats, three sizes and two modes."""
     folder = tmp_path_factory.mktemp("pictures")
@@ -99,7 +102,7 @@ def pictures(tmp_path_factory):
     return [folder / name for name, _, _ in forms]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ends(family, pictures):
     """Sender and receiver of the family, and the pictures as the network takes them."""
     opened, backbone = RateFamily.load(family), load_backbone("fashion_mnist_resnet8")
@@ -114,7 +117,7 @@ def ends(family, pictures):
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def encoded(family, pictures, tmp_path_factory):
     """The pictures encoded at r3: the command's streams and its file."""
     path = tmp_path_factory.mktemp("encoded") / "pictures.jspl"
@@ -123,7 +126,7 @@ def encoded(family, pictures, tmp_path_factory):
     return done
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folder_of_images(tmp_path_factory):
     """Test images as PNG files of three classes, and classes.txt with all of them."""
     root = tmp_path_factory.mktemp("images")
@@ -235,7 +238,10 @@ def test_quickstart_again_writes_the_identical_curve(quickstart, tmp_path):
 @pytest.mark.slow
 def test_quickstart_as_a_user_runs_it(tmp_path):
     """One device a core and XLA's own number of threads, none of what the tests set."""
-    own = ("XLA_FLAGS", "NPROC", "JAX_NUMPY_RANK_PROMOTION")
+    own = (
+        *("XLA_FLAGS", "NPROC"),
+        *("JAX_NUMPY_RANK_PROMOTION", "JAX_DISABLE_MOST_OPTIMIZATIONS"),
+    )
     environment = {key: value for key, value in os.environ.items() if key not in own}
     command = [sys.executable, "-m", "jaxsplit", "quickstart", "--smoke", "--out", str(tmp_path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -270,7 +276,7 @@ def test_the_device_runs_less_than_half_of_the_network():
 # train
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A training with another seed than the quickstart's."""
     workdir = tmp_path_factory.mktemp("trained")

@@ -27,6 +27,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
+
 def blocks(language):
     joined = README.replace("\\\n", " ")  # lines that the shell takes as one
     return re.findall(rf"^```{language}\n(.*?)^```", joined, re.MULTILINE | re.DOTALL)

@@ -21,7 +21,7 @@ from jaxsplit.train.curve import train_curve
 CONFIG = Path(__file__).parent / "tiny_curve.py"
 ROOT = Path(__file__).parent.parent.parent
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("meeting")]
 
 
 @pytest.fixture
@@ -191,7 +191,9 @@ print(processes.from_first(int(sys.argv[2]) + 5), processes.largest(int(sys.argv
 """
 
 
-def test_processes_wait_for_one_that_takes_much_longer():
+@pytest.fixture(scope="module")
+def meeting():
+    """Two processes, one of them late: most of a minute that other tests fill."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = [
         subprocess.Popen(
@@ -203,7 +205,15 @@ def test_processes_wait_for_one_that_takes_much_longer():
         for port in [free_port()]
         for i in range(2)
     ]
-    assert [process.communicate(timeout=150)[0].splitlines()[-1] for process in running] == [
+    yield running
+    for process in running:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_processes_wait_for_one_that_takes_much_longer(meeting):
+    assert [process.communicate(timeout=150)[0].splitlines()[-1] for process in meeting] == [
         "5 1",
         "5 1",
     ]

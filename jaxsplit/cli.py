@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 # The commands import everything heavy, so they are imported last: `--help` must be instant.
 from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError
+from jaxsplit.options import add_plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="the text of curve.json alone")
 
     _add_compare(commands)
+    add_plan(add("plan", "What every cut of a network and every unit there costs."))
     _add_pack(add)
 
     encode = add("encode", "Image files to one .jspl file: what the device does.")

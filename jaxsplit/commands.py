@@ -139,6 +139,51 @@ def compare(options: argparse.Namespace) -> None:
     print(json.dumps(result.to_dict(), indent=1) if options.json else result.render())
 
 
+def plan(options: argparse.Namespace) -> None:
+    """What every cut of a network and every unit there costs."""
+    from jaxsplit import planning
+    from jaxsplit.evaluation import plan_plot, plan_table
+    from jaxsplit.plan import CHANNELS, STRIDES, SYMBOLS, comparison, make_plan
+
+    link = planning.make_link(options)
+    families = planning.open_families(options.family or (), options.backbone)
+    shown = next((family.preprocessing for family in families.values()), None)
+    backbone = planning.abstract_backbone(
+        options.backbone, options.weights, options.input, options.classes, shown
+    )
+    found = make_plan(
+        backbone.module,
+        backbone.preprocessing.input_shape,
+        backbone.variables,
+        name=backbone.name,
+        channels=options.channels or CHANNELS,
+        strides=options.strides or STRIDES,
+    )
+    symbols = SYMBOLS if options.symbols is None else options.symbols
+    timed = None
+    if link is not None:
+        bits = options.bits_per_symbol
+        size = options.image_bytes
+        timed = comparison.compare(
+            found,
+            link,
+            symbols,
+            comparison.BITS_PER_SYMBOL if bits is None else bits,
+            planning.image_bytes(backbone) if size is None else size,
+            planning.trained_options(families, backbone, link),
+        )
+    if options.plot is not None:
+        plan_plot.plot_plan(options.plot, found, timed, symbols)
+    if options.json:
+        print(json.dumps(comparison.to_dict(found, timed, symbols), indent=1))
+        return
+    print(plan_table.render(found, timed, symbols))
+    if options.cut is not None:
+        print(plan_table.render_units(found[options.cut], timed))
+    if options.plot is not None:
+        print(f"wrote {options.plot}")
+
+
 def encode(options: argparse.Namespace) -> None:
     """Image files to one .jspl file."""
     import numpy as np

@@ -136,8 +136,7 @@ def trained_options(
             sent = rate.measured["bytes_per_image"]
             timing = link.time(cost.device_macs, sent, cost.server_macs)
             unit = plan_unit(rate.spec, split.shape)
-            title = f"{Path(name).name if Path(name).is_dir() else name} {rate.rate_id}"
-            top1 = rate.measured.get("top1")
+            title, top1 = f"{Path(name).name} {rate.rate_id}", rate.measured.get("top1")
             options.append(Option(title, family.cut, unit, sent, timing, top1))
     return options
 

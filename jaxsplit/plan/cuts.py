@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 
@@ -154,7 +155,7 @@ def make_plan(
         if variables is None:
             variables = jax.eval_shape(module.init, jax.random.key(0), image)
         segments = list(_segments(module, variables, image))
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (flax.errors.FlaxError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{name} takes no images of {input_shape}: {error}") from error
     macs, used = [one.macs for one in segments], [one.params for one in segments]
     total, grids = sum(macs), dict[Shape, tuple[UnitPlan, ...]]()

@@ -122,8 +122,11 @@ def _follow(operation: Operation, place: int, reach: Reach, output: Value) -> Re
             return reach
         before = sum(value.shape[axis] for value in operation.inputs[:place])
         return reach.strided(-before, 1, 0, axis)
-    if name == "rev":
-        return EVERYTHING if axis in params["dimensions"] else reach
+    if name == "split" and params["axis"] == axis:
+        before = sum(params["sizes"][: operation.outputs.index(output)])
+        return reach.strided(before, 1, 0, axis)
+    if name == "rev" and axis in params["dimensions"]:
+        return EVERYTHING
     moved = _moved(operation, place, axis, output)
     return EVERYTHING if moved is None else dataclasses.replace(reach, axis=moved)
 
@@ -148,6 +151,10 @@ def _moved(operation: Operation, place: int, axis: int, output: Value) -> int | 
     """Where an axis goes that an operation only moves; None where it isn't kept."""
     name, params = operation.name, operation.params
     shape = operation.inputs[place].shape
+    if name in ("rev", "split"):
+        return axis
+    if name == "stack":
+        return axis + (params["axis"] <= axis)
     if name == "transpose":
         return params["permutation"].index(axis)
     if name == "broadcast_in_dim":

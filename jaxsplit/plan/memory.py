@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jaxsplit.plan.program import ELEMENTWISE, Operation, Value
 
-_COPIES = "broadcast_in_dim concatenate iota pad reshape rev slice squeeze transpose"
+_COPIES = "broadcast_in_dim concatenate iota pad reshape rev slice split squeeze stack transpose"
 # What a compiler computes in passing, without writing it down, when one operation reads it.
 _FUSED = ELEMENTWISE | frozenset(_COPIES.split())
 # The same numbers in the same memory.

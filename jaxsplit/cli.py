@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 # The commands import everything heavy, so they are imported last: `--help` must be instant.
 from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError
-from jaxsplit.options import add_plan
+from jaxsplit.options import add_design, add_plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_compare(commands)
     add_plan(add("plan", "What every cut of a network and every unit there costs."))
+    add_design(add("design", "Search for cuts and units: the front of bytes, accuracy and work."))
     _add_pack(add)
 
     encode = add("encode", "Image files to one .jspl file: what the device does.")
@@ -271,7 +272,11 @@ def _overrides(options: argparse.Namespace, unknown: list[str]) -> dict[str, str
     found = {}
     for text in unknown:
         key, equals, value = text.partition("=")
-        if options.command != "train" or not key.startswith("--config.") or not equals:
+        if (
+            options.command not in ("train", "design")
+            or not key.startswith("--config.")
+            or not equals
+        ):
             raise ConfigError(f"unrecognized argument {text!r} (see jaxsplit {options.command} -h)")
         found[key.removeprefix("--config.")] = value
     return found

@@ -42,10 +42,13 @@ def quickstart(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Trains a backbone or a curve from a configuration."""
     from jaxsplit import config, experiment
+    from jaxsplit.design import DesignConfig
     from jaxsplit.train import parallel, processes
     from jaxsplit.train.backbone import BackboneConfig
 
     loaded = config.load(options.config, options.overrides)
+    if isinstance(loaded, DesignConfig):
+        raise ConfigError(f"{options.config} is a search: take jaxsplit design")
     _check_writable(options.workdir)
     processes.join(options.coordinator, options.process_id, options.processes)
     with processes.leaving_errors():
@@ -147,9 +150,9 @@ def plan(options: argparse.Namespace) -> None:
 
     link = planning.make_link(options)
     families = planning.open_families(options.family or (), options.backbone)
-    shown = next((family.preprocessing for family in families.values()), None)
+    measured = next((family.preprocessing for family in families.values()), None)
     backbone = planning.abstract_backbone(
-        options.backbone, options.weights, options.input, options.classes, shown
+        options.backbone, options.weights, options.input, options.classes, measured
     )
     found = make_plan(
         backbone.module,
@@ -160,6 +163,9 @@ def plan(options: argparse.Namespace) -> None:
         strides=options.strides or STRIDES,
     )
     symbols = SYMBOLS if options.symbols is None else options.symbols
+    if symbols < 1:
+        raise ConfigError(f"--symbols is {symbols}; expected at least 1")
+    shown = None if options.cut is None else found[options.cut]
     timed = None
     if link is not None:
         bits = options.bits_per_symbol
@@ -173,15 +179,49 @@ def plan(options: argparse.Namespace) -> None:
             planning.trained_options(families, backbone, link),
         )
     if options.plot is not None:
-        plan_plot.plot_plan(options.plot, found, timed, symbols)
+        try:
+            plan_plot.plot_plan(options.plot, found, timed, symbols)
+        except OSError as error:
+            raise ConfigError(f"cannot write {options.plot}: {error.strerror}") from error
     if options.json:
         print(json.dumps(comparison.to_dict(found, timed, symbols), indent=1))
         return
     print(plan_table.render(found, timed, symbols))
-    if options.cut is not None:
-        print(plan_table.render_units(found[options.cut], timed))
+    if shown is not None:
+        print(plan_table.render_units(shown, timed))
     if options.plot is not None:
         print(f"wrote {options.plot}")
+
+
+def design(options: argparse.Namespace) -> None:
+    """A search for cuts and units within a time."""
+    from jaxsplit import config
+    from jaxsplit.design import DesignConfig, search
+    from jaxsplit.design.export import write_config
+    from jaxsplit.design.front import choose
+    from jaxsplit.evaluation import design_report
+    from jaxsplit.importers.pretrained import load_backbone
+    from jaxsplit.train import parallel
+
+    loaded = config.load(options.config, options.overrides)
+    if not isinstance(loaded, DesignConfig):
+        raise ConfigError(f"{options.config} is no search: take jaxsplit train")
+    _check_writable(options.workdir)
+    parallel.use_cpu_cores(loaded.batch_size)
+    with _progress() as progress:
+        backbone = load_backbone(loaded.backbone)
+        found = search(loaded, backbone, options.workdir, progress.tell)
+    chosen = choose(found.front, loaded.points)
+    write_config(options.workdir / "chosen.py", loaded, chosen)
+    document = json.dumps(found.to_dict(), indent=1) + "\n"
+    _write(options.workdir / "design.json", document.encode())
+    design_report.plot_design(options.workdir / "design.png", found)
+    if options.json:
+        print(document, end="")
+        return
+    print(design_report.render(found, chosen))
+    names = ", ".join(f"{options.workdir}/{name}" for name in ("design.json", "design.png"))
+    print(f"wrote {names} and {options.workdir}/chosen.py in {found.minutes:.1f} minutes")
 
 
 def encode(options: argparse.Namespace) -> None:

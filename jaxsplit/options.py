@@ -62,6 +62,26 @@ examples:
 Shapes are traced: nothing is run, and no weights are needed."""
 
 
+def add_design(command: argparse.ArgumentParser) -> None:
+    """`jaxsplit design --config …`: the search for cuts and units."""
+    command.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE|NAME[:ARG]",
+        help="a shipped configuration or a file; --config.KEY=VALUE overrides",
+    )
+    command.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    command.add_argument("--json", action="store_true", help="the text of design.json alone")
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = """\
+examples:
+  jaxsplit design --config resnet20_design --workdir runs/design
+  jaxsplit design --config resnet20_design --workdir runs/design --config.minutes=5.0
+  jaxsplit train --config runs/design/chosen.py:stage1.block3 --workdir runs/chosen
+
+The same command goes on with a search that was stopped."""
+
+
 def whole_numbers(text: str) -> tuple[int, ...]:
     """`8,16,32` → (8, 16, 32).
 

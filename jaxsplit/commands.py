@@ -146,38 +146,10 @@ def plan(options: argparse.Namespace) -> None:
     """What every cut of a network and every unit there costs."""
     from jaxsplit import planning
     from jaxsplit.evaluation import plan_plot, plan_table
-    from jaxsplit.plan import CHANNELS, STRIDES, SYMBOLS, comparison, make_plan
+    from jaxsplit.plan import comparison
 
-    link = planning.make_link(options)
-    families = planning.open_families(options.family or (), options.backbone)
-    measured = next((family.preprocessing for family in families.values()), None)
-    backbone = planning.abstract_backbone(
-        options.backbone, options.weights, options.input, options.classes, measured
-    )
-    found = make_plan(
-        backbone.module,
-        backbone.preprocessing.input_shape,
-        backbone.variables,
-        name=backbone.name,
-        channels=options.channels or CHANNELS,
-        strides=options.strides or STRIDES,
-    )
-    symbols = SYMBOLS if options.symbols is None else options.symbols
-    if symbols < 1:
-        raise ConfigError(f"--symbols is {symbols}; expected at least 1")
+    found, timed, symbols = planning.run(options)
     shown = None if options.cut is None else found[options.cut]
-    timed = None
-    if link is not None:
-        bits = options.bits_per_symbol
-        size = options.image_bytes
-        timed = comparison.compare(
-            found,
-            link,
-            symbols,
-            comparison.BITS_PER_SYMBOL if bits is None else bits,
-            planning.image_bytes(backbone) if size is None else size,
-            planning.trained_options(families, backbone, link),
-        )
     if options.plot is not None:
         try:
             plan_plot.plot_plan(options.plot, found, timed, symbols)

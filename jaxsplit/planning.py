@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,69 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.family import RateFamily
 from jaxsplit.importers import imagenet
 from jaxsplit.importers.pretrained import load_backbone
-from jaxsplit.plan import Link, plan_unit, split_cost
+from jaxsplit.plan import (
+    CHANNELS,
+    STRIDES,
+    SYMBOLS,
+    Link,
+    Plan,
+    make_plan,
+    plan_unit,
+    split_cost,
+)
+from jaxsplit.plan.comparison import BITS_PER_SYMBOL, Comparison, compare
 from jaxsplit.plan.link import Option
 from jaxsplit.pretrained import load_pretrained
 from jaxsplit.split import make_split
 
 _SMALL = (32, 32)  # input of the networks for small images, as in CIFAR
 _SMALL_CLASSES = 10
+
+
+class PlanRun(NamedTuple):
+    """A plan, its times where a link is given, and the size that units are chosen for."""
+
+    plan: Plan
+    comparison: Comparison | None
+    symbols: int
+
+
+def run(options: Any) -> PlanRun:
+    """Plans what the options of `jaxsplit plan` describe.
+
+    Raises:
+      JaxsplitError: there is no such network, weights or family, or an option doesn't fit.
+    """
+    link = make_link(options)
+    symbols = SYMBOLS if options.symbols is None else options.symbols
+    if symbols < 1:
+        raise ConfigError(f"--symbols is {symbols}; expected at least 1")
+    families = open_families(options.family or (), options.backbone)
+    measured = next((family.preprocessing for family in families.values()), None)
+    backbone = abstract_backbone(
+        options.backbone, options.weights, options.input, options.classes, measured
+    )
+    input_shape = backbone.preprocessing.input_shape
+    plan = make_plan(
+        backbone.module,
+        input_shape,
+        backbone.variables,
+        name=backbone.name,
+        channels=options.channels or CHANNELS,
+        strides=options.strides or STRIDES,
+    )
+    if link is None:
+        return PlanRun(plan, None, symbols)
+    bits, size = options.bits_per_symbol, options.image_bytes
+    comparison = compare(
+        plan,
+        link,
+        symbols,
+        BITS_PER_SYMBOL if bits is None else bits,
+        math.prod(input_shape) if size is None else size,
+        trained_options(families, backbone, link),
+    )
+    return PlanRun(plan, comparison, symbols)
 
 
 def abstract_backbone(
@@ -139,8 +195,3 @@ def trained_options(
             title, top1 = f"{Path(name).name} {rate.rate_id}", rate.measured.get("top1")
             options.append(Option(title, family.cut, unit, sent, timing, top1))
     return options
-
-
-def image_bytes(backbone: models.Backbone) -> int:
-    """Bytes of a raw image."""
-    return math.prod(backbone.preprocessing.input_shape)

@@ -104,7 +104,7 @@ def search(
         for source in sources
     ]
     trainer = Trainer(config, frozen, *seen)
-    _climb(config, trainer, everything, journal, workdir, tell)
+    climb(config, trainer, everything, journal, workdir, tell)
     results = _results(journal, everything)
     last = {result["name"] for result in journal.values["rungs"][-1]["results"]}
     return Design(
@@ -117,7 +117,7 @@ def search(
     )
 
 
-def _climb(
+def climb(
     config: DesignConfig,
     trainer: Trainer,
     everything: Sequence[Candidate],
@@ -125,7 +125,16 @@ def _climb(
     workdir: Path,
     tell: Callable[[str], None],
 ) -> None:
-    """Trains, compares and chooses, stretch by stretch."""
+    """Trains, compares and chooses, stretch by stretch, from where the journal ends.
+
+    Args:
+      config: the search.
+      trainer: of its trainings.
+      everything: all candidates.
+      journal: gets what is finished.
+      workdir: for the states of what goes on.
+      tell: told what begins.
+    """
     rungs, total = journal.values["rungs"], 60 * config.minutes
     if len(rungs) == config.rungs:
         return

@@ -36,11 +36,24 @@ class Members:
       split: the cut with that form.
       candidates: at least one.
       state: as of `init_state`, on the host.
+      units: what is compared of it; None where it has trained on since.
     """
 
     split: Split
     candidates: tuple[Candidate, ...]
     state: TrainState
+    units: Any = None
+
+    def settle(self) -> Any:
+        """The units and where they round, {"unit", "offsets"}: once, whatever is compared then."""
+        if self.units is None:
+            group = Group(self.split, self.rates, tuple(range(len(self.candidates))))
+            state = self.state
+            # What has diverged has no best offsets; its bits say that it is worth nothing.
+            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.result)):
+                state = with_best_offsets((group,), CurveState((state,))).groups[0]
+            self.units = {"unit": state.result, "offsets": np.asarray(state.offsets, np.float32)}
+        return self.units
 
     @property
     def rates(self) -> tuple[Rate, ...]:
@@ -83,11 +96,15 @@ class Trainer:
         found = []
         for (cut, spec), ones in forms.items():
             split = make_split(self.backbone, cut, spec, parallel.AXIS)
-            rates = tuple(Rate(one.name, one.lmbda) for one in ones)
-            config = self.config
-            state = init_state(split, rates, self.adam, config.seed, ema=config.ema > 0)
-            found.append(Members(split, tuple(ones), jax.device_get(state)))
+            state = self._first_state(self._shared(split), len(ones))
+            found.append(Members(split, tuple(ones), state))
         return found
+
+    @functools.cache  # noqa: B019 — a search has one trainer
+    def _first_state(self, split: Split, count: int) -> TrainState:
+        rates = (Rate("any", 0.0),) * count  # all begin alike
+        ema = self.config.ema > 0
+        return jax.device_get(init_state(split, rates, self.adam, self.config.seed, ema))
 
     def advance(self, members: Members, steps: int) -> None:
         """Trains members for so many more steps."""
@@ -104,7 +121,7 @@ class Trainer:
         for step in range(first, first + steps):
             batch = parallel.shard(self._batch(cut, step), self.devices)
             state, _ = run(state, batch, constants)
-        members.state = parallel.unreplicate(state)
+        members.state, members.units = parallel.unreplicate(state), None
 
     def _batch(self, cut: str, step: int) -> dict[str, np.ndarray]:
         """The same images for every candidate, whatever is trained beside it."""
@@ -119,9 +136,6 @@ class Trainer:
 
     def compare(self, members: Members, part: int) -> dict[str, np.ndarray]:
         """Sums over one part of the test images: {"bits": [W], "top1": [W], "images": []}."""
-        group = Group(members.split, members.rates, tuple(range(len(members.candidates))))
-        state = with_best_offsets((group,), CurveState((members.state,))).groups[0]
-        unit = {"unit": state.result, "offsets": jnp.asarray(state.offsets)}
         size, cut = self.part_size, members.split.cut
         chosen = slice(part * size, (part + 1) * size)
         labels = np.full(size, -1, np.int32)  # no class of an image that only fills up
@@ -129,7 +143,7 @@ class Trainer:
         seen = self.test.features[cut][chosen]
         features[: len(seen)], labels[: len(seen)] = seen, self.test.labels[chosen]
         sent = parallel.shard({"features": features, "label": labels}, self.devices)
-        units = parallel.replicate(unit, self.devices)
+        units = parallel.replicate(members.settle(), self.devices)
         _, behind = self._rounded(self._shared(members.split))((), sent, units)
         # One after the other: the tail, which compiles longest, then knows no number of them.
         answers, latents = self._answers(cut), np.asarray(behind["x"])

@@ -9,10 +9,10 @@ import pytest
 
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.design import journal as journal_module
-from jaxsplit.design import search as search_module
 from jaxsplit.design.candidates import Candidate, DesignConfig
 from jaxsplit.design.front import front_ranks
 from jaxsplit.design.journal import Journal
+from jaxsplit.design.search import climb
 from jaxsplit.design.trainer import Members
 from jaxsplit.errors import ConfigError
 from jaxsplit.train.state import TrainState
@@ -92,22 +92,22 @@ def clock(monkeypatch):
     return found
 
 
-def climb(trainer, folder, config=CONFIG):
+def run(trainer, folder, config=CONFIG):
     folder.mkdir(exist_ok=True)
     journal = Journal(folder / "search.json", config.key)
-    search_module._climb(config, trainer, CANDIDATES, journal, folder, lambda text: None)
+    climb(config, trainer, CANDIDATES, journal, folder, lambda text: None)
     return journal
 
 
 @pytest.mark.parametrize(("minutes", "compiling"), [(10.0, 3.0), (2.0, 1.0), (60.0, 10.0)])
 def test_the_time_is_kept(clock, tmp_path, minutes, compiling):
     config = dataclasses.replace(CONFIG, minutes=minutes)
-    journal = climb(Counting(clock, compiling), tmp_path / "one", config)
+    journal = run(Counting(clock, compiling), tmp_path / "one", config)
     assert journal.seconds == pytest.approx(60 * minutes, rel=0.1)
 
 
 def test_all_that_are_left_train_alike_and_the_better_go_on(clock, tmp_path):
-    rungs = climb(Counting(clock), tmp_path / "one").values["rungs"]
+    rungs = run(Counting(clock), tmp_path / "one").values["rungs"]
     counts = [len(rung["results"]) for rung in rungs]
     assert counts == [24, 10, 4]
     steps = [rung["steps"] for rung in rungs]
@@ -134,19 +134,19 @@ def test_all_that_are_left_train_alike_and_the_better_go_on(clock, tmp_path):
 def test_a_stopped_search_goes_on(clock, tmp_path):
     """In the stretch that was stopped, with the time that was spent and the states of before."""
     with pytest.raises(KeyboardInterrupt):
-        climb(Counting(clock, stop_after=200), tmp_path / "two")
+        run(Counting(clock, stop_after=200), tmp_path / "two")
     before = Journal(tmp_path / "two" / "search.json", CONFIG.key)
     done = len(before.values["rungs"])
     assert 0 < done < CONFIG.rungs
     assert before.seconds > 0
     clock.now += 5000  # a night
-    whole = climb(Counting(clock), tmp_path / "two")
+    whole = run(Counting(clock), tmp_path / "two")
     assert whole.seconds == pytest.approx(60 * CONFIG.minutes, rel=0.1)
     rungs = whole.values["rungs"]
     assert rungs[:done] == before.values["rungs"]
     assert len(rungs) == CONFIG.rungs
     assert rungs[done]["steps"] > rungs[done - 1]["steps"]
-    again = climb(Counting(clock), tmp_path / "two")  # finished: nothing is trained
+    again = run(Counting(clock), tmp_path / "two")  # finished: nothing is trained
     assert again.values["rungs"] == rungs
     other = dataclasses.replace(CONFIG, seed=1)
     assert Journal(tmp_path / "two" / "search.json", other.key).values["rungs"] == []

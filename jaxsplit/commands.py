@@ -187,7 +187,7 @@ def design(options: argparse.Namespace) -> None:
     write_config(options.workdir / "chosen.py", loaded, chosen)
     document = json.dumps(found.to_dict(), indent=1) + "\n"
     _write(options.workdir / "design.json", document.encode())
-    design_report.plot_design(options.workdir / "design.png", found)
+    design_report.plot_design(options.workdir / "design.png", found, chosen)
     if options.json:
         print(document, end="")
         return

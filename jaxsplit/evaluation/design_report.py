@@ -49,18 +49,19 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
     return as_text(table)
 
 
-def plot_design(path: str | Path, design: Design) -> None:
+def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ()) -> None:
     """Draws top-1 over bytes, 1200 × 800 pixels: a colour for what the device computes.
 
-    Every candidate is a small dot where it was last compared; those of the front are large, and
-    named by their cut and form.
+    Every candidate is a small dot where it was last compared; those of the front are large.
 
     Args:
       path: PNG file to write; replaced atomically.
       design: the search.
+      chosen: results to ring, and to name by their cut and form.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
@@ -82,28 +83,30 @@ def plot_design(path: str | Path, design: Design) -> None:
             linewidths=0.6,
         )
     figure.colorbar(dots, ax=axes, label="multiply-accumulates on the device (% of the network)")
-    for result in design.front:
-        one = result.candidate
+    for result in chosen:
+        one, place = result.candidate, (result.bytes_per_image, 100 * result.top1)
+        axes.plot(*place, "o", markersize=14, fillstyle="none", color=_GREY)
         axes.annotate(
             f"{one.cut} C{one.spec.channels} s{one.spec.stride}",
-            (result.bytes_per_image, 100 * result.top1),
-            xytext=(5, -10),
+            place,
+            xytext=(9, -12),
             textcoords="offset points",
-            fontsize=7.5,
+            fontsize=10,
             color=_GREY,
             parse_math=False,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )
     uncut = 100 * design.uncut_top1
     axes.axhline(uncut, color=_GREY, linewidth=1.4, zorder=1)
-    text, place = f"uncut network, {uncut:.2f} %", axes.get_yaxis_transform()
-    axes.text(0.008, uncut, text, color=_GREY, fontsize=11, va="bottom", transform=place)
+    text, beside = f"uncut network, {uncut:.2f} %", axes.get_yaxis_transform()
+    axes.text(0.008, uncut, text, color=_GREY, fontsize=11, va="bottom", transform=beside)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("bytes an image (estimated, logarithmic)", fontsize=12)
     axes.set_ylabel("top-1 accuracy (%)", fontsize=12)
     title = f"{len(design.results)} candidates, {len(design.front)} on the front"
-    axes.set_title(f"{title}; large dots are the front", fontsize=14, pad=12)
+    axes.set_title(f"{title}; large dots are the front, rings the chosen", fontsize=14, pad=12)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     path = Path(path)

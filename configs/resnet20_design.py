@@ -23,7 +23,7 @@ def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
     config.minutes = 15.0
     if arg == "smoke":
         config.backbone = "fashion_mnist_resnet8"
-        config.cuts = ("stage2.block1", "stage3.block1")
+        config.cuts = ("stage3.block1",)
         config.channels, config.strides, config.lambdas = (4,), (2,), (1e-3, 6e-5)
-        config.limit, config.evaluate_limit, config.minutes, config.rungs = 64, 64, 0.02, 2
+        config.limit, config.evaluate_limit, config.minutes, config.rungs = 64, 64, 0.02, 1
     return config

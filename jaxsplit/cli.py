@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from jaxsplit import __version__
 from jaxsplit.cli_examples import epilog
 from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, one_line
+from jaxsplit.options import add_design, add_plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print curve.json instead of tables")
 
     _add_compare(commands)
+    add_plan(add("plan", "What every cut of a network and every unit there costs."))
+    add_design(add("design", "Search for cuts and units: the front of bytes, accuracy and work."))
     _add_pack(add)
 
     encode = add("encode", "Image files to one .jspl file: what the device does.")
@@ -333,7 +336,7 @@ def _overrides(options: argparse.Namespace, unknown: list[str]) -> dict[str, str
     found = {}
     for text in unknown:
         key, equals, value = text.partition("=")
-        if options.command != "train" or not key.startswith("--config."):
+        if options.command not in ("train", "design") or not key.startswith("--config."):
             raise ConfigError(f"unrecognized argument {text!r} (see jaxsplit {options.command} -h)")
         if not equals:
             raise ConfigError(f"{text!r} has no value: write {text}=VALUE, in one word")

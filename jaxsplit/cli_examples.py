@@ -21,6 +21,15 @@ jaxsplit compare runs/paper runs/ours
 jaxsplit compare runs/paper runs/ours --from-drop 6 --to-drop 0.5
 jaxsplit compare old/curve.json new/curve.json --method akima --json
 """,
+    "plan": """\
+jaxsplit plan resnet50
+jaxsplit plan resnet50 --cut stage3.block5 --plot plan.png
+jaxsplit plan resnet50 --device-gmacs 5 --server-gmacs 500 --bandwidth-mbps 10 --rtt-ms 20
+""",
+    "design": """\
+jaxsplit design --config resnet20_design --workdir runs/design
+jaxsplit design --config resnet20_design --workdir runs/design --config.minutes=5.0
+""",
     "pack": """\
 jaxsplit pack --family runs/mine/family --data embedded -o packed --card license=MIT
 jaxsplit pack --family packed -o again --card limits="Grey images of clothing."

@@ -41,10 +41,13 @@ def quickstart(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Trains a backbone or a curve from a configuration."""
     from jaxsplit import config, experiment
+    from jaxsplit.design import DesignConfig
     from jaxsplit.train import parallel, processes
     from jaxsplit.train.backbone import BackboneConfig
 
     loaded = config.load(options.config, options.overrides)
+    if isinstance(loaded, DesignConfig):
+        raise ConfigError(f"{options.config} is a search: take jaxsplit design")
     check_writable(options.workdir)
     processes.join(options.coordinator, options.process_id, options.processes)
     with processes.leaving_errors():
@@ -143,6 +146,55 @@ def compare(options: argparse.Namespace) -> None:
         drops=(options.from_drop / 100, options.to_drop / 100),
     )
     _result(options, result.render(), result.to_dict())
+
+
+def plan(options: argparse.Namespace) -> None:
+    """What every cut of a network and every unit there costs."""
+    from jaxsplit import planning
+    from jaxsplit.evaluation import plan_plot, plan_table
+    from jaxsplit.plan import comparison
+
+    found, timed, symbols = planning.run(options)
+    shown = None if options.cut is None else found[options.cut]
+    if options.plot is not None:
+        try:
+            plan_plot.plot_plan(options.plot, found, timed, symbols)
+        except OSError as error:
+            raise ConfigError(f"cannot write {options.plot}: {error.strerror}") from error
+    text = plan_table.render(found, timed, symbols)
+    if shown is not None:
+        text += "\n" + plan_table.render_units(shown, timed)
+    summary = "" if options.plot is None else f"wrote {options.plot}"
+    _result(options, text, comparison.to_dict(found, timed, symbols), summary)
+
+
+def design(options: argparse.Namespace) -> None:
+    """A search for cuts and units within a time."""
+    from jaxsplit import config
+    from jaxsplit.design import DesignConfig, search
+    from jaxsplit.design.export import write_config
+    from jaxsplit.design.front import choose
+    from jaxsplit.evaluation import design_report
+    from jaxsplit.importers.pretrained import load_backbone
+    from jaxsplit.train import parallel
+
+    loaded = config.load(options.config, options.overrides)
+    if not isinstance(loaded, DesignConfig):
+        raise ConfigError(f"{options.config} is no search: take jaxsplit train")
+    check_writable(options.workdir)
+    parallel.use_cpu_cores(loaded.batch_size)
+    with _progress(options) as progress:
+        backbone = load_backbone(loaded.backbone)
+        found = search(loaded, backbone, options.workdir, progress.tell)
+    chosen = choose(found.front, loaded.points)
+    write_config(options.workdir / "chosen.py", loaded, chosen)
+    document = found.to_dict()
+    text = json.dumps(document, indent=1) + "\n"
+    write_whole(options.workdir / "design.json", text.encode())
+    design_report.plot_design(options.workdir / "design.png", found, chosen)
+    names = ", ".join(f"{options.workdir}/{name}" for name in ("design.json", "design.png"))
+    summary = f"wrote {names} and {options.workdir}/chosen.py in {found.minutes:.1f} minutes"
+    _result(options, design_report.render(found, chosen), document, summary)
 
 
 def encode(options: argparse.Namespace) -> None:

@@ -18,11 +18,14 @@ import ml_collections
 
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Augmentation, Preprocessing
+from jaxsplit.design import DesignConfig
 from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.losses import Distortion
 from jaxsplit.train.backbone import BackboneConfig
 from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.step import Phase, Rate
+
+Config = BackboneConfig | CurveConfig | DesignConfig
 
 _PACKAGE = Path(__file__).parent
 _MAPPINGS = (ml_collections.ConfigDict, dict)  # inside a tuple a dict stays one
@@ -50,7 +53,9 @@ def find(name: str) -> Path:
     raise ConfigError(f"no configuration {name!r}; there are {', '.join(sorted(known))}{near}")
 
 
-def load(name: str, overrides: dict[str, str] | None = None) -> BackboneConfig | CurveConfig:
+def load(
+    name: str, overrides: dict[str, str] | None = None
+) -> BackboneConfig | CurveConfig | DesignConfig:
     """Reads `NAME[:ARG]`, applies overrides, and turns the result into its dataclass.
 
     Args:
@@ -86,8 +91,8 @@ def load(name: str, overrides: dict[str, str] | None = None) -> BackboneConfig |
     return to_dataclass(config.to_dict())
 
 
-def to_dataclass(values: dict[str, Any]) -> BackboneConfig | CurveConfig:
-    """Nested dicts → `BackboneConfig` or `CurveConfig`, by their "kind".
+def to_dataclass(values: dict[str, Any]) -> Config:
+    """Nested dicts → `BackboneConfig`, `CurveConfig` or `DesignConfig`, by their "kind".
 
     Raises:
       ConfigError: a key is unknown or missing, or a value doesn't fit.
@@ -101,7 +106,11 @@ def to_dataclass(values: dict[str, Any]) -> BackboneConfig | CurveConfig:
         return _build(BackboneConfig, values)
     if kind == "curve":
         return _curve(values)
-    raise ConfigError(f"the configuration's kind is {kind!r}; expected 'backbone' or 'curve'")
+    if kind == "design":
+        return _build(DesignConfig, values)
+    raise ConfigError(
+        f"the configuration's kind is {kind!r}; expected 'backbone', 'curve' or 'design'"
+    )
 
 
 def _curve(values: dict[str, Any]) -> CurveConfig:
@@ -177,6 +186,8 @@ def _fill_defaults(config: ml_collections.ConfigDict) -> None:
             (config.get("preprocessing"), Preprocessing),
             (config.get("augmentation"), Augmentation),
         ]
+    elif config.get("kind") == "design":
+        parts = [(config, DesignConfig)]
     elif config.get("kind") == "curve":
         parts = [
             (config, CurveConfig),

@@ -102,7 +102,7 @@ def make_split(
     >>> split.shape, split.latent_shape
     ((28, 28, 16), (14, 14, 8))
     """
-    shapes = cut_shapes(backbone.name, backbone.preprocessing.input_shape)
+    shapes = _cut_shapes(backbone.module, backbone.preprocessing.input_shape)
     if cut not in shapes:
         raise ConfigError(f"{backbone.name} has no cut {cut!r}; it has {', '.join(shapes)}")
     shape = shapes[cut]
@@ -111,4 +111,4 @@ def make_split(
     return Split(backbone.module, cut, shape, spec, axis_name)
 
 
-cut_shapes = functools.lru_cache(models.cuts)
+_cut_shapes = functools.lru_cache(models.endpoint_shapes)

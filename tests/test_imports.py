@@ -18,10 +18,11 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"commands"},
-    {"experiment", "config", "progress", "describe"},
+    {"commands", "options"},
+    {"experiment", "config", "planning", "progress", "describe"},
     {"card", "pretrained"},
     {"evaluation", "importers"},
+    {"design"},
     {"train"},
     {"fitting"},
     {"codec"},
@@ -126,6 +127,7 @@ def test_what_is_allowed_in_one_place_only():
     assert homes("argparse") <= {
         "cli.py",
         "commands.py",
+        "options.py",
         "data/prepare.py",
         "data/fashion_mnist.py",
     }

@@ -94,6 +94,7 @@ def test_the_readme_has_its_commands():
         "train",
         "evaluate",
         "compare",
+        "plan",
         "encode",
         "decode",
         "info",
@@ -149,6 +150,21 @@ def test_the_training_example_runs(desk):
     family = load_pretrained("runs/notebook/family")
     assert [rate.rate_id for rate in family.rates] == ["r1", "r2", "r3"]
     assert {rate.spec.latent_size(28, 28) for rate in family.rates} == {(7, 7)}
+
+
+def test_the_network_of_one_s_own_runs(desk):
+    *_, example, _, _ = blocks("python")
+    assert sum(1 for line in example.splitlines() if line.strip()) <= 30
+    short = example.replace("steps=1200", "steps=1, limit=64").replace("limit=100", "limit=4")
+    assert short.count("limit=") == 2
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(short, "README.md", "exec"), {"__name__": "__main__"})
+    lines = printed.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["low", "middle", "high", "4"]
+    shares = [int(re.search(r"(\d+) % on", line)[1]) for line in lines[:3]]
+    assert shares == sorted(set(shares))
+    assert lines[-1] == "4 (4, 10)"
 
 
 def test_the_pretrained_example_runs():

@@ -55,7 +55,7 @@ def table(
     columns = ["lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
     columns += ["top-1\n%", "drop in\npoints" if measure == "top1" else "agree-\nment %"]
     columns += [f"{title}{space}bytes\n(header)" for title in titles]
-    result = _empty(
+    result = empty_table(
         f"Rates against the uncut network, {_images(curve)}",
         columns,
         _NOTE.format(", ".join(titles), _REACHES[measure]) if titles else None,
@@ -118,7 +118,7 @@ def render(
     JPEG: the smallest mean file, over Pillow's qualities, with which the uncut network is
     as accurate; in brackets its header, n/a where no quality tried is enough.
     """
-    return _text(table(curve, codecs, raw_bytes, measure))
+    return as_text(table(curve, codecs, raw_bytes, measure))
 
 
 def details(curve: Curve) -> Table:
@@ -129,7 +129,7 @@ def details(curve: Curve) -> Table:
     columns = ["top-1 %\ninterval", "top-5\n%", "agreement %\n(interval)", "bytes\np5-p95"]
     columns += ["device\nMACs %", "device\nparams", "server\nMACs %", "server\nparams"]
     columns += ["unit bytes\n(share %)"]
-    result = _empty(f"What the rates cost, {_images(curve)}", columns, _DETAILS_NOTE)
+    result = empty_table(f"What the rates cost, {_images(curve)}", columns, _DETAILS_NOTE)
     for point in curve.points:
         result.add_row(Text(point.rate_id), *_details(point))
     result.add_section()
@@ -146,7 +146,7 @@ def render_details(curve: Curve) -> str:
     >>> row.replace(" ", "")
     '|r0|n/a|n/a|n/a|31-74|n/a|n/a|n/a|n/a|n/a|'
     """
-    return _text(details(curve))
+    return as_text(details(curve))
 
 
 def _details(point: RatePoint) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ def _details(point: RatePoint) -> tuple[str, ...]:
     server_share = None
     if point.device_macs is not None and point.server_macs and point.device_share is not None:
         server_share = point.server_macs * point.device_share / point.device_macs
-    unit = _amount(point.unit_bytes)
+    unit = amount(point.unit_bytes)
     if point.unit_share is not None:
         unit += f" ({_percent(point.unit_share, 1)})"
     return (
@@ -166,15 +166,17 @@ def _details(point: RatePoint) -> tuple[str, ...]:
         agreement,
         "n/a" if None in frames else "-".join(f"{size:.0f}" for size in frames),
         _percent(point.device_share, 1),
-        _amount(point.device_params),
+        amount(point.device_params),
         _percent(server_share, 1),
-        _amount(point.server_params),
+        amount(point.server_params),
         unit,
     )
 
 
-def _empty(title: str, columns: Iterable[str], caption: str | None) -> Table:
-    """A table without rows: the rate's column, and these."""
+def empty_table(
+    title: str, columns: Iterable[str], caption: str | None, first: str = "rate"
+) -> Table:
+    """A table without rows: a column of names, called `first`, and these of figures."""
     result = Table(
         box=box.ASCII2,
         title=title,
@@ -183,13 +185,14 @@ def _empty(title: str, columns: Iterable[str], caption: str | None) -> Table:
         title_style="bold",
         caption_style="",
     )
-    result.add_column("rate", overflow="fold")
+    result.add_column(first, overflow="fold")
     for name in columns:
         result.add_column(name, justify="right", no_wrap=True)
     return result
 
 
-def _text(table: Table) -> str:
+def as_text(table: Table) -> str:
+    """A table as plain text, the same wherever it is printed."""
     file = io.StringIO()
     # In a notebook rich would display HTML and leave the file empty.
     console = Console(
@@ -226,7 +229,7 @@ def _interval(ends: Interval | None) -> str:
     return "n/a" if ends is None else f"{100 * ends[0]:.1f}-{100 * ends[1]:.1f}"
 
 
-def _amount(count: int | None) -> str:
+def amount(count: int | None) -> str:
     """A count in four characters or five: 831, 73.4k, 4.65M, 25.6M."""
     if count is None:
         return "n/a"

@@ -30,6 +30,7 @@ __all__ = [
     "create",
     "cuts",
     "embedded_weights",
+    "endpoint_shapes",
     "fingerprint",
     "fold_batch_norm",
     "holds_backbone",
@@ -95,7 +96,21 @@ def cuts(
     >>> cuts("resnet50")["stage4.block3"]
     (7, 7, 2048)
     """
-    module = create(name, num_classes=2)
+    return endpoint_shapes(create(name, num_classes=2), input_shape)
+
+
+def endpoint_shapes(
+    module: Any, input_shape: tuple[int, int, int]
+) -> dict[str, tuple[int, int, int]]:
+    """Endpoint → (H, W, C) of the features there, the logits left out.
+
+    Args:
+      module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, such as a `Chain`.
+      input_shape: (H, W, c) of one image.
+
+    Raises:
+      ConfigError: there is no such image.
+    """
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")
     endpoints = module.endpoints()[:-1]

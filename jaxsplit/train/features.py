@@ -133,7 +133,7 @@ def describe(
     return {
         "backbone": backbone.fingerprint,
         "network": backbone.name,
-        "folded": backbone.module.folded,
+        "folded": getattr(backbone.module, "folded", False),
         "variables": sorted({str(np.dtype(x.dtype)) for x in jax.tree.leaves(backbone.variables)}),
         "preprocessing": backbone.preprocessing.to_dict(),
         "cut": split.cut,

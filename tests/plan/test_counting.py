@@ -9,7 +9,7 @@ import pytest
 from jaxsplit import models, ops
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Preprocessing
-from jaxsplit.ops import depthwise_conv, round_straight_through
+from jaxsplit.ops import depthwise_conv, depthwise_conv_transpose, round_straight_through
 from jaxsplit.plan import SplitCost, count_macs, count_params, split_cost
 from jaxsplit.split import make_split
 
@@ -60,6 +60,21 @@ def test_shifted_multiply_adds_count_as_the_convolution_they_are(multiplier, str
     side = (8 + 2 - 3) // stride + 1
     macs = count_macs(run, shape(2, 8, 8, 5), shape(3, 3, 5, multiplier))
     assert macs == 2 * side * side * 5 * multiplier * 9
+
+
+@pytest.mark.parametrize(("kernel", "stride", "multiplier"), [(3, 2, 1), (4, 4, 1), (3, 2, 4)])
+def test_in_a_transposed_convolution_every_input_meets_every_weight(kernel, stride, multiplier):
+    """Whatever the form it runs in multiplies by zeros, and whatever is cut off."""
+    size = (4 * stride, 4 * stride)
+    run = functools.partial(depthwise_conv_transpose, stride=stride, padding=1, size=size)
+    macs = count_macs(run, shape(2, 4, 4, 5 * multiplier), shape(kernel, kernel, 5, multiplier))
+    assert macs == 2 * 4 * 4 * 5 * multiplier * kernel**2
+
+    def dense(x, w):
+        return jax.lax.conv_transpose(x, w, (2, 2), "VALID")
+
+    # Flax's own: the zeros between its inputs are no products, the outputs count.
+    assert count_macs(dense, shape(1, 4, 4, 3), shape(2, 2, 3, 7)) == 8 * 8 * 3 * 7
 
 
 def test_what_is_inside_a_call_or_a_loop_counts():

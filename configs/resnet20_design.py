@@ -1,0 +1,29 @@
+"""Search for cuts and units of ResNet-20 for small images.
+
+    jaxsplit design --config resnet20_design --workdir runs/design
+
+Every block of the network is a cut; a quarter of an hour on two CPU cores. The argument is
+`fashion_mnist` (the images that come with the package), `cifar10` (a folder of images, as of its
+backbone) or `smoke` (seconds).
+"""
+
+import ml_collections
+
+
+def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
+    """The search over cuts, channels, strides and lambdas."""
+    data = {"fashion_mnist": "embedded", "cifar10": "folder:cifar10", "smoke": "embedded"}[arg]
+    config = ml_collections.ConfigDict()
+    config.kind = "design"
+    config.backbone = "cifar10_resnet20" if arg == "cifar10" else "fashion_mnist_resnet20"
+    config.data = data
+    config.channels = (4, 8, 16)
+    config.strides = (2, 4)
+    config.lambdas = (1e-3, 2.5e-4, 6e-5)
+    config.minutes = 15.0
+    if arg == "smoke":
+        config.backbone = "fashion_mnist_resnet8"
+        config.cuts = ("stage3.block1",)
+        config.channels, config.strides, config.lambdas = (4,), (2,), (1e-3, 6e-5)
+        config.limit, config.evaluate_limit, config.minutes, config.rungs = 64, 64, 0.02, 1
+    return config

@@ -1,0 +1,140 @@
+"""What a search chooses from: the values in a design's configuration, and its candidates."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any
+
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.errors import ConfigError
+from jaxsplit.plan import Plan, grid_spec, plan_unit
+from jaxsplit.plan.units import fits
+
+# They change how long a search goes on or what is written of it, and not what its trainings are.
+_OUTSIDE = ("minutes", "points", "full_steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class DesignConfig:
+    """A search over cuts, channels, strides and lambdas.
+
+    Attributes:
+      backbone: as of `load_backbone`.
+      cuts: endpoints to try; none: all.
+      channels, strides, lambdas: of the units; every combination that fits is a candidate.
+      minutes: that the whole search may take.
+      rungs: how often all that are left train on and are compared.
+      keep: share of the candidates that a comparison leaves.
+      weight: of the relative squared error of the features in the loss, against lambda · bits.
+      data, train_split, test_split: images; those of test_split are compared on.
+      limit, evaluate_limit: how many; in the last comparison, fewer in those before.
+      batch_size, learning_rate, prior_rate, ema, seed: as of `CurveConfig`.
+      cache_gib: most of the features of all cuts, float16.
+      points: of the front that the configuration for the full training gets.
+      full_steps: of that training.
+    """
+
+    backbone: str
+    cuts: tuple[str, ...] = ()
+    channels: tuple[int, ...] = (4, 8, 16)
+    strides: tuple[int, ...] = (2, 4)
+    lambdas: tuple[float, ...] = (1e-3, 2.5e-4, 6e-5)
+    minutes: float = 15.0
+    rungs: int = 3
+    keep: float = 0.4
+    weight: float = 10.0
+    data: str = "embedded"
+    train_split: str = "train[:90%]"
+    test_split: str = "train[90%:]"
+    limit: int | None = 4000
+    evaluate_limit: int | None = 1000
+    batch_size: int = 32
+    learning_rate: float = 1e-2
+    prior_rate: float = 3.0
+    ema: float = 0.98
+    seed: int = 0
+    cache_gib: float = 8.0
+    points: int = 8
+    full_steps: int = 4000
+
+    def __post_init__(self) -> None:
+        if not (self.channels and self.strides and self.lambdas):
+            raise ConfigError("a search needs channels, strides and lambdas: at least one of each")
+        if not all(0 <= lmbda < math.inf for lmbda in self.lambdas):
+            raise ConfigError(f"lambdas are {self.lambdas}; expected numbers ≥ 0")
+        if len({f"{lmbda:g}" for lmbda in self.lambdas}) < len(self.lambdas):
+            raise ConfigError(f"lambdas are {self.lambdas}; expected different ones")
+        positive = (self.minutes, self.weight, self.learning_rate, self.cache_gib)
+        if not all(0 < value < math.inf for value in positive):
+            raise ConfigError(
+                f"minutes, weight, learning_rate and cache_gib are {positive}; expected more than 0"
+            )
+        if min(self.rungs, self.batch_size, self.points, self.full_steps) < 1:
+            raise ConfigError("rungs, batch_size, points and full_steps must be at least 1")
+        if not (0 < self.keep <= 1 and 0 <= self.ema < 1 and self.prior_rate >= 0):
+            raise ConfigError(
+                f"keep is {self.keep}, ema {self.ema} and prior_rate {self.prior_rate}; expected "
+                "more than 0 and at most 1, from 0 to below 1, and at least 0"
+            )
+
+    @property
+    def key(self) -> str:
+        """Short name of exactly this search, whatever time it is given."""
+        values = dataclasses.asdict(self)
+        kept = {name: value for name, value in values.items() if name not in _OUTSIDE}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A unit at a cut with the price of its bits.
+
+    Attributes:
+      cut: endpoint of the network.
+      spec: form of the unit.
+      lmbda: distortion per bit.
+      device_macs: multiply-accumulates of head and encoder for one image.
+    """
+
+    cut: str
+    spec: BottleneckSpec
+    lmbda: float
+    device_macs: int
+
+    @property
+    def name(self) -> str:
+        """Different for different candidates of one search."""
+        return f"{self.cut} c{self.spec.channels} s{self.spec.stride} {self.lmbda:g}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        form = {"channels": self.spec.channels, "stride": self.spec.stride}
+        return {"cut": self.cut, **form, "lambda": self.lmbda, "device_macs": self.device_macs}
+
+
+def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
+    """Every combination that fits, those of one form at one cut together.
+
+    Args:
+      config: the search.
+      plan: of its network.
+
+    Raises:
+      ConfigError: there is no such cut, or nothing fits.
+    """
+    cuts = [plan[name] for name in dict.fromkeys(config.cuts)] or plan.cuts
+    specs = [
+        grid_spec(c, s) for c in sorted(set(config.channels)) for s in sorted(set(config.strides))
+    ]
+    found = []
+    for cut in cuts:
+        for spec in specs:
+            if fits(spec, cut.feature_shape):
+                macs = cut.device_macs + plan_unit(spec, cut.feature_shape).encoder_macs
+                found += [Candidate(cut.cut, spec, lmbda, macs) for lmbda in config.lambdas]
+    if not found:
+        raise ConfigError("no unit of the grid fits any cut: take fewer channels or less stride")
+    return tuple(found)

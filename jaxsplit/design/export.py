@@ -1,0 +1,89 @@
+"""A configuration that trains the chosen points of a search in full."""
+
+from __future__ import annotations
+
+import pprint
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxsplit.design.candidates import DesignConfig
+from jaxsplit.design.front import Result
+
+_TEMPLATE = '''\
+"""Curves of the points that a search chose; written by `jaxsplit design`.
+
+    jaxsplit train --config {name}:CUT --workdir DIR
+
+CUT is one of: {cuts}. Each training takes all rates of its cut.
+"""
+
+import ml_collections
+
+# Cut → rate → channels, stride and lambda.
+CHOSEN = {chosen}
+
+
+def get_config(arg: str = {first!r}) -> ml_collections.ConfigDict:
+    """The training of the points at one cut."""
+    chosen = CHOSEN[arg]
+    config = ml_collections.ConfigDict()
+    config.kind = "curve"
+    config.backbone = {backbone!r}
+    config.cut = arg
+    forms = {{rate: _form(channels, stride) for rate, (channels, stride, _) in chosen.items()}}
+    config.spec = next(iter(forms.values()))
+    config.specs = forms
+    config.lambdas = {{rate: lmbda for rate, (_, _, lmbda) in chosen.items()}}
+    config.phases = (
+        {{"steps": {features}, "distortion": {{"distillation": 0.0, "features": 10.0}}}},
+        {{"steps": {noise}, "distortion": {{"distillation": 1.0}}}},
+        {{"steps": {rounding}, "distortion": {{"distillation": 1.0}}, "quantization": "round"}},
+    )
+    config.tables = "places"
+    config.data = {data!r}
+    config.batch_size = {batch_size}
+    config.learning_rate = {learning_rate}
+    config.feature_dtype = "float16"
+    config.seed = {seed}
+    return config
+
+
+def _form(channels: int, stride: int) -> dict[str, int]:
+    kernel, padding = (3, 1) if stride <= 2 else (stride, 0)
+    return {{"channels": channels, "stride": stride, "kernel": kernel, "padding": padding}}
+'''
+
+
+def write_config(path: Path, config: DesignConfig, chosen: Sequence[Result]) -> None:
+    """Writes the configuration, for `jaxsplit train --config FILE:CUT`.
+
+    The rates of a cut are called r1, r2, …, the fewest bytes first.
+
+    Args:
+      path: Python file to write.
+      config: the search.
+      chosen: at least one result.
+    """
+    cuts: dict[str, dict[str, tuple[int, int, float]]] = {}
+    for result in sorted(chosen, key=lambda result: result.bytes_per_image):
+        rates = cuts.setdefault(result.candidate.cut, {})
+        spec, lmbda = result.candidate.spec, result.candidate.lmbda
+        rates[f"r{len(rates) + 1}"] = (spec.channels, spec.stride, lmbda)
+    features = config.full_steps // 20
+    noise = (config.full_steps - features) // 2
+    path.write_text(
+        _TEMPLATE.format(
+            name=path.name,
+            cuts=", ".join(cuts),
+            chosen=pprint.pformat(cuts, width=92, sort_dicts=False),
+            first=next(iter(cuts)),
+            backbone=config.backbone,
+            features=features,
+            noise=noise,
+            rounding=config.full_steps - features - noise,
+            data=config.data,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+        )
+    )

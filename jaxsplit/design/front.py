@@ -1,0 +1,101 @@
+"""Which results are worth having: those that no other beats in everything."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxsplit.design.candidates import Candidate
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a candidate was worth when it was last compared.
+
+    Attributes:
+      candidate: what it is.
+      steps: that it had trained.
+      bytes_per_image: mean, estimated: what its prior charges. A frame adds a byte or two.
+      top1: share of the images, behind the tail.
+      n_images: that these are means of.
+    """
+
+    candidate: Candidate
+    steps: int
+    bytes_per_image: float
+    top1: float
+    n_images: int
+
+    @property
+    def costs(self) -> tuple[float, float, float]:
+        """What less of is better: bytes, errors, and multiply-accumulates on the device."""
+        return self.bytes_per_image, 1 - self.top1, self.candidate.device_macs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        values = {"bytes_per_image": self.bytes_per_image, "top1": self.top1}
+        values |= {"steps": self.steps, "n_images": self.n_images}
+        return {**self.candidate.to_dict(), **values}
+
+
+def dominance(costs: np.ndarray) -> np.ndarray:
+    """[i, j]: whether i is nowhere worse than j and somewhere better, of costs float [N, K].
+
+    What is not finite is beaten by all that is.
+
+    >>> dominance(np.array([[1.0, 1.0], [1.0, 2.0], [0.0, 3.0]])).nonzero()
+    (array([0]), array([1]))
+    """
+    costs = np.where(np.isfinite(costs).all(axis=1, keepdims=True), costs, np.inf)
+    one, other = costs[:, None], costs[None]
+    return np.logical_and((one <= other).all(axis=2), (one < other).any(axis=2))
+
+
+def front_ranks(costs: np.ndarray) -> np.ndarray:
+    """0 for what nothing beats, 1 for what only those beat, and so on: int [N]."""
+    beats, ranks = dominance(costs), np.full(len(costs), -1)
+    rank = 0
+    while (left := ranks < 0).any():
+        ranks[left & ~(beats & left[:, None]).any(axis=0)] = rank
+        rank += 1
+    return ranks
+
+
+def choose(results: Sequence[Result], count: int) -> list[Result]:
+    """The best `count` results: whole fronts, and of the last one those that are far apart.
+
+    Distances are of ranks, so that no cost outweighs another by its unit. Extremes come first.
+    Deterministic, and in the order of the results.
+    """
+    costs = np.array([result.costs for result in results], float).reshape(len(results), 3)
+    ranks = front_ranks(costs)
+    chosen: list[int] = []
+    for rank in range(ranks.max(initial=-1) + 1):
+        layer = np.flatnonzero(ranks == rank).tolist()
+        room = count - len(chosen)
+        chosen += layer if len(layer) <= room else _spread(costs, layer, room)
+    return [results[i] for i in sorted(chosen)]
+
+
+def _spread(costs: np.ndarray, layer: list[int], count: int) -> list[int]:
+    """Of a layer, `count` places far from each other, by farthest-point sampling."""
+    places = costs[layer].argsort(axis=0, kind="stable").argsort(axis=0) / max(len(layer) - 1, 1)
+    picked: list[int] = []
+    for axis in (1, 0, 2):  # the most accurate, the smallest, the cheapest
+        picked.append(int(places[:, axis].argmin()))
+    picked = list(dict.fromkeys(picked))[:count]
+    while len(picked) < count:
+        apart = np.abs(places[:, None] - places[None, picked]).sum(axis=2).min(axis=1)
+        apart[picked] = -1
+        picked.append(int(apart.argmax()))
+    return [layer[i] for i in picked]
+
+
+def front(results: Sequence[Result]) -> list[Result]:
+    """What nothing beats, the fewest bytes first."""
+    costs = np.array([result.costs for result in results], float).reshape(len(results), 3)
+    kept = [results[i] for i in np.flatnonzero(front_ranks(costs) == 0).tolist()]
+    return sorted(kept, key=lambda result: result.costs)

@@ -1,0 +1,245 @@
+"""Successive halving: all candidates train for a while, the better ones go on, within a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxsplit import checkpoint, data, models
+from jaxsplit.design import features
+from jaxsplit.design.candidates import Candidate, DesignConfig, candidates
+from jaxsplit.design.front import Result, choose, front
+from jaxsplit.design.journal import Journal
+from jaxsplit.design.trainer import Members, Trainer
+from jaxsplit.errors import ConfigError
+from jaxsplit.plan import make_plan
+
+# Of the first stretch of a search, what comparing is expected to take before it is measured.
+_COMPARING = 0.3
+_FIRST_CHUNKS = (2, 5)  # steps: with the first ones everything compiles, by the next time is taken
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Design:
+    """What a search found.
+
+    Attributes:
+      results: of every candidate, when it was last compared.
+      front: of those that were left at the end, what nothing beats, fewest bytes first.
+      uncut_top1, uncut_macs: of the network without a cut, on the images of the comparison.
+      n_images: of the last comparison.
+      minutes: that it took, over all its runs.
+    """
+
+    results: tuple[Result, ...]
+    front: tuple[Result, ...]
+    uncut_top1: float
+    uncut_macs: int
+    n_images: int
+    minutes: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "uncut": {"top1": self.uncut_top1, "macs": self.uncut_macs},
+            "n_images": self.n_images,
+            "minutes": self.minutes,
+            "front": [result.to_dict() for result in self.front],
+            "results": [result.to_dict() for result in self.results],
+        }
+
+
+def search(
+    config: DesignConfig,
+    backbone: models.Backbone,
+    workdir: Path,
+    tell: Callable[[str], None] | None = None,
+) -> Design:
+    """Searches, or goes on with a search that was stopped.
+
+    Every stretch of the time gets an equal share of what is left. In it all candidates that are
+    left train for the same number of steps, on the same images, and are compared behind the tail;
+    then a share of them goes on. What a stopped stretch had trained is done again.
+
+    Args:
+      config: the search.
+      backbone: the frozen network.
+      workdir: for features, states and the journal.
+      tell: told what begins.
+
+    Raises:
+      ConfigError: nothing fits, or there are fewer training images than a batch takes.
+      DataError: the images are of other classes than the backbone's.
+    """
+    tell = tell or (lambda text: None)
+    frozen = backbone.fold()
+    plan = make_plan(backbone.module, backbone.preprocessing.input_shape, backbone.variables)
+    everything = candidates(config, plan)
+    sources = [
+        data.open_source(config.data, split=split, limit=limit)
+        for split, limit in (
+            (config.train_split, config.limit),
+            (config.test_split, config.evaluate_limit),
+        )
+    ]
+    for source in sources:
+        backbone.check_classes(source)
+    if len(sources[0]) < config.batch_size:
+        raise ConfigError(
+            f"{len(sources[0])} training images don't fill a batch of {config.batch_size}"
+        )
+    fingerprints = [source.fingerprint for source in sources]
+    key = checkpoint.key(config.key, backbone.fingerprint, *map(str, fingerprints))
+    workdir.mkdir(parents=True, exist_ok=True)
+    journal = Journal(workdir / "search.json", key)
+    cuts = tuple(dict.fromkeys(one.cut for one in everything))
+    most = config.cache_gib * 2**30
+    seen = [
+        features.compute(frozen, cuts, source, workdir / "features", most, tell)
+        for source in sources
+    ]
+    trainer = Trainer(config, frozen, *seen)
+    climb(config, trainer, everything, journal, workdir, tell)
+    results = _results(journal, everything)
+    last = {result["name"] for result in journal.values["rungs"][-1]["results"]}
+    return Design(
+        tuple(results.values()),
+        tuple(front([result for name, result in results.items() if name in last])),
+        seen[1].uncut_top1,
+        plan.macs,
+        journal.values["rungs"][-1]["n_images"],
+        journal.seconds / 60,
+    )
+
+
+def climb(
+    config: DesignConfig,
+    trainer: Trainer,
+    everything: Sequence[Candidate],
+    journal: Journal,
+    workdir: Path,
+    tell: Callable[[str], None],
+) -> None:
+    """Trains, compares and chooses, stretch by stretch, from where the journal ends.
+
+    Args:
+      config: the search.
+      trainer: of its trainings.
+      everything: all candidates.
+      journal: gets what is finished.
+      workdir: for the states of what goes on.
+      tell: told what begins.
+    """
+    rungs, total = journal.values["rungs"], 60 * config.minutes
+    if len(rungs) == config.rungs:
+        return
+    left = list(everything)
+    if rungs:
+        left = [one for one in everything if one.name in set(rungs[-1]["kept"])]
+    members = trainer.members(left)
+    if rungs:
+        states = [one.state for one in members]
+        states = checkpoint.load_tree(_states(workdir, len(rungs)), states)
+        for one, state in zip(members, states, strict=True):
+            one.state = state
+    part_seconds: float | None = None  # of one candidate and one part of the test images
+    for rung in range(len(rungs), config.rungs):
+        begun = journal.seconds
+        end = begun + max(total - begun, 0) / (config.rungs - rung)
+        goal = _goal(config, trainer, rung)
+        comparing = _COMPARING * (end - begun)
+        if part_seconds is not None:
+            comparing = part_seconds * len(left) * len(list(trainer.parts(goal)))
+        tell(f"stretch {rung + 1} of {config.rungs}: {len(left)} candidates")
+        _train(trainer, members, journal, end - comparing)
+        results, part_seconds = _compare(trainer, members, journal, goal, end)
+        kept = choose(results, max(1, math.ceil(config.keep * len(results))))
+        left = [result.candidate for result in kept]
+        chosen = [one.keep(left) for one in members if set(one.candidates) & set(left)]
+        members = chosen
+        checkpoint.save_tree(_states(workdir, rung + 1), [one.state for one in members])
+        rungs.append(
+            {
+                "steps": results[0].steps,
+                "n_images": results[0].n_images,
+                "results": [{"name": r.candidate.name, **r.to_dict()} for r in results],
+                "kept": [one.name for one in left],
+            }
+        )
+        journal.write()
+
+
+def _states(workdir: Path, rung: int) -> Path:
+    return workdir / f"states_{rung}"
+
+
+def _goal(config: DesignConfig, trainer: Trainer, rung: int) -> int:
+    """Images of a comparison: the more candidates, the fewer."""
+    count = len(trainer.test.labels)
+    return max(trainer.part_size, round(count * config.keep ** (config.rungs - 1 - rung)))
+
+
+def _train(trainer: Trainer, members: Sequence[Members], journal: Journal, end: float) -> None:
+    """As many steps as fit, the same number for all."""
+    chunks = list(_FIRST_CHUNKS)
+    while True:
+        begun = journal.seconds
+        chunk = chunks.pop(0)
+        for one in members:
+            trainer.advance(one, chunk)
+        journal.write()
+        if chunks:
+            continue
+        fitting = int((end - journal.seconds) * chunk / (journal.seconds - begun))
+        if fitting < 1:
+            return
+        # In parts: a machine may become slower meanwhile.
+        chunks.append(max(min(fitting, 10), fitting // 3))
+
+
+def _compare(
+    trainer: Trainer, members: Sequence[Members], journal: Journal, goal: int, end: float
+) -> tuple[list[Result], float]:
+    """The results of all candidates on the same images, and the seconds of a part of them each."""
+    totals: list[dict[str, np.ndarray]] = []
+    spent = math.inf
+    for part in trainer.parts(goal):
+        if totals and journal.seconds + spent > end:
+            break
+        begun = journal.seconds
+        sums = [trainer.compare(one, part) for one in members]
+        spent = journal.seconds - begun
+        before = totals or [dict.fromkeys(found, np.zeros(())) for found in sums]
+        totals = [
+            {name: old[name] + new[name] for name in new}
+            for old, new in zip(before, sums, strict=True)
+        ]
+    results = []
+    for one, total in zip(members, totals, strict=True):
+        count = int(total["images"])
+        for candidate, bits, right in zip(
+            one.candidates, total["bits"], total["top1"], strict=True
+        ):
+            size = float(bits) / 8 / count
+            results.append(
+                Result(candidate, int(one.state.step), size, float(right) / count, count)
+            )
+    return results, spent / len(results)
+
+
+def _results(journal: Journal, everything: Sequence[Candidate]) -> dict[str, Result]:
+    """Name → the last result of every candidate."""
+    known = {one.name: one for one in everything}
+    return {
+        said["name"]: Result(
+            known[said["name"]],
+            *(said[name] for name in ("steps", "bytes_per_image", "top1", "n_images")),
+        )
+        for rung in journal.values["rungs"]
+        for said in rung["results"]
+    }

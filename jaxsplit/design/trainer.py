@@ -1,0 +1,203 @@
+"""Short trainings of candidates: those of one form at one cut are a group, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsplit import losses, models
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.design.candidates import Candidate, DesignConfig
+from jaxsplit.design.features import CutFeatures
+from jaxsplit.losses import Distortion
+from jaxsplit.models.inference import batch_size
+from jaxsplit.split import Split, make_split
+from jaxsplit.train import parallel
+from jaxsplit.train.groups import Group, with_best_offsets
+from jaxsplit.train.optimizer import make_optimizer, make_schedule
+from jaxsplit.train.state import CurveState, TrainState
+from jaxsplit.train.step import Phase, Rate, init_state, make_step, rate_constants
+
+_WARMUP = 20  # steps of the learning rate's rise; how long a search goes on nobody knows
+_NO_NETWORK = {"params": dict[str, Any]()}  # features are compared, so a step needs no tail
+
+
+@dataclasses.dataclass(eq=False)
+class Members:
+    """Candidates of one form at one cut, and the state of their trainings.
+
+    Attributes:
+      split: the cut with that form.
+      candidates: at least one.
+      state: as of `init_state`, on the host.
+      units: what is compared of it; None where it has trained on since.
+    """
+
+    split: Split
+    candidates: tuple[Candidate, ...]
+    state: TrainState
+    units: Any = None
+
+    def settle(self) -> Any:
+        """The units and where they round, {"unit", "offsets"}: once, whatever is compared then."""
+        if self.units is None:
+            group = Group(self.split, self.rates, tuple(range(len(self.candidates))))
+            state = self.state
+            # What has diverged has no best offsets; its bits say that it is worth nothing.
+            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.result)):
+                state = with_best_offsets((group,), CurveState((state,))).groups[0]
+            self.units = {"unit": state.result, "offsets": np.asarray(state.offsets, np.float32)}
+        return self.units
+
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """The candidates as rates; their noise depends on their names alone."""
+        return tuple(Rate(one.name, one.lmbda) for one in self.candidates)
+
+    def keep(self, chosen: Sequence[Candidate]) -> Members:
+        """Only some of them, with their states."""
+        places = [i for i, one in enumerate(self.candidates) if one in chosen]
+        # The step is one number for all; everything else has an axis of candidates.
+        wide = dataclasses.replace(self.state, step=jnp.zeros(len(self.candidates)))
+        state = jax.tree.map(lambda x: np.asarray(x)[places], wide)
+        state = dataclasses.replace(state, step=self.state.step)
+        return Members(self.split, tuple(self.candidates[i] for i in places), state)
+
+
+class Trainer:
+    """Trains and compares members; programs are compiled once for a form, whatever the cut."""
+
+    def __init__(
+        self,
+        config: DesignConfig,
+        backbone: models.Backbone,
+        train: CutFeatures,
+        test: CutFeatures,
+    ) -> None:
+        """Takes the features of both sets of images, of all cuts that come up."""
+        self.config, self.backbone, self.train, self.test = config, backbone, train, test
+        self.devices = parallel.devices_for(config.batch_size)
+        schedule = make_schedule("constant", config.learning_rate, 2 * _WARMUP, warmup=_WARMUP)
+        self.adam = make_optimizer(schedule, max_norm=1.0, prior=config.prior_rate)
+        self._first_cuts: dict[tuple[int, int, int], str] = {}
+        self._variables = parallel.replicate(backbone.variables, self.devices)
+
+    def members(self, chosen: Sequence[Candidate]) -> list[Members]:
+        """Fresh members of all candidates, group by group."""
+        forms: dict[tuple[str, BottleneckSpec], list[Candidate]] = {}
+        for one in chosen:
+            forms.setdefault((one.cut, one.spec), []).append(one)
+        found = []
+        for (cut, spec), ones in forms.items():
+            split = make_split(self.backbone, cut, spec, parallel.AXIS)
+            state = self._first_state(self._shared(split), len(ones))
+            found.append(Members(split, tuple(ones), state))
+        return found
+
+    @functools.cache  # noqa: B019 — a search has one trainer
+    def _first_state(self, split: Split, count: int) -> TrainState:
+        rates = (Rate("any", 0.0),) * count  # all begin alike
+        ema = self.config.ema > 0
+        return jax.device_get(init_state(split, rates, self.adam, self.config.seed, ema))
+
+    def advance(self, members: Members, steps: int) -> None:
+        """Trains members for so many more steps."""
+        config, cut = self.config, members.split.cut
+        run = self._step(self._shared(members.split))
+        constants = {
+            "backbone": _NO_NETWORK,
+            "scale": jnp.asarray(self.train.scales[cut], jnp.float32),
+            **rate_constants(members.rates, config.seed),
+        }
+        state = parallel.replicate(members.state, self.devices)
+        constants = parallel.replicate(constants, self.devices)
+        first = int(members.state.step)
+        for step in range(first, first + steps):
+            batch = parallel.shard(self._batch(cut, step), self.devices)
+            state, _ = run(state, batch, constants)
+        members.state, members.units = parallel.unreplicate(state), None
+
+    def _batch(self, cut: str, step: int) -> dict[str, np.ndarray]:
+        """The same images for every candidate, whatever is trained beside it."""
+        count, size = len(self.train.labels), self.config.batch_size
+        index = np.sort(np.random.default_rng((self.config.seed, step)).choice(count, size, False))
+        return {
+            "features": self.train.features[cut][index],
+            "teacher": np.zeros((size, 1), np.float32),  # nobody asks for it
+            "label": self.train.labels[index],
+            "index": index.astype(np.int32),
+        }
+
+    def compare(self, members: Members, part: int) -> dict[str, np.ndarray]:
+        """Sums over one part of the test images: {"bits": [W], "top1": [W], "images": []}."""
+        size, cut = self.part_size, members.split.cut
+        chosen = slice(part * size, (part + 1) * size)
+        labels = np.full(size, -1, np.int32)  # no class of an image that only fills up
+        features = np.zeros((size, *members.split.shape), np.float16)
+        seen = self.test.features[cut][chosen]
+        features[: len(seen)], labels[: len(seen)] = seen, self.test.labels[chosen]
+        sent = parallel.shard({"features": features, "label": labels}, self.devices)
+        units = parallel.replicate(members.settle(), self.devices)
+        _, behind = self._rounded(self._shared(members.split))((), sent, units)
+        # One after the other: the tail, which compiles longest, then knows no number of them.
+        answers, latents = self._answers(cut), np.asarray(behind["x"])
+        right = []
+        for i in range(len(members.candidates)):
+            batch = {"x": latents[:, i], "label": sent["label"]}
+            _, count = answers((), batch, self._variables)
+            right.append(np.asarray(count).sum())
+        bits = np.asarray(behind["bits"]).sum(axis=0)
+        return {"bits": bits, "top1": np.stack(right), "images": np.asarray(len(seen))}
+
+    @property
+    def part_size(self) -> int:
+        """Test images of a part, which all devices share."""
+        size = batch_size(self.backbone.preprocessing.input_shape)
+        return -(-size // len(self.devices)) * len(self.devices)
+
+    def parts(self, limit: int) -> Iterator[int]:
+        """The parts of at most about so many test images."""
+        yield from range(-(-min(limit, len(self.test.labels)) // self.part_size))
+
+    def _shared(self, split: Split) -> Split:
+        """The same program for features of one shape: what is behind the cut isn't in it."""
+        cut = self._first_cuts.setdefault(split.shape, split.cut)
+        return dataclasses.replace(split, cut=cut)
+
+    @functools.cache  # noqa: B019 — a search has one trainer
+    def _step(self, split: Split) -> Any:
+        phase = Phase(1, Distortion(distillation=0.0, features=self.config.weight))
+        step = make_step(split, phase, self.adam, batching="vmap", ema=self.config.ema)
+        return parallel.parallel_step(step, self.devices)
+
+    @functools.cache  # noqa: B019
+    def _rounded(self, split: Split) -> Any:
+        def run(nothing: Any, batch: Any, units: Any) -> Any:
+            features = batch["features"].astype(jnp.float32)
+            real = batch["label"] >= 0
+
+            def one(unit: Any, offsets: jax.Array) -> Any:
+                shift = offsets.reshape(1, 1, 1, -1)
+                latent = jnp.round(split.encode(unit, features) - shift) + shift
+                bits = jnp.where(real, losses.rate(split.bits(unit, latent)), 0.0).sum()
+                return {"x": split.decode(unit, latent), "bits": bits}
+
+            return nothing, jax.vmap(one)(units["unit"], units["offsets"])
+
+        return parallel.parallel_step(run, self.devices)
+
+    @functools.cache  # noqa: B019
+    def _answers(self, cut: str) -> Any:
+        module = self.backbone.module
+
+        def run(nothing: Any, batch: Any, variables: Any) -> Any:
+            logits = module.apply(variables, batch["x"], start=cut)
+            return nothing, (logits.argmax(-1) == batch["label"]).sum()
+
+        return parallel.parallel_step(run, self.devices)

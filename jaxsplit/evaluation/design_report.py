@@ -1,0 +1,115 @@
+"""What a search found, as a table and as a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from jaxsplit.design import Design
+from jaxsplit.design.front import Result
+from jaxsplit.evaluation.report import amount, as_text, empty_table
+
+_INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
+_GREY = "#444444"
+
+
+def render(design: Design, chosen: Sequence[Result] = ()) -> str:
+    """The front as plain text, the fewest bytes first.
+
+    Args:
+      design: the search.
+      chosen: results to mark, such as those that are trained in full.
+    """
+    columns = ["C, s", "lambda", "bytes", "top-1\n%", "drop in\npoints"]
+    columns += ["device MACs\n(%)", "steps"]
+    note = (
+        f"Nothing found has fewer bytes, a better top-1 and fewer multiply-accumulates on the "
+        f"device at once. Bytes: what the priors charge. Images: {design.n_images}; the uncut "
+        f"network is right about {100 * design.uncut_top1:.2f} %. A star: trained in full by the "
+        "configuration."
+    )
+    table = empty_table("The front of the search", columns, note, first="cut")
+    for result in design.front:
+        one = result.candidate
+        star = " *" if result in chosen else ""
+        share = 100 * one.device_macs / design.uncut_macs
+        table.add_row(
+            Text(one.cut + star),
+            f"{one.spec.channels}, {one.spec.stride}",
+            f"{one.lmbda:g}",
+            f"{result.bytes_per_image:.1f}",
+            f"{100 * result.top1:.2f}",
+            f"{100 * (design.uncut_top1 - result.top1):z.2f}",
+            f"{amount(one.device_macs)} ({share:.1f})",
+            str(result.steps),
+        )
+    return as_text(table)
+
+
+def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ()) -> None:
+    """Draws top-1 over bytes, 1200 × 800 pixels: a colour for what the device computes.
+
+    Every candidate is a small dot where it was last compared; those of the front are large.
+
+    Args:
+      path: PNG file to write; replaced atomically.
+      design: the search.
+      chosen: results to ring, and to name by their cut and form.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_xscale("log")
+    others = [result for result in design.results if result not in design.front]
+    for results, size, alpha in ((others, 18, 0.35), (design.front, 90, 1.0)):
+        dots = axes.scatter(
+            [max(result.bytes_per_image, 1e-2) for result in results],
+            [100 * result.top1 for result in results],
+            c=[100 * result.candidate.device_macs / design.uncut_macs for result in results],
+            s=size,
+            alpha=alpha,
+            cmap="viridis",
+            vmin=0,
+            vmax=100,
+            edgecolors="white",
+            linewidths=0.6,
+        )
+    figure.colorbar(dots, ax=axes, label="multiply-accumulates on the device (% of the network)")
+    for result in chosen:
+        one, place = result.candidate, (result.bytes_per_image, 100 * result.top1)
+        axes.plot(*place, "o", markersize=14, fillstyle="none", color=_GREY)
+        axes.annotate(
+            f"{one.cut} C{one.spec.channels} s{one.spec.stride}",
+            place,
+            xytext=(9, -12),
+            textcoords="offset points",
+            fontsize=10,
+            color=_GREY,
+            parse_math=False,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
+    uncut = 100 * design.uncut_top1
+    axes.axhline(uncut, color=_GREY, linewidth=1.4, zorder=1)
+    text, beside = f"uncut network, {uncut:.2f} %", axes.get_yaxis_transform()
+    axes.text(0.008, uncut, text, color=_GREY, fontsize=11, va="bottom", transform=beside)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("bytes an image (estimated, logarithmic)", fontsize=12)
+    axes.set_ylabel("top-1 accuracy (%)", fontsize=12)
+    title = f"{len(design.results)} candidates, {len(design.front)} on the front"
+    axes.set_title(f"{title}; large dots are the front, rings the chosen", fontsize=14, pad=12)
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})
+    os.replace(partial, path)

@@ -1,0 +1,169 @@
+"""The halving: its time, its fairness and its resumption, with trainings that only count."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.design import journal as journal_module
+from jaxsplit.design.candidates import Candidate, DesignConfig
+from jaxsplit.design.front import front_ranks
+from jaxsplit.design.journal import Journal
+from jaxsplit.design.search import climb
+from jaxsplit.design.trainer import Members
+from jaxsplit.errors import ConfigError
+from jaxsplit.train.state import TrainState
+
+CONFIG = DesignConfig("any", lambdas=(1e-3, 1e-4, 1e-5), minutes=10.0, rungs=3, keep=0.4)
+CANDIDATES = tuple(
+    Candidate(f"cut{i}", BottleneckSpec(channels), lmbda, 1000 * i + channels)
+    for i in range(4)
+    for channels in (4, 8)
+    for lmbda in CONFIG.lambdas
+)
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Counting:
+    """A trainer whose candidates become worth something known, in a time that is known."""
+
+    part_size = 50
+
+    def __init__(self, clock, compiling=3.0, stop_after=None):
+        self.clock, self.compiling, self.calls = clock, compiling, stop_after
+        self.test = SimpleNamespace(labels=np.zeros(400))
+        self.seen = set()
+
+    def members(self, chosen):
+        forms = {}
+        for one in chosen:
+            forms.setdefault((one.cut, one.spec), []).append(one)
+        return [
+            Members(SimpleNamespace(cut=cut), tuple(ones), _state(len(ones)))
+            for (cut, _), ones in forms.items()
+        ]
+
+    def _spend(self, key, seconds):
+        self.clock.now += seconds + self.compiling * (key not in self.seen)
+        self.seen.add(key)
+        if self.calls is not None:
+            self.calls -= 1
+            if self.calls < 0:
+                raise KeyboardInterrupt
+
+    def advance(self, members, steps):
+        width = len(members.candidates)
+        self._spend(("step", members.candidates[0].spec, width), 0.01 * steps * width)
+        state = members.state
+        # The steps by themselves, candidate by candidate, are what they have learned.
+        params = {"learned": state.params["learned"] + steps}
+        members.state = dataclasses.replace(state, step=state.step + steps, params=params)
+
+    def compare(self, members, part):
+        self._spend(("compare", members.candidates[0].cut), 0.1 * len(members.candidates))
+        worth = [1 - 0.9 ** (1 + one.device_macs / 1000) for one in members.candidates]
+        return {
+            "bits": np.array([8 * 50 / one.lmbda for one in members.candidates]),
+            "top1": 50 * np.array(worth),
+            "images": np.asarray(50),
+        }
+
+    def parts(self, limit):
+        yield from range(-(-min(limit, 400) // 50))
+
+
+def _state(count):
+    return TrainState(np.zeros((), np.int32), {"learned": np.zeros(count)}, {}, {})
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    found = Clock()
+    monkeypatch.setattr(journal_module, "time", found)
+    return found
+
+
+def run(trainer, folder, config=CONFIG):
+    folder.mkdir(exist_ok=True)
+    journal = Journal(folder / "search.json", config.key)
+    climb(config, trainer, CANDIDATES, journal, folder, lambda text: None)
+    return journal
+
+
+@pytest.mark.parametrize(("minutes", "compiling"), [(10.0, 3.0), (2.0, 1.0), (60.0, 10.0)])
+def test_the_time_is_kept(clock, tmp_path, minutes, compiling):
+    config = dataclasses.replace(CONFIG, minutes=minutes)
+    journal = run(Counting(clock, compiling), tmp_path / "one", config)
+    assert journal.seconds == pytest.approx(60 * minutes, rel=0.1)
+
+
+def test_all_that_are_left_train_alike_and_the_better_go_on(clock, tmp_path):
+    rungs = run(Counting(clock), tmp_path / "one").values["rungs"]
+    counts = [len(rung["results"]) for rung in rungs]
+    assert counts == [24, 10, 4]
+    steps = [rung["steps"] for rung in rungs]
+    assert steps == sorted(set(steps))
+    images = [rung["n_images"] for rung in rungs]
+    assert images == sorted(images)
+    assert images[-1] == 400
+    for rung, following in zip(rungs, [*rungs[1:], None], strict=True):
+        assert {result["steps"] for result in rung["results"]} == {rung["steps"]}
+        if following is not None:
+            assert [result["name"] for result in following["results"]] == rung["kept"]
+    costs = np.array(
+        [
+            (result["bytes_per_image"], 1 - result["top1"], result["device_macs"])
+            for result in rungs[0]["results"]
+        ]
+    )
+    best = {
+        r["name"] for r, k in zip(rungs[0]["results"], front_ranks(costs), strict=True) if not k
+    }
+    assert best <= set(rungs[0]["kept"]) or set(rungs[0]["kept"]) <= best
+
+
+def test_a_stopped_search_goes_on(clock, tmp_path):
+    """In the stretch that was stopped, with the time that was spent and the states of before."""
+    with pytest.raises(KeyboardInterrupt):
+        run(Counting(clock, stop_after=200), tmp_path / "two")
+    before = Journal(tmp_path / "two" / "search.json", CONFIG.key)
+    done = len(before.values["rungs"])
+    assert 0 < done < CONFIG.rungs
+    assert before.seconds > 0
+    clock.now += 5000  # a night
+    whole = run(Counting(clock), tmp_path / "two")
+    assert whole.seconds == pytest.approx(60 * CONFIG.minutes, rel=0.1)
+    rungs = whole.values["rungs"]
+    assert rungs[:done] == before.values["rungs"]
+    assert len(rungs) == CONFIG.rungs
+    assert rungs[done]["steps"] > rungs[done - 1]["steps"]
+    again = run(Counting(clock), tmp_path / "two")  # finished: nothing is trained
+    assert again.values["rungs"] == rungs
+    other = dataclasses.replace(CONFIG, seed=1)
+    assert Journal(tmp_path / "two" / "search.json", other.key).values["rungs"] == []
+
+
+def test_members_keep_their_own_states():
+    (members,) = Counting(Clock()).members(CANDIDATES[:3])
+    state = dataclasses.replace(members.state, params={"learned": np.array([1.0, 2.0, 3.0])})
+    members.state = dataclasses.replace(state, step=np.asarray(7, np.int32))
+    kept = members.keep([CANDIDATES[2], CANDIDATES[0]])
+    assert kept.candidates == (CANDIDATES[0], CANDIDATES[2])
+    assert kept.state.params["learned"].tolist() == [1, 3]
+    assert int(kept.state.step) == 7
+    assert jax.tree.structure(kept.state) == jax.tree.structure(members.state)
+
+
+def test_a_damaged_journal_is_refused(tmp_path):
+    (tmp_path / "search.json").write_text("{")
+    with pytest.raises(ConfigError, match="damaged"):
+        Journal(tmp_path / "search.json", "key")

@@ -8,6 +8,7 @@ import pytest
 
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.config import find, load, to_dataclass
+from jaxsplit.design import DesignConfig
 from jaxsplit.errors import ConfigError
 from jaxsplit.losses import Distortion
 from jaxsplit.train.backbone import BackboneConfig
@@ -20,6 +21,8 @@ SHIPPED = {
     "cifar10_backbone": ("resnet20", "smoke"),
     "paper_recipe": ("fashion_mnist", "cifar10", "smoke"),
     "resnet20_small": ("fashion_mnist", "cifar10", "smoke"),
+    "efficientnet_lite0": ("middle", "early", "late", "smoke"),
+    "resnet20_design": ("fashion_mnist", "cifar10", "smoke"),
 }
 CURVE = {
     "kind": "curve",
@@ -51,13 +54,15 @@ def test_the_table_of_shipped_configurations_is_whole():
 )
 def test_every_shipped_configuration_loads(name, arg):
     config = load(f"{name}:{arg}")
-    assert isinstance(config, BackboneConfig if "backbone" in name else CurveConfig)
+    kinds = {"backbone": BackboneConfig, "design": DesignConfig}
+    assert type(config) is kinds.get(name.rpartition("_")[2], CurveConfig)
     assert load(f"{name}:{arg}") == config
     assert load(f"{find(name)}:{arg}") == config
     if arg == SHIPPED[name][0]:
         assert load(name) == config
     if arg == "smoke":
-        assert config.data == "embedded"
+        # No images of ImageNet's classes may come with the package.
+        assert config.data == ("folder:imagenet" if "efficientnet" in name else "embedded")
         assert config.limit <= 1000
     if isinstance(config, CurveConfig):
         lambdas = [rate.lmbda for rate in config.rates]

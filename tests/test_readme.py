@@ -143,7 +143,7 @@ def test_the_connection_example_runs():
 
 @pytest.mark.slow
 def test_the_training_example_runs(desk):
-    code = example("train_family")
+    code = example('workdir="runs/notebook"')
     short = code.replace("steps=1200", "steps=3, limit=100")
     assert short != code
     run_example(short)
@@ -153,14 +153,11 @@ def test_the_training_example_runs(desk):
 
 
 def test_the_network_of_one_s_own_runs(desk):
-    *_, example, _, _ = blocks("python")
-    assert sum(1 for line in example.splitlines() if line.strip()) <= 30
-    short = example.replace("steps=1200", "steps=1, limit=64").replace("limit=100", "limit=4")
+    code = example("class Own")
+    assert sum(1 for line in code.splitlines() if line.strip()) <= 30
+    short = code.replace("steps=1200", "steps=1, limit=64").replace("limit=100", "limit=4")
     assert short.count("limit=") == 2
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(short, "README.md", "exec"), {"__name__": "__main__"})
-    lines = printed.getvalue().splitlines()
+    lines = run_example(short).splitlines()
     assert [line.split()[0] for line in lines] == ["low", "middle", "high", "4"]
     shares = [int(re.search(r"(\d+) % on", line)[1]) for line in lines[:3]]
     assert shares == sorted(set(shares))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,22 +96,30 @@ def principal_unit(split: Split, features: np.ndarray, step: float, key: jax.Arr
     variances = np.maximum(values[::-1][:channels], 0)
     # Whole pixels of a patch as filters: pixel (i, j) is filter i · k + j.
     pixels = np.tile(np.eye(k * k).reshape(k, k, 1, k * k), (1, 1, split.shape[-1], 1))
-    scale = spec.step / step
+    gain = spec.step / step
+    # Normalisation takes the gain, so that kernels have the size that they have when they are
+    # random: an optimizer's steps don't know what is small.
+    inner = 1.0 if spec.batch_norm else gain
     seen = ((basis * variances) * basis).sum(axis=1)  # variance of what the components keep
     per_channel = mean.reshape(-1, k * k)
     spread = seen.reshape(-1, k * k).mean(axis=1) + per_channel.var(axis=1)
+    decoded = per_channel.mean(axis=1)
     layers = {
         "encoder": {
             "depthwise": pixels,
-            "depthwise_norm": (mean, np.diag(covariance), mean),
-            "pointwise": {"kernel": basis * scale},
-            "pointwise_norm": (mean @ basis * scale, variances * scale**2, np.zeros(channels)),
+            "depthwise_norm": _Norm(mean, np.diag(covariance), mean),
+            "pointwise": {"kernel": basis * inner},
+            "pointwise_norm": _Norm(
+                mean @ basis * inner, variances * inner**2, np.zeros(channels), gain / inner
+            ),
         },
         "decoder": {
-            "pointwise": {"kernel": basis.T / scale},
-            "pointwise_norm": (np.zeros(inputs), seen, mean),
+            "pointwise": {"kernel": basis.T / inner},
+            "pointwise_norm": _Norm(
+                np.zeros(inputs), seen * (gain / inner) ** 2, mean, inner / gain
+            ),
             "depthwise": pixels,
-            "depthwise_norm": (per_channel.mean(axis=1), spread, per_channel.mean(axis=1)),
+            "depthwise_norm": _Norm(decoded, spread, decoded),
         },
     }
     widths = np.sqrt(variances) / step / _LOGISTIC_STD
@@ -119,21 +127,36 @@ def principal_unit(split: Split, features: np.ndarray, step: float, key: jax.Arr
     return _variables(layers, prior, spec.batch_norm)
 
 
+class _Norm(NamedTuple):
+    """What a normalisation gets, and what it makes of it.
+
+    Attributes:
+      mean, variance: of each channel of what comes.
+      after: the mean of what leaves.
+      gain: its spread, beside that of what comes.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    after: np.ndarray
+    gain: float = 1.0
+
+
 def _variables(layers: dict[str, Any], prior: Any, batch_norm: bool) -> Any:
-    """Layers, with (mean, variance, mean afterwards) for each norm, as a unit's variables."""
+    """Layers, with a `_Norm` behind each convolution, as a unit's variables."""
     params: dict[str, Any] = {"prior": prior}
     stats: dict[str, Any] = {}
     for part, tree in layers.items():
         params[part], stats[part] = {}, {}
         for name, value in tree.items():
-            if not name.endswith("_norm"):
+            if not isinstance(value, _Norm):
                 params[part][name] = value
-                continue
-            mean, variance, after = value
-            params[part][name] = {"bias": after if batch_norm else after - mean}
-            if batch_norm:
-                params[part][name]["scale"] = np.sqrt(variance + _EPSILON)
-                stats[part][name] = {"mean": mean, "var": variance}
+            elif not batch_norm:
+                params[part][name] = {"bias": value.after - value.gain * value.mean}
+            else:
+                scale = np.sqrt(value.variance + _EPSILON) * value.gain
+                params[part][name] = {"bias": value.after, "scale": scale}
+                stats[part][name] = {"mean": value.mean, "var": value.variance}
     tree = {"params": params} | ({"batch_stats": stats} if batch_norm else {})
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 

@@ -5,8 +5,8 @@
         --workdir runs/efficientnet_lite0/middle
 
 DIR holds `train` and `val`, in each a folder of JPEG files for every class, named by its synset,
-and `classes.txt`, the 1000 synsets in their order. Labels only serve the metrics: the units begin as
-the principal components of the features and learn the answers of the uncut network. From random
+and `classes.txt`, the 1000 synsets in their order. Labels only serve the metrics: the units begin
+as the principal components of the features and learn the answers of the uncut network. From random
 units 400 images were too few: they learned these images' answers and no others'.
 
 The argument is `early` (after 41 % of the multiply-accumulates), `middle` (69 %), `late` (87 %) or

@@ -289,7 +289,10 @@ def _add_import(commands: Any) -> None:
         help="folder to write: the family with --cut, else one folder for each cut",
     )
     spic.add_argument(
-        "--task", choices=("classification", "segmentation"), default="classification"
+        "--task",
+        choices=("classification", "segmentation"),
+        default="classification",
+        help="which of the published units (default: classification)",
     )
     spic.add_argument("--cut", metavar="S1", help="S1, S2, S3, US1 or US2 (default: all)")
     spic.add_argument(

@@ -56,8 +56,7 @@ def test_what_is_undocumented_is_seen():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_public_name_is_documented(name):
-    file = importlib.import_module(name).__file__
-    assert not undocumented(Path(file).read_text())
+    assert not undocumented(Path(importlib.import_module(name).__file__).read_text())
 
 
 @pytest.mark.parametrize("name", jaxsplit.__all__)

@@ -78,6 +78,7 @@ def test_the_readme_has_its_commands():
         "evaluate",
         "compare",
         "plan",
+        "design",
         "encode",
         "decode",
         "info",

@@ -8,6 +8,7 @@ import pytest
 
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.config import find, load, to_dataclass
+from jaxsplit.design import DesignConfig
 from jaxsplit.errors import ConfigError
 from jaxsplit.losses import Distortion
 from jaxsplit.train.backbone import BackboneConfig
@@ -19,8 +20,10 @@ SHIPPED = {
     "fashion_mnist_backbone": ("resnet8", "resnet20", "smoke"),
     "cifar10_backbone": ("resnet20", "smoke"),
     "paper_recipe": ("fashion_mnist", "cifar10", "smoke"),
+    "resnet20_design": ("fashion_mnist", "cifar10", "smoke"),
     "resnet20_small": ("fashion_mnist", "cifar10", "smoke"),
 }
+KINDS = {"backbone": BackboneConfig, "design": DesignConfig}  # by the end of a name
 CURVE = {
     "kind": "curve",
     "backbone": "any",
@@ -51,7 +54,7 @@ def test_the_table_of_shipped_configurations_is_whole():
 )
 def test_every_shipped_configuration_loads(name, arg):
     config = load(f"{name}:{arg}")
-    assert isinstance(config, BackboneConfig if "backbone" in name else CurveConfig)
+    assert isinstance(config, KINDS.get(name.rpartition("_")[2], CurveConfig))
     assert load(f"{name}:{arg}") == config
     assert load(f"{find(name)}:{arg}") == config
     if arg == SHIPPED[name][0]:

@@ -33,9 +33,9 @@ def add_plan(command: argparse.ArgumentParser) -> None:
     command.add_argument("--cut", metavar="CUT", help="also show every unit of this cut")
     link = command.add_argument_group("a link", "all but the round trip, or none")
     for name, text in (
-        ("device-gmacs", "10⁹ multiply-accumulates a second of the device"),
+        ("device-gmacs", "1e9 multiply-accumulates a second of the device"),
         ("server-gmacs", "the same of the server"),
-        ("bandwidth-mbps", "10⁶ bits a second from device to server"),
+        ("bandwidth-mbps", "1e6 bits a second from device to server"),
     ):
         link.add_argument(f"--{name}", type=float, metavar="R", help=text)
     link.add_argument("--rtt-ms", type=float, metavar="T", help="of a round trip (default: 0)")
@@ -43,7 +43,7 @@ def add_plan(command: argparse.ArgumentParser) -> None:
         "--bits-per-symbol", type=float, metavar="B", help="assumed of a unit (default: 2)"
     )
     link.add_argument(
-        "--image-bytes", type=float, metavar="N", help="of the image sent (default: h·w·c, raw)"
+        "--image-bytes", type=float, metavar="N", help="of the image sent (default: raw)"
     )
     link.add_argument(
         "--family",

@@ -54,7 +54,7 @@ def run(options: Any) -> PlanRun:
     symbols = SYMBOLS if options.symbols is None else options.symbols
     if symbols < 1:
         raise ConfigError(f"--symbols is {symbols}; expected at least 1")
-    families = open_families(options.family or (), options.backbone)
+    families: dict[str, RateFamily] = {name: load_pretrained(name) for name in options.family or ()}
     measured = next((family.preprocessing for family in families.values()), None)
     backbone = abstract_backbone(
         options.backbone, options.weights, options.input, options.classes, measured
@@ -153,40 +153,27 @@ def _flags(names: Sequence[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
-def open_families(names: Sequence[str], backbone: str) -> dict[str, RateFamily]:
-    """Name → family, all of one network.
-
-    Raises:
-      ConfigError: one is of another network, or a rate of it was never measured.
-      FamilyError: there is no such family.
-    """
-    families: dict[str, RateFamily] = {name: load_pretrained(name) for name in names}
-    for name, family in families.items():
-        weights = (family.backbone, family.weights)
-        if backbone not in weights:
-            raise ConfigError(f"the family {name} is of {family.backbone}, not of {backbone}")
-        for rate in family.rates:
-            if "bytes_per_image" not in rate.measured:
-                raise ConfigError(f"rate {rate.rate_id} of {name} was never measured: evaluate it")
-    return families
-
-
 def trained_options(
     families: dict[str, RateFamily], backbone: models.Backbone, link: Link
 ) -> list[Option]:
     """Every rate of some families on a link, with the bytes and the accuracy that it has.
 
     Raises:
-      ConfigError: a family was measured on images of another size.
+      ConfigError: a family is of another network, was measured on images of another size, or has
+        a rate that never was.
     """
     options = []
     for name, family in families.items():
+        if family.backbone != backbone.name:
+            raise ConfigError(f"the family {name} is of {family.backbone}, not of {backbone.name}")
         if family.preprocessing.input_shape != backbone.preprocessing.input_shape:
             raise ConfigError(
                 f"the family {name} was measured on images of {family.preprocessing.input_shape}, "
                 f"the plan is for {backbone.preprocessing.input_shape}: leave out --input"
             )
         for rate in family.rates:
+            if "bytes_per_image" not in rate.measured:
+                raise ConfigError(f"rate {rate.rate_id} of {name} was never measured: evaluate it")
             split = make_split(backbone, family.cut, rate.spec)
             cost = split_cost(split, backbone)
             sent = rate.measured["bytes_per_image"]

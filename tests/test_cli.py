@@ -29,7 +29,8 @@ from jaxsplit.pretrained import load_pretrained
 from jaxsplit.split import make_split
 
 COMMANDS = (
-    *("quickstart", "train", "evaluate", "compare", "pack", "encode", "decode", "info", "import"),
+    *("quickstart", "train", "evaluate", "compare", "plan", "design", "pack"),
+    *("encode", "decode", "info", "import"),
 )
 RATES = ("r1", "r2", "r3", "r4", "r5")
 

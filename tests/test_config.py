@@ -20,10 +20,11 @@ SHIPPED = {
     "fashion_mnist_backbone": ("resnet8", "resnet20", "smoke"),
     "cifar10_backbone": ("resnet20", "smoke"),
     "paper_recipe": ("fashion_mnist", "cifar10", "smoke"),
+    "resnet20_design": ("fashion_mnist", "cifar10", "smoke"),
     "resnet20_small": ("fashion_mnist", "cifar10", "smoke"),
     "efficientnet_lite0": ("middle", "early", "late", "smoke"),
-    "resnet20_design": ("fashion_mnist", "cifar10", "smoke"),
 }
+KINDS = {"backbone": BackboneConfig, "design": DesignConfig}  # by the end of a name
 CURVE = {
     "kind": "curve",
     "backbone": "any",
@@ -54,8 +55,7 @@ def test_the_table_of_shipped_configurations_is_whole():
 )
 def test_every_shipped_configuration_loads(name, arg):
     config = load(f"{name}:{arg}")
-    kinds = {"backbone": BackboneConfig, "design": DesignConfig}
-    assert type(config) is kinds.get(name.rpartition("_")[2], CurveConfig)
+    assert isinstance(config, KINDS.get(name.rpartition("_")[2], CurveConfig))
     assert load(f"{name}:{arg}") == config
     assert load(f"{find(name)}:{arg}") == config
     if arg == SHIPPED[name][0]:

@@ -95,6 +95,7 @@ def test_the_readme_has_its_commands():
         "evaluate",
         "compare",
         "plan",
+        "design",
         "encode",
         "decode",
         "info",

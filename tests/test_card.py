@@ -129,13 +129,14 @@ def broken(family, backbone, source):
 
 
 def unpack(archive, folder):
-    """The images as `[split/]class/image`; names of ImageNet's begin with the class."""
+    """The images as `split/class/image`; of ImageNet's, named by class, every fifth is `val`."""
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
-    for path in [path for path in folder.iterdir() if path.is_file()]:
-        target = folder / path.name.partition("_")[0] / path.name
-        target.parent.mkdir(exist_ok=True)
-        path.rename(target)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    for number, path in enumerate(files):
+        target = folder / ("train" if number % 5 else "val") / path.name.partition("_")[0]
+        target.mkdir(parents=True, exist_ok=True)
+        path.rename(target / path.name)
     if "imagenet" in archive.name:
         shutil.copy(SYNSETS, folder / "classes.txt")
 

@@ -2,6 +2,9 @@
 
     jaxsplit train --config paper_recipe:fashion_mnist --workdir runs/paper_recipe
 
+In ten minutes on two CPU cores it loses 0.8 points of top-1 at 112.5 bytes an image, 1.6 at 63.3,
+3.0 at 38.3 and 7.9 at 23.2; on CIFAR-10 3.2 at 369.4, 5.3 at 240.3 and 13.5 at 141.5.
+
 Units as they were published (Datta et al. 2022, arXiv 2208.11596): ReLU latents, one fixed step,
 straight-through rounding; the rate term is the factorized prior on the latents with uniform noise
 in units of the step, and after the training one table for all channels is fitted to the training

@@ -2,10 +2,9 @@
 
     jaxsplit design --config resnet20_design --workdir runs/design
 
-Every block of the network is a cut; a quarter of an hour on two CPU cores.
-
+Every block of the network is a cut; the search takes a quarter of an hour on two CPU cores.
 The argument is `fashion_mnist` (the images that come with the package), `cifar10` (a folder of
-images, as of its backbone) or `smoke` (seconds).
+images, as of its backbone) or `smoke` (a minute).
 """
 
 import ml_collections

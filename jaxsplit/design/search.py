@@ -64,7 +64,9 @@ def search(
 
     Every stretch of the time gets an equal share of what is left. In it all candidates that are
     left train for the same number of steps, on the same images, and are compared behind the tail;
-    then a share of them goes on. What a stopped stretch had trained is done again.
+    then a share of them goes on. What a stopped stretch had trained is done again. Every stretch
+    trains a few steps and compares on one part of the images, however little time is left: a time
+    that is shorter than what compiling takes is exceeded.
 
     Args:
       config: the search.

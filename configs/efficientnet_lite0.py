@@ -18,7 +18,7 @@ import ml_collections
 # Cut, side of the patches that are transformed, channels.
 UNITS = {
     "early": ("stage4.block3", 2, 96),
-    "middle": ("stage6.block1", 1, 128),
+    "middle": ("stage6.block1", 1, 176),
     "late": ("stage6.block4", 1, 176),
 }
 LAMBDAS = (2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6)

@@ -225,6 +225,9 @@ def _add_pack(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
         "--data", metavar="SOURCE", help="measure on these images (default: keep the figures)"
     )
     pack.add_argument("--split", help="of those images; default as of evaluate")
+    pack.add_argument(
+        "--half", action="store_true", help="round parameters to float16: half of the bytes"
+    )
     pack.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
     pack.add_argument(
         "--card",

@@ -279,6 +279,8 @@ def pack(options: argparse.Namespace) -> None:
     family, backbone = _open(options)
     if options.data is None and (options.split, options.limit) != (None, None):
         raise ConfigError("--split and --limit are of the images of --data SOURCE: give that too")
+    if options.half:
+        family = family.half()
     family = dataclasses.replace(family, card=family.card | dict(options.card))
     missing = card.missing(family.card)
     if options.data is not None and "evaluation" in missing:

@@ -509,3 +509,38 @@ def test_other_preprocessing_is_refused(tiny_family, tiny_backbone):
     other = dataclasses.replace(tiny_backbone.preprocessing, interpolation="bicubic")
     with pytest.raises(FamilyError, match=r"bicubic.*was trained with.*bilinear"):
         tiny_family.bind(dataclasses.replace(tiny_backbone, preprocessing=other))
+
+
+def test_parameters_in_half_precision_take_half_of_the_bytes(tiny_family, tmp_path):
+    half = tiny_family.half()
+    for rate, rounded in zip(tiny_family.rates, half.rates, strict=True):
+        leaves = zip(*map(jax.tree.leaves, (rate.variables, rounded.variables)), strict=True)
+        for leaf, found in leaves:
+            assert found.dtype == np.float32
+            np.testing.assert_array_equal(found, np.float16(leaf))
+        assert rounded.tables == rate.tables
+        assert not rounded.measured
+    tiny_family.save(tmp_path / "whole", packed=True)
+    half.save(tmp_path / "half", packed=True)
+    loaded = RateFamily.load(tmp_path / "half")
+    assert loaded.fingerprint == half.fingerprint != tiny_family.fingerprint
+    sizes = {}
+    for name in ("whole", "half"):
+        arrays = [
+            array
+            for file in (tmp_path / name).glob("rates/*")
+            for key, array in safetensors.numpy.load_file(file).items()
+            if key.startswith("variables/")
+        ]
+        sizes[name] = sum(array.nbytes for array in arrays)
+    assert sizes["half"] < 0.51 * sizes["whole"]
+
+
+def test_a_parameter_that_float16_cannot_hold_is_refused(tiny_family):
+    high = tiny_family.rates[0]
+    large = jax.tree.map(lambda x: np.full_like(x, 1e5), high.variables)
+    family = dataclasses.replace(
+        tiny_family, rates=(dataclasses.replace(high, variables=large),), card={}
+    )
+    with pytest.raises(FamilyError, match="too large for float16"):
+        family.half()

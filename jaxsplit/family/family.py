@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
+import jax
+import numpy as np
+
 from jaxsplit import models
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
@@ -106,6 +109,30 @@ class RateFamily:
     def split(self, backbone: models.Backbone, rate_id: str) -> Split:
         """The cut with one rate's unit."""
         return make_split(backbone, self.cut, self[rate_id].spec)
+
+    def half(self) -> Self:
+        """The family with parameters that float16 can say, which a packed folder stores as that.
+
+        Other parameters send other symbols: figures that were measured are dropped, and tables stay
+        as they are.
+
+        Raises:
+          FamilyError: a parameter is too large for float16.
+        """
+
+        def rounded(leaf: Any) -> np.ndarray:
+            with np.errstate(over="ignore"):
+                found = np.asarray(leaf).astype(np.float16).astype(np.float32)
+            if not np.isfinite(found).all():
+                raise FamilyError("a parameter is too large for float16: keep float32")
+            return found
+
+        rates = tuple(
+            dataclasses.replace(rate, variables=jax.tree.map(rounded, rate.variables), measured={})
+            for rate in self.rates
+        )
+        card = {key: value for key, value in self.card.items() if key != "evaluation"}
+        return dataclasses.replace(self, rates=rates, card=card)
 
     def save(self, directory: str | os.PathLike[str], *, packed: bool = False) -> None:
         """Writes the family; a save that is killed leaves the family that was there.

@@ -36,6 +36,7 @@ def execute(notebook: Any, folder: str | Path) -> None:
         notebook,
         timeout=None,
         kernel_name="python3",
+        coalesce_streams=True,
         record_timing=False,  # outputs are to change with the code alone
         resources={"metadata": {"path": str(folder)}},
     )

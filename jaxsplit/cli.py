@@ -93,6 +93,27 @@ def _parser() -> argparse.ArgumentParser:
     quick.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     quick.add_argument("--smoke", action="store_true", help="a few steps on a few images")
 
+    _add_train(add)
+    _add_evaluate(add)
+    _add_compare(commands)
+    add_plan(add("plan", "What every cut of a network and every unit there costs."))
+    add_design(add("design", "Search for cuts and units: the front of bytes, accuracy and work."))
+    _add_pack(add)
+    _add_encode(add)
+
+    decode = add("decode", "A .jspl file to predictions: what the server does.")
+    decode.add_argument("file", type=Path, metavar="FILE.jspl", help="that encode wrote")
+    _add_family(decode)
+
+    info = add("info", "Describe a family, a .jspl file or a backbone's weights.")
+    info.add_argument("path", nargs="?", metavar="PATH|NAME", help="default: what is embedded")
+
+    _add_import(commands)
+    return parser
+
+
+def _add_train(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """`jaxsplit train`: a configuration, and who trains with us."""
     train = add("train", "Train what a configuration describes; resumes by itself.")
     train.add_argument(
         "--config",
@@ -114,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     hosts.add_argument("--process-id", type=int, metavar="I", help="from 0")
     hosts.add_argument("--processes", type=int, metavar="N", help="how many there are")
 
+
+def _add_evaluate(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """`jaxsplit evaluate`: on which images, beside what."""
     evaluate = add("evaluate", "Measure a family: accuracy through real bytes.")
     _add_family(evaluate)
     evaluate.add_argument(
@@ -143,42 +167,6 @@ def _parser() -> argparse.ArgumentParser:
         help="what the codecs must equal: accuracy, or agreement with the uncut network",
     )
     evaluate.add_argument("--json", action="store_true", help="print curve.json instead of tables")
-
-    _add_compare(commands)
-    add_plan(add("plan", "What every cut of a network and every unit there costs."))
-    add_design(add("design", "Search for cuts and units: the front of bytes, accuracy and work."))
-    _add_pack(add)
-
-    encode = add("encode", "Image files to one .jspl file: what the device does.")
-    encode.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size")
-    _add_family(encode)
-    rate = encode.add_mutually_exclusive_group(required=True)
-    rate.add_argument("--rate", metavar="ID", help="name of a rate")
-    rate.add_argument(
-        "--max-bytes", type=int, metavar="N", help="the best rate of each image in so many bytes"
-    )
-    rate.add_argument(
-        "--quality",
-        type=float,
-        metavar="SHARE",
-        help="the fewest bytes that keep this share of the uncut network's top-1, such as 0.98",
-    )
-    encode.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE.jspl", help="to write"
-    )
-    encode.add_argument(
-        "--frame-checks", action="store_true", help="four bytes an image that find a damaged one"
-    )
-
-    decode = add("decode", "A .jspl file to predictions: what the server does.")
-    decode.add_argument("file", type=Path, metavar="FILE.jspl", help="that encode wrote")
-    _add_family(decode)
-
-    info = add("info", "Describe a family, a .jspl file or a backbone's weights.")
-    info.add_argument("path", nargs="?", metavar="PATH|NAME", help="default: what is embedded")
-
-    _add_import(commands)
-    return parser
 
 
 def _add_compare(commands: Any) -> None:
@@ -236,6 +224,30 @@ def _add_pack(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
         type=_card_entry,
         metavar="KEY=VALUE",
         help="what the card says beside what the training wrote: limits, license, … (repeatable)",
+    )
+
+
+def _add_encode(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """`jaxsplit encode`: images, and exactly one wish."""
+    encode = add("encode", "Image files to one .jspl file: what the device does.")
+    encode.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size")
+    _add_family(encode)
+    rate = encode.add_mutually_exclusive_group(required=True)
+    rate.add_argument("--rate", metavar="ID", help="name of a rate")
+    rate.add_argument(
+        "--max-bytes", type=int, metavar="N", help="the best rate of each image in so many bytes"
+    )
+    rate.add_argument(
+        "--quality",
+        type=float,
+        metavar="SHARE",
+        help="the fewest bytes that keep this share of the uncut network's top-1, such as 0.98",
+    )
+    encode.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE.jspl", help="to write"
+    )
+    encode.add_argument(
+        "--frame-checks", action="store_true", help="four bytes an image that find a damaged one"
     )
 
 

@@ -46,7 +46,8 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
 def _check_space(path: Path, size: int) -> None:
     """Refuses what can't fit before it is begun: orbax reports a full disk from its threads."""
     folder = next(parent for parent in path.parents if parent.exists())
-    free = shutil.disk_usage(folder).free
+    replaced = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    free = shutil.disk_usage(folder).free + replaced
     if size > free:
         raise CheckpointError(
             f"cannot write the checkpoint {path}: it takes {size / 1e6:.1f} MB, and the disk has "

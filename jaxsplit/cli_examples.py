@@ -4,7 +4,7 @@
 EXAMPLES = {
     "quickstart": """\
 jaxsplit quickstart
-jaxsplit quickstart --smoke --out /tmp/look
+jaxsplit quickstart --smoke --out look
 """,
     "train": """\
 jaxsplit train --config fashion_mnist --workdir runs/fashion_mnist
@@ -28,7 +28,7 @@ jaxsplit plan resnet50 --device-gmacs 5 --server-gmacs 500 --bandwidth-mbps 10 -
 """,
     "design": """\
 jaxsplit design --config resnet20_design --workdir runs/design
-jaxsplit design --config resnet20_design --workdir runs/design --config.minutes=5.0
+jaxsplit design --config resnet20_design --workdir runs/short --config.minutes=5.0
 """,
     "pack": """\
 jaxsplit pack --family runs/mine/family --data embedded -o packed --card license=MIT

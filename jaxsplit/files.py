@@ -64,8 +64,7 @@ def check_writable(directory: Path) -> None:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".jaxsplit-probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=directory):  # a name of its own: others may look too
+            pass
     except OSError as error:
         raise ConfigError(f"cannot write to {directory}: {reason(error)}") from error

@@ -73,7 +73,8 @@ def test_a_notebook_is_stored_with_the_outputs_of_its_code(name):
     check_outputs(notebook)
     assert (FOLDER / name).stat().st_size < 500_000
     assert "/tmp" not in printed(notebook)
-    assert str(Path.home()) not in printed(notebook)
+    home = str(Path.home())
+    assert len(home) < 2 or home not in printed(notebook)  # "/" says nothing
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
 from foreign_files import random_resnet18, random_tensors, write_folder
@@ -20,7 +21,9 @@ from PIL import Image
 
 from jaxsplit import cli, data, models
 from jaxsplit.cli import main
+from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.importers import imagenet
 from jaxsplit.importers.spic import TASKS
 from jaxsplit.pretrained import load_pretrained
 
@@ -65,7 +68,21 @@ def shortened(words):
     return [
         f"{word.partition(':')[0]}:smoke" if before == "--config" else word
         for before, word in zip(["", *words], words, strict=False)
+        if not word.startswith("--config.data=folder:")  # a smoke training names its images
     ]
+
+
+def write_imagenet(folder):
+    """Photographs of noise of four of ImageNet's classes, for a smoke training."""
+    rng = np.random.default_rng(0)
+    names = imagenet.class_names()
+    for split, count in (("train", 8), ("val", 1)):
+        for name in names[::250]:
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (240, 256, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    (folder / "classes.txt").write_text("\n".join(names))
 
 
 @pytest.fixture
@@ -82,6 +99,7 @@ def desk(tmp_path, monkeypatch):
         units[f"{cut}-0"] = 2, 2, random_tensors(site, 2, 2)
     (tmp_path / "spic").mkdir()
     write_folder(tmp_path / "spic", "classification", units)
+    write_imagenet(tmp_path / "imagenet")
     # Curves that were measured, for commands behind `cd`.
     for curve in (ROOT / "tests" / "benchmarks" / "results" / "curves").iterdir():
         (tmp_path / curve.name).symlink_to(curve)
@@ -257,3 +275,25 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
         for rate, point in zip(family.rates, curves[1].points, strict=True):
             assert rate.measured["bytes_per_image"] == point.bytes_per_image
             assert rate.measured["top1"] == point.top1
+
+
+def test_the_table_of_imagenet_is_of_the_curves_in_the_repository(desk):
+    for name in ("early", "middle", "late"):
+        curve = Curve.read(desk / f"efficientnet_lite0-{name}" / "curve.json")
+        for point in curve.points:
+            found = [
+                (file.bytes_per_image, image_codecs.TITLES[codec])
+                for codec, files in curve.baselines.items()
+                if (file := image_codecs.smallest_reaching(files, point.agreement, "agreement"))
+            ]
+            size, codec = min(found)
+            low, high = point.agreement_interval
+            row = (
+                f"| {name} | {point.rate_id} | {point.bytes_per_image:.0f} "
+                f"| {100 * point.agreement:.0f} ({100 * low:.0f}–{100 * high:.0f}) "
+                f"| {size:.0f}, {codec} | {size / point.bytes_per_image:.1f}× |"
+            )
+            assert row in README
+            if point.agreement >= 0.95:
+                assert point.bytes_per_image < 2700
+                assert size > 12500

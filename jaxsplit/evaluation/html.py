@@ -165,7 +165,8 @@ class _Axes:
         others = [p for points in curve.baselines.values() for p in points]
         self.shown = [point for point in others if 100 * point.top1 >= self.low]
         highest = max([*tops, *(100 * point.top1 for point in self.shown)])
-        self.high = min(100.0, highest + 0.08 * (highest - self.low))
+        # A point at least, where every answer is wrong.
+        self.high = min(100.0, max(highest + 0.08 * (highest - self.low), self.low + 1))
         sizes = [point.bytes_per_image for point in curve.points]
         sizes += [point.bytes_per_image for point in self.shown]
         self.left = math.log(max(min(sizes), 0.1)) - 0.15

@@ -127,3 +127,11 @@ def test_a_browser_draws_it(tmp_path, width):
 
     with Image.open(shot) as picture:
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 50  # a page, and no blank one
+
+
+@pytest.mark.parametrize("top1", [0.0, 1.0])
+def test_rates_that_are_all_wrong_or_all_right_are_drawn(top1):
+    points = tuple(dataclasses.replace(point, top1=top1) for point in POINTS)
+    text = report(Curve(top1, 2000, points), "title")
+    assert "nan" not in text
+    assert "r1" in text

@@ -9,6 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from jaxsplit.pretrained import pretrained_names
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "colab"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
@@ -73,6 +75,8 @@ def test_a_notebook_is_stored_with_the_outputs_of_its_code(name):
     check_outputs(notebook)
     assert (FOLDER / name).stat().st_size < 500_000
     assert "/tmp" not in printed(notebook)
+    if "pretrained_names" in str([cell.source for cell in code_cells(notebook)]):
+        assert all(family in printed(notebook) for family in pretrained_names())
     home = str(Path.home())
     assert len(home) < 2 or home not in printed(notebook)  # "/" says nothing
 

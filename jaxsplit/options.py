@@ -65,7 +65,6 @@ def add_design(command: argparse.ArgumentParser) -> None:
         help="a shipped configuration or a file; --config.KEY=VALUE overrides",
     )
     command.add_argument("--workdir", type=Path, required=True, metavar="DIR")
-    command.add_argument("--json", action="store_true", help="the text of design.json alone")
     command.epilog = epilog("design", "The same command goes on with a search that was stopped.")
 
 

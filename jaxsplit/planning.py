@@ -96,13 +96,16 @@ def abstract_backbone(
       weights: file of a network's weights.
       size: (H, W) of its input; default: what its weights are used with, 32 × 32 for networks for
         small images.
-      classes: length of the logits of a network without weights.
+      classes: length of the logits of a network without weights; None: the usual.
       preprocessing: of a network without weights, where something else says it.
 
     Raises:
-      ConfigError: there is no such network, or the weights say the number of classes themselves.
+      ConfigError: there is no such network, classes is below 1, or the weights say the number
+        of classes themselves.
       WeightsError: there are no such weights.
     """
+    if classes is not None and classes < 1:
+        raise ConfigError(f"--classes is {classes}; expected at least 1")
     if weights is None and name in models.names():
         small = name.endswith("_small")
         preprocessing = preprocessing or (

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pprint
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxsplit.design.candidates import DesignConfig
 from jaxsplit.design.front import Result
+from jaxsplit.files import write_whole
+from jaxsplit.train.curve_config import CurveConfig
+
+# Of a search's values, those that a training has too.
+_SHARED = ("data", "limit", "batch_size", "learning_rate", "prior_rate", "ema", "seed")
 
 _TEMPLATE = '''\
 """Curves of the points that a search chose; written by `jaxsplit design`.
@@ -40,11 +46,9 @@ def get_config(arg: str = {first!r}) -> ml_collections.ConfigDict:
         {{"steps": {rounding}, "distortion": {{"distillation": 1.0}}, "quantization": "round"}},
     )
     config.tables = "places"
-    config.data = {data!r}
-    config.batch_size = {batch_size}
-    config.learning_rate = {learning_rate}
     config.feature_dtype = "float16"
-    config.seed = {seed}
+    # As of the search; a limit of None trains on all images.
+{values}
     return config
 
 
@@ -63,6 +67,9 @@ def write_config(path: Path, config: DesignConfig, chosen: Sequence[Result]) -> 
       path: Python file to write.
       config: the search.
       chosen: at least one result.
+
+    Raises:
+      ConfigError: the file can't be written.
     """
     cuts: dict[str, dict[str, tuple[int, int, float]]] = {}
     for result in sorted(chosen, key=lambda result: result.bytes_per_image):
@@ -71,19 +78,33 @@ def write_config(path: Path, config: DesignConfig, chosen: Sequence[Result]) -> 
         rates[f"r{len(rates) + 1}"] = (spec.channels, spec.stride, lmbda)
     features = config.full_steps // 20
     noise = (config.full_steps - features) // 2
-    path.write_text(
-        _TEMPLATE.format(
-            name=path.name,
-            cuts=", ".join(cuts),
-            chosen=pprint.pformat(cuts, width=92, sort_dicts=False),
-            first=next(iter(cuts)),
-            backbone=config.backbone,
-            features=features,
-            noise=noise,
-            rounding=config.full_steps - features - noise,
-            data=config.data,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            seed=config.seed,
-        )
+    text = _TEMPLATE.format(
+        name=path.name,
+        cuts=", ".join(cuts),
+        chosen=pprint.pformat(cuts, width=92, sort_dicts=False),
+        first=next(iter(cuts)),
+        backbone=config.backbone,
+        features=features,
+        noise=noise,
+        rounding=config.full_steps - features - noise,
+        values=_values(config),
     )
+    write_whole(path, text.encode())
+
+
+def _values(config: DesignConfig) -> str:
+    """Lines for what of the search is another value than a training has by itself."""
+    values = {name: getattr(config, name) for name in _SHARED} | _splits(config)
+    usual = {field.name: field.default for field in dataclasses.fields(CurveConfig)}
+    lines = [f"    config.{name} = {x!r}" for name, x in values.items() if x != usual[name]]
+    return "\n".join(lines)
+
+
+def _splits(config: DesignConfig) -> dict[str, str]:
+    """Whole splits: what a search holds out of one it compares on, a training may learn from."""
+    train, test = (split.partition("[")[0] for split in (config.train_split, config.test_split))
+    if train != test:
+        return {"train_split": train, "test_split": test}
+    if train != CurveConfig.test_split:
+        return {"train_split": train}  # the test is on images that the search never saw
+    return {"train_split": config.train_split, "test_split": config.test_split}

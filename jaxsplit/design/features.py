@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import errno
 import json
 import math
 import os
@@ -16,10 +16,12 @@ import jax
 import numpy as np
 
 from jaxsplit import data, models
-from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.errors import ConfigError, DataError, reason
 from jaxsplit.models.inference import batch_size
+from jaxsplit.train.features import key
 
 _DTYPE = "float16"
+_FORMAT = 1  # of the files; another one where they or the arithmetic change
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,17 +61,13 @@ def compute(
       tell: told what takes long.
 
     Raises:
-      ConfigError: they don't fit, or don't fit float16.
+      ConfigError: they don't fit, don't fit float16, or can't be written.
+      DataError: something else damages the files.
     """
-    about = {
-        "backbone": backbone.fingerprint,
-        "preprocessing": backbone.preprocessing.to_dict(),
-        "source": source.fingerprint,
-        "cuts": list(cuts),
-    }
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    folder = directory / key
-    if not (folder / "done.json").is_file():
+    about = describe(backbone, cuts, source)
+    folder = directory / key(about)
+    found = _read(folder, cuts, tell)
+    if found is None:
         shapes = models.endpoint_shapes(backbone.module, backbone.preprocessing.input_shape)
         size = 2 * len(source) * sum(math.prod(shapes[cut]) for cut in cuts)
         if size > max_bytes:
@@ -79,23 +77,55 @@ def compute(
                 "limit, name fewer cuts, or raise cache_gib"
             )
         tell(f"features of {len(source)} images at {len(cuts)} cuts, {size / 1e6:.0f} MB")
-        partial = directory / f"{key}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial = directory / f"{folder.name}.partial"
         try:
+            for old in (partial, folder):
+                shutil.rmtree(old, ignore_errors=True)
+            partial.mkdir(parents=True)
             _write(backbone, {cut: shapes[cut] for cut in cuts}, source, partial)
+            os.replace(partial, folder)
         except OSError as error:
-            raise ConfigError(f"cannot keep features in {partial}: {error.strerror}") from error
-        os.replace(partial, folder)
-    done = json.loads((folder / "done.json").read_text())
+            shutil.rmtree(partial, ignore_errors=True)  # what a full disk could not take
+            raise ConfigError(f"cannot keep features in {partial}: {reason(error)}") from error
+        found = _read(folder, cuts, tell)
+    if found is None:
+        raise DataError(f"the features in {folder} are damaged: is anything else writing there?")
+    return found
+
+
+def describe(backbone: models.Backbone, cuts: Sequence[str], source: data.Source) -> dict[str, Any]:
+    """All that the features depend on, ready for JSON; as of `jaxsplit.train.features`."""
+    return {
+        "format": _FORMAT,
+        "backbone": backbone.fingerprint,
+        "network": backbone.name,
+        "folded": getattr(backbone.module, "folded", False),
+        "variables": sorted({str(np.dtype(x.dtype)) for x in jax.tree.leaves(backbone.variables)}),
+        "preprocessing": backbone.preprocessing.to_dict(),
+        "cuts": list(cuts),
+        "source": source.fingerprint,
+        "dtype": _DTYPE,
+        "precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
+        "platform": jax.default_backend(),
+    }
+
+
+def _read(folder: Path, cuts: Sequence[str], tell: Callable[[str], None]) -> CutFeatures | None:
+    """What is kept in a folder; None where nothing is, or something damaged."""
+    if not folder.exists():
+        return None
     try:
-        arrays = [np.load(folder / f"{cut}.npy", mmap_mode="r") for cut in cuts]
+        done = json.loads((folder / "done.json").read_text())
+        arrays = {cut: np.load(folder / f"{cut}.npy", mmap_mode="r") for cut in cuts}
         labels = np.load(folder / "labels.npy")
-    except (OSError, ValueError) as error:
-        raise DataError(f"the features in {folder} are damaged: delete that folder") from error
-    return CutFeatures(
-        dict(zip(cuts, arrays, strict=True)), labels, done["scales"], done["uncut_top1"]
-    )
+        scales = {cut: float(done["scales"][cut]) for cut in cuts}
+        uncut_top1 = float(done["uncut_top1"])
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        arrays = {}
+    if not arrays or any(len(array) != len(labels) for array in arrays.values()):
+        tell(f"the features in {folder} are damaged: they are computed again")
+        return None
+    return CutFeatures(arrays, labels, scales, uncut_top1)
 
 
 def _write(
@@ -110,6 +140,8 @@ def _write(
         cut: np.lib.format.open_memmap(folder / f"{cut}.npy", "w+", _DTYPE, (count, *shape))
         for cut, shape in shapes.items()
     }
+    for file in files.values():
+        _reserve(Path(str(file.filename)), file.nbytes)
     run, variables = _program(backbone, tuple(shapes)), jax.device_put(backbone.variables)
     squares, right = dict.fromkeys(shapes, 0.0), 0
     for first in range(0, count, size):
@@ -131,6 +163,24 @@ def _write(
     scales = {cut: total / count for cut, total in squares.items()}
     done = {"scales": scales, "uncut_top1": right / count}
     (folder / "done.json").write_text(json.dumps(done))
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Takes a file's space at once: writing to a mapped one kills the process on a full disk.
+
+    Raises:
+      OSError: there is too little.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not on this file system
+                raise
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _program(backbone: models.Backbone, cuts: tuple[str, ...]) -> Any:

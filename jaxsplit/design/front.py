@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,21 @@ class Result:
         return self.bytes_per_image, 1 - self.top1, self.candidate.device_macs
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        values = {"bytes_per_image": self.bytes_per_image, "top1": self.top1}
-        values |= {"steps": self.steps, "n_images": self.n_images}
-        return {**self.candidate.to_dict(), **values}
+        """Ready for JSON, which knows no nan: None stands for what is not finite."""
+        values = {
+            name: x if math.isfinite(x) else None
+            for name, x in (("bytes_per_image", self.bytes_per_image), ("top1", self.top1))
+        }
+        counts = {"steps": self.steps, "n_images": self.n_images}
+        return {**self.candidate.to_dict(), **values, **counts}
+
+    @classmethod
+    def from_dict(cls, candidate: Candidate, said: Mapping[str, Any]) -> Result:
+        """What `to_dict` said of a candidate."""
+        size, top1 = (
+            math.nan if said[name] is None else said[name] for name in ("bytes_per_image", "top1")
+        )
+        return cls(candidate, said["steps"], size, top1, said["n_images"])
 
 
 def dominance(costs: np.ndarray) -> np.ndarray:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from jaxsplit.errors import ConfigError
+from jaxsplit.files import write_whole
 
 
 class Journal:
@@ -24,7 +24,7 @@ class Journal:
         self.values: dict[str, Any] = {"key": key, "seconds": 0.0, "rungs": []}
         if path.is_file():
             try:
-                found = json.loads(path.read_text())
+                found = json.loads(path.read_text(), parse_constant=lambda _: None)
                 matches = found["key"] == key
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise ConfigError(
@@ -39,8 +39,11 @@ class Journal:
         return self._before + time.monotonic() - self._begun
 
     def write(self) -> None:
-        """Keeps what is finished."""
+        """Keeps what is finished.
+
+        Raises:
+          ConfigError: the file can't be written.
+        """
         self.values["seconds"] = self.seconds
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(json.dumps(self.values, indent=1) + "\n")
-        os.replace(partial, self.path)
+        text = json.dumps(self.values, indent=1, allow_nan=False) + "\n"
+        write_whole(self.path, text.encode())

@@ -18,6 +18,7 @@ from jaxsplit.design.journal import Journal
 from jaxsplit.design.trainer import Members, Trainer
 from jaxsplit.errors import ConfigError
 from jaxsplit.plan import make_plan
+from jaxsplit.train import parallel
 
 # Of the first stretch of a search, what comparing is expected to take before it is measured.
 _COMPARING = 0.3
@@ -65,8 +66,8 @@ def search(
     Every stretch of the time gets an equal share of what is left. In it all candidates that are
     left train for the same number of steps, on the same images, and are compared behind the tail;
     then a share of them goes on. What a stopped stretch had trained is done again. Every stretch
-    trains a few steps and compares on one part of the images, however little time is left: a time
-    that is shorter than what compiling takes is exceeded.
+    trains a few steps and compares on two parts of the images, however little time is left: a
+    time that is shorter than what compiling takes is exceeded.
 
     Args:
       config: the search.
@@ -75,10 +76,12 @@ def search(
       tell: told what begins.
 
     Raises:
-      ConfigError: nothing fits, or there are fewer training images than a batch takes.
+      ConfigError: nothing fits, there are fewer training images than a batch takes, or the
+        devices can't share a batch.
       DataError: the images are of other classes than the backbone's.
     """
     tell = tell or (lambda text: None)
+    parallel.devices_for(config.batch_size)  # refused before anything is computed
     frozen = backbone.fold()
     plan = make_plan(backbone.module, backbone.preprocessing.input_shape, backbone.variables)
     everything = candidates(config, plan)
@@ -208,19 +211,23 @@ def _compare(
     trainer: Trainer, members: Sequence[Members], journal: Journal, goal: int, end: float
 ) -> tuple[list[Result], float]:
     """The results of all candidates on the same images, and the seconds of a part of them each."""
-    totals: list[dict[str, np.ndarray]] = []
-    spent = math.inf
-    for part in trainer.parts(goal):
-        if totals and journal.seconds + spent > end:
+    first, *others = trainer.parts(goal)
+    totals = _sums(trainer, members, first)  # everything compiles: its time says nothing
+    spent: float | None = None
+    for part in others:
+        if spent is not None and journal.seconds + spent > end:
             break
         begun = journal.seconds
-        sums = [trainer.compare(one, part) for one in members]
+        sums = _sums(trainer, members, part)
         spent = journal.seconds - begun
-        before = totals or [dict.fromkeys(found, np.zeros(())) for found in sums]
         totals = [
             {name: old[name] + new[name] for name in new}
-            for old, new in zip(before, sums, strict=True)
+            for old, new in zip(totals, sums, strict=True)
         ]
+    if spent is None:  # there is one part alone: once more, for its time
+        begun = journal.seconds
+        _sums(trainer, members, first)
+        spent = journal.seconds - begun
     results = []
     for one, total in zip(members, totals, strict=True):
         count = int(total["images"])
@@ -234,14 +241,15 @@ def _compare(
     return results, spent / len(results)
 
 
+def _sums(trainer: Trainer, members: Sequence[Members], part: int) -> list[dict[str, np.ndarray]]:
+    return [trainer.compare(one, part) for one in members]
+
+
 def _results(journal: Journal, everything: Sequence[Candidate]) -> dict[str, Result]:
     """Name → the last result of every candidate."""
     known = {one.name: one for one in everything}
     return {
-        said["name"]: Result(
-            known[said["name"]],
-            *(said[name] for name in ("steps", "bytes_per_image", "top1", "n_images")),
-        )
+        said["name"]: Result.from_dict(known[said["name"]], said)
         for rung in journal.values["rungs"]
         for said in rung["results"]
     }

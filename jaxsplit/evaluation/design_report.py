@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from rich.text import Text
 from jaxsplit.design import Design
 from jaxsplit.design.front import Result
 from jaxsplit.evaluation.report import amount, as_text, empty_table
+from jaxsplit.files import write_whole
 
 _INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
 _GREY = "#444444"
@@ -58,6 +59,9 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
       path: PNG file to write; replaced atomically.
       design: the search.
       chosen: results to ring, and to name by their cut and form.
+
+    Raises:
+      ConfigError: the file can't be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -109,7 +113,6 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     axes.set_title(f"{title}; large dots are the front, rings the chosen", fontsize=14, pad=12)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})
-    os.replace(partial, path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
+    write_whole(Path(path), drawn.getvalue())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxsplit.files import write_whole
 from jaxsplit.plan import SYMBOLS, Plan
 from jaxsplit.plan.comparison import Comparison
 
@@ -33,6 +34,9 @@ def plot_plan(
       plan: the cuts.
       comparison: their times, where a link is given.
       symbols: for `CutPlan.unit_of`.
+
+    Raises:
+      ConfigError: the file can't be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -51,11 +55,10 @@ def plot_plan(
         axes.grid(True, axis="y", which="major", color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.legend(loc="center left", bbox_to_anchor=(1.005, 0.5), fontsize=10, frameon=False)
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    drawn = io.BytesIO()
     # Without its version matplotlib writes the same bytes for the same pixels.
-    figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})
-    os.replace(partial, path)
+    figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
+    write_whole(Path(path), drawn.getvalue())
 
 
 def _draw_shares(axes: Axes, plan: Plan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,12 +86,12 @@ def compare(
       trained: options that were measured.
 
     Raises:
-      ConfigError: no unit fits any cut, or a number is not positive.
+      ConfigError: no unit fits any cut, or a number is not positive and finite.
     """
-    if not (bits_per_symbol > 0 and image_bytes > 0):
+    if not (0 < bits_per_symbol < math.inf and 0 < image_bytes < math.inf):
         raise ConfigError(
             f"{bits_per_symbol} bits per symbol and {image_bytes} bytes of an image; "
-            "expected more than 0"
+            "expected more than 0 and less than infinity"
         )
     chosen = [(cut, cut.unit_of(symbols)) for cut in plan.cuts]
     options = [

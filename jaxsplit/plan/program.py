@@ -19,6 +19,8 @@ stop_gradient sub tan tanh xor
 ELEMENTWISE = frozenset(_NAMES.split())
 # Where the program of a call is found among its parameters.
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+# What runs its program many times, or on single elements.
+_WHOLE = ("scan", "while", "reduce", "reduce_window")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +56,8 @@ def flatten(jaxpr: Any, inputs: Sequence[Value]) -> tuple[list[Operation], list[
     """The operations of a traced program in order, those of its calls in their place.
 
     Jitted calls, custom derivatives and checkpoints are looked into; of forms for several
-    platforms the plain one is taken. Loops and conditions stay single operations.
+    platforms the plain one is taken. Loops, conditions and reductions stay single
+    operations.
 
     Args:
       jaxpr: as `jax.make_jaxpr(…)(…).jaxpr`.
@@ -95,7 +98,7 @@ def _called(equation: Any) -> Any:
             return None
         plain = next((i for i, names in enumerate(platforms) if names is None), -1)
         return params["branches"][plain].jaxpr
-    if name in ("scan", "while"):
+    if name in _WHOLE:
         return None
     found = next((params[key] for key in _CALLED if key in params), None)
     return getattr(found, "jaxpr", found)

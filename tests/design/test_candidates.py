@@ -92,10 +92,33 @@ def test_the_written_configuration_trains_the_chosen_points(plan, tmp_path):
         mine.sort(key=lambda result: result.bytes_per_image)
         assert (loaded.cut, loaded.backbone, loaded.steps) == (cut, DESIGN.backbone, 101)
         assert loaded.seed == 3
+        for name in ("data", "limit", "batch_size", "learning_rate", "prior_rate", "ema"):
+            assert getattr(loaded, name) == getattr(DESIGN, name)
+        assert (loaded.train_split, loaded.test_split) == ("train", "test")
         for rate, result in zip(loaded.rates, mine, strict=True):
             assert (rate.spec or loaded.spec) == result.candidate.spec
             assert rate.lmbda == result.candidate.lmbda
         assert [rate.rate_id for rate in loaded.rates] == [f"r{i + 1}" for i in range(len(mine))]
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        (("train[:90%]", "validation[:500]"), ("train", "validation")),
+        (("validation[:90%]", "validation[90%:]"), ("validation", "test")),
+        (("test[:90%]", "test[90%:]"), ("test[:90%]", "test[90%:]")),
+    ],
+)
+def test_a_full_training_takes_whole_splits_that_are_apart(plan, tmp_path, splits, expected):
+    train, test = splits
+    design = dataclasses.replace(
+        DESIGN, train_split=train, test_split=test, limit=None, prior_rate=2.0, ema=0.0
+    )
+    (one, *_) = candidates(design, plan)
+    write_config(tmp_path / "chosen.py", design, [Result(one, 10, 9.0, 0.9, 100)])
+    loaded = config.load(f"{tmp_path}/chosen.py:{one.cut}")
+    assert (loaded.train_split, loaded.test_split) == expected
+    assert (loaded.limit, loaded.prior_rate, loaded.ema) == (None, 2.0, 0.0)
 
 
 def test_a_search_is_configured_like_a_training():

@@ -1,18 +1,21 @@
 """The halving: its time, its fairness and its resumption, with trainings that only count."""
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from jaxsplit import models
 from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit.design import Design
 from jaxsplit.design import journal as journal_module
 from jaxsplit.design.candidates import Candidate, DesignConfig
-from jaxsplit.design.front import front_ranks
+from jaxsplit.design.front import Result, front_ranks
 from jaxsplit.design.journal import Journal
-from jaxsplit.design.search import climb
+from jaxsplit.design.search import _compare, climb, search
 from jaxsplit.design.trainer import Members
 from jaxsplit.errors import ConfigError
 from jaxsplit.train.state import TrainState
@@ -36,10 +39,9 @@ class Clock:
 class Counting:
     """A trainer whose candidates become worth something known, in a time that is known."""
 
-    part_size = 50
-
-    def __init__(self, clock, compiling=3.0, stop_after=None):
+    def __init__(self, clock, compiling=3.0, stop_after=None, part_size=50):
         self.clock, self.compiling, self.calls = clock, compiling, stop_after
+        self.part_size = part_size
         self.test = SimpleNamespace(labels=np.zeros(400))
         self.seen = set()
 
@@ -69,16 +71,18 @@ class Counting:
         members.state = dataclasses.replace(state, step=state.step + steps, params=params)
 
     def compare(self, members, part):
-        self._spend(("compare", members.candidates[0].cut), 0.1 * len(members.candidates))
+        images = min(self.part_size, 400 - part * self.part_size)
+        seconds = 0.1 * len(members.candidates) * self.part_size / 50
+        self._spend(("compare", members.candidates[0].cut), seconds)
         worth = [1 - 0.9 ** (1 + one.device_macs / 1000) for one in members.candidates]
         return {
-            "bits": np.array([8 * 50 / one.lmbda for one in members.candidates]),
-            "top1": 50 * np.array(worth),
-            "images": np.asarray(50),
+            "bits": np.array([8 * images / one.lmbda for one in members.candidates]),
+            "top1": images * np.array(worth),
+            "images": np.asarray(images),
         }
 
     def parts(self, limit):
-        yield from range(-(-min(limit, 400) // 50))
+        yield from range(-(-min(limit, 400) // self.part_size))
 
 
 def _state(count):
@@ -99,11 +103,22 @@ def run(trainer, folder, config=CONFIG):
     return journal
 
 
+@pytest.mark.parametrize("part_size", [50, 250])
 @pytest.mark.parametrize(("minutes", "compiling"), [(10.0, 3.0), (2.0, 1.0), (60.0, 10.0)])
-def test_the_time_is_kept(clock, tmp_path, minutes, compiling):
+def test_the_time_is_kept(clock, tmp_path, minutes, compiling, part_size):
     config = dataclasses.replace(CONFIG, minutes=minutes)
-    journal = run(Counting(clock, compiling), tmp_path / "one", config)
+    trainer = Counting(clock, compiling, part_size=part_size)
+    journal = run(trainer, tmp_path / "one", config)
     assert journal.seconds == pytest.approx(60 * minutes, rel=0.1)
+
+
+@pytest.mark.parametrize("goal", [50, 400])
+@pytest.mark.parametrize("part_size", [50, 250])
+def test_compiling_is_not_taken_for_comparing(clock, tmp_path, part_size, goal):
+    trainer = Counting(clock, compiling=20.0, part_size=part_size)
+    journal, members = Journal(tmp_path / "search.json", "key"), trainer.members(CANDIDATES)
+    _, seconds = _compare(trainer, members, journal, goal, clock.now + 10)
+    assert seconds == pytest.approx(0.1 * part_size / 50)
 
 
 def test_all_that_are_left_train_alike_and_the_better_go_on(clock, tmp_path):
@@ -161,6 +176,30 @@ def test_members_keep_their_own_states():
     assert kept.state.params["learned"].tolist() == [1, 3]
     assert int(kept.state.step) == 7
     assert jax.tree.structure(kept.state) == jax.tree.structure(members.state)
+
+
+def test_what_diverged_is_null_in_files(tmp_path):
+    """JSON has no nan; read back it is one again, and as bad."""
+    diverged = Result(CANDIDATES[0], 7, np.nan, 0.5, 100)
+    journal = Journal(tmp_path / "search.json", "key")
+    journal.values["rungs"] = [{"results": [diverged.to_dict()]}]
+    journal.write()
+    (said,) = Journal(journal.path, "key").values["rungs"][0]["results"]
+    assert said["bytes_per_image"] is None
+    again = Result.from_dict(CANDIDATES[0], said)
+    assert np.isnan(again.bytes_per_image)
+    assert (again.top1, again.steps, again.n_images) == (0.5, 7, 100)
+    design = Design((diverged,), (diverged,), 0.9, 1, 100, 1.0)
+    json.dumps(design.to_dict(), allow_nan=False)
+    journal.path.write_text('{"key": "key", "seconds": 1.0, "rungs": [{"x": NaN}]}')
+    Journal(journal.path, "key").write()  # one of before
+
+
+def test_devices_that_cannot_share_a_batch_come_up_first(tmp_path):
+    backbone = models.open_embedded("fashion_mnist_resnet8")
+    with pytest.raises(ConfigError, match="cannot share a batch of 30"):
+        search(dataclasses.replace(CONFIG, batch_size=30), backbone, tmp_path / "search")
+    assert not (tmp_path / "search").exists()
 
 
 def test_a_damaged_journal_is_refused(tmp_path):

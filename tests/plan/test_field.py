@@ -43,6 +43,11 @@ def seen(function, row):
     return rows[0], rows[-1]
 
 
+def product_and_sum(a, b):
+    """No reduction that XLA has a name for."""
+    return a * b + a
+
+
 depthwise = functools.partial(ops.depthwise_conv, kernel=jnp.ones((3, 3, 1, 2)))
 
 
@@ -71,6 +76,18 @@ def test_a_field_is_what_a_gradient_sees(function):
     assert 0 < first <= last < SIZE - 1  # no border hides an error
 
 
+def test_a_window_reduced_by_any_function_is_seen_whole():
+    def function(reduction, x):
+        window = (1, 3, 3, 1), (1, 2, 2, 1)
+        return jax.lax.reduce_window(conv(x, 3), 0.0, reduction, *window, "VALID")
+
+    any_function, addition = (
+        field_of(functools.partial(function, one)) for one in (product_and_sum, jax.lax.add)
+    )
+    assert any_function == addition
+    assert any_function[0].pixels == 5
+
+
 def test_between_the_inputs_of_a_transposed_convolution_the_field_is_a_bound():
     def function(x):
         return conv(conv(x, 3, 2, 1), 3, padding=1, between=2)
@@ -91,6 +108,7 @@ def test_between_the_inputs_of_a_transposed_convolution_the_field_is_a_bound():
         lambda x: x[:, ::-1, ::-1],
         lambda x: x.reshape(1, -1, 1, 1),
         lambda x: jax.lax.scan(lambda c, _: (c * 2, None), x, length=2)[0],
+        lambda x: jax.lax.reduce(x, 1.0, product_and_sum, (1,)),
     ],
 )
 def test_what_is_not_followed_sees_everything(function):

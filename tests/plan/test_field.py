@@ -76,6 +76,16 @@ def test_a_field_is_what_a_gradient_sees(function):
     assert 0 < first <= last < SIZE - 1  # no border hides an error
 
 
+def test_a_reduction_by_any_function_is_one_operation():
+    """Its function is of single numbers; what it gives has the shape that is left."""
+    image = jax.ShapeDtypeStruct((1, 8, 8, 2), jnp.float32)
+    reduced = jax.make_jaxpr(lambda x: jax.lax.reduce(x, 1.0, product_and_sum, (1,)))(image).jaxpr
+    (operation,), (result,) = flatten(reduced, [value_of(reduced.invars[0].aval)])
+    assert operation.name == "reduce"
+    assert result.shape == (1, 8, 2)
+    assert EVERYTHING in field_of(lambda x: jax.lax.reduce(x, 1.0, product_and_sum, (1,)))
+
+
 def test_a_window_reduced_by_any_function_is_seen_whole():
     def function(reduction, x):
         window = (1, 3, 3, 1), (1, 2, 2, 1)
@@ -108,7 +118,6 @@ def test_between_the_inputs_of_a_transposed_convolution_the_field_is_a_bound():
         lambda x: x[:, ::-1, ::-1],
         lambda x: x.reshape(1, -1, 1, 1),
         lambda x: jax.lax.scan(lambda c, _: (c * 2, None), x, length=2)[0],
-        lambda x: jax.lax.reduce(x, 1.0, product_and_sum, (1,)),
     ],
 )
 def test_what_is_not_followed_sees_everything(function):

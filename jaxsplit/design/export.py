@@ -13,7 +13,7 @@ from jaxsplit.files import write_whole
 from jaxsplit.train.curve_config import CurveConfig
 
 # Of a search's values, those that a training has too.
-_SHARED = ("data", "limit", "batch_size", "learning_rate", "prior_rate", "ema", "seed")
+_SHARED = ("data", "batch_size", "learning_rate", "prior_rate", "ema", "seed")
 
 _TEMPLATE = '''\
 """Curves of the points that a search chose; written by `jaxsplit design`.
@@ -47,7 +47,7 @@ def get_config(arg: str = {first!r}) -> ml_collections.ConfigDict:
     )
     config.tables = "places"
     config.feature_dtype = "float16"
-    # As of the search; a limit of None trains on all images.
+    # As of the search, but on all images.
 {values}
     return config
 

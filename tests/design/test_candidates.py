@@ -92,7 +92,7 @@ def test_the_written_configuration_trains_the_chosen_points(plan, tmp_path):
         mine.sort(key=lambda result: result.bytes_per_image)
         assert (loaded.cut, loaded.backbone, loaded.steps) == (cut, DESIGN.backbone, 101)
         assert loaded.seed == 3
-        for name in ("data", "limit", "batch_size", "learning_rate", "prior_rate", "ema"):
+        for name in ("data", "batch_size", "learning_rate", "prior_rate", "ema"):
             assert getattr(loaded, name) == getattr(DESIGN, name)
         assert (loaded.train_split, loaded.test_split) == ("train", "test")
         for rate, result in zip(loaded.rates, mine, strict=True):

@@ -64,7 +64,13 @@ def add_design(command: argparse.ArgumentParser) -> None:
         metavar="FILE|NAME[:ARG]",
         help="a shipped configuration or a file; --config.KEY=VALUE overrides",
     )
-    command.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--workdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="for what the search finds; the same one goes on",
+    )
     command.epilog = epilog("design", "The same command goes on with a search that was stopped.")
 
 

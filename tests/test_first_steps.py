@@ -161,9 +161,13 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_it_is_begun(desk, monkey
     monkeypatch.setattr(
         "jaxsplit.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=7999)
     )
+    larger = {"a": np.ones(9000)}
     with pytest.raises(CheckpointError, match="free some, and the same command goes on"):
-        checkpoint.save_tree(desk / "step", tree)
+        checkpoint.save_tree(desk / "step", larger)
     np.testing.assert_array_equal(checkpoint.load_tree(desk / "step")["a"], tree["a"])
+    # What is replaced makes room.
+    checkpoint.save_tree(desk / "step", {"a": np.zeros(1000)})
+    assert not checkpoint.load_tree(desk / "step")["a"].any()
 
 
 # What every command has.

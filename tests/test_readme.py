@@ -129,7 +129,8 @@ def test_the_readme_has_its_commands():
 
 @pytest.mark.slow
 def test_every_command_runs(desk):
-    for words in commands():
+    # What is trained is used by commands that a reader meets before.
+    for words in sorted(commands(), key=lambda words: words[0] not in ("quickstart", "train")):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             assert main(shortened(words)) == 0, words

@@ -13,7 +13,7 @@ import ml_collections
 
 def get_config(arg: str = "full") -> ml_collections.ConfigDict:
     """The training of five rates at one cut."""
-    steps = {"full": (200, 5000, 5000), "quickstart": (100, 600, 600), "smoke": (10, 10, 10)}[arg]
+    steps = {"full": (200, 5000, 5000), "quickstart": (100, 700, 700), "smoke": (10, 10, 10)}[arg]
     config = ml_collections.ConfigDict()
     config.kind = "curve"
     config.backbone = "fashion_mnist_resnet8"

@@ -22,8 +22,8 @@ from jaxsplit.train.trainable import TRAINABLE
 STARTS = ("random", "principal")
 TABLES = ("prior", *SHARINGS)
 COMPARE_AT = ("top1", "agreement")
-# They change what is heard of a training, and not the training.
-_SILENT = ("baselines", "compare_at", "cache_gib", "evaluate_every", "evaluate_limit")
+# They change what is heard or made of a training, and not the training.
+_SILENT = ("baselines", "compare_at", "cache_gib", "evaluate_every", "evaluate_limit", "tables")
 # They are as if they weren't there where the network is frozen.
 _OF_NETWORKS = ("trainable", "network_rate")
 

@@ -7,8 +7,8 @@ Every trial trains on nine tenths of the training images and is measured, throug
 the last tenth. The first is the configuration with `--common` alone; the others are given as their
 distance to it: BD-rate with PCHIP between 6 and 0.5 points below the uncut network. With
 `--seeds 0,1,2` each trial is run with every seed and compared with the first trial of that seed;
-the table then has the mean and each of them. Trials that are there already are not repeated, and
-all of them share their cached features.
+the table then has the mean and each of them. Trials that are there already are not repeated; all
+of them share their cached features, and those that differ in their tables alone one training.
 """
 
 import argparse
@@ -36,6 +36,9 @@ def train(config: str, options: list[str], folder: Path, features: Path) -> floa
     features.mkdir(parents=True, exist_ok=True)
     if not (folder / "features").exists():
         (folder / "features").symlink_to(features.resolve())
+    for made in folder.parent.glob("*/checkpoints-*"):
+        if not made.is_symlink() and not (folder / made.name).exists():
+            (folder / made.name).symlink_to(made.resolve())
     overrides = [f"--config.{option}" for option in options]
     command = [sys.executable, "-m", "jaxsplit", "train", "--config", config]
     start = time.monotonic()

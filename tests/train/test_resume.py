@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxsplit import models
 from jaxsplit.data import Augmentation
 from jaxsplit.errors import Interrupted
 from jaxsplit.losses import Distortion
@@ -164,6 +165,20 @@ def test_other_weights_or_images_of_the_same_name_begin_anew(tiny_config, tiny_b
     assert steps(backbone) == []
     Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(path.with_name("new.png"))
     assert steps(backbone) == [1, 2]
+
+
+def test_other_tables_of_a_finished_training_need_no_step(tiny_config, tiny_backbone, tmp_path):
+    config = dataclasses.replace(tiny_config, phases=(Phase(2, FEATURES),), limit=64, batch_size=16)
+    trained, seen = [], []
+    for tables in ("prior", "channels"):
+        other = dataclasses.replace(config, tables=tables)
+        trained.append(
+            train_curve(other, tiny_backbone, tmp_path, lambda step, *_: seen.append(step))
+        )
+    assert seen == [1, 2]
+    for before, after in zip(*(family.rates for family in trained), strict=True):
+        assert models.fingerprint(before.variables) == models.fingerprint(after.variables)
+        assert before.tables.fingerprint != after.tables.fingerprint
 
 
 def test_every_field_of_a_training_is_in_the_name_of_its_checkpoints(tiny_config, tiny_training):

@@ -35,14 +35,34 @@ LAMBDAS = {
     "fashion_mnist": (2e-3, 1e-3, 5e-4, 2.5e-4, 1.2e-4, 6e-5, 3e-5),
     "cifar10": (1e-3, 5e-4, 2.5e-4, 1.2e-4, 6e-5, 3e-5, 1.2e-5),
 }
+# Of EfficientNet-Lite0: cut, side of the patches, channels; as of `efficientnet_lite0`.
+IMAGENET = {
+    "early": ("stage4.block3", 2, 96),
+    "middle": ("stage6.block1", 1, 176),
+    "late": ("stage6.block4", 1, 176),
+}
+IMAGENET_LAMBDAS = (2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6)
 
 
 def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
-    """The training of seven rates at one early cut."""
-    smoke = arg == "smoke"
-    images = "fashion_mnist" if smoke else arg
+    """The training of seven rates at one early cut, or of six of EfficientNet-Lite0."""
     config = ml_collections.ConfigDict()
     config.kind = "curve"
+    if arg in IMAGENET:
+        _imagenet(config, arg)
+    else:
+        _small_images(config, arg)
+    config.tables = "shared"
+    config.batch_size = 32
+    config.learning_rate = 1e-2
+    config.feature_dtype = "float16"
+    config.seed = 0
+    return config
+
+
+def _small_images(config: ml_collections.ConfigDict, arg: str) -> None:
+    smoke = arg == "smoke"
+    images = "fashion_mnist" if smoke else arg
     config.backbone = f"{images}_resnet20"
     config.cut = "stage1.block3"
     config.spec = {**SPECS[images], "latent_activation": "relu"}
@@ -55,14 +75,42 @@ def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
             "quantization": "round",
         },
     )
-    config.tables = "shared"
     config.data = {"fashion_mnist": "tfds:fashion_mnist", "cifar10": "folder:cifar10"}[images]
-    config.batch_size = 32
-    config.learning_rate = 1e-2
-    config.feature_dtype = "float16"
-    config.seed = 0
     if smoke:
         config.data = "embedded"
         config.limit = 500
         config.batching = "vmap"  # the way that compiles soonest
-    return config
+
+
+def _imagenet(config: ml_collections.ConfigDict, arg: str) -> None:
+    config.backbone = "efficientnet_lite0"
+    config.cut, side, channels = IMAGENET[arg]
+    config.spec = {
+        "channels": channels,
+        "stride": side,
+        "kernel": side,
+        "padding": 0,
+        "multiplier": side * side,
+        "activation": "none",
+        "output_activation": "none",
+        "latent_activation": "relu",
+    }
+    config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(IMAGENET_LAMBDAS, 1)}
+    config.phases = (
+        {
+            "steps": 2000,
+            "distortion": {"distillation": 0.0, "features": 10.0},
+            "quantization": "round",
+        },
+        {
+            "steps": 200,
+            "distortion": {"distillation": 3.0, "features": 1.0},
+            "quantization": "round",
+        },
+    )
+    config.data = "folder:imagenet"
+    config.test_split = "val"
+    config.views = 10
+    config.augmentation = {"zoom": 0.7, "flip": True}
+    config.baselines = ("jpeg", "webp", "avif")
+    config.compare_at = "agreement"

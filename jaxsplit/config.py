@@ -85,9 +85,14 @@ def load(
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError(f"{path} gives a {type(config).__name__}; expected a ConfigDict")
     if overrides:
+        # Whole mappings first: other lambdas are other rates, whose defaults are filled in then.
+        known = config.to_dict()
+        whole = [key for key in overrides if isinstance(known.get(key), dict)]
+        for key in whole:
+            _override(config, key, overrides[key])
         _fill_defaults(config)
-    for key, text in (overrides or {}).items():
-        _override(config, key, text)
+        for key in [key for key in overrides if key not in whole]:
+            _override(config, key, overrides[key])
     return to_dataclass(config.to_dict())
 
 
@@ -251,6 +256,9 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         if present is not None:
             raise ConfigError(f"{key}: {text!r} is no Python value") from error
         value = text  # what may be absent can be a name; whether it fits is looked at later
+    if isinstance(present, ml_collections.ConfigDict) and isinstance(value, dict):
+        value = ml_collections.ConfigDict(value)
     if present is not None and type(value) is not type(present):
-        raise ConfigError(f"{key} is a {type(present).__name__}; got {text!r}")
+        kind = "mapping" if isinstance(present, _MAPPINGS) else type(present).__name__
+        raise ConfigError(f"{key} is a {kind}; got {text!r}")
     node[leaf] = value

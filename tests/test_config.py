@@ -156,6 +156,16 @@ def test_overrides_of_tuples_and_of_keys_left_to_their_default():
     assert [phase.distortion.temperature for phase in config.phases] == [1.0, 2.0, 1.0]
 
 
+def test_a_whole_mapping_may_be_another_one():
+    keys = {"specs.b.channels": "4", "lambdas": "{'a': 1e-3, 'b': 1e-4}"}
+    config = load("resnet20_small:cifar10", keys)
+    spec = load("resnet20_small:cifar10").spec
+    form = dataclasses.replace(spec, channels=4)
+    assert config.rates == (Rate("a", 1e-3), Rate("b", 1e-4, form))
+    with pytest.raises(ConfigError, match="lambdas is a mapping; got '3'"):
+        load("resnet20_small:cifar10", {"lambdas": "3"})
+
+
 def test_defaults_are_filled_in_where_a_file_has_little(tmp_path):
     path = tmp_path / "own.py"
     path.write_text(

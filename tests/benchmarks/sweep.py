@@ -12,6 +12,7 @@ of them share their cached features, and those that differ in their tables alone
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -71,7 +72,9 @@ def distance(reference: Path, trial: Path, options: argparse.Namespace) -> dict[
 def run(trial: str, seed: int, options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """Trains and measures one trial with one seed: its folder, and its figures."""
     words = [*options.common.split(), *trial.split(), f"seed={seed}"]
-    folder = options.workdir / "_".join(words).replace("/", "-")
+    own = "_".join([*trial.split(), f"seed={seed}"]).replace("/", "-")
+    exact = hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
+    folder = options.workdir / f"{own[:100]}_{exact}"
     splits = options.split or ALWAYS
     seconds = train(options.config, [*splits, *words], folder, options.workdir / "features")
     curve = json.loads((folder / "curve.json").read_text())

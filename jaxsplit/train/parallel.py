@@ -26,19 +26,13 @@ def use_cpu_cores(batch_size: int) -> None:
     of ResNet-8 or ResNet-20 in 1/1.3 of the time of one device over both. Call it before jax is
     used; it changes nothing where jax runs on another platform, where the environment says how
     many devices there are, or where this is one of several processes: they may share the cores.
-
-    Each device then computes with one thread. By default all of them would share one pool of as
-    many threads as there are cores, and a device that waits in it for the others to arrive at a
-    sum keeps one from them: on a busy machine a training came to a stand that way.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" in flags or jax.distributed.is_initialized():
+    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if told or jax.distributed.is_initialized():
         return
     most = min(_cores(), 8)
     count = max(n for n in range(1, most + 1) if batch_size % n == 0)
     jax.config.update("jax_num_cpu_devices", count)
-    if count > 1 and "xla_cpu_multi_thread_eigen" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
 
 
 def _cores() -> int:

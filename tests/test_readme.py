@@ -298,3 +298,16 @@ def test_the_table_of_imagenet_is_of_the_curves_in_the_repository(desk):
             if point.agreement >= 0.95:
                 assert point.bytes_per_image < 2700
                 assert size > 12500
+
+
+def test_the_table_of_ablations_is_the_record():
+    results = ROOT / "tests" / "benchmarks" / "results"
+    record = json.loads((results / "ablation-resnet20_small-fashion_mnist.json").read_text())
+    first, *trials = record["trials"]
+    assert [run["seed"] for run in first["runs"]] == [0, 1, 2]
+    assert record["common"] in README
+    for trial in trials:
+        found = [run["bd_rate_percent"] for run in trial["runs"]]
+        each = ", ".join(f"{value:+.1f}" for value in found)
+        row = f"| `{trial['trial']}` | {sum(found) / len(found):+.1f} % | {each} |"
+        assert row in README

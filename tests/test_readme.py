@@ -6,6 +6,7 @@ Trainings are shortened: `quickstart` gets `--smoke`, and a configuration's name
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex

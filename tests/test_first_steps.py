@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from jaxsplit import __version__, checkpoint, cli, coding, data, notices
-from jaxsplit.cli_examples import EXAMPLES
+from jaxsplit.cli.examples import EXAMPLES
+from jaxsplit.cli.program import make_parser, parse
 from jaxsplit.errors import CheckpointError, JaxsplitWarning, warn_once
 
 FAMILY = "resnet8_small-fashion_mnist/stage1.block1"
@@ -175,7 +176,7 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_it_is_begun(desk, monkey
 
 def subcommands(parser=None, words=()):
     """(words, parser) of every command."""
-    parser = parser or cli._parser()
+    parser = parser or make_parser()
     (group,) = [a for a in parser._actions if isinstance(a.choices, dict)] or [None]
     if group is None:
         return [(" ".join(words), parser)]
@@ -191,9 +192,8 @@ def test_every_command_has_examples_that_it_takes():
         assert text.strip() in re.sub(r"\n  ", "\n", commands[name].format_help()), name
         for line in text.splitlines():
             program, *words = shlex.split(line)
-            options, unknown = cli._parser().parse_known_args(words)
-            cli._overrides(options, unknown)  # refuses what it doesn't know
-            assert (program, options.command) == ("jaxsplit", name)
+            # Refuses what it doesn't know.
+            assert (program, parse(words).command) == ("jaxsplit", name)
 
 
 def test_every_option_is_explained_and_quiet_and_json_are_everywhere():

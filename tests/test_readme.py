@@ -19,8 +19,9 @@ import safetensors.numpy
 from foreign_files import random_resnet18, random_tensors, write_folder
 from PIL import Image
 
-from jaxsplit import cli, data, models
+from jaxsplit import data, models
 from jaxsplit.cli import main
+from jaxsplit.cli.program import make_parser
 from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.importers import imagenet
@@ -203,7 +204,7 @@ def test_the_weights_example_runs(desk):
 
 def test_the_table_of_commands_says_what_their_help_does():
     """A command is missing, or its text differs: copy it from `jaxsplit --help`."""
-    (group,) = [a for a in cli._parser()._actions if isinstance(a.choices, dict)]
+    (group,) = [a for a in make_parser()._actions if isinstance(a.choices, dict)]
     told = {action.dest: action.help for action in group._choices_actions}
     section = README[README.index("## Commands") : README.index("## What retraining")]
     rows = dict(re.findall(r"^\| \*\*(\w+)\*\* \| (.*) \|$", section, re.MULTILINE))

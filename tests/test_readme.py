@@ -277,11 +277,15 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
         for rate, point in zip(family.rates, curves[1].points, strict=True):
             assert rate.measured["bytes_per_image"] == point.bytes_per_image
             assert rate.measured["top1"] == point.top1
+            assert rate.stored_bytes == point.unit_bytes
 
 
 def test_the_table_of_imagenet_is_of_the_curves_in_the_repository(desk):
     for name in ("early", "middle", "late"):
         curve = Curve.read(desk / f"efficientnet_lite0-{name}" / "curve.json")
+        cut = {"early": "stage4.block3", "middle": "stage6.block1", "late": "stage6.block4"}[name]
+        stored = [rate.stored_bytes for rate in load_pretrained(f"efficientnet_lite0/{cut}").rates]
+        assert [point.unit_bytes for point in curve.points] == stored
         for point in curve.points:
             found = [
                 (file.bytes_per_image, image_codecs.TITLES[codec])

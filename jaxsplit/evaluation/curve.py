@@ -45,7 +45,7 @@ class RatePoint:
         encoder, as of `plan.SplitCost`.
       device_share: device_macs as a share of the uncut network's.
       server_macs, server_params: those of decoder and tail.
-      unit_bytes: what the family stores for the rate, as of `FamilyRate.stored_bytes`.
+      unit_bytes: what a packed family stores for the rate, `FamilyRate.stored_bytes`.
       unit_share: unit_bytes as a share of the backbone's arrays in float32.
 
     Raises:

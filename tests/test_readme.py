@@ -6,6 +6,7 @@ Trainings are shortened: `quickstart` gets `--smoke`, and a configuration's name
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -26,6 +27,8 @@ from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.importers import imagenet
 from jaxsplit.importers.spic import TASKS
+from jaxsplit.plan import make_plan
+from jaxsplit.planning import abstract_backbone
 from jaxsplit.pretrained import load_pretrained
 
 ROOT = Path(__file__).parent.parent
@@ -246,6 +249,69 @@ def test_the_table_of_the_shipped_family_is_its_own():
         assert cells[1] == f"{rate.lmbda:g}"
         assert cells[2] == f"{rate.measured['bytes_per_image']:.1f}"
         assert cells[6:8] == [f"{top1:.2f}", f"{uncut - top1:.2f}"]
+
+
+def test_the_tables_of_a_plan_are_what_the_command_prints(desk):
+    (words,) = [words for words in commands() if words[0] == "plan" and "--rtt-ms" in words]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(words) == 0
+    shown = README[README.index("prints, among other tables,") :].split("```\n")[1]
+    tables = re.findall(r"^ .*\n(?:[+|].*\n)+", shown, re.MULTILINE)
+    assert "".join(tables) == shown
+    assert len(tables) == 2
+    for table in tables:
+        assert table in printed.getvalue()
+    (family,) = words[words.index("--family") + 1 :]
+    rates = re.findall(rf"^\| {Path(family).name} r\d .* (\S+) \|$", printed.getvalue(), re.M)
+    assert len(rates) == 5
+    assert f"the five trained rates take {rates[0]} to {rates[-1]} ms" in README
+
+
+def test_counts_and_times_are_related_as_was_measured():
+    """The recorded counts are those of today, and the correlations those of the record."""
+    path = ROOT / "tests" / "benchmarks" / "results" / "plan-times-cpu.json"
+    found = {row["network"]: row for row in json.loads(path.read_text())}
+    assert list(found) == ["resnet50", "mobilenet_v2"]
+    for name, row in found.items():
+        network = abstract_backbone(name)
+        shape = network.preprocessing.input_shape
+        plan = make_plan(network.module, shape, network.variables, channels=(4,), strides=(2,))
+        heads = [cut.device_macs for cut in plan.cuts]
+        assert row["macs"] == np.diff([0, *heads, plan.macs]).tolist()
+        assert f"{row['over_cuts']:.2f}" == "1.00"
+    one, other = (row["over_parts"] for row in found.values())
+    text = " ".join(README.split())
+    assert "rank correlation 1.00 for ResNet-50 and MobileNetV2" in text
+    assert f"parts between neighbouring cuts only {one:.2f} and {other:.2f}" in text
+
+
+def test_the_table_of_training_times_is_of_the_record():
+    path = ROOT / "tests" / "benchmarks" / "results" / "training-cpu.json"
+    cuts = json.loads(path.read_text())["cuts"]
+    assert "| a step of one rate | S1 | S2 | S3 |" in README
+
+    def row(title, cell):
+        return f"| {title} | {' | '.join(cell(cuts[name]) for name in ('S1', 'S2', 'S3'))} |"
+
+    seconds = "seconds_per_step"
+    for line in (
+        row(
+            "PyTorch, the head run again in every step",
+            lambda cut: f"{1e3 * cut[seconds]['torch, head recomputed']:.0f}",
+        ),
+        row("PyTorch, cached features", lambda cut: f"{1e3 * cut[seconds]['torch, cached']:.0f}"),
+        row(
+            "jaxsplit, cached features (`map`; S1 `unroll`)",
+            lambda cut: f"{1e3 * cut['per_rate']:.0f}",
+        ),
+        row(
+            "faster than PyTorch with the head / with cached features",
+            lambda cut: f"{cut['against_head_recomputed']:.1f}× / {cut['against_cached']:.2f}×",
+        ),
+    ):
+        assert line in README
+    assert [cut["batching"] for cut in cuts.values()] == ["unroll", "map", "map"]
 
 
 def test_figures_are_the_present_ones():

@@ -4,6 +4,7 @@ Trainings are shortened: `quickstart` gets `--smoke`, and a configuration's name
 `pip install` and `pytest` are run by `.ci/run`.
 """
 
+import ast
 import contextlib
 import io
 import json
@@ -236,6 +237,7 @@ def test_the_scripts_say_how_they_are_used():
             path = {**os.environ, "PYTHONPATH": str(ROOT)}
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=path)
             assert "usage:" in done.stdout
+            assert ast.get_docstring(ast.parse(source)) in done.stdout
 
 
 def test_the_table_of_the_shipped_family_is_its_own():

@@ -159,7 +159,7 @@ class Curve:
         return json.dumps(content, indent=2) + "\n"
 
     def write(self, path: str | Path) -> None:
-        """Writes `curve.json`; a killed write leaves the file that was there."""
+        """Writes `curve.json` to a path; a killed write leaves the file that was there."""
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
         partial.write_text(self.to_json(), encoding="utf-8", newline="\n")
@@ -167,7 +167,7 @@ class Curve:
 
     @classmethod
     def read(cls, path: str | Path) -> "Curve":
-        """Reads what `write` wrote.
+        """Reads what `write` wrote to a path.
 
         Raises:
           DataError: the file is missing, not JSON, or not of this schema.

@@ -227,7 +227,7 @@ def test_quiet_leaves_results_and_json_is_a_document(desk):
     assert run(*encode, "--quiet") == (0, "", [])
     text, document = (run("info", "x.jspl", *more)[1] for more in ([], ["--json"]))
     assert json.loads(document)["images"] == 1
-    assert "1 images" in text
+    assert "x.jspl: 1 image, family " in text
     for name in ((), (FAMILY,), ("fashion_mnist_resnet8",)):
         assert json.loads(run("info", *name, "--json")[1])
     family = json.loads(run("info", FAMILY, "--json")[1])

@@ -111,6 +111,15 @@ def desk(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_the_readme_leads_from_what_it_is_to_whom_to_cite():
+    sections = re.findall(r"^##+ (.*)$", README, re.MULTILINE)
+    wanted = ["Install", "Try it", "Pretrained trees", "Train", "On a TPU", "Bring your network"]
+    wanted += ["Commands", "Limits", "Citation"]
+    assert [section for section in sections if section in wanted] == wanted
+    first = README[: README.index("## Install")]
+    assert re.search(r"!\[[^\]]+\]\(jaxsplit/assets/\w+\.png\)", first)
+
+
 def test_the_readme_has_its_commands():
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     assert "pip install . && jaxsplit quickstart" in lines

@@ -48,6 +48,8 @@ def find(name: str) -> Path:
     for path in paths:
         if path.is_file():
             return path
+    if os.path.dirname(name):
+        raise ConfigError(f"no configuration at {name}: there is no such file")
     known = {p.stem for folder in shipped for p in folder.glob("*.py") if p.stem != "__init__"}
     near = did_you_mean(name, known)
     raise ConfigError(f"no configuration {name!r}; there are {', '.join(sorted(known))}{near}")

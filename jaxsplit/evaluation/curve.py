@@ -175,7 +175,9 @@ class Curve:
         try:
             content = json.loads(Path(path).read_bytes())
         except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from error
+            raise DataError(
+                f"cannot read {path}: {error.strerror}; jaxsplit evaluate --out writes one"
+            ) from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not a rate–accuracy curve: not JSON ({error})") from error
         try:

@@ -87,7 +87,7 @@ def read(directory: Path) -> dict[str, Any]:
     """
     try:
         index = json.loads((directory / INDEX).read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise FamilyError(f"no family at {directory}: {INDEX} is missing") from error
     except (OSError, ValueError, RecursionError) as error:
         raise FamilyError(f"cannot read {directory / INDEX}: {error}") from error

@@ -179,6 +179,21 @@ def test_light_imports_load_no_jax():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_import_takes_little_beside_those_of_jax_and_flax():
+    program = """
+import time
+start = time.process_time()
+import jax, flax
+both = time.process_time() - start
+import jaxsplit
+print((time.process_time() - start) / both)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert float(done.stdout) < 1.3
+
+
 def test_all_public_names_load_nothing_heavy_and_ask_nobody():
     """No TensorFlow, no torch, no network: jax and flax are most of what there is to load."""
     program = """

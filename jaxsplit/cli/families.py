@@ -82,4 +82,7 @@ def info(options: argparse.Namespace) -> None:
     """Describes a family, a .jspl file or weights."""
     from jaxsplit.describe import describe, document
 
-    show(options, describe(options.path), document(options.path) if options.json else None)
+    if options.json:
+        show(options, "", document(options.path))
+    else:
+        show(options, describe(options.path), None)

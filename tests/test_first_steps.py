@@ -119,7 +119,10 @@ def test_odd_images_are_what_they_look_like(desk):
         (("compare", "photos", "photos"), ["photos/curve.json", "jaxsplit evaluate --out"]),
         (("plan", "resnet51"), ["'resnet51'", "did you mean resnet50?"]),
         (("quickstart", "--out", "shirt.png"), ["shirt.png: it is a file"]),
-        (("train", "--config", "a/b.py", "--workdir", "w"), ["no configuration at a/b.py"]),
+        (
+            ("train", "--config", "a/b.py", "--workdir", "w"),
+            ["no file a/b.py", "by name alone: cifar10"],
+        ),
         (
             ("evaluate", "--family", FAMILY.replace("small", "smal")),
             ["no family at", f"did you mean {FAMILY}?"],

@@ -30,9 +30,9 @@ def plot_curve(
     """Draws top-1 over bytes per image, 1200 × 800 pixels; the same input gives the same file.
 
     The rates are a line of dots with their names, and bars where a point knows the 95 % interval of
-    its top-1. An image codec is drawn twice, as whole files
-    and, dashed, without the header that every file repeats. What falls far below the lowest rate
-    is left out, so that the lowest qualities don't squash the rest.
+    its top-1. An image codec is drawn twice, as whole files and, dashed, without the header that
+    every file repeats. What falls far below the lowest rate is left out, so that the lowest
+    qualities don't squash the rest.
 
     Args:
       path: PNG file to write; replaced atomically.

@@ -187,20 +187,38 @@ class Bottleneck(nn.Module):
         self.prior = FactorizedPrior(self.spec.channels, init_scale=INITIAL_PRIOR_SCALE)
 
     def __call__(self, features: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Touches every parameter once, for `init`: (reconstruction, bits) without quantisation."""
+        """Touches every parameter once, for `init`.
+
+        Args:
+          features: float [B, H, W, Cin].
+          train: as of `encode`.
+
+        Returns:
+          Features float [B, H, W, Cin] and bits float [B, h, w, C], without quantisation.
+        """
         z = self.encoder(features, train)
         return self.decoder(z, train), self.prior(z)
 
     def encode(self, features: jax.Array, train: bool = False) -> jax.Array:
-        """Features float [B, H, W, Cin] → unquantised latent float [B, h, w, C]."""
+        """Features float [B, H, W, Cin] → unquantised latent float [B, h, w, C].
+
+        Args:
+          features: at the cut.
+          train: normalise by the batch's moments, and update the running ones.
+        """
         return self.encoder(features, train)
 
     def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
-        """Quantised latent float [B, h, w, C] → features float [B, H, W, Cin]."""
+        """Quantised latent float [B, h, w, C] → features float [B, H, W, Cin].
+
+        Args:
+          z: the latent, in units of the step.
+          train: as of `encode`.
+        """
         return self.decoder(z, train)
 
     def bits(self, z: jax.Array) -> jax.Array:
-        """Bits of each element of a noisy or rounded latent: float [B, h, w, C]."""
+        """Bits of each element of a noisy or rounded latent z, float [B, h, w, C]."""
         return self.prior(z)
 
 

@@ -49,8 +49,10 @@ def find(name: str) -> Path:
         if path.is_file():
             return path
     known = {p.stem for folder in shipped for p in folder.glob("*.py") if p.stem != "__init__"}
-    near = did_you_mean(name, known)
-    raise ConfigError(f"no configuration {name!r}; there are {', '.join(sorted(known))}{near}")
+    names = f"{', '.join(sorted(known))}{did_you_mean(Path(name).stem, known)}"
+    if os.path.dirname(name):
+        raise ConfigError(f"no file {name}; the package's own go by name alone: {names}")
+    raise ConfigError(f"no configuration {name!r}; there are {names}")
 
 
 def load(

@@ -38,9 +38,9 @@ def describe(name: str | None = None) -> str:
     match _kind(name):
         case "container":
             found = _container(Path(name))
-            lines = [f"{name}: {found['images']} images, family {found['family']}"]
+            lines = [f"{name}: {_images(found['images'])}, family {found['family']}"]
             lines += [
-                f"  {rate['rate']}: latent {tuple(rate['latent'])}, {rate['images']} images, "
+                f"  {rate['rate']}: latent {tuple(rate['latent'])}, {_images(rate['images'])}, "
                 f"{rate['bytes']} bytes"
                 for rate in found["rates"]
             ]
@@ -112,6 +112,10 @@ def _container(path: Path) -> dict[str, Any]:
         for index, rate in enumerate(header.rates)
     ]
     return {"images": images.total(), "family": header.family, "rates": rates}
+
+
+def _images(count: int) -> str:
+    return f"{count} image" if count == 1 else f"{count} images"
 
 
 def _backbone(name: str) -> str:

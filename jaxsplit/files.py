@@ -29,6 +29,8 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     if not path.parent.exists():
         raise ConfigError(f"cannot write {path}: there is no folder {path.parent}; create it")
+    if path.is_dir():
+        raise ConfigError(f"cannot write {path}: it is a folder; name a file in it")
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
@@ -66,5 +68,9 @@ def check_writable(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):  # a name of its own: others may look too
             pass
+    except FileExistsError as error:
+        raise ConfigError(
+            f"cannot write to {directory}: it is a file; give another folder"
+        ) from error
     except OSError as error:
         raise ConfigError(f"cannot write to {directory}: {reason(error)}") from error

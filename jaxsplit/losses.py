@@ -109,7 +109,18 @@ class Distortion:
         labels: jax.Array,
         scale: jax.Array | float,
     ) -> jax.Array:
-        """The weighted sum, float [B]; `logits` may be None where `needs_tail` is False."""
+        """The weighted sum of each image.
+
+        Args:
+          reconstruction, features: at the cut, float [B, H, W, Cin], behind and before the unit.
+          logits: of the tail behind the unit, float [B, K]; None where `needs_tail` is False.
+          teacher: logits of the uncut network, float [B, K].
+          labels: true classes, int [B].
+          scale: what the features' error is divided by, as of `feature_error`.
+
+        Returns:
+          float [B], in nats where the tail's answers count.
+        """
         total = jnp.zeros(features.shape[:1])
         if self.features:
             total += self.features * feature_error(reconstruction, features, scale)

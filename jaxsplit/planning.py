@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from jaxsplit import models
 from jaxsplit.data import Preprocessing
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.family import RateFamily
 from jaxsplit.importers import imagenet
-from jaxsplit.importers.pretrained import load_backbone
+from jaxsplit.importers.pretrained import PACKAGES, load_backbone
 from jaxsplit.plan import (
     CHANNELS,
     STRIDES,
@@ -118,6 +118,12 @@ def abstract_backbone(
         numbers = tuple(map(str, range(count)))
         found = models.Backbone(name, module, shapes, preprocessing, numbers, "", {})
     else:
+        known = (*models.names(), *models.embedded_weights())
+        if weights is None and name not in (*known, *PACKAGES) and not Path(name).exists():
+            raise ConfigError(
+                f"no network called {name!r}: give one of {', '.join(known)}, or a file of weights"
+                f"{did_you_mean(name, known)}"
+            )
         if classes is not None:
             raise ConfigError(f"--classes {classes}: the weights of {name} have their own")
         loaded = load_backbone(name, weights)

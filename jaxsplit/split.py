@@ -59,7 +59,7 @@ class Split:
         return (*self.spec.latent_size(*self.shape[:2]), self.spec.channels)
 
     def init(self, key: jax.Array) -> Tree:
-        """A fresh unit: {"params": {"encoder", "decoder", "prior"}, "batch_stats"}."""
+        """A fresh unit by a key: {"params": {"encoder", "decoder", "prior"}, "batch_stats"}."""
         return self.unit.init(key, jnp.zeros((1, *self.shape)))
 
     def head(self, backbone: Tree, images: jax.Array) -> jax.Array:

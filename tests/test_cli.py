@@ -259,7 +259,7 @@ def test_a_reader_may_close_the_pipe():
 def test_quickstart_hands_its_seed_on(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(
-        "jaxsplit.commands._run_curve", lambda loaded, *rest, **more: seen.append(loaded)
+        "jaxsplit.cli.training._run_curve", lambda loaded, *rest, **more: seen.append(loaded)
     )
     for seed in (0, 7):
         runs("quickstart", "--seed", seed, "--out", tmp_path)
@@ -895,6 +895,6 @@ def test_an_interrupt_is_no_traceback(monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxsplit.commands.info", interrupted)
+    monkeypatch.setattr("jaxsplit.cli.families.info", interrupted)
     done = run("info")
     assert (done.code, done.out, done.err) == (130, "", "jaxsplit: interrupted\n")

@@ -525,14 +525,14 @@ def test_parameters_in_half_precision_take_half_of_the_bytes(tiny_family, tmp_pa
     loaded = RateFamily.load(tmp_path / "half")
     assert loaded.fingerprint == half.fingerprint != tiny_family.fingerprint
     sizes = {}
-    for name in ("whole", "half"):
-        arrays = [
-            array
-            for file in (tmp_path / name).glob("rates/*")
-            for key, array in safetensors.numpy.load_file(file).items()
-            if key.startswith("variables/")
-        ]
-        sizes[name] = sum(array.nbytes for array in arrays)
+    for name, family in (("whole", tiny_family), ("half", half)):
+        sizes[name] = 0
+        for rate in family.rates:
+            (file,) = (tmp_path / name).glob(f"rates/{rate.rate_id}-*")
+            arrays = safetensors.numpy.load_file(file)
+            assert rate.stored_bytes == sum(array.nbytes for array in arrays.values())
+            learned = [array for key, array in arrays.items() if key.startswith("variables/")]
+            sizes[name] += sum(array.nbytes for array in learned)
     assert sizes["half"] < 0.51 * sizes["whole"]
 
 

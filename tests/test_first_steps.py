@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from jaxsplit import __version__, checkpoint, cli, coding, data, notices
-from jaxsplit.cli_examples import EXAMPLES
+from jaxsplit.cli.examples import EXAMPLES
+from jaxsplit.cli.program import make_parser, parse
 from jaxsplit.errors import CheckpointError, JaxsplitWarning, warn_once
 
 FAMILY = "resnet8_small-fashion_mnist/stage1.block1"
@@ -110,7 +111,18 @@ def test_odd_images_are_what_they_look_like(desk):
         (("encode", "photos", *TO), ["photos is a folder: name the image files in it"]),
         (("encode", "shirt.png", *TO[:-1], "no/x.jspl"), ["there is no folder no; create it"]),
         (("encode", "shirt.png", *TO[:-1], "/dev/full"), ["No space left", "free some"]),
+        (("encode", "shirt.png", *TO[:-1], "photos"), ["photos: it is a folder"]),
         (("decode", "shirt.png", *TO[:2]), ["not a jaxsplit file", "jaxsplit encode"]),
+        (("info", "shirt.png"), ["shirt.png: begins with", "PNG", "expected a file of torch.save"]),
+        (("evaluate", "--family", "shirt.png"), ["no family at shirt.png"]),
+        (("evaluate", *TO[:2], "--data", "photos"), ["did you mean folder:photos?"]),
+        (("compare", "photos", "photos"), ["photos/curve.json", "jaxsplit evaluate --out"]),
+        (("plan", "resnet51"), ["'resnet51'", "did you mean resnet50?"]),
+        (("quickstart", "--out", "shirt.png"), ["shirt.png: it is a file"]),
+        (
+            ("train", "--config", "a/b.py", "--workdir", "w"),
+            ["no file a/b.py", "by name alone: cifar10"],
+        ),
         (
             ("evaluate", "--family", FAMILY.replace("small", "smal")),
             ["no family at", f"did you mean {FAMILY}?"],
@@ -175,7 +187,7 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_it_is_begun(desk, monkey
 
 def subcommands(parser=None, words=()):
     """(words, parser) of every command."""
-    parser = parser or cli._parser()
+    parser = parser or make_parser()
     (group,) = [a for a in parser._actions if isinstance(a.choices, dict)] or [None]
     if group is None:
         return [(" ".join(words), parser)]
@@ -191,9 +203,8 @@ def test_every_command_has_examples_that_it_takes():
         assert text.strip() in re.sub(r"\n  ", "\n", commands[name].format_help()), name
         for line in text.splitlines():
             program, *words = shlex.split(line)
-            options, unknown = cli._parser().parse_known_args(words)
-            cli._overrides(options, unknown)  # refuses what it doesn't know
-            assert (program, options.command) == ("jaxsplit", name)
+            # Refuses what it doesn't know.
+            assert (program, parse(words).command) == ("jaxsplit", name)
 
 
 def test_every_option_is_explained_and_quiet_and_json_are_everywhere():
@@ -227,7 +238,7 @@ def test_quiet_leaves_results_and_json_is_a_document(desk):
     assert run(*encode, "--quiet") == (0, "", [])
     text, document = (run("info", "x.jspl", *more)[1] for more in ([], ["--json"]))
     assert json.loads(document)["images"] == 1
-    assert "1 images" in text
+    assert "x.jspl: 1 image, family " in text
     for name in ((), (FAMILY,), ("fashion_mnist_resnet8",)):
         assert json.loads(run("info", *name, "--json")[1])
     family = json.loads(run("info", FAMILY, "--json")[1])

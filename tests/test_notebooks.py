@@ -55,6 +55,7 @@ def test_a_notebook_teaches_and_opens_by_its_badge(name):
     home = repository.removeprefix("https://github.com/")
     address = f"https://colab.research.google.com/github/{home}/blob/main/colab/{name}"
     assert f"]({address})" in first
+    assert f"[open in Colab]({address})" in (ROOT / "README.md").read_text()
     # Where the package is missing, and only there, the first cell installs it.
     assert "find_spec" in install
     assert f'%pip install -q "jaxsplit @ git+{repository}"' in install

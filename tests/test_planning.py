@@ -61,7 +61,7 @@ def test_trained_rates_stand_beside_the_units(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["resnet9"], "no weights called 'resnet9'"),
+        (["resnet9"], "no network called 'resnet9': give one of resnet8_small, "),
         (["resnet8_small", "--device-gmacs", "1"], "a link also needs --server-gmacs"),
         (["resnet8_small", "--rtt-ms", "1"], "--rtt-ms says something of a link"),
         (["resnet8_small", *LINK, "--bits-per-symbol", "0"], "expected more than 0"),

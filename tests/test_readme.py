@@ -4,6 +4,7 @@ Trainings are shortened: `quickstart` gets `--smoke`, and a configuration's name
 `pip install` and `pytest` are run by `.ci/run`.
 """
 
+import ast
 import contextlib
 import io
 import json
@@ -20,12 +21,15 @@ import safetensors.numpy
 from foreign_files import random_resnet18, random_tensors, write_folder
 from PIL import Image
 
-from jaxsplit import cli, data, models
+from jaxsplit import data, models
 from jaxsplit.cli import main
+from jaxsplit.cli.program import make_parser
 from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.importers import imagenet
 from jaxsplit.importers.spic import TASKS
+from jaxsplit.plan import make_plan
+from jaxsplit.planning import abstract_backbone
 from jaxsplit.pretrained import load_pretrained
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +109,15 @@ def desk(tmp_path, monkeypatch):
     for curve in (ROOT / "tests" / "benchmarks" / "results" / "curves").iterdir():
         (tmp_path / curve.name).symlink_to(curve)
     return tmp_path
+
+
+def test_the_readme_leads_from_what_it_is_to_whom_to_cite():
+    sections = re.findall(r"^##+ (.*)$", README, re.MULTILINE)
+    wanted = ["Install", "Try it", "Pretrained trees", "Train", "On a TPU", "Bring your network"]
+    wanted += ["Commands", "Limits", "Citation"]
+    assert [section for section in sections if section in wanted] == wanted
+    first = README[: README.index("## Install")]
+    assert re.search(r"!\[[^\]]+\]\(jaxsplit/assets/\w+\.png\)", first)
 
 
 def test_the_readme_has_its_commands():
@@ -204,7 +217,7 @@ def test_the_weights_example_runs(desk):
 
 def test_the_table_of_commands_says_what_their_help_does():
     """A command is missing, or its text differs: copy it from `jaxsplit --help`."""
-    (group,) = [a for a in cli._parser()._actions if isinstance(a.choices, dict)]
+    (group,) = [a for a in make_parser()._actions if isinstance(a.choices, dict)]
     told = {action.dest: action.help for action in group._choices_actions}
     section = README[README.index("## Commands") : README.index("## What retraining")]
     rows = dict(re.findall(r"^\| \*\*(\w+)\*\* \| (.*) \|$", section, re.MULTILINE))
@@ -233,6 +246,7 @@ def test_the_scripts_say_how_they_are_used():
             path = {**os.environ, "PYTHONPATH": str(ROOT)}
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=path)
             assert "usage:" in done.stdout
+            assert ast.get_docstring(ast.parse(source)) in done.stdout
 
 
 def test_the_table_of_the_shipped_family_is_its_own():
@@ -246,6 +260,69 @@ def test_the_table_of_the_shipped_family_is_its_own():
         assert cells[1] == f"{rate.lmbda:g}"
         assert cells[2] == f"{rate.measured['bytes_per_image']:.1f}"
         assert cells[6:8] == [f"{top1:.2f}", f"{uncut - top1:.2f}"]
+
+
+def test_the_tables_of_a_plan_are_what_the_command_prints(desk):
+    (words,) = [words for words in commands() if words[0] == "plan" and "--rtt-ms" in words]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(words) == 0
+    shown = README[README.index("prints, among other tables,") :].split("```\n")[1]
+    tables = re.findall(r"^ .*\n(?:[+|].*\n)+", shown, re.MULTILINE)
+    assert "".join(tables) == shown
+    assert len(tables) == 2
+    for table in tables:
+        assert table in printed.getvalue()
+    (family,) = words[words.index("--family") + 1 :]
+    rates = re.findall(rf"^\| {Path(family).name} r\d .* (\S+) \|$", printed.getvalue(), re.M)
+    assert len(rates) == 5
+    assert f"the five trained rates take {rates[0]} to {rates[-1]} ms" in README
+
+
+def test_counts_and_times_are_related_as_was_measured():
+    """The recorded counts are those of today, and the correlations those of the record."""
+    path = ROOT / "tests" / "benchmarks" / "results" / "plan-times-cpu.json"
+    found = {row["network"]: row for row in json.loads(path.read_text())}
+    assert list(found) == ["resnet50", "mobilenet_v2"]
+    for name, row in found.items():
+        network = abstract_backbone(name)
+        shape = network.preprocessing.input_shape
+        plan = make_plan(network.module, shape, network.variables, channels=(4,), strides=(2,))
+        heads = [cut.device_macs for cut in plan.cuts]
+        assert row["macs"] == np.diff([0, *heads, plan.macs]).tolist()
+        assert f"{row['over_cuts']:.2f}" == "1.00"
+    one, other = (row["over_parts"] for row in found.values())
+    text = " ".join(README.split())
+    assert "rank correlation 1.00 for ResNet-50 and MobileNetV2" in text
+    assert f"parts between neighbouring cuts only {one:.2f} and {other:.2f}" in text
+
+
+def test_the_table_of_training_times_is_of_the_record():
+    path = ROOT / "tests" / "benchmarks" / "results" / "training-cpu.json"
+    cuts = json.loads(path.read_text())["cuts"]
+    assert "| a step of one rate | S1 | S2 | S3 |" in README
+
+    def row(title, cell):
+        return f"| {title} | {' | '.join(cell(cuts[name]) for name in ('S1', 'S2', 'S3'))} |"
+
+    seconds = "seconds_per_step"
+    for line in (
+        row(
+            "PyTorch, the head run again in every step",
+            lambda cut: f"{1e3 * cut[seconds]['torch, head recomputed']:.0f}",
+        ),
+        row("PyTorch, cached features", lambda cut: f"{1e3 * cut[seconds]['torch, cached']:.0f}"),
+        row(
+            "jaxsplit, cached features (`map`; S1 `unroll`)",
+            lambda cut: f"{1e3 * cut['per_rate']:.0f}",
+        ),
+        row(
+            "faster than PyTorch with the head / with cached features",
+            lambda cut: f"{cut['against_head_recomputed']:.1f}× / {cut['against_cached']:.2f}×",
+        ),
+    ):
+        assert line in README
+    assert [cut["batching"] for cut in cuts.values()] == ["unroll", "map", "map"]
 
 
 def test_figures_are_the_present_ones():
@@ -277,11 +354,15 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
         for rate, point in zip(family.rates, curves[1].points, strict=True):
             assert rate.measured["bytes_per_image"] == point.bytes_per_image
             assert rate.measured["top1"] == point.top1
+            assert rate.stored_bytes == point.unit_bytes
 
 
 def test_the_table_of_imagenet_is_of_the_curves_in_the_repository(desk):
     for name in ("early", "middle", "late"):
         curve = Curve.read(desk / f"efficientnet_lite0-{name}" / "curve.json")
+        cut = {"early": "stage4.block3", "middle": "stage6.block1", "late": "stage6.block4"}[name]
+        stored = [rate.stored_bytes for rate in load_pretrained(f"efficientnet_lite0/{cut}").rates]
+        assert [point.unit_bytes for point in curve.points] == stored
         for point in curve.points:
             found = [
                 (file.bytes_per_image, image_codecs.TITLES[codec])

@@ -1,5 +1,6 @@
 """The measurement of the paper's claim, on few images: its figures must fit each other."""
 
+import importlib.util
 import json
 import os
 import re
@@ -22,6 +23,25 @@ KINDS = ("stored", "device_switch", "server_switch")
 
 
 pytestmark = pytest.mark.usefixtures("hasty")
+
+
+def test_the_readme_has_the_recorded_table(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))  # as for a script
+    spec = importlib.util.spec_from_file_location("retraining", SCRIPT)
+    retraining = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(retraining)
+    record = SCRIPT.parent / "results" / "retraining-fashion_mnist-cpu.json"
+    report = json.loads(record.read_text())
+    readme = (SCRIPT.parents[2] / "README.md").read_text()
+    table, *_ = retraining.table(report).split("\n\n")
+    assert len(table.splitlines()) == 2 + len(MASKS) * 4
+    assert f"{table}\n" in readme
+    text = " ".join(readme.split())
+    assert f"the uncut network reaches {100 * report['uncut']:.2f} %" in text
+    for mask, said in (("tail", "{} with the tail retrained"), ("all", "{} with everything")):
+        against = report["masks"][mask]["against_unit"]
+        low, high = against["bd_rate_interval"]
+        assert said.format(f"{against['bd_rate']:+.1f} % ({low:+.1f} to {high:+.1f})") in text
 
 
 @pytest.mark.slow

@@ -66,6 +66,10 @@ class Receiver(End):
     def symbols(self, frames: Sequence[bytes | coding.Frame], rate_id: str) -> np.ndarray:
         """Frames of one rate → int32 [N, h', w', C], the very symbols that were sent.
 
+        Args:
+          frames: as of `decode`.
+          rate_id: name of the rate that all of them are of.
+
         Raises:
           BitstreamError: a frame is damaged, of another rate or of another family.
         """
@@ -90,7 +94,7 @@ class Receiver(End):
         return rate_id, rate.coder.decode(frame.payload, rate.split.latent_shape[:2])
 
     def predict(self, symbols: np.ndarray, rate_id: str) -> np.ndarray:
-        """Symbols int32 [N, h', w', C] → logits float32 [N, K]."""
+        """Symbols int32 [N, h', w', C], sent at the rate `rate_id` → logits float32 [N, K]."""
         rate = self._rate(rate_id)
         run = logits_program(rate.split)
         return in_batches(

@@ -103,11 +103,17 @@ class Sender(End):
         )
 
     def encode(self, images: np.ndarray, rate_id: str) -> list[bytes]:
-        """Preprocessed images uint8 [N, h, w, c] → one frame for each."""
+        """Preprocessed images uint8 [N, h, w, c] → one frame for each, at the rate `rate_id`.
+
+        Raises:
+          FamilyError: as of `symbols`.
+        """
         return self.frames(self.symbols(images, rate_id), rate_id)
 
     def frames(self, symbols: np.ndarray, rate_id: str) -> list[bytes]:
-        """Symbols int32 [N, h', w', C] → one frame for each image: what really crosses.
+        """Symbols int32 [N, h', w', C] of the rate `rate_id` → one frame for each image.
+
+        A frame is all that crosses.
 
         Raises:
           FamilyError: symbols of another type or shape; none is encoded then.
@@ -125,8 +131,13 @@ class Sender(End):
     def symbols(self, images: np.ndarray, rate_id: str) -> np.ndarray:
         """Preprocessed images uint8 [N, h, w, c] → int32 [N, h', w', C], what is coded.
 
+        Args:
+          images: as the backbone's preprocessing gives them.
+          rate_id: name of the rate.
+
         Raises:
-          FamilyError: the images have another shape, or a latent is not a finite number.
+          FamilyError: there is no such rate, the images have another shape, or a latent is not a
+            finite number.
         """
         self._check(images)
         quantise = self._quantiser(rate_id)
@@ -149,8 +160,13 @@ class Sender(End):
     def quantise(self, features: np.ndarray, rate_id: str) -> np.ndarray:
         """Features float32 [N, H, W, Cin] → int32 [N, h', w', C], what is coded.
 
+        Args:
+          features: as of `features`.
+          rate_id: name of the rate.
+
         Raises:
-          FamilyError: features of another type or shape, or a latent is not a finite number.
+          FamilyError: there is no such rate, features of another type or shape, or a latent is
+            not a finite number.
         """
         expected = self._rate(rate_id).split.shape
         if features.dtype != np.float32 or features.shape[1:] != expected:

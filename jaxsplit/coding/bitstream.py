@@ -125,7 +125,14 @@ class Writer:
         self._write(pack_header(header, FRAME_CHECKS if frame_checks else 0))
 
     def write(self, payload: bytes, rate_index: int) -> int:
-        """Appends one frame; returns its bytes with everything that the image cost.
+        """Appends one frame.
+
+        Args:
+          payload: as of `EntropyCoder.encode`.
+          rate_index: place of its rate in the header.
+
+        Returns:
+          Bytes of the frame, with everything that the image cost.
 
         Raises:
           ConfigError: the frame does not fit the header.
@@ -246,6 +253,11 @@ def write_container(
     header: Header, frames: Iterable[Frame], *, frame_checks: bool = False
 ) -> bytes:
     """A whole container as bytes.
+
+    Args:
+      header: what all frames have in common.
+      frames: in the order of the images.
+      frame_checks: give each frame four bytes that find damage in it.
 
     Raises:
       ConfigError: a frame does not fit the header.

@@ -132,7 +132,12 @@ class Header:
 
 
 def pack_header(header: Header, flags: int = 0) -> bytes:
-    """The header as it stands at the beginning of a file, or of a stream."""
+    """The header as it stands at the beginning of a file, or of a stream.
+
+    Args:
+      header: the rates and what they belong to.
+      flags: FRAME_CHECKS where frames carry checks, else 0.
+    """
     parts = [MAGIC, bytes([VERSION, flags]), bytes.fromhex(header.family)]
     parts += [pack_varint(size) for size in header.image or (0, 0, 0)]
     parts.append(bytes([len(header.rates)]))

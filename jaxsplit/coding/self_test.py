@@ -60,12 +60,12 @@ def _shape(tables: CodingTables) -> tuple[int, int]:
 
 
 def write_self_test(coder: EntropyCoder) -> bytes:
-    """The payload of the self-test, to be kept with the rate."""
+    """The payload that the coder gives for the self-test, to be kept with the rate."""
     return coder.encode(self_test_symbols(coder.tables))
 
 
 def run_self_test(coder: EntropyCoder, payload: bytes) -> None:
-    """Decodes a payload of `write_self_test` and encodes its symbols again.
+    """Has the coder decode a payload of `write_self_test` and encode its symbols again.
 
     Raises:
       CoderError: other symbols, or other bytes, came out.

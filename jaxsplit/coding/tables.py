@@ -136,7 +136,7 @@ class CodingTables:
         return len(self.offsets)
 
     def rows(self, height: int, width: int) -> np.ndarray:
-        """The table of each place of a latent, int [h, w, channels].
+        """The table of each place of a latent of height × width, int [height, width, channels].
 
         Raises:
           ConfigError: these tables are of latents of another size.

@@ -41,7 +41,7 @@ class Augmentation:
             raise ConfigError(f"not an augmentation: {self}")
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Augments uint8 [B, H, W, C] into a new array of the same shape."""
+        """Augments images uint8 [B, H, W, C], with numbers of rng, into a new array."""
         count, height, width, _ = images.shape
         images = self._crop(images, rng) if self.padding else images.copy()
         if self.zoom < 1:

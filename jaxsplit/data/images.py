@@ -44,7 +44,11 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
             # The second picture of an MPO is a preview, which nobody means.
             if getattr(image, "is_animated", False) and image.format != "MPO":
-                warn_once("animated", f"{name} is animated: only its first frame is taken")
+                warn_once(
+                    "animated",
+                    f"{name} is animated: only its first frame is taken; if another one is meant, "
+                    "save it as an image of its own",
+                )
             return _to_array(image, name)
     except JaxsplitWarning:  # where warnings are errors
         raise

@@ -142,7 +142,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """The inverse of `to_dict`.
+        """The inverse of `to_dict`, whose values it takes.
 
         Raises:
           ConfigError: a key is unknown or missing, or a value doesn't fit.

@@ -156,8 +156,10 @@ def open_source(
 
         records, split = folder.open_records(rest, split)
     else:
+        meant = f"; did you mean folder:{name}?" if Path(name).is_dir() else ""
         raise DataError(
             f"unknown data source {name!r}: expected embedded, tfds:NAME[/CONFIG] or folder:PATH"
+            f"{meant}"
         )
     source = Source(name, split, records)
     if part is not None:

@@ -14,7 +14,11 @@ ENDLESS = 2**40  # steps
 
 
 def num_batches(examples: int, batch_size: int, drop_remainder: bool = False) -> int:
-    """How many batches an epoch has.
+    """How many batches of batch_size an epoch of so many examples has.
+
+    Args:
+      examples, batch_size: numbers of images.
+      drop_remainder: a last batch that would be smaller is none.
 
     >>> num_batches(10, 4), num_batches(10, 4, drop_remainder=True)
     (3, 2)

@@ -84,7 +84,7 @@ def tables_from_counts(
 
 
 def stack_tables(parts: Sequence[CodingTables]) -> CodingTables:
-    """Tables of the channels of several ones, one behind the other.
+    """Tables of the channels of several parts, one behind the other.
 
     >>> both = stack_tables([tables_from_counts({0: 1}, 1), tables_from_counts({3: 1, 5: 1}, 2)])
     >>> both.channels, both.minima.tolist(), both.sizes.tolist()

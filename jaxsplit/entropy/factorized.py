@@ -212,7 +212,7 @@ def quantile(params: Params, p: float) -> jax.Array:
 
 
 def median(params: Params) -> jax.Array:
-    """Every channel's median, float32 [C]: `quantile` at one half.
+    """Every channel's median, float32 [C]: `quantile` of the params at one half.
 
     >>> median(init_params(jax.random.key(0), channels=5)).shape
     (5,)

@@ -45,7 +45,7 @@ class RatePoint:
         encoder, as of `plan.SplitCost`.
       device_share: device_macs as a share of the uncut network's.
       server_macs, server_params: those of decoder and tail.
-      unit_bytes: what the family stores for the rate, as of `FamilyRate.stored_bytes`.
+      unit_bytes: what a packed family stores for the rate, `FamilyRate.stored_bytes`.
       unit_share: unit_bytes as a share of the backbone's arrays in float32.
 
     Raises:
@@ -159,7 +159,7 @@ class Curve:
         return json.dumps(content, indent=2) + "\n"
 
     def write(self, path: str | Path) -> None:
-        """Writes `curve.json`; a killed write leaves the file that was there."""
+        """Writes `curve.json` to a path; a killed write leaves the file that was there."""
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
         partial.write_text(self.to_json(), encoding="utf-8", newline="\n")
@@ -167,7 +167,7 @@ class Curve:
 
     @classmethod
     def read(cls, path: str | Path) -> "Curve":
-        """Reads what `write` wrote.
+        """Reads what `write` wrote to a path.
 
         Raises:
           DataError: the file is missing, not JSON, or not of this schema.
@@ -175,7 +175,9 @@ class Curve:
         try:
             content = json.loads(Path(path).read_bytes())
         except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from error
+            raise DataError(
+                f"cannot read {path}: {error.strerror}; jaxsplit evaluate --out writes one"
+            ) from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not a rate–accuracy curve: not JSON ({error})") from error
         try:

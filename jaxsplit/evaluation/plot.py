@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.curve import Curve, RatePoint
 from jaxsplit.evaluation.image_codecs import TITLES, CodecPoint
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ def plot_curve(
 ) -> None:
     """Draws top-1 over bytes per image, 1200 × 800 pixels; the same input gives the same file.
 
-    The rates are a line of dots with their names. An image codec is drawn twice, as whole files
-    and, dashed, without the header that every file repeats. What falls far below the lowest rate
-    is left out, so that the lowest qualities don't squash the rest.
+    The rates are a line of dots with their names, and bars where a point knows the 95 % interval of
+    its top-1. An image codec is drawn twice, as whole files and, dashed, without the header that
+    every file repeats. What falls far below the lowest rate is left out, so that the lowest
+    qualities don't squash the rest.
 
     Args:
       path: PNG file to write; replaced atomically.
@@ -95,6 +96,7 @@ def _draw_rates(axes: "Axes", curve: Curve) -> None:
     from matplotlib.patheffects import withStroke
 
     points = sorted(curve.points, key=lambda point: point.bytes_per_image)
+    ends = _intervals(points)
     axes.plot(
         [point.bytes_per_image for point in points],
         [100 * point.top1 for point in points],
@@ -103,8 +105,11 @@ def _draw_rates(axes: "Axes", curve: Curve) -> None:
         markersize=9,
         linewidth=2.6,
         zorder=5,
-        label="cut at the bottleneck, whole frames",
+        label=f"cut at the bottleneck, whole frames{', bars: 95 %' if ends else ''}",
     )
+    if ends:
+        sizes, lows, highs = zip(*ends, strict=True)
+        axes.vlines(sizes, lows, highs, color=_RATES, linewidth=5, alpha=0.25, zorder=4)
     low, high = (math.log(limit) for limit in axes.get_xlim())
     bottom, top = axes.get_ylim()
     for point in points:
@@ -128,6 +133,15 @@ def _draw_rates(axes: "Axes", curve: Curve) -> None:
             zorder=6,
             path_effects=[withStroke(linewidth=3, foreground="white")],
         )
+
+
+def _intervals(points: Iterable[RatePoint]) -> list[tuple[float, float, float]]:
+    """(bytes, low, high) in percent, of the points that know the interval of their top-1."""
+    return [
+        (point.bytes_per_image, 100 * point.top1_interval[0], 100 * point.top1_interval[1])
+        for point in points
+        if point.top1_interval is not None
+    ]
 
 
 def _draw_codec(axes: "Axes", name: str, points: Sequence[CodecPoint]) -> None:
@@ -191,6 +205,7 @@ def _scale_accuracy(
 
     tops = [100 * top1 for top1 in (curve.uncompressed_top1, *(p.top1 for p in curve.points))]
     others = [100 * point.top1 for points in codecs.values() for point in points]
+    others += [end for _, *ends in _intervals(curve.points) for end in ends]
     top = max(tops + others)
     bottom = max(min(tops) - _BELOW, min(tops + others) - 0.1 * (top - min(tops + others)) - 0.5)
     axes.set_ylim(bottom, top + 0.09 * (top - bottom))

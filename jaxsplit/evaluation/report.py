@@ -22,8 +22,8 @@ _REACHES = {"top1": "is as accurate", "agreement": "agrees as often with itself"
 _DETAILS_NOTE = (
     "Intervals: Wilson, 95 %. Agreement: with the uncut network's class. Bytes: 5th and 95th "
     "percentile of the frames. Device: head and encoder; server: decoder and tail; MACs: multiply-"
-    "accumulates, in percent of the uncut network's. Unit: the rate's stored arrays, beside the "
-    "backbone's."
+    "accumulates, in percent of the uncut network's. Unit: the rate's arrays as pack stores them, "
+    "beside the backbone's in float32."
 )
 
 

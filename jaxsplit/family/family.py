@@ -68,7 +68,11 @@ class RateFamily:
         )
 
     def select(self, rate_ids: Iterable[str]) -> Self:
-        """The family of only some rates, in the given order."""
+        """The family of only some rates, in the order of `rate_ids`.
+
+        Raises:
+          FamilyError: there is no such rate.
+        """
         return dataclasses.replace(self, rates=tuple(self[rate_id] for rate_id in rate_ids))
 
     @property
@@ -107,7 +111,15 @@ class RateFamily:
         return dataclasses.replace(self, backbone_fingerprint=backbone.fingerprint)
 
     def split(self, backbone: models.Backbone, rate_id: str) -> Split:
-        """The cut with one rate's unit."""
+        """The cut with one rate's unit, as of `jaxsplit.make_split`.
+
+        Args:
+          backbone: the network that the family was trained on.
+          rate_id: name of the rate.
+
+        Raises:
+          FamilyError: there is no such rate.
+        """
         return make_split(backbone, self.cut, self[rate_id].spec)
 
     def half(self) -> Self:
@@ -158,7 +170,7 @@ class RateFamily:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Self:
-        """Reads a family. Nothing in its folder is executed.
+        """Reads a family from its directory. Nothing in there is executed.
 
         Raises:
           FamilyError: there is none, it is damaged, or its format is of another version.

@@ -87,7 +87,7 @@ def read(directory: Path) -> dict[str, Any]:
     """
     try:
         index = json.loads((directory / INDEX).read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise FamilyError(f"no family at {directory}: {INDEX} is missing") from error
     except (OSError, ValueError, RecursionError) as error:
         raise FamilyError(f"cannot read {directory / INDEX}: {error}") from error
@@ -143,12 +143,10 @@ def _check_types(index: dict[str, Any]) -> None:
 def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, Any]:
     place = f"rates/{rate.rate_id}-{rate.digest[:12]}" + (".safetensors" if packed else "")
     if not _holds(directory / place, rate):
-        tree = {"variables": rate.variables, "tables": rate.tables.to_arrays()}
         if packed:
-            flat = traverse_util.flatten_dict(tree, sep="/")
-            arrays = {name: _smallest(np.array(leaf, order="C")) for name, leaf in flat.items()}
-            _replace(directory / place, safetensors.numpy.save(arrays))
+            _replace(directory / place, safetensors.numpy.save(rate.packed_arrays()))
         else:
+            tree = {"variables": rate.variables, "tables": rate.tables.to_arrays()}
             checkpoint.save_tree(directory / place, tree)
     return {
         "rate_id": rate.rate_id,
@@ -192,15 +190,6 @@ def _read_tree(path: Path) -> dict[str, Any]:
         for name, array in read_safetensors(path).items()
     }
     return traverse_util.unflatten_dict(arrays, sep="/")
-
-
-def _smallest(array: np.ndarray) -> np.ndarray:
-    """float32 in half of the bytes where that loses nothing, as of `RateFamily.half`."""
-    if array.dtype != np.float32:
-        return array
-    with np.errstate(over="ignore"):
-        half = array.astype(np.float16)
-    return half if np.array_equal(half.astype(np.float32), array) else array
 
 
 def _holds(path: Path, rate: FamilyRate) -> bool:

@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 
 from jaxsplit import models
-from jaxsplit.errors import WeightsError
+from jaxsplit.errors import WeightsError, did_you_mean
 from jaxsplit.importers import imagenet, names
-from jaxsplit.importers.tensor_files import read_tensors
+from jaxsplit.importers.tensor_files import format_of, read_tensors
 from jaxsplit.models import Backbone
 
 
@@ -123,12 +123,16 @@ def _by_name(name: str | os.PathLike[str]) -> Backbone:
     if models.holds_backbone(path):
         return models.read_backbone(path)
     if path.exists():
+        format_of(path)  # refuses what is no weights at all
         raise WeightsError(
             f"{path} does not say which network it is of: name that too, as in "
             f'load_backbone("resnet50", FILE) or jaxsplit import backbone resnet50 FILE'
         )
-    known = ", ".join((*models.embedded_weights(), *PACKAGES))
-    raise WeightsError(f"no weights called {text!r}: give a file or one of {known}")
+    known = (*models.embedded_weights(), *PACKAGES)
+    raise WeightsError(
+        f"no weights called {text!r}: give a file or one of {', '.join(known)}"
+        f"{did_you_mean(text, known)}"
+    )
 
 
 def _from_file(name: str, path: Path) -> Backbone:

@@ -38,7 +38,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
       WeightsError: no such file, none of these formats, damaged, or without tensors.
     """
-    kind = _kind(path)
+    kind = format_of(path)
     if kind == "torch":
         tree = torch_archive.read(path)
         tensors = _state_dict(tree)
@@ -58,8 +58,12 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _kind(path: str | os.PathLike[str]) -> str:
-    """What a file is, by its first bytes."""
+def format_of(path: str | os.PathLike[str]) -> str:
+    """What a file is, by its first bytes: "torch", "npz" or "safetensors".
+
+    Raises:
+      WeightsError: no such file, or none of these.
+    """
     with opened(path) as file:
         head = file.read(torch_archive.HEAD_BYTES)
         if torch_archive.LEGACY_MAGIC in head:

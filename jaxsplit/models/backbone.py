@@ -96,7 +96,7 @@ def open_embedded(weights: str) -> Backbone:
 
 
 def fingerprint(variables: dict[str, Any]) -> str:
-    """sha256 over the sorted names, shapes and little-endian float32 values of a tree.
+    """sha256 over the sorted names, shapes and little-endian float32 values of the variables.
 
     >>> fingerprint({"params": {"w": np.zeros((2,))}})[:8]
     '2d09e3a0'
@@ -164,7 +164,7 @@ def save_backbone(
 
 
 def holds_backbone(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is one of `save_backbone`; False for a missing or unreadable one."""
+    """Whether a path is a file of `save_backbone`; False for a missing or unreadable one."""
     try:
         return _HEADER in read_metadata(path)
     except WeightsError:
@@ -172,7 +172,7 @@ def holds_backbone(path: str | os.PathLike[str]) -> bool:
 
 
 def read_backbone(path: str | os.PathLike[str]) -> Backbone:
-    """Reads a file of `save_backbone`.
+    """Reads what `save_backbone` wrote to a path.
 
     Raises:
       WeightsError: the file is missing, is no such file, or does not fit the model that it names.

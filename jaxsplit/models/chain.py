@@ -29,7 +29,11 @@ class Chain(nn.Module, kw_only=True):
     folded: bool = False
 
     def chain(self) -> dict[str, functools.partial[Any]]:
-        """Endpoint → constructor of the module that ends there, in order."""
+        """Endpoint → constructor of the module that ends there, in order.
+
+        Raises:
+          NotImplementedError: the network's own class doesn't say it.
+        """
         raise NotImplementedError
 
     @property

@@ -62,6 +62,16 @@ def _program(module: Any, preprocessing: Preprocessing) -> Any:
 def predict(
     module: Any, variables: Any, preprocessing: Preprocessing, images: np.ndarray
 ) -> np.ndarray:
-    """Logits [N, K] of the uncut network for preprocessed images uint8 [N, h, w, c]."""
+    """Logits of the uncut network.
+
+    Args:
+      module: the network.
+      variables: its parameters and stored moments.
+      preprocessing: normalises the images.
+      images: preprocessed, uint8 [N, h, w, c].
+
+    Returns:
+      float32 [N, K].
+    """
     run = functools.partial(_program(module, preprocessing), variables)
     return in_batches(run, images, batch_size(preprocessing.input_shape))

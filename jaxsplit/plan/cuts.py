@@ -68,7 +68,7 @@ class CutPlan:
         return self.device_params / max(self.device_params + self.server_params, 1)
 
     def unit_of(self, symbols: int = SYMBOLS) -> UnitPlan | None:
-        """The unit whose latent is nearest to so many numbers, the cheapest encoder of equals."""
+        """The unit whose latent is nearest to so many symbols, the cheapest encoder of equals."""
 
         def distance(unit: UnitPlan) -> tuple[float, int]:
             return abs(math.log(unit.latent_symbols / symbols)), unit.encoder_macs

@@ -35,7 +35,12 @@ class Link:
             )
 
     def time(self, device_macs: int, sent_bytes: float | None, server_macs: int) -> Timing:
-        """Milliseconds of one image; None is sent where all stays on the device."""
+        """What one image takes.
+
+        Args:
+          device_macs, server_macs: multiply-accumulates on either side.
+          sent_bytes: over the link; None where all stays on the device.
+        """
         return Timing(
             device_macs / self.device_gmacs / 1e6,
             0.0 if sent_bytes is None else self.rtt_ms + 8 * sent_bytes / self.bandwidth_mbps / 1e3,
@@ -111,7 +116,7 @@ def ends(link: Link, plan: Plan, image_bytes: float) -> tuple[Option, Option]:
 
 
 def best(options: Iterable[Option]) -> Option:
-    """The fastest.
+    """The fastest of the options.
 
     Raises:
       ConfigError: there is none.

@@ -58,7 +58,7 @@ class UnitPlan:
 
 
 def grid_spec(channels: int, stride: int) -> BottleneckSpec:
-    """The form of a grid's unit: 3×3 kernels up to stride 2 and stride×stride ones above.
+    """The form of a grid's unit of so many channels: 3×3 kernels, stride×stride above stride 2.
 
     >>> grid_spec(64, 2).latent_size(7, 7), grid_spec(64, 4).latent_size(8, 8)
     ((4, 4), (2, 2))
@@ -88,7 +88,7 @@ def fits(spec: BottleneckSpec, shape: Shape) -> bool:
 
 
 def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
-    """Traces one unit for features of a shape (H, W, Cin).
+    """Traces the unit of one spec for features of a shape (H, W, Cin).
 
     Raises:
       ConfigError: the features are smaller than its kernel.

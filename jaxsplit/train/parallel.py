@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -24,15 +25,17 @@ def use_cpu_cores(batch_size: int) -> None:
 
     XLA spreads a training step over cores poorly: on two cores, one device per core took a step
     of ResNet-8 or ResNet-20 in 1/1.3 of the time of one device over both. Call it before jax is
-    used; it changes nothing where jax runs on another platform, where the environment says how
-    many devices there are, or where this is one of several processes: they may share the cores.
+    used: later, as in a cell that is run again, it changes nothing. Nor does it where jax runs on
+    another platform, where the environment says how many devices there are, or where this is one
+    of several processes: they may share the cores.
     """
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if told or jax.distributed.is_initialized():
         return
     most = min(_cores(), 8)
     count = max(n for n in range(1, most + 1) if batch_size % n == 0)
-    jax.config.update("jax_num_cpu_devices", count)
+    with contextlib.suppress(RuntimeError):  # jax is in use and keeps the devices that it has
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def _cores() -> int:

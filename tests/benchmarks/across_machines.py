@@ -28,7 +28,9 @@ BATCH = 50
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("action", choices=("encode", "decode"))
     parser.add_argument("file")
     parser.add_argument("--family", default="resnet8_small-fashion_mnist/stage1.block1")

@@ -37,7 +37,9 @@ PIXELS, LOGITS, FOLDED, SPEED = 1, 1e-3, 1e-4, 1.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--images", type=Path, required=True, help="folder of image files")
     parser.add_argument("--resnet50", type=Path, help="weights with torchvision's names")
     parser.add_argument("--rounds", type=int, default=9)

@@ -37,7 +37,9 @@ SUPPORT = 41  # entries of every table, with the escape
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each shape and batch")
     parser.add_argument("--threads", type=int, default=1)

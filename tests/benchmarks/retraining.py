@@ -42,7 +42,9 @@ POINT = ("lmbda", "bytes_per_image", "top1", "top1_interval", "n_images")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--data", default="tfds:fashion_mnist")
     parser.add_argument("--masks", default=",".join(MASKS), help="unit, tail, all; several")

@@ -241,7 +241,9 @@ def draw(path, uncut, rows, published, pixels):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--spic", type=Path, required=True, help="folder of the published units")
     parser.add_argument("--weights", type=Path, required=True, help="a ResNet-50")
     parser.add_argument("--images", type=Path, required=True, help="a tar file or a folder")

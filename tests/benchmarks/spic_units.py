@@ -107,7 +107,9 @@ def compare(file, unit, shape, rng, count):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--spic", type=Path, required=True, help="folder of the published units")
     parser.add_argument("--symbols", type=int, default=20_000, help="at least, for each unit")
     parser.add_argument("--seed", type=int, default=0)

@@ -108,7 +108,9 @@ def measure(name: str, images: int, repeats: int, seed: int = 0) -> dict[str, An
 
 def main() -> None:
     """Prints a table, and writes JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--family", default=pretrained_names()[0])
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=2000)

@@ -44,7 +44,9 @@ PACKAGES = ("jax", "jaxlib", "torch", "compressai")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--cuts", default="S1,S2,S3")
     parser.add_argument("--batching", default="map,vmap,unroll", help="vmap, map, unroll; several")
     parser.add_argument("--rounds", type=int, default=5)

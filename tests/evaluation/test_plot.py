@@ -1,5 +1,6 @@
 """The picture is the same for the same input, stays inside its frame and changes no global."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -86,6 +87,22 @@ def test_every_codec_has_its_own_colour_and_name(tmp_path, monkeypatch):
     whole = [f"{name} to the uncut network, whole files" for name in ("JPEG", "WebP", "AVIF")]
     assert len({colours[label] for label in whole}) == 3
     assert colours["AVIF without its header"] == colours[whole[2]]
+
+
+def test_the_intervals_of_rates_are_bars_inside_of_the_picture(tmp_path, monkeypatch):
+    curve = _curve()
+    assert not _axes(tmp_path, monkeypatch, curve).collections
+    points = [
+        dataclasses.replace(point, top1_interval=(point.top1 - 0.03, point.top1 + 0.09))
+        for point in curve.points[1:]
+    ]
+    known = dataclasses.replace(curve, points=(curve.points[0], *points))
+    axes = _axes(tmp_path, monkeypatch, known)
+    (bars,) = axes.collections
+    for bar, point in zip(bars.get_segments(), points, strict=True):
+        assert bar[:, 0] == pytest.approx(point.bytes_per_image)
+        assert bar[:, 1] == pytest.approx(100 * np.array(point.top1_interval))
+    assert axes.get_ylim()[1] > 100 * (0.89 + 0.09)
 
 
 def test_codecs_near_the_rates_are_all_in_the_picture(tmp_path, monkeypatch):

@@ -36,6 +36,15 @@ def test_as_many_cpu_cores_are_devices_as_divide_the_batch(monkeypatch, cores, b
     assert options == {"jax_num_cpu_devices": devices}
 
 
+def test_jax_in_use_keeps_its_devices(monkeypatch):
+    """A cell of a notebook that is run again."""
+    before = jax.devices()
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(parallel, "_cores", lambda: len(before) - 1)
+    parallel.use_cpu_cores(len(before) - 1)
+    assert jax.devices() == before
+
+
 def per_example(weights, batch):
     """Something of every dtype and rank; what fills a batch up would give NaN."""
     x = batch["x"]

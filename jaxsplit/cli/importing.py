@@ -1,0 +1,143 @@
+"""`jaxsplit import`: weights and units that other packages wrote."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from jaxsplit.cli.arguments import Commands
+from jaxsplit.cli.results import show
+from jaxsplit.errors import ConfigError
+from jaxsplit.files import read_file
+
+
+def add_import(commands: Commands) -> None:
+    """`jaxsplit import FORMAT`: what other packages wrote."""
+    formats = commands.group("import", "Convert what other packages wrote.", "FORMAT")
+    _add_backbone(formats)
+    _add_spic(formats)
+
+
+def _add_backbone(formats: Commands) -> None:
+    command = formats.add("backbone", "A network's weights, once and for all.", import_backbone)
+    command.add_argument("name", metavar="NAME", help="a network, such as resnet50")
+    command.add_argument("file", type=Path, metavar="FILE", help="safetensors, torch or npz")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT.safetensors", help="to write"
+    )
+    command.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names of the classes, one a line (default: ImageNet's, or numbers)",
+    )
+    command.add_argument(
+        "--resize",
+        type=int,
+        metavar="N",
+        help="shorter side of an image before the crop (default: of the first published weights)",
+    )
+
+
+def import_backbone(options: argparse.Namespace) -> None:
+    """Another package's weights to a file that knows its network."""
+    from jaxsplit import models
+    from jaxsplit.importers.pretrained import load_backbone
+
+    if options.output.suffix != models.SUFFIX:
+        raise ConfigError(f"{options.output}: the name must end in {models.SUFFIX}")
+    backbone = load_backbone(options.name, options.file)
+    changes: dict[str, Any] = {}
+    if options.classes is not None:
+        names = tuple(read_file(options.classes).decode("utf-8-sig", "replace").split("\n"))
+        names = tuple(name.strip() for name in names if name.strip())
+        if len(names) != len(backbone.class_names):
+            raise ConfigError(
+                f"{options.classes} names {len(names)} classes, but {options.file} has "
+                f"{len(backbone.class_names)}"
+            )
+        changes["class_names"] = names
+    if options.resize is not None:
+        changes["preprocessing"] = dataclasses.replace(
+            backbone.preprocessing, resize=options.resize
+        )
+    backbone = dataclasses.replace(backbone, **changes)
+    models.save_backbone(
+        options.output,
+        backbone.variables,
+        name=backbone.name,
+        preprocessing=backbone.preprocessing,
+        class_names=backbone.class_names,
+        card=backbone.card,
+        dtype="float32",
+    )
+    count = len(backbone.class_names)
+    facts = {"backbone": backbone.name, "classes": count, "fingerprint": backbone.fingerprint}
+    summary = f"{backbone.name}, {count} classes: {options.output}\n"
+    summary += f"fingerprint {backbone.fingerprint}"
+    show(options, "", {"file": str(options.output), **facts}, summary)
+
+
+def _add_spic(formats: Commands) -> None:
+    command = formats.add("spic", "The units that the paper's authors published.", import_spic)
+    command.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="with classification.json, segmentation.json and the weights that they name",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FAMILY",
+        help="folder to write: the family with --cut, else one folder for each cut",
+    )
+    command.add_argument(
+        "--task",
+        choices=("classification", "segmentation"),
+        default="classification",
+        help="which of the published units (default: classification)",
+    )
+    command.add_argument("--cut", metavar="S1", help="S1, S2, S3, US1 or US2 (default: all)")
+    command.add_argument(
+        "--fit-on", metavar="SOURCE", help="images to fit the tables on, in place of the published"
+    )
+    command.add_argument("--split", help="of those images; default as of evaluate")
+    command.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
+    command.add_argument(
+        "--weights", type=Path, metavar="FILE", help="of the network, for --fit-on"
+    )
+
+
+def import_spic(options: argparse.Namespace) -> None:
+    """The units that the paper's authors published, as families."""
+    from jaxsplit import data
+    from jaxsplit.fitting import fit_tables
+    from jaxsplit.importers.pretrained import load_backbone
+    from jaxsplit.importers.spic import TASKS, import_families
+
+    if (options.fit_on is None) != (options.weights is None):
+        raise ConfigError("--fit-on SOURCE and --weights FILE go together: give both or neither")
+    if options.fit_on is None and (options.split, options.limit) != (None, None):
+        raise ConfigError("--split and --limit are of the images of --fit-on SOURCE: give that too")
+    backbone = None
+    if options.fit_on is not None:
+        task = TASKS[options.task]
+        source = data.open_source(options.fit_on, split=options.split, limit=options.limit)
+        backbone = load_backbone(task.backbone, options.weights)
+        backbone = dataclasses.replace(backbone, preprocessing=task.preprocessing)
+    families = import_families(options.folder, options.task, options.cut)
+    if backbone is not None:
+        families = {cut: fit_tables(family, backbone, source) for cut, family in families.items()}
+    listed, lines = [], []
+    for cut, family in families.items():
+        folder = options.output if options.cut else options.output / cut
+        family.save(folder)
+        names = [rate.rate_id for rate in family.rates]
+        listed.append({"cut": cut, "family": str(folder), "rates": names})
+        lines.append(f"{cut}: {len(names)} rates at {family.cut} of {family.backbone}: {folder}")
+    show(options, "", listed, "\n".join(lines))

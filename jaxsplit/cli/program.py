@@ -1,0 +1,103 @@
+"""A command from its words to its exit code. Errors are one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+from jaxsplit import __version__
+from jaxsplit.cli import cuts, families, importing, measuring, streams, training
+from jaxsplit.cli.arguments import Commands, Parser
+from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, one_line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      argv: its words; None: those that the process was started with.
+
+    Returns:
+      The exit code: 0, 2 for what went wrong, 128 and a signal's number for what was stopped.
+    """
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+        from jaxsplit import notices
+
+        with notices.shown_as_lines(quiet=options.quiet):
+            options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        _forget_output()
+        return 141
+    except JaxsplitError as error:
+        print(f"jaxsplit: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (OSError, MemoryError) as error:  # the machine's: a full disk, no permission, …
+        print(f"jaxsplit: {one_line(error)}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was stdout that is full
+            _forget_output()
+        return 2
+    except Interrupted as stopped:
+        print(f"jaxsplit: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal
+    except KeyboardInterrupt:
+        print("jaxsplit: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The options of a command, with `run`, which does it, and `--config.KEY=VALUE` as `overrides`.
+
+    Raises:
+      ConfigError: a word is unknown, missing or not what its option takes.
+
+    >>> parse(["train", "--config", "mine", "--workdir", "w", "--config.seed=1"]).overrides
+    {'seed': '1'}
+    """
+    options, unknown = make_parser().parse_known_args(list(words))
+    options.overrides = {}
+    for text in unknown:
+        key, equals, value = text.partition("=")
+        if options.command not in ("train", "design") or not key.startswith("--config."):
+            raise ConfigError(f"unrecognized argument {text!r} (see jaxsplit {options.command} -h)")
+        if not equals:
+            raise ConfigError(f"{text!r} has no value: write {text}=VALUE, in one word")
+        options.overrides[key.removeprefix("--config.")] = value
+    return options
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands, in the order of the help."""
+    parser = Parser(
+        prog="jaxsplit",
+        description="Split computing with learned bottlenecks.",
+        epilog="jaxsplit COMMAND --help has the options and examples; start with: "
+        "jaxsplit quickstart",
+    )
+    parser.add_argument("--version", action="version", version=f"jaxsplit {__version__}")
+    commands = Commands(parser, "COMMAND")
+    training.add_quickstart(commands)
+    training.add_train(commands)
+    measuring.add_evaluate(commands)
+    measuring.add_compare(commands)
+    cuts.add_plan(commands)
+    cuts.add_design(commands)
+    families.add_pack(commands)
+    streams.add_encode(commands)
+    streams.add_decode(commands)
+    families.add_info(commands)
+    importing.add_import(commands)
+    return parser
+
+
+def _forget_output() -> None:
+    """Lets Python end in peace where stdout takes no more: it would try once again."""
+    with contextlib.suppress(OSError):  # a stream that is no file has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

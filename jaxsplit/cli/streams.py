@@ -1,0 +1,123 @@
+"""`jaxsplit encode` and `jaxsplit decode`: images to bytes, and bytes to predictions."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import textwrap
+from pathlib import Path
+
+from jaxsplit.cli.arguments import Commands, add_family
+from jaxsplit.cli.results import open_family, show
+from jaxsplit.errors import BitstreamError
+from jaxsplit.files import read_file, write_whole
+
+# Images whose results are held at once, however many a file has.
+_DECODED_AT_ONCE = 1024
+
+
+def add_encode(commands: Commands) -> None:
+    """`jaxsplit encode`: images, and exactly one wish."""
+    command = commands.add("encode", "Image files to one .jspl file: what the device does.", encode)
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size")
+    add_family(command)
+    rate = command.add_mutually_exclusive_group(required=True)
+    rate.add_argument("--rate", metavar="ID", help="name of a rate")
+    rate.add_argument(
+        "--max-bytes", type=int, metavar="N", help="the best rate of each image in so many bytes"
+    )
+    rate.add_argument(
+        "--quality",
+        type=float,
+        metavar="SHARE",
+        help="the fewest bytes that keep this share of the uncut network's top-1, such as 0.98",
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE.jspl", help="to write"
+    )
+    command.add_argument(
+        "--frame-checks", action="store_true", help="four bytes an image that find a damaged one"
+    )
+
+
+def encode(options: argparse.Namespace) -> None:
+    """Image files to one .jspl file."""
+    import numpy as np
+
+    from jaxsplit import coding, data
+    from jaxsplit.codec import Sender
+
+    family, backbone = open_family(options)
+    if options.rate is not None:
+        family[options.rate]  # refuses an unknown rate before images are read
+    images = [
+        backbone.preprocessing.apply(data.decode_image(Path(name))) for name in options.images
+    ]
+    # One at a time: an image's bytes then don't depend on what it is encoded with.
+    sender = Sender(family, backbone, batch_size=1)
+    frames = sender(
+        np.stack(images), rate=options.rate, max_bytes=options.max_bytes, quality=options.quality
+    )
+    count = len(family.rates)
+    opened = [coding.unpack_frame(frame, count)[0] for frame in frames]
+    written = coding.write_container(sender.header, opened, frame_checks=options.frame_checks)
+    write_whole(options.output, written)
+    payload = sum(map(len, frames))
+    summary = (
+        f"{len(frames)} {'image' if len(frames) == 1 else 'images'}, {payload} bytes "
+        f"({payload / len(frames):.1f} an image) and {len(written) - payload} of header: "
+        f"{options.output}"
+    )
+    rates = [family.rates[frame.rate_index].rate_id for frame in opened]
+    listed = [
+        {"image": name, "rate": rate, "bytes": len(frame)}
+        for name, rate, frame in zip(options.images, rates, frames, strict=True)
+    ]
+    document = {"file": str(options.output), "bytes": len(written), "images": listed}
+    show(options, "", document, summary)
+
+
+def add_decode(commands: Commands) -> None:
+    """`jaxsplit decode`: what `encode` wrote."""
+    command = commands.add("decode", "A .jspl file to predictions: what the server does.", decode)
+    command.add_argument("file", type=Path, metavar="FILE.jspl", help="that encode wrote")
+    add_family(command)
+
+
+def decode(options: argparse.Namespace) -> None:
+    """A .jspl file to predictions."""
+    import numpy as np
+
+    from jaxsplit import coding
+    from jaxsplit.codec import Receiver
+
+    content = read_file(options.file)
+    family, backbone = open_family(options)
+    receiver = Receiver(family, backbone)
+    try:
+        receiver.check(coding.Reader(io.BytesIO(content)).header)
+    except BitstreamError as error:
+        raise type(error)(f"{options.file}, for {options.family}: {error}") from error
+    # Read to its checksum before anything is said of it.
+    receiver.batch_size = min(max(sum(1 for _ in coding.frame_sizes(content)), 1), 32)
+    number, separator = 0, "["
+    frames = coding.frame_sizes(content)
+    while batch := list(itertools.islice(frames, _DECODED_AT_ONCE)):
+        logits = receiver.decode([frame for frame, _ in batch]).astype(np.float64)
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        for row, (frame, size) in zip(probabilities, batch, strict=True):
+            name, probability = backbone.class_names[row.argmax()], float(row.max())
+            rate = family.rates[frame.rate_index].rate_id
+            if options.json:
+                values = {"image": number, "class": name, "probability": round(probability, 4)}
+                text = json.dumps({**values, "rate": rate, "bytes": size}, indent=1)
+                print(f"{separator}\n{textwrap.indent(text, ' ')}", end="")
+                separator = ","
+            else:
+                print(f"{number}  {name}  {probability:.4f}  {size} bytes  rate {rate}")
+            number += 1
+    if options.json:
+        print("\n]" if number else "[]")

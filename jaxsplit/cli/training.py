@@ -1,0 +1,128 @@
+"""`jaxsplit quickstart` and `jaxsplit train`: a curve, or a network, from a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from jaxsplit.cli.arguments import Commands, add_config
+from jaxsplit.cli.results import progress_bar, show
+from jaxsplit.errors import ConfigError
+from jaxsplit.files import check_writable
+
+
+def add_quickstart(commands: Commands) -> None:
+    """`jaxsplit quickstart`: the main job on what comes with the package."""
+    command = commands.add(
+        "quickstart",
+        "Train a rate-accuracy curve on the embedded images and show it with real bytes.",
+        quickstart,
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("jaxsplit_quickstart"),
+        metavar="DIR",
+        help="for curve, report and family (default: jaxsplit_quickstart)",
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    command.add_argument("--smoke", action="store_true", help="a few steps on a few images")
+
+
+def quickstart(options: argparse.Namespace) -> None:
+    """Trains and shows the curve of the embedded default."""
+    from jaxsplit import config
+
+    variant = "smoke" if options.smoke else "quickstart"
+    loaded = config.load(f"fashion_mnist:{variant}", {"seed": str(options.seed)})
+    check_writable(options.out)
+    smoke = " --smoke" if options.smoke else ""
+    command = f"jaxsplit quickstart{smoke} --seed {options.seed}"
+    _run_curve(loaded, options, options.out, command, resume=False)
+
+
+def add_train(commands: Commands) -> None:
+    """`jaxsplit train`: a configuration, and who trains with us."""
+    command = commands.add(
+        "train", "Train what a configuration describes; resumes by itself.", train
+    )
+    add_config(command)
+    command.add_argument(
+        "--workdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="for checkpoints and results; the same command goes on from what is there",
+    )
+    hosts = command.add_argument_group(
+        "several hosts", "the same command on each; TPU pods, Slurm and Open MPI need none of these"
+    )
+    hosts.add_argument("--coordinator", metavar="HOST:PORT|auto", help="of the first process")
+    hosts.add_argument("--process-id", type=int, metavar="I", help="from 0")
+    hosts.add_argument("--processes", type=int, metavar="N", help="how many there are")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains a backbone or a curve from a configuration."""
+    from jaxsplit import config, experiment
+    from jaxsplit.design import DesignConfig
+    from jaxsplit.train import parallel, processes
+    from jaxsplit.train.backbone import BackboneConfig
+
+    loaded = config.load(options.config, options.overrides)
+    if isinstance(loaded, DesignConfig):
+        raise ConfigError(f"{options.config} is a search: take jaxsplit design")
+    check_writable(options.workdir)
+    processes.join(options.coordinator, options.process_id, options.processes)
+    with processes.leaving_errors():
+        if not isinstance(loaded, BackboneConfig):
+            _run_curve(loaded, options, options.workdir, _repeated(options), resume=True)
+            return
+        parallel.use_cpu_cores(loaded.batch_size)
+        with progress_bar(options) as progress:
+            card = experiment.run_backbone(loaded, options.workdir, _repeated(options), progress)
+        if processes.is_first():
+            text = f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images"
+            show(options, text, card, f"wrote {options.workdir / 'weights.safetensors'}")
+
+
+def _repeated(options: argparse.Namespace) -> str:
+    """The command that trains the same again, without the folders of this machine."""
+    from jaxsplit import data
+
+    file, colon, arg = options.config.partition(":")
+    words = ["jaxsplit train --config", Path(file).stem + colon + arg, "--workdir DIR"]
+    for key, value in options.overrides.items():
+        # Weights and other files by their names alone.
+        named = Path(value).name if Path(value).exists() else data.portable_name(value)
+        words.append(shlex.quote(f"--config.{key}={named}"))
+    return " ".join(words)
+
+
+def _run_curve(
+    config: Any, options: argparse.Namespace, out: Path, command: str, *, resume: bool
+) -> None:
+    from jaxsplit import experiment
+    from jaxsplit.train import parallel
+
+    parallel.use_cpu_cores(config.batch_size)
+    start = time.monotonic()
+    with progress_bar(options, [rate.rate_id for rate in config.rates]) as progress:
+        result = experiment.run_curve(
+            config, out, resume=resume, command=command, progress=progress, tell=progress.tell
+        )
+    if result is None:  # not the first process
+        return
+    cost = result.cost
+    text = (
+        f"cut {config.cut}: of the network's {(cost.head + cost.tail) / 1e6:.2f} M multiply-adds "
+        f"the device runs {100 * cost.device_share:.1f} % (encoder {cost.encoder / 1e6:.2f} M)\n"
+        f"{result.table}"
+    )
+    seconds = time.monotonic() - start
+    summary = f"wrote {out}/curve.json, {out}/curve.png and {out}/family in {seconds:.0f} s"
+    show(options, text, json.loads(result.curve.to_json()), summary)

@@ -14,7 +14,7 @@ from jaxsplit.plan import Plan, grid_spec, plan_unit
 from jaxsplit.plan.units import fits
 
 # They change how long a search goes on or what is written of it, and not what its trainings are.
-_OUTSIDE = ("minutes", "points", "full_steps")
+_OUTSIDE = ("minutes", "most_drop", "points", "full_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,13 @@ class DesignConfig:
       channels, strides, lambdas: of the units; every combination that fits is a candidate.
       minutes: that the whole search may take.
       rungs: how often all that are left train on and are compared.
-      keep: share of the candidates that a comparison leaves.
+      distilled: how many of the rungs, the last ones, train through the tail: the distortion is
+        the divergence from the uncut network's answers, as in a full training. In those before it
+        is the error of the features at the cut, whose steps take a fraction of the time.
+      keep: share of the candidates of every cut that a comparison leaves.
       weight: of the relative squared error of the features in the loss, against lambda · bits.
+      most_drop: share of top-1 that a point of the front may lose against the uncut network.
+        Nothing is dropped for it before the end: what has not learned for accuracy has little.
       data, train_split, test_split: images; those of test_split are compared on.
       limit, evaluate_limit: how many; in the last comparison, fewer in those before.
       batch_size, learning_rate, prior_rate, ema, seed: as of `CurveConfig`.
@@ -44,8 +49,10 @@ class DesignConfig:
     lambdas: tuple[float, ...] = (1e-3, 2.5e-4, 6e-5)
     minutes: float = 15.0
     rungs: int = 3
+    distilled: int = 1
     keep: float = 0.4
     weight: float = 10.0
+    most_drop: float = 0.2
     data: str = "embedded"
     train_split: str = "train[:90%]"
     test_split: str = "train[90%:]"
@@ -74,6 +81,12 @@ class DesignConfig:
             )
         if min(self.rungs, self.batch_size, self.points, self.full_steps) < 1:
             raise ConfigError("rungs, batch_size, points and full_steps must be at least 1")
+        if not 0 <= self.distilled <= self.rungs:
+            raise ConfigError(
+                f"distilled is {self.distilled}; expected from 0 to all of {self.rungs} rungs"
+            )
+        if not 0 <= self.most_drop <= 1:
+            raise ConfigError(f"most_drop is {self.most_drop}; expected from 0 to 1")
         if not (0 < self.keep <= 1 and 0 <= self.ema < 1 and self.prior_rate >= 0):
             raise ConfigError(
                 f"keep is {self.keep}, ema {self.ema} and prior_rate {self.prior_rate}; expected "

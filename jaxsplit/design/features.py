@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import data, models
@@ -21,7 +22,7 @@ from jaxsplit.models.inference import batch_size
 from jaxsplit.train.features import key
 
 _DTYPE = "float16"
-_FORMAT = 1  # of the files; another one where they or the arithmetic change
+_FORMAT = 2  # of the files; another one where they or the arithmetic change
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,13 +33,13 @@ class CutFeatures:
       features: cut → float16 [N, H, W, Cin], mapped from files.
       labels: int32 [N].
       scales: cut → mean square of its features.
-      uncut_top1: share of the images that the whole network is right about.
+      teacher: logits of the whole network, float32 [N, K].
     """
 
     features: dict[str, np.ndarray]
     labels: np.ndarray
     scales: dict[str, float]
-    uncut_top1: float
+    teacher: np.ndarray
 
 
 def compute(
@@ -117,15 +118,14 @@ def _read(folder: Path, cuts: Sequence[str], tell: Callable[[str], None]) -> Cut
     try:
         done = json.loads((folder / "done.json").read_text())
         arrays = {cut: np.load(folder / f"{cut}.npy", mmap_mode="r") for cut in cuts}
-        labels = np.load(folder / "labels.npy")
+        labels, teacher = (np.load(folder / f"{name}.npy") for name in ("labels", "teacher"))
         scales = {cut: float(done["scales"][cut]) for cut in cuts}
-        uncut_top1 = float(done["uncut_top1"])
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         arrays = {}
-    if not arrays or any(len(array) != len(labels) for array in arrays.values()):
+    if not arrays or any(len(array) != len(labels) for array in (*arrays.values(), teacher)):
         tell(f"the features in {folder} are damaged: they are computed again")
         return None
-    return CutFeatures(arrays, labels, scales, uncut_top1)
+    return CutFeatures(arrays, labels, scales, teacher)
 
 
 def _write(
@@ -143,14 +143,14 @@ def _write(
     for file in files.values():
         _reserve(Path(str(file.filename)), file.nbytes)
     run, variables = _program(backbone, tuple(shapes)), jax.device_put(backbone.variables)
-    squares, right = dict.fromkeys(shapes, 0.0), 0
+    squares, teacher = dict.fromkeys(shapes, 0.0), []
     for first in range(0, count, size):
         batch = images[first : first + size]
         n = len(batch)
         padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
         padded[:n] = batch
-        seen, answers = run(variables, padded)
-        right += int((np.asarray(answers)[:n] == labels[first : first + n]).sum())
+        seen, logits = run(variables, padded)
+        teacher.append(np.asarray(logits)[:n])
         for cut, file in files.items():
             features = np.asarray(seen[cut])[:n]
             if not np.isfinite(features).all():
@@ -160,9 +160,9 @@ def _write(
     for file in files.values():
         file.flush()
     np.save(folder / "labels.npy", labels)
+    np.save(folder / "teacher.npy", np.concatenate(teacher))
     scales = {cut: total / count for cut, total in squares.items()}
-    done = {"scales": scales, "uncut_top1": right / count}
-    (folder / "done.json").write_text(json.dumps(done))
+    (folder / "done.json").write_text(json.dumps({"scales": scales}))
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -184,7 +184,7 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _program(backbone: models.Backbone, cuts: tuple[str, ...]) -> Any:
-    """Jitted (variables, images uint8) → (cut → features float16, classes int [B])."""
+    """Jitted (variables, images uint8) → (cut → features float16, logits [B, K])."""
     module, preprocessing = backbone.module, backbone.preprocessing
 
     @jax.jit
@@ -195,6 +195,6 @@ def _program(backbone: models.Backbone, cuts: tuple[str, ...]) -> Any:
             start = stop
             if stop in cuts:
                 seen[stop] = x.astype(_DTYPE)
-        return seen, x.argmax(-1)
+        return seen, x.astype(jnp.float32)
 
     return run

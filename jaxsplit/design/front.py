@@ -82,21 +82,48 @@ def choose(results: Sequence[Result], count: int) -> list[Result]:
     Distances are of ranks, so that no cost outweighs another by its unit. Extremes come first.
     Deterministic, and in the order of the results.
     """
-    costs = np.array([result.costs for result in results], float).reshape(len(results), 3)
+    return [results[i] for i in _best(_costs(results), count)]
+
+
+def choose_by_cut(results: Sequence[Result], keep: float) -> list[Result]:
+    """Of every cut the best share of its results by bytes and errors, at least one; in their order.
+
+    Cuts are not compared with each other: before anything has trained through the tails, errors
+    say more of how much a tail makes of an error than of what a unit becomes. And at one cut the
+    multiply-accumulates differ by too little to be worth a place. What sends less than a byte for
+    an image has collapsed, and comes last: nothing has fewer bytes, so that it would be kept.
+    """
+    places: dict[str, list[int]] = {}
+    for i, result in enumerate(results):
+        places.setdefault(result.candidate.cut, []).append(i)
+    costs, chosen = _costs(results)[:, :2], list[int]()
+    costs[costs[:, 0] < 1] = np.inf
+    for mine in places.values():
+        count = max(1, round(keep * len(mine)))
+        chosen += [mine[i] for i in _best(costs[mine], count)]
+    return [results[i] for i in sorted(chosen)]
+
+
+def _costs(results: Sequence[Result]) -> np.ndarray:
+    return np.array([result.costs for result in results], float).reshape(len(results), 3)
+
+
+def _best(costs: np.ndarray, count: int) -> list[int]:
+    """Rising places of `count` of the costs [N, K], as of `choose`."""
     ranks = front_ranks(costs)
     chosen: list[int] = []
     for rank in range(ranks.max(initial=-1) + 1):
         layer = np.flatnonzero(ranks == rank).tolist()
         room = count - len(chosen)
         chosen += layer if len(layer) <= room else _spread(costs, layer, room)
-    return [results[i] for i in sorted(chosen)]
+    return sorted(chosen)
 
 
 def _spread(costs: np.ndarray, layer: list[int], count: int) -> list[int]:
     """Of a layer, `count` places far from each other, by farthest-point sampling."""
     places = costs[layer].argsort(axis=0, kind="stable").argsort(axis=0) / max(len(layer) - 1, 1)
     picked: list[int] = []
-    for axis in (1, 0, 2):  # the most accurate, the smallest, the cheapest
+    for axis in (1, 0, 2)[: costs.shape[1]]:  # the most accurate, the smallest, the cheapest
         picked.append(int(places[:, axis].argmin()))
     picked = list(dict.fromkeys(picked))[:count]
     while len(picked) < count:
@@ -106,8 +133,16 @@ def _spread(costs: np.ndarray, layer: list[int], count: int) -> list[int]:
     return [layer[i] for i in picked]
 
 
-def front(results: Sequence[Result]) -> list[Result]:
-    """What nothing beats, the fewest bytes first."""
-    costs = np.array([result.costs for result in results], float).reshape(len(results), 3)
-    kept = [results[i] for i in np.flatnonzero(front_ranks(costs) == 0).tolist()]
+def front(results: Sequence[Result], least: float = -math.inf) -> list[Result]:
+    """What nothing beats, the fewest bytes first.
+
+    Args:
+      results: those to choose from.
+      least: top-1 that is worth anything. Where nothing reaches it, the front is of what comes
+        nearest.
+    """
+    finite = [result for result in results if np.isfinite(result.costs).all()] or results
+    least = min(least, max((result.top1 for result in finite), default=least))
+    able = [result for result in finite if not result.top1 < least]
+    kept = [able[i] for i in np.flatnonzero(front_ranks(_costs(able)) == 0).tolist()]
     return sorted(kept, key=lambda result: result.costs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from jaxsplit import checkpoint, data, models
 from jaxsplit.design import features
 from jaxsplit.design.candidates import Candidate, DesignConfig, candidates
-from jaxsplit.design.front import Result, choose, front
+from jaxsplit.design.front import Result, choose_by_cut, front
 from jaxsplit.design.journal import Journal
 from jaxsplit.design.trainer import Members, Trainer
 from jaxsplit.errors import ConfigError
@@ -22,7 +21,7 @@ from jaxsplit.train import parallel
 
 # Of the first stretch of a search, what comparing is expected to take before it is measured.
 _COMPARING = 0.3
-_FIRST_CHUNKS = (2, 5)  # steps: with the first ones everything compiles, by the next time is taken
+_FIRST_CHUNKS = (1, 2)  # steps: with the first ones everything compiles, by the next time is taken
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +30,9 @@ class Design:
 
     Attributes:
       results: of every candidate, when it was last compared.
-      front: of those that were left at the end, what nothing beats, fewest bytes first.
+      front: of those that were left at the end and lose at most `most_drop` of top-1, what
+        nothing beats, fewest bytes first; where all lose more, what comes nearest.
+      most_drop: as of the configuration.
       uncut_top1, uncut_macs: of the network without a cut, on the images of the comparison.
       n_images: of the last comparison.
       minutes: that it took, over all its runs.
@@ -39,6 +40,7 @@ class Design:
 
     results: tuple[Result, ...]
     front: tuple[Result, ...]
+    most_drop: float
     uncut_top1: float
     uncut_macs: int
     n_images: int
@@ -50,6 +52,7 @@ class Design:
             "uncut": {"top1": self.uncut_top1, "macs": self.uncut_macs},
             "n_images": self.n_images,
             "minutes": self.minutes,
+            "most_drop": self.most_drop,
             "front": [result.to_dict() for result in self.front],
             "results": [result.to_dict() for result in self.results],
         }
@@ -65,7 +68,8 @@ def search(
 
     Every stretch of the time gets an equal share of what is left. In it all candidates that are
     left train for the same number of steps, on the same images, and are compared behind the tail;
-    then a share of them goes on. What a stopped stretch had trained is done again. Every stretch
+    then a share of those of every cut goes on. They learn the features at the cut at first, and
+    through the tail in the end. What a stopped stretch had trained is done again. Every stretch
     trains a few steps and compares on two parts of the images, however little time is left: a
     time that is shorter than what compiling takes is exceeded.
 
@@ -111,13 +115,16 @@ def search(
     trainer = Trainer(config, frozen, *seen)
     climb(config, trainer, everything, journal, workdir, tell)
     results = _results(journal, everything)
-    last = {result["name"] for result in journal.values["rungs"][-1]["results"]}
+    end = journal.values["rungs"][-1]
+    last = [results[said["name"]] for said in end["results"]]
+    uncut_top1 = trainer.uncut_top1(end["n_images"])
     return Design(
         tuple(results.values()),
-        tuple(front([result for name, result in results.items() if name in last])),
-        seen[1].uncut_top1,
+        tuple(front(last, uncut_top1 - config.most_drop)),
+        config.most_drop,
+        uncut_top1,
         plan.macs,
-        journal.values["rungs"][-1]["n_images"],
+        end["n_images"],
         journal.seconds / 60,
     )
 
@@ -151,7 +158,7 @@ def climb(
         states = [one.state for one in members]
         states = checkpoint.load_tree(_states(workdir, len(rungs)), states)
         for one, state in zip(members, states, strict=True):
-            one.state = state
+            one.state, one.settled = state, True  # as they were compared
     part_seconds: float | None = None  # of one candidate and one part of the test images
     for rung in range(len(rungs), config.rungs):
         begun = journal.seconds
@@ -160,11 +167,12 @@ def climb(
         comparing = _COMPARING * (end - begun)
         if part_seconds is not None:
             comparing = part_seconds * len(left) * len(list(trainer.parts(goal)))
-        tell(f"stretch {rung + 1} of {config.rungs}: {len(left)} candidates")
-        _train(trainer, members, journal, end - comparing)
+        distilled = rung >= config.rungs - config.distilled
+        through = " through the tail" if distilled else ""
+        tell(f"stretch {rung + 1} of {config.rungs}: {len(left)} candidates{through}")
+        _train(trainer, members, journal, end - comparing, distilled)
         results, part_seconds = _compare(trainer, members, journal, goal, end)
-        kept = choose(results, max(1, math.ceil(config.keep * len(results))))
-        left = [result.candidate for result in kept]
+        left = [result.candidate for result in choose_by_cut(results, config.keep)]
         chosen = [one.keep(left) for one in members if set(one.candidates) & set(left)]
         members = chosen
         checkpoint.save_tree(_states(workdir, rung + 1), [one.state for one in members])
@@ -189,14 +197,16 @@ def _goal(config: DesignConfig, trainer: Trainer, rung: int) -> int:
     return max(trainer.part_size, round(count * config.keep ** (config.rungs - 1 - rung)))
 
 
-def _train(trainer: Trainer, members: Sequence[Members], journal: Journal, end: float) -> None:
-    """As many steps as fit, the same number for all."""
+def _train(
+    trainer: Trainer, members: Sequence[Members], journal: Journal, end: float, distilled: bool
+) -> None:
+    """As many steps as fit, the same number for all; what one takes is of this stretch alone."""
     chunks = list(_FIRST_CHUNKS)
     while True:
         begun = journal.seconds
         chunk = chunks.pop(0)
         for one in members:
-            trainer.advance(one, chunk)
+            trainer.advance(one, chunk, distilled)
         journal.write()
         if chunks:
             continue

@@ -165,20 +165,26 @@ def make_step(
       [B, K], label [B], index [B], and pixels [B, h, w, c] where heads learn; constants: backbone
       (variables), lmbda [R], key [R], scale, and network as of `rate_network` where it learns.
       Metrics are means over the batch, [R]: loss, bits, distortion, top1 (against the labels).
+
+      Where a batch has slopes, for every rate the gradient [B, H, W, Cin] of each image's
+      distortion behind the tail by what `make_reconstruct` gives, the step runs no tail: it takes
+      the distortion for linear, which has the same gradient. The metrics then lack its value.
     """
     loss = _make_loss(split, phase, compute_dtype)
 
     def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, Any]:
         def one_rate(
-            params: Any, stats: Any, offsets: jax.Array, lmbda: jax.Array, key: jax.Array
+            params: Any, stats: Any, offsets: jax.Array, lmbda: jax.Array, key: Any, slopes: Any
         ) -> Any:
             key = jax.random.fold_in(key, state.step)
             return jax.value_and_grad(loss, has_aux=True)(
-                params, stats, offsets, lmbda, key, batch, constants
+                params, stats, offsets, lmbda, key, slopes, batch, constants
             )
 
+        slopes = jnp.stack(batch["slopes"]) if "slopes" in batch else None
+        rates = (state.params, state.batch_stats, state.offsets)
         (_, (batch_stats, metrics)), grads = over_rates(one_rate, batching)(
-            state.params, state.batch_stats, state.offsets, constants["lmbda"], constants["key"]
+            *rates, constants["lmbda"], constants["key"], slopes
         )
         grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
         updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
@@ -196,18 +202,43 @@ def make_step(
     return step
 
 
-def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., tuple[jax.Array, Any]]:
-    """(params, batch_stats, offsets, lmbda, key, batch, constants) of one rate → loss, (…)."""
+def make_reconstruct(
+    split: Split, phase: Phase, *, batching: str = "vmap", compute_dtype: str = "float32"
+) -> Callable[[TrainState, Any, Any], tuple[jax.Array, ...]]:
+    """What the tail would be given in a step of `make_step`, whose arguments these are.
 
-    def loss(
+    Returns:
+      reconstruct(state, batch, constants) → for every rate float32 [B, H, W, Cin], with the noise
+      or the rounding that a step from this state with this batch has.
+    """
+    forward = _make_forward(split, phase, compute_dtype)
+
+    def reconstruct(state: TrainState, batch: Any, constants: Any) -> tuple[jax.Array, ...]:
+        def one_rate(params: Any, stats: Any, offsets: jax.Array, key: jax.Array) -> jax.Array:
+            key = jax.random.fold_in(key, state.step)
+            seen, *_ = forward(params, stats, offsets, key, batch, constants)
+            return seen.astype(jnp.float32)
+
+        rates = (state.params, state.batch_stats, state.offsets, constants["key"])
+        return tuple(over_rates(one_rate, batching)(*rates))
+
+    return reconstruct
+
+
+def _make_forward(split: Split, phase: Phase, dtype: str) -> Callable[..., Any]:
+    """(params, batch_stats, offsets, key, batch, constants) of one rate.
+
+    Returns the reconstruction, bits [B], new statistics, and the network, both as `dtype`.
+    """
+
+    def forward(
         params: Any,
         batch_stats: Any,
         offsets: jax.Array,
-        lmbda: jax.Array,
         key: jax.Array,
         batch: Any,
         constants: Any,
-    ) -> tuple[jax.Array, Any]:
+    ) -> tuple[jax.Array, jax.Array, Any, Any]:
         exact = {"params": params, "batch_stats": batch_stats}
         unit = cast_params(exact, dtype)
         network = cast_params(rate_network(split, params, constants), dtype)
@@ -229,24 +260,48 @@ def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., tuple[ja
         reconstruction, decoder = split.unit.apply(
             unit, quantized.astype(dtype), True, method="decode", mutable=["batch_stats"]
         )
-        logits = None
-        if phase.distortion.needs_tail:
-            logits = split.tail(network, reconstruction).astype(jnp.float32)
-        distortion = phase.distortion(
-            reconstruction=reconstruction.astype(jnp.float32),
-            features=batch["features"].astype(jnp.float32),
-            logits=logits,
-            teacher=batch["teacher"],
-            labels=batch["label"],
-            scale=constants["scale"],
-        )
-        value = jnp.mean(distortion + lmbda * bits)
         stats = batch_stats
         if split.spec.batch_norm:
             stats = {
                 "encoder": encoder["batch_stats"]["encoder"],
                 "decoder": decoder["batch_stats"]["decoder"],
             }
+        return reconstruction, bits, stats, network
+
+    return forward
+
+
+def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., tuple[jax.Array, Any]]:
+    """(params, …, key, slopes, batch, constants) of one rate → its loss, (statistics, metrics)."""
+    forward = _make_forward(split, phase, dtype)
+
+    def loss(
+        params: Any,
+        batch_stats: Any,
+        offsets: jax.Array,
+        lmbda: jax.Array,
+        key: jax.Array,
+        slopes: jax.Array | None,
+        batch: Any,
+        constants: Any,
+    ) -> tuple[jax.Array, Any]:
+        seen, bits, stats, network = forward(params, batch_stats, offsets, key, batch, constants)
+        reconstruction = seen.astype(jnp.float32)
+        logits = None
+        if phase.distortion.needs_tail and slopes is None:
+            logits = split.tail(network, seen).astype(jnp.float32)
+        distortion = phase.distortion(
+            reconstruction=reconstruction,
+            features=batch["features"].astype(jnp.float32),
+            logits=logits,
+            teacher=batch["teacher"],
+            labels=batch["label"],
+            scale=constants["scale"],
+        )
+        if slopes is not None:
+            moved = reconstruction - jax.lax.stop_gradient(reconstruction)  # zero, but learns
+            distortion += (slopes * moved).sum(axis=(1, 2, 3))
+        value = jnp.mean(distortion + lmbda * bits)
         metrics = {"loss": value, "bits": bits.mean(), "distortion": distortion.mean()}
         if logits is not None:
             metrics["top1"] = jnp.mean(jnp.argmax(logits, -1) == batch["label"])

@@ -40,7 +40,8 @@ def folder(kept, tmp_path):
 
 
 def same(one, other):
-    assert (one.scales, one.uncut_top1) == (other.scales, other.uncut_top1)
+    assert one.scales == other.scales
+    np.testing.assert_array_equal(one.teacher, other.teacher)
     np.testing.assert_array_equal(one.labels, other.labels)
     for cut in CUTS:
         np.testing.assert_array_equal(one.features[cut], other.features[cut])
@@ -53,14 +54,22 @@ def test_what_is_kept_is_found_again(backbone, source, kept):
     same(again, kept[1])
 
 
+def test_the_teacher_is_the_whole_network(backbone, source, kept):
+    images, labels = data.load_arrays(source, backbone.preprocessing)
+    logits = backbone.module.apply(backbone.variables, backbone.preprocessing.normalise(images))
+    np.testing.assert_allclose(kept[1].teacher, logits, 1e-3, 1e-3)
+    assert (kept[1].teacher.argmax(-1) == labels).mean() > 0.7
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("done.json", b"{"),
         ("done.json", b"{}"),
-        ("done.json", b'{"scales": {"stage2.block1": 1.0}, "uncut_top1": 0.5}'),
+        ("done.json", b'{"scales": {"stage2.block1": 1.0}}'),
         ("done.json", b"[]"),
         ("labels.npy", b""),
+        ("teacher.npy", None),
         ("stage3.block1.npy", b"something else"),
         ("stage3.block1.npy", None),
     ],

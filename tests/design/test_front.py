@@ -7,7 +7,14 @@ import pytest
 
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.design.candidates import Candidate
-from jaxsplit.design.front import Result, choose, dominance, front, front_ranks
+from jaxsplit.design.front import (
+    Result,
+    choose,
+    choose_by_cut,
+    dominance,
+    front,
+    front_ranks,
+)
 
 SPEC = BottleneckSpec(4)
 
@@ -75,3 +82,42 @@ def test_the_front_is_what_nothing_beats_by_bytes(costs):
     )
     assert [r.bytes_per_image for r in found] == sorted(r.bytes_per_image for r in found)
     assert front([]) == [] == choose([], 3)
+
+
+def test_a_point_that_loses_too_much_is_not_on_the_front():
+    given = results([(0.0, 0.9, 1.0), (9.0, 0.3, 2.0), (12.0, 0.1, 3.0), (20.0, 0.4, 3.0)])
+    assert [r.bytes_per_image for r in front(given)] == [0, 9, 12]
+    assert [r.bytes_per_image for r in front(given, 0.6)] == [9, 12]
+    assert [r.bytes_per_image for r in front(given, 0.95)] == [12]  # nothing does: the nearest
+    diverged = results([(np.nan, 0.0, 1.0)])
+    assert front([*given, *diverged], 0.95) == front(given, 0.95)
+    assert front(diverged, 0.5) == diverged
+
+
+def test_cuts_are_not_compared_with_each_other(costs):
+    """Everything at the second cut is worse than everything at the first; all send something."""
+    spec = [BottleneckSpec(channels) for channels in range(1, 21)]
+    given = [
+        Result(Candidate(cut, one, 1e-3, 100), 10, size + worse, 1 - error - worse, 100)
+        for cut, worse, part in (("a", 1, costs[:20]), ("b", 50, costs[20:]))
+        for one, (size, error, _) in zip(spec, part, strict=True)
+    ]
+    for keep, count in ((0.01, 1), (0.4, 8), (1.0, 20)):
+        chosen = choose_by_cut(given, keep)
+        assert chosen == [result for result in given if result in chosen]
+        for cut in "ab":
+            mine = [result for result in given if result.candidate.cut == cut]
+            kept = [result for result in chosen if result.candidate.cut == cut]
+            assert kept == choose(mine, count)  # of equal multiply-accumulates
+
+
+def test_what_has_collapsed_takes_no_place_of_what_sends_something():
+    spec, sizes = [BottleneckSpec(channels) for channels in range(1, 5)], (0.0, 0.5, 9.0, 20.0)
+    given = [
+        Result(Candidate("a", one, 1e-3, 100), 10, size, top1, 100)
+        for one, size, top1 in zip(spec, sizes, (0.4, 0.5, 0.1, 0.3), strict=True)
+    ]
+    for count in (1, 2, 3, 4):
+        kept = choose_by_cut(given, count / 4)
+        assert sum(r.bytes_per_image > 1 for r in kept) == min(count, 2)
+        assert len(kept) == count

@@ -13,7 +13,7 @@ from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.design import Design
 from jaxsplit.design import journal as journal_module
 from jaxsplit.design.candidates import Candidate, DesignConfig
-from jaxsplit.design.front import Result, front_ranks
+from jaxsplit.design.front import Result
 from jaxsplit.design.journal import Journal
 from jaxsplit.design.search import _compare, climb, search
 from jaxsplit.design.trainer import Members
@@ -39,9 +39,9 @@ class Clock:
 class Counting:
     """A trainer whose candidates become worth something known, in a time that is known."""
 
-    def __init__(self, clock, compiling=3.0, stop_after=None, part_size=50):
+    def __init__(self, clock, compiling=3.0, stop_after=None, part_size=50, stopped="any"):
         self.clock, self.compiling, self.calls = clock, compiling, stop_after
-        self.part_size = part_size
+        self.part_size, self.stopped, self.advanced = part_size, stopped, []
         self.test = SimpleNamespace(labels=np.zeros(400))
         self.seen = set()
 
@@ -57,14 +57,18 @@ class Counting:
     def _spend(self, key, seconds):
         self.clock.now += seconds + self.compiling * (key not in self.seen)
         self.seen.add(key)
-        if self.calls is not None:
+        if self.calls is not None and self.stopped in ("any", key[0]):
             self.calls -= 1
             if self.calls < 0:
                 raise KeyboardInterrupt
 
-    def advance(self, members, steps):
-        width = len(members.candidates)
-        self._spend(("step", members.candidates[0].spec, width), 0.01 * steps * width)
+    def advance(self, members, steps, distilled):
+        width, (one, *_) = len(members.candidates), members.candidates
+        self.advanced.append(distilled)
+        # Through the tail it takes thirty times as long, and a cut has programs of its own.
+        kind, seconds = ("distilled", 0.3) if distilled else ("step", 0.01)
+        key = (kind, one.spec, width, one.cut if distilled else "")
+        self._spend(key, seconds * steps * width)
         state = members.state
         # The steps by themselves, candidate by candidate, are what they have learned.
         params = {"learned": state.params["learned"] + steps}
@@ -96,10 +100,10 @@ def clock(monkeypatch):
     return found
 
 
-def run(trainer, folder, config=CONFIG):
+def run(trainer, folder, config=CONFIG, tell=lambda text: None):
     folder.mkdir(exist_ok=True)
     journal = Journal(folder / "search.json", config.key)
-    climb(config, trainer, CANDIDATES, journal, folder, lambda text: None)
+    climb(config, trainer, CANDIDATES, journal, folder, tell)
     return journal
 
 
@@ -124,7 +128,7 @@ def test_compiling_is_not_taken_for_comparing(clock, tmp_path, part_size, goal):
 def test_all_that_are_left_train_alike_and_the_better_go_on(clock, tmp_path):
     rungs = run(Counting(clock), tmp_path / "one").values["rungs"]
     counts = [len(rung["results"]) for rung in rungs]
-    assert counts == [24, 10, 4]
+    assert counts == [24, 8, 4]  # of each of four cuts six, two and one
     steps = [rung["steps"] for rung in rungs]
     assert steps == sorted(set(steps))
     images = [rung["n_images"] for rung in rungs]
@@ -134,25 +138,28 @@ def test_all_that_are_left_train_alike_and_the_better_go_on(clock, tmp_path):
         assert {result["steps"] for result in rung["results"]} == {rung["steps"]}
         if following is not None:
             assert [result["name"] for result in following["results"]] == rung["kept"]
-    costs = np.array(
-        [
-            (result["bytes_per_image"], 1 - result["top1"], result["device_macs"])
-            for result in rungs[0]["results"]
-        ]
-    )
-    best = {
-        r["name"] for r, k in zip(rungs[0]["results"], front_ranks(costs), strict=True) if not k
-    }
-    assert best <= set(rungs[0]["kept"]) or set(rungs[0]["kept"]) <= best
+    assert {result["cut"] for result in rungs[-1]["results"]} == {f"cut{i}" for i in range(4)}
 
 
-def test_a_stopped_search_goes_on(clock, tmp_path):
+@pytest.mark.parametrize("distilled", [0, 1, 2])
+def test_the_last_stretches_train_through_the_tail(clock, tmp_path, distilled):
+    trainer, said = Counting(clock), []
+    run(trainer, tmp_path / "one", dataclasses.replace(CONFIG, distilled=distilled), said.append)
+    through = [text.endswith("through the tail") for text in said]
+    assert through == [False] * (3 - distilled) + [True] * distilled
+    assert trainer.advanced == sorted(trainer.advanced)
+    assert set(trainer.advanced) == set(through)
+
+
+@pytest.mark.parametrize(("stop_after", "stopped"), [(200, "any"), (9, "distilled")])
+def test_a_stopped_search_goes_on(clock, tmp_path, stop_after, stopped):
     """In the stretch that was stopped, with the time that was spent and the states of before."""
     with pytest.raises(KeyboardInterrupt):
-        run(Counting(clock, stop_after=200), tmp_path / "two")
+        run(Counting(clock, stop_after=stop_after, stopped=stopped), tmp_path / "two")
     before = Journal(tmp_path / "two" / "search.json", CONFIG.key)
     done = len(before.values["rungs"])
     assert 0 < done < CONFIG.rungs
+    assert stopped == "any" or done == CONFIG.rungs - CONFIG.distilled
     assert before.seconds > 0
     clock.now += 5000  # a night
     whole = run(Counting(clock), tmp_path / "two")
@@ -189,7 +196,7 @@ def test_what_diverged_is_null_in_files(tmp_path):
     again = Result.from_dict(CANDIDATES[0], said)
     assert np.isnan(again.bytes_per_image)
     assert (again.top1, again.steps, again.n_images) == (0.5, 7, 100)
-    design = Design((diverged,), (diverged,), 0.9, 1, 100, 1.0)
+    design = Design((diverged,), (diverged,), 0.2, 0.9, 1, 100, 1.0)
     json.dumps(design.to_dict(), allow_nan=False)
     journal.path.write_text('{"key": "key", "seconds": 1.0, "rungs": [{"x": NaN}]}')
     Journal(journal.path, "key").write()  # one of before

@@ -1,5 +1,9 @@
 """Real short trainings on features that are drawn at random."""
 
+import dataclasses
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,7 +11,10 @@ from jaxsplit import models
 from jaxsplit.design.candidates import DesignConfig, candidates
 from jaxsplit.design.features import CutFeatures
 from jaxsplit.design.trainer import Trainer
+from jaxsplit.losses import Distortion
 from jaxsplit.plan import make_plan
+from jaxsplit.train import parallel
+from jaxsplit.train.step import Phase, make_step, rate_constants
 
 CUT = "stage3.block1"
 CONFIG = DesignConfig(
@@ -26,7 +33,7 @@ def trained():
         {CUT: features.astype(np.float16)},
         rng.integers(0, 10, 64).astype(np.int32),
         {CUT: float(np.square(features).mean())},
-        0.5,
+        rng.normal(0, 3, (64, 10)).astype(np.float32),
     )
     trainer = Trainer(CONFIG, backbone, sets, sets)
     found = candidates(CONFIG, plan)
@@ -38,11 +45,11 @@ def trained():
         trainer.advance(members, 1)
         sums[name] = trainer.compare(members, 0)
     trainer.advance(both, 57)
-    return sums, both, trainer.compare(both, 0)
+    return sums, both, trainer.compare(both, 0), trainer
 
 
 def test_bits_that_cost_more_are_fewer(trained):
-    sums, both, after = trained
+    sums, both, after, _ = trained
     assert sums["fresh"]["bits"][0] == pytest.approx(sums["fresh"]["bits"][1])
     assert after["bits"][1] < 0.9 * after["bits"][0]
     assert int(both.state.step) == 60
@@ -51,7 +58,61 @@ def test_bits_that_cost_more_are_fewer(trained):
 
 
 def test_who_is_trained_beside_it_changes_no_candidate(trained):
-    sums, _, _ = trained
+    sums, *_ = trained
     fresh, together, alone = (sums[name]["bits"][0] for name in ("fresh", "together", "alone"))
     assert alone == pytest.approx(together, rel=2e-3)
     assert abs(together / fresh - 1) > 5e-3  # something was learned meanwhile
+
+
+def test_a_step_through_the_tail_is_one_of_the_whole_loss(trained):
+    """Adam's moments are compared, which the gradient is a part of: its steps blow up rounding."""
+    _, members, _, trainer = trained
+    assert members.settled
+    first = members.state
+    phase = Phase(1, Distortion(), "round")
+    step = parallel.parallel_step(
+        make_step(members.split, phase, trainer.adam, ema=CONFIG.ema), trainer.devices
+    )
+    constants = {
+        "backbone": trainer.backbone.variables,
+        "scale": jnp.asarray(trainer.train.scales[CUT], jnp.float32),
+        **rate_constants(members.rates, CONFIG.seed),
+    }
+    state, constants = (parallel.replicate(x, trainer.devices) for x in (first, constants))
+    batch = parallel.shard(trainer._batch(CUT, int(first.step)), trainer.devices)
+    whole = parallel.unreplicate(step(state, batch, constants)[0])
+    ours = dataclasses.replace(members)
+    trainer.advance(ours, 1, distilled=True)
+    for name in ("opt_state", "batch_stats"):
+        trees = (getattr(state, name) for state in (first, whole, ours.state))
+        moved = []
+        for before, expected, found in zip(*map(jax.tree.leaves, trees), strict=True):
+            largest = np.abs(expected).max()
+            np.testing.assert_allclose(found, expected, 1e-3, 1e-4 * largest)
+            moved.append(np.abs(expected - before).max() > 0.01 * largest)
+        assert np.mean(moved) > 0.5, name
+
+
+def test_what_trains_with_rounding_keeps_where_it_rounds(trained):
+    _, members, _, trainer = trained
+    ours = dataclasses.replace(members)
+    offsets = ours.state.offsets
+    trainer.advance(ours, 2, distilled=True)
+    trainer.compare(ours, 0)
+    np.testing.assert_array_equal(ours.state.offsets, offsets)
+    trainer.advance(ours, 20)
+    assert not ours.settled
+    trainer.compare(ours, 0)
+    assert (ours.state.offsets != offsets).any()
+
+
+def test_every_comparison_is_of_all_classes(trained):
+    """Though images come class by class, and only those of the first five are told here."""
+    *_, trainer = trained
+    labels = np.repeat(np.arange(10), 100).astype(np.int32)
+    teacher = np.eye(10, dtype=np.float32)[labels * (labels < 5)]
+    many = dataclasses.replace(trainer.test, labels=labels, teacher=teacher)
+    other = Trainer(CONFIG, trainer.backbone, trainer.train, many)
+    assert len(list(other.parts(1000))) > 1
+    assert other.uncut_top1(1000) == 0.5
+    assert other.uncut_top1(1) == pytest.approx(0.5, abs=0.15)

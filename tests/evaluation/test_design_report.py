@@ -1,5 +1,6 @@
 """What a search found, as a table and as a picture."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -23,7 +24,7 @@ def design():
         unit = BottleneckSpec((4, 8)[i % 2], 2)
         one = Candidate(f"stage{depth + 1}.block1", unit, 1e-3 / size, 3_000_000 * (depth + 1))
         results.append(Result(one, 100, size, top1, 1000))
-    return Design(tuple(results), tuple(front(results)), 0.935, 9_200_000, 1000, 14.2)
+    return Design(tuple(results), tuple(front(results)), 0.2, 0.935, 9_200_000, 1000, 14.2)
 
 
 def test_the_table_is_the_front(design):
@@ -37,6 +38,14 @@ def test_the_table_is_the_front(design):
         assert cells[0].removesuffix(" *") == result.candidate.cut
         assert cells[3:5] == [f"{result.bytes_per_image:.1f}", f"{100 * result.top1:.2f}"]
     assert [row[0].strip().endswith("*") for row in rows] == [True] * 2 + [False] * (len(rows) - 2)
+
+
+def test_the_table_says_where_everything_loses_too_much(design):
+    def said(most_drop):
+        return " ".join(render(dataclasses.replace(design, most_drop=most_drop)).split())
+
+    assert "What loses more than 20 points of top-1 is left out." in said(0.2)
+    assert "All that was found loses more than 0.1 points of top-1" in said(0.001)
 
 
 def test_the_picture_is_reproducible(design, tmp_path):

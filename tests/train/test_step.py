@@ -12,7 +12,7 @@ import pytest
 from jaxsplit.errors import ConfigError
 from jaxsplit.losses import Distortion
 from jaxsplit.train import parallel
-from jaxsplit.train.step import Phase, Rate, make_step, rate_constants
+from jaxsplit.train.step import Phase, Rate, make_reconstruct, make_step, rate_constants
 
 ALL = Distortion(labels=1, distillation=0.5, features=1, temperature=2)
 NOISE, ROUND = Phase(1, ALL), Phase(1, ALL, "round")
@@ -50,6 +50,32 @@ def test_four_devices_give_the_gradient_statistics_and_loss_of_one(problem, star
     assert_same_step(
         problem.gradient(phase, *start, devices=4), problem.gradient(phase, *start, devices=1)
     )
+
+
+@pytest.mark.parametrize("phase", [NOISE, ROUND])
+def test_a_tail_that_ran_by_itself_gives_the_same_gradient(problem, start, phase):
+    state, batch, constants = start
+    devices = jax.devices()[:1]
+    reconstruct = make_reconstruct(problem.split, phase)
+    program = parallel.parallel_step(
+        lambda _, batch, given: ((), reconstruct(given[0], batch, given[1])), devices
+    )
+    without = {**constants, "backbone": {"params": {}}}
+    given = parallel.replicate((state, without), devices)
+    _, seen = program((), parallel.shard(batch, devices), given)
+    behind = dataclasses.replace(ALL, features=0)
+
+    def distortion(x):
+        logits = problem.split.tail(problem.backbone.variables, x)
+        targets = {"teacher": batch["teacher"], "labels": batch["label"]}
+        targets |= {"features": x, "scale": 1.0}
+        return behind(reconstruction=x, logits=logits, **targets).sum()
+
+    slopes = tuple(jax.grad(distortion)(x[0]) for x in seen)
+    ours = problem.gradient(phase, state, {**batch, "slopes": slopes}, without)
+    whole = problem.gradient(phase, *start)
+    assert_same_step((*ours[:2], ours[2]["bits"]), (*whole[:2], whole[2]["bits"]))
+    assert (ours[2]["distortion"] < whole[2]["distortion"]).all()
 
 
 @pytest.mark.slow

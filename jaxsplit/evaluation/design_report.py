@@ -94,11 +94,14 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     for result in chosen:
         one, place = result.candidate, (result.bytes_per_image, 100 * result.top1)
         axes.plot(*place, "o", markersize=14, fillstyle="none", color=_GREY)
+        # To the left of what is far to the right, so that nothing leaves the picture.
+        ratio = axes.transAxes.inverted().transform(axes.transData.transform(place))[0]
         axes.annotate(
             f"{one.cut} C{one.spec.channels} s{one.spec.stride}",
             place,
-            xytext=(9, -12),
+            xytext=(-9 if ratio > 0.7 else 9, -12),
             textcoords="offset points",
+            ha="right" if ratio > 0.7 else "left",
             fontsize=10,
             color=_GREY,
             parse_math=False,

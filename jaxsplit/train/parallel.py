@@ -19,6 +19,11 @@ from jaxsplit.errors import ConfigError
 #: Name of the device axis, for `jax.lax.pmean` and batch normalisation inside a step.
 AXIS = "devices"
 
+#: Steps that may be under way at once. XLA's CPU client gives every step beyond 32 a thread to
+#: wait in, of a pool as large as the number of cores: a step that the others wait for may then find
+#: none, and all devices hang in its first sum. Whoever asks a training to stop waits for as many.
+AHEAD = 4
+
 
 def use_cpu_cores(batch_size: int) -> None:
     """Makes CPU cores (at most 8) devices, as many as divide the batch.

@@ -22,11 +22,6 @@ Metrics = dict[str, np.ndarray]
 #: evaluation's, named `eval_…`, come in a call of their own.
 Progress = Callable[[int, int, Metrics], None]
 
-# Steps that may be under way at once. XLA's CPU client gives every step beyond 32 a thread to wait
-# in, of a pool as large as the number of cores: a step that the others wait for may then find none,
-# and all devices hang in its first sum. Whoever asks a training to stop waits for as many.
-_AHEAD = 4
-
 
 class Reports:
     """Follows steps that are still under way, without waiting for the newest.
@@ -69,7 +64,7 @@ class Reports:
     def add(self, step: int, outcome: Any) -> None:
         """Takes (metrics, stop) of a step just begun, and reads that of an older one."""
         self._under_way.append((step, outcome))
-        if len(self._under_way) > _AHEAD:
+        if len(self._under_way) > parallel.AHEAD:
             self._read()
 
     def drain(self) -> None:

@@ -15,6 +15,7 @@ from jaxsplit.files import write_whole
 
 _INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
 _GREY = "#444444"
+_LEAST = 1.0  # bytes: what sends less is drawn there
 
 
 def render(design: Design, chosen: Sequence[Result] = ()) -> str:
@@ -57,12 +58,13 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
 def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ()) -> None:
     """Draws top-1 over bytes, 1200 × 800 pixels: a colour for what the device computes.
 
-    Every candidate is a small dot where it was last compared; those of the front are large.
+    Every candidate is a small dot where it was last compared; those of the front are large. What
+    lies far below the front is left out.
 
     Args:
       path: PNG file to write; replaced atomically.
       design: the search.
-      chosen: results to ring, and to name by their cut and form.
+      chosen: results to ring and number, with their cut, form and lambda in the legend.
 
     Raises:
       ConfigError: the file can't be written.
@@ -79,7 +81,7 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     others = [result for result in design.results if result not in design.front]
     for results, size, alpha in ((others, 18, 0.35), (design.front, 90, 1.0)):
         dots = axes.scatter(
-            [max(result.bytes_per_image, 1e-2) for result in results],
+            [max(result.bytes_per_image, _LEAST) for result in results],
             [100 * result.top1 for result in results],
             c=[100 * result.candidate.device_macs / design.uncut_macs for result in results],
             s=size,
@@ -91,22 +93,22 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
             linewidths=0.6,
         )
     figure.colorbar(dots, ax=axes, label="multiply-accumulates on the device (% of the network)")
-    for result in chosen:
-        one, place = result.candidate, (result.bytes_per_image, 100 * result.top1)
+    for number, result in enumerate(chosen, 1):
+        one, place = result.candidate, (max(result.bytes_per_image, _LEAST), 100 * result.top1)
         axes.plot(*place, "o", markersize=14, fillstyle="none", color=_GREY)
-        # To the left of what is far to the right, so that nothing leaves the picture.
-        ratio = axes.transAxes.inverted().transform(axes.transData.transform(place))[0]
         axes.annotate(
-            f"{one.cut} C{one.spec.channels} s{one.spec.stride}",
+            str(number),
             place,
-            xytext=(-9 if ratio > 0.7 else 9, -12),
+            xytext=(8, 8),
             textcoords="offset points",
-            ha="right" if ratio > 0.7 else "left",
-            fontsize=10,
-            color=_GREY,
-            parse_math=False,
+            fontsize=11,
             path_effects=[withStroke(linewidth=3, foreground="white")],
         )
+        name = f"{number}  {one.cut} C{one.spec.channels} s{one.spec.stride}, {one.lmbda:g}"
+        axes.plot([], [], " ", label=name)
+    if chosen:
+        title = "chosen: cut, channels, stride, lambda"
+        figure.legend(title=title, fontsize=10, ncols=4, handlelength=0, loc="outside lower center")
     uncut = 100 * design.uncut_top1
     axes.axhline(uncut, color=_GREY, linewidth=1.4, zorder=1)
     text, beside = f"uncut network, {uncut:.2f} %", axes.get_yaxis_transform()
@@ -118,6 +120,8 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     axes.set_ylabel("top-1 accuracy (%)", fontsize=12)
     title = f"{len(design.results)} candidates, {len(design.front)} on the front"
     axes.set_title(f"{title}; large dots are the front, rings the chosen", fontsize=14, pad=12)
+    low = min((100 * result.top1 for result in design.front), default=0.0)
+    axes.set_ylim(low - 0.3 * (uncut - low) - 1, uncut + 0.1 * (uncut - low) + 1)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     drawn = io.BytesIO()

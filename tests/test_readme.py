@@ -344,10 +344,10 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
         assert printed.getvalue() in README
         curves = [Curve.read(desk / name / "curve.json") for name in names]
         for points in zip(*(curve.points for curve in curves), strict=True):
-            row = [f"{points[0].lmbda:g}"]
+            row = []
             for curve, point in zip(curves, points, strict=True):
                 drop = curve.uncompressed_top1 - point.top1
-                row += [f"{point.bytes_per_image:.1f}", f"{100 * drop:.2f}"]
+                row += [f"{point.lmbda:g}", f"{point.bytes_per_image:.1f}", f"{100 * drop:.2f}"]
             assert f"| {' | '.join(row)} |" in README
         # What ships is what was measured.
         family = load_pretrained(f"resnet20_small-{data_name}/stage1.block3")
@@ -393,3 +393,20 @@ def test_the_table_of_ablations_is_the_record():
         each = ", ".join(f"{value:+.1f}" for value in found)
         row = f"| `{trial['trial']}` | {sum(found) / len(found):+.1f} % | {each} |"
         assert row in README
+
+
+def test_the_front_of_a_search_is_the_record():
+    results = ROOT / "tests" / "benchmarks" / "results"
+    record = json.loads((results / "design-resnet20_small-cifar10.json").read_text())
+    assert f"took the {record['minutes']:.1f} minutes" in README
+    assert f"{len(record['results'])} candidates" in README
+    assert f"{len(record['front'])} are on the" in README
+    rows = []
+    for one in record["front"]:
+        drop = 100 * (record["uncut"]["top1"] - one["top1"])
+        share = 100 * one["device_macs"] / record["uncut"]["macs"]
+        rows.append(
+            f"| `{one['cut']}` | {one['channels']}, {one['stride']} | {one['lambda']:g} "
+            f"| {one['bytes_per_image']:.1f} | {drop:.1f} | {share:.1f} |"
+        )
+    assert sum(row in README for row in rows) == 8

@@ -3,7 +3,7 @@
     jaxsplit train --config paper_recipe:fashion_mnist --workdir runs/paper_recipe
 
 In ten minutes on two CPU cores it loses 0.8 points of top-1 at 112.5 bytes an image, 1.6 at 63.3,
-3.0 at 38.3 and 7.9 at 23.2; on CIFAR-10 3.2 at 369.4, 5.3 at 240.3 and 13.5 at 141.5.
+3.0 at 38.3 and 7.9 at 23.2; on CIFAR-10 1.3 at 460.7, 3.7 at 372.4 and 10.1 at 152.8.
 
 Units as they were published (Datta et al. 2022, arXiv 2208.11596): ReLU latents, one fixed step,
 straight-through rounding; the rate term is the factorized prior on the latents with uniform noise

@@ -23,8 +23,7 @@ stride 2 +291 %, 3e-3 +53 %, 3e-2 +15 %, and this with it, 5.0 points at 363 byt
 lambdas have to be larger.
 
 The argument is `fashion_mnist` (tfds:fashion_mnist), `cifar10` (a folder of images, as of
-its backbone), `early`, `middle` or `late` (EfficientNet-Lite0 at the cuts of `efficientnet_lite0`;
-not tuned yet) or `smoke`.
+its backbone), `early`, `middle` or `late` (cuts of EfficientNet-Lite0; not tuned yet) or `smoke`.
 """
 
 import ml_collections

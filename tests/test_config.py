@@ -19,7 +19,7 @@ SHIPPED = {
     "fashion_mnist": ("full", "quickstart", "smoke"),
     "fashion_mnist_backbone": ("resnet8", "resnet20", "smoke"),
     "cifar10_backbone": ("resnet20", "smoke"),
-    "paper_recipe": ("fashion_mnist", "cifar10", "smoke"),
+    "paper_recipe": ("fashion_mnist", "cifar10", "early", "middle", "late", "smoke"),
     "resnet20_design": ("fashion_mnist", "cifar10", "smoke"),
     "resnet20_small": ("fashion_mnist", "cifar10", "smoke"),
     "efficientnet_lite0": ("middle", "early", "late", "smoke"),

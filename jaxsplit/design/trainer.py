@@ -147,7 +147,7 @@ class Trainer:
                 behind = [{"x": x, "teacher": batch["teacher"]} for x in seen]
                 batch["slopes"] = [tail((), one, self._variables)[1] for one in behind]
             state, _ = run(state, batch, constants)
-            if step % parallel.AHEAD == 0:
+            if distilled or step % parallel.AHEAD == 0:  # distilled, a step is many programs
                 jax.block_until_ready(state.step)
         members.state, members.settled = parallel.unreplicate(state), distilled
 

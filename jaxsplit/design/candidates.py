@@ -129,14 +129,21 @@ class Candidate:
 
 
 def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
-    """Every combination that fits, those of one form at one cut together.
+    """Every combination that is worth a try, those of one form at one cut together.
+
+    Where head and encoder ask for as much of the device as the whole network does, the network on
+    the device is better, without a byte sent: behind a last block nothing is tried.
 
     Args:
       config: the search.
       plan: of its network.
 
+    Returns:
+      Candidates whose unit fits its cut, with fewer multiply-accumulates on the device than the
+      network has.
+
     Raises:
-      ConfigError: there is no such cut, or nothing fits.
+      ConfigError: there is no such cut, or nothing is worth a try.
     """
     cuts = [plan[name] for name in dict.fromkeys(config.cuts)] or plan.cuts
     specs = [
@@ -147,7 +154,11 @@ def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
         for spec in specs:
             if fits(spec, cut.feature_shape):
                 macs = cut.device_macs + plan_unit(spec, cut.feature_shape).encoder_macs
-                found += [Candidate(cut.cut, spec, lmbda, macs) for lmbda in config.lambdas]
+                if macs < plan.macs:
+                    found += [Candidate(cut.cut, spec, lmbda, macs) for lmbda in config.lambdas]
     if not found:
-        raise ConfigError("no unit of the grid fits any cut: take fewer channels or less stride")
+        raise ConfigError(
+            "no unit of the grid fits any cut and leaves the device less to do than the whole "
+            "network: take fewer channels, less stride or earlier cuts"
+        )
     return tuple(found)

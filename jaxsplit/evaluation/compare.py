@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,18 @@ class Comparison:
                 f"{quality} from {100 * both.low:.2f} to {100 * both.high:.2f} %: {shares}",
             ),
         ]
-        lines = [f"{quality} of {self.test} against {self.reference}, {self.method}"]
+        test, reference = _told_apart(self.test, self.reference)
+        lines = [f"{quality} of {test} against {reference}, {self.method}"]
         lines += [f"{name:<12} {value:<14} {note}" for name, value, note in rows]
         return "\n".join(lines)
+
+
+def _told_apart(one: str, other: str) -> tuple[str, str]:
+    """Two paths without the folders that both begin with."""
+    folders = [Path(path).parent.parts for path in (one, other)]
+    common = sum(takewhile(bool, (a == b for a, b in zip(*folders, strict=False))))
+    short, shorter = (Path(*Path(path).parts[common:]).as_posix() for path in (one, other))
+    return short, shorter
 
 
 def compare(

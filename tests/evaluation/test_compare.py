@@ -85,7 +85,8 @@ def test_the_table_says_the_same(folders):
     assert code == 0
     found = result(*folders, "--from-drop", 20)
     first, *lines = out.splitlines()
-    assert first == f"top-1 of {folders[1]} against {folders[0]}, pchip"
+    # Beside each other: where they lie needs no telling.
+    assert first == f"top-1 of {folders[1].name} against {folders[0].name}, pchip"
     assert lines[0].startswith(f"BD-rate      {found['bd_rate_percent']:+.2f} %")
     low, high = found["interval"]["low"], found["interval"]["high"]
     assert f"95 % interval {low:+.2f} to {high:+.2f} %, 2000 resamples of 400 images" in lines[0]

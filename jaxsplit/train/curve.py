@@ -131,8 +131,9 @@ def train_rates(
             groups,
             state,
             features.some_features(examples, groups[0].split, frozen),
+            backbone=frozen,
+            distortion=config.phases[0].distortion,
             scale=examples.scale,
-            weight=config.phases[0].distortion.features,
             seed=config.seed,
         )
     if config.trainable == "all" and isinstance(examples, features.FeatureCache):

@@ -44,7 +44,8 @@ class CurveConfig:
       flip: also train on every view mirrored.
       batch_size, seed: examples of a step (each seen by every rate), and every random choice.
       start: what units begin as: "random" ones, or the "principal" components of the features,
-        with the step that each lambda asks for, as of `train.principal`.
+        with the step that each lambda asks for, both by the first phase's distortion, as of
+        `train.principal`.
       learning_rate: peak of Adam's.
       schedule, warmup, decay_to, milestones: the learning rate over time, as of `make_schedule`.
       prior_rate: factor on the prior's learning rate, which bears more than the convolutions'.
@@ -164,8 +165,8 @@ class CurveConfig:
             check_principal(rate.spec or self.spec)
         if not self.phases[0].distortion.features:
             raise ConfigError(
-                "units that begin with principal components need a step that fits their lambda: "
-                "give the first phase's distortion a weight of features"
+                "principal components are found by what an error of the features costs: give the "
+                "first phase's distortion a weight of features, however small"
             )
 
     def _check_learning(self) -> None:

@@ -1,9 +1,10 @@
 """Units that begin as the principal components of the features, in place of random ones.
 
 A unit whose stages are linear can be the transform that a codec of old would use: each patch of the
-features in the basis of its principal components, rounded with one step. From there a training of
-few steps, or of few images, only has to bend what is right in the mean square towards what the
-network's answers need.
+features in the basis of its principal components, rounded with one step. What is principal, the
+loss says: near the cut it is a square of the error (`sensitivity.loss_metric`), and components and
+step are those that are best by it. So the unit already sends what the network's answers need, and
+nothing of it is learned from more than the moments of the features and of their gradients.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ import numpy as np
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.entropy import factorized
 from jaxsplit.errors import ConfigError
+from jaxsplit.losses import Distortion
+from jaxsplit.models import Backbone
 from jaxsplit.split import Split
 from jaxsplit.train.groups import Group
+from jaxsplit.train.sensitivity import loss_metric, patches
 from jaxsplit.train.state import CurveState
 
 _EPSILON = 1e-5  # of the unit's batch normalisation
 _FINEST = 1e-3  # least step, beside the features' root mean square
+_FLATTEST = 1e-6  # least eigenvalue of a metric, beside their mean
 _LOGISTIC_STD = math.pi / math.sqrt(3)  # of a logistic density of scale 1
 
 
@@ -47,26 +52,29 @@ def check_principal(spec: BottleneckSpec) -> None:
         )
 
 
-def best_step(lmbda: float, weight: float, split: Split, scale: float) -> float:
+def best_step(lmbda: float, price: float, scale: float) -> float:
     """The quantisation step at which another bit is worth what it costs, in the features' unit.
 
     A step Δ errs by Δ²/12 in every coefficient, and half of it costs a bit more: the slopes of
-    weight · squared error / scale and of lambda · bits meet where
-    Δ² = 6 · lambda · H · W · Cin · scale / (weight · ln 2).
+    price · squared error and of lambda · bits meet where Δ² = 6 · lambda / (price · ln 2).
 
     Args:
       lmbda: distortion per bit.
-      weight: of the error of the features in the loss, positive.
-      split: the cut.
-      scale: mean square of the features.
+      price: distortion per squared error of a coefficient, positive.
+      scale: mean square of the features, of which a step is at least a small part.
 
     Source: Gish and Pierce 1968, Asymptotically efficient quantizing.
     """
-    square = 6 * lmbda * math.prod(split.shape) * scale / (weight * math.log(2))
-    return math.sqrt(max(square, _FINEST**2 * scale))
+    return math.sqrt(max(6 * lmbda / (price * math.log(2)), _FINEST**2 * scale))
 
 
-def principal_unit(split: Split, features: np.ndarray, step: float, key: jax.Array) -> Any:
+def principal_unit(
+    split: Split,
+    features: np.ndarray,
+    step: float,
+    key: jax.Array,
+    metric: np.ndarray | None = None,
+) -> Any:
     """A unit that transforms patches to their principal components and rounds with one step.
 
     Args:
@@ -74,6 +82,8 @@ def principal_unit(split: Split, features: np.ndarray, step: float, key: jax.Arr
       features: float [N, H, W, Cin], some of the training's.
       step: in the features' unit.
       key: of the prior's beginning.
+      metric: [n, n], positive definite: by what an error is measured, as of
+        `sensitivity.loss_metric`, in units of its mean eigenvalue; None: by its square.
 
     Returns:
       {"params", "batch_stats"}; latents are centred, in steps, the largest variance first.
@@ -83,26 +93,26 @@ def principal_unit(split: Split, features: np.ndarray, step: float, key: jax.Arr
     """
     spec, k = split.spec, split.spec.kernel
     check_principal(spec)
-    h, w, channels = split.latent_shape
+    channels = spec.channels
     inputs = split.shape[-1] * k * k
     if channels > inputs:
         raise ConfigError(f"{channels} channels of {inputs} components at {split.cut}")
-    patches = np.asarray(features, np.float64)[:, : h * k, : w * k]
-    patches = patches.reshape(len(patches), h, k, w, k, -1).transpose(0, 1, 3, 5, 2, 4)
-    patches = patches.reshape(-1, inputs)  # channel, row, column
-    mean, covariance = patches.mean(axis=0), np.cov(patches.T).reshape(inputs, inputs)
-    values, vectors = np.linalg.eigh(covariance)
-    basis = vectors[:, ::-1][:, :channels]
-    variances = np.maximum(values[::-1][:channels], 0)
+    seen = patches(np.asarray(features, np.float64), k).reshape(-1, inputs)  # channel, row, column
+    mean, covariance = seen.mean(axis=0), np.cov(seen.T).reshape(inputs, inputs)
+    root = np.eye(inputs) if metric is None else _root(metric * inputs / np.trace(metric))
+    values, vectors = np.linalg.eigh(root @ covariance @ root)
+    values, vectors = values[::-1][:channels], vectors[:, ::-1][:, :channels]
+    variances = np.maximum(values, 0)
+    basis, back = root @ vectors, np.linalg.solve(root, vectors)
     # Whole pixels of a patch as filters: pixel (i, j) is filter i · k + j.
     pixels = np.tile(np.eye(k * k).reshape(k, k, 1, k * k), (1, 1, split.shape[-1], 1))
     gain = spec.step / step
     # Normalisation takes the gain, so that kernels have the size that they have when they are
     # random: an optimizer's steps don't know what is small.
     inner = 1.0 if spec.batch_norm else gain
-    seen = ((basis * variances) * basis).sum(axis=1)  # variance of what the components keep
+    kept = ((back * variances) * back).sum(axis=1)  # variance of what the components keep
     per_channel = mean.reshape(-1, k * k)
-    spread = seen.reshape(-1, k * k).mean(axis=1) + per_channel.var(axis=1)
+    spread = kept.reshape(-1, k * k).mean(axis=1) + per_channel.var(axis=1)
     decoded = per_channel.mean(axis=1)
     layers = {
         "encoder": {
@@ -114,9 +124,9 @@ def principal_unit(split: Split, features: np.ndarray, step: float, key: jax.Arr
             ),
         },
         "decoder": {
-            "pointwise": {"kernel": basis.T / inner},
+            "pointwise": {"kernel": back.T / inner},
             "pointwise_norm": _Norm(
-                np.zeros(inputs), seen * (gain / inner) ** 2, mean, inner / gain
+                np.zeros(inputs), kept * (gain / inner) ** 2, mean, inner / gain
             ),
             "depthwise": pixels,
             "depthwise_norm": _Norm(decoded, spread, decoded),
@@ -125,6 +135,12 @@ def principal_unit(split: Split, features: np.ndarray, step: float, key: jax.Arr
     widths = np.sqrt(variances) / step / _LOGISTIC_STD
     prior = factorized.init_params(key, channels, init_scale=np.maximum(widths, 0.1))
     return _variables(layers, prior, spec.batch_norm)
+
+
+def _root(metric: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a positive definite matrix."""
+    values, vectors = np.linalg.eigh(metric)
+    return (vectors * np.sqrt(np.maximum(values, _FLATTEST))) @ vectors.T
 
 
 class _Norm(NamedTuple):
@@ -166,8 +182,9 @@ def with_principal_units(
     state: CurveState,
     features: np.ndarray,
     *,
+    backbone: Backbone,
+    distortion: Distortion,
     scale: float,
-    weight: float,
     seed: int,
 ) -> CurveState:
     """The state with units that begin with principal components, each with its lambda's step.
@@ -176,21 +193,20 @@ def with_principal_units(
       groups: the rates.
       state: at step 0.
       features: as of `principal_unit`.
-      scale, weight: as of `best_step`.
-      seed: of the priors.
+      backbone: the frozen network.
+      distortion: by which an error is measured.
+      scale: mean square of the features.
+      seed: of the priors and of `sensitivity.loss_metric`.
 
     Raises:
-      ConfigError: as of `principal_unit` and `best_step`.
+      ConfigError: as of `principal_unit`.
     """
-    begun = []
+    begun, key = [], jax.random.key(seed)
     for group, old in zip(groups, state.groups, strict=True):
+        metric = loss_metric(group.split, backbone, features, distortion, scale, key)
+        price = float(np.trace(metric)) / len(metric)
         units = [
-            principal_unit(
-                group.split,
-                features,
-                best_step(rate.lmbda, weight, group.split, scale),
-                jax.random.key(seed),
-            )
+            principal_unit(group.split, features, best_step(rate.lmbda, price, scale), key, metric)
             for rate in group.rates
         ]
         units = jax.tree.map(lambda *leaves: jnp.stack(leaves), *units)

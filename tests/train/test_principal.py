@@ -13,6 +13,7 @@ from jaxsplit.losses import Distortion
 from jaxsplit.split import Split
 from jaxsplit.train.curve import train_curve
 from jaxsplit.train.principal import best_step, check_principal, principal_unit
+from jaxsplit.train.sensitivity import patches
 from jaxsplit.train.step import Phase, Rate
 
 CHANNELS = 5
@@ -97,29 +98,57 @@ def test_the_prior_begins_as_wide_as_the_latents(features):
     assert entropy <= charged < entropy + 0.3 * CHANNELS
 
 
-@pytest.mark.parametrize("lmbda", [1e-4, 1e-3])
+def _cost(split, unit, features, lmbda, metric):
+    """The loss of a unit's rounded latents, as a square of the error and entropies."""
+    latent = np.round(_encode(split, unit, features))
+    back = np.asarray(split.unit.apply(unit, jnp.asarray(latent), method="decode"))
+    errors = patches((back - features).astype(np.float64), split.spec.stride)
+    error = np.einsum("nhwi,ij,nhwj->n", errors, metric, errors).mean()
+    bits = 0.0
+    for channel in np.moveaxis(latent, -1, 0):
+        shares = np.unique(channel, return_counts=True)[1] / channel.size
+        bits -= (shares * np.log2(shares)).sum() * channel[0].size
+    return error + lmbda * bits
+
+
+def _metric(k):
+    """Some errors cost a thousand times what others do."""
+    rng, n = np.random.default_rng(5), CHANNELS * k * k
+    basis = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    return 1e-4 * (basis * np.geomspace(1, 1e-3, n)) @ basis.T
+
+
+@pytest.mark.parametrize("lmbda", [1e-6, 1e-5])
 def test_no_other_step_has_a_lower_cost(lmbda, features):
-    split, weight = _split(_spec(1)), 2.0
-    scale = float(np.square(features).mean())
-    step = best_step(lmbda, weight, split, scale)
+    split, metric = _split(_spec(1)), _metric(1)
+    scale, price = float(np.square(features).mean()), np.trace(metric) / len(metric)
+    step = best_step(lmbda, price, scale)
 
     def cost(step):
-        unit = principal_unit(split, features, step, jax.random.key(0))
-        latent = np.round(_encode(split, unit, features))
-        back = split.unit.apply(unit, jnp.asarray(latent), method="decode")
-        error = weight * np.square(np.asarray(back) - features).mean() / scale
-        bits = 0.0
-        for channel in np.moveaxis(latent, -1, 0):
-            shares = np.unique(channel, return_counts=True)[1] / channel.size
-            bits -= (shares * np.log2(shares)).sum() * channel[0].size
-        return error + lmbda * bits
+        unit = principal_unit(split, features, step, jax.random.key(0), metric)
+        return _cost(split, unit, features, lmbda, metric)
 
     assert cost(step) < min(cost(0.6 * step), cost(1.6 * step))
-    assert best_step(4 * lmbda, weight, split, scale) == pytest.approx(2 * step)
+    assert best_step(4 * lmbda, price, scale) == pytest.approx(2 * step)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_what_costs_more_is_sent_better(k, features):
+    """By a metric, its own components cost less than those of the mean square, at any step."""
+    split, metric, key = _split(_spec(k)), _metric(k), jax.random.key(0)
+    scale, price = float(np.square(features).mean()), np.trace(metric) / len(metric)
+    own = principal_unit(split, features, best_step(1e-4, price, scale), key, metric)
+    plain = [
+        _cost(split, principal_unit(split, features, step, key), features, 1e-4, metric)
+        for step in best_step(1e-4, price, scale) * np.geomspace(0.25, 4, 9)
+    ]
+    assert _cost(split, own, features, 1e-4, metric) < 0.9 * min(plain)
+    back = split.unit.apply(own, jnp.asarray(_encode(split, own, features)), method="decode")
+    np.testing.assert_allclose(back, features, atol=1e-3)
 
 
 def test_a_price_of_nothing_still_has_a_step():
-    assert best_step(0.0, 1.0, _split(_spec(1)), 4.0) > 0
+    assert best_step(0.0, 1.0, 4.0) > 0
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib.util
 import os
+import re
 import types
 import typing
 from pathlib import Path
@@ -70,6 +71,35 @@ def load(
     >>> load("fashion_mnist:smoke", {"batch_size": "32"}).batch_size
     32
     """
+    config = _read(name)
+    if overrides:
+        # Whole mappings first: other lambdas are other rates, whose defaults are filled in then.
+        known = config.to_dict()
+        whole = [key for key in overrides if isinstance(known.get(key), dict)]
+        for key in whole:
+            _override(config, key, overrides[key])
+        _fill_defaults(config)
+        for key in [key for key in overrides if key not in whole]:
+            _override(config, key, overrides[key])
+    return to_dataclass(config.to_dict())
+
+
+def known_keys(name: str) -> list[str]:
+    """What a configuration may be overridden in; what is in a key of its own is left out.
+
+    Raises:
+      ConfigError: there is no such configuration.
+
+    >>> "learning_rate" in known_keys("fashion_mnist")
+    True
+    """
+    config = _read(name)
+    _fill_defaults(config)
+    return sorted(config)
+
+
+def _read(name: str) -> ml_collections.ConfigDict:
+    """What get_config of `NAME[:ARG]` gives."""
     file, _, arg = name.partition(":")
     path = find(file)
     spec = importlib.util.spec_from_file_location(f"jaxsplit_config_{path.stem}", path)
@@ -81,21 +111,21 @@ def load(
         config = module.get_config(arg) if arg else module.get_config()
     except Exception as error:  # whatever a file of the user's may raise
         if isinstance(error, KeyError) and error.args == (arg,):
-            raise ConfigError(f"{path} has no variant {arg!r}") from error
+            variants = _variants(module)
+            listed = f"; there are {', '.join(variants)}" if variants else ""
+            near = did_you_mean(arg, variants)
+            raise ConfigError(f"{path} has no variant {arg!r}{listed}{near}") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"{path} is not a configuration: {reason}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError(f"{path} gives a {type(config).__name__}; expected a ConfigDict")
-    if overrides:
-        # Whole mappings first: other lambdas are other rates, whose defaults are filled in then.
-        known = config.to_dict()
-        whole = [key for key in overrides if isinstance(known.get(key), dict)]
-        for key in whole:
-            _override(config, key, overrides[key])
-        _fill_defaults(config)
-        for key in [key for key in overrides if key not in whole]:
-            _override(config, key, overrides[key])
-    return to_dataclass(config.to_dict())
+    return config
+
+
+def _variants(module: types.ModuleType) -> list[str]:
+    """The arguments that a configuration's docstring speaks of."""
+    _, _, said = (module.__doc__ or "").partition("The argument is ")
+    return re.findall(r"`(\w+)`", said)
 
 
 def to_dataclass(values: dict[str, Any]) -> Config:
@@ -237,6 +267,14 @@ def _no_key(key: str, name: str, node: Any) -> ConfigError:
     return ConfigError(f"the configuration has no key {key!r}{near or listed}")
 
 
+def _misfit(key: str, text: str, present: Any) -> ConfigError:
+    kinds = {bool: "truth value", int: "whole number", float: "number"}
+    kind = kinds.get(type(present), type(present).__name__)
+    if isinstance(present, ml_collections.ConfigDict):
+        kind, present = "mapping", present.to_dict()
+    return ConfigError(f"{key}: {text!r} is no {kind}: write one such as {present}")
+
+
 def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     *parents, leaf = key.split(".")
     node: Any = config
@@ -256,11 +294,10 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         value = type(present)(text) if direct else ast.literal_eval(text)
     except (ValueError, SyntaxError) as error:
         if present is not None:
-            raise ConfigError(f"{key}: {text!r} is no Python value") from error
+            raise _misfit(key, text, present) from error
         value = text  # what may be absent can be a name; whether it fits is looked at later
     if isinstance(present, ml_collections.ConfigDict) and isinstance(value, dict):
         value = ml_collections.ConfigDict(value)
     if present is not None and type(value) is not type(present):
-        kind = "mapping" if isinstance(present, _MAPPINGS) else type(present).__name__
-        raise ConfigError(f"{key} is a {kind}; got {text!r}")
+        raise _misfit(key, text, present)
     node[leaf] = value

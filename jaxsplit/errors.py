@@ -6,6 +6,8 @@ message alone, on one line, and exits with 2.
 
 import difflib
 import errno
+import os
+import sys
 import warnings
 from collections.abc import Iterable
 
@@ -99,10 +101,21 @@ _WARNED: set[str] = set()
 
 
 def warn_once(kind: str, text: str) -> None:
-    """Warns of the first thing of its kind in this process: a thousand images are one warning."""
+    """Warns of the first thing of its kind in this process: a thousand images are one warning.
+
+    It points at the line outside the package that led here.
+    """
     if kind not in _WARNED:
         _WARNED.add(kind)
-        warnings.warn(text, JaxsplitWarning, stacklevel=2)
+        warnings.warn(text, JaxsplitWarning, stacklevel=_outside())
+
+
+def _outside() -> int:
+    """`stacklevel`, in the function that calls this, of the first frame outside the package."""
+    package, frame, level = os.path.dirname(__file__) + os.sep, sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import FILE, PerImage
 from jaxsplit.family import RateFamily
 from jaxsplit.importers.pretrained import load_backbone
+from jaxsplit.notices import Tell, tell_nobody
 from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.train import processes
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
@@ -23,8 +24,6 @@ from jaxsplit.train.curve import train_curve
 from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.groups import make_groups
 from jaxsplit.train.loop import Progress
-
-Tell = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +63,7 @@ def run_curve(
       command: written on the family's card.
       resume: keep checkpoints and cached features on disk, and go on from those that are there.
       progress: told of the training's metrics.
-      tell: told what begins.
+      tell: told what goes on.
     """
     for codec in config.baselines:
         image_codecs.check_codec(codec)
@@ -108,15 +107,13 @@ def measure(
       family, backbone, source: as of `accuracy.evaluate`.
       directory: gets `curve.json`, `curve.png`, `report.html` and `images.npz`, what each image
         cost and was taken for; None writes nothing.
-      tell: told what begins.
+      tell: told what goes on.
       rate_ids: the rates to measure; None for all.
       baselines: the codecs, of `image_codecs.QUALITIES`.
       compare_at: what the codecs must equal a rate in, "top1" or "agreement".
     """
-    tell = tell or (lambda text: None)
-    curve, seen = accuracy.evaluate_images(
-        family, backbone, source, lambda name: tell(f"evaluating {name}"), rate_ids
-    )
+    tell = tell or tell_nobody
+    curve, seen = accuracy.evaluate_images(family, backbone, source, tell, rate_ids)
     images, labels = data.load_arrays(source, backbone.preprocessing)
     targets = [float(getattr(point, compare_at)) for point in curve.points]
     targets.append(curve.uncompressed_top1 if compare_at == "top1" else 1.0)

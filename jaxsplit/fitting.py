@@ -11,6 +11,7 @@ from jaxsplit.entropy import stack_tables, tables_by_place, tables_from_counts
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.family import RateFamily
 from jaxsplit.models.inference import batch_size
+from jaxsplit.notices import Tell, tell_nobody
 
 #: What the integer tables tell apart: nothing, channels, or places of the latent.
 SHARINGS = ("shared", "channels", "places")
@@ -22,6 +23,7 @@ def fit_tables(
     source: data.Source,
     *,
     tables: str = "shared",
+    tell: Tell = tell_nobody,
 ) -> RateFamily:
     """The family with tables that follow the symbols of these images; the units stay as they are.
 
@@ -34,12 +36,14 @@ def fit_tables(
       source: images, labelled or not: their classes don't matter.
       tables: "shared", one for all channels of a rate, as of the published units; "channels", one
         for each; "places", at most 64, which like places of the latent share.
+      tell: told how many images went through the rates.
 
     Raises:
       ConfigError: there are no such tables.
       DataError: there is no image.
       FamilyError: the family belongs to another backbone.
     """
+    tell(f"reading {len(source)} images")
     images, _ = data.load_arrays(source, backbone.preprocessing)
     if not len(images):
         raise DataError(f"{source.name} holds no image to fit tables to")
@@ -48,6 +52,7 @@ def fit_tables(
     symbols: dict[str, np.ndarray] = {}
     # Batch by batch, so that the head runs once for all rates and its features need not be kept.
     for start in range(0, len(images), size):
+        tell(f"fitting tables at {family.cut}", start, len(images))
         features = sender.features(images[start : start + size])
         for rate in family.rates:
             found = sender.quantise(features, rate.rate_id)

@@ -1,4 +1,7 @@
-"""What is said beside results: our warnings, once, as lines; those of dependencies not at all."""
+"""What is said beside results: what goes on, and our warnings, once, as lines.
+
+Warnings of dependencies are not shown at all.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,23 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from jaxsplit.errors import JaxsplitWarning
+
+
+class Tell(Protocol):
+    """Told what goes on; and, where it can be counted, that `done` of `total` are done."""
+
+    def __call__(
+        self, text: str, done: float = 0, total: float | None = None, unit: str = "images", /
+    ) -> None: ...
+
+
+def tell_nobody(
+    text: str, done: float = 0, total: float | None = None, unit: str = "images"
+) -> None:
+    """For what nobody wants to hear of."""
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxsplit.bottleneck import BottleneckSpec
-from jaxsplit.config import find, load, to_dataclass
+from jaxsplit.config import find, known_keys, load, to_dataclass
 from jaxsplit.design import DesignConfig
 from jaxsplit.errors import ConfigError
 from jaxsplit.losses import Distortion
@@ -48,6 +48,35 @@ def test_the_table_of_shipped_configurations_is_whole():
         docstring = (folder / f"{name}.py").read_text().split('"""')[1]
         documented = re.search(r"The argument is (.*?)\.\n?$", docstring, re.DOTALL)
         assert set(re.findall(r"`(\w+)`", documented[1])) == set(args)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_an_unknown_variant_is_refused_with_those_that_there_are(name):
+    with pytest.raises(ConfigError, match="has no variant 'smok'") as error:
+        load(f"{name}:smok")
+    there, near = str(error.value).split("; ")[1:]
+    assert set(there.removeprefix("there are ").split(", ")) == set(SHIPPED[name])
+    assert near == "did you mean smoke?"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("learning_rate", "fast", "is no number: write one such as 0.01"),
+        ("batch_size", "many", "is no whole number: write one such as 32"),
+        ("batch_size", "1.5", "is no whole number: write one such as 32"),
+        ("flip", "maybe", "is no truth value: write one such as False"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_with_one_that_fits(key, value, said):
+    with pytest.raises(ConfigError, match=f"{key}: '{value}' {said}$"):
+        load("fashion_mnist:smoke", {key: value})
+
+
+def test_known_keys_are_those_that_can_be_overridden():
+    keys = known_keys("fashion_mnist:smoke")
+    assert {"learning_rate", "ema", "spec"} <= set(keys)  # ema is left at its default
+    assert "channels" not in keys
 
 
 @pytest.mark.parametrize(
@@ -162,7 +191,7 @@ def test_a_whole_mapping_may_be_another_one():
     spec = load("resnet20_small:cifar10").spec
     form = dataclasses.replace(spec, channels=4)
     assert config.rates == (Rate("a", 1e-3), Rate("b", 1e-4, form))
-    with pytest.raises(ConfigError, match="lambdas is a mapping; got '3'"):
+    with pytest.raises(ConfigError, match="lambdas: '3' is no mapping: write one such as"):
         load("resnet20_small:cifar10", {"lambdas": "3"})
 
 

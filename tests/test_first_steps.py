@@ -108,6 +108,35 @@ def test_odd_images_are_what_they_look_like(desk):
     [
         (("encode", "shrt.png", *TO), ["shrt.png", "no such file"]),
         (("encode", "shirt.png", *TO[:3], "R3", *TO[4:]), ["'R3'", "did you mean r3?"]),
+        (
+            ("encode", "shirt.png", *TO[:2], "--max-bytes", 1, *TO[4:]),
+            ["shirt.png: the image takes at least", "more than the 1 of max_bytes"],
+        ),
+        (("quikstart",), ["'quikstart' is none of quickstart, train", "did you mean quickstart?"]),
+        (("import",), ["FORMAT is missing: one of backbone, spic"]),
+        (("import", "spik"), ["'spik' is none of backbone, spic; did you mean spic?"]),
+        (
+            ("evaluate", "--famly", FAMILY),
+            ["there is no option --famly; did you mean --family?", "see jaxsplit evaluate --help"],
+        ),
+        (("quickstart", "--smoek"), ["there is no option --smoek; did you mean --smoke?"]),
+        *(
+            (("train", "--config", config, word), [f"there is no option --{words}"])
+            for config, word, words in (
+                (
+                    "fashion_mnist",
+                    "--learning_rate=1",
+                    "learning_rate; did you mean --config.learning_rate=1?",
+                ),
+                (
+                    "fashion_mnist",
+                    "--batch-size",
+                    "batch-size; did you mean --config.batch_size=VALUE?",
+                ),
+                ("fashion_mnist", "--colour=1", "colour (see jaxsplit train --help)"),
+                ("nothing", "--learning_rate=1", "learning_rate (see jaxsplit train --help)"),
+            )
+        ),
         (("encode", "photos", *TO), ["photos is a folder: name the image files in it"]),
         (("encode", "shirt.png", *TO[:-1], "no/x.jspl"), ["there is no folder no; create it"]),
         (("encode", "shirt.png", *TO[:-1], "/dev/full"), ["No space left", "free some"]),
@@ -127,6 +156,10 @@ def test_odd_images_are_what_they_look_like(desk):
             ("evaluate", "--family", FAMILY.replace("small", "smal")),
             ["no family at", f"did you mean {FAMILY}?"],
         ),
+        (
+            ("train", "--config", "fashion_mnist:smok", "--workdir", "w"),
+            ["no variant 'smok'; there are full, quickstart, smoke; did you mean smoke?"],
+        ),
         (("train", "--config", "fashion_mnst", "--workdir", "w"), ["did you mean fashion_mnist?"]),
         *(
             (("train", "--config", "fashion_mnist", "--workdir", "w", override), words)
@@ -134,6 +167,7 @@ def test_odd_images_are_what_they_look_like(desk):
                 ("--config.learning_rat=1", ["did you mean learning_rate?"]),
                 ("--config.specs.r9.channels=1", ["'specs.r9.channels'", "there are r1, r2"]),
                 ("--config.colour=1", ["'colour'", "learning_rate, limit"]),
+                ("--config.learning_rate=fast", ["'fast' is no number: write one such as 0.01"]),
                 ("--config.seed", ["write --config.seed=VALUE, in one word"]),
             )
         ),
@@ -215,18 +249,33 @@ def test_every_option_is_explained_and_quiet_and_json_are_everywhere():
         assert "--json" in options
 
 
-def test_help_takes_no_second_and_says_the_version():
+HELP = [*(name.split() for name, _ in subcommands()), ["import"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--version"], __version__),
+        (["--help"], "start with:\n  jaxsplit quickstart\n"),
+        *(([*words, "--help"], "\nexamples:\n  jaxsplit ") for words in HELP),
+    ],
+)
+def test_help_takes_no_second(words, told, monkeypatch):
     program = """
-import atexit, sys, time
-atexit.register(lambda: print(time.process_time(), file=sys.stderr))
+import atexit, os, sys, time
+def end():
+    assert "jax" not in sys.modules
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"  # only then XLA is silent about slow compiling
+    print(time.process_time(), file=sys.stderr)
+atexit.register(end)
 from jaxsplit.cli import main
 main(sys.argv[1:])
 """
-    for words, told in ((["--version"], __version__), (["train", "--help"], "examples:")):
-        command = [sys.executable, "-c", program, *words]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        assert float(done.stderr) < 1  # of the processor: a busy machine may take longer
-        assert told in done.stdout
+    command = [sys.executable, "-c", program, *words]
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)  # jax has set it here
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert float(done.stderr) < 1  # of the processor: a busy machine may take longer
+    assert told in done.stdout
 
 
 def test_quiet_leaves_results_and_json_is_a_document(desk):
@@ -250,6 +299,16 @@ def test_quiet_leaves_results_and_json_is_a_document(desk):
 
 
 # Warnings.
+
+
+def test_a_warning_points_at_the_line_of_the_user(desk):
+    garment().convert("RGBA").save("alpha.png")
+    image = Image.open("alpha.png")
+    image.putalpha(77)
+    image.save("alpha.png")
+    with pytest.warns(JaxsplitWarning, match="alpha.png") as told:
+        data.decode_image("alpha.png")
+    assert [warning.filename for warning in told] == [__file__]
 
 
 def test_our_warnings_are_lines_once_and_those_of_others_are_not_shown(desk, capsys):

@@ -29,7 +29,7 @@ LAYERS = (
     {"split"},
     {"bottleneck", "models"},
     {"entropy", "losses"},
-    {"ops", "coding", "data", "checkpoint", "files", "notices"},
+    {"ops", "coding", "data", "checkpoint", "files", "notices", "terminal"},
     {"errors", "versions"},
     {"__init__", "__version__"},
 )

@@ -18,6 +18,21 @@ def plain(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+def plain_text(text):
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+class Clock:
+    """Goes on by so many seconds whenever it is looked at."""
+
+    def __init__(self, step):
+        self.now, self.step = 0.0, step
+
+    def monotonic(self):
+        self.now += self.step
+        return self.now
+
+
 def test_a_pipe_gets_a_line_now_and_then(plain, capsys):
     with ProgressBar() as progress:
         for step in range(1, 1001):
@@ -63,7 +78,7 @@ def test_every_rate_is_shown_where_they_are_few(plain, capsys):
 
 
 def test_a_line_says_the_time_left(plain, capsys, monkeypatch):
-    seconds = iter([100.0, 110.0, 190.0])
+    seconds = iter([99.0, 100.0, 110.0, 190.0])  # the first is when the bar is made
     clock = SimpleNamespace(monotonic=lambda: next(seconds))
     monkeypatch.setattr("jaxsplit.progress.time", clock)  # not everybody's
     with ProgressBar() as progress:
@@ -86,7 +101,7 @@ def test_an_evaluation_is_a_line_of_its_own_and_stays_in_the_table(plain, capsys
         progress(1, 10, METRICS)
         progress(2, 10, evaluation)
         progress(3, 10, METRICS)
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", capsys.readouterr().err)
+    text = plain_text(capsys.readouterr().err)
     assert re.search(r"rate +bits +eval_top1", text)
     assert re.search(r"high +400 +0.91", text)
     assert re.search(r"low +80 +0.87", text)
@@ -114,7 +129,9 @@ def test_what_a_notebook_starts_gets_lines(plain, capsys, monkeypatch):
     assert len(err.splitlines()) <= 21
 
 
-def test_a_cell_has_one_output_that_changes(plain, capsys, monkeypatch):
+@pytest.fixture
+def cell(monkeypatch):
+    """What a notebook's cell shows, and its shell."""
     shown = []
 
     class Handle:
@@ -134,16 +151,94 @@ def test_a_cell_has_one_output_that_changes(plain, capsys, monkeypatch):
         ("IPython.display", SimpleNamespace(display=display)),
     ):
         monkeypatch.setitem(sys.modules, name, module)
-    seconds = iter(np.arange(0, 100, 0.01))
-    clock = SimpleNamespace(monotonic=lambda: next(seconds))
-    monkeypatch.setattr("jaxsplit.progress.time", clock)  # not everybody's
+    return SimpleNamespace(shown=shown, shell=shell)
+
+
+def test_a_cell_has_one_output_that_changes(plain, capsys, monkeypatch, cell):
+    monkeypatch.setattr("jaxsplit.progress.time", Clock(0.01))  # not everybody's
     with ProgressBar() as progress:
         progress.tell("computing features")
         for step in range(1, 1001):
             progress(step, 1000, METRICS)
-    assert shown == [{"text/plain": "step 1000/1000  bits 400/80  loss 0.25"}]
-    del shell.kernel  # IPython in a terminal
+    assert cell.shown == [{"text/plain": "step 1000/1000  bits 400/80  loss 0.25"}]
+    del cell.shell.kernel  # IPython in a terminal
     with ProgressBar() as progress:
         progress(1, 1, METRICS)
-    assert len(shown) == 1
+    assert len(cell.shown) == 1
     assert capsys.readouterr() == ("", "step 1/1  bits 400/80  loss 0.25\n")
+
+
+def test_what_stays_in_a_cell_is_no_longer_going_on(plain, monkeypatch, cell):
+    monkeypatch.setattr("jaxsplit.progress.time", Clock(15.0))
+    with ProgressBar() as progress:
+        progress.tell("evaluating r1", 0, 10)
+        progress.tell("evaluating r1", 5, 10)
+        assert cell.shown == [{"text/plain": "evaluating r1: 5/10 images  0:15 left"}]
+        progress.tell("comparing with webp")
+    assert cell.shown == [{"text/plain": "done in 1:00"}]
+    with ProgressBar() as progress:
+        progress(10, 10, METRICS)
+        progress.tell("comparing with webp")
+    assert cell.shown[1] == {"text/plain": "step 10/10  bits 400/80  loss 0.25  done in 0:45"}
+    progress = ProgressBar()
+    progress.tell("comparing with webp")
+    progress.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # it says where
+    assert cell.shown[2] == {"text/plain": "comparing with webp"}
+
+
+def test_a_terminal_counts_what_is_told_and_spins_beside_what_cannot_be_counted(
+    plain, capsys, monkeypatch
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with ProgressBar() as progress:
+        progress.tell("evaluating r1", 0, 1000)
+        progress.tell("evaluating r1", 1000, 1000)
+        progress.tell("comparing with jpeg")
+        progress.tell("stretch 1 of 3", 2.25, 15.0, "minutes")
+    out, err = capsys.readouterr()
+    assert out == ""
+    err = plain_text(err)
+    for text in (r"━+ 0/1000 images --:--", "1000/1000 images", r"━+ 2\.2/15 minutes"):
+        assert re.search(text, err), text
+    assert re.search(r"[⠋-⠿] comparing with jpeg 0:00:00", err)
+    assert "0/1 " not in err
+
+
+def test_results_stay_on_stdout_while_a_bar_is_shown(plain, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with ProgressBar() as progress:
+        progress.tell("decoding", 0, 2)
+        print("0  boot")
+    assert capsys.readouterr().out == "0  boot\n"
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(0.1, 11), (0.5, 21)])
+def test_a_pipe_gets_a_line_now_and_then_of_what_is_told(
+    plain, capsys, monkeypatch, seconds, lines
+):
+    monkeypatch.setattr("jaxsplit.progress.time", Clock(seconds))  # not everybody's
+    with ProgressBar() as progress:
+        for done in range(1001):
+            progress.tell("evaluating r1", done, 1000)
+    found = capsys.readouterr().err.splitlines()
+    assert found[0] == "evaluating r1"
+    assert len(found) in (lines - 1, lines)
+    assert all(
+        re.fullmatch(r"evaluating r1: \d+/1000 images  \d:\d\d left", x) for x in found[1:-1]
+    )
+
+
+def test_what_is_over_at_once_shows_nothing(plain, capsys, monkeypatch):
+    monkeypatch.setattr("jaxsplit.progress.time", Clock(0.5))
+    for colour in ("", "1"):
+        monkeypatch.setenv("FORCE_COLOR", colour)
+        with ProgressBar(after=2.0) as progress:
+            for done in range(3):
+                progress.tell("encoding", done, 100)
+        assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "")
+    with ProgressBar(after=2.0) as progress:
+        for done in range(9):
+            progress.tell("encoding", done, 100)
+    assert capsys.readouterr().err == "encoding\n"

@@ -6,18 +6,10 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jaxsplit.cli.examples import epilog
-from jaxsplit.errors import ConfigError
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises where argparse would print its usage and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises `ConfigError`, on one line."""
-        raise ConfigError(f"{message} (see {self.prog} --help)")
+from jaxsplit.cli.parser import Parser
 
 
 class Commands:
@@ -66,8 +58,15 @@ class Commands:
 
     def group(self, name: str, text: str, metavar: str) -> Commands:
         """Adds a word that commands of its own follow."""
-        parser = self._parsers.add_parser(name, help=text, description=text)
-        return Commands(parser, metavar, (*self._words, name))
+        words = (*self._words, name)
+        parser = self._parsers.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=epilog(" ".join(words)),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        return Commands(parser, metavar, words)
 
 
 def add_family(command: argparse.ArgumentParser) -> None:

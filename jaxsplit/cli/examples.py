@@ -61,9 +61,14 @@ jaxsplit import spic spic/ -o families/s3 --cut S3 --fit-on folder:images --weig
 def epilog(command: str, note: str = "") -> str:
     """The examples of a command, and what else is to be said, as the end of its help.
 
+    A word that commands of its own follow has all of theirs.
+
     >>> epilog("info").splitlines()[:2]
     ['examples:', '  jaxsplit info']
+    >>> len(epilog("import").splitlines())
+    5
     """
-    lines = [f"  {line}" for line in EXAMPLES.get(command, "").splitlines()]
+    texts = [text for name, text in EXAMPLES.items() if f"{name} ".startswith(f"{command} ")]
+    lines = [f"  {line}" for text in texts for line in text.splitlines()]
     shown = "\n".join(["examples:", *lines]) if lines else ""
     return "\n\n".join(filter(None, (shown, note)))

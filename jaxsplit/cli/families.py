@@ -60,9 +60,7 @@ def pack(options: argparse.Namespace) -> None:
     if options.data is not None:
         source = data.open_source(options.data, split=options.split, limit=options.limit)
         with progress_bar(options) as progress:
-            curve, seen = accuracy.evaluate_images(
-                family, backbone, source, lambda name: progress.tell(f"evaluating {name}")
-            )
+            curve, seen = accuracy.evaluate_images(family, backbone, source, progress.tell)
         table = report.render(curve)
         family = card.with_measured(family, curve, seen, source)
     family.save(options.output, packed=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsplit.cli.arguments import Commands
-from jaxsplit.cli.results import show
+from jaxsplit.cli.results import SOON, progress_bar, show
 from jaxsplit.errors import ConfigError
 from jaxsplit.files import read_file
 
@@ -132,7 +132,9 @@ def import_spic(options: argparse.Namespace) -> None:
         backbone = dataclasses.replace(backbone, preprocessing=task.preprocessing)
     families = import_families(options.folder, options.task, options.cut)
     if backbone is not None:
-        families = {cut: fit_tables(family, backbone, source) for cut, family in families.items()}
+        with progress_bar(options, after=SOON) as progress:
+            for cut, family in families.items():
+                families[cut] = fit_tables(family, backbone, source, tell=progress.tell)
     listed, lines = [], []
     for cut, family in families.items():
         folder = options.output if options.cut else options.output / cut

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from jaxsplit import __version__
 from jaxsplit.cli import cuts, families, importing, measuring, streams, training
-from jaxsplit.cli.arguments import Commands, Parser
+from jaxsplit.cli.arguments import Commands
+from jaxsplit.cli.parser import Parser
 from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, one_line
 
 
@@ -23,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0, 2 for what went wrong, 128 and a signal's number for what was stopped.
     """
+    # XLA logs as an error that a compilation takes minutes; what fails is raised besides.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before jax is imported, which sets 1
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
         from jaxsplit import notices
@@ -78,8 +81,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="jaxsplit",
         description="Split computing with learned bottlenecks.",
-        epilog="jaxsplit COMMAND --help has the options and examples; start with: "
-        "jaxsplit quickstart",
+        epilog="jaxsplit COMMAND --help has the options and examples; start with:\n"
+        "  jaxsplit quickstart",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"jaxsplit {__version__}")
     commands = Commands(parser, "COMMAND")

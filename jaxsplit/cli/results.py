@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from jaxsplit.models import Backbone
     from jaxsplit.progress import ProgressBar
 
+#: Seconds that need no progress.
+SOON = 2.0
+
 
 def open_family(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
     """The family and the network that `arguments.add_family` asks for, bound to each other.
@@ -44,8 +47,16 @@ def show(options: argparse.Namespace, text: str, document: Any, summary: str = "
         print(summary)
 
 
-def progress_bar(options: argparse.Namespace, names: Sequence[str] = ()) -> ProgressBar:
-    """What shows the progress of a command; `names` are those of the rates."""
+def progress_bar(
+    options: argparse.Namespace, names: Sequence[str] = (), *, after: float = 0.0
+) -> ProgressBar:
+    """What shows the progress of a command.
+
+    Args:
+      options: of the command.
+      names: those of the rates.
+      after: seconds of which nothing is shown.
+    """
     from jaxsplit.progress import ProgressBar
 
-    return ProgressBar(names, quiet=options.quiet)
+    return ProgressBar(names, quiet=options.quiet, after=after)

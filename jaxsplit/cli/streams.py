@@ -8,11 +8,18 @@ import itertools
 import json
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxsplit.cli.arguments import Commands, add_family
-from jaxsplit.cli.results import open_family, show
-from jaxsplit.errors import BitstreamError
+from jaxsplit.cli.results import SOON, open_family, progress_bar, show
+from jaxsplit.errors import BitstreamError, FamilyError
 from jaxsplit.files import read_file, write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxsplit.codec import Receiver
+    from jaxsplit.coding import Frame
 
 # Images whose results are held at once, however many a file has.
 _DECODED_AT_ONCE = 1024
@@ -48,18 +55,24 @@ def encode(options: argparse.Namespace) -> None:
 
     from jaxsplit import coding, data
     from jaxsplit.codec import Sender
+    from jaxsplit.codec.choice import rates_for
 
     family, backbone = open_family(options)
-    if options.rate is not None:
-        family[options.rate]  # refuses an unknown rate before images are read
-    images = [
-        backbone.preprocessing.apply(data.decode_image(Path(name))) for name in options.images
-    ]
+    wish = {name: getattr(options, name) for name in ("rate", "max_bytes", "quality")}
+    rates_for(family, **wish)  # refused before images are read
     # One at a time: an image's bytes then don't depend on what it is encoded with.
     sender = Sender(family, backbone, batch_size=1)
-    frames = sender(
-        np.stack(images), rate=options.rate, max_bytes=options.max_bytes, quality=options.quality
-    )
+    images, frames, total = list[np.ndarray](), list[bytes](), len(options.images)
+    with progress_bar(options, after=SOON) as progress:
+        for name in options.images:
+            progress.tell("reading", len(images), total)
+            images.append(backbone.preprocessing.apply(data.decode_image(Path(name))))
+        for name, image in zip(options.images, images, strict=True):
+            progress.tell("encoding", len(frames), total)
+            try:
+                frames += sender(image[np.newaxis], **wish)
+            except FamilyError as error:
+                raise FamilyError(f"{name}: {error}") from error
     count = len(family.rates)
     opened = [coding.unpack_frame(frame, count)[0] for frame in frames]
     written = coding.write_container(sender.header, opened, frame_checks=options.frame_checks)
@@ -101,11 +114,13 @@ def decode(options: argparse.Namespace) -> None:
     except BitstreamError as error:
         raise type(error)(f"{options.file}, for {options.family}: {error}") from error
     # Read to its checksum before anything is said of it.
-    receiver.batch_size = min(max(sum(1 for _ in coding.frame_sizes(content)), 1), 32)
+    total = sum(1 for _ in coding.frame_sizes(content))
+    receiver.batch_size = min(max(total, 1), 32)
     number, separator = 0, "["
     frames = coding.frame_sizes(content)
     while batch := list(itertools.islice(frames, _DECODED_AT_ONCE)):
-        logits = receiver.decode([frame for frame, _ in batch]).astype(np.float64)
+        read = [frame for frame, _ in batch]
+        logits = _decode(receiver, read, number, total, options).astype(np.float64)
         probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         for row, (frame, size) in zip(probabilities, batch, strict=True):
@@ -121,3 +136,12 @@ def decode(options: argparse.Namespace) -> None:
             number += 1
     if options.json:
         print("\n]" if number else "[]")
+
+
+def _decode(
+    receiver: Receiver, frames: list[Frame], first: int, total: int, options: argparse.Namespace
+) -> np.ndarray:
+    """Logits of the frames from number `first` on, of `total` in all."""
+    # Gone before results are printed: both may be on one terminal.
+    with progress_bar(options, after=SOON) as progress:
+        return receiver.decode(frames, lambda done: progress.tell("decoding", first + done, total))

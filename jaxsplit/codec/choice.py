@@ -38,6 +38,24 @@ def check_request(rate: str | None, max_bytes: int | None, quality: float | None
         )
 
 
+def rates_for(
+    family: RateFamily,
+    rate: str | None = None,
+    max_bytes: int | None = None,
+    quality: float | None = None,
+) -> list[str]:
+    """Names of the rates that answer a request, whatever the image: to be tried in this order.
+
+    Raises:
+      ConfigError: as of `check_request`.
+      FamilyError: no such rate, none that good, or a family that was not measured.
+    """
+    check_request(rate, max_bytes, quality)
+    if rate is not None:
+        return [family[rate].rate_id]
+    return best_first(family) if quality is None else [cheapest(family, quality)]
+
+
 def retained(rate: FamilyRate) -> float:
     """Measured top-1 as a share of the uncut network's on the same images, usually 0 … 1.
 

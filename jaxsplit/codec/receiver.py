@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -38,11 +38,19 @@ class Receiver(End):
         """Frames of any rates → logits float32 [N, K]: `decode`, whose errors these are."""
         return self.decode(frames)
 
-    def decode(self, frames: Sequence[bytes | coding.Frame]) -> np.ndarray:
+    def decode(
+        self,
+        frames: Sequence[bytes | coding.Frame],
+        count: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
         """Frames of any rates, as bytes or as a `coding.Reader` gives them → logits [N, K].
 
         Beside the logits it holds the symbols of `batch_size` images for every rate, however many
         frames there are.
+
+        Args:
+          frames: of any rates.
+          count: told how many of them are read.
 
         Raises:
           BitstreamError: a frame is damaged or of another family.
@@ -55,6 +63,8 @@ class Receiver(End):
             logits[list(places)] = self.predict(np.stack(symbols), rate_id)
 
         for place, frame in enumerate(frames):
+            if count is not None:
+                count(place)
             rate_id, symbols = self._open(frame)
             waiting.setdefault(rate_id, []).append((place, symbols))
             if len(waiting[rate_id]) == self.batch_size:

@@ -74,21 +74,18 @@ class Sender(End):
           FamilyError: no such rate, none that good, an image that fits at no rate, a family
             that was not measured, or images of another shape.
         """
-        choice.check_request(rate, max_bytes, quality)
+        rates = choice.rates_for(self.family, rate, max_bytes, quality)
         if max_bytes is not None:
-            return self._within(images, max_bytes)
-        if quality is not None:
-            rate = choice.cheapest(self.family, quality)
-        assert rate is not None
-        return self.encode(images, rate)
+            return self._within(images, rates, max_bytes)
+        return self.encode(images, rates[0])
 
-    def _within(self, images: np.ndarray, max_bytes: int) -> list[bytes]:
+    def _within(self, images: np.ndarray, rates: list[str], max_bytes: int) -> list[bytes]:
         """The best frame of each image that is no longer; the head runs once for all rates."""
         features = self.features(images)
         found: dict[int, bytes] = {}
         least: dict[int, int] = {}  # bytes, of the images that have not fitted yet
         left = list(range(len(images)))
-        for rate_id in choice.best_first(self.family):
+        for rate_id in rates:
             frames = self.frames(self.quantise(features[left], rate_id), rate_id)
             for place, frame in zip(left, frames, strict=True):
                 if len(frame) <= max_bytes:
@@ -97,8 +94,9 @@ class Sender(End):
             left = [place for place in left if place not in found]
             if not left:
                 return [found[place] for place in range(len(images))]
+        which = "the image" if len(images) == 1 else f"image {left[0]}"
         raise FamilyError(
-            f"image {left[0]} takes at least {least[left[0]]} bytes, more than the {max_bytes} of "
+            f"{which} takes at least {least[left[0]]} bytes, more than the {max_bytes} of "
             "max_bytes: allow it more"
         )
 

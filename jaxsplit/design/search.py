@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from jaxsplit.design.front import Result, choose_by_cut, front
 from jaxsplit.design.journal import Journal
 from jaxsplit.design.trainer import Members, Trainer
 from jaxsplit.errors import ConfigError
+from jaxsplit.notices import Tell, tell_nobody
 from jaxsplit.plan import make_plan
 from jaxsplit.train import parallel
 
 # Of the first stretch of a search, what comparing is expected to take before it is measured.
 _COMPARING = 0.3
 _FIRST_CHUNKS = (1, 2)  # steps: with the first ones everything compiles, by the next time is taken
+
+Heard = Callable[[Sequence[Members]], Iterable[Members]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +66,7 @@ def search(
     config: DesignConfig,
     backbone: models.Backbone,
     workdir: Path,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
 ) -> Design:
     """Searches, or goes on with a search that was stopped.
 
@@ -77,14 +81,14 @@ def search(
       config: the search.
       backbone: the frozen network.
       workdir: for features, states and the journal.
-      tell: told what begins.
+      tell: told what goes on, and how much of the time has gone.
 
     Raises:
       ConfigError: nothing fits, there are fewer training images than a batch takes, or the
         devices can't share a batch.
       DataError: the images are of other classes than the backbone's.
     """
-    tell = tell or (lambda text: None)
+    tell = tell or tell_nobody
     parallel.devices_for(config.batch_size)  # refused before anything is computed
     frozen = backbone.fold()
     plan = make_plan(backbone.module, backbone.preprocessing.input_shape, backbone.variables)
@@ -135,7 +139,7 @@ def climb(
     everything: Sequence[Candidate],
     journal: Journal,
     workdir: Path,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> None:
     """Trains, compares and chooses, stretch by stretch, from where the journal ends.
 
@@ -145,7 +149,7 @@ def climb(
       everything: all candidates.
       journal: gets what is finished.
       workdir: for the states of what goes on.
-      tell: told what begins.
+      tell: told what goes on, and how much of the time has gone.
     """
     rungs, total = journal.values["rungs"], 60 * config.minutes
     if len(rungs) == config.rungs:
@@ -169,9 +173,10 @@ def climb(
             comparing = part_seconds * len(left) * len(list(trainer.parts(goal)))
         distilled = rung >= config.rungs - config.distilled
         through = " through the tail" if distilled else ""
-        tell(f"stretch {rung + 1} of {config.rungs}: {len(left)} candidates{through}")
-        _train(trainer, members, journal, end - comparing, distilled)
-        results, part_seconds = _compare(trainer, members, journal, goal, end)
+        what = f"stretch {rung + 1} of {config.rungs}: {len(left)} candidates{through}"
+        heard = functools.partial(_heard, what, config.minutes, journal, tell)
+        _train(trainer, members, journal, end - comparing, distilled, heard)
+        results, part_seconds = _compare(trainer, members, journal, goal, end, heard)
         left = [result.candidate for result in choose_by_cut(results, config.keep)]
         chosen = [one.keep(left) for one in members if set(one.candidates) & set(left)]
         members = chosen
@@ -187,6 +192,15 @@ def climb(
         journal.write()
 
 
+def _heard(
+    what: str, minutes: float, journal: Journal, tell: Tell, members: Sequence[Members]
+) -> Iterator[Members]:
+    """The members one by one, while `tell` hears how much of the time has gone."""
+    for one in members:
+        tell(what, min(journal.seconds / 60, minutes), minutes, "minutes")
+        yield one
+
+
 def _states(workdir: Path, rung: int) -> Path:
     return workdir / f"states_{rung}"
 
@@ -198,14 +212,19 @@ def _goal(config: DesignConfig, trainer: Trainer, rung: int) -> int:
 
 
 def _train(
-    trainer: Trainer, members: Sequence[Members], journal: Journal, end: float, distilled: bool
+    trainer: Trainer,
+    members: Sequence[Members],
+    journal: Journal,
+    end: float,
+    distilled: bool,
+    heard: Heard,
 ) -> None:
     """As many steps as fit, the same number for all; what one takes is of this stretch alone."""
     chunks = list(_FIRST_CHUNKS)
     while True:
         begun = journal.seconds
         chunk = chunks.pop(0)
-        for one in members:
+        for one in heard(members):
             trainer.advance(one, chunk, distilled)
         journal.write()
         if chunks:
@@ -218,17 +237,22 @@ def _train(
 
 
 def _compare(
-    trainer: Trainer, members: Sequence[Members], journal: Journal, goal: int, end: float
+    trainer: Trainer,
+    members: Sequence[Members],
+    journal: Journal,
+    goal: int,
+    end: float,
+    heard: Heard = iter,
 ) -> tuple[list[Result], float]:
     """The results of all candidates on the same images, and the seconds of a part of them each."""
     first, *others = trainer.parts(goal)
-    totals = _sums(trainer, members, first)  # everything compiles: its time says nothing
+    totals = _sums(trainer, heard(members), first)  # everything compiles: its time says nothing
     spent: float | None = None
     for part in others:
         if spent is not None and journal.seconds + spent > end:
             break
         begun = journal.seconds
-        sums = _sums(trainer, members, part)
+        sums = _sums(trainer, heard(members), part)
         spent = journal.seconds - begun
         totals = [
             {name: old[name] + new[name] for name in new}
@@ -236,7 +260,7 @@ def _compare(
         ]
     if spent is None:  # there is one part alone: once more, for its time
         begun = journal.seconds
-        _sums(trainer, members, first)
+        _sums(trainer, heard(members), first)
         spent = journal.seconds - begun
     results = []
     for one, total in zip(members, totals, strict=True):
@@ -251,7 +275,7 @@ def _compare(
     return results, spent / len(results)
 
 
-def _sums(trainer: Trainer, members: Sequence[Members], part: int) -> list[dict[str, np.ndarray]]:
+def _sums(trainer: Trainer, members: Iterable[Members], part: int) -> list[dict[str, np.ndarray]]:
     return [trainer.compare(one, part) for one in members]
 
 

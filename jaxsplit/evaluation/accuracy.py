@@ -17,6 +17,7 @@ from jaxsplit.evaluation.images import PerImage
 from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.models.inference import batch_size, in_batches
+from jaxsplit.notices import Tell, tell_nobody
 from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.split import Split, make_split
 
@@ -31,7 +32,7 @@ def evaluate(
     family: RateFamily,
     backbone: models.Backbone,
     source: data.Source,
-    progress: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
     rate_ids: Iterable[str] | None = None,
 ) -> Curve:
     """The curve of a family through real bytes: what `jaxsplit evaluate` prints.
@@ -40,7 +41,7 @@ def evaluate(
       family: the rates.
       backbone: what the family was trained on.
       source: labelled test images.
-      progress: told each rate's name before it is evaluated.
+      tell: told of each rate, and how many images went through it.
       rate_ids: the rates to measure; None for all.
 
     Returns:
@@ -54,14 +55,14 @@ def evaluate(
     >>> [(point.rate_id, point.n_images) for point in curve.points]
     [('r5', 20)]
     """
-    return evaluate_images(family, backbone, source, progress, rate_ids)[0]
+    return evaluate_images(family, backbone, source, tell, rate_ids)[0]
 
 
 def evaluate_images(
     family: RateFamily,
     backbone: models.Backbone,
     source: data.Source,
-    progress: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
     rate_ids: Iterable[str] | None = None,
 ) -> tuple[Curve, PerImage]:
     """Sends every image at every rate and asks the server what it saw.
@@ -82,7 +83,7 @@ def evaluate_images(
       family: the rates.
       backbone: what the family was trained on.
       source: labelled test images.
-      progress: told each rate's name before it is evaluated.
+      tell: told of each rate, and how many images went through it.
       rate_ids: the rates to measure, in the order of the curve's points; None for all. Which ones
         changes nothing in a frame: it is the whole family's.
 
@@ -94,26 +95,26 @@ def evaluate_images(
       BitstreamError: a frame did not decode to the symbols that were sent, or is too long.
       DataError: the images are of other classes than the backbone's.
     """
+    tell = tell or tell_nobody
     backbone.check_classes(source)
     rates = family.rates if rate_ids is None else [family[rate_id] for rate_id in rate_ids]
+    tell(f"reading {len(source)} images")
     images, labels = data.load_arrays(source, backbone.preprocessing)
     size = batch_size(backbone.preprocessing.input_shape)
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
+    tell("running the uncut network")
     uncut = predictor(backbone)(images)
     pixels = images.shape[1] * images.shape[2]
     specs = {rate.spec for rate in rates}
     costs = {spec: split_cost(make_split(backbone, family.cut, spec), backbone) for spec in specs}
     points, all_lengths, answers = [], [], []
-    for rate in rates:
-        if progress is not None:
-            progress(rate.rate_id)
-        symbols = sender.symbols(images, rate.rate_id)
-        frames = sender.frames(symbols, rate.rate_id)
-        decoded = receiver.symbols(frames, rate.rate_id)
-        if not np.array_equal(symbols, decoded):
-            raise BitstreamError(f"rate {rate.rate_id}: a frame decoded to other symbols")
-        logits = receiver.predict(decoded, rate.rate_id)
-        lengths = [len(frame) for frame in frames]
+    for number, rate in enumerate(rates, 1):
+        what = f"evaluating {rate.rate_id}, {number} of {len(rates)}"
+        parts = []
+        for start in range(0, len(images), size):
+            tell(what, start, len(images))
+            parts.append(_send(sender, receiver, images[start : start + size], rate.rate_id))
+        lengths, decoded, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
         all_lengths.append(lengths)
         answers.append(logits.argmax(-1))
         length = float(np.mean(lengths))
@@ -150,6 +151,19 @@ def evaluate_images(
         uncut.argmax(-1),
     )
     return curve, seen
+
+
+def _send(
+    sender: Sender, receiver: Receiver, images: np.ndarray, rate_id: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lengths of the frames [n], the symbols that came out of them, and logits [n, K]."""
+    symbols = sender.symbols(images, rate_id)
+    frames = sender.frames(symbols, rate_id)
+    decoded = receiver.symbols(frames, rate_id)
+    if not np.array_equal(symbols, decoded):
+        raise BitstreamError(f"rate {rate_id}: a frame decoded to other symbols")
+    lengths = np.array([len(frame) for frame in frames])
+    return lengths, decoded, receiver.predict(decoded, rate_id)
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from jaxsplit.design.journal import Journal
 from jaxsplit.design.search import _compare, climb, search
 from jaxsplit.design.trainer import Members
 from jaxsplit.errors import ConfigError
+from jaxsplit.notices import tell_nobody
 from jaxsplit.train.state import TrainState
 
 CONFIG = DesignConfig("any", lambdas=(1e-3, 1e-4, 1e-5), minutes=10.0, rungs=3, keep=0.4)
@@ -100,7 +101,7 @@ def clock(monkeypatch):
     return found
 
 
-def run(trainer, folder, config=CONFIG, tell=lambda text: None):
+def run(trainer, folder, config=CONFIG, tell=tell_nobody):
     folder.mkdir(exist_ok=True)
     journal = Journal(folder / "search.json", config.key)
     climb(config, trainer, CANDIDATES, journal, folder, tell)
@@ -144,8 +145,13 @@ def test_all_that_are_left_train_alike_and_the_better_go_on(clock, tmp_path):
 @pytest.mark.parametrize("distilled", [0, 1, 2])
 def test_the_last_stretches_train_through_the_tail(clock, tmp_path, distilled):
     trainer, said = Counting(clock), []
-    run(trainer, tmp_path / "one", dataclasses.replace(CONFIG, distilled=distilled), said.append)
-    through = [text.endswith("through the tail") for text in said]
+    config = dataclasses.replace(CONFIG, distilled=distilled)
+    run(trainer, tmp_path / "one", config, lambda *told: said.append(told))
+    texts, minutes, totals, units = zip(*said, strict=True)
+    assert list(minutes) == sorted(minutes)
+    assert len(set(minutes)) > 20  # not only when a stretch begins
+    assert (set(totals), set(units)) == ({CONFIG.minutes}, {"minutes"})
+    through = [text.endswith("through the tail") for text in dict.fromkeys(texts)]
     assert through == [False] * (3 - distilled) + [True] * distilled
     assert trainer.advanced == sorted(trainer.advanced)
     assert set(trainer.advanced) == set(through)

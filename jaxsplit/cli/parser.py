@@ -1,0 +1,67 @@
+"""A parser whose errors name the fix."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from jaxsplit.errors import ConfigError, did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises, on one line, where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises `ConfigError`."""
+        for action in self._actions:
+            # Where a command is missing, argparse doesn't say which there are.
+            if isinstance(action, argparse._SubParsersAction) and message.endswith(
+                f"required: {action.metavar}"
+            ):
+                message = f"{action.metavar} is missing: one of {', '.join(action.choices)}"
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuses unknown options first: argparse would say what is missing, but not why."""
+        if self._subparsers is None:
+            self._check_options(list(args or ()))
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            near = did_you_mean(str(value), known)
+            raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(known)}{near}")
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        for word in words:
+            name, equals, value = word.partition("=")
+            if name == "--":
+                return
+            if not name.startswith("--") or name.startswith("--config."):
+                continue
+            if not any(option.startswith(name) for option in known):  # they may be abbreviated
+                near = did_you_mean(name, known)
+                if "--config" in known and (key := _config_key(words, name[2:])):
+                    near = f"; did you mean --config.{key}={value if equals else 'VALUE'}?"
+                self.error(f"there is no option {name}{near}")
+
+
+def _config_key(words: Sequence[str], name: str) -> str | None:
+    """The key of this name, with either dash, in the configuration that the words name."""
+    from jaxsplit import config
+
+    given, _ = _config_parser().parse_known_args(list(words))
+    name = name.replace("-", "_")
+    try:
+        return name if given.config and name in config.known_keys(given.config) else None
+    except ConfigError:  # which is said when it is loaded
+        return None
+
+
+def _config_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", nargs="?")
+    return parser

@@ -15,6 +15,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+__all__ = ["ProgressBar"]
+
 # More rates than this are shown as ranges.
 _FEW = 8
 _OFTEN = 0.5  # seconds between two lines of a cell
@@ -29,6 +31,10 @@ class ProgressBar:
     Args:
       names: of the rates, in the order of the metrics' axis.
       quiet: show nothing at all.
+
+    >>> with ProgressBar(["r1", "r2"], quiet=True) as bar:  # as `progress=bar, tell=bar.tell`
+    ...     bar.tell("computing features")
+    ...     bar(10, 100, {"loss": np.array([0.5, 0.25])})  # step 10 of 100
     """
 
     def __init__(self, names: Sequence[str] = (), *, quiet: bool = False) -> None:

@@ -22,6 +22,22 @@ class Chain(nn.Module, kw_only=True):
       num_classes: length of the logits.
       axis_name: device axis over which training averages the batch statistics.
       folded: the batch normalisation is folded into the convolutions (`layers.fold_batch_norm`).
+
+    >>> import jax.numpy as jnp
+    >>> from jaxsplit.models.layers import Classifier
+    >>> class Stem(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, train):
+    ...         return nn.relu(nn.Conv(8, (3, 3), strides=2)(x))
+    >>> class Tiny(Chain):
+    ...     def chain(self):
+    ...         logits = functools.partial(Classifier, self.num_classes)
+    ...         return {"stem": functools.partial(Stem), "logits": logits}
+    >>> network, images = Tiny(num_classes=10), jnp.zeros((1, 28, 28, 1))
+    >>> variables = network.init(jax.random.key(0), images)
+    >>> features = network.apply(variables, images, stop="stem")
+    >>> features.shape, network.apply(variables, features, start="stem").shape
+    ((1, 14, 14, 8), (1, 10))
     """
 
     num_classes: int
@@ -30,6 +46,9 @@ class Chain(nn.Module, kw_only=True):
 
     def chain(self) -> dict[str, functools.partial[Any]]:
         """Endpoint → constructor of the module that ends there, in order.
+
+        Returns:
+          The constructors, which take `name`; each module is called with (x, train).
 
         Raises:
           NotImplementedError: the network's own class doesn't say it.

@@ -88,6 +88,27 @@ def run_curve(
       ConfigError: a baseline is unknown or this Pillow lacks it, and as of `train_curve`.
       DataError: there are no such images, or they are of other classes than the backbone's.
       WeightsError: there is no such backbone.
+
+    >>> import tempfile
+    >>> from jaxsplit.bottleneck import BottleneckSpec
+    >>> from jaxsplit.losses import Distortion
+    >>> from jaxsplit.train.step import Phase, Rate
+    >>> config = CurveConfig(
+    ...     backbone="fashion_mnist_resnet8",
+    ...     cut="stage3.block1",
+    ...     spec=BottleneckSpec(channels=4),
+    ...     rates=(Rate("r1", 1e-3),),
+    ...     phases=(Phase(4, Distortion(distillation=0, features=1)),),
+    ...     limit=64,
+    ...     batch_size=16,
+    ...     baselines=(),
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = run_curve(config, Path(folder), resume=False)
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['curve.json', 'curve.png', 'family', 'images.npz', 'report.html']
+    >>> [(point.rate_id, point.n_images) for point in result.curve.points]
+    [('r1', 64)]
     """
     for codec in config.baselines:
         image_codecs.check_codec(codec)
@@ -204,6 +225,20 @@ def run_backbone(
 
     Raises:
       ConfigError, DataError, WeightsError: as of `run_curve`.
+
+    >>> import tempfile
+    >>> config = BackboneConfig(
+    ...     model="resnet8_small",
+    ...     data="embedded",
+    ...     preprocessing=data.Preprocessing((8, 8), 1),
+    ...     epochs=1,
+    ...     batch_size=32,
+    ...     limit=32,
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     card = run_backbone(config, Path(folder), command="mine.py")
+    ...     load_backbone(Path(folder) / "weights.safetensors").card == card
+    True
     """
     test = data.open_source(config.data, split=config.test_split, limit=config.limit)
     initial = None if config.initial is None else load_backbone(config.initial)

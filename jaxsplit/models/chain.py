@@ -23,7 +23,7 @@ class Chain(nn.Module, kw_only=True):
       axis_name: device axis over which training averages the batch statistics.
       folded: the batch normalisation is folded into the convolutions (`layers.fold_batch_norm`).
 
-    >>> import jax.numpy as jnp
+    >>> from jaxsplit.models import endpoint_shapes
     >>> from jaxsplit.models.layers import Classifier
     >>> class Stem(nn.Module):
     ...     @nn.compact
@@ -33,11 +33,9 @@ class Chain(nn.Module, kw_only=True):
     ...     def chain(self):
     ...         logits = functools.partial(Classifier, self.num_classes)
     ...         return {"stem": functools.partial(Stem), "logits": logits}
-    >>> network, images = Tiny(num_classes=10), jnp.zeros((1, 28, 28, 1))
-    >>> variables = network.init(jax.random.key(0), images)
-    >>> features = network.apply(variables, images, stop="stem")
-    >>> features.shape, network.apply(variables, features, start="stem").shape
-    ((1, 14, 14, 8), (1, 10))
+    >>> network = Tiny(num_classes=10)
+    >>> network.endpoints(), endpoint_shapes(network, (28, 28, 1))
+    (('stem', 'logits'), {'stem': (14, 14, 8)})
     """
 
     num_classes: int

@@ -45,7 +45,7 @@ class CutPlan:
     >>> network = models.create("resnet8_small", 10)
     >>> cut = make_plan(network, (28, 28, 1), channels=(4, 8), strides=(2,))["stage2.block1"]
     >>> cut.feature_shape, cut.feature_bytes, f"{100 * cut.device_macs_share:.0f} %"
-    ((14, 14, 32), 25088, '65 %')
+    ((14, 14, 32), 25088, '70 %')
     >>> [unit.latent_symbols for unit in cut.units], cut.unit_of(symbols=200).spec.channels
     ([196, 392], 4)
     """

@@ -122,7 +122,7 @@ def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
       ConfigError: the features are smaller than its kernel.
 
     >>> plan_unit(grid_spec(channels=8, stride=2), (14, 14, 32)).stored_bytes
-    6528
+    7392
     """
     latent = (*spec.latent_size(*shape[:2]), spec.channels)
     if min(latent) < 1:

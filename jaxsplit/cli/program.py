@@ -22,6 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit code: 0, 2 for what went wrong, 128 and a signal's number for what was stopped.
+
+    >>> main(["info", "resnet8_small-fashion_mnist/stage1.block1"])  # doctest: +ELLIPSIS
+    family resnet8_small-fashion_mnist/stage1.block1: resnet8_small cut after stage1.block1
+    ...
+    0
     """
     try:
         options = parse(sys.argv[1:] if argv is None else argv)

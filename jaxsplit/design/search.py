@@ -95,16 +95,11 @@ def search(
         devices can't share a batch.
       DataError: the images are of other classes than the backbone's.
 
-    >>> import tempfile
     >>> from jaxsplit.importers.pretrained import load_backbone
-    >>> config = DesignConfig(
-    ...     "fashion_mnist_resnet8", cuts=("stage3.block1",), channels=(4,), strides=(2,),
-    ...     lambdas=(1e-3,), minutes=0.01, rungs=1, distilled=0, limit=64, evaluate_limit=32,
-    ... )
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     design = search(config, load_backbone(config.backbone), Path(folder))
-    >>> [result.candidate.name for result in design.results], design.n_images
-    (['stage3.block1 c4 s2 0.001'], 32)
+    >>> config = DesignConfig("fashion_mnist_resnet8", cuts=("stem",), channels=(64,), minutes=5)
+    >>> search(config, load_backbone(config.backbone), Path("found"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    jaxsplit.errors.ConfigError: no unit of the grid fits any cut: take fewer channels or ...
     """
     tell = tell or (lambda text: None)
     parallel.devices_for(config.batch_size)  # refused before anything is computed

@@ -31,7 +31,7 @@ class Frame:
 
     Attributes:
       rate_index: place of the rate in `Header.rates`, from 0.
-      payload: as of `EntropyCoder.encode`; empty for the likeliest latent.
+      payload: as of `EntropyCoder.encode`; it may be empty.
 
     >>> frame, end = unpack_frame(pack_frame(b"abc", rate_index=2, n_rates=5), n_rates=5)
     >>> frame.rate_index, frame.payload

@@ -76,7 +76,7 @@ class CutPlan:
         return self.device_params / max(self.device_params + self.server_params, 1)
 
     def unit_of(self, symbols: int = SYMBOLS) -> UnitPlan | None:
-        """The unit whose latent is nearest to a size, of equals that of the cheapest encoder.
+        """The unit whose latent is nearest to a size; of equals the one of the cheapest encoder.
 
         Args:
           symbols: integers that are coded for one image.

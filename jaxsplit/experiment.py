@@ -89,7 +89,6 @@ def run_curve(
       DataError: there are no such images, or they are of other classes than the backbone's.
       WeightsError: there is no such backbone.
 
-    >>> import tempfile
     >>> from jaxsplit.bottleneck import BottleneckSpec
     >>> from jaxsplit.losses import Distortion
     >>> from jaxsplit.train.step import Phase, Rate
@@ -98,17 +97,12 @@ def run_curve(
     ...     cut="stage3.block1",
     ...     spec=BottleneckSpec(channels=4),
     ...     rates=(Rate("r1", 1e-3),),
-    ...     phases=(Phase(4, Distortion(distillation=0, features=1)),),
-    ...     limit=64,
-    ...     batch_size=16,
-    ...     baselines=(),
+    ...     phases=(Phase(1000, Distortion()),),
+    ...     baselines=("jpeg2000",),
     ... )
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     result = run_curve(config, Path(folder), resume=False)
-    ...     sorted(path.name for path in Path(folder).iterdir())
-    ['curve.json', 'curve.png', 'family', 'images.npz', 'report.html']
-    >>> [(point.rate_id, point.n_images) for point in result.curve.points]
-    [('r1', 64)]
+    >>> run_curve(config, Path("mine"), resume=False)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    jaxsplit.errors.ConfigError: unknown image codec 'jpeg2000'; choose among: jpeg, ...
     """
     for codec in config.baselines:
         image_codecs.check_codec(codec)

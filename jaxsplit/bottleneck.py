@@ -92,12 +92,26 @@ class BottleneckSpec:
             raise ConfigError(f"strides must be at most {_MOST_STRIDE}: {self}")
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w) of the latent for features of height × width."""
+        """Rows and columns of the latent.
+
+        Args:
+          height, width: of the features at the cut.
+
+        Returns:
+          (h, w); less than 1 where the features are smaller than the kernel.
+        """
         h, w = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in (height, width))
         return h, w
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(H, W) of the reconstruction of features of height × width."""
+        """Rows and columns of the reconstruction.
+
+        Args:
+          height, width: of the features at the cut.
+
+        Returns:
+          (H, W): the features' own with `crop`, else what the transposed convolution gives.
+        """
         if self.crop:
             return height, width
         kernel, padding = self.decoder_form
@@ -205,6 +219,9 @@ class Bottleneck(nn.Module):
         Args:
           features: at the cut.
           train: normalise by the batch's moments, and update the running ones.
+
+        Returns:
+          The latent in units of the step.
         """
         return self.encoder(features, train)
 
@@ -214,11 +231,21 @@ class Bottleneck(nn.Module):
         Args:
           z: the latent, in units of the step.
           train: as of `encode`.
+
+        Returns:
+          The features as the tail gets them.
         """
         return self.decoder(z, train)
 
     def bits(self, z: jax.Array) -> jax.Array:
-        """Bits of each element of a noisy or rounded latent z, float [B, h, w, C]."""
+        """What the prior charges for a latent.
+
+        Args:
+          z: noisy or rounded, in units of the step, float [B, h, w, C].
+
+        Returns:
+          Bits of each element, float [B, h, w, C].
+        """
         return self.prior(z)
 
 

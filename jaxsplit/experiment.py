@@ -25,10 +25,19 @@ from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.groups import make_groups
 from jaxsplit.train.loop import Progress
 
+__all__ = ["CurveResult", "Measurement", "measure", "run_backbone", "run_curve"]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CurveResult:
-    """What running a curve's configuration gives; the cost is that of the dearest encoder."""
+    """What running a curve's configuration gives.
+
+    Attributes:
+      family: with what was measured on its card.
+      curve: through real bytes, beside image codecs.
+      cost: of the rate with the dearest encoder.
+      table: the curve as text.
+    """
 
     family: RateFamily
     curve: Curve
@@ -37,7 +46,13 @@ class CurveResult:
 
 
 class Measurement(NamedTuple):
-    """What measuring a family gives: the curve, what it is the mean of, and a table to print."""
+    """What measuring a family gives.
+
+    Attributes:
+      curve: through real bytes, beside image codecs.
+      seen: what each image cost and was taken for, of which the curve is the mean.
+      table: the curve as text, to print.
+    """
 
     curve: Curve
     seen: PerImage
@@ -64,6 +79,29 @@ def run_curve(
       resume: keep checkpoints and cached features on disk, and go on from those that are there.
       progress: told of the training's metrics.
       tell: told what goes on.
+
+    Returns:
+      What came out; None in any process but the first.
+
+    Raises:
+      ConfigError: a baseline is unknown or this Pillow lacks it, and as of `train_curve`.
+      DataError: there are no such images, or they are of other classes than the backbone's.
+      WeightsError: there is no such backbone.
+
+    >>> from jaxsplit.bottleneck import BottleneckSpec
+    >>> from jaxsplit.losses import Distortion
+    >>> from jaxsplit.train.step import Phase, Rate
+    >>> config = CurveConfig(
+    ...     backbone="fashion_mnist_resnet8",
+    ...     cut="stage3.block1",
+    ...     spec=BottleneckSpec(channels=4),
+    ...     rates=(Rate("r1", 1e-3),),
+    ...     phases=(Phase(1000, Distortion()),),
+    ...     baselines=("jpeg2000",),
+    ... )
+    >>> run_curve(config, Path("mine"), resume=False)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    jaxsplit.errors.ConfigError: unknown image codec 'jpeg2000'; choose among: jpeg, ...
     """
     for codec in config.baselines:
         image_codecs.check_codec(codec)
@@ -111,6 +149,22 @@ def measure(
       rate_ids: the rates to measure; None for all.
       baselines: the codecs, of `image_codecs.QUALITIES`.
       compare_at: what the codecs must equal a rate in, "top1" or "agreement".
+
+    Returns:
+      The curve with the codecs' points, each image's share in it, and the table.
+
+    Raises:
+      ConfigError: a codec is unknown or this Pillow lacks it.
+      FamilyError, BitstreamError, DataError: as of `accuracy.evaluate_images`.
+
+    >>> from jaxsplit.pretrained import load_pretrained
+    >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
+    >>> source = data.open_source("embedded", limit=20)
+    >>> measured = measure(
+    ...     family, family.backbone_of(), source, None, rate_ids=["r5"], baselines=()
+    ... )
+    >>> [point.rate_id for point in measured.curve.points], measured.seen.labels.shape
+    (['r5'], (20,))
     """
     tell = tell or tell_nobody
     curve, seen = accuracy.evaluate_images(family, backbone, source, tell, rate_ids)
@@ -156,6 +210,18 @@ def run_backbone(
       directory: also holds its checkpoints, and is resumed from them.
       command: written into the weights' card.
       progress: told of the metrics.
+
+    Returns:
+      The card: command, data, seed and what was measured; in any process but the first only that.
+
+    Raises:
+      ConfigError, DataError, WeightsError: as of `run_curve`.
+
+    >>> preprocessing = data.Preprocessing((28, 28), 1, mean=(0.286,), std=(0.353,))
+    >>> config = BackboneConfig("resnet8_small", "embedded", preprocessing, limit=100)
+    >>> run_backbone(config, Path("mine"), command="mine.py")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    jaxsplit.errors.ConfigError: 100 training images don't fill one batch of 128: ...
     """
     test = data.open_source(config.data, split=config.test_split, limit=config.limit)
     initial = None if config.initial is None else load_backbone(config.initial)

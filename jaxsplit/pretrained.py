@@ -33,6 +33,9 @@ class PretrainedFamily(RateFamily):
           name: weights as of `load_backbone`; None: those that the family names.
           file: of weights for the family's network, in place of a name.
 
+        Returns:
+          The backbone; the images are prepared as the family says, not as its weights do.
+
         Raises:
           FamilyError: neither is given, and the family names no weights.
           WeightsError: there are no such weights, or they don't fit.
@@ -58,6 +61,9 @@ class PretrainedFamily(RateFamily):
           backbone: what the family was trained on; None: what it names is loaded.
           batch_size: images that run at once, as of `Sender`.
 
+        Returns:
+          The sender and the receiver.
+
         Raises:
           FamilyError: the family belongs to another backbone, or names none.
           WeightsError: its backbone's weights are not here.
@@ -76,6 +82,9 @@ class PretrainedFamily(RateFamily):
 def pretrained_names() -> tuple[str, ...]:
     """Names of the families that come with the package: "<backbone>-<dataset>/<cut>".
 
+    Returns:
+      The names in alphabetical order, each for `load_pretrained`.
+
     >>> "resnet8_small-fashion_mnist/stage1.block1" in pretrained_names()
     True
     """
@@ -90,6 +99,9 @@ def load_pretrained(name: str | os.PathLike[str]) -> PretrainedFamily:
       name: one of `pretrained_names()`; a folder, such as a training's `family`; or a repository of
         the Hugging Face Hub, `hf:owner/name[/folder][@revision]`, which is downloaded once
         (`pip install "jaxsplit[hub]"`). A folder goes before a name of the package.
+
+    Returns:
+      The family, which finds its own backbone and makes its two ends: `PretrainedFamily.codec`.
 
     Raises:
       FamilyError: there is no such family, it is damaged, or it can't be downloaded.

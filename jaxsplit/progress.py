@@ -15,6 +15,8 @@ from rich.table import Table
 
 from jaxsplit.terminal import Terminal
 
+__all__ = ["ProgressBar"]
+
 # More rates than this are shown as ranges.
 _FEW = 8
 _OFTEN = 0.5  # seconds between two lines of a cell
@@ -32,6 +34,10 @@ class ProgressBar:
       names: of the rates, in the order of the metrics' axis.
       quiet: show nothing at all.
       after: seconds of which nothing is shown: what is over by then needs no progress.
+
+    >>> with ProgressBar(["r1", "r2"], quiet=True) as bar:  # as `progress=bar, tell=bar.tell`
+    ...     bar.tell("computing features")
+    ...     bar(10, 100, {"loss": np.array([0.5, 0.25])})  # step 10 of 100
     """
 
     def __init__(

@@ -59,27 +59,74 @@ class Split:
         return (*self.spec.latent_size(*self.shape[:2]), self.spec.channels)
 
     def init(self, key: jax.Array) -> Tree:
-        """A fresh unit by a key: {"params": {"encoder", "decoder", "prior"}, "batch_stats"}."""
+        """A fresh unit.
+
+        Args:
+          key: a jax random key.
+
+        Returns:
+          {"params": {"encoder", "decoder", "prior"}, "batch_stats"}, float32.
+        """
         return self.unit.init(key, jnp.zeros((1, *self.shape)))
 
     def head(self, backbone: Tree, images: jax.Array) -> jax.Array:
-        """Normalised images float [B, h, w, c] → features float [B, H, W, Cin]."""
+        """The network up to the cut.
+
+        Args:
+          backbone: {"params", "batch_stats"} of the network.
+          images: normalised, float [B, h, w, c].
+
+        Returns:
+          Features at the cut, float [B, H, W, Cin].
+        """
         return self.module.apply(backbone, images, stop=self.cut)
 
     def tail(self, backbone: Tree, features: jax.Array) -> jax.Array:
-        """Features float [B, H, W, Cin] → logits float [B, K]."""
+        """The network behind the cut.
+
+        Args:
+          backbone: as of `head`.
+          features: at the cut, float [B, H, W, Cin]: the head's own, or those of `decode`.
+
+        Returns:
+          Logits float [B, K].
+        """
         return self.module.apply(backbone, features, start=self.cut)
 
     def encode(self, unit: Tree, features: jax.Array) -> jax.Array:
-        """Features float [B, H, W, Cin] → latent float [B, h, w, C], not yet rounded."""
+        """The unit's half on the device.
+
+        Args:
+          unit: variables of one rate, as of `init`.
+          features: at the cut, float [B, H, W, Cin].
+
+        Returns:
+          Latent float [B, h, w, C] in quantisation steps, not yet rounded.
+        """
         return self.unit.apply(unit, features, method="encode")
 
     def decode(self, unit: Tree, latent: jax.Array) -> jax.Array:
-        """Rounded latent float [B, h, w, C] → features float [B, H, W, Cin]."""
+        """The unit's half on the server.
+
+        Args:
+          unit: as of `encode`.
+          latent: rounded, or with noise in its place, float [B, h, w, C].
+
+        Returns:
+          Features for `tail`, float [B, H, W, Cin]; larger where the unit doesn't crop.
+        """
         return self.unit.apply(unit, latent, method="decode")
 
     def bits(self, unit: Tree, latent: jax.Array) -> jax.Array:
-        """Bits of every element of a noisy or rounded latent, float [B, h, w, C]."""
+        """What the prior charges for a latent.
+
+        Args:
+          unit: as of `encode`.
+          latent: rounded, or with noise in its place, float [B, h, w, C].
+
+        Returns:
+          Bits of every element, float [B, h, w, C]; `losses.rate` sums those of an image.
+        """
         return self.unit.apply(unit, latent, method="bits")
 
 
@@ -93,6 +140,9 @@ def make_split(
       cut: one of its endpoints, as `models.cuts` lists them with their shapes.
       spec: form of the unit.
       axis_name: as of `Split`; None outside of a training.
+
+    Returns:
+      The four stages, without parameters: `Split.init` makes a unit's.
 
     Raises:
       ConfigError: there is no such cut, or the features there are smaller than the unit's kernel.

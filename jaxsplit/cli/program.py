@@ -23,6 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit code: 0, 2 for what went wrong, 128 and a signal's number for what was stopped.
+
+    >>> main(["info", "resnet8_small-fashion_mnist/stage1.block1"])  # doctest: +ELLIPSIS
+    family resnet8_small-fashion_mnist/stage1.block1: resnet8_small cut after stage1.block1
+    ...
+    0
     """
     # XLA logs as an error that a compilation takes minutes; what fails is raised besides.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before jax is imported, which sets 1

@@ -16,7 +16,13 @@ from jaxsplit.models.inference import in_batches
 class Receiver(End):
     """The server: frame → symbols → decoder → tail → logits.
 
-    Args and errors: as of `Sender`.
+    Args:
+      family: the rates.
+      backbone: what the family was trained on.
+      batch_size: images that run at once; the last ones of a call are padded up to it.
+
+    Raises:
+      FamilyError: the family belongs to another backbone.
 
     >>> from jaxsplit.pretrained import load_pretrained
     >>> sender, receiver = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").codec()
@@ -28,6 +34,9 @@ class Receiver(End):
     def check(self, header: coding.Header) -> None:
         """Refuses what was encoded for another receiver; for a stream, before its first frame.
 
+        Args:
+          header: of the file or stream, as `coding.Reader` has it.
+
         Raises:
           OtherFamilyError: the header is of another family.
           OtherTablesError: it claims this family, but other rates, tables or shapes.
@@ -35,7 +44,17 @@ class Receiver(End):
         self.header.check(header)
 
     def __call__(self, frames: Sequence[bytes | coding.Frame]) -> np.ndarray:
-        """Frames of any rates → logits float32 [N, K]: `decode`, whose errors these are."""
+        """Frames of any rates → what the network says of their images: `decode`.
+
+        Args:
+          frames: as of `decode`.
+
+        Returns:
+          Logits float32 [N, K], in the order of the frames.
+
+        Raises:
+          BitstreamError: as of `decode`.
+        """
         return self.decode(frames)
 
     def decode(
@@ -43,14 +62,17 @@ class Receiver(End):
         frames: Sequence[bytes | coding.Frame],
         count: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Frames of any rates, as bytes or as a `coding.Reader` gives them → logits [N, K].
+        """Frames of any rates → what the network says of their images.
 
         Beside the logits it holds the symbols of `batch_size` images for every rate, however many
         frames there are.
 
         Args:
-          frames: of any rates.
+          frames: N of them, as bytes or as a `coding.Reader` gives them.
           count: told how many of them are read.
+
+        Returns:
+          Logits float32 [N, K], in the order of the frames.
 
         Raises:
           BitstreamError: a frame is damaged or of another family.
@@ -80,6 +102,9 @@ class Receiver(End):
           frames: as of `decode`.
           rate_id: name of the rate that all of them are of.
 
+        Returns:
+          The symbols, in the order of the frames.
+
         Raises:
           BitstreamError: a frame is damaged, of another rate or of another family.
         """
@@ -104,7 +129,18 @@ class Receiver(End):
         return rate_id, rate.coder.decode(frame.payload, rate.split.latent_shape[:2])
 
     def predict(self, symbols: np.ndarray, rate_id: str) -> np.ndarray:
-        """Symbols int32 [N, h', w', C], sent at the rate `rate_id` → logits float32 [N, K]."""
+        """Symbols → logits: decoder and tail, without any bytes.
+
+        Args:
+          symbols: int32 [N, h', w', C], as of `symbols`.
+          rate_id: name of the rate that they were sent at.
+
+        Returns:
+          Logits float32 [N, K].
+
+        Raises:
+          FamilyError: there is no such rate.
+        """
         rate = self._rate(rate_id)
         run = logits_program(rate.split)
         return in_batches(

@@ -69,6 +69,9 @@ class Sender(End):
             rate of fewest bytes that keeps 98 % of it. (It is a mean over images, not a promise
             for one.)
 
+        Returns:
+          N frames, in the order of the images. A frame is all that crosses.
+
         Raises:
           ConfigError: none or several are given, or a value that can't be.
           FamilyError: no such rate, none that good, an image that fits at no rate, a family
@@ -101,7 +104,14 @@ class Sender(End):
         )
 
     def encode(self, images: np.ndarray, rate_id: str) -> list[bytes]:
-        """Preprocessed images uint8 [N, h, w, c] → one frame for each, at the rate `rate_id`.
+        """Preprocessed images uint8 [N, h, w, c] → one frame for each, at one rate.
+
+        Args:
+          images: as the backbone's preprocessing gives them.
+          rate_id: name of the rate.
+
+        Returns:
+          N frames, in the order of the images.
 
         Raises:
           FamilyError: as of `symbols`.
@@ -109,9 +119,14 @@ class Sender(End):
         return self.frames(self.symbols(images, rate_id), rate_id)
 
     def frames(self, symbols: np.ndarray, rate_id: str) -> list[bytes]:
-        """Symbols int32 [N, h', w', C] of the rate `rate_id` → one frame for each image.
+        """Symbols int32 [N, h', w', C] → one frame for each image. A frame is all that crosses.
 
-        A frame is all that crosses.
+        Args:
+          symbols: as of `symbols`.
+          rate_id: name of the rate that they are of.
+
+        Returns:
+          N frames, in the order of the images.
 
         Raises:
           FamilyError: symbols of another type or shape; none is encoded then.
@@ -133,6 +148,9 @@ class Sender(End):
           images: as the backbone's preprocessing gives them.
           rate_id: name of the rate.
 
+        Returns:
+          The rounded latents, without the tables' offsets: what a receiver gets back to the bit.
+
         Raises:
           FamilyError: there is no such rate, the images have another shape, or a latent is not a
             finite number.
@@ -149,6 +167,12 @@ class Sender(End):
         All rates of a family start from these: `quantise(features(images), rate_id)` is
         `symbols(images, rate_id)`.
 
+        Args:
+          images: as the backbone's preprocessing gives them.
+
+        Returns:
+          The features at the cut.
+
         Raises:
           FamilyError: the images have another shape.
         """
@@ -161,6 +185,9 @@ class Sender(End):
         Args:
           features: as of `features`.
           rate_id: name of the rate.
+
+        Returns:
+          The rounded latents, as of `symbols`.
 
         Raises:
           FamilyError: there is no such rate, features of another type or shape, or a latent is

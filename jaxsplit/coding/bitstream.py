@@ -114,6 +114,14 @@ class Writer:
       file: where to write; needs only `write`.
       header: the container's header.
       frame_checks: adds four bytes to every frame, which tell the damaged frame from the others.
+
+    >>> from jaxsplit.coding import RateInfo
+    >>> file = io.BytesIO()
+    >>> with Writer(file, Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))) as writer:
+    ...     writer.write(b"abc", rate_index=0)
+    4
+    >>> [frame.payload for frame in Reader(io.BytesIO(file.getvalue()))]
+    [b'abc']
     """
 
     def __init__(self, file: BinaryIO, header: Header, *, frame_checks: bool = False) -> None:
@@ -259,6 +267,9 @@ def write_container(
       frames: in the order of the images.
       frame_checks: give each frame four bytes that find damage in it.
 
+    Returns:
+      What a `.jspl` file holds.
+
     Raises:
       ConfigError: a frame does not fit the header.
 
@@ -281,9 +292,21 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
     Args:
       data: the whole file.
 
+    Returns:
+      The header and all frames.
+
     Raises:
       NewerVersionError: a newer jaxsplit wrote it.
       BitstreamError: not a container, truncated or corrupted.
+
+    >>> from jaxsplit.coding import RateInfo
+    >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
+    >>> data = write_container(header, [Frame(0, b"abc")])
+    >>> read_container(data)[1]
+    [Frame(rate_index=0, payload=b'abc')]
+    >>> read_container(data[:-1])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    jaxsplit.errors.BitstreamError: truncated: the checksum needs 4 bytes at byte 54 and 3 are ...
     """
     return Reader(io.BytesIO(data)).header, [frame for frame, _ in frame_sizes(data)]
 
@@ -297,9 +320,18 @@ def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
     Args:
       data: the whole file.
 
+    Returns:
+      An iterator over (frame, bytes).
+
     Raises:
       NewerVersionError: a newer jaxsplit wrote it.
       BitstreamError: not a container, truncated or corrupted; while iterating.
+
+    >>> from jaxsplit.coding import RateInfo
+    >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
+    >>> data = write_container(header, [Frame(0, b"abc"), Frame(0, b"")], frame_checks=True)
+    >>> [(frame.payload, size) for frame, size in frame_sizes(data)]
+    [(b'abc', 4), (b'', 1)]
     """
     file = io.BytesIO(data)
     reader = Reader(file)

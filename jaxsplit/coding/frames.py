@@ -27,7 +27,16 @@ _CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The bytes of one image: which rate of the header, and its payload."""
+    """The bytes of one image: which rate of the header, and its payload.
+
+    Attributes:
+      rate_index: place of the rate in `Header.rates`, from 0.
+      payload: as of `EntropyCoder.encode`; it may be empty.
+
+    >>> frame, end = unpack_frame(pack_frame(b"abc", rate_index=2, n_rates=5), n_rates=5)
+    >>> frame.rate_index, frame.payload
+    (2, b'abc')
+    """
 
     rate_index: int
     payload: bytes
@@ -40,6 +49,9 @@ def pack_frame(payload: bytes, rate_index: int, n_rates: int) -> bytes:
       payload: the coded latent.
       rate_index: which rate, 0 … n_rates - 1.
       n_rates: the number of rates in the header.
+
+    Returns:
+      Label and payload. The label is a byte up to 127 // n_rates - 1 bytes of payload.
 
     Raises:
       ConfigError: the rate is not in the header, or the payload exceeds 2**28 bytes.
@@ -70,6 +82,11 @@ def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]
 
     Raises:
       BitstreamError: truncated, corrupted, or the end marker stands there.
+
+    >>> two = pack_frame(b"abc", 0, n_rates=2) + pack_frame(b"", 1, n_rates=2)
+    >>> first, end = unpack_frame(two, n_rates=2)
+    >>> first.payload, unpack_frame(two, n_rates=2, start=end)
+    (b'abc', (Frame(rate_index=1, payload=b''), 5))
     """
     cursor = Cursor(data, start)
     opened = read_frame(cursor, n_rates)

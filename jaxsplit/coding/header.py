@@ -41,6 +41,9 @@ class RateInfo:
 
     Raises:
       ConfigError: one of them does not fit the format.
+
+    >>> RateInfo("low", tables="1F" * 32, shape=(4, 4, 64)).tables  # half of a SHA-256 is kept
+    '1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f'
     """
 
     rate_id: str
@@ -77,6 +80,11 @@ class Header:
 
     Raises:
       ConfigError: one of them does not fit the format.
+
+    >>> ours = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),), image=(28, 28, 1))
+    >>> ours.check(Header("22" * 16, ours.rates))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    jaxsplit.errors.OtherFamilyError: encoded with another family, 222222222222; this one is ...
     """
 
     family: str
@@ -137,6 +145,14 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
     Args:
       header: the rates and what they belong to.
       flags: FRAME_CHECKS where frames carry checks, else 0.
+
+    Returns:
+      The bytes that come before the first frame.
+
+    >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
+    >>> packed = pack_header(header)
+    >>> packed[:5], len(packed)
+    (b'JSPL\\x03', 49)
     """
     parts = [MAGIC, bytes([VERSION, flags]), bytes.fromhex(header.family)]
     parts += [pack_varint(size) for size in header.image or (0, 0, 0)]

@@ -60,15 +60,40 @@ def _shape(tables: CodingTables) -> tuple[int, int]:
 
 
 def write_self_test(coder: EntropyCoder) -> bytes:
-    """The payload that the coder gives for the self-test, to be kept with the rate."""
+    """The payload that the coder gives for the self-test, to be kept with the rate.
+
+    Args:
+      coder: of the rate's tables, as it is when the family is saved.
+
+    Returns:
+      The payload, for `run_self_test`.
+
+    >>> from jaxsplit.entropy import tables_from_counts
+    >>> tables = tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2)
+    >>> payload = write_self_test(EntropyCoder(tables))
+    >>> run_self_test(EntropyCoder(tables), payload)  # says nothing: all is as it was
+    """
     return coder.encode(self_test_symbols(coder.tables))
 
 
 def run_self_test(coder: EntropyCoder, payload: bytes) -> None:
     """Has the coder decode a payload of `write_self_test` and encode its symbols again.
 
+    Args:
+      coder: of the rate's tables, as it is now.
+      payload: as it was saved.
+
     Raises:
       CoderError: other symbols, or other bytes, came out.
+
+    >>> from jaxsplit.entropy import tables_from_counts
+    >>> coder = EntropyCoder(tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2))
+    >>> run_self_test(coder, write_self_test(coder))
+    >>> try:
+    ...     run_self_test(coder, b"of another coder")
+    ... except CoderError:
+    ...     print("its bytes would mean other symbols")
+    its bytes would mean other symbols
     """
     symbols = self_test_symbols(coder.tables)
     try:

@@ -136,7 +136,13 @@ class CodingTables:
         return len(self.offsets)
 
     def rows(self, height: int, width: int) -> np.ndarray:
-        """The table of each place of a latent of height × width, int [height, width, channels].
+        """The table of each place of a latent.
+
+        Args:
+          height, width: of the latent.
+
+        Returns:
+          int [height, width, channels].
 
         Raises:
           ConfigError: these tables are of latents of another size.
@@ -217,13 +223,19 @@ class CodingTables:
         return float(bits)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name, for a checkpoint; `places` only where there are some."""
+        """The arrays by name, for a checkpoint or a file; `places` only where there are some."""
         arrays = {name: getattr(self, name) for name in _DTYPES}
         return {name: array for name, array in arrays.items() if array is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "CodingTables":
         """Rebuilds tables from `to_arrays`.
+
+        Args:
+          arrays: name → array.
+
+        Returns:
+          Tables of the same fingerprint.
 
         Raises:
           ConfigError: a name is missing or unknown, or the arrays are not tables.

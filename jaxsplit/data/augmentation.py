@@ -41,7 +41,15 @@ class Augmentation:
             raise ConfigError(f"not an augmentation: {self}")
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Augments images uint8 [B, H, W, C], with numbers of rng, into a new array."""
+        """Augments a batch.
+
+        Args:
+          images: uint8 [B, H, W, C].
+          rng: where the randomness comes from; it moves on.
+
+        Returns:
+          A new array, uint8 [B, H, W, C].
+        """
         count, height, width, _ = images.shape
         images = self._crop(images, rng) if self.padding else images.copy()
         if self.zoom < 1:

@@ -118,6 +118,11 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
 
     Raises:
       DataError: an image can't be read.
+
+    >>> from jaxsplit.data.sources import open_source
+    >>> images, labels = load_arrays(open_source("embedded", limit=20), Preprocessing((14, 14), 1))
+    >>> images.shape, images.dtype.name, labels.shape
+    ((20, 14, 14, 1), 'uint8', (20,))
     """
     decoded = _DECODED.setdefault(source, {})
     key = (*preprocessing.input_shape, preprocessing.resize, preprocessing.interpolation)

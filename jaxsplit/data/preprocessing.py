@@ -142,7 +142,13 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """The inverse of `to_dict`, whose values it takes.
+        """The inverse of `to_dict`.
+
+        Args:
+          values: name → value; all but `size` have defaults.
+
+        Returns:
+          The preprocessing.
 
         Raises:
           ConfigError: a key is unknown or missing, or a value doesn't fit.

@@ -46,11 +46,24 @@ class Records(Protocol):
 class Source:
     """Labelled images by number: `source[i]` is `{"image": uint8 [H, W, C], "label": int}`.
 
-    Attributes:
+    `open_source` makes one.
+
+    Args:
       name: what it was opened as, e.g. `"tfds:cifar10"`; with its config where a TFDS dataset
         has several, even if none was asked for: `"tfds:imagenette/160px-v2"`.
       split: the split's name; `"all"` for a folder that has none.
+      records: the split's examples.
+      keep: int64 [N], which of them these are; None: all.
+
+    Attributes:
+      name, split: as given.
       class_names: names of the classes; a label is an index into them.
+
+    >>> source = open_source("embedded", split="train", limit=100)
+    >>> len(source), source.class_names[source[0]["label"]]
+    (100, 'Ankle boot')
+    >>> np.bincount(source.labels).tolist()  # a limit is spread over the classes
+    [10, 10, 10, 10, 10, 10, 10, 10, 10, 10]
     """
 
     def __init__(self, name: str, split: str, records: Records, keep: np.ndarray | None = None):
@@ -179,6 +192,12 @@ def open_source(
 
 def portable_name(name: str) -> str:
     """The name of a source without the folders of this machine, as a card may tell it.
+
+    Args:
+      name: as of `open_source`.
+
+    Returns:
+      The name of a folder's last part alone; any other as it is.
 
     >>> portable_name("folder:/home/me/cifar10"), portable_name("tfds:cifar10")
     ('folder:cifar10', 'tfds:cifar10')

@@ -20,6 +20,9 @@ def num_batches(examples: int, batch_size: int, drop_remainder: bool = False) ->
       examples, batch_size: numbers of images.
       drop_remainder: a last batch that would be smaller is none.
 
+    Returns:
+      The number of batches.
+
     >>> num_batches(10, 4), num_batches(10, 4, drop_remainder=True)
     (3, 2)
     """

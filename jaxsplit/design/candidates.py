@@ -40,6 +40,13 @@ class DesignConfig:
       cache_gib: most of the features of all cuts, float16.
       points: of the front that the configuration for the full training gets.
       full_steps: of that training.
+
+    Raises:
+      ConfigError: a value that can't be, or two that don't go together.
+
+    >>> short = DesignConfig("fashion_mnist_resnet8", cuts=("stem",), minutes=2)
+    >>> short.key == dataclasses.replace(short, minutes=30).key  # it goes on with the same search
+    True
     """
 
     backbone: str
@@ -110,6 +117,9 @@ class Candidate:
       spec: form of the unit.
       lmbda: distortion per bit.
       device_macs: multiply-accumulates of head and encoder for one image.
+
+    >>> Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000).name
+    'stem c8 s2 0.001'
     """
 
     cut: str
@@ -123,7 +133,7 @@ class Candidate:
         return f"{self.cut} c{self.spec.channels} s{self.spec.stride} {self.lmbda:g}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Cut, channels, stride, lambda and multiply-accumulates, ready for JSON."""
         form = {"channels": self.spec.channels, "stride": self.spec.stride}
         return {"cut": self.cut, **form, "lambda": self.lmbda, "device_macs": self.device_macs}
 
@@ -140,10 +150,17 @@ def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
 
     Returns:
       Candidates whose unit fits its cut, with fewer multiply-accumulates on the device than the
-      network has.
+      network has, in the order of cuts, channels, strides and lambdas.
 
     Raises:
       ConfigError: there is no such cut, or nothing is worth a try.
+
+    >>> from jaxsplit import models
+    >>> from jaxsplit.plan import make_plan
+    >>> plan = make_plan(models.create("resnet8_small", 10), (28, 28, 1), channels=(), strides=())
+    >>> config = DesignConfig("", cuts=("stem",), channels=(8,), strides=(2,), lambdas=(1e-3, 1e-4))
+    >>> [candidate.name for candidate in candidates(config, plan)]
+    ['stem c8 s2 0.001', 'stem c8 s2 0.0001']
     """
     cuts = [plan[name] for name in dict.fromkeys(config.cuts)] or plan.cuts
     specs = [

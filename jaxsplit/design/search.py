@@ -40,6 +40,13 @@ class Design:
       uncut_top1, uncut_macs: of the network without a cut, on the images of the comparison.
       n_images: of the last comparison.
       minutes: that it took, over all its runs.
+
+    >>> from jaxsplit.plan import grid_spec
+    >>> candidate = Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000)
+    >>> result = Result(candidate, steps=500, bytes_per_image=41.5, top1=0.85, n_images=1000)
+    >>> design = Design((result,), (result,), 0.2, 0.92, 6_500_000, 1000, minutes=2.0)
+    >>> [(one.candidate.name, one.bytes_per_image) for one in design.front]
+    [('stem c8 s2 0.001', 41.5)]
     """
 
     results: tuple[Result, ...]
@@ -51,7 +58,7 @@ class Design:
     minutes: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """The uncut network, the front and all results, ready for JSON."""
         return {
             "uncut": {"top1": self.uncut_top1, "macs": self.uncut_macs},
             "n_images": self.n_images,
@@ -83,10 +90,20 @@ def search(
       workdir: for features, states and the journal.
       tell: told what goes on, and how much of the time has gone.
 
+    Returns:
+      What every candidate was worth, and the front. `workdir` keeps what a longer search of the
+      same values goes on from.
+
     Raises:
       ConfigError: nothing fits, there are fewer training images than a batch takes, or the
         devices can't share a batch.
       DataError: the images are of other classes than the backbone's.
+
+    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> config = DesignConfig("fashion_mnist_resnet8", cuts=("stem",), channels=(64,), minutes=5)
+    >>> search(config, load_backbone(config.backbone), Path("found"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    jaxsplit.errors.ConfigError: no unit of the grid fits any cut: take fewer channels or ...
     """
     tell = tell or tell_nobody
     parallel.devices_for(config.batch_size)  # refused before anything is computed

@@ -86,6 +86,12 @@ def tables_from_counts(
 def stack_tables(parts: Sequence[CodingTables]) -> CodingTables:
     """Tables of the channels of several parts, one behind the other.
 
+    Args:
+      parts: tables of channels, not of places; at least one.
+
+    Returns:
+      The tables of all channels, as wide as the widest part.
+
     >>> both = stack_tables([tables_from_counts({0: 1}, 1), tables_from_counts({3: 1, 5: 1}, 2)])
     >>> both.channels, both.minima.tolist(), both.sizes.tolist()
     (3, [0, 3, 3], [2, 4, 4])

@@ -59,7 +59,14 @@ class ExactDensity:
         ]
 
     def logits(self, z: np.ndarray) -> np.ndarray:
-        """Logits of the cumulative at z [C, n], float64 [C, n]."""
+        """Logits of the cumulative.
+
+        Args:
+          z: [C, n], in units of the quantisation step.
+
+        Returns:
+          float64 [C, n].
+        """
         result = np.empty(np.shape(z))
         for first in range(0, self.channels, _GROUP):
             group = slice(first, first + _GROUP)
@@ -72,7 +79,14 @@ class ExactDensity:
         return result
 
     def masses(self, edges: np.ndarray) -> np.ndarray:
-        """P(edges[:, j] < Z <= edges[:, j + 1]) for rising edges [C, n + 1], float64 [C, n]."""
+        """P(edges[:, j] < Z <= edges[:, j + 1]), whose digits hold far into the tails.
+
+        Args:
+          edges: [C, n + 1], rising.
+
+        Returns:
+          float64 [C, n].
+        """
         logits = self.logits(edges)
         lower, upper = logits[:, :-1], logits[:, 1:]
         # Log-space keeps the digits of masses far below the spacing of numbers near 1.
@@ -81,13 +95,27 @@ class ExactDensity:
         return np.exp(shrink - np.logaddexp(0, -upper) - np.logaddexp(0, lower))
 
     def tails(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """P(Z <= low or Z > high) for low <= high, both [C]; float64 [C]."""
+        """P(Z <= low or Z > high).
+
+        Args:
+          low, high: [C], low <= high.
+
+        Returns:
+          float64 [C].
+        """
         below = np.exp(-np.logaddexp(0, -self.logits(low[:, None])))
         above = np.exp(-np.logaddexp(0, self.logits(high[:, None])))
         return (below + above)[:, 0]
 
     def quantiles(self, p: float) -> np.ndarray:
-        """The z where each channel's cumulative reaches p, float64 [C], within ±2^64."""
+        """The z where each channel's cumulative reaches p.
+
+        Args:
+          p: probability, 0 < p < 1.
+
+        Returns:
+          float64 [C], within ±2^64.
+        """
         target = np.log(p) - np.log1p(-p)
         reach = np.ones(self.channels)
         for _ in range(64):

@@ -212,7 +212,13 @@ def quantile(params: Params, p: float) -> jax.Array:
 
 
 def median(params: Params) -> jax.Array:
-    """Every channel's median, float32 [C]: `quantile` of the params at one half.
+    """Every channel's median: `quantile` at one half.
+
+    Args:
+      params: as from `init_params`.
+
+    Returns:
+      float32 [C], in units of the quantisation step.
 
     >>> median(init_params(jax.random.key(0), channels=5)).shape
     (5,)

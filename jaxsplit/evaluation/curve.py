@@ -159,7 +159,11 @@ class Curve:
         return json.dumps(content, indent=2) + "\n"
 
     def write(self, path: str | Path) -> None:
-        """Writes `curve.json` to a path; a killed write leaves the file that was there."""
+        """Writes `curve.json`; a killed write leaves the file that was there.
+
+        Args:
+          path: of the file.
+        """
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
         partial.write_text(self.to_json(), encoding="utf-8", newline="\n")
@@ -167,7 +171,13 @@ class Curve:
 
     @classmethod
     def read(cls, path: str | Path) -> "Curve":
-        """Reads what `write` wrote to a path.
+        """Reads what `write` wrote.
+
+        Args:
+          path: of the file.
+
+        Returns:
+          An equal curve.
 
         Raises:
           DataError: the file is missing, not JSON, or not of this schema.

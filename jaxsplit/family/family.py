@@ -68,7 +68,13 @@ class RateFamily:
         )
 
     def select(self, rate_ids: Iterable[str]) -> Self:
-        """The family of only some rates, in the order of `rate_ids`.
+        """The family of only some rates, which is another one to a receiver.
+
+        Args:
+          rate_ids: names of the rates, in the order that the new family has them in.
+
+        Returns:
+          The smaller family.
 
         Raises:
           FamilyError: there is no such rate.
@@ -87,7 +93,13 @@ class RateFamily:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def bind(self, backbone: models.Backbone) -> Self:
-        """This family with `backbone`, which it must have been trained on.
+        """This family with the fingerprint of a backbone, which it must have been trained on.
+
+        Args:
+          backbone: the network; where the family names no fingerprint, any weights will do.
+
+        Returns:
+          The family, bound to exactly these weights.
 
         Raises:
           FamilyError: the family belongs to another backbone, or to other preprocessing.
@@ -117,6 +129,9 @@ class RateFamily:
           backbone: the network that the family was trained on.
           rate_id: name of the rate.
 
+        Returns:
+          The four stages, which take `self[rate_id].variables` as their unit.
+
         Raises:
           FamilyError: there is no such rate.
         """
@@ -127,6 +142,9 @@ class RateFamily:
 
         Other parameters send other symbols: figures that were measured are dropped, and tables stay
         as they are.
+
+        Returns:
+          The rounded family; its parameters are float32 arrays all the same.
 
         Raises:
           FamilyError: a parameter is too large for float16.
@@ -171,6 +189,12 @@ class RateFamily:
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Self:
         """Reads a family from its directory. Nothing in there is executed.
+
+        Args:
+          directory: what `save` wrote, packed or not.
+
+        Returns:
+          The family, each of its coders tested.
 
         Raises:
           FamilyError: there is none, it is damaged, or its format is of another version.

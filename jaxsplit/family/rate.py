@@ -30,6 +30,14 @@ class FamilyRate:
       tables: what its symbols are coded with.
       measured: figures of an evaluation, as of `jaxsplit.card.with_measured`: bytes_per_image in
         bytes; top1, uncompressed_top1 and agreement as shares, 0 … 1, and their 95 % intervals.
+
+    Raises:
+      ConfigError: its name has other characters.
+
+    >>> from jaxsplit.pretrained import load_pretrained
+    >>> rate = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")["r3"]
+    >>> rate.lmbda, rate.spec.channels == rate.tables.channels, sorted(rate.variables["params"])
+    (0.00025, True, ['decoder', 'encoder', 'prior'])
     """
 
     rate_id: str

@@ -96,6 +96,9 @@ def load_backbone(
         says here: timm's own pad and normalise otherwise, under the same names of tensors.
       fold: fold the batch normalisation into the convolutions, for speed.
 
+    Returns:
+      The network as a value: module, variables, preprocessing and class names.
+
     Raises:
       WeightsError: there are no such weights, or they don't fit the network.
       ConfigError: there is no such network.

@@ -50,7 +50,14 @@ _KINDS: tuple[tuple[type[Any], dict[str, Any]], ...] = (
 
 
 def names() -> tuple[str, ...]:
-    """Names that `create` knows."""
+    """Names of networks.
+
+    Returns:
+      What `create` takes; weights have names of their own, as of `embedded_weights`.
+
+    >>> "resnet8_small" in names(), "resnet50" in names(), "efficientnet_lite0" in names()
+    (True, True, True)
+    """
     return tuple(name for _, sizes in _KINDS for name in sizes)
 
 
@@ -64,6 +71,9 @@ def create(
       num_classes: length of the logits.
       axis_name: device axis over which training averages batch statistics; inference ignores it.
       folded: for variables of `fold_batch_norm`.
+
+    Returns:
+      The module; `init` and `apply` are Flax's.
 
     Raises:
       ConfigError: there is no such model.
@@ -88,6 +98,9 @@ def cuts(
       name: one of `names()`.
       input_shape: (H, W, c) of one image.
 
+    Returns:
+      The shapes by name, in the network's order.
+
     Raises:
       ConfigError: there is no such model, or no such image.
 
@@ -108,8 +121,14 @@ def endpoint_shapes(
       module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, such as a `Chain`.
       input_shape: (H, W, c) of one image.
 
+    Returns:
+      The shapes by name, in the network's order; nothing is run.
+
     Raises:
       ConfigError: there is no such image.
+
+    >>> endpoint_shapes(create("resnet8_small", num_classes=10), (28, 28, 1))["stage3.block1"]
+    (7, 7, 64)
     """
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")

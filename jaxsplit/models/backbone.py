@@ -41,6 +41,12 @@ class Backbone:
       fingerprint: sha256 of the canonical float32 parameters, before any folding.
       card: where the weights come from (command, seed, data, accuracy).
       weights: name under which `jaxsplit.load_backbone` finds them; None for a file.
+
+    >>> backbone = open_embedded("fashion_mnist_resnet8")
+    >>> backbone.name, backbone.preprocessing.input_shape, backbone.class_names[9]
+    ('resnet8_small', (28, 28, 1), 'Ankle boot')
+    >>> sorted(backbone.variables), sorted(backbone.fold().variables)
+    (['batch_stats', 'params'], ['params'])
     """
 
     name: str
@@ -56,6 +62,9 @@ class Backbone:
         """The same network with its batch normalisation folded into its convolutions.
 
         A network of your own that doesn't know `folded` stays as it is.
+
+        Returns:
+          The folded network; its fingerprint stays, since it is of the same weights.
         """
         if getattr(self.module, "folded", True):
             return self
@@ -64,6 +73,9 @@ class Backbone:
 
     def check_classes(self, source: Source) -> None:
         """Refuses images whose labels count other classes, or in another order.
+
+        Args:
+          source: the images.
 
         Raises:
           DataError: the class names of the source are not those of the backbone.
@@ -81,12 +93,28 @@ class Backbone:
 
 
 def embedded_weights() -> tuple[str, ...]:
-    """Names of the weights that come with the package."""
+    """Names of the weights that come with the package.
+
+    Returns:
+      The names in alphabetical order, each for `open_embedded`.
+
+    >>> "fashion_mnist_resnet8" in embedded_weights()
+    True
+    """
     return tuple(sorted(path.stem for path in ASSETS.glob(f"*{SUFFIX}")))
 
 
 def open_embedded(weights: str) -> Backbone:
-    """The backbone of weights that come with the package, by their name.
+    """The backbone of weights that come with the package.
+
+    Args:
+      weights: one of `embedded_weights()`.
+
+    Returns:
+      The network.
+
+    Raises:
+      WeightsError: there are no such weights.
 
     >>> open_embedded("fashion_mnist_resnet8").name
     'resnet8_small'
@@ -96,7 +124,13 @@ def open_embedded(weights: str) -> Backbone:
 
 
 def fingerprint(variables: dict[str, Any]) -> str:
-    """sha256 over the sorted names, shapes and little-endian float32 values of the variables.
+    """sha256 over the sorted names, shapes and little-endian float32 values.
+
+    Args:
+      variables: a tree of dictionaries of arrays, such as {"params", "batch_stats"}.
+
+    Returns:
+      64 hexadecimal digits.
 
     >>> fingerprint({"params": {"w": np.zeros((2,))}})[:8]
     '2d09e3a0'
@@ -131,6 +165,17 @@ def save_backbone(
 
     Raises:
       WeightsError: the file cannot be written, or these variables could not be read again.
+
+    >>> import tempfile
+    >>> backbone = open_embedded("fashion_mnist_resnet8")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "mine.safetensors"
+    ...     save_backbone(
+    ...         path, backbone.variables, name=backbone.name, class_names=backbone.class_names,
+    ...         preprocessing=backbone.preprocessing, card={"seed": 0},
+    ...     )
+    ...     read_backbone(path).card
+    {'seed': 0}
     """
     if "batch_stats" not in variables:
         raise WeightsError(
@@ -164,7 +209,17 @@ def save_backbone(
 
 
 def holds_backbone(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a file of `save_backbone`; False for a missing or unreadable one."""
+    """Whether a path is a file of `save_backbone`.
+
+    Args:
+      path: of any file.
+
+    Returns:
+      False for weights of another package too, and for a missing or unreadable file.
+
+    >>> holds_backbone(ASSETS / "fashion_mnist_resnet8.safetensors"), holds_backbone("nowhere")
+    (True, False)
+    """
     try:
         return _HEADER in read_metadata(path)
     except WeightsError:
@@ -172,10 +227,20 @@ def holds_backbone(path: str | os.PathLike[str]) -> bool:
 
 
 def read_backbone(path: str | os.PathLike[str]) -> Backbone:
-    """Reads what `save_backbone` wrote to a path.
+    """Reads what `save_backbone` wrote. Nothing in there is executed.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      The network, without a name for its weights.
 
     Raises:
       WeightsError: the file is missing, is no such file, or does not fit the model that it names.
+
+    >>> backbone = read_backbone(ASSETS / "fashion_mnist_resnet8.safetensors")
+    >>> backbone.name, len(backbone.class_names), backbone.weights
+    ('resnet8_small', 10, None)
     """
     where, metadata = os.fspath(path), read_metadata(path)
     if _HEADER not in metadata:

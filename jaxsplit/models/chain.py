@@ -22,6 +22,20 @@ class Chain(nn.Module, kw_only=True):
       num_classes: length of the logits.
       axis_name: device axis over which training averages the batch statistics.
       folded: the batch normalisation is folded into the convolutions (`layers.fold_batch_norm`).
+
+    >>> from jaxsplit.models import endpoint_shapes
+    >>> from jaxsplit.models.layers import Classifier
+    >>> class Stem(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, train):
+    ...         return nn.relu(nn.Conv(8, (3, 3), strides=2)(x))
+    >>> class Tiny(Chain):
+    ...     def chain(self):
+    ...         logits = functools.partial(Classifier, self.num_classes)
+    ...         return {"stem": functools.partial(Stem), "logits": logits}
+    >>> network = Tiny(num_classes=10)
+    >>> network.endpoints(), endpoint_shapes(network, (28, 28, 1))
+    (('stem', 'logits'), {'stem': (14, 14, 8)})
     """
 
     num_classes: int
@@ -30,6 +44,9 @@ class Chain(nn.Module, kw_only=True):
 
     def chain(self) -> dict[str, functools.partial[Any]]:
         """Endpoint → constructor of the module that ends there, in order.
+
+        Returns:
+          The constructors, which take `name`; each module is called with (x, train).
 
         Raises:
           NotImplementedError: the network's own class doesn't say it.

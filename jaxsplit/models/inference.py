@@ -72,6 +72,14 @@ def predict(
 
     Returns:
       float32 [N, K].
+
+    >>> from jaxsplit.data import load_arrays, open_source
+    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> backbone = load_backbone("fashion_mnist_resnet8")
+    >>> images, labels = load_arrays(open_source("embedded", limit=100), backbone.preprocessing)
+    >>> logits = predict(backbone.module, backbone.variables, backbone.preprocessing, images)
+    >>> bool((logits.argmax(-1) == labels).mean() > 0.8)
+    True
     """
     run = functools.partial(_program(module, preprocessing), variables)
     return in_batches(run, images, batch_size(preprocessing.input_shape))

@@ -22,7 +22,14 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 @jax.custom_vjp
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """1×1 convolution as a matrix product: float [..., c] and [c, features] → [..., features].
+    """1×1 convolution as a matrix product.
+
+    Args:
+      x: float [..., c].
+      kernel: float [c, features].
+
+    Returns:
+      float [..., features].
 
     >>> pointwise(jnp.ones((1, 2, 2, 3)), jnp.ones((3, 1))).shape
     (1, 2, 2, 1)

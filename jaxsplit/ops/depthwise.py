@@ -70,6 +70,10 @@ def depthwise_conv_transpose(
 
     Returns:
       float [B, H, W, C].
+
+    >>> x, kernel = jnp.array([[1.0, 2.0]]).reshape(1, 1, 2, 1), jnp.ones((2, 2, 1, 1))
+    >>> depthwise_conv_transpose(x, kernel, stride=2, padding=0, size=(2, 4))[0, :, :, 0].tolist()
+    [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]
     """
     if kernel.shape[-1] == 1:
         return _transpose(x, kernel[..., 0], stride, (padding, padding), size)

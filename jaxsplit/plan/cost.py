@@ -22,6 +22,13 @@ class SplitCost:
       head, encoder, decoder, tail: multiply-accumulates, as of `count_macs`.
       head_params, encoder_params, decoder_params, tail_params: parameters, as of `count_params`;
         the unit's with its batch normalisation folded. The coding tables are none.
+
+    >>> cost = SplitCost(
+    ...     head=100_000, encoder=20_000, decoder=20_000, tail=9_900_000,
+    ...     head_params=200, encoder_params=300, decoder_params=300, tail_params=70_000,
+    ... )
+    >>> cost.device_macs, cost.device_params, cost.device_share
+    (120000, 500, 0.012)
     """
 
     head: int
@@ -65,6 +72,9 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     Args:
       split: of any cut and unit.
       backbone: what was cut; its preprocessing says how large an image is.
+
+    Returns:
+      The counts; nothing is run.
 
     >>> from jaxsplit.bottleneck import BottleneckSpec
     >>> from jaxsplit.importers.pretrained import load_backbone

@@ -24,6 +24,9 @@ def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> in
       variables: {"params", …}.
       *args: arrays, or shapes as of `jax.eval_shape`.
 
+    Returns:
+      Their number; an array counts whole or not at all.
+
     >>> import jax.numpy as jnp
     >>> variables = {"params": {"kernel": jnp.zeros((3, 5)), "elsewhere": jnp.zeros(7)}}
     >>> count_params(lambda v, x: x @ v["params"]["kernel"], variables, jnp.zeros((2, 3)))
@@ -77,6 +80,9 @@ def count_macs(function: Callable[..., Any], *args: Any) -> int:
     Args:
       function: anything jax can trace.
       *args: arrays, or shapes as of `jax.eval_shape`.
+
+    Returns:
+      Their number, for all of a batch.
 
     >>> import jax.numpy as jnp
     >>> count_macs(jnp.matmul, jnp.zeros((2, 3)), jnp.zeros((3, 5)))

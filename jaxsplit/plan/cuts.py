@@ -40,6 +40,14 @@ class CutPlan:
       device_peak_bytes: most bytes of float32 activations at one time, as of `memory.peak_bytes`;
         the weights, 4 · device_params, come on top.
       units: those of the grid that fit.
+
+    >>> from jaxsplit import models
+    >>> network = models.create("resnet8_small", 10)
+    >>> cut = make_plan(network, (28, 28, 1), channels=(4, 8), strides=(2,))["stage2.block1"]
+    >>> cut.feature_shape, cut.feature_bytes, f"{100 * cut.device_macs_share:.0f} %"
+    ((14, 14, 32), 25088, '70 %')
+    >>> [unit.latent_symbols for unit in cut.units], cut.unit_of(symbols=200).spec.channels
+    ([196, 392], 4)
     """
 
     cut: str
@@ -68,7 +76,14 @@ class CutPlan:
         return self.device_params / max(self.device_params + self.server_params, 1)
 
     def unit_of(self, symbols: int = SYMBOLS) -> UnitPlan | None:
-        """The unit whose latent is nearest to so many symbols, the cheapest encoder of equals."""
+        """The unit whose latent is nearest to a size; of equals the one of the cheapest encoder.
+
+        Args:
+          symbols: integers that are coded for one image.
+
+        Returns:
+          One of `units`; None where there is none.
+        """
 
         def distance(unit: UnitPlan) -> tuple[float, int]:
             return abs(math.log(unit.latent_symbols / symbols)), unit.encoder_macs
@@ -76,7 +91,7 @@ class CutPlan:
         return min(self.units, key=distance, default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """All figures, shares of both sides and the units, ready for JSON."""
         return {
             **vars(self),
             "feature_bytes": self.feature_bytes,
@@ -97,6 +112,11 @@ class Plan:
       input_shape: (H, W, c) of one image.
       macs, params: of the uncut network.
       cuts: the places.
+
+    >>> from jaxsplit import models
+    >>> plan = make_plan(models.create("resnet8_small", 10), (28, 28, 1), channels=(), strides=())
+    >>> [cut.cut for cut in plan.cuts], plan["stem"].feature_shape
+    (['stem', 'stage1.block1', 'stage2.block1', 'stage3.block1'], (28, 28, 16))
     """
 
     name: str
@@ -140,6 +160,9 @@ def make_plan(
       variables: its arrays, or their shapes as of `jax.eval_shape`; None: as `init` would make.
       name: what to call it; default: its class.
       channels, strides: of the grid.
+
+    Returns:
+      All cuts, from the image to the classifier, each with its units.
 
     Raises:
       ConfigError: the image is too small for the network, or the grid has an impossible number.

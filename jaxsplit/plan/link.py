@@ -20,6 +20,13 @@ class Link:
       device_gmacs, server_gmacs: 10⁹ multiply-accumulates a second that each side computes.
       bandwidth_mbps: 10⁶ bits a second from the device to the server.
       rtt_ms: of one round trip, milliseconds.
+
+    Raises:
+      ConfigError: a speed is not finite and positive, or the round trip negative.
+
+    >>> link = Link(device_gmacs=5, server_gmacs=1000, bandwidth_mbps=8, rtt_ms=20)
+    >>> link.time(device_macs=10_000_000, sent_bytes=500, server_macs=400_000_000)
+    Timing(device_ms=2.0, transfer_ms=20.5, server_ms=0.4)
     """
 
     device_gmacs: float
@@ -40,6 +47,9 @@ class Link:
         Args:
           device_macs, server_macs: multiply-accumulates on either side.
           sent_bytes: over the link; None where all stays on the device.
+
+        Returns:
+          Milliseconds of each part.
         """
         return Timing(
             device_macs / self.device_gmacs / 1e6,
@@ -50,7 +60,15 @@ class Link:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one image; transfer is the round trip and the bytes of the image's frame."""
+    """What one image takes.
+
+    Attributes:
+      device_ms, server_ms: computing on either side, milliseconds.
+      transfer_ms: the round trip and the bytes of the image's frame, milliseconds.
+
+    >>> Timing(device_ms=2.0, transfer_ms=20.5, server_ms=0.5).total_ms
+    23.0
+    """
 
     device_ms: float
     transfer_ms: float
@@ -58,11 +76,11 @@ class Timing:
 
     @property
     def total_ms(self) -> float:
-        """From the image to the answer."""
+        """From the image to the answer, milliseconds."""
         return self.device_ms + self.transfer_ms + self.server_ms
 
     def to_dict(self) -> dict[str, float]:
-        """Ready for JSON."""
+        """The three parts and `total_ms`, ready for JSON."""
         return {**vars(self), "total_ms": self.total_ms}
 
 
@@ -77,6 +95,11 @@ class Option:
       sent_bytes: for one image; None: nothing is sent.
       timing: on the link.
       top1: where it was measured, as a share.
+
+    >>> link = Link(device_gmacs=5, server_gmacs=1000, bandwidth_mbps=8, rtt_ms=20)
+    >>> timing = link.time(device_macs=0, sent_bytes=12_000, server_macs=400_000_000)
+    >>> Option("image sent", None, None, 12_000, timing).to_dict()["total_ms"]
+    32.4
     """
 
     name: str
@@ -87,7 +110,7 @@ class Option:
     top1: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Name, bytes, accuracy, times and the unit's channels and stride, ready for JSON."""
         form = self.unit and {"channels": self.unit.spec.channels, "stride": self.unit.spec.stride}
         values = {"name": self.name, "cut": self.cut, "unit": form, "sent_bytes": self.sent_bytes}
         return {**values, "top1": self.top1, **self.timing.to_dict()}
@@ -116,10 +139,22 @@ def ends(link: Link, plan: Plan, image_bytes: float) -> tuple[Option, Option]:
 
 
 def best(options: Iterable[Option]) -> Option:
-    """The fastest of the options.
+    """The fastest of the options, from the image to the answer.
+
+    Args:
+      options: at least one.
+
+    Returns:
+      The one of the least `total_ms`; of equals the first.
 
     Raises:
       ConfigError: there is none.
+
+    >>> link = Link(device_gmacs=5, server_gmacs=1000, bandwidth_mbps=8, rtt_ms=20)
+    >>> alone = Option("all on the device", None, None, None, link.time(400_000_000, None, 0))
+    >>> sent = Option("image sent", None, None, 12_000, link.time(0, 12_000, 400_000_000))
+    >>> best([alone, sent]).name
+    'image sent'
     """
     found = min(options, key=lambda one: one.timing.total_ms, default=None)
     if found is None:

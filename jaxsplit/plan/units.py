@@ -34,6 +34,10 @@ class UnitPlan:
       stored_bytes: of the float32 arrays that a family stores for a rate beside its coding tables:
         these parameters, the running moments and the prior.
       encoder_peak_bytes: of activations, as of `memory.peak_bytes`.
+
+    >>> unit = plan_unit(BottleneckSpec(channels=8), (14, 14, 32))
+    >>> unit.latent_shape, unit.latent_symbols, unit.encoder_macs < unit.decoder_macs
+    ((7, 7, 8), 392, True)
     """
 
     spec: BottleneckSpec
@@ -58,7 +62,17 @@ class UnitPlan:
 
 
 def grid_spec(channels: int, stride: int) -> BottleneckSpec:
-    """The form of a grid's unit of so many channels: 3×3 kernels, stride×stride above stride 2.
+    """The form of a grid's unit: 3×3 kernels up to stride 2 and stride×stride ones above.
+
+    Args:
+      channels: of the latent.
+      stride: of the depthwise convolutions, in pixels.
+
+    Returns:
+      The form; all else is as `BottleneckSpec` has it.
+
+    Raises:
+      ConfigError: a number is none that a unit can have.
 
     >>> grid_spec(64, 2).latent_size(7, 7), grid_spec(64, 4).latent_size(8, 8)
     ((4, 4), (2, 2))
@@ -74,8 +88,15 @@ def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> 
       shape: (H, W, Cin).
       channels, strides: the grid.
 
+    Returns:
+      The units, by channels and then by stride; none where nothing fits.
+
     Raises:
       ConfigError: a number is none that a unit can have.
+
+    >>> units = unit_grid((7, 7, 64), channels=(4, 16, 128), strides=(2, 8))
+    >>> [unit.latent_shape for unit in units]
+    [(4, 4, 4), (4, 4, 16)]
     """
     specs = [grid_spec(c, s) for c in sorted(set(channels)) for s in sorted(set(strides))]
     fitting = [spec for spec in specs if fits(spec, shape)]
@@ -88,10 +109,20 @@ def fits(spec: BottleneckSpec, shape: Shape) -> bool:
 
 
 def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
-    """Traces the unit of one spec for features of a shape (H, W, Cin).
+    """Traces a unit and counts what it costs; nothing is run.
+
+    Args:
+      spec: its form.
+      shape: (H, W, Cin) of the features.
+
+    Returns:
+      The counts.
 
     Raises:
       ConfigError: the features are smaller than its kernel.
+
+    >>> plan_unit(grid_spec(channels=8, stride=2), (14, 14, 32)).stored_bytes
+    7392
     """
     latent = (*spec.latent_size(*shape[:2]), spec.channels)
     if min(latent) < 1:

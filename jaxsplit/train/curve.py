@@ -53,6 +53,9 @@ def train_curve(
       progress: told of the metrics of all rates as the training goes.
       tell: told what takes long before it begins.
 
+    Returns:
+      The family, each rate with the tables that `config.tables` asks for; not yet measured.
+
     Raises:
       ConfigError: there are fewer training examples than a batch takes, the devices can't share
         a batch equally, or the network learns too: then `train_networks` is needed.

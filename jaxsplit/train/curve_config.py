@@ -60,8 +60,8 @@ class CurveConfig:
       tables: what the integer tables follow: each rate's "prior", or the symbols of the training
         images after the training: one table for all channels ("shared"), one for each
         ("channels"), or a few that the places of the latent share ("places").
-      evaluate_every: steps between evaluations on `evaluate_limit` images of the test split; 0:
-        none before the end.
+      evaluate_every, evaluate_limit: steps between evaluations, 0: none before the end; and how
+        many images of the test split each takes, None: all.
       baselines: image codecs that the curve is shown beside at the end: "jpeg", "webp", "avif".
       compare_at: equal "top1", or equal "agreement" with the uncut network.
       trainable: what learns: the "unit" behind the frozen network, or, by `train_networks`, unit

@@ -16,6 +16,8 @@ import numpy as np
 
 from jaxsplit.errors import ConfigError
 
+__all__ = ["use_cpu_cores"]  # the rest is for the trainings of this package
+
 #: Name of the device axis, for `jax.lax.pmean` and batch normalisation inside a step.
 AXIS = "devices"
 
@@ -33,6 +35,11 @@ def use_cpu_cores(batch_size: int) -> None:
     used: later, as in a cell that is run again, it changes nothing. Nor does it where jax runs on
     another platform, where the environment says how many devices there are, or where this is one
     of several processes: they may share the cores.
+
+    Args:
+      batch_size: examples of a step, over all devices.
+
+    >>> use_cpu_cores(batch_size=64)  # first of all; then jax.devices() are the cores
     """
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if told or jax.distributed.is_initialized():

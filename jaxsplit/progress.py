@@ -74,7 +74,13 @@ class ProgressBar:
             self._say("  ".join(filter(None, (self._step, done))), now)
 
     def __call__(self, step: int, steps: int, metrics: dict[str, np.ndarray]) -> None:
-        """Shows the metrics of `step`; an evaluation's stay beside those of later steps."""
+        """Shows the metrics of a step; an evaluation's stay beside those of later steps.
+
+        Args:
+          step: of `steps`.
+          steps: of the training.
+          metrics: by name, one number or one for each rate.
+        """
         now = time.monotonic()
         new, self._told = self._begins("training", step, now), False
         if self._terminal is None:

@@ -66,13 +66,10 @@ def test_every_public_name_is_documented(name):
     assert not undocumented(Path(importlib.import_module(name).__file__).read_text())
 
 
-_CALLED = "it is called as a `train.reports.Progress` or a `tell`, whose comment says with what"
 # What lacks something, and why it may.
 EXCEPTIONS = {
     "CurveResult: an example": "`run_curve` makes it, and nobody else",
     "Measurement: an example": "`measure` makes it, and its example shows one",
-    **{f"ProgressBar.__call__: {name}": _CALLED for name in ("step", "steps", "metrics")},
-    "ProgressBar.tell: text": _CALLED,
 }
 PARTS = {"Args": r"Args|Attributes", "Returns": r"Returns|Yields"}
 

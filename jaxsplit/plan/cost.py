@@ -19,9 +19,10 @@ class SplitCost:
     """Multiply-accumulates of the four stages for one image, and their parameters.
 
     Attributes:
-      head, encoder, decoder, tail: multiply-accumulates, as of `count_macs`.
+      head, encoder, decoder, tail: multiply-accumulates, as of `count_macs`, of network and unit
+        with their batch normalisation folded, as they run.
       head_params, encoder_params, decoder_params, tail_params: parameters, as of `count_params`;
-        the unit's with its batch normalisation folded. The coding tables are none.
+        the network's as it is stored, the unit's folded. The coding tables are none.
 
     >>> cost = SplitCost(
     ...     head=100_000, encoder=20_000, decoder=20_000, tail=9_900_000,

@@ -133,8 +133,15 @@ def principal_unit(
         },
     }
     widths = np.sqrt(variances) / step / _LOGISTIC_STD
-    prior = factorized.init_params(key, channels, init_scale=np.maximum(widths, 0.1))
+    prior = _centred(factorized.init_params(key, channels, init_scale=np.maximum(widths, 0.1)))
     return _variables(layers, prior, spec.batch_norm)
+
+
+def _centred(prior: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The prior with its medians at zero: where units round is what their priors say."""
+    channels, last = len(prior["bias_0"]), f"bias_{sum(name[:5] == 'bias_' for name in prior) - 1}"
+    off = factorized.cumulative_logits(prior, jnp.zeros((1, channels)))
+    return {**prior, last: prior[last] - off.reshape(channels, 1)}
 
 
 def _root(metric: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxsplit.bottleneck import fold_batch_norm
 from jaxsplit.models import Backbone
-from jaxsplit.plan.counting import count_macs, count_params
+from jaxsplit.plan.counting import as_it_runs, count_macs, count_params
 from jaxsplit.split import Split
 
 
@@ -68,7 +68,7 @@ class SplitCost:
 
 
 def split_cost(split: Split, backbone: Backbone) -> SplitCost:
-    """Counts the stages of a cut, the unit's batch normalisation folded as it is when it runs.
+    """Counts the stages of a cut, batch normalisation folded as it is when they run.
 
     Args:
       split: of any cut and unit.
@@ -93,13 +93,18 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     folded = dataclasses.replace(split.spec, batch_norm=False)
     plain = dataclasses.replace(split, spec=folded, axis_name=None)
     unit = jax.eval_shape(lambda: fold_batch_norm(split.spec, split.init(key))[1])
-    variables = backbone.variables
-    stages: dict[str, tuple[Any, ...]] = {
-        "head": (split.head, variables, images),
-        "encoder": (plain.encode, unit, features),
-        "decoder": (plain.decode, unit, latent),
-        "tail": (split.tail, variables, seen),  # larger where the unit doesn't crop
-    }
-    macs = {name: count_macs(*stage) for name, stage in stages.items()}
-    params = {f"{name}_params": count_params(*stage) for name, stage in stages.items()}
+
+    def stages(cut: Split, variables: Any) -> dict[str, tuple[Any, ...]]:
+        return {
+            "head": (cut.head, variables, images),
+            "encoder": (cut.encode, unit, features),
+            "decoder": (cut.decode, unit, latent),
+            "tail": (cut.tail, variables, seen),  # larger where the unit doesn't crop
+        }
+
+    module, arrays = as_it_runs(backbone.module, backbone.variables)
+    runs = stages(dataclasses.replace(plain, module=module), arrays)
+    macs = {name: count_macs(*stage) for name, stage in runs.items()}
+    stored = stages(plain, backbone.variables)
+    params = {f"{name}_params": count_params(*stage) for name, stage in stored.items()}
     return SplitCost(**macs, **params)

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from jaxsplit.models import fold_batch_norm
+
 # A nested program that is counted whole: its form also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"
 
@@ -67,6 +69,22 @@ def _used(program: Any, wanted: Sequence[bool]) -> list[bool]:
             if is_used and not isinstance(var, core.Literal)
         }
     return [var in needed for var in program.invars]
+
+
+def as_it_runs(module: Any, variables: Any) -> tuple[Any, Any]:
+    """A network and the shapes of its variables with batch normalisation folded.
+
+    Args:
+      module: of any Flax network; one that doesn't know `folded` stays as it is.
+      variables: its arrays, or their shapes.
+
+    Returns:
+      The module and the variables, nothing of them computed.
+    """
+    if getattr(module, "folded", True):
+        return module, variables
+    folded = jax.eval_shape(lambda x: fold_batch_norm(x, module.epsilon), variables)
+    return module.clone(folded=True), folded
 
 
 def count_macs(function: Callable[..., Any], *args: Any) -> int:

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.models import fold_batch_norm
-from jaxsplit.plan.counting import program_macs, used_params
+from jaxsplit.plan.counting import as_it_runs, program_macs, used_params
 from jaxsplit.plan.field import IMAGE, Field, trace_field
 from jaxsplit.plan.memory import peak_bytes
 from jaxsplit.plan.program import flatten, value_of
@@ -217,10 +216,7 @@ class _Segment:
 
 
 def _segments(module: Any, variables: Any, image: Any) -> Iterator[_Segment]:
-    folded, arrays = module, variables
-    if getattr(module, "folded", True) is False:  # as it runs; parameters count as they are learned
-        folded = module.clone(folded=True)
-        arrays = jax.eval_shape(lambda x: fold_batch_norm(x, module.epsilon), variables)
+    folded, arrays = as_it_runs(module, variables)  # parameters count as they are learned
     start, given, field = None, image, IMAGE
     *cuts, last = module.endpoints()
     for stop in (*cuts, last):

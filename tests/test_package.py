@@ -79,10 +79,14 @@ def test_they_are_small_and_of_the_one_version(built):
     assert "jaxsplit = jaxsplit.cli:main" in scripts
 
 
-def test_the_sdist_has_its_readme_and_licence(built):
+def test_the_sdist_has_what_the_wheel_is_made_of_and_no_test(built):
     with tarfile.open(built[0]) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names >= {"README.md", "LICENSE", "pyproject.toml", "configs/fashion_mnist.py"}
+        names = {one.name.partition("/")[2] for one in archive.getmembers() if one.isfile()}
+    written = {name for name in names if name.startswith("jaxsplit.egg-info/")}
+    written |= {"PKG-INFO", "setup.cfg"}  # by setuptools
+    expected = {path for path in tracked() if path.startswith(("jaxsplit/", "configs/"))}
+    expected |= {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "MANIFEST.in"}
+    assert names - written == expected
 
 
 def test_nothing_is_warned_of(built):

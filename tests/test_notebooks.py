@@ -68,7 +68,7 @@ def test_a_notebook_teaches_and_opens_by_its_badge(name):
 def test_a_notebook_is_stored_with_the_outputs_of_its_code(name):
     notebook = read(name)
     assert notebook.metadata.jaxsplit.code == runner.digest(notebook), (
-        "the code has changed: python .ci/notebooks.py"
+        "code or version have changed: python .ci/notebooks.py"
     )
     assert [cell.execution_count for cell in code_cells(notebook)] == list(
         range(1, len(code_cells(notebook)) + 1)

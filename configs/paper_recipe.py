@@ -42,9 +42,9 @@ DISTORTIONS = {
 }
 # Of EfficientNet-Lite0: cut, side of the patches, channels; as of `efficientnet_lite0`.
 IMAGENET = {
-    "early": ("stage4.block3", 2, 96),
-    "middle": ("stage6.block1", 1, 176),
-    "late": ("stage6.block4", 1, 176),
+    "early": ("stage4.block3", 2, 160),
+    "middle": ("stage6.block1", 1, 192),
+    "late": ("stage6.block4", 1, 192),
 }
 IMAGENET_LAMBDAS = (2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6)
 

@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from jaxsplit.evaluation.curve import Curve, Interval, RatePoint
-from jaxsplit.evaluation.image_codecs import TITLES, CodecPoint
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.image_codecs import TITLES
+from jaxsplit.evaluation.points import CodecPoint, Interval, RatePoint
 from jaxsplit.versions import versions
 
 _WIDTH, _HEIGHT = 960, 520
@@ -93,7 +94,8 @@ def _rates(curve: Curve) -> str:
         "estimated bits",
         "table bits",
     )
-    head += ("bits / pixel", "top-1 %", "95 % interval", "top-5 %", "agreement %", "95 % interval")
+    head += ("bits / pixel", "top-1 %", "95 % interval", "top-5 %", "95 % interval")
+    head += ("agreement %", "95 % interval")
     rows = [
         (
             point.rate_id,
@@ -106,6 +108,7 @@ def _rates(curve: Curve) -> str:
             f"{100 * point.top1:.2f}",
             _percents(point.top1_interval),
             _percent(point.top5),
+            _percents(point.top5_interval),
             _percent(point.agreement),
             _percents(point.agreement_interval),
         )

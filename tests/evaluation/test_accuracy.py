@@ -12,6 +12,7 @@ from jaxsplit import checkpoint, data, ops
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError, DataError, FamilyError
 from jaxsplit.evaluation.accuracy import _accuracy, evaluate, evaluate_images, predictor
+from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.models.inference import batch_size
 from jaxsplit.plan import split_cost
 from jaxsplit.train.curve import train_curve
@@ -85,6 +86,8 @@ def test_a_network_agrees_with_itself(tiny_family, tiny_backbone, tiny_test_sour
     assert point.top1 == curve.uncompressed_top1 == (logits.argmax(-1) == labels).mean()
     assert point.top1_interval == curve.uncompressed_top1_interval
     assert point.top5 == curve.uncompressed_top5
+    assert point.top5_interval == curve.uncompressed_top5_interval
+    assert point.top5_interval == wilson_interval(round(200 * point.top5), 200)
 
 
 def test_agreement_and_top5_are_counted_image_by_image(

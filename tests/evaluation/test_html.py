@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from jaxsplit.evaluation.curve import Curve, RatePoint
+from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.html import report, write_report
-from jaxsplit.evaluation.image_codecs import CodecPoint
+from jaxsplit.evaluation.points import CodecPoint, RatePoint
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -19,6 +19,7 @@ MEASURED = dict(
     table_bits_per_image=160.0,
     top1_interval=(0.85, 0.90),
     top5=0.99,
+    top5_interval=(0.98, 0.995),
     agreement=0.91,
     agreement_interval=(0.89, 0.93),
     bytes_p5=15.0,
@@ -73,7 +74,7 @@ def test_nothing_is_loaded_from_elsewhere():
 def test_every_figure_is_there():
     rows = {row[0]: row for row in Page(report(CURVE, "title")).rows[1:3]}
     assert rows["r1"][2:4] == ["20.8", "15–30"]
-    assert rows["r2"][7:9] == ["92.75", "85.0–90.0"]
+    assert rows["r2"][7:11] == ["92.75", "85.0–90.0", "99.00", "98.0–99.5"]
     costs = Page(report(CURVE, "title")).rows[4]
     assert costs == [
         "r1",
@@ -90,7 +91,7 @@ def test_every_figure_is_there():
 def test_curves_of_older_files_are_shown_without_what_they_lack():
     old = Curve(0.9, 10, (RatePoint("r1", None, 20.8, 155.6, 0.212, 0.883, 10),))
     row = Page(report(old, "title")).rows[1]
-    assert row == ["r1", "n/a", "20.8", "n/a–n/a", "155.6", "n/a", "0.212", "88.30", *4 * ["n/a"]]
+    assert row == ["r1", "n/a", "20.8", "n/a–n/a", "155.6", "n/a", "0.212", "88.30", *5 * ["n/a"]]
 
 
 def test_names_are_text_and_not_markup():

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsplit import data, losses, models
+from jaxsplit import __version__, data, losses, models
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import PerImage
 from jaxsplit.evaluation.intervals import wilson_interval
+from jaxsplit.evaluation.origin import Origin
 from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.models.inference import batch_size, in_batches
@@ -144,6 +145,7 @@ def evaluate_images(
     curve = Curve(
         n_images=len(labels),
         points=tuple(points),
+        origin=_origin(backbone, family.cut, source),
         **{f"uncompressed_{name}": value for name, value in _accuracy(uncut, labels).items()},
     )
     seen = PerImage(
@@ -154,6 +156,20 @@ def evaluate_images(
         uncut.argmax(-1),
     )
     return curve, seen
+
+
+def _origin(backbone: models.Backbone, cut: str, source: data.Source) -> Origin:
+    return Origin(
+        backbone=backbone.name,
+        backbone_fingerprint=backbone.fingerprint,
+        cut=cut,
+        data=data.portable_name(source.name),
+        split=source.split,
+        data_fingerprint=source.listing,
+        classes=len(source.class_names),
+        jaxsplit=__version__,
+        jax=jax.__version__,
+    )
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.checks import check_keys, set_count, set_interval, set_number
 from jaxsplit.evaluation.image_codecs import QUALITIES
+from jaxsplit.evaluation.origin import Origin
 from jaxsplit.evaluation.points import CodecPoint, Interval, RatePoint, optional
 
 
@@ -29,6 +30,7 @@ class Curve:
       uncompressed_top5: share of images whose class is among the five likeliest.
       uncompressed_top5_interval: its interval.
       baselines: image codec → its points over the same images.
+      origin: the network and the images; None in an older file.
 
     Raises:
       ConfigError: a number is out of its range, or two points share a rate id.
@@ -46,6 +48,7 @@ class Curve:
     uncompressed_top5: float | None = None
     baselines: Mapping[str, tuple[CodecPoint, ...]] = field(default_factory=dict, hash=False)
     uncompressed_top5_interval: Interval | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         set_number(self, "uncompressed_top1", highest=1.0)
@@ -77,6 +80,8 @@ class Curve:
                 codec: [_written(point, without="codec") for point in points]
                 for codec, points in self.baselines.items()
             }
+        if self.origin is not None:
+            content["origin"] = asdict(self.origin)
         return json.dumps(content, indent=2) + "\n"
 
     def write(self, path: str | Path) -> None:
@@ -120,12 +125,14 @@ def _written(point: RatePoint | CodecPoint, without: str = "") -> dict[str, Any]
 
 
 def _parsed(content: Any) -> Curve:
-    check_keys(content, ("uncompressed", "points"), "the file", ("baselines",))
+    check_keys(content, ("uncompressed", "points"), "the file", ("baselines", "origin"))
     uncompressed = content["uncompressed"]
     check_keys(uncompressed, ("top1", "n_images"), "uncompressed", _UNCOMPRESSED_OPTIONAL)
     points = _entries(content["points"], RatePoint, "points")
-    baselines = content.get("baselines", {})
+    baselines, origin = content.get("baselines", {}), content.get("origin")
     check_keys(baselines, (), "baselines", tuple(QUALITIES))
+    if origin is not None:
+        check_keys(origin, tuple(entry.name for entry in fields(Origin)), "origin")
     return Curve(
         points=tuple(RatePoint(**entry) for entry in points),
         n_images=uncompressed["n_images"],
@@ -137,6 +144,7 @@ def _parsed(content: Any) -> Curve:
             )
             for codec, given in baselines.items()
         },
+        origin=None if origin is None else Origin(**origin),
     )
 
 

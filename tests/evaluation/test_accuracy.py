@@ -121,6 +121,18 @@ def test_five_classes_or_less_have_no_top5():
     assert _accuracy(np.zeros((4, 6)), labels)["top5"] == 0.75
 
 
+def test_the_curve_says_what_it_was_measured_with_and_on(
+    curve, tiny_family, tiny_backbone, tiny_test_source
+):
+    origin = curve.origin
+    assert origin.backbone_fingerprint == tiny_backbone.fingerprint
+    assert (origin.backbone, origin.cut) == (tiny_backbone.name, tiny_family.cut)
+    assert (origin.data, origin.split) == (tiny_test_source.name, tiny_test_source.split)
+    assert origin.data_fingerprint == tiny_test_source.listing
+    assert origin.classes == len(tiny_test_source.class_names)
+    assert origin.jax == jax.__version__
+
+
 def test_percentiles_are_lengths_of_frames(curve, symbols, tiny_family, tiny_backbone):
     sender = Sender(tiny_family, tiny_backbone)
     for point in curve.points:

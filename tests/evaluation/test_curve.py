@@ -8,6 +8,7 @@ import pytest
 
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.origin import Origin
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
 
 CODEC = dict(quality=5, bytes_per_image=9.0, header_bytes_per_image=3.0, top1=0.5, agreement=0.5)
@@ -107,6 +108,27 @@ def test_everything_measured_is_kept_under_its_own_name(tmp_path):
     assert Curve.read(tmp_path / "curve.json") == some
 
 
+ORIGIN = Origin(
+    "resnet8_small", "5e" * 32, "stage1.block1", "embedded", "test", "af" * 8, 10, "0.1.0", "0.7.0"
+)
+
+
+def test_the_origin_is_kept_and_read_strictly(tmp_path):
+    path, curve = tmp_path / "curve.json", Curve(0.925, 2000, (_point(),), origin=ORIGIN)
+    curve.write(path)
+    assert Curve.read(path) == curve
+    content = json.loads(path.read_text())
+    assert content["origin"]["data_fingerprint"] == "af" * 8
+    for wrong, message in (
+        ({"classes": 0}, "classes is 0"),
+        ({"cut": None}, "cut is None, expected a text"),
+        ({"seed": 1}, "origin has the keys"),
+    ):
+        path.write_text(json.dumps(content | {"origin": content["origin"] | wrong}))
+        with pytest.raises(DataError, match=message):
+            Curve.read(path)
+
+
 def _avif_points():
     return tuple(CodecPoint("avif", q, 300.0 + q, 269.0, 0.7, 0.7) for q in (10, 20))
 
@@ -126,6 +148,7 @@ def test_a_file_of_before_the_optional_keys_is_still_read(tmp_path):
     curve = Curve.read(tmp_path / "curve.json")
     assert json.loads(curve.to_json()) == old
     assert curve.points[0].agreement is None
+    assert curve.origin is None
     assert curve.baselines == {}
 
 

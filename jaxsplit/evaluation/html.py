@@ -142,8 +142,8 @@ def _costs(points: Iterable[RatePoint]) -> str:
 
 
 def _baselines(curve: Curve) -> str:
-    head = ("codec", "quality", "bytes / image", "of them header", "top-1 %", "95 % interval")
-    head += ("agreement %", "95 % interval")
+    head = ["codec", "quality", "bytes / image", "of them header", "top-1 %", "95 % interval"]
+    head += ["agreement %", "95 % interval"]
     rows = [
         (
             TITLES[codec],

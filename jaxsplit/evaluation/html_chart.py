@@ -26,7 +26,8 @@ class _Axes:
         highest = max([*ends, *(_bar_ends(point)[1] for point in self.shown)])
         # A point at least, where every answer is wrong.
         self.high = min(100.0, max(highest + 0.08 * (highest - self.low), self.low + 1))
-        sizes = [point.bytes_per_image for point in (*curve.points, *self.shown)]
+        sizes = [point.bytes_per_image for point in curve.points]
+        sizes += [point.bytes_per_image for point in self.shown]
         self.left = math.log(max(min(sizes), 0.1)) - 0.15
         self.right = math.log(max(max(sizes), 0.2)) + 0.15
 

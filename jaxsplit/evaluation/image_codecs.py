@@ -115,13 +115,16 @@ def sweep(
                 classes = _classes(predict(decoded), len(batch))
                 right += int((classes == labels[start : start + batch_size]).sum())
                 same += int((classes == uncut[start : start + batch_size]).sum())
-            means = (total / len(images) for total in (sizes, headers, right, same))
+            count = len(images)
             point = CodecPoint(
                 codec,
                 quality,
-                *means,
-                top1_interval=wilson_interval(right, len(images)),
-                agreement_interval=wilson_interval(same, len(images)),
+                bytes_per_image=sizes / count,
+                header_bytes_per_image=headers / count,
+                top1=right / count,
+                agreement=same / count,
+                top1_interval=wilson_interval(right, count),
+                agreement_interval=wilson_interval(same, count),
             )
             points.append(point)
     return tuple(points)

@@ -15,8 +15,9 @@ import numpy as np
 
 from jaxsplit import data
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.curve import Curve, RatePoint
+from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import PerImage
+from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import RateFamily
 from jaxsplit.versions import versions
 

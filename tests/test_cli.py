@@ -147,9 +147,11 @@ def folder_of_images(tmp_path_factory):
 @pytest.mark.slow
 def test_quickstart_writes_the_curve(quickstart):
     written = json.loads((quickstart.folder / "curve.json").read_text())
-    assert set(written) == {"uncompressed", "points", "baselines"}
+    assert set(written) == {"uncompressed", "points", "baselines", "origin"}
+    assert written["origin"]["data"] == "embedded"
     assert set(written["baselines"]) == {"jpeg", "webp"}
-    assert set(written["uncompressed"]) == {"top1", "n_images", "top1_interval", "top5"}
+    tops = {"top1", "top1_interval", "top5", "top5_interval"}
+    assert set(written["uncompressed"]) == {"n_images", *tops}
     assert [point["rate_id"] for point in written["points"]] == list(RATES)
     for point in written["points"]:
         assert set(point) == {
@@ -158,9 +160,8 @@ def test_quickstart_writes_the_curve(quickstart):
             "bytes_per_image",
             "estimated_bits_per_image",
             "bits_per_pixel",
-            "top1",
             "n_images",
-            *("table_bits_per_image", "bytes_p5", "bytes_p95", "top1_interval", "top5"),
+            *("table_bits_per_image", "bytes_p5", "bytes_p95", *tops),
             *("agreement", "agreement_interval", "device_macs", "device_share", "device_params"),
             *("server_macs", "server_params", "unit_bytes", "unit_share"),
         }
@@ -404,6 +405,8 @@ def test_evaluate_compares_with_the_codecs_that_it_is_told(family, folder_of_ima
             assert point["bytes_per_image"] > point["header_bytes_per_image"] > 100
             assert 0 <= point["top1"] <= 1
             assert 0 <= point["agreement"] <= 1
+            low, high = point["top1_interval"]
+            assert low <= point["top1"] <= high
         assert points[-1]["agreement"] == 1  # of the best quality
     assert "AVIF, JPEG: the smallest" in " ".join(done.out.split())
     assert "WebP" not in done.out

@@ -10,7 +10,10 @@ from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.config import find, known_keys, load, to_dataclass
 from jaxsplit.design import DesignConfig
 from jaxsplit.errors import ConfigError
+from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.losses import Distortion
+from jaxsplit.plan import split_cost
+from jaxsplit.split import make_split
 from jaxsplit.train.backbone import BackboneConfig
 from jaxsplit.train.curve import CurveConfig
 from jaxsplit.train.step import Phase, Rate
@@ -183,6 +186,22 @@ def test_overrides_of_tuples_and_of_keys_left_to_their_default():
     config = load("fashion_mnist:smoke", keys)
     assert config.phases[0].quantization == "round"
     assert [phase.distortion.temperature for phase in config.phases] == [1.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("images", ["fashion_mnist", "cifar10"])
+def test_the_device_s_part_costs_no_more_than_in_the_paper_s_recipe(images):
+    costs = []
+    for recipe in ("paper_recipe", "resnet20_small"):
+        config = load(f"{recipe}:{images}")
+        backbone = load_backbone(config.backbone)
+        [spec] = {rate.spec or config.spec for rate in config.rates}
+        costs.append(split_cost(make_split(backbone, config.cut, spec), backbone))
+    paper, ours = costs
+    assert (ours.head, ours.head_params) == (paper.head, paper.head_params)
+    assert 0 < ours.encoder <= paper.encoder
+    assert 0 < ours.encoder_params <= paper.encoder_params
+    assert 0 < ours.decoder <= 2 * paper.decoder
+    assert 0 < ours.decoder_params <= 2 * paper.decoder_params
 
 
 def test_a_whole_mapping_may_be_another_one():

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from jaxsplit.pretrained import pretrained_names
-
 SCRIPT = Path(__file__).parent / "benchmarks" / "switching.py"
 
 
@@ -19,19 +17,32 @@ def switching():
 
 
 def test_a_switch_compiles_nothing_and_takes_less_than_a_millisecond(switching):
-    found = switching.measure(pretrained_names()[-1], images=4, repeats=300)
-    assert found["switches"] > 200
+    found = switching.measure(switching.FAMILY, images=4, turns=100)
     assert found["compilations"] == 0
     for end in ("device", "server"):
         # Medians: a worst call is the machine's.
-        assert found[end]["extra"]["median_us"] < 1000
+        assert abs(found[end]["extra_us"]) < 1000
         assert 0 < found[end]["choose"]["median_us"] < 1000
+        assert 0 < found[end]["stays"]["median_us"] <= found[end]["stays"]["worst_us"]
     assert found["bytes_of_a_rate"]["largest"] < found["bytes_of_the_backbone"]
 
 
-def test_the_extra_of_a_switch_is_beyond_the_calls_that_stay(switching):
-    calls = [("a", False, 10.0), ("a", False, 12.0), ("b", True, 31.0), ("b", False, 30.0)]
-    calls += [("a", True, 13.0)]
-    extra = switching.extra(calls)
-    assert (extra["median_us"], extra["worst_us"]) == (1.5, 2.0)
-    assert extra["worst_staying_us"] == 1.0
+def test_pairs_are_of_one_image_at_one_rate(switching, monkeypatch):
+    now, calls = [0], [("", -1)]
+
+    def call(rate, number):
+        now[0] += {"a": 10_000, "b": 30_000}[rate] + 3_000 * (rate != calls[-1][0])
+        calls.append((rate, number))
+
+    monkeypatch.setattr(
+        switching,
+        "timed",
+        lambda run: -now[0] / 1000 + (run() or now[0] / 1000),
+    )
+    found = switching.paired(call, [("a", "b"), ("b", "a"), ("b", "a")])
+    assert found["stays"] == {"median_us": 30, "worst_us": 30}
+    assert found["switches"] == {"median_us": 33, "worst_us": 33}
+    assert found["extra_us"] == 3
+    # One after the other: what comes first alternates.
+    assert calls[1:5] == [("b", 0), ("a", 0), ("a", 0), ("a", 0)]
+    assert calls[5:9] == [("b", 1), ("b", 1), ("a", 1), ("b", 1)]

@@ -89,7 +89,9 @@ class EntropyCoder:
         Returns:
           The payload. On average it is 0.32 bytes longer than `tables.information_bits(symbols)`
           / 8, and by the coder's rounding of 0.00013 bits a symbol: 0.62 bytes at 18,816 symbols.
-          It is never longer by more than a byte beside the rounding.
+          It is never longer by more than a byte beside the rounding, but it may be shorter: symbols
+          at the end that are the lowest of their tables leave the interval's lower end where it
+          is, and so add nothing.
 
         Raises:
           ConfigError: not int32, or another shape.

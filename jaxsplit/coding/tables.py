@@ -193,8 +193,8 @@ class CodingTables:
     def information_bits(self, symbols: np.ndarray) -> float:
         """Information content of symbols under the tables, with their escapes.
 
-        Real payloads are longer by less than a byte, 0.32 bytes on average, and by the coder's
-        rounding.
+        Real payloads are longer by at most a byte and the coder's rounding, usually by 0.32 bytes
+        in the mean; `EntropyCoder.encode` says when they are shorter.
 
         Args:
           symbols: int32 [..., channels]; where places have tables, [..., h, w, channels].

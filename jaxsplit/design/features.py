@@ -77,7 +77,9 @@ def compute(
                 f"{size / 2**30:.3g} GiB, but cache_gib is {max_bytes / 2**30:.3g}: lower the "
                 "limit, name fewer cuts, or raise cache_gib"
             )
-        tell(f"features of {len(source)} images at {len(cuts)} cut{'s' * (len(cuts) != 1)}, {size / 1e6:.0f} MB")
+        tell(
+            f"features of {len(source)} images at {len(cuts)} cut{'s' * (len(cuts) != 1)}, {size / 1e6:.0f} MB"
+        )
         partial = directory / f"{folder.name}.partial"
         try:
             for old in (partial, folder):

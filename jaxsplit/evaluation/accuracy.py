@@ -9,12 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsplit import data, losses, models
+from jaxsplit import __version__, data, losses, models
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError
-from jaxsplit.evaluation.curve import Curve, RatePoint
+from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import PerImage
 from jaxsplit.evaluation.intervals import wilson_interval
+from jaxsplit.evaluation.origin import Origin
+from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.models.inference import batch_size, in_batches
 from jaxsplit.notices import Tell, tell_nobody
@@ -141,8 +143,12 @@ def evaluate_images(
                 **_cost(rate, costs[rate.spec], backbone),
             )
         )
-    whole = _accuracy(uncut, labels)
-    curve = Curve(whole["top1"], len(labels), tuple(points), whole["top1_interval"], whole["top5"])
+    curve = Curve(
+        n_images=len(labels),
+        points=tuple(points),
+        origin=_origin(backbone, family.cut, source),
+        **{f"uncompressed_{name}": value for name, value in _accuracy(uncut, labels).items()},
+    )
     seen = PerImage(
         tuple(point.rate_id for point in points),
         np.array(all_lengths),
@@ -166,15 +172,32 @@ def _send(
     return lengths, decoded, receiver.predict(decoded, rate_id)
 
 
+def _origin(backbone: models.Backbone, cut: str, source: data.Source) -> Origin:
+    return Origin(
+        backbone=backbone.name,
+        backbone_fingerprint=backbone.fingerprint,
+        cut=cut,
+        data=data.portable_name(source.name),
+        split=source.split,
+        data_fingerprint=source.listing,
+        classes=len(source.class_names),
+        jaxsplit=__version__,
+        jax=jax.__version__,
+    )
+
+
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Top-1 with its interval and top-5 of logits [N, K]; of equal logits the first counts."""
-    right = int((logits.argmax(-1) == labels).sum())
-    top5 = None
+    """Top-1 and top-5 of logits [N, K] with intervals; of equal logits the first counts."""
+    answers = {"top1": logits.argmax(-1) == labels}
     if logits.shape[1] > _TOP:
         likeliest = np.argsort(-logits, axis=-1, kind="stable")[:, :_TOP]
-        top5 = float((likeliest == labels[:, None]).any(-1).mean())
-    interval = wilson_interval(right, len(labels))
-    return {"top1": right / len(labels), "top1_interval": interval, "top5": top5}
+        answers["top5"] = (likeliest == labels[:, None]).any(-1)
+    found: dict[str, Any] = {"top5": None}
+    for name, right in answers.items():
+        count = int(right.sum())
+        found[name] = count / len(labels)
+        found[f"{name}_interval"] = wilson_interval(count, len(labels))
+    return found
 
 
 def _answers(logits: np.ndarray, labels: np.ndarray, uncut: np.ndarray) -> dict[str, Any]:

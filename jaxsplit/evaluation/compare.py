@@ -65,6 +65,7 @@ class Comparison:
       common_bytes: lowest and highest rate that the BD-accuracy is the mean over, or None.
       interval: of the BD-rate, where both curves have the same single images.
       no_interval: why there is none, or "".
+      same_images: False: other ones of the same data; None where the files don't say.
     """
 
     reference: str
@@ -77,6 +78,7 @@ class Comparison:
     common_bytes: tuple[float, float] | None
     interval: Interval | None
     no_interval: str
+    same_images: bool | None
 
     def to_dict(self) -> dict[str, Any]:
         """The same in plain values, for JSON."""
@@ -111,6 +113,11 @@ class Comparison:
                 f"{quality} from {100 * both.low:.2f} to {100 * both.high:.2f} %: {shares}",
             ),
         ]
+        if self.same_images is None:
+            note = "the files don't say which: of different data, all this means nothing"
+            rows.append(("images", "unknown", note))
+        elif not self.same_images:
+            rows.append(("images", "different", "of the same data: their difference is in it too"))
         test, reference = _told_apart(self.test, self.reference)
         lines = [f"{quality} of {test} against {reference}, {self.method}"]
         lines += [f"{name:<12} {value:<14} {note}" for name, value, note in rows]
@@ -142,7 +149,8 @@ def compare(
       drops: compare from so much below the uncut network to so much, such as (0.06, 0.005).
 
     Raises:
-      ConfigError: as for `bd.bd_rate`; drops that don't fall, or from uncut networks that differ.
+      ConfigError: as for `bd.bd_rate`; drops that don't fall, or from uncut networks that differ;
+        the curves are of different data.
       DataError: agreement is asked for and a curve has no single images.
     """
     if not drops[0] > drops[1]:
@@ -150,6 +158,7 @@ def compare(
             f"the drops are from {100 * drops[0]:g} to {100 * drops[1]:g} points, expected the "
             "first to be the larger one"
         )
+    same_images = _same_images(reference, test)
     uncut = 1.0
     if quality == "top1":
         uncut = reference.curve.uncompressed_top1
@@ -181,7 +190,19 @@ def compare(
         common_bytes=None if bd_accuracy is None else (low, high),
         interval=interval,
         no_interval=reason,
+        same_images=same_images,
     )
+
+
+def _same_images(reference: Measured, test: Measured) -> bool | None:
+    """Whether both are of the same images, by themselves or by what the curves say of them."""
+    seen = reference.images, test.images
+    if seen[0] is not None and seen[1] is not None and seen[0].same_images(seen[1]):
+        return True
+    origins = reference.curve.origin, test.curve.origin
+    if origins[0] is None or origins[1] is None:
+        return None
+    return origins[0].same_images(origins[1])
 
 
 def _check_same_uncut(reference: Measured, test: Measured) -> None:

@@ -5,7 +5,6 @@ shortest decimals that read back as the same float64, so equal curves are equal 
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -14,86 +13,9 @@ from typing import Any
 
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.checks import check_keys, set_count, set_interval, set_number
-from jaxsplit.evaluation.image_codecs import QUALITIES, CodecPoint
-
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class RatePoint:
-    """What one rate costs and gives, measured over a set of images.
-
-    All after `n_images` is None where it was not measured, as in an older file.
-
-    Args:
-      rate_id: name of the rate in its family.
-      lmbda: weight of a bit in the training loss, >= 0; None where it is not known.
-      bytes_per_image: mean length of real frames that were decoded again before the tail ran.
-      estimated_bits_per_image: what the rate's prior charges for the same latents, mean; its
-        tables, where it has none.
-      bits_per_pixel: 8 · bytes_per_image per pixel of the image that entered the network.
-      top1: accuracy through those bytes, 0 … 1.
-      n_images: how many images were measured.
-      table_bits_per_image: information content of the same latents under the rate's integer
-        tables, mean: what an ideal coder would write.
-      top1_interval: Wilson's 95 % interval of top-1, both ends 0 … 1.
-      top5: share of images whose class is among the five likeliest; None with five classes or less.
-      agreement: share of images to which the uncut network gives the same class.
-      agreement_interval: its interval.
-      bytes_p5, bytes_p95: lengths of frames: at least 5 % (95 %) are as short or shorter.
-      device_macs, device_params: multiply-accumulates for an image, and parameters, of head and
-        encoder, as of `plan.SplitCost`.
-      device_share: device_macs as a share of the uncut network's.
-      server_macs, server_params: those of decoder and tail.
-      unit_bytes: what a packed family stores for the rate, `FamilyRate.stored_bytes`.
-      unit_share: unit_bytes as a share of the backbone's arrays in float32.
-
-    Raises:
-      ConfigError: a number is not finite or out of its range.
-    """
-
-    rate_id: str
-    lmbda: float | None
-    bytes_per_image: float
-    estimated_bits_per_image: float
-    bits_per_pixel: float
-    top1: float
-    n_images: int
-    table_bits_per_image: float | None = None
-    top1_interval: Interval | None = None
-    top5: float | None = None
-    agreement: float | None = None
-    agreement_interval: Interval | None = None
-    bytes_p5: float | None = None
-    bytes_p95: float | None = None
-    device_macs: int | None = None
-    device_share: float | None = None
-    device_params: int | None = None
-    server_macs: int | None = None
-    server_params: int | None = None
-    unit_bytes: int | None = None
-    unit_share: float | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.rate_id, str) or not self.rate_id:
-            raise ConfigError(f"rate_id is {self.rate_id!r}, expected a name")
-        for name in ("bytes_per_image", "estimated_bits_per_image", "bits_per_pixel"):
-            set_number(self, name)
-        set_number(self, "top1", highest=1.0)
-        set_count(self, "n_images")
-        for name in ("lmbda", *_OPTIONAL):
-            if getattr(self, name) is None:
-                continue
-            if name.endswith("_interval"):
-                set_interval(self, name)
-            elif name.endswith(("_macs", "_params")) or name == "unit_bytes":
-                set_count(self, name)
-            else:
-                set_number(self, name, 1.0 if name in ("top5", "agreement") else math.inf)
-
-
-# Added to the file later: left out where it is None, and missing in older files.
-_OPTIONAL = tuple(entry.name for entry in fields(RatePoint) if entry.default is None)
+from jaxsplit.evaluation.image_codecs import QUALITIES
+from jaxsplit.evaluation.origin import Origin
+from jaxsplit.evaluation.points import CodecPoint, Interval, RatePoint, optional
 
 
 @dataclass(frozen=True)
@@ -106,7 +28,9 @@ class Curve:
       points: one for each rate, under different rate ids.
       uncompressed_top1_interval: Wilson's 95 % interval of that accuracy, both ends 0 … 1.
       uncompressed_top5: share of images whose class is among the five likeliest.
+      uncompressed_top5_interval: its interval.
       baselines: image codec → its points over the same images.
+      origin: the network and the images; None in an older file.
 
     Raises:
       ConfigError: a number is out of its range, or two points share a rate id.
@@ -123,12 +47,15 @@ class Curve:
     uncompressed_top1_interval: Interval | None = None
     uncompressed_top5: float | None = None
     baselines: Mapping[str, tuple[CodecPoint, ...]] = field(default_factory=dict, hash=False)
+    uncompressed_top5_interval: Interval | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         set_number(self, "uncompressed_top1", highest=1.0)
         set_count(self, "n_images")
-        if self.uncompressed_top1_interval is not None:
-            set_interval(self, "uncompressed_top1_interval")
+        for name in ("uncompressed_top1_interval", "uncompressed_top5_interval"):
+            if getattr(self, name) is not None:
+                set_interval(self, name)
         if self.uncompressed_top5 is not None:
             set_number(self, "uncompressed_top5", highest=1.0)
         object.__setattr__(self, "points", tuple(self.points))
@@ -146,16 +73,15 @@ class Curve:
         for key in _UNCOMPRESSED_OPTIONAL:
             if (value := getattr(self, f"uncompressed_{key}")) is not None:
                 uncompressed[key] = value
-        content: dict[str, Any] = {"uncompressed": uncompressed, "points": []}
-        for point in self.points:
-            entries = asdict(point).items()
-            kept = {k: value for k, value in entries if value is not None or k not in _OPTIONAL}
-            content["points"].append({_json_key(name): value for name, value in kept.items()})
+        content: dict[str, Any] = {"uncompressed": uncompressed}
+        content["points"] = [_written(point) for point in self.points]
         if self.baselines:
             content["baselines"] = {
-                codec: [{key: getattr(point, key) for key in _CODEC_KEYS} for point in points]
+                codec: [_written(point, without="codec") for point in points]
                 for codec, points in self.baselines.items()
             }
+        if self.origin is not None:
+            content["origin"] = asdict(self.origin)
         return json.dumps(content, indent=2) + "\n"
 
     def write(self, path: str | Path) -> None:
@@ -198,46 +124,50 @@ class Curve:
             ) from error
 
 
-_UNCOMPRESSED_OPTIONAL = ("top1_interval", "top5")
-_CODEC_KEYS = ("quality", "bytes_per_image", "header_bytes_per_image", "top1", "agreement")
+_UNCOMPRESSED_OPTIONAL = ("top1_interval", "top5", "top5_interval")
+
+
+def _written(point: RatePoint | CodecPoint, without: str = "") -> dict[str, Any]:
+    """A point's entries in the file: optional ones only where they are known."""
+    unknown = {name for name in optional(type(point)) if getattr(point, name) is None}
+    entries = asdict(point).items()
+    return {_json_key(k): value for k, value in entries if k not in (*unknown, without)}
 
 
 def _parsed(content: Any) -> Curve:
-    check_keys(content, ("uncompressed", "points"), "the file", optional=("baselines",))
-    uncompressed, entries = content["uncompressed"], content["points"]
+    check_keys(content, ("uncompressed", "points"), "the file", ("baselines", "origin"))
+    uncompressed = content["uncompressed"]
     check_keys(uncompressed, ("top1", "n_images"), "uncompressed", _UNCOMPRESSED_OPTIONAL)
-    if not isinstance(entries, list):
-        raise ConfigError("points is not a list")
-    names = {_json_key(entry.name): entry.name for entry in fields(RatePoint)}
-    required = tuple(key for key, name in names.items() if name not in _OPTIONAL)
-    points = []
-    for number, entry in enumerate(entries):
-        check_keys(entry, required, f"points[{number}]", _OPTIONAL)
-        points.append(RatePoint(**{names[key]: value for key, value in entry.items()}))
-    baselines = content.get("baselines", {})
+    points = _entries(content["points"], RatePoint, "points")
+    baselines, origin = content.get("baselines", {}), content.get("origin")
     check_keys(baselines, (), "baselines", tuple(QUALITIES))
+    if origin is not None:
+        check_keys(origin, tuple(entry.name for entry in fields(Origin)), "origin")
     return Curve(
-        uncompressed["top1"],
-        uncompressed["n_images"],
-        tuple(points),
-        uncompressed.get("top1_interval"),
-        uncompressed.get("top5"),
-        {codec: _codec_points(codec, given) for codec, given in baselines.items()},
+        points=tuple(RatePoint(**entry) for entry in points),
+        n_images=uncompressed["n_images"],
+        **{f"uncompressed_{k}": value for k, value in uncompressed.items() if k != "n_images"},
+        baselines={
+            codec: tuple(
+                CodecPoint(codec, **entry)
+                for entry in _entries(given, CodecPoint, codec, without="codec")
+            )
+            for codec, given in baselines.items()
+        },
+        origin=None if origin is None else Origin(**origin),
     )
 
 
-def _codec_points(codec: str, entries: Any) -> tuple[CodecPoint, ...]:
-    if not isinstance(entries, list):
-        raise ConfigError(f"the baseline {codec} is not a list")
-    points = []
-    for number, entry in enumerate(entries):
-        check_keys(entry, _CODEC_KEYS, f"{codec}[{number}]")
-        point = CodecPoint(codec, **entry)
-        set_count(point, "quality", lowest=0)
-        for name in _CODEC_KEYS[1:]:
-            set_number(point, name, 1.0 if name in ("top1", "agreement") else math.inf)
-        points.append(point)
-    return tuple(points)
+def _entries(found: Any, point: type, where: str, without: str = "") -> list[dict[str, Any]]:
+    """A list of points as arguments of their class."""
+    if not isinstance(found, list):
+        raise ConfigError(f"{where} is not a list")
+    names = {_json_key(entry.name): entry.name for entry in fields(point)}
+    perhaps = optional(point)
+    required = tuple(key for key, name in names.items() if name not in (*perhaps, without))
+    for number, entry in enumerate(found):
+        check_keys(entry, required, f"{where}[{number}]", perhaps)
+    return [{names[key]: value for key, value in entry.items()} for entry in found]
 
 
 def _json_key(name: str) -> str:

@@ -14,13 +14,14 @@ import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, features
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.image_headers import header_bytes
+from jaxsplit.evaluation.intervals import wilson_interval
+from jaxsplit.evaluation.points import CodecPoint
 
 #: The codecs, under the names that people give them.
 TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
@@ -42,32 +43,6 @@ _SAVE: dict[str, dict] = {
     "avif": {"speed": 6, "max_threads": 1},
 }
 _SLICE = 50  # images that a thread takes at once: one by one, handing them out costs more
-
-
-@dataclass(frozen=True)
-class CodecPoint:
-    """One quality of one codec, measured over a set of images.
-
-    Attributes:
-      codec: "jpeg", "webp" or "avif".
-      quality: Pillow's quality, 1 … 95 (JPEG) or 0 … 100 (WebP, AVIF).
-      bytes_per_image: mean length of the whole files.
-      header_bytes_per_image: mean of the part that `image_headers.header_bytes` counts.
-      top1: accuracy of the uncut network on the decoded images, 0 … 1.
-      agreement: share of the images that it gives the class of the image before coding, 0 … 1.
-    """
-
-    codec: str
-    quality: int
-    bytes_per_image: float
-    header_bytes_per_image: float
-    top1: float
-    agreement: float
-
-    @property
-    def payload_bytes_per_image(self) -> float:
-        """Mean bytes without the header: what a system that agreed on it would still send."""
-        return self.bytes_per_image - self.header_bytes_per_image
 
 
 def sweep(
@@ -140,8 +115,18 @@ def sweep(
                 classes = _classes(predict(decoded), len(batch))
                 right += int((classes == labels[start : start + batch_size]).sum())
                 same += int((classes == uncut[start : start + batch_size]).sum())
-            means = (total / len(images) for total in (sizes, headers, right, same))
-            points.append(CodecPoint(codec, quality, *means))
+            count = len(images)
+            point = CodecPoint(
+                codec,
+                quality,
+                bytes_per_image=sizes / count,
+                header_bytes_per_image=headers / count,
+                top1=right / count,
+                agreement=same / count,
+                top1_interval=wilson_interval(right, count),
+                agreement_interval=wilson_interval(same, count),
+            )
+            points.append(point)
     return tuple(points)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.curve import Curve, RatePoint
-from jaxsplit.evaluation.image_codecs import TITLES, CodecPoint
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.image_codecs import TITLES
+from jaxsplit.evaluation.points import CodecPoint, RatePoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

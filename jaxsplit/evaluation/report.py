@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxsplit.evaluation.curve import Curve, Interval, RatePoint
-from jaxsplit.evaluation.image_codecs import TITLES, CodecPoint, smallest_reaching
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.image_codecs import TITLES, smallest_reaching
+from jaxsplit.evaluation.points import CodecPoint, Interval, RatePoint
 
 #: Columns that a table is laid out for.
 WIDTH = 110

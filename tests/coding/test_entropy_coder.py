@@ -94,6 +94,19 @@ def test_dead_channels_beside_live_ones_are_free(make_tables, draw):
         assert abs(len(_round_trip(mixed, both)) - len(_round_trip(live, symbols))) <= 1
 
 
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_channel_at_its_lowest_is_free_where_it_is_coded_last(silent):
+    """As of a ReLU's channels under one table; the channel before it pays its information."""
+    counts = np.tile(np.array([59000, 4000, 2536], np.int32), (2, 1))
+    sizes, minima = np.array([3, 3], np.int32), np.zeros(2, np.int32)
+    tables = CodingTables(counts, sizes, minima, np.zeros(2, np.float32))
+    symbols = np.zeros((20, 50, 2), np.int32)
+    symbols[..., 1 - silent] = np.random.default_rng(0).choice(2, (20, 50), p=[0.9, 0.1])
+    excess = len(_round_trip(tables, symbols)) - tables.information_bits(symbols) / 8
+    silence = 1000 * np.log2(65536 / 59000) / 8  # bytes
+    assert abs(excess + silence * silent) < silence / 2
+
+
 def test_channels_keep_their_places_whatever_tables_they_share(make_tables, draw):
     tables = make_tables([5, 2, 7, 2, 5, 2])
     rows = tables.counts[[0, 1, 2, 1, 0, 1]]

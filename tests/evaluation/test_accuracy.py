@@ -12,6 +12,7 @@ from jaxsplit import checkpoint, data, ops
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError, DataError, FamilyError
 from jaxsplit.evaluation.accuracy import _accuracy, evaluate, evaluate_images, predictor
+from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.models.inference import batch_size
 from jaxsplit.plan import split_cost
 from jaxsplit.train.curve import train_curve
@@ -85,6 +86,8 @@ def test_a_network_agrees_with_itself(tiny_family, tiny_backbone, tiny_test_sour
     assert point.top1 == curve.uncompressed_top1 == (logits.argmax(-1) == labels).mean()
     assert point.top1_interval == curve.uncompressed_top1_interval
     assert point.top5 == curve.uncompressed_top5
+    assert point.top5_interval == curve.uncompressed_top5_interval
+    assert point.top5_interval == wilson_interval(round(200 * point.top5), 200)
 
 
 def test_agreement_and_top5_are_counted_image_by_image(
@@ -116,6 +119,18 @@ def test_five_classes_or_less_have_no_top5():
         assert _accuracy(logits, labels)["top5"] == expected
     # Of equal logits the first classes count, as they do for argmax.
     assert _accuracy(np.zeros((4, 6)), labels)["top5"] == 0.75
+
+
+def test_the_curve_says_what_it_was_measured_with_and_on(
+    curve, tiny_family, tiny_backbone, tiny_test_source
+):
+    origin = curve.origin
+    assert origin.backbone_fingerprint == tiny_backbone.fingerprint
+    assert (origin.backbone, origin.cut) == (tiny_backbone.name, tiny_family.cut)
+    assert (origin.data, origin.split) == (tiny_test_source.name, tiny_test_source.split)
+    assert origin.data_fingerprint == tiny_test_source.listing
+    assert origin.classes == len(tiny_test_source.class_names)
+    assert origin.jax == jax.__version__
 
 
 def test_percentiles_are_lengths_of_frames(curve, symbols, tiny_family, tiny_backbone):

@@ -13,7 +13,8 @@ from evaluation import measured
 from jaxsplit.cli import main
 from jaxsplit.evaluation.bd import bd_accuracy, bd_rate
 from jaxsplit.evaluation.bootstrap import bd_rate_interval
-from jaxsplit.evaluation.compare import Measured
+from jaxsplit.evaluation.compare import Measured, compare
+from jaxsplit.evaluation.origin import Origin
 
 REFERENCE = measured.draw(400, draw_seed=1)
 TEST = measured.draw(400, draw_seed=2, scale=0.8)
@@ -152,3 +153,52 @@ def test_images_of_another_evaluation_are_refused(folders, tmp_path):
     assert "another evaluation" in refusal(tmp_path / "mixed", folders[1])
     (tmp_path / "mixed" / "images.npz").write_text("damaged")
     assert "not of single images" in refusal(tmp_path / "mixed", folders[1])
+
+
+ORIGIN = Origin("resnet8_small", "5e" * 32, "stem", "embedded", "test", "af" * 8, 10, "0", "0")
+
+
+def _side(name, images=None, **changes):
+    origin = dataclasses.replace(ORIGIN, **changes)
+    return Measured(name, dataclasses.replace(measured.curve_of(REFERENCE), origin=origin), images)
+
+
+def test_systems_with_other_networks_are_compared_on_the_same_images():
+    other = {
+        "backbone": "resnet20_small",
+        "backbone_fingerprint": "00" * 32,
+        "cut": "stage1.block3",
+    }
+    found = compare(_side("old"), _side("new", **other))
+    assert found.same_images is True
+    assert "images " not in found.render()
+    # The same images, read from elsewhere.
+    assert compare(_side("old"), _side("new", data="folder:copy")).same_images is True
+
+
+def test_other_images_of_the_same_data_are_told():
+    found = compare(_side("old"), _side("new", split="train", data_fingerprint="00" * 8))
+    assert found.same_images is False
+    assert found.render().splitlines()[-1].startswith("images       different")
+
+
+@pytest.mark.parametrize("changes", [{"data": "folder:imagenet"}, {"classes": 100}])
+def test_other_data_or_classes_are_refused_in_one_line(changes, tmp_path):
+    sides = _side("old"), _side("new", data_fingerprint="00" * 8, **changes)
+    for side in sides:
+        side.curve.write(tmp_path / f"{side.name}.json")
+    message = refusal(tmp_path / "old.json", tmp_path / "new.json")
+    assert "one curve is of embedded (10 classes), the other of" in message
+    # Single images that are the same say more than names.
+    seen = (
+        dataclasses.replace(sides[0], images=REFERENCE),
+        dataclasses.replace(sides[1], images=TEST),
+    )
+    assert compare(*seen).same_images is True
+
+
+def test_what_older_files_do_not_say_is_said(folders, tmp_path):
+    shutil.copy(folders[1] / "curve.json", tmp_path)
+    assert "images       unknown" in run(folders[0], tmp_path)[1]
+    assert result(folders[0], tmp_path)["same_images"] is None
+    assert result(*folders)["same_images"] is True  # by their images.npz

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxsplit.errors import ConfigError, DataError
-from jaxsplit.evaluation.curve import Curve, RatePoint
-from jaxsplit.evaluation.image_codecs import CodecPoint
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.origin import Origin
+from jaxsplit.evaluation.points import CodecPoint, RatePoint
 
 CODEC = dict(quality=5, bytes_per_image=9.0, header_bytes_per_image=3.0, top1=0.5, agreement=0.5)
 
@@ -54,6 +55,7 @@ MEASURED = {
     "table_bits_per_image": 1203.25,
     "top1_interval": (0.897, 0.922),
     "top5": 0.99,
+    "top5_interval": (0.98, 0.995),
     "agreement": 0.95,
     "agreement_interval": (0.94, 0.96),
     "bytes_p5": 140,
@@ -71,16 +73,22 @@ MEASURED = {
 def test_everything_measured_is_kept_under_its_own_name(tmp_path):
     baselines = {
         "webp": (CodecPoint("webp", 0, 97.25, 30.0, 0.86, 0.9),),
-        "avif": (CodecPoint("avif", 5, 350.5, 269.0, 0.5, 0.6), *_avif_points()),
+        "avif": (
+            CodecPoint("avif", 5, 350.5, 269.0, 0.5, 0.6, (0.4, 0.6), (0.5, 0.7)),
+            *_avif_points(),
+        ),
     }
     points = (_point(**MEASURED), _point(rate_id="r1"))
-    curve = Curve(0.925, 2000, points, (0.91, 0.94), 0.998, baselines)
+    curve = Curve(0.925, 2000, points, (0.91, 0.94), 0.998, baselines, (0.99, 1.0))
     curve.write(tmp_path / "curve.json")
     assert Curve.read(tmp_path / "curve.json") == curve
     content = json.loads(curve.to_json())
     assert list(content) == ["uncompressed", "points", "baselines"]
     assert content["uncompressed"]["top1_interval"] == [0.91, 0.94]
     assert content["uncompressed"]["top5"] == 0.998
+    assert content["uncompressed"]["top5_interval"] == [0.99, 1.0]
+    assert content["baselines"]["avif"][0]["top1_interval"] == [0.4, 0.6]
+    assert content["baselines"]["avif"][0]["agreement_interval"] == [0.5, 0.7]
     for name, value in MEASURED.items():
         written = content["points"][0][name]
         assert written == (list(value) if isinstance(value, tuple) else value)
@@ -98,6 +106,27 @@ def test_everything_measured_is_kept_under_its_own_name(tmp_path):
     some = Curve(0.925, 2000, (_point(agreement=0.9, unit_bytes=np.int64(831)),))
     some.write(tmp_path / "curve.json")
     assert Curve.read(tmp_path / "curve.json") == some
+
+
+ORIGIN = Origin(
+    "resnet8_small", "5e" * 32, "stage1.block1", "embedded", "test", "af" * 8, 10, "0.1.0", "0.7.0"
+)
+
+
+def test_the_origin_is_kept_and_read_strictly(tmp_path):
+    path, curve = tmp_path / "curve.json", Curve(0.925, 2000, (_point(),), origin=ORIGIN)
+    curve.write(path)
+    assert Curve.read(path) == curve
+    content = json.loads(path.read_text())
+    assert content["origin"]["data_fingerprint"] == "af" * 8
+    for wrong, message in (
+        ({"classes": 0}, "classes is 0"),
+        ({"cut": None}, "cut is None, expected a text"),
+        ({"seed": 1}, "origin has the keys"),
+    ):
+        path.write_text(json.dumps(content | {"origin": content["origin"] | wrong}))
+        with pytest.raises(DataError, match=message):
+            Curve.read(path)
 
 
 def _avif_points():
@@ -119,6 +148,7 @@ def test_a_file_of_before_the_optional_keys_is_still_read(tmp_path):
     curve = Curve.read(tmp_path / "curve.json")
     assert json.loads(curve.to_json()) == old
     assert curve.points[0].agreement is None
+    assert curve.origin is None
     assert curve.baselines == {}
 
 
@@ -127,6 +157,7 @@ def test_a_file_of_before_the_optional_keys_is_still_read(tmp_path):
     [
         ({"agreement": 1.5}, "agreement is 1.5, expected a number from 0 to 1"),
         ({"top5": "all"}, "top5 is 'all'"),
+        ({"top5_interval": 1}, "top5_interval is 1, expected its two ends"),
         ({"top1_interval": (0.9, 0.8)}, "expected its lower end first"),
         ({"top1_interval": (0.9,)}, "expected its two ends"),
         ({"agreement_interval": 0.9}, "expected its two ends"),
@@ -145,10 +176,12 @@ def test_measured_numbers_out_of_their_range_are_refused(changes, message):
     [
         ([], "baselines has list"),
         ({"png": []}, r"baselines has the keys \['png'\].*perhaps \['avif', 'jpeg', 'webp'\]"),
-        ({"jpeg": {}}, "the baseline jpeg is not a list"),
+        ({"jpeg": {}}, "jpeg is not a list"),
         ({"jpeg": [{"quality": 5}]}, r"jpeg\[0\] has the keys \['quality'\]"),
         ({"jpeg": [{**CODEC, "quality": 0.5}]}, "quality is 0.5, expected a whole number"),
         ({"jpeg": [{**CODEC, "agreement": 2}]}, "agreement is 2"),
+        ({"jpeg": [{**CODEC, "codec": "webp"}]}, r"jpeg\[0\] has the keys"),
+        ({"jpeg": [{**CODEC, "top1_interval": [0.5]}]}, "expected its two ends"),
     ],
 )
 def test_baselines_of_another_schema_are_refused(tmp_path, baselines, message):

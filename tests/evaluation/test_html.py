@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from jaxsplit.evaluation.curve import Curve, RatePoint
+from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.html import report, write_report
-from jaxsplit.evaluation.image_codecs import CodecPoint
+from jaxsplit.evaluation.points import CodecPoint, RatePoint
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -19,6 +19,7 @@ MEASURED = dict(
     table_bits_per_image=160.0,
     top1_interval=(0.85, 0.90),
     top5=0.99,
+    top5_interval=(0.98, 0.995),
     agreement=0.91,
     agreement_interval=(0.89, 0.93),
     bytes_p5=15.0,
@@ -37,7 +38,7 @@ POINTS = (
 )
 CODECS = {
     "jpeg": tuple(CodecPoint("jpeg", q, 300.0 + q, 180.0, 0.7 + q / 400, 0.8) for q in (10, 50)),
-    "avif": (CodecPoint("avif", 40, 450.0, 270.0, 0.9, 0.92),),
+    "avif": (CodecPoint("avif", 40, 450.0, 270.0, 0.9, 0.92, (0.88, 0.915), (0.91, 0.93)),),
 }
 CURVE = Curve(0.9365, 2000, POINTS, (0.925, 0.946), 1.0, CODECS)
 
@@ -73,7 +74,7 @@ def test_nothing_is_loaded_from_elsewhere():
 def test_every_figure_is_there():
     rows = {row[0]: row for row in Page(report(CURVE, "title")).rows[1:3]}
     assert rows["r1"][2:4] == ["20.8", "15–30"]
-    assert rows["r2"][7:9] == ["92.75", "85.0–90.0"]
+    assert rows["r2"][7:11] == ["92.75", "85.0–90.0", "99.00", "98.0–99.5"]
     costs = Page(report(CURVE, "title")).rows[4]
     assert costs == [
         "r1",
@@ -87,10 +88,25 @@ def test_every_figure_is_there():
     ]
 
 
+def test_every_point_of_the_baselines_is_there():
+    rows = Page(report(CURVE, "title")).rows[-3:]
+    assert [row[:5] for row in rows] == [
+        ["JPEG", "10", "310.0", "180.0", "72.50"],
+        ["JPEG", "50", "350.0", "180.0", "82.50"],
+        ["AVIF", "40", "450.0", "270.0", "90.00"],
+    ]
+    assert [row[5:] for row in rows[1:]] == [
+        ["n/a", "80.00", "n/a"],
+        ["88.0–91.5", "92.00", "91.0–93.0"],
+    ]
+    without = dataclasses.replace(CURVE, baselines={})
+    assert "by a codec" not in report(without, "title")
+
+
 def test_curves_of_older_files_are_shown_without_what_they_lack():
     old = Curve(0.9, 10, (RatePoint("r1", None, 20.8, 155.6, 0.212, 0.883, 10),))
     row = Page(report(old, "title")).rows[1]
-    assert row == ["r1", "n/a", "20.8", "n/a–n/a", "155.6", "n/a", "0.212", "88.30", *4 * ["n/a"]]
+    assert row == ["r1", "n/a", "20.8", "n/a–n/a", "155.6", "n/a", "0.212", "88.30", *5 * ["n/a"]]
 
 
 def test_names_are_text_and_not_markup():
@@ -100,33 +116,55 @@ def test_names_are_text_and_not_markup():
     assert "&lt;b&gt;&amp;r&lt;/b&gt;" in text
 
 
-def test_every_dot_lies_within_the_picture():
-    circles = [a for tag, a in Page(report(CURVE, "title")).tags if tag == "circle"]
-    assert len(circles) == 4  # what lies far below the lowest rate is left out
-    for circle in circles:
-        assert 64 <= float(circle["cx"]) <= 936
-        assert 20 <= float(circle["cy"]) <= 464
+@pytest.mark.parametrize("interval", [(0.85, 0.90), (0.2, 0.999), (0.0, 1.0)])
+def test_every_dot_and_bar_lies_within_the_picture(interval):
+    points = tuple(dataclasses.replace(point, top1_interval=interval) for point in POINTS)
+    for uncut in ((0.925, 0.946), interval):
+        curve = dataclasses.replace(CURVE, points=points, uncompressed_top1_interval=uncut)
+        tags = Page(report(curve, "title")).tags
+        circles = [a for tag, a in tags if tag == "circle"]
+        bars = [a for tag, a in tags if a.get("class") == "bar"]
+        assert len(circles) == len(bars) == (4 if min(interval + uncut) > 0.8 else 5)
+        heights = [float(circle["cy"]) for circle in circles]
+        heights += [float(bar[end]) for bar in bars for end in ("y1", "y2")]
+        [band] = [a for _, a in tags if a.get("class") == "band"]
+        heights += [float(band["y"]), float(band["y"]) + float(band["height"])]
+        assert all(20 <= height <= 464.05 for height in heights)
+        assert all(64 <= float(circle["cx"]) <= 936 for circle in circles)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium, which is not installed")
-@pytest.mark.parametrize("width", [1400, 400])
-def test_a_browser_draws_it(tmp_path, width):
-    page, shot = tmp_path / "report.html", tmp_path / "shot.png"
-    write_report(page, CURVE, "title")
+def shot(page, picture, width, scheme):
+    """The page as Chromium draws it, for readers who prefer light or dark."""
+    profile = picture.with_suffix("")
+    number = {"dark": 0, "light": 1}[scheme]
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += [f"--window-size={width},1000", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += [f"--window-size={width},1000", f"--user-data-dir={profile}"]
+    command += [f"--blink-settings=preferredColorScheme={number}"]
     done = subprocess.run(
         [*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120
     )
     assert Page(done.stdout).rows == Page(page.read_text()).rows
     subprocess.run(
-        [*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=120
+        [*command, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=120
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium, which is not installed")
+@pytest.mark.parametrize("width", [1400, 400])
+@pytest.mark.parametrize(
+    ("scheme", "back"), [("light", (255, 255, 255)), ("dark", (0x14, 0x18, 0x1C))]
+)
+def test_a_browser_draws_it_in_both_colour_schemes(tmp_path, width, scheme, back):
+    page, picture = tmp_path / "report.html", tmp_path / "shot.png"
+    write_report(page, CURVE, "title")
+    shot(page, picture, width, scheme)
     from PIL import Image
 
-    with Image.open(shot) as picture:
-        assert len(picture.convert("RGB").getcolors(1 << 24)) > 50  # a page, and no blank one
+    with Image.open(picture) as drawn:
+        pixels = drawn.convert("RGB")
+        assert len(pixels.getcolors(1 << 24)) > 50  # a page, and no blank one
+        assert pixels.getpixel((2, 2)) == back
 
 
 @pytest.mark.parametrize("top1", [0.0, 1.0])

@@ -11,13 +11,14 @@ from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.image_codecs import (
     DEFAULT_QUALITIES,
     QUALITIES,
-    CodecPoint,
     check_codec,
     smallest_reaching,
     sweep,
     sweep_to,
 )
 from jaxsplit.evaluation.image_headers import header_bytes
+from jaxsplit.evaluation.intervals import wilson_interval
+from jaxsplit.evaluation.points import CodecPoint
 
 CODECS = ["jpeg", "webp", "avif"]
 OPTIONS = {"jpeg": {"optimize": True}, "webp": {"method": 6}, "avif": {"max_threads": 1}}
@@ -76,6 +77,8 @@ def test_accuracy_counts_real_images_once(codec):
     for batch_size in (1, 2, 7, 100):
         [point] = sweep(images, labels, uncut, predict, codec, [50], batch_size)
         assert (point.top1, point.agreement) == (6 / 7, 1)
+        assert point.top1_interval == wilson_interval(6, 7)
+        assert point.agreement_interval == wilson_interval(7, 7)
         [point] = sweep(images, labels, 1 - labels, predict, codec, [50], batch_size)
         assert (point.top1, point.agreement) == (6 / 7, 1 / 7)
 

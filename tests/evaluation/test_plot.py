@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.curve import Curve, RatePoint
-from jaxsplit.evaluation.image_codecs import CodecPoint
+from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.plot import plot_curve
+from jaxsplit.evaluation.points import CodecPoint, RatePoint
 
 
 def _curve(names=("r0", "r1", "r2"), scale=1.0):
@@ -155,7 +155,8 @@ def test_import_is_light_and_drawing_leaves_pyplot_alone(tmp_path):
     program = f"""
 import sys
 from jaxsplit.evaluation import image_codecs, report
-from jaxsplit.evaluation.curve import Curve, RatePoint
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.evaluation.plot import plot_curve
 heavy = {{"jax", "flax", "matplotlib", "scipy"}} & set(sys.modules)
 assert not heavy, heavy

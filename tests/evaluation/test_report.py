@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from jaxsplit.evaluation.curve import Curve, RatePoint
-from jaxsplit.evaluation.image_codecs import CodecPoint
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.evaluation.report import WIDTH, render, render_details
 
 

@@ -1,0 +1,135 @@
+"""Points of a rate–accuracy curve: one rate of a family, one quality of an image codec."""
+
+import math
+from dataclasses import dataclass, fields
+
+from jaxsplit.errors import ConfigError
+from jaxsplit.evaluation.checks import set_count, set_interval, set_number
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """What one rate costs and gives, measured over a set of images.
+
+    All after `n_images` is None where it was not measured, as in an older file.
+
+    Args:
+      rate_id: name of the rate in its family.
+      lmbda: weight of a bit in the training loss, >= 0; None where it is not known.
+      bytes_per_image: mean length of real frames that were decoded again before the tail ran.
+      estimated_bits_per_image: what the rate's prior charges for the same latents, mean; its
+        tables, where it has none.
+      bits_per_pixel: 8 · bytes_per_image per pixel of the image that entered the network.
+      top1: accuracy through those bytes, 0 … 1.
+      n_images: how many images were measured.
+      table_bits_per_image: information content of the same latents under the rate's integer
+        tables, mean: what an ideal coder would write.
+      top1_interval: Wilson's 95 % interval of top-1, both ends 0 … 1.
+      top5: share of images whose class is among the five likeliest; None with five classes or less.
+      top5_interval: its interval.
+      agreement: share of images to which the uncut network gives the same class.
+      agreement_interval: its interval.
+      bytes_p5, bytes_p95: lengths of frames: at least 5 % (95 %) are as short or shorter.
+      device_macs, device_params: multiply-accumulates for an image, and parameters, of head and
+        encoder, as of `plan.SplitCost`.
+      device_share: device_macs as a share of the uncut network's.
+      server_macs, server_params: those of decoder and tail.
+      unit_bytes: what a packed family stores for the rate, `FamilyRate.stored_bytes`.
+      unit_share: unit_bytes as a share of the backbone's arrays in float32.
+
+    Raises:
+      ConfigError: a number is not finite or out of its range.
+    """
+
+    rate_id: str
+    lmbda: float | None
+    bytes_per_image: float
+    estimated_bits_per_image: float
+    bits_per_pixel: float
+    top1: float
+    n_images: int
+    table_bits_per_image: float | None = None
+    top1_interval: Interval | None = None
+    top5: float | None = None
+    top5_interval: Interval | None = None
+    agreement: float | None = None
+    agreement_interval: Interval | None = None
+    bytes_p5: float | None = None
+    bytes_p95: float | None = None
+    device_macs: int | None = None
+    device_share: float | None = None
+    device_params: int | None = None
+    server_macs: int | None = None
+    server_params: int | None = None
+    unit_bytes: int | None = None
+    unit_share: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rate_id, str) or not self.rate_id:
+            raise ConfigError(f"rate_id is {self.rate_id!r}, expected a name")
+        for name in ("bytes_per_image", "estimated_bits_per_image", "bits_per_pixel"):
+            set_number(self, name)
+        set_number(self, "top1", highest=1.0)
+        set_count(self, "n_images")
+        for name in ("lmbda", *optional(RatePoint)):
+            if getattr(self, name) is None:
+                continue
+            if name.endswith("_interval"):
+                set_interval(self, name)
+            elif name.endswith(("_macs", "_params")) or name == "unit_bytes":
+                set_count(self, name)
+            else:
+                set_number(self, name, 1.0 if name in ("top5", "agreement") else math.inf)
+
+
+@dataclass(frozen=True)
+class CodecPoint:
+    """One quality of one codec, measured over a set of images.
+
+    Args:
+      codec: "jpeg", "webp" or "avif".
+      quality: Pillow's quality, 1 … 95 (JPEG) or 0 … 100 (WebP, AVIF).
+      bytes_per_image: mean length of the whole files.
+      header_bytes_per_image: mean of the part that `image_headers.header_bytes` counts.
+      top1: accuracy of the uncut network on the decoded images, 0 … 1.
+      agreement: share of the images that it gives the class of the image before coding, 0 … 1.
+      top1_interval, agreement_interval: Wilson's 95 % intervals; None in an older file.
+
+    Raises:
+      ConfigError: a number is not finite or out of its range.
+    """
+
+    codec: str
+    quality: int
+    bytes_per_image: float
+    header_bytes_per_image: float
+    top1: float
+    agreement: float
+    top1_interval: Interval | None = None
+    agreement_interval: Interval | None = None
+
+    def __post_init__(self) -> None:
+        set_count(self, "quality", lowest=0)
+        for name in ("bytes_per_image", "header_bytes_per_image"):
+            set_number(self, name)
+        for name in ("top1", "agreement"):
+            set_number(self, name, highest=1.0)
+        for name in optional(CodecPoint):
+            if getattr(self, name) is not None:
+                set_interval(self, name)
+
+    @property
+    def payload_bytes_per_image(self) -> float:
+        """Mean bytes without the header: what a system that agreed on it would still send."""
+        return self.bytes_per_image - self.header_bytes_per_image
+
+
+def optional(point: type) -> tuple[str, ...]:
+    """What a kind of point may lack: added later, so older files are without it.
+
+    >>> optional(CodecPoint)
+    ('top1_interval', 'agreement_interval')
+    """
+    return tuple(entry.name for entry in fields(point) if entry.default is None)

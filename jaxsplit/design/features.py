@@ -77,9 +77,8 @@ def compute(
                 f"{size / 2**30:.3g} GiB, but cache_gib is {max_bytes / 2**30:.3g}: lower the "
                 "limit, name fewer cuts, or raise cache_gib"
             )
-        tell(
-            f"features of {len(source)} images at {len(cuts)} cut{'s' * (len(cuts) != 1)}, {size / 1e6:.0f} MB"
-        )
+        where = cuts[0] if len(cuts) == 1 else f"{len(cuts)} cuts"
+        tell(f"features of {len(source)} images at {where}, {size / 1e6:.0f} MB")
         partial = directory / f"{folder.name}.partial"
         try:
             for old in (partial, folder):

@@ -238,8 +238,10 @@ def test_rounding_costs_no_more_than_noise_on_unseen_images(
 def test_every_rate_is_announced_before_it_is_evaluated(tiny_family, tiny_backbone):
     heard = []
     source = data.open_source("embedded", split="test", limit=10)
-    small = evaluate(tiny_family.select(["low"]), tiny_backbone, source, heard.append)
-    assert heard == ["low"]
+    small = evaluate(
+        tiny_family.select(["low"]), tiny_backbone, source, lambda *said: heard.append(said)
+    )
+    assert heard[-1] == ("evaluating low, 1 of 1", 0, 10)
     assert small.n_images == 10
 
 

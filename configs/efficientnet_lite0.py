@@ -25,7 +25,11 @@ UNITS = {
     "middle": ("stage6.block1", 1, 192),
     "late": ("stage6.block4", 1, 192),
 }
-LAMBDAS = (1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6, 3e-6)
+LAMBDAS = {
+    "early": (4e-4, 2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5),
+    "middle": (1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6, 3e-6),
+    "late": (1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6, 3e-6),
+}
 
 
 def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
@@ -34,7 +38,8 @@ def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.kind = "curve"
     config.backbone = "efficientnet_lite0"
-    config.cut, side, channels = UNITS["late" if smoke else arg]
+    where = "late" if smoke else arg
+    config.cut, side, channels = UNITS[where]
     config.spec = {
         "channels": channels,
         "stride": side,
@@ -45,7 +50,7 @@ def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
         "output_activation": "none",
         "batch_norm": False,
     }
-    config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(LAMBDAS, 1)}
+    config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(LAMBDAS[where], 1)}
     config.start = "principal"
     config.phases = (
         {

@@ -119,7 +119,7 @@ def _run_curve(
         return
     cost = result.cost
     text = (
-        f"cut {config.cut}: of the network's {(cost.head + cost.tail) / 1e6:.2f} M multiply-adds "
+        f"cut {config.cut}: of the network's {(cost.head + cost.tail) / 1e6:.2f} M multiply-accumulates "
         f"the device runs {100 * cost.device_share:.1f} % (encoder {cost.encoder / 1e6:.2f} M)\n"
         f"{result.table}"
     )

@@ -120,7 +120,8 @@ def _run_curve(
     cost = result.cost
     text = (
         f"cut {config.cut}: of the network's {(cost.head + cost.tail) / 1e6:.2f} M "
-        f"multiply-accumulates the device runs {100 * cost.device_share:.1f} % (encoder {cost.encoder / 1e6:.2f} M)\n"
+        f"multiply-accumulates the device runs {100 * cost.device_share:.1f} % "
+        f"(encoder {cost.encoder / 1e6:.2f} M)\n"
         f"{result.table}"
     )
     seconds = time.monotonic() - start

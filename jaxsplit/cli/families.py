@@ -22,7 +22,7 @@ def add_pack(commands: Commands) -> None:
     command.add_argument(
         "--data", metavar="SOURCE", help="measure on these images (default: keep the figures)"
     )
-    command.add_argument("--split", help="of those images; default as of evaluate")
+    command.add_argument("--split", metavar="NAME", help="of those images; default as of evaluate")
     command.add_argument(
         "--half", action="store_true", help="round parameters to float16: half of the bytes"
     )

@@ -106,7 +106,7 @@ def _add_spic(formats: Commands) -> None:
     command.add_argument(
         "--fit-on", metavar="SOURCE", help="images to fit the tables on, in place of the published"
     )
-    command.add_argument("--split", help="of those images; default as of evaluate")
+    command.add_argument("--split", metavar="NAME", help="of those images; default as of evaluate")
     command.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
     command.add_argument(
         "--weights", type=Path, metavar="FILE", help="of the network, for --fit-on"

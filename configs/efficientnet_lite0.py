@@ -26,7 +26,7 @@ UNITS = {
     "late": ("stage6.block4", 1, 192),
 }
 LAMBDAS = {
-    "early": (4e-4, 2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5),
+    "early": (2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6),
     "middle": (1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6, 3e-6),
     "late": (1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6, 3e-6),
 }
@@ -54,7 +54,7 @@ def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
     config.start = "principal"
     config.phases = (
         {
-            "steps": 2 if smoke else 150,
+            "steps": 2 if smoke else 60 if arg == "early" else 150,
             "distortion": {"distillation": 3.0, "features": 0.1},
             "quantization": "round",
         },

@@ -396,9 +396,14 @@ def test_the_table_of_imagenet_is_of_the_curves_in_the_repository():
     for name in ("early", "middle", "late"):
         curve = Curve.read(ROOT / CURVES / f"efficientnet_lite0-{name}" / "curve.json")
         cut = {"early": "stage4.block3", "middle": "stage6.block1", "late": "stage6.block4"}[name]
-        stored = [rate.stored_bytes for rate in load_pretrained(f"efficientnet_lite0/{cut}").rates]
-        assert [point.unit_bytes for point in curve.points] == stored
-        for point in curve.points:
+        gains = []
+        # What ships is what was measured.
+        for rate, point in zip(
+            load_pretrained(f"efficientnet_lite0/{cut}").rates, curve.points, strict=True
+        ):
+            assert rate.stored_bytes == point.unit_bytes
+            for figure in ("bytes_per_image", "agreement", "top1"):
+                assert rate.measured[figure] == getattr(point, figure)
             found = [
                 (file.bytes_per_image, image_codecs.TITLES[codec])
                 for codec, files in curve.baselines.items()
@@ -413,8 +418,20 @@ def test_the_table_of_imagenet_is_of_the_curves_in_the_repository():
             )
             assert row in README
             if point.agreement >= 0.95:
-                assert point.bytes_per_image < 2700
-                assert size > 12500
+                gains.append(size / point.bytes_per_image)
+        assert f"{min(gains):.1f} to {max(gains):.1f} times fewer {name}" in " ".join(
+            README.split()
+        )
+
+
+@pytest.mark.parametrize("name", ["early", "middle", "late"])
+def test_the_distances_of_imagenet_are_of_the_curves_in_the_repository(desk, name):
+    names = [f"{CURVES}/{recipe}-{name}" for recipe in ("paper_recipe", "efficientnet_lite0")]
+    drops = ["--from-drop", "30", "--to-drop", "4"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["compare", "--quality", "agreement", *drops, *names]) == 0
+    assert printed.getvalue() in README
 
 
 def test_the_table_of_ablations_is_the_record():
@@ -445,3 +462,16 @@ def test_the_front_of_a_search_is_the_record():
             f"| {one['bytes_per_image']:.1f} | {drop:.1f} | {share:.1f} |"
         )
     assert sum(row in README for row in rows) == 8
+
+
+def test_the_grid_beside_the_search_is_the_record():
+    results = ROOT / "tests" / "benchmarks" / "results"
+    record = json.loads((results / "design-grid-resnet20_small-cifar10.json").read_text())
+    text = " ".join(README.split())
+    for part, said in (
+        ("chosen", "of the {n} chosen points, trained in full, the grid beats {beaten}"),
+        ("front", "of the {n} on the front as the search left it, {beaten}"),
+        ("grid", "of the grid's {n} units the chosen points beat {beaten}"),
+    ):
+        rows = record[part]
+        assert said.format(n=len(rows), beaten=sum(row["beaten"] for row in rows)) in text

@@ -103,7 +103,7 @@ def search(
     >>> config = DesignConfig("fashion_mnist_resnet8", cuts=("stem",), channels=(64,), minutes=5)
     >>> search(config, load_backbone(config.backbone), Path("found"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    jaxsplit.errors.ConfigError: no unit of the grid fits any cut: take fewer channels or ...
+    jaxsplit.errors.ConfigError: no unit of the grid fits any cut and leaves ...
     """
     tell = tell or tell_nobody
     parallel.devices_for(config.batch_size)  # refused before anything is computed

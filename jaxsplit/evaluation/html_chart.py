@@ -90,6 +90,8 @@ def chart(curve: Curve) -> str:
 
 def _bar(axes: _Axes, name: str, point: RatePoint | CodecPoint) -> str:
     """The interval of a point, where it has one."""
+    if point.top1_interval is None:
+        return ""
     x = axes.x(point.bytes_per_image)
     low, high = (axes.y(end) for end in _bar_ends(point))
     return (

@@ -131,7 +131,7 @@ def program_macs(jaxpr: Any) -> int:
             total += math.prod(x) * math.prod(kernel[-4:-2])
         elif name == "cond":
             # One branch runs. Of forms for several platforms the plain one counts, which is the
-            # dearest: a network's multiply-adds don't depend on tricks that save some.
+            # dearest: a network's count doesn't depend on tricks that save some.
             total += max(program_macs(branch.jaxpr) for branch in params["branches"])
         else:
             repeats = params.get("length", 1) if name == "scan" else 1

@@ -130,6 +130,8 @@ def train_rates(
     examples: Any = keep(source, views=config.shown)
     state = first_state(config, backbone, groups)
     if config.start == "principal":
+        if tell is not None:
+            tell("finding principal components")
         state = with_principal_units(
             groups,
             state,

@@ -83,7 +83,7 @@ def principal_unit(
       step: in the features' unit.
       key: of the prior's beginning.
       metric: [n, n], positive definite: by what an error is measured, as of
-        `sensitivity.loss_metric`, in units of its mean eigenvalue; None: by its square.
+        `sensitivity.loss_metric`; it is divided by its mean eigenvalue. None: by its square.
 
     Returns:
       {"params", "batch_stats"}; latents are centred, in steps, the largest variance first.

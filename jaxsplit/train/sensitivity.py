@@ -47,16 +47,30 @@ def loss_metric(
     k = split.spec.stride
     inputs = split.shape[-1] * k * k
     metric = np.eye(inputs) * distortion.features / (np.prod(split.shape) * scale)
-    weight = distortion.distillation + distortion.labels
-    if not weight:
-        return metric
+    for weight, temperature in (
+        (distortion.distillation, distortion.temperature),
+        (distortion.labels, 1.0),
+    ):
+        if weight:
+            found = _fisher(split, backbone, features, temperature, key)
+            metric += weight / 2 * found
+    return metric
+
+
+def _fisher(
+    split: Split, backbone: Backbone, features: np.ndarray, temperature: float, key: jax.Array
+) -> np.ndarray:
+    """The mean outer product of a patch's gradients, of answers at a temperature: [n, n]."""
+    k = split.spec.stride
+    inputs = split.shape[-1] * k * k
 
     @jax.jit
     def slopes(variables: jax.Array, x: jax.Array, key: jax.Array) -> jax.Array:
         def drawn(x: jax.Array) -> jax.Array:
-            answers = jax.nn.log_softmax(split.tail(variables, x))
+            answers = jax.nn.log_softmax(split.tail(variables, x) / temperature)
             given = jax.random.categorical(key, jax.lax.stop_gradient(answers))
-            return jnp.take_along_axis(answers, given[:, None], axis=1).sum()
+            # As distillation does: times the temperature's square, of which this is the root.
+            return temperature * jnp.take_along_axis(answers, given[:, None], axis=1).sum()
 
         return jax.grad(drawn)(x)
 
@@ -68,7 +82,7 @@ def loss_metric(
             found = found.reshape(-1, inputs)
             total += found.T @ found
             count += len(found)
-    return metric + weight / 2 * total / count
+    return total / count
 
 
 def patches(features: np.ndarray, size: int) -> np.ndarray:

@@ -47,7 +47,8 @@ def stop_request() -> Iterator[StopRequest]:
         del frame
         request.signal = number
         restore()
-        os.write(2, _NOTED)  # whatever else is being written: a handler may not wait
+        with contextlib.suppress(OSError):  # nobody may be reading any more
+            os.write(2, _NOTED)  # whatever else is being written: a handler may not wait
 
     for number in (signal.SIGINT, signal.SIGTERM):
         before[number] = signal.getsignal(number)

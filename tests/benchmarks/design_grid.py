@@ -214,7 +214,12 @@ def main():
     print(table(found["grid"], "the grid, beside the chosen points"))
     if options.json is not None:
         about = provenance(("jax", "flax", "optax", "numpy"))
-        about |= {"config": options.config, "cuts": cuts, "minutes": document["minutes"]}
+        about |= {
+            "config": options.config,
+            "set": options.set,
+            "cuts": cuts,
+            "minutes": document["minutes"],
+        }
         options.json.write_text(json.dumps({**about, **found}, indent=1) + "\n")
 
 

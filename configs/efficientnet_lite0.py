@@ -9,8 +9,8 @@ and `classes.txt`, the 1000 synsets in their order. Labels only serve the metric
 as principal components of the features, by what an error costs the network's answers, and learn
 those answers for a while.
 
-In five to ten minutes on two CPU cores, on the 100 images that channels, steps and learning rate were
-chosen by: 96 % of the uncut network's answers at 1,714 bytes an image (early), 95 % at 1,181
+In five to ten minutes on two CPU cores, on the 100 images that channels, steps and learning rate
+were chosen by: 96 % of the uncut network's answers at 1,714 bytes an image (early), 95 % at 1,181
 (middle) and 96 % at 1,687 (late); AVIF takes 12,513 for 95 %. These families come with the package.
 
 The argument is `early` (after 41 % of the multiply-accumulates), `middle` (69 %), `late` (87 %) or

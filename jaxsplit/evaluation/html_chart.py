@@ -89,9 +89,7 @@ def chart(curve: Curve) -> str:
 
 
 def _bar(axes: _Axes, name: str, point: RatePoint | CodecPoint) -> str:
-    """The interval of a point, where it has one."""
-    if point.top1_interval is None:
-        return ""
+    """The interval of a point; without one it has no length."""
     x = axes.x(point.bytes_per_image)
     low, high = (axes.y(end) for end in _bar_ends(point))
     return (

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
-
-_NOTED = b"jaxsplit: stopping after this step; again to stop at once\n"
 
 
 class StopRequest:
@@ -47,8 +44,6 @@ def stop_request() -> Iterator[StopRequest]:
         del frame
         request.signal = number
         restore()
-        with contextlib.suppress(OSError):  # nobody may be reading any more
-            os.write(2, _NOTED)  # whatever else is being written: a handler may not wait
 
     for number in (signal.SIGINT, signal.SIGTERM):
         before[number] = signal.getsignal(number)

@@ -370,7 +370,7 @@ def test_the_command_writes_families(folder, tmp_path, capsys):
         (["--fit-on", "embedded"], "give both or neither"),
         (["--weights", "w.pth"], "give both or neither"),
         (["--fit-on", "embedded", "--weights", "none.pth"], "none.pth"),
-        (["--task", "detection"], "invalid choice"),
+        (["--task", "detection"], "is none of classification, segmentation"),
     ],
 )
 def test_wrong_words_are_one_line(folder, tmp_path, capsys, words, said):

@@ -4,6 +4,8 @@ import math
 
 from jaxsplit.errors import ConfigError
 
+__all__ = ["wilson_interval"]
+
 #: Two-sided 95 % quantile of the standard normal distribution.
 _Z = 1.959963984540054
 

@@ -42,13 +42,16 @@ def test_of_the_features_alone_it_is_the_mean_square(split, backbone, features):
     assert cost == pytest.approx(2 * np.square(error).mean() / scale)
 
 
-def test_of_the_answers_it_is_what_small_errors_cost(split, backbone, features):
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_of_the_answers_it_is_what_small_errors_cost(split, backbone, features, temperature):
     """Kullback and Leibler's divergence, of errors of one size in all patches and directions."""
     scale, key = float(np.square(features).mean()), jax.random.key(0)
-    metric = loss_metric(split, backbone, features, Distortion(distillation=3.0), scale, key)
+    metric = loss_metric(
+        split, backbone, features, Distortion(distillation=3.0, temperature=temperature), scale, key
+    )
     np.testing.assert_allclose(metric, metric.T)
     assert np.linalg.eigvalsh(metric)[0] >= -1e-12
-    tail = jax.jit(lambda x: jax.nn.log_softmax(split.tail(backbone.variables, x)))
+    tail = jax.jit(lambda x: jax.nn.log_softmax(split.tail(backbone.variables, x) / temperature))
     answers = tail(jnp.asarray(features))
     rng, found, expected = np.random.default_rng(1), [], []
     for _ in range(8):
@@ -56,5 +59,7 @@ def test_of_the_answers_it_is_what_small_errors_cost(split, backbone, features):
         errors = patches(error, 2)
         expected.append(np.einsum("nhwi,ij,nhwj->n", errors, metric, errors).mean())
         wrong = tail(jnp.asarray(features + error, jnp.float32))
-        found.append(3 * float((jnp.exp(answers) * (answers - wrong)).sum(-1).mean()))
+        found.append(
+            3 * temperature**2 * float((jnp.exp(answers) * (answers - wrong)).sum(-1).mean())
+        )
     assert np.mean(found) == pytest.approx(np.mean(expected), rel=0.25)

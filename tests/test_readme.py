@@ -424,7 +424,7 @@ def test_the_table_of_imagenet_is_of_the_curves_in_the_repository():
         )
 
 
-@pytest.mark.parametrize("name", ["middle", "late"])
+@pytest.mark.parametrize("name", ["early", "middle", "late"])
 def test_the_distances_of_imagenet_are_of_the_curves_in_the_repository(desk, name):
     names = [f"{CURVES}/{recipe}-{name}" for recipe in ("paper_recipe", "efficientnet_lite0")]
     drops = ["--from-drop", "30", "--to-drop", "4"]

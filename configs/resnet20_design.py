@@ -3,7 +3,7 @@
     jaxsplit design --config resnet20_design --workdir runs/design
 
 Every block of the network but the last is a cut; the search takes a quarter of an hour on two CPU
-cores, the last third of it through the tails.
+cores, most of it through the tails.
 The argument is `fashion_mnist` (the images that come with the package), `cifar10` (a folder of
 images, as of its backbone) or `smoke` (a minute).
 """

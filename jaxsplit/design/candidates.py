@@ -27,9 +27,9 @@ class DesignConfig:
       channels, strides, lambdas: of the units; every combination that fits is a candidate.
       minutes: that the whole search may take.
       rungs: how often all that are left train on and are compared.
-      distilled: how many of the rungs, the last ones, train through the tail: the distortion is
-        the divergence from the uncut network's answers, as in a full training. In those before it
-        is the error of the features at the cut, whose steps take a fraction of the time.
+      on_features: share of the first rung's training in which the distortion is the error of the
+        features at the cut, whose steps take a fraction of the time. Then it is the divergence
+        from the uncut network's answers behind the tail, as in a full training.
       keep: share of the candidates of every cut that a comparison leaves.
       weight: of the relative squared error of the features in the loss, against lambda · bits.
       most_drop: share of top-1 that a point of the front may lose against the uncut network.
@@ -56,7 +56,7 @@ class DesignConfig:
     lambdas: tuple[float, ...] = (1e-3, 2.5e-4, 6e-5)
     minutes: float = 15.0
     rungs: int = 3
-    distilled: int = 1
+    on_features: float = 0.3
     keep: float = 0.4
     weight: float = 10.0
     most_drop: float = 0.2
@@ -88,12 +88,9 @@ class DesignConfig:
             )
         if min(self.rungs, self.batch_size, self.points, self.full_steps) < 1:
             raise ConfigError("rungs, batch_size, points and full_steps must be at least 1")
-        if not 0 <= self.distilled <= self.rungs:
-            raise ConfigError(
-                f"distilled is {self.distilled}; expected from 0 to all of {self.rungs} rungs"
-            )
-        if not 0 <= self.most_drop <= 1:
-            raise ConfigError(f"most_drop is {self.most_drop}; expected from 0 to 1")
+        for name in ("most_drop", "on_features"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected from 0 to 1")
         if not (0 < self.keep <= 1 and 0 <= self.ema < 1 and self.prior_rate >= 0):
             raise ConfigError(
                 f"keep is {self.keep}, ema {self.ema} and prior_rate {self.prior_rate}; expected "

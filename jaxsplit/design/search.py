@@ -8,24 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxsplit import checkpoint, data, models
 from jaxsplit.design import features
 from jaxsplit.design.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.design.front import Result, choose_by_cut, front
 from jaxsplit.design.journal import Journal
-from jaxsplit.design.trainer import Members, Trainer
+from jaxsplit.design.trainer import Trainer, Trial
 from jaxsplit.errors import ConfigError
 from jaxsplit.notices import Tell, tell_nobody
 from jaxsplit.plan import make_plan
 from jaxsplit.train import parallel
 
-# Of the first stretch of a search, what comparing is expected to take before it is measured.
-_COMPARING = 0.3
-_FIRST_CHUNKS = (1, 2)  # steps: with the first ones everything compiles, by the next time is taken
-
-Heard = Callable[[Sequence[Members]], Iterable[Members]]
+Heard = Callable[[Sequence[Trial]], Iterable[Trial]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,12 +71,13 @@ def search(
 ) -> Design:
     """Searches, or goes on with a search that was stopped.
 
-    Every stretch of the time gets an equal share of what is left. In it all candidates that are
-    left train for the same number of steps, on the same images, and are compared behind the tail;
-    then a share of those of every cut goes on. They learn the features at the cut at first, and
-    through the tail in the end. What a stopped stretch had trained is done again. Every stretch
-    trains a few steps and compares on two parts of the images, however little time is left: a
-    time that is shorter than what compiling takes is exceeded.
+    All programs are compiled first. Every stretch gets an equal share of the time that is left
+    then: in it all candidates that are left train for the same number of steps, on the same images,
+    and are compared behind the tail; then a share of those of every cut goes on. They learn the
+    features at the cut in a part of the first stretch, and from then on through the tail. What a
+    stopped stretch had trained is done again. Every stretch trains a few steps and compares on a
+    part of the images, however little time is left: a time that is shorter than what compiling
+    takes is exceeded.
 
     Args:
       config: the search.
@@ -108,23 +103,12 @@ def search(
     tell = tell or tell_nobody
     parallel.devices_for(config.batch_size)  # refused before anything is computed
     frozen = backbone.fold()
-    plan = make_plan(backbone.module, backbone.preprocessing.input_shape, backbone.variables)
+    shape = backbone.preprocessing.input_shape
+    plan = make_plan(backbone.module, shape, backbone.variables, channels=(), strides=())
     everything = candidates(config, plan)
-    sources = [
-        data.open_source(config.data, split=split, limit=limit)
-        for split, limit in (
-            (config.train_split, config.limit),
-            (config.test_split, config.evaluate_limit),
-        )
-    ]
-    for source in sources:
-        backbone.check_classes(source)
-    if len(sources[0]) < config.batch_size:
-        raise ConfigError(
-            f"{len(sources[0])} training images don't fill a batch of {config.batch_size}"
-        )
-    fingerprints = [source.fingerprint for source in sources]
-    key = checkpoint.key(config.key, backbone.fingerprint, *map(str, fingerprints))
+    sources = _sources(config, backbone)
+    fingerprints = [str(source.fingerprint) for source in sources]
+    key = checkpoint.key(config.key, backbone.fingerprint, *fingerprints)
     workdir.mkdir(parents=True, exist_ok=True)
     journal = Journal(workdir / "search.json", key)
     cuts = tuple(dict.fromkeys(one.cut for one in everything))
@@ -148,6 +132,24 @@ def search(
         end["n_images"],
         journal.seconds / 60,
     )
+
+
+def _sources(config: DesignConfig, backbone: models.Backbone) -> list[data.Source]:
+    """The images to train on and those to compare on, of the backbone's classes."""
+    sources = [
+        data.open_source(config.data, split=split, limit=limit)
+        for split, limit in (
+            (config.train_split, config.limit),
+            (config.test_split, config.evaluate_limit),
+        )
+    ]
+    for source in sources:
+        backbone.check_classes(source)
+    if len(sources[0]) < config.batch_size:
+        raise ConfigError(
+            f"{len(sources[0])} training images don't fill a batch of {config.batch_size}"
+        )
+    return sources
 
 
 def climb(
@@ -174,46 +176,44 @@ def climb(
     left = list(everything)
     if rungs:
         left = [one for one in everything if one.name in set(rungs[-1]["kept"])]
-    members = trainer.members(left)
+    trials = trainer.trials(left)
     if rungs:
-        states = [one.state for one in members]
-        states = checkpoint.load_tree(_states(workdir, len(rungs)), states)
-        for one, state in zip(members, states, strict=True):
+        states = checkpoint.load_tree(_states(workdir, len(rungs)), [one.state for one in trials])
+        for one, state in zip(trials, states, strict=True):
             one.state, one.settled = state, True  # as they were compared
-    part_seconds: float | None = None  # of one candidate and one part of the test images
+    hear = functools.partial(_heard, config.minutes, journal, tell)
+    part_seconds = _compile(trainer, trials, journal, functools.partial(hear, "compiling"))
     for rung in range(len(rungs), config.rungs):
         begun = journal.seconds
         end = begun + max(total - begun, 0) / (config.rungs - rung)
         goal = _goal(config, trainer, rung)
-        comparing = _COMPARING * (end - begun)
-        if part_seconds is not None:
-            comparing = part_seconds * len(left) * len(list(trainer.parts(goal)))
-        distilled = rung >= config.rungs - config.distilled
-        through = " through the tail" if distilled else ""
-        what = f"stretch {rung + 1} of {config.rungs}: {len(left)} candidates{through}"
-        heard = functools.partial(_heard, what, config.minutes, journal, tell)
-        _train(trainer, members, journal, end - comparing, distilled, heard)
-        results, part_seconds = _compare(trainer, members, journal, goal, end, heard)
-        left = [result.candidate for result in choose_by_cut(results, config.keep)]
-        chosen = [one.keep(left) for one in members if set(one.candidates) & set(left)]
-        members = chosen
-        checkpoint.save_tree(_states(workdir, rung + 1), [one.state for one in members])
+        until = end - part_seconds * len(trials) * len(list(trainer.parts(goal)))
+        what = f"stretch {rung + 1} of {config.rungs}: {len(trials)} candidates"
+        heard = functools.partial(hear, what)
+        if rung == 0 and config.on_features:
+            share = config.on_features * max(until - begun, 0)
+            _train(trainer, trials, journal, begun + share, False, heard)
+        _train(trainer, trials, journal, until, True, heard)
+        results, part_seconds = _compare(trainer, trials, journal, goal, end, heard)
+        kept = {result.candidate for result in choose_by_cut(results, config.keep)}
+        trials = [one for one in trials if one.candidate in kept]
+        checkpoint.save_tree(_states(workdir, rung + 1), [one.state for one in trials])
         rungs.append(
             {
                 "steps": results[0].steps,
                 "n_images": results[0].n_images,
                 "results": [{"name": r.candidate.name, **r.to_dict()} for r in results],
-                "kept": [one.name for one in left],
+                "kept": [one.candidate.name for one in trials],
             }
         )
         journal.write()
 
 
 def _heard(
-    what: str, minutes: float, journal: Journal, tell: Tell, members: Sequence[Members]
-) -> Iterator[Members]:
-    """The members one by one, while `tell` hears how much of the time has gone."""
-    for one in members:
+    minutes: float, journal: Journal, tell: Tell, what: str, trials: Sequence[Trial]
+) -> Iterator[Trial]:
+    """The trials one by one, while `tell` hears how much of the time has gone."""
+    for one in trials:
         tell(what, min(journal.seconds / 60, minutes), minutes, "minutes")
         yield one
 
@@ -228,72 +228,66 @@ def _goal(config: DesignConfig, trainer: Trainer, rung: int) -> int:
     return max(trainer.part_size, round(count * config.keep ** (config.rungs - 1 - rung)))
 
 
+def _compile(trainer: Trainer, trials: Sequence[Trial], journal: Journal, heard: Heard) -> float:
+    """Everything that the search runs; the seconds of comparing a trial on a part of the images."""
+    copies = [dataclasses.replace(one) for one in trials]  # what they learn here is forgotten
+    for one in heard(copies):
+        for distilled in (True, False):
+            trainer.advance(one, 1, distilled)
+        trainer.compare(one, 0)
+    begun = journal.seconds
+    for one in heard(copies):
+        trainer.compare(one, 0)
+    return (journal.seconds - begun) / len(copies)
+
+
 def _train(
     trainer: Trainer,
-    members: Sequence[Members],
+    trials: Sequence[Trial],
     journal: Journal,
     end: float,
     distilled: bool,
     heard: Heard,
 ) -> None:
-    """As many steps as fit, the same number for all; what one takes is of this stretch alone."""
-    chunks = list(_FIRST_CHUNKS)
-    while True:
+    """As many steps as fit, the same number for all; what one takes is measured here."""
+    chunk = 2
+    while chunk:
         begun = journal.seconds
-        chunk = chunks.pop(0)
-        for one in heard(members):
+        for one in heard(trials):
             trainer.advance(one, chunk, distilled)
         journal.write()
-        if chunks:
-            continue
-        fitting = int((end - journal.seconds) * chunk / (journal.seconds - begun))
-        if fitting < 1:
-            return
-        # In parts: a machine may become slower meanwhile.
-        chunks.append(max(min(fitting, 10), fitting // 3))
+        fitting = max(int((end - journal.seconds) * chunk / (journal.seconds - begun)), 0)
+        chunk = max(min(fitting, 10), fitting // 3)  # in parts: a machine may become slower
 
 
 def _compare(
     trainer: Trainer,
-    members: Sequence[Members],
+    trials: Sequence[Trial],
     journal: Journal,
     goal: int,
     end: float,
     heard: Heard = iter,
 ) -> tuple[list[Result], float]:
-    """The results of all candidates on the same images, and the seconds of a part of them each."""
-    first, *others = trainer.parts(goal)
-    totals = _sums(trainer, heard(members), first)  # everything compiles: its time says nothing
-    spent: float | None = None
-    for part in others:
-        if spent is not None and journal.seconds + spent > end:
-            break
+    """The results of all trials on the same images, and the seconds of a part of them each."""
+    totals: list[dict[str, float]] = []
+    spent = 0.0
+    for part in trainer.parts(goal):
         begun = journal.seconds
-        sums = _sums(trainer, heard(members), part)
+        if totals and begun + spent > end:
+            break
+        sums = [trainer.compare(one, part) for one in heard(trials)]
         spent = journal.seconds - begun
+        before = totals or [dict.fromkeys(one, 0) for one in sums]
         totals = [
             {name: old[name] + new[name] for name in new}
-            for old, new in zip(totals, sums, strict=True)
+            for old, new in zip(before, sums, strict=True)
         ]
-    if spent is None:  # there is one part alone: once more, for its time
-        begun = journal.seconds
-        _sums(trainer, heard(members), first)
-        spent = journal.seconds - begun
     results = []
-    for one, total in zip(members, totals, strict=True):
+    for one, total in zip(trials, totals, strict=True):
         count = int(total["images"])
-        for candidate, bits, right in zip(
-            one.candidates, total["bits"], total["top1"], strict=True
-        ):
-            size = float(bits) / 8 / count
-            results.append(
-                Result(candidate, int(one.state.step), size, float(right) / count, count)
-            )
+        size, top1 = total["bits"] / 8 / count, total["top1"] / count
+        results.append(Result(one.candidate, int(one.state.step), size, top1, count))
     return results, spent / len(results)
-
-
-def _sums(trainer: Trainer, members: Iterable[Members], part: int) -> list[dict[str, np.ndarray]]:
-    return [trainer.compare(one, part) for one in members]
 
 
 def _results(journal: Journal, everything: Sequence[Candidate]) -> dict[str, Result]:

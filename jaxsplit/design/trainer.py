@@ -1,4 +1,4 @@
-"""Short trainings of candidates: those of one form at one cut are a group, side by side."""
+"""Short trainings of candidates, one after the other: no program is one candidate's alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import losses, models
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.design.candidates import Candidate, DesignConfig
 from jaxsplit.design.features import CutFeatures
 from jaxsplit.losses import Distortion
@@ -33,30 +32,31 @@ from jaxsplit.train.step import (
 
 _WARMUP = 20  # steps of the learning rate's rise; how long a search goes on nobody knows
 _NO_NETWORK = {"params": dict[str, Any]()}  # no step runs a tail
+_PHASE = Phase(1, Distortion(), "round")
 
 
 @dataclasses.dataclass(eq=False)
-class Members:
-    """Candidates of one form at one cut, and the state of their trainings.
+class Trial:
+    """A candidate and the state of its training.
 
     Attributes:
-      split: the cut with that form.
-      candidates: at least one.
-      state: as of `init_state`, on the host.
-      settled: whether its units round where its offsets say; training with noise unsettles them.
+      candidate: what it is.
+      split: its cut with its unit.
+      state: as of `init_state`, of one rate, on the host.
+      settled: whether the unit rounds where its offsets say; learning features unsettles it.
     """
 
+    candidate: Candidate
     split: Split
-    candidates: tuple[Candidate, ...]
     state: TrainState
     settled: bool = False
 
     def settle(self) -> None:
-        """Lets the units round where that costs the fewest bits, unless they are settled."""
+        """Lets the unit round where that costs the fewest bits, unless it is settled."""
         # What has diverged has no best offsets; its bits say that it is worth nothing.
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.state.result))
         if finite and not self.settled:
-            group = Group(self.split, self.rates, tuple(range(len(self.candidates))))
+            group = Group(self.split, self.rates, (0,))
             (state,) = with_best_offsets((group,), CurveState((self.state,))).groups
             offsets = np.asarray(state.offsets, np.float32)
             self.state = dataclasses.replace(state, offsets=offsets)
@@ -64,25 +64,16 @@ class Members:
 
     @property
     def rates(self) -> tuple[Rate, ...]:
-        """The candidates as rates; their noise depends on their names alone."""
-        return tuple(Rate(one.name, one.lmbda) for one in self.candidates)
-
-    def keep(self, chosen: Sequence[Candidate]) -> Members:
-        """Only some of them, with their states."""
-        places = [i for i, one in enumerate(self.candidates) if one in chosen]
-        # The step is one number for all; everything else has an axis of candidates.
-        wide = dataclasses.replace(self.state, step=jnp.zeros(len(self.candidates)))
-        state = jax.tree.map(lambda x: np.asarray(x)[places], wide)
-        state = dataclasses.replace(state, step=self.state.step)
-        ones = tuple(self.candidates[i] for i in places)
-        return Members(self.split, ones, state, self.settled)
+        """The candidate as a rate; its noise depends on its name alone."""
+        return (Rate(self.candidate.name, self.candidate.lmbda),)
 
 
 class Trainer:
-    """Trains and compares members.
+    """Trains and compares trials.
 
-    Programs of units are compiled once for a form, whatever the cut, and those of tails once for a
-    cut, whatever the unit: tails compile longest, and take one candidate after the other.
+    Programs of units are compiled once for a form and a shape of features, whatever the cut, and
+    those of tails once for a cut, whatever the unit: in a short search compiling takes longer
+    than the steps. The two meet in the gradient at the cut, which one hands to the other.
     """
 
     def __init__(
@@ -102,54 +93,51 @@ class Trainer:
         # Images come class by class; those of a comparison are to be of all classes.
         self._order = np.random.default_rng(config.seed).permutation(len(test.labels))
 
-    def members(self, chosen: Sequence[Candidate]) -> list[Members]:
-        """Fresh members of all candidates, group by group."""
-        forms: dict[tuple[str, BottleneckSpec], list[Candidate]] = {}
-        for one in chosen:
-            forms.setdefault((one.cut, one.spec), []).append(one)
+    def trials(self, chosen: Sequence[Candidate]) -> list[Trial]:
+        """Fresh trials of the candidates, in their order."""
         found = []
-        for (cut, spec), ones in forms.items():
-            split = make_split(self.backbone, cut, spec, parallel.AXIS)
-            state = self._first_state(self._shared(split), len(ones))
-            found.append(Members(split, tuple(ones), state))
+        for one in chosen:
+            split = make_split(self.backbone, one.cut, one.spec, parallel.AXIS)
+            found.append(Trial(one, split, self._first_state(self._shared(split))))
         return found
 
     @functools.cache  # noqa: B019 — a search has one trainer
-    def _first_state(self, split: Split, count: int) -> TrainState:
-        rates = (Rate("any", 0.0),) * count  # all begin alike
+    def _first_state(self, split: Split) -> TrainState:
         ema = self.config.ema > 0
-        return jax.device_get(init_state(split, rates, self.adam, self.config.seed, ema))
+        any_rate = (Rate("any", 0.0),)  # all begin alike
+        return jax.device_get(init_state(split, any_rate, self.adam, self.config.seed, ema))
 
-    def advance(self, members: Members, steps: int, distilled: bool = False) -> None:
-        """Trains members for so many more steps, and returns when they are done.
+    def advance(self, trial: Trial, steps: int, distilled: bool = True) -> None:
+        """Trains a trial for so many more steps, and returns when they are done.
 
-        They learn the features at the cut, with noise; or, distilled, the uncut network's answers
-        behind the tail, with the rounding that they are compared with.
+        It learns the uncut network's answers behind the tail or, not `distilled`, the features at
+        the cut; with the rounding that it is compared with.
         """
-        config, cut = self.config, members.split.cut
+        config, cut = self.config, trial.split.cut
         if distilled:
-            members.settle()
-        shared = self._shared(members.split)
-        run = self._step(shared, distilled)
-        reconstruct, tail = self._reconstruct(shared), self._slopes(cut)
+            trial.settle()
+        shared = self._shared(trial.split)
+        run, reconstruct = self._step(shared), self._reconstruct(shared)
         constants = {
             "backbone": _NO_NETWORK,
             "scale": jnp.asarray(self.train.scales[cut], jnp.float32),
-            **rate_constants(members.rates, config.seed),
+            **rate_constants(trial.rates, config.seed),
         }
-        state = parallel.replicate(members.state, self.devices)
+        state = parallel.replicate(trial.state, self.devices)
         constants = parallel.replicate(constants, self.devices)
-        first = int(members.state.step)
+        first = int(trial.state.step)
         for step in range(first, first + steps):
             batch = parallel.shard(self._batch(cut, step), self.devices)
+            _, (seen,) = reconstruct((), batch, {"state": state, "constants": constants})
             if distilled:
-                _, seen = reconstruct((), batch, {"state": state, "constants": constants})
-                behind = [{"x": x, "teacher": batch["teacher"]} for x in seen]
-                batch["slopes"] = [tail((), one, self._variables)[1] for one in behind]
-            state, _ = run(state, batch, constants)
-            if distilled or step % parallel.AHEAD == 0:  # distilled, a step is many programs
-                jax.block_until_ready(state.step)
-        members.state, members.settled = parallel.unreplicate(state), distilled
+                behind = {"x": seen, "teacher": batch["teacher"]}
+                _, slopes = self._answer_slopes(cut)((), behind, self._variables)
+            else:
+                before = {"x": seen, "features": batch["features"]}
+                _, slopes = self._feature_slopes((), before, constants["scale"])
+            state, _ = run(state, {**batch, "slopes": [slopes]}, constants)
+            jax.block_until_ready(state.step)  # a step is many programs
+        trial.state, trial.settled = parallel.unreplicate(state), distilled
 
     def _batch(self, cut: str, step: int) -> dict[str, np.ndarray]:
         """The same images for every candidate, whatever is trained beside it."""
@@ -162,28 +150,26 @@ class Trainer:
             "index": index.astype(np.int32),
         }
 
-    def compare(self, members: Members, part: int) -> dict[str, np.ndarray]:
-        """Sums over one part of the test images: {"bits": [W], "top1": [W], "images": []}."""
-        size, cut = self.part_size, members.split.cut
+    def compare(self, trial: Trial, part: int) -> dict[str, float]:
+        """Sums over one part of the test images: {"bits", "top1", "images"}."""
+        size, cut = self.part_size, trial.split.cut
         chosen = self._images(part)
         labels = np.full(size, -1, np.int32)  # no class of an image that only fills up
-        features = np.zeros((size, *members.split.shape), np.float16)
+        features = np.zeros((size, *trial.split.shape), np.float16)
         seen = self.test.features[cut][chosen]
         features[: len(seen)], labels[: len(seen)] = seen, self.test.labels[chosen]
         sent = parallel.shard({"features": features, "label": labels}, self.devices)
-        members.settle()
-        units = {"unit": members.state.result, "offsets": members.state.offsets}
-        units = parallel.replicate(units, self.devices)
-        _, behind = self._rounded(self._shared(members.split))((), sent, units)
-        # One after the other: the tail, which compiles longest, then knows no number of them.
-        answers, latents = self._answers(cut), np.asarray(behind["x"])
-        right = []
-        for i in range(len(members.candidates)):
-            batch = {"x": latents[:, i], "label": sent["label"]}
-            _, count = answers((), batch, self._variables)
-            right.append(np.asarray(count).sum())
-        bits = np.asarray(behind["bits"]).sum(axis=0)
-        return {"bits": bits, "top1": np.stack(right), "images": np.asarray(len(seen))}
+        trial.settle()
+        unit = {"unit": trial.state.result, "offsets": trial.state.offsets}
+        unit = parallel.replicate(jax.tree.map(lambda x: x[0], unit), self.devices)
+        _, behind = self._rounded(self._shared(trial.split))((), sent, unit)
+        batch = {"x": behind["x"], "label": sent["label"]}
+        _, right = self._answers(cut)((), batch, self._variables)
+        return {
+            "bits": float(np.asarray(behind["bits"]).sum()),
+            "top1": float(np.asarray(right).sum()),
+            "images": len(seen),
+        }
 
     @property
     def part_size(self) -> int:
@@ -210,27 +196,33 @@ class Trainer:
         cut = self._first_cuts.setdefault(split.shape, split.cut)
         return dataclasses.replace(split, cut=cut)
 
-    def _phase(self, distilled: bool) -> Phase:
-        if distilled:
-            return Phase(1, Distortion(), "round")
-        return Phase(1, Distortion(distillation=0.0, features=self.config.weight))
-
-    @functools.cache  # noqa: B019 — a search has one trainer
-    def _step(self, split: Split, distilled: bool) -> Any:
-        step = make_step(split, self._phase(distilled), self.adam, ema=self.config.ema)
+    @functools.cache  # noqa: B019
+    def _step(self, split: Split) -> Any:
+        step = make_step(split, _PHASE, self.adam, ema=self.config.ema)
         return parallel.parallel_step(step, self.devices)
 
     @functools.cache  # noqa: B019
     def _reconstruct(self, split: Split) -> Any:
-        reconstruct = make_reconstruct(split, self._phase(True))
+        reconstruct = make_reconstruct(split, _PHASE)
 
         def run(nothing: Any, batch: Any, given: Any) -> Any:
             return nothing, reconstruct(given["state"], batch, given["constants"])
 
         return parallel.parallel_step(run, self.devices)
 
+    @functools.cached_property
+    def _feature_slopes(self) -> Any:
+        def run(nothing: Any, batch: Any, scale: jax.Array) -> Any:
+            def distortion(x: jax.Array) -> jax.Array:
+                features = batch["features"].astype(jnp.float32)
+                return self.config.weight * losses.feature_error(x, features, scale).sum()
+
+            return nothing, jax.grad(distortion)(batch["x"])
+
+        return parallel.parallel_step(run, self.devices)
+
     @functools.cache  # noqa: B019
-    def _slopes(self, cut: str) -> Any:
+    def _answer_slopes(self, cut: str) -> Any:
         module = self.backbone.module
 
         def run(nothing: Any, batch: Any, variables: Any) -> Any:
@@ -244,17 +236,13 @@ class Trainer:
 
     @functools.cache  # noqa: B019
     def _rounded(self, split: Split) -> Any:
-        def run(nothing: Any, batch: Any, units: Any) -> Any:
+        def run(nothing: Any, batch: Any, given: Any) -> Any:
             features = batch["features"].astype(jnp.float32)
-            real = batch["label"] >= 0
-
-            def one(unit: Any, offsets: jax.Array) -> Any:
-                shift = offsets.reshape(1, 1, 1, -1)
-                latent = jnp.round(split.encode(unit, features) - shift) + shift
-                bits = jnp.where(real, losses.rate(split.bits(unit, latent)), 0.0).sum()
-                return {"x": split.decode(unit, latent), "bits": bits}
-
-            return nothing, jax.vmap(one)(units["unit"], units["offsets"])
+            shift = given["offsets"].reshape(1, 1, 1, -1)
+            latent = jnp.round(split.encode(given["unit"], features) - shift) + shift
+            bits = losses.rate(split.bits(given["unit"], latent))
+            bits = jnp.where(batch["label"] >= 0, bits, 0.0).sum()
+            return nothing, {"x": split.decode(given["unit"], latent), "bits": bits}
 
         return parallel.parallel_step(run, self.devices)
 

@@ -71,7 +71,8 @@ def write_grid(path, design, cuts):
     from jaxsplit.plan import make_plan
 
     backbone = load_backbone(design.backbone)
-    plan = make_plan(backbone.module, backbone.preprocessing.input_shape, backbone.variables)
+    shape = backbone.preprocessing.input_shape
+    plan = make_plan(backbone.module, shape, backbone.variables, channels=(), strides=())
     units = candidates(dataclasses.replace(design, cuts=cuts), plan)
     write_config(path, design, [Result(one, 0, 0.0, 0.0, 0) for one in units])
 

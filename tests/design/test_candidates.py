@@ -67,8 +67,8 @@ def test_nothing_to_choose_from_is_said(plan, changes, words):
         {"minutes": math.nan},
         {"keep": 1.5},
         {"rungs": 0},
-        {"distilled": 4},
-        {"distilled": -1},
+        {"on_features": 1.1},
+        {"on_features": -0.1},
         {"most_drop": 1.5},
         {"ema": 1.0},
     ],
@@ -82,7 +82,7 @@ def test_more_time_is_the_same_search():
     assert dataclasses.replace(DESIGN, minutes=99.0).key == DESIGN.key
     assert dataclasses.replace(DESIGN, most_drop=0.1).key == DESIGN.key  # shown otherwise
     assert dataclasses.replace(DESIGN, seed=1).key != DESIGN.key
-    assert dataclasses.replace(DESIGN, distilled=2).key != DESIGN.key
+    assert dataclasses.replace(DESIGN, on_features=0.5).key != DESIGN.key
 
 
 def test_the_written_configuration_trains_the_chosen_points(plan, tmp_path):

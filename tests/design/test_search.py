@@ -4,7 +4,6 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,8 +14,8 @@ from jaxsplit.design import journal as journal_module
 from jaxsplit.design.candidates import Candidate, DesignConfig
 from jaxsplit.design.front import Result
 from jaxsplit.design.journal import Journal
-from jaxsplit.design.search import _compare, climb, search
-from jaxsplit.design.trainer import Members
+from jaxsplit.design.search import climb, search
+from jaxsplit.design.trainer import Trial
 from jaxsplit.errors import ConfigError
 from jaxsplit.notices import tell_nobody
 from jaxsplit.train.state import TrainState
@@ -46,14 +45,8 @@ class Counting:
         self.test = SimpleNamespace(labels=np.zeros(400))
         self.seen = set()
 
-    def members(self, chosen):
-        forms = {}
-        for one in chosen:
-            forms.setdefault((one.cut, one.spec), []).append(one)
-        return [
-            Members(SimpleNamespace(cut=cut), tuple(ones), _state(len(ones)))
-            for (cut, _), ones in forms.items()
-        ]
+    def trials(self, chosen):
+        return [Trial(one, SimpleNamespace(cut=one.cut), _state()) for one in chosen]
 
     def _spend(self, key, seconds):
         self.clock.now += seconds + self.compiling * (key not in self.seen)
@@ -63,35 +56,28 @@ class Counting:
             if self.calls < 0:
                 raise KeyboardInterrupt
 
-    def advance(self, members, steps, distilled):
-        width, (one, *_) = len(members.candidates), members.candidates
-        self.advanced.append(distilled)
-        # Through the tail it takes thirty times as long, and a cut has programs of its own.
-        kind, seconds = ("distilled", 0.3) if distilled else ("step", 0.01)
-        key = (kind, one.spec, width, one.cut if distilled else "")
-        self._spend(key, seconds * steps * width)
-        state = members.state
-        # The steps by themselves, candidate by candidate, are what they have learned.
-        params = {"learned": state.params["learned"] + steps}
-        members.state = dataclasses.replace(state, step=state.step + steps, params=params)
+    def advance(self, trial, steps, distilled):
+        # Through the tail it takes ten times as long, and a cut has programs of its own.
+        kind, seconds = ("distilled", 0.3) if distilled else ("step", 0.03)
+        one = trial.candidate
+        self._spend((kind, one.cut if distilled else one.spec), seconds * steps)
+        self.advanced.append((one.name, steps, distilled))
+        # The steps by themselves are what it has learned.
+        params = {"learned": trial.state.params["learned"] + steps}
+        trial.state = dataclasses.replace(trial.state, step=trial.state.step + steps, params=params)
 
-    def compare(self, members, part):
-        images = min(self.part_size, 400 - part * self.part_size)
-        seconds = 0.1 * len(members.candidates) * self.part_size / 50
-        self._spend(("compare", members.candidates[0].cut), seconds)
-        worth = [1 - 0.9 ** (1 + one.device_macs / 1000) for one in members.candidates]
-        return {
-            "bits": np.array([8 * images / one.lmbda for one in members.candidates]),
-            "top1": images * np.array(worth),
-            "images": np.asarray(images),
-        }
+    def compare(self, trial, part):
+        images, one = min(self.part_size, 400 - part * self.part_size), trial.candidate
+        self._spend(("compare", one.cut), 0.1 * self.part_size / 50)
+        worth = 1 - 0.9 ** (1 + one.device_macs / 1000)
+        return {"bits": 8 * images / one.lmbda, "top1": images * worth, "images": images}
 
     def parts(self, limit):
         yield from range(-(-min(limit, 400) // self.part_size))
 
 
-def _state(count):
-    return TrainState(np.zeros((), np.int32), {"learned": np.zeros(count)}, {}, {})
+def _state():
+    return TrainState(np.zeros((), np.int32), {"learned": np.zeros(1)}, {}, {})
 
 
 @pytest.fixture
@@ -117,13 +103,25 @@ def test_the_time_is_kept(clock, tmp_path, minutes, compiling, part_size):
     assert journal.seconds == pytest.approx(60 * minutes, rel=0.1)
 
 
-@pytest.mark.parametrize("goal", [50, 400])
-@pytest.mark.parametrize("part_size", [50, 250])
-def test_compiling_is_not_taken_for_comparing(clock, tmp_path, part_size, goal):
-    trainer = Counting(clock, compiling=20.0, part_size=part_size)
-    journal, members = Journal(tmp_path / "search.json", "key"), trainer.members(CANDIDATES)
-    _, seconds = _compare(trainer, members, journal, goal, clock.now + 10)
-    assert seconds == pytest.approx(0.1 * part_size / 50)
+@pytest.mark.parametrize("minutes", [10.0, 60.0])
+def test_what_compiles_is_not_taken_for_what_a_step_takes(clock, tmp_path, minutes):
+    """Nothing is compiled after the first stretch has begun, and what it learned is forgotten."""
+    trainer = Counting(clock, compiling=15.0)
+    config, said = dataclasses.replace(CONFIG, minutes=minutes), []
+    compiled = {}
+
+    def tell(what, *_):
+        said.append(what)
+        compiled.setdefault(what, len(trainer.seen))
+
+    journal = run(trainer, tmp_path / "one", config, tell)
+    assert said[0] == "compiling"
+    first = next(what for what in said if what != "compiling")
+    assert set(compiled.values()) == {0, len(trainer.seen)}
+    assert compiled[first] == len(trainer.seen)
+    last = journal.values["rungs"][-1]
+    counted = sum(told[1] for told in trainer.advanced if told[0] == last["kept"][0])
+    assert last["steps"] == counted - 2
 
 
 def test_all_that_are_left_train_alike_and_the_better_go_on(clock, tmp_path):
@@ -142,22 +140,32 @@ def test_all_that_are_left_train_alike_and_the_better_go_on(clock, tmp_path):
     assert {result["cut"] for result in rungs[-1]["results"]} == {f"cut{i}" for i in range(4)}
 
 
-@pytest.mark.parametrize("distilled", [0, 1, 2])
-def test_the_last_stretches_train_through_the_tail(clock, tmp_path, distilled):
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_features_come_first_and_then_the_tail(clock, tmp_path, share):
     trainer, said = Counting(clock), []
-    config = dataclasses.replace(CONFIG, distilled=distilled)
-    run(trainer, tmp_path / "one", config, lambda *told: said.append(told))
+    config = dataclasses.replace(CONFIG, on_features=share)
+    journal = run(trainer, tmp_path / "one", config, lambda *told: said.append(told))
     texts, minutes, totals, units = zip(*said, strict=True)
+    assert list(dict.fromkeys(texts)) == [
+        "compiling",
+        *(f"stretch {i} of 3: {n} candidates" for i, n in ((1, 24), (2, 8), (3, 4))),
+    ]
     assert list(minutes) == sorted(minutes)
     assert len(set(minutes)) > 20  # not only when a stretch begins
     assert (set(totals), set(units)) == ({CONFIG.minutes}, {"minutes"})
-    through = [text.endswith("through the tail") for text in dict.fromkeys(texts)]
-    assert through == [False] * (3 - distilled) + [True] * distilled
-    assert trainer.advanced == sorted(trainer.advanced)
-    assert set(trainer.advanced) == set(through)
+    last = journal.values["rungs"][-1]
+    mine = [told[1:] for told in trainer.advanced if told[0] == last["kept"][0]][2:]
+    through = [distilled for _, distilled in mine]
+    assert through == sorted(through)
+    assert (False in through) == (share > 0)
+    # In seconds they have their share of the first stretch's training.
+    on_features = sum(0.03 * steps for steps, distilled in mine if not distilled)
+    first = sum(0.3 * steps for steps, distilled in mine if distilled)
+    first -= 0.3 * (last["steps"] - journal.values["rungs"][0]["steps"])
+    assert on_features / (on_features + first) == pytest.approx(share, abs=0.1)
 
 
-@pytest.mark.parametrize(("stop_after", "stopped"), [(200, "any"), (9, "distilled")])
+@pytest.mark.parametrize(("stop_after", "stopped"), [(500, "any"), (110, "distilled")])
 def test_a_stopped_search_goes_on(clock, tmp_path, stop_after, stopped):
     """In the stretch that was stopped, with the time that was spent and the states of before."""
     with pytest.raises(KeyboardInterrupt):
@@ -165,7 +173,6 @@ def test_a_stopped_search_goes_on(clock, tmp_path, stop_after, stopped):
     before = Journal(tmp_path / "two" / "search.json", CONFIG.key)
     done = len(before.values["rungs"])
     assert 0 < done < CONFIG.rungs
-    assert stopped == "any" or done == CONFIG.rungs - CONFIG.distilled
     assert before.seconds > 0
     clock.now += 5000  # a night
     whole = run(Counting(clock), tmp_path / "two")
@@ -178,17 +185,6 @@ def test_a_stopped_search_goes_on(clock, tmp_path, stop_after, stopped):
     assert again.values["rungs"] == rungs
     other = dataclasses.replace(CONFIG, seed=1)
     assert Journal(tmp_path / "two" / "search.json", other.key).values["rungs"] == []
-
-
-def test_members_keep_their_own_states():
-    (members,) = Counting(Clock()).members(CANDIDATES[:3])
-    state = dataclasses.replace(members.state, params={"learned": np.array([1.0, 2.0, 3.0])})
-    members.state = dataclasses.replace(state, step=np.asarray(7, np.int32))
-    kept = members.keep([CANDIDATES[2], CANDIDATES[0]])
-    assert kept.candidates == (CANDIDATES[0], CANDIDATES[2])
-    assert kept.state.params["learned"].tolist() == [1, 3]
-    assert int(kept.state.step) == 7
-    assert jax.tree.structure(kept.state) == jax.tree.structure(members.state)
 
 
 def test_what_diverged_is_null_in_files(tmp_path):

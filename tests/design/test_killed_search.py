@@ -1,0 +1,47 @@
+"""A real search in a process of its own: killed, and what goes on then."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hasty")]
+
+
+def command(workdir, minutes):
+    words = ("design", "--config", "resnet20_design:smoke", "--workdir", str(workdir))
+    return [sys.executable, "-m", "jaxsplit", *words, f"--config.minutes={minutes}"]
+
+
+def test_a_search_that_is_killed_goes_on(tmp_path):
+    """What was compared before is kept to the digit, and the time that was spent counts."""
+    journal = tmp_path / "search.json"
+    process = subprocess.Popen(
+        command(tmp_path, 0.6), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not (journal.exists() and json.loads(journal.read_text())["rungs"]):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (tmp_path / "design.json").exists()
+    before = json.loads(journal.read_text())
+    assert len(before["rungs"]) == 1
+    cached = {path: path.stat().st_mtime_ns for path in tmp_path.glob("features/*/*")}
+    assert cached
+    done = subprocess.run(command(tmp_path, 0.02), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    after = json.loads(journal.read_text())
+    assert after["rungs"][0] == before["rungs"][0]
+    assert len(after["rungs"]) == 2
+    assert after["rungs"][1]["steps"] > before["rungs"][0]["steps"]
+    assert after["seconds"] > before["seconds"]
+    assert {path: path.stat().st_mtime_ns for path in cached} == cached  # computed once
+    design = json.loads((tmp_path / "design.json").read_text())
+    assert design["minutes"] == pytest.approx(after["seconds"] / 60, abs=0.05)
+    kept = set(after["rungs"][0]["kept"])
+    assert {one["name"] for one in after["rungs"][1]["results"]} == kept

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxsplit import data, models
 from jaxsplit.card import with_measured
+from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import accuracy, html, image_codecs, plot, report
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import FILE, PerImage
@@ -21,7 +22,7 @@ from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.train import processes
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
 from jaxsplit.train.curve import train_curve
-from jaxsplit.train.curve_config import CurveConfig
+from jaxsplit.train.curve_config import COMPARE_AT, CurveConfig
 from jaxsplit.train.groups import make_groups
 from jaxsplit.train.loop import Progress
 
@@ -154,7 +155,7 @@ def measure(
       The curve with the codecs' points, each image's share in it, and the table.
 
     Raises:
-      ConfigError: a codec is unknown or this Pillow lacks it.
+      ConfigError: a codec is unknown or this Pillow lacks it, or it is compared at something else.
       FamilyError, BitstreamError, DataError: as of `accuracy.evaluate_images`.
 
     >>> from jaxsplit.pretrained import load_pretrained
@@ -167,6 +168,10 @@ def measure(
     (['r5'], (20,))
     """
     tell = tell or tell_nobody
+    if compare_at not in COMPARE_AT:
+        raise ConfigError(f"compare_at is {compare_at!r}; expected one of {', '.join(COMPARE_AT)}")
+    for codec in baselines:
+        image_codecs.check_codec(codec)
     curve, seen = accuracy.evaluate_images(family, backbone, source, tell, rate_ids)
     images, labels = data.load_arrays(source, backbone.preprocessing)
     targets = [float(getattr(point, compare_at)) for point in curve.points]

@@ -119,26 +119,16 @@ def evaluate_images(
         lengths, decoded, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
         all_lengths.append(lengths)
         answers.append(logits.argmax(-1))
-        length = float(np.mean(lengths))
-        # Lengths of real frames, not between two of them.
-        p5, p95 = np.percentile(lengths, (5, 95), method="inverted_cdf")
-        table_bits = rate.tables.information_bits(decoded) / len(decoded)
-        if length > table_bits / 8 + _MOST_OVERHEAD + _ROUNDING * decoded[0].size:
-            raise BitstreamError(
-                f"rate {rate.rate_id}: {length:.1f} bytes an image, but its tables explain "
-                f"{table_bits / 8:.1f}: the coder wastes bytes"
-            )
+        sizes = _sizes(rate, lengths, decoded)
+        bits = _estimated_bits(family, backbone, rate.rate_id, decoded)
         points.append(
             RatePoint(
                 rate_id=rate.rate_id,
                 lmbda=rate.lmbda,
-                bytes_per_image=length,
-                estimated_bits_per_image=_estimated_bits(family, backbone, rate.rate_id, decoded),
-                bits_per_pixel=8 * length / pixels,
+                estimated_bits_per_image=bits,
+                bits_per_pixel=8 * sizes["bytes_per_image"] / pixels,
                 n_images=len(labels),
-                table_bits_per_image=table_bits,
-                bytes_p5=p5,
-                bytes_p95=p95,
+                **sizes,
                 **_answers(logits, labels, uncut),
                 **_cost(rate, costs[rate.spec], backbone),
             )
@@ -157,6 +147,25 @@ def evaluate_images(
         uncut.argmax(-1),
     )
     return curve, seen
+
+
+def _sizes(rate: FamilyRate, lengths: np.ndarray, decoded: np.ndarray) -> dict[str, Any]:
+    """What the frames took, and what the tables explain of it."""
+    length = float(np.mean(lengths))
+    # Lengths of real frames, not between two of them.
+    p5, p95 = np.percentile(lengths, (5, 95), method="inverted_cdf")
+    table_bits = rate.tables.information_bits(decoded) / len(decoded)
+    if length > table_bits / 8 + _MOST_OVERHEAD + _ROUNDING * decoded[0].size:
+        raise BitstreamError(
+            f"rate {rate.rate_id}: {length:.1f} bytes an image, but its tables explain "
+            f"{table_bits / 8:.1f}: the coder wastes bytes"
+        )
+    return {
+        "bytes_per_image": length,
+        "table_bits_per_image": table_bits,
+        "bytes_p5": p5,
+        "bytes_p95": p95,
+    }
 
 
 def _send(

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,51 +120,9 @@ def train_backbone(
             "raise the limit or make the batches smaller"
         )
     steps = config.epochs * steps_per_epoch
-    module = models.create(config.model, num_classes, parallel.AXIS)
-    warmup = max(1, round(config.warmup * steps))
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, warmup, max(steps, warmup + 1)
-    )
-    optimizer = optax.chain(
-        optax.add_decayed_weights(
-            config.weight_decay, mask=functools.partial(jax.tree.map, lambda p: p.ndim > 1)
-        ),
-        optax.sgd(schedule, momentum=config.momentum, nesterov=True),
-    )
-    image = jnp.zeros((1, *config.preprocessing.input_shape))
-    variables = jax.jit(models.create(config.model, num_classes).init)(
-        jax.random.key(config.seed), image
-    )
-    if initial is not None:
-        if initial.name != config.model:
-            raise ConfigError(f"the initial weights are of {initial.name}; expected {config.model}")
-        initial.check_classes(source)
-        variables = jax.tree.map(jnp.asarray, initial.variables)
-
-    def loss(params: Any, batch_stats: Any, batch: Any) -> tuple[jax.Array, Any]:
-        images = config.preprocessing.normalise(batch["image"])
-        logits, updates = module.apply(
-            {"params": params, "batch_stats": batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        targets = optax.smooth_labels(
-            jax.nn.one_hot(batch["label"], num_classes), config.label_smoothing
-        )
-        correct = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
-        return optax.softmax_cross_entropy(logits, targets).mean(), (updates, correct)
-
-    def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, Any]:
-        del constants
-        (value, (updates, correct)), grads = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.batch_stats, batch
-        )
-        grads, metrics = jax.lax.pmean((grads, {"loss": value, "top1": correct}), parallel.AXIS)
-        change, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, change)
-        state = TrainState(state.step + 1, params, updates["batch_stats"], opt_state)
-        return state, metrics
+    optimizer = _make_optimizer(config, steps)
+    variables = _first_variables(config, source, initial)
+    step = _make_step(config, optimizer, num_classes)
 
     def batches(start: int) -> Any:
         for batch in data.batches(
@@ -202,3 +161,65 @@ def train_backbone(
     )
     top1 = float(np.mean(logits.argmax(-1) == labels))
     return stored, {"top1": top1, "test_images": len(labels), "steps": steps}
+
+
+def _make_optimizer(config: BackboneConfig, steps: int) -> optax.GradientTransformation:
+    """SGD with momentum, a warm-up and a cosine; what has one dimension does not decay."""
+    warmup = max(1, round(config.warmup * steps))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup, max(steps, warmup + 1)
+    )
+    return optax.chain(
+        optax.add_decayed_weights(
+            config.weight_decay, mask=functools.partial(jax.tree.map, lambda p: p.ndim > 1)
+        ),
+        optax.sgd(schedule, momentum=config.momentum, nesterov=True),
+    )
+
+
+def _first_variables(
+    config: BackboneConfig, source: data.Source, initial: models.Backbone | None
+) -> dict[str, Any]:
+    """Those of `initial`, or drawn ones."""
+    if initial is None:
+        module = models.create(config.model, len(source.class_names))
+        image = jnp.zeros((1, *config.preprocessing.input_shape))
+        return jax.jit(module.init)(jax.random.key(config.seed), image)
+    if initial.name != config.model:
+        raise ConfigError(f"the initial weights are of {initial.name}; expected {config.model}")
+    initial.check_classes(source)
+    return jax.tree.map(jnp.asarray, initial.variables)
+
+
+def _make_step(
+    config: BackboneConfig, optimizer: optax.GradientTransformation, num_classes: int
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, Any]]:
+    """The step, to be mapped over `parallel.AXIS`: (state, batch, {}) → (state, metrics)."""
+    module = models.create(config.model, num_classes, parallel.AXIS)
+
+    def loss(params: Any, batch_stats: Any, batch: Any) -> tuple[jax.Array, Any]:
+        images = config.preprocessing.normalise(batch["image"])
+        logits, updates = module.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(batch["label"], num_classes), config.label_smoothing
+        )
+        correct = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
+        return optax.softmax_cross_entropy(logits, targets).mean(), (updates, correct)
+
+    def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, Any]:
+        del constants
+        (value, (updates, correct)), grads = jax.value_and_grad(loss, has_aux=True)(
+            state.params, state.batch_stats, batch
+        )
+        grads, metrics = jax.lax.pmean((grads, {"loss": value, "top1": correct}), parallel.AXIS)
+        change, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, change)
+        state = TrainState(state.step + 1, params, updates["batch_stats"], opt_state)
+        return state, metrics
+
+    return step

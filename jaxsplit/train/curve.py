@@ -128,8 +128,11 @@ def train_rates(
         tell=tell,
     )
     examples: Any = keep(source, views=config.shown)
-    state = first_state(config, backbone, groups)
-    if config.start == "principal":
+    # The config only names the network and the images, which may become others.
+    key = checkpoint.key(config.key, backbone.fingerprint, source.listing)
+    directory = workdir / f"checkpoints-{key}" if workdir else None
+    state = loop.resume(first_state(config, backbone, groups), directory)
+    if config.start == "principal" and not int(state.step):
         if tell is not None:
             tell("finding principal components")
         state = with_principal_units(
@@ -145,9 +148,11 @@ def train_rates(
         shown = backbone.preprocessing, config.shown, examples.scale
         examples = WithImages(examples, features.ImageBatches(source, *shown))
     evaluate = _evaluation(config, frozen, groups, keep) if config.evaluate_every else None
-    # The config only names the network and the images, which may become others.
-    key = checkpoint.key(config.key, backbone.fingerprint, source.listing)
-    state = _fit(config, backbone, groups, state, examples, evaluate, workdir, key, progress)
+    names = [rate.rate_id for rate in config.rates]
+    with MetricsWriter(workdir, names, key) as writer:
+        state = _fit(
+            config, backbone, groups, state, examples, evaluate, directory, writer, progress
+        )
     return freeze(config, backbone, groups, state), source
 
 
@@ -158,8 +163,8 @@ def _fit(
     state: CurveState,
     examples: features.FeatureCache | features.ImageBatches | WithImages,
     evaluate: Callable[[Phase, CurveState], loop.Metrics] | None,
-    workdir: Path | None,
-    key: str,
+    directory: Path | None,
+    writer: MetricsWriter,
     progress: loop.Progress | None,
 ) -> CurveState:
     adam = make_optimizer(config)
@@ -169,40 +174,36 @@ def _fit(
         place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         return examples.batches(config.batch_size, config.seed, start, **place)
 
-    directory = workdir / f"checkpoints-{key}" if workdir else None
-    names = [rate.rate_id for rate in config.rates]
-    state = loop.resume(state, directory)
     end = 0
-    with MetricsWriter(workdir, names, key) as writer:
-        for phase in config.phases:
-            if phase.quantization == "round" and int(state.step) == end:
-                state = with_best_offsets(groups, state)
-            end += phase.steps
-            step = make_curve_step(
-                groups,
-                phase,
-                adam,
-                backbone.preprocessing,
-                batching=config.batching,
-                compute_dtype=config.compute_dtype,
-                ema=config.ema,
-            )
-            state = loop.fit(
-                state,
-                step,
-                batches,
-                end,
-                batch_size=config.batch_size,
-                constants=constants,
-                total_steps=config.steps,
-                names=names,
-                groups=[[rate.rate_id for rate in group.rates] for group in groups],
-                progress=progress,
-                writer=writer,
-                evaluate=evaluate and functools.partial(evaluate, phase),
-                evaluate_every=config.evaluate_every,
-                directory=directory,
-            )
+    for phase in config.phases:
+        if phase.quantization == "round" and int(state.step) == end:
+            state = with_best_offsets(groups, state)
+        end += phase.steps
+        step = make_curve_step(
+            groups,
+            phase,
+            adam,
+            backbone.preprocessing,
+            batching=config.batching,
+            compute_dtype=config.compute_dtype,
+            ema=config.ema,
+        )
+        state = loop.fit(
+            state,
+            step,
+            batches,
+            end,
+            batch_size=config.batch_size,
+            constants=constants,
+            total_steps=config.steps,
+            names=[rate.rate_id for rate in config.rates],
+            groups=[[rate.rate_id for rate in group.rates] for group in groups],
+            progress=progress,
+            writer=writer,
+            evaluate=evaluate and functools.partial(evaluate, phase),
+            evaluate_every=config.evaluate_every,
+            directory=directory,
+        )
     return with_best_offsets(groups, state) if config.phases[-1].quantization == "noise" else state
 
 

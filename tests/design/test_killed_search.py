@@ -18,16 +18,14 @@ def command(workdir, minutes):
 def test_a_search_that_is_killed_goes_on(tmp_path):
     """What was compared before is kept to the digit, and the time that was spent counts."""
     journal = tmp_path / "search.json"
-    process = subprocess.Popen(
-        command(tmp_path, 0.6), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while not (journal.exists() and json.loads(journal.read_text())["rungs"]):
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
-    finally:
-        process.kill()
-        process.wait()
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command(tmp_path, 0.6), **pipes) as process:
+        try:
+            while not (journal.exists() and json.loads(journal.read_text())["rungs"]):
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.05)
+        finally:
+            process.kill()
     assert not (tmp_path / "design.json").exists()
     before = json.loads(journal.read_text())
     assert len(before["rungs"]) == 1

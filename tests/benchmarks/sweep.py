@@ -1,7 +1,7 @@
 """Trials of one configuration, compared where no test image is read.
 
     python tests/benchmarks/sweep.py paper_recipe:fashion_mnist --workdir runs/sweep \
-        --common phases.0.steps=1000 --trial learning_rate=3e-3 --trial learning_rate=3e-2
+        --common phases.1.steps=1000 --trial learning_rate=3e-3 --trial learning_rate=3e-2
 
 Every trial trains on nine tenths of the training images and is measured, through real bytes, on
 the last tenth. The first is the configuration with `--common` alone; the others are given as their

@@ -479,3 +479,19 @@ def test_the_grid_beside_the_search_is_the_record():
         rows = [row for row in record[part] if row["gap"] is not None]
         beaten = sum(row["beaten"] for row in rows)
         assert said.format(n=len(rows), all=len(record[part])) + str(beaten) in text
+    # What one training differs from another by: units that both sides trained.
+    grid = {row["point"]: row["top1"] for row in record["grid"]}
+    both = [
+        100 * (grid[row["point"]] - row["top1"]) for row in record["chosen"] if row["point"] in grid
+    ]
+    words = {5: "five"}[len(both)]
+    low, high = -min(both), max(both)
+    assert (
+        f"The {words} units that both sides trained differ by {low:.1f} points for the worse "
+        f"to {high:.1f} for the better" in text
+    )
+    (beaten,) = [row for row in record["chosen"] if row["beaten"]]
+    assert f"by {100 * beaten['gap']:.1f} points, is a unit that the grid has too" in text
+    assert (
+        f"it is itself {100 * (grid[beaten['point']] - beaten['top1']):.1f} points better" in text
+    )

@@ -116,8 +116,8 @@ def design(options: argparse.Namespace) -> None:
     if not isinstance(loaded, DesignConfig):
         raise ConfigError(f"{options.config} is no search: take jaxsplit train")
     check_writable(options.workdir)
-    # CPU cores are no devices here: a step of units that train side by side spreads over them by
-    # itself, in two thirds of the time.
+    # CPU cores are no devices here: at late cuts a step of one unit is too small to be shared (1.5
+    # times the time on two; at early ones 0.7).
     with progress_bar(options) as progress:
         backbone = load_backbone(loaded.backbone)
         found = search(loaded, backbone, options.workdir, progress.tell)

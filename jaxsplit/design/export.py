@@ -41,7 +41,7 @@ def get_config(arg: str = {first!r}) -> ml_collections.ConfigDict:
     config.specs = forms
     config.lambdas = {{rate: lmbda for rate, (_, _, lmbda) in chosen.items()}}
     config.phases = (
-        {{"steps": {features}, "distortion": {{"distillation": 0.0, "features": 10.0}}}},
+        {{"steps": {features}, "distortion": {{"distillation": 0.0, "features": {weight!r}}}}},
         {{"steps": {noise}, "distortion": {{"distillation": 1.0}}}},
         {{"steps": {rounding}, "distortion": {{"distillation": 1.0}}, "quantization": "round"}},
     )
@@ -84,6 +84,7 @@ def write_config(path: Path, config: DesignConfig, chosen: Sequence[Result]) -> 
         chosen=pprint.pformat(cuts, width=92, sort_dicts=False),
         first=next(iter(cuts)),
         backbone=config.backbone,
+        weight=config.weight,
         features=features,
         noise=noise,
         rounding=config.full_steps - features - noise,

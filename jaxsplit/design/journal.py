@@ -21,7 +21,8 @@ class Journal:
           ConfigError: there is one that can't be read.
         """
         self.path, self._begun = path, time.monotonic()
-        self.values: dict[str, Any] = {"key": key, "seconds": 0.0, "rungs": []}
+        self.values: dict[str, Any] = {"key": key, "seconds": 0.0, "rungs": [], "kept": None}
+        self.other = False  # whether there was one of another search
         if path.is_file():
             try:
                 found = json.loads(path.read_text(), parse_constant=lambda _: None)
@@ -31,6 +32,7 @@ class Journal:
                     f"{path} is damaged: delete it, or take another folder"
                 ) from error
             self.values = found if matches else self.values
+            self.other = not matches
         self._before = self.values["seconds"]
 
     @property

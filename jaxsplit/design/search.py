@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 from jaxsplit import checkpoint, data, models
 from jaxsplit.design import features
@@ -74,10 +78,11 @@ def search(
     All programs are compiled first. Every stretch gets an equal share of the time that is left
     then: in it all candidates that are left train for the same number of steps, on the same images,
     and are compared behind the tail; then a share of those of every cut goes on. They learn the
-    features at the cut in a part of the first stretch, and from then on through the tail. What a
-    stopped stretch had trained is done again. Every stretch trains a few steps and compares on a
-    part of the images, however little time is left: a time that is shorter than what compiling
-    takes is exceeded.
+    features at the cut in a part of the first stretch, and from then on through the tail. A search
+    that was stopped goes on from the last steps that all have taken, and one that is finished from
+    its last stretch where it is given more minutes. Every stretch trains a few steps and compares
+    on a part of the images, however little time is left: a time that is shorter than what
+    compiling takes is exceeded.
 
     Args:
       config: the search.
@@ -111,6 +116,8 @@ def search(
     key = checkpoint.key(config.key, backbone.fingerprint, *fingerprints)
     workdir.mkdir(parents=True, exist_ok=True)
     journal = Journal(workdir / "search.json", key)
+    if journal.other:
+        tell(f"{journal.path} was of a search of other values or images: this one begins anew")
     cuts = tuple(dict.fromkeys(one.cut for one in everything))
     most = config.cache_gib * 2**30
     seen = [
@@ -172,15 +179,11 @@ def climb(
     """
     rungs, total = journal.values["rungs"], 60 * config.minutes
     if len(rungs) == config.rungs:
-        return
-    left = list(everything)
-    if rungs:
-        left = [one for one in everything if one.name in set(rungs[-1]["kept"])]
-    trials = trainer.trials(left)
-    if rungs:
-        states = checkpoint.load_tree(_states(workdir, len(rungs)), [one.state for one in trials])
-        for one, state in zip(trials, states, strict=True):
-            one.state, one.settled = state, True  # as they were compared
+        if config.minutes <= rungs[-1]["minutes"]:
+            return
+        rungs.pop()  # with more minutes the last stretch goes on
+    keeper = _Keeper(workdir, journal)
+    trials, distilled = keeper.trials(trainer, everything)
     hear = functools.partial(_heard, config.minutes, journal, tell)
     part_seconds = _compile(trainer, trials, journal, functools.partial(hear, "compiling"))
     for rung in range(len(rungs), config.rungs):
@@ -190,23 +193,83 @@ def climb(
         until = end - part_seconds * len(trials) * len(list(trainer.parts(goal)))
         what = f"stretch {rung + 1} of {config.rungs}: {len(trials)} candidates"
         heard = functools.partial(hear, what)
-        if rung == 0 and config.on_features:
+        if config.on_features and not distilled:
             share = config.on_features * max(until - begun, 0)
-            _train(trainer, trials, journal, begun + share, False, heard)
-        _train(trainer, trials, journal, until, True, heard)
+            _train(trainer, trials, keeper, begun + share, False, heard)
+        distilled = True
+        _train(trainer, trials, keeper, until, True, heard)
         results, part_seconds = _compare(trainer, trials, journal, goal, end, heard)
-        kept = {result.candidate for result in choose_by_cut(results, config.keep)}
-        trials = [one for one in trials if one.candidate in kept]
-        checkpoint.save_tree(_states(workdir, rung + 1), [one.state for one in trials])
+        kept = choose_by_cut(results, config.keep)
         rungs.append(
             {
                 "steps": results[0].steps,
                 "n_images": results[0].n_images,
+                "minutes": config.minutes,
                 "results": [{"name": r.candidate.name, **r.to_dict()} for r in results],
-                "kept": [one.candidate.name for one in trials],
+                "kept": [result.candidate.name for result in kept],
             }
         )
-        journal.write()
+        if len(rungs) < config.rungs:
+            left = {result.candidate for result in kept}
+            trials = [one for one in trials if one.candidate in left]
+        keeper.keep(trials, distilled)
+
+
+class _Keeper:
+    """Keeps the states of what is left, for a search that is stopped."""
+
+    def __init__(self, workdir: Path, journal: Journal) -> None:
+        self.workdir, self.journal = workdir, journal
+
+    def trials(self, trainer: Trainer, everything: Sequence[Candidate]) -> tuple[list[Trial], bool]:
+        """The trials that were kept, or fresh ones of all; whether they learn answers already."""
+        kept = self.journal.values["kept"]
+        if kept is None:
+            self._forget()
+            return trainer.trials(everything), False
+        names = set(kept["names"])
+        trials = trainer.trials([one for one in everything if one.name in names])
+        like = [_packed(one.state) for one in trials]
+        found = checkpoint.load_tree(self.workdir / kept["states"], like)
+        for one, packed in zip(trials, found, strict=True):
+            one.state, one.settled = _unpacked(packed, one.state), kept["distilled"]
+        return trials, kept["distilled"]
+
+    def keep(self, trials: Sequence[Trial], distilled: bool) -> None:
+        """Writes all down: first the states, then the journal that names them."""
+        name = f"states_{int(trials[0].state.step)}_{len(trials)}"
+        if not (self.workdir / name).exists():
+            checkpoint.save_tree(self.workdir / name, [_packed(one.state) for one in trials])
+        names = [one.candidate.name for one in trials]
+        kept = {"names": names, "states": name, "distilled": distilled}
+        self.journal.values["kept"] = kept
+        self.journal.write()
+        self._forget(name)
+
+    def _forget(self, but: str | None = None) -> None:
+        for folder in self.workdir.glob("states_*"):
+            if folder.name != but:
+                shutil.rmtree(folder)
+
+
+def _packed(state: Any) -> np.ndarray:
+    """All arrays of a tree in one: a search has ten thousands of small ones."""
+    leaves = jax.tree.leaves(state)
+    return np.concatenate([np.frombuffer(np.asarray(x).tobytes(), np.uint8) for x in leaves])
+
+
+def _unpacked(packed: np.ndarray, like: Any) -> Any:
+    """The tree again, of arrays like those of `like`."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([np.asarray(x).nbytes for x in leaves])
+    parts = np.split(np.asarray(packed), ends[:-1])
+    return jax.tree.unflatten(
+        structure,
+        [
+            np.frombuffer(part.tobytes(), np.asarray(x).dtype).reshape(np.shape(x))
+            for part, x in zip(parts, leaves, strict=True)
+        ],
+    )
 
 
 def _heard(
@@ -216,10 +279,6 @@ def _heard(
     for one in trials:
         tell(what, min(journal.seconds / 60, minutes), minutes, "minutes")
         yield one
-
-
-def _states(workdir: Path, rung: int) -> Path:
-    return workdir / f"states_{rung}"
 
 
 def _goal(config: DesignConfig, trainer: Trainer, rung: int) -> int:
@@ -244,18 +303,18 @@ def _compile(trainer: Trainer, trials: Sequence[Trial], journal: Journal, heard:
 def _train(
     trainer: Trainer,
     trials: Sequence[Trial],
-    journal: Journal,
+    keeper: _Keeper,
     end: float,
     distilled: bool,
     heard: Heard,
 ) -> None:
     """As many steps as fit, the same number for all; what one takes is measured here."""
-    chunk = 2
+    journal, chunk = keeper.journal, 2
     while chunk:
         begun = journal.seconds
         for one in heard(trials):
             trainer.advance(one, chunk, distilled)
-        journal.write()
+        keeper.keep(trials, distilled)
         fitting = max(int((end - journal.seconds) * chunk / (journal.seconds - begun)), 0)
         chunk = max(min(fitting, 10), fitting // 3)  # in parts: a machine may become slower
 

@@ -14,7 +14,7 @@ from jaxsplit.design import journal as journal_module
 from jaxsplit.design.candidates import Candidate, DesignConfig
 from jaxsplit.design.front import Result
 from jaxsplit.design.journal import Journal
-from jaxsplit.design.search import climb, search
+from jaxsplit.design.search import _Keeper, climb, search
 from jaxsplit.design.trainer import Trial
 from jaxsplit.errors import ConfigError
 from jaxsplit.notices import tell_nobody
@@ -39,9 +39,9 @@ class Clock:
 class Counting:
     """A trainer whose candidates become worth something known, in a time that is known."""
 
-    def __init__(self, clock, compiling=3.0, stop_after=None, part_size=50, stopped="any"):
+    def __init__(self, clock, compiling=3.0, stop_after=None, part_size=50):
         self.clock, self.compiling, self.calls = clock, compiling, stop_after
-        self.part_size, self.stopped, self.advanced = part_size, stopped, []
+        self.part_size, self.advanced = part_size, []
         self.test = SimpleNamespace(labels=np.zeros(400))
         self.seen = set()
 
@@ -51,7 +51,7 @@ class Counting:
     def _spend(self, key, seconds):
         self.clock.now += seconds + self.compiling * (key not in self.seen)
         self.seen.add(key)
-        if self.calls is not None and self.stopped in ("any", key[0]):
+        if self.calls is not None:
             self.calls -= 1
             if self.calls < 0:
                 raise KeyboardInterrupt
@@ -165,26 +165,66 @@ def test_features_come_first_and_then_the_tail(clock, tmp_path, share):
     assert on_features / (on_features + first) == pytest.approx(share, abs=0.1)
 
 
-@pytest.mark.parametrize(("stop_after", "stopped"), [(500, "any"), (110, "distilled")])
-def test_a_stopped_search_goes_on(clock, tmp_path, stop_after, stopped):
-    """In the stretch that was stopped, with the time that was spent and the states of before."""
+@pytest.mark.parametrize("stop_after", [150, 300, 500, 600])
+def test_a_stopped_search_goes_on(clock, tmp_path, stop_after):
+    """From the last steps that all have taken, with the time that was spent."""
     with pytest.raises(KeyboardInterrupt):
-        run(Counting(clock, stop_after=stop_after, stopped=stopped), tmp_path / "two")
+        run(Counting(clock, stop_after=stop_after), tmp_path / "two")
     before = Journal(tmp_path / "two" / "search.json", CONFIG.key)
-    done = len(before.values["rungs"])
-    assert 0 < done < CONFIG.rungs
+    done, kept = len(before.values["rungs"]), before.values["kept"]
+    assert done < CONFIG.rungs
     assert before.seconds > 0
+    steps = int(kept["states"].split("_")[1])
+    assert steps > 0
     clock.now += 5000  # a night
-    whole = run(Counting(clock), tmp_path / "two")
+    trainer = Counting(clock)
+    whole = run(trainer, tmp_path / "two")
     assert whole.seconds == pytest.approx(60 * CONFIG.minutes, rel=0.1)
     rungs = whole.values["rungs"]
     assert rungs[:done] == before.values["rungs"]
     assert len(rungs) == CONFIG.rungs
-    assert rungs[done]["steps"] > rungs[done - 1]["steps"]
+    last = rungs[-1]
+    counted = sum(told[1] for told in trainer.advanced if told[0] == last["kept"][0])
+    assert last["steps"] == steps + counted - 2  # what compiles is forgotten
+    through = [told[2] for told in trainer.advanced if told[0] == last["kept"][0]][2:]
+    assert kept["distilled"] == all(through)
+    assert len(list((tmp_path / "two").glob("states_*"))) == 1
     again = run(Counting(clock), tmp_path / "two")  # finished: nothing is trained
     assert again.values["rungs"] == rungs
-    other = dataclasses.replace(CONFIG, seed=1)
-    assert Journal(tmp_path / "two" / "search.json", other.key).values["rungs"] == []
+
+
+def test_what_was_learned_is_kept(clock, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(Counting(clock, stop_after=500), tmp_path / "two")
+    journal = Journal(tmp_path / "two" / "search.json", CONFIG.key)
+    trials, _ = _Keeper(tmp_path / "two", journal).trials(Counting(clock), CANDIDATES)
+    (step,) = {int(one.state.step) for one in trials}
+    assert step > 0
+    assert {float(one.state.params["learned"][0]) for one in trials} == {step}
+
+
+def test_a_finished_search_goes_on_with_more_minutes(clock, tmp_path):
+    first = run(Counting(clock), tmp_path / "two").values["rungs"]
+    more = dataclasses.replace(CONFIG, minutes=2 * CONFIG.minutes)
+    journal = run(Counting(clock), tmp_path / "two", more)
+    rungs = journal.values["rungs"]
+    assert journal.seconds == pytest.approx(60 * more.minutes, rel=0.1)
+    assert rungs[:-1] == first[:-1]
+    assert rungs[-1]["steps"] > 2 * first[-1]["steps"] - first[-2]["steps"]
+    names = [[result["name"] for result in rung["results"]] for rung in (first[-1], rungs[-1])]
+    assert names[0] == names[1]
+
+
+def test_another_search_in_its_place_is_said(clock, tmp_path):
+    run(Counting(clock), tmp_path / "two")
+    assert not Journal(tmp_path / "two" / "search.json", CONFIG.key).other
+    other = Journal(tmp_path / "two" / "search.json", dataclasses.replace(CONFIG, seed=1).key)
+    assert other.other
+    assert other.values["rungs"] == []
+    fresh = Counting(clock)
+    _, distilled = _Keeper(tmp_path / "two", other).trials(fresh, CANDIDATES)
+    assert not distilled
+    assert not list((tmp_path / "two").glob("states_*"))
 
 
 def test_what_diverged_is_null_in_files(tmp_path):

@@ -272,6 +272,8 @@ def _misfit(key: str, text: str, present: Any) -> ConfigError:
     kind = kinds.get(type(present), type(present).__name__)
     if isinstance(present, ml_collections.ConfigDict):
         kind, present = "mapping", present.to_dict()
+    if isinstance(present, list | tuple):  # what was meant may be its only entry
+        present = (text,)
     return ConfigError(f"{key}: {text!r} is no {kind}: write one such as {present}")
 
 

@@ -15,6 +15,8 @@ def read_file(path: Path) -> bytes:
     Raises:
       DataError: it can't be read.
     """
+    if path.is_dir():
+        raise DataError(f"cannot read {path}: it is a folder; name a file in it")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -141,6 +141,10 @@ def test_odd_images_are_what_they_look_like(desk):
         (("encode", "shirt.png", *TO[:-1], "no/x.jspl"), ["there is no folder no; create it"]),
         (("encode", "shirt.png", *TO[:-1], "/dev/full"), ["No space left", "free some"]),
         (("encode", "shirt.png", *TO[:-1], "photos"), ["photos: it is a folder"]),
+        (("encode", "shirt.png", *TO[:-1], "./shirt.png"), ["--output is the image shirt.png"]),
+        (("encode", "huge.png", *TO), ["huge.png has more pixels than are safe to decode"]),
+        (("decode", "photos", *TO[:2]), ["photos: it is a folder; name a file in it"]),
+        (("evaluate", "--fam", FAMILY), ["there is no option --fam; did you mean --family?"]),
         (("decode", "shirt.png", *TO[:2]), ["not a jaxsplit file", "jaxsplit encode"]),
         (("info", "shirt.png"), ["shirt.png: begins with", "PNG", "expected a file of torch.save"]),
         (("evaluate", "--family", "shirt.png"), ["no family at shirt.png"]),
@@ -169,14 +173,22 @@ def test_odd_images_are_what_they_look_like(desk):
                 ("--config.colour=1", ["'colour'", "learning_rate, limit"]),
                 ("--config.learning_rate=fast", ["'fast' is no number: write one such as 0.01"]),
                 ("--config.seed", ["write --config.seed=VALUE, in one word"]),
+                ("--config.baselines=jpeg", ["'jpeg' is no tuple: write one such as ('jpeg',)"]),
             )
+        ),
+        (
+            ("design", "--config", "resnet20_design", "--workdir", "w", "--config.keep=0.0"),
+            ["keep is 0.0; expected more than 0 and at most 1"],
         ),
     ],
 )
 def test_a_mistake_is_one_line_with_what_to_do(arguments, words, desk):
     garment().save("shirt.png")
+    shirt = (desk / "shirt.png").read_bytes()
+    Image.new("1", (20000, 20000)).save("huge.png")
     (desk / "photos").mkdir()
     line = refused(*arguments)
+    assert (desk / "shirt.png").read_bytes() == shirt
     for word in ("jaxsplit: ", *words):
         assert word in line
     assert not (desk / "x.jspl").exists()

@@ -54,7 +54,7 @@ def test_trained_rates_stand_beside_the_units(tmp_path):
     text = plan(*arguments, "--cut", "stem", "--plot", tmp_path / "plan.png")
     with Image.open(tmp_path / "plan.png") as picture:
         assert picture.size == (1200, 800)
-    for words in ("Trained rates", "Units at stem", "best cut: ", "plan.png"):
+    for words in ("Trained rates", "Units at stem", "fastest cut: ", "plan.png"):
         assert words in text
 
 

@@ -53,7 +53,10 @@ def add_plan(commands: Commands) -> None:
         "--bits-per-symbol", type=float, metavar="B", help="assumed of a unit (default: 2)"
     )
     link.add_argument(
-        "--image-bytes", type=float, metavar="N", help="of the image sent (default: raw)"
+        "--image-bytes",
+        type=float,
+        metavar="N",
+        help="of the image sent (default: raw; as a file it has fewer)",
     )
     link.add_argument(
         "--family",

@@ -12,6 +12,10 @@ from jaxsplit.errors import ConfigError, did_you_mean
 class Parser(argparse.ArgumentParser):
     """Raises, on one line, where argparse would print its usage and exit."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # A misspelt option should not become another one.
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
+
     def error(self, message: str) -> NoReturn:
         """Raises `ConfigError`."""
         for action in self._actions:
@@ -42,7 +46,7 @@ class Parser(argparse.ArgumentParser):
                 return
             if not name.startswith("--") or name.startswith("--config."):
                 continue
-            if not any(option.startswith(name) for option in known):  # they may be abbreviated
+            if name not in known:
                 near = did_you_mean(name, known)
                 if "--config" in known and (key := _config_key(words, name[2:])):
                     near = f"; did you mean --config.{key}={value if equals else 'VALUE'}?"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from jaxsplit.cli.arguments import Commands, add_family
 from jaxsplit.cli.results import SOON, open_family, progress_bar, show
-from jaxsplit.errors import BitstreamError, FamilyError
+from jaxsplit.errors import BitstreamError, ConfigError, FamilyError
 from jaxsplit.files import read_file, write_whole
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ def encode(options: argparse.Namespace) -> None:
     family, backbone = open_family(options)
     wish = {name: getattr(options, name) for name in ("rate", "max_bytes", "quality")}
     rates_for(family, **wish)  # refused before images are read
+    for name in options.images:
+        if options.output.exists() and Path(name).exists() and options.output.samefile(name):
+            raise ConfigError(f"--output is the image {name}: name another file")
     # One at a time: an image's bytes then don't depend on what it is encoded with.
     sender = Sender(family, backbone, batch_size=1)
     images, frames, total = list[np.ndarray](), list[bytes](), len(options.images)

@@ -30,7 +30,7 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
       JaxsplitWarning: the first time that something was transparent, or animated.
 
     Raises:
-      DataError: the file is missing, truncated or not an image.
+      DataError: the file is missing, truncated, not an image or too large to be safe.
 
     >>> import io
     >>> from PIL import Image
@@ -54,6 +54,10 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
         raise
     except IsADirectoryError as error:
         raise DataError(f"{name} is a folder: name the image files in it") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{name} has more pixels than are safe to decode: make it smaller"
+        ) from error
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them
         missing = isinstance(error, FileNotFoundError)
         reason = "no such file" if missing else _one_line(error)

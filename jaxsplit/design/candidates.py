@@ -17,6 +17,10 @@ from jaxsplit.plan.units import fits
 _OUTSIDE = ("minutes", "most_drop", "points", "full_steps")
 
 
+def _positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
 @dataclasses.dataclass(frozen=True)
 class DesignConfig:
     """A search over cuts, channels, strides and lambdas.
@@ -81,21 +85,18 @@ class DesignConfig:
             raise ConfigError(f"lambdas are {self.lambdas}; expected numbers ≥ 0")
         if len({f"{lmbda:g}" for lmbda in self.lambdas}) < len(self.lambdas):
             raise ConfigError(f"lambdas are {self.lambdas}; expected different ones")
-        positive = (self.minutes, self.weight, self.learning_rate, self.cache_gib)
-        if not all(0 < value < math.inf for value in positive):
-            raise ConfigError(
-                f"minutes, weight, learning_rate and cache_gib are {positive}; expected more than 0"
-            )
-        if min(self.rungs, self.batch_size, self.points, self.full_steps) < 1:
-            raise ConfigError("rungs, batch_size, points and full_steps must be at least 1")
-        for name in ("most_drop", "on_features"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected from 0 to 1")
-        if not (0 < self.keep <= 1 and 0 <= self.ema < 1 and self.prior_rate >= 0):
-            raise ConfigError(
-                f"keep is {self.keep}, ema {self.ema} and prior_rate {self.prior_rate}; expected "
-                "more than 0 and at most 1, from 0 to below 1, and at least 0"
-            )
+        for names, fits_in, expected in (
+            (("minutes", "weight", "learning_rate", "cache_gib"), _positive, "more than 0"),
+            (("rungs", "batch_size", "points"), lambda x: x >= 1, "at least 1"),
+            (("full_steps",), lambda x: x >= 20, "at least 20"),
+            (("most_drop", "on_features"), lambda x: 0 <= x <= 1, "from 0 to 1"),
+            (("keep",), lambda x: 0 < x <= 1, "more than 0 and at most 1"),
+            (("ema",), lambda x: 0 <= x < 1, "from 0 to below 1"),
+            (("prior_rate",), lambda x: 0 <= x < math.inf, "at least 0"),
+        ):
+            for name in names:
+                if not fits_in(getattr(self, name)):
+                    raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}")
 
     @property
     def key(self) -> str:

@@ -97,7 +97,7 @@ def _draw_times(axes: Axes, comparison: Comparison) -> None:
     best = comparison.best_cut
     for place, (one, total) in enumerate(zip(options, bottoms, strict=True)):
         weight = "bold" if one is best else "normal"
-        text = f"best\n{_short(total)}" if one is best else _short(total)
+        text = f"fastest cut\n{_short(total)}" if one is best else _short(total)
         height = total + 0.01 * top
         axes.text(place, height, text, ha="center", va="bottom", fontsize=9, weight=weight)
     axes.set_ylim(0, 1.16 * top)

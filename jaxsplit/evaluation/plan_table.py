@@ -115,7 +115,7 @@ def _times(title: str, options: Sequence[Option], note: str | None) -> str:
 def _verdict(comparison: Comparison) -> str:
     cut, fastest, alone, sent = comparison.best_cut, comparison.fastest, *comparison.ends
     lines = [
-        f"best cut: {cut.name}, {_ms(cut.timing.total_ms)} ms; {alone.name}: "
+        f"fastest cut: {cut.name}, {_ms(cut.timing.total_ms)} ms; {alone.name}: "
         f"{_ms(alone.timing.total_ms)} ms; {sent.name}, {sent.sent_bytes:,.0f} bytes: "
         f"{_ms(sent.timing.total_ms)} ms"
     ]

@@ -25,6 +25,7 @@ DESIGN = DesignConfig(
     strides=(2, 8),
     lambdas=(1e-3, 6e-5),
     full_steps=101,
+    weight=3.0,
 )
 
 
@@ -67,6 +68,7 @@ def test_nothing_to_choose_from_is_said(plan, changes, words):
         {"minutes": math.nan},
         {"keep": 1.5},
         {"rungs": 0},
+        {"full_steps": 19},
         {"on_features": 1.1},
         {"on_features": -0.1},
         {"most_drop": 1.5},
@@ -98,6 +100,7 @@ def test_the_written_configuration_trains_the_chosen_points(plan, tmp_path):
         mine.sort(key=lambda result: result.bytes_per_image)
         assert (loaded.cut, loaded.backbone, loaded.steps) == (cut, DESIGN.backbone, 101)
         assert loaded.seed == 3
+        assert loaded.phases[0].distortion.features == DESIGN.weight != DesignConfig.weight
         for name in ("data", "batch_size", "learning_rate", "prior_rate", "ema"):
             assert getattr(loaded, name) == getattr(DESIGN, name)
         assert (loaded.train_split, loaded.test_split) == ("train", "test")

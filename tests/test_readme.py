@@ -453,6 +453,17 @@ def test_the_table_of_ablations_is_the_record():
         assert row in README
 
 
+def test_what_noise_and_signs_are_worth_on_cifar10_is_the_record():
+    results = ROOT / "tests" / "benchmarks" / "results"
+    record = json.loads((results / "ablation-resnet20_small-cifar10.json").read_text())
+    for trial, words in zip(
+        record["trials"][1:], ("rounding in all phases", "with ReLU latents"), strict=True
+    ):
+        found = [run["bd_rate_percent"] for run in trial["runs"]]
+        each = ", ".join(f"{value:+.1f}" for value in found)
+        assert f"{words} {sum(found) / 3:+.1f} % ({each})" in " ".join(README.split())
+
+
 def test_the_front_of_a_search_is_the_record():
     results = ROOT / "tests" / "benchmarks" / "results"
     record = json.loads((results / "design-resnet20_small-cifar10.json").read_text())

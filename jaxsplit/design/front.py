@@ -22,6 +22,11 @@ class Result:
       bytes_per_image: mean, estimated: what its prior charges. A frame adds a byte or two.
       top1: share of the images, behind the tail.
       n_images: that these are means of.
+
+    >>> from jaxsplit.plan import grid_spec
+    >>> candidate = Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000)
+    >>> Result(candidate, 500, bytes_per_image=41.5, top1=0.875, n_images=1000).costs
+    (41.5, 0.125, 160000)
     """
 
     candidate: Candidate
@@ -46,7 +51,15 @@ class Result:
 
     @classmethod
     def from_dict(cls, candidate: Candidate, said: Mapping[str, Any]) -> Result:
-        """What `to_dict` said of a candidate."""
+        """What `to_dict` said of a candidate.
+
+        Args:
+          candidate: it.
+          said: steps, bytes_per_image, top1 and n_images, None where there was no number.
+
+        Returns:
+          The same result, with nan for None.
+        """
         size, top1 = (
             math.nan if said[name] is None else said[name] for name in ("bytes_per_image", "top1")
         )

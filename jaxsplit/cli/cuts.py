@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from pathlib import Path
 
 from jaxsplit.cli.arguments import Commands, add_config, whole_numbers
 from jaxsplit.cli.results import progress_bar, show
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, Interrupted
 from jaxsplit.files import check_writable, write_whole
 
 
@@ -123,7 +124,13 @@ def design(options: argparse.Namespace) -> None:
     # times the time on two; at early ones 0.7).
     with progress_bar(options) as progress:
         backbone = load_backbone(loaded.backbone)
-        found = search(loaded, backbone, options.workdir, progress.tell)
+        try:
+            found = search(loaded, backbone, options.workdir, progress.tell)
+        except KeyboardInterrupt as stopped:
+            raise Interrupted(
+                "interrupted: the same command goes on from the last steps that are kept",
+                signal.SIGINT,
+            ) from stopped
     chosen = choose(found.front, loaded.points)
     write_config(options.workdir / "chosen.py", loaded, chosen)
     document = found.to_dict()

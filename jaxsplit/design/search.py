@@ -180,6 +180,7 @@ def climb(
     rungs, total = journal.values["rungs"], 60 * config.minutes
     if len(rungs) == config.rungs:
         if config.minutes <= rungs[-1]["minutes"]:
+            tell("the search is finished: with more minutes it goes on")
             return
         rungs.pop()  # with more minutes the last stretch goes on
     keeper = _Keeper(workdir, journal)
@@ -191,7 +192,8 @@ def climb(
         end = begun + max(total - begun, 0) / (config.rungs - rung)
         goal = _goal(config, trainer, rung)
         until = end - part_seconds * len(trials) * len(list(trainer.parts(goal)))
-        what = f"stretch {rung + 1} of {config.rungs}: {len(trials)} candidates"
+        count = f"{len(trials)} candidate{'s' * (len(trials) > 1)}"
+        what = f"stretch {rung + 1} of {config.rungs}: {count}"
         heard = functools.partial(hear, what)
         if config.on_features and not distilled:
             share = config.on_features * max(until - begun, 0)

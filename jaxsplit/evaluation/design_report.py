@@ -34,8 +34,8 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
     note = (
         f"Nothing found has fewer bytes, a better top-1 and fewer multiply-accumulates on the "
         f"device at once. {floor} Bytes: what the priors charge. Images: {design.n_images}; the "
-        f"uncut network is right about {100 * design.uncut_top1:.2f} %. A star: trained in full by "
-        "the configuration."
+        f"uncut network is right about {100 * design.uncut_top1:.2f} %. A star: the "
+        "configuration trains it in full."
     )
     table = empty_table("The front of the search", columns, note, first="cut")
     for result in design.front:

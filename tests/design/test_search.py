@@ -205,6 +205,9 @@ def test_what_was_learned_is_kept(clock, tmp_path):
 
 def test_a_finished_search_goes_on_with_more_minutes(clock, tmp_path):
     first = run(Counting(clock), tmp_path / "two").values["rungs"]
+    said = list[tuple]()
+    run(Counting(clock), tmp_path / "two", tell=lambda *told: said.append(told))
+    assert said == [("the search is finished: with more minutes it goes on",)]
     more = dataclasses.replace(CONFIG, minutes=2 * CONFIG.minutes)
     journal = run(Counting(clock), tmp_path / "two", more)
     rungs = journal.values["rungs"]

@@ -901,3 +901,13 @@ def test_an_interrupt_is_no_traceback(monkeypatch):
     monkeypatch.setattr("jaxsplit.cli.families.info", interrupted)
     done = run("info")
     assert (done.code, done.out, done.err) == (130, "", "jaxsplit: interrupted\n")
+
+
+def test_an_interrupted_search_says_how_it_goes_on(monkeypatch, tmp_path):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxsplit.design.search", interrupted)
+    done = run("design", "--config", "resnet20_design:smoke", "--workdir", tmp_path / "w", "-q")
+    assert (done.code, done.out) == (130, "")
+    assert "interrupted: the same command goes on" in done.err

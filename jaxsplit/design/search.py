@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import jax
-import numpy as np
 
 from jaxsplit import checkpoint, data, models
 from jaxsplit.design import features
 from jaxsplit.design.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.design.front import Result, choose_by_cut, front
 from jaxsplit.design.journal import Journal
+from jaxsplit.design.keeper import Keeper
 from jaxsplit.design.trainer import Trainer, Trial
 from jaxsplit.errors import ConfigError
 from jaxsplit.notices import Tell, tell_nobody
@@ -183,7 +180,7 @@ def climb(
             tell("the search is finished: with more minutes it goes on")
             return
         rungs.pop()  # with more minutes the last stretch goes on
-    keeper = _Keeper(workdir, journal)
+    keeper = Keeper(workdir, journal)
     trials, distilled = keeper.trials(trainer, everything)
     hear = functools.partial(_heard, config.minutes, journal, tell)
     part_seconds = _compile(trainer, trials, journal, functools.partial(hear, "compiling"))
@@ -217,63 +214,6 @@ def climb(
         keeper.keep(trials, distilled)
 
 
-class _Keeper:
-    """Keeps the states of what is left, for a search that is stopped."""
-
-    def __init__(self, workdir: Path, journal: Journal) -> None:
-        self.workdir, self.journal = workdir, journal
-
-    def trials(self, trainer: Trainer, everything: Sequence[Candidate]) -> tuple[list[Trial], bool]:
-        """The trials that were kept, or fresh ones of all; whether they learn answers already."""
-        kept = self.journal.values["kept"]
-        if kept is None:
-            self._forget()
-            return trainer.trials(everything), False
-        names = set(kept["names"])
-        trials = trainer.trials([one for one in everything if one.name in names])
-        like = [_packed(one.state) for one in trials]
-        found = checkpoint.load_tree(self.workdir / kept["states"], like)
-        for one, packed in zip(trials, found, strict=True):
-            one.state, one.settled = _unpacked(packed, one.state), kept["distilled"]
-        return trials, kept["distilled"]
-
-    def keep(self, trials: Sequence[Trial], distilled: bool) -> None:
-        """Writes all down: first the states, then the journal that names them."""
-        name = f"states_{int(trials[0].state.step)}_{len(trials)}"
-        if not (self.workdir / name).exists():
-            checkpoint.save_tree(self.workdir / name, [_packed(one.state) for one in trials])
-        names = [one.candidate.name for one in trials]
-        kept = {"names": names, "states": name, "distilled": distilled}
-        self.journal.values["kept"] = kept
-        self.journal.write()
-        self._forget(name)
-
-    def _forget(self, but: str | None = None) -> None:
-        for folder in self.workdir.glob("states_*"):
-            if folder.name != but:
-                shutil.rmtree(folder)
-
-
-def _packed(state: Any) -> np.ndarray:
-    """All arrays of a tree in one: a search has ten thousands of small ones."""
-    leaves = jax.tree.leaves(state)
-    return np.concatenate([np.frombuffer(np.asarray(x).tobytes(), np.uint8) for x in leaves])
-
-
-def _unpacked(packed: np.ndarray, like: Any) -> Any:
-    """The tree again, of arrays like those of `like`."""
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([np.asarray(x).nbytes for x in leaves])
-    parts = np.split(np.asarray(packed), ends[:-1])
-    return jax.tree.unflatten(
-        structure,
-        [
-            np.frombuffer(part.tobytes(), np.asarray(x).dtype).reshape(np.shape(x))
-            for part, x in zip(parts, leaves, strict=True)
-        ],
-    )
-
-
 def _heard(
     minutes: float, journal: Journal, tell: Tell, what: str, trials: Sequence[Trial]
 ) -> Iterator[Trial]:
@@ -305,7 +245,7 @@ def _compile(trainer: Trainer, trials: Sequence[Trial], journal: Journal, heard:
 def _train(
     trainer: Trainer,
     trials: Sequence[Trial],
-    keeper: _Keeper,
+    keeper: Keeper,
     end: float,
     distilled: bool,
     heard: Heard,

@@ -14,9 +14,10 @@ from jaxsplit.design import journal as journal_module
 from jaxsplit.design.candidates import Candidate, DesignConfig
 from jaxsplit.design.front import Result
 from jaxsplit.design.journal import Journal
-from jaxsplit.design.search import _Keeper, climb, search
+from jaxsplit.design.keeper import Keeper
+from jaxsplit.design.search import climb, search
 from jaxsplit.design.trainer import Trial
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import CheckpointError, ConfigError
 from jaxsplit.notices import tell_nobody
 from jaxsplit.train.state import TrainState
 
@@ -197,7 +198,7 @@ def test_what_was_learned_is_kept(clock, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(Counting(clock, stop_after=500), tmp_path / "two")
     journal = Journal(tmp_path / "two" / "search.json", CONFIG.key)
-    trials, _ = _Keeper(tmp_path / "two", journal).trials(Counting(clock), CANDIDATES)
+    trials, _ = Keeper(tmp_path / "two", journal).trials(Counting(clock), CANDIDATES)
     (step,) = {int(one.state.step) for one in trials}
     assert step > 0
     assert {float(one.state.params["learned"][0]) for one in trials} == {step}
@@ -218,6 +219,15 @@ def test_a_finished_search_goes_on_with_more_minutes(clock, tmp_path):
     assert names[0] == names[1]
 
 
+def test_states_that_are_damaged_are_refused(clock, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(Counting(clock, stop_after=500), tmp_path / "two")
+    (states,) = (tmp_path / "two").glob("states_*")
+    states.write_bytes(states.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"search\.json to begin anew"):
+        run(Counting(clock), tmp_path / "two")
+
+
 def test_another_search_in_its_place_is_said(clock, tmp_path):
     run(Counting(clock), tmp_path / "two")
     assert not Journal(tmp_path / "two" / "search.json", CONFIG.key).other
@@ -225,7 +235,7 @@ def test_another_search_in_its_place_is_said(clock, tmp_path):
     assert other.other
     assert other.values["rungs"] == []
     fresh = Counting(clock)
-    _, distilled = _Keeper(tmp_path / "two", other).trials(fresh, CANDIDATES)
+    _, distilled = Keeper(tmp_path / "two", other).trials(fresh, CANDIDATES)
     assert not distilled
     assert not list((tmp_path / "two").glob("states_*"))
 

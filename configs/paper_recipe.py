@@ -9,7 +9,8 @@ Units as they were published (Datta et al. 2022, arXiv 2208.11596): ReLU latents
 straight-through rounding; the rate term is the factorized prior on the latents with uniform noise
 in units of the step, and after the training one table for all channels is fitted to the training
 images. What the paper leaves open is chosen on the last tenth of the training images, in trials of
-700 steps (BD-rate to the first of them; they are in tests/benchmarks/results/sweep-paper_recipe-*):
+700 steps (BD-rate to the first of them; they are in tests/benchmarks/results/sweep-paper_recipe-*,
+with options for the one phase that there was then):
 
     python tests/benchmarks/sweep.py paper_recipe:fashion_mnist --workdir runs/sweep \
         --common phases.1.steps=700 --trial learning_rate=3e-3 …

@@ -26,6 +26,7 @@ from jaxsplit import data, models
 from jaxsplit.cli import main
 from jaxsplit.cli.program import make_parser
 from jaxsplit.evaluation import bd, image_codecs
+from jaxsplit.evaluation.compare import Measured, compare
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.importers import imagenet
 from jaxsplit.importers.spic import TASKS
@@ -371,8 +372,16 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
                 drop = curve.uncompressed_top1 - point.top1
                 row += [f"{point.lmbda:g}", f"{point.bytes_per_image:.1f}", f"{100 * drop:.2f}"]
             assert f"| {' | '.join(row)} |" in README
-        # With what its own priors charge in place of its table.
         paper, ours = curves
+        # The bar: ten per cent beyond chance, by an encoder that is no larger.
+        sides = [Measured.open(desk / name) for name in names]
+        distance = compare(*sides, drops=(0.06, 0.005))
+        assert distance.bd_rate_percent <= -10
+        assert distance.interval.high < 0
+        assert min(len(paper.points), len(ours.points)) >= 6
+        for cost in ("device_macs", "device_params"):
+            assert getattr(ours.points[0], cost) <= getattr(paper.points[0], cost)
+        # With what its own priors charge in place of its table.
         other = [
             (point.bytes_per_image + point.estimated_bits_per_image / 8 - coded / 8, point.top1)
             for point in paper.points
@@ -438,6 +447,11 @@ def test_the_distances_of_imagenet_are_of_the_curves_in_the_repository(desk, nam
     with contextlib.redirect_stdout(printed):
         assert main(["compare", "--quality", "agreement", *drops, *names]) == 0
     assert printed.getvalue() in README
+    found = compare(*map(Measured.open, names), drops=(0.06, 0.005))
+    low, high = found.interval.low, found.interval.high
+    text = f"{name} {found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
+    assert text in " ".join(README.split())
+    assert high < 0 or name == "middle"
 
 
 def test_the_table_of_ablations_is_the_record():

@@ -90,7 +90,8 @@ def _kind(name: str) -> str:
     if path.suffix == ".jspl":
         return "container"
     known = (*models.embedded_weights(), *PACKAGES)
-    if path.is_file() or path.suffix == models.SUFFIX or name in known:
+    weights = (models.SUFFIX, ".pth", ".pt", ".npz")
+    if path.is_file() or path.suffix in weights or name in known:
         return "backbone"
     return "family"
 

@@ -147,6 +147,7 @@ def test_odd_images_are_what_they_look_like(desk):
         (("evaluate", "--fam", FAMILY), ["there is no option --fam; did you mean --family?"]),
         (("decode", "shirt.png", *TO[:2]), ["not a jaxsplit file", "jaxsplit encode"]),
         (("info", "shirt.png"), ["shirt.png: begins with", "PNG", "expected a file of torch.save"]),
+        (("info", "resnet18.pth"), ["no weights called 'resnet18.pth': give a file"]),
         (("evaluate", "--family", "shirt.png"), ["no family at shirt.png"]),
         (("evaluate", *TO[:2], "--data", "photos"), ["did you mean folder:photos?"]),
         (("compare", "photos", "photos"), ["photos/curve.json", "jaxsplit evaluate --out"]),

@@ -5,10 +5,10 @@
         --workdir runs/efficientnet_lite0/middle
 
 DIR holds `train` and `val`, in each a folder of JPEG files for every class, named by its synset,
-and `classes.txt`, the 1000 synsets in their order. (500 images of 491 classes here: sorted
-by name, every fifth is in `val`.) Labels only serve the metrics: the units begin
-as principal components of the features, by what an error costs the network's answers, and learn
-those answers for a while.
+and `classes.txt`, the 1000 synsets in their order. (500 images of 491 classes here: sorted by
+name, every fifth is in `val`.) Labels only serve the metrics: the units begin as principal
+components of the features, by what an error costs the network's answers, and learn those answers
+for a while.
 
 In five to ten minutes on two CPU cores, on the 100 images that channels, steps and learning rate
 were chosen by: 96 % of the uncut network's answers at 1,714 bytes an image (early), 95 % at 1,181

@@ -186,7 +186,8 @@ def test_odd_images_are_what_they_look_like(desk):
 def test_a_mistake_is_one_line_with_what_to_do(arguments, words, desk):
     garment().save("shirt.png")
     shirt = (desk / "shirt.png").read_bytes()
-    Image.new("1", (20000, 20000)).save("huge.png")
+    if "huge.png" in arguments:
+        Image.new("1", (20000, 20000)).save("huge.png")
     (desk / "photos").mkdir()
     line = refused(*arguments)
     assert (desk / "shirt.png").read_bytes() == shirt

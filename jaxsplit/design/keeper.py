@@ -48,7 +48,8 @@ class Keeper:
         """Writes all down: first the states, then the journal that names them."""
         name = f"states_{int(trials[0].state.step)}_{len(trials)}.npz"
         packed: dict[str, Any] = {one.candidate.name: _packed(one.state) for one in trials}
-        if not (self.workdir / name).exists():
+        before = self.journal.values["kept"]
+        if before is None or before["states"] != name:  # else they are there
             content = io.BytesIO()
             np.savez(content, **packed)
             write_whole(self.workdir / name, content.getvalue())

@@ -267,7 +267,7 @@ def _compare(
     journal: Journal,
     goal: int,
     end: float,
-    heard: Heard = iter,
+    heard: Heard,
 ) -> tuple[list[Result], float]:
     """The results of all trials on the same images, and the seconds of a part of them each."""
     totals: list[dict[str, float]] = []

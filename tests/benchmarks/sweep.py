@@ -26,6 +26,7 @@ from jaxsplit.errors import JaxsplitError
 from jaxsplit.evaluation.compare import Measured, compare
 
 ALWAYS = ("train_split=train[:90%]", "test_split=train[90%:]", "baselines=()")
+FOLD = ("train_split=train", "test_split=val", "baselines=()")
 
 
 def train(config: str, options: list[str], folder: Path, features: Path) -> float:
@@ -72,15 +73,18 @@ def distance(reference: Path, trial: Path, options: argparse.Namespace) -> dict[
 def run(trial: str, seed: int, options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """Trains and measures one trial with one seed: its folder, and its figures."""
     words = [*options.common.split(), *trial.split(), f"seed={seed}"]
+    splits = options.split or ALWAYS
+    if options.folds is not None:
+        splits = FOLD
+        words.insert(0, f"data=folder:{(options.folds / str(seed)).resolve()}")
     own = "_".join([*trial.split(), f"seed={seed}"]).replace("/", "-")
     exact = hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
     folder = options.workdir / f"{own[:100]}_{exact}"
-    splits = options.split or ALWAYS
     seconds = train(options.config, [*splits, *words], folder, options.workdir / "features")
-    curve = json.loads((folder / "curve.json").read_text())
-    uncut = curve["uncompressed"]["top1"]
+    measured = Measured.open(folder)
+    uncut = measured.curve.uncompressed_top1 if options.quality == "top1" else 1.0
     points = [
-        (point["bytes_per_image"], 100 * (point["top1"] - uncut)) for point in curve["points"]
+        (size, 100 * (quality - uncut)) for size, quality in measured.rate_quality(options.quality)
     ]
     return folder, {"seed": seed, "seconds": seconds, "points": points}
 
@@ -112,6 +116,11 @@ def parse() -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="of data that has a split to tune on, in place of the training images' tenths",
     )
+    parser.add_argument(
+        "--folds",
+        type=Path,
+        help="images of cross_validation.py: every seed trains and is measured on a fold of its own",
+    )
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -130,7 +139,13 @@ def main() -> None:
         rows.append({"trial": trial or "as it is", "runs": runs})
         print(render(rows[-1]["trial"], runs), flush=True)
         if options.json is not None:
-            report = {"config": options.config, "common": options.common, "trials": rows}
+            report = {
+                "config": options.config,
+                "common": options.common,
+                "quality": options.quality,
+                "drops": options.drops,
+                "trials": rows,
+            }
             options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 

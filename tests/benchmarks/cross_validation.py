@@ -66,7 +66,8 @@ def pooled(curves: Sequence[Curve], seen: Sequence[PerImage]) -> tuple[Curve, Pe
     points = []
     for sizes, same in zip(images.bytes, _in_turn(curve.points for curve in curves), strict=True):
         p5, p95 = np.percentile(sizes, (5, 95), method="inverted_cdf")
-        points.append(replace(same[0], **_means(same, counts), bytes_p5=p5, bytes_p95=p95))
+        point = replace(same[0], **_means(same, counts))
+        points.append(replace(point, bytes_p5=p5, bytes_p95=p95))
     baselines = {
         codec: tuple(
             replace(same[0], **_means(same, counts))

@@ -51,7 +51,7 @@ def train_curve(
       workdir: folder for checkpoints, metrics and cached features, resumed from where it holds
         some of the same config, weights and images; None keeps everything in memory.
       progress: told of the metrics of all rates as the training goes.
-      tell: told what takes long before it begins.
+      tell: told what takes long before it begins, and how much of it is done already.
 
     Returns:
       The family, each rate with the tables that `config.tables` asks for; not yet measured.
@@ -132,6 +132,8 @@ def train_rates(
     key = checkpoint.key(config.key, backbone.fingerprint, source.listing)
     directory = workdir / f"checkpoints-{key}" if workdir else None
     state = loop.resume(first_state(config, backbone, groups), directory)
+    if tell is not None and int(state.step):
+        tell(f"{int(state.step)} of {config.steps} steps are done")
     if config.start == "principal" and not int(state.step):
         if tell is not None:
             tell("finding principal components")

@@ -66,11 +66,16 @@ def test_a_curve_resumes_to_the_bit_within_a_phase_and_between_two(
     between = shutil.copytree(tmp_path, tmp_path.with_name("between"))
     for workdir, step in ((tmp_path, 6), (between, 4)):
         only_step(workdir, step)
-        done = []
+        done, told = [], []
         resumed = train_curve(
-            config, tiny_backbone, workdir, lambda *args, done=done: done.append(args[0])
+            config,
+            tiny_backbone,
+            workdir,
+            lambda *args, done=done: done.append(args[0]),
+            told.append,
         )
         assert done == list(range(step + 1, 9))
+        assert f"{step} of 8 steps are done" in told
         assert resumed.fingerprint == whole.fingerprint
     # The second phase rounded around the offsets that were best when it began.
     assert any(rate.tables.offsets.any() for rate in whole.rates)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from jaxsplit import data
-from jaxsplit.evaluation.accuracy import evaluate_images
-from jaxsplit.evaluation.points import CodecPoint
+from jaxsplit.evaluation import image_codecs
+from jaxsplit.evaluation.accuracy import evaluate_images, predictor
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +70,28 @@ def test_the_folds_together_are_what_an_evaluation_of_all_images_finds(
     assert curve.origin.data_fingerprint != whole.origin.data_fingerprint
 
 
-def test_image_files_are_averaged_over_all_images(validation, tiny_family, tiny_backbone):
-    curves, seen = [], []
-    for start, stop, size, agreement in ((0, 30, 100.0, 0.9), (30, 40, 140.0, 0.6)):
-        curve, images = evaluate_images(
-            tiny_family, tiny_backbone, part(start, stop), rate_ids=["low"]
-        )
-        point = CodecPoint("jpeg", 5, size, 20.0, 0.5, agreement, (0.4, 0.6), (0.5, 0.95))
-        curves.append(dataclasses.replace(curve, baselines={"jpeg": (point,)}))
-        seen.append(images)
-    (point,) = validation.pooled(curves, seen)[0].baselines["jpeg"]
-    assert (point.quality, point.bytes_per_image, point.header_bytes_per_image) == (5, 110.0, 20.0)
-    assert (point.top1, point.agreement) == (0.5, 33 / 40)
-    assert point.agreement_interval == validation.wilson_interval(33, 40)
+def test_image_files_are_of_the_images_of_all_folds(
+    validation, tiny_family, tiny_backbone, tmp_path, monkeypatch
+):
+    source = part(0, 30)
+    for number in range(len(source)):
+        name = source.class_names[source[number]["label"]].replace("/", "_")
+        file = tmp_path / "images" / name / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(source[number]["image"][..., 0]).save(file)
+    (tmp_path / "images" / "classes.txt").write_text("\n".join(source.class_names))
+    folds = validation.make_folds(tmp_path / "images", tmp_path / "folds", 3)[1:]
+    curve = evaluate_images(tiny_family, tiny_backbone, source)[0]
+    monkeypatch.setattr(validation, "load_backbone", lambda name: tiny_backbone)
+    monkeypatch.setitem(image_codecs.QUALITIES, "jpeg", range(1, 96, 30))
+    found = validation.image_files(folds, curve, ["jpeg"])["jpeg"]
+    sources = [data.open_source(f"folder:{fold}", split="val") for fold in folds]
+    parts = [data.load_arrays(one, tiny_backbone.preprocessing) for one in sources]
+    pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    assert len(labels) == 20
+    predict = predictor(tiny_backbone)
+    uncut = predict(pixels).argmax(-1)
+    assert found == image_codecs.sweep(pixels, labels, uncut, predict, "jpeg", (1, 61))
+    origin = dataclasses.replace(curve.origin, backbone_fingerprint="another")
+    with pytest.raises(SystemExit, match="other weights"):
+        validation.image_files(folds, dataclasses.replace(curve, origin=origin), ["jpeg"])

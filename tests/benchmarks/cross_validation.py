@@ -24,6 +24,7 @@ import numpy as np
 from sweep import train
 
 from jaxsplit import data, load_backbone
+from jaxsplit.data.images import SUFFIXES
 from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.accuracy import predictor
 from jaxsplit.evaluation.curve import Curve
@@ -37,18 +38,28 @@ _CLASSES = "classes.txt"
 
 def make_folds(root: Path, where: Path, count: int) -> list[Path]:
     """Folders of links to the images of `root`, each with one fold as `val` and the rest as
-    `train`."""
-    files = sorted(root.rglob("*/*.*"), key=lambda file: (file.parent.name, file.name))
+    `train`; refused where folds of other images are."""
+    files = sorted(
+        (file for file in root.rglob("*/*") if file.suffix.lower() in SUFFIXES),
+        key=lambda file: (file.parent.name, file.name),
+    )
+    names = [f"{file.parent.name}/{file.name}" for file in files]
+    if len(set(names)) < len(names):
+        raise SystemExit(f"two images in {root} are the same class's and have one name")
+    key = hashlib.sha256("\n".join([str(count), *names]).encode()).hexdigest()
+    note = where / "folds"
+    if note.exists() and note.read_text() != key:
+        raise SystemExit(f"{where} has folds of other images, or other folds: take another folder")
     found = [where / str(number) for number in range(count)]
     for number, folder in enumerate(found):
-        for index, file in enumerate(files):
-            split = "val" if index % count == number else "train"
-            link = folder / split / file.parent.name / file.name
+        for index, (file, name) in enumerate(zip(files, names, strict=True)):
+            link = folder / ("val" if index % count == number else "train") / name
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(file.resolve())
         if (root / _CLASSES).exists() and not (folder / _CLASSES).exists():
             (folder / _CLASSES).symlink_to((root / _CLASSES).resolve())
+    note.write_text(key)
     return found
 
 
@@ -62,7 +73,20 @@ def pooled(curves: Sequence[Curve], seen: Sequence[PerImage]) -> tuple[Curve, Pe
     Returns:
       Shares of all images with their intervals, percentiles of all frames; other figures are means
       over the images.
+
+    Raises:
+      SystemExit: the curves are not of the same rates, cut and network.
     """
+    kinds = {
+        (
+            tuple((point.rate_id, point.lmbda) for point in curve.points),
+            curve.origin.cut,
+            curve.origin.backbone_fingerprint,
+        )
+        for curve in curves
+    }
+    if len(kinds) > 1:
+        raise SystemExit(f"the folds are of different trainings: {kinds}")
     names = ("bytes", "predicted", "labels", "uncut")
     arrays = [np.concatenate([getattr(one, name) for one in seen], axis=-1) for name in names]
     images = PerImage(seen[0].rate_ids, *arrays)
@@ -81,7 +105,6 @@ def pooled(curves: Sequence[Curve], seen: Sequence[PerImage]) -> tuple[Curve, Pe
         baselines={},
         origin=replace(
             curves[0].origin,
-            split=f"{len(curves)} folds",
             data_fingerprint=hashlib.sha256(" ".join(digests).encode()).hexdigest(),
         ),
     )
@@ -155,15 +178,21 @@ def main() -> None:
         chosen = [int(number) for number in options.only.split(",")]
     curves, seen = [], []
     for number in chosen:
-        folder = options.workdir / f"fold{number}"
         words = [f"data=folder:{folds[number].resolve()}", "test_split=val", "baselines=()"]
         words += options.set
+        exact = hashlib.sha256(" ".join([options.config, *words]).encode()).hexdigest()[:8]
+        folder = options.workdir / f"fold{number}_{exact}"
         train(options.config, words, folder, options.features or options.workdir / "features")
         curves.append(Curve.read(folder / "curve.json"))
         seen.append(PerImage.read(folder / FILE))
         print(f"fold {number}: {len(seen[-1].labels)} images", flush=True)
     curve, images = pooled(curves, seen)
-    origin = replace(curve.origin, data=data.portable_name(options.data))
+    listed = ", ".join(map(str, chosen))
+    origin = replace(
+        curve.origin,
+        data=data.portable_name(options.data),
+        split=f"folds {listed} of {options.folds}",
+    )
     baselines = {}
     if options.baselines is not None:
         held_out = [folds[number] for number in chosen]

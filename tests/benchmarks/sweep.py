@@ -110,13 +110,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", default="0", help="separated by commas")
     parser.add_argument("--quality", choices=("top1", "agreement"), default="top1")
     parser.add_argument("--drops", type=float, nargs=2, default=(0.06, 0.005), metavar="SHARE")
-    parser.add_argument(
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument(
         "--split",
         action="append",
         metavar="KEY=VALUE",
         help="of data that has a split to tune on, in place of the training images' tenths",
     )
-    parser.add_argument(
+    images.add_argument(
         "--folds",
         type=Path,
         help="images of cross_validation.py: each seed is trained and measured on its own fold",
@@ -142,6 +143,7 @@ def main() -> None:
             report = {
                 "config": options.config,
                 "common": options.common,
+                "splits": "folds" if options.folds else options.split or ALWAYS,
                 "quality": options.quality,
                 "drops": options.drops,
                 "trials": rows,

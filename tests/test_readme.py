@@ -516,6 +516,19 @@ def test_what_steps_and_fisher_information_are_worth_is_of_the_curves_in_the_rep
     assert any(row.endswith(text) for row in rows)
 
 
+@pytest.mark.parametrize("cut", ["middle", "late"])
+def test_how_far_the_square_is_from_the_fisher_information_is_of_the_curves(cut):
+    sides = [f"folds-{kind}-{cut}" for kind in ("components", "square")]
+    found = compare(
+        *(Measured.open(ROOT / CURVES / side) for side in sides),
+        quality="agreement",
+        drops=(0.3, 0.04),
+    )
+    low, high = found.interval.low, found.interval.high
+    text = f"at {found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
+    assert text in " ".join(README.split())
+
+
 @pytest.mark.parametrize(
     ("name", "seeds"),
     [("resnet20_small-fashion_mnist", [0, 1, 2]), ("efficientnet_lite0-middle", [1, 2, 3])],

@@ -302,7 +302,8 @@ def test_a_finished_training_is_not_repeated(trained):
     fingerprint = RateFamily.load(trained.folder / "family").fingerprint
     assert "step 30/30" in trained.err
     again = runs(*trained.arguments)
-    assert "step" not in again.err
+    assert "step 30/30" not in again.err
+    assert "30 of 30 steps are done" in again.err
     assert (trained.folder / "curve.json").read_bytes() == curve
     assert RateFamily.load(trained.folder / "family").fingerprint == fingerprint
     assert again.out.splitlines()[:-1] == trained.out.splitlines()[:-1]

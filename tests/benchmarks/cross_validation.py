@@ -7,7 +7,7 @@
 The images of all splits of DIR, sorted by class and name, are dealt out to the folds in turn. For
 each fold the configuration is trained on the others' images and measured, through real bytes, on
 its own; the curve of all of them together (`curve.json`, `images.npz`) is one that `jaxsplit
-compare` and `jaxsplit report` read. What a configuration leaves open was chosen by some images:
+compare` reads. What a configuration leaves open was chosen by some images:
 `--only` leaves out the fold that has them. Folds that are there already are not repeated.
 
 DIR holds a folder of images for each class, or splits of such folders, and `classes.txt`.

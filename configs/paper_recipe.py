@@ -61,11 +61,7 @@ IMAGENET = {
     "middle": ("stage6.block1", 1, 192),
     "late": ("stage6.block4", 1, 192),
 }
-IMAGENET_LAMBDAS = {
-    "early": (8e-4, 4e-4, 2e-4, 1e-4, 5e-5, 1.2e-5),
-    "middle": (8e-4, 4e-4, 2e-4, 1e-4, 5e-5, 1.2e-5),
-    "late": (8e-4, 4e-4, 3e-4, 2e-4, 1e-4, 1.2e-5),
-}
+IMAGENET_LAMBDAS = (8e-4, 4e-4, 3e-4, 2e-4, 1e-4, 1.2e-5)
 
 
 def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
@@ -125,7 +121,7 @@ def _imagenet(config: ml_collections.ConfigDict, arg: str) -> None:
         "output_activation": "none",
         "latent_activation": "relu",
     }
-    config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(IMAGENET_LAMBDAS[arg], 1)}
+    config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(IMAGENET_LAMBDAS, 1)}
     config.phases = (
         {
             "steps": 2000,

@@ -140,7 +140,7 @@ def train_rates(
         state = with_principal_units(
             groups,
             state,
-            features.some_features(examples, groups[0].split, frozen),
+            features.some_features(examples, groups[0].split, frozen, len(config.shown)),
             backbone=frozen,
             distortion=config.phases[0].distortion,
             scale=examples.scale,

@@ -95,17 +95,18 @@ def compute(
     run = functools.partial(run_parts, split, backbone, source, views, dtype, tell)
     arrays = _in_memory(forms, run) if files is None else _on_disk(files, run, tell)
     features = arrays["features"]
-    sample = np.asarray(features[sample_rows(features.shape)], np.float32)
+    sample = np.asarray(features[sample_rows(features.shape, len(views))], np.float32)
     return FeatureCache(features, arrays["teacher"], arrays["label"], mean_square(sample))
 
 
 def some_features(
-    examples: FeatureCache | ImageBatches, split: Split, backbone: Backbone
+    examples: FeatureCache | ImageBatches, split: Split, backbone: Backbone, views: int
 ) -> np.ndarray:
-    """Features of some of the examples, evenly spread over them: float32 [n, H, W, Cin]."""
+    """Features of some of the examples, `views` of each image: float32 [n, H, W, Cin]."""
     if isinstance(examples, ImageBatches):
         return sampled_features(split, backbone, examples.source, examples.views)
-    return np.asarray(examples.features[sample_rows(examples.features.shape)], np.float32)
+    rows = sample_rows(examples.features.shape, views)
+    return np.asarray(examples.features[rows], np.float32)
 
 
 def _normalised(views: data.Views, flip: bool) -> data.Views:

@@ -109,10 +109,16 @@ def _as_dtype(features: np.ndarray, dtype: str) -> np.ndarray:
     return stored
 
 
-def sample_rows(shape: tuple[int, ...]) -> np.ndarray:
-    """Evenly spread rows, fewer than 2000 and 256 MiB in float32."""
+def sample_rows(shape: tuple[int, ...], views: int = 1) -> np.ndarray:
+    """Evenly spread rows, fewer than 2000 and 256 MiB in float32.
+
+    Of several views, one after the other, each begins one image later than the one before it: with
+    the same images of all of them, most would be in none.
+    """
     limit = max(1, _SAMPLE_BYTES // (4 * math.prod(shape[1:])))
-    return np.arange(0, shape[0], max(1, shape[0] // 1000, -(-shape[0] // limit)))
+    apart, images = max(1, shape[0] // 1000, -(-shape[0] // limit)), shape[0] // views
+    spread = [view * images + np.arange(view % apart, images, apart) for view in range(views)]
+    return np.concatenate(spread)
 
 
 def mean_square(sample: np.ndarray) -> float:
@@ -124,7 +130,7 @@ def sampled_features(
     split: Split, backbone: Backbone, source: data.Source, views: data.Views
 ) -> np.ndarray:
     """The rows that `sample_rows` would take of a cache of the same examples, float32."""
-    examples = sample_rows((len(source) * len(views), *split.shape))
+    examples = sample_rows((len(source) * len(views), *split.shape), len(views))
     numbers, view = examples % len(source), examples // len(source)
     read, _ = reader(source, backbone.preprocessing)
     size = batch_size(backbone.preprocessing.input_shape)

@@ -554,3 +554,12 @@ def test_a_sample_is_spread_and_small():
         assert rows[0] == 0
         assert rows[-1] >= count * 0.998 - 1
     np.testing.assert_array_equal(head.sample_rows((6000, 2)), np.arange(0, 6000, 6))
+
+
+def test_a_sample_of_many_views_has_every_image():
+    for images, views in ((400, 10), (401, 10), (3, 4000)):
+        rows = head.sample_rows((images * views, 7, 7, 192), views)
+        assert len(rows) <= 1000 + views and len(set(rows)) == len(rows)
+        assert set(rows % images) == set(range(images))
+    # Where there is room for fewer, each is of another image.
+    assert len(set(head.sample_rows((50_000, 2), 10) % 5000)) == 1000

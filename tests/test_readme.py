@@ -411,6 +411,32 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
             assert rate.stored_bytes == point.unit_bytes
 
 
+def test_what_a_switch_costs_is_the_record():
+    file = ROOT / "tests" / "benchmarks" / "results" / "switching-cpu.json"
+    record = json.loads(file.read_text())
+    text = " ".join(README.split())
+    device, server = record["device"], record["server"]
+    chosen, worst = (
+        [end["choose"][which] for end in (device, server)] for which in ("median_us", "worst_us")
+    )
+    assert "takes {:.0f} µs on the device and {:.0f} µs on the server".format(*chosen) in text
+    assert f"worst of 2,000: {worst[0] / 1e3:.2f} ms and {worst[1] / 1e3:.2f} ms" in text
+    assert record["turns"] == 2000
+    assert record["compilations"] == 0
+    assert (
+        f"took {device['extra_us']:.0f} µs (device, of {device['stays']['median_us'] / 1e3:.1f}"
+        in text
+    )
+    assert (
+        f"{server['extra_us']:.0f} µs (server, of {server['stays']['median_us'] / 1e3:.1f}" in text
+    )
+    stayed, switched = (
+        [end[how]["worst_us"] / 1e3 for end in (device, server)] for how in ("stays", "switches")
+    )
+    assert "up to {:.1f} and {:.1f} ms where they stayed".format(*stayed) in text
+    assert "{:.1f} and {:.1f} ms where they switched".format(*switched) in text
+
+
 def test_frames_can_be_shorter_than_what_they_carry():
     curve = Curve.read(ROOT / CURVES / "paper_recipe-fashion_mnist" / "curve.json")
     least = min(point.bytes_per_image - point.table_bits_per_image / 8 for point in curve.points)

@@ -497,16 +497,9 @@ def test_what_ships_of_imagenet_is_what_was_measured_on_the_first_fold(name):
     assert f"{', '.join(shares)} and {last} % (r1 to r6)" in family.card["limits"]
 
 
-@pytest.mark.parametrize(
-    ("names", "first"),
-    [
-        (("folds-paper_recipe-middle", "folds-efficientnet_lite0-middle"), "middle"),
-        (("paper_recipe-early", "efficientnet_lite0-early"), "early"),
-        (("folds-paper_recipe-late", "folds-efficientnet_lite0-late"), "late"),
-    ],
-)
-def test_the_distances_of_imagenet_are_of_the_curves_in_the_repository(desk, names, first):
-    names = [f"{CURVES}/{name}" for name in names]
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_distances_of_imagenet_are_of_the_curves_in_the_repository(desk, cut):
+    names = [f"{CURVES}/folds-{name}-{cut}" for name in ("paper_recipe", "efficientnet_lite0")]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert main(["compare", "--from-drop", "6", "--to-drop", "0.5", *names]) == 0
@@ -519,16 +512,16 @@ def test_the_distances_of_imagenet_are_of_the_curves_in_the_repository(desk, nam
     for cost in ("device_macs", "device_params", "server_macs", "server_params"):
         assert len({getattr(side.curve.points[0], cost) for side in sides}) == 1
     assert min(len(side.curve.points) for side in sides) >= 6
-    assert first != "early" or sides[0].curve.points[0].device_share <= 0.45
+    assert cut != "early" or sides[0].curve.points[0].device_share <= 0.45
     found = compare(*sides, quality="agreement", drops=(0.3, 0.04))
     low, high = found.interval.low, found.interval.high
-    text = f"{first} {found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
+    text = f"{cut} {found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
     assert text in " ".join(README.split())
 
 
-@pytest.mark.parametrize("cut", ["middle", "late"])
-@pytest.mark.parametrize("kind", ["components", "square"])
-def test_what_steps_and_fisher_information_are_worth_is_of_the_curves_in_the_repository(kind, cut):
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize(("kind", "words"), [("steps", "steps"), ("square", "the square alone")])
+def test_what_else_was_measured_of_imagenet_is_of_the_curves(kind, words, cut):
     sides = [f"folds-efficientnet_lite0-{cut}", f"folds-{kind}-{cut}"]
     found = compare(
         *(Measured.open(ROOT / CURVES / side) for side in sides),
@@ -537,27 +530,17 @@ def test_what_steps_and_fisher_information_are_worth_is_of_the_curves_in_the_rep
     )
     low, high = found.interval.low, found.interval.high
     text = f"{found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f}) |"
-    words = "the components alone" if kind == "components" else "by the square of the error"
     rows = [row for row in README.splitlines() if row.startswith(f"| {cut} |") and words in row]
     assert any(row.endswith(text) for row in rows)
 
 
-@pytest.mark.parametrize("cut", ["middle", "late"])
-def test_how_far_the_square_is_from_the_fisher_information_is_of_the_curves(cut):
-    sides = [f"folds-{kind}-{cut}" for kind in ("components", "square")]
-    found = compare(
-        *(Measured.open(ROOT / CURVES / side) for side in sides),
-        quality="agreement",
-        drops=(0.3, 0.04),
-    )
-    low, high = found.interval.low, found.interval.high
-    text = f"at {found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
-    assert text in " ".join(README.split())
-
-
 @pytest.mark.parametrize(
     ("name", "seeds"),
-    [("resnet20_small-fashion_mnist", [0, 1, 2]), ("efficientnet_lite0-middle", [1, 2, 3])],
+    [
+        ("resnet20_small-fashion_mnist", [0, 1, 2]),
+        ("efficientnet_lite0-early", [1, 2, 3]),
+        ("efficientnet_lite0-middle", [1, 2, 3]),
+    ],
 )
 def test_the_table_of_ablations_is_the_record(name, seeds):
     results = ROOT / "tests" / "benchmarks" / "results"

@@ -532,6 +532,22 @@ def test_what_else_was_measured_of_imagenet_is_of_the_curves(kind, words, cut):
     text = f"{found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f}) |"
     rows = [row for row in README.splitlines() if row.startswith(f"| {cut} |") and words in row]
     assert any(row.endswith(text) for row in rows)
+    if kind == "steps":
+        found = compare(
+            *(Measured.open(ROOT / CURVES / side) for side in sides), drops=(0.06, 0.005)
+        )
+        low, high = found.interval.low, found.interval.high
+        text = f"{cut} {found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
+        assert text in " ".join(README.split())
+
+
+def test_the_distance_to_the_recipe_as_it_was_before_its_rate_moved_is_of_the_curves():
+    sides = ["folds-paper_recipe-middle-first", "folds-efficientnet_lite0-middle"]
+    found = compare(*(Measured.open(ROOT / CURVES / side) for side in sides), drops=(0.06, 0.005))
+    low, high = found.interval.low, found.interval.high
+    text = f"the middle is at {found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
+    assert text in " ".join(README.split())
+    assert high < 0
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def _as_dtype(features: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def sample_rows(shape: tuple[int, ...], views: int = 1) -> np.ndarray:
-    """Evenly spread rows, fewer than 2000 and 256 MiB in float32.
+    """Evenly spread rows: some 1000 to 2000, of 256 MiB in float32 at most.
 
     Of several views, one after the other, each begins one image later than the one before it: with
     the same images of all of them, most would be in none.

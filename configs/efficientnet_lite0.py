@@ -10,10 +10,11 @@ name, every fifth is in `val`.) Labels only serve the metrics: the units are pri
 the features, by what an error costs the network's answers, and no training step follows: by
 agreement none showed a gain.
 
-In two minutes on two CPU cores. On 400 images whose scores only decided that no steps follow, in
-four folds (tests/benchmarks/cross_validation.py): 96.00 % of the uncut network's answers at 1,726
-bytes an image (early), 98.25 % at 1,694 (middle) and 95.75 % at 1,668 (late). The families that
-come with the package are of the fold by which cuts, channels and components were chosen.
+In two minutes on two CPU cores, image files aside. On 400 images whose scores only decided that no
+steps follow, in four folds (tests/benchmarks/cross_validation.py): 96.00 % of the uncut network's
+answers at 1,726 bytes an image (early), 98.25 % at 1,694 (middle) and 95.75 % at 1,668 (late). The
+families that come with the package are of the fold by which cuts, channels and components were
+chosen.
 
 The argument is `early` (after 41 % of the multiply-accumulates), `middle` (69 %), `late` (87 %) or
 `smoke`.

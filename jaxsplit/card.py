@@ -19,7 +19,7 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import PerImage
 from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import RateFamily
-from jaxsplit.versions import versions
+from jaxsplit.io.versions import versions
 
 Family = TypeVar("Family", bound=RateFamily)
 

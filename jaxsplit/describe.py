@@ -10,8 +10,8 @@ from typing import Any
 
 from jaxsplit import coding, models
 from jaxsplit.family import FamilyRate
-from jaxsplit.files import read_file
 from jaxsplit.importers.pretrained import PACKAGES, load_backbone
+from jaxsplit.io.files import read_file
 from jaxsplit.pretrained import load_pretrained, pretrained_names
 
 _DEEPEST = 8  # levels of a card's values that are shown

@@ -17,7 +17,7 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import FILE, PerImage
 from jaxsplit.family import RateFamily
 from jaxsplit.importers.pretrained import load_backbone
-from jaxsplit.notices import Tell, tell_nobody
+from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.train import processes
 from jaxsplit.train.backbone import BackboneConfig, train_backbone

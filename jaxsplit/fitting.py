@@ -10,8 +10,8 @@ from jaxsplit.codec import Sender
 from jaxsplit.entropy import stack_tables, tables_by_place, tables_from_counts
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.family import RateFamily
+from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.models.inference import batch_size
-from jaxsplit.notices import Tell, tell_nobody
 
 #: What the integer tables tell apart: nothing, channels, or places of the latent.
 SHARINGS = ("shared", "channels", "places")

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import card, coding, config, data, files, models
+from jaxsplit import card, coding, config, data, models
 from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family import RateFamily
 from jaxsplit.importers.pretrained import load_backbone
+from jaxsplit.io import files
 from jaxsplit.plan import split_cost
 from jaxsplit.pretrained import load_pretrained
 from jaxsplit.split import make_split

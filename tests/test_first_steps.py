@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import __version__, checkpoint, cli, coding, data, notices
+from jaxsplit import __version__, cli, coding, data
 from jaxsplit.cli.examples import EXAMPLES
 from jaxsplit.cli.program import make_parser, parse
 from jaxsplit.errors import CheckpointError, JaxsplitWarning, warn_once
+from jaxsplit.io import checkpoint, log
 
 FAMILY = "resnet8_small-fashion_mnist/stage1.block1"
 TO = ("--family", FAMILY, "--rate", "r5", "-o", "x.jspl")
@@ -219,7 +220,7 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_it_is_begun(desk, monkey
     tree = {"a": np.ones(1000)}
     checkpoint.save_tree(desk / "step", tree)
     monkeypatch.setattr(
-        "jaxsplit.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=7999)
+        "jaxsplit.io.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=7999)
     )
     larger = {"a": np.ones(9000)}
     with pytest.raises(CheckpointError, match="free some, and the same command goes on"):
@@ -326,16 +327,16 @@ def test_a_warning_points_at_the_line_of_the_user(desk):
 
 
 def test_our_warnings_are_lines_once_and_those_of_others_are_not_shown(desk, capsys):
-    with warnings.catch_warnings(), notices.shown_as_lines():
+    with warnings.catch_warnings(), log.shown_as_lines():
         for _ in range(3):
             warn_once("kind", "do\nthis")
         warnings.warn("a dependency is old", DeprecationWarning, stacklevel=1)
         warnings.warn("a dependency is odd", UserWarning, stacklevel=1)
         logging.getLogger("orbax").warning("a dependency talks")
-        logging.getLogger("jaxsplit.checkpoint").warning("going on from step 3")
+        logging.getLogger("jaxsplit.io.checkpoint").warning("going on from step 3")
     expected = ["jaxsplit: warning: do this", "jaxsplit: warning: going on from step 3"]
     assert capsys.readouterr().err.splitlines() == expected
-    with notices.shown_as_lines(quiet=True):
+    with log.shown_as_lines(quiet=True):
         warn_once("another", "unheard")
         logging.getLogger("jaxsplit").warning("unheard")
     assert capsys.readouterr().err == ""
@@ -344,5 +345,5 @@ def test_our_warnings_are_lines_once_and_those_of_others_are_not_shown(desk, cap
 
 def test_who_asks_for_warnings_gets_them(desk, monkeypatch):
     monkeypatch.setattr(sys, "warnoptions", ["error"])
-    with notices.shown_as_lines(), pytest.raises(JaxsplitWarning):
+    with log.shown_as_lines(), pytest.raises(JaxsplitWarning):
         warn_once("kind", "text")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxsplit.progress import ProgressBar
+from jaxsplit.io.progress import ProgressBar
 
 METRICS = {"bits": np.array([400.0, 80.0]), "loss": np.float32(0.25)}
 
@@ -80,7 +80,7 @@ def test_every_rate_is_shown_where_they_are_few(plain, capsys):
 def test_a_line_says_the_time_left(plain, capsys, monkeypatch):
     seconds = iter([99.0, 100.0, 110.0, 190.0])  # the first is when the bar is made
     clock = SimpleNamespace(monotonic=lambda: next(seconds))
-    monkeypatch.setattr("jaxsplit.progress.time", clock)  # not everybody's
+    monkeypatch.setattr("jaxsplit.io.progress.time", clock)  # not everybody's
     with ProgressBar() as progress:
         progress(50, 1000, METRICS)
         progress(100, 1000, METRICS)  # 50 steps in 10 s
@@ -155,7 +155,7 @@ def cell(monkeypatch):
 
 
 def test_a_cell_has_one_output_that_changes(plain, capsys, monkeypatch, cell):
-    monkeypatch.setattr("jaxsplit.progress.time", Clock(0.01))  # not everybody's
+    monkeypatch.setattr("jaxsplit.io.progress.time", Clock(0.01))  # not everybody's
     with ProgressBar() as progress:
         progress.tell("computing features")
         for step in range(1, 1001):
@@ -169,7 +169,7 @@ def test_a_cell_has_one_output_that_changes(plain, capsys, monkeypatch, cell):
 
 
 def test_what_stays_in_a_cell_is_no_longer_going_on(plain, monkeypatch, cell):
-    monkeypatch.setattr("jaxsplit.progress.time", Clock(15.0))
+    monkeypatch.setattr("jaxsplit.io.progress.time", Clock(15.0))
     with ProgressBar() as progress:
         progress.tell("evaluating r1", 0, 10)
         progress.tell("evaluating r1", 5, 10)
@@ -217,7 +217,7 @@ def test_results_stay_on_stdout_while_a_bar_is_shown(plain, capsys, monkeypatch)
 def test_a_pipe_gets_a_line_now_and_then_of_what_is_told(
     plain, capsys, monkeypatch, seconds, lines
 ):
-    monkeypatch.setattr("jaxsplit.progress.time", Clock(seconds))  # not everybody's
+    monkeypatch.setattr("jaxsplit.io.progress.time", Clock(seconds))  # not everybody's
     with ProgressBar() as progress:
         for done in range(1001):
             progress.tell("evaluating r1", done, 1000)
@@ -230,7 +230,7 @@ def test_a_pipe_gets_a_line_now_and_then_of_what_is_told(
 
 
 def test_what_is_over_at_once_shows_nothing(plain, capsys, monkeypatch):
-    monkeypatch.setattr("jaxsplit.progress.time", Clock(0.5))
+    monkeypatch.setattr("jaxsplit.io.progress.time", Clock(0.5))
     for colour in ("", "1"):
         monkeypatch.setenv("FORCE_COLOR", colour)
         with ProgressBar(after=2.0) as progress:

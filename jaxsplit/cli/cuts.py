@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxsplit.cli.arguments import Commands, add_config, whole_numbers
 from jaxsplit.cli.results import progress_bar, show
 from jaxsplit.errors import ConfigError, Interrupted
-from jaxsplit.files import check_writable, write_whole
+from jaxsplit.io.files import check_writable, write_whole
 
 
 def add_plan(commands: Commands) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxsplit.cli.arguments import Commands, add_family, card_entry
 from jaxsplit.cli.results import open_family, progress_bar, show
 from jaxsplit.errors import ConfigError
-from jaxsplit.files import check_writable
+from jaxsplit.io.files import check_writable
 
 
 def add_pack(commands: Commands) -> None:

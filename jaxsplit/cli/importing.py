@@ -10,7 +10,7 @@ from typing import Any
 from jaxsplit.cli.arguments import Commands
 from jaxsplit.cli.results import SOON, progress_bar, show
 from jaxsplit.errors import ConfigError
-from jaxsplit.files import read_file
+from jaxsplit.io.files import read_file
 
 
 def add_import(commands: Commands) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxsplit.cli.arguments import Commands, add_family
 from jaxsplit.cli.results import open_family, progress_bar, show
-from jaxsplit.files import check_writable
+from jaxsplit.io.files import check_writable
 
 
 def add_evaluate(commands: Commands) -> None:

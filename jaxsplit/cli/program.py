@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before jax is imported, which sets 1
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
-        from jaxsplit import notices
+        from jaxsplit.io import log
 
-        with notices.shown_as_lines(quiet=options.quiet):
+        with log.shown_as_lines(quiet=options.quiet):
             options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough

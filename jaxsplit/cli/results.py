@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxsplit.family import RateFamily
+    from jaxsplit.io.progress import ProgressBar
     from jaxsplit.models import Backbone
-    from jaxsplit.progress import ProgressBar
 
 #: Seconds that need no progress.
 SOON = 2.0
@@ -57,6 +57,6 @@ def progress_bar(
       names: those of the rates.
       after: seconds of which nothing is shown.
     """
-    from jaxsplit.progress import ProgressBar
+    from jaxsplit.io.progress import ProgressBar
 
     return ProgressBar(names, quiet=options.quiet, after=after)

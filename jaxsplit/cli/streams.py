@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from jaxsplit.cli.arguments import Commands, add_family
 from jaxsplit.cli.results import SOON, open_family, progress_bar, show
 from jaxsplit.errors import BitstreamError, ConfigError, FamilyError
-from jaxsplit.files import read_file, write_whole
+from jaxsplit.io.files import read_file, write_whole
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from typing import Any
 from jaxsplit.cli.arguments import Commands, add_config
 from jaxsplit.cli.results import progress_bar, show
 from jaxsplit.errors import ConfigError
-from jaxsplit.files import check_writable
+from jaxsplit.io.files import check_writable
 
 
 def add_quickstart(commands: Commands) -> None:

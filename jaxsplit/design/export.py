@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxsplit.design.candidates import DesignConfig
 from jaxsplit.design.front import Result
-from jaxsplit.files import write_whole
+from jaxsplit.io.files import write_whole
 from jaxsplit.train.curve_config import CurveConfig
 
 # Of a search's values, those that a training has too.

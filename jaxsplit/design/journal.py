@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.files import write_whole
+from jaxsplit.io.files import write_whole
 
 
 class Journal:

@@ -15,7 +15,7 @@ from jaxsplit.design.candidates import Candidate
 from jaxsplit.design.journal import Journal
 from jaxsplit.design.trainer import Trainer, Trial
 from jaxsplit.errors import CheckpointError
-from jaxsplit.files import read_file, write_whole
+from jaxsplit.io.files import read_file, write_whole
 
 
 class Keeper:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsplit import checkpoint, data, models
+from jaxsplit import data, models
 from jaxsplit.design import features
 from jaxsplit.design.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.design.front import Result, choose_by_cut, front
@@ -16,7 +16,8 @@ from jaxsplit.design.journal import Journal
 from jaxsplit.design.keeper import Keeper
 from jaxsplit.design.trainer import Trainer, Trial
 from jaxsplit.errors import ConfigError
-from jaxsplit.notices import Tell, tell_nobody
+from jaxsplit.io import checkpoint
+from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.plan import make_plan
 from jaxsplit.train import parallel
 

@@ -18,8 +18,8 @@ from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.evaluation.origin import Origin
 from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import FamilyRate, RateFamily
+from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.models.inference import batch_size, in_batches
-from jaxsplit.notices import Tell, tell_nobody
 from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.split import Split, make_split
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from jaxsplit.design import Design
 from jaxsplit.design.front import Result
 from jaxsplit.evaluation.report import amount, as_text, empty_table
-from jaxsplit.files import write_whole
+from jaxsplit.io.files import write_whole
 
 _INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
 _GREY = "#444444"

@@ -11,7 +11,7 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.html_chart import chart
 from jaxsplit.evaluation.image_codecs import TITLES
 from jaxsplit.evaluation.points import Interval, RatePoint
-from jaxsplit.versions import versions
+from jaxsplit.io.versions import versions
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1d232a; --back: #ffffff; --faint: #d9dee3;

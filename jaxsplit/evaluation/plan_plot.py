@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxsplit.files import write_whole
+from jaxsplit.io.files import write_whole
 from jaxsplit.plan import SYMBOLS, Plan
 from jaxsplit.plan.comparison import Comparison
 

@@ -23,13 +23,13 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jaxsplit import checkpoint
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.coding import CodingTables, run_self_test, write_self_test
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsError
 from jaxsplit.family.rate import FamilyRate
-from jaxsplit.models.safe_tensors import read_safetensors
+from jaxsplit.io import checkpoint
+from jaxsplit.io.safetensors import read_safetensors
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 INDEX = "family.json"

@@ -19,10 +19,10 @@ from flax import traverse_util
 
 from jaxsplit import models
 from jaxsplit.errors import ConfigError, WeightsError
-from jaxsplit.models.floats import finite_floats, is_floating
+from jaxsplit.io.floats import finite_floats, is_floating
+from jaxsplit.io.untrusted import listed, shown, shown_shape
 from jaxsplit.models.inverted_residual import InvertedResidualNet
 from jaxsplit.models.resnet import ResNet
-from jaxsplit.models.weight_file import listed, shown, shown_shape
 
 Convention = Callable[[str, str], str]
 VariablePath = tuple[str, ...]

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxsplit.errors import WeightsError
 from jaxsplit.importers.zip_entries import Entry, read_directory
-from jaxsplit.models.weight_file import shown, size_of
+from jaxsplit.io.untrusted import shown, size_of
 
 #: How much larger than the file its arrays may be, if they are larger than _FREE bytes.
 MAX_RATIO = 20

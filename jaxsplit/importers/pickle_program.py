@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.models.weight_file import shown
+from jaxsplit.io.untrusted import shown
 
 #: A checkpoint has about 40 opcodes a tensor.
 MAX_OPCODES = 1_000_000

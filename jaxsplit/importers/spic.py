@@ -25,7 +25,7 @@ from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.importers import imagenet
 from jaxsplit.importers.spic_unit import unit_variables
-from jaxsplit.models.weight_file import shown
+from jaxsplit.io.untrusted import shown
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.errors import WeightsError
 from jaxsplit.importers.tensor_files import read_tensors
-from jaxsplit.models.floats import finite_floats
-from jaxsplit.models.weight_file import listed, shown, shown_shape
+from jaxsplit.io.floats import finite_floats
+from jaxsplit.io.untrusted import listed, shown, shown_shape
 
 # Convolution and batch normalisation of each of our layers, in the authors' names.
 _LAYERS = {

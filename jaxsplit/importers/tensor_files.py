@@ -15,8 +15,8 @@ from jaxsplit.errors import WeightsError
 from jaxsplit.importers import torch_archive
 from jaxsplit.importers.npz_archive import read_npz
 from jaxsplit.importers.zip_entries import read_directory
-from jaxsplit.models.safe_tensors import begins_safetensors, read_safetensors
-from jaxsplit.models.weight_file import opened, shown
+from jaxsplit.io.safetensors import begins_safetensors, read_safetensors
+from jaxsplit.io.untrusted import opened, shown
 
 #: Where checkpoints keep the weights, the better place first.
 STATE_DICTS = (

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxsplit.errors import WeightsError
 from jaxsplit.importers.pickle_program import MAX_KEY, put
-from jaxsplit.models.weight_file import shown
+from jaxsplit.io.untrusted import shown
 
 MAX_RANK = 32
 MAX_DEPTH = 32

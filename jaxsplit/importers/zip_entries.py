@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.models.weight_file import shown, size_of
+from jaxsplit.io.untrusted import shown, size_of
 
 #: Bytes of a zip's directory: about a hundred an entry.
 MAX_DIRECTORY = 2**23

@@ -16,10 +16,10 @@ from flax import traverse_util
 
 from jaxsplit.data import Preprocessing, Source
 from jaxsplit.errors import ConfigError, DataError, WeightsError
-from jaxsplit.models.floats import finite_floats
+from jaxsplit.io.floats import finite_floats
+from jaxsplit.io.safetensors import read_metadata, read_safetensors
+from jaxsplit.io.untrusted import listed, shown, shown_shape
 from jaxsplit.models.layers import fold_batch_norm
-from jaxsplit.models.safe_tensors import read_metadata, read_safetensors
-from jaxsplit.models.weight_file import listed, shown, shown_shape
 
 #: Where the weights are that come with the package.
 ASSETS = Path(__file__).parent.parent / "assets" / "backbones"

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsplit import checkpoint, data, models
+from jaxsplit import data, models
 from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.errors import ConfigError
+from jaxsplit.io import checkpoint
 from jaxsplit.train import loop, parallel
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.state import TrainState

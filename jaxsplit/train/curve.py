@@ -10,10 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsplit import checkpoint, data, entropy, models
+from jaxsplit import data, entropy, models
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.fitting import fit_tables
+from jaxsplit.io import checkpoint
+from jaxsplit.io.versions import versions
 from jaxsplit.train import features, loop, parallel
 from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.evaluation import in_turn, make_evaluate
@@ -30,7 +32,6 @@ from jaxsplit.train.principal import with_principal_units
 from jaxsplit.train.start import first_state, make_constants, make_optimizer
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import Phase
-from jaxsplit.versions import versions
 
 #: What a cut's head says of a source's images, as of `features.compute`.
 Compute = Callable[..., features.FeatureCache | features.ImageBatches]

@@ -17,11 +17,11 @@ import numpy as np
 
 from jaxsplit import data
 from jaxsplit.errors import ConfigError
+from jaxsplit.io.array_cache import FeatureFiles, Forms, Tell, form_bytes
 from jaxsplit.models import Backbone
 from jaxsplit.models.inference import batch_size
 from jaxsplit.split import Split
 from jaxsplit.train.examples import FeatureCache, ImageBatches
-from jaxsplit.train.feature_files import FeatureFiles, Forms, Tell, form_bytes
 from jaxsplit.train.head import mean_square, run_parts, sample_rows, sampled_features
 
 DTYPES = ("float32", "float16", "bfloat16")

@@ -16,10 +16,10 @@ from jaxsplit import data
 from jaxsplit.data.pipeline import reader
 from jaxsplit.data.steps import Batch, stream
 from jaxsplit.errors import ConfigError
+from jaxsplit.io.array_cache import Tell
 from jaxsplit.models import Backbone
 from jaxsplit.models.inference import batch_size
 from jaxsplit.split import Split
-from jaxsplit.train.feature_files import Tell
 
 _SAMPLE_BYTES = 2**28
 _SECONDS_BETWEEN_REPORTS = 10

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsplit import checkpoint
 from jaxsplit.errors import Interrupted
+from jaxsplit.io import checkpoint
 from jaxsplit.train import parallel, processes
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.reports import Metrics, Progress, Reports, check_state

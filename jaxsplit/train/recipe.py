@@ -70,7 +70,7 @@ def train_family(
       phases: the stages of the training, in place of steps.
       workdir: folder for checkpoints, metrics and cached features; the same call goes on from
         what is there. None keeps everything in memory.
-      progress: called with step, steps and metrics, such as a `jaxsplit.progress.ProgressBar`.
+      progress: called with step, steps and metrics, such as a `jaxsplit.io.progress.ProgressBar`.
       tell: told what takes long before it begins.
       **options: whatever else `CurveConfig` has: batch_size, learning_rate, ema, seed, limit, …
 

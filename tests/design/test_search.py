@@ -18,7 +18,7 @@ from jaxsplit.design.keeper import Keeper
 from jaxsplit.design.search import climb, search
 from jaxsplit.design.trainer import Trial
 from jaxsplit.errors import CheckpointError, ConfigError
-from jaxsplit.notices import tell_nobody
+from jaxsplit.io.log import tell_nobody
 from jaxsplit.train.state import TrainState
 
 CONFIG = DesignConfig("any", lambdas=(1e-3, 1e-4, 1e-5), minutes=10.0, rungs=3, keep=0.4)

@@ -14,7 +14,7 @@ import safetensors.numpy
 from foreign_files import random_network
 
 from jaxsplit.importers import pickle_program
-from jaxsplit.models import safe_tensors
+from jaxsplit.io import safetensors
 
 MEGABYTE = 2**20
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says what memory was used")
@@ -74,7 +74,7 @@ def test_the_longest_programs(write):
 def test_the_longest_header(write):
     """Of as many tensors as it can name: more of them would take more, and are not looked at."""
     item = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    for size, most in ((safe_tensors.MAX_HEADER, 500), (4 * safe_tensors.MAX_HEADER, 20)):
+    for size, most in ((safetensors.MAX_HEADER, 500), (4 * safetensors.MAX_HEADER, 20)):
         count = size // (len(json.dumps({"0" * 7: item})) + 2)
         header = json.dumps({f"{i:07}": item for i in range(count)}).encode()
         assert memory(write(struct.pack("<Q", len(header)) + header)) < most * MEGABYTE

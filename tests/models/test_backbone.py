@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from jaxsplit import models
 from jaxsplit.errors import ConfigError, JaxsplitError, WeightsError
-from jaxsplit.models import safe_tensors
+from jaxsplit.io import safetensors
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_header_without_end_is_not_parsed(saved):
     with safetensors.safe_open(saved, "numpy") as file:
         metadata = file.metadata()
     fields = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
-    large = {**metadata, "padding": "x" * safe_tensors.MAX_HEADER}
+    large = {**metadata, "padding": "x" * safetensors.MAX_HEADER}
     assert models.holds_backbone(by_hand(saved, metadata, **fields))
     assert not models.holds_backbone(by_hand(saved, large, **fields))
     refuses(saved, "expected a .safetensors")

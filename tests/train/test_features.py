@@ -27,8 +27,9 @@ from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.data.pipeline import reader
 from jaxsplit.errors import ConfigError
+from jaxsplit.io import array_cache
 from jaxsplit.split import make_split
-from jaxsplit.train import examples, feature_files, features, head, parallel
+from jaxsplit.train import examples, features, head, parallel
 
 CROPS = Views(2, Augmentation(padding=2, flip=True), seed=3)
 NAMES = ["features.bin", "label.bin", "teacher.bin"]
@@ -421,16 +422,16 @@ def test_a_disk_that_fills_up_is_an_error_of_one_line(
         raise full
 
     with monkeypatch.context() as patch:
-        patch.setattr(feature_files.os, "posix_fallocate", refuse)
+        patch.setattr(array_cache.os, "posix_fallocate", refuse)
         with pytest.raises(ConfigError, match="No space left on device") as error:
             compute(directory=tmp_path)
         assert "\n" not in str(error.value)
         (folder,) = tmp_path.iterdir()
         assert [path.name for path in folder.iterdir()] == ["lock"]
-    write = feature_files.FeatureFiles.write
+    write = array_cache.FeatureFiles.write
     with monkeypatch.context() as patch:
         patch.setattr(
-            feature_files.FeatureFiles,
+            array_cache.FeatureFiles,
             "write",
             lambda self, part, *rest: refuse() if part == 2 else write(self, part, *rest),
         )

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsplit import checkpoint, config
+from jaxsplit import config
 from jaxsplit.importers.pretrained import load_backbone
+from jaxsplit.io import checkpoint
 from jaxsplit.train.curve import train_curve
 
 CONFIG = Path(__file__).parent / "tiny_curve.py"

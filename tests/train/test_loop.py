@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsplit import checkpoint
 from jaxsplit.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError
+from jaxsplit.io import checkpoint
 from jaxsplit.train import loop, parallel
 from jaxsplit.train.state import TrainState
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.models.weight_file import listed, shown
+from jaxsplit.io.untrusted import listed, shown
 
 
 def finite_floats(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:

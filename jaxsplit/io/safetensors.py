@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.models.weight_file import opened, shown, size_of
+from jaxsplit.io.untrusted import opened, shown, size_of
 
 #: Bytes of a header: about a hundred a tensor, and ten times as many in memory.
 MAX_HEADER = 2**24

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxsplit.terminal import Terminal
+from jaxsplit.io.terminal import Terminal
 
 __all__ = ["ProgressBar"]
 

@@ -16,11 +16,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bottleneck": "jaxsplit.bottleneck",
     "BottleneckSpec": "jaxsplit.bottleneck",
-    "CodingTables": "jaxsplit.coding",
+    "CodingTables": "jaxsplit.bitstream",
     "Curve": "jaxsplit.evaluation.curve",
     "CurveConfig": "jaxsplit.train.curve_config",
     "Distortion": "jaxsplit.losses",
-    "EntropyCoder": "jaxsplit.coding",
+    "EntropyCoder": "jaxsplit.bitstream",
     "FactorizedPrior": "jaxsplit.entropy",
     "JaxsplitError": "jaxsplit.errors",
     "JaxsplitWarning": "jaxsplit.errors",

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from jaxsplit import coding, models
+from jaxsplit import bitstream, models
 from jaxsplit.family import FamilyRate
 from jaxsplit.importers.pretrained import PACKAGES, load_backbone
 from jaxsplit.io.files import read_file
@@ -98,9 +98,9 @@ def _kind(name: str) -> str:
 
 def _container(path: Path) -> dict[str, Any]:
     content = read_file(path)
-    header = coding.Reader(io.BytesIO(content)).header
+    header = bitstream.Reader(io.BytesIO(content)).header
     images, sizes = Counter[int](), Counter[int]()
-    for frame, size in coding.frame_sizes(content):
+    for frame, size in bitstream.frame_sizes(content):
         images[frame.rate_index] += 1
         sizes[frame.rate_index] += size
     rates = [

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxsplit import coding
+from jaxsplit import bitstream
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import ConfigError, FamilyError
 
@@ -40,7 +40,7 @@ def sizes(sender, tiny_images):
 def names(sender, frames):
     """The rate of each frame."""
     rates = sender.family.rates
-    return [rates[coding.unpack_frame(f, len(rates))[0].rate_index].rate_id for f in frames]
+    return [rates[bitstream.unpack_frame(f, len(rates))[0].rate_index].rate_id for f in frames]
 
 
 def test_a_rate_by_its_name(sender, tiny_images):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import card, coding, config, data, models
+from jaxsplit import bitstream, card, config, data, models
 from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import ConfigError
@@ -445,11 +445,11 @@ def test_evaluate_refuses_codecs_that_there_are_not(monkeypatch):
 
 @pytest.mark.slow
 def test_encode_writes_the_frames_of_the_sender(encoded, ends):
-    header, frames = coding.read_container(encoded.path.read_bytes())
+    header, frames = bitstream.read_container(encoded.path.read_bytes())
     expected = ends.sender.encode(ends.images, "r3")
     assert header == ends.sender.header
     assert [
-        coding.pack_frame(frame.payload, frame.rate_index, len(RATES)) for frame in frames
+        bitstream.pack_frame(frame.payload, frame.rate_index, len(RATES)) for frame in frames
     ] == expected
     payload = sum(map(len, expected))
     rest = encoded.path.stat().st_size - payload
@@ -480,9 +480,9 @@ def test_decode_predicts_what_the_receiver_predicts(encoded, family, ends):
 @pytest.mark.slow
 def test_rates_may_be_mixed_in_a_file(family, ends, tmp_path):
     frames = [ends.sender.encode(ends.images[:1], rate)[0] for rate in ("r5", "r1")]
-    opened = [coding.unpack_frame(frame, len(RATES))[0] for frame in frames]
+    opened = [bitstream.unpack_frame(frame, len(RATES))[0] for frame in frames]
     path = tmp_path / "mixed.jspl"
-    path.write_bytes(coding.write_container(ends.sender.header, opened))
+    path.write_bytes(bitstream.write_container(ends.sender.header, opened))
     rows = json.loads(runs("decode", path, "--family", family, "--json").out)
     assert [row["rate"] for row in rows] == ["r5", "r1"]
     assert [row["bytes"] for row in rows] == [len(frame) for frame in frames]
@@ -495,14 +495,16 @@ def test_an_image_alone_is_encoded_as_in_company_and_checks_cost_four_bytes(
     path = tmp_path / "checked.jspl"
     arguments = ("--family", family, "--rate", "r3", "-o", path)
     runs("encode", pictures[1], *arguments, "--frame-checks")
-    header, (frame,) = coding.read_container(path.read_bytes())
-    expected = coding.read_container(encoded.path.read_bytes())
+    header, (frame,) = bitstream.read_container(path.read_bytes())
+    expected = bitstream.read_container(encoded.path.read_bytes())
     assert header == expected[0]
     assert frame == expected[1][1]
-    plain = coding.write_container(header, [frame])
+    plain = bitstream.write_container(header, [frame])
     assert path.stat().st_size == len(plain) + 4
     rows = json.loads(runs("decode", path, "--family", family, "--json").out)
-    assert [row["bytes"] for row in rows] == [len(coding.pack_frame(frame.payload, 2, len(RATES)))]
+    assert [row["bytes"] for row in rows] == [
+        len(bitstream.pack_frame(frame.payload, 2, len(RATES)))
+    ]
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -584,9 +586,9 @@ def test_encode_keeps_to_a_limit_or_a_quality(pictures, tmp_path):
     ):
         runs("encode", *pictures, "--family", name, *words, "-o", out)
         frames = sender(images, **request)
-        reader = coding.Reader(io.BytesIO(out.read_bytes()))
+        reader = bitstream.Reader(io.BytesIO(out.read_bytes()))
         count = len(reader.header.rates)
-        assert list(reader) == [coding.unpack_frame(frame, count)[0] for frame in frames]
+        assert list(reader) == [bitstream.unpack_frame(frame, count)[0] for frame in frames]
     out.unlink()
     for words, told in (
         (("--max-bytes", 3), ["at least", "max_bytes"]),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from coding import mutations
 
-from jaxsplit import coding
+from jaxsplit import bitstream
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.entropy import build_tables, tables_by_place
 from jaxsplit.errors import BitstreamError, FamilyError, OtherFamilyError, OtherTablesError
@@ -103,8 +103,8 @@ def test_frames_of_all_rates_arrive_in_any_order(sender, receiver, tiny_images):
 def test_frames_are_taken_as_a_reader_gives_them(sender, receiver, tiny_images):
     rates = [rate.rate_id for rate in sender.family.rates]
     sent = [frame for rate in rates for frame in sender.encode(tiny_images[:2], rate)]
-    stream = coding.pack_header(sender.header) + b"".join(sent)
-    reader = coding.Reader(io.BytesIO(stream), stream=True)
+    stream = bitstream.pack_header(sender.header) + b"".join(sent)
+    reader = bitstream.Reader(io.BytesIO(stream), stream=True)
     receiver.check(reader.header)
     read = list(reader)
     np.testing.assert_array_equal(receiver.decode(read), receiver.decode(sent))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import __version__, cli, coding, data
+from jaxsplit import __version__, bitstream, cli, data
 from jaxsplit.cli.examples import EXAMPLES
 from jaxsplit.cli.program import make_parser, parse
 from jaxsplit.errors import CheckpointError, JaxsplitWarning, warn_once
@@ -95,7 +95,7 @@ def test_odd_images_are_what_they_look_like(desk):
     assert [line.split(" ")[2] for line in err] == ["alpha.png", "animated.gif"]
     assert all(line.startswith("jaxsplit: warning: ") for line in err)
     with open("x.jspl", "rb") as file:
-        frames = [frame.payload for frame in coding.Reader(file)]
+        frames = [frame.payload for frame in bitstream.Reader(file)]
     assert frames[::2] == frames[1::2]
     assert len(set(frames)) == len(frames) // 2
     document = json.loads(out)

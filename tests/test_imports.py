@@ -172,7 +172,7 @@ def test_no_module_is_a_drawer():
 
 def test_light_imports_load_no_jax():
     program = (
-        "import sys, jaxsplit, jaxsplit.cli, jaxsplit.coding\n"
+        "import sys, jaxsplit, jaxsplit.cli, jaxsplit.bitstream\n"
         "print([name for name in ('jax', 'flax', 'optax', 'orbax') if name in sys.modules])"
     )
     done = subprocess.run(

@@ -18,8 +18,8 @@ from jaxsplit.io.files import read_file, write_whole
 if TYPE_CHECKING:
     import numpy as np
 
+    from jaxsplit.bitstream import Frame
     from jaxsplit.codec import Receiver
-    from jaxsplit.coding import Frame
 
 # Images whose results are held at once, however many a file has.
 _DECODED_AT_ONCE = 1024
@@ -53,7 +53,7 @@ def encode(options: argparse.Namespace) -> None:
     """Image files to one .jspl file."""
     import numpy as np
 
-    from jaxsplit import coding, data
+    from jaxsplit import bitstream, data
     from jaxsplit.codec import Sender
     from jaxsplit.codec.choice import rates_for
 
@@ -77,8 +77,8 @@ def encode(options: argparse.Namespace) -> None:
             except FamilyError as error:
                 raise FamilyError(f"{name}: {error}") from error
     count = len(family.rates)
-    opened = [coding.unpack_frame(frame, count)[0] for frame in frames]
-    written = coding.write_container(sender.header, opened, frame_checks=options.frame_checks)
+    opened = [bitstream.unpack_frame(frame, count)[0] for frame in frames]
+    written = bitstream.write_container(sender.header, opened, frame_checks=options.frame_checks)
     write_whole(options.output, written)
     payload = sum(map(len, frames))
     summary = (
@@ -106,21 +106,21 @@ def decode(options: argparse.Namespace) -> None:
     """A .jspl file to predictions."""
     import numpy as np
 
-    from jaxsplit import coding
+    from jaxsplit import bitstream
     from jaxsplit.codec import Receiver
 
     content = read_file(options.file)
     family, backbone = open_family(options)
     receiver = Receiver(family, backbone)
     try:
-        receiver.check(coding.Reader(io.BytesIO(content)).header)
+        receiver.check(bitstream.Reader(io.BytesIO(content)).header)
     except BitstreamError as error:
         raise type(error)(f"{options.file}, for {options.family}: {error}") from error
     # Read to its checksum before anything is said of it.
-    total = sum(1 for _ in coding.frame_sizes(content))
+    total = sum(1 for _ in bitstream.frame_sizes(content))
     receiver.batch_size = min(max(total, 1), 32)
     number, separator = 0, "["
-    frames = coding.frame_sizes(content)
+    frames = bitstream.frame_sizes(content)
     while batch := list(itertools.islice(frames, _DECODED_AT_ONCE)):
         read = [frame for frame, _ in batch]
         logits = _decode(receiver, read, number, total, options).astype(np.float64)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit import coding, models
+from jaxsplit import bitstream, models
 from jaxsplit.bottleneck import fold_batch_norm, unit_shapes
 from jaxsplit.errors import FamilyError
 from jaxsplit.family import FamilyRate, RateFamily
@@ -24,7 +24,7 @@ class RateEnd:
     split: Split
     unit: Any
     offsets: jax.Array
-    coder: coding.EntropyCoder
+    coder: bitstream.EntropyCoder
 
 
 def check_fits(split: Split, rate: FamilyRate) -> None:
@@ -71,15 +71,15 @@ class End:
             )
 
     @property
-    def header(self) -> coding.Header:
+    def header(self) -> bitstream.Header:
         """What a container of this family starts with."""
         rates = tuple(
-            coding.RateInfo(
+            bitstream.RateInfo(
                 rate.rate_id, rate.tables.fingerprint, self._rates[rate.rate_id].split.latent_shape
             )
             for rate in self.family.rates
         )
-        return coding.Header(
+        return bitstream.Header(
             self.family.fingerprint, rates, self.backbone.preprocessing.input_shape
         )
 

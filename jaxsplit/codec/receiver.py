@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxsplit import coding
+from jaxsplit import bitstream
 from jaxsplit.codec.end import End
 from jaxsplit.codec.programs import logits_program
 from jaxsplit.errors import BitstreamError
@@ -31,11 +31,11 @@ class Receiver(End):
     (2, 10)
     """
 
-    def check(self, header: coding.Header) -> None:
+    def check(self, header: bitstream.Header) -> None:
         """Refuses what was encoded for another receiver; for a stream, before its first frame.
 
         Args:
-          header: of the file or stream, as `coding.Reader` has it.
+          header: of the file or stream, as `bitstream.Reader` has it.
 
         Raises:
           OtherFamilyError: the header is of another family.
@@ -43,7 +43,7 @@ class Receiver(End):
         """
         self.header.check(header)
 
-    def __call__(self, frames: Sequence[bytes | coding.Frame]) -> np.ndarray:
+    def __call__(self, frames: Sequence[bytes | bitstream.Frame]) -> np.ndarray:
         """Frames of any rates → what the network says of their images: `decode`.
 
         Args:
@@ -59,7 +59,7 @@ class Receiver(End):
 
     def decode(
         self,
-        frames: Sequence[bytes | coding.Frame],
+        frames: Sequence[bytes | bitstream.Frame],
         count: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """Frames of any rates → what the network says of their images.
@@ -68,7 +68,7 @@ class Receiver(End):
         frames there are.
 
         Args:
-          frames: N of them, as bytes or as a `coding.Reader` gives them.
+          frames: N of them, as bytes or as a `bitstream.Reader` gives them.
           count: told how many of them are read.
 
         Returns:
@@ -95,7 +95,7 @@ class Receiver(End):
             flush(rate_id)
         return logits
 
-    def symbols(self, frames: Sequence[bytes | coding.Frame], rate_id: str) -> np.ndarray:
+    def symbols(self, frames: Sequence[bytes | bitstream.Frame], rate_id: str) -> np.ndarray:
         """Frames of one rate → int32 [N, h', w', C], the very symbols that were sent.
 
         Args:
@@ -114,12 +114,12 @@ class Receiver(End):
         shape = self._rate(rate_id).split.latent_shape
         return np.array([one for _, one in opened], np.int32).reshape(-1, *shape)
 
-    def _open(self, frame: bytes | coding.Frame) -> tuple[str, np.ndarray]:
+    def _open(self, frame: bytes | bitstream.Frame) -> tuple[str, np.ndarray]:
         """Name of the rate and symbols of one frame."""
         count = len(self.family.rates)
-        if not isinstance(frame, coding.Frame):
+        if not isinstance(frame, bitstream.Frame):
             size = len(frame)
-            frame, end = coding.unpack_frame(frame, count)
+            frame, end = bitstream.unpack_frame(frame, count)
             if end != size:
                 raise BitstreamError(f"a frame of {end} bytes is followed by {size - end} more")
         if not 0 <= frame.rate_index < count:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsplit import coding
+from jaxsplit import bitstream
 from jaxsplit.codec import choice
 from jaxsplit.codec.end import End
 from jaxsplit.codec.programs import NOT_FINITE, head_program, symbols_program
@@ -139,7 +139,7 @@ class Sender(End):
                 f"int32 {expected}"
             )
         count = len(self.family.rates)
-        return [coding.pack_frame(rate.coder.encode(one), rate.index, count) for one in symbols]
+        return [bitstream.pack_frame(rate.coder.encode(one), rate.index, count) for one in symbols]
 
     def symbols(self, images: np.ndarray, rate_id: str) -> np.ndarray:
         """Preprocessed images uint8 [N, h, w, c] → int32 [N, h', w', C], what is coded.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxsplit.coding.tables import CodingTables
+from jaxsplit.bitstream.tables import CodingTables
 from jaxsplit.entropy.tables import integer_counts
 from jaxsplit.errors import ConfigError
 

@@ -10,7 +10,7 @@ import collections
 
 import numpy as np
 
-from jaxsplit.coding.tables import CodingTables
+from jaxsplit.bitstream.tables import CodingTables
 from jaxsplit.entropy.empirical import stack_tables, tables_from_counts
 from jaxsplit.errors import ConfigError
 

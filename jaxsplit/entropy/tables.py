@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxsplit.coding.intervals import TOTAL
-from jaxsplit.coding.tables import CodingTables
+from jaxsplit.bitstream.intervals import TOTAL
+from jaxsplit.bitstream.tables import CodingTables
 from jaxsplit.entropy.exact import ExactDensity
 from jaxsplit.errors import ConfigError
 

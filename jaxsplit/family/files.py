@@ -23,8 +23,8 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from jaxsplit.bitstream import CodingTables, run_self_test, write_self_test
 from jaxsplit.bottleneck import BottleneckSpec
-from jaxsplit.coding import CodingTables, run_self_test, write_self_test
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsError
 from jaxsplit.family.rate import FamilyRate

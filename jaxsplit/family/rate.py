@@ -12,8 +12,8 @@ import numpy as np
 from flax import traverse_util
 
 from jaxsplit import models
+from jaxsplit.bitstream import CodingTables, EntropyCoder
 from jaxsplit.bottleneck import BottleneckSpec
-from jaxsplit.coding import CodingTables, EntropyCoder
 from jaxsplit.errors import ConfigError
 
 

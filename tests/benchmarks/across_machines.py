@@ -19,7 +19,7 @@ import sys
 import jax
 import numpy as np
 
-from jaxsplit import coding, data
+from jaxsplit import bitstream, data
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.pretrained import load_pretrained
@@ -63,8 +63,8 @@ def encode(file: str, images: np.ndarray, sender: Sender, receiver: Receiver) ->
     rates = [rate.rate_id for rate in sender.family.rates]
     sent = {rate: sender.symbols(images, rate) for rate in rates}
     packed = [frame for rate in rates for frame in sender.frames(sent[rate], rate)]
-    frames = [coding.unpack_frame(frame, len(rates))[0] for frame in packed]
-    container = coding.write_container(sender.header, frames)
+    frames = [bitstream.unpack_frame(frame, len(rates))[0] for frame in packed]
+    container = bitstream.write_container(sender.header, frames)
     logits = {f"logits {rate}": receiver.predict(sent[rate], rate) for rate in rates}
     symbols = {f"symbols {rate}": sent[rate] for rate in rates}
     bytes_ = np.frombuffer(container, np.uint8)
@@ -76,7 +76,7 @@ def encode(file: str, images: np.ndarray, sender: Sender, receiver: Receiver) ->
 def decode(file: str, images: np.ndarray, sender: Sender, receiver: Receiver) -> int:
     with np.load(file) as stored:
         sent = dict(stored)
-    header, frames = coding.read_container(sent["container"].tobytes())
+    header, frames = bitstream.read_container(sent["container"].tobytes())
     receiver.check(header)
     print(f"encoded on {sent['machine']}\ndecoded on {here()}")
     print(

@@ -83,7 +83,7 @@ def make_tables(channels):
     """Tables of two-sided exponential channels, all with SUPPORT entries."""
     import numpy as np
 
-    from jaxsplit.coding import CodingTables
+    from jaxsplit.bitstream import CodingTables
     from jaxsplit.entropy.tables import integer_counts
 
     values = np.arange(SUPPORT - 1) - (SUPPORT - 1) // 2
@@ -114,7 +114,7 @@ def draw(tables, shape, batch):
 
 
 def ours(tables, symbols):
-    from jaxsplit.coding import EntropyCoder
+    from jaxsplit.bitstream import EntropyCoder
 
     coder, shape = EntropyCoder(tables), symbols.shape[1:3]
     return (
@@ -300,9 +300,9 @@ def features_to_bytes(seconds):
     import numpy as np
 
     from jaxsplit import data, models
+    from jaxsplit.bitstream import pack_frame
     from jaxsplit.bottleneck import BottleneckSpec
     from jaxsplit.codec import Sender
-    from jaxsplit.coding import pack_frame
     from jaxsplit.family import FamilyRate, RateFamily
     from jaxsplit.split import make_split
 

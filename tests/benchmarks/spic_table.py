@@ -30,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxsplit import coding
+from jaxsplit import bitstream
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.data.images import SUFFIXES, decode_image
 from jaxsplit.evaluation.accuracy import predictor
@@ -107,7 +107,7 @@ def mean_payload(sender, receiver, symbols, rate_id):
     if not np.array_equal(receiver.symbols(frames, rate_id), symbols):
         raise SystemExit(f"{rate_id}: a frame decoded to other symbols")
     count = len(sender.family.rates)
-    payloads = [coding.unpack_frame(frame, count)[0].payload for frame in frames]
+    payloads = [bitstream.unpack_frame(frame, count)[0].payload for frame in frames]
     return float(np.mean([len(payload) for payload in payloads]))
 
 

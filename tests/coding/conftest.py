@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxsplit.coding import CodingTables
+from jaxsplit.bitstream import CodingTables
 
 
 def _row(rng, size, scale):

@@ -21,7 +21,7 @@ import zlib
 
 import numpy as np
 
-from jaxsplit.coding import (
+from jaxsplit.bitstream import (
     CodingTables,
     EntropyCoder,
     Frame,
@@ -33,8 +33,8 @@ from jaxsplit.coding import (
     unpack_frame,
     write_container,
 )
-from jaxsplit.coding.frames import pack_varint
-from jaxsplit.coding.header import VERSION
+from jaxsplit.bitstream.frames import pack_varint
+from jaxsplit.bitstream.header import VERSION
 from jaxsplit.errors import BitstreamError
 
 MOST_SECONDS = 1.0

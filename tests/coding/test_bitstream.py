@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from jaxsplit.coding import (
+from jaxsplit.bitstream import (
     Frame,
     Header,
     RateInfo,

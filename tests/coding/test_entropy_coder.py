@@ -7,8 +7,8 @@ import constriction
 import numpy as np
 import pytest
 
-from jaxsplit.coding import MAX_SYMBOLS, CodingTables, EntropyCoder
-from jaxsplit.coding.entropy_coder import _finish
+from jaxsplit.bitstream import MAX_SYMBOLS, CodingTables, EntropyCoder
+from jaxsplit.bitstream.range_coder import _finish
 from jaxsplit.errors import BitstreamError, ConfigError, JaxsplitError
 
 EXTREMES = (-(2**31), 2**31 - 1)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxsplit.coding import (
+from jaxsplit.bitstream import (
     EntropyCoder,
     Frame,
     pack_frame,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxsplit.coding import (
+from jaxsplit.bitstream import (
     CodingTables,
     EntropyCoder,
     Frame,
@@ -19,7 +19,7 @@ from jaxsplit.coding import (
     read_container,
     write_container,
 )
-from jaxsplit.coding.header import VERSION
+from jaxsplit.bitstream.header import VERSION
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_streams.json").read_text())
 NAMES = tuple(GOLDEN["streams"])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxsplit.coding import intervals as module
-from jaxsplit.coding.escapes import LENGTH_COUNTS
+from jaxsplit.bitstream import intervals as module
+from jaxsplit.bitstream.escape_codes import LENGTH_COUNTS
 from jaxsplit.errors import BitstreamError
 
 

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from jaxsplit.coding import (
+from jaxsplit.bitstream import (
     Frame,
     Header,
     RateInfo,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from coding import reference_decoder
 
-from jaxsplit.coding import CodingTables, EntropyCoder, Frame, Header, RateInfo, write_container
+from jaxsplit.bitstream import CodingTables, EntropyCoder, Frame, Header, RateInfo, write_container
 
 FAMILY = "00112233445566778899aabbccddeeff" * 2
 SHAPES = {"shared": (3, 5, 7), "wide": (4, 4, 3), "dead": (2, 2, 9), "one": (1, 1, 1)}

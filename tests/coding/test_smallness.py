@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxsplit.coding import CodingTables, EntropyCoder
+from jaxsplit.bitstream import CodingTables, EntropyCoder
 from jaxsplit.entropy.tables import integer_counts
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxsplit.coding import CodingTables
+from jaxsplit.bitstream import CodingTables
 from jaxsplit.errors import ConfigError
 
 PLACES = (np.arange(12).reshape(3, 2, 2) % 5 == 0).astype(np.uint8)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxsplit.coding import EntropyCoder
-from jaxsplit.coding.intervals import TOTAL
+from jaxsplit.bitstream import EntropyCoder
+from jaxsplit.bitstream.intervals import TOTAL
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError
 

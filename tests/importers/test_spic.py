@@ -9,9 +9,9 @@ import pytest
 from foreign_files import random_tensors, write_folder
 
 from jaxsplit import models
+from jaxsplit.bitstream import EntropyCoder
 from jaxsplit.bottleneck import Bottleneck, fold_batch_norm
 from jaxsplit.cli import main
-from jaxsplit.coding import EntropyCoder
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import RateFamily

@@ -4,8 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from jaxsplit.coding.entropy_coder import MAX_SYMBOLS
-from jaxsplit.coding.frames import Cursor, corrupted, pack_varint, truncated
+from jaxsplit.bitstream.frames import Cursor, corrupted, pack_varint, truncated
+from jaxsplit.bitstream.range_coder import MAX_SYMBOLS
 from jaxsplit.errors import (
     BitstreamError,
     ConfigError,

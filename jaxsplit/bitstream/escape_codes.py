@@ -10,7 +10,7 @@ from typing import Any
 import constriction
 import numpy as np
 
-from jaxsplit.coding.intervals import COUNT_BITS, TOTAL, categorical
+from jaxsplit.bitstream.intervals import COUNT_BITS, TOTAL, categorical
 
 MAX_LENGTH = 32
 # 2**-k until that falls below one count, then one count each, taken from the shortest length.

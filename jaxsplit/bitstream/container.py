@@ -95,9 +95,9 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import BinaryIO
 
-from jaxsplit.coding.entropy_coder import MAX_SYMBOL_BYTES
-from jaxsplit.coding.frames import FileCursor, Frame, corrupted, pack_frame, read_frame
-from jaxsplit.coding.header import FRAME_CHECKS, Header, pack_header, read_header
+from jaxsplit.bitstream.frames import FileCursor, Frame, corrupted, pack_frame, read_frame
+from jaxsplit.bitstream.header import FRAME_CHECKS, Header, pack_header, read_header
+from jaxsplit.bitstream.range_coder import MAX_SYMBOL_BYTES
 from jaxsplit.errors import BitstreamError, ConfigError
 
 _END = b"\0"
@@ -115,7 +115,7 @@ class Writer:
       header: the container's header.
       frame_checks: adds four bytes to every frame, which tell the damaged frame from the others.
 
-    >>> from jaxsplit.coding import RateInfo
+    >>> from jaxsplit.bitstream import RateInfo
     >>> file = io.BytesIO()
     >>> with Writer(file, Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))) as writer:
     ...     writer.write(b"abc", rate_index=0)
@@ -198,7 +198,7 @@ class Reader:
       NewerVersionError: a newer jaxsplit wrote it.
       BitstreamError: not a container, truncated or corrupted; also while iterating.
 
-    >>> from jaxsplit.coding import RateInfo, pack_frame, pack_header
+    >>> from jaxsplit.bitstream import RateInfo, pack_frame, pack_header
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> sent = pack_header(header) + pack_frame(b"abc", rate_index=0, n_rates=1)
     >>> [frame.payload for frame in Reader(io.BytesIO(sent), stream=True)]
@@ -273,7 +273,7 @@ def write_container(
     Raises:
       ConfigError: a frame does not fit the header.
 
-    >>> from jaxsplit.coding import RateInfo
+    >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> data = write_container(header, [Frame(0, b"abc"), Frame(0, b"")])
     >>> read_container(data) == (header, [Frame(0, b"abc"), Frame(0, b"")])
@@ -299,7 +299,7 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
       NewerVersionError: a newer jaxsplit wrote it.
       BitstreamError: not a container, truncated or corrupted.
 
-    >>> from jaxsplit.coding import RateInfo
+    >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> data = write_container(header, [Frame(0, b"abc")])
     >>> read_container(data)[1]
@@ -327,7 +327,7 @@ def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
       NewerVersionError: a newer jaxsplit wrote it.
       BitstreamError: not a container, truncated or corrupted; while iterating.
 
-    >>> from jaxsplit.coding import RateInfo
+    >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> data = write_container(header, [Frame(0, b"abc"), Frame(0, b"")], frame_checks=True)
     >>> [(frame.payload, size) for frame, size in frame_sizes(data)]

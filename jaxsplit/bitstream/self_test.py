@@ -7,8 +7,8 @@ is lost to it.
 
 import numpy as np
 
-from jaxsplit.coding.entropy_coder import EntropyCoder
-from jaxsplit.coding.tables import CodingTables
+from jaxsplit.bitstream.range_coder import EntropyCoder
+from jaxsplit.bitstream.tables import CodingTables
 from jaxsplit.errors import CoderError
 
 _SHAPE = (2, 2)

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from jaxsplit.coding.escapes import escape_bits
-from jaxsplit.coding.intervals import COUNT_BITS, TOTAL
+from jaxsplit.bitstream.escape_codes import escape_bits
+from jaxsplit.bitstream.intervals import COUNT_BITS, TOTAL
 from jaxsplit.errors import ConfigError
 
 #: Most symbols in one latent; looked at before memory is taken. A flood of escapes takes about

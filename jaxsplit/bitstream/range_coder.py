@@ -12,9 +12,9 @@ from typing import Any
 import constriction
 import numpy as np
 
-from jaxsplit.coding.escapes import decode_escapes, encode_escapes, escape_bits
-from jaxsplit.coding.intervals import categorical
-from jaxsplit.coding.tables import MAX_SYMBOLS, CodingTables
+from jaxsplit.bitstream.escape_codes import decode_escapes, encode_escapes, escape_bits
+from jaxsplit.bitstream.intervals import categorical
+from jaxsplit.bitstream.tables import MAX_SYMBOLS, CodingTables
 from jaxsplit.errors import BitstreamError, ConfigError
 
 _INT32 = np.iinfo(np.int32)

@@ -84,7 +84,7 @@ def make_tables(channels):
     import numpy as np
 
     from jaxsplit.bitstream import CodingTables
-    from jaxsplit.entropy.tables import integer_counts
+    from jaxsplit.entropy.prior_tables import integer_counts
 
     values = np.arange(SUPPORT - 1) - (SUPPORT - 1) // 2
     scales = np.geomspace(0.3, 3.0, channels)

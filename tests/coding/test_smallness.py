@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxsplit.bitstream import CodingTables, EntropyCoder
-from jaxsplit.entropy.tables import integer_counts
+from jaxsplit.entropy.prior_tables import integer_counts
 
 
 def _laplace_tables(scales):

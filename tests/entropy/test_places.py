@@ -91,7 +91,7 @@ def test_channels_far_apart_cost_no_more_than_tables_of_their_own():
 
 
 def test_more_values_than_are_counted_are_still_coded(monkeypatch):
-    monkeypatch.setattr("jaxsplit.entropy.places._MOST_COUNTS", 1)
+    monkeypatch.setattr("jaxsplit.entropy.position_tables._MOST_COUNTS", 1)
     symbols = np.arange(4000, dtype=np.int32).reshape(100, 2, 4, 5)
     tables = tables_by_place(symbols)
     assert 0 < tables.information_bits(symbols) < symbols.size * 60

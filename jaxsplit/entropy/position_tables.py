@@ -11,7 +11,7 @@ import collections
 import numpy as np
 
 from jaxsplit.bitstream.tables import CodingTables
-from jaxsplit.entropy.empirical import stack_tables, tables_from_counts
+from jaxsplit.entropy.symbol_tables import stack_tables, tables_from_counts
 from jaxsplit.errors import ConfigError
 
 __all__ = ["tables_by_place"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxsplit.bitstream.tables import CodingTables
-from jaxsplit.entropy.tables import integer_counts
+from jaxsplit.entropy.prior_tables import integer_counts
 from jaxsplit.errors import ConfigError
 
 __all__ = ["stack_tables", "tables_from_counts"]

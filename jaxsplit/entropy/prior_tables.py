@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxsplit.bitstream.intervals import TOTAL
 from jaxsplit.bitstream.tables import CodingTables
-from jaxsplit.entropy.exact import ExactDensity
+from jaxsplit.entropy.factorized_numpy import ExactDensity
 from jaxsplit.errors import ConfigError
 
 __all__ = ["build_tables", "integer_counts", "rounding_offsets"]

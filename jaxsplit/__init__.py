@@ -78,7 +78,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
     elif not name.startswith("_") and importlib.util.find_spec(f"jaxsplit.{name}"):
-        value = importlib.import_module(f"jaxsplit.{name}")  # such as jaxsplit.models
+        value = importlib.import_module(f"jaxsplit.{name}")  # such as jaxsplit.networks
     else:
         raise AttributeError(f"module 'jaxsplit' has no attribute {name!r}")
     globals()[name] = value

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from jaxsplit import bitstream, models
+from jaxsplit import bitstream, networks
 from jaxsplit.family import FamilyRate
 from jaxsplit.importers.pretrained import PACKAGES, load_backbone
 from jaxsplit.io.files import read_file
@@ -33,7 +33,7 @@ def describe(name: str | None = None) -> str:
     if name is None:
         return (
             f"embedded families: {', '.join(pretrained_names())}\n"
-            f"embedded backbones: {', '.join(models.embedded_weights())}"
+            f"embedded backbones: {', '.join(networks.embedded_weights())}"
         )
     match _kind(name):
         case "container":
@@ -57,13 +57,13 @@ def document(name: str | None = None) -> dict[str, Any]:
     ['r1', 'r2', 'r3', 'r4', 'r5']
     """
     if name is None:
-        return {"families": [*pretrained_names()], "backbones": [*models.embedded_weights()]}
+        return {"families": [*pretrained_names()], "backbones": [*networks.embedded_weights()]}
     match _kind(name):
         case "container":
             return _container(Path(name))
         case "backbone":
             backbone = load_backbone(name)
-            shapes = models.cuts(backbone.name, backbone.preprocessing.input_shape)
+            shapes = networks.cuts(backbone.name, backbone.preprocessing.input_shape)
             return {
                 "backbone": backbone.name,
                 "fingerprint": backbone.fingerprint,
@@ -89,8 +89,8 @@ def _kind(name: str) -> str:
     path = Path(name)
     if path.suffix == ".jspl":
         return "container"
-    known = (*models.embedded_weights(), *PACKAGES)
-    weights = (models.SUFFIX, ".pth", ".pt", ".npz")
+    known = (*networks.embedded_weights(), *PACKAGES)
+    weights = (networks.SUFFIX, ".pth", ".pt", ".npz")
     if path.is_file() or path.suffix in weights or name in known:
         return "backbone"
     return "family"
@@ -121,7 +121,7 @@ def _images(count: int) -> str:
 
 def _backbone(name: str) -> str:
     backbone = load_backbone(name)
-    shapes = models.cuts(backbone.name, backbone.preprocessing.input_shape)
+    shapes = networks.cuts(backbone.name, backbone.preprocessing.input_shape)
     return "\n".join(
         (
             f"backbone {name}: {backbone.name}, {len(backbone.class_names)} classes",

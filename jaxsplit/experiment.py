@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxsplit import data, models
+from jaxsplit import data, networks
 from jaxsplit.card import with_measured
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import accuracy, html, image_codecs, plot, report
@@ -132,7 +132,7 @@ def run_curve(
 
 def measure(
     family: RateFamily,
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     source: data.Source,
     directory: Path | None,
     tell: Tell | None = None,
@@ -239,7 +239,7 @@ def run_backbone(
         "seed": config.seed,
         **measured,
     }
-    models.save_backbone(
+    networks.save_backbone(
         directory / "weights.safetensors",
         variables,
         name=config.model,

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxsplit import data, models
+from jaxsplit import data, networks
 from jaxsplit.codec import Sender
 from jaxsplit.entropy import stack_tables, tables_by_place, tables_from_counts
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.family import RateFamily
 from jaxsplit.io.log import Tell, tell_nobody
-from jaxsplit.models.inference import batch_size
+from jaxsplit.networks.inference import batch_size
 
 #: What the integer tables tell apart: nothing, channels, or places of the latent.
 SHARINGS = ("shared", "channels", "places")
@@ -19,7 +19,7 @@ SHARINGS = ("shared", "channels", "places")
 
 def fit_tables(
     family: RateFamily,
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     source: data.Source,
     *,
     tables: str = "shared",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.family import RateFamily
@@ -88,11 +88,11 @@ def abstract_backbone(
     size: Sequence[int] | None = None,
     classes: int | None = None,
     preprocessing: Preprocessing | None = None,
-) -> models.Backbone:
+) -> networks.Backbone:
     """A network without numbers: its variables are shapes, as of `jax.eval_shape`.
 
     Args:
-      name: a network of `models.names()`; else weights, as of `load_backbone`.
+      name: a network of `networks.names()`; else weights, as of `load_backbone`.
       weights: file of a network's weights.
       size: (H, W) of its input; default: what its weights are used with, 32 × 32 for networks for
         small images.
@@ -106,19 +106,19 @@ def abstract_backbone(
     """
     if classes is not None and classes < 1:
         raise ConfigError(f"--classes is {classes}; expected at least 1")
-    if weights is None and name in models.names():
+    if weights is None and name in networks.names():
         small = name.endswith("_small")
         preprocessing = preprocessing or (
             Preprocessing(_SMALL) if small else imagenet.preprocessing(name)
         )
         count = classes or (_SMALL_CLASSES if small else imagenet.NUM_CLASSES)
-        module, key = models.create(name, count), jax.eval_shape(lambda: jax.random.key(0))
+        module, key = networks.create(name, count), jax.eval_shape(lambda: jax.random.key(0))
         image = jax.ShapeDtypeStruct((1, *preprocessing.input_shape), jnp.float32)
         shapes = jax.eval_shape(module.init, key, image)
         numbers = tuple(map(str, range(count)))
-        found = models.Backbone(name, module, shapes, preprocessing, numbers, "", {})
+        found = networks.Backbone(name, module, shapes, preprocessing, numbers, "", {})
     else:
-        known = (*models.names(), *models.embedded_weights())
+        known = (*networks.names(), *networks.embedded_weights())
         if weights is None and name not in (*known, *PACKAGES) and not Path(name).exists():
             raise ConfigError(
                 f"no network called {name!r}: give one of {', '.join(known)}, or a file of weights"
@@ -163,7 +163,7 @@ def _flags(names: Sequence[str]) -> str:
 
 
 def trained_options(
-    families: dict[str, RateFamily], backbone: models.Backbone, link: Link
+    families: dict[str, RateFamily], backbone: networks.Backbone, link: Link
 ) -> list[Option]:
     """Every rate of some families on a link, with the bytes and the accuracy that it has.
 

@@ -12,7 +12,7 @@ from jaxsplit.errors import FamilyError, did_you_mean
 from jaxsplit.family import RateFamily
 from jaxsplit.family.files import FILES, INDEX, is_packed
 from jaxsplit.importers.pretrained import load_backbone
-from jaxsplit.models import Backbone
+from jaxsplit.networks import Backbone
 
 #: Where the families are that come with the package: `<backbone>-<dataset>/<cut>/`.
 ASSETS = Path(__file__).parent / "assets" / "families"

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.bottleneck import Bottleneck, BottleneckSpec
 from jaxsplit.errors import ConfigError
 
@@ -131,13 +131,13 @@ class Split:
 
 
 def make_split(
-    backbone: models.Backbone, cut: str, spec: BottleneckSpec, axis_name: str | None = None
+    backbone: networks.Backbone, cut: str, spec: BottleneckSpec, axis_name: str | None = None
 ) -> Split:
     """Cuts a backbone; nothing is computed yet.
 
     Args:
       backbone: the network.
-      cut: one of its endpoints, as `models.cuts` lists them with their shapes.
+      cut: one of its endpoints, as `networks.cuts` lists them with their shapes.
       spec: form of the unit.
       axis_name: as of `Split`; None outside of a training.
 
@@ -161,4 +161,4 @@ def make_split(
     return Split(backbone.module, cut, shape, spec, axis_name)
 
 
-_cut_shapes = functools.lru_cache(models.endpoint_shapes)
+_cut_shapes = functools.lru_cache(networks.endpoint_shapes)

@@ -113,17 +113,17 @@ def tiny_training():
 @pytest.fixture(scope="session")
 def tiny_backbone(tiny_training):
     """ResNet-8 for images of 12 × 12, trained for seconds on a few of the embedded images."""
-    from jaxsplit import data, models
+    from jaxsplit import data, networks
 
     config, variables, _, _ = tiny_training
     names = data.open_source("embedded").class_names
-    return models.Backbone(
+    return networks.Backbone(
         name=config.model,
-        module=models.create(config.model, len(names)),
+        module=networks.create(config.model, len(names)),
         variables=variables,
         preprocessing=config.preprocessing,
         class_names=names,
-        fingerprint=models.fingerprint(variables),
+        fingerprint=networks.fingerprint(variables),
         card={},
     )
 
@@ -178,11 +178,11 @@ def other_backbone(tiny_backbone):
     """The same network with one weight changed."""
     import jax
 
-    from jaxsplit import models
+    from jaxsplit import networks
 
     leaves, structure = jax.tree.flatten(tiny_backbone.variables)
     leaves[-1] = leaves[-1] + 1
     variables = jax.tree.unflatten(structure, leaves)
     return dataclasses.replace(
-        tiny_backbone, variables=variables, fingerprint=models.fingerprint(variables)
+        tiny_backbone, variables=variables, fingerprint=networks.fingerprint(variables)
     )

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.importers import names
 
 
@@ -18,7 +18,7 @@ def torch_layout(value):
 
 def random_network(name, package=None, classes=1000, seed=0):
     """Random variables of a network, and the same tensors under a package's names."""
-    module = models.create(name, classes)
+    module = networks.create(name, classes)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     shapes = traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), image))
     rng = np.random.default_rng(seed)

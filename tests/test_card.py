@@ -15,7 +15,7 @@ from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.accuracy import evaluate_images, predictor
 from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.family import RateFamily
-from jaxsplit.models.inference import batch_size
+from jaxsplit.networks.inference import batch_size
 from jaxsplit.pretrained import ASSETS, load_pretrained, pretrained_names
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"

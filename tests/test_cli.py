@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import bitstream, card, config, data, models
+from jaxsplit import bitstream, card, config, data, networks
 from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import ConfigError
@@ -332,7 +332,7 @@ def test_a_backbone_is_trained_and_described(tmp_path):
     assert backbone.card["command"] == again
     test = data.open_source("embedded", limit=1000)
     images, labels = data.load_arrays(test, backbone.preprocessing)
-    logits = models.predict(backbone.module, backbone.variables, backbone.preprocessing, images)
+    logits = networks.predict(backbone.module, backbone.variables, backbone.preprocessing, images)
     assert np.mean(logits.argmax(-1) == labels) == report["top1"]
     described = runs("info", tmp_path / "weights.safetensors").out
     assert backbone.fingerprint in described
@@ -388,7 +388,7 @@ def test_evaluate_gives_what_the_quickstart_gave(quickstart, family, tmp_path):
 @pytest.mark.slow
 def test_evaluate_takes_weights_from_a_file(family, folder_of_images, tmp_path):
     weights = tmp_path / "copy.safetensors"
-    shutil.copy(models.backbone.ASSETS / "fashion_mnist_resnet8.safetensors", weights)
+    shutil.copy(networks.backbone.ASSETS / "fashion_mnist_resnet8.safetensors", weights)
     arguments = ("evaluate", "--family", family, "--data", f"folder:{folder_of_images}")
     arguments = (*arguments, "--rates", "r1", "--limit", 6)
     assert runs(*arguments, "--weights", weights).out == runs(*arguments).out
@@ -864,10 +864,10 @@ def test_other_weights_are_refused(encoded, family, pictures, tmp_path):
     leaves, structure = jax.tree.flatten(backbone.variables)
     leaves[0] = leaves[0] + 1
     changed, deeper = tmp_path / "changed.safetensors", tmp_path / "deeper.safetensors"
-    models.save_backbone(changed, jax.tree.unflatten(structure, leaves), **kept)
-    module = models.create("resnet20_small", 10)
+    networks.save_backbone(changed, jax.tree.unflatten(structure, leaves), **kept)
+    module = networks.create("resnet20_small", 10)
     variables = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))
-    models.save_backbone(deeper, variables, **{**kept, "name": "resnet20_small"})
+    networks.save_backbone(deeper, variables, **{**kept, "name": "resnet20_small"})
     commands = [
         ("evaluate", "--family", family),
         ("decode", encoded.path, "--family", family),

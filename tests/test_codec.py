@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from coding import mutations
+from bitstream import mutations
 
 from jaxsplit import bitstream
 from jaxsplit.codec import Receiver, Sender

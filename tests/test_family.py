@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.codec import Sender
 from jaxsplit.entropy import build_tables
@@ -502,7 +502,7 @@ def test_a_spec_survives_the_index(tiny_family, tiny_backbone, tmp_path):
     loaded = RateFamily.load(tmp_path)["odd"]
     assert loaded.spec == spec
     assert loaded.lmbda is None
-    assert models.fingerprint(loaded.variables) == models.fingerprint(variables)
+    assert networks.fingerprint(loaded.variables) == networks.fingerprint(variables)
 
 
 def test_other_preprocessing_is_refused(tiny_family, tiny_backbone):

@@ -12,7 +12,7 @@ from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.evaluation.accuracy import evaluate
 from jaxsplit.family import RateFamily
 from jaxsplit.fitting import fit_tables
-from jaxsplit.models.inference import batch_size
+from jaxsplit.networks.inference import batch_size
 
 BATCH_SIZE = batch_size((12, 12, 1))
 

@@ -113,7 +113,7 @@ def test_imports_run_downward():
         ("split", "def f():\n    from jaxsplit.family import RateFamily", {"family"}),
         ("codec", "from jaxsplit import train", {"train"}),  # neighbours
         ("models", "from jaxsplit import Sender", {"Sender"}),  # public names are for users
-        ("models", "from jaxsplit import models, data\nimport jax", set()),
+        ("models", "from jaxsplit import networks, data\nimport jax", set()),
         ("cli", "from jaxsplit.train import loop", set()),
     ],
 )
@@ -226,7 +226,7 @@ print(sorted(heavy & set(sys.modules)))
 
 
 def test_folders_are_there_without_an_import_of_their_own():
-    program = "import jaxsplit; print(jaxsplit.models.cuts('resnet18')['stage4.block2'])"
+    program = "import jaxsplit; print(jaxsplit.networks.cuts('resnet18')['stage4.block2'])"
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )

@@ -8,7 +8,7 @@ import re
 import pytest
 from PIL import Image
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.cli import main
 from jaxsplit.pretrained import load_pretrained
 
@@ -26,7 +26,7 @@ def plan(*arguments, code=0):
 def test_a_name_alone_is_enough():
     values = json.loads(plan("resnet8_small", "--channels", "4", "--strides", "2", "--json"))
     assert values["input_shape"] == [32, 32, 3]
-    shapes = models.cuts("resnet8_small", (32, 32, 3))
+    shapes = networks.cuts("resnet8_small", (32, 32, 3))
     assert [(cut["cut"], tuple(cut["feature_shape"])) for cut in values["cuts"]] == [
         *shapes.items()
     ]

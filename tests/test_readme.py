@@ -22,7 +22,7 @@ import safetensors.numpy
 from foreign_files import random_resnet18, random_tensors, write_folder
 from PIL import Image
 
-from jaxsplit import data, models
+from jaxsplit import data, networks
 from jaxsplit.cli import main
 from jaxsplit.cli.program import make_parser
 from jaxsplit.evaluation import bd, image_codecs
@@ -351,7 +351,7 @@ def test_the_table_of_training_times_is_of_the_record():
 
 def test_figures_are_the_present_ones():
     assert not re.findall(r"@\w+@", README), "a figure is still to be filled in"
-    card = models.open_embedded("fashion_mnist_resnet8").card
+    card = networks.open_embedded("fashion_mnist_resnet8").card
     assert f"{100 * card['top1']:.2f} %" in README
     train, test = (len(data.open_source("embedded", split)) for split in ("train", "test"))
     assert f"{train + test:,} images" in README

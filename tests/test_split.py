@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsplit import losses, models, ops
+from jaxsplit import losses, networks, ops
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError
@@ -39,12 +39,12 @@ def drawn(tree, seed=0):
 @pytest.fixture(scope="module")
 def backbone():
     preprocessing = Preprocessing((12, 10), channels=1)
-    module = models.create("resnet8_small", 4)
+    module = networks.create("resnet8_small", 4)
     image = jnp.zeros((1, 12, 10, 1))
     variables = drawn(jax.eval_shape(lambda: module.init(jax.random.key(0), image)))
-    digest = models.fingerprint(variables)
+    digest = networks.fingerprint(variables)
     classes = ("a", "b", "c", "d")
-    return models.Backbone("resnet8_small", module, variables, preprocessing, classes, digest, {})
+    return networks.Backbone("resnet8_small", module, variables, preprocessing, classes, digest, {})
 
 
 @pytest.fixture(scope="module")

@@ -43,11 +43,11 @@ def _add_backbone(formats: Commands) -> None:
 
 def import_backbone(options: argparse.Namespace) -> None:
     """Another package's weights to a file that knows its network."""
-    from jaxsplit import models
+    from jaxsplit import networks
     from jaxsplit.importers.pretrained import load_backbone
 
-    if options.output.suffix != models.SUFFIX:
-        raise ConfigError(f"{options.output}: the name must end in {models.SUFFIX}")
+    if options.output.suffix != networks.SUFFIX:
+        raise ConfigError(f"{options.output}: the name must end in {networks.SUFFIX}")
     backbone = load_backbone(options.name, options.file)
     changes: dict[str, Any] = {}
     if options.classes is not None:
@@ -64,7 +64,7 @@ def import_backbone(options: argparse.Namespace) -> None:
             backbone.preprocessing, resize=options.resize
         )
     backbone = dataclasses.replace(backbone, **changes)
-    models.save_backbone(
+    networks.save_backbone(
         options.output,
         backbone.variables,
         name=backbone.name,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxsplit.family import RateFamily
     from jaxsplit.io.progress import ProgressBar
-    from jaxsplit.models import Backbone
+    from jaxsplit.networks import Backbone
 
 #: Seconds that need no progress.
 SOON = 2.0

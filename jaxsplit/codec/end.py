@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit import bitstream, models
+from jaxsplit import bitstream, networks
 from jaxsplit.bottleneck import fold_batch_norm, unit_shapes
 from jaxsplit.errors import FamilyError
 from jaxsplit.family import FamilyRate, RateFamily
@@ -53,7 +53,9 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
 class End:
     """What sender and receiver share: a family bound to a backbone, with one frame header."""
 
-    def __init__(self, family: RateFamily, backbone: models.Backbone, batch_size: int = 1) -> None:
+    def __init__(
+        self, family: RateFamily, backbone: networks.Backbone, batch_size: int = 1
+    ) -> None:
         self.family = family.bind(backbone)
         self.backbone = backbone
         self.batch_size = batch_size

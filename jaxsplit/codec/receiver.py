@@ -10,7 +10,7 @@ from jaxsplit import bitstream
 from jaxsplit.codec.end import End
 from jaxsplit.codec.programs import logits_program
 from jaxsplit.errors import BitstreamError
-from jaxsplit.models.inference import in_batches
+from jaxsplit.networks.inference import in_batches
 
 
 class Receiver(End):

@@ -14,7 +14,7 @@ from jaxsplit.codec import choice
 from jaxsplit.codec.end import End
 from jaxsplit.codec.programs import NOT_FINITE, head_program, symbols_program
 from jaxsplit.errors import FamilyError
-from jaxsplit.models.inference import in_batches
+from jaxsplit.networks.inference import in_batches
 
 
 class Sender(End):

@@ -153,9 +153,9 @@ def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
     Raises:
       ConfigError: there is no such cut, or nothing is worth a try.
 
-    >>> from jaxsplit import models
+    >>> from jaxsplit import networks
     >>> from jaxsplit.plan import make_plan
-    >>> plan = make_plan(models.create("resnet8_small", 10), (28, 28, 1), channels=(), strides=())
+    >>> plan = make_plan(networks.create("resnet8_small", 10), (28, 28, 1), channels=(), strides=())
     >>> config = DesignConfig("", cuts=("stem",), channels=(8,), strides=(2,), lambdas=(1e-3, 1e-4))
     >>> [candidate.name for candidate in candidates(config, plan)]
     ['stem c8 s2 0.001', 'stem c8 s2 0.0001']

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit import data, models
+from jaxsplit import data, networks
 from jaxsplit.errors import ConfigError, DataError, reason
-from jaxsplit.models.inference import batch_size
+from jaxsplit.networks.inference import batch_size
 from jaxsplit.train.features import key
 
 _DTYPE = "float16"
@@ -43,7 +43,7 @@ class CutFeatures:
 
 
 def compute(
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     cuts: Sequence[str],
     source: data.Source,
     directory: Path,
@@ -69,7 +69,7 @@ def compute(
     folder = directory / key(about)
     found = _read(folder, cuts, tell)
     if found is None:
-        shapes = models.endpoint_shapes(backbone.module, backbone.preprocessing.input_shape)
+        shapes = networks.endpoint_shapes(backbone.module, backbone.preprocessing.input_shape)
         size = 2 * len(source) * sum(math.prod(shapes[cut]) for cut in cuts)
         if size > max_bytes:
             raise ConfigError(
@@ -95,7 +95,9 @@ def compute(
     return found
 
 
-def describe(backbone: models.Backbone, cuts: Sequence[str], source: data.Source) -> dict[str, Any]:
+def describe(
+    backbone: networks.Backbone, cuts: Sequence[str], source: data.Source
+) -> dict[str, Any]:
     """All that the features depend on, ready for JSON; as of `jaxsplit.train.features`."""
     return {
         "format": _FORMAT,
@@ -130,7 +132,7 @@ def _read(folder: Path, cuts: Sequence[str], tell: Callable[[str], None]) -> Cut
 
 
 def _write(
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     shapes: dict[str, tuple[int, int, int]],
     source: data.Source,
     folder: Path,
@@ -184,7 +186,7 @@ def _reserve(path: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def _program(backbone: models.Backbone, cuts: tuple[str, ...]) -> Any:
+def _program(backbone: networks.Backbone, cuts: tuple[str, ...]) -> Any:
     """Jitted (variables, images uint8) → (cut → features float16, logits [B, K])."""
     module, preprocessing = backbone.module, backbone.preprocessing
 

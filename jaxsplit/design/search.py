@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsplit import data, models
+from jaxsplit import data, networks
 from jaxsplit.design import features
 from jaxsplit.design.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.design.front import Result, choose_by_cut, front
@@ -67,7 +67,7 @@ class Design:
 
 def search(
     config: DesignConfig,
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     workdir: Path,
     tell: Tell | None = None,
 ) -> Design:
@@ -139,7 +139,7 @@ def search(
     )
 
 
-def _sources(config: DesignConfig, backbone: models.Backbone) -> list[data.Source]:
+def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Source]:
     """The images to train on and those to compare on, of the backbone's classes."""
     sources = [
         data.open_source(config.data, split=split, limit=limit)

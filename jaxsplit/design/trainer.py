@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit import losses, models
+from jaxsplit import losses, networks
 from jaxsplit.design.candidates import Candidate, DesignConfig
 from jaxsplit.design.features import CutFeatures
 from jaxsplit.losses import Distortion
-from jaxsplit.models.inference import batch_size
+from jaxsplit.networks.inference import batch_size
 from jaxsplit.split import Split, make_split
 from jaxsplit.train import parallel
 from jaxsplit.train.groups import Group, with_best_offsets
@@ -81,7 +81,7 @@ class Trainer:
     def __init__(
         self,
         config: DesignConfig,
-        backbone: models.Backbone,
+        backbone: networks.Backbone,
         train: CutFeatures,
         test: CutFeatures,
     ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsplit import __version__, data, losses, models
+from jaxsplit import __version__, data, losses, networks
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError
 from jaxsplit.evaluation.curve import Curve
@@ -19,7 +19,7 @@ from jaxsplit.evaluation.origin import Origin
 from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Tell, tell_nobody
-from jaxsplit.models.inference import batch_size, in_batches
+from jaxsplit.networks.inference import batch_size, in_batches
 from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.split import Split, make_split
 
@@ -32,7 +32,7 @@ _TOP = 5
 
 def evaluate(
     family: RateFamily,
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     source: data.Source,
     tell: Tell | None = None,
     rate_ids: Iterable[str] | None = None,
@@ -62,7 +62,7 @@ def evaluate(
 
 def evaluate_images(
     family: RateFamily,
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     source: data.Source,
     tell: Tell | None = None,
     rate_ids: Iterable[str] | None = None,
@@ -181,7 +181,7 @@ def _send(
     return lengths, decoded, receiver.predict(decoded, rate_id)
 
 
-def _origin(backbone: models.Backbone, cut: str, source: data.Source) -> Origin:
+def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origin:
     return Origin(
         backbone=backbone.name,
         backbone_fingerprint=backbone.fingerprint,
@@ -218,7 +218,7 @@ def _answers(logits: np.ndarray, labels: np.ndarray, uncut: np.ndarray) -> dict[
     }
 
 
-def _cost(rate: FamilyRate, cost: SplitCost, backbone: models.Backbone) -> dict[str, Any]:
+def _cost(rate: FamilyRate, cost: SplitCost, backbone: networks.Backbone) -> dict[str, Any]:
     """What a point says about the rate's cost, whatever the images."""
     whole = 4 * sum(leaf.size for leaf in jax.tree.leaves(backbone.variables))
     return {
@@ -232,14 +232,14 @@ def _cost(rate: FamilyRate, cost: SplitCost, backbone: models.Backbone) -> dict[
     }
 
 
-def predictor(backbone: models.Backbone) -> Callable[[np.ndarray], np.ndarray]:
+def predictor(backbone: networks.Backbone) -> Callable[[np.ndarray], np.ndarray]:
     """uint8 images [N, h, w, c] → logits [N, K] of the uncut network."""
     variables = jax.device_put(backbone.variables)
-    return functools.partial(models.predict, backbone.module, variables, backbone.preprocessing)
+    return functools.partial(networks.predict, backbone.module, variables, backbone.preprocessing)
 
 
 def _estimated_bits(
-    family: RateFamily, backbone: models.Backbone, rate_id: str, symbols: np.ndarray
+    family: RateFamily, backbone: networks.Backbone, rate_id: str, symbols: np.ndarray
 ) -> float:
     rate = family[rate_id]
     if "prior" not in rate.variables["params"]:

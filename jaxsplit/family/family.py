@@ -13,7 +13,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family import files
@@ -92,7 +92,7 @@ class RateFamily:
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
-    def bind(self, backbone: models.Backbone) -> Self:
+    def bind(self, backbone: networks.Backbone) -> Self:
         """This family with the fingerprint of a backbone, which it must have been trained on.
 
         Args:
@@ -122,7 +122,7 @@ class RateFamily:
             )
         return dataclasses.replace(self, backbone_fingerprint=backbone.fingerprint)
 
-    def split(self, backbone: models.Backbone, rate_id: str) -> Split:
+    def split(self, backbone: networks.Backbone, rate_id: str) -> Split:
         """The cut with one rate's unit, as of `jaxsplit.make_split`.
 
         Args:

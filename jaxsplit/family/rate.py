@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.bitstream import CodingTables, EntropyCoder
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.errors import ConfigError
@@ -63,7 +63,7 @@ class FamilyRate:
     def digest(self) -> str:
         """sha256 of the parameters and the tables."""
         return hashlib.sha256(
-            (models.fingerprint(self.variables) + self.tables.fingerprint).encode()
+            (networks.fingerprint(self.variables) + self.tables.fingerprint).encode()
         ).hexdigest()
 
     def packed_arrays(self) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ def preprocessing(name: str) -> Preprocessing:
     EfficientNet-Lite: Google's (bicubic; -1 … 1).
 
     Args:
-      name: of an ImageNet network, as `models.create` knows it.
+      name: of an ImageNet network, as `networks.create` knows it.
 
     >>> preprocessing("efficientnet_lite2").size
     (260, 260)

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.io.floats import finite_floats, is_floating
 from jaxsplit.io.untrusted import listed, shown, shown_shape
-from jaxsplit.models.inverted_residual import InvertedResidualNet
-from jaxsplit.models.resnet import ResNet
+from jaxsplit.networks.inverted_residual import InvertedResidualNet
+from jaxsplit.networks.resnet import ResNet
 
 Convention = Callable[[str, str], str]
 VariablePath = tuple[str, ...]
@@ -60,7 +60,7 @@ def packages(name: str) -> tuple[str, ...]:
     >>> packages("mobilenet_v2")
     ('torchvision', 'timm')
     """
-    module = models.create(name, 1)
+    module = networks.create(name, 1)
     if not isinstance(module, ResNet | InvertedResidualNet):
         return ()
     return ("efficientnet_lite_pytorch" if "lite" in name else "torchvision", "timm")
@@ -70,7 +70,7 @@ def source_names(name: str, package: str) -> dict[VariablePath, str]:
     """What a package calls the tensors of a network.
 
     Args:
-      name: of the network, as `models.create` knows it.
+      name: of the network, as `networks.create` knows it.
       package: one of `packages(name)`.
 
     Returns:
@@ -96,7 +96,7 @@ def from_tensors(
     """Another package's tensors as the variables of our network.
 
     Args:
-      name: of the network, as `models.create` knows it.
+      name: of the network, as `networks.create` knows it.
       tensors: named as in one of `packages(name)`. They leave the dict as they are converted, so
         that a large file is not in memory twice.
       where: the file, for the error.
@@ -168,14 +168,14 @@ def _ours(value: np.ndarray) -> np.ndarray:
 @functools.lru_cache
 def _shapes(name: str, classes: int) -> dict[VariablePath, tuple[int, ...]]:
     """Path of each variable → its shape."""
-    module = models.create(name, classes)
+    module = networks.create(name, classes)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     tree = jax.eval_shape(module.init, jax.random.key(0), image)
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()}
 
 
 def _convention(name: str, package: str) -> Convention:
-    module = models.create(name, 1)
+    module = networks.create(name, 1)
     if isinstance(module, ResNet):
         return _resnet
     if package == "timm":

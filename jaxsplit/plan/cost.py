@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsplit.bottleneck import fold_batch_norm
-from jaxsplit.models import Backbone
+from jaxsplit.networks import Backbone
 from jaxsplit.plan.counting import as_it_runs, count_macs, count_params
 from jaxsplit.split import Split
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from jaxsplit.models import fold_batch_norm
+from jaxsplit.networks import fold_batch_norm
 
 # A nested program that is counted whole: its form also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"

@@ -40,8 +40,8 @@ class CutPlan:
         the weights, 4 · device_params, come on top.
       units: those of the grid that fit.
 
-    >>> from jaxsplit import models
-    >>> network = models.create("resnet8_small", 10)
+    >>> from jaxsplit import networks
+    >>> network = networks.create("resnet8_small", 10)
     >>> cut = make_plan(network, (28, 28, 1), channels=(4, 8), strides=(2,))["stage2.block1"]
     >>> cut.feature_shape, cut.feature_bytes, f"{100 * cut.device_macs_share:.0f} %"
     ((14, 14, 32), 25088, '70 %')
@@ -112,8 +112,8 @@ class Plan:
       macs, params: of the uncut network.
       cuts: the places.
 
-    >>> from jaxsplit import models
-    >>> plan = make_plan(models.create("resnet8_small", 10), (28, 28, 1), channels=(), strides=())
+    >>> from jaxsplit import networks
+    >>> plan = make_plan(networks.create("resnet8_small", 10), (28, 28, 1), channels=(), strides=())
     >>> [cut.cut for cut in plan.cuts], plan["stem"].feature_shape
     (['stem', 'stage1.block1', 'stage2.block1', 'stage3.block1'], (28, 28, 16))
     """
@@ -154,7 +154,7 @@ def make_plan(
     """Counts every cut of a network and the units of a grid there; nothing is run.
 
     Args:
-      module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, as of `models.Chain`.
+      module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, as of `networks.Chain`.
       input_shape: (H, W, c) of one image.
       variables: its arrays, or their shapes as of `jax.eval_shape`; None: as `init` would make.
       name: what to call it; default: its class.
@@ -166,8 +166,8 @@ def make_plan(
     Raises:
       ConfigError: the image is too small for the network, or the grid has an impossible number.
 
-    >>> from jaxsplit import models
-    >>> plan = make_plan(models.create("resnet8_small", 10), (28, 28, 1))
+    >>> from jaxsplit import networks
+    >>> plan = make_plan(networks.create("resnet8_small", 10), (28, 28, 1))
     >>> plan["stage1.block1"].feature_shape, plan["stage1.block1"].receptive_field
     ((28, 28, 16), (7, 7))
     """

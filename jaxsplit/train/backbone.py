@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsplit import data, models
+from jaxsplit import data, networks
 from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
@@ -30,7 +30,7 @@ class BackboneConfig:
     """A training of a backbone; defaults suit small residual networks on small images.
 
     Attributes:
-      model: name that `jaxsplit.models.create` knows.
+      model: name that `jaxsplit.networks.create` knows.
       data: source of the training and test images, as `--data` takes it.
       preprocessing: geometry and normalisation; written down with the weights.
       augmentation: random changes to the training images.
@@ -94,7 +94,7 @@ def train_backbone(
     config: BackboneConfig,
     workdir: Path | None,
     progress: loop.Progress | None = None,
-    initial: models.Backbone | None = None,
+    initial: networks.Backbone | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Trains, resumes where `workdir` holds a checkpoint of the same config, and tests once.
 
@@ -157,8 +157,8 @@ def train_backbone(
     # Weights are stored in half precision: what is measured is what is shipped.
     stored = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), state.variables)
     images, labels = data.load_arrays(test, config.preprocessing)
-    logits = models.predict(
-        models.create(config.model, num_classes), stored, config.preprocessing, images
+    logits = networks.predict(
+        networks.create(config.model, num_classes), stored, config.preprocessing, images
     )
     top1 = float(np.mean(logits.argmax(-1) == labels))
     return stored, {"top1": top1, "test_images": len(labels), "steps": steps}
@@ -179,11 +179,11 @@ def _make_optimizer(config: BackboneConfig, steps: int) -> optax.GradientTransfo
 
 
 def _first_variables(
-    config: BackboneConfig, source: data.Source, initial: models.Backbone | None
+    config: BackboneConfig, source: data.Source, initial: networks.Backbone | None
 ) -> dict[str, Any]:
     """Those of `initial`, or drawn ones."""
     if initial is None:
-        module = models.create(config.model, len(source.class_names))
+        module = networks.create(config.model, len(source.class_names))
         image = jnp.zeros((1, *config.preprocessing.input_shape))
         return jax.jit(module.init)(jax.random.key(config.seed), image)
     if initial.name != config.model:
@@ -196,7 +196,7 @@ def _make_step(
     config: BackboneConfig, optimizer: optax.GradientTransformation, num_classes: int
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, Any]]:
     """The step, to be mapped over `parallel.AXIS`: (state, batch, {}) → (state, metrics)."""
-    module = models.create(config.model, num_classes, parallel.AXIS)
+    module = networks.create(config.model, num_classes, parallel.AXIS)
 
     def loss(params: Any, batch_stats: Any, batch: Any) -> tuple[jax.Array, Any]:
         images = config.preprocessing.normalise(batch["image"])

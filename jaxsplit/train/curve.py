@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsplit import data, entropy, models
+from jaxsplit import data, entropy, networks
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.fitting import fit_tables
@@ -39,7 +39,7 @@ Compute = Callable[..., features.FeatureCache | features.ImageBatches]
 
 def train_curve(
     config: CurveConfig,
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     workdir: Path | None = None,
     progress: loop.Progress | None = None,
     tell: Callable[[str], None] | None = None,
@@ -94,7 +94,7 @@ def train_curve(
 
 def train_rates(
     config: CurveConfig,
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     workdir: Path | None = None,
     progress: loop.Progress | None = None,
     tell: Callable[[str], None] | None = None,
@@ -161,7 +161,7 @@ def train_rates(
 
 def _fit(
     config: CurveConfig,
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     groups: Sequence[Group],
     state: CurveState,
     examples: features.FeatureCache | features.ImageBatches | WithImages,
@@ -212,7 +212,7 @@ def _fit(
 
 def _evaluation(
     config: CurveConfig,
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     groups: Sequence[Group],
     keep: Callable[..., Any],
 ) -> Callable[[Phase, CurveState], dict[str, np.ndarray]]:
@@ -228,7 +228,7 @@ def _evaluation(
 
 
 def freeze(
-    config: CurveConfig, backbone: models.Backbone, groups: Sequence[Group], state: CurveState
+    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group], state: CurveState
 ) -> RateFamily:
     """The family of a trained state: one tree and one set of integer tables per rate."""
     frozen = []

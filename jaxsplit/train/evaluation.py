@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit import data, losses, models
+from jaxsplit import data, losses, networks
 from jaxsplit.data import Preprocessing
-from jaxsplit.models.inference import batch_size
+from jaxsplit.networks.inference import batch_size
 from jaxsplit.train import parallel
 from jaxsplit.train.examples import FeatureCache, ImageBatches
 from jaxsplit.train.groups import Group, in_order
@@ -64,7 +64,7 @@ def evaluation_step(
 
 def make_evaluate(
     groups: Sequence[Group],
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     batches: Callable[[], Any],
     batching: str = "vmap",
 ) -> Callable[[CurveState], dict[str, np.ndarray]]:
@@ -90,7 +90,7 @@ def make_evaluate(
     return evaluate
 
 
-def in_turn(examples: FeatureCache | ImageBatches, backbone: models.Backbone) -> Iterator[Any]:
+def in_turn(examples: FeatureCache | ImageBatches, backbone: networks.Backbone) -> Iterator[Any]:
     """Every example once, in batches as of `evaluation_step`."""
     size = batch_size(backbone.preprocessing.input_shape)
     if isinstance(examples, ImageBatches):

@@ -18,8 +18,8 @@ import numpy as np
 from jaxsplit import data
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.array_cache import FeatureFiles, Forms, Tell, form_bytes
-from jaxsplit.models import Backbone
-from jaxsplit.models.inference import batch_size
+from jaxsplit.networks import Backbone
+from jaxsplit.networks.inference import batch_size
 from jaxsplit.split import Split
 from jaxsplit.train.examples import FeatureCache, ImageBatches
 from jaxsplit.train.head import mean_square, run_parts, sample_rows, sampled_features

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsplit import entropy, models
+from jaxsplit import entropy, networks
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.split import Split, make_split
 from jaxsplit.train.state import CurveState
@@ -41,7 +41,7 @@ class Group:
 
 
 def make_groups(
-    backbone: models.Backbone,
+    backbone: networks.Backbone,
     cut: str,
     spec: BottleneckSpec,
     rates: Sequence[Rate],

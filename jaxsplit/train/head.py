@@ -17,8 +17,8 @@ from jaxsplit.data.pipeline import reader
 from jaxsplit.data.steps import Batch, stream
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.array_cache import Tell
-from jaxsplit.models import Backbone
-from jaxsplit.models.inference import batch_size
+from jaxsplit.networks import Backbone
+from jaxsplit.networks.inference import batch_size
 from jaxsplit.split import Split
 
 _SAMPLE_BYTES = 2**28

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxsplit.family import RateFamily
 from jaxsplit.fitting import fit_tables
-from jaxsplit.models import Backbone, fingerprint
+from jaxsplit.networks import Backbone, fingerprint
 from jaxsplit.train import loop
 from jaxsplit.train.curve import train_rates
 from jaxsplit.train.curve_config import CurveConfig

@@ -22,7 +22,7 @@ from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.entropy import factorized
 from jaxsplit.errors import ConfigError
 from jaxsplit.losses import Distortion
-from jaxsplit.models import Backbone
+from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
 from jaxsplit.train.groups import Group
 from jaxsplit.train.sensitivity import loss_metric, patches

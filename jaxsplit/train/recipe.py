@@ -10,7 +10,7 @@ from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import RateFamily
 from jaxsplit.losses import Distortion
-from jaxsplit.models import Backbone
+from jaxsplit.networks import Backbone
 from jaxsplit.train import loop
 from jaxsplit.train.curve import train_curve
 from jaxsplit.train.curve_config import CurveConfig

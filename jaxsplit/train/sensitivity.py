@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.losses import Distortion
-from jaxsplit.models import Backbone
+from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
 
 _BATCH = 32

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.train import optimizer
 from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.groups import Group, group_constants, init_groups
@@ -27,7 +27,7 @@ def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
 
 
 def first_state(
-    config: CurveConfig, backbone: models.Backbone, groups: Sequence[Group]
+    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group]
 ) -> CurveState:
     """The state at step 0.
 
@@ -41,7 +41,7 @@ def first_state(
 
 
 def make_constants(
-    config: CurveConfig, backbone: models.Backbone, groups: Sequence[Group], scale: float
+    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group], scale: float
 ) -> dict[str, Any]:
     """The constants of `make_curve_step`.
 

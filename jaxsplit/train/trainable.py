@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.models.layers import fold_batch_norm
+from jaxsplit.networks.layers import fold_batch_norm
 from jaxsplit.split import Split
 
 TRAINABLE = ("unit", "tail", "all")

@@ -173,7 +173,7 @@ def plain(kind):
         import numpy as np
 
         stream = constriction.stream
-        models = [
+        networks = [
             stream.model.Categorical((256 * row.astype(np.float64) - 1), perfect=False)
             for row in tables.counts
         ]
@@ -185,11 +185,11 @@ def plain(kind):
             entries = np.subtract(one.reshape(size, channels).T, shift, order="C")
             if kind == "range":
                 coder = stream.queue.RangeEncoder()
-                for model, row in zip(models, entries, strict=True):
+                for model, row in zip(networks, entries, strict=True):
                     coder.encode(row, model)
             else:
                 coder = stream.stack.AnsCoder()
-                for model, row in zip(models[::-1], entries[::-1], strict=True):
+                for model, row in zip(networks[::-1], entries[::-1], strict=True):
                     coder.encode_reverse(row, model)
             return coder.get_compressed().tobytes()
 
@@ -199,7 +199,7 @@ def plain(kind):
                 coder = stream.queue.RangeDecoder(words)
             else:
                 coder = stream.stack.AnsCoder(words)
-            entries = np.stack([coder.decode(model, size) for model in models])
+            entries = np.stack([coder.decode(model, size) for model in networks])
             return np.add(entries, shift).T.reshape(height, width, channels)
 
         return (
@@ -299,7 +299,7 @@ def features_to_bytes(seconds):
     import jax
     import numpy as np
 
-    from jaxsplit import data, models
+    from jaxsplit import data, networks
     from jaxsplit.bitstream import pack_frame
     from jaxsplit.bottleneck import BottleneckSpec
     from jaxsplit.codec import Sender
@@ -307,16 +307,16 @@ def features_to_bytes(seconds):
     from jaxsplit.split import make_split
 
     preprocessing = data.Preprocessing((224, 224), 3, mean=(0.5,) * 3, std=(0.25,) * 3)
-    module = models.create("resnet50", 1000)
+    module = networks.create("resnet50", 1000)
     blank = np.zeros((1, *preprocessing.input_shape), np.float32)
     variables = jax.tree.map(np.asarray, jax.jit(module.init)(jax.random.key(0), blank))
-    backbone = models.Backbone(
+    backbone = networks.Backbone(
         name="resnet50",
         module=module,
         variables=variables,
         preprocessing=preprocessing,
         class_names=tuple(map(str, range(1000))),
-        fingerprint=models.fingerprint(variables),
+        fingerprint=networks.fingerprint(variables),
         card={},
     )
     cut, spec = "stage4.block3", BottleneckSpec(channels=64)

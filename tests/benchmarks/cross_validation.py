@@ -31,7 +31,7 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import FILE, PerImage
 from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.evaluation.points import CodecPoint
-from jaxsplit.models.inference import batch_size
+from jaxsplit.networks.inference import batch_size
 
 _CLASSES = "classes.txt"
 

@@ -82,13 +82,13 @@ def provenance(packages):
 
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    networks = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": {
             "platform": jax.default_backend(),
             "kind": jax.devices()[0].device_kind,
-            "cpu": models[0] if models else platform.processor() or platform.machine(),
+            "cpu": networks[0] if networks else platform.processor() or platform.machine(),
         },
         "versions": {
             "python": platform.python_version(),
@@ -302,16 +302,16 @@ def random_backbone():
     import jax
     import numpy as np
 
-    from jaxsplit import models
+    from jaxsplit import networks
     from jaxsplit.data import Preprocessing
 
-    module, rng = models.create("resnet50", CLASSES), np.random.default_rng(0)
+    module, rng = networks.create("resnet50", CLASSES), np.random.default_rng(0)
     image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), np.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)
     variables = jax.tree.map(lambda x: rng.uniform(0, 0.05, x.shape).astype(np.float32), shapes)
     preprocessing = Preprocessing((SIZE, SIZE), 3, mean=(0.5,) * 3, std=(0.25,) * 3)
     names = tuple(map(str, range(CLASSES)))
-    return models.Backbone("resnet50", module, variables, preprocessing, names, "", {})
+    return networks.Backbone("resnet50", module, variables, preprocessing, names, "", {})
 
 
 def random_batch(shape):

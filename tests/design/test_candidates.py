@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from jaxsplit import config, models
+from jaxsplit import config, networks
 from jaxsplit.design import DesignConfig, candidates
 from jaxsplit.design.export import write_config
 from jaxsplit.design.front import Result
@@ -15,7 +15,7 @@ from jaxsplit.plan import make_plan
 
 @pytest.fixture(scope="module")
 def plan():
-    module = models.create("resnet8_small", 10)
+    module = networks.create("resnet8_small", 10)
     return make_plan(module, (28, 28, 1), channels=(4,), strides=(2,))
 
 

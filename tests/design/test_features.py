@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit import data, models
+from jaxsplit import data, networks
 from jaxsplit.design import features
 from jaxsplit.errors import ConfigError
 
@@ -19,7 +19,7 @@ CUTS = ("stage2.block1", "stage3.block1")
 
 @pytest.fixture(scope="module")
 def backbone():
-    return models.open_embedded("fashion_mnist_resnet8").fold()
+    return networks.open_embedded("fashion_mnist_resnet8").fold()
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_all_that_changes_features_changes_their_folder(backbone, source, monkey
         found.append(features.describe(backbone, CUTS, source))
     with jax.default_matmul_precision("float32"):
         found.append(features.describe(backbone, CUTS, source))
-    unfolded = models.open_embedded("fashion_mnist_resnet8")
+    unfolded = networks.open_embedded("fashion_mnist_resnet8")
     found.append(features.describe(unfolded, CUTS, source))
     half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), backbone.variables)
     facts = ("fingerprint", "name", "module", "preprocessing")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.design import Design
 from jaxsplit.design import journal as journal_module
@@ -258,7 +258,7 @@ def test_what_diverged_is_null_in_files(tmp_path):
 
 
 def test_devices_that_cannot_share_a_batch_come_up_first(tmp_path):
-    backbone = models.open_embedded("fashion_mnist_resnet8")
+    backbone = networks.open_embedded("fashion_mnist_resnet8")
     with pytest.raises(ConfigError, match="cannot share a batch of 30"):
         search(dataclasses.replace(CONFIG, batch_size=30), backbone, tmp_path / "search")
     assert not (tmp_path / "search").exists()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.design.candidates import DesignConfig, candidates
 from jaxsplit.design.features import CutFeatures
 from jaxsplit.design.trainer import Trainer
@@ -25,7 +25,7 @@ CONFIG = DesignConfig(
 @pytest.fixture(scope="module")
 def trained():
     """Both candidates after 60 steps on features; what they were worth before and then."""
-    backbone = models.open_embedded("fashion_mnist_resnet8").fold()
+    backbone = networks.open_embedded("fashion_mnist_resnet8").fold()
     plan = make_plan(backbone.module, (28, 28, 1), backbone.variables, channels=(3,), strides=(4,))
     rng = np.random.default_rng(0)
     features = np.abs(rng.standard_normal((64, 1, 1, 64)) * np.ones((64, 7, 7, 64)))

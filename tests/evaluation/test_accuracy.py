@@ -14,7 +14,7 @@ from jaxsplit.errors import BitstreamError, DataError, FamilyError
 from jaxsplit.evaluation.accuracy import _accuracy, evaluate, evaluate_images, predictor
 from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.io import checkpoint
-from jaxsplit.models.inference import batch_size
+from jaxsplit.networks.inference import batch_size
 from jaxsplit.plan import split_cost
 from jaxsplit.train.curve import train_curve
 

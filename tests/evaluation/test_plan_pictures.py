@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.evaluation import plan_plot, plan_table
 from jaxsplit.plan import Link, make_plan
 from jaxsplit.plan.comparison import compare
@@ -12,7 +12,7 @@ from jaxsplit.plan.link import option
 
 @pytest.fixture(scope="module")
 def plan():
-    module = models.create("resnet8_small", 10)
+    module = networks.create("resnet8_small", 10)
     return make_plan(module, (28, 28, 1), channels=(4, 16), strides=(2, 8), name="res$et")
 
 

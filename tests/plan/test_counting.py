@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxsplit import models, ops
+from jaxsplit import networks, ops
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Preprocessing
 from jaxsplit.ops import depthwise_conv, depthwise_conv_transpose, round_straight_through
@@ -108,11 +108,11 @@ def test_what_is_inside_a_call_or_a_loop_counts():
 @pytest.fixture(scope="module")
 def backbone():
     preprocessing = Preprocessing((28, 28), channels=1)
-    module = models.create("resnet8_small", 10)
+    module = networks.create("resnet8_small", 10)
     image = jnp.zeros((1, 28, 28, 1))
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), image))
     names = tuple("0123456789")
-    return models.Backbone("resnet8_small", module, variables, preprocessing, names, "", {})
+    return networks.Backbone("resnet8_small", module, variables, preprocessing, names, "", {})
 
 
 SPEC = BottleneckSpec(12, stride=4, kernel=4, padding=0)
@@ -144,7 +144,7 @@ def test_the_cost_of_a_cut_is_the_count_by_hand(backbone):
 
 def test_every_cut_shares_out_the_same_network(backbone):
     totals, heads = set(), []
-    for cut in models.cuts("resnet8_small", (28, 28, 1)):
+    for cut in networks.cuts("resnet8_small", (28, 28, 1)):
         cost = split_cost(make_split(backbone, cut, SPEC), backbone)
         totals.add(cost.head + cost.tail)
         heads.append(cost.head)
@@ -173,10 +173,10 @@ def test_the_share_of_the_device_is_of_the_uncut_network():
 
 def _backbone(name, input_shape):
     preprocessing = Preprocessing(input_shape[:2], channels=input_shape[2])
-    module, image = models.create(name, 10), jnp.zeros((1, *input_shape))
+    module, image = networks.create(name, 10), jnp.zeros((1, *input_shape))
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), image))
     names = tuple("0123456789")
-    return models.Backbone(name, module, variables, preprocessing, names, "", {})
+    return networks.Backbone(name, module, variables, preprocessing, names, "", {})
 
 
 @pytest.mark.parametrize(
@@ -193,14 +193,14 @@ def test_head_and_tail_share_out_the_parameters_of_the_network(name, input_shape
     assert cost.head_params + cost.tail_params == sum(sizes)
     assert min(cost.head_params, cost.tail_params) > 0.05 * sum(sizes)
     # Depthwise 4 × 4, pointwise to C = 12 and back, and a bias after each of the four.
-    channels = models.cuts(name, input_shape)[cut][2]
+    channels = networks.cuts(name, input_shape)[cut][2]
     assert cost.encoder_params == 16 * channels + channels + channels * 12 + 12
     assert cost.decoder_params == 12 * channels + channels + 16 * channels + channels
 
 
 def test_parameters_of_the_head_grow_cut_by_cut(backbone):
     heads = []
-    for cut in models.cuts("resnet8_small", (28, 28, 1)):
+    for cut in networks.cuts("resnet8_small", (28, 28, 1)):
         cost = split_cost(make_split(backbone, cut, SPEC), backbone)
         heads.append(cost.head_params)
     assert heads == sorted(set(heads))
@@ -231,7 +231,7 @@ def test_what_does_not_reach_the_result_is_no_parameter():
 
 def test_a_known_network_has_its_known_parameters():
     """EfficientNet-Lite0's 4,652,008, as published."""
-    module = models.create("efficientnet_lite0", 1000)
+    module = networks.create("efficientnet_lite0", 1000)
     image = jnp.zeros((1, 64, 64, 3))
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), image))
     assert count_params(module.apply, variables, image) == 4_652_008

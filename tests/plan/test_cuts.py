@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.bottleneck import Bottleneck, BottleneckSpec
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError
@@ -21,7 +21,7 @@ def resnet50():
     traces, trace, start = [], jax.make_jaxpr, time.process_time()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "make_jaxpr", lambda *a, **k: traces.append(a) or trace(*a, **k))
-        plan = make_plan(models.create("resnet50", 1000), (224, 224, 3), name="resnet50")
+        plan = make_plan(networks.create("resnet50", 1000), (224, 224, 3), name="resnet50")
     return plan, len(traces), time.process_time() - start
 
 
@@ -51,12 +51,12 @@ PARAMS = {"stage4.block3": (153_728, 157_696), "stage3.block5": (76_928, 78_848)
 @pytest.mark.parametrize("cut", PUBLISHED)
 def test_the_published_table_comes_out(resnet50, cut):
     uncropped = {"decoder_padding": 0, "crop": False} if cut == "stage3.block5" else {}
-    module = models.create("resnet50", 1000)
+    module = networks.create("resnet50", 1000)
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), image)
-    variables = jax.eval_shape(lambda x: models.fold_batch_norm(x, module.epsilon), variables)
+    variables = jax.eval_shape(lambda x: networks.fold_batch_norm(x, module.epsilon), variables)
     module, names = module.clone(folded=True), ("",) * 1000
-    backbone = models.Backbone(
+    backbone = networks.Backbone(
         "resnet50", module, variables, Preprocessing((224, 224)), names, "", {}
     )
     cost = split_cost(make_split(backbone, cut, BottleneckSpec(64, **uncropped)), backbone)
@@ -80,15 +80,15 @@ def test_published_fields_and_parameters(resnet50):
     assert plan.params == 25_557_032
     fields = [plan[cut].receptive_field for cut in ("stem", "stage1.block3", "stage4.block3")]
     assert fields == [(11, 11), (35, 35), (427, 427)]
-    small = make_plan(models.create("resnet18", 10), (64, 64, 3), channels=(4,), strides=(2,))
+    small = make_plan(networks.create("resnet18", 10), (64, 64, 3), channels=(4,), strides=(2,))
     assert small["stage4.block2"].receptive_field == (435, 435)
 
 
 def test_segments_add_up_to_every_head_and_tail():
-    module, image = models.create("resnet8_small", 10), jnp.zeros((1, 20, 28, 1))
+    module, image = networks.create("resnet8_small", 10), jnp.zeros((1, 20, 28, 1))
     variables = jax.eval_shape(module.init, jax.random.key(0), image)
     plan = make_plan(module, (20, 28, 1))
-    folded = jax.eval_shape(lambda x: models.fold_batch_norm(x, module.epsilon), variables)
+    folded = jax.eval_shape(lambda x: networks.fold_batch_norm(x, module.epsilon), variables)
     plain = module.clone(folded=True)
     for cut in plan.cuts:
         features = jax.ShapeDtypeStruct((1, *cut.feature_shape), jnp.float32)
@@ -100,7 +100,7 @@ def test_segments_add_up_to_every_head_and_tail():
             assert params == getattr(cut, f"{side}_params")
         assert cut.device_macs + cut.server_macs == plan.macs
     assert [cut.feature_shape for cut in plan.cuts] == list(
-        models.endpoint_shapes(module, (20, 28, 1)).values()
+        networks.endpoint_shapes(module, (20, 28, 1)).values()
     )
     peaks = [cut.device_peak_bytes for cut in plan.cuts]
     assert peaks == sorted(peaks)
@@ -108,7 +108,7 @@ def test_segments_add_up_to_every_head_and_tail():
 
 def test_the_grid_holds_what_fits_and_a_cut_s_unit_is_near_in_size():
     plan = make_plan(
-        models.create("resnet8_small", 10), (28, 28, 1), channels=(8, 40), strides=(2, 8)
+        networks.create("resnet8_small", 10), (28, 28, 1), channels=(8, 40), strides=(2, 8)
     )
     forms = {
         cut.cut: [(unit.spec.channels, unit.spec.stride) for unit in cut.units] for cut in plan.cuts
@@ -118,7 +118,7 @@ def test_the_grid_holds_what_fits_and_a_cut_s_unit_is_near_in_size():
     cut = plan["stage3.block1"]
     assert cut.unit_of(8 * 16).spec.channels == 8
     assert cut.unit_of(40 * 16).spec.channels == 40
-    none = make_plan(models.create("resnet8_small", 10), (28, 28, 1), channels=(99,))
+    none = make_plan(networks.create("resnet8_small", 10), (28, 28, 1), channels=(99,))
     assert none["stem"].unit_of() is None
 
 
@@ -165,6 +165,6 @@ def test_any_network_with_endpoints_is_planned():
 
 def test_images_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="takes no images"):
-        make_plan(models.create("resnet8_small", 10), (28, 28, 1), {"params": {}})
+        make_plan(networks.create("resnet8_small", 10), (28, 28, 1), {"params": {}})
     with pytest.raises(ConfigError, match="has no cut 'stage9'"):
         make_plan(Tied(), (8, 8, 3))["stage9"]

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.errors import ConfigError
 from jaxsplit.plan import Link, best, make_plan
 from jaxsplit.plan.comparison import compare, to_dict
@@ -14,7 +14,7 @@ from jaxsplit.plan.link import ends, option
 
 @pytest.fixture(scope="module")
 def plan():
-    module = models.create("resnet8_small", 10)
+    module = networks.create("resnet8_small", 10)
     return make_plan(module, (28, 28, 1), channels=(4, 16), strides=(4,))
 
 

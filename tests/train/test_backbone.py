@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsplit import data, models
+from jaxsplit import data, networks
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.experiment import run_backbone
 from jaxsplit.train.backbone import train_backbone
@@ -27,7 +27,7 @@ def test_the_weights_that_are_measured_are_those_that_are_stored(
     for leaf in jax.tree.leaves(variables):
         assert leaf.dtype == np.float32
         np.testing.assert_array_equal(leaf, leaf.astype(np.float16).astype(np.float32))
-    models.save_backbone(
+    networks.save_backbone(
         tmp_path / "tiny.safetensors",
         variables,
         name=config.model,
@@ -35,11 +35,11 @@ def test_the_weights_that_are_measured_are_those_that_are_stored(
         class_names=tiny_backbone.class_names,
         card={},
     )
-    stored = models.read_backbone(tmp_path / "tiny.safetensors")
+    stored = networks.read_backbone(tmp_path / "tiny.safetensors")
     assert stored.fingerprint == tiny_backbone.fingerprint
     test = data.open_source("embedded", split="test", limit=config.limit)
     images, labels = data.load_arrays(test, stored.preprocessing)
-    logits = models.predict(stored.module, stored.variables, stored.preprocessing, images)
+    logits = networks.predict(stored.module, stored.variables, stored.preprocessing, images)
     assert np.mean(logits.argmax(-1) == labels) == report["top1"]
 
 
@@ -64,7 +64,7 @@ def test_one_step_is_a_training(tiny_training):
 def test_a_training_starts_from_the_initial_weights(tiny_training, tiny_backbone, tmp_path):
     config, trained, report, _ = tiny_training
     file = tmp_path / "tiny.safetensors"
-    models.save_backbone(
+    networks.save_backbone(
         file,
         trained,
         name=config.model,

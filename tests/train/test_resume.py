@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.data import Augmentation
 from jaxsplit.errors import Interrupted
 from jaxsplit.losses import Distortion
@@ -182,7 +182,7 @@ def test_other_tables_of_a_finished_training_need_no_step(tiny_config, tiny_back
         )
     assert seen == [1, 2]
     for before, after in zip(*(family.rates for family in trained), strict=True):
-        assert models.fingerprint(before.variables) == models.fingerprint(after.variables)
+        assert networks.fingerprint(before.variables) == networks.fingerprint(after.variables)
         assert before.tables.fingerprint != after.tables.fingerprint
 
 

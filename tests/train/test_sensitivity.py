@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit import data, models
+from jaxsplit import data, networks
 from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.losses import Distortion
 from jaxsplit.split import make_split
@@ -14,7 +14,7 @@ from jaxsplit.train.sensitivity import loss_metric, patches
 
 @pytest.fixture(scope="module")
 def backbone():
-    return models.open_embedded("fashion_mnist_resnet8").fold()
+    return networks.open_embedded("fashion_mnist_resnet8").fold()
 
 
 @pytest.fixture(scope="module")

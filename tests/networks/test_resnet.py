@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.errors import ConfigError
 
 DEPTHS = {"resnet8_small": 1, "resnet20_small": 3, "resnet56_small": 9}
@@ -63,7 +63,7 @@ def reference(variables, x, blocks):
 @pytest.mark.parametrize(("channels", "size"), [(1, (12, 12)), (3, (9, 11))])
 @pytest.mark.parametrize("name", ["resnet8_small", "resnet20_small"])
 def test_agrees_with_the_paper_in_float64(randomised, name, channels, size):
-    module = models.create(name, 7)
+    module = networks.create(name, 7)
     variables = randomised(module, (*size, channels))
     x = images(3, *size, channels)
     expected = reference(variables, x, DEPTHS[name])
@@ -77,11 +77,11 @@ def test_agrees_with_the_paper_in_float64(randomised, name, channels, size):
 def test_head_then_tail_is_the_uncut_network_at_every_cut(randomised, name, channels):
     """Eager, each operation is the same program cut or uncut: equal to the bit."""
     shape = (10, 9, channels)
-    module = models.create(name, 5)
+    module = networks.create(name, 5)
     variables = randomised(module, shape)
     x = images(2, *shape)
     whole = module.apply(variables, x)
-    cuts = models.cuts(name, shape)
+    cuts = networks.cuts(name, shape)
     assert len(cuts) == 1 + 3 * DEPTHS[name]
     for cut, features_shape in cuts.items():
         features = module.apply(variables, x, stop=cut)
@@ -94,11 +94,11 @@ def test_head_then_tail_is_the_uncut_network_at_every_cut(randomised, name, chan
 def test_jitted_head_then_tail_is_the_jitted_network(randomised, channels):
     """XLA fuses a cut network differently: equal to a few units in the last place."""
     shape = (12, 12, channels)
-    module = models.create("resnet8_small", 5)
+    module = networks.create("resnet8_small", 5)
     variables = randomised(module, shape)
     x = images(2, *shape)
     whole = jax.jit(module.apply)(variables, x)
-    for cut in models.cuts("resnet8_small", shape):
+    for cut in networks.cuts("resnet8_small", shape):
         features = jax.jit(functools.partial(module.apply, stop=cut))(variables, x)
         logits = jax.jit(functools.partial(module.apply, start=cut))(variables, features)
         np.testing.assert_allclose(logits, whole, rtol=1e-5, atol=1e-5, err_msg=cut)
@@ -107,8 +107,8 @@ def test_jitted_head_then_tail_is_the_jitted_network(randomised, channels):
 @pytest.mark.parametrize("name", DEPTHS)
 def test_cuts_are_the_shapes_of_the_features(name):
     shape = (29, 32, 3)
-    cuts = models.cuts(name, shape)
-    module = models.create(name, 10)
+    cuts = networks.cuts(name, shape)
+    module = networks.create(name, 10)
     assert (*cuts, "logits") == module.endpoints()
     key = jax.random.key(0)
     x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
@@ -125,7 +125,7 @@ def test_cuts_are_the_shapes_of_the_features(name):
 
 @pytest.mark.parametrize(("name", "millions"), [("resnet20_small", 0.27), ("resnet56_small", 0.85)])
 def test_sizes_are_those_of_table_6(name, millions):
-    module = models.create(name, 10)
+    module = networks.create(name, 10)
     params = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     assert round(count / 1e6, 2) == millions
@@ -135,7 +135,7 @@ def test_sizes_are_those_of_table_6(name, millions):
 
 def test_only_training_touches_the_batch_statistics(randomised):
     shape = (8, 8, 1)
-    module = models.create("resnet8_small", 4)
+    module = networks.create("resnet8_small", 4)
     variables = randomised(module, shape)
     x = images(4, *shape)
 
@@ -156,11 +156,11 @@ def test_only_training_touches_the_batch_statistics(randomised):
 
 def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match=r"resnet9_small.*resnet8_small"):
-        models.create("resnet9_small", 10)
+        networks.create("resnet9_small", 10)
     with pytest.raises(ConfigError, match="resnet9_small"):
-        models.cuts("resnet9_small", (8, 8, 1))
-    module = models.create("resnet8_small", 2)
+        networks.cuts("resnet9_small", (8, 8, 1))
+    module = networks.create("resnet8_small", 2)
     for place in ({"start": "stage9"}, {"stop": "stage1"}):
         with pytest.raises(ConfigError, match=r"stage1\.block1"):
             module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), **place)
-    assert set(DEPTHS) == {name for name in models.names() if name.endswith("_small")}
+    assert set(DEPTHS) == {name for name in networks.names() if name.endswith("_small")}

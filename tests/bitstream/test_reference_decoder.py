@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from coding import reference_decoder
+from bitstream import reference_decoder
 
 from jaxsplit.bitstream import CodingTables, EntropyCoder, Frame, Header, RateInfo, write_container
 

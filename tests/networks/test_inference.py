@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsplit import models
-from jaxsplit.models.inference import batch_size, in_batches
+from jaxsplit import networks
+from jaxsplit.networks.inference import batch_size, in_batches
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 8, 9])
@@ -27,7 +27,7 @@ def test_prediction_is_the_network_on_normalised_images(tiny):
     module, variables, rest = tiny
     preprocessing = rest["preprocessing"]
     images = np.random.default_rng(0).integers(0, 256, (5, *preprocessing.input_shape), np.uint8)
-    got = models.predict(module, variables, preprocessing, images)
+    got = networks.predict(module, variables, preprocessing, images)
     normalised = ((images / 255 - 0.3) / 0.4).astype(np.float32)
     expected = jax.jit(module.apply)(variables, normalised)
     assert got.shape == (5, 3)
@@ -46,6 +46,6 @@ def test_another_number_of_images_or_other_weights_compile_nothing(tiny):
     size = batch_size(preprocessing.input_shape)
     for count, factor in ((3, 1.0), (1, 2.0), (size + 1, 3.0)):
         images = np.zeros((count, *preprocessing.input_shape), np.uint8)
-        got = models.predict(module, np.float32(factor), preprocessing, images)
+        got = networks.predict(module, np.float32(factor), preprocessing, images)
         np.testing.assert_allclose(got, factor * 120 * -0.3 / 0.4 * np.ones((count, 1)), rtol=1e-5)
     assert traces == [(size, *preprocessing.input_shape)]

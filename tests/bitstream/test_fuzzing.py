@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from coding import mutations
+from bitstream import mutations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

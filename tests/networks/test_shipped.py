@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxsplit import data, models
+from jaxsplit import data, networks
 
 # Least top-1 on all 10,000 test images, by the card. CIFAR-10's is to become 0.88.
 BARS = {
@@ -18,17 +18,17 @@ CIFAR10 = Path(__file__).parents[2].parent / "shared" / "data" / "cifar10-jpeg.t
 
 def accuracy(backbone, source):
     images, labels = data.load_arrays(source, backbone.preprocessing)
-    logits = models.predict(backbone.module, backbone.variables, backbone.preprocessing, images)
+    logits = networks.predict(backbone.module, backbone.variables, backbone.preprocessing, images)
     return np.mean(logits.argmax(-1) == labels)
 
 
 def test_all_weights_have_a_bar():
-    assert set(models.embedded_weights()) == set(BARS)
+    assert set(networks.embedded_weights()) == set(BARS)
 
 
 @pytest.mark.parametrize("name", BARS)
 def test_the_card_says_where_the_weights_come_from(name):
-    backbone = models.open_embedded(name)
+    backbone = networks.open_embedded(name)
     card = backbone.card
     assert card["top1"] >= BARS[name]
     assert card["test_images"] == 10_000
@@ -45,7 +45,7 @@ def test_the_card_says_where_the_weights_come_from(name):
 )
 def test_weights_keep_their_accuracy_on_the_embedded_images(name, top1):
     # Another machine may see an image or two differently.
-    got = accuracy(models.open_embedded(name), data.open_source("embedded"))
+    got = accuracy(networks.open_embedded(name), data.open_source("embedded"))
     assert got == pytest.approx(top1, abs=1e-3)
 
 
@@ -63,7 +63,7 @@ def test_weights_keep_their_accuracy_on_cifar10(tmp_path):
                 target = tmp_path / member.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(archive.extractfile(member).read())
-    backbone = models.open_embedded("cifar10_resnet20")
+    backbone = networks.open_embedded("cifar10_resnet20")
     source = data.open_source(f"folder:{tmp_path}")
     assert len(source) == 1000
     assert accuracy(backbone, source) == pytest.approx(backbone.card["top1"], abs=0.03)

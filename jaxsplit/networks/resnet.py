@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.models.chain import Chain
-from jaxsplit.models.layers import Classifier, Form, conv_norm
+from jaxsplit.networks.chain import Chain
+from jaxsplit.networks.layers import Classifier, Form, conv_norm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.data import Preprocessing
 
 
@@ -37,7 +37,7 @@ def randomised():
 def tiny():
     """(module, variables, what `save_backbone` also wants) of a network of three classes."""
     preprocessing = Preprocessing((12, 10), channels=1, mean=(0.3,), std=(0.4,))
-    module = models.create("resnet8_small", 3)
+    module = networks.create("resnet8_small", 3)
     rest = {
         "name": "resnet8_small",
         "preprocessing": preprocessing,

@@ -19,7 +19,7 @@ from jaxsplit.errors import ConfigError, DataError, WeightsError
 from jaxsplit.io.floats import finite_floats
 from jaxsplit.io.safetensors import read_metadata, read_safetensors
 from jaxsplit.io.untrusted import listed, shown, shown_shape
-from jaxsplit.models.layers import fold_batch_norm
+from jaxsplit.networks.layers import fold_batch_norm
 
 #: Where the weights are that come with the package.
 ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
@@ -33,7 +33,7 @@ class Backbone:
     """A frozen network: what a cut is made in, and what a family is bound to.
 
     Attributes:
-      name: model name, as `jaxsplit.models.create` knows it.
+      name: model name, as `jaxsplit.networks.create` knows it.
       module: Linen module with `endpoints()` and `(x, start=…, stop=…)`.
       variables: {"params", "batch_stats"}, float32; {"params"} where `module.folded`.
       preprocessing: how an image becomes the network's input.
@@ -271,7 +271,7 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
 
 def _described(text: str) -> dict[str, Any]:
     """What a file says of its network beside the tensors, as fields of a `Backbone`."""
-    from jaxsplit import models  # `models` re-exports this module
+    from jaxsplit import networks  # `models` re-exports this module
 
     header = json.loads(text)
     if not isinstance(header, dict):
@@ -285,7 +285,7 @@ def _described(text: str) -> dict[str, Any]:
         raise ConfigError("its class names are not all texts")
     return {
         "name": name,
-        "module": models.create(name, len(class_names)),
+        "module": networks.create(name, len(class_names)),
         "preprocessing": Preprocessing.from_dict(header["preprocessing"]),
         "class_names": tuple(class_names),
         "card": card,

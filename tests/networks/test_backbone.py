@@ -12,7 +12,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from jaxsplit import models
+from jaxsplit import networks
 from jaxsplit.errors import ConfigError, JaxsplitError, WeightsError
 from jaxsplit.io import safetensors
 
@@ -21,7 +21,7 @@ from jaxsplit.io import safetensors
 def saved(tiny, tmp_path):
     _, variables, rest = tiny
     path = tmp_path / "weights.safetensors"
-    models.save_backbone(path, variables, **rest)
+    networks.save_backbone(path, variables, **rest)
     return path
 
 
@@ -45,7 +45,7 @@ def by_hand(path, metadata, **tensor):
 
 def refuses(path, *words):
     with pytest.raises(WeightsError) as caught:
-        models.read_backbone(path)
+        networks.read_backbone(path)
     message = str(caught.value)
     assert message.isprintable()
     assert len(message) < len(str(path)) + 1000
@@ -57,18 +57,18 @@ def refuses(path, *words):
 def test_what_is_saved_comes_back(tiny, tmp_path, dtype):
     module, variables, rest = tiny
     path = tmp_path / "new" / "weights.safetensors"
-    models.save_backbone(path, variables, **rest, dtype=dtype)
-    backbone = models.read_backbone(path)
+    networks.save_backbone(path, variables, **rest, dtype=dtype)
+    backbone = networks.read_backbone(path)
     stored = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(np.float32), variables)
     jax.tree.map(np.testing.assert_array_equal, backbone.variables, stored)
     assert {leaf.dtype for leaf in jax.tree.leaves(backbone.variables)} == {np.dtype(np.float32)}
-    assert backbone.fingerprint == models.fingerprint(stored)
-    assert (dtype == "float32") == (backbone.fingerprint == models.fingerprint(variables))
+    assert backbone.fingerprint == networks.fingerprint(stored)
+    assert (dtype == "float32") == (backbone.fingerprint == networks.fingerprint(variables))
     for field in ("name", "preprocessing", "class_names", "card"):
         assert getattr(backbone, field) == rest[field]
     assert backbone.module == module
     assert backbone.weights is None
-    assert models.read_backbone(path).fingerprint == backbone.fingerprint
+    assert networks.read_backbone(path).fingerprint == backbone.fingerprint
     assert [entry.name for entry in path.parent.iterdir()] == ["weights.safetensors"]
 
 
@@ -76,30 +76,30 @@ def test_the_same_weights_give_the_same_bytes(tiny, saved, tmp_path):
     _, variables, rest = tiny
     turned = {name: dict(reversed(tree.items())) for name, tree in reversed(variables.items())}
     again = tmp_path / "again.safetensors"
-    models.save_backbone(again, turned, **rest)
+    networks.save_backbone(again, turned, **rest)
     assert again.read_bytes() == saved.read_bytes()
-    models.save_backbone(again, jax.tree.map(lambda leaf: 2 * leaf, variables), **rest)
+    networks.save_backbone(again, jax.tree.map(lambda leaf: 2 * leaf, variables), **rest)
     assert again.read_bytes() != saved.read_bytes()
 
 
 def test_a_loaded_backbone_saves_to_the_same_file(saved, tmp_path):
-    backbone = models.read_backbone(saved)
+    backbone = networks.read_backbone(saved)
     fields = ("name", "preprocessing", "class_names", "card")
     again = tmp_path / "again.safetensors"
-    models.save_backbone(again, backbone.variables, **{f: getattr(backbone, f) for f in fields})
+    networks.save_backbone(again, backbone.variables, **{f: getattr(backbone, f) for f in fields})
     assert again.read_bytes() == saved.read_bytes()
 
 
 def test_the_fingerprint_depends_on_names_shapes_and_values_alone():
     tree = {"params": {"a": np.arange(4.0), "b": np.ones((2, 1))}, "batch_stats": {"c": np.ones(1)}}
-    own = models.fingerprint(tree)
+    own = networks.fingerprint(tree)
     assert re.fullmatch("[0-9a-f]{64}", own)
     turned = {name: dict(reversed(part.items())) for name, part in reversed(tree.items())}
-    assert models.fingerprint(turned) == own
-    assert models.fingerprint(jax.tree.map(np.float32, tree)) == own
-    assert models.fingerprint(jax.tree.map(jax.numpy.asarray, tree)) == own
+    assert networks.fingerprint(turned) == own
+    assert networks.fingerprint(jax.tree.map(np.float32, tree)) == own
+    assert networks.fingerprint(jax.tree.map(jax.numpy.asarray, tree)) == own
     fortran = {**tree, "params": {**tree["params"], "b": np.asfortranarray(np.ones((2, 1)))}}
-    assert models.fingerprint(fortran) == own
+    assert networks.fingerprint(fortran) == own
     params, stats = tree["params"], tree["batch_stats"]
     others = [
         {"params": {**params, "a": np.array([0, 1, 2, np.nextafter(np.float32(3), 4)])}},
@@ -111,7 +111,7 @@ def test_the_fingerprint_depends_on_names_shapes_and_values_alone():
         {"params": params, "batch_stats": {"c": np.ones(())}},
         {"params": {**params, **stats}, "batch_stats": {}},
     ]
-    prints = [models.fingerprint({"batch_stats": stats, **other}) for other in others]
+    prints = [networks.fingerprint({"batch_stats": stats, **other}) for other in others]
     assert len({own, *prints}) == 1 + len(others)
 
 
@@ -125,16 +125,16 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
     refuses(foreign)
     safetensors.numpy.save_file({"w": np.ones(3)}, foreign)
     refuses(foreign, "weights of another package")
-    assert not models.holds_backbone(foreign)
+    assert not networks.holds_backbone(foreign)
     safetensors.numpy.save_file({"w": np.ones(3)}, foreign, {"format": "pt"})
     refuses(foreign, "weights of another package")
-    assert not models.holds_backbone(tmp_path / "none.safetensors")
+    assert not networks.holds_backbone(tmp_path / "none.safetensors")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     pipe = tmp_path / "pipe.safetensors"
     os.mkfifo(pipe)
-    assert not models.holds_backbone(pipe)
+    assert not networks.holds_backbone(pipe)
     refuses(pipe, "is not a file")
 
 
@@ -143,8 +143,8 @@ def test_a_header_without_end_is_not_parsed(saved):
         metadata = file.metadata()
     fields = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     large = {**metadata, "padding": "x" * safetensors.MAX_HEADER}
-    assert models.holds_backbone(by_hand(saved, metadata, **fields))
-    assert not models.holds_backbone(by_hand(saved, large, **fields))
+    assert networks.holds_backbone(by_hand(saved, metadata, **fields))
+    assert not networks.holds_backbone(by_hand(saved, large, **fields))
     refuses(saved, "expected a .safetensors")
 
 
@@ -185,21 +185,21 @@ def test_integers_are_refused(saved):
 def test_what_could_not_be_read_again_is_not_saved(tiny, tmp_path):
     module, variables, rest = tiny
     path = tmp_path / "weights.safetensors"
-    folded = models.fold_batch_norm(variables, module.epsilon)
+    folded = networks.fold_batch_norm(variables, module.epsilon)
     with pytest.raises(WeightsError, match=r"before fold\(\)"):
-        models.save_backbone(path, folded, **rest)
+        networks.save_backbone(path, folded, **rest)
     large = jax.tree.map(lambda leaf: leaf + np.float32(1e5), variables)
     with pytest.raises(WeightsError, match="not finite in float16"):
-        models.save_backbone(path, large, **rest)
+        networks.save_backbone(path, large, **rest)
     assert not path.exists()
-    models.save_backbone(path, large, **rest, dtype="float32")
-    models.read_backbone(path)
+    networks.save_backbone(path, large, **rest, dtype="float32")
+    networks.read_backbone(path)
 
 
 def test_damaged_files_end_in_one_line(saved, tmp_path):
     """A changed bit, wherever it is, gives a WeightsError or other weights; so does a cut."""
     whole = saved.read_bytes()
-    own = models.read_backbone(saved).fingerprint
+    own = networks.read_backbone(saved).fingerprint
     (length,) = struct.unpack("<Q", whole[:8])
     rng = np.random.default_rng(0)
     places = [
@@ -214,7 +214,7 @@ def test_damaged_files_end_in_one_line(saved, tmp_path):
         content[place] ^= 1 << int(rng.integers(7))
         damaged.write_bytes(content)
         try:
-            backbone = models.read_backbone(damaged)
+            backbone = networks.read_backbone(damaged)
         except WeightsError as error:
             messages.append(str(error))
         else:
@@ -238,7 +238,7 @@ def test_other_shapes_and_names_are_refused(saved):
     refuses(put(kernel, (64, 4)), "resnet8_small", kernel, "(64, 4)", "(64, 3)")
     rewritten(saved, lambda arrays, _: arrays.pop(kernel))
     refuses(saved, kernel, "missing", "(64, 3)")
-    models.read_backbone(put(kernel, (64, 3)))
+    networks.read_backbone(put(kernel, (64, 3)))
     refuses(put(f"{kernel}/x", (1,)), f"{kernel}/x", "(1,)", "missing")
     hostile = "\x1b[2J" + "w" * 10**5
     refuses(put(hostile, (1,)), r"'\x1b[2Jwww")
@@ -302,15 +302,15 @@ def test_no_pickle_is_executed(saved, tmp_path):
 )
 def test_folding_keeps_the_function_and_the_fingerprint(tiny, randomised, name):
     _, _, rest = tiny
-    module = models.create(name, 4)
+    module = networks.create(name, 4)
     variables = randomised(module, (40, 32, 3))
-    backbone = models.Backbone(
+    backbone = networks.Backbone(
         name,
         module,
         variables,
         rest["preprocessing"],
         ("a",) * 4,
-        models.fingerprint(variables),
+        networks.fingerprint(variables),
         {},
     )
     folded = backbone.fold()

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit import models
-from jaxsplit.models.inverted_residual import InvertedResidual
-from jaxsplit.models.layers import Form
-from jaxsplit.models.resnet import BottleneckBlock
+from jaxsplit import networks
+from jaxsplit.networks.inverted_residual import InvertedResidual
+from jaxsplit.networks.layers import Form
+from jaxsplit.networks.resnet import BottleneckBlock
 from jaxsplit.plan import count_macs
 
 # Millions of parameters and of multiply-adds of convolutions and the classifier, counted in
@@ -34,8 +34,8 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_sizes_are_the_published_ones(name):
     parameters, macs, side = PUBLISHED[name]
-    module = models.create(name, 1000, folded=True)
-    plain = models.create(name, 1000)
+    module = networks.create(name, 1000, folded=True)
+    plain = networks.create(name, 1000)
     image = jnp.zeros((1, side, side, 3))
     trained = jax.eval_shape(plain.init, jax.random.key(0), image)["params"]
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained))
@@ -45,8 +45,8 @@ def test_sizes_are_the_published_ones(name):
 
 
 def test_every_network_has_its_size_checked():
-    small = {name for name in models.names() if name.endswith("_small")}
-    assert set(models.names()) == {*PUBLISHED, *small}
+    small = {name for name in networks.names() if name.endswith("_small")}
+    assert set(networks.names()) == {*PUBLISHED, *small}
 
 
 @pytest.mark.parametrize(
@@ -72,17 +72,17 @@ def test_every_network_has_its_size_checked():
     ],
 )
 def test_every_block_is_a_cut(name, count, shapes):
-    cuts = models.cuts(name)
+    cuts = networks.cuts(name)
     assert len(cuts) == count
     assert {cut: cuts[cut] for cut in shapes} == shapes
-    assert (*cuts, "logits") == models.create(name, 10).endpoints()
+    assert (*cuts, "logits") == networks.create(name, 10).endpoints()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0"])
 def test_head_then_tail_is_the_uncut_network_at_every_cut(randomised, name):
     """Block after block, and as one head and one tail: equal to the sums' last places."""
     shape = (33, 40, 3)  # odd sizes too
-    module = models.create(name, 5)
+    module = networks.create(name, 5)
     variables = randomised(module, shape)
     x = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     names = module.endpoints()
@@ -95,7 +95,7 @@ def test_head_then_tail_is_the_uncut_network_at_every_cut(randomised, name):
         outputs[stop] = features = step(variables, features)
     whole = jax.jit(module.apply)(variables, x)
     np.testing.assert_allclose(outputs["logits"], whole, rtol=1e-4, atol=1e-5)
-    for cut, expected in models.cuts(name, shape).items():
+    for cut, expected in networks.cuts(name, shape).items():
         assert outputs[cut].shape == (2, *expected)
     # Head and tail as one program each, at a cut in the middle.
     cut = names[len(names) // 2]

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.models.layers import Form
+from jaxsplit.networks.layers import Form
 
 
 class Chain(nn.Module, kw_only=True):
@@ -23,8 +23,8 @@ class Chain(nn.Module, kw_only=True):
       axis_name: device axis over which training averages the batch statistics.
       folded: the batch normalisation is folded into the convolutions (`layers.fold_batch_norm`).
 
-    >>> from jaxsplit.models import endpoint_shapes
-    >>> from jaxsplit.models.layers import Classifier
+    >>> from jaxsplit.networks import endpoint_shapes
+    >>> from jaxsplit.networks.layers import Classifier
     >>> class Stem(nn.Module):
     ...     @nn.compact
     ...     def __call__(self, x, train):

@@ -14,8 +14,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxsplit.models.chain import Chain
-from jaxsplit.models.layers import Classifier, Form, conv_norm
+from jaxsplit.networks.chain import Chain
+from jaxsplit.networks.layers import Classifier, Form, conv_norm
 
 _STEM_WIDTH, _TOP_WIDTH = 32, 1280
 

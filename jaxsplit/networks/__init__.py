@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.models import inverted_residual, resnet
-from jaxsplit.models.backbone import (
+from jaxsplit.networks import inverted_residual, resnet
+from jaxsplit.networks.backbone import (
     SUFFIX,
     Backbone,
     embedded_weights,
@@ -19,9 +19,9 @@ from jaxsplit.models.backbone import (
     read_backbone,
     save_backbone,
 )
-from jaxsplit.models.chain import Chain
-from jaxsplit.models.inference import predict
-from jaxsplit.models.layers import fold_batch_norm
+from jaxsplit.networks.chain import Chain
+from jaxsplit.networks.inference import predict
+from jaxsplit.networks.layers import fold_batch_norm
 
 __all__ = [
     "SUFFIX",

@@ -14,12 +14,12 @@ __version__ = "0.1.0"
 
 # Name → module. Imported when first used: jax and flax take seconds to load.
 _HOMES = {
-    "Bottleneck": "jaxsplit.bottleneck",
-    "BottleneckSpec": "jaxsplit.bottleneck",
+    "Bottleneck": "jaxsplit.units.bottleneck",
+    "BottleneckSpec": "jaxsplit.units.bottleneck",
     "CodingTables": "jaxsplit.bitstream",
     "Curve": "jaxsplit.evaluation.curve",
     "CurveConfig": "jaxsplit.train.curve_config",
-    "Distortion": "jaxsplit.losses",
+    "Distortion": "jaxsplit.train.losses",
     "EntropyCoder": "jaxsplit.bitstream",
     "FactorizedPrior": "jaxsplit.entropy",
     "JaxsplitError": "jaxsplit.errors",

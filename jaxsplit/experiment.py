@@ -89,8 +89,8 @@ def run_curve(
       DataError: there are no such images, or they are of other classes than the backbone's.
       WeightsError: there is no such backbone.
 
-    >>> from jaxsplit.bottleneck import BottleneckSpec
-    >>> from jaxsplit.losses import Distortion
+    >>> from jaxsplit.units.bottleneck import BottleneckSpec
+    >>> from jaxsplit.train.losses import Distortion
     >>> from jaxsplit.train.step import Phase, Rate
     >>> config = CurveConfig(
     ...     backbone="fashion_mnist_resnet8",

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxsplit import networks
-from jaxsplit.bottleneck import Bottleneck, BottleneckSpec
 from jaxsplit.errors import ConfigError
+from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec
 
 Tree = Any
 

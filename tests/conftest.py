@@ -131,10 +131,10 @@ def tiny_backbone(tiny_training):
 @pytest.fixture(scope="session")
 def tiny_config():
     """A curve of three rates with latents of 3 × 3 × 3, without a tail in the loss."""
-    from jaxsplit.bottleneck import BottleneckSpec
-    from jaxsplit.losses import Distortion
     from jaxsplit.train.curve import CurveConfig
+    from jaxsplit.train.losses import Distortion
     from jaxsplit.train.step import Phase, Rate
+    from jaxsplit.units.bottleneck import BottleneckSpec
 
     return CurveConfig(
         backbone="",

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit.bottleneck import (
+from jaxsplit.errors import ConfigError
+from jaxsplit.units.bottleneck import (
     INITIAL_LATENT_STD,
     Bottleneck,
     BottleneckSpec,
     fold_batch_norm,
     unit_shapes,
 )
-from jaxsplit.errors import ConfigError
 
 
 def features(*shape, seed=0):

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.config import find, known_keys, load, to_dataclass
 from jaxsplit.design import DesignConfig
 from jaxsplit.errors import ConfigError
 from jaxsplit.importers.pretrained import load_backbone
-from jaxsplit.losses import Distortion
 from jaxsplit.plan import split_cost
 from jaxsplit.split import make_split
 from jaxsplit.train.backbone import BackboneConfig
 from jaxsplit.train.curve import CurveConfig
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 SHIPPED = {
     "fashion_mnist": ("full", "quickstart", "smoke"),

@@ -13,13 +13,13 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jaxsplit import networks
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.codec import Sender
 from jaxsplit.entropy import build_tables
 from jaxsplit.errors import CoderError, ConfigError, FamilyError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io import checkpoint
 from jaxsplit.pretrained import load_pretrained
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 
 @pytest.fixture(params=["orbax", "packed"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.losses import Distortion, cross_entropy, distillation, feature_error, rate
+from jaxsplit.train.losses import Distortion, cross_entropy, distillation, feature_error, rate
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 

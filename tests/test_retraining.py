@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from jaxsplit import load_backbone
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import FILE, PerImage
 from jaxsplit.plan import split_cost
 from jaxsplit.split import make_split
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 SCRIPT = Path(__file__).parent / "benchmarks" / "retraining.py"
 MASKS = ("unit", "tail", "all")

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsplit import losses, networks, ops
-from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit import networks, ops
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError
 from jaxsplit.split import Split, make_split
+from jaxsplit.train import losses
 from jaxsplit.train.step import Rate, init_state
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 SPEC = BottleneckSpec(3, stride=2, kernel=2, padding=0)
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import bitstream, networks
-from jaxsplit.bottleneck import fold_batch_norm, unit_shapes
 from jaxsplit.errors import FamilyError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.split import Split, make_split
+from jaxsplit.units.bottleneck import fold_batch_norm, unit_shapes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,10 +8,10 @@ import json
 import math
 from typing import Any
 
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.errors import ConfigError
 from jaxsplit.plan import Plan, grid_spec, plan_unit
 from jaxsplit.plan.units import fits
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 # They change how long a search goes on or what is written of it, and not what its trainings are.
 _OUTSIDE = ("minutes", "most_drop", "points", "full_steps")

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit import losses, networks
+from jaxsplit import networks
 from jaxsplit.design.candidates import Candidate, DesignConfig
 from jaxsplit.design.features import CutFeatures
-from jaxsplit.losses import Distortion
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.split import Split, make_split
-from jaxsplit.train import parallel
+from jaxsplit.train import losses, parallel
 from jaxsplit.train.groups import Group, with_best_offsets
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.optimizer import make_optimizer, make_schedule
 from jaxsplit.train.state import CurveState, TrainState
 from jaxsplit.train.step import (

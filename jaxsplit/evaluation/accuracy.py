@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsplit import __version__, data, losses, networks
+from jaxsplit import __version__, data, networks
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import BitstreamError
 from jaxsplit.evaluation.curve import Curve
@@ -22,6 +22,7 @@ from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.networks.inference import batch_size, in_batches
 from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.split import Split, make_split
+from jaxsplit.train import losses
 
 # Bytes of a frame beside its information: the payload's end, and the longest label.
 _MOST_OVERHEAD = 1 + 6

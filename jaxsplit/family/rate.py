@@ -13,8 +13,8 @@ from flax import traverse_util
 
 from jaxsplit import networks
 from jaxsplit.bitstream import CodingTables, EntropyCoder
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.errors import ConfigError
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Preprocessing
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
@@ -26,6 +25,7 @@ from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.importers import imagenet
 from jaxsplit.importers.spic_unit import unit_variables
 from jaxsplit.io.untrusted import shown
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 
 @dataclasses.dataclass(frozen=True)

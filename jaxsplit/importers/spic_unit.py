@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.errors import WeightsError
 from jaxsplit.importers.tensor_files import read_tensors
 from jaxsplit.io.floats import finite_floats
 from jaxsplit.io.untrusted import listed, shown, shown_shape
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 # Convolution and batch normalisation of each of our layers, in the authors' names.
 _LAYERS = {

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.bottleneck import fold_batch_norm
 from jaxsplit.networks import Backbone
 from jaxsplit.plan.counting import as_it_runs, count_macs, count_params
 from jaxsplit.split import Split
+from jaxsplit.units.bottleneck import fold_batch_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     Returns:
       The counts; nothing is run.
 
-    >>> from jaxsplit.bottleneck import BottleneckSpec
+    >>> from jaxsplit.units.bottleneck import BottleneckSpec
     >>> from jaxsplit.importers.pretrained import load_backbone
     >>> from jaxsplit.split import make_split
     >>> backbone = load_backbone("fashion_mnist_resnet8")

@@ -62,9 +62,9 @@ def train_curve(
         a batch equally, or the network learns too: then `train_networks` is needed.
       DataError: the images are of other classes than the backbone's.
 
-    >>> from jaxsplit.bottleneck import BottleneckSpec
+    >>> from jaxsplit.units.bottleneck import BottleneckSpec
     >>> from jaxsplit.importers.pretrained import load_backbone
-    >>> from jaxsplit.losses import Distortion
+    >>> from jaxsplit.train.losses import Distortion
     >>> from jaxsplit.train.step import Phase, Rate
     >>> family = train_curve(
     ...     CurveConfig(

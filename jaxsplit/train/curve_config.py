@@ -9,7 +9,6 @@ import math
 
 import optax
 
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError
 from jaxsplit.fitting import SHARINGS
@@ -18,6 +17,7 @@ from jaxsplit.train.optimizer import make_schedule
 from jaxsplit.train.principal import check_principal
 from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
 from jaxsplit.train.trainable import TRAINABLE
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 STARTS = ("random", "principal")
 TABLES = ("prior", *SHARINGS)
@@ -72,7 +72,7 @@ class CurveConfig:
     Raises:
       ConfigError: a value that can't be, or two that don't go together.
 
-    >>> from jaxsplit.losses import Distortion
+    >>> from jaxsplit.train.losses import Distortion
     >>> config = CurveConfig(
     ...     backbone="fashion_mnist_resnet8",
     ...     cut="stage1.block1",

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit import data, losses, networks
+from jaxsplit import data, networks
 from jaxsplit.data import Preprocessing
 from jaxsplit.networks.inference import batch_size
-from jaxsplit.train import parallel
+from jaxsplit.train import losses, parallel
 from jaxsplit.train.examples import FeatureCache, ImageBatches
 from jaxsplit.train.groups import Group, in_order
 from jaxsplit.train.state import CurveState

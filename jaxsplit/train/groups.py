@@ -12,7 +12,6 @@ import numpy as np
 import optax
 
 from jaxsplit import entropy, networks
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.split import Split, make_split
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import (
@@ -23,6 +22,7 @@ from jaxsplit.train.step import (
     make_step,
     rate_constants,
 )
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,15 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.entropy import factorized
 from jaxsplit.errors import ConfigError
-from jaxsplit.losses import Distortion
 from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
 from jaxsplit.train.groups import Group
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.sensitivity import loss_metric, patches
 from jaxsplit.train.state import CurveState
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 _EPSILON = 1e-5  # of the unit's batch normalisation
 _FINEST = 1e-3  # least step, beside the features' root mean square

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import RateFamily
-from jaxsplit.losses import Distortion
 from jaxsplit.networks import Backbone
 from jaxsplit.train import loop
 from jaxsplit.train.curve import train_curve
 from jaxsplit.train.curve_config import CurveConfig
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 _FEATURES = Distortion(distillation=0.0, features=10.0)
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit.losses import Distortion
 from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
+from jaxsplit.train.losses import Distortion
 
 _BATCH = 32
 _DRAWS = 2  # answers for each image

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsplit import losses, ops
-from jaxsplit.bottleneck import BottleneckSpec
+from jaxsplit import ops
 from jaxsplit.errors import ConfigError
 from jaxsplit.split import Split
-from jaxsplit.train import parallel
+from jaxsplit.train import losses, parallel
 from jaxsplit.train.state import TrainState
 from jaxsplit.train.trainable import NETWORK, rate_features, rate_network
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
 BATCHINGS = ("auto", "vmap", "map", "unroll")

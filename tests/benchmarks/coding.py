@@ -301,10 +301,10 @@ def features_to_bytes(seconds):
 
     from jaxsplit import data, networks
     from jaxsplit.bitstream import pack_frame
-    from jaxsplit.bottleneck import BottleneckSpec
     from jaxsplit.codec import Sender
     from jaxsplit.family import FamilyRate, RateFamily
     from jaxsplit.split import make_split
+    from jaxsplit.units.bottleneck import BottleneckSpec
 
     preprocessing = data.Preprocessing((224, 224), 3, mean=(0.5,) * 3, std=(0.25,) * 3)
     module = networks.create("resnet50", 1000)

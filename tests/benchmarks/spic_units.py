@@ -21,8 +21,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jaxsplit.bottleneck import Bottleneck, fold_batch_norm
 from jaxsplit.importers.spic import TASKS, read_units
+from jaxsplit.units.bottleneck import Bottleneck, fold_batch_norm
 
 SAME, NEAR = 0.9999, 1e-3
 BATCH_FLOATS = 2**24  # of features that run at once

@@ -170,8 +170,8 @@ class Ours:
         import jax.numpy as jnp
         import optax
 
-        from jaxsplit.losses import Distortion
         from jaxsplit.train import parallel
+        from jaxsplit.train.losses import Distortion
         from jaxsplit.train.step import Phase, Rate, init_state, make_step, rate_constants
 
         backbone = backbone.fold()
@@ -208,9 +208,9 @@ def tail_of(backbone, cut):
 
 
 def our_split(cut, backbone):
-    from jaxsplit.bottleneck import BottleneckSpec
     from jaxsplit.split import make_split
     from jaxsplit.train import parallel
+    from jaxsplit.units.bottleneck import BottleneckSpec
 
     return make_split(backbone, CUTS[cut], BottleneckSpec(CHANNELS), parallel.AXIS)
 

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.design.candidates import Candidate
 from jaxsplit.design.front import (
     Result,
@@ -15,6 +14,7 @@ from jaxsplit.design.front import (
     front,
     front_ranks,
 )
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 SPEC = BottleneckSpec(4)
 

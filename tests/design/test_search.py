@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from jaxsplit import networks
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.design import Design
 from jaxsplit.design import journal as journal_module
 from jaxsplit.design.candidates import Candidate, DesignConfig
@@ -20,6 +19,7 @@ from jaxsplit.design.trainer import Trial
 from jaxsplit.errors import CheckpointError, ConfigError
 from jaxsplit.io.log import tell_nobody
 from jaxsplit.train.state import TrainState
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 CONFIG = DesignConfig("any", lambdas=(1e-3, 1e-4, 1e-5), minutes=10.0, rungs=3, keep=0.4)
 CANDIDATES = tuple(

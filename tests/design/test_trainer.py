@@ -11,9 +11,9 @@ from jaxsplit import networks
 from jaxsplit.design.candidates import DesignConfig, candidates
 from jaxsplit.design.features import CutFeatures
 from jaxsplit.design.trainer import Trainer
-from jaxsplit.losses import Distortion
 from jaxsplit.plan import make_plan
 from jaxsplit.train import parallel
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, make_step, rate_constants
 
 CUT = "stage3.block1"  # small and fast

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.design import Candidate, Design
 from jaxsplit.design.front import Result, choose, front
 from jaxsplit.evaluation.design_report import plot_design, render
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from foreign_files import random_tensors, write_folder
 
 from jaxsplit import networks
 from jaxsplit.bitstream import EntropyCoder
-from jaxsplit.bottleneck import Bottleneck, fold_batch_norm
 from jaxsplit.cli import main
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import RateFamily
 from jaxsplit.importers.spic import TASKS, import_families, read_units
 from jaxsplit.importers.tensor_files import read_tensors
+from jaxsplit.units.bottleneck import Bottleneck, fold_batch_norm
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "spic"
 needs_published = pytest.mark.skipif(

@@ -10,8 +10,8 @@ import pytest
 from jaxsplit import data, train_curve, train_family
 from jaxsplit.codec import Sender
 from jaxsplit.errors import ConfigError, JaxsplitError, NonFiniteError
-from jaxsplit.losses import Distortion
 from jaxsplit.train import features, start
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 
 FEATURES = Distortion(distillation=0, features=1)

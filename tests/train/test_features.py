@@ -23,13 +23,13 @@ import pytest
 
 import jaxsplit
 from jaxsplit import data, load_backbone
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.data.pipeline import reader
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import array_cache
 from jaxsplit.split import make_split
 from jaxsplit.train import examples, features, head, parallel
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 CROPS = Views(2, Augmentation(padding=2, flip=True), seed=3)
 NAMES = ["features.bin", "label.bin", "teacher.bin"]

@@ -9,7 +9,6 @@ import pytest
 
 from jaxsplit import data
 from jaxsplit.errors import ConfigError
-from jaxsplit.losses import Distortion
 from jaxsplit.train import parallel
 from jaxsplit.train.groups import (
     group_constants,
@@ -19,6 +18,7 @@ from jaxsplit.train.groups import (
     make_groups,
     with_best_offsets,
 )
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 
 FEATURES = Phase(1, Distortion(distillation=0, features=1))

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit.bottleneck import BottleneckSpec
 from jaxsplit.entropy import rounding_offsets
 from jaxsplit.errors import ConfigError
-from jaxsplit.losses import Distortion
 from jaxsplit.split import Split
 from jaxsplit.train.curve import train_curve
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.principal import best_step, check_principal, principal_unit
 from jaxsplit.train.sensitivity import patches
 from jaxsplit.train.step import Phase, Rate
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 CHANNELS = 5
 

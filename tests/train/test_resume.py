@@ -14,10 +14,10 @@ from PIL import Image
 from jaxsplit import networks
 from jaxsplit.data import Augmentation
 from jaxsplit.errors import Interrupted
-from jaxsplit.losses import Distortion
 from jaxsplit.train import loop
 from jaxsplit.train.backbone import train_backbone
 from jaxsplit.train.curve import train_curve
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 
 FEATURES = Distortion(distillation=0, features=1)

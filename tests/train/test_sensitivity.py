@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jaxsplit import data, networks
-from jaxsplit.bottleneck import BottleneckSpec
-from jaxsplit.losses import Distortion
 from jaxsplit.split import make_split
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.sensitivity import loss_metric, patches
+from jaxsplit.units.bottleneck import BottleneckSpec
 
 
 @pytest.fixture(scope="module")

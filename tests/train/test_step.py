@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.losses import Distortion
 from jaxsplit.train import parallel
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate, make_reconstruct, make_step, rate_constants
 
 ALL = Distortion(labels=1, distillation=0.5, features=1, temperature=2)

@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsplit import data, losses, ops, train_curve
+from jaxsplit import data, ops, train_curve
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import accuracy
 from jaxsplit.split import make_split
-from jaxsplit.train import features, parallel, start
+from jaxsplit.train import features, losses, parallel, start
 from jaxsplit.train.examples import WithImages
 from jaxsplit.train.groups import make_curve_step, make_groups
 from jaxsplit.train.networks import train_networks

@@ -55,7 +55,7 @@ def encode(options: argparse.Namespace) -> None:
 
     from jaxsplit import bitstream, data
     from jaxsplit.codec import Sender
-    from jaxsplit.codec.choice import rates_for
+    from jaxsplit.codec.rate_control import rates_for
 
     family, backbone = open_family(options)
     wish = {name: getattr(options, name) for name in ("rate", "max_bytes", "quality")}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxsplit import bitstream
-from jaxsplit.codec.end import End
 from jaxsplit.codec.programs import logits_program
+from jaxsplit.codec.runtime import End
 from jaxsplit.errors import BitstreamError
 from jaxsplit.networks.inference import in_batches
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from jaxsplit import bitstream
-from jaxsplit.codec import choice
-from jaxsplit.codec.end import End
+from jaxsplit.codec import rate_control
 from jaxsplit.codec.programs import NOT_FINITE, head_program, symbols_program
+from jaxsplit.codec.runtime import End
 from jaxsplit.errors import FamilyError
 from jaxsplit.networks.inference import in_batches
 
@@ -77,7 +77,7 @@ class Sender(End):
           FamilyError: no such rate, none that good, an image that fits at no rate, a family
             that was not measured, or images of another shape.
         """
-        rates = choice.rates_for(self.family, rate, max_bytes, quality)
+        rates = rate_control.rates_for(self.family, rate, max_bytes, quality)
         if max_bytes is not None:
             return self._within(images, rates, max_bytes)
         return self.encode(images, rates[0])

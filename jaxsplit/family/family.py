@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from jaxsplit import networks
+from jaxsplit.codec.rate import FamilyRate
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family import files
-from jaxsplit.family.rate import FamilyRate
 from jaxsplit.split import Split, make_split
 
 

@@ -24,9 +24,9 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jaxsplit.bitstream import CodingTables, run_self_test, write_self_test
+from jaxsplit.codec.rate import FamilyRate
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsError
-from jaxsplit.family.rate import FamilyRate
 from jaxsplit.io import checkpoint
 from jaxsplit.io.safetensors import read_safetensors
 from jaxsplit.units.bottleneck import BottleneckSpec

@@ -158,7 +158,7 @@ def measure(
       ConfigError: a codec is unknown or this Pillow lacks it, or it is compared at something else.
       FamilyError, BitstreamError, DataError: as of `accuracy.evaluate_images`.
 
-    >>> from jaxsplit.pretrained import load_pretrained
+    >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
     >>> source = data.open_source("embedded", limit=20)
     >>> measured = measure(

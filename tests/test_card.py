@@ -15,8 +15,8 @@ from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.accuracy import evaluate_images, predictor
 from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.family import RateFamily
+from jaxsplit.family.pretrained import ASSETS, load_pretrained, pretrained_names
 from jaxsplit.networks.inference import batch_size
-from jaxsplit.pretrained import ASSETS, load_pretrained, pretrained_names
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 # Data of a card → the archive with its images, which the project may not carry.
@@ -84,7 +84,7 @@ def test_the_check_is_of_the_images_that_a_limit_gives(carded, measured):
 
 
 def test_a_family_of_other_tables_has_no_figures(carded, tiny_backbone, tiny_test_source):
-    from jaxsplit.fitting import fit_tables
+    from jaxsplit.family.table_fitting import fit_tables
 
     fitted = fit_tables(carded, tiny_backbone, tiny_test_source)
     assert "evaluation" not in fitted.card

@@ -17,8 +17,8 @@ from jaxsplit.codec import Sender
 from jaxsplit.entropy import build_tables
 from jaxsplit.errors import CoderError, ConfigError, FamilyError
 from jaxsplit.family import FamilyRate, RateFamily
+from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.io import checkpoint
-from jaxsplit.pretrained import load_pretrained
 from jaxsplit.units.bottleneck import BottleneckSpec
 
 

@@ -11,7 +11,7 @@ from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.evaluation.accuracy import evaluate
 from jaxsplit.family import RateFamily
-from jaxsplit.fitting import fit_tables
+from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.networks.inference import batch_size
 
 BATCH_SIZE = batch_size((12, 12, 1))

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from jaxsplit.pretrained import pretrained_names
+from jaxsplit.family.pretrained import pretrained_names
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "colab"

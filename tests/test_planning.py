@@ -10,7 +10,7 @@ from PIL import Image
 
 from jaxsplit import networks
 from jaxsplit.cli import main
-from jaxsplit.pretrained import load_pretrained
+from jaxsplit.family.pretrained import load_pretrained
 
 FAMILY = "resnet8_small-fashion_mnist/stage1.block1"
 LINK = ("--device-gmacs", "0.1", "--server-gmacs", "50", "--bandwidth-mbps", "0.1")

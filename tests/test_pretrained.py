@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 import jaxsplit
-from jaxsplit import pretrained
 from jaxsplit.errors import FamilyError
-from jaxsplit.family import RateFamily
-from jaxsplit.pretrained import load_pretrained, pretrained_names
+from jaxsplit.family import RateFamily, pretrained
+from jaxsplit.family.pretrained import load_pretrained, pretrained_names
 
 RESNET8 = "resnet8_small-fashion_mnist/stage1.block1"
 

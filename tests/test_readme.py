@@ -29,11 +29,11 @@ from jaxsplit.evaluation import bd, image_codecs
 from jaxsplit.evaluation.compare import Measured, compare
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import PerImage
+from jaxsplit.family.pretrained import load_pretrained
+from jaxsplit.family.spic import TASKS
 from jaxsplit.importers import imagenet
-from jaxsplit.importers.spic import TASKS
 from jaxsplit.plan import make_plan
 from jaxsplit.planning import abstract_backbone
-from jaxsplit.pretrained import load_pretrained
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

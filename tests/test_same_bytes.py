@@ -11,8 +11,8 @@ import pytest
 
 from jaxsplit import data
 from jaxsplit.codec import Sender
+from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.importers.pretrained import load_backbone
-from jaxsplit.pretrained import load_pretrained
 
 FAMILY, BACKBONE, RATES, COUNT = (
     "resnet8_small-fashion_mnist/stage1.block1",
@@ -25,7 +25,7 @@ PROGRAM = f"""
 import json, jax
 from jaxsplit import data
 from jaxsplit.codec import Sender
-from jaxsplit.pretrained import load_pretrained
+from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.importers.pretrained import load_backbone
 backbone = load_backbone("{BACKBONE}")
 images = data.load_arrays(data.open_source("embedded", limit={COUNT}), backbone.preprocessing)[0]

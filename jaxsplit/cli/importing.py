@@ -116,9 +116,9 @@ def _add_spic(formats: Commands) -> None:
 def import_spic(options: argparse.Namespace) -> None:
     """The units that the paper's authors published, as families."""
     from jaxsplit import data
-    from jaxsplit.fitting import fit_tables
+    from jaxsplit.family.spic import TASKS, import_families
+    from jaxsplit.family.table_fitting import fit_tables
     from jaxsplit.importers.pretrained import load_backbone
-    from jaxsplit.importers.spic import TASKS, import_families
 
     if (options.fit_on is None) != (options.weights is None):
         raise ConfigError("--fit-on SOURCE and --weights FILE go together: give both or neither")

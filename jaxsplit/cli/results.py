@@ -22,7 +22,7 @@ def open_family(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
     Raises:
       JaxsplitError: one of them is missing or damaged, or it is not the family's network.
     """
-    from jaxsplit.pretrained import load_pretrained
+    from jaxsplit.family.pretrained import load_pretrained
 
     family = load_pretrained(options.family)
     backbone = family.backbone_of(options.backbone, options.weights)

@@ -34,7 +34,7 @@ class FamilyRate:
     Raises:
       ConfigError: its name has other characters.
 
-    >>> from jaxsplit.pretrained import load_pretrained
+    >>> from jaxsplit.family.pretrained import load_pretrained
     >>> rate = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")["r3"]
     >>> rate.lmbda, rate.spec.channels == rate.tables.channels, sorted(rate.variables["params"])
     (0.00025, True, ['decoder', 'encoder', 'prior'])

@@ -24,7 +24,7 @@ class Receiver(End):
     Raises:
       FamilyError: the family belongs to another backbone.
 
-    >>> from jaxsplit.pretrained import load_pretrained
+    >>> from jaxsplit.family.pretrained import load_pretrained
     >>> sender, receiver = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").codec()
     >>> frames = sender(np.zeros((2, 28, 28, 1), np.uint8), rate="r1")
     >>> receiver(frames).shape

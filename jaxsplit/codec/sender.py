@@ -39,7 +39,7 @@ class Sender(End):
       FamilyError: the family belongs to another backbone.
 
     >>> from jaxsplit.importers.pretrained import load_backbone
-    >>> from jaxsplit.pretrained import load_pretrained
+    >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
     >>> sender = Sender(family, load_backbone("fashion_mnist_resnet8"))
     >>> images = np.zeros((2, 28, 28, 1), np.uint8)

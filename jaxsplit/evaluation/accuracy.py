@@ -51,7 +51,7 @@ def evaluate(
       A point for each rate, in bytes of real frames that were decoded again, as of
       `evaluate_images`, whose errors these are too.
 
-    >>> from jaxsplit.pretrained import load_pretrained
+    >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
     >>> source = data.open_source("embedded", limit=20)
     >>> curve = evaluate(family, family.backbone_of(), source, rate_ids=["r5"])

@@ -38,7 +38,7 @@ class RateFamily:
     Raises:
       ConfigError: there is no rate, or two have one name.
 
-    >>> from jaxsplit.pretrained import load_pretrained
+    >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
     >>> family.cut, family["r3"].lmbda, len(family.select(["r1", "r5"]).rates)
     ('stage1.block1', 0.00025, 2)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxsplit import data, entropy, networks
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
-from jaxsplit.fitting import fit_tables
+from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.io import checkpoint
 from jaxsplit.io.versions import versions
 from jaxsplit.train import features, loop, parallel

@@ -11,7 +11,7 @@ import optax
 
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError
-from jaxsplit.fitting import SHARINGS
+from jaxsplit.family.table_fitting import SHARINGS
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.optimizer import make_schedule
 from jaxsplit.train.principal import check_principal

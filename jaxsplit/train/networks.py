@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxsplit.family import RateFamily
-from jaxsplit.fitting import fit_tables
+from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.networks import Backbone, fingerprint
 from jaxsplit.train import loop
 from jaxsplit.train.curve import train_rates

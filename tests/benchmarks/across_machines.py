@@ -21,8 +21,8 @@ import numpy as np
 
 from jaxsplit import bitstream, data
 from jaxsplit.codec import Receiver, Sender
+from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.importers.pretrained import load_backbone
-from jaxsplit.pretrained import load_pretrained
 
 BATCH = 50
 

@@ -34,9 +34,9 @@ from jaxsplit import bitstream
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.data.images import SUFFIXES, decode_image
 from jaxsplit.evaluation.accuracy import predictor
-from jaxsplit.fitting import with_tables_of
+from jaxsplit.family.spic import import_families
+from jaxsplit.family.table_fitting import with_tables_of
 from jaxsplit.importers.pretrained import load_backbone
-from jaxsplit.importers.spic import import_families
 
 BATCH_SIZE = 50
 # Measured with PyTorch: top-1; bits an image by the entropy of its symbols, and by that of the

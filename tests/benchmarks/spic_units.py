@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jaxsplit.importers.spic import TASKS, read_units
+from jaxsplit.family.spic import TASKS, read_units
 from jaxsplit.units.bottleneck import Bottleneck, fold_batch_norm
 
 SAME, NEAR = 0.9999, 1e-3

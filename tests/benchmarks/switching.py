@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from jaxsplit import data
-from jaxsplit.pretrained import load_pretrained
+from jaxsplit.family.pretrained import load_pretrained
 
 FAMILY = "resnet8_small-fashion_mnist/stage1.block1"
 

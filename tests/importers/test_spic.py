@@ -14,7 +14,7 @@ from jaxsplit.cli import main
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import RateFamily
-from jaxsplit.importers.spic import TASKS, import_families, read_units
+from jaxsplit.family.spic import TASKS, import_families, read_units
 from jaxsplit.importers.tensor_files import read_tensors
 from jaxsplit.units.bottleneck import Bottleneck, fold_batch_norm
 

@@ -32,7 +32,7 @@ _HOMES = {
     "Sender": "jaxsplit.codec",
     "Split": "jaxsplit.split",
     "evaluate": "jaxsplit.evaluation.accuracy",
-    "load_backbone": "jaxsplit.importers.pretrained",
+    "load_backbone": "jaxsplit.weights.load",
     "load_pretrained": "jaxsplit.family.pretrained",
     "make_plan": "jaxsplit.plan",
     "make_split": "jaxsplit.split",

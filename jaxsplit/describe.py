@@ -11,8 +11,8 @@ from typing import Any
 from jaxsplit import bitstream, networks
 from jaxsplit.family import FamilyRate
 from jaxsplit.family.pretrained import load_pretrained, pretrained_names
-from jaxsplit.importers.pretrained import PACKAGES, load_backbone
 from jaxsplit.io.files import read_file
+from jaxsplit.weights.load import PACKAGES, load_backbone
 
 _DEEPEST = 8  # levels of a card's values that are shown
 

@@ -16,7 +16,6 @@ from jaxsplit.evaluation import accuracy, html, image_codecs, plot, report
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import FILE, PerImage
 from jaxsplit.family import RateFamily
-from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.train import processes
@@ -25,6 +24,7 @@ from jaxsplit.train.curve import train_curve
 from jaxsplit.train.curve_config import COMPARE_AT, CurveConfig
 from jaxsplit.train.groups import make_groups
 from jaxsplit.train.loop import Progress
+from jaxsplit.weights.load import load_backbone
 
 __all__ = ["CurveResult", "Measurement", "measure", "run_backbone", "run_curve"]
 

@@ -16,8 +16,6 @@ from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import load_pretrained
-from jaxsplit.importers import imagenet
-from jaxsplit.importers.pretrained import PACKAGES, load_backbone
 from jaxsplit.plan import (
     CHANNELS,
     STRIDES,
@@ -31,6 +29,8 @@ from jaxsplit.plan import (
 from jaxsplit.plan.comparison import BITS_PER_SYMBOL, Comparison, compare
 from jaxsplit.plan.link import Option
 from jaxsplit.split import make_split
+from jaxsplit.weights import imagenet
+from jaxsplit.weights.load import PACKAGES, load_backbone
 
 _SMALL = (32, 32)  # input of the networks for small images, as in CIFAR
 _SMALL_CLASSES = 10

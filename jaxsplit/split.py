@@ -31,7 +31,7 @@ class Split:
       spec: form of the unit.
       axis_name: device axis over which training averages the unit's batch statistics.
 
-    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> from jaxsplit.weights.load import load_backbone
     >>> backbone = load_backbone("fashion_mnist_resnet8")
     >>> split = make_split(backbone, "stage3.block1", BottleneckSpec(channels=4))
     >>> unit = split.init(jax.random.key(0))
@@ -147,7 +147,7 @@ def make_split(
     Raises:
       ConfigError: there is no such cut, or the features there are smaller than the unit's kernel.
 
-    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> from jaxsplit.weights.load import load_backbone
     >>> split = make_split(load_backbone("fashion_mnist_resnet8"), "stem", BottleneckSpec(8))
     >>> split.shape, split.latent_shape
     ((28, 28, 16), (14, 14, 8))

@@ -7,7 +7,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxsplit import networks
-from jaxsplit.importers import names
+from jaxsplit.weights import name_maps
 
 
 def torch_layout(value):
@@ -25,7 +25,7 @@ def random_network(name, package=None, classes=1000, seed=0):
     flat = {
         path: rng.uniform(0.01, 0.1, leaf.shape).astype(np.float32) for path, leaf in shapes.items()
     }
-    sources = names.source_names(name, package or names.packages(name)[0])
+    sources = name_maps.source_names(name, package or name_maps.packages(name)[0])
     assert len(set(sources.values())) == len(flat)
     tensors = {source: torch_layout(flat[path]) for path, source in sources.items()}
     return traverse_util.unflatten_dict(flat), tensors

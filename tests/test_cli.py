@@ -24,10 +24,10 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import load_pretrained
-from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.io import files
 from jaxsplit.plan import split_cost
 from jaxsplit.split import make_split
+from jaxsplit.weights.load import load_backbone
 
 COMMANDS = (
     *("quickstart", "train", "evaluate", "compare", "plan", "design", "pack"),

@@ -9,7 +9,6 @@ import pytest
 from jaxsplit.config import find, known_keys, load, to_dataclass
 from jaxsplit.design import DesignConfig
 from jaxsplit.errors import ConfigError
-from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.plan import split_cost
 from jaxsplit.split import make_split
 from jaxsplit.train.backbone import BackboneConfig
@@ -17,6 +16,7 @@ from jaxsplit.train.curve import CurveConfig
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.weights.load import load_backbone
 
 SHIPPED = {
     "fashion_mnist": ("full", "quickstart", "smoke"),

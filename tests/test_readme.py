@@ -31,9 +31,9 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import PerImage
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.family.spic import TASKS
-from jaxsplit.importers import imagenet
 from jaxsplit.plan import make_plan
 from jaxsplit.planning import abstract_backbone
+from jaxsplit.weights import imagenet
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -12,7 +12,7 @@ import pytest
 from jaxsplit import data
 from jaxsplit.codec import Sender
 from jaxsplit.family.pretrained import load_pretrained
-from jaxsplit.importers.pretrained import load_backbone
+from jaxsplit.weights.load import load_backbone
 
 FAMILY, BACKBONE, RATES, COUNT = (
     "resnet8_small-fashion_mnist/stage1.block1",
@@ -26,7 +26,7 @@ import json, jax
 from jaxsplit import data
 from jaxsplit.codec import Sender
 from jaxsplit.family.pretrained import load_pretrained
-from jaxsplit.importers.pretrained import load_backbone
+from jaxsplit.weights.load import load_backbone
 backbone = load_backbone("{BACKBONE}")
 images = data.load_arrays(data.open_source("embedded", limit={COUNT}), backbone.preprocessing)[0]
 sender = Sender(load_pretrained("{FAMILY}"), backbone, 8)

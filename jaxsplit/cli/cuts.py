@@ -114,7 +114,7 @@ def design(options: argparse.Namespace) -> None:
     from jaxsplit.design.export import write_config
     from jaxsplit.design.front import choose
     from jaxsplit.evaluation import design_report
-    from jaxsplit.importers.pretrained import load_backbone
+    from jaxsplit.weights.load import load_backbone
 
     loaded = config.load(options.config, options.overrides)
     if not isinstance(loaded, DesignConfig):

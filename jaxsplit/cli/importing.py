@@ -44,7 +44,7 @@ def _add_backbone(formats: Commands) -> None:
 def import_backbone(options: argparse.Namespace) -> None:
     """Another package's weights to a file that knows its network."""
     from jaxsplit import networks
-    from jaxsplit.importers.pretrained import load_backbone
+    from jaxsplit.weights.load import load_backbone
 
     if options.output.suffix != networks.SUFFIX:
         raise ConfigError(f"{options.output}: the name must end in {networks.SUFFIX}")
@@ -118,7 +118,7 @@ def import_spic(options: argparse.Namespace) -> None:
     from jaxsplit import data
     from jaxsplit.family.spic import TASKS, import_families
     from jaxsplit.family.table_fitting import fit_tables
-    from jaxsplit.importers.pretrained import load_backbone
+    from jaxsplit.weights.load import load_backbone
 
     if (options.fit_on is None) != (options.weights is None):
         raise ConfigError("--fit-on SOURCE and --weights FILE go together: give both or neither")

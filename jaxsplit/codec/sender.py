@@ -38,7 +38,7 @@ class Sender(End):
     Raises:
       FamilyError: the family belongs to another backbone.
 
-    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> from jaxsplit.weights.load import load_backbone
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
     >>> sender = Sender(family, load_backbone("fashion_mnist_resnet8"))

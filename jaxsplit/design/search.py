@@ -97,7 +97,7 @@ def search(
         devices can't share a batch.
       DataError: the images are of other classes than the backbone's.
 
-    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> from jaxsplit.weights.load import load_backbone
     >>> config = DesignConfig("fashion_mnist_resnet8", cuts=("stem",), channels=(64,), minutes=5)
     >>> search(config, load_backbone(config.backbone), Path("found"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):

@@ -11,8 +11,8 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import FamilyError, did_you_mean
 from jaxsplit.family import RateFamily
 from jaxsplit.family.files import FILES, INDEX, is_packed
-from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.networks import Backbone
+from jaxsplit.weights.load import load_backbone
 
 #: Where the families are that come with the package: `<backbone>-<dataset>/<cut>/`.
 ASSETS = Path(__file__).parent / "assets" / "families"

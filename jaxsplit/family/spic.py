@@ -23,9 +23,9 @@ from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.family.spic_unit import unit_variables
-from jaxsplit.importers import imagenet
 from jaxsplit.io.untrusted import shown
 from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.weights import imagenet
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers.tensor_files import read_tensors
 from jaxsplit.io.floats import finite_floats
 from jaxsplit.io.untrusted import listed, shown, shown_shape
 from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.weights.formats import read_tensors
 
 # Convolution and batch normalisation of each of our layers, in the authors' names.
 _LAYERS = {

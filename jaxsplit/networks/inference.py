@@ -74,7 +74,7 @@ def predict(
       float32 [N, K].
 
     >>> from jaxsplit.data import load_arrays, open_source
-    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> from jaxsplit.weights.load import load_backbone
     >>> backbone = load_backbone("fashion_mnist_resnet8")
     >>> images, labels = load_arrays(open_source("embedded", limit=100), backbone.preprocessing)
     >>> logits = predict(backbone.module, backbone.variables, backbone.preprocessing, images)

@@ -111,7 +111,7 @@ def fold_batch_norm(variables: dict[str, Any], epsilon: float) -> dict[str, Any]
     Returns:
       {"params"} of the same network with `folded`.
 
-    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> from jaxsplit.weights.load import load_backbone
     >>> backbone = load_backbone("fashion_mnist_resnet8")
     >>> folded = fold_batch_norm(backbone.variables, backbone.module.epsilon)
     >>> sorted(backbone.variables["params"]["stem"]), sorted(folded["params"]["stem"])

@@ -78,7 +78,7 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
       The counts; nothing is run.
 
     >>> from jaxsplit.units.bottleneck import BottleneckSpec
-    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> from jaxsplit.weights.load import load_backbone
     >>> from jaxsplit.split import make_split
     >>> backbone = load_backbone("fashion_mnist_resnet8")
     >>> cost = split_cost(make_split(backbone, "stem", BottleneckSpec(8)), backbone)

@@ -63,7 +63,7 @@ def train_curve(
       DataError: the images are of other classes than the backbone's.
 
     >>> from jaxsplit.units.bottleneck import BottleneckSpec
-    >>> from jaxsplit.importers.pretrained import load_backbone
+    >>> from jaxsplit.weights.load import load_backbone
     >>> from jaxsplit.train.losses import Distortion
     >>> from jaxsplit.train.step import Phase, Rate
     >>> family = train_curve(

@@ -22,7 +22,7 @@ import numpy as np
 from jaxsplit import bitstream, data
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.family.pretrained import load_pretrained
-from jaxsplit.importers.pretrained import load_backbone
+from jaxsplit.weights.load import load_backbone
 
 BATCH = 50
 

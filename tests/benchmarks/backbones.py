@@ -31,7 +31,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from jaxsplit.importers.pretrained import PACKAGES, load_backbone
+from jaxsplit.weights.load import PACKAGES, load_backbone
 
 PIXELS, LOGITS, FOLDED, SPEED = 1, 1e-3, 1e-4, 1.0
 

@@ -67,8 +67,8 @@ def write_grid(path, design, cuts):
     from jaxsplit.design.candidates import candidates
     from jaxsplit.design.export import write_config
     from jaxsplit.design.front import Result
-    from jaxsplit.importers.pretrained import load_backbone
     from jaxsplit.plan import make_plan
+    from jaxsplit.weights.load import load_backbone
 
     backbone = load_backbone(design.backbone)
     shape = backbone.preprocessing.input_shape

@@ -109,7 +109,7 @@ def run(config, options, workdir):
     from retraining_figures import compare, costs
 
     from jaxsplit import data
-    from jaxsplit.importers.pretrained import load_backbone
+    from jaxsplit.weights.load import load_backbone
 
     backbone = load_backbone(config.backbone)
     source = data.open_source(config.data, split=config.test_split, limit=config.limit)

@@ -36,7 +36,7 @@ from jaxsplit.data.images import SUFFIXES, decode_image
 from jaxsplit.evaluation.accuracy import predictor
 from jaxsplit.family.spic import import_families
 from jaxsplit.family.table_fitting import with_tables_of
-from jaxsplit.importers.pretrained import load_backbone
+from jaxsplit.weights.load import load_backbone
 
 BATCH_SIZE = 50
 # Measured with PyTorch: top-1; bits an image by the entropy of its symbols, and by that of the

@@ -218,7 +218,7 @@ def our_split(cut, backbone):
 def our_backbone(network):
     import safetensors.torch
 
-    from jaxsplit.importers.pretrained import load_backbone
+    from jaxsplit.weights.load import load_backbone
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "resnet50.safetensors"

@@ -13,8 +13,8 @@ import pytest
 import safetensors.numpy
 from foreign_files import random_network
 
-from jaxsplit.importers import pickle_program
 from jaxsplit.io import safetensors
+from jaxsplit.weights import pickle_program
 
 MEGABYTE = 2**20
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says what memory was used")
@@ -25,8 +25,8 @@ import contextlib, sys
 import jax
 import numpy as np
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers.pretrained import load_backbone
-from jaxsplit.importers.tensor_files import read_tensors
+from jaxsplit.weights.load import load_backbone
+from jaxsplit.weights.formats import read_tensors
 def peak():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
@@ -83,7 +83,7 @@ def test_the_longest_header(write):
 _SHORT_OF_MEMORY = """
 import resource, sys
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers.tensor_files import read_tensors
+from jaxsplit.weights.formats import read_tensors
 resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))
 try:
     read_tensors(sys.argv[1])

@@ -8,7 +8,7 @@ from foreign_files import random_network, torch_layout
 
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
-from jaxsplit.importers import names
+from jaxsplit.weights import name_maps
 
 # A few tensors of each package's state dict, with their shapes there, and where they belong.
 KNOWN = {
@@ -94,14 +94,14 @@ def test_known_tensors_find_their_place(case):
         for key in tensors
         if key.endswith("running_var")
     }
-    found, classes = names.from_tensors(name, tensors | counters, "file")
+    found, classes = name_maps.from_tensors(name, tensors | counters, "file")
     assert classes == 1000
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
 
 def test_another_number_of_classes_is_no_error():
     variables, tensors = random_network("resnet18", classes=7)
-    found, classes = names.from_tensors("resnet18", tensors, "file")
+    found, classes = name_maps.from_tensors("resnet18", tensors, "file")
     assert classes == 7
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
@@ -109,7 +109,7 @@ def test_another_number_of_classes_is_no_error():
 def test_halves_become_floats():
     variables, tensors = random_network("mobilenet_v2", "timm")
     halves = {key: value.astype(np.float16) for key, value in tensors.items()}
-    found, _ = names.from_tensors("mobilenet_v2", halves, "file")
+    found, _ = name_maps.from_tensors("mobilenet_v2", halves, "file")
     expected = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), variables)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
@@ -119,7 +119,7 @@ def test_the_file_is_not_in_memory_twice():
     """What is converted leaves the dict; float32 vectors are not even copied."""
     variables, tensors = random_network("resnet18", classes=7)
     bias = tensors["fc.bias"]
-    found, _ = names.from_tensors("resnet18", tensors, "file")
+    found, _ = name_maps.from_tensors("resnet18", tensors, "file")
     assert not tensors
     assert np.shares_memory(found["params"]["logits"]["dense"]["bias"], bias)
     jax.tree.map(np.testing.assert_array_equal, found, variables)
@@ -133,7 +133,7 @@ def test_one_error_names_all_that_does_not_fit():
     tensors["head.bias"] = np.zeros(3, np.float32)
     tensors["layer1.0.bn2.bias"] = np.zeros(64, np.int64)
     with pytest.raises(WeightsError) as caught:
-        names.from_tensors("resnet18", tensors, "weights.pth")
+        name_maps.from_tensors("resnet18", tensors, "weights.pth")
     message = str(caught.value)
     for word in (
         "weights.pth does not fit resnet18, whose tensors are named as in torchvision or timm;",
@@ -151,7 +151,7 @@ def test_names_of_the_file_are_escaped_and_short():
     for name in ("\x1b[2J", "a\nb", "w" * 10**6):
         _, tensors = random_network("resnet18", classes=2)
         with pytest.raises(WeightsError, match="of no use") as caught:
-            names.from_tensors("resnet18", tensors | {name: np.zeros(1)}, "file")
+            name_maps.from_tensors("resnet18", tensors | {name: np.zeros(1)}, "file")
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 300
 
@@ -161,37 +161,37 @@ def test_values_that_are_no_float32_are_refused(value):
     _, tensors = random_network("resnet18")
     tensors["bn1.weight"] = np.full(64, value)
     with pytest.raises(WeightsError, match=r"file holds .* not finite in float32: 'bn1\.weight'"):
-        names.from_tensors("resnet18", tensors, "file")
+        name_maps.from_tensors("resnet18", tensors, "file")
 
 
 def test_negative_variances_are_refused():
     _, tensors = random_network("resnet18")
     tensors["bn1.running_var"][3] = -1e-6
     with pytest.raises(WeightsError, match=r"negative variances: 'bn1\.running_var'"):
-        names.from_tensors("resnet18", tensors, "file")
+        name_maps.from_tensors("resnet18", tensors, "file")
 
 
 def test_a_file_of_another_network_gives_a_bounded_message():
     _, tensors = random_network("resnet18")
     with pytest.raises(WeightsError, match=r"conv1\.weight.* and \d+ more") as caught:
-        names.from_tensors("efficientnet_lite0", tensors, "file")
+        name_maps.from_tensors("efficientnet_lite0", tensors, "file")
     assert len(str(caught.value)) < 2000
     assert "efficientnet_lite_pytorch or timm" in str(caught.value)
     with pytest.raises(WeightsError, match="missing"):
-        names.from_tensors("resnet18", {}, "file")
+        name_maps.from_tensors("resnet18", {}, "file")
 
 
 def test_packages_have_names_for_their_networks_alone():
     for name in networks.names():
-        for package in names.packages(name):
-            sources = names.source_names(name, package)
+        for package in name_maps.packages(name):
+            sources = name_maps.source_names(name, package)
             assert len(set(sources.values())) == len(sources)
-    assert names.packages("resnet8_small") == ()
+    assert name_maps.packages("resnet8_small") == ()
     for name, package in (("resnet8_small", "timm"), ("efficientnet_lite0", "torchvision")):
         with pytest.raises(ConfigError, match=f"{package} has no {name}"):
-            names.source_names(name, package)
+            name_maps.source_names(name, package)
 
 
 def test_own_networks_have_no_foreign_weights():
     with pytest.raises(WeightsError, match="resnet8_small"):
-        names.from_tensors("resnet8_small", {}, "file")
+        name_maps.from_tensors("resnet8_small", {}, "file")

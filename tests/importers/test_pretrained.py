@@ -16,8 +16,8 @@ from jaxsplit import networks
 from jaxsplit.cli import main
 from jaxsplit.data import load_arrays, open_source
 from jaxsplit.errors import ConfigError, WeightsError
-from jaxsplit.importers import imagenet
-from jaxsplit.importers.pretrained import PACKAGES, load_backbone
+from jaxsplit.weights import imagenet
+from jaxsplit.weights.load import PACKAGES, load_backbone
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 installed = pytest.mark.skipif(

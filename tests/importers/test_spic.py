@@ -15,8 +15,8 @@ from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import RateFamily
 from jaxsplit.family.spic import TASKS, import_families, read_units
-from jaxsplit.importers.tensor_files import read_tensors
 from jaxsplit.units.bottleneck import Bottleneck, fold_batch_norm
+from jaxsplit.weights.formats import read_tensors
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "spic"
 needs_published = pytest.mark.skipif(

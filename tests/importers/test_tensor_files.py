@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers.tensor_files import STATE_DICTS, read_tensors
+from jaxsplit.weights.formats import STATE_DICTS, read_tensors
 
 SAFE_DTYPES = {
     "float64": "F64",

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers import pickle_program, torch_archive, torch_tensors, zip_entries
+from jaxsplit.weights import pickle_program, torch_archive, torch_tensors, zip_entries
 
 # Beside the repository, where they are: files that the authors of published units made.
 REAL = Path(__file__).parents[2].parent / "shared" / "data"

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from jaxsplit import config
-from jaxsplit.importers.pretrained import load_backbone
 from jaxsplit.io import checkpoint
 from jaxsplit.train.curve import train_curve
+from jaxsplit.weights.load import load_backbone
 
 CONFIG = Path(__file__).parent / "tiny_curve.py"
 ROOT = Path(__file__).parent.parent.parent

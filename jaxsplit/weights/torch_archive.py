@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers import pickle_program
-from jaxsplit.importers.torch_tensors import NAMES, Storage, build, storage_of
-from jaxsplit.importers.zip_entries import Entry, read_directory
 from jaxsplit.io.untrusted import opened, shown, size_of
+from jaxsplit.weights import pickle_program
+from jaxsplit.weights.torch_tensors import NAMES, Storage, build, storage_of
+from jaxsplit.weights.zip_entries import Entry, read_directory
 
 #: An entry, or the end of a zip without entries. The "PK" alone may be the length of something.
 ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from jaxsplit import networks
 from jaxsplit.errors import WeightsError, did_you_mean
-from jaxsplit.importers import imagenet, names
-from jaxsplit.importers.tensor_files import format_of, read_tensors
 from jaxsplit.networks import Backbone
+from jaxsplit.weights import imagenet, name_maps
+from jaxsplit.weights.formats import format_of, read_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ def import_backbone(name: str, path: Path) -> Backbone:
     Raises:
       WeightsError: the file is damaged, or its tensors don't fit.
     """
-    variables, classes = names.from_tensors(name, read_tensors(path), str(path))
+    variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
     class_names = tuple(map(str, range(classes)))
     if classes == imagenet.NUM_CLASSES:
         class_names = imagenet.class_names()

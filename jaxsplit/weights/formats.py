@@ -12,11 +12,11 @@ from typing import BinaryIO
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers import torch_archive
-from jaxsplit.importers.npz_archive import read_npz
-from jaxsplit.importers.zip_entries import read_directory
 from jaxsplit.io.safetensors import begins_safetensors, read_safetensors
 from jaxsplit.io.untrusted import opened, shown
+from jaxsplit.weights import torch_archive
+from jaxsplit.weights.npz_archive import read_npz
+from jaxsplit.weights.zip_entries import read_directory
 
 #: Where checkpoints keep the weights, the better place first.
 STATE_DICTS = (

@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers.pickle_program import MAX_KEY, put
 from jaxsplit.io.untrusted import shown
+from jaxsplit.weights.pickle_program import MAX_KEY, put
 
 MAX_RANK = 32
 MAX_DEPTH = 32

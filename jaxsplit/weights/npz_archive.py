@@ -11,8 +11,8 @@ from typing import BinaryIO
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.importers.zip_entries import Entry, read_directory
 from jaxsplit.io.untrusted import shown, size_of
+from jaxsplit.weights.zip_entries import Entry, read_directory
 
 #: How much larger than the file its arrays may be, if they are larger than _FREE bytes.
 MAX_RATIO = 20

@@ -34,11 +34,11 @@ _HOMES = {
     "evaluate": "jaxsplit.evaluation.accuracy",
     "load_backbone": "jaxsplit.weights.load",
     "load_pretrained": "jaxsplit.family.pretrained",
-    "make_plan": "jaxsplit.plan",
+    "make_plan": "jaxsplit.cost",
     "make_split": "jaxsplit.split",
     "open_source": "jaxsplit.data",
     "pretrained_names": "jaxsplit.family.pretrained",
-    "split_cost": "jaxsplit.plan",
+    "split_cost": "jaxsplit.cost",
     "train_curve": "jaxsplit.train.curve",
     "train_family": "jaxsplit.train.recipe",
 }

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from jaxsplit import data, networks
 from jaxsplit.card import with_measured
+from jaxsplit.cost import SplitCost, split_cost
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import accuracy, html, image_codecs, plot, report
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import FILE, PerImage
 from jaxsplit.family import RateFamily
 from jaxsplit.io.log import Tell, tell_nobody
-from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.train import processes
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
 from jaxsplit.train.curve import train_curve

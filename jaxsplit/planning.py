@@ -12,22 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxsplit import networks
+from jaxsplit.cost import CHANNELS, STRIDES, SYMBOLS, Link, Plan, make_plan, plan_unit, split_cost
+from jaxsplit.cost.link import Option
+from jaxsplit.cost.over_link import BITS_PER_SYMBOL, Comparison, compare
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import load_pretrained
-from jaxsplit.plan import (
-    CHANNELS,
-    STRIDES,
-    SYMBOLS,
-    Link,
-    Plan,
-    make_plan,
-    plan_unit,
-    split_cost,
-)
-from jaxsplit.plan.comparison import BITS_PER_SYMBOL, Comparison, compare
-from jaxsplit.plan.link import Option
 from jaxsplit.split import make_split
 from jaxsplit.weights import imagenet
 from jaxsplit.weights.load import PACKAGES, load_backbone

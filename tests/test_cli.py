@@ -20,12 +20,12 @@ from PIL import Image
 from jaxsplit import bitstream, card, config, data, networks
 from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
+from jaxsplit.cost import split_cost
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.io import files
-from jaxsplit.plan import split_cost
 from jaxsplit.split import make_split
 from jaxsplit.weights.load import load_backbone
 

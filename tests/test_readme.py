@@ -25,13 +25,13 @@ from PIL import Image
 from jaxsplit import data, networks
 from jaxsplit.cli import main
 from jaxsplit.cli.program import make_parser
+from jaxsplit.cost import make_plan
 from jaxsplit.evaluation import bd, image_codecs
 from jaxsplit.evaluation.compare import Measured, compare
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import PerImage
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.family.spic import TASKS
-from jaxsplit.plan import make_plan
 from jaxsplit.planning import abstract_backbone
 from jaxsplit.weights import imagenet
 

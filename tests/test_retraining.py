@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from jaxsplit import load_backbone
+from jaxsplit.cost import split_cost
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import FILE, PerImage
-from jaxsplit.plan import split_cost
 from jaxsplit.split import make_split
 from jaxsplit.units.bottleneck import BottleneckSpec
 

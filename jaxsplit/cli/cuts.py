@@ -72,8 +72,8 @@ def add_plan(commands: Commands) -> None:
 def plan(options: argparse.Namespace) -> None:
     """What every cut of a network and every unit there costs."""
     from jaxsplit import planning
+    from jaxsplit.cost import over_link
     from jaxsplit.evaluation import plan_plot, plan_table
-    from jaxsplit.plan import comparison
 
     found, timed, symbols = planning.run(options)
     shown = None if options.cut is None else found[options.cut]
@@ -86,7 +86,7 @@ def plan(options: argparse.Namespace) -> None:
     if shown is not None:
         text += "\n" + plan_table.render_units(shown, timed)
     summary = "" if options.plot is None else f"wrote {options.plot}"
-    show(options, text, comparison.to_dict(found, timed, symbols), summary)
+    show(options, text, over_link.to_dict(found, timed, symbols), summary)
 
 
 def add_design(commands: Commands) -> None:

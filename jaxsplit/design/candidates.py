@@ -8,9 +8,9 @@ import json
 import math
 from typing import Any
 
+from jaxsplit.cost import Plan, grid_spec, plan_unit
+from jaxsplit.cost.units import fits
 from jaxsplit.errors import ConfigError
-from jaxsplit.plan import Plan, grid_spec, plan_unit
-from jaxsplit.plan.units import fits
 from jaxsplit.units.bottleneck import BottleneckSpec
 
 # They change how long a search goes on or what is written of it, and not what its trainings are.
@@ -154,7 +154,7 @@ def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
       ConfigError: there is no such cut, or nothing is worth a try.
 
     >>> from jaxsplit import networks
-    >>> from jaxsplit.plan import make_plan
+    >>> from jaxsplit.cost import make_plan
     >>> plan = make_plan(networks.create("resnet8_small", 10), (28, 28, 1), channels=(), strides=())
     >>> config = DesignConfig("", cuts=("stem",), channels=(8,), strides=(2,), lambdas=(1e-3, 1e-4))
     >>> [candidate.name for candidate in candidates(config, plan)]

@@ -23,7 +23,7 @@ class Result:
       top1: share of the images, behind the tail.
       n_images: that these are means of.
 
-    >>> from jaxsplit.plan import grid_spec
+    >>> from jaxsplit.cost import grid_spec
     >>> candidate = Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000)
     >>> Result(candidate, 500, bytes_per_image=41.5, top1=0.875, n_images=1000).costs
     (41.5, 0.125, 160000)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsplit import data, networks
+from jaxsplit.cost import make_plan
 from jaxsplit.design import features
 from jaxsplit.design.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.design.front import Result, choose_by_cut, front
@@ -18,7 +19,6 @@ from jaxsplit.design.trainer import Trainer, Trial
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
 from jaxsplit.io.log import Tell, tell_nobody
-from jaxsplit.plan import make_plan
 from jaxsplit.train import parallel
 
 Heard = Callable[[Sequence[Trial]], Iterable[Trial]]
@@ -37,7 +37,7 @@ class Design:
       n_images: of the last comparison.
       minutes: that it took, over all its runs.
 
-    >>> from jaxsplit.plan import grid_spec
+    >>> from jaxsplit.cost import grid_spec
     >>> candidate = Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000)
     >>> result = Result(candidate, steps=500, bytes_per_image=41.5, top1=0.85, n_images=1000)
     >>> design = Design((result,), (result,), 0.2, 0.92, 6_500_000, 1000, minutes=2.0)

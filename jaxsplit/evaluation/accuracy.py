@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxsplit import __version__, data, networks
 from jaxsplit.codec import Receiver, Sender
+from jaxsplit.cost import SplitCost, split_cost
 from jaxsplit.errors import BitstreamError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import PerImage
@@ -20,7 +21,6 @@ from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.networks.inference import batch_size, in_batches
-from jaxsplit.plan import SplitCost, split_cost
 from jaxsplit.split import Split, make_split
 from jaxsplit.train import losses
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxsplit.cost import SYMBOLS, Plan
+from jaxsplit.cost.over_link import Comparison
 from jaxsplit.io.files import write_whole
-from jaxsplit.plan import SYMBOLS, Plan
-from jaxsplit.plan.comparison import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -64,10 +64,10 @@ def run(command, config, workdir, overrides):
 
 def write_grid(path, design, cuts):
     """The configuration of the grid, by the search's own writer: each cut has all units."""
+    from jaxsplit.cost import make_plan
     from jaxsplit.design.candidates import candidates
     from jaxsplit.design.export import write_config
     from jaxsplit.design.front import Result
-    from jaxsplit.plan import make_plan
     from jaxsplit.weights.load import load_backbone
 
     backbone = load_backbone(design.backbone)

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from jaxsplit import networks
-from jaxsplit.plan import make_plan
+from jaxsplit.cost import make_plan
 from jaxsplit.planning import abstract_backbone
 
 

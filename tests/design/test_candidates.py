@@ -6,11 +6,11 @@ import math
 import pytest
 
 from jaxsplit import config, networks
+from jaxsplit.cost import make_plan
 from jaxsplit.design import DesignConfig, candidates
 from jaxsplit.design.export import write_config
 from jaxsplit.design.front import Result
 from jaxsplit.errors import ConfigError
-from jaxsplit.plan import make_plan
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jaxsplit import networks
+from jaxsplit.cost import make_plan
 from jaxsplit.design.candidates import DesignConfig, candidates
 from jaxsplit.design.features import CutFeatures
 from jaxsplit.design.trainer import Trainer
-from jaxsplit.plan import make_plan
 from jaxsplit.train import parallel
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, make_step, rate_constants

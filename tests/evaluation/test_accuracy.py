@@ -10,12 +10,12 @@ import pytest
 
 from jaxsplit import data, ops
 from jaxsplit.codec import Receiver, Sender
+from jaxsplit.cost import split_cost
 from jaxsplit.errors import BitstreamError, DataError, FamilyError
 from jaxsplit.evaluation.accuracy import _accuracy, evaluate, evaluate_images, predictor
 from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.io import checkpoint
 from jaxsplit.networks.inference import batch_size
-from jaxsplit.plan import split_cost
 from jaxsplit.train.curve import train_curve
 
 RATE_IDS = ("high", "mid", "low")

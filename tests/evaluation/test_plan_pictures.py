@@ -4,10 +4,10 @@ import pytest
 from PIL import Image
 
 from jaxsplit import networks
+from jaxsplit.cost import Link, make_plan
+from jaxsplit.cost.link import option
+from jaxsplit.cost.over_link import compare
 from jaxsplit.evaluation import plan_plot, plan_table
-from jaxsplit.plan import Link, make_plan
-from jaxsplit.plan.comparison import compare
-from jaxsplit.plan.link import option
 
 
 @pytest.fixture(scope="module")

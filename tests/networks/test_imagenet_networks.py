@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from jaxsplit import networks
+from jaxsplit.cost import count_macs
 from jaxsplit.networks.inverted_residual import InvertedResidual
 from jaxsplit.networks.layers import Form
 from jaxsplit.networks.resnet import BottleneckBlock
-from jaxsplit.plan import count_macs
 
 # Millions of parameters and of multiply-adds of convolutions and the classifier, counted in
 # torchvision's and timm's own modules; side of the input.

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import pytest
 
 from jaxsplit import networks, ops
+from jaxsplit.cost import SplitCost, count_macs, count_params, split_cost
+from jaxsplit.cost.macs import as_it_runs
 from jaxsplit.data import Preprocessing
 from jaxsplit.ops import depthwise_conv, depthwise_conv_transpose, round_straight_through
-from jaxsplit.plan import SplitCost, count_macs, count_params, split_cost
-from jaxsplit.plan.counting import as_it_runs
 from jaxsplit.split import make_split
 from jaxsplit.units.bottleneck import BottleneckSpec
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from jaxsplit import networks
+from jaxsplit.cost import count_macs, count_params, make_plan, plan_unit, split_cost
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError
-from jaxsplit.plan import count_macs, count_params, make_plan, plan_unit, split_cost
 from jaxsplit.split import make_split
 from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxsplit import ops
-from jaxsplit.plan.field import EVERYTHING, IMAGE, trace_field
-from jaxsplit.plan.program import flatten, value_of
+from jaxsplit.cost.field import EVERYTHING, IMAGE, trace_field
+from jaxsplit.cost.jaxpr import flatten, value_of
 
 SIZE = 24
 

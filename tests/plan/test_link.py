@@ -6,10 +6,10 @@ import math
 import pytest
 
 from jaxsplit import networks
+from jaxsplit.cost import Link, best, make_plan
+from jaxsplit.cost.link import ends, option
+from jaxsplit.cost.over_link import compare, to_dict
 from jaxsplit.errors import ConfigError
-from jaxsplit.plan import Link, best, make_plan
-from jaxsplit.plan.comparison import compare, to_dict
-from jaxsplit.plan.link import ends, option
 
 
 @pytest.fixture(scope="module")

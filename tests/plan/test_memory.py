@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxsplit import ops
-from jaxsplit.plan.memory import peak_bytes
-from jaxsplit.plan.program import flatten, value_of
+from jaxsplit.cost.jaxpr import flatten, value_of
+from jaxsplit.cost.memory import peak_bytes
 
 W = jnp.ones((3, 3, 4, 4))
 ONE = 4 * 8 * 8 * 4  # bytes of [1, 8, 8, 4]

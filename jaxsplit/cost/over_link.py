@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from jaxsplit.cost.cuts import CutPlan, Plan
+from jaxsplit.cost.link import Link, Option, Timing, best, ends, option
+from jaxsplit.cost.units import UnitPlan
 from jaxsplit.errors import ConfigError
-from jaxsplit.plan.cuts import CutPlan, Plan
-from jaxsplit.plan.link import Link, Option, Timing, best, ends, option
-from jaxsplit.plan.units import UnitPlan
 
 #: What a trained unit spends on a number of its latent, roughly: those published and those shipped
 #: here take from 0.25 to 5.5 bits, most of the accurate ones 1 to 3.

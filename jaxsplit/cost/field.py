@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from jaxsplit.plan.program import ELEMENTWISE, Operation, Value
+from jaxsplit.cost.jaxpr import ELEMENTWISE, Operation, Value
 
 _WINDOWS = ("reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum")
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from jaxsplit.cost.cuts import CutPlan, Plan
+from jaxsplit.cost.units import UnitPlan
 from jaxsplit.errors import ConfigError
-from jaxsplit.plan.cuts import CutPlan, Plan
-from jaxsplit.plan.units import UnitPlan
 
 
 @dataclasses.dataclass(frozen=True)

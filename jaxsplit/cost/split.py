@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsplit.cost.macs import as_it_runs, count_macs, count_params
 from jaxsplit.networks import Backbone
-from jaxsplit.plan.counting import as_it_runs, count_macs, count_params
 from jaxsplit.split import Split
 from jaxsplit.units.bottleneck import fold_batch_norm
 

@@ -12,12 +12,12 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from jaxsplit.cost.field import IMAGE, Field, trace_field
+from jaxsplit.cost.jaxpr import flatten, value_of
+from jaxsplit.cost.macs import as_it_runs, program_macs, used_params
+from jaxsplit.cost.memory import peak_bytes
+from jaxsplit.cost.units import Shape, UnitPlan, unit_grid
 from jaxsplit.errors import ConfigError
-from jaxsplit.plan.counting import as_it_runs, program_macs, used_params
-from jaxsplit.plan.field import IMAGE, Field, trace_field
-from jaxsplit.plan.memory import peak_bytes
-from jaxsplit.plan.program import flatten, value_of
-from jaxsplit.plan.units import Shape, UnitPlan, unit_grid
 
 CHANNELS, STRIDES = (4, 8, 16, 32, 64), (1, 2, 4, 8)
 #: Numbers of a latent that a cut's unit is chosen for, so that cuts are compared at a like size.

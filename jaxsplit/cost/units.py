@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsplit.cost.jaxpr import flatten, value_of
+from jaxsplit.cost.macs import count_macs, program_macs
+from jaxsplit.cost.memory import peak_bytes
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
-from jaxsplit.plan.counting import count_macs, program_macs
-from jaxsplit.plan.memory import peak_bytes
-from jaxsplit.plan.program import flatten, value_of
 from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec, fold_batch_norm, unit_shapes
 
 Shape = tuple[int, int, int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from jaxsplit.plan.program import ELEMENTWISE, Operation, Value
+from jaxsplit.cost.jaxpr import ELEMENTWISE, Operation, Value
 
 _COPIES = "broadcast_in_dim concatenate iota pad reshape rev slice split squeeze stack transpose"
 # What a compiler computes in passing, without writing it down, when one operation reads it.

@@ -18,7 +18,7 @@ _HOMES = {
     "BottleneckSpec": "jaxsplit.units.bottleneck",
     "CodingTables": "jaxsplit.bitstream",
     "Curve": "jaxsplit.evaluation.curve",
-    "CurveConfig": "jaxsplit.train.curve_config",
+    "CurveConfig": "jaxsplit.train.config",
     "Distortion": "jaxsplit.train.losses",
     "EntropyCoder": "jaxsplit.bitstream",
     "FactorizedPrior": "jaxsplit.entropy",

@@ -21,7 +21,7 @@ from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.design import DesignConfig
 from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.train.backbone import BackboneConfig
-from jaxsplit.train.curve_config import CurveConfig
+from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units.bottleneck import BottleneckSpec

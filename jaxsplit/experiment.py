@@ -18,10 +18,10 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.images import FILE, PerImage
 from jaxsplit.family import RateFamily
 from jaxsplit.io.log import Tell, tell_nobody
-from jaxsplit.train import processes
+from jaxsplit.train import distributed
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
+from jaxsplit.train.config import COMPARE_AT, CurveConfig
 from jaxsplit.train.curve import train_curve
-from jaxsplit.train.curve_config import COMPARE_AT, CurveConfig
 from jaxsplit.train.groups import make_groups
 from jaxsplit.train.loop import Progress
 from jaxsplit.weights.load import load_backbone
@@ -112,7 +112,7 @@ def run_curve(
     # Opened before the training, so that a missing one doesn't cost its hours.
     source = data.open_source(config.data, split=config.test_split, limit=config.limit)
     family = train_curve(config, backbone, directory if resume else None, progress, tell)
-    if not processes.is_first():
+    if not distributed.is_first():
         return None
     measured = measure(
         family,
@@ -231,7 +231,7 @@ def run_backbone(
     test = data.open_source(config.data, split=config.test_split, limit=config.limit)
     initial = None if config.initial is None else load_backbone(config.initial)
     variables, measured = train_backbone(config, directory, progress, initial)
-    if not processes.is_first():
+    if not distributed.is_first():
         return measured
     card = {
         "command": command,

@@ -70,22 +70,22 @@ def train(options: argparse.Namespace) -> None:
     """Trains a backbone or a curve from a configuration."""
     from jaxsplit import config, experiment
     from jaxsplit.design import DesignConfig
-    from jaxsplit.train import parallel, processes
+    from jaxsplit.train import distributed, parallel
     from jaxsplit.train.backbone import BackboneConfig
 
     loaded = config.load(options.config, options.overrides)
     if isinstance(loaded, DesignConfig):
         raise ConfigError(f"{options.config} is a search: take jaxsplit design")
     check_writable(options.workdir)
-    processes.join(options.coordinator, options.process_id, options.processes)
-    with processes.leaving_errors():
+    distributed.join(options.coordinator, options.process_id, options.processes)
+    with distributed.leaving_errors():
         if not isinstance(loaded, BackboneConfig):
             _run_curve(loaded, options, options.workdir, _repeated(options), resume=True)
             return
         parallel.use_cpu_cores(loaded.batch_size)
         with progress_bar(options) as progress:
             card = experiment.run_backbone(loaded, options.workdir, _repeated(options), progress)
-        if processes.is_first():
+        if distributed.is_first():
             text = f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images"
             show(options, text, card, f"wrote {options.workdir / 'weights.safetensors'}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxsplit.design.candidates import DesignConfig
 from jaxsplit.design.front import Result
 from jaxsplit.io.files import write_whole
-from jaxsplit.train.curve_config import CurveConfig
+from jaxsplit.train.config import CurveConfig
 
 # Of a search's values, those that a training has too.
 _SHARED = ("data", "batch_size", "learning_rate", "prior_rate", "ema", "seed")

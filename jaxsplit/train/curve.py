@@ -17,8 +17,7 @@ from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.io import checkpoint
 from jaxsplit.io.versions import versions
 from jaxsplit.train import features, loop, parallel
-from jaxsplit.train.curve_config import CurveConfig
-from jaxsplit.train.evaluation import in_turn, make_evaluate
+from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.examples import WithImages
 from jaxsplit.train.groups import (
     Group,
@@ -28,10 +27,11 @@ from jaxsplit.train.groups import (
     with_best_offsets,
 )
 from jaxsplit.train.metrics import MetricsWriter
-from jaxsplit.train.principal import with_principal_units
+from jaxsplit.train.pca import with_principal_units
 from jaxsplit.train.start import first_state, make_constants, make_optimizer
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import Phase
+from jaxsplit.train.validation import in_turn, make_evaluate
 
 #: What a cut's head says of a source's images, as of `features.compute`.
 Compute = Callable[..., features.FeatureCache | features.ImageBatches]
@@ -84,7 +84,7 @@ def train_curve(
     if config.trainable != "unit":
         raise ConfigError(
             f"trainable is {config.trainable!r}, but a family has one frozen network: expected "
-            "'unit', or call jaxsplit.train.networks.train_networks"
+            "'unit', or call jaxsplit.train.fine_tuning.train_networks"
         )
     family, source = train_rates(config, backbone, workdir, progress, tell)
     if config.tables == "prior":

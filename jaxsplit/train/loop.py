@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxsplit.errors import Interrupted
 from jaxsplit.io import checkpoint
-from jaxsplit.train import parallel, processes
+from jaxsplit.train import distributed, parallel
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.reports import Metrics, Progress, Reports, check_state
 from jaxsplit.train.stopping import stop_request
@@ -23,11 +23,11 @@ def resume(state: Any, directory: Path | None) -> Any:
 
     Of several processes the first one reads, and the others get what it found.
     """
-    if directory is not None and processes.is_first():
+    if directory is not None and distributed.is_first():
         state = checkpoint.restore_latest(directory, state)
     # What came before, such as the features, may have taken one of them much longer.
-    processes.wait_for_all("the training begins")
-    return state if directory is None else processes.from_first(state)
+    distributed.wait_for_all("the training begins")
+    return state if directory is None else distributed.from_first(state)
 
 
 def fit(
@@ -89,7 +89,7 @@ def fit(
     constants = parallel.replicate(constants, devices)
     source = batches(first)
     reports = Reports(first, steps, total, batch_size, report_every, names, progress, writer)
-    with stop_request() as request, processes.together():
+    with stop_request() as request, distributed.together():
         for done in range(first + 1, steps + 1):
             part = _part(next(source), batch_size)
             sent = {
@@ -115,7 +115,7 @@ def fit(
             if evaluate is not None and evaluates and stop:
                 reports.evaluated(done, evaluate(state))
             if done == steps:  # what came since then would be forgotten with this request
-                stop = stop or processes.largest(request.signal)
+                stop = stop or distributed.largest(request.signal)
             if stop:
                 raise Interrupted(_farewell(stop, done, directory), stop)
     return state
@@ -133,13 +133,13 @@ def _with_stop(step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any,
 
 def _part(batch: Any, batch_size: int) -> Any:
     whole = jax.process_count() > 1 and len(jax.tree.leaves(batch)[0]) == batch_size
-    return processes.share(batch) if whole else batch
+    return distributed.share(batch) if whole else batch
 
 
 def _save(directory: Path, done: int, state: Any) -> None:
-    if processes.is_first():
+    if distributed.is_first():
         checkpoint.save_step(directory, done, state)
-    processes.wait_for_all(f"step {done} is saved")
+    distributed.wait_for_all(f"step {done} is saved")
 
 
 def _farewell(number: int, done: int, directory: Path | None) -> str:

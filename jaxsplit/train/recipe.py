@@ -10,8 +10,8 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.family import RateFamily
 from jaxsplit.networks import Backbone
 from jaxsplit.train import loop
+from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.curve import train_curve
-from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units.bottleneck import BottleneckSpec

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.errors import NonFiniteError
-from jaxsplit.train import parallel, processes
+from jaxsplit.train import distributed, parallel
 from jaxsplit.train.metrics import MetricsWriter
 
 #: Name → means over a batch, scalars or, over the rates, [R].
@@ -51,7 +51,7 @@ class Reports:
     ) -> None:
         self._last, self._total, self._batch_size = last, total, batch_size
         self._every, self._names = every, names
-        speaks = processes.is_first()
+        speaks = distributed.is_first()
         self._progress = progress if speaks else None
         self._writer = writer if speaks else None
         if self._writer is not None:

@@ -11,7 +11,7 @@ import optax
 
 from jaxsplit import networks
 from jaxsplit.train import optimizer
-from jaxsplit.train.curve_config import CurveConfig
+from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.groups import Group, group_constants, init_groups
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import cast_params

@@ -70,7 +70,7 @@ def main():
 def make_config(options):
     """Of the frozen network; only `trainable` differs between the three."""
     from jaxsplit import BottleneckSpec
-    from jaxsplit.train.curve_config import CurveConfig
+    from jaxsplit.train.config import CurveConfig
     from jaxsplit.train.recipe import default_phases
     from jaxsplit.train.step import Rate
 
@@ -150,7 +150,7 @@ def measure(config, backbone, source, workdir, entry, save):
     from jaxsplit.evaluation import accuracy
     from jaxsplit.evaluation.curve import Curve
     from jaxsplit.evaluation.images import FILE, PerImage
-    from jaxsplit.train.networks import train_networks
+    from jaxsplit.train.fine_tuning import train_networks
 
     pairs = train_networks(config, backbone, workdir, progress(config.trainable), say)
     images, labels = data.load_arrays(source, backbone.preprocessing)

@@ -9,10 +9,10 @@ import pytest
 from jaxsplit import data
 from jaxsplit.evaluation import accuracy
 from jaxsplit.train.curve import freeze
-from jaxsplit.train.evaluation import make_evaluate
 from jaxsplit.train.groups import init_groups, make_groups, with_best_offsets
 from jaxsplit.train.start import make_optimizer
 from jaxsplit.train.step import Rate
+from jaxsplit.train.validation import make_evaluate
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ from jaxsplit.entropy import rounding_offsets
 from jaxsplit.errors import ConfigError
 from jaxsplit.split import Split
 from jaxsplit.train.curve import train_curve
+from jaxsplit.train.fisher import patches
 from jaxsplit.train.losses import Distortion
-from jaxsplit.train.principal import best_step, check_principal, principal_unit
-from jaxsplit.train.sensitivity import patches
+from jaxsplit.train.pca import best_step, check_principal, principal_unit
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units.bottleneck import BottleneckSpec
 

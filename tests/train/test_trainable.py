@@ -15,8 +15,8 @@ from jaxsplit.evaluation import accuracy
 from jaxsplit.split import make_split
 from jaxsplit.train import features, losses, parallel, start
 from jaxsplit.train.examples import WithImages
+from jaxsplit.train.fine_tuning import train_networks
 from jaxsplit.train.groups import make_curve_step, make_groups
-from jaxsplit.train.networks import train_networks
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.train.trainable import NETWORK, learning_blocks, with_blocks
 

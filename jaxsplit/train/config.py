@@ -14,7 +14,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.family.table_fitting import SHARINGS
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.optimizer import make_schedule
-from jaxsplit.train.principal import check_principal
+from jaxsplit.train.pca import check_principal
 from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
 from jaxsplit.train.trainable import TRAINABLE
 from jaxsplit.units.bottleneck import BottleneckSpec

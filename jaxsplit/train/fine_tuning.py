@@ -10,8 +10,8 @@ from jaxsplit.family import RateFamily
 from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.networks import Backbone, fingerprint
 from jaxsplit.train import loop
+from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.curve import train_rates
-from jaxsplit.train.curve_config import CurveConfig
 from jaxsplit.train.trainable import NETWORK, with_blocks
 
 

@@ -22,9 +22,9 @@ from jaxsplit.entropy import factorized
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
+from jaxsplit.train.fisher import loss_metric, patches
 from jaxsplit.train.groups import Group
 from jaxsplit.train.losses import Distortion
-from jaxsplit.train.sensitivity import loss_metric, patches
 from jaxsplit.train.state import CurveState
 from jaxsplit.units.bottleneck import BottleneckSpec
 

@@ -31,7 +31,7 @@ _HOMES = {
     "Receiver": "jaxsplit.codec",
     "Sender": "jaxsplit.codec",
     "Split": "jaxsplit.split",
-    "evaluate": "jaxsplit.evaluation.accuracy",
+    "evaluate": "jaxsplit.evaluation.evaluate",
     "load_backbone": "jaxsplit.weights.load",
     "load_pretrained": "jaxsplit.family.pretrained",
     "make_plan": "jaxsplit.cost",

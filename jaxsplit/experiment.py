@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxsplit import data, networks
-from jaxsplit.card import with_measured
 from jaxsplit.cost import SplitCost, split_cost
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation import accuracy, html, image_codecs, plot, report
+from jaxsplit.evaluation import evaluate, image_codecs
+from jaxsplit.evaluation.card import with_measured
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.images import FILE, PerImage
+from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.family import RateFamily
 from jaxsplit.io.log import Tell, tell_nobody
+from jaxsplit.reports import html, plot, table
 from jaxsplit.train import distributed
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
 from jaxsplit.train.config import COMPARE_AT, CurveConfig
@@ -143,8 +144,8 @@ def measure(
     """The curve of a family through real bytes, and its table beside image codecs.
 
     Args:
-      family, backbone, source: as of `accuracy.evaluate`.
-      directory: gets `curve.json`, `curve.png`, `report.html` and `images.npz`, what each image
+      family, backbone, source: as of `evaluate.evaluate`.
+      directory: gets `curve.json`, `curve.png`, `table.html` and `images.npz`, what each image
         cost and was taken for; None writes nothing.
       tell: told what goes on.
       rate_ids: the rates to measure; None for all.
@@ -156,7 +157,7 @@ def measure(
 
     Raises:
       ConfigError: a codec is unknown or this Pillow lacks it, or it is compared at something else.
-      FamilyError, BitstreamError, DataError: as of `accuracy.evaluate_images`.
+      FamilyError, BitstreamError, DataError: as of `evaluate.evaluate_images`.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
@@ -172,11 +173,11 @@ def measure(
         raise ConfigError(f"compare_at is {compare_at!r}; expected one of {', '.join(COMPARE_AT)}")
     for codec in baselines:
         image_codecs.check_codec(codec)
-    curve, seen = accuracy.evaluate_images(family, backbone, source, tell, rate_ids)
+    curve, seen = evaluate.evaluate_images(family, backbone, source, tell, rate_ids)
     images, labels = data.load_arrays(source, backbone.preprocessing)
     targets = [float(getattr(point, compare_at)) for point in curve.points]
     targets.append(curve.uncompressed_top1 if compare_at == "top1" else 1.0)
-    predict = accuracy.predictor(backbone)
+    predict = evaluate.predictor(backbone)
     uncut = predict(images).argmax(-1)
     codecs = {}
     for codec in baselines:
@@ -200,13 +201,13 @@ def measure(
             **{f"unit of {rate.rate_id}": rate.spec for rate in family.rates},
         }
         html.write_report(directory / "report.html", curve, title, described)
-    return Measurement(curve, seen, report.render(curve, codecs, raw, compare_at))
+    return Measurement(curve, seen, table.render(curve, codecs, raw, compare_at))
 
 
 def run_backbone(
     config: BackboneConfig, directory: Path, command: str, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Trains a backbone and writes `weights.safetensors` and `report.json` into `directory`.
+    """Trains a backbone and writes `weights.safetensors` and `table.json` into `directory`.
 
     Of several processes only the first one writes.
 

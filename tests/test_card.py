@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxsplit import card, data
-from jaxsplit.card import with_measured
+from jaxsplit import data
 from jaxsplit.errors import ConfigError, DataError
-from jaxsplit.evaluation.accuracy import evaluate_images, predictor
+from jaxsplit.evaluation import card
+from jaxsplit.evaluation.card import with_measured
+from jaxsplit.evaluation.evaluate import evaluate_images, predictor
 from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import ASSETS, load_pretrained, pretrained_names

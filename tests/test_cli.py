@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import bitstream, card, config, data, networks
+from jaxsplit import bitstream, config, data, networks
 from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import split_cost
 from jaxsplit.errors import ConfigError
+from jaxsplit.evaluation import card
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import load_pretrained

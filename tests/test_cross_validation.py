@@ -10,7 +10,7 @@ from PIL import Image
 
 from jaxsplit import data
 from jaxsplit.evaluation import image_codecs
-from jaxsplit.evaluation.accuracy import evaluate_images, predictor
+from jaxsplit.evaluation.evaluate import evaluate_images, predictor
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from jaxsplit import data
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, FamilyError
-from jaxsplit.evaluation.accuracy import evaluate
+from jaxsplit.evaluation.evaluate import evaluate
 from jaxsplit.family import RateFamily
 from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.networks.inference import batch_size

@@ -26,10 +26,10 @@ from jaxsplit import data, networks
 from jaxsplit.cli import main
 from jaxsplit.cli.program import make_parser
 from jaxsplit.cost import make_plan
-from jaxsplit.evaluation import bd, image_codecs
+from jaxsplit.evaluation import bd_rate, image_codecs
 from jaxsplit.evaluation.compare import Measured, compare
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.images import PerImage
+from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.family.spic import TASKS
 from jaxsplit.planning import abstract_backbone
@@ -393,7 +393,7 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
             if (coded := point.table_bits_per_image)
         ]
         limits = paper.uncompressed_top1 - 0.06, paper.uncompressed_top1 - 0.005
-        found = bd.bd_rate(
+        found = bd_rate.bd_rate(
             other, [(point.bytes_per_image, point.top1) for point in ours.points], limits=limits
         )
         if data_name == "cifar10":

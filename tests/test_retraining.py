@@ -13,7 +13,7 @@ import pytest
 from jaxsplit import load_backbone
 from jaxsplit.cost import split_cost
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.images import FILE, PerImage
+from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.split import make_split
 from jaxsplit.units.bottleneck import BottleneckSpec
 

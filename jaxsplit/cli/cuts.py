@@ -73,7 +73,7 @@ def plan(options: argparse.Namespace) -> None:
     """What every cut of a network and every unit there costs."""
     from jaxsplit import planning
     from jaxsplit.cost import over_link
-    from jaxsplit.evaluation import plan_plot, plan_table
+    from jaxsplit.reports import plan_plot, plan_table
 
     found, timed, symbols = planning.run(options)
     shown = None if options.cut is None else found[options.cut]
@@ -113,7 +113,7 @@ def design(options: argparse.Namespace) -> None:
     from jaxsplit.design import DesignConfig, search
     from jaxsplit.design.export import write_config
     from jaxsplit.design.front import choose
-    from jaxsplit.evaluation import design_report
+    from jaxsplit.reports import search_report
     from jaxsplit.weights.load import load_backbone
 
     loaded = config.load(options.config, options.overrides)
@@ -136,7 +136,7 @@ def design(options: argparse.Namespace) -> None:
     document = found.to_dict()
     text = json.dumps(document, indent=1) + "\n"
     write_whole(options.workdir / "design.json", text.encode())
-    design_report.plot_design(options.workdir / "design.png", found, chosen)
+    search_report.plot_design(options.workdir / "design.png", found, chosen)
     names = ", ".join(f"{options.workdir}/{name}" for name in ("design.json", "design.png"))
     summary = f"wrote {names} and {options.workdir}/chosen.py in {found.minutes:.1f} minutes"
-    show(options, design_report.render(found, chosen), document, summary)
+    show(options, search_report.render(found, chosen), document, summary)

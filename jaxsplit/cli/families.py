@@ -39,8 +39,9 @@ def add_pack(commands: Commands) -> None:
 
 def pack(options: argparse.Namespace) -> None:
     """A family with a complete card, as one ships it."""
-    from jaxsplit import card, data
-    from jaxsplit.evaluation import accuracy, report
+    from jaxsplit import data
+    from jaxsplit.evaluation import card, evaluate
+    from jaxsplit.reports import table
 
     family, backbone = open_family(options)
     if options.data is None and (options.split, options.limit) != (None, None):
@@ -60,8 +61,8 @@ def pack(options: argparse.Namespace) -> None:
     if options.data is not None:
         source = data.open_source(options.data, split=options.split, limit=options.limit)
         with progress_bar(options) as progress:
-            curve, seen = accuracy.evaluate_images(family, backbone, source, progress.tell)
-        table = report.render(curve)
+            curve, seen = evaluate.evaluate_images(family, backbone, source, progress.tell)
+        table = table.render(curve)
         family = card.with_measured(family, curve, seen, source)
     family.save(options.output, packed=True)
     size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())

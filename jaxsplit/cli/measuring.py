@@ -52,7 +52,8 @@ def add_evaluate(commands: Commands) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Measures a family through real bytes."""
     from jaxsplit import data, experiment
-    from jaxsplit.evaluation import image_codecs, report
+    from jaxsplit.evaluation import image_codecs
+    from jaxsplit.reports import table
 
     baselines = () if options.baselines == "none" else tuple(options.baselines.split(","))
     for codec in baselines:
@@ -77,7 +78,7 @@ def evaluate(options: argparse.Namespace) -> None:
         )
     names = "curve.json, curve.png, images.npz, report.html"
     summary = "" if options.out is None else f"wrote {names} to {options.out}"
-    show(options, f"{table}\n{report.render_details(curve)}", json.loads(curve.to_json()), summary)
+    show(options, f"{table}\n{table.render_details(curve)}", json.loads(curve.to_json()), summary)
 
 
 def add_compare(commands: Commands) -> None:

@@ -28,7 +28,7 @@ class FamilyRate:
       variables: {"params": {"encoder", "decoder", "prior"}, "batch_stats"} as trained; an imported
         unit may come without a prior.
       tables: what its symbols are coded with.
-      measured: figures of an evaluation, as of `jaxsplit.card.with_measured`: bytes_per_image in
+      measured: figures of an evaluation, as of `jaxsplit.evaluation.card.with_measured`: bytes_per_image in
         bytes; top1, uncompressed_top1 and agreement as shares, 0 … 1, and their 95 % intervals.
 
     Raises:

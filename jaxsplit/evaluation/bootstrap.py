@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.bd import bd_rate
-from jaxsplit.evaluation.images import PerImage
+from jaxsplit.evaluation.bd_rate import bd_rate
+from jaxsplit.evaluation.per_image import PerImage
 
 #: Drops that leave nothing out.
 EVERYTHING = (math.inf, -math.inf)

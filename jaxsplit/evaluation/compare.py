@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsplit.errors import ConfigError, DataError
-from jaxsplit.evaluation import bd, images
+from jaxsplit.evaluation import bd_rate, per_image
 from jaxsplit.evaluation.bootstrap import EVERYTHING, Interval, bd_rate_interval
 from jaxsplit.evaluation.curve import Curve
 
@@ -20,21 +20,21 @@ class Measured:
 
     name: str
     curve: Curve
-    images: images.PerImage | None
+    per_image: per_image.PerImage | None
 
     @classmethod
     def open(cls, path: str | Path) -> "Measured":
-        """Reads a `curve.json`, or the one in a folder, and the `images.npz` beside it.
+        """Reads a `curve.json`, or the one in a folder, and the `per_image.npz` beside it.
 
         Raises:
           DataError: one of them is missing or damaged, or they are of different evaluations.
         """
         file = Path(path) / _CURVE if Path(path).is_dir() else Path(path)
         curve = Curve.read(file)
-        beside = file.with_name(images.FILE)
+        beside = file.with_name(per_image.FILE)
         if file.name != _CURVE or not beside.exists():
             return cls(str(path), curve, None)
-        found = images.PerImage.read(beside)
+        found = per_image.PerImage.read(beside)
         if not found.belongs_to(curve):
             raise DataError(f"{beside} is of another evaluation than {file}: repeat it")
         return cls(str(path), curve, found)
@@ -45,7 +45,7 @@ class Measured:
             return self.curve.rate_quality()
         if self.images is None:
             raise DataError(
-                f"{self.name} has no {images.FILE}, which {quality} is counted in: "
+                f"{self.name} has no {per_image.FILE}, which {quality} is counted in: "
                 "write one with jaxsplit evaluate --out"
             )
         qualities = self.images.correct(quality).mean(axis=1)
@@ -74,7 +74,7 @@ class Comparison:
     method: str
     bd_rate_percent: float
     bd_accuracy_points: float | None
-    overlap: bd.Overlap
+    overlap: bd_rate.Overlap
     common_bytes: tuple[float, float] | None
     interval: Interval | None
     no_interval: str
@@ -145,11 +145,11 @@ def compare(
     Args:
       reference, test: the curves.
       quality: "top1" or "agreement" with the uncut network.
-      method: the interpolant, of `bd.METHODS`.
+      method: the interpolant, of `bd_rate.METHODS`.
       drops: compare from so much below the uncut network to so much, such as (0.06, 0.005).
 
     Raises:
-      ConfigError: as for `bd.bd_rate`; drops that don't fall, or from uncut networks that differ;
+      ConfigError: as for `bd_rate.bd_rate`; drops that don't fall, or from uncut networks that differ;
         the curves are of different data.
       DataError: agreement is asked for and a curve has no single images.
     """
@@ -166,12 +166,12 @@ def compare(
             _check_same_uncut(reference, test)
     curves = reference.rate_quality(quality), test.rate_quality(quality)
     limits = uncut - drops[0], uncut - drops[1]
-    bd_rate = bd.bd_rate(*curves, method=method, limits=limits)
-    low, high = bd.common_rates(*curves)
-    bd_accuracy = bd.bd_accuracy(*curves, method=method) if low < high else None
+    bd_rate = bd_rate.bd_rate(*curves, method=method, limits=limits)
+    low, high = bd_rate.common_rates(*curves)
+    bd_accuracy = bd_rate.bd_accuracy(*curves, method=method) if low < high else None
     interval, reason = None, ""
     if lacking := [side.name for side in (reference, test) if side.images is None]:
-        reason = f"no {images.FILE} in {' and '.join(lacking)}"
+        reason = f"no {per_image.FILE} in {' and '.join(lacking)}"
     elif reference.images is not None and test.images is not None:
         try:
             interval = bd_rate_interval(
@@ -186,7 +186,7 @@ def compare(
         method=method,
         bd_rate_percent=bd_rate,
         bd_accuracy_points=bd_accuracy,
-        overlap=bd.overlap(*curves, limits=limits),
+        overlap=bd_rate.overlap(*curves, limits=limits),
         common_bytes=None if bd_accuracy is None else (low, high),
         interval=interval,
         no_interval=reason,

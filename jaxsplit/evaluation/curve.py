@@ -14,8 +14,8 @@ from typing import Any
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.checks import check_keys, set_count, set_interval, set_number
 from jaxsplit.evaluation.image_codecs import QUALITIES
-from jaxsplit.evaluation.origin import Origin
 from jaxsplit.evaluation.points import CodecPoint, Interval, RatePoint, optional
+from jaxsplit.evaluation.provenance import Origin
 
 
 @dataclass(frozen=True)

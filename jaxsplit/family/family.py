@@ -32,7 +32,7 @@ class RateFamily:
       preprocessing: of the images.
       cut: endpoint of the backbone.
       rates: at least one.
-      card: where the family comes from and how it was measured, as of `jaxsplit.card`; no part of
+      card: where the family comes from and how it was measured, as of `jaxsplit.evaluation.card`; no part of
         its fingerprint.
 
     Raises:

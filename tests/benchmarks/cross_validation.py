@@ -26,10 +26,10 @@ from sweep import train
 from jaxsplit import data, load_backbone
 from jaxsplit.data.images import SUFFIXES
 from jaxsplit.evaluation import image_codecs
-from jaxsplit.evaluation.accuracy import predictor
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.images import FILE, PerImage
+from jaxsplit.evaluation.evaluate import predictor
 from jaxsplit.evaluation.intervals import wilson_interval
+from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.evaluation.points import CodecPoint
 from jaxsplit.networks.inference import batch_size
 

@@ -147,17 +147,17 @@ def measure(config, backbone, source, workdir, entry, save):
     from retraining_figures import sizes
 
     from jaxsplit import data
-    from jaxsplit.evaluation import accuracy
+    from jaxsplit.evaluation import evaluate
     from jaxsplit.evaluation.curve import Curve
-    from jaxsplit.evaluation.images import FILE, PerImage
+    from jaxsplit.evaluation.per_image import FILE, PerImage
     from jaxsplit.train.fine_tuning import train_networks
 
     pairs = train_networks(config, backbone, workdir, progress(config.trainable), say)
     images, labels = data.load_arrays(source, backbone.preprocessing)
-    uncut = accuracy.predictor(backbone)(images).argmax(-1)
+    uncut = evaluate.predictor(backbone)(images).argmax(-1)
     points, seen = [], []
     for family, network in pairs:
-        curve, one = accuracy.evaluate_images(family, network, source)
+        curve, one = evaluate.evaluate_images(family, network, source)
         # What an own network says without the unit is not what the frozen one says.
         points.append(dataclasses.replace(curve.points[0], agreement=None, agreement_interval=None))
         seen.append(one)

@@ -7,7 +7,7 @@ import numpy as np
 from training import in_turns
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.bd import bd_accuracy, bd_rate, common_rates, quality_at
+from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate, common_rates, quality_at
 from jaxsplit.evaluation.bootstrap import bd_rate_interval
 from jaxsplit.split import make_split
 from jaxsplit.train import parallel, start

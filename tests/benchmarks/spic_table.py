@@ -33,7 +33,7 @@ from rich.table import Table
 from jaxsplit import bitstream
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.data.images import SUFFIXES, decode_image
-from jaxsplit.evaluation.accuracy import predictor
+from jaxsplit.evaluation.evaluate import predictor
 from jaxsplit.family.spic import import_families
 from jaxsplit.family.table_fitting import with_tables_of
 from jaxsplit.weights.load import load_backbone

@@ -7,7 +7,7 @@ accuracy, but for a little noise that is symmetric and so moves no accuracy far 
 import numpy as np
 
 from jaxsplit.evaluation.curve import Curve, RatePoint
-from jaxsplit.evaluation.images import PerImage
+from jaxsplit.evaluation.per_image import PerImage
 
 UNCUT = 0.9
 ACCURACIES = np.array([0.6, 0.7, 0.76, 0.8, 0.83])

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.bd import METHODS, bd_accuracy, bd_rate, common_rates, overlap, quality_at
+from jaxsplit.evaluation.bd_rate import (
+    METHODS,
+    bd_accuracy,
+    bd_rate,
+    common_rates,
+    overlap,
+    quality_at,
+)
 
 REFERENCE = [(30.0, 0.80), (55.0, 0.87), (90.0, 0.90), (160.0, 0.915)]
 OTHER = [(25.0, 0.79), (50.0, 0.88), (120.0, 0.91), (170.0, 0.92), (300.0, 0.93)]

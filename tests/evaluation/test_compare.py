@@ -11,10 +11,10 @@ import pytest
 from evaluation import measured
 
 from jaxsplit.cli import main
-from jaxsplit.evaluation.bd import bd_accuracy, bd_rate
+from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate
 from jaxsplit.evaluation.bootstrap import bd_rate_interval
 from jaxsplit.evaluation.compare import Measured, compare
-from jaxsplit.evaluation.origin import Origin
+from jaxsplit.evaluation.provenance import Origin
 
 REFERENCE = measured.draw(400, draw_seed=1)
 TEST = measured.draw(400, draw_seed=2, scale=0.8)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxsplit.design import Candidate, Design
 from jaxsplit.design.front import Result, choose, front
-from jaxsplit.evaluation.design_report import plot_design, render
+from jaxsplit.reports.search_report import plot_design, render
 from jaxsplit.units.bottleneck import BottleneckSpec
 
 

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.html import report, write_report
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
+from jaxsplit.reports.html import report, write_report
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

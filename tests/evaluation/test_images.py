@@ -9,7 +9,7 @@ import pytest
 from evaluation import measured
 
 from jaxsplit.errors import ConfigError, DataError
-from jaxsplit.evaluation.images import PerImage
+from jaxsplit.evaluation.per_image import PerImage
 
 FIELDS = ("rate_ids", "bytes", "predicted", "labels", "uncut")
 

@@ -7,7 +7,7 @@ from jaxsplit import networks
 from jaxsplit.cost import Link, make_plan
 from jaxsplit.cost.link import option
 from jaxsplit.cost.over_link import compare
-from jaxsplit.evaluation import plan_plot, plan_table
+from jaxsplit.reports import plan_plot, plan_table
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from PIL import Image
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.plot import plot_curve
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
+from jaxsplit.reports.plot import plot_curve
 
 
 def _curve(names=("r0", "r1", "r2"), scale=1.0):
@@ -157,7 +157,7 @@ import sys
 from jaxsplit.evaluation import image_codecs, report
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.points import RatePoint
-from jaxsplit.evaluation.plot import plot_curve
+from jaxsplit.reports.plot import plot_curve
 heavy = {{"jax", "flax", "matplotlib", "scipy"}} & set(sys.modules)
 assert not heavy, heavy
 plot_curve({str(tmp_path / "curve.png")!r}, Curve(0.9, 1, (RatePoint("r", 1, 9, 9, 1, 0.8, 1),)))

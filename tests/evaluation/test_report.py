@@ -6,7 +6,7 @@ import pytest
 
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
-from jaxsplit.evaluation.report import WIDTH, render, render_details
+from jaxsplit.reports.table import WIDTH, render, render_details
 
 
 def _point(rate_id="r0", top1=0.875, **changes):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxsplit import data
-from jaxsplit.evaluation import accuracy
+from jaxsplit.evaluation import evaluate
 from jaxsplit.train.curve import freeze
 from jaxsplit.train.groups import init_groups, make_groups, with_best_offsets
 from jaxsplit.train.start import make_optimizer
@@ -44,7 +44,7 @@ def test_an_evaluation_agrees_with_real_bytes(problem, tiny_config, tiny_backbon
             yield {"image": images[part], "label": labels[part]}
 
     said = make_evaluate(groups, tiny_backbone, batches)(state)
-    curve = accuracy.evaluate(freeze(config, tiny_backbone, groups, state), tiny_backbone, source)
+    curve = evaluate.evaluate(freeze(config, tiny_backbone, groups, state), tiny_backbone, source)
     bits = [point.estimated_bits_per_image for point in curve.points]
     assert len({round(value) for value in bits}) == 3
     np.testing.assert_allclose(said["bits"], bits, rtol=1e-3)

@@ -11,7 +11,7 @@ import pytest
 from jaxsplit import data, ops, train_curve
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation import accuracy
+from jaxsplit.evaluation import evaluate
 from jaxsplit.split import make_split
 from jaxsplit.train import features, losses, parallel, start
 from jaxsplit.train.examples import WithImages
@@ -92,7 +92,7 @@ def test_a_rate_runs_on_its_own_network_through_bytes(trained, tiny_test_source,
     images, _ = data.load_arrays(tiny_test_source, tiny_backbone.preprocessing)
     frames = Sender(family, network, 50).encode(images, "a")
     logits = Receiver(family, network, 50).decode(frames)
-    point = accuracy.evaluate(family, network, tiny_test_source).points[0]
+    point = evaluate.evaluate(family, network, tiny_test_source).points[0]
     assert point.bytes_per_image == np.mean([len(frame) for frame in frames])
     assert point.top1 == np.mean(logits.argmax(-1) == tiny_test_source.labels)
     for stranger in (other, tiny_backbone):

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.html_chart import chart
 from jaxsplit.evaluation.image_codecs import TITLES
 from jaxsplit.evaluation.points import Interval, RatePoint
 from jaxsplit.io.versions import versions
+from jaxsplit.reports.html_chart import chart
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1d232a; --back: #ffffff; --faint: #d9dee3;

@@ -16,7 +16,7 @@ import numpy as np
 from jaxsplit import data
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.images import PerImage
+from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import RateFamily
 from jaxsplit.io.versions import versions

@@ -9,7 +9,7 @@ from rich.text import Text
 from jaxsplit.cost import SYMBOLS, CutPlan, Plan, UnitPlan
 from jaxsplit.cost.link import Option
 from jaxsplit.cost.over_link import Comparison
-from jaxsplit.evaluation.report import amount, as_text, empty_table
+from jaxsplit.reports.table import amount, as_text, empty_table
 
 _CUTS_NOTE = (
     "In brackets percent of the uncut network's {macs} MACs and {params} parameters. Bytes: of the "

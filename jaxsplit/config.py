@@ -18,8 +18,8 @@ from typing import Any
 import ml_collections
 
 from jaxsplit.data import Augmentation, Preprocessing
-from jaxsplit.design import DesignConfig
 from jaxsplit.errors import ConfigError, did_you_mean
+from jaxsplit.search import DesignConfig
 from jaxsplit.train.backbone import BackboneConfig
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.losses import Distortion

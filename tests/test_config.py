@@ -8,8 +8,8 @@ import pytest
 
 from jaxsplit.config import find, known_keys, load, to_dataclass
 from jaxsplit.cost import split_cost
-from jaxsplit.design import DesignConfig
 from jaxsplit.errors import ConfigError
+from jaxsplit.search import DesignConfig
 from jaxsplit.split import make_split
 from jaxsplit.train.backbone import BackboneConfig
 from jaxsplit.train.curve import CurveConfig

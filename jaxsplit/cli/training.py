@@ -69,7 +69,7 @@ def add_train(commands: Commands) -> None:
 def train(options: argparse.Namespace) -> None:
     """Trains a backbone or a curve from a configuration."""
     from jaxsplit import config, experiment
-    from jaxsplit.design import DesignConfig
+    from jaxsplit.search import DesignConfig
     from jaxsplit.train import distributed, parallel
     from jaxsplit.train.backbone import BackboneConfig
 

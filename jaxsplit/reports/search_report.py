@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.text import Text
 
-from jaxsplit.design import Design
-from jaxsplit.design.front import Result
 from jaxsplit.io.files import write_whole
 from jaxsplit.reports.table import amount, as_text, empty_table
+from jaxsplit.search import Design
+from jaxsplit.search.pareto import Result
 
 _INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
 _GREY = "#444444"

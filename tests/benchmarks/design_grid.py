@@ -65,9 +65,9 @@ def run(command, config, workdir, overrides):
 def write_grid(path, design, cuts):
     """The configuration of the grid, by the search's own writer: each cut has all units."""
     from jaxsplit.cost import make_plan
-    from jaxsplit.design.candidates import candidates
-    from jaxsplit.design.export import write_config
-    from jaxsplit.design.front import Result
+    from jaxsplit.search.candidates import candidates
+    from jaxsplit.search.export import write_config
+    from jaxsplit.search.pareto import Result
     from jaxsplit.weights.load import load_backbone
 
     backbone = load_backbone(design.backbone)

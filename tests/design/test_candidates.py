@@ -7,10 +7,10 @@ import pytest
 
 from jaxsplit import config, networks
 from jaxsplit.cost import make_plan
-from jaxsplit.design import DesignConfig, candidates
-from jaxsplit.design.export import write_config
-from jaxsplit.design.front import Result
 from jaxsplit.errors import ConfigError
+from jaxsplit.search import DesignConfig, candidates
+from jaxsplit.search.export import write_config
+from jaxsplit.search.pareto import Result
 
 
 @pytest.fixture(scope="module")

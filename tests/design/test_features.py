@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from jaxsplit import data, networks
-from jaxsplit.design import features
 from jaxsplit.errors import ConfigError
+from jaxsplit.search import features
 
 CUTS = ("stage2.block1", "stage3.block1")
 

@@ -5,15 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxsplit.design.candidates import Candidate
-from jaxsplit.design.front import (
-    Result,
-    choose,
-    choose_by_cut,
-    dominance,
-    front,
-    front_ranks,
-)
+from jaxsplit.search.candidates import Candidate
+from jaxsplit.search.pareto import Result, choose, choose_by_cut, dominance, front, front_ranks
 from jaxsplit.units.bottleneck import BottleneckSpec
 
 SPEC = BottleneckSpec(4)

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from jaxsplit import networks
-from jaxsplit.design import Design
-from jaxsplit.design import journal as journal_module
-from jaxsplit.design.candidates import Candidate, DesignConfig
-from jaxsplit.design.front import Result
-from jaxsplit.design.journal import Journal
-from jaxsplit.design.keeper import Keeper
-from jaxsplit.design.search import climb, search
-from jaxsplit.design.trainer import Trial
 from jaxsplit.errors import CheckpointError, ConfigError
 from jaxsplit.io.log import tell_nobody
+from jaxsplit.search import Design
+from jaxsplit.search import journal as journal_module
+from jaxsplit.search.candidates import Candidate, DesignConfig
+from jaxsplit.search.halving import climb, search
+from jaxsplit.search.journal import Journal
+from jaxsplit.search.keeper import Keeper
+from jaxsplit.search.pareto import Result
+from jaxsplit.search.trainer import Trial
 from jaxsplit.train.state import TrainState
 from jaxsplit.units.bottleneck import BottleneckSpec
 

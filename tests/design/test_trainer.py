@@ -9,9 +9,9 @@ import pytest
 
 from jaxsplit import networks
 from jaxsplit.cost import make_plan
-from jaxsplit.design.candidates import DesignConfig, candidates
-from jaxsplit.design.features import CutFeatures
-from jaxsplit.design.trainer import Trainer
+from jaxsplit.search.candidates import DesignConfig, candidates
+from jaxsplit.search.features import CutFeatures
+from jaxsplit.search.trainer import Trainer
 from jaxsplit.train import parallel
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, make_step, rate_constants

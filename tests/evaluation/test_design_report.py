@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit.design import Candidate, Design
-from jaxsplit.design.front import Result, choose, front
 from jaxsplit.reports.search_report import plot_design, render
+from jaxsplit.search import Candidate, Design
+from jaxsplit.search.pareto import Result, choose, front
 from jaxsplit.units.bottleneck import BottleneckSpec
 
 

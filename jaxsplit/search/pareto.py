@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsplit.design.candidates import Candidate
+from jaxsplit.search.candidates import Candidate
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,15 +10,15 @@ from typing import Any
 
 from jaxsplit import data, networks
 from jaxsplit.cost import make_plan
-from jaxsplit.design import features
-from jaxsplit.design.candidates import Candidate, DesignConfig, candidates
-from jaxsplit.design.front import Result, choose_by_cut, front
-from jaxsplit.design.journal import Journal
-from jaxsplit.design.keeper import Keeper
-from jaxsplit.design.trainer import Trainer, Trial
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
 from jaxsplit.io.log import Tell, tell_nobody
+from jaxsplit.search import features
+from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
+from jaxsplit.search.journal import Journal
+from jaxsplit.search.keeper import Keeper
+from jaxsplit.search.pareto import Result, choose_by_cut, front
+from jaxsplit.search.trainer import Trainer, Trial
 from jaxsplit.train import parallel
 
 Heard = Callable[[Sequence[Trial]], Iterable[Trial]]

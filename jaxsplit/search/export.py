@@ -7,9 +7,9 @@ import pprint
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxsplit.design.candidates import DesignConfig
-from jaxsplit.design.front import Result
 from jaxsplit.io.files import write_whole
+from jaxsplit.search.candidates import DesignConfig
+from jaxsplit.search.pareto import Result
 from jaxsplit.train.config import CurveConfig
 
 # Of a search's values, those that a training has too.

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import networks
-from jaxsplit.design.candidates import Candidate, DesignConfig
-from jaxsplit.design.features import CutFeatures
 from jaxsplit.networks.inference import batch_size
+from jaxsplit.search.candidates import Candidate, DesignConfig
+from jaxsplit.search.features import CutFeatures
 from jaxsplit.split import Split, make_split
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.groups import Group, with_best_offsets

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsplit.design.candidates import Candidate
-from jaxsplit.design.journal import Journal
-from jaxsplit.design.trainer import Trainer, Trial
 from jaxsplit.errors import CheckpointError
 from jaxsplit.io.files import read_file, write_whole
+from jaxsplit.search.candidates import Candidate
+from jaxsplit.search.journal import Journal
+from jaxsplit.search.trainer import Trainer, Trial
 
 
 class Keeper:

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import bitstream, config, data, networks
-from jaxsplit.cli import main
+from jaxsplit import bitstream, data, networks
+from jaxsplit.cli import config, main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import split_cost
 from jaxsplit.errors import ConfigError

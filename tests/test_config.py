@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxsplit.config import find, known_keys, load, to_dataclass
+from jaxsplit.cli.config import find, known_keys, load, to_dataclass
 from jaxsplit.cost import split_cost
 from jaxsplit.errors import ConfigError
 from jaxsplit.search import DesignConfig
@@ -230,7 +230,7 @@ def test_an_installed_package_has_only_its_own_configurations(monkeypatch, tmp_p
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "configs" / "foreign.py").write_text("")
     (tmp_path / "jaxsplit" / "configs" / "own.py").write_text("")
-    monkeypatch.setattr("jaxsplit.config._PACKAGE", tmp_path / "jaxsplit")
+    monkeypatch.setattr("jaxsplit.cli.config._PACKAGE", tmp_path / "jaxsplit")
     assert find("own") == tmp_path / "jaxsplit" / "configs" / "own.py"
     with pytest.raises(ConfigError, match=r"'foreign'; there are own$"):
         find("foreign")

@@ -24,6 +24,7 @@ from PIL import Image
 
 from jaxsplit import data, networks
 from jaxsplit.cli import main
+from jaxsplit.cli.planning import abstract_backbone
 from jaxsplit.cli.program import make_parser
 from jaxsplit.cost import make_plan
 from jaxsplit.evaluation import bd_rate, image_codecs
@@ -32,7 +33,6 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.family.spic import TASKS
-from jaxsplit.planning import abstract_backbone
 from jaxsplit.weights import imagenet
 
 ROOT = Path(__file__).parent.parent

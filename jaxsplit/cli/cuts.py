@@ -71,7 +71,7 @@ def add_plan(commands: Commands) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """What every cut of a network and every unit there costs."""
-    from jaxsplit import planning
+    from jaxsplit.cli import planning
     from jaxsplit.cost import over_link
     from jaxsplit.reports import plan_plot, plan_table
 
@@ -109,7 +109,7 @@ def add_design(commands: Commands) -> None:
 
 def design(options: argparse.Namespace) -> None:
     """A search for cuts and units within a time."""
-    from jaxsplit import config
+    from jaxsplit.cli import config
     from jaxsplit.reports import search_report
     from jaxsplit.search import DesignConfig, halving
     from jaxsplit.search.export import write_config

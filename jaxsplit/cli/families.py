@@ -79,7 +79,7 @@ def add_info(commands: Commands) -> None:
 
 def info(options: argparse.Namespace) -> None:
     """Describes a family, a .jspl file or weights."""
-    from jaxsplit.describe import describe, document
+    from jaxsplit.cli.describe import describe, document
 
     if options.json:
         show(options, "", document(options.path))

@@ -51,7 +51,8 @@ def add_evaluate(commands: Commands) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Measures a family through real bytes."""
-    from jaxsplit import data, experiment
+    from jaxsplit import data
+    from jaxsplit.cli import experiment
     from jaxsplit.evaluation import image_codecs
     from jaxsplit.reports import table
 

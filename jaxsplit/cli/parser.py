@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 
 def _config_key(words: Sequence[str], name: str) -> str | None:
     """The key of this name, with either dash, in the configuration that the words name."""
-    from jaxsplit import config
+    from jaxsplit.cli import config
 
     given, _ = _config_parser().parse_known_args(list(words))
     name = name.replace("-", "_")

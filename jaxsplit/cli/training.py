@@ -35,7 +35,7 @@ def add_quickstart(commands: Commands) -> None:
 
 def quickstart(options: argparse.Namespace) -> None:
     """Trains and shows the curve of the embedded default."""
-    from jaxsplit import config
+    from jaxsplit.cli import config
 
     variant = "smoke" if options.smoke else "quickstart"
     loaded = config.load(f"fashion_mnist:{variant}", {"seed": str(options.seed)})
@@ -68,7 +68,7 @@ def add_train(commands: Commands) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Trains a backbone or a curve from a configuration."""
-    from jaxsplit import config, experiment
+    from jaxsplit.cli import config, experiment
     from jaxsplit.search import DesignConfig
     from jaxsplit.train import distributed, parallel
     from jaxsplit.train.backbone import BackboneConfig
@@ -106,7 +106,7 @@ def _repeated(options: argparse.Namespace) -> str:
 def _run_curve(
     config: Any, options: argparse.Namespace, out: Path, command: str, *, resume: bool
 ) -> None:
-    from jaxsplit import experiment
+    from jaxsplit.cli import experiment
     from jaxsplit.train import parallel
 
     parallel.use_cpu_cores(config.batch_size)

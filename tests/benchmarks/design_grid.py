@@ -189,7 +189,7 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    from jaxsplit import config
+    from jaxsplit.cli import config
 
     overrides = [*([f"data={options.data}"] if options.data else []), *options.set]
     document = search(options, overrides)

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from jaxsplit import config, networks
+from jaxsplit import networks
+from jaxsplit.cli import config
 from jaxsplit.cost import make_plan
 from jaxsplit.errors import ConfigError
 from jaxsplit.search import DesignConfig, candidates

@@ -28,7 +28,7 @@ from jaxsplit.units.bottleneck import BottleneckSpec
 
 Config = BackboneConfig | CurveConfig | DesignConfig
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 _MAPPINGS = (ml_collections.ConfigDict, dict)  # inside a tuple a dict stays one
 
 

@@ -111,7 +111,7 @@ def design(options: argparse.Namespace) -> None:
     """A search for cuts and units within a time."""
     from jaxsplit.cli import config
     from jaxsplit.reports import search_report
-    from jaxsplit.search import DesignConfig, halving
+    from jaxsplit.search import DesignConfig, search
     from jaxsplit.search.export import write_config
     from jaxsplit.search.pareto import choose
     from jaxsplit.weights.load import load_backbone
@@ -125,7 +125,7 @@ def design(options: argparse.Namespace) -> None:
     with progress_bar(options) as progress:
         backbone = load_backbone(loaded.backbone)
         try:
-            found = halving(loaded, backbone, options.workdir, progress.tell)
+            found = search(loaded, backbone, options.workdir, progress.tell)
         except KeyboardInterrupt as stopped:
             raise Interrupted(
                 "interrupted: the same command goes on from the last steps that are kept",

@@ -145,7 +145,7 @@ def measure(
 
     Args:
       family, backbone, source: as of `evaluate.evaluate`.
-      directory: gets `curve.json`, `curve.png`, `table.html` and `images.npz`, what each image
+      directory: gets `curve.json`, `curve.png`, `report.html` and `images.npz`, what each image
         cost and was taken for; None writes nothing.
       tell: told what goes on.
       rate_ids: the rates to measure; None for all.
@@ -207,7 +207,7 @@ def measure(
 def run_backbone(
     config: BackboneConfig, directory: Path, command: str, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Trains a backbone and writes `weights.safetensors` and `table.json` into `directory`.
+    """Trains a backbone and writes `weights.safetensors` and `report.json` into `directory`.
 
     Of several processes only the first one writes.
 

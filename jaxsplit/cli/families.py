@@ -57,18 +57,18 @@ def pack(options: argparse.Namespace) -> None:
         told += ["--data SOURCE"] if "evaluation" in missing else []
         raise ConfigError(f"the card lacks {', '.join(missing)}: give {' '.join(told)}")
     check_writable(options.output)
-    table = ""
+    rows = ""
     if options.data is not None:
         source = data.open_source(options.data, split=options.split, limit=options.limit)
         with progress_bar(options) as progress:
             curve, seen = evaluate.evaluate_images(family, backbone, source, progress.tell)
-        table = table.render(curve)
+        rows = table.render(curve)
         family = card.with_measured(family, curve, seen, source)
     family.save(options.output, packed=True)
     size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())
     summary = f"{len(family.rates)} rates, {size / 1000:.1f} kB: {options.output}"
     names = [rate.rate_id for rate in family.rates]
-    show(options, table, {"family": str(options.output), "rates": names, "bytes": size}, summary)
+    show(options, rows, {"family": str(options.output), "rates": names, "bytes": size}, summary)
 
 
 def add_info(commands: Commands) -> None:

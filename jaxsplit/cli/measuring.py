@@ -67,7 +67,7 @@ def evaluate(options: argparse.Namespace) -> None:
         family[rate]  # refuses an unknown rate before images are read
     source = data.open_source(options.data, split=options.split, limit=options.limit)
     with progress_bar(options) as progress:
-        curve, _, table = experiment.measure(
+        curve, _, rows = experiment.measure(
             family,
             backbone,
             source,
@@ -79,7 +79,7 @@ def evaluate(options: argparse.Namespace) -> None:
         )
     names = "curve.json, curve.png, images.npz, report.html"
     summary = "" if options.out is None else f"wrote {names} to {options.out}"
-    show(options, f"{table}\n{table.render_details(curve)}", json.loads(curve.to_json()), summary)
+    show(options, f"{rows}\n{table.render_details(curve)}", json.loads(curve.to_json()), summary)
 
 
 def add_compare(commands: Commands) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import re
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 from flax import traverse_util
@@ -28,8 +28,9 @@ class FamilyRate:
       variables: {"params": {"encoder", "decoder", "prior"}, "batch_stats"} as trained; an imported
         unit may come without a prior.
       tables: what its symbols are coded with.
-      measured: figures of an evaluation, as of `jaxsplit.evaluation.card.with_measured`: bytes_per_image in
-        bytes; top1, uncompressed_top1 and agreement as shares, 0 … 1, and their 95 % intervals.
+      measured: figures of an evaluation, see `jaxsplit.evaluation.card.with_measured`:
+        bytes_per_image in bytes; top1, uncompressed_top1 and agreement as shares, 0 … 1, and their
+        95 % intervals.
 
     Raises:
       ConfigError: its name has other characters.
@@ -85,6 +86,27 @@ class FamilyRate:
     def coder(self) -> EntropyCoder:
         """The tables' coder, built once: it reads every interval back."""
         return EntropyCoder(self.tables)
+
+
+class Rates(Protocol):
+    """The rates of one cut, as sender and receiver take them: a `jaxsplit.RateFamily`."""
+
+    @property
+    def cut(self) -> str:
+        """Endpoint of the backbone."""
+
+    @property
+    def rates(self) -> tuple[FamilyRate, ...]:
+        """At least one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all that sender and receiver must share."""
+
+    def __getitem__(self, rate_id: str) -> FamilyRate: ...
+
+    def bind(self, backbone: networks.Backbone) -> Self:
+        """The same rates for exactly these weights; a FamilyError where they are others."""
 
 
 def _smallest(array: np.ndarray) -> np.ndarray:

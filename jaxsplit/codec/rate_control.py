@@ -7,8 +7,8 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from jaxsplit.codec.rate import FamilyRate, Rates
 from jaxsplit.errors import ConfigError, FamilyError
-from jaxsplit.family import FamilyRate, RateFamily
 
 # A share of counts that is the quality itself may come out a little below it.
 _ROUNDING = 1e-9
@@ -39,7 +39,7 @@ def check_request(rate: str | None, max_bytes: int | None, quality: float | None
 
 
 def rates_for(
-    family: RateFamily,
+    family: Rates,
     rate: str | None = None,
     max_bytes: int | None = None,
     quality: float | None = None,
@@ -75,7 +75,7 @@ def retained(rate: FamilyRate) -> float:
     return value
 
 
-def best_first(family: RateFamily) -> list[str]:
+def best_first(family: Rates) -> list[str]:
     """Names of the rates, the best measured quality first, and of equal ones the smaller bytes.
 
     Raises:
@@ -88,7 +88,7 @@ def best_first(family: RateFamily) -> list[str]:
     return [rate.rate_id for rate in sorted(family.rates, key=order)]
 
 
-def cheapest(family: RateFamily, quality: float) -> str:
+def cheapest(family: Rates, quality: float) -> str:
     """Name of the rate of fewest measured bytes an image that retains at least `quality`.
 
     Args:

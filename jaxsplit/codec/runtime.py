@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import bitstream, networks
+from jaxsplit.codec.rate import FamilyRate, Rates
 from jaxsplit.errors import FamilyError
-from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.split import Split, make_split
 from jaxsplit.units.bottleneck import fold_batch_norm, unit_shapes
 
@@ -53,9 +53,7 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
 class End:
     """What sender and receiver share: a family bound to a backbone, with one frame header."""
 
-    def __init__(
-        self, family: RateFamily, backbone: networks.Backbone, batch_size: int = 1
-    ) -> None:
+    def __init__(self, family: Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
         self.family = family.bind(backbone)
         self.backbone = backbone
         self.batch_size = batch_size

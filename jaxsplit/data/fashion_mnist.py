@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsplit.data.sources import EMBEDDED, spread
+from jaxsplit.data.sources import EMBEDDED
+from jaxsplit.data.splits import spread
 from jaxsplit.data.writer import write_prepared
 from jaxsplit.errors import DataError
 

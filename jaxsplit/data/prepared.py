@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxsplit.data.images import decode_image
-from jaxsplit.data.sources import choose_split
+from jaxsplit.data.splits import choose_split
 from jaxsplit.errors import DataError
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxsplit.errors import ConfigError, DataError
-from jaxsplit.evaluation import bd_rate, per_image
+from jaxsplit.evaluation import bd_rate as bd
+from jaxsplit.evaluation import per_image
 from jaxsplit.evaluation.bootstrap import EVERYTHING, Interval, bd_rate_interval
 from jaxsplit.evaluation.curve import Curve
 
@@ -20,11 +21,11 @@ class Measured:
 
     name: str
     curve: Curve
-    per_image: per_image.PerImage | None
+    images: per_image.PerImage | None
 
     @classmethod
     def open(cls, path: str | Path) -> "Measured":
-        """Reads a `curve.json`, or the one in a folder, and the `per_image.npz` beside it.
+        """Reads a `curve.json`, or the one in a folder, and the `images.npz` beside it.
 
         Raises:
           DataError: one of them is missing or damaged, or they are of different evaluations.
@@ -74,7 +75,7 @@ class Comparison:
     method: str
     bd_rate_percent: float
     bd_accuracy_points: float | None
-    overlap: bd_rate.Overlap
+    overlap: bd.Overlap
     common_bytes: tuple[float, float] | None
     interval: Interval | None
     no_interval: str
@@ -145,11 +146,11 @@ def compare(
     Args:
       reference, test: the curves.
       quality: "top1" or "agreement" with the uncut network.
-      method: the interpolant, of `bd_rate.METHODS`.
+      method: the interpolant, of `bd.METHODS`.
       drops: compare from so much below the uncut network to so much, such as (0.06, 0.005).
 
     Raises:
-      ConfigError: as for `bd_rate.bd_rate`; drops that don't fall, or from uncut networks that differ;
+      ConfigError: as for `bd.bd_rate`; drops that don't fall, or from uncut networks that differ;
         the curves are of different data.
       DataError: agreement is asked for and a curve has no single images.
     """
@@ -166,9 +167,9 @@ def compare(
             _check_same_uncut(reference, test)
     curves = reference.rate_quality(quality), test.rate_quality(quality)
     limits = uncut - drops[0], uncut - drops[1]
-    bd_rate = bd_rate.bd_rate(*curves, method=method, limits=limits)
-    low, high = bd_rate.common_rates(*curves)
-    bd_accuracy = bd_rate.bd_accuracy(*curves, method=method) if low < high else None
+    bd_rate = bd.bd_rate(*curves, method=method, limits=limits)
+    low, high = bd.common_rates(*curves)
+    bd_accuracy = bd.bd_accuracy(*curves, method=method) if low < high else None
     interval, reason = None, ""
     if lacking := [side.name for side in (reference, test) if side.images is None]:
         reason = f"no {per_image.FILE} in {' and '.join(lacking)}"
@@ -186,7 +187,7 @@ def compare(
         method=method,
         bd_rate_percent=bd_rate,
         bd_accuracy_points=bd_accuracy,
-        overlap=bd_rate.overlap(*curves, limits=limits),
+        overlap=bd.overlap(*curves, limits=limits),
         common_bytes=None if bd_accuracy is None else (low, high),
         interval=interval,
         no_interval=reason,

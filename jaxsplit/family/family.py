@@ -14,11 +14,13 @@ import jax
 import numpy as np
 
 from jaxsplit import networks
+from jaxsplit.codec import Receiver, Sender
 from jaxsplit.codec.rate import FamilyRate
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family import files
 from jaxsplit.split import Split, make_split
+from jaxsplit.weights.load import load_backbone
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,8 +34,8 @@ class RateFamily:
       preprocessing: of the images.
       cut: endpoint of the backbone.
       rates: at least one.
-      card: where the family comes from and how it was measured, as of `jaxsplit.evaluation.card`; no part of
-        its fingerprint.
+      card: where the family comes from and how it was measured, see `jaxsplit.evaluation.card`; no
+        part of its fingerprint.
 
     Raises:
       ConfigError: there is no rate, or two have one name.
@@ -136,6 +138,61 @@ class RateFamily:
           FamilyError: there is no such rate.
         """
         return make_split(backbone, self.cut, self[rate_id].spec)
+
+    def backbone_of(
+        self, name: str | None = None, file: str | os.PathLike[str] | None = None
+    ) -> networks.Backbone:
+        """The frozen network, given images as this family was trained with.
+
+        Args:
+          name: weights as of `load_backbone`; None: those that the family names.
+          file: of weights for the family's network, in place of a name.
+
+        Returns:
+          The backbone; the images are prepared as the family says, not as its weights do.
+
+        Raises:
+          FamilyError: neither is given, and the family names no weights.
+          WeightsError: there are no such weights, or they don't fit.
+        """
+        if file is not None:
+            backbone = load_backbone(self.backbone, file)
+        elif found := name or self.weights:
+            backbone = load_backbone(found)
+        else:
+            raise FamilyError(
+                f"the family names no weights for {self.backbone}: give a backbone, or --weights "
+                "FILE on the command line"
+            )
+        # Weights of another package don't say how images were given to this family.
+        return dataclasses.replace(backbone, preprocessing=self.preprocessing)
+
+    def codec(
+        self, backbone: networks.Backbone | None = None, *, batch_size: int = 1
+    ) -> tuple[Sender, Receiver]:
+        """Both ends: images to frames on the device, frames to logits on the server.
+
+        Args:
+          backbone: what the family was trained on; None: what it names is loaded.
+          batch_size: images that run at once, as of `Sender`.
+
+        Returns:
+          The sender and the receiver.
+
+        Raises:
+          FamilyError: the family belongs to another backbone, or names none.
+          WeightsError: its backbone's weights are not here.
+
+        >>> import numpy as np
+        >>> from jaxsplit.family.pretrained import load_pretrained
+        >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
+        >>> sender, receiver = family.codec()
+        >>> frames = sender(np.zeros((1, 28, 28, 1), np.uint8), rate="r3")
+        >>> receiver(frames).shape
+        (1, 10)
+        """
+        backbone = self.backbone_of() if backbone is None else backbone
+        return Sender(self, backbone, batch_size), Receiver(self, backbone, batch_size)
 
     def half(self) -> Self:
         """The family with parameters that float16 can say, which a packed folder stores as that.

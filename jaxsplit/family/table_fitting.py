@@ -59,7 +59,7 @@ def fit_tables(
             if not start:
                 symbols[rate.rate_id] = np.empty((len(images), *found.shape[1:]), np.int32)
             symbols[rate.rate_id][start : start + size] = found
-    return with_tables_of(sender.family, symbols, tables=tables)
+    return with_tables_of(family.bind(backbone), symbols, tables=tables)
 
 
 def with_tables_of(

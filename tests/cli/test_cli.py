@@ -912,7 +912,7 @@ def test_an_interrupted_search_says_how_it_goes_on(monkeypatch, tmp_path):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxsplit.search.halving", interrupted)
+    monkeypatch.setattr("jaxsplit.search.search", interrupted)
     done = run("design", "--config", "resnet20_design:smoke", "--workdir", tmp_path / "w", "-q")
     assert (done.code, done.out) == (130, "")
     assert "interrupted: the same command goes on" in done.err

@@ -57,7 +57,7 @@ def own_part(path):
 def upward(name, source):
     """The parts that a source of the part `name` imports though they aren't below it."""
     parts = {part(module) for module in imports(source)} - {None, name}
-    return {other for other in parts if HEIGHT.get(other, 1) >= HEIGHT[name]}
+    return {other for other in parts if HEIGHT.get(other, len(ORDER)) >= HEIGHT[name]}
 
 
 def uses(source, *names):

@@ -149,7 +149,7 @@ def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Sou
         )
     ]
     for source in sources:
-        backbone.check_classes(source)
+        backbone.task.check_source(source)
     if len(sources[0]) < config.batch_size:
         raise ConfigError(
             f"{len(sources[0])} training images don't fill a batch of {config.batch_size}"

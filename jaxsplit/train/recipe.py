@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import RateFamily
+from jaxsplit.io.log import Tell
 from jaxsplit.networks import Backbone
 from jaxsplit.train import loop
 from jaxsplit.train.config import CurveConfig
@@ -53,7 +54,7 @@ def train_family(
     phases: Sequence[Phase] | None = None,
     workdir: str | Path | None = None,
     progress: loop.Progress | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
     **options: Any,
 ) -> RateFamily:
     """Trains all rates of one cut in one run.

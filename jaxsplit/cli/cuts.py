@@ -72,7 +72,7 @@ def add_plan(commands: Commands) -> None:
 def plan(options: argparse.Namespace) -> None:
     """What every cut of a network and every unit there costs."""
     from jaxsplit.cli import planning
-    from jaxsplit.cost import over_link
+    from jaxsplit.cost.link import plan_to_dict
     from jaxsplit.reports import plan_plot, plan_table
 
     found, timed, symbols = planning.run(options)
@@ -86,7 +86,7 @@ def plan(options: argparse.Namespace) -> None:
     if shown is not None:
         text += "\n" + plan_table.render_units(shown, timed)
     summary = "" if options.plot is None else f"wrote {options.plot}"
-    show(options, text, over_link.to_dict(found, timed, symbols), summary)
+    show(options, text, plan_to_dict(found, timed, symbols), summary)
 
 
 def add_design(commands: Commands) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxsplit.cost import SYMBOLS, Plan
-from jaxsplit.cost.over_link import Comparison
+from jaxsplit.cost.link import Comparison
 from jaxsplit.io.files import write_whole
 
 if TYPE_CHECKING:

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 from rich.text import Text
 
 from jaxsplit.cost import SYMBOLS, CutPlan, Plan, UnitPlan
-from jaxsplit.cost.link import Option
-from jaxsplit.cost.over_link import Comparison
+from jaxsplit.cost.link import Comparison, Option
 from jaxsplit.reports.table import amount, as_text, empty_table
 
 _CUTS_NOTE = (
-    "In brackets percent of the uncut network's {macs} MACs and {params} parameters. Bytes: of the "
-    "features in float32. Field: pixels that one feature can depend on. Memory: most bytes of "
-    "float32 activations at one time on the device; its weights, 4 bytes a parameter, come on top."
+    "In brackets percent of the unsplit network's {macs} MACs and {params} parameters. Bytes: "
+    "features in float32. Memory: peak bytes of float32 activations on the device, without its "
+    "weights of 4 bytes a parameter."
 )
 _UNITS_NOTE = (
     "Unit: channels of the latent, and stride; of the grid the one whose latent is nearest to {} "
@@ -66,7 +65,7 @@ def render_units(cut: CutPlan, comparison: Comparison | None = None) -> str:
 
 def _cuts(plan: Plan) -> str:
     columns = ["features", "bytes", "device MACs\n(%)", "server MACs\n(%)"]
-    columns += ["device\nparams (%)", "server\nparams", "field", "memory"]
+    columns += ["device\nparams (%)", "server\nparams", "memory"]
     note = _CUTS_NOTE.format(macs=amount(plan.macs), params=amount(plan.params))
     title = f"Cuts of {plan.name}, images of {_shape(plan.input_shape)}"
     table = empty_table(title, columns, note, first="cut")
@@ -80,7 +79,6 @@ def _cuts(plan: Plan) -> str:
             _with_share(cut.server_macs, 1 - macs),
             _with_share(cut.device_params, params),
             amount(cut.server_params),
-            "x".join(map(str, dict.fromkeys(cut.receptive_field))),
             amount(cut.device_peak_bytes),
         )
     return as_text(table)

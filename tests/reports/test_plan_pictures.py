@@ -5,8 +5,7 @@ from PIL import Image
 
 from jaxsplit import networks
 from jaxsplit.cost import Link, make_plan
-from jaxsplit.cost.link import option
-from jaxsplit.cost.over_link import compare
+from jaxsplit.cost.link import compare, option
 from jaxsplit.reports import plan_plot, plan_table
 
 

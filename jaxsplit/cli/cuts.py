@@ -125,7 +125,7 @@ def design(options: argparse.Namespace) -> None:
     with progress_bar(options) as progress:
         backbone = load_backbone(loaded.backbone)
         try:
-            found = search(loaded, backbone, options.workdir, progress.tell)
+            found = search(loaded, backbone, options.workdir, progress.log)
         except KeyboardInterrupt as stopped:
             raise Interrupted(
                 "interrupted: the same command goes on from the last steps that are kept",

@@ -109,17 +109,17 @@ def render(
     >>> points = [RatePoint("r0", 0.01, 52.0, 401.0, 0.531, 0.875, 2000, 402.5)]
     >>> jpeg = [CodecPoint("jpeg", 9, 251.5, 170.25, 0.88, 0.9)]
     >>> print(render(Curve(0.925, 2000, points), {"jpeg": jpeg}))
-                          Rates against the uncut network, 2000 images
-    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
-    |       |        | bytes / | estim. | table | bits / | top-1 | drop in |    JPEG bytes |
-    | rate  | lambda |   image |   bits |  bits |  pixel |     % |  points |      (header) |
-    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
-    | r0    |   0.01 |    52.0 |  401.0 | 402.5 |  0.531 | 87.50 |    5.00 | 251.5 (170.2) |
-    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
-    | uncut |        |         |        |       |        | 92.50 |    0.00 |           n/a |
-    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
-    JPEG: the smallest mean file, over Pillow's qualities, with which the uncut network is
-    as accurate; in brackets its header, n/a where no quality tried is enough.
+                        Rates against the unsplit network, 2000 images
+    +---------+--------+---------+--------+-------+--------+-------+------+---------------+
+    |         |        | bytes / | estim. | table | bits / | top-1 | drop |    JPEG bytes |
+    | rate    | lambda |   image |   bits |  bits |  pixel |     % |   pp |      (header) |
+    +---------+--------+---------+--------+-------+--------+-------+------+---------------+
+    | r0      |   0.01 |    52.0 |  401.0 | 402.5 |  0.531 | 87.50 | 5.00 | 251.5 (170.2) |
+    +---------+--------+---------+--------+-------+--------+-------+------+---------------+
+    | unsplit |        |         |        |       |        | 92.50 | 0.00 |           n/a |
+    +---------+--------+---------+--------+-------+--------+-------+------+---------------+
+    JPEG: the smallest mean file, over Pillow's qualities, with which the unsplit network
+    is as accurate; in brackets its header; n/a if no tested quality is enough.
     """
     return as_text(table(curve, codecs, raw_bytes, measure))
 

@@ -1,4 +1,4 @@
-"""What one cut with one unit costs."""
+"""Costs of a split: multiply-accumulates and parameters of its four stages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.cost.macs import as_it_runs, count_macs, count_params
+from jaxsplit.cost.counting import as_it_runs, count_macs, count_params
 from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
 from jaxsplit.units.bottleneck import fold_batch_norm
@@ -19,10 +19,11 @@ class SplitCost:
     """Multiply-accumulates of the four stages for one image, and their parameters.
 
     Attributes:
-      head, encoder, decoder, tail: multiply-accumulates, as of `count_macs`, of network and unit
-        with their batch normalisation folded, as they run.
-      head_params, encoder_params, decoder_params, tail_params: parameters, as of `count_params`;
-        the network's as it is stored, the unit's folded. The coding tables are none.
+      head, encoder, decoder, tail: multiply-accumulates (see `count_macs`) of network and unit
+        with batch normalisation folded, as in inference.
+      head_params, encoder_params, decoder_params, tail_params: parameters (see `count_params`), of
+        the network as stored and of the unit with batch normalisation folded. Coding tables don't
+        count.
 
     >>> cost = SplitCost(
     ...     head=100_000, encoder=20_000, decoder=20_000, tail=9_900_000,
@@ -63,19 +64,19 @@ class SplitCost:
 
     @property
     def device_share(self) -> float:
-        """What the device spends, head and encoder, as a share of the uncut network."""
+        """Multiply-accumulates of the device, as a share of the unsplit network's."""
         return self.device_macs / (self.head + self.tail)
 
 
 def split_cost(split: Split, backbone: Backbone) -> SplitCost:
-    """Counts the stages of a cut, batch normalisation folded as it is when they run.
+    """Counts the four stages of a split, with batch normalisation folded; nothing is run.
 
     Args:
-      split: of any cut and unit.
-      backbone: what was cut; its preprocessing says how large an image is.
+      split: any cut and unit.
+      backbone: the split network; its preprocessing gives the image size.
 
     Returns:
-      The counts; nothing is run.
+      The counts for one image.
 
     >>> from jaxsplit.units.bottleneck import BottleneckSpec
     >>> from jaxsplit.weights.load import load_backbone
@@ -99,7 +100,7 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
             "head": (cut.head, variables, images),
             "encoder": (cut.encode, unit, features),
             "decoder": (cut.decode, unit, latent),
-            "tail": (cut.tail, variables, seen),  # larger where the unit doesn't crop
+            "tail": (cut.tail, variables, seen),  # larger than `features` if the unit doesn't crop
         }
 
     module, arrays = as_it_runs(backbone.module, backbone.variables)

@@ -1,4 +1,4 @@
-"""Multiply-accumulates and parameters, counted from the traced program."""
+"""Multiply-accumulates and parameters, counted in a traced program."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from jax.extend import core
 
 from jaxsplit.networks import fold_batch_norm
 
-# A nested program that is counted whole: its form also multiplies by zeros.
+# A nested program with a count of its own: its implementation also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"
 
 
 def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> int:
-    """Parameters that the result of `function(variables, *args)` depends on.
+    """Counts the parameters that the result of `function(variables, *args)` depends on.
 
-    The numbers in those leaves of variables["params"] that the traced program uses; the running
-    moments of batch normalisation are none.
+    A leaf of variables["params"] counts whole if the traced program uses it, else not at all.
+    Running moments of batch normalisation don't count.
 
     Args:
-      function: anything jax can trace.
+      function: any function that JAX can trace.
       variables: {"params", …}.
-      *args: arrays, or shapes as of `jax.eval_shape`.
+      *args: arrays, or shapes as in `jax.eval_shape`.
 
     Returns:
-      Their number; an array counts whole or not at all.
+      The number of parameters.
 
     >>> import jax.numpy as jnp
     >>> variables = {"params": {"kernel": jnp.zeros((3, 5)), "elsewhere": jnp.zeros(7)}}
@@ -38,7 +38,7 @@ def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> in
 
 
 def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dict[str, int]:
-    """Path → size of the parameters that `count_params` counts."""
+    """Maps the path of each parameter that `count_params` counts to its size."""
     program = jax.make_jaxpr(function)(variables, *args).jaxpr
     used = _used(program, [True] * len(program.outvars))
     paths_and_leaves = jax.tree_util.tree_leaves_with_path(variables)
@@ -49,8 +49,8 @@ def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dic
     }
 
 
-def _used(program: Any, wanted: Sequence[bool]) -> list[bool]:
-    """Which inputs of a traced program its wanted outputs depend on."""
+def _used(program: core.Jaxpr, wanted: Sequence[bool]) -> list[bool]:
+    """For each input of a program, whether its wanted outputs depend on it."""
     needed = {
         var
         for var, is_wanted in zip(program.outvars, wanted, strict=True)
@@ -72,14 +72,14 @@ def _used(program: Any, wanted: Sequence[bool]) -> list[bool]:
 
 
 def as_it_runs(module: Any, variables: Any) -> tuple[Any, Any]:
-    """A network and the shapes of its variables with batch normalisation folded.
+    """Folds the batch normalisation of a network, in shapes alone.
 
     Args:
-      module: of any Flax network; one that doesn't know `folded` stays as it is.
+      module: any Flax network; one without the attribute `folded` is returned unchanged.
       variables: its arrays, or their shapes.
 
     Returns:
-      The module and the variables, nothing of them computed.
+      The module and its variables as shapes.
     """
     if getattr(module, "folded", True):
         return module, variables
@@ -88,19 +88,20 @@ def as_it_runs(module: Any, variables: Any) -> tuple[Any, Any]:
 
 
 def count_macs(function: Callable[..., Any], *args: Any) -> int:
-    """Multiply-accumulates of one call: of convolutions, matrix products and multiplications.
+    """Counts the multiply-accumulates of one call.
 
-    An elementwise multiplication counts as one, because depthwise convolutions are written as
-    shifted multiply-adds; so a little of normalisation counts too. Additions, comparisons and
-    divisions don't. In a transposed convolution every input meets every weight once, whatever the
-    form it runs in. Of the branches of a condition the dearest counts.
+    Convolutions, matrix products and elementwise multiplications count. The latter, because
+    depthwise convolutions are written as shifted multiply-adds; a few multiplications of
+    normalisation therefore count too. Additions, comparisons and divisions don't. In a transposed
+    convolution each input meets each weight once, whatever its implementation. The most expensive
+    branch of a condition counts.
 
     Args:
-      function: anything jax can trace.
-      *args: arrays, or shapes as of `jax.eval_shape`.
+      function: any function that JAX can trace.
+      *args: arrays, or shapes as in `jax.eval_shape`.
 
     Returns:
-      Their number, for all of a batch.
+      The count for the whole batch.
 
     >>> import jax.numpy as jnp
     >>> count_macs(jnp.matmul, jnp.zeros((2, 3)), jnp.zeros((3, 5)))
@@ -110,7 +111,7 @@ def count_macs(function: Callable[..., Any], *args: Any) -> int:
 
 
 def program_macs(jaxpr: Any) -> int:
-    """The multiply-accumulates of a program that is traced already, as of `count_macs`."""
+    """Counts the multiply-accumulates of a traced program, as `count_macs` does."""
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -118,7 +119,7 @@ def program_macs(jaxpr: Any) -> int:
         if name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             numbers = params["dimension_numbers"].rhs_spec
-            zeros = math.prod(params["lhs_dilation"])  # a transposed one's, between its inputs
+            zeros = math.prod(params["lhs_dilation"])  # between the inputs of a transposed one
             total += out * math.prod(kernel) // (kernel[numbers[0]] * zeros)
         elif name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
@@ -130,8 +131,8 @@ def program_macs(jaxpr: Any) -> int:
             x, kernel = (var.aval.shape for var in equation.invars)
             total += math.prod(x) * math.prod(kernel[-4:-2])
         elif name == "cond":
-            # One branch runs. Of forms for several platforms the plain one counts, which is the
-            # dearest: a network's count doesn't depend on tricks that save some.
+            # One branch runs. Of implementations for several platforms the plain one has the most
+            # products: a network's count is independent of algorithms that save some.
             total += max(program_macs(branch.jaxpr) for branch in params["branches"])
         else:
             repeats = params.get("length", 1) if name == "scan" else 1
@@ -140,7 +141,7 @@ def program_macs(jaxpr: Any) -> int:
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:
-    """The programs inside an equation: of a jitted call, a custom derivative or a loop."""
+    """The programs inside an equation: a jitted call, a custom derivative or a loop."""
     found = []
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

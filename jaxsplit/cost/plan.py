@@ -1,4 +1,4 @@
-"""What every cut of a network costs: its segments, traced one after the other."""
+"""Costs of every cut of a network, from traces of its segments between endpoints."""
 
 from __future__ import annotations
 
@@ -12,33 +12,29 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.cost.field import IMAGE, Field, trace_field
-from jaxsplit.cost.jaxpr import flatten, value_of
-from jaxsplit.cost.macs import as_it_runs, program_macs, used_params
+from jaxsplit.cost.counting import as_it_runs, program_macs, used_params
 from jaxsplit.cost.memory import peak_bytes
-from jaxsplit.cost.units import Shape, UnitPlan, unit_grid
+from jaxsplit.cost.unit_plan import Shape, UnitPlan, unit_grid
 from jaxsplit.errors import ConfigError
 
 CHANNELS, STRIDES = (4, 8, 16, 32, 64), (1, 2, 4, 8)
-#: Numbers of a latent that a cut's unit is chosen for, so that cuts are compared at a like size.
+#: Latent size for which a unit is chosen at each cut, so that cuts are compared at equal size.
 SYMBOLS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class CutPlan:
-    """A place where the network can be cut, for one image.
+    """Costs of one cut, for one image.
 
     Attributes:
       cut: endpoint of the network.
-      feature_shape: (H, W, C) of the features there.
-      device_macs, server_macs: multiply-accumulates of head and tail, without a unit, as of
-        `count_macs`; batch normalisation is folded where the network knows how.
-      device_params, server_params: learned numbers that head and tail use.
-      receptive_field: rows and columns of the image that one feature can depend on, theoretical:
-        those outside of the image count. The image's own where there is no bound.
-      device_peak_bytes: most bytes of float32 activations at one time, as of `memory.peak_bytes`;
-        the weights, 4 · device_params, come on top.
-      units: those of the grid that fit.
+      feature_shape: (H, W, C) of the features at the cut.
+      device_macs, server_macs: multiply-accumulates of head and tail without a unit (see
+        `count_macs`), with batch normalisation folded if the network supports it.
+      device_params, server_params: parameters that head and tail use.
+      device_peak_bytes: peak bytes of the head's float32 activations (see `memory.peak_bytes`),
+        without its weights of 4 · device_params bytes.
+      units: the units of the grid that fit the features.
 
     >>> from jaxsplit import networks
     >>> network = networks.create("resnet8_small", 10)
@@ -55,33 +51,32 @@ class CutPlan:
     server_macs: int
     device_params: int
     server_params: int
-    receptive_field: tuple[int, int]
     device_peak_bytes: int
     units: tuple[UnitPlan, ...]
 
     @property
     def feature_bytes(self) -> int:
-        """Bytes of the features as they are, float32."""
+        """Bytes of the features in float32."""
         return 4 * math.prod(self.feature_shape)
 
     @property
     def device_macs_share(self) -> float:
-        """The head's part of the uncut network's multiply-accumulates."""
+        """The head's share of the unsplit network's multiply-accumulates."""
         return self.device_macs / max(self.device_macs + self.server_macs, 1)
 
     @property
     def device_params_share(self) -> float:
-        """The head's part of both sides' parameters."""
+        """The head's share of the parameters of both sides."""
         return self.device_params / max(self.device_params + self.server_params, 1)
 
     def unit_of(self, symbols: int = SYMBOLS) -> UnitPlan | None:
-        """The unit whose latent is nearest to a size; of equals the one of the cheapest encoder.
+        """Selects the unit whose latent size is nearest to a target; ties: the cheapest encoder.
 
         Args:
-          symbols: integers that are coded for one image.
+          symbols: latent integers of one image.
 
         Returns:
-          One of `units`; None where there is none.
+          One of `units`; None if there is none.
         """
 
         def distance(unit: UnitPlan) -> tuple[float, int]:
@@ -90,7 +85,7 @@ class CutPlan:
         return min(self.units, key=distance, default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures, shares of both sides and the units, ready for JSON."""
+        """Returns counts, shares of both sides and units, ready for JSON."""
         return {
             **vars(self),
             "feature_bytes": self.feature_bytes,
@@ -104,13 +99,13 @@ class CutPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All cuts of a network, from the image to the classifier.
+    """Costs of all cuts of a network.
 
     Attributes:
       name: of the network.
       input_shape: (H, W, c) of one image.
-      macs, params: of the uncut network.
-      cuts: the places.
+      macs, params: of the unsplit network.
+      cuts: from the image to the classifier.
 
     >>> from jaxsplit import networks
     >>> plan = make_plan(networks.create("resnet8_small", 10), (28, 28, 1), channels=(), strides=())
@@ -132,7 +127,7 @@ class Plan:
         raise ConfigError(f"{self.name} has no cut {name!r}; it has {known}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: {"network", "input_shape", "macs", "params", "cuts": […]}."""
+        """Returns a dict for JSON: {"network", "input_shape", "macs", "params", "cuts": […]}."""
         return {
             "network": self.name,
             "input_shape": self.input_shape,
@@ -151,25 +146,25 @@ def make_plan(
     channels: Iterable[int] = CHANNELS,
     strides: Sequence[int] = STRIDES,
 ) -> Plan:
-    """Counts every cut of a network and the units of a grid there; nothing is run.
+    """Counts the costs of every cut of a network and of a grid of units there; nothing is run.
 
     Args:
-      module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, as of `networks.Chain`.
+      module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, as `networks.Chain`.
       input_shape: (H, W, c) of one image.
-      variables: its arrays, or their shapes as of `jax.eval_shape`; None: as `init` would make.
-      name: what to call it; default: its class.
-      channels, strides: of the grid.
+      variables: its arrays, or their shapes as in `jax.eval_shape`; None: the shapes of `init`.
+      name: of the network; default: the class of `module`.
+      channels, strides: the grid of units.
 
     Returns:
       All cuts, from the image to the classifier, each with its units.
 
     Raises:
-      ConfigError: the image is too small for the network, or the grid has an impossible number.
+      ConfigError: the image is too small for the network, or a number of the grid is invalid.
 
     >>> from jaxsplit import networks
     >>> plan = make_plan(networks.create("resnet8_small", 10), (28, 28, 1))
-    >>> plan["stage1.block1"].feature_shape, plan["stage1.block1"].receptive_field
-    ((28, 28, 16), (7, 7))
+    >>> plan["stage1.block1"].feature_shape, len(plan["stage1.block1"].units)
+    ((28, 28, 16), 12)
     """
     channels, name = tuple(channels), name or type(module).__name__
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
@@ -186,7 +181,6 @@ def make_plan(
         peak = max(peak, segment.peak_bytes)
         if segment.shape not in grids:
             grids[segment.shape] = tuple(unit_grid(segment.shape, channels, strides))
-        rows, columns = (reach.pixels for reach in segment.field)
         cuts.append(
             CutPlan(
                 cut=segment.name,
@@ -195,7 +189,6 @@ def make_plan(
                 server_macs=total - sum(macs[: i + 1]),
                 device_params=_numbers(used[: i + 1]),
                 server_params=_numbers(used[i + 1 :]),
-                receptive_field=(rows or input_shape[0], columns or input_shape[1]),
                 device_peak_bytes=peak,
                 units=grids[segment.shape],
             )
@@ -205,37 +198,32 @@ def make_plan(
 
 @dataclasses.dataclass(frozen=True)
 class _Segment:
-    """The network between two endpoints; params: path → size of the leaves that it uses."""
+    """The network between two endpoints; params maps the path of each used leaf to its size."""
 
     name: str
     shape: Shape
     macs: int
     params: dict[str, int]
-    field: Field
     peak_bytes: int
 
 
 def _segments(module: Any, variables: Any, image: Any) -> Iterator[_Segment]:
-    folded, arrays = as_it_runs(module, variables)  # parameters count as they are learned
-    start, given, field = None, image, IMAGE
+    folded, arrays = as_it_runs(module, variables)  # parameters are counted unfolded
+    start, given = None, image
     *cuts, last = module.endpoints()
     for stop in (*cuts, last):
         run = functools.partial(_run, folded, start, stop)
         closed, result = jax.make_jaxpr(run, return_shape=True)(arrays, given)
-        values = [value_of(var.aval) for var in closed.jaxpr.invars]
-        operations, (output,) = flatten(closed.jaxpr, values)
-        seen = trace_field(operations, values[-1], field, output)
-        if seen is None or (len(result.shape) != 4 and stop != last):
+        if len(result.shape) != 4 and stop != last:
             raise ConfigError(f"{stop} gives {result.shape}; expected features [1, H, W, C]")
         yield _Segment(
             stop,
             result.shape[1:],
             program_macs(closed.jaxpr),
             used_params(functools.partial(_run, module, start, stop), variables, given),
-            seen,
-            peak_bytes(operations, values[-1], output),
+            peak_bytes(closed.jaxpr),
         )
-        start, given, field = stop, result, seen
+        start, given = stop, result
 
 
 def _run(module: Any, start: str | None, stop: str, variables: Any, x: jax.Array) -> jax.Array:
@@ -243,5 +231,5 @@ def _run(module: Any, start: str | None, stop: str, variables: Any, x: jax.Array
 
 
 def _numbers(used: Iterable[dict[str, int]]) -> int:
-    """Numbers in the leaves of several segments; what two of them share counts once."""
+    """Parameters of several segments; leaves that two of them share count once."""
     return sum({path: size for leaves in used for path, size in leaves.items()}.values())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 from jax.extend import core
 
-from jaxsplit.networks import fold_batch_norm
+from jaxsplit.networks import Network
+from jaxsplit.units import UnitTree
 
 # A nested program with a count of its own: its implementation also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"
+
+
+_Folding = TypeVar("_Folding", bound=Network | UnitTree)
 
 
 def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> int:
@@ -42,10 +46,11 @@ def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dic
     program = jax.make_jaxpr(function)(variables, *args).jaxpr
     used = _used(program, [True] * len(program.outvars))
     paths_and_leaves = jax.tree_util.tree_leaves_with_path(variables)
+    collections = isinstance(variables, Mapping) and "params" in variables
     return {
         jax.tree_util.keystr(path): math.prod(leaf.shape)
         for (path, leaf), is_used in zip(paths_and_leaves, used, strict=False)
-        if is_used and path[0].key == "params"
+        if is_used and (not collections or path[0].key == "params")
     }
 
 
@@ -71,20 +76,25 @@ def _used(program: core.Jaxpr, wanted: Sequence[bool]) -> list[bool]:
     return [var in needed for var in program.invars]
 
 
-def as_it_runs(module: Any, variables: Any) -> tuple[Any, Any]:
-    """Folds the batch normalisation of a network, in shapes alone.
+def as_it_runs(folding: _Folding, variables: Any) -> tuple[_Folding, Any]:
+    """Returns a network or units with batch normalisation folded, as in inference.
 
     Args:
-      module: any Flax network; one without the attribute `folded` is returned unchanged.
+      folding: has `fold(variables)`: a `Network` or a `UnitTree`.
       variables: its arrays, or their shapes.
 
     Returns:
-      The module and its variables as shapes.
+      What runs, and its variables as shapes.
     """
-    if getattr(module, "folded", True):
-        return module, variables
-    folded = jax.eval_shape(lambda x: fold_batch_norm(x, module.epsilon), variables)
-    return module.clone(folded=True), folded
+    found: list[Any] = []  # folding gives its own kind
+
+    def run(variables: Any) -> Any:
+        folded, arrays = folding.fold(variables)
+        found.append(folded)
+        return arrays
+
+    shapes = jax.eval_shape(run, variables)
+    return found[0], shapes
 
 
 def count_macs(function: Callable[..., Any], *args: Any) -> int:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.cost.counting import as_it_runs, program_macs, used_params
+from jaxsplit.cost.counting import as_it_runs, count_macs, program_macs, used_params
 from jaxsplit.cost.memory import peak_bytes
-from jaxsplit.cost.unit_plan import Shape, UnitPlan, unit_grid
+from jaxsplit.cost.unit_plan import UnitPlan, unit_grid
 from jaxsplit.errors import ConfigError
+from jaxsplit.networks import Features, LinenNetwork, Network, as_network
+from jaxsplit.units import Shape
 
 CHANNELS, STRIDES = (4, 8, 16, 32, 64), (1, 2, 4, 8)
 #: Latent size for which a unit is chosen at each cut, so that cuts are compared at equal size.
@@ -28,7 +31,8 @@ class CutPlan:
 
     Attributes:
       cut: endpoint of the network.
-      feature_shape: (H, W, C) of the features at the cut.
+      feature_shape: (H, W, C) of the features at the cut, or of another rank; (n,) where several
+        arrays of n numbers cross it.
       device_macs, server_macs: multiply-accumulates of head and tail without a unit (see
         `count_macs`), with batch normalisation folded if the network supports it.
       device_params, server_params: parameters that head and tail use.
@@ -138,7 +142,7 @@ class Plan:
 
 
 def make_plan(
-    module: Any,
+    network: Network | nn.Module,
     input_shape: Shape,
     variables: Any = None,
     *,
@@ -149,87 +153,146 @@ def make_plan(
     """Counts the costs of every cut of a network and of a grid of units there; nothing is run.
 
     Args:
-      module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, as `networks.Chain`.
+      network: a `Network`, or a Linen module with `endpoints()` and `(x, start=…, stop=…)`.
       input_shape: (H, W, c) of one image.
-      variables: its arrays, or their shapes as in `jax.eval_shape`; None: the shapes of `init`.
-      name: of the network; default: the class of `module`.
-      channels, strides: the grid of units.
+      variables: its arrays, or their shapes as in `jax.eval_shape`; None: the shapes of a module's
+        `init`.
+      name: of the network; default: its class.
+      channels, strides: the grid of units, for cuts that one array (H, W, C) crosses.
 
     Returns:
-      All cuts, from the image to the classifier, each with its units.
+      All cuts, from the image to the outputs, each with its units.
 
     Raises:
-      ConfigError: the image is too small for the network, or a number of the grid is invalid.
+      ConfigError: the image is too small for the network, a number of the grid is invalid, or
+        variables are missing.
 
     >>> from jaxsplit import networks
     >>> plan = make_plan(networks.create("resnet8_small", 10), (28, 28, 1))
     >>> plan["stage1.block1"].feature_shape, len(plan["stage1.block1"].units)
     ((28, 28, 16), 12)
     """
-    channels, name = tuple(channels), name or type(module).__name__
+    name = name or type(network).__name__
+    network, channels = as_network(network), tuple(channels)
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     try:
         if variables is None:
-            variables = jax.eval_shape(module.init, jax.random.key(0), image)
-        segments = list(_segments(module, variables, image))
+            if not isinstance(network, LinenNetwork):
+                raise ConfigError(f"{name} has no init: give its variables")
+            variables = jax.eval_shape(network.module.init, jax.random.key(0), image)
+        if isinstance(network, LinenNetwork):
+            found = _linen_costs(network, variables, image)
+        else:
+            found = _costs(network, variables, image)
     except (flax.errors.FlaxError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{name} takes no images of {input_shape}: {error}") from error
-    macs, used = [one.macs for one in segments], [one.params for one in segments]
-    total, grids = sum(macs), dict[Shape, tuple[UnitPlan, ...]]()
-    cuts, peak = [], 0
-    for i, segment in enumerate(segments[:-1]):
-        peak = max(peak, segment.peak_bytes)
-        if segment.shape not in grids:
-            grids[segment.shape] = tuple(unit_grid(segment.shape, channels, strides))
+    grids = dict[Shape, tuple[UnitPlan, ...]]()
+    cuts = []
+    for cost in found.cuts:
+        shape = _shape(cost.features)
+        if shape not in grids:
+            fits = len(shape) == 3
+            grids[shape] = tuple(unit_grid(shape, channels, strides)) if fits else ()
         cuts.append(
             CutPlan(
-                cut=segment.name,
-                feature_shape=segment.shape,
-                device_macs=sum(macs[: i + 1]),
-                server_macs=total - sum(macs[: i + 1]),
-                device_params=_numbers(used[: i + 1]),
-                server_params=_numbers(used[i + 1 :]),
-                device_peak_bytes=peak,
-                units=grids[segment.shape],
+                cut=cost.name,
+                feature_shape=shape,
+                device_macs=cost.device_macs,
+                server_macs=cost.server_macs,
+                device_params=cost.device_params,
+                server_params=cost.server_params,
+                device_peak_bytes=cost.device_peak_bytes,
+                units=grids[shape],
             )
         )
-    return Plan(name, input_shape, total, _numbers(used), tuple(cuts))
+    return Plan(name, input_shape, found.macs, found.params, tuple(cuts))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Segment:
-    """The network between two endpoints; params maps the path of each used leaf to its size."""
+def _shape(features: Features) -> Shape:
+    """The shape of one array, or (n,) of the numbers in several."""
+    leaves = jax.tree.leaves(features)
+    return leaves[0].shape if len(leaves) == 1 else (sum(math.prod(x.shape) for x in leaves),)
+
+
+class _CutCost(NamedTuple):
+    """The costs of a cut; features are those of one image, as `jax.ShapeDtypeStruct`s."""
 
     name: str
-    shape: Shape
+    features: Features
+    device_macs: int
+    server_macs: int
+    device_params: int
+    server_params: int
+    device_peak_bytes: int
+
+
+class _NetworkCost(NamedTuple):
     macs: int
-    params: dict[str, int]
-    peak_bytes: int
+    params: int
+    cuts: list[_CutCost]
 
 
-def _segments(module: Any, variables: Any, image: Any) -> Iterator[_Segment]:
-    folded, arrays = as_it_runs(module, variables)  # parameters are counted unfolded
-    start, given = None, image
-    *cuts, last = module.endpoints()
-    for stop in (*cuts, last):
-        run = functools.partial(_run, folded, start, stop)
-        closed, result = jax.make_jaxpr(run, return_shape=True)(arrays, given)
-        if len(result.shape) != 4 and stop != last:
-            raise ConfigError(f"{stop} gives {result.shape}; expected features [1, H, W, C]")
-        yield _Segment(
-            stop,
-            result.shape[1:],
-            program_macs(closed.jaxpr),
-            used_params(functools.partial(_run, module, start, stop), variables, given),
-            peak_bytes(closed.jaxpr),
+def _costs(network: Network, variables: Any, image: Any) -> _NetworkCost:
+    """Traces head and tail of every cut."""
+    shapes, cuts = network.feature_shapes(variables, image.shape[1:]), []
+    runs, arrays = as_it_runs(network, variables)  # parameters are counted unfolded
+    for cut in network.cuts():
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), shapes[cut])
+        head, tail = (functools.partial(_half, runs, half, cut) for half in ("head", "tail"))
+        device, server = (functools.partial(_half, network, half, cut) for half in ("head", "tail"))
+        program = jax.make_jaxpr(head)(arrays, image).jaxpr
+        cuts.append(
+            _CutCost(
+                cut,
+                shapes[cut],
+                program_macs(program),
+                count_macs(tail, arrays, batch),
+                _numbers([used_params(device, variables, image)]),
+                _numbers([used_params(server, variables, batch)]),
+                peak_bytes(program),
+            )
         )
+    params = _numbers([used_params(network, variables, image)])
+    return _NetworkCost(count_macs(runs, arrays, image), params, cuts)
+
+
+def _half(network: Network, half: str, cut: str, variables: Any, x: Any) -> Any:
+    return getattr(network, half)(variables, x, cut)
+
+
+def _linen_costs(network: LinenNetwork, variables: Any, image: Any) -> _NetworkCost:
+    """Traces every part of a chain once; a cut's costs are sums over parts."""
+    folded, arrays = as_it_runs(network, variables)  # parameters are counted unfolded
+    shapes, macs, used, peaks = [], [], [], []
+    start, given, names = None, image, network.module.endpoints()
+    for stop in names:
+        run = functools.partial(_part, folded.module, start, stop)
+        closed, result = jax.make_jaxpr(run, return_shape=True)(arrays, given)
+        part = functools.partial(_part, network.module, start, stop)
+        used.append(used_params(part, variables, given))
+        macs.append(program_macs(closed.jaxpr))
+        peaks.append(peak_bytes(closed.jaxpr))
+        shapes.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), result))
         start, given = stop, result
+    cuts = [
+        _CutCost(
+            name,
+            shapes[i],
+            sum(macs[: i + 1]),
+            sum(macs[i + 1 :]),
+            _numbers(used[: i + 1]),
+            _numbers(used[i + 1 :]),
+            max(peaks[: i + 1]),
+        )
+        for i, name in enumerate(names[:-1])
+    ]
+    return _NetworkCost(sum(macs), _numbers(used), cuts)
 
 
-def _run(module: Any, start: str | None, stop: str, variables: Any, x: jax.Array) -> jax.Array:
+def _part(module: Any, start: str | None, stop: str, variables: Any, x: jax.Array) -> jax.Array:
     return module.apply(variables, x, start=start, stop=stop)
 
 
 def _numbers(used: Iterable[dict[str, int]]) -> int:
-    """Parameters of several segments; leaves that two of them share count once."""
+    """Parameters of several parts; leaves that two of them share count once."""
     return sum({path: size for leaves in used for path, size in leaves.items()}.values())

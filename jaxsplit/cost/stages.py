@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsplit import networks
 from jaxsplit.cost.counting import as_it_runs, count_macs, count_params
 from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
-from jaxsplit.units.bottleneck import fold_batch_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,24 +88,23 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     """
     key = jax.random.key(0)
     images = jnp.zeros((1, *backbone.preprocessing.input_shape))
-    features = jnp.zeros((1, *split.shape))
-    seen = jnp.zeros((1, *split.spec.output_size(*split.shape[:2]), split.shape[2]))
-    latent = jnp.zeros((1, *split.latent_shape))
-    folded = dataclasses.replace(split.spec, batch_norm=False)
-    plain = dataclasses.replace(split, spec=folded, axis_name=None)
-    unit = jax.eval_shape(lambda: fold_batch_norm(split.spec, split.init(key))[1])
+    fresh = jax.eval_shape(split.init, key)
+    units, unit = as_it_runs(split.units, fresh)
+    features = units.features(batch=1)
+    latents = jax.eval_shape(units.encode, unit, features)
+    seen = jax.eval_shape(units.decode, unit, latents)  # larger if a unit doesn't crop
 
-    def stages(cut: Split, variables: Any) -> dict[str, tuple[Any, ...]]:
+    def stages(network: networks.Network, variables: Any) -> dict[str, tuple[Any, ...]]:
+        cut = dataclasses.replace(split, network=network, units=units, axis_name=None)
         return {
             "head": (cut.head, variables, images),
             "encoder": (cut.encode, unit, features),
-            "decoder": (cut.decode, unit, latent),
-            "tail": (cut.tail, variables, seen),  # larger than `features` if the unit doesn't crop
+            "decoder": (cut.decode, unit, latents),
+            "tail": (cut.tail, variables, seen),
         }
 
-    module, arrays = as_it_runs(backbone.module, backbone.variables)
-    runs = stages(dataclasses.replace(plain, module=module), arrays)
+    runs = stages(*as_it_runs(backbone.network, backbone.variables))
     macs = {name: count_macs(*stage) for name, stage in runs.items()}
-    stored = stages(plain, backbone.variables)
+    stored = stages(backbone.network, backbone.variables)
     params = {f"{name}_params": count_params(*stage) for name, stage in stored.items()}
     return SplitCost(**macs, **params)

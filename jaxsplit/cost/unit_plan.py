@@ -14,10 +14,7 @@ import jax.numpy as jnp
 from jaxsplit.cost.counting import count_macs, program_macs
 from jaxsplit.cost.memory import peak_bytes
 from jaxsplit.entropy import FactorizedPrior
-from jaxsplit.errors import ConfigError
-from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec, fold_batch_norm, unit_shapes
-
-Shape = tuple[int, int, int]
+from jaxsplit.units import BottleneckSpec, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +73,7 @@ def grid_spec(channels: int, stride: int) -> BottleneckSpec:
     >>> grid_spec(64, 2).latent_size(7, 7), grid_spec(64, 4).latent_size(8, 8)
     ((4, 4), (2, 2))
     """
-    kernel, padding = (3, 1) if stride <= 2 else (stride, 0)
-    return BottleneckSpec(channels, stride, kernel, padding)
+    return BottleneckSpec.from_stride(channels, stride)
 
 
 def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> list[UnitPlan]:
@@ -123,21 +119,16 @@ def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
     >>> plan_unit(grid_spec(channels=8, stride=2), (14, 14, 32)).stored_bytes
     7392
     """
-    latent = (*spec.latent_size(*shape[:2]), spec.channels)
-    if min(latent) < 1:
-        raise ConfigError(f"features of {shape} are too small for {spec}")
-    arrays = _abstract(unit_shapes(spec, shape[2]))
-    folded = jax.eval_shape(lambda variables: fold_batch_norm(spec, variables)[1], arrays)
-    plain = Bottleneck(dataclasses.replace(spec, batch_norm=False), shape)
-
-    def encode(variables: Any, features: jax.Array) -> Any:
-        return plain.apply(variables, features, method="encode")
+    latent = spec.latent_shape(shape)
+    arrays = _abstract(spec.variable_shapes(shape))
+    folded = jax.eval_shape(lambda variables: spec.fold(variables)[1], arrays)
+    plain = dataclasses.replace(spec, batch_norm=False)
 
     def decode(variables: Any, z: jax.Array) -> Any:
-        return plain.apply(variables, z, method="decode")
+        return plain.decode(variables, z, shape)
 
     features = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    program = jax.make_jaxpr(encode)(folded, features).jaxpr
+    program = jax.make_jaxpr(plain.encode)(folded, features).jaxpr
     received = jax.ShapeDtypeStruct((1, *latent), jnp.float32)
     sizes = {part: _numbers(tree) for part, tree in arrays["params"].items()}
     return UnitPlan(

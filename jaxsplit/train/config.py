@@ -218,12 +218,15 @@ class CurveConfig:
     def key(self) -> str:
         """Short name of exactly this training, for the folder of its checkpoints."""
         values = dataclasses.asdict(self)
-        for fields, owner in ((values, self), *zip(values["rates"], self.rates, strict=True)):
-            if owner.spec is not None and not isinstance(owner.spec, BottleneckSpec):
-                fields["spec"] = owner.spec.form  # the fields alone do not tell kinds apart
+        specs = [self.spec, *(rate.spec for rate in self.rates)]
+        for fields, spec in zip([values, *values["rates"]], specs, strict=True):
+            if spec is not None and not isinstance(spec, BottleneckSpec):
+                fields["spec"] = spec.form  # the fields alone do not tell kinds apart
         silent = _SILENT + (_OF_NETWORKS if self.trainable == "unit" else ())
         trained = {name: value for name, value in values.items() if name not in silent}
-        return hashlib.sha256(json.dumps(trained, sort_keys=True, default=_name_of).encode()).hexdigest()[:12]
+        return hashlib.sha256(
+            json.dumps(trained, sort_keys=True, default=_name_of).encode()
+        ).hexdigest()[:12]
 
 
 def _name_of(value: object) -> str:

@@ -13,14 +13,13 @@ import numpy as np
 from jaxsplit import data, networks
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
-from jaxsplit.io.log import Tell
 from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.io import checkpoint
+from jaxsplit.io.log import Tell
 from jaxsplit.io.versions import versions
 from jaxsplit.train import features, loop, parallel
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.examples import WithImages
-from jaxsplit.train.losses import Distortion
 from jaxsplit.train.groups import (
     Group,
     in_order,
@@ -28,6 +27,7 @@ from jaxsplit.train.groups import (
     make_groups,
     with_best_offsets,
 )
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.pca import with_principal_units
 from jaxsplit.train.start import first_state, make_constants, make_optimizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,7 @@ def train_family(
     if strange := sorted(set(specs or {}) - set(lambdas)):
         raise ConfigError(f"specs has {', '.join(strange)}; the rates are {', '.join(lambdas)}")
     if spec is None:
-        kernel, padding = (3, 1) if stride <= 2 else (stride, 0)
-        spec = BottleneckSpec(channels, stride, kernel, padding)
+        spec = BottleneckSpec.from_stride(channels, stride)
     rates = tuple(Rate(name, lmbda, (specs or {}).get(name)) for name, lmbda in lambdas.items())
     try:
         config = CurveConfig(

@@ -104,6 +104,12 @@ class UnitTree:
         height, width = positions if len(positions) == 2 else (1, math.prod(positions))
         return (height, width, channels)
 
+    def features(self, batch: int) -> Any:
+        """Returns the features of a batch as `jax.ShapeDtypeStruct`s, float32 [batch, …]."""
+        return self._tree(
+            [jax.ShapeDtypeStruct((batch, *one.shape), jnp.float32) for one in self.tensors]
+        )
+
     def init(self, key: jax.Array) -> Variables:
         """Returns fresh variables of the units.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES
 from jaxsplit.evaluation.points import Interval, RatePoint
+from jaxsplit.io.files import write_whole
 from jaxsplit.io.versions import versions
 from jaxsplit.reports.html_chart import chart
 
@@ -51,10 +51,7 @@ def write_report(
       title: what was measured.
       configuration: names and values to show below the tables.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(report(curve, title, configuration), encoding="utf-8", newline="\n")
-    os.replace(partial, path)
+    write_whole(Path(path), report(curve, title, configuration).encode())
 
 
 def report(curve: Curve, title: str, configuration: Mapping[str, object] | None = None) -> str:

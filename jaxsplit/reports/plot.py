@@ -1,7 +1,7 @@
 """The picture of a rate–accuracy curve, as a PNG file. matplotlib is imported when it is drawn."""
 
+import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
+from jaxsplit.io.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,11 +87,10 @@ def plot_curve(
     columns = max(2, 1 + len(swept))
     size = 11 if columns < 4 else 8.5
     figure.legend(loc="outside lower center", ncols=columns, fontsize=size, frameon=False)
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    drawn = io.BytesIO()
     # Without its version matplotlib writes the same bytes for the same pixels.
-    figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})
-    os.replace(partial, path)
+    figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
+    write_whole(Path(path), drawn.getvalue())
 
 
 def _draw_rates(axes: "Axes", curve: Curve) -> None:

@@ -7,8 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from jaxsplit.bitstream.escape_codes import escape_bits
-from jaxsplit.bitstream.intervals import COUNT_BITS, TOTAL
+from jaxsplit.bitstream.coder_models import COUNT_BITS, TOTAL, escape_bits
 from jaxsplit.errors import ConfigError
 
 #: Most symbols in one latent; looked at before memory is taken. A flood of escapes takes about

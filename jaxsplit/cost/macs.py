@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from jaxsplit.networks import fold_batch_norm
+from jaxsplit.networks import fold_normalization
 
 # A nested program that is counted whole: its form also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"
@@ -83,7 +83,7 @@ def as_it_runs(module: Any, variables: Any) -> tuple[Any, Any]:
     """
     if getattr(module, "folded", True):
         return module, variables
-    folded = jax.eval_shape(lambda x: fold_batch_norm(x, module.epsilon), variables)
+    folded = jax.eval_shape(lambda x: fold_normalization(x, module.epsilon), variables)
     return module.clone(folded=True), folded
 
 

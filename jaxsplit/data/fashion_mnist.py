@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxsplit.data.sources import EMBEDDED
 from jaxsplit.data.splits import spread
-from jaxsplit.data.writer import write_prepared
+from jaxsplit.data.tfds_records import write_prepared
 from jaxsplit.errors import DataError
 
 CLASS_NAMES = (

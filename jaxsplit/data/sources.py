@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxsplit.data import folder, prepared
+from jaxsplit.data import folder, tfds_records
 from jaxsplit.data.splits import parse_split, part_of, spread
 from jaxsplit.errors import DataError
 
@@ -155,9 +155,9 @@ def open_source(
     split, part = parse_split(split)
     records: Records
     if name == "embedded":
-        records, split = prepared.open_records(EMBEDDED, split, ASSETS, title=name)
+        records, split = tfds_records.open_records(EMBEDDED, split, ASSETS, title=name)
     elif scheme == "tfds" and rest:
-        records, split = prepared.open_records(rest, split, data_dir)
+        records, split = tfds_records.open_records(rest, split, data_dir)
         name = records.title
     elif scheme == "folder" and rest:
         records, split = folder.open_records(rest, split)

@@ -1,6 +1,7 @@
 """The entropy model: a learned density per channel, its bits, and its frozen integer tables."""
 
 from jaxsplit.entropy.factorized import (
+    FactorizedPrior,
     bits,
     cumulative_logits,
     init_params,
@@ -8,10 +9,8 @@ from jaxsplit.entropy.factorized import (
     median,
     quantile,
 )
-from jaxsplit.entropy.position_tables import tables_by_place
-from jaxsplit.entropy.prior import FactorizedPrior
 from jaxsplit.entropy.prior_tables import build_tables, integer_counts, rounding_offsets
-from jaxsplit.entropy.symbol_tables import stack_tables, tables_from_counts
+from jaxsplit.entropy.symbol_tables import stack_tables, tables_by_place, tables_from_counts
 
 __all__ = [
     "FactorizedPrior",

@@ -15,11 +15,11 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jaxsplit.data import Preprocessing, Source
-from jaxsplit.errors import ConfigError, DataError, WeightsError
-from jaxsplit.io.floats import finite_floats
+from jaxsplit.errors import ConfigError, DataError, WeightsError, reason
+from jaxsplit.io.files import write_whole
 from jaxsplit.io.safetensors import read_metadata, read_safetensors
-from jaxsplit.io.untrusted import listed, shown, shown_shape
-from jaxsplit.networks.layers import fold_batch_norm
+from jaxsplit.io.untrusted import finite_floats, listed, shown, shown_shape
+from jaxsplit.networks.layers import fold_normalization
 from jaxsplit.networks.registry import create
 
 #: Where the weights are that come with the package.
@@ -69,7 +69,7 @@ class Backbone:
         """
         if getattr(self.module, "folded", True):
             return self
-        variables = fold_batch_norm(self.variables, self.module.epsilon)
+        variables = fold_normalization(self.variables, self.module.epsilon)
         return dataclasses.replace(self, module=self.module.clone(folded=True), variables=variables)
 
     def check_classes(self, source: Source) -> None:
@@ -165,7 +165,8 @@ def save_backbone(
       dtype: of the stored arrays; they are float32 again when read.
 
     Raises:
-      WeightsError: the file cannot be written, or these variables could not be read again.
+      ConfigError: the file cannot be written.
+      WeightsError: these variables could not be read again.
 
     >>> import tempfile
     >>> backbone = open_embedded("fashion_mnist_resnet8")
@@ -202,11 +203,9 @@ def save_backbone(
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(content)
-        os.replace(partial, path)
     except OSError as error:
-        raise WeightsError(f"cannot write {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot write {path}: {reason(error)}") from error
+    write_whole(path, content)
 
 
 def holds_backbone(path: str | os.PathLike[str]) -> bool:

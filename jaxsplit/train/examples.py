@@ -13,8 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxsplit import data
-from jaxsplit.data.pipeline import reader
-from jaxsplit.data.steps import Batch, endless_steps
+from jaxsplit.data.pipeline import Batch, endless_steps, reader
 
 _AHEAD_BYTES = 2**28
 

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import data
-from jaxsplit.data.pipeline import reader
-from jaxsplit.data.steps import Batch, stream
+from jaxsplit.data.pipeline import Batch, reader, stream
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.array_cache import Tell
 from jaxsplit.networks import Backbone

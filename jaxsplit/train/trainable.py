@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.networks.layers import fold_batch_norm
+from jaxsplit.networks.layers import fold_normalization
 from jaxsplit.split import Split
 
 TRAINABLE = ("unit", "tail", "all")
@@ -53,7 +53,7 @@ def rate_network(split: Split, params: Any, constants: Any) -> Any:
         return constants["backbone"]
     variables = with_blocks(constants["network"], params[NETWORK])
     if getattr(split.module, "folded", False) and "batch_stats" in variables:
-        return fold_batch_norm(variables, split.module.epsilon)
+        return fold_normalization(variables, split.module.epsilon)
     return variables
 
 

@@ -15,9 +15,8 @@ from PIL import Image
 
 from jaxsplit.data import Preprocessing, batches, decode_image, open_source, prepare, spread
 from jaxsplit.data import fashion_mnist as fashion
-from jaxsplit.data.prepared import find_prepared
 from jaxsplit.data.sources import ASSETS, EMBEDDED
-from jaxsplit.data.writer import write_prepared
+from jaxsplit.data.tfds_records import find_prepared, write_prepared
 from jaxsplit.errors import DataError, JaxsplitWarning
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxsplit import networks
-from jaxsplit.errors import ConfigError, JaxsplitError, WeightsError
+from jaxsplit.errors import ConfigError, JaxsplitError, JaxsplitWarning, WeightsError
 from jaxsplit.io import safetensors
 
 
@@ -185,7 +185,7 @@ def test_integers_are_refused(saved):
 def test_what_could_not_be_read_again_is_not_saved(tiny, tmp_path):
     module, variables, rest = tiny
     path = tmp_path / "weights.safetensors"
-    folded = networks.fold_batch_norm(variables, module.epsilon)
+    folded = networks.fold_normalization(variables, module.epsilon)
     with pytest.raises(WeightsError, match=r"before fold\(\)"):
         networks.save_backbone(path, folded, **rest)
     large = jax.tree.map(lambda leaf: leaf + np.float32(1e5), variables)
@@ -323,3 +323,10 @@ def test_folding_keeps_the_function_and_the_fingerprint(tiny, randomised, name):
     spread = np.ptp(expected, axis=0).max()
     assert spread > 1e-3  # the images do matter
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-2 * spread)
+
+
+def test_the_old_name_of_folding_still_works_and_names_the_new_one():
+    with pytest.warns(JaxsplitWarning, match="fold_normalization"):
+        assert networks.fold_batch_norm is networks.fold_normalization
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        networks.nothing  # noqa: B018

@@ -1,9 +1,12 @@
-"""Integer counts ↔ the intervals of the range coder.
+"""Probability models of the range coder: exact integer tables, and the escape code.
 
-The coder divides its range by 2**24 and our tables by 2**16, so count T must own exactly 256·T
-units of the coder. The library that we call takes probabilities, not counts; this module finds
-the probabilities that make it land on our integers, and reads its integers back so that nobody
-has to trust that it did.
+The coder divides its range into 2**24 units and our tables into 2**16 counts, so count T must own
+exactly 256·T units. constriction takes probabilities, not counts. `categorical` finds the
+probabilities that it maps to our integers, and reads the resulting intervals back to verify them.
+
+A value d ≥ 0 steps beyond the nearer end of its table is written as m = d + 1, 1 ≤ m < 2**32: first
+the bit length k of m with probability about 2**-k, then the k - 1 bits below m's leading one and
+the side, as k equiprobable bits. This is Elias' gamma code with the unary part as one symbol.
 """
 
 from typing import Any
@@ -22,7 +25,7 @@ _FRESH_SCALE = (2**64 - 1) >> _CODER_BITS
 
 
 def categorical(counts: np.ndarray) -> Any:
-    """Makes the coder's model whose symbol j has probability `counts[j]` / 65536, exactly.
+    """Builds the coder's model whose symbol j has exactly the probability `counts[j]` / 65536.
 
     Args:
       counts: [n] integers >= 1 with sum 65536, n >= 2.
@@ -34,8 +37,8 @@ def categorical(counts: np.ndarray) -> Any:
       CoderError: the installed coder rounds these counts differently.
     """
     counts = np.asarray(counts, np.int64)
-    # The coder hands every symbol one unit and shares out the remaining 2**24 - n in proportion
-    # to the probabilities, rounding down; T·256 - 1 is what is left of T·256, so nothing rounds.
+    # The coder gives every symbol one unit and distributes the remaining 2**24 - n in proportion
+    # to the probabilities, rounding down. With weights T·256 - 1 nothing is rounded.
     model = constriction.stream.model.Categorical(
         (counts * _UNITS - 1).astype(np.float64), perfect=False
     )
@@ -45,14 +48,14 @@ def categorical(counts: np.ndarray) -> Any:
         and np.array_equal(starts, (np.cumsum(counts) - counts) * _UNITS)
     ):
         raise CoderError(
-            "the installed constriction does not reproduce these integer tables, so its bytes "
-            "would not be readable elsewhere; install constriction 0.5"
+            "the installed constriction does not reproduce these integer tables, so other "
+            "installations could not read its bytes; install constriction 0.5"
         )
     return model
 
 
 def intervals(model: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the interval of every symbol back from the coder, in units of 2**-24.
+    """Reads the interval of every symbol from the coder, in units of 2**-24.
 
     Args:
       model: a model for `constriction`'s coders.
@@ -69,7 +72,7 @@ def intervals(model: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
     for symbol in range(size):
         encoder = constriction.stream.queue.RangeEncoder()
         encoder.encode(symbol, model)
-        # A fresh coder is [0, 2**64 - 1) and emits no word for one 24-bit symbol, so its state
+        # A new coder's interval is [0, 2**64 - 1), and one 24-bit symbol emits no word: its state
         # is the symbol's interval times the scale.
         _, (lower, width) = encoder.pos()
         starts.append(lower)
@@ -80,19 +83,19 @@ def intervals(model: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 MAX_LENGTH = 32
-# 2**-k until that falls below one count, then one count each, taken from the shortest length.
+# 2**-k while that is at least one count, then one count each, subtracted from the shortest length.
 LENGTH_COUNTS = np.maximum(TOTAL >> np.arange(1, MAX_LENGTH + 1), 1).astype(np.int32)
 LENGTH_COUNTS[0] -= LENGTH_COUNTS.sum() - TOTAL
 
 _LENGTH_BITS = COUNT_BITS - np.log2(LENGTH_COUNTS)
 _LENGTHS = categorical(LENGTH_COUNTS)
 _UNIFORM = constriction.stream.model.Uniform()
-# The coder's uniform models stop at 2**24, so the fair bits go in two pieces.
+# The coder's uniform models end at 2**24, so the equiprobable bits are coded in two pieces.
 _PIECE = 16
 
 
 def escape_bits(values: np.ndarray, minima: np.ndarray, maxima: np.ndarray) -> np.ndarray:
-    """Bits that follow the escape symbol, float64 in the shape of `values`.
+    """Computes the bits that follow the escape symbol, float64 in the shape of `values`.
 
     Args:
       values: int32, each outside its table.
@@ -109,7 +112,7 @@ def escape_bits(values: np.ndarray, minima: np.ndarray, maxima: np.ndarray) -> n
 def encode_escapes(
     encoder: Any, values: np.ndarray, minima: np.ndarray, maxima: np.ndarray
 ) -> None:
-    """Appends values outside their tables to a range encoder; arguments as `escape_bits`."""
+    """Appends values outside their tables to a range encoder; see `escape_bits`."""
     lengths, fair = _split(values, minima, maxima)
     encoder.encode((lengths - 1).astype(np.int32), _LENGTHS)
     low, high, long = _piece_sizes(lengths)
@@ -122,12 +125,12 @@ def decode_escapes(decoder: Any, minima: np.ndarray, maxima: np.ndarray) -> np.n
     """Reads values outside their tables from a range decoder.
 
     Args:
-      decoder: the decoder, standing at the first length.
+      decoder: positioned at the first bit length.
       minima: int32 [n]: the lowest symbol of each value's table; n >= 1.
       maxima: int32 [n]: the highest.
 
     Returns:
-      int64 [n]. A corrupted stream can give values beyond int32; the caller looks.
+      int64 [n]. A corrupted stream can give values beyond int32; the caller checks.
     """
     lengths = decoder.decode(_LENGTHS, minima.size).astype(np.int64) + 1
     low, high, long = _piece_sizes(lengths)
@@ -141,7 +144,7 @@ def decode_escapes(decoder: Any, minima: np.ndarray, maxima: np.ndarray) -> np.n
 def _split(
     values: np.ndarray, minima: np.ndarray, maxima: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bit lengths of m, and the fair bits with the side lowest (1 is below); both int64."""
+    """Returns the bit lengths of m and the equiprobable bits, the lowest 1 below; both int64."""
     values = values.astype(np.int64)
     below = values < minima
     distances = np.where(below, minima - values, values - maxima)
@@ -151,7 +154,7 @@ def _split(
 
 
 def _piece_sizes(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Alphabet sizes of the low pieces [n] and of the high pieces that exist, and which do."""
+    """Returns alphabet sizes of the low pieces [n] and the high pieces, and who has a high one."""
     long = lengths > _PIECE
     low = np.left_shift(1, np.minimum(lengths, _PIECE)).astype(np.int32)
     return low, np.left_shift(1, lengths[long] - _PIECE).astype(np.int32), long

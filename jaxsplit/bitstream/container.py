@@ -17,15 +17,15 @@ _CRC_BYTES = 4
 
 
 class Writer:
-    """Writes a container to a binary file, frame by frame; a context manager.
+    """Context manager that writes a container to a binary file, frame by frame.
 
-    Leaving the block writes the end marker and the checksum; leaving it by an exception does not,
-    so a reader sees a truncated file. The file stays open.
+    Leaving the block writes the end marker and the checksum. After an exception they are not
+    written, so a reader sees a truncated file. The file stays open.
 
     Args:
-      file: where to write; needs only `write`.
+      file: only its `write` is called.
       header: the container's header.
-      frame_checks: adds four bytes to every frame, which tell the damaged frame from the others.
+      frame_checks: add a checksum of four bytes to every frame, which locates damage.
 
     >>> from jaxsplit.bitstream import RateInfo
     >>> file = io.BytesIO()
@@ -48,11 +48,11 @@ class Writer:
         """Appends one frame.
 
         Args:
-          payload: as of `EntropyCoder.encode`.
-          rate_index: place of its rate in the header.
+          payload: as `EntropyCoder.encode` returns it.
+          rate_index: index of its rate in the header.
 
         Returns:
-          Bytes of the frame, with everything that the image cost.
+          Size of the frame in bytes: the total cost of the image.
 
         Raises:
           ConfigError: the frame does not fit the header.
@@ -60,8 +60,8 @@ class Writer:
         frame = pack_frame(payload, rate_index, len(self._longest))
         if len(payload) > self._longest[rate_index]:
             raise ConfigError(
-                f"payload of {len(payload)} bytes, but the header's latent takes at most "
-                f"{self._longest[rate_index]}"
+                f"payload of {len(payload)} bytes, expected at most {self._longest[rate_index]} "
+                "for the header's latent shape; give the header of the family that encoded it"
             )
         if self._checked:
             frame += _frame_check(self._count, frame)
@@ -93,21 +93,22 @@ class Writer:
 
 
 class Reader:
-    """Reads a container, or a stream without an end, frame by frame as they come.
+    """Reads a container or an open-ended stream, frame by frame as they arrive.
 
-    Iterating gives every `Frame`. At the end of a container its checksum is compared; what follows
-    it in the file stays unread.
+    Iterating yields every `Frame`. At the end of a container the checksum is verified; bytes behind
+    it stay unread.
 
     Args:
-      file: binary and blocking, such as an open file or `socket.makefile("rb")`; needs only `read`.
-      stream: the file may end after any frame, as a connection does that is closed.
+      file: binary and blocking, such as an open file or `socket.makefile("rb")`; only `read` is
+        called.
+      stream: the input may end after any frame, as when a connection is closed.
 
     Attributes:
-      header: what the file begins with. Compare it with your own by `Header.check` before reading
-        on: what a frame may take is bounded by it.
+      header: the header. Call `Header.check` with it before reading on: it bounds the size of a
+        frame.
 
     Raises:
-      NewerVersionError: a newer jaxsplit wrote it.
+      NewerVersionError: written by a newer version of jaxsplit.
       BitstreamError: not a container, truncated or corrupted; also while iterating.
 
     >>> from jaxsplit.bitstream import RateInfo, pack_frame, pack_header
@@ -128,16 +129,16 @@ class Reader:
 
     @property
     def position(self) -> int:
-        """How many bytes were read so far: at first the header's."""
+        """Bytes read so far, the header included."""
         return self._cursor.position
 
     @property
     def check_bytes(self) -> int:
-        """What its own check adds to a frame."""
+        """Bytes that the checksum adds to each frame."""
         return _CRC_BYTES if self._flags & FRAME_CHECKS else 0
 
     def __iter__(self) -> Iterator[Frame]:
-        if self._error is not None:  # behind an error nobody knows where a frame begins
+        if self._error is not None:  # frame boundaries are unknown after an error
             raise self._error
         try:
             yield from self._frames()
@@ -172,15 +173,15 @@ class Reader:
 def write_container(
     header: Header, frames: Iterable[Frame], *, frame_checks: bool = False
 ) -> bytes:
-    """A whole container as bytes.
+    """Returns a whole container as bytes.
 
     Args:
-      header: what all frames have in common.
+      header: the container's header.
       frames: in the order of the images.
-      frame_checks: give each frame four bytes that find damage in it.
+      frame_checks: add a checksum of four bytes to every frame.
 
     Returns:
-      What a `.jspl` file holds.
+      Content of a `.jspl` file.
 
     Raises:
       ConfigError: a frame does not fit the header.
@@ -208,7 +209,7 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
       The header and all frames.
 
     Raises:
-      NewerVersionError: a newer jaxsplit wrote it.
+      NewerVersionError: written by a newer version of jaxsplit.
       BitstreamError: not a container, truncated or corrupted.
 
     >>> from jaxsplit.bitstream import RateInfo
@@ -224,10 +225,10 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
 
 
 def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
-    """The frames of a container, one at a time, with the bytes of each in the file but its check.
+    """Iterates over the frames of a container and their sizes in bytes, without frame checks.
 
-    Empty frames take a byte each: a small file may hold very many. Only at the end it is known
-    that the checksum is right.
+    An iterator, since an empty frame takes one byte and a small file may hold very many. The
+    checksum is verified at the end.
 
     Args:
       data: the whole file.
@@ -236,7 +237,7 @@ def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
       An iterator over (frame, bytes).
 
     Raises:
-      NewerVersionError: a newer jaxsplit wrote it.
+      NewerVersionError: written by a newer version of jaxsplit.
       BitstreamError: not a container, truncated or corrupted; while iterating.
 
     >>> from jaxsplit.bitstream import RateInfo
@@ -260,7 +261,7 @@ def _longest_payloads(header: Header) -> list[int]:
 
 
 def _frame_check(number: int, frame: bytes) -> bytes:
-    # The number is in it so that frames that changed places are noticed.
+    # The number is included so that reordered frames are detected.
     return _checksum(zlib.crc32(frame, zlib.crc32((number & 0xFFFFFFFF).to_bytes(4, "little"))))
 
 

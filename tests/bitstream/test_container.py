@@ -257,11 +257,13 @@ def test_length_beyond_the_data_takes_no_memory():
     most = 9 * 4 * 4 * 64
     with pytest.raises(BitstreamError, match=f"truncated: the frame payload needs {most} "):
         read_container(_sealed(header + b"\xa3\x81\0"))
-    with pytest.raises(BitstreamError, match=f"a frame of {most + 1} bytes, at most {most};"):
+    with pytest.raises(
+        BitstreamError, match=f"a frame of {most + 1} bytes, expected at most {most};"
+    ):
         read_container(_sealed(header + b"\xa3\x82\0"))
     with pytest.raises(BitstreamError, match="at most 9216;"):
         read_container(_sealed(header + b"\xff\0\x10\0\0\0\0"))
-    with pytest.raises(BitstreamError, match=r"corrupted: a frame of .* bytes, at most"):
+    with pytest.raises(BitstreamError, match=r"corrupted: a frame of .* bytes, expected at most"):
         read_container(_sealed(header + b"\xff\xff\xff\xff\xff\x7f\0"))
     with pytest.raises(BitstreamError, match="end marker"):
         unpack_frame(b"\0", 1)

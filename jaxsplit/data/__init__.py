@@ -1,4 +1,4 @@
-"""Labelled images: where they come from (`open_source`) and how they reach a step (`batches`).
+"""Labelled images: sources (`open_source`) and the input pipeline (`batches`).
 
 >>> from jaxsplit.data import Preprocessing, batches, open_source
 >>> source = open_source("embedded", split="train", limit=64)

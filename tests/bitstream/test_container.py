@@ -241,7 +241,7 @@ def test_a_receiver_refuses_another_family_and_other_tables():
         (b"\1\1a" + bytes(16) + b"\xff" * 9, "not a number in its short form"),
         (b"\1\1a" + bytes(16) + b"\x81\0\1\1", "not a number in its short form"),
         (2 * (b"\1a" + bytes(16) + b"\1\1\1"), "truncated"),
-        (b"\2" + 2 * (b"\1a" + bytes(16) + b"\1\1\1"), "with different ids"),
+        (b"\2" + 2 * (b"\1a" + bytes(16) + b"\1\1\1"), "with distinct ids"),
     ],
 )
 def test_invalid_header_with_a_right_checksum(rates, message):

@@ -594,7 +594,7 @@ def test_what_is_transparent_is_shown_on_white(mode, unwarned):
         image.putpalette([0, 0, 0, 10, 20, 30])
     options = {"P": {"transparency": bytes((255, 0))}, "L": {"transparency": 10}}.get(mode, {})
     clear = encoded(image, "PNG", **options)
-    with pytest.warns(JaxsplitWarning, match="save the image on it"):
+    with pytest.warns(JaxsplitWarning, match="save the image with it"):
         array = decode_image(clear)
     assert np.all(array == 255)
     assert array.shape[2] == (1 if mode in ("LA", "L") else 3)
@@ -650,5 +650,5 @@ def test_a_limit_is_taken_of_the_part():
 
 @pytest.mark.parametrize("split", ["train[50%:50%]", "train[60%:40%]", "train[:101%]"])
 def test_an_empty_part_is_an_error(split):
-    with pytest.raises(DataError, match="is empty or more than the whole"):
+    with pytest.raises(DataError, match="is empty or exceeds 100 %"):
         open_source("embedded", split=split)

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, JaxsplitError, JaxsplitWarning, WeightsError
-from jaxsplit.io import safetensors
+from jaxsplit.io.safetensors import MAX_HEADER
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_header_without_end_is_not_parsed(saved):
     with safetensors.safe_open(saved, "numpy") as file:
         metadata = file.metadata()
     fields = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
-    large = {**metadata, "padding": "x" * safetensors.MAX_HEADER}
+    large = {**metadata, "padding": "x" * MAX_HEADER}
     assert networks.holds_backbone(by_hand(saved, metadata, **fields))
     assert not networks.holds_backbone(by_hand(saved, large, **fields))
     refuses(saved, "expected a .safetensors")

@@ -1,7 +1,6 @@
-"""The entropy model: a learned density per channel, its bits, and its frozen integer tables."""
+"""The entropy model: a learned density per channel, its rate in bits, and integer tables."""
 
 from jaxsplit.entropy.factorized import (
-    FactorizedPrior,
     bits,
     cumulative_logits,
     init_params,
@@ -9,6 +8,7 @@ from jaxsplit.entropy.factorized import (
     median,
     quantile,
 )
+from jaxsplit.entropy.prior import FactorizedPrior
 from jaxsplit.entropy.prior_tables import build_tables, integer_counts, rounding_offsets
 from jaxsplit.entropy.symbol_tables import stack_tables, tables_by_place, tables_from_counts
 

@@ -143,7 +143,7 @@ def test_odd_images_are_what_they_look_like(desk):
         (("encode", "shirt.png", *TO[:-1], "/dev/full"), ["No space left", "free some"]),
         (("encode", "shirt.png", *TO[:-1], "photos"), ["photos: it is a folder"]),
         (("encode", "shirt.png", *TO[:-1], "./shirt.png"), ["--output is the image shirt.png"]),
-        (("encode", "huge.png", *TO), ["huge.png has more pixels than are safe to decode"]),
+        (("encode", "huge.png", *TO), ["huge.png has too many pixels to decode safely"]),
         (("decode", "photos", *TO[:2]), ["photos: it is a folder; name a file in it"]),
         (("evaluate", "--fam", FAMILY), ["there is no option --fam; did you mean --family?"]),
         (("decode", "shirt.png", *TO[:2]), ["not a jaxsplit file", "jaxsplit encode"]),

@@ -1,4 +1,4 @@
-"""Symbols to bytes and back: integer tables, a range coder and the `.jspl` container. No jax."""
+"""Entropy coding of symbols: integer tables, range coder and `.jspl` container. Imports no jax."""
 
 from jaxsplit.bitstream.container import (
     Reader,

@@ -1,92 +1,4 @@
-"""The `.jspl` container, and the whole of its format.
-
-What follows is enough to write a decoder in another language, given a family's integer tables.
-Numbers of several bytes are little-endian, but for the payload's and the labels'. A varint has
-seven bits a byte, lowest first, bit 7 set on all but its last byte, in the fewest bytes and at most
-six.
-
-Container
----------
-    "JSPL" · version (1 byte: 3) · flags (1 byte) · family fingerprint (16 bytes)
-    varints H, W, c of the images, or three zeros · number of rates n (1 byte, 1 … 255)
-    per rate: id length (1 byte, 1 … 64) · id (UTF-8) · table fingerprint (16 bytes)
-              varints h, w, C of its latents, h·w·C ≤ 2**22
-    frames · 0 (1 byte) · CRC-32 of everything before it (4 bytes)
-
-Rate ids differ and have none of the controls U+0000 … 1F, 7F … 9F, 2028 … 202E and 2066 … 2069.
-H, W and c are at most 2**20. Fingerprints are the first halves of SHA-256 digests:
-of tables that of `CodingTables.fingerprint`, of a family that of `RateFamily.fingerprint`. Flag 1:
-frames carry checks; other flags are for later versions and refused. Version 1 has neither the
-flags' byte nor the images' shape.
-
-A stream (socket) is the header and then frames, without an end or checks: beside its payload an
-image costs at most two bytes up to 30847 // n - 1 bytes of payload, 5140 for six rates, and three
-up to 489599 // n - 1.
-
-Frame
------
-    label · payload (length bytes, at most 9·h·w·C and 2**28)
-    with flag 1: CRC-32 (4 bytes) of the frame's number in the file, 0, 1, … (4 bytes), of the
-    label and of the payload
-
-A label is v = 1 + length·n + rate index, big-endian: the byte v up to 127; 0x8000 + (v - 128) in
-two bytes up to 30847; 0xF80000 + (v - 30848) in three up to 489599; else the byte 0xFF and v in
-five. Versions 1 and 2 write v as a varint.
-
-CRC-32 is zlib's (polynomial 0x04C11DB7 reflected, initial and final value 0xFFFFFFFF).
-
-Tables
-------
-A rate's tables give for every channel c, or for every place (row, column, channel) of the latent, a
-minimum m, a size n >= 2 and n counts T >= 1 with sum 65536. Entry j < n - 1 stands for the symbol m
-+ j; the last entry is the escape. The interval of entry j starts at 256·(T_0 + … + T_(j-1)) and is
-256·T_j wide, in units of 2**-24. All is integer. Tables also carry the offset that each channel is
-rounded around: the latent is symbol + offset. A channel's scale is folded into the unit's
-convolutions. Channels that share a table repeat its counts, each with its own minimum and offset.
-
-A table fingerprint is the SHA-256 of "jaxsplit coding tables 1", a line feed, and then, little-
-endian: the number of tables and of all counts together (u32 each), n and then m of each table
-(i32), the offset of each channel (f32, 0 for -0), and the counts, table by table (i32). Where
-places have tables the line says 2, h, w and C (u32) follow the first two numbers, and the table of
-each place (u8) follows the counts.
-
-Payload
--------
-One range-coder stream of one latent of h × w × C symbols.
-
-Order: channels with identical counts (whatever their minima) form a group; groups go by their first
-channel, channels within a group rise. Each channel gives its h·w entries row by row. Where places
-have tables, a latent is coded as one of 1 × 1 × h·w·C, whose channels are the places, row by row
-and the channels of each. After the last channel follow the escapes of all channels, e of them in
-the order in which their escape entries came: first e bit lengths, then e low pieces, then the high
-pieces of those that have one.
-
-Escape: a symbol d >= 1 steps outside of its table (d = m - symbol below, d = symbol - (m + n - 2)
-above) has the bit length k of d, 1 ≤ k ≤ 32, so 2**(k-1) ≤ d < 2**k. The length is coded as the
-entry k - 1 of a table with the counts 32753, 16384 >> 0, 16384 >> 1, …, 16384 >> 14 (which is 1),
-and then sixteen times 1: 32 counts with sum 65536. The k bits f = 2·(d - 2**(k-1)) + below, with
-below 1 or 0, are coded with equal widths: the low piece f mod 2**min(k, 16), of width
-2**(24 - min(k, 16)), and where k > 16 the high piece f >> 16, of width 2**(24 - (k - 16)). A
-symbol beyond int32 is an error.
-
-Decoder: the payload is followed by zeros without end. D is its first 8 bytes, big-endian, and
-R = 2**64 - 1. For each entry:
-
-    s = R >> 24;  q = D // s;  q >= 2**24 is an error
-    find the entry with start ≤ q < start + width
-    D = D - s·start;  R = s·width
-    if R < 2**32:  D = D·2**32 + the next 4 bytes, big-endian;  R = R·2**32
-
-Encoder: L = 0, an integer of unlimited length, and R = 2**64 - 1. For each entry L = L + s·start
-and R = s·width; where R < 2**32 both are multiplied by 2**32, so that after w such steps L has
-4·w + 8 bytes, and a carry may run through all of them. At the end the payload is the shortest
-byte string that, as a big-endian number of 4·w + 8 bytes with zeros behind it, lies in
-[L, L + R): empty where L = 0, else the fewest first bytes of L + R - 1 that do. So its last byte
-is never zero. A decoder refuses a payload that ends in zero or has more bytes than
-1 + (the information of its symbols and 0.0057 bits for each step of the coder) / 8.
-
-Every size is compared with what is there and with a limit before memory is taken for it.
-"""
+"""Writes and reads `.jspl` containers and streams; FORMAT.md beside this file specifies them."""
 
 import io
 import math
@@ -105,15 +17,15 @@ _CRC_BYTES = 4
 
 
 class Writer:
-    """Writes a container to a binary file, frame by frame; a context manager.
+    """Context manager that writes a container to a binary file, frame by frame.
 
-    Leaving the block writes the end marker and the checksum; leaving it by an exception does not,
-    so a reader sees a truncated file. The file stays open.
+    Leaving the block writes the end marker and the checksum. After an exception they are not
+    written, so a reader sees a truncated file. The file stays open.
 
     Args:
-      file: where to write; needs only `write`.
+      file: only its `write` is called.
       header: the container's header.
-      frame_checks: adds four bytes to every frame, which tell the damaged frame from the others.
+      frame_checks: add a checksum of four bytes to every frame, which locates damage.
 
     >>> from jaxsplit.bitstream import RateInfo
     >>> file = io.BytesIO()
@@ -136,11 +48,11 @@ class Writer:
         """Appends one frame.
 
         Args:
-          payload: as of `EntropyCoder.encode`.
-          rate_index: place of its rate in the header.
+          payload: as `EntropyCoder.encode` returns it.
+          rate_index: index of its rate in the header.
 
         Returns:
-          Bytes of the frame, with everything that the image cost.
+          Size of the frame in bytes: the total cost of the image.
 
         Raises:
           ConfigError: the frame does not fit the header.
@@ -148,8 +60,8 @@ class Writer:
         frame = pack_frame(payload, rate_index, len(self._longest))
         if len(payload) > self._longest[rate_index]:
             raise ConfigError(
-                f"payload of {len(payload)} bytes, but the header's latent takes at most "
-                f"{self._longest[rate_index]}"
+                f"payload of {len(payload)} bytes, expected at most {self._longest[rate_index]} "
+                "for the header's latent shape; give the header of the family that encoded it"
             )
         if self._checked:
             frame += _frame_check(self._count, frame)
@@ -181,21 +93,22 @@ class Writer:
 
 
 class Reader:
-    """Reads a container, or a stream without an end, frame by frame as they come.
+    """Reads a container or an open-ended stream, frame by frame as they arrive.
 
-    Iterating gives every `Frame`. At the end of a container its checksum is compared; what follows
-    it in the file stays unread.
+    Iterating yields every `Frame`. At the end of a container the checksum is verified; bytes behind
+    it stay unread.
 
     Args:
-      file: binary and blocking, such as an open file or `socket.makefile("rb")`; needs only `read`.
-      stream: the file may end after any frame, as a connection does that is closed.
+      file: binary and blocking, such as an open file or `socket.makefile("rb")`; only `read` is
+        called.
+      stream: the input may end after any frame, as when a connection is closed.
 
     Attributes:
-      header: what the file begins with. Compare it with your own by `Header.check` before reading
-        on: what a frame may take is bounded by it.
+      header: the header. Call `Header.check` with it before reading on: it bounds the size of a
+        frame.
 
     Raises:
-      NewerVersionError: a newer jaxsplit wrote it.
+      NewerVersionError: written by a newer version of jaxsplit.
       BitstreamError: not a container, truncated or corrupted; also while iterating.
 
     >>> from jaxsplit.bitstream import RateInfo, pack_frame, pack_header
@@ -216,16 +129,16 @@ class Reader:
 
     @property
     def position(self) -> int:
-        """How many bytes were read so far: at first the header's."""
+        """Bytes read so far, the header included."""
         return self._cursor.position
 
     @property
     def check_bytes(self) -> int:
-        """What its own check adds to a frame."""
+        """Bytes that the checksum adds to each frame."""
         return _CRC_BYTES if self._flags & FRAME_CHECKS else 0
 
     def __iter__(self) -> Iterator[Frame]:
-        if self._error is not None:  # behind an error nobody knows where a frame begins
+        if self._error is not None:  # frame boundaries are unknown after an error
             raise self._error
         try:
             yield from self._frames()
@@ -260,15 +173,15 @@ class Reader:
 def write_container(
     header: Header, frames: Iterable[Frame], *, frame_checks: bool = False
 ) -> bytes:
-    """A whole container as bytes.
+    """Returns a whole container as bytes.
 
     Args:
-      header: what all frames have in common.
+      header: the container's header.
       frames: in the order of the images.
-      frame_checks: give each frame four bytes that find damage in it.
+      frame_checks: add a checksum of four bytes to every frame.
 
     Returns:
-      What a `.jspl` file holds.
+      Content of a `.jspl` file.
 
     Raises:
       ConfigError: a frame does not fit the header.
@@ -296,7 +209,7 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
       The header and all frames.
 
     Raises:
-      NewerVersionError: a newer jaxsplit wrote it.
+      NewerVersionError: written by a newer version of jaxsplit.
       BitstreamError: not a container, truncated or corrupted.
 
     >>> from jaxsplit.bitstream import RateInfo
@@ -312,10 +225,10 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
 
 
 def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
-    """The frames of a container, one at a time, with the bytes of each in the file but its check.
+    """Iterates over the frames of a container and their sizes in bytes, without frame checks.
 
-    Empty frames take a byte each: a small file may hold very many. Only at the end it is known
-    that the checksum is right.
+    An iterator, since an empty frame takes one byte and a small file may hold very many. The
+    checksum is verified at the end.
 
     Args:
       data: the whole file.
@@ -324,7 +237,7 @@ def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
       An iterator over (frame, bytes).
 
     Raises:
-      NewerVersionError: a newer jaxsplit wrote it.
+      NewerVersionError: written by a newer version of jaxsplit.
       BitstreamError: not a container, truncated or corrupted; while iterating.
 
     >>> from jaxsplit.bitstream import RateInfo
@@ -348,7 +261,7 @@ def _longest_payloads(header: Header) -> list[int]:
 
 
 def _frame_check(number: int, frame: bytes) -> bytes:
-    # The number is in it so that frames that changed places are noticed.
+    # The number is included so that reordered frames are detected.
     return _checksum(zlib.crc32(frame, zlib.crc32((number & 0xFFFFFFFF).to_bytes(4, "little"))))
 
 

@@ -1,6 +1,6 @@
-"""One frame of a stream: a label that holds length and rate, then the payload.
+"""Packs and reads frames: a label that holds length and rate, then the payload.
 
-`bitstream` has the layout of labels and varints.
+FORMAT.md specifies labels and varints.
 """
 
 import operator
@@ -16,22 +16,22 @@ MAX_PAYLOAD_BYTES = 1 << 28
 
 # Enough for the longest payload of the last of 255 rates, which takes 37 bits.
 _MAX_VARINT_BYTES = 6
-# Labels from here on take two bytes, three, and six; and how the first of them begins.
+# Lowest labels of two, three and six bytes, each with its first byte.
 _TWO, _TWO_MARK = 0x80, 0x80
 _THREE, _THREE_MARK = _TWO + 0x7800, 0xF8
 _SIX, _SIX_MARK = _THREE + 0x70000, 0xFF
-# Up to this version of the format a label is a varint.
+# Up to this format version a label is a varint.
 _VARINT_LABELS = 2
 _CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The bytes of one image: which rate of the header, and its payload.
+    """One coded image: its rate and its payload.
 
     Attributes:
-      rate_index: place of the rate in `Header.rates`, from 0.
-      payload: as of `EntropyCoder.encode`; it may be empty.
+      rate_index: index of the rate in `Header.rates`.
+      payload: as `EntropyCoder.encode` returns it; may be empty.
 
     >>> frame, end = unpack_frame(pack_frame(b"abc", rate_index=2, n_rates=5), n_rates=5)
     >>> frame.rate_index, frame.payload
@@ -43,15 +43,15 @@ class Frame:
 
 
 def pack_frame(payload: bytes, rate_index: int, n_rates: int) -> bytes:
-    """One frame as it stands in a container; its length is what an image really costs.
+    """Packs one frame; its length is the total cost of an image in bytes.
 
     Args:
       payload: the coded latent.
-      rate_index: which rate, 0 … n_rates - 1.
-      n_rates: the number of rates in the header.
+      rate_index: index of the rate, 0 … n_rates - 1.
+      n_rates: number of rates in the header.
 
     Returns:
-      Label and payload. The label is a byte up to 127 // n_rates - 1 bytes of payload.
+      Label and payload. The label takes one byte up to 127 // n_rates - 1 bytes of payload.
 
     Raises:
       ConfigError: the rate is not in the header, or the payload exceeds 2**28 bytes.
@@ -63,25 +63,30 @@ def pack_frame(payload: bytes, rate_index: int, n_rates: int) -> bytes:
     """
     rate_index = operator.index(rate_index)
     if not 0 <= rate_index < n_rates:
-        raise ConfigError(f"frame of rate {rate_index}, expected 0 … {n_rates - 1}")
+        raise ConfigError(
+            f"frame of rate {rate_index}, expected 0 … {n_rates - 1}; name a rate of the header"
+        )
     if len(payload) > MAX_PAYLOAD_BYTES:
-        raise ConfigError(f"payload of {len(payload)} bytes, at most {MAX_PAYLOAD_BYTES}")
+        raise ConfigError(
+            f"payload of {len(payload)} bytes, expected at most {MAX_PAYLOAD_BYTES}; "
+            "encode with a lower rate"
+        )
     return _pack_label(1 + len(payload) * n_rates + rate_index) + payload
 
 
 def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]:
-    """Reads the frame that begins at `start`; `Reader` reads those of older formats too.
+    """Reads the frame at `start` in the current format; `Reader` reads older formats too.
 
     Args:
-      data: bytes that hold the frame, and maybe more.
-      n_rates: the number of rates in the header.
-      start: where the frame begins.
+      data: bytes that contain the frame.
+      n_rates: number of rates in the header.
+      start: offset of the frame.
 
     Returns:
-      The frame, and where the next one begins.
+      The frame, and the offset of the next one.
 
     Raises:
-      BitstreamError: truncated, corrupted, or the end marker stands there.
+      BitstreamError: truncated, corrupted, or an end marker instead of a frame.
 
     >>> two = pack_frame(b"abc", 0, n_rates=2) + pack_frame(b"", 1, n_rates=2)
     >>> first, end = unpack_frame(two, n_rates=2)
@@ -91,7 +96,9 @@ def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]
     cursor = Cursor(data, start)
     opened = read_frame(cursor, n_rates)
     if opened is None:
-        raise BitstreamError("no frame: the end marker of a container stands here")
+        raise BitstreamError(
+            "got a container's end marker, expected a frame; read whole files with Reader"
+        )
     return opened[0], cursor.position
 
 
@@ -101,13 +108,12 @@ def read_frame(
     longest: Sequence[int] | None = None,
     version: int = _VARINT_LABELS + 1,
 ) -> tuple[Frame, bytes] | None:
-    """The frame that the cursor stands at and its label; None at the end marker of a container.
+    """Reads the next frame and its label; None at the end marker of a container.
 
     Args:
-      cursor: where to read.
-      n_rates: the number of rates in the header.
-      longest: the most bytes of a payload of each rate; longer ones are refused before they are
-        read.
+      cursor: positioned at the frame.
+      n_rates: number of rates in the header.
+      longest: maximum payload bytes of each rate; longer payloads are refused unread.
       version: of the format.
 
     Raises:
@@ -124,7 +130,7 @@ def read_frame(
     length, rate_index = divmod(value - 1, n_rates)
     most = MAX_PAYLOAD_BYTES if longest is None else longest[rate_index]
     if length > most:
-        raise corrupted(f"a frame of {length} bytes, at most {most}")
+        raise corrupted(f"a frame of {length} bytes, expected at most {most}")
     return Frame(rate_index, cursor.take(length, "frame payload")), label
 
 
@@ -154,7 +160,7 @@ def _read_label(cursor: "Cursor") -> int:
 
 
 def pack_varint(value: int) -> bytes:
-    """Writes a number >= 0, seven bits a byte, lowest first."""
+    """Packs a number >= 0, seven bits per byte, lowest first."""
     data = bytearray()
     while value > 0x7F:
         data.append(value & 0x7F | 0x80)
@@ -164,11 +170,11 @@ def pack_varint(value: int) -> bytes:
 
 
 class Cursor:
-    """A position in untrusted bytes; every reading past the end is a truncation.
+    """A read position in untrusted bytes; reading past the end raises `BitstreamError`.
 
     Args:
       data: the bytes.
-      position: where to begin.
+      position: initial offset.
     """
 
     def __init__(self, data: bytes, position: int) -> None:
@@ -176,13 +182,13 @@ class Cursor:
         self.position = position
 
     def take_up_to(self, size: int) -> bytes:
-        """The next `size` bytes, or as many as there are."""
+        """Returns the next `size` bytes, fewer at the end."""
         taken = bytes(self._data[self.position : self.position + size])
         self.position += len(taken)
         return taken
 
     def take(self, size: int, what: str) -> bytes:
-        """The next `size` bytes; `what` names them in the error."""
+        """Returns the next `size` bytes; `what` names them in the error."""
         start = self.position
         taken = self.take_up_to(size)
         if len(taken) < size:
@@ -190,11 +196,11 @@ class Cursor:
         return taken
 
     def byte(self, what: str) -> int:
-        """The next byte."""
+        """Returns the next byte."""
         return self.take(1, what)[0]
 
     def varint(self, what: str) -> int:
-        """The next number as `pack_varint` writes it."""
+        """Returns the next varint; refuses encodings longer than needed."""
         value = 0
         for index in range(_MAX_VARINT_BYTES):
             byte = self.byte(what)
@@ -207,13 +213,13 @@ class Cursor:
 
 
 class FileCursor(Cursor):
-    """A cursor over a file, pipe or socket, which takes no more memory than what has come.
+    """A cursor over a file, pipe or socket; memory is bounded by the bytes received.
 
     Args:
-      file: binary, blocking; `read` gives fewer bytes than it is asked for at the end alone.
+      file: binary and blocking; `read` returns fewer bytes than requested only at the end.
 
     Attributes:
-      crc: CRC-32 of all bytes taken so far.
+      crc: CRC-32 of all bytes read so far.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -223,15 +229,15 @@ class FileCursor(Cursor):
         self.crc = 0
 
     def at_end(self) -> bool:
-        """Whether nothing follows; waits for a byte."""
+        """Whether the input ends here; blocks until a byte arrives."""
         self._ahead = self._ahead or self._read(1)
         return not self._ahead
 
     def take_up_to(self, size: int) -> bytes:
-        """As of `Cursor`."""
+        """See `Cursor.take_up_to`."""
         parts, left = [], size
         while left:
-            # A file may reserve at once all that it is asked for; a lying length asks for much.
+            # In chunks: `read` may allocate all that is requested, and a forged length is large.
             part = self._ahead[:left] or self._read(min(left, _CHUNK_BYTES))
             self._ahead = b""
             if not part:
@@ -246,12 +252,12 @@ class FileCursor(Cursor):
     def _read(self, size: int) -> bytes:
         part = self._file.read(size)
         if part is None:  # "nothing yet" must not pass for the end
-            raise ConfigError("the file does not block; give one that waits for its bytes")
+            raise ConfigError("the file is non-blocking; give a blocking one")
         return part
 
 
 def truncated(what: str, size: int, start: int, left: int) -> BitstreamError:
-    """The error for bytes that end too early."""
+    """Makes the error for input that ends too early."""
     return BitstreamError(
         f"truncated: the {what} needs {size} bytes at byte {start} and {left} are left; "
         "get the whole file again"
@@ -259,10 +265,10 @@ def truncated(what: str, size: int, start: int, left: int) -> BitstreamError:
 
 
 def not_shortest(what: str, end: int) -> BitstreamError:
-    """The error for a number that is written longer than it need be."""
+    """Makes the error for a number in a longer encoding than needed."""
     return corrupted(f"the {what} before byte {end} is not a number in its short form")
 
 
 def corrupted(what: str) -> BitstreamError:
-    """The error for bytes that no writer produces."""
+    """Makes the error for bytes that no writer produces."""
     return BitstreamError(f"corrupted: {what}; get the file again or encode it again")

@@ -1,4 +1,4 @@
-"""The head of a container: family, rates and shapes. Its layout is written in `bitstream`."""
+"""Packs and reads the header of a container: family, rates and shapes, as in FORMAT.md."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from jaxsplit.errors import (
 )
 
 MAGIC = b"JSPL"
-#: The version that is written; all from 1 on are read.
+#: Version that is written; versions from 1 on are read.
 VERSION = 3
 MAX_RATES = 255
 
@@ -25,22 +25,22 @@ FRAME_CHECKS = 1
 _FINGERPRINT_BYTES = 16
 _MAX_ID_BYTES = 64
 _MAX_IMAGE_SIDE = 1 << 20
-# Lines, columns and directions of text. By number: what can be printed depends on the Unicode of
-# a Python, and two of them must not differ about a file.
+# Control characters of lines, columns and text direction. By code point: `str.isprintable` depends
+# on Python's Unicode version, and two versions must not disagree about a file.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
 class RateInfo:
-    """What a container says about one rate.
+    """A container's entry for one rate.
 
     Args:
-      rate_id: its name in the family, 1 … 64 bytes of UTF-8 without controls.
-      tables: fingerprint of its coding tables in hexadecimal; the first 32 digits are kept.
-      shape: h, w and channels of its latents; at most 2**22 symbols.
+      rate_id: name in the family, 1 … 64 bytes of UTF-8 without control characters.
+      tables: fingerprint of the coding tables in hexadecimal; the first 32 digits are kept.
+      shape: (h, w, channels) of the latents; at most 2**22 symbols.
 
     Raises:
-      ConfigError: one of them does not fit the format.
+      ConfigError: an argument does not fit the format.
 
     >>> RateInfo("low", tables="1F" * 32, shape=(4, 4, 64)).tables  # half of a SHA-256 is kept
     '1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f'
@@ -58,7 +58,10 @@ class RateInfo:
                 "choose a shorter name"
             )
         if _CONTROLS.search(self.rate_id):
-            raise ConfigError(f"rate id {self.rate_id!r} has control characters, expected letters")
+            raise ConfigError(
+                f"rate id {self.rate_id!r} has control characters, expected printable ones; "
+                "choose another name"
+            )
         object.__setattr__(self, "tables", _digits(self.tables))
         shape = tuple(int(size) for size in self.shape)
         if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MAX_SYMBOLS:
@@ -71,15 +74,15 @@ class RateInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """The head of a container; `check` compares it with the one that your family gives.
+    """Header of a container; `check` compares a received header with one's own.
 
     Args:
       family: fingerprint of the family in hexadecimal; the first 32 digits are kept.
-      rates: 1 … 255 rates with different ids; a frame's rate_index counts into them.
-      image: h, w and channels of the images that were encoded; None where nobody says.
+      rates: 1 … 255 rates with distinct ids; a frame's rate_index is an index into them.
+      image: (h, w, channels) of the encoded images; None if unknown.
 
     Raises:
-      ConfigError: one of them does not fit the format.
+      ConfigError: an argument does not fit the format.
 
     >>> ours = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),), image=(28, 28, 1))
     >>> ours.check(Header("22" * 16, ours.rates))  # doctest: +ELLIPSIS
@@ -97,7 +100,7 @@ class Header:
         ids = [rate.rate_id for rate in self.rates]
         if not 1 <= len(ids) <= MAX_RATES or len(set(ids)) != len(ids):
             raise ConfigError(
-                f"a container of {len(ids)} rates, expected 1 … {MAX_RATES} with different ids"
+                f"a container of {len(ids)} rates, expected 1 … {MAX_RATES} with distinct ids"
             )
         if self.image is not None:
             image = tuple(int(size) for size in self.image)
@@ -108,14 +111,14 @@ class Header:
             object.__setattr__(self, "image", image)
 
     def check(self, received: "Header") -> None:
-        """Refuses what was encoded for another receiver than the one whose header this is.
+        """Refuses a file or stream that this header's family cannot decode.
 
         Args:
-          received: the header of a file or stream.
+          received: header of the file or stream.
 
         Raises:
-          OtherFamilyError: it is of another family.
-          OtherTablesError: it claims this family, but other rates, tables or shapes.
+          OtherFamilyError: encoded with another family.
+          OtherTablesError: names this family, but other rates, tables or shapes.
         """
         if received.family != self.family:
             raise OtherFamilyError(
@@ -135,19 +138,20 @@ class Header:
                 )
         if None not in (received.image, self.image) and received.image != self.image:
             raise OtherTablesError(
-                f"encoded from images of {received.image}, this family takes {self.image}"
+                f"encoded from images of {received.image}, this family takes {self.image}; "
+                "decode it with the family that encoded it"
             )
 
 
 def pack_header(header: Header, flags: int = 0) -> bytes:
-    """The header as it stands at the beginning of a file, or of a stream.
+    """Packs the header of a file or stream.
 
     Args:
-      header: the rates and what they belong to.
-      flags: FRAME_CHECKS where frames carry checks, else 0.
+      header: family, rates and image shape.
+      flags: FRAME_CHECKS if frames carry checks, else 0.
 
     Returns:
-      The bytes that come before the first frame.
+      The bytes that precede the first frame.
 
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> packed = pack_header(header)
@@ -165,10 +169,10 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
 
 
 def read_header(cursor: Cursor) -> tuple[Header, int, int]:
-    """The header that the cursor stands at, its format version and its flags.
+    """Reads the header, its format version and its flags.
 
     Raises:
-      NewerVersionError: a newer jaxsplit wrote it.
+      NewerVersionError: written by a newer version of jaxsplit.
       BitstreamError: not a header, truncated or corrupted.
     """
     magic = cursor.take_up_to(len(MAGIC))

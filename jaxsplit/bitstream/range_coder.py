@@ -1,9 +1,9 @@
-"""Symbols + tables ↔ bytes: one range-coder stream for one latent.
+"""Codes the symbols of one latent as one range-coder stream, given integer tables.
 
-Tables are coded one after the other, each with all its symbols in one go; the values outside of
-their tables follow at the end of the stream. The payload is the shortest byte string that, read
-as a big-endian fraction with zeros behind it, lies in the coder's final interval; its last byte
-is therefore never zero, and a payload may be empty.
+Channels that share a table are coded together in one call. Values outside their tables follow at
+the end of the stream. The payload is the shortest byte string that, read as a big-endian fraction
+followed by zeros, lies in the coder's final interval. So its last byte is never zero, and a
+payload may be empty.
 """
 
 from collections import deque
@@ -12,26 +12,25 @@ from typing import Any
 import constriction
 import numpy as np
 
-from jaxsplit.bitstream.escape_codes import decode_escapes, encode_escapes, escape_bits
-from jaxsplit.bitstream.intervals import categorical
+from jaxsplit.bitstream.coder_models import categorical, decode_escapes, encode_escapes, escape_bits
 from jaxsplit.bitstream.tables import MAX_SYMBOLS, CodingTables
 from jaxsplit.errors import BitstreamError, ConfigError
 
 _INT32 = np.iinfo(np.int32)
-#: Most bytes of a symbol: 16 bits, 48 more of an escape, and the coder's rounding of under 0.03.
+#: Most bytes per symbol: 16 bits, 48 more for an escape, and less than 0.03 of coder rounding.
 MAX_SYMBOL_BYTES = 9
-# The coder's range is at least 2**32 and loses less than 2**24 of it to rounding at every step,
-# so a step costs at most 0.0057 bits more than its information; an escape takes three more.
+# The coder's range is at least 2**32 and loses less than 2**24 to rounding at every step, so a step
+# costs at most 0.0057 bits more than its information. An escape takes three more steps.
 _ROUNDING_BYTES = 0.0057 / 8
 _ESCAPE_STEPS = 3
-# More bits than the entries of a latent can have.
+# Exceeds the total information of any latent's entries, in bits.
 _ESCAPE_MARK = 2.0**27
-# What constriction raises on invalid words, depending on the model.
+# Exceptions that constriction raises on invalid words, depending on the model.
 _CODER_ERRORS = (AssertionError, KeyError, ValueError)
 
 
 class EntropyCoder:
-    """Codes latents of one rate; building it checks every interval against the tables.
+    """Range coder for latents of one rate; its constructor verifies every interval.
 
     Args:
       tables: the rate's tables.
@@ -55,10 +54,10 @@ class EntropyCoder:
     def __init__(self, tables: CodingTables) -> None:
         self.tables = tables
         self._by_place = tables.places is not None
-        # Where places have tables, a latent is coded as one pixel with a channel for each place.
+        # With position-dependent tables, a latent is one pixel with a channel for each position.
         used = np.arange(tables.channels) if tables.places is None else tables.places.ravel()
-        # One call of the coder for every distinct table: trained latents have dead channels,
-        # which all look alike. The first channel of each table decides its place.
+        # One coder call per distinct table: dead channels of trained latents all share one. The
+        # first channel of each table determines its position in the order.
         order, self._groups, first = _by_counts(tables, used)
         self._models = [
             categorical(tables.counts[table, : tables.sizes[table]]) for table in used[first]
@@ -68,30 +67,29 @@ class EntropyCoder:
         rows = used[order]
         self._minima, self._maxima = tables.minima[rows], tables.maxima[rows]
         self._escapes = (tables.sizes[rows] - 1)[:, None]
-        # As they are used on every call.
+        # In the shapes and dtypes that every call needs.
         self._lowest = self._minima[:, None]
         self._first = self._lowest.view(np.uint32)
         self._last = self._escapes.view(np.uint32)
-        # One look at a table tells what an entry costs and whether any entry is an escape.
+        # One table lookup gives the cost of an entry and marks escapes.
         bits = tables.entry_bits.copy()
         bits[np.arange(len(bits)), tables.sizes - 1] += _ESCAPE_MARK
         self._bits = bits.ravel()
         self._rows = (rows.astype(np.int32) * tables.counts.shape[1])[:, None]
-        # Taken out while in use, so that threads share a coder.
+        # Buffers are removed while in use, so a coder can be shared between threads.
         self._scratch: list[_Scratch] = []
 
     def encode(self, symbols: np.ndarray) -> bytes:
-        """Writes a latent as bytes.
+        """Encodes a latent.
 
         Args:
           symbols: int32 [h, w, channels]; any value.
 
         Returns:
-          The payload. On average it is 0.32 bytes longer than `tables.information_bits(symbols)`
-          / 8, and by the coder's rounding of 0.00013 bits a symbol: 0.62 bytes at 18,816 symbols.
-          It is never longer by more than a byte beside the rounding, but it may be shorter: symbols
-          at the end that are the lowest of their tables leave the interval's lower end where it
-          is, and so add nothing.
+          The payload. On average it exceeds `tables.information_bits(symbols)` / 8 by 0.32 bytes
+          and the coder's rounding of 0.00013 bits per symbol: 0.62 bytes at 18,816 symbols. Beside
+          the rounding it never exceeds it by more than a byte. It may be shorter: trailing symbols
+          that are the lowest of their tables do not move the interval's lower end and add nothing.
 
         Raises:
           ConfigError: not int32, or another shape.
@@ -107,10 +105,10 @@ class EntropyCoder:
             planes = planes[self._order]
         scratch = self._take_scratch(pixels)
         entries, escaped = scratch.entries, scratch.escaped
-        # Wraps around below the minimum, so that one unsigned comparison finds both sides.
+        # Values below the minimum wrap around, so one unsigned comparison detects both sides.
         np.subtract(planes.view(np.uint32), self._first, out=entries)
         np.greater_equal(entries, self._last, out=escaped)
-        any_escaped = b"\1" in escaped.tobytes()  # in less than half the time of .any()
+        any_escaped = b"\1" in escaped.tobytes()  # takes less than half the time of .any()
         if any_escaped:
             np.copyto(entries, self._last, where=escaped)
         encoder = constriction.stream.queue.RangeEncoder()
@@ -122,22 +120,22 @@ class EntropyCoder:
         return _finish(encoder)
 
     def decode(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
-        """Reads a latent from bytes.
+        """Decodes a latent.
 
-        A range coder notices little corruption: wrong bytes of a plausible length decode to wrong
-        symbols. The container's checksum is there for that; here a payload is refused that is
-        longer than its own symbols explain.
+        A range coder detects little corruption: wrong bytes of a plausible length decode to wrong
+        symbols, which the container's checksum detects. This method refuses a payload that is
+        longer than the information of its symbols allows.
 
         Args:
           data: the payload.
-          shape: h and w of the latent.
+          shape: (h, w) of the latent.
 
         Returns:
           int32 [h, w, channels].
 
         Raises:
           BitstreamError: the payload is invalid or too long.
-          ConfigError: the shape is not two positive numbers, or too large.
+          ConfigError: the shape is not positive, or too large.
         """
         pixels = self._check_shape((*shape, self.tables.channels))
         data = bytes(data)
@@ -154,10 +152,10 @@ class EntropyCoder:
         decoder = constriction.stream.queue.RangeDecoder(_words(data))
         try:
             lengths = [pixels * channels for channels in self._groups]
-            # Joining buffers is several times as fast as concatenating small arrays.
+            # Joining buffers is several times faster than concatenating small arrays.
             joined = b"".join(map(decoder.decode, self._models, lengths))
             entries = np.frombuffer(joined, np.int32).reshape(-1, pixels)
-            # An escape's place may wrap around here; its value is filled in below.
+            # Escapes may overflow here; their values are filled in below.
             planes = entries + self._lowest
             bits = self._bits.take(entries + self._rows).sum()
             steps = entries.size
@@ -198,7 +196,7 @@ class EntropyCoder:
         return scratch if scratch.pixels == pixels else _Scratch(pixels, self._groups)
 
     def _check_shape(self, shape: tuple[int, ...]) -> int:
-        """Symbols for each of the coder's channels."""
+        """Returns the number of symbols of each of the coder's channels."""
         height, width, channels = shape
         if channels != self.tables.channels:
             raise ConfigError(
@@ -217,7 +215,7 @@ class EntropyCoder:
 
 
 def _by_counts(tables: CodingTables, used: np.ndarray) -> tuple[np.ndarray, list[int], np.ndarray]:
-    """Channels with tables `used` in coding order, sizes of their groups, first of each group."""
+    """Returns the coding order of channels with tables `used`, group sizes and first members."""
     kinds: dict[bytes, int] = {}
     kind_of = [
         kinds.setdefault(row[:size].tobytes(), len(kinds))
@@ -231,7 +229,7 @@ def _by_counts(tables: CodingTables, used: np.ndarray) -> tuple[np.ndarray, list
 
 
 class _Scratch:
-    """Memory of one encoding, kept for the next of its size: slicing costs as much as coding."""
+    """Buffers of one encoding, reused by the next of its size: slicing costs as much as coding."""
 
     def __init__(self, pixels: int, groups: list[int]) -> None:
         self.pixels = pixels
@@ -242,13 +240,13 @@ class _Scratch:
 
 
 def _finish(encoder: Any) -> bytes:
-    """The shortest bytes inside the encoder's final interval [lower, lower + width)."""
+    """Returns the shortest bytes inside the encoder's final interval [lower, lower + width)."""
     words = encoder.get_compressed()
     position, (low, width) = encoder.pos()
-    # `pos` gives the last 64 bits of lower; the digits before them may still await a carry. The
-    # sealed words lie in the interval, which is narrower than 2**64, so they fix the rest.
+    # `pos` gives the last 64 bits of lower; a carry into the bits before them may be pending. The
+    # sealed words lie in the interval, which is narrower than 2**64, so they determine the rest.
     sealed = words.astype(">u4").tobytes().ljust(4 * position + 8, b"\0")
-    # The last 16 bytes tell all, unless a carry runs through them.
+    # The last 16 bytes suffice unless a carry runs through all of them.
     for tail in (sealed[-16:], sealed):
         lower = int.from_bytes(tail, "big")
         lower -= (lower - low) & (2**64 - 1)
@@ -257,13 +255,13 @@ def _finish(encoder: Any) -> bytes:
             break
     if lower == 0:
         return b""
-    # Cutting the upper end after the first bit in which it differs from lower - 1 stays inside
-    # the interval; cutting it any earlier does not.
+    # Truncating the upper end behind the first bit that differs from lower - 1 stays inside the
+    # interval; truncating it earlier does not.
     dropped = ((lower - 1) ^ upper).bit_length() - 1 >> 3
     kept = upper >> 8 * dropped
     return sealed[: -len(tail)] + kept.to_bytes(len(tail) - dropped, "big")
 
 
 def _words(data: bytes) -> np.ndarray:
-    """Big-endian 32-bit words of the payload; the decoder reads zeros behind the last."""
+    """Returns the payload as big-endian 32-bit words; the decoder reads zeros behind the last."""
     return np.frombuffer(data + bytes(-len(data) % 4), ">u4").astype(np.uint32)

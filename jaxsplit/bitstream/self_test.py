@@ -1,8 +1,8 @@
-"""A short stream that tells whether a coder still does what it did when a family was saved.
+"""A short stored stream that verifies that a coder behaves as when the family was saved.
 
-The symbols follow from the tables by integers alone, so only their payload is kept. Decoding it
-again finds a coder that divides, orders channels or writes escapes differently, before any image
-is lost to it.
+The symbols are derived from the tables by integer arithmetic, so only their payload is stored.
+Decoding it detects a coder that divides, orders channels or writes escapes differently before it
+decodes any image.
 """
 
 import numpy as np
@@ -17,10 +17,10 @@ _INT32 = np.iinfo(np.int32)
 
 
 def self_test_symbols(tables: CodingTables) -> np.ndarray:
-    """The symbols of a rate's self-test, int32 [2, 2, channels], or of the places' shape.
+    """Returns the symbols of a rate's self-test: int32 [2, 2, channels], or of the places' shape.
 
-    Multiples of 40503 modulo 2**16 (the golden ratio's) stand for draws from the tables; every
-    13th symbol is moved out of its table by a third of 2**2 to 2**32, above and below in turns.
+    Multiples of 40503 modulo 2**16 (the golden ratio's) replace draws from the tables. Every 13th
+    symbol is moved out of its table by a third of 2**2 to 2**32, alternately above and below.
 
     >>> tables = CodingTables(
     ...     counts=np.array([[30000, 30000, 5536]] * 4, np.int32),
@@ -37,7 +37,7 @@ def self_test_symbols(tables: CodingTables) -> np.ndarray:
     draws = index * 40503 % 65536
     entries = np.empty(row.size, np.int64)
     for table, (counts, size) in enumerate(zip(tables.counts, tables.sizes, strict=True)):
-        # Places of a table are few; channels of a table are one.
+        # A channel's table has a strided slice; a position's table needs a mask.
         at = slice(table, None, tables.channels) if tables.places is None else row == table
         ends = np.cumsum(counts[:size], dtype=np.int64)
         entries[at] = np.searchsorted(ends, draws[at], side="right")
@@ -47,7 +47,7 @@ def self_test_symbols(tables: CodingTables) -> np.ndarray:
     outside = np.where(index // _ESCAPE_EVERY % 2, lowest - steps, highest + steps)
     escaped = (index % _ESCAPE_EVERY == 0) | (entries == tables.sizes[row] - 1)
     symbols = np.where(escaped, outside, lowest + entries)
-    # A table at the end of int32 gets the last symbol instead, in the table or not.
+    # Clipped to the end of int32, whether or not that symbol is in the table.
     bounded = np.clip(symbols, _INT32.min, _INT32.max).astype(np.int32)
     return bounded.reshape(rows.shape)
 
@@ -60,31 +60,31 @@ def _shape(tables: CodingTables) -> tuple[int, int]:
 
 
 def write_self_test(coder: EntropyCoder) -> bytes:
-    """The payload that the coder gives for the self-test, to be kept with the rate.
+    """Encodes the self-test; the payload is stored with the rate.
 
     Args:
-      coder: of the rate's tables, as it is when the family is saved.
+      coder: coder of the rate's tables at the time of saving.
 
     Returns:
-      The payload, for `run_self_test`.
+      The payload for `run_self_test`.
 
     >>> from jaxsplit.entropy import tables_from_counts
     >>> tables = tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2)
     >>> payload = write_self_test(EntropyCoder(tables))
-    >>> run_self_test(EntropyCoder(tables), payload)  # says nothing: all is as it was
+    >>> run_self_test(EntropyCoder(tables), payload)  # passes
     """
     return coder.encode(self_test_symbols(coder.tables))
 
 
 def run_self_test(coder: EntropyCoder, payload: bytes) -> None:
-    """Has the coder decode a payload of `write_self_test` and encode its symbols again.
+    """Decodes a payload of `write_self_test`, encodes the symbols again and compares both.
 
     Args:
-      coder: of the rate's tables, as it is now.
-      payload: as it was saved.
+      coder: the current coder of the rate's tables.
+      payload: the stored payload.
 
     Raises:
-      CoderError: other symbols, or other bytes, came out.
+      CoderError: the symbols or the bytes differ.
 
     >>> from jaxsplit.entropy import tables_from_counts
     >>> coder = EntropyCoder(tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2))
@@ -92,8 +92,8 @@ def run_self_test(coder: EntropyCoder, payload: bytes) -> None:
     >>> try:
     ...     run_self_test(coder, b"of another coder")
     ... except CoderError:
-    ...     print("its bytes would mean other symbols")
-    its bytes would mean other symbols
+    ...     print("decodes to other symbols")
+    decodes to other symbols
     """
     symbols = self_test_symbols(coder.tables)
     try:
@@ -103,7 +103,7 @@ def run_self_test(coder: EntropyCoder, payload: bytes) -> None:
         same = False
     if not same:
         raise CoderError(
-            "the entropy coder does not reproduce the self-test that was saved with these tables: "
-            "its bytes would mean other symbols; install the constriction and jaxsplit that saved "
-            "them"
+            "the installed entropy coder does not reproduce the self-test stored with these "
+            "tables, so it would decode other symbols; install the versions of constriction and "
+            "jaxsplit that saved them"
         )

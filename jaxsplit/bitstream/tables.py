@@ -1,4 +1,4 @@
-"""The frozen integer tables of one rate: all that sender and receiver must agree on."""
+"""Frozen integer probability tables of one rate, shared by sender and receiver."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,12 +7,11 @@ from functools import cached_property
 
 import numpy as np
 
-from jaxsplit.bitstream.escape_codes import escape_bits
-from jaxsplit.bitstream.intervals import COUNT_BITS, TOTAL
+from jaxsplit.bitstream.coder_models import COUNT_BITS, TOTAL, escape_bits
 from jaxsplit.errors import ConfigError
 
-#: Most symbols in one latent; looked at before memory is taken. A flood of escapes takes about
-#: 100 bytes and a third of a microsecond each.
+#: Most symbols in one latent, checked before memory is allocated. An escape takes about 100 bytes
+#: and a third of a microsecond.
 MAX_SYMBOLS = 1 << 22
 
 _INT32 = np.iinfo(np.int32)
@@ -29,26 +28,26 @@ _DTYPES = {
 class CodingTables:
     """Integer probabilities of the symbols of a latent, in units of 1 / 65536.
 
-    Each channel has a table of its own, or each place of the latent names one of a few tables:
-    what lies at its edge is another thing than what lies in its middle. Either way the prior is
-    factorized, and no symbol is looked at to code another.
+    Either each channel has its own table, or each spatial position and channel selects one of a
+    few shared tables, since symbol statistics differ between the edge and the middle of an image.
+    Both are factorized priors: no symbol is coded conditionally on another.
 
-    Built once from a trained prior, saved with the rate and never computed again: two devices
-    that compute the same probabilities in floating point need not get the same integers.
-    Instances compare and hash by `fingerprint`; their arrays are read-only copies.
+    Tables are built once from a trained prior, saved with the rate and never recomputed: two
+    devices can get different integers from the same floating-point probabilities. Instances
+    compare and hash by `fingerprint`; their arrays are read-only copies.
 
     Args:
       counts: int32 [tables, width]. Row t holds `sizes[t]` entries >= 1 with sum 65536, then
-        zeros. The last used entry is the escape: its symbols are written out after the others.
-      sizes: int32 [tables], each 2 … width: the used entries, with the escape.
+        zeros. The last used entry is the escape; escaped values are coded after all entries.
+      sizes: int32 [tables], each 2 … width: number of used entries, escape included.
       minima: int32 [tables]: entry j < sizes[t] - 1 stands for the symbol minima[t] + j.
-      offsets: float32 [channels], finite, in units of the quantisation step: where the unit
-        rounds. The coder only carries them.
-      places: uint8 [h, w, channels], the table of each place of the latent; every table has one.
-        None: channel c has table c, in latents of any size.
+      offsets: float32 [channels], finite: rounding offsets in units of the quantization step.
+        The coder only stores them.
+      places: uint8 [h, w, channels]: table index of each position; every table is used. None:
+        channel c has table c, in latents of any size.
 
     Raises:
-      ConfigError: the arrays are not such tables.
+      ConfigError: the arrays are not valid tables.
 
     >>> tables = CodingTables(
     ...     counts=np.array([[30000, 30000, 5536], [65535, 1, 0]], np.int32),
@@ -127,7 +126,7 @@ class CodingTables:
         if places.size > MAX_SYMBOLS:
             return f"places {places.shape}, expected at most {MAX_SYMBOLS}"
         if not np.array_equal(np.unique(places), np.arange(tables)):
-            return f"places don't name all of the {tables} tables, and no other"
+            return f"places must use each of the {tables} tables and no other"
         return ""
 
     @property
@@ -136,7 +135,7 @@ class CodingTables:
         return len(self.offsets)
 
     def rows(self, height: int, width: int) -> np.ndarray:
-        """The table of each place of a latent.
+        """Returns the table index of each position and channel.
 
         Args:
           height, width: of the latent.
@@ -145,7 +144,7 @@ class CodingTables:
           int [height, width, channels].
 
         Raises:
-          ConfigError: these tables are of latents of another size.
+          ConfigError: the tables are for latents of another size.
         """
         if self.places is None:
             return np.broadcast_to(np.arange(self.channels), (height, width, self.channels))
@@ -158,22 +157,22 @@ class CodingTables:
 
     @cached_property
     def maxima(self) -> np.ndarray:
-        """The highest symbol of each table, int32 [tables]; the escape stands for none."""
+        """Highest symbol of each table, escape excluded: int32 [tables]."""
         return self.minima + self.sizes - 2
 
     @cached_property
     def entry_bits(self) -> np.ndarray:
-        """Information of each entry in bits, float64 [tables, width]; 0 where unused."""
+        """Information of each entry in bits, float64 [tables, width]; 0 if unused."""
         return np.where(self.counts > 0, COUNT_BITS - np.log2(np.maximum(self.counts, 1)), 0.0)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the content in a canonical layout, 64 hexadecimal digits.
 
-        Unused columns don't count: what they hold changes neither bytes nor symbols.
+        Unused columns are excluded: they affect neither bytes nor symbols.
         """
         used = self.counts[np.arange(self.counts.shape[1]) < self.sizes[:, None]]
-        # Adding 0 turns -0.0 into 0.0, which rounds alike but has other bytes.
+        # Adding 0 turns -0.0 into 0.0, which rounds equally but has different bytes.
         places = () if self.places is None else self.places.shape
         parts = [
             ("<u4", np.array([len(self.sizes), used.size, *places])),
@@ -191,13 +190,13 @@ class CodingTables:
         return digest.hexdigest()
 
     def information_bits(self, symbols: np.ndarray) -> float:
-        """Information content of symbols under the tables, with their escapes.
+        """Computes the information content of symbols under the tables, escapes included.
 
-        Real payloads are longer by at most a byte and the coder's rounding, usually by 0.32 bytes
-        in the mean; `EntropyCoder.encode` says when they are shorter.
+        Payloads exceed it by at most a byte and the coder's rounding, by 0.32 bytes on average;
+        see `EntropyCoder.encode` for when they are shorter.
 
         Args:
-          symbols: int32 [..., channels]; where places have tables, [..., h, w, channels].
+          symbols: int32 [..., channels]; [..., h, w, channels] for position-dependent tables.
 
         Returns:
           Bits, summed over all symbols.
@@ -223,7 +222,7 @@ class CodingTables:
         return float(bits)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name, for a checkpoint or a file; `places` only where there are some."""
+        """Returns the arrays by name for a checkpoint; `places` only if it is not None."""
         arrays = {name: getattr(self, name) for name in _DTYPES}
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -235,15 +234,15 @@ class CodingTables:
           arrays: name → array.
 
         Returns:
-          Tables of the same fingerprint.
+          Tables with the same fingerprint.
 
         Raises:
           ConfigError: a name is missing or unknown, or the arrays are not tables.
         """
         if set(arrays) | {"places"} != set(_DTYPES):
             raise ConfigError(
-                f"coding tables: got the arrays {sorted(arrays)}, expected {sorted(_DTYPES)}, "
-                "the places where there are some"
+                f"coding tables: got the arrays {sorted(arrays)}, expected {sorted(_DTYPES)} "
+                "(places may be missing); load a family that jaxsplit saved"
             )
         return cls(**{name: np.asarray(array) for name, array in arrays.items()})
 

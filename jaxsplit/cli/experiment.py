@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from jaxsplit.evaluation.card import with_measured
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.family import RateFamily
+from jaxsplit.io.files import write_whole
 from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.reports import html, plot, table
 from jaxsplit.train import distributed
@@ -248,7 +248,5 @@ def run_backbone(
         class_names=test.class_names,
         card=card,
     )
-    partial = directory / "report.json.partial"
-    partial.write_text(json.dumps(card, indent=1) + "\n")
-    os.replace(partial, directory / "report.json")
+    write_whole(directory / "report.json", (json.dumps(card, indent=1) + "\n").encode())
     return card

@@ -1,4 +1,4 @@
-"""Labelled images: where they come from (`open_source`) and how they reach a step (`batches`).
+"""Labelled images: sources (`open_source`) and the input pipeline (`batches`).
 
 >>> from jaxsplit.data import Preprocessing, batches, open_source
 >>> source = open_source("embedded", split="train", limit=64)
@@ -6,14 +6,12 @@
 [(32, 28, 28, 1), (32, 28, 28, 1)]
 """
 
-from jaxsplit.data.augmentation import Augmentation
+from jaxsplit.data.augmentation import Augmentation, Views
 from jaxsplit.data.images import decode_image
-from jaxsplit.data.pipeline import batches, load_arrays
+from jaxsplit.data.pipeline import batches, load_arrays, num_batches
 from jaxsplit.data.preprocessing import Preprocessing
 from jaxsplit.data.sources import Source, open_source, portable_name
 from jaxsplit.data.splits import spread
-from jaxsplit.data.steps import num_batches
-from jaxsplit.data.views import Views
 
 __all__ = [
     "Augmentation",

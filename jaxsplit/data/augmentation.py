@@ -1,4 +1,4 @@
-"""Random changes to the images of a training."""
+"""Random augmentation of training images."""
 
 import dataclasses
 
@@ -10,15 +10,15 @@ from jaxsplit.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random changes to a training batch of uint8 images, drawn for each image by itself.
+    """Augments a batch of uint8 images, independently for each image.
 
     Attributes:
-      padding: pixels added on every side before a crop at a random place.
-      flip: whether half of the images are mirrored left to right.
-      cutout: side of a square that is erased around a random point, in pixels; 0: none.
+      padding: pixels added on every side before a random crop to the original size.
+      flip: mirror each image horizontally with probability 1/2.
+      cutout: side of the square that is erased around a random point, in pixels; 0: none.
       fill: grey level of the padding and of the erased square.
-      zoom: least share of either side, such as 0.7, that is cut out at a random place and scaled
-        back to the whole, as if the camera had come nearer; 1: none.
+      zoom: smallest fraction of either side, such as 0.7, of a random crop that is scaled back to
+        the full size; 1: none.
 
     >>> images = np.arange(2 * 4 * 4 * 1, dtype=np.uint8).reshape(2, 4, 4, 1)
     >>> Augmentation(padding=1)(images, np.random.default_rng(0)).shape
@@ -38,14 +38,17 @@ class Augmentation:
             or not 0 <= self.fill <= 255
             or not 0 < self.zoom <= 1
         ):
-            raise ConfigError(f"not an augmentation: {self}")
+            raise ConfigError(
+                f"got {self}, expected padding and cutout >= 0, fill 0 … 255 and 0 < zoom <= 1; "
+                "change the value that is out of range"
+            )
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Augments a batch.
 
         Args:
           images: uint8 [B, H, W, C].
-          rng: where the randomness comes from; it moves on.
+          rng: random generator; its state advances.
 
         Returns:
           A new array, uint8 [B, H, W, C].
@@ -70,7 +73,7 @@ class Augmentation:
         count, height, width, channels = images.shape
         p = self.padding
         padded = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)), constant_values=self.fill)
-        # Rows of pixels and channels as one axis: each window is then a run of bytes per row.
+        # Width and channels as one axis: each row of a window is then a contiguous run of bytes.
         rows = padded.reshape(count, height + 2 * p, -1)
         windows = np.lib.stride_tricks.sliding_window_view(
             rows, (height, width * channels), axis=(1, 2)
@@ -86,3 +89,66 @@ class Augmentation:
         picture = Image.fromarray(image[..., 0] if channels == 1 else image)
         zoomed = picture.resize((width, height), Image.Resampling.BICUBIC, box)
         return np.asarray(zoomed).reshape(image.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Fixed set of augmented examples per image, for a frozen network that sees each once.
+
+    Of N images, example `view · N + i` is image `i` in view `view`. A view depends only on the
+    seed, its number and the image's number, so it can be recomputed at any time.
+
+    Attributes:
+      count: augmentations per image; 1 without `augmentation`.
+      augmentation: makes the random views; None for the unchanged image.
+      flip: add a mirrored copy of every view, as `count` further views.
+      seed: of the random views.
+
+    >>> views = Views(flip=True)
+    >>> image = np.arange(3, dtype=np.uint8).reshape(1, 1, 3, 1)
+    >>> [views.apply(image, [0], [view]).ravel().tolist() for view in range(len(views))]
+    [[0, 1, 2], [2, 1, 0]]
+    """
+
+    count: int = 1
+    augmentation: Augmentation | None = None
+    flip: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.seed < 0:
+            raise ConfigError(
+                f"{self.count} views with seed {self.seed}; expected 1 or more, and a seed >= 0"
+            )
+        if self.count > 1 and self.augmentation is None:
+            raise ConfigError(
+                f"{self.count} views of every image without an augmentation would be equal; "
+                "give an augmentation, or take 1 view"
+            )
+
+    def __len__(self) -> int:
+        return self.count * (2 if self.flip else 1)
+
+    def apply(self, images: np.ndarray, numbers: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Computes views of images.
+
+        Args:
+          images: uint8 [B, h, w, c].
+          numbers: int [B], index of each image in its source.
+          views: int [B], view of each image.
+
+        Returns:
+          uint8 [B, h, w, c]; `images` itself if nothing changes.
+        """
+        numbers, views = np.asarray(numbers), np.asarray(views)
+        if self.augmentation is not None:
+            images = images.copy()
+            for i, (number, view) in enumerate(zip(numbers, views % self.count, strict=True)):
+                # One generator per image, so that a view does not depend on the batch. The 2 keeps
+                # its stream apart from those that `batches` draws from the same seed.
+                rng = np.random.default_rng((self.seed, int(view), int(number), 2))
+                images[i] = self.augmentation(images[i : i + 1], rng)[0]
+        mirrored = views >= self.count
+        if not mirrored.any():
+            return images
+        return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)

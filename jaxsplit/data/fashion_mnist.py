@@ -1,16 +1,16 @@
-"""Rewrites Fashion-MNIST from its idx files as a TFDS dataset, without TensorFlow.
+"""Converts Fashion-MNIST from idx files to a TFDS dataset, without TensorFlow.
 
 The embedded subset is made by
 
     python -m jaxsplit.data.fashion_mnist --idx /usr/share/datasets/fashion-mnist \\
         --out jaxsplit/assets/datasets --train 6000 --test 2000
 
-and the full set, which is then found as `tfds:fashion_mnist`, by
+and the full set, which `tfds:fashion_mnist` then opens, by
 
     python -m jaxsplit.data.fashion_mnist --idx /usr/share/datasets/fashion-mnist \\
         --out ~/tensorflow_datasets
 
-The idx files are those of Debian's package `dataset-fashion-mnist`, and of the authors' page.
+The idx files come from Debian's package `dataset-fashion-mnist` or the authors' page.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxsplit.data.sources import EMBEDDED
 from jaxsplit.data.splits import spread
-from jaxsplit.data.writer import write_prepared
+from jaxsplit.data.tfds_records import write_prepared
 from jaxsplit.errors import DataError
 
 CLASS_NAMES = (
@@ -48,14 +48,14 @@ def read_idx(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads one split from `*-idx3-ubyte[.gz]` and `*-idx1-ubyte[.gz]`.
 
     Args:
-      folder: where the four files lie.
+      folder: folder of the four files.
       split: `train` or `test`.
 
     Returns:
       Images, uint8 [N, 28, 28], and labels, uint8 [N].
 
     Raises:
-      DataError: a file is missing or isn't idx.
+      DataError: a file is missing or is not idx.
     """
     stem = _FILES[split]
     images = _read_array(Path(folder) / f"{stem}-images-idx3-ubyte", 3)
@@ -68,16 +68,16 @@ def read_idx(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def write(
     idx: str | Path, out: str | Path, train: int | None = None, test: int | None = None
 ) -> Path:
-    """Writes the set, or a class-balanced part of it, into a TFDS data_dir.
+    """Writes the dataset, or a class-balanced subset, into a TFDS data_dir.
 
     Args:
       idx: folder of the idx files.
       out: TFDS data_dir.
-      train: how many training images, the first ones of each class; None: all.
-      test: the same for the test images.
+      train: number of training images, the first ones of each class; None: all.
+      test: number of test images, likewise.
 
     Returns:
-      The dataset's folder: `fashion_mnist/3.0.1` if all are taken, else the embedded subset's.
+      The dataset's folder: `fashion_mnist/3.0.1` for the full set, else the embedded subset's.
     """
     part = train is not None or test is not None
     splits = {}
@@ -85,7 +85,7 @@ def write(
         images, labels = read_idx(idx, split)
         if count is not None:
             if not 1 <= count <= len(labels):
-                raise DataError(f"{split} has {len(labels)} images; cannot take {count}")
+                raise DataError(f"got {split} = {count}, expected 1 … {len(labels)} images")
             chosen = spread(labels, count)
             images, labels = images[chosen], labels[chosen]
         splits[split] = _examples(images, labels)
@@ -104,13 +104,13 @@ def write(
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """An 8-bit grey PNG of uint8 [H, W], without filters.
+    """Encodes uint8 [H, W] as an 8-bit grey PNG without filters.
 
-    Pillow's PNGs differ between its versions; these depend on zlib alone, so that the embedded
-    set can be rebuilt to the byte.
+    Pillow's PNGs differ between its versions. These depend on zlib alone, so the embedded set can
+    be rebuilt byte for byte.
     """
     height, width = image.shape
-    rows = np.pad(image, ((0, 0), (1, 0)))  # each row begins with its filter, 0: none
+    rows = np.pad(image, ((0, 0), (1, 0)))  # each row begins with its filter type, 0: none
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -134,12 +134,14 @@ def _read_array(path: Path, ndim: int) -> np.ndarray:
     header = 4 + 4 * ndim
     shape = struct.unpack(f">{ndim}I", data[4:header]) if len(data) >= header else ()
     if data[:4] != bytes((0, 0, 8, ndim)) or len(data) - header != np.prod(shape):
-        raise DataError(f"{path} is not an idx file of uint8 with {ndim} dimensions")
+        raise DataError(
+            f"{path}: expected an idx file of uint8 with {ndim} dimensions; get the file again"
+        )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Runs the command line and returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxsplit.data.fashion_mnist",
         description=__doc__,

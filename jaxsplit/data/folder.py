@@ -1,11 +1,11 @@
-"""Folders of image files, `[split/]class/image`: the classes are the folders' names.
+"""Reads folders of image files, `[split/]class/image`; folder names are class names.
 
-The first level is splits if no image lies directly in any of its folders; else it is classes, and
-folders inside of them are left alone.
+The first level is read as splits if none of its folders contains an image directly, else as
+classes, whose subfolders are ignored.
 
-An optional `classes.txt` beside the splits (or beside the classes) names the classes in order,
-one to a line, so that a folder may hold only some of them. A "/" of a name is written "_" in the
-folder's name: `T-shirt/top` of classes.txt lies in `T-shirt_top`.
+An optional `classes.txt` beside the splits (or beside the classes) lists the classes in order, one
+per line, so that a folder may contain only some of them. A "/" in a name becomes "_" in the folder
+name: `T-shirt/top` is read from `T-shirt_top`.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from jaxsplit.errors import DataError
 
 
 def open_records(path: str, split: str | None) -> tuple["FolderRecords", str]:
-    """Opens one split of a folder; a folder without splits is the split `all`.
+    """Opens one split of a folder; a folder without splits has the split `all`.
 
     Returns:
-      Its records and the split's name.
+      The records and the split's name.
 
     Raises:
-      DataError: no such folder or split, a class without images, or one not in classes.txt.
+      DataError: no such folder or split, a class without images, or a class not in classes.txt.
     """
     try:
         return _open(path, split)
@@ -38,14 +38,14 @@ def open_records(path: str, split: str | None) -> tuple["FolderRecords", str]:
 def _open(path: str, split: str | None) -> tuple["FolderRecords", str]:
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise DataError(f"folder:{path}: no such folder")
+        raise DataError(f"folder:{path}: no such folder; check the path")
     below = {folder.name: _subfolders(folder) for folder in _subfolders(root)}
     if not below:
-        raise DataError(f"folder:{path} holds no class folders: expected [split/]class/image files")
+        raise DataError(f"folder:{path} has no subfolders, expected [split/]class/image files")
     if any(below.values()) and not any(_image_files(root / name) for name in below):
         split = choose_split(split, list(below), f"folder:{path}")
         top, inside = root / split, below[split]
-        # A split may lack classes that another one has: together they number the classes.
+        # A split may lack classes of another, so labels count the classes of all splits.
         names = sorted({folder.name for folders in below.values() for folder in folders})
     else:
         split = choose_split(split, ["all"], f"folder:{path}")
@@ -56,12 +56,14 @@ def _open(path: str, split: str | None) -> tuple["FolderRecords", str]:
             break
     records = FolderRecords(f"folder:{path}", top, names)
     if not len(records):
-        raise DataError(f"folder:{path} has no images in its split {split}")
+        raise DataError(
+            f"folder:{path} has no images in its split {split}, expected {split}/class/image files"
+        )
     return records, split
 
 
 class FolderRecords:
-    """The images of one split, ordered by class and file name."""
+    """Records of one split, ordered by class and file name."""
 
     def __init__(self, name: str, top: Path, class_names: list[str]):
         self.class_names = tuple(class_names)
@@ -75,7 +77,10 @@ class FolderRecords:
                 continue
             files = _image_files(folder)
             if not files:
-                raise DataError(f"{name}: class {class_name!r} has no images in {folder}")
+                raise DataError(
+                    f"{name}: class {class_name!r} has no images in {folder}; add some, or remove "
+                    "the folder"
+                )
             for file, size, modified in files:
                 self._files.append(f"{folder.name}/{file}")
                 listed = f"{folder.name}/{file}\0{size}"
@@ -90,11 +95,11 @@ class FolderRecords:
         return len(self._files)
 
     def labels(self) -> np.ndarray:
-        """int32 [N], by the folders' names."""
+        """Returns int32 [N]."""
         return self._labels
 
     def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-        """For each index the decoded image, uint8 [H, W, C], and its label."""
+        """Returns (image, label) for each index; images are uint8 [H, W, C]."""
         return [
             (decode_image(self._top / self._files[index]), int(self._labels[index]))
             for index in indices
@@ -110,7 +115,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _image_files(folder: Path) -> list[tuple[str, int, int]]:
-    """(name, bytes, time of change in ns) of the image files, by name."""
+    """Lists (name, bytes, modification time in ns) of the image files, by name."""
     with os.scandir(folder) as entries:
         return sorted(
             (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
@@ -125,8 +130,8 @@ def _read_classes(listing: Path, present: list[str]) -> list[str]:
     names = [line.strip() for line in lines if line.strip()]
     folders = set(map(_folder_name, names))
     if len(folders) != len(names):
-        raise DataError(f'{listing} names a class twice ("/" counts as "_")')
+        raise DataError(f'{listing} names a class twice ("/" counts as "_"); remove one')
     unknown = sorted(set(present) - folders)
     if unknown:
-        raise DataError(f"{listing} doesn't name these class folders: {', '.join(unknown)}")
+        raise DataError(f"{listing} lacks these class folders: {', '.join(unknown)}; add them")
     return names

@@ -1,4 +1,4 @@
-"""Image files and bytes → uint8 arrays, by Pillow alone, so that every source decodes alike."""
+"""Decodes image files to uint8 arrays, by Pillow alone so that all sources decode equally."""
 
 import io
 from pathlib import Path
@@ -8,29 +8,29 @@ from PIL import Image, ImageOps
 
 from jaxsplit.errors import DataError, JaxsplitWarning, warn_once
 
-#: File names that a folder of images is searched for; anything else in it is left alone.
+#: Suffixes of image files; a folder source ignores other files.
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
 
 def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
-    """Decodes one image file, turned upright where its EXIF data says so.
+    """Decodes one image file and applies its EXIF orientation.
 
     Args:
       encoded: the file's bytes, or its path.
-      where: what an error calls the image; a path speaks for itself.
+      where: name of the image in errors; default: its path.
 
     Returns:
       uint8 [height, width, channels]: 1 channel for grey images, 3 (RGB) for all others.
-      Transparent parts are shown on white, as a page would; of an animation the first frame is
-      taken; 16-bit grey is scaled to 8 bits.
+      Transparent parts are composited on white, animations give their first frame, and 16-bit grey
+      is scaled to 8 bits.
 
     Warns:
-      JaxsplitWarning: the first time that something was transparent, or animated.
+      JaxsplitWarning: the first transparent and the first animated image of a process.
 
     Raises:
-      DataError: the file is missing, truncated, not an image or too large to be safe.
+      DataError: the file is missing, truncated, not an image or too large to decode safely.
 
     >>> import io
     >>> from PIL import Image
@@ -42,30 +42,28 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
     name = where or ("an image" if isinstance(encoded, bytes) else str(encoded))
     try:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
-            # The second picture of an MPO is a preview, which nobody means.
+            # The further pictures of an MPO are previews, not an animation.
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 warn_once(
                     "animated",
-                    f"{name} is animated: only its first frame is taken; if another one is meant, "
-                    "save it as an image of its own",
+                    f"{name} is animated: only its first frame is used; to use another frame, save "
+                    "it as an image of its own",
                 )
             return _to_array(image, name)
-    except JaxsplitWarning:  # where warnings are errors
+    except JaxsplitWarning:  # raised if warnings are errors
         raise
     except IsADirectoryError as error:
         raise DataError(f"{name} is a folder: name the image files in it") from error
     except Image.DecompressionBombError as error:
-        raise DataError(
-            f"{name} has more pixels than are safe to decode: make it smaller"
-        ) from error
-    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them
+        raise DataError(f"{name} has too many pixels to decode safely; make it smaller") from error
+    except Exception as error:  # Pillow's plugins raise errors of any kind on damaged files
         missing = isinstance(error, FileNotFoundError)
         reason = "no such file" if missing else _one_line(error)
         raise DataError(f"cannot read {name} as an image: {reason}") from error
 
 
 def convert(image: Image.Image, channels: int) -> Image.Image:
-    """A Pillow image as grey (1 channel, ITU-R 601 luma) or RGB (3 channels)."""
+    """Converts a Pillow image to grey (1 channel, ITU-R 601 luma) or RGB (3 channels)."""
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
@@ -73,7 +71,7 @@ def convert(image: Image.Image, channels: int) -> Image.Image:
 def _to_array(image: Image.Image, name: str) -> np.ndarray:
     if "exif" in image.info:
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # Pillow clips 16-bit grey where it should scale
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit grey instead of scaling it
         return np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)[..., None]
     if image.has_transparency_data:
         image = _on_white(image, name)
@@ -83,7 +81,7 @@ def _to_array(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _on_white(image: Image.Image, name: str) -> Image.Image:
-    """What lies under transparent pixels is whatever a program left there: it isn't shown."""
+    """Composites on white: the colours under transparent pixels are arbitrary."""
     layers = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
     alpha = layers.getchannel("A")
     opaque = layers.convert(layers.mode.removesuffix("A"))
@@ -91,8 +89,8 @@ def _on_white(image: Image.Image, name: str) -> Image.Image:
         return opaque
     warn_once(
         "transparent",
-        f"{name} is transparent in parts: they are shown on white; if another background is "
-        "meant, save the image on it",
+        f"{name} is partly transparent: it is composited on white; for another background, save "
+        "the image with it",
     )
     white = Image.new(opaque.mode, opaque.size, "white")
     white.paste(opaque, mask=alpha)
@@ -101,5 +99,5 @@ def _on_white(image: Image.Image, name: str) -> Image.Image:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    # Pillow names its own BytesIO object, which tells a user nothing.
+    # Pillow's message names its own BytesIO object.
     return "not an image file" if "cannot identify image file" in text else text or repr(error)

@@ -1,7 +1,7 @@
-"""The one input pipeline: decode, preprocess, shuffle, batch, augment, on grain.
+"""Input pipeline on grain: decode, preprocess, shuffle, batch, augment.
 
-Grain runs here with threads and without worker processes (those want absl's flags parsed). Its
-elements are whole batches: per image it would cost more than the images of small networks do.
+Grain runs with threads, since its worker processes require parsed absl flags. Its elements are
+whole batches: per image its overhead would exceed the decoding of small images.
 """
 
 import functools
@@ -9,14 +9,19 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
 from jaxsplit.data.augmentation import Augmentation
 from jaxsplit.data.preprocessing import Preprocessing
 from jaxsplit.data.sources import Source
-from jaxsplit.data.steps import ENDLESS, Batch, num_batches, step_indices, stream
 from jaxsplit.errors import ConfigError
+
+Batch = dict[str, np.ndarray]
+_Item = TypeVar("_Item")
+
+ENDLESS = 2**40  # steps
 
 _DECODED: weakref.WeakKeyDictionary[Source, dict] = weakref.WeakKeyDictionary()
 
@@ -33,28 +38,28 @@ def batches(
     start_step: int = 0,
     memory_limit: int = 2**30,
 ) -> Iterator[Batch]:
-    """Iterates over batches; the same arguments give the same batches, to the bit.
+    """Iterates over batches, bit-identically for the same arguments.
 
     Args:
-      source: where the examples come from.
-      preprocessing: the backbone's; only its geometry is applied, see `normalise` for the rest.
-      batch_size: examples in a batch, over all devices.
-      seed: of the order, another one each epoch, and of the augmentation; None: in order.
-      epochs: how many times every example is seen; None: endless.
-      augment: random changes to the images; needs a seed.
-      drop_remainder: leave out each epoch's last, incomplete batch instead of padding it.
-      start_step: begin at this step, counted over epochs: what an iteration from 0 gives there.
-      memory_limit: bytes of decoded images that may be kept in memory and shared by all
-        iterations over the source; larger sources are decoded anew as they stream.
+      source: the examples.
+      preprocessing: the backbone's; only its geometry is applied. See `Preprocessing.normalise`.
+      batch_size: examples per batch, over all devices.
+      seed: of the order, which differs between epochs, and of the augmentation; None: in order.
+      epochs: number of passes over the source; None: endless.
+      augment: random augmentation; requires a seed.
+      drop_remainder: drop each epoch's incomplete last batch instead of padding it.
+      start_step: first step, counted over epochs; the iteration continues as if begun at 0.
+      memory_limit: decoded images of at most so many bytes are kept in memory, shared by all
+        iterations over the source. Larger sources are decoded on the fly.
 
     Returns:
-      An iterator over dictionaries, all of one shape: `image` uint8 [B, h, w, c], `label` int32
-      [B], `index` int64 [B] (the example's number in the source) and `mask` bool [B], False for
-      padding, where the image is black and label and index are -1.
+      An iterator over dictionaries of constant shapes: `image` uint8 [B, h, w, c], `label` int32
+      [B], `index` int64 [B] (of the example in the source) and `mask` bool [B]. `mask` is False
+      for padding, where the image is black and label and index are -1.
 
     Raises:
-      ConfigError: an argument doesn't fit.
-      DataError: an image can't be read, perhaps only in the middle of an iteration.
+      ConfigError: an argument is out of range.
+      DataError: an image cannot be read; also while iterating.
 
     >>> from jaxsplit.data.sources import open_source
     >>> small = open_source("embedded", limit=10)
@@ -70,18 +75,20 @@ def batches(
             f"got {batch_size}, {start_step} and {epochs}"
         )
     if seed is None and augment is not None:
-        raise ConfigError("augmentation is random: it needs a seed")
+        raise ConfigError("got an augmentation without a seed; give a seed")
     if seed is not None and seed < 0:
-        raise ConfigError(f"a seed must be ≥ 0, not {seed}")
+        raise ConfigError(f"got seed {seed}, expected at least 0")
     per_epoch = num_batches(len(source), batch_size, drop_remainder)
     if not per_epoch:
-        raise ConfigError(f"{source!r} doesn't fill one batch of {batch_size}")
+        raise ConfigError(
+            f"{source!r} doesn't fill one batch of {batch_size}; use a smaller batch_size"
+        )
     read, threads = reader(source, preprocessing, memory_limit)
 
     def fetch(step: int) -> Batch:
         batch = read(step_indices(len(source), batch_size, per_epoch, seed, step))
         if augment is not None and seed is not None:
-            # Seeded by the step alone, so that an iteration can begin anywhere.
+            # Seeded by the step, so that an iteration can start anywhere.
             batch["image"] = augment(batch["image"], np.random.default_rng((seed, step, 1)))
         return batch
 
@@ -92,14 +99,14 @@ def batches(
 def reader(
     source: Source, preprocessing: Preprocessing, memory_limit: int = 2**30
 ) -> tuple[Callable[[np.ndarray], Batch], int]:
-    """How any examples of a source are read, as one batch without augmentation.
+    """Makes a function that reads arbitrary examples as one batch without augmentation.
 
     Args:
-      source, preprocessing, memory_limit: as of `batches`.
+      source, preprocessing, memory_limit: see `batches`.
 
     Returns:
-      From int64 [B] (an example's number, or -1 for padding) to the batch, and the number of
-      threads in which to call it.
+      A function from indices, int64 [B] with -1 for padding, to the batch, and the number of
+      threads to call it in.
     """
     if len(source) * math.prod(preprocessing.input_shape) <= memory_limit:
         return functools.partial(_from_memory, *load_arrays(source, preprocessing)), 1
@@ -107,17 +114,17 @@ def reader(
 
 
 def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
-    """All examples at once, preprocessed but not normalised; decoded only the first time.
+    """Returns all examples, resized and cropped but not normalized; decoded on the first call.
 
     Args:
-      source: where the examples come from.
+      source: the examples.
       preprocessing: the backbone's.
 
     Returns:
       Read-only images, uint8 [N, h, w, c], and labels, int32 [N].
 
     Raises:
-      DataError: an image can't be read.
+      DataError: an image cannot be read.
 
     >>> from jaxsplit.data.sources import open_source
     >>> images, labels = load_arrays(open_source("embedded", limit=20), Preprocessing((14, 14), 1))
@@ -164,5 +171,107 @@ def _from_source(source: Source, preprocessing: Preprocessing, index: np.ndarray
 
 
 def _threads() -> int:
-    """Pillow decodes outside the interpreter's lock, so a thread per core is worth it."""
+    """One thread per core, at most 16: Pillow decodes outside the GIL."""
     return min(os.cpu_count() or 1, 16)
+
+
+def num_batches(examples: int, batch_size: int, drop_remainder: bool = False) -> int:
+    """Computes the number of batches in an epoch.
+
+    Args:
+      examples: number of examples.
+      batch_size: examples per batch.
+      drop_remainder: drop an incomplete last batch.
+
+    Returns:
+      The number of batches.
+
+    >>> num_batches(10, 4), num_batches(10, 4, drop_remainder=True)
+    (3, 2)
+    """
+    return examples // batch_size if drop_remainder else math.ceil(examples / batch_size)
+
+
+def step_indices(
+    examples: int, batch_size: int, per_epoch: int, seed: int | None, step: int
+) -> np.ndarray:
+    """Returns the example indices of one step, int64 [B], padded with -1; a pure function."""
+    epoch, position = divmod(step, per_epoch)
+    begin = position * batch_size
+    end = min(begin + batch_size, examples)
+    chosen = np.full(batch_size, -1, np.int64)
+    order = np.arange(begin, end) if seed is None else _order(examples, seed, epoch)[begin:end]
+    chosen[: len(order)] = order
+    return chosen
+
+
+@functools.lru_cache(maxsize=4)
+def _order(examples: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(examples)
+
+
+def stream(
+    fetch: Callable[[int], _Item], start: int, stop: int, threads: int, ahead: int | None = None
+) -> Iterator[_Item]:
+    """Iterates over fetch(start), …, fetch(stop - 1) in order, prefetched by grain's threads.
+
+    Args:
+      fetch: maps a step to its batch; called from several threads.
+      start, stop: range of steps.
+      threads: number of threads.
+      ahead: size of the prefetch buffer in batches; None: two per thread.
+    """
+    from grain import python as grain  # importing takes most of a second
+
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead or 2 * threads)
+    return iter(grain.MapDataset.range(start, stop).map(fetch).to_iter_dataset(options))
+
+
+def endless_steps(
+    fetch: Callable[[np.ndarray], _Item],
+    examples: int,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    *,
+    threads: int,
+    ahead: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[_Item]:
+    """Iterates endlessly over one process's shard of shuffled, complete batches.
+
+    The shards of all processes, concatenated, are the batch of a single-process run.
+
+    Args:
+      fetch: maps example indices, int64 [B / process_count], to their batch.
+      examples: number of examples.
+      batch_size: examples per batch, over all processes.
+      seed, start_step: see `batches`.
+      threads, ahead: see `stream`.
+      process_index, process_count: this process, and the number of processes.
+
+    Raises:
+      ConfigError: there are fewer examples than a batch, or a batch does not divide evenly.
+    """
+    per_epoch = num_batches(examples, batch_size, drop_remainder=True) if batch_size > 0 else 0
+    if not per_epoch:
+        raise ConfigError(
+            f"{examples} training examples don't fill one batch of {batch_size}; "
+            "raise the limit or make the batches smaller"
+        )
+    share, rest = divmod(batch_size, process_count)
+    if rest or not 0 <= process_index < process_count:
+        near = max(1, round(batch_size / process_count)) * process_count
+        raise ConfigError(
+            f"a batch of {batch_size} does not divide evenly over {process_count} processes "
+            f"(process {process_index}); the nearest size that does is {near}"
+        )
+    mine = slice(process_index * share, (process_index + 1) * share)
+    return stream(
+        lambda step: fetch(step_indices(examples, batch_size, per_epoch, seed, step)[mine]),
+        start_step,
+        ENDLESS,
+        threads,
+        ahead,
+    )

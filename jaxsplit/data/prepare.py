@@ -1,7 +1,7 @@
 """Prepares a TFDS dataset as array_record: `python -m jaxsplit.data.prepare NAME`.
 
-Preparing is the one thing that needs TensorFlow (the extra `[prepare]`) and the network. It runs
-in a process of its own, so that nothing else ever imports TensorFlow.
+Only this step needs TensorFlow (the extra `[prepare]`) and the network. It runs in a subprocess, so
+that no other process imports TensorFlow.
 """
 
 import argparse
@@ -19,12 +19,12 @@ def prepare(name: str, data_dir: str | Path) -> None:
     """Downloads a dataset and writes it as array_record, in a subprocess.
 
     Args:
-      name: `NAME[/CONFIG][:VERSION]` as TFDS knows it.
+      name: TFDS name, `NAME[/CONFIG][:VERSION]`.
       data_dir: the TFDS data_dir to write into.
 
     Raises:
-      DataError: TFDS has no such dataset or TensorFlow isn't installed, both known at once and
-        without the network; or TFDS could not prepare the dataset.
+      DataError: TFDS has no such dataset or TensorFlow is not installed, both checked without the
+        network; or TFDS could not prepare the dataset.
     """
     check_known(name, data_dir)
     arguments = ["-m", "jaxsplit.data.prepare", name, "--data-dir", str(data_dir)]
@@ -34,7 +34,7 @@ def prepare(name: str, data_dir: str | Path) -> None:
             f"tfds:{name} is not prepared as array_record in {data_dir}, which needs TensorFlow: "
             f"run pip install 'jaxsplit[prepare]' && {command}"
         )
-    # Whatever it says goes to stderr: stdout is for our caller's results.
+    # Its output goes to stderr: stdout is reserved for the caller's results.
     if subprocess.run([sys.executable, *arguments], check=False, stdout=2).returncode:
         raise DataError(f"TFDS could not prepare {name}; its messages are above ({command})")
 
@@ -44,10 +44,10 @@ def _has_tensorflow() -> bool:
 
 
 def check_known(name: str, data_dir: str | Path) -> None:
-    """Refuses names that TFDS would look for on the network, for minutes and in vain.
+    """Refuses unknown names, which TFDS would look up on the network for minutes.
 
     Raises:
-      DataError: TFDS has no such dataset in its own code.
+      DataError: the installed TFDS has no such dataset.
     """
     import tensorflow_datasets as tfds
 
@@ -60,7 +60,7 @@ def check_known(name: str, data_dir: str | Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Runs the command line and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m jaxsplit.data.prepare", description=__doc__)
     parser.add_argument("name", help="NAME[/CONFIG][:VERSION], e.g. cifar10")
     parser.add_argument("--data-dir", help="TFDS data_dir to write into (default: TFDS's own)")
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_known(options.name, options.data_dir or "TFDS's data_dir")
         builder = tfds.builder(options.name, data_dir=options.data_dir, file_format="array_record")
         builder.download_and_prepare(file_format="array_record")
-    except Exception as error:  # of the network, the disk, TFDS or TensorFlow
+    except Exception as error:  # from the network, the disk, TFDS or TensorFlow
         reason = " ".join(str(error).split())[:500]
         print(f"{options.name} was not prepared: {reason}", file=sys.stderr)
         return 2

@@ -1,11 +1,11 @@
-"""What happens to an image before the network: geometry by Pillow, then one affine map.
+"""Preprocessing of a network's input: resize and crop by Pillow, then normalization.
 
-`Preprocessing` belongs to a backbone and is written down with it.
+`Preprocessing` belongs to a backbone and is saved with it.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -20,23 +20,36 @@ _INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _LONGEST = 65_535  # pixels of a side, as in JPEG
-_LEAST_STD = 1e-30  # float32 divides by it
+_LEAST_STD = 1e-30  # the smallest divisor in float32
+
+
+class _Array(Protocol):
+    """The arithmetic that numpy and jax arrays share."""
+
+    @property
+    def ndim(self) -> int: ...
+    def astype(self, dtype: type[np.float32], /) -> Self: ...
+    def __truediv__(self, other: np.ndarray | np.float32, /) -> Self: ...
+    def __sub__(self, other: np.ndarray, /) -> Self: ...
+
+
+_ArrayT = TypeVar("_ArrayT", bound=_Array)
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From any image to a network's input.
+    """Converts images of any size to a network's input.
 
-    The image becomes grey or RGB, its shorter side is scaled to `resize`, the centre is cut to
-    `size`, and `(x / 255 - mean) / std` makes floats of it.
+    Converts to grey or RGB, scales the shorter side to `resize`, crops the centre to `size` and
+    normalizes by `(x / 255 - mean) / std`.
 
     Attributes:
       size: (height, width) of the network's input, in pixels.
       channels: 1 (grey) or 3 (RGB).
-      resize: length of the shorter side before the crop; None: just enough to cover `size`,
-        so that an image of the right size stays as it is.
-      interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`, antialiased as Pillow does.
-      mean: one per channel, in units of full scale (0 to 1).
+      resize: length of the shorter side before the crop; None: the least that covers `size`, so
+        that an image of the right size is unchanged.
+      interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`, antialiased by Pillow.
+      mean: one per channel or one for all, in units of full scale (0 to 1).
       std: likewise.
 
     >>> lite0 = Preprocessing((224, 224), 3, 256, "bicubic", (0.5,) * 3, (0.5,) * 3)
@@ -56,31 +69,35 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
-        # The values may come from a file: of any type.
+        # Values from a file may be of any type.
         if type(self.channels) is not int or self.channels not in (1, 3):
-            raise ConfigError(f"channels must be 1 or 3, not {self.channels!r}")
+            raise ConfigError(f"channels is {self.channels!r}, expected 1 (grey) or 3 (RGB)")
         if not isinstance(self.interpolation, str) or self.interpolation not in _INTERPOLATIONS:
             raise ConfigError(
-                f"unknown interpolation {self.interpolation!r}: "
+                f"unknown interpolation {self.interpolation!r}, "
                 f"expected one of {', '.join(_INTERPOLATIONS)}"
             )
         size = self.size
         if not isinstance(size, tuple) or len(size) != 2 or not all(map(_is_side, size)):
             raise ConfigError(
-                f"size must be (height, width) in pixels, 1 … {_LONGEST}; got {size!r}"
+                f"size is {size!r}, expected (height, width) in pixels, each 1 … {_LONGEST}"
             )
         if self.resize is not None and not _is_side(self.resize):
-            raise ConfigError(f"resize must be 1 … {_LONGEST} pixels, not {self.resize!r}")
+            raise ConfigError(f"resize is {self.resize!r}, expected 1 … {_LONGEST} pixels")
         if self.resize is not None and self.resize < max(size):
-            raise ConfigError(f"resize {self.resize} leaves too little for a crop of {size}")
+            raise ConfigError(
+                f"resize is {self.resize}, expected at least the longer side of the crop {size}"
+            )
         for name in ("mean", "std"):
             values = getattr(self, name)
             if not isinstance(values, tuple) or not all(map(_is_number, values)):
-                raise ConfigError(f"{name} must be finite numbers, not {values!r}")
+                raise ConfigError(f"{name} is {values!r}, expected a tuple of finite numbers")
             if len(values) not in (1, self.channels):
-                raise ConfigError(f"{name} has {len(values)} values for {self.channels} channels")
+                raise ConfigError(
+                    f"{name} has {len(values)} values, expected 1 or {self.channels} (channels)"
+                )
         if min(self.std) < _LEAST_STD:
-            raise ConfigError(f"std must be positive, not {self.std}")
+            raise ConfigError(f"std is {self.std}, expected positive numbers")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -88,13 +105,13 @@ class Preprocessing:
         return (*self.size, self.channels)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """The geometry: grey or RGB, resize, centre crop.
+        """Converts to grey or RGB, resizes and crops the centre.
 
         Args:
           image: uint8 [H, W, 1 or 3].
 
         Returns:
-          uint8 [h, w, channels], contiguous; the image itself where nothing is to be done.
+          uint8 [h, w, channels], contiguous; `image` itself if it already fits.
         """
         if image.shape == self.input_shape and self.resize in (None, min(self.size)):
             return image
@@ -106,7 +123,7 @@ class Preprocessing:
             scale = max(height / picture.height, width / picture.width)
         else:
             scale = self.resize / min(picture.size)
-        # The longer side is rounded down, as is usual, but never below the crop.
+        # The longer side is rounded down as in torchvision, but not below the crop.
         scaled = (
             max(width, int(picture.width * scale + 1e-6)),
             max(height, int(picture.height * scale + 1e-6)),
@@ -118,23 +135,23 @@ class Preprocessing:
         cropped = np.asarray(picture.crop((left, top, left + width, top + height)))
         return cropped.reshape(self.input_shape)
 
-    def normalise(self, images: Any) -> Any:
-        """`(x / 255 - mean) / std` in float32; numpy in, numpy out, and the same for jax.
+    def normalise(self, images: _ArrayT) -> _ArrayT:
+        """Computes `(x / 255 - mean) / std` in float32, of numpy or jax arrays.
 
         Args:
           images: uint8 [..., h, w, channels].
 
         Returns:
-          float32, same shape.
+          float32, same shape and kind of array.
         """
-        # Constants get the rank of the images: ranks don't promote silently here.
+        # Constants of the images' rank, since implicit rank promotion is an error.
         rank = (1,) * (images.ndim - 1)
         mean = np.asarray(self.mean, np.float32).reshape(*rank, -1)
         std = np.asarray(self.std, np.float32).reshape(*rank, -1)
         return (images.astype(np.float32) / np.float32(255) - mean) / std
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, strings and numbers, ready for JSON."""
+        """Returns the fields as lists, strings and numbers, for JSON."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
@@ -142,7 +159,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """The inverse of `to_dict`.
+        """Inverts `to_dict`.
 
         Args:
           values: name → value; all but `size` have defaults.
@@ -151,15 +168,18 @@ class Preprocessing:
           The preprocessing.
 
         Raises:
-          ConfigError: a key is unknown or missing, or a value doesn't fit.
+          ConfigError: a key is unknown or missing, or a value is invalid.
         """
         if not isinstance(values, Mapping):
-            raise ConfigError(f"preprocessing is made of keys and values, not {values!r}")
+            raise ConfigError(f"preprocessing is {values!r}, expected keys and values")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ConfigError(f"unknown preprocessing keys: {', '.join(unknown)}")
+            raise ConfigError(
+                f"unknown preprocessing keys {', '.join(unknown)}, "
+                f"expected some of {', '.join(sorted(known))}"
+            )
         if "size" not in values:
-            raise ConfigError("preprocessing lacks its size")
+            raise ConfigError("preprocessing lacks the key size; add [height, width]")
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }

@@ -1,8 +1,8 @@
-"""Where labelled images come from: the embedded set, TFDS datasets, folders of image files.
+"""Sources of labelled images: the embedded set, TFDS datasets, folders of image files.
 
-A source is opened by one string, the same on the command line (`--data`) and in Python:
+One string selects a source, on the command line (`--data`) and in Python:
 
-- `embedded`: 6,000 + 2,000 images of Fashion-MNIST that come with the package
+- `embedded`: 6,000 + 2,000 images of Fashion-MNIST, included in the package
 - `tfds:NAME[/CONFIG][:VERSION]`: any TFDS dataset prepared as array_record
 - `folder:PATH`: image files in `[split/]class/`
 """
@@ -15,44 +15,44 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxsplit.data import folder, prepared
+from jaxsplit.data import folder, tfds_records
 from jaxsplit.data.splits import parse_split, part_of, spread
 from jaxsplit.errors import DataError
 
-#: The TFDS data_dir that comes with the package, and the dataset in it.
+#: TFDS data_dir inside the package, and the dataset in it.
 ASSETS = Path(__file__).parent.parent / "assets" / "datasets"
 EMBEDDED = "fashion_mnist_subset"
 
 
 class Records(Protocol):
-    """What a kind of source must offer: examples by number, unfiltered."""
+    """Protocol of a kind of source: all examples of a split, by index."""
 
     class_names: tuple[str, ...]
-    identity: str  # changes when the content does
-    listing: str  # as that, but the same for a copy elsewhere
+    identity: str  # changes with the content
+    listing: str  # likewise, but equal for a copy in another place
 
     def __len__(self) -> int: ...
 
     def labels(self) -> np.ndarray:
-        """int32 [N], without decoding an image."""
+        """Returns int32 [N] without decoding an image."""
         ...
 
     def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-        """For each index the image, uint8 [height, width, channels], and its label."""
+        """Returns (image, label) for each index; images are uint8 [height, width, channels]."""
         ...
 
 
 class Source:
-    """Labelled images by number: `source[i]` is `{"image": uint8 [H, W, C], "label": int}`.
+    """Labelled images by index: `source[i]` is `{"image": uint8 [H, W, C], "label": int}`.
 
-    `open_source` makes one.
+    See `open_source`.
 
     Args:
-      name: what it was opened as, e.g. `"tfds:cifar10"`; with its config where a TFDS dataset
-        has several, even if none was asked for: `"tfds:imagenette/160px-v2"`.
-      split: the split's name; `"all"` for a folder that has none.
-      records: the split's examples.
-      keep: int64 [N], which of them these are; None: all.
+      name: name of the source, e.g. `"tfds:cifar10"`; with the config if a TFDS dataset has
+        several, even if none was requested: `"tfds:imagenette/160px-v2"`.
+      split: name of the split; `"all"` for a folder without splits.
+      records: examples of the split.
+      keep: int64 [N], indices of the selected examples; None: all.
 
     Attributes:
       name, split: as given.
@@ -74,18 +74,18 @@ class Source:
 
     @property
     def keep(self) -> np.ndarray:
-        """int64 [N]: which of the split's examples these are."""
+        """Indices of the selected examples in the split, int64 [N]."""
         return np.arange(len(self._records)) if self._keep is None else self._keep
 
     def __len__(self) -> int:
         return len(self._records) if self._keep is None else len(self._keep)
 
     def __getitem__(self, index: int) -> dict:
-        # IndexError, and negative numbers, as in a list.
+        # IndexError and negative indices as in a list.
         return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict]:
-        """Several examples at once, which some sources read much faster than one by one."""
+        """Returns several examples, which some sources read much faster than one by one."""
         if self._keep is not None:
             indices = [int(self._keep[index]) for index in indices]
         return [{"image": i, "label": label} for i, label in self._records.examples(indices)]
@@ -95,7 +95,7 @@ class Source:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """int32 [N], read once and without decoding an image."""
+        """Labels, int32 [N], read once without decoding an image."""
         labels = np.asarray(self._records.labels(), np.int32)
         labels = labels if self._keep is None else labels[self._keep]
         labels.flags.writeable = False
@@ -103,15 +103,15 @@ class Source:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with the content, for the keys of caches.
+        """16 hexadecimal digits that change with the content, for cache keys.
 
-        It hashes names, versions, sizes and dates, never the pixels: it costs milliseconds.
+        Hashes names, versions, sizes and modification times but no pixels, in milliseconds.
         """
         return self._digest(self._records.identity)
 
     @functools.cached_property
     def listing(self) -> str:
-        """As `fingerprint`, without dates: a copy has the same, after a disconnect or elsewhere."""
+        """Like `fingerprint` without modification times: equal for a copy of the source."""
         return self._digest(self._records.listing)
 
     def _digest(self, identity: str) -> str:
@@ -132,18 +132,18 @@ def open_source(
 
     Args:
       name: `embedded`, `tfds:NAME[/CONFIG][:VERSION]` or `folder:PATH`.
-      split: name of the split; None takes test, else val, else validation, else the only one.
-        `NAME[A%:B%]` is a part of it, of every class alike: `train[:90%]` and `train[90%:]` share
-        no image, and the second one can choose settings without a look at the test images.
-      data_dir: where TFDS datasets lie; None takes TFDS's default (`$TFDS_DATA_DIR`, else
+      split: name of the split; None selects test, else val, else validation, else the only one.
+        `NAME[A%:B%]` is a percent range of every class: `train[:90%]` and `train[90%:]` are
+        disjoint, so the second can validate settings without the test images.
+      data_dir: TFDS data_dir; None: TFDS's default (`$TFDS_DATA_DIR`, else
         `~/tensorflow_datasets`). Other sources ignore it.
-      limit: at most so many examples, spread evenly over the classes (see `spread`).
+      limit: maximum number of examples, balanced over the classes (see `spread`).
 
     Returns:
-      The source; images are decoded when they are asked for.
+      The source; images are decoded on access.
 
     Raises:
-      DataError: one line that says what is missing and what to do.
+      DataError: no such source or split, or it cannot be read.
 
     >>> source = open_source("embedded", limit=20)
     >>> source
@@ -155,9 +155,9 @@ def open_source(
     split, part = parse_split(split)
     records: Records
     if name == "embedded":
-        records, split = prepared.open_records(EMBEDDED, split, ASSETS, title=name)
+        records, split = tfds_records.open_records(EMBEDDED, split, ASSETS, title=name)
     elif scheme == "tfds" and rest:
-        records, split = prepared.open_records(rest, split, data_dir)
+        records, split = tfds_records.open_records(rest, split, data_dir)
         name = records.title
     elif scheme == "folder" and rest:
         records, split = folder.open_records(rest, split)
@@ -171,12 +171,14 @@ def open_source(
     if part is not None:
         keep = part_of(source.labels, *part)
         if not len(keep):
-            raise DataError(f"{name} has no image in {split}[{part[0]}%:{part[1]}%]")
+            raise DataError(
+                f"{name} has no image in {split}[{part[0]}%:{part[1]}%]; take a wider range"
+            )
         source = Source(name, f"{split}[{part[0]}%:{part[1]}%]", records, keep)
     if limit is None:
         return source
     if limit < 1:
-        raise DataError(f"the limit on examples must be at least 1, not {limit}")
+        raise DataError(f"got limit {limit}, expected at least 1")
     if limit >= len(source):
         return source
     keep = spread(source.labels, limit)
@@ -184,13 +186,13 @@ def open_source(
 
 
 def portable_name(name: str) -> str:
-    """The name of a source without the folders of this machine, as a card may tell it.
+    """Removes this machine's paths from the name of a source, for cards and reports.
 
     Args:
-      name: as of `open_source`.
+      name: as for `open_source`.
 
     Returns:
-      The name of a folder's last part alone; any other as it is.
+      `folder:` and the last path component for a folder; other names unchanged.
 
     >>> portable_name("folder:/home/me/cifar10"), portable_name("tfds:cifar10")
     ('folder:cifar10', 'tfds:cifar10')

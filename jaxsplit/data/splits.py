@@ -1,4 +1,4 @@
-"""Splits of a source: by name, by percent of every class, and picks spread over the classes."""
+"""Selects splits by name, percent ranges of every class, and class-balanced subsets."""
 
 import re
 from collections.abc import Sequence
@@ -11,13 +11,14 @@ _DEFAULT_SPLITS = ("test", "val", "validation")
 
 
 def spread(labels: np.ndarray, count: int) -> np.ndarray:
-    """Picks `count` examples spread evenly over the classes: the first ones of each class.
+    """Selects a class-balanced subset: the first examples of each class.
 
-    A smaller pick is always part of a larger one. Where a class runs out, the others fill up.
+    Smaller subsets are contained in larger ones. If a class has too few examples, the others fill
+    up.
 
     Args:
       labels: int [N].
-      count: how many to take, at most N.
+      count: number of examples, at most N.
 
     Returns:
       int64 [count], ascending indices into `labels`.
@@ -30,7 +31,7 @@ def spread(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def _ranks(labels: np.ndarray) -> np.ndarray:
-    """Of every example its number in its class: 0 for the first, then 1, …"""
+    """Returns the index of every example within its class."""
     by_class = np.argsort(labels, kind="stable")
     ordered = labels[by_class]
     ranks = np.empty(len(labels), np.int64)
@@ -39,28 +40,28 @@ def _ranks(labels: np.ndarray) -> np.ndarray:
 
 
 def part_of(labels: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Indices of the examples from `start` to `stop` percent of every class."""
+    """Returns the indices of the examples from `start` to `stop` percent of every class."""
     sizes = np.bincount(labels)[labels]
     ranks = 100 * _ranks(labels)
     return np.flatnonzero((ranks >= start * sizes) & (ranks < stop * sizes))
 
 
 def parse_split(split: str | None) -> tuple[str | None, tuple[int, int] | None]:
-    """`"train[:90%]"` → `("train", (0, 90))`; what isn't of this form is a name."""
+    """Parses `"train[:90%]"` to `("train", (0, 90))`; other strings are names."""
     found = re.fullmatch(r"(.+)\[(?:(\d{1,3})%)?:(?:(\d{1,3})%)?\]", split or "")
     if found is None:
         return split, None
     start, stop = int(found[2] or 0), int(found[3] or 100)
     if not start < stop <= 100:
-        raise DataError(f"split {split!r} is empty or more than the whole; expected such as [:90%]")
+        raise DataError(f"split {split!r} is empty or exceeds 100 %, expected e.g. train[:90%]")
     return found[1], (start, stop)
 
 
 def choose_split(split: str | None, available: Sequence[str], name: str) -> str:
-    """The split that was asked for, or the default one, if `name` has it.
+    """Returns the requested split of the dataset `name`, or the default one.
 
     Raises:
-      DataError: there is no such split, or none is the obvious default.
+      DataError: no such split, or none requested and no default among several.
 
     >>> choose_split(None, ["train", "val"], "folder:x")
     'val'

@@ -1,4 +1,4 @@
-"""The entropy model: a learned density per channel, its bits, and its frozen integer tables."""
+"""The entropy model: a learned density per channel, its rate in bits, and integer tables."""
 
 from jaxsplit.entropy.factorized import (
     bits,
@@ -9,10 +9,9 @@ from jaxsplit.entropy.factorized import (
     quantile,
 )
 from jaxsplit.entropy.joint_tables import join_tables
-from jaxsplit.entropy.position_tables import tables_by_place
 from jaxsplit.entropy.prior import FactorizedPrior
 from jaxsplit.entropy.prior_tables import build_tables, integer_counts, rounding_offsets
-from jaxsplit.entropy.symbol_tables import stack_tables, tables_from_counts
+from jaxsplit.entropy.symbol_tables import stack_tables, tables_by_place, tables_from_counts
 
 __all__ = [
     "FactorizedPrior",

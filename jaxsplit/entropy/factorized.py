@@ -1,36 +1,44 @@
 """The fully factorized density: a learned monotone cumulative for every channel.
 
-Everything here is a function of an explicit parameter dict. With K = len(filters) + 1 layers,
-r_0 = r_K = 1 and r_k = filters[k - 1], channel c's cumulative is the logistic function of
+With K = len(filters) + 1 layers, r_0 = r_K = 1 and r_k = filters[k - 1], the cumulative of a
+channel is the logistic function of
 
     f_K ∘ … ∘ f_1(z),   f_k(x) = g_k(softplus(H_k) x + b_k),   g_k(x) = x + tanh(a_k) ⊙ tanh(x)
 
-without g in the last layer. softplus(H) > 0 and |tanh(a)| < 1 make it increasing, and tanh
-saturates, so far out the logits grow linearly: the density has exponential tails, of the same
-slope on both sides. It fits smooth densities within 1 %; a spike beside a long one-sided tail, as a
-ReLU leaves it, costs some 0.1 to 0.3 bits a symbol above its entropy.
+without g in the last layer. It increases, since softplus(H) > 0 and |tanh(a)| < 1. tanh saturates,
+so the density has exponential tails with the same slope on both sides. It fits smooth densities
+within 1 %. A spike beside a long one-sided tail, as ReLU features have, costs some 0.1 to 0.3 bits
+per symbol above its entropy.
 
 Source: Ballé, Minnen, Singh, Hwang, Johnston 2018, arXiv 1802.01436, appendix 6.1.
 """
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit.entropy.logistic import log_logistic_mass
 from jaxsplit.errors import ConfigError
 
-__all__ = ["bits", "cumulative_logits", "init_params", "log_likelihood", "median", "quantile"]
+__all__ = [
+    "bits",
+    "cumulative_logits",
+    "init_params",
+    "log_likelihood",
+    "log_logistic_mass",
+    "median",
+    "quantile",
+]
 
 Params = Mapping[str, jax.Array]
 _Layer = tuple[jax.Array, jax.Array, jax.Array | None]
+_Pair = tuple[jax.Array, jax.Array]
 
-# Elements of z evaluated at a time: what keeps the layers' intermediates in a CPU's cache, where
-# the gradient then takes a third of the time that it takes through main memory.
+# Elements of z per block. The layers' intermediates then fit a CPU's cache, which makes the
+# gradient three times as fast.
 _BLOCK = 8192
 
 
@@ -40,18 +48,18 @@ def init_params(
     filters: Sequence[int] = (3, 3, 3),
     init_scale: float | np.ndarray = 10.0,
 ) -> dict[str, jax.Array]:
-    """Parameters of a density about `init_scale` wide in every channel.
+    """Initializes the parameters of a density of width `init_scale` in every channel.
 
     Args:
       key: a jax random key, for the biases.
       channels: number of channels C.
-      filters: widths of the hidden layers; () is a plain logistic density.
-      init_scale: initial width, in units of the quantisation step, of all channels or of each, [C].
-        Start near or above the latents' spread.
+      filters: widths of the hidden layers; () is a logistic density.
+      init_scale: initial width in units of the quantization step, a number or [C]. Start near or
+        above the spread of the latents.
 
     Returns:
       float32 arrays, for layer k of 0 … len(filters): `matrix_k` [C, r_out, r_in] (H),
-      `bias_k` [C, r_out] (b) and, but for the last layer, `factor_k` [C, r_out] (a).
+      `bias_k` [C, r_out] (b) and, except in the last layer, `factor_k` [C, r_out] (a).
 
     Raises:
       ConfigError: a size or the scale is not positive.
@@ -65,14 +73,14 @@ def init_params(
     if channels < 1 or any(r < 1 for r in filters) or not positive:
         raise ConfigError(
             f"factorized prior: got channels={channels}, filters={tuple(filters)}, "
-            f"init_scale={init_scale}; all must be positive"
+            f"init_scale={init_scale}; expected positive numbers"
         )
     widths = (1, *filters, 1)
     layers = len(widths) - 1
     slope = scales.reshape(-1, 1, 1) ** (-1 / layers)
     params = {}
     for k, (r_in, r_out) in enumerate(itertools.pairwise(widths)):
-        # Along the chain the widths cancel: its slope is 1 / init_scale.
+        # The widths cancel along the chain, so its slope is 1 / init_scale.
         value = np.log(np.expm1(slope / r_out))
         params[f"matrix_{k}"] = jnp.broadcast_to(
             jnp.asarray(value, jnp.float32), (channels, r_out, r_in)
@@ -86,11 +94,11 @@ def init_params(
 
 
 def cumulative_logits(params: Params, z: jax.Array) -> jax.Array:
-    """Logits of the cumulative: P(Z <= z) = sigmoid(cumulative_logits(params, z)).
+    """Computes logits of the cumulative: P(Z <= z) = sigmoid(cumulative_logits(params, z)).
 
     Args:
       params: as from `init_params`.
-      z: [..., C], in units of the quantisation step.
+      z: [..., C], in units of the quantization step.
 
     Returns:
       float32 [..., C], increasing in z.
@@ -101,7 +109,7 @@ def cumulative_logits(params: Params, z: jax.Array) -> jax.Array:
     True
     """
 
-    def block(layers, x):
+    def block(layers: list[_Layer], x: jax.Array) -> jax.Array:
         for matrix, bias, factor in layers:
             x = _matmul(matrix, x) + bias
             if factor is not None:
@@ -112,16 +120,17 @@ def cumulative_logits(params: Params, z: jax.Array) -> jax.Array:
 
 
 def log_likelihood(params: Params, z: jax.Array) -> jax.Array:
-    """log P(z - 1/2 < Z <= z + 1/2), natural logarithm.
+    """Computes log P(z - 1/2 < Z <= z + 1/2), natural logarithm.
 
-    At a rounded z it is the probability of that symbol; at any other z it is the density of
-    Z + U(-1/2, 1/2), so the same function prices noisy latents in training and rounded ones in
-    coding. Exact far into the tails: there it falls linearly and its gradient points back.
+    This is the log-probability of the symbol at a rounded z, and the log-density of
+    Z + U(-1/2, 1/2) at any z: one function gives the rate of noisy latents in training and of
+    rounded ones in coding. Accurate far into the tails, where it falls linearly and its gradient
+    points back.
 
     Args:
       params: as from `init_params`.
-      z: [..., C], in units of the quantisation step, measured from where the unit rounds: a
-        coder that rounds around an offset passes symbol + offset.
+      z: [..., C], in units of the quantization step. A coder that rounds around an offset passes
+        symbol + offset.
 
     Returns:
       float32 [..., C], <= 0, finite for finite z.
@@ -132,9 +141,9 @@ def log_likelihood(params: Params, z: jax.Array) -> jax.Array:
     1.0
     """
 
-    def block(layers, x):
-        # The logits at the lower end and their growth over the interval go through the layers
-        # side by side. The difference of two large logits would lose the growth to rounding.
+    def block(layers: list[_Layer], x: jax.Array) -> jax.Array:
+        # Propagates the lower logits and their growth over the interval side by side. The
+        # difference of two large logits would lose the growth to rounding.
         lower = x - 0.5
         growth = jnp.ones((x.shape[0], 1, 1), x.dtype)
         for matrix, bias, factor in layers:
@@ -150,14 +159,14 @@ def log_likelihood(params: Params, z: jax.Array) -> jax.Array:
 
 
 def bits(params: Params, z: jax.Array) -> jax.Array:
-    """Information content of z in bits: -log2 P(z - 1/2 < Z <= z + 1/2).
+    """Computes the information content of z in bits: -log2 P(z - 1/2 < Z <= z + 1/2).
 
     Args:
       params: as from `init_params`.
-      z: [..., C], noisy or rounded, in units of the quantisation step.
+      z: [..., C], noisy or rounded, in units of the quantization step.
 
     Returns:
-      float32 [..., C], >= 0; the caller sums.
+      Bits, float32 [..., C], >= 0, not summed.
 
     >>> params = init_params(jax.random.key(0), channels=3)
     >>> bits(params, jnp.zeros((2, 4, 4, 3))).shape
@@ -167,19 +176,17 @@ def bits(params: Params, z: jax.Array) -> jax.Array:
 
 
 def quantile(params: Params, p: float) -> jax.Array:
-    """The z where every channel's cumulative reaches p.
-
-    By bisection, with a bounded number of steps. It carries no gradient.
+    """Computes the p-quantile of every channel by bisection, without gradient.
 
     Args:
       params: as from `init_params`.
       p: probability, 0 < p < 1.
 
     Returns:
-      float32 [C], in units of the quantisation step; within ±2^64.
+      float32 [C], in units of the quantization step; within ±2^64.
 
     Raises:
-      ConfigError: p is not a probability between 0 and 1.
+      ConfigError: p is not between 0 and 1.
 
     >>> params = init_params(jax.random.key(0), channels=2)
     >>> p = jax.nn.sigmoid(cumulative_logits(params, quantile(params, 0.9)))
@@ -192,33 +199,33 @@ def quantile(params: Params, p: float) -> jax.Array:
     params = jax.lax.stop_gradient(dict(params))
     channels = params["bias_0"].shape[0]
 
-    def is_below(z):
+    def is_below(z: jax.Array) -> jax.Array:
         return cumulative_logits(params, z) < target
 
-    def widen(_, reach):
+    def widen(_: int, reach: jax.Array) -> jax.Array:
         short = is_below(reach) | ~is_below(-reach)
         return jnp.where(short, 2 * reach, reach)
 
-    def halve(_, bounds):
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
         middle = 0.5 * (low + high)
         below = is_below(middle)
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
     reach = jax.lax.fori_loop(0, 64, widen, jnp.ones(channels, jnp.float32))
-    # 64 steps reach the last bit of a z near the reach, the rest serve a z much nearer to 0.
+    # 64 steps resolve a z near the bounds to the last bit; the rest serve a z much closer to 0.
     low, high = jax.lax.fori_loop(0, 96, halve, (-reach, reach))
     return 0.5 * (low + high)
 
 
 def median(params: Params) -> jax.Array:
-    """Every channel's median: `quantile` at one half.
+    """Computes the median of every channel.
 
     Args:
       params: as from `init_params`.
 
     Returns:
-      float32 [C], in units of the quantisation step.
+      float32 [C], in units of the quantization step.
 
     >>> median(init_params(jax.random.key(0), channels=5)).shape
     (5,)
@@ -227,12 +234,12 @@ def median(params: Params) -> jax.Array:
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    # Accelerators would multiply in bfloat16 otherwise, and the tails need the digits.
+    # By default accelerators multiply in bfloat16, which is too coarse for the tails.
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _layers(params: Params) -> list[_Layer]:
-    """(softplus(H) [C, r_out, r_in], b [C, r_out, 1], tanh(a) [C, r_out, 1] or None) per layer."""
+    """Returns softplus(H) [C, r_out, r_in], b and tanh(a) or None [C, r_out, 1] of each layer."""
     layers: list[_Layer] = []
     while f"matrix_{len(layers)}" in params:
         k = len(layers)
@@ -247,16 +254,18 @@ def _layers(params: Params) -> list[_Layer]:
     return layers
 
 
-def _by_blocks(block, params: Params, z: jax.Array) -> jax.Array:
+def _by_blocks(
+    block: Callable[[list[_Layer], jax.Array], jax.Array], params: Params, z: jax.Array
+) -> jax.Array:
     """Applies block(layers, x [C, 1, n]) -> [C, n] to z [..., C], a block at a time."""
     layers = _layers(params)
     channels = params["bias_0"].shape[0]
     if z.ndim < 1 or z.shape[-1] != channels:
         raise ConfigError(
-            f"factorized prior: got z of shape {z.shape}, expected [..., {channels}]: "
-            "the prior's channels come last"
+            f"factorized prior: got z of shape {z.shape}, expected [..., {channels}]; "
+            "move the channels to the last axis"
         )
-    # Channels first: a channel's parameters then serve one contiguous row.
+    # Channels first, so that a channel's parameters apply to one contiguous row.
     x = z.astype(jnp.promote_types(z.dtype, jnp.float32)).reshape(-1, channels).T
     n = x.shape[1]
     size = 8 * max(_BLOCK // (8 * channels), 1)
@@ -266,7 +275,47 @@ def _by_blocks(block, params: Params, z: jax.Array) -> jax.Array:
         blocks = -(-n // size)
         x = jnp.pad(x, ((0, 0), (0, blocks * size - n)))
         x = jnp.moveaxis(x.reshape(channels, blocks, size), 1, 0)
-        # Recomputing a block in the backward pass is cheaper than reading it back from memory.
+        # Recomputing a block in the backward pass is faster than reading it from memory.
         apply = jax.checkpoint(lambda x: block(layers, x[:, None]), prevent_cse=False)
         y = jnp.moveaxis(jax.lax.map(apply, x), 0, 1).reshape(channels, -1)[:, :n]
     return y.T.reshape(z.shape)
+
+
+# Lower bound of the growth, far below any real one (40 bits): rounding could make it 0, and its
+# inverse must stay finite when an optimizer squares it.
+_MIN_GROWTH = 1e-12
+
+
+@jax.custom_jvp
+def log_logistic_mass(lower: jax.Array, growth: jax.Array) -> jax.Array:
+    """Computes log(sigmoid(lower + growth) - sigmoid(lower)), stable for all finite arguments.
+
+    With u = lower + growth, the difference is sigmoid(u) sigmoid(-lower) (1 - exp(-growth)):
+    no cancellation. In the tails value and gradient are those of a straight line.
+
+    Args:
+      lower: logits at the interval's lower end, any shape.
+      growth: increase of the logits to the upper end, > 0; its shape broadcasts with lower's.
+        Values below 1e-12 count as 1e-12, with a gradient that still raises them.
+
+    Returns:
+      Natural logarithm, <= 0.
+
+    >>> log_logistic_mass(jnp.array([-1e4, 0.0, 1e4]), jnp.ones(3)).astype(int).tolist()
+    [-9999, -1, -10000]
+    """
+    growth = jnp.maximum(growth, _MIN_GROWTH)
+    upper = lower + growth
+    ratio = -jnp.expm1(-growth) / ((1 + jnp.exp(-jnp.abs(upper))) * (1 + jnp.exp(-jnp.abs(lower))))
+    return jnp.log(ratio) - jnp.maximum(jnp.maximum(lower, -upper), 0.0)
+
+
+@log_logistic_mass.defjvp
+def _(primals: _Pair, tangents: _Pair) -> _Pair:
+    # Explicit for speed, and because the lower bound must not cut the gradient.
+    lower, growth = primals
+    growth = jnp.maximum(growth, _MIN_GROWTH)
+    above = jax.nn.sigmoid(-(lower + growth))
+    by_lower = above - jax.nn.sigmoid(lower)
+    by_growth = above + 1 / jnp.expm1(growth)
+    return log_logistic_mass(lower, growth), by_lower * tangents[0] + by_growth * tangents[1]

@@ -1,4 +1,4 @@
-"""The Linen shell of the factorized density: it owns the parameters and nothing else."""
+"""The factorized prior as a Linen module."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ __all__ = ["FactorizedPrior"]
 
 
 class FactorizedPrior(nn.Module):
-    """Parameters of a fully factorized prior, and the bits it gives to latents.
+    """Linen module of the fully factorized prior; it maps latents to bits.
 
-    It never quantises: pass it noisy latents in training, rounded ones to price real symbols.
-    Its parameter dict `variables["params"]` is what the functions of `factorized` and
-    `build_tables` take.
+    It never quantizes: pass noisy latents in training and rounded ones for the rate of real
+    symbols. `variables["params"]` are the parameters of the functions in `factorized` and of
+    `build_tables`.
 
     Attributes:
       channels: number of latent channels C.
       filters: widths of the hidden layers of each channel's cumulative.
-      init_scale: initial width of the density, in units of the quantisation step.
+      init_scale: initial width of the density, in units of the quantization step.
 
     >>> import jax.numpy as jnp
     >>> prior = FactorizedPrior(channels=8)
@@ -37,10 +37,10 @@ class FactorizedPrior(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        """Information content of every latent.
+        """Computes the information content of every latent.
 
         Args:
-          z: [..., C], in units of the quantisation step.
+          z: [..., C], in units of the quantization step.
 
         Returns:
           Bits, float32 [..., C].
@@ -49,7 +49,7 @@ class FactorizedPrior(nn.Module):
           ConfigError: z has another number of channels.
         """
 
-        def initial(key):
+        def initial(key: jax.Array) -> dict[str, jax.Array]:
             return factorized.init_params(key, self.channels, self.filters, self.init_scale)
 
         names = jax.eval_shape(lambda: initial(jax.random.key(0)))

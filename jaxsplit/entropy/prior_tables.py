@@ -1,40 +1,42 @@
-"""From a trained prior to what is coded with: rounding offsets and frozen integer tables."""
+"""Rounding offsets and integer tables of a trained prior, computed in float64 numpy.
+
+numpy makes the results independent of an accelerator's arithmetic.
+"""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from jaxsplit.bitstream.intervals import TOTAL
+from jaxsplit.bitstream.coder_models import TOTAL
 from jaxsplit.bitstream.tables import CodingTables
-from jaxsplit.entropy.factorized_numpy import ExactDensity
 from jaxsplit.errors import ConfigError
 
-__all__ = ["build_tables", "integer_counts", "rounding_offsets"]
+__all__ = ["ExactDensity", "build_tables", "integer_counts", "rounding_offsets"]
 
 _INT32 = np.iinfo(np.int32)
-_PHASES = 32  # candidate offsets per quantisation step
-_REACH = 64  # symbols on each side of the median that the choice of an offset looks at
-_TOLERANCE = 1e-4  # bits per symbol that are not worth leaving the median for
+_PHASES = 32  # candidate offsets per quantization step
+_REACH = 64  # symbols on each side of the median that are evaluated for an offset
+_TOLERANCE = 1e-4  # bits per symbol; smaller gains keep the offset nearest to the median
 
 
-def rounding_offsets(params: Mapping[str, Any]) -> np.ndarray:
-    """The offset in [median - 1/2, median + 1/2) that makes each channel's symbols cheapest.
+def rounding_offsets(params: Mapping[str, ArrayLike]) -> np.ndarray:
+    """Finds the offset in [median - 1/2, median + 1/2) of the least symbol entropy per channel.
 
-    The unit transmits s = round(z - offset) and decodes s + offset. Over a uniformly drawn offset
-    the mean of the symbols' entropy is the noisy latents' bits, since rounding around a random
-    offset is adding uniform noise: so the best offset never costs more than training paid, as far
-    as the latents follow the prior. For a narrow channel it puts the peak in the middle of a cell.
-    Channels wider than some 30 steps don't care, and round around their median.
+    The unit transmits s = round(z - offset) and decodes s + offset. The mean symbol entropy over a
+    uniformly drawn offset equals the rate of noisy latents, since rounding around a random offset
+    adds uniform noise. So the best offset never costs more than the rate in training, if the
+    latents follow the prior. It puts the peak of a narrow channel in the middle of a cell. Channels
+    wider than some 30 steps are insensitive and round around their median.
 
     Args:
-      params: a prior's parameters, as from `factorized.init_params`.
+      params: parameters of a prior, as from `factorized.init_params`.
 
     Returns:
-      float32 [C], in units of the quantisation step.
+      float32 [C], in units of the quantization step.
 
     Raises:
-      ConfigError: not a prior's parameters, or not finite.
+      ConfigError: not the parameters of a prior, or not finite.
 
     >>> import jax
     >>> from jaxsplit.entropy import factorized
@@ -45,14 +47,14 @@ def rounding_offsets(params: Mapping[str, Any]) -> np.ndarray:
     density = ExactDensity(params)
     medians = density.quantiles(0.5)
     steps = np.arange(-_REACH * _PHASES, _REACH * _PHASES + 1) / _PHASES - 0.5
-    # Slivers of 1 / PHASES step; a cell at phase j is PHASES consecutive ones from the j-th.
+    # Slivers of 1 / PHASES step; a cell at phase j is PHASES consecutive slivers from the j-th.
     slivers = density.masses(medians[:, None] + steps)
     cumulative = np.cumsum(np.pad(slivers, ((0, 0), (1, 0))), axis=1)
     cells = cumulative[:, _PHASES:] - cumulative[:, :-_PHASES]
     cells = cells[:, : (2 * _REACH - 1) * _PHASES].reshape(len(medians), -1, _PHASES)
     with np.errstate(divide="ignore", invalid="ignore"):
         entropy = -np.where(cells > 0, cells * np.log2(cells), 0).sum(axis=1)
-    # Phase j rounds around median + j / PHASES: from there to the nearest offset modulo 1.
+    # Phase j rounds around median + j / PHASES; take the equivalent offset nearest to the median.
     shifts = (np.arange(_PHASES) / _PHASES + 0.5) % 1 - 0.5
     good = entropy <= entropy.min(axis=1, keepdims=True) + _TOLERANCE
     shift = shifts[np.where(good, np.abs(shifts), np.inf).argmin(axis=1)]
@@ -61,21 +63,21 @@ def rounding_offsets(params: Mapping[str, Any]) -> np.ndarray:
 
 
 def integer_counts(probabilities: np.ndarray, total: int = TOTAL) -> np.ndarray:
-    """The integer counts n >= 1 with sum `total` of least expected code length.
+    """Finds the integer counts n >= 1 with sum `total` of least expected code length.
 
-    Minimises -Σ p_i log2(n_i / total) exactly: raising n_i from k to k + 1 saves p_i log(1 + 1/k),
-    which falls with k, so the best counts take every raise above some price λ,
-    n_i = max(1, ceil(1 / (exp(λ / p_i) - 1))). λ is bisected and ties go to the earliest entries.
+    Minimizes -Σ p_i log2(n_i / total) exactly. Raising n_i from k to k + 1 saves p_i log(1 + 1/k),
+    which decreases with k, so the optimal counts take every increment that saves more than some λ:
+    n_i = max(1, ceil(1 / (exp(λ / p_i) - 1))). λ is bisected; ties go to the earliest entries.
 
     Args:
-      probabilities: [n], finite and >= 0; their sum need not be 1. 1 <= n <= total.
+      probabilities: [n], finite and >= 0, of any sum; 1 <= n <= total.
       total: sum of the counts.
 
     Returns:
       int32 [n].
 
     Raises:
-      ConfigError: more entries than counts, or not probabilities.
+      ConfigError: more entries than counts, or invalid probabilities.
 
     >>> integer_counts(np.array([0.5, 0.25, 0.25, 1e-9]), total=16).tolist()
     [7, 4, 4, 1]
@@ -89,12 +91,12 @@ def integer_counts(probabilities: np.ndarray, total: int = TOTAL) -> np.ndarray:
         p = np.ones_like(p)
     p = p / p.sum()
 
-    def counts_at(price):
+    def counts_at(saving: float) -> np.ndarray:
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            raises = np.ceil(1 / np.expm1(price / p))
-        return np.where(p > 0, np.clip(raises, 1, total), 1)
+            counts = np.ceil(1 / np.expm1(saving / p))
+        return np.where(p > 0, np.clip(counts, 1, total), 1)
 
-    # Below the low price even the likeliest entry alone takes everything.
+    # At the lower bound the most probable entry alone reaches the total.
     low, high = np.log(p.max() / total / 2), 0.0
     for _ in range(100):
         middle = 0.5 * (low + high)
@@ -110,31 +112,31 @@ def integer_counts(probabilities: np.ndarray, total: int = TOTAL) -> np.ndarray:
 
 
 def build_tables(
-    params: Mapping[str, Any],
+    params: Mapping[str, ArrayLike],
     offsets: np.ndarray | None = None,
     *,
     tail_mass: float = 2**-16,
     max_width: int = 4096,
 ) -> CodingTables:
-    """Freezes a prior into the integer tables that sender and receiver share.
+    """Converts a prior to the integer tables that sender and receiver share.
 
-    A channel's table covers the symbols between its quantiles at tail_mass and 1 - tail_mass; the
-    escape, its last entry, takes the probability of all others. Probabilities are computed in
-    float64 and turned into counts by `integer_counts`.
+    The table of a channel covers the symbols between its quantiles at tail_mass and 1 - tail_mass.
+    The escape, its last entry, has the probability of all others. Probabilities are computed in
+    float64 and converted to counts by `integer_counts`.
 
     Args:
-      params: a prior's parameters, as from `factorized.init_params`.
-      offsets: [C], where the unit rounds, in units of the quantisation step (`median(params)`, or
-        zeros for units trained without). Default: `rounding_offsets(params)`.
-      tail_mass: probability left to the escape on each side, 0 < tail_mass < 1/2.
-      max_width: most entries of a channel with its escape, 2 … 65536. A wider density keeps the
-        symbols around its median; the others are escaped.
+      params: parameters of a prior, as from `factorized.init_params`.
+      offsets: rounding offsets [C] in units of the quantization step, such as `median(params)`, or
+        zeros for units trained without. Default: `rounding_offsets(params)`.
+      tail_mass: probability of the escape on each side, 0 < tail_mass < 1/2.
+      max_width: most entries per channel with the escape, 2 … 65536. A wider density keeps the
+        symbols around its median and escapes the others.
 
     Returns:
       The tables, [C, width] with width <= max_width.
 
     Raises:
-      ConfigError: an argument is out of range, or the prior isn't one or not finite.
+      ConfigError: an argument is out of range, or params are not a finite prior.
 
     >>> import jax
     >>> from jaxsplit.entropy import factorized
@@ -154,7 +156,7 @@ def build_tables(
         raise ConfigError(
             f"tables: got offsets of shape {offsets.shape}, expected ({density.channels},), finite"
         )
-    # The cells lie around the offsets as they are stored, to the bit.
+    # Cells are centred on the stored float32 offsets.
     origin = offsets.astype(np.float64)
     low, middle, high = (
         np.clip(np.rint(density.quantiles(p) - origin), _INT32.min, _INT32.max)
@@ -176,3 +178,127 @@ def build_tables(
         minima=first.astype(np.int32),
         offsets=offsets,
     )
+
+
+_GROUP = 16  # channels evaluated at a time, to bound the memory of wide tables
+
+
+class ExactDensity:
+    """The factorized density in float64 numpy: cumulative, interval masses and quantiles.
+
+    Args:
+      params: as from `factorized.init_params`, finite.
+
+    Raises:
+      ConfigError: not the parameters of a factorized prior, or not finite.
+
+    >>> from jaxsplit.entropy import factorized
+    >>> import jax
+    >>> density = ExactDensity(factorized.init_params(jax.random.key(0), channels=2))
+    >>> z = density.quantiles(0.25)
+    >>> masses = density.masses(np.stack([z - 1e6, z, z + 1e6], axis=1))
+    >>> masses.round(6).tolist()
+    [[0.25, 0.75], [0.25, 0.75]]
+
+    Source: Ballé et al. 2018, arXiv 1802.01436, appendix 6.1.
+    """
+
+    def __init__(self, params: Mapping[str, ArrayLike]):
+        arrays = {name: np.asarray(value, np.float64) for name, value in params.items()}
+        depth = sum(name.startswith("matrix_") for name in arrays)
+        expected = {f"{kind}_{k}" for kind in ("matrix", "bias") for k in range(depth)}
+        expected |= {f"factor_{k}" for k in range(depth - 1)}
+        if depth == 0 or set(arrays) != expected:
+            raise ConfigError(
+                f"factorized prior: got parameters {sorted(arrays)}, expected matrix_k, bias_k and "
+                "factor_k as from init_params; pass the inner dict, variables['params']"
+            )
+        for name, value in arrays.items():
+            if not np.isfinite(value).all():
+                raise ConfigError(
+                    f"factorized prior: {name} is not finite: the training diverged; train with a "
+                    "lower learning rate"
+                )
+        self.channels = len(arrays["bias_0"])
+        self._layers = [
+            (
+                np.logaddexp(0, arrays[f"matrix_{k}"]),
+                arrays[f"bias_{k}"][:, :, None],
+                np.tanh(arrays[f"factor_{k}"])[:, :, None] if k < depth - 1 else None,
+            )
+            for k in range(depth)
+        ]
+
+    def logits(self, z: np.ndarray) -> np.ndarray:
+        """Computes the logits of the cumulative.
+
+        Args:
+          z: [C, n], in units of the quantization step.
+
+        Returns:
+          float64 [C, n].
+        """
+        result = np.empty(np.shape(z))
+        for first in range(0, self.channels, _GROUP):
+            group = slice(first, first + _GROUP)
+            x = np.asarray(z[group], np.float64)[:, None]
+            for matrix, bias, factor in self._layers:
+                x = matrix[group] @ x + bias[group]
+                if factor is not None:
+                    x += factor[group] * np.tanh(x)
+            result[group] = x[:, 0]
+        return result
+
+    def masses(self, edges: np.ndarray) -> np.ndarray:
+        """Computes P(edges[:, j] < Z <= edges[:, j + 1]), accurate far into the tails.
+
+        Args:
+          edges: [C, n + 1], ascending.
+
+        Returns:
+          float64 [C, n].
+        """
+        logits = self.logits(edges)
+        lower, upper = logits[:, :-1], logits[:, 1:]
+        # Log-space keeps masses far below the spacing of floats near 1.
+        with np.errstate(divide="ignore"):
+            shrink = np.log(-np.expm1(lower - upper))
+        return np.exp(shrink - np.logaddexp(0, -upper) - np.logaddexp(0, lower))
+
+    def tails(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Computes P(Z <= low or Z > high).
+
+        Args:
+          low, high: [C], low <= high.
+
+        Returns:
+          float64 [C].
+        """
+        below = np.exp(-np.logaddexp(0, -self.logits(low[:, None])))
+        above = np.exp(-np.logaddexp(0, self.logits(high[:, None])))
+        return (below + above)[:, 0]
+
+    def quantiles(self, p: float) -> np.ndarray:
+        """Computes the p-quantile of each channel by bisection.
+
+        Args:
+          p: probability, 0 < p < 1.
+
+        Returns:
+          float64 [C], within ±2^64.
+        """
+        target = np.log(p) - np.log1p(-p)
+        reach = np.ones(self.channels)
+        for _ in range(64):
+            inside = self._at(-reach) < target
+            inside &= self._at(reach) >= target
+            reach = np.where(inside, reach, 2 * reach)
+        low, high = -reach, reach
+        for _ in range(128):
+            middle = 0.5 * (low + high)
+            below = self._at(middle) < target
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return 0.5 * (low + high)
+
+    def _at(self, z: np.ndarray) -> np.ndarray:
+        return self.logits(z[:, None])[:, 0]

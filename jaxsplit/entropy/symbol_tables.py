@@ -1,5 +1,12 @@
-"""Integer tables from symbols that were counted, for units that come without a prior."""
+"""Integer tables fitted to counted symbols: one per latent, or shared between positions.
 
+Symbol statistics depend on the position: near the edge of an image most symbols are equal. A table
+per position would have to be stored, and estimated from few symbols, so `tables_by_place` clusters
+positions with similar histograms. The prior remains factorized: a table depends on the position
+alone.
+"""
+
+import collections
 import operator
 from collections.abc import Mapping, Sequence
 
@@ -9,10 +16,17 @@ from jaxsplit.bitstream.tables import CodingTables
 from jaxsplit.entropy.prior_tables import integer_counts
 from jaxsplit.errors import ConfigError
 
-__all__ = ["stack_tables", "tables_from_counts"]
+__all__ = ["stack_tables", "tables_by_place", "tables_from_counts"]
 
 _INT32 = np.iinfo(np.int32)
-_MOST = 1e30  # of one symbol: sums of them are finite
+_MOST = 1e30  # count of one symbol; sums stay finite
+_MOST_TABLES = 256  # `CodingTables.places` is uint8
+_ROUNDS = 20
+# Pseudo-counts, distributed as over all positions, that are added to a table's counts before it is
+# compared: a symbol that a table has not seen is not impossible.
+_PRIOR_SYMBOLS = 2.0
+# Memory bounds: counts of all positions, but at least so many values, and symbols at a time.
+_MOST_COUNTS, _FEWEST_VALUES, _COUNTED_AT_ONCE = 1 << 24, 64, 1 << 22
 
 
 def tables_from_counts(
@@ -22,24 +36,23 @@ def tables_from_counts(
     *,
     max_width: int = 4096,
 ) -> CodingTables:
-    """Tables that follow one histogram of symbols, the same for all channels.
+    """Builds tables from one histogram of symbols, the same for all channels.
 
-    The table runs from the lowest counted symbol to the highest. The escape is charged as if one
-    more symbol had been counted outside, so that every int32 can be coded: `counts` may come from
-    other images than those that are sent.
+    The table covers the lowest to the highest counted symbol. The escape gets one pseudo-count, so
+    that every int32 can be coded even if `counts` come from other images.
 
     Args:
-      counts: symbol (int32) → how often it was seen, 0 … 1e30 and at least once > 0.
-      channels: C, channels of the latent.
-      offsets: float32 [C], where the unit rounds, in units of its step; None: zeros.
-      max_width: most entries with the escape, 2 … 65536. Of a wider histogram the stretch with
-        the most symbols is kept; the others are escaped.
+      counts: symbol (int32) → its count, 0 … 1e30, at least one > 0.
+      channels: channels C of the latent.
+      offsets: rounding offsets, float32 [C], in units of the quantization step; None: zeros.
+      max_width: most entries with the escape, 2 … 65536. A wider histogram keeps the range with the
+        most symbols and escapes the others.
 
     Returns:
       The tables, [C, width].
 
     Raises:
-      ConfigError: the counts or the other arguments are out of range.
+      ConfigError: the counts or other arguments are out of range.
 
     >>> tables = tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2)
     >>> tables.sizes.tolist(), tables.minima.tolist()
@@ -47,13 +60,13 @@ def tables_from_counts(
     >>> round(tables.information_bits(np.array([[0, 0], [0, 1]], np.int32)), 2)
     3.54
     """
-    # Checked as Python's numbers, which may be of any size: arrays take only what fits.
+    # Checked as Python integers, which may exceed every array dtype.
     symbols = sorted(map(operator.index, counts))
     wrong = sum(not 0 <= n <= _MOST for n in counts.values())
     if wrong or not any(counts.values()):
         raise ConfigError(
             f"symbol counts must be 0 … {_MOST:g} and one above 0; of {len(counts)} counts, "
-            f"{wrong or 'all'} {'do not fit' if wrong else 'are 0'}"
+            f"{wrong or 'all'} {'are out of range' if wrong else 'are 0'}"
         )
     if symbols[0] < _INT32.min or symbols[-1] > _INT32.max:
         raise ConfigError("symbols must be int32, expected -2147483648 … 2147483647")
@@ -61,11 +74,11 @@ def tables_from_counts(
     weights = np.array([counts[symbol] for symbol in symbols], np.float64)
     if channels < 1 or not 2 <= max_width <= 65536:
         raise ConfigError(
-            f"tables: got channels={channels}, max_width={max_width}; expected at least 1, "
-            "2 … 65536"
+            f"tables: got channels={channels}, max_width={max_width}; expected channels >= 1 and "
+            "2 <= max_width <= 65536"
         )
     values, weights = values[weights > 0], weights[weights > 0]
-    # The best stretch starts at a counted symbol: from each one, all below start + most.
+    # The best range starts at a counted symbol and has `most` entries.
     most = max_width - 1
     before = np.concatenate([[0], np.cumsum(weights)])
     ends = np.searchsorted(values, values + most)
@@ -84,13 +97,13 @@ def tables_from_counts(
 
 
 def stack_tables(parts: Sequence[CodingTables]) -> CodingTables:
-    """Tables of the channels of several parts, one behind the other.
+    """Concatenates the channels of several tables.
 
     Args:
-      parts: tables of channels, not of places; at least one.
+      parts: per-channel tables; at least one.
 
     Returns:
-      The tables of all channels, as wide as the widest part.
+      Tables of all channels, as wide as the widest part.
 
     >>> both = stack_tables([tables_from_counts({0: 1}, 1), tables_from_counts({3: 1, 5: 1}, 2)])
     >>> both.channels, both.minima.tolist(), both.sizes.tolist()
@@ -104,3 +117,110 @@ def stack_tables(parts: Sequence[CodingTables]) -> CodingTables:
         minima=np.concatenate([part.minima for part in parts]),
         offsets=np.concatenate([part.offsets for part in parts]),
     )
+
+
+def tables_by_place(
+    symbols: np.ndarray, offsets: np.ndarray | None = None, *, tables: int = 64
+) -> CodingTables:
+    """Fits tables to the symbols of each position; similar positions share a table.
+
+    Initialization: one table for all positions, then repeatedly a new table for the position with
+    the highest excess cost. Then k-means: assign each position to its cheapest table and refit each
+    table to its positions.
+
+    Args:
+      symbols: int32 [N, h, w, C] of N images; more images generalize better.
+      offsets: rounding offsets, float32 [C]; None: zeros.
+      tables: maximum number of tables, 1 … 256.
+
+    Returns:
+      At most `tables` tables, and the table index of each position.
+
+    Raises:
+      ConfigError: no symbols, another dtype or shape, or `tables` out of range.
+
+    Source: Lloyd's algorithm under relative entropy (Banerjee et al. 2005, Clustering with Bregman
+    divergences).
+
+    >>> left = np.zeros((8, 2, 1, 1), np.int32)
+    >>> right = np.tile(np.arange(8, dtype=np.int32).reshape(8, 1, 1, 1), (1, 2, 1, 1))
+    >>> tables_by_place(np.concatenate([left, right], axis=2), tables=2).places[..., 0].tolist()
+    [[0, 1], [0, 1]]
+    """
+    if symbols.dtype != np.int32 or symbols.ndim != 4 or not symbols.size:
+        raise ConfigError(
+            f"symbols are {symbols.dtype} {symbols.shape}; expected some int32 [N, h, w, C]"
+        )
+    if not 1 <= tables <= _MOST_TABLES:
+        raise ConfigError(f"got tables={tables}, expected 1 … {_MOST_TABLES}")
+    shape = symbols.shape[1:]
+    offsets = np.zeros(shape[-1], np.float32) if offsets is None else offsets
+    values, counts = _histograms(symbols.reshape(len(symbols), -1))
+    nearest = _cluster(counts, tables)
+    # Renumbered in the order of their first positions; unused tables are dropped.
+    _, first, nearest = np.unique(nearest, return_index=True, return_inverse=True)
+    places = np.argsort(np.argsort(first))[nearest]
+    parts = []
+    for table in range(len(first)):
+        seen = counts[places == table].sum(axis=0)
+        histogram = {value: int(n) for value, n in zip(values, seen, strict=True) if n}
+        parts.append(tables_from_counts(histogram, 1))
+    rows = stack_tables(parts)
+    return CodingTables(
+        rows.counts, rows.sizes, rows.minima, offsets, places.reshape(shape).astype(np.uint8)
+    )
+
+
+def _histograms(symbols: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Counts symbols [N, P]: returns K values and their counts at each position, int64 [P, K].
+
+    If there are too many values, the rarest are counted as the nearest other value; the coder
+    escapes them.
+    """
+    places = symbols.shape[1]
+    most = max(_FEWEST_VALUES, _MOST_COUNTS // places)
+    images = max(1, _COUNTED_AT_ONCE // places)
+    chunks = [symbols[start : start + images] for start in range(0, len(symbols), images)]
+    times = collections.Counter[int]()
+    for chunk in chunks:
+        found, n = np.unique(chunk, return_counts=True)
+        times.update(dict(zip(found.tolist(), n.tolist(), strict=True)))
+    values = np.array(sorted(value for value, _ in times.most_common(most)))
+    middles = (values[1:] + values[:-1]) / 2
+    counts = np.zeros(places * len(values), np.int64)
+    start = np.arange(places) * len(values)
+    for chunk in chunks:
+        index = np.searchsorted(middles, chunk)
+        counts += np.bincount((index + start).ravel(), minlength=counts.size)
+    return values.tolist(), counts.reshape(places, -1)
+
+
+def _cluster(counts: np.ndarray, tables: int) -> np.ndarray:
+    """Clusters histograms [P, K] and returns the table index of each position, int [P]."""
+    counts = counts.astype(np.float32)
+    everywhere = counts.sum(axis=0) / counts.sum()
+
+    def bits_under(seen: np.ndarray) -> np.ndarray:
+        """Bits of all positions under tables with the counts `seen` [T, K]: [P, T]."""
+        chance = seen + _PRIOR_SYMBOLS * everywhere
+        chance /= chance.sum(axis=1, keepdims=True)
+        return -counts @ np.log2(chance).T
+
+    chance = counts / counts.sum(axis=1, keepdims=True)
+    least = -(counts * np.log2(np.where(counts > 0, chance, 1))).sum(axis=1)
+    nearest = np.zeros(len(counts), int)
+    cost = bits_under(counts.sum(axis=0, keepdims=True))[:, 0]
+    for table in range(1, tables):
+        worst = int(np.argmax(cost - least))
+        new = bits_under(counts[worst : worst + 1])[:, 0]
+        if new[worst] >= cost[worst]:
+            break
+        nearest[new < cost] = table
+        cost = np.minimum(cost, new)
+    for _ in range(_ROUNDS):
+        before = nearest
+        seen = np.stack([counts[nearest == table].sum(axis=0) for table in np.unique(nearest)])
+        nearest = np.argmin(bits_under(seen), axis=1)
+        if np.array_equal(nearest, before):
+            break
+    return nearest

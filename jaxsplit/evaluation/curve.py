@@ -5,7 +5,6 @@ shortest decimals that read back as the same float64, so equal curves are equal 
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxsplit.evaluation.checks import check_keys, set_count, set_interval, set_
 from jaxsplit.evaluation.image_codecs import QUALITIES
 from jaxsplit.evaluation.points import CodecPoint, Interval, RatePoint, optional
 from jaxsplit.evaluation.provenance import Origin
+from jaxsplit.io.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,7 @@ class Curve:
         Args:
           path: of the file.
         """
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(self.to_json(), encoding="utf-8", newline="\n")
-        os.replace(partial, path)
+        write_whole(Path(path), self.to_json().encode())
 
     @classmethod
     def read(cls, path: str | Path) -> "Curve":

@@ -12,7 +12,7 @@ The file is a NumPy archive, read without pickles:
 With it, differences of two curves on the same images have intervals (`evaluation.bootstrap`).
 """
 
-import os
+import io
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.io.files import write_whole
 
 #: Name of the file in a folder that `jaxsplit evaluate --out` writes.
 FILE = "images.npz"
@@ -105,14 +106,12 @@ class PerImage:
 
     def write(self, path: str | Path) -> None:
         """Writes the file; a killed write leaves the one that was there."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
         numbers = {name: getattr(self, name).astype(np.int32) for name in list(_ARRAYS)[1:]}
-        with partial.open("wb") as file:
-            np.savez_compressed(
-                file, version=np.int64(_VERSION), rate_ids=np.array(self.rate_ids), **numbers
-            )
-        os.replace(partial, path)
+        file = io.BytesIO()
+        np.savez_compressed(
+            file, version=np.int64(_VERSION), rate_ids=np.array(self.rate_ids), **numbers
+        )
+        write_whole(Path(path), file.getvalue())
 
     @classmethod
     def read(cls, path: str | Path) -> "PerImage":

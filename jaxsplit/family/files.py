@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -29,6 +28,7 @@ from jaxsplit.codec.rate import FamilyRate
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsError
 from jaxsplit.io import checkpoint
+from jaxsplit.io.files import write_whole
 from jaxsplit.io.safetensors import read_safetensors
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
@@ -68,7 +68,7 @@ def write(
         text = json.dumps(index, indent=1) + "\n"
         # Numbers of a list on one line; no text of JSON holds a line's end.
         text = re.sub(r"\[\n[-+.\deE,\s]*\]", lambda found: " ".join(found[0].split()), text)
-        _replace(directory / INDEX, text.encode())
+        write_whole(directory / INDEX, text.encode())
         named = {entry["file" if packed else "folder"] for entry in entries}
         for path in (directory / "rates").iterdir():
             if f"rates/{path.name}" in named:
@@ -77,7 +77,7 @@ def write(
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         raise FamilyError(f"cannot write the family to {directory}: {error}") from error
 
 
@@ -147,7 +147,7 @@ def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, An
     place = f"rates/{rate.rate_id}-{rate.digest[:12]}" + (".safetensors" if packed else "")
     if not _holds(directory / place, rate):
         if packed:
-            _replace(directory / place, safetensors.numpy.save(rate.packed_arrays()))
+            write_whole(directory / place, safetensors.numpy.save(rate.packed_arrays()))
         else:
             tree = {"variables": rate.variables, "tables": rate.tables.to_arrays()}
             checkpoint.save_tree(directory / place, tree)
@@ -204,10 +204,3 @@ def _holds(path: Path, rate: FamilyRate) -> bool:
         return stored.digest == rate.digest
     except (*_DAMAGES, *_TYPED_DAMAGES):
         return False
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.floats import finite_floats
-from jaxsplit.io.untrusted import listed, shown, shown_shape
+from jaxsplit.io.untrusted import finite_floats, listed, shown, shown_shape
 from jaxsplit.units.bottleneck import BottleneckSpec
 from jaxsplit.weights.formats import read_tensors
 

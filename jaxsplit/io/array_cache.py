@@ -31,6 +31,8 @@ from typing import Any
 import ml_dtypes  # noqa: F401  makes bfloat16 a dtype that numpy knows by name
 import numpy as np
 
+from jaxsplit.io.files import write_whole
+
 #: Told what begins, in words for people.
 Tell = Callable[[str], None]
 #: name → (shape with leading axis of rows, name of the dtype)
@@ -108,7 +110,8 @@ class FeatureFiles:
         if reason := self._foreign():
             tell(f"the cached features in {self.folder} {reason}: computing all of them again")
             self._clear()
-        self._replace("manifest.json", json.dumps(self._manifest(), indent=1) + "\n")
+        manifest = json.dumps(self._manifest(), indent=1) + "\n"
+        write_whole(self.folder / "manifest.json", manifest.encode())
         sums = self._read_sums()
         for name, form in self.forms.items():
             with open(self._path(name), "ab") as file:
@@ -132,7 +135,8 @@ class FeatureFiles:
         if len(whole) < self.parts:
             self._reserve(clear=not whole)
         # Without the damaged, and without half a line that a killed process may have left.
-        self._replace("parts.txt", "".join(_line(*item) for item in whole.items()))
+        lines = "".join(_line(*item) for item in whole.items())
+        write_whole(self.folder / "parts.txt", lines.encode())
         return [part for part in range(self.parts) if part not in whole]
 
     def write(self, part: int, first: int, values: dict[str, np.ndarray]) -> None:
@@ -226,11 +230,6 @@ class FeatureFiles:
         for array in arrays.values():
             value = zlib.crc32(_content(array[rows]), value)
         return value
-
-    def _replace(self, name: str, text: str) -> None:
-        partial = self.folder / f"{name}.partial"
-        partial.write_text(text)
-        os.replace(partial, self.folder / name)
 
 
 def _content(rows: np.ndarray) -> memoryview:

@@ -1,5 +1,8 @@
 """Frozen networks with named endpoints, and the places where they can be cut."""
 
+import warnings
+
+from jaxsplit.errors import JaxsplitWarning
 from jaxsplit.networks.backbone import (
     SUFFIX,
     Backbone,
@@ -13,7 +16,7 @@ from jaxsplit.networks.backbone import (
 )
 from jaxsplit.networks.chain import Chain
 from jaxsplit.networks.inference import predict
-from jaxsplit.networks.layers import fold_batch_norm
+from jaxsplit.networks.layers import fold_normalization
 from jaxsplit.networks.network import (
     Features,
     FunctionNetwork,
@@ -39,7 +42,7 @@ __all__ = [
     "embedded_weights",
     "endpoint_shapes",
     "fingerprint",
-    "fold_batch_norm",
+    "fold_normalization",
     "holds_backbone",
     "make_backbone",
     "names",
@@ -48,3 +51,15 @@ __all__ = [
     "read_backbone",
     "save_backbone",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name != "fold_batch_norm":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        "jaxsplit.networks.fold_batch_norm is now called fold_normalization; the old name goes "
+        "with the next version",
+        JaxsplitWarning,
+        stacklevel=2,
+    )
+    return fold_normalization

@@ -18,10 +18,10 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jaxsplit.data import Preprocessing
-from jaxsplit.errors import ConfigError, WeightsError
-from jaxsplit.io.floats import finite_floats
+from jaxsplit.errors import ConfigError, WeightsError, reason
+from jaxsplit.io.files import write_whole
 from jaxsplit.io.safetensors import read_metadata, read_safetensors
-from jaxsplit.io.untrusted import listed, shown, shown_shape
+from jaxsplit.io.untrusted import finite_floats, listed, shown, shown_shape
 from jaxsplit.networks.network import LinenNetwork, Network, Variables, as_network
 from jaxsplit.networks.registry import create
 from jaxsplit.tasks import Classification, Task
@@ -224,7 +224,8 @@ def save_backbone(
       dtype: of the stored arrays; they are float32 again when read.
 
     Raises:
-      WeightsError: the file cannot be written, or these variables could not be read again.
+      ConfigError: the file cannot be written.
+      WeightsError: these variables could not be read again.
 
     >>> import tempfile
     >>> backbone = open_embedded("fashion_mnist_resnet8")
@@ -261,11 +262,9 @@ def save_backbone(
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(content)
-        os.replace(partial, path)
     except OSError as error:
-        raise WeightsError(f"cannot write {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot write {path}: {reason(error)}") from error
+    write_whole(path, content)
 
 
 def holds_backbone(path: str | os.PathLike[str]) -> bool:

@@ -21,7 +21,7 @@ class Chain(nn.Module, kw_only=True):
     Attributes:
       num_classes: length of the logits.
       axis_name: device axis over which training averages the batch statistics.
-      folded: the batch normalisation is folded into the convolutions (`layers.fold_batch_norm`).
+      folded: the batch normalisation is folded into the convolutions (`layers.fold_normalization`).
 
     >>> from jaxsplit.networks import endpoint_shapes
     >>> from jaxsplit.networks.layers import Classifier

@@ -101,7 +101,7 @@ class Classifier(nn.Module):
         return nn.Dense(self.num_classes, name="dense")(x.mean(axis=(1, 2)))
 
 
-def fold_batch_norm(variables: dict[str, Any], epsilon: float) -> dict[str, Any]:
+def fold_normalization(variables: dict[str, Any], epsilon: float) -> dict[str, Any]:
     """Folds every batch normalisation into the convolution before it, for inference.
 
     Args:
@@ -113,7 +113,7 @@ def fold_batch_norm(variables: dict[str, Any], epsilon: float) -> dict[str, Any]
 
     >>> from jaxsplit.weights.load import load_backbone
     >>> backbone = load_backbone("fashion_mnist_resnet8")
-    >>> folded = fold_batch_norm(backbone.variables, backbone.module.epsilon)
+    >>> folded = fold_normalization(backbone.variables, backbone.module.epsilon)
     >>> sorted(backbone.variables["params"]["stem"]), sorted(folded["params"]["stem"])
     (['bn', 'conv'], ['conv'])
     """

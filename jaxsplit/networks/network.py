@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks.layers import fold_batch_norm
+from jaxsplit.networks.layers import fold_normalization
 from jaxsplit.tasks import Outputs
 
 #: Whatever crosses a cut: one array [B, H, W, C], tokens [B, N, D], or a dictionary of several.
@@ -170,7 +170,7 @@ class LinenNetwork(Network):
         """Folds the batch normalisation of a module that knows `folded`; see `Network.fold`."""
         if not hasattr(self.module, "folded") or "batch_stats" not in variables:
             return self, variables
-        folded = fold_batch_norm(variables, self.module.epsilon)
+        folded = fold_normalization(variables, self.module.epsilon)
         return LinenNetwork(self.module.clone(folded=True)), folded
 
     @property

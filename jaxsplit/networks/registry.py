@@ -37,7 +37,7 @@ def create(
       name: one of `names()`.
       num_classes: length of the logits.
       axis_name: device axis over which training averages batch statistics; inference ignores it.
-      folded: for variables of `fold_batch_norm`.
+      folded: for variables of `fold_normalization`.
 
     Returns:
       The module; `init` and `apply` are Flax's.

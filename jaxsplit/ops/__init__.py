@@ -1,4 +1,4 @@
-"""Small differentiable operations shared by the unit, the networks and the entropy model."""
+"""Differentiable operations shared by the units, the networks and the entropy model."""
 
 from jaxsplit.ops.batch_norm import batch_norm
 from jaxsplit.ops.convolution import conv, pointwise

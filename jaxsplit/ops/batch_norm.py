@@ -1,9 +1,8 @@
-"""Batch normalisation in training, with an activation, in as few passes over memory as it takes."""
+"""Training-mode batch normalisation with an optional ReLU, in few passes over memory."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,9 @@ import jax.numpy as jnp
 __all__ = ["batch_norm"]
 
 _Moments = tuple[jax.Array, jax.Array]
+_Output = tuple[jax.Array, _Moments]
+# x, scale, bias, mean and 1/√(var + ε).
+_Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -21,21 +23,21 @@ def batch_norm(
     epsilon: float,
     rectify: bool = False,
     axis_name: str | None = None,
-) -> tuple[jax.Array, _Moments]:
-    """(x - mean) / √(var + ε) · scale + bias by the batch's own moments, and then ReLU.
+) -> _Output:
+    """Normalizes by the batch moments: (x - mean) / √(var + ε) · scale + bias, then ReLU.
 
-    Only `x` is kept for the gradient, which is computed from it in closed form; what
-    differentiation of the formula would leave in memory are five arrays of its size.
+    The gradient is computed in closed form from `x` alone. Automatic differentiation of the
+    formula would store five arrays of that size.
 
     Args:
       x: float [..., C].
       scale, bias: float32 [C].
       epsilon: ε.
-      rectify: whether ReLU follows.
+      rectify: apply ReLU to the result.
       axis_name: device axis over which the moments are averaged.
 
     Returns:
-      float [..., C] of x's dtype and the moments (mean, var) float32 [C], which carry no gradient.
+      float [..., C] of x's dtype, and the moments (mean, var), float32 [C], without gradient.
 
     >>> y, (mean, var) = batch_norm(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), 0.0)
     >>> y.ravel().tolist(), mean.item(), var.item()
@@ -55,6 +57,7 @@ def _forward(
     rectify: bool,
     axis_name: str | None,
 ) -> tuple[jax.Array, _Moments, jax.Array]:
+    """Returns the output, the moments and 1/√(var + ε)."""
     exact = x.astype(jnp.float32)
     mean, square = _averages((exact, jnp.square(exact)), axis_name)
     var = jnp.maximum(square - jnp.square(mean), 0.0)
@@ -71,14 +74,18 @@ def _batch_norm_fwd(
     epsilon: float,
     rectify: bool,
     axis_name: str | None,
-) -> Any:
+) -> tuple[_Output, _Residuals]:
     y, moments, inverse = _forward(x, scale, bias, epsilon, rectify, axis_name)
     return (y, moments), (x, scale, bias, moments[0], inverse)
 
 
 def _batch_norm_bwd(
-    epsilon: float, rectify: bool, axis_name: str | None, residuals: Any, cotangents: Any
-) -> Any:
+    epsilon: float,
+    rectify: bool,
+    axis_name: str | None,
+    residuals: _Residuals,
+    cotangents: _Output,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     del epsilon
     x, scale, bias, mean, inverse = residuals
     exact, g = x.astype(jnp.float32), cotangents[0].astype(jnp.float32)
@@ -87,7 +94,7 @@ def _batch_norm_bwd(
         g = jnp.where(_affine(exact, factor, bias - mean * factor) > 0, g, 0.0)
     count = x.size // x.shape[-1]
     local = _averages((g, g * exact), None)
-    # Of centred x, from sums of the raw one: no pass of its own is needed.
+    # The sum over centred x follows from sums over raw x: no further pass over memory.
     by_scale = (local[1] - mean * local[0]) * inverse
     average, slope = (
         (local[0], by_scale)
@@ -109,7 +116,7 @@ def _averages(arrays: tuple[jax.Array, ...], axis_name: str | None) -> tuple[jax
 
 def _affine(x: jax.Array, factor: jax.Array, shift: jax.Array | None) -> jax.Array:
     shape = (1,) * (x.ndim - 1) + (-1,)
-    # Else XLA computes what is per channel again for every element.
+    # Without the barrier XLA recomputes the per-channel values for every element.
     factor, shift = jax.lax.optimization_barrier((factor, shift))
     y = x * factor.reshape(shape)
     return y if shift is None else y + shift.reshape(shape)

@@ -1,20 +1,20 @@
-"""Depthwise convolutions as shifted multiply-adds, each the other's gradient."""
+"""Depthwise convolution and its transpose, each the gradient of the other."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 __all__ = ["depthwise_conv", "depthwise_conv_transpose"]
 
-# Most products in a row that the gradient of the weights adds up at once.
+# Most products along a row that the weight gradient sums in one fused loop.
 _RUN = 16
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
+_Pair = tuple[jax.Array, jax.Array]  # x and kernel, or their gradients
 
 
 def depthwise_conv(
@@ -25,14 +25,14 @@ def depthwise_conv(
 ) -> jax.Array:
     """Depthwise convolution as a sum of shifted multiply-adds.
 
-    On CPUs this form and its gradients run many times faster than a grouped convolution, with
-    the same values; elsewhere XLA fuses it into one pass over `x`.
+    On CPUs this and its gradients run many times faster than a grouped convolution, with the same
+    values. On other devices XLA fuses it into one pass over `x`.
 
     Args:
       x: float [B, H, W, C].
       kernel: float [k, k, C, m]; channel c of `x` yields the m output channels c·m … c·m + m - 1.
-      stride: step between taken windows, in pixels.
-      padding: zeros added on each side, or (before, after) of the rows and of the columns.
+      stride: step between windows, in pixels.
+      padding: zeros on each side, or (before, after) for the rows and for the columns.
 
     Returns:
       float [B, h, w, C·m] with h = ⌊(H + 2·padding - k) / stride⌋ + 1.
@@ -45,13 +45,13 @@ def depthwise_conv(
     pads = ((padding, padding),) * 2 if isinstance(padding, int) else (padding[0], padding[1])
     if multiplier == 1:
         return _conv(x, kernel[..., 0], stride, pads)
-    # Several filters a channel: a small matrix product for each, whose gradient is one too.
+    # Several filters per channel: one small matrix product each, with a matrix product as gradient.
     taps = jnp.stack(_taps(_pad(x, pads), k, stride), axis=3)
     y = jnp.einsum("bhwtc,tcm->bhwcm", taps, kernel.reshape(k * k, channels, multiplier))
     return y.reshape(*y.shape[:3], channels * multiplier)
 
 
-# A program inside the program, so that it can be counted as what it is.
+# A named jit call, so that the jaxpr counter recognizes the operation.
 @functools.partial(jax.jit, static_argnames=("stride", "padding", "size"))
 def depthwise_conv_transpose(
     x: jax.Array, kernel: jax.Array, stride: int, padding: int, size: tuple[int, int]
@@ -64,8 +64,8 @@ def depthwise_conv_transpose(
     Args:
       x: float [B, h, w, C·m].
       kernel: float [k, k, C, m]; the m input channels c·m … c·m + m - 1 add up to output channel c.
-      stride: pixels between the outputs of neighbouring inputs.
-      padding: rows and columns cut off at the top and left of the full output.
+      stride: distance between the outputs of adjacent inputs, in pixels.
+      padding: rows and columns cropped at the top and left of the full output.
       size: (H, W) of the output. Rows and columns that no tap reaches are zero.
 
     Returns:
@@ -86,11 +86,11 @@ def _conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array
     return _weighted(_taps(_pad(x, pads), len(kernel), stride), kernel)
 
 
-def _conv_fwd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> Any:
+def _conv_fwd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> tuple[jax.Array, _Pair]:
     return _conv(x, kernel, stride, pads), (x, kernel)
 
 
-def _conv_bwd(stride: int, pads: Pads, residuals: Any, g: jax.Array) -> Any:
+def _conv_bwd(stride: int, pads: Pads, residuals: _Pair, g: jax.Array) -> _Pair:
     x, kernel = residuals
     by_kernel = _correlations(_pad(x, pads), g, len(kernel), stride)
     before = (pads[0][0], pads[1][0])
@@ -111,16 +111,16 @@ def _transpose(
 
 def _transpose_fwd(
     x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int], size: tuple[int, int]
-) -> Any:
+) -> tuple[jax.Array, _Pair]:
     return _transpose(x, kernel, stride, padding, size), (x, kernel)
 
 
 def _transpose_bwd(
-    stride: int, padding: tuple[int, int], size: tuple[int, int], residuals: Any, g: jax.Array
-) -> Any:
+    stride: int, padding: tuple[int, int], size: tuple[int, int], residuals: _Pair, g: jax.Array
+) -> _Pair:
     x, kernel = residuals
     k = len(kernel)
-    # As many windows as `x` has pixels, whatever was cut off below and to the right.
+    # One window per pixel of `x`, whatever was cropped below and to the right.
     ends = [
         (m - 1) * stride + k - n - before
         for n, m, before in zip(g.shape[1:3], x.shape[1:3], padding, strict=True)
@@ -134,12 +134,12 @@ _transpose.defvjp(_transpose_fwd, _transpose_bwd)
 
 
 def _pad(x: jax.Array, pads: Pads) -> jax.Array:
-    """Zeros around rows and columns; where a number is negative, as many of them are cut off."""
+    """Pads rows and columns with zeros; negative pads crop."""
     return jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
 
 
 def _taps(x: jax.Array, k: int, stride: int) -> list[jax.Array]:
-    """What each of the k² weights meets in a padded x [B, H, W, C]: arrays [B, h, w, C]."""
+    """Slices of a padded x [B, H, W, C] that each of the k² weights multiplies: [B, h, w, C]."""
     h, w = ((n - k) // stride + 1 for n in x.shape[1:3])
     return [
         x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
@@ -149,16 +149,16 @@ def _taps(x: jax.Array, k: int, stride: int) -> list[jax.Array]:
 
 
 def _weighted(taps: list[jax.Array], kernel: jax.Array) -> jax.Array:
-    # Where the kernel is computed, it would be so again for every pixel.
+    # Without the barrier XLA recomputes a derived kernel for every pixel.
     weights = jax.lax.optimization_barrier(kernel).reshape(len(taps), 1, 1, 1, -1)
     return functools.reduce(jnp.add, map(jnp.multiply, taps, weights))
 
 
 def _correlations(x: jax.Array, g: jax.Array, k: int, stride: int) -> jax.Array:
-    """Gradient of the weights: Σ over b, h, w of every tap of a padded x, times g [B, h, w, C]."""
+    """Weight gradient: Σ over b, h, w of every tap of a padded x, times g [B, h, w, C]."""
     _, h, w, channels = g.shape
-    # Products are added up along a row before anything is written. A sum over whole taps has each
-    # of them copied out of `x` first, which on CPUs takes several times as long.
+    # Sums products along a row before writing anything. Summing whole taps copies each of them
+    # out of `x` first, which takes several times as long on CPUs.
     run = max(n for n in range(1, _RUN + 1) if w % n == 0)
     sums = [
         functools.reduce(
@@ -189,14 +189,14 @@ def _phases(
     x = jnp.pad(
         x, ((0, 0), (reach - 1, max(0, rows - h)), (reach - 1, max(0, columns - w)), (0, 0))
     )
-    # One input at a time as [rows, columns, C]: the channels stay contiguous.
+    # One multiplier at a time as [rows, columns, C]: the channels stay contiguous.
     inputs = x.reshape(*x.shape[:3], channels, multiplier).transpose(4, 0, 1, 2, 3)
     spare = reach * stride - k
     taps = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0)))
     taps = jax.lax.optimization_barrier(taps).reshape(
         reach, stride, reach, stride, channels, multiplier
     )
-    # All phases of one tap at once: long runs of memory.
+    # All phases of one tap at once give long contiguous runs of memory.
     phases = [
         inputs[n, :, reach - 1 - i :, reach - 1 - j :][:, :rows, :columns, None, None]
         * taps[None, None, None, i, :, j, :, :, n]

@@ -1,4 +1,4 @@
-"""Rounding and its stand-in for training, and bounds that gradients can leave."""
+"""Rounding, its noise proxy for training, and lower bounds that gradients can leave."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def round_straight_through(x: jax.Array) -> jax.Array:
         x: any shape, floating.
 
     Returns:
-        round(x), same shape and dtype; d/dx is taken to be 1 everywhere.
+        round(x), same shape and dtype; its gradient is 1 everywhere.
 
     Example:
         >>> x = jnp.array([0.4, 1.6])
@@ -30,12 +30,12 @@ def round_straight_through(x: jax.Array) -> jax.Array:
 
 @round_straight_through.defjvp
 def _(primals, tangents):
-    # A rule and not `x + stop_gradient(round(x) - x)`: that sum isn't always an integer in float32.
+    # `x + stop_gradient(round(x) - x)` is not always an integer in float32, so a rule of its own.
     return jnp.round(primals[0]), tangents[0]
 
 
 def add_uniform_noise(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Adds independent noise from U[-1/2, 1/2), the training stand-in for rounding.
+    """Adds independent noise from U[-1/2, 1/2), the differentiable proxy for rounding.
 
     Args:
         x: any shape, floating.
@@ -56,7 +56,7 @@ def add_uniform_noise(x: jax.Array, key: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def lower_bound(x: jax.Array, bound: jax.Array | float) -> jax.Array:
-    """max(x, bound), whose gradient still lets descent lift x from below the bound.
+    """max(x, bound) with a gradient that still lets descent raise x from below the bound.
 
     With cotangent g the gradient with respect to x is g where x >= bound or g < 0 (a descent step
     would raise x), else 0. The bound itself gets no gradient.

@@ -15,8 +15,7 @@ import jax
 import numpy as np
 
 from jaxsplit import data
-from jaxsplit.data.pipeline import reader
-from jaxsplit.data.steps import endless_steps
+from jaxsplit.data.pipeline import endless_steps, reader
 from jaxsplit.networks import Features
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.records import Batch

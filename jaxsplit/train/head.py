@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from jaxsplit import data
-from jaxsplit.data.pipeline import reader
-from jaxsplit.data.steps import stream
+from jaxsplit.data.pipeline import reader, stream
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.log import Tell
 from jaxsplit.networks import Backbone, Features

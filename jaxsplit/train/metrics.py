@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxsplit.io.files import write_whole
+
 
 class MetricsWriter:
     """Writes what a training reports into a folder, as `metrics.jsonl` and TensorBoard events.
@@ -110,9 +112,7 @@ def _take_over(directory: Path, key: str) -> None:
     other = note.read_text() if note.is_file() else key
     if other != key:
         _move(directory, directory / f"metrics-{other}")
-    partial = note.with_name("metrics.key.partial")
-    partial.write_text(key)
-    os.replace(partial, note)  # whose the files here are, from now on
+    write_whole(note, key.encode())  # whose the files here are, from now on
     ours = directory / f"metrics-{key}"
     if ours.is_dir():
         _move(ours, directory)

@@ -15,8 +15,7 @@ from jaxsplit.errors import WeightsError
 from jaxsplit.io.safetensors import begins_safetensors, read_safetensors
 from jaxsplit.io.untrusted import opened, shown
 from jaxsplit.weights import torch_archive
-from jaxsplit.weights.npz_archive import read_npz
-from jaxsplit.weights.zip_entries import read_directory
+from jaxsplit.weights.zip_archive import read_directory, read_npz
 
 #: Where checkpoints keep the weights, the better place first.
 STATE_DICTS = (

@@ -19,8 +19,7 @@ from flax import traverse_util
 
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
-from jaxsplit.io.floats import finite_floats, is_floating
-from jaxsplit.io.untrusted import listed, shown, shown_shape
+from jaxsplit.io.untrusted import finite_floats, is_floating, listed, shown, shown_shape
 from jaxsplit.networks.inverted_residual import InvertedResidualNet
 from jaxsplit.networks.resnet import ResNet
 

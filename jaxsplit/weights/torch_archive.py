@@ -22,7 +22,7 @@ from jaxsplit.errors import WeightsError
 from jaxsplit.io.untrusted import opened, shown, size_of
 from jaxsplit.weights import pickle_program
 from jaxsplit.weights.torch_tensors import NAMES, Storage, build, storage_of
-from jaxsplit.weights.zip_entries import Entry, read_directory
+from jaxsplit.weights.zip_archive import Entry, read_directory
 
 #: An entry, or the end of a zip without entries. The "PK" alone may be the length of something.
 ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")

@@ -52,7 +52,7 @@ def measure(name: str, repeats: int) -> dict[str, object]:
     module = backbone.module
     image = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
     variables = jax.jit(module.init)(jax.random.key(0), image)
-    variables = jax.device_put(networks.fold_batch_norm(variables, module.epsilon))
+    variables = jax.device_put(networks.fold_normalization(variables, module.epsilon))
     module = module.clone(folded=True)
     runs, given, start = [], jax.device_put(image), None
     for stop in module.endpoints():

@@ -241,7 +241,7 @@ def test_a_receiver_refuses_another_family_and_other_tables():
         (b"\1\1a" + bytes(16) + b"\xff" * 9, "not a number in its short form"),
         (b"\1\1a" + bytes(16) + b"\x81\0\1\1", "not a number in its short form"),
         (2 * (b"\1a" + bytes(16) + b"\1\1\1"), "truncated"),
-        (b"\2" + 2 * (b"\1a" + bytes(16) + b"\1\1\1"), "with different ids"),
+        (b"\2" + 2 * (b"\1a" + bytes(16) + b"\1\1\1"), "with distinct ids"),
     ],
 )
 def test_invalid_header_with_a_right_checksum(rates, message):
@@ -257,11 +257,13 @@ def test_length_beyond_the_data_takes_no_memory():
     most = 9 * 4 * 4 * 64
     with pytest.raises(BitstreamError, match=f"truncated: the frame payload needs {most} "):
         read_container(_sealed(header + b"\xa3\x81\0"))
-    with pytest.raises(BitstreamError, match=f"a frame of {most + 1} bytes, at most {most};"):
+    with pytest.raises(
+        BitstreamError, match=f"a frame of {most + 1} bytes, expected at most {most};"
+    ):
         read_container(_sealed(header + b"\xa3\x82\0"))
     with pytest.raises(BitstreamError, match="at most 9216;"):
         read_container(_sealed(header + b"\xff\0\x10\0\0\0\0"))
-    with pytest.raises(BitstreamError, match=r"corrupted: a frame of .* bytes, at most"):
+    with pytest.raises(BitstreamError, match=r"corrupted: a frame of .* bytes, expected at most"):
         read_container(_sealed(header + b"\xff\xff\xff\xff\xff\x7f\0"))
     with pytest.raises(BitstreamError, match="end marker"):
         unpack_frame(b"\0", 1)

@@ -101,8 +101,8 @@ def test_fingerprint_is_frozen():
         ({"places": PLACES[0]}, r"places \(2, 2\) and offsets \(2,\), expected \[h, w"),
         ({"places": PLACES[..., :1]}, r"places \(3, 2, 1\) and offsets \(2,\)"),
         ({"places": PLACES[:0]}, r"places \(0, 2, 2\)"),
-        ({"places": np.zeros_like(PLACES)}, "all of the 2 tables"),
-        ({"places": 2 * PLACES}, "all of the 2 tables"),
+        ({"places": np.zeros_like(PLACES)}, "each of the 2 tables"),
+        ({"places": 2 * PLACES}, "each of the 2 tables"),
     ],
 )
 def test_what_is_no_table_is_refused(changes, message):

@@ -54,7 +54,7 @@ def test_the_published_table_comes_out(resnet50, cut):
     module = networks.create("resnet50", 1000)
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), image)
-    variables = jax.eval_shape(lambda x: networks.fold_batch_norm(x, module.epsilon), variables)
+    variables = jax.eval_shape(lambda x: networks.fold_normalization(x, module.epsilon), variables)
     module, names = module.clone(folded=True), ("",) * 1000
     backbone = networks.Backbone(
         "resnet50", module, variables, Preprocessing((224, 224)), names, "", {}
@@ -82,7 +82,7 @@ def test_segments_add_up_to_every_head_and_tail():
     module, image = networks.create("resnet8_small", 10), jnp.zeros((1, 20, 28, 1))
     variables = jax.eval_shape(module.init, jax.random.key(0), image)
     plan = make_plan(module, (20, 28, 1))
-    folded = jax.eval_shape(lambda x: networks.fold_batch_norm(x, module.epsilon), variables)
+    folded = jax.eval_shape(lambda x: networks.fold_normalization(x, module.epsilon), variables)
     plain = module.clone(folded=True)
     for cut in plan.cuts:
         features = jax.ShapeDtypeStruct((1, *cut.feature_shape), jnp.float32)

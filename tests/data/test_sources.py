@@ -15,9 +15,8 @@ from PIL import Image
 
 from jaxsplit.data import Preprocessing, batches, decode_image, open_source, prepare, spread
 from jaxsplit.data import fashion_mnist as fashion
-from jaxsplit.data.prepared import find_prepared
 from jaxsplit.data.sources import ASSETS, EMBEDDED
-from jaxsplit.data.writer import write_prepared
+from jaxsplit.data.tfds_records import find_prepared, write_prepared
 from jaxsplit.errors import DataError, JaxsplitWarning
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -595,7 +594,7 @@ def test_what_is_transparent_is_shown_on_white(mode, unwarned):
         image.putpalette([0, 0, 0, 10, 20, 30])
     options = {"P": {"transparency": bytes((255, 0))}, "L": {"transparency": 10}}.get(mode, {})
     clear = encoded(image, "PNG", **options)
-    with pytest.warns(JaxsplitWarning, match="save the image on it"):
+    with pytest.warns(JaxsplitWarning, match="save the image with it"):
         array = decode_image(clear)
     assert np.all(array == 255)
     assert array.shape[2] == (1 if mode in ("LA", "L") else 3)
@@ -651,5 +650,5 @@ def test_a_limit_is_taken_of_the_part():
 
 @pytest.mark.parametrize("split", ["train[50%:50%]", "train[60%:40%]", "train[:101%]"])
 def test_an_empty_part_is_an_error(split):
-    with pytest.raises(DataError, match="is empty or more than the whole"):
+    with pytest.raises(DataError, match="is empty or exceeds 100 %"):
         open_source("embedded", split=split)

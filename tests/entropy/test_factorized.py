@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxsplit.entropy import factorized
-from jaxsplit.entropy.logistic import log_logistic_mass
+from jaxsplit.entropy.factorized import log_logistic_mass
 from jaxsplit.errors import ConfigError
 
 # One compilation instead of one per operation: the tests are about values. The equality of jit and

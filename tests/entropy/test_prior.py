@@ -34,5 +34,5 @@ def test_is_seeded_and_never_quantises():
 
 
 def test_another_number_of_channels_is_refused():
-    with pytest.raises(ConfigError, match="channels come last"):
+    with pytest.raises(ConfigError, match="to the last axis"):
         FactorizedPrior(channels=2).init(jax.random.key(0), jnp.zeros((2, 3)))

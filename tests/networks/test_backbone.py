@@ -13,8 +13,8 @@ import safetensors
 import safetensors.numpy
 
 from jaxsplit import networks
-from jaxsplit.errors import ConfigError, JaxsplitError, WeightsError
-from jaxsplit.io import safetensors
+from jaxsplit.errors import ConfigError, JaxsplitError, JaxsplitWarning, WeightsError
+from jaxsplit.io.safetensors import MAX_HEADER
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_header_without_end_is_not_parsed(saved):
     with safetensors.safe_open(saved, "numpy") as file:
         metadata = file.metadata()
     fields = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
-    large = {**metadata, "padding": "x" * safetensors.MAX_HEADER}
+    large = {**metadata, "padding": "x" * MAX_HEADER}
     assert networks.holds_backbone(by_hand(saved, metadata, **fields))
     assert not networks.holds_backbone(by_hand(saved, large, **fields))
     refuses(saved, "expected a .safetensors")
@@ -185,7 +185,7 @@ def test_integers_are_refused(saved):
 def test_what_could_not_be_read_again_is_not_saved(tiny, tmp_path):
     module, variables, rest = tiny
     path = tmp_path / "weights.safetensors"
-    folded = networks.fold_batch_norm(variables, module.epsilon)
+    folded = networks.fold_normalization(variables, module.epsilon)
     with pytest.raises(WeightsError, match=r"before fold\(\)"):
         networks.save_backbone(path, folded, **rest)
     large = jax.tree.map(lambda leaf: leaf + np.float32(1e5), variables)
@@ -323,3 +323,10 @@ def test_folding_keeps_the_function_and_the_fingerprint(tiny, randomised, name):
     spread = np.ptp(expected, axis=0).max()
     assert spread > 1e-3  # the images do matter
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-2 * spread)
+
+
+def test_the_old_name_of_folding_still_works_and_names_the_new_one():
+    with pytest.warns(JaxsplitWarning, match="fold_normalization"):
+        assert networks.fold_batch_norm is networks.fold_normalization
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        networks.nothing  # noqa: B018

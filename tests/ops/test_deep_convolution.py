@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxsplit.ops import conv, pointwise
-from jaxsplit.ops.winograd import winograd_conv
+from jaxsplit.ops.convolution import winograd_conv
 
 
 def normal(seed, *shape):

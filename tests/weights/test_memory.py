@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 from foreign_files import random_network
 
-from jaxsplit.io import safetensors
+from jaxsplit.io.safetensors import MAX_HEADER
 from jaxsplit.weights import pickle_program
 
 MEGABYTE = 2**20
@@ -74,7 +74,7 @@ def test_the_longest_programs(write):
 def test_the_longest_header(write):
     """Of as many tensors as it can name: more of them would take more, and are not looked at."""
     item = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    for size, most in ((safetensors.MAX_HEADER, 500), (4 * safetensors.MAX_HEADER, 20)):
+    for size, most in ((MAX_HEADER, 500), (4 * MAX_HEADER, 20)):
         count = size // (len(json.dumps({"0" * 7: item})) + 2)
         header = json.dumps({f"{i:07}": item for i in range(count)}).encode()
         assert memory(write(struct.pack("<Q", len(header)) + header)) < most * MEGABYTE

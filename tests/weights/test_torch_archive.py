@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.weights import pickle_program, torch_archive, torch_tensors, zip_entries
+from jaxsplit.weights import pickle_program, torch_archive, torch_tensors, zip_archive
 
 # Beside the repository, where they are: files that the authors of published units made.
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
@@ -520,7 +520,7 @@ def test_damaged_directories(plain, write):
     for length in range(2, len(plain)):
         _refused(write(plain[:length]), "damaged|expected")
     _refused(write(plain[: end + 12] + u32(2**31) + plain[end + 16 :]), "directory")
-    filler = bytes(zip_entries.MAX_DIRECTORY + 100)
+    filler = bytes(zip_archive.MAX_DIRECTORY + 100)
     claimed = (
         plain[:end] + filler + plain[end : end + 12] + u32(len(filler) - 1) + plain[end + 16 :]
     )
@@ -533,7 +533,7 @@ def test_a_directory_of_many_entries(torch_writer, write):
         file.writestr("x/data.pkl", torch_writer.program({}))
     data = archive.getvalue()
     start, end = data.index(b"PK\1\2"), data.rindex(b"PK\5\6")
-    copies = zip_entries.MAX_DIRECTORY // (end - start)
+    copies = zip_archive.MAX_DIRECTORY // (end - start)
     directory = data[start:end] * copies
     size = struct.pack("<I", len(directory))
     data = data[:start] + directory + data[end : end + 12] + size + data[end + 16 :]

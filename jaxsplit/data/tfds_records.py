@@ -1,7 +1,7 @@
-"""TFDS datasets that lie on disk as array_record: found and read without TensorFlow.
+"""Finds, reads and writes TFDS datasets in array_record format, without TensorFlow.
 
-The folder is looked for here, not by `tfds.builder`: for a name that isn't on disk, TFDS goes to
-the network and retries for a minute and a half before it says so.
+The folder is located here instead of by `tfds.builder`, which retries on the network for 90 seconds
+if a name is not on disk.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import unittest.mock
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,24 +24,24 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def default_data_dir() -> Path:
-    """Where TFDS keeps its datasets: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    """Returns the default TFDS data_dir: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find_prepared(name: str, data_dir: Path) -> Path | None:
-    """The folder of a dataset that is prepared as array_record, or None.
+    """Returns the folder of a dataset prepared as array_record, or None.
 
     Args:
-      name: `NAME[/CONFIG][:VERSION]`; the newest version where none is given; without a config
-        the default one if it is here, else the only one that is.
+      name: `NAME[/CONFIG][:VERSION]`. The version defaults to the newest, the config to TFDS's
+        default config if it is present, else to the only one present.
       data_dir: a TFDS data_dir.
 
     Raises:
-      DataError: the name is malformed, or one of several configs has to be chosen.
+      DataError: the name is malformed, or several configs are present and none is the default.
     """
     match = _NAME.fullmatch(name)
     if match is None:
-        raise DataError(f"tfds:{name} is not a dataset name: expected NAME[/CONFIG][:VERSION]")
+        raise DataError(f"tfds:{name} is not a dataset name, expected NAME[/CONFIG][:VERSION]")
     folder = data_dir / match["name"]
     if match["config"]:
         folder /= match["config"]
@@ -62,19 +62,19 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
 def open_records(
     name: str, split: str | None, data_dir: str | Path | None, title: str | None = None
 ) -> tuple["PreparedRecords", str]:
-    """Opens one split of a dataset, which is prepared first where that is possible.
+    """Opens one split of a dataset and prepares it first if necessary and possible.
 
     Args:
       name: as for `find_prepared`.
       split: as for `open_source`.
       data_dir: a TFDS data_dir; None: TFDS's default.
-      title: what it's called; None: `tfds:` and its name, with the config that was taken.
+      title: name of the source; None: `tfds:` and the name with the selected config.
 
     Returns:
-      Its records and the split's name.
+      The records and the split's name.
 
     Raises:
-      DataError: it isn't prepared here, has no such split, or isn't labelled images.
+      DataError: not prepared, no such split, or not labelled images.
     """
     root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     folder = find_prepared(name, root)
@@ -84,18 +84,18 @@ def open_records(
         check_known(name, root)
         mocked = _mocked(name, root)
         if mocked is not None:
-            # From its code alone, TFDS knows no splits and takes any.
+            # A mocked builder has no split information and accepts any split.
             splits = list(mocked.info.splits) or [split or "test"]
             split = choose_split(split, splits, f"tfds:{name}")
             return PreparedRecords(title or f"tfds:{name}", mocked, split), split
         prepare(name, root)
         folder = find_prepared(name, root)
         if folder is None:
-            raise DataError(f"tfds:{name} was prepared, but is not to be found in {root}")
+            raise DataError(f"tfds:{name} was prepared but is not in {root}; check data_dir")
     import tensorflow_datasets as tfds
 
     try:
-        # With its version, TFDS takes what is on disk and asks nobody else.
+        # Given a version, TFDS uses the files on disk without a network request.
         full_name = folder.parent.relative_to(root).as_posix()
         builder = tfds.builder(f"{full_name}:{folder.name}", data_dir=root)
         if title is None:
@@ -104,15 +104,15 @@ def open_records(
         return PreparedRecords(title, builder, split), split
     except DataError:
         raise
-    except Exception as error:  # TFDS, protobuf and array_record have no common one
+    except Exception as error:  # TFDS, protobuf and array_record share no base class
         raise _unreadable(str(folder), error) from error
 
 
 class PreparedRecords:
-    """The examples of one split, read by TFDS and decoded by Pillow.
+    """Records of one split, read by TFDS and decoded by Pillow.
 
-    TFDS would decode with OpenCV where that is installed and with Pillow elsewhere, which differ
-    in some JPEGs' last bits; here the same files give the same pixels everywhere.
+    TFDS decodes with OpenCV if it is installed, else with Pillow, and some JPEGs differ in the last
+    bits. Decoding with Pillow gives the same pixels on every machine.
     """
 
     def __init__(self, name: str, builder, split: str):
@@ -127,19 +127,19 @@ class PreparedRecords:
             known.get(self._image), features.Image
         ):
             raise DataError(
-                f"{name} is not labelled images: expected an image and a class label, "
-                f"got {', '.join(known)}"
+                f"{name} has the features {', '.join(known)}, expected an image and a class label; "
+                "use a dataset for image classification"
             )
         self.class_names = tuple(map(str, label.names))
         self.title = name
         self._name = f"{name}, split {split}"
-        # The records beneath TFDS's own decoding.
+        # Serialized records, before TFDS's decoding.
         self._records = builder.as_data_source(split).data_source
         info = Path(builder.data_dir) / "dataset_info.json"
         sizes = sorted(
             (file.name, file.stat().st_size) for file in info.parent.glob("*.array_record*")
         )
-        known_info = info.read_bytes() if info.is_file() else b""  # mocked: there may be none
+        known_info = info.read_bytes() if info.is_file() else b""  # absent if mocked
         digest = hashlib.sha256(known_info + json.dumps(sizes).encode())
         self.identity = f"tfds {builder.info.full_name} {digest.hexdigest()}"
         self.listing = self.identity
@@ -148,12 +148,12 @@ class PreparedRecords:
         return len(self._records)
 
     def labels(self) -> np.ndarray:
-        """int32 [N], without decoding an image."""
+        """Returns int32 [N] without decoding an image."""
         chunks = (range(i, min(i + 1024, len(self))) for i in range(0, len(self), 1024))
         return np.array([label for c in chunks for _, label in self._read(c)], np.int32)
 
     def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-        """For each index the decoded image, uint8 [H, W, C], and its label."""
+        """Returns (image, label) for each index; images are uint8 [H, W, C]."""
         return [
             (
                 decode_image(image, f"example {index} of {self._name}")
@@ -166,12 +166,12 @@ class PreparedRecords:
 
     def _read(self, indices: Sequence[int]) -> list[tuple[bytes | np.ndarray, int]]:
         try:
-            if _is_mock(self._records):  # which gives decoded examples
+            if _is_mock(self._records):  # gives decoded examples
                 mocked = [self._records[index] for index in indices]
                 return [(record[self._image], int(record[self._label])) for record in mocked]
-            # Together: one by one costs as much as decoding the images of a small dataset.
+            # In one call: single reads cost as much as decoding small images.
             return [self._parse(record) for record in self._records.__getitems__(indices)]
-        except Exception as error:  # a damaged file: array_record's or protobuf's
+        except Exception as error:  # damaged file: array_record's or protobuf's error
             raise _unreadable(self._name, error) from error
 
     def _parse(self, record: bytes) -> tuple[bytes, int]:
@@ -183,10 +183,10 @@ class PreparedRecords:
 
 
 def _mocked(name: str, data_dir: Path):
-    """The builder of a dataset that `tfds.testing.mock_data` plays, else None.
+    """Returns the builder of a dataset mocked by `tfds.testing.mock_data`, else None.
 
-    Building one from TFDS's code costs milliseconds and asks nobody, if TFDS knows the name. Some
-    want TensorFlow and say so at length: where nobody has imported the mocks, none is built.
+    Making a builder of a known name takes milliseconds and no network. Some builders print long
+    messages without TensorFlow, so none is made unless TFDS's mocks are imported.
     """
     if "tensorflow_datasets.testing.mocking" not in sys.modules:
         return None
@@ -195,22 +195,23 @@ def _mocked(name: str, data_dir: Path):
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         records = builder.as_data_source("train").data_source
-    except Exception:  # not mocked, as a rule: TFDS says in many ways that it has no files
+    except Exception:  # usually not mocked: TFDS raises various errors for missing files
         return None
     return builder if _is_mock(records) else None
 
 
 def _is_mock(records) -> bool:
-    """Whether records are those of `tfds.testing.mock_data`."""
+    """Whether the records come from `tfds.testing.mock_data`."""
     return isinstance(records, unittest.mock.NonCallableMock)
 
 
 def _unreadable(what: str, error: Exception) -> DataError:
-    return DataError(f"cannot read the dataset {what}: {' '.join(str(error).split())}")
+    text = " ".join(str(error).split())
+    return DataError(f"cannot read the dataset {what}: {text}; prepare it again")
 
 
 def _versions(folder: Path) -> list[Path]:
-    """The prepared versions in a folder, oldest first."""
+    """Lists the prepared versions in a folder, oldest first."""
     if not folder.is_dir():
         return []
     found = [
@@ -221,3 +222,80 @@ def _versions(folder: Path) -> list[Path]:
         and any(entry.glob("*.array_record*"))
     ]
     return sorted(found, key=lambda entry: tuple(map(int, entry.name.split("."))))
+
+
+def write_prepared(
+    data_dir: str | Path,
+    name: str,
+    version: str,
+    splits: Mapping[str, Iterable[tuple[bytes, int]]],
+    class_names: Sequence[str],
+    shape: tuple[int | None, int | None, int],
+    description: str = "",
+    homepage: str = "",
+    licence: str = "",
+) -> Path:
+    """Writes labelled images as a TFDS dataset in array_record, one file per split.
+
+    TFDS's own writer needs TensorFlow; its readers, which accept these files, do not.
+
+    Args:
+      data_dir: a TFDS data_dir; the dataset is written to `data_dir/name/version`.
+      name: name of the dataset, e.g. `fashion_mnist`.
+      version: `X.Y.Z`.
+      splits: for each split, pairs of an encoded image (PNG or JPEG) and its label. TFDS reserves
+        the name `all`.
+      class_names: names of the classes.
+      shape: (height, width, channels) of all images; None where it varies.
+      description: free text.
+      homepage: URL of the dataset.
+      licence: name or text of the licence.
+
+    Returns:
+      The dataset's folder.
+    """
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.core.dataset_info import write_dataset_info_proto
+    from tensorflow_datasets.core.proto import dataset_info_pb2
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    folder = Path(data_dir).expanduser() / name / version
+    folder.mkdir(parents=True, exist_ok=True)
+    info = dataset_info_pb2.DatasetInfo(
+        name=name, version=version, description=description, file_format="array_record"
+    )
+    info.location.urls.append(homepage)
+    info.redistribution_info.license = licence
+    info.supervised_keys.tuple.items.add(feature_key="image")
+    info.supervised_keys.tuple.items.add(feature_key="label")
+    for split, examples in splits.items():
+        writer = ArrayRecordWriter(
+            str(folder / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1"
+        )
+        count = size = 0
+        for encoded, label in examples:
+            example = tf_example_pb2.Example()
+            example.features.feature["image"].bytes_list.value.append(encoded)
+            example.features.feature["label"].int64_list.value.append(label)
+            # Protobuf maps are unordered: otherwise the same data may give other bytes.
+            record = example.SerializeToString(deterministic=True)
+            writer.write(record)
+            count += 1
+            size += len(record)
+        writer.close()
+        info.splits.add(
+            name=split,
+            shard_lengths=[count],
+            num_bytes=size,
+            filepath_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        )
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=shape),
+            "label": tfds.features.ClassLabel(names=list(class_names)),
+        }
+    )
+    features.save_config(folder)
+    write_dataset_info_proto(info, folder)
+    return folder

@@ -237,8 +237,8 @@ def damage(folder, kind):
         ("a label", 1, "1 of 4 parts .* are damaged"),
         ("teacher", 4, "4 of 4 parts .* are damaged"),
         ("unknown parts", 4, None),
-        ("foreign", 4, r"something else \(cut differ\)"),
-        ("no manifest", 4, "lost their manifest"),
+        ("foreign", 4, r"another setting \(cut differ\)"),
+        ("no manifest", 4, "lack their manifest"),
         ("half a manifest", 4, "damaged manifest"),
     ],
 )

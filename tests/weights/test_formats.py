@@ -189,18 +189,18 @@ def test_a_header_as_long_as_the_name_of_zips(write):
 )
 def test_headers_of_safetensors_that_claim_garbage(write, changes):
     arrays = {"w": np.ones(3, np.float32)}
-    _refused(write(_safetensors(arrays, **changes)), "is no .safetensors that numpy can hold")
+    _refused(write(_safetensors(arrays, **changes)), "is not a .safetensors that numpy can hold")
 
 
 def test_damaged_safetensors(write):
     data = _safetensors({"w": np.ones(3, np.float32)})
     for length in range(len(data)):
-        _refused(write(data[:length]), "is no .safetensors|expected a file of torch")
-    _refused(write(data + b"\0"), "is no .safetensors")
+        _refused(write(data[:length]), "is not a .safetensors|expected a file of torch")
+    _refused(write(data + b"\0"), "is not a .safetensors")
     _refused(write(struct.pack("<Q", 2**62) + data[8:]), "expected a file of torch")
-    _refused(write(struct.pack("<Q", 2**23) + data[8:]), "is no .safetensors")
+    _refused(write(struct.pack("<Q", 2**23) + data[8:]), "is not a .safetensors")
     deep = b'{"w":' + b"[" * 100_000
-    _refused(write(struct.pack("<Q", len(deep)) + deep), "is no .safetensors")
+    _refused(write(struct.pack("<Q", len(deep)) + deep), "is not a .safetensors")
 
 
 # npz

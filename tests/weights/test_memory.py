@@ -108,5 +108,5 @@ def test_more_than_the_memory_there_is(torch_writer, write, kind):
     os.truncate(path, len(data) + 4 * n)
     command = [sys.executable, "-c", _SHORT_OF_MEMORY, path]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith(f"{path}: what it holds takes more memory than there is")
+    assert done.stdout.startswith(f"{path}: its content exceeds the available memory")
     assert not done.stderr

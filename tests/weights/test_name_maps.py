@@ -160,7 +160,7 @@ def test_names_of_the_file_are_escaped_and_short():
 def test_values_that_are_no_float32_are_refused(value):
     _, tensors = random_network("resnet18")
     tensors["bn1.weight"] = np.full(64, value)
-    with pytest.raises(WeightsError, match=r"file holds .* not finite in float32: 'bn1\.weight'"):
+    with pytest.raises(WeightsError, match=r"file has .* not finite in float32: 'bn1\.weight'"):
         name_maps.from_tensors("resnet18", tensors, "file")
 
 

@@ -138,7 +138,7 @@ def test_one_error_names_all_that_does_not_fit():
     for word in (
         "weights.pth does not fit resnet18, whose tensors are named as in torchvision or timm;",
         "missing: 'bn1.weight', 'layer4.1.conv2.weight';",
-        "of no use: 'head.bias';",
+        "unused: 'head.bias';",
         "'layer1.0.bn1.bias' is (3, 4), expected (64,)",
         "'fc.weight' is (1000, 512), expected (10, 512)",  # the bias says ten classes
         "not floating point: 'layer1.0.bn2.bias' is int64",
@@ -150,7 +150,7 @@ def test_one_error_names_all_that_does_not_fit():
 def test_names_of_the_file_are_escaped_and_short():
     for name in ("\x1b[2J", "a\nb", "w" * 10**6):
         _, tensors = random_network("resnet18", classes=2)
-        with pytest.raises(WeightsError, match="of no use") as caught:
+        with pytest.raises(WeightsError, match="unused") as caught:
             name_maps.from_tensors("resnet18", tensors | {name: np.zeros(1)}, "file")
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 300

@@ -222,7 +222,7 @@ def test_other_layouts_of_npz(write):
 @pytest.mark.parametrize(
     ("array", "match"),
     [
-        (np.array([print], dtype=object), "holds 'object'"),
+        (np.array([print], dtype=object), "has dtype 'object'"),
         (np.array(["text"]), "has dtype '<U4', expected numbers"),
         (np.array([(1, 2.0)], dtype="i4,f4"), "expected numbers"),
         (np.ones(3, ml_dtypes.bfloat16), "expected numbers"),

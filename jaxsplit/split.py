@@ -1,164 +1,252 @@
-"""A network cut in two with a unit at the cut: pure functions of explicit trees."""
+"""A network cut in two with units at the cut: the one place where latents are rounded."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxsplit import networks
+from jaxsplit import networks, ops
 from jaxsplit.errors import ConfigError
-from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec
+from jaxsplit.networks import Features, Network
+from jaxsplit.tasks import Outputs, Task
+from jaxsplit.units import Shape, Unit, UnitSpec, UnitTree, Variables
 
-Tree = Any
+#: What units make of features: an array, or as many as cross the cut, in the same tree.
+Latents = Any
+#: Where each channel of the latents rounds: float [C], in the same tree.
+Offsets = Any
+
+#: The symbol of a latent that is not a finite number: beyond the limit of all others.
+NOT_FINITE = -(2**31)
+_SYMBOL_LIMIT = 2.0**31 - 128  # the largest float32 that int32 holds
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The four stages head → encode | decode → tail, and the prior's bits between them.
+    """The stages head → encode → quantize | dequantize → decode → tail, and the prior's bits.
 
     Every method is a pure function of the trees that it is given and can be jitted, mapped and
-    differentiated: `backbone` is {"params", "batch_stats"} of the frozen network, `unit` the small
-    tree of one rate. Another rate is another `unit` of the same shapes, so nothing recompiles.
+    differentiated. Another rate is another `unit` tree of the same shapes, so nothing recompiles.
+    `variables` are the frozen network's arrays; `unit` is {"params", "batch_stats"} of one rate.
+    Where several arrays cross, features, latents and offsets are trees alike, and the collections
+    of `unit` have an entry for each array's name.
 
     Attributes:
-      module: the network's Linen module.
-      cut: endpoint after which it is cut.
-      shape: (H, W, Cin) of the features there.
-      spec: form of the unit.
-      axis_name: device axis over which training averages the unit's batch statistics.
+      network: the frozen network.
+      cut: where it is cut.
+      units: what codes the arrays that cross.
+      task: what the outputs mean.
+      axis_name: device axis over which training averages the units' batch statistics.
 
+    >>> from jaxsplit.units import BottleneckSpec
     >>> from jaxsplit.weights.load import load_backbone
     >>> backbone = load_backbone("fashion_mnist_resnet8")
     >>> split = make_split(backbone, "stage3.block1", BottleneckSpec(channels=4))
     >>> unit = split.init(jax.random.key(0))
     >>> features = split.head(backbone.variables, jnp.zeros((1, 28, 28, 1)))
-    >>> latent = jnp.round(split.encode(unit, features))
-    >>> logits = split.tail(backbone.variables, split.decode(unit, latent))
-    >>> features.shape, latent.shape, split.bits(unit, latent).shape, logits.shape
+    >>> latents = split.round(split.encode(unit, features), split.units.zero_offsets())
+    >>> logits = split.tail(backbone.variables, split.decode(unit, latents))
+    >>> features.shape, latents.shape, split.bits(unit, latents).shape, logits.shape
     ((1, 7, 7, 64), (1, 4, 4, 4), (1, 4, 4, 4), (1, 10))
     """
 
-    module: Any
+    network: Network
     cut: str
-    shape: tuple[int, int, int]
-    spec: BottleneckSpec
+    units: UnitTree
+    task: Task
     axis_name: str | None = None
 
     @property
-    def unit(self) -> Any:
-        """The unit's Linen module."""
-        return Bottleneck(self.spec, self.shape, self.axis_name)
+    def shape(self) -> Shape:
+        """Shape of one image's features, where one array crosses."""
+        return self.units.one.shape
+
+    @property
+    def spec(self) -> Unit:
+        """The unit, where one array crosses."""
+        return self.units.one.unit
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(h, w, C) of one image's latent."""
-        return (*self.spec.latent_size(*self.shape[:2]), self.spec.channels)
+        """(h, w, C) of the symbols of one image's frame, see `UnitTree.latent_shape`."""
+        return self.units.latent_shape
 
-    def init(self, key: jax.Array) -> Tree:
-        """A fresh unit.
+    def init(self, key: jax.Array) -> Variables:
+        """Returns fresh variables of the units.
 
         Args:
           key: a jax random key.
 
         Returns:
-          {"params": {"encoder", "decoder", "prior"}, "batch_stats"}, float32.
+          {"params", "batch_stats"}, float32.
         """
-        return self.unit.init(key, jnp.zeros((1, *self.shape)))
+        return self.units.init(key)
 
-    def head(self, backbone: Tree, images: jax.Array) -> jax.Array:
-        """The network up to the cut.
+    def head(self, variables: networks.Variables, images: jax.Array) -> Features:
+        """Runs the network up to the cut.
 
         Args:
-          backbone: {"params", "batch_stats"} of the network.
+          variables: the network's arrays.
           images: normalised, float [B, h, w, c].
 
         Returns:
-          Features at the cut, float [B, H, W, Cin].
+          Features, arrays [B, …].
         """
-        return self.module.apply(backbone, images, stop=self.cut)
+        return self.network.head(variables, images, self.cut)
 
-    def tail(self, backbone: Tree, features: jax.Array) -> jax.Array:
-        """The network behind the cut.
+    def tail(self, variables: networks.Variables, features: Features) -> Outputs:
+        """Runs the network behind the cut.
 
         Args:
-          backbone: as of `head`.
-          features: at the cut, float [B, H, W, Cin]: the head's own, or those of `decode`.
+          variables: the network's arrays.
+          features: the head's own, or those of `decode`.
 
         Returns:
-          Logits float [B, K].
+          Outputs, arrays [B, …].
         """
-        return self.module.apply(backbone, features, start=self.cut)
+        return self.network.tail(variables, features, self.cut)
 
-    def encode(self, unit: Tree, features: jax.Array) -> jax.Array:
-        """The unit's half on the device.
+    def encode(self, unit: Variables, features: Features) -> Latents:
+        """Runs the encoders, on the device.
 
         Args:
-          unit: variables of one rate, as of `init`.
-          features: at the cut, float [B, H, W, Cin].
+          unit: variables of one rate.
+          features: arrays [B, …].
 
         Returns:
-          Latent float [B, h, w, C] in quantisation steps, not yet rounded.
+          Latents in quantisation steps, not yet rounded.
         """
-        return self.unit.apply(unit, features, method="encode")
+        return self.units.encode(unit, features)
 
-    def decode(self, unit: Tree, latent: jax.Array) -> jax.Array:
-        """The unit's half on the server.
+    def decode(self, unit: Variables, latents: Latents) -> Features:
+        """Runs the decoders, on the server.
 
         Args:
-          unit: as of `encode`.
-          latent: rounded, or with noise in its place, float [B, h, w, C].
+          unit: variables of one rate.
+          latents: rounded, or with noise.
 
         Returns:
-          Features for `tail`, float [B, H, W, Cin]; larger where the unit doesn't crop.
+          Features for `tail`; larger than the head's where a unit does not crop.
         """
-        return self.unit.apply(unit, latent, method="decode")
+        return self.units.decode(unit, latents)
 
-    def bits(self, unit: Tree, latent: jax.Array) -> jax.Array:
-        """What the prior charges for a latent.
+    def fold(self, unit: Variables) -> tuple[Split, Variables]:
+        """Returns the split and a rate's variables as they run in inference, see `Unit.fold`."""
+        units, folded = self.units.fold(unit)
+        return dataclasses.replace(self, units=units), folded
+
+    def bits(self, unit: Variables, latents: Latents) -> Latents:
+        """Returns the code length of every element under the prior.
 
         Args:
-          unit: as of `encode`.
-          latent: rounded, or with noise in its place, float [B, h, w, C].
+          unit: variables of one rate.
+          latents: rounded, or with noise.
 
         Returns:
-          Bits of every element, float [B, h, w, C]; `losses.rate` sums those of an image.
+          Bits, arrays like the latents; `train.losses.rate` sums those of an image.
         """
-        return self.unit.apply(unit, latent, method="bits")
+        return self.units.bits(unit, latents)
+
+    def add_noise(self, latents: Latents, keys: jax.Array) -> Latents:
+        """Adds uniform noise of one quantisation step, the stand-in for rounding in training.
+
+        Args:
+          latents: arrays [B, …].
+          keys: [B], one random key an image.
+        """
+        noisy = []
+        for place, x in enumerate(jax.tree.leaves(latents)):
+            own = keys if not place else jax.vmap(lambda k, i=place: jax.random.fold_in(k, i))(keys)
+            noisy.append(jax.vmap(ops.add_uniform_noise)(x, own))
+        return jax.tree.unflatten(jax.tree.structure(latents), noisy)
+
+    def round(
+        self, latents: Latents, offsets: Offsets, *, straight_through: bool = False
+    ) -> Latents:
+        """Rounds latents around offsets: what the decoder sees of them.
+
+        Args:
+          latents: arrays [B, …, C].
+          offsets: of each array [C].
+          straight_through: pass gradients through, for training.
+
+        Returns:
+          The nearest values that a whole number of steps from the offset apart.
+        """
+        rounded = ops.round_straight_through if straight_through else jnp.round
+        return jax.tree.map(
+            lambda z, offset: rounded(z - _along(offset, z)) + _along(offset, z), latents, offsets
+        )
+
+    def quantize(self, latents: Latents, offsets: Offsets) -> jax.Array:
+        """Rounds latents to the symbols that are coded.
+
+        Args:
+          latents: arrays [B, …, C].
+          offsets: of each array [C].
+
+        Returns:
+          int32 [B, *latent_shape]; `NOT_FINITE` for what is no finite number.
+        """
+
+        def symbols(z: jax.Array, offset: jax.Array) -> jax.Array:
+            rounded = jnp.round(z - _along(offset, z))
+            bounded = jnp.clip(rounded, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(jnp.int32)
+            return jnp.where(jnp.isfinite(rounded), bounded, NOT_FINITE)
+
+        parts = jax.tree.leaves(jax.tree.map(symbols, latents, offsets))
+        return jnp.concatenate([x.reshape(len(x), *self.latent_shape[:2], -1) for x in parts], -1)
+
+    def dequantize(self, symbols: jax.Array, offsets: Offsets) -> Latents:
+        """Returns the latents that symbols stand for.
+
+        Args:
+          symbols: int32 [B, *latent_shape].
+          offsets: of each array [C].
+        """
+        return jax.tree.map(
+            lambda part, offset: part.astype(jnp.float32) + _along(offset, part),
+            self.units.separate(symbols),
+            offsets,
+        )
 
 
 def make_split(
-    backbone: networks.Backbone, cut: str, spec: BottleneckSpec, axis_name: str | None = None
+    backbone: networks.Backbone, cut: str, spec: UnitSpec, axis_name: str | None = None
 ) -> Split:
     """Cuts a backbone; nothing is computed yet.
 
     Args:
       backbone: the network.
-      cut: one of its endpoints, as `networks.cuts` lists them with their shapes.
-      spec: form of the unit.
-      axis_name: as of `Split`; None outside of a training.
+      cut: one of its cuts, such as `networks.cuts` lists with their shapes.
+      spec: the unit of every array that crosses, or `units.per_tensor` for one each.
+      axis_name: as in `Split`; None outside of a training.
 
     Returns:
-      The four stages, without parameters: `Split.init` makes a unit's.
+      The stages, without parameters: `Split.init` makes a unit's.
 
     Raises:
-      ConfigError: there is no such cut, or the features there are smaller than the unit's kernel.
+      ConfigError: there is no such cut, or a unit does not fit there.
 
+    >>> from jaxsplit.units import BottleneckSpec
     >>> from jaxsplit.weights.load import load_backbone
     >>> split = make_split(load_backbone("fashion_mnist_resnet8"), "stem", BottleneckSpec(8))
     >>> split.shape, split.latent_shape
     ((28, 28, 16), (14, 14, 8))
     """
-    shapes = _cut_shapes(backbone.module, backbone.preprocessing.input_shape)
+    shapes = backbone.feature_shapes
     if cut not in shapes:
         raise ConfigError(f"{backbone.name} has no cut {cut!r}; it has {', '.join(shapes)}")
-    shape = shapes[cut]
-    if min(spec.latent_size(*shape[:2])) < 1:
-        raise ConfigError(f"features of {shape} at {cut} are too small for {spec}")
-    return Split(backbone.module, cut, shape, spec, axis_name)
+    try:
+        units = UnitTree.at(shapes[cut], spec)
+    except ConfigError as error:
+        raise ConfigError(f"{backbone.name} cut after {cut}: {error}") from error
+    return Split(backbone.network, cut, units, backbone.task, axis_name)
 
 
-_cut_shapes = functools.lru_cache(networks.endpoint_shapes)
+def _along(offset: Any, latent: Any) -> Any:
+    """Offsets [C] beside a latent [B, …, C]."""
+    return offset.reshape((1,) * (latent.ndim - 1) + (-1,))

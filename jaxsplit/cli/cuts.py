@@ -72,21 +72,21 @@ def add_plan(commands: Commands) -> None:
 def plan(options: argparse.Namespace) -> None:
     """What every cut of a network and every unit there costs."""
     from jaxsplit.cli import planning
-    from jaxsplit.cost import over_link
-    from jaxsplit.reports import plan_plot, plan_table
+    from jaxsplit.cost.link import plan_to_dict
+    from jaxsplit.reports import plan as plan_report
 
     found, timed, symbols = planning.run(options)
     shown = None if options.cut is None else found[options.cut]
     if options.plot is not None:
         try:
-            plan_plot.plot_plan(options.plot, found, timed, symbols)
+            plan_report.plot_plan(options.plot, found, timed, symbols)
         except OSError as error:
             raise ConfigError(f"cannot write {options.plot}: {error.strerror}") from error
-    text = plan_table.render(found, timed, symbols)
+    text = plan_report.render(found, timed, symbols)
     if shown is not None:
-        text += "\n" + plan_table.render_units(shown, timed)
+        text += "\n" + plan_report.render_units(shown, timed)
     summary = "" if options.plot is None else f"wrote {options.plot}"
-    show(options, text, over_link.to_dict(found, timed, symbols), summary)
+    show(options, text, plan_to_dict(found, timed, symbols), summary)
 
 
 def add_design(commands: Commands) -> None:
@@ -110,7 +110,7 @@ def add_design(commands: Commands) -> None:
 def design(options: argparse.Namespace) -> None:
     """A search for cuts and units within a time."""
     from jaxsplit.cli import config
-    from jaxsplit.reports import search_report
+    from jaxsplit.reports import search as search_report
     from jaxsplit.search import DesignConfig, search
     from jaxsplit.search.export import write_config
     from jaxsplit.search.pareto import choose
@@ -125,7 +125,7 @@ def design(options: argparse.Namespace) -> None:
     with progress_bar(options) as progress:
         backbone = load_backbone(loaded.backbone)
         try:
-            found = search(loaded, backbone, options.workdir, progress.tell)
+            found = search(loaded, backbone, options.workdir, progress.log)
         except KeyboardInterrupt as stopped:
             raise Interrupted(
                 "interrupted: the same command goes on from the last steps that are kept",

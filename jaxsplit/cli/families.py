@@ -61,7 +61,7 @@ def pack(options: argparse.Namespace) -> None:
     if options.data is not None:
         source = data.open_source(options.data, split=options.split, limit=options.limit)
         with progress_bar(options) as progress:
-            curve, seen = evaluate.evaluate_images(family, backbone, source, progress.tell)
+            curve, seen = evaluate.evaluate_images(family, backbone, source, progress.log)
         rows = table.render(curve)
         family = card.with_measured(family, curve, seen, source)
     family.save(options.output, packed=True)

@@ -134,7 +134,7 @@ def import_spic(options: argparse.Namespace) -> None:
     if backbone is not None:
         with progress_bar(options, after=SOON) as progress:
             for cut, family in families.items():
-                families[cut] = fit_tables(family, backbone, source, tell=progress.tell)
+                families[cut] = fit_tables(family, backbone, source, tell=progress.log)
     listed, lines = [], []
     for cut, family in families.items():
         folder = options.output if options.cut else options.output / cut

@@ -72,7 +72,7 @@ def evaluate(options: argparse.Namespace) -> None:
             backbone,
             source,
             options.out,
-            progress.tell,
+            progress.log,
             rates,
             baselines,
             options.compare_at,

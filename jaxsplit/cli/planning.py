@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 from jaxsplit import networks
 from jaxsplit.cost import CHANNELS, STRIDES, SYMBOLS, Link, Plan, make_plan, plan_unit, split_cost
-from jaxsplit.cost.link import Option
-from jaxsplit.cost.over_link import BITS_PER_SYMBOL, Comparison, compare
+from jaxsplit.cost.link import BITS_PER_SYMBOL, Comparison, Option, compare
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.family import RateFamily

@@ -68,10 +68,10 @@ def encode(options: argparse.Namespace) -> None:
     images, frames, total = list[np.ndarray](), list[bytes](), len(options.images)
     with progress_bar(options, after=SOON) as progress:
         for name in options.images:
-            progress.tell("reading", len(images), total)
+            progress.log("reading", len(images), total)
             images.append(backbone.preprocessing.apply(data.decode_image(Path(name))))
         for name, image in zip(options.images, images, strict=True):
-            progress.tell("encoding", len(frames), total)
+            progress.log("encoding", len(frames), total)
             try:
                 frames += sender(image[np.newaxis], **wish)
             except FamilyError as error:
@@ -147,4 +147,4 @@ def _decode(
     """Logits of the frames from number `first` on, of `total` in all."""
     # Gone before results are printed: both may be on one terminal.
     with progress_bar(options, after=SOON) as progress:
-        return receiver.decode(frames, lambda done: progress.tell("decoding", first + done, total))
+        return receiver.decode(frames, lambda done: progress.log("decoding", first + done, total))

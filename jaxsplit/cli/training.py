@@ -113,7 +113,7 @@ def _run_curve(
     start = time.monotonic()
     with progress_bar(options, [rate.rate_id for rate in config.rates]) as progress:
         result = experiment.run_curve(
-            config, out, resume=resume, command=command, progress=progress, tell=progress.tell
+            config, out, resume=resume, command=command, progress=progress, tell=progress.log
         )
     if result is None:  # not the first process
         return

@@ -1,56 +1,54 @@
-"""The compiled programs of both ends; rates of one form share them, as arguments."""
+"""The compiled programs of units and tails; rates of one architecture share them, as arguments."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxsplit.split import Split
-
-#: What a latent that is no finite number becomes: beyond the limit, so that no number does.
-NOT_FINITE = -(2**31)
-_SYMBOL_LIMIT = 2.0**31 - 128  # the largest float32 that int32 holds
+from jaxsplit.networks import Features
+from jaxsplit.split import Offsets, Split
+from jaxsplit.tasks import Outputs
+from jaxsplit.units import Variables
 
 
-# Apart from the unit, so that units of any form share the large program.
 @functools.lru_cache
-def head_program(module: Any, cut: str, preprocessing: Any) -> Any:
-    """(variables, images uint8 [B, h, w, c]) → features float32 [B, H, W, Cin]."""
+def symbols_program(split: Split) -> Callable[[Variables, Offsets, Features], jax.Array]:
+    """Compiles encoder and quantizer, see `Split.quantize`.
+
+    Args:
+      split: with the units as they run.
+
+    Returns:
+      Jitted (unit, offsets, features [B, …]) → symbols int32 [B, *latent_shape].
+    """
 
     @jax.jit
-    def run(variables: Any, images: jax.Array) -> jax.Array:
+    def run(unit: Variables, offsets: Offsets, features: Features) -> jax.Array:
         with jax.default_matmul_precision("highest"):
-            return module.apply(variables, preprocessing.normalise(images), stop=cut)
+            latents = split.encode(unit, features)
+        return split.quantize(latents, offsets)
 
     return run
 
 
 @functools.lru_cache
-def symbols_program(split: Split) -> Any:
-    """(unit, offsets [C], features) → symbols int32 [B, h', w', C], `NOT_FINITE` for no number."""
+def outputs_program(split: Split) -> Callable[[Any, Variables, Offsets, jax.Array], Outputs]:
+    """Compiles dequantizer, decoder and tail.
+
+    Args:
+      split: with the units as they run.
+
+    Returns:
+      Jitted (variables, unit, offsets, symbols int32 [B, *latent_shape]) → outputs [B, …].
+    """
 
     @jax.jit
-    def run(unit: Any, offsets: jax.Array, features: jax.Array) -> jax.Array:
+    def run(variables: Any, unit: Variables, offsets: Offsets, symbols: jax.Array) -> Outputs:
+        latents = split.dequantize(symbols, offsets)
         with jax.default_matmul_precision("highest"):
-            latent = split.encode(unit, features)
-        symbols = jnp.round(latent - offsets.reshape(1, 1, 1, -1))
-        bounded = jnp.clip(symbols, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(jnp.int32)
-        return jnp.where(jnp.isfinite(symbols), bounded, NOT_FINITE)
-
-    return run
-
-
-@functools.lru_cache
-def logits_program(split: Split) -> Any:
-    """(variables, unit, offsets [C], symbols int32 [B, h', w', C]) → logits float32 [B, K]."""
-
-    @jax.jit
-    def run(variables: Any, unit: Any, offsets: jax.Array, symbols: jax.Array) -> jax.Array:
-        latent = symbols.astype(jnp.float32) + offsets.reshape(1, 1, 1, -1)
-        with jax.default_matmul_precision("highest"):
-            return split.tail(variables, split.decode(unit, latent))
+            return split.tail(variables, split.decode(unit, latents))
 
     return run

@@ -14,7 +14,7 @@ from flax import traverse_util
 from jaxsplit import networks
 from jaxsplit.bitstream import CodingTables, EntropyCoder
 from jaxsplit.errors import ConfigError
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units import UnitSpec, Variables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class FamilyRate:
     Attributes:
       rate_id: its name: letters, digits, ".", "_" and "-".
       lmbda: distortion per bit that it was trained with; None where unknown.
-      spec: form of the unit.
+      spec: the unit, or units.
       variables: {"params": {"encoder", "decoder", "prior"}, "batch_stats"} as trained; an imported
         unit may come without a prior.
       tables: what its symbols are coded with.
@@ -43,22 +43,14 @@ class FamilyRate:
 
     rate_id: str
     lmbda: float | None
-    spec: BottleneckSpec
-    variables: dict[str, Any]
+    spec: UnitSpec
+    variables: Variables
     tables: CodingTables
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.rate_id):
             raise ConfigError(f"{self.rate_id!r} is no name for a rate: use letters and digits")
-
-    @property
-    def form(self) -> dict[str, Any]:
-        """The unit's form; what was added to it later is left out where it says nothing."""
-        form = dataclasses.asdict(self.spec)
-        if self.spec.decoder_multiplier is None:
-            del form["decoder_multiplier"]
-        return form
 
     @property
     def digest(self) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 from jaxsplit import bitstream
-from jaxsplit.codec.programs import logits_program
-from jaxsplit.codec.runtime import End
+from jaxsplit.codec.programs import outputs_program
+from jaxsplit.codec.runtime import Runtime
 from jaxsplit.errors import BitstreamError
 from jaxsplit.networks.inference import in_batches
+from jaxsplit.tasks import Outputs
 
 
-class Receiver(End):
+class Receiver(Runtime):
     """The server: frame → symbols → decoder → tail → logits.
 
     Args:
@@ -43,7 +45,7 @@ class Receiver(End):
         """
         self.header.check(header)
 
-    def __call__(self, frames: Sequence[bytes | bitstream.Frame]) -> np.ndarray:
+    def __call__(self, frames: Sequence[bytes | bitstream.Frame]) -> Outputs:
         """Frames of any rates → what the network says of their images: `decode`.
 
         Args:
@@ -61,7 +63,7 @@ class Receiver(End):
         self,
         frames: Sequence[bytes | bitstream.Frame],
         count: Callable[[int], None] | None = None,
-    ) -> np.ndarray:
+    ) -> Outputs:
         """Frames of any rates → what the network says of their images.
 
         Beside the logits it holds the symbols of `batch_size` images for every rate, however many
@@ -77,12 +79,17 @@ class Receiver(End):
         Raises:
           BitstreamError: a frame is damaged or of another family.
         """
-        logits = np.empty((len(frames), len(self.backbone.class_names)), np.float32)
+        shapes = self.backbone.output_shapes
+        outputs = jax.tree.map(lambda x: np.empty((len(frames), *x.shape), x.dtype), shapes)
         waiting: dict[str, list[tuple[int, np.ndarray]]] = {}
 
         def flush(rate_id: str) -> None:
             places, symbols = zip(*waiting.pop(rate_id), strict=True)
-            logits[list(places)] = self.predict(np.stack(symbols), rate_id)
+            found = self.predict(np.stack(symbols), rate_id)
+            for all_rows, rows in zip(
+                jax.tree.leaves(outputs), jax.tree.leaves(found), strict=True
+            ):
+                all_rows[list(places)] = rows
 
         for place, frame in enumerate(frames):
             if count is not None:
@@ -93,7 +100,7 @@ class Receiver(End):
                 flush(rate_id)
         for rate_id in list(waiting):
             flush(rate_id)
-        return logits
+        return outputs
 
     def symbols(self, frames: Sequence[bytes | bitstream.Frame], rate_id: str) -> np.ndarray:
         """Frames of one rate → int32 [N, h', w', C], the very symbols that were sent.
@@ -128,7 +135,7 @@ class Receiver(End):
         rate = self._rate(rate_id)
         return rate_id, rate.coder.decode(frame.payload, rate.split.latent_shape[:2])
 
-    def predict(self, symbols: np.ndarray, rate_id: str) -> np.ndarray:
+    def predict(self, symbols: np.ndarray, rate_id: str) -> Outputs:
         """Symbols → logits: decoder and tail, without any bytes.
 
         Args:
@@ -142,7 +149,7 @@ class Receiver(End):
           FamilyError: there is no such rate.
         """
         rate = self._rate(rate_id)
-        run = logits_program(rate.split)
+        run = outputs_program(rate.split)
         return in_batches(
             lambda batch: run(self._variables, rate.unit, rate.offsets, batch),
             symbols,

@@ -1,9 +1,8 @@
-"""What sender and receiver share."""
+"""What sender and receiver share: a family's rates, bound to a backbone and ready to run."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +11,27 @@ import numpy as np
 from jaxsplit import bitstream, networks
 from jaxsplit.codec.rate import FamilyRate, Rates
 from jaxsplit.errors import FamilyError
-from jaxsplit.split import Split, make_split
-from jaxsplit.units.bottleneck import fold_batch_norm, unit_shapes
+from jaxsplit.split import Offsets, Split, make_split
+from jaxsplit.units import Variables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RateEnd:
+class RateRuntime:
     """One rate, ready to run: a folded unit on the device, its offsets, its coder."""
 
     index: int
     split: Split
-    unit: Any
-    offsets: jax.Array
+    unit: Variables
+    offsets: Offsets
     coder: bitstream.EntropyCoder
 
 
 def check_fits(split: Split, rate: FamilyRate) -> None:
-    """Refuses a rate whose unit or tables are not of the form that it says, at this cut.
+    """Refuses a rate whose unit or tables are not what its spec says, at this cut.
+
+    Args:
+      split: the cut with the rate's spec.
+      rate: as a family has it.
 
     Raises:
       FamilyError: the family is damaged, or belongs to another network.
@@ -40,33 +43,45 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
             f"rate {rate.rate_id} has tables of {found}, but its latent at {split.cut} is {latent}:"
             " the family is damaged or belongs to another network"
         )
-    params = {part: tree for part, tree in rate.variables["params"].items() if part != "prior"}
-    variables = {name: tree for name, tree in rate.variables.items() if tree} | {"params": params}
-    shapes = jax.tree.map(np.shape, variables)
-    if shapes != unit_shapes(rate.spec, split.shape[-1]):
+    expected = split.units.variable_shapes()
+    if expected is None:
+        return
+    stored = {kind: tree for kind, tree in rate.variables.items() if tree}
+    shapes = jax.tree.map(np.shape, _without(stored, "prior"))
+    if shapes != expected:
         raise FamilyError(
             f"the unit of rate {rate.rate_id} has other parameters than {rate.spec} has at "
             f"{split.cut}: the family is damaged or belongs to another network"
         )
 
 
-class End:
-    """What sender and receiver share: a family bound to a backbone, with one frame header."""
+def _without(tree: Variables, name: str) -> Variables:
+    """A tree of dictionaries without the entries of a name."""
+    return {
+        key: _without(child, name) if isinstance(child, dict) else child
+        for key, child in tree.items()
+        if key != name
+    }
+
+
+class Runtime:
+    """A family bound to a backbone, with one frame header."""
 
     def __init__(self, family: Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
         self.family = family.bind(backbone)
         self.backbone = backbone
         self.batch_size = batch_size
         self._variables = jax.device_put(backbone.variables)
-        self._rates: dict[str, RateEnd] = {}
+        self._rates: dict[str, RateRuntime] = {}
         for index, rate in enumerate(self.family.rates):
-            check_fits(make_split(backbone, family.cut, rate.spec), rate)
-            spec, unit = fold_batch_norm(rate.spec, rate.variables)
-            self._rates[rate.rate_id] = RateEnd(
+            split = make_split(backbone, family.cut, rate.spec)
+            check_fits(split, rate)
+            folded, unit = split.fold(rate.variables)
+            self._rates[rate.rate_id] = RateRuntime(
                 index,
-                make_split(backbone, family.cut, spec),
+                folded,
                 jax.device_put(unit),
-                jnp.asarray(rate.tables.offsets),
+                jax.tree.map(jnp.asarray, split.units.stored_offsets(rate.tables)),
                 rate.coder,
             )
 
@@ -83,6 +98,6 @@ class End:
             self.family.fingerprint, rates, self.backbone.preprocessing.input_shape
         )
 
-    def _rate(self, rate_id: str) -> RateEnd:
+    def _rate(self, rate_id: str) -> RateRuntime:
         self.family[rate_id]  # an unknown rate is a FamilyError
         return self._rates[rate_id]

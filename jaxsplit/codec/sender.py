@@ -11,13 +11,15 @@ import numpy as np
 
 from jaxsplit import bitstream
 from jaxsplit.codec import rate_control
-from jaxsplit.codec.programs import NOT_FINITE, head_program, symbols_program
-from jaxsplit.codec.runtime import End
+from jaxsplit.codec.programs import symbols_program
+from jaxsplit.codec.runtime import Runtime
 from jaxsplit.errors import FamilyError
-from jaxsplit.networks.inference import in_batches
+from jaxsplit.networks import Features
+from jaxsplit.networks.inference import head_program, in_batches
+from jaxsplit.split import NOT_FINITE
 
 
-class Sender(End):
+class Sender(Runtime):
     """The device: image → head → encoder → symbols → frame.
 
     All rates share the head's compiled program, and rates whose units have one form the unit's:
@@ -89,7 +91,8 @@ class Sender(End):
         least: dict[int, int] = {}  # bytes, of the images that have not fitted yet
         left = list(range(len(images)))
         for rate_id in rates:
-            frames = self.frames(self.quantise(features[left], rate_id), rate_id)
+            some = jax.tree.map(lambda x, rows=tuple(left): x[list(rows)], features)
+            frames = self.frames(self.quantise(some, rate_id), rate_id)
             for place, frame in zip(left, frames, strict=True):
                 if len(frame) <= max_bytes:
                     found[place] = frame
@@ -161,8 +164,8 @@ class Sender(End):
             in_batches(lambda batch: quantise(self._head(batch)), images, self.batch_size), rate_id
         )
 
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Preprocessed images uint8 [N, h, w, c] → float32 [N, H, W, Cin], the head alone.
+    def features(self, images: np.ndarray) -> Features:
+        """Preprocessed images uint8 [N, h, w, c] → float32 arrays [N, …], the head alone.
 
         All rates of a family start from these: `quantise(features(images), rate_id)` is
         `symbols(images, rate_id)`.
@@ -179,8 +182,8 @@ class Sender(End):
         self._check(images)
         return in_batches(self._head, images, self.batch_size)
 
-    def quantise(self, features: np.ndarray, rate_id: str) -> np.ndarray:
-        """Features float32 [N, H, W, Cin] → int32 [N, h', w', C], what is coded.
+    def quantise(self, features: Features, rate_id: str) -> np.ndarray:
+        """Features float32 [N, …] → int32 [N, h', w', C], what is coded.
 
         Args:
           features: as of `features`.
@@ -193,12 +196,16 @@ class Sender(End):
           FamilyError: there is no such rate, features of another type or shape, or a latent is
             not a finite number.
         """
-        expected = self._rate(rate_id).split.shape
-        if features.dtype != np.float32 or features.shape[1:] != expected:
-            raise FamilyError(
-                f"features are {features.dtype} {features.shape[1:]}; at {self.family.cut} they "
-                f"are float32 {expected}"
-            )
+        units = self._rate(rate_id).split.units
+        found = jax.tree.leaves(features)
+        if jax.tree.structure(features) != units.structure:
+            raise FamilyError(f"features are {type(features).__name__}; expected {units.structure}")
+        for array, tensor in zip(found, units.tensors, strict=True):
+            if array.dtype != np.float32 or array.shape[1:] != tensor.shape:
+                raise FamilyError(
+                    f"features are {array.dtype} {array.shape[1:]}; at {self.family.cut} they "
+                    f"are float32 {tensor.shape}"
+                )
         return _finite(in_batches(self._quantiser(rate_id), features, self.batch_size), rate_id)
 
     def _check(self, images: np.ndarray) -> None:
@@ -209,10 +216,10 @@ class Sender(End):
                 f"uint8 {expected}: apply the backbone's preprocessing first"
             )
 
-    def _head(self, images: np.ndarray) -> jax.Array:
-        backbone = self.backbone
-        run = head_program(backbone.module, self.family.cut, backbone.preprocessing)
-        return run(self._variables, images)
+    def _head(self, images: np.ndarray) -> Features:
+        backbone, cut = self.backbone, self.family.cut
+        run = head_program(backbone.network, (cut,), backbone.preprocessing)
+        return run(self._variables, images)[0][cut]
 
     def _quantiser(self, rate_id: str) -> Callable[[Any], jax.Array]:
         rate = self._rate(rate_id)

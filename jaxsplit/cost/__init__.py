@@ -1,10 +1,10 @@
-"""Where a network can be cut, and what each cut and each unit costs: counted, never run."""
+"""Cost of cuts, units and splits: MACs, parameters, memory and latency, from traced shapes."""
 
-from jaxsplit.cost.cuts import CHANNELS, STRIDES, SYMBOLS, CutPlan, Plan, make_plan
+from jaxsplit.cost.counting import count_macs, count_params
 from jaxsplit.cost.link import Link, Option, Timing, best
-from jaxsplit.cost.macs import count_macs, count_params
-from jaxsplit.cost.split import SplitCost, split_cost
-from jaxsplit.cost.units import UnitPlan, grid_spec, plan_unit, unit_grid
+from jaxsplit.cost.plan import CHANNELS, STRIDES, SYMBOLS, CutPlan, Plan, make_plan
+from jaxsplit.cost.stages import SplitCost, split_cost
+from jaxsplit.cost.unit_plan import UnitPlan, grid_spec, plan_unit, unit_grid
 
 __all__ = [
     "CHANNELS",

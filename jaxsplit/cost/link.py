@@ -1,15 +1,19 @@
-"""How long an image takes: on the device, over the link and on the server."""
+"""Latency of a split over a link: device, transfer and server."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jaxsplit.cost.cuts import CutPlan, Plan
-from jaxsplit.cost.units import UnitPlan
+from jaxsplit.cost.plan import CutPlan, Plan
+from jaxsplit.cost.unit_plan import UnitPlan
 from jaxsplit.errors import ConfigError
+
+#: Typical bits of a trained unit per latent symbol: published and shipped units take 0.25 to 5.5,
+#: most of the accurate ones 1 to 3.
+BITS_PER_SYMBOL = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +21,12 @@ class Link:
     """A device, a server and the connection between them.
 
     Attributes:
-      device_gmacs, server_gmacs: 10⁹ multiply-accumulates a second that each side computes.
+      device_gmacs, server_gmacs: speeds of both sides, 10⁹ multiply-accumulates a second.
       bandwidth_mbps: 10⁶ bits a second from the device to the server.
-      rtt_ms: of one round trip, milliseconds.
+      rtt_ms: round-trip time, milliseconds.
 
     Raises:
-      ConfigError: a speed is not finite and positive, or the round trip negative.
+      ConfigError: a speed is not finite and positive, or the round-trip time is negative.
 
     >>> link = Link(device_gmacs=5, server_gmacs=1000, bandwidth_mbps=8, rtt_ms=20)
     >>> link.time(device_macs=10_000_000, sent_bytes=500, server_macs=400_000_000)
@@ -38,15 +42,15 @@ class Link:
         speeds = (self.device_gmacs, self.server_gmacs, self.bandwidth_mbps)
         if not all(0 < speed < math.inf for speed in speeds) or not 0 <= self.rtt_ms < math.inf:
             raise ConfigError(
-                f"speeds must be finite and more than 0, and a round trip at least 0: {self}"
+                f"speeds must be finite and more than 0, and the round-trip time at least 0: {self}"
             )
 
     def time(self, device_macs: int, sent_bytes: float | None, server_macs: int) -> Timing:
-        """What one image takes.
+        """Computes the latency of one image.
 
         Args:
           device_macs, server_macs: multiply-accumulates on either side.
-          sent_bytes: over the link; None where all stays on the device.
+          sent_bytes: bytes over the link; None: nothing is sent, without a round trip.
 
         Returns:
           Milliseconds of each part.
@@ -60,11 +64,11 @@ class Link:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """What one image takes.
+    """Latency of one image, in milliseconds.
 
     Attributes:
-      device_ms, server_ms: computing on either side, milliseconds.
-      transfer_ms: the round trip and the bytes of the image's frame, milliseconds.
+      device_ms, server_ms: compute on either side.
+      transfer_ms: round trip and transfer of the image's frame.
 
     >>> Timing(device_ms=2.0, transfer_ms=20.5, server_ms=0.5).total_ms
     23.0
@@ -76,25 +80,25 @@ class Timing:
 
     @property
     def total_ms(self) -> float:
-        """From the image to the answer, milliseconds."""
+        """From the image to the prediction."""
         return self.device_ms + self.transfer_ms + self.server_ms
 
     def to_dict(self) -> dict[str, float]:
-        """The three parts and `total_ms`, ready for JSON."""
+        """Returns the three parts and `total_ms`, ready for JSON."""
         return {**vars(self), "total_ms": self.total_ms}
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One way to compute an answer: a cut with a unit, or one of the two ends.
+    """One way to compute a prediction: a cut with a unit, or one of the two extremes.
 
     Attributes:
-      name: what to call it.
-      cut: endpoint; None: all on the device, or the image sent.
+      name: of the option.
+      cut: endpoint; None for an extreme: all on the device, or the image sent.
       unit: at the cut.
-      sent_bytes: for one image; None: nothing is sent.
-      timing: on the link.
-      top1: where it was measured, as a share.
+      sent_bytes: bytes of one image; None: nothing is sent.
+      timing: latency of one image on the link.
+      top1: measured top-1 as a share, or None.
 
     >>> link = Link(device_gmacs=5, server_gmacs=1000, bandwidth_mbps=8, rtt_ms=20)
     >>> timing = link.time(device_macs=0, sent_bytes=12_000, server_macs=400_000_000)
@@ -110,9 +114,9 @@ class Option:
     top1: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Name, bytes, accuracy, times and the unit's channels and stride, ready for JSON."""
-        form = self.unit and {"channels": self.unit.spec.channels, "stride": self.unit.spec.stride}
-        values = {"name": self.name, "cut": self.cut, "unit": form, "sent_bytes": self.sent_bytes}
+        """Returns name, bytes, accuracy, times and the unit's size, ready for JSON."""
+        unit = self.unit and {"channels": self.unit.spec.channels, "stride": self.unit.spec.stride}
+        values = {"name": self.name, "cut": self.cut, "unit": unit, "sent_bytes": self.sent_bytes}
         return {**values, "top1": self.top1, **self.timing.to_dict()}
 
 
@@ -124,7 +128,7 @@ def option(
     name: str | None = None,
     top1: float | None = None,
 ) -> Option:
-    """A cut with a unit that sends so many bytes an image."""
+    """Builds the option of a cut with a unit that sends `sent_bytes` an image."""
     timing = link.time(
         cut.device_macs + unit.encoder_macs, sent_bytes, unit.decoder_macs + cut.server_macs
     )
@@ -132,23 +136,23 @@ def option(
 
 
 def ends(link: Link, plan: Plan, image_bytes: float) -> tuple[Option, Option]:
-    """The two ends of the comparison: all on the device, and the image sent to the server."""
+    """Builds the two extremes: all on the device, and the image sent to the server."""
     alone = Option("all on the device", None, None, None, link.time(plan.macs, None, 0))
     sent = link.time(0, image_bytes, plan.macs)
     return alone, Option("image sent", None, None, image_bytes, sent)
 
 
 def best(options: Iterable[Option]) -> Option:
-    """The fastest of the options, from the image to the answer.
+    """Selects the option with the lowest total latency.
 
     Args:
       options: at least one.
 
     Returns:
-      The one of the least `total_ms`; of equals the first.
+      The fastest; of several the first.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: `options` is empty.
 
     >>> link = Link(device_gmacs=5, server_gmacs=1000, bandwidth_mbps=8, rtt_ms=20)
     >>> alone = Option("all on the device", None, None, None, link.time(400_000_000, None, 0))
@@ -160,3 +164,105 @@ def best(options: Iterable[Option]) -> Option:
     if found is None:
         raise ConfigError("no unit of the grid fits any cut: take fewer channels or less stride")
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Latency of every option on one link.
+
+    Attributes:
+      link: device, server and connection.
+      bits_per_symbol: assumed for units that are not trained.
+      cuts: the unit of each cut (see `CutPlan.unit_of`).
+      ends: all on the device, and the image sent.
+      trained: rates of families, with measured bytes and accuracy.
+    """
+
+    link: Link
+    bits_per_symbol: float
+    cuts: tuple[Option, ...]
+    ends: tuple[Option, Option]
+    trained: tuple[Option, ...] = ()
+
+    @property
+    def best_cut(self) -> Option:
+        """The fastest cut."""
+        return best(self.cuts)
+
+    @property
+    def fastest(self) -> Option:
+        """The fastest option, with both extremes and the trained rates."""
+        return best((*self.cuts, *self.ends, *self.trained))
+
+    def sent_bytes(self, unit: UnitPlan) -> float:
+        """Assumed bytes of a unit for one image."""
+        return unit.latent_symbols * self.bits_per_symbol / 8
+
+    def timing(self, cut: CutPlan, unit: UnitPlan) -> Timing:
+        """Latency of any unit at a cut."""
+        return option(self.link, cut, unit, self.sent_bytes(unit)).timing
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all options, ready for JSON."""
+        return {
+            **vars(self.link),
+            "bits_per_symbol": self.bits_per_symbol,
+            "best_cut": self.best_cut.cut,
+            "best": self.best_cut.to_dict(),
+            "fastest": self.fastest.to_dict(),
+            "ends": [one.to_dict() for one in self.ends],
+            "cuts": [one.to_dict() for one in self.cuts],
+            "families": [one.to_dict() for one in self.trained],
+        }
+
+
+def compare(
+    plan: Plan,
+    link: Link,
+    symbols: int,
+    bits_per_symbol: float,
+    image_bytes: float,
+    trained: Sequence[Option] = (),
+) -> Comparison:
+    """Computes the latency of every cut of a plan on a link.
+
+    Args:
+      plan: the cuts.
+      link: device, server and connection.
+      symbols: latent size (see `CutPlan.unit_of`).
+      bits_per_symbol: assumed bits of a latent symbol.
+      image_bytes: bytes of an image that is sent instead.
+      trained: options with measured bytes.
+
+    Raises:
+      ConfigError: no unit fits any cut, or a number is not positive and finite.
+    """
+    if not (0 < bits_per_symbol < math.inf and 0 < image_bytes < math.inf):
+        raise ConfigError(
+            f"{bits_per_symbol} bits per symbol and {image_bytes} bytes of an image; "
+            "expected more than 0 and less than infinity"
+        )
+    chosen = [(cut, cut.unit_of(symbols)) for cut in plan.cuts]
+    options = [
+        option(link, cut, unit, unit.latent_symbols * bits_per_symbol / 8)
+        for cut, unit in chosen
+        if unit is not None
+    ]
+    best(options)  # raises if there is none
+    return Comparison(
+        link, bits_per_symbol, tuple(options), ends(link, plan, image_bytes), tuple(trained)
+    )
+
+
+def plan_to_dict(plan: Plan, comparison: Comparison | None, symbols: int) -> dict[str, Any]:
+    """Returns a plan for JSON, with the unit of each cut and, given a link, latencies."""
+    values = plan.to_dict()
+    for cut, entry in zip(plan.cuts, values["cuts"], strict=True):
+        unit = cut.unit_of(symbols)
+        entry["unit"] = unit and unit.to_dict()
+        if comparison is not None:
+            for one, said in zip(cut.units, entry["units"], strict=True):
+                said["time"] = comparison.timing(cut, one).to_dict()
+    if comparison is not None:
+        values["link"] = comparison.to_dict()
+    return values

@@ -8,6 +8,7 @@ from jaxsplit.entropy.factorized import (
     median,
     quantile,
 )
+from jaxsplit.entropy.joint_tables import join_tables
 from jaxsplit.entropy.prior import FactorizedPrior
 from jaxsplit.entropy.prior_tables import build_tables, integer_counts, rounding_offsets
 from jaxsplit.entropy.symbol_tables import stack_tables, tables_by_place, tables_from_counts
@@ -19,6 +20,7 @@ __all__ = [
     "cumulative_logits",
     "init_params",
     "integer_counts",
+    "join_tables",
     "log_likelihood",
     "median",
     "quantile",

@@ -99,7 +99,7 @@ def evaluate_images(
       DataError: the images are of other classes than the backbone's.
     """
     tell = tell or tell_nobody
-    backbone.check_classes(source)
+    backbone.task.check_source(source)
     rates = family.rates if rate_ids is None else [family[rate_id] for rate_id in rate_ids]
     tell(f"reading {len(source)} images")
     images, labels = data.load_arrays(source, backbone.preprocessing)

@@ -22,6 +22,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from jaxsplit import units
 from jaxsplit.bitstream import CodingTables, run_self_test, write_self_test
 from jaxsplit.codec.rate import FamilyRate
 from jaxsplit.data import Preprocessing
@@ -29,7 +30,6 @@ from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsEr
 from jaxsplit.io import checkpoint
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.safetensors import read_safetensors
-from jaxsplit.units.bottleneck import BottleneckSpec
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 INDEX = "family.json"
@@ -55,8 +55,11 @@ def write(
       packed: one file for each rate in place of a folder of orbax.
 
     Raises:
+      ConfigError: a unit is of a class that was not registered.
       FamilyError: the folder cannot be written.
     """
+    for rate in rates:
+        units.check_stored(rate.spec)
     try:
         (directory / "rates").mkdir(parents=True, exist_ok=True)
         entries = [_write_rate(directory, rate, packed) for rate in rates]
@@ -151,7 +154,7 @@ def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, An
     return {
         "rate_id": rate.rate_id,
         "lambda": rate.lmbda,
-        "spec": rate.form,
+        "spec": rate.spec.form,
         "measured": rate.measured,
         "tables": rate.tables.fingerprint,
         "digest": rate.digest,
@@ -171,7 +174,7 @@ def _read_rate(directory: Path, entry: dict[str, Any], key: str) -> FamilyRate:
     rate = FamilyRate(
         entry["rate_id"],
         entry["lambda"],
-        BottleneckSpec(**entry["spec"]),
+        units.spec_from_form(entry["spec"]),
         tree["variables"],
         CodingTables.from_arrays(tree["tables"]),
         entry["measured"],

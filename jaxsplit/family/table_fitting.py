@@ -3,9 +3,11 @@
 import dataclasses
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from jaxsplit import data, networks
+from jaxsplit.bitstream import CodingTables
 from jaxsplit.codec import Sender
 from jaxsplit.entropy import stack_tables, tables_by_place, tables_from_counts
 from jaxsplit.errors import ConfigError, DataError
@@ -59,39 +61,68 @@ def fit_tables(
             if not start:
                 symbols[rate.rate_id] = np.empty((len(images), *found.shape[1:]), np.int32)
             symbols[rate.rate_id][start : start + size] = found
-    return with_tables_of(family.bind(backbone), symbols, tables=tables)
+    return with_tables_of(family.bind(backbone), symbols, backbone=backbone, tables=tables)
 
 
 def with_tables_of(
-    family: RateFamily, symbols: Mapping[str, np.ndarray], *, tables: str = "shared"
+    family: RateFamily,
+    symbols: Mapping[str, np.ndarray],
+    *,
+    backbone: networks.Backbone | None = None,
+    tables: str = "shared",
 ) -> RateFamily:
-    """The family with tables that follow given symbols.
+    """Returns the family with tables that follow given symbols.
 
     Args:
-      family: the rates; tables go on rounding where they did.
-      symbols: rate id → int32 [N, h, w, C].
-      tables: as of `fit_tables`.
+      family: the rates; rounding offsets stay as they are.
+      symbols: rate id → int32 [N, h, w, C], as `Sender.symbols` gives them.
+      backbone: what the family runs on; needed where several arrays cross the cut.
+      tables: as in `fit_tables`.
+
+    Raises:
+      ConfigError: there are no such tables.
     """
     if tables not in SHARINGS:
         raise ConfigError(f"tables are {tables!r}; expected one of {', '.join(SHARINGS)}")
     rates = []
     for rate in family.rates:
-        seen, offsets = symbols[rate.rate_id], rate.tables.offsets
-        if tables == "places":
-            fitted = tables_by_place(seen, offsets)
-        elif tables == "shared":
-            fitted = tables_from_counts(_histogram(seen), rate.spec.channels, offsets)
+        seen = symbols[rate.rate_id]
+        if backbone is None:
+            fitted = _fitted(seen, rate.tables.offsets, tables)
         else:
-            channels = range(rate.spec.channels)
-            fitted = stack_tables(
+            units = family.split(backbone, rate.rate_id).units
+            parts = units.separate(seen), units.stored_offsets(rate.tables)
+            fitted = units.join_tables(
                 [
-                    tables_from_counts(_histogram(seen[..., c]), 1, offsets[c : c + 1])
-                    for c in channels
+                    _fitted(_as_places(own), offsets, tables)
+                    for own, offsets in zip(*map(jax.tree.leaves, parts), strict=True)
                 ]
             )
         rates.append(dataclasses.replace(rate, tables=fitted, measured={}))
     card = {key: value for key, value in family.card.items() if key != "evaluation"}
     return dataclasses.replace(family, rates=tuple(rates), card=card)
+
+
+def _as_places(symbols: np.ndarray) -> np.ndarray:
+    """Symbols [N, …, C] as [N, h, w, C]."""
+    if symbols.ndim == 4:
+        return symbols
+    return symbols.reshape(len(symbols), 1, -1, symbols.shape[-1])
+
+
+def _fitted(symbols: np.ndarray, offsets: np.ndarray, tables: str) -> CodingTables:
+    """Tables that follow symbols int32 [N, h, w, C]."""
+    channels = symbols.shape[-1]
+    if tables == "places":
+        return tables_by_place(symbols, offsets)
+    if tables == "shared":
+        return tables_from_counts(_histogram(symbols), channels, offsets)
+    return stack_tables(
+        [
+            tables_from_counts(_histogram(symbols[..., c]), 1, offsets[c : c + 1])
+            for c in range(channels)
+        ]
+    )
 
 
 def _histogram(symbols: np.ndarray) -> dict[int, int]:

@@ -1,7 +1,4 @@
-"""What is said beside results: what goes on, and our warnings, once, as lines.
-
-Warnings of dependencies are not shown at all.
-"""
+"""The log callback, and warnings as lines on stderr."""
 
 from __future__ import annotations
 
@@ -15,32 +12,34 @@ from typing import Protocol, TextIO
 from jaxsplit.errors import JaxsplitWarning
 
 
-class Tell(Protocol):
-    """Told what goes on; and, where it can be counted, that `done` of `total` are done."""
+class Log(Protocol):
+    """Log callback: `text` describes the current work, of which `done` of `total` is finished."""
 
     def __call__(
         self, text: str, done: float = 0, total: float | None = None, unit: str = "images", /
     ) -> None: ...
 
 
-def tell_nobody(
-    text: str, done: float = 0, total: float | None = None, unit: str = "images"
-) -> None:
-    """For what nobody wants to hear of."""
+def no_log(text: str, done: float = 0, total: float | None = None, unit: str = "images") -> None:
+    """No-op log callback."""
+
+
+Tell = Log
+tell_nobody = no_log
 
 
 @contextlib.contextmanager
 def shown_as_lines(*, quiet: bool = False) -> Iterator[None]:
-    """Inside, a warning of ours is one line on stderr, and no dependency's warning is shown.
+    """Prints each warning of this package as one line on stderr, and none of its dependencies.
 
-    `python -W …` and `PYTHONWARNINGS` keep their meaning: whoever asks for warnings gets them.
+    `python -W …` and `PYTHONWARNINGS` keep their effect.
 
     Args:
-      quiet: show none at all.
+      quiet: print none at all.
     """
     root = logging.getLogger()
     ours = logging.getLogger("jaxsplit")
-    silence = logging.NullHandler()  # without any handler, logging prints what it is told
+    silence = logging.NullHandler()  # without any handler, logging prints its records
     lines = _Lines(logging.CRITICAL if quiet else logging.WARNING)
     root.addHandler(silence)
     ours.addHandler(lines)
@@ -58,7 +57,7 @@ def shown_as_lines(*, quiet: bool = False) -> Iterator[None]:
 
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        _tell(record.getMessage())
+        _print(record.getMessage())
 
 
 def _show(
@@ -70,8 +69,8 @@ def _show(
     line: str | None = None,
 ) -> None:
     del category, filename, lineno, file, line
-    _tell(str(message))
+    _print(str(message))
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     print(f"jaxsplit: warning: {' '.join(text.split())}", file=sys.stderr)

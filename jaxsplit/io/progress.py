@@ -1,196 +1,237 @@
-"""Progress for people, on stderr: what goes on, how much of it is done and the time left."""
+"""Progress on stderr: a bar in a terminal, a changing line in a notebook cell, lines in a log."""
 
 from __future__ import annotations
 
+import datetime
 import math
 import os
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from jaxsplit.io.terminal import Terminal
+if TYPE_CHECKING:
+    from IPython.core.display_functions import DisplayHandle
 
 __all__ = ["ProgressBar"]
 
 # More rates than this are shown as ranges.
 _FEW = 8
 _OFTEN = 0.5  # seconds between two lines of a cell
-_SELDOM = 10.0  # the same of a file, for what is counted beside a training
+_SELDOM = 10.0  # seconds between two lines of a log, outside of the training steps
 
 
 class ProgressBar:
-    """Takes a training's metrics as `loop.Progress` does, and says what else is going on.
+    """Shows the metrics of a training, and other work that is logged.
 
-    A terminal sees a bar and a table of the rates under it, or a spinner beside what can't be
-    counted; a cell of a notebook shows one line that changes; a file, a pipe or a notebook's
-    `!jaxsplit` gets a line now and then.
+    A terminal has a bar with the table of the rates below. A notebook cell has one line that
+    changes. A file, a pipe and `!jaxsplit` in a notebook get a line now and then.
 
     Args:
       names: of the rates, in the order of the metrics' axis.
-      quiet: show nothing at all.
-      after: seconds of which nothing is shown: what is over by then needs no progress.
+      quiet: show nothing.
+      after: seconds before logged work is shown: shorter work needs no progress.
 
-    >>> with ProgressBar(["r1", "r2"], quiet=True) as bar:  # as `progress=bar, tell=bar.tell`
-    ...     bar.tell("computing features")
+    >>> with ProgressBar(["r1", "r2"], quiet=True) as bar:  # as `progress=bar, log=bar.log`
+    ...     bar.log("computing features")
     ...     bar(10, 100, {"loss": np.array([0.5, 0.25])})  # step 10 of 100
     """
 
     def __init__(
         self, names: Sequence[str] = (), *, quiet: bool = False, after: float = 0.0
     ) -> None:
-        self._names = tuple(names)
-        self._quiet = quiet
-        self._console = Console(stderr=True, quiet=quiet)
+        console = Console(stderr=True, quiet=quiet)
+        # `!` in a notebook looks like a terminal, but its cursor can't move up.
+        fixed = console.is_dumb_terminal or "JPY_PARENT_PID" in os.environ
+        self._is_live = console.is_terminal and not (quiet or fixed)
+        self._bar = _Bar(console, disable=not self._is_live)
         self._cell = None if quiet else _Cell.here()
-        # `!` in a notebook offers what looks like a terminal, but can't go up a line.
-        moves = self._console.is_terminal and not (
-            quiet or self._console.is_dumb_terminal or "JPY_PARENT_PID" in os.environ
-        )
-        self._terminal = Terminal(self._console) if moves else None
+        self._names, self._quiet = tuple(names), quiet
         self._metrics: dict[str, np.ndarray] = {}
-        self._what, self._told = "", False  # what goes on, and whether it is beside a training
-        self._step = ""  # a training's last line
-        self._first = (0.0, 0.0)  # what was done of it when it began, and when it did
-        self._lines, self._shown = 0, -math.inf
+        self._step = ""  # last line of a training
+        self._twentieths, self._shown = 0, -math.inf  # at the last line
         self._begun, self._after = time.monotonic(), after
+        self._is_inside = False
 
     def __enter__(self) -> ProgressBar:
-        if self._terminal is not None:
-            self._terminal.start()
+        self._is_inside = True
         return self
 
     def __exit__(self, kind: object, *exception: object) -> None:
-        if self._terminal is not None:
-            self._terminal.stop()
-        # What a cell shows stays: not what has just begun.
-        if self._cell is not None and self._told and kind is None:
-            now = time.monotonic()
-            done = f"done in {_duration(now - self._begun)}"
-            self._say("  ".join(filter(None, (self._step, done))), now)
+        self._is_inside = False
+        if self._is_live:
+            self._bar.stop()
+        # The last line of a cell stays: it must not name unfinished work after the end.
+        if self._cell is not None and self._bar.text not in ("", "training") and kind is None:
+            done = f"done in {_duration(time.monotonic() - self._begun)}"
+            self._print("  ".join(filter(None, (self._step, done))))
 
     def __call__(self, step: int, steps: int, metrics: dict[str, np.ndarray]) -> None:
-        """Shows the metrics of a step; an evaluation's stay beside those of later steps.
+        """Shows the metrics of a step; those of an evaluation stay beside later steps.
 
         Args:
           step: of `steps`.
           steps: of the training.
           metrics: by name, one number or one for each rate.
         """
-        now = time.monotonic()
-        new, self._told = self._begins("training", step, now), False
-        if self._terminal is None:
-            evaluation = all(name.startswith("eval_") for name in metrics)
-            if self._due(step, steps, now) or step == steps or evaluation:
-                self._step = f"step {step}/{steps}  {_line(metrics)}"
-                self._say(self._step + self._left(step, steps, now), now)
-            return
         self._metrics |= metrics
-        rows = {name: value for name, value in self._metrics.items() if self._in_table(value)}
-        text = _line({k: v for k, v in self._metrics.items() if k not in rows})
-        below = self._table(rows) if rows else None
-        count = f"{step}/{steps}"
-        self._terminal.count(
-            "training", step, steps, count=count, new=new, metrics=text, below=below
-        )
+        shape = (len(self._names),) if 1 < len(self._names) <= _FEW else None
+        rows = {name: x for name, x in self._metrics.items() if np.shape(x) == shape}
+        others = {name: x for name, x in self._metrics.items() if name not in rows}
+        self._bar.below = _table(self._names, rows) if rows else None
+        self._show("training", step, steps, f"{step}/{steps}", _line(others))
+        evaluation = all(name.startswith("eval_") for name in metrics)
+        if not self._is_live and (self._is_due(step, steps) or step == steps or evaluation):
+            self._step = f"step {step}/{steps}  {_line(metrics)}"
+            self._print(self._step + self._left())
 
-    def tell(
+    def log(
         self, text: str, done: float = 0, total: float | None = None, unit: str = "images"
     ) -> None:
-        """Says what goes on, and how much of it is done where that can be counted.
+        """Shows work other than training steps, and its progress if it can be counted.
 
         Args:
-          text: what goes on; another one begins something new.
-          done: how much of `total` is done.
-          total: None where nobody knows.
+          text: describes the work; another text begins new work.
+          done: finished part of `total`.
+          total: all of the work; None: unknown.
           unit: of both.
         """
-        now = time.monotonic()
-        if now - self._begun < self._after:
+        if time.monotonic() - self._begun < self._after:
             return
-        new, self._told = self._begins(text, done, now), True
         count = "" if total is None else f"{_amount(done)}/{_amount(total)} {unit}"
-        if self._terminal is not None and total is not None:
-            self._terminal.count(text, done, total, count=count, new=new)
-        elif self._terminal is not None:
-            self._terminal.spin(text, new=new)
-        elif new:
-            self._say(text, now)
-        elif total is not None and self._due(done, total, now, pause=_SELDOM):
-            self._say(f"{text}: {count}{self._left(done, total, now)}", now)
+        self._bar.below = None
+        is_new = self._show(text, done, total, count)
+        if self._is_live:
+            return
+        if is_new:
+            self._print(text)
+        elif total is not None and self._is_due(done, total, pause=_SELDOM):
+            self._print(f"{text}: {count}{self._left()}")
 
-    def _begins(self, what: str, done: float, now: float) -> bool:
-        """Whether this is something new."""
-        if what == self._what:
-            return False
-        self._what, self._first = what, (done, now)
-        self._lines, self._shown = 0, -math.inf
-        return True
+    tell = log  # its name in version 0.1.0
 
-    def _due(self, done: float, total: float, now: float, pause: float = 0.0) -> bool:
-        """Whether it is time for another line: a cell's is replaced, so it may come often."""
-        twentieth = int(done * 20 // total)
+    def _show(
+        self, text: str, done: float, total: float | None, count: str, metrics: str = ""
+    ) -> bool:
+        """Updates the bar; returns whether the work is new."""
+        if is_new := text != self._bar.text:
+            self._twentieths, self._shown = 0, -math.inf
+            self._bar.begin(text, done, total)
+        if self._is_inside and self._is_live:
+            self._bar.start()  # with the first work, not with the `with` statement
+        [task] = self._bar.task_ids
+        is_drawn = is_new or done == total
+        self._bar.update(
+            task, completed=done, total=total, count=count, metrics=metrics, refresh=is_drawn
+        )
+        return is_new
+
+    def _is_due(self, done: float, total: float, pause: float = 0.0) -> bool:
+        """Whether to write another line: lines of a cell are replaced, so they may be frequent."""
+        twentieths, waited = int(done * 20 // total), time.monotonic() - self._shown
         if self._cell is not None:
-            due = now - self._shown >= _OFTEN
+            due = waited >= _OFTEN
         else:
-            due = twentieth > self._lines and now - self._shown >= pause
+            due = twentieths > self._twentieths and waited >= pause
         if due:
-            self._lines = twentieth
+            self._twentieths = twentieths
         return due
 
-    def _left(self, done: float, total: float, now: float) -> str:
-        first, then = self._first
-        if not first < done < total:
+    def _left(self) -> str:
+        """The time left at the mean speed so far; "" if it is unknown."""
+        [task] = self._bar.tasks
+        first, done, total = task.fields["first"], task.completed, task.total
+        if total is None or not task.elapsed or not first < done < total:
             return ""
-        return f"  {_duration((now - then) / (done - first) * (total - done))} left"
+        return f"  {_duration(task.elapsed / (done - first) * (total - done))} left"
 
-    def _say(self, text: str, now: float) -> None:
-        self._shown = now
+    def _print(self, text: str) -> None:
+        self._shown = time.monotonic()
         if self._cell is not None:
             self._cell.show(text)
         elif not self._quiet:
-            print(text, file=self._console.file, flush=True)
+            print(text, file=self._bar.console.file, flush=True)
 
-    def _in_table(self, value: np.ndarray) -> bool:
-        return 1 < len(self._names) <= _FEW and np.shape(value) == (len(self._names),)
 
-    def _table(self, rows: dict[str, np.ndarray]) -> Table:
-        table = Table("rate", *rows, box=None, padding=(0, 2, 0, 0))
-        for i, name in enumerate(self._names):
-            table.add_row(name, *(f"{value[i]:.3g}" for value in rows.values()))
-        return table
+class _Bar(Progress):
+    """One task at a time, and a table below it."""
+
+    def __init__(self, console: Console, *, disable: bool) -> None:
+        self.text = ""
+        self.below: RenderableType | None = None
+        super().__init__(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[metrics]}"),
+            console=console,
+            transient=True,
+            refresh_per_second=4,
+            redirect_stdout=False,  # results are printed meanwhile, and go to stdout
+            get_time=time.monotonic,
+            disable=disable,
+        )
+
+    def begin(self, text: str, done: float, total: float | None) -> None:
+        """Replaces the task; work done before is no part of its speed."""
+        for task in self.task_ids:
+            self.remove_task(task)
+        self.text = text
+        self.add_task(text, total=total, completed=done, count="", metrics="", first=done)  # type: ignore[arg-type]
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yields the bar and the table."""
+        yield from super().get_renderables()
+        if self.below is not None:
+            yield self.below
 
 
 class _Cell:
-    """One line of a notebook's output, replaced by the next: what stays is the last one."""
+    """One line in the output of a notebook cell, which each new line replaces."""
 
-    def __init__(self, display: Any) -> None:
-        self._display = display
-        self._handle: Any = None
+    def __init__(self) -> None:
+        self._handle: DisplayHandle | None = None
 
     @classmethod
     def here(cls) -> _Cell | None:
-        """The output of the running cell, None where this is no notebook; imports nothing."""
+        """The output of the running cell; None outside of a notebook. Imports nothing."""
         found = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-        if found is None or not hasattr(found, "kernel"):  # IPython in a terminal has none
-            return None
-        from IPython.display import display
-
-        return cls(display)
+        # IPython in a terminal has no kernel.
+        return cls() if hasattr(found, "kernel") else None
 
     def show(self, text: str) -> None:
+        from IPython.display import display
+
         data = {"text/plain": text}
         if self._handle is None:
-            self._handle = self._display(data, raw=True, display_id=True)
+            self._handle = display(data, raw=True, display_id=True)
         else:
             self._handle.update(data, raw=True)
 
 
-def _line(metrics: dict[str, np.ndarray]) -> str:
+def _table(names: Sequence[str], metrics: Mapping[str, np.ndarray]) -> Table:
+    table = Table("rate", *metrics, box=None, padding=(0, 2, 0, 0))
+    for i, name in enumerate(names):
+        table.add_row(name, *(f"{value[i]:.3g}" for value in metrics.values()))
+    return table
+
+
+def _line(metrics: Mapping[str, np.ndarray]) -> str:
     return "  ".join(
         f"{float(value):.0f} images/s" if name == "images_per_second" else f"{name} {_show(value)}"
         for name, value in metrics.items()
@@ -198,7 +239,7 @@ def _line(metrics: dict[str, np.ndarray]) -> str:
 
 
 def _show(value: np.ndarray) -> str:
-    """A number, few of them, or the range of many.
+    """Formats a number, a few numbers, or the range of many.
 
     >>> _show(np.array([400.0, 80.0])), _show(np.arange(20.0))
     ('400/80', '0…19')
@@ -209,20 +250,19 @@ def _show(value: np.ndarray) -> str:
 
 
 def _amount(number: float) -> str:
-    """One digit after the point where there is any.
+    """Formats a number with one decimal unless it is 0.
 
-    >>> _amount(250), _amount(6.04), _amount(15.0)
-    ('250', '6', '15')
+    >>> _amount(250), _amount(6.04), _amount(15.5)
+    ('250', '6', '15.5')
     """
     return f"{number:.1f}".removesuffix(".0")
 
 
 def _duration(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any.
+    """Formats minutes and seconds, and hours if there are any.
 
     >>> _duration(75), _duration(7275)
     ('1:15', '2:01:15')
     """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    text = str(datetime.timedelta(seconds=round(seconds)))
+    return text.removeprefix("0:").removeprefix("0")

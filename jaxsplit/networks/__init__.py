@@ -9,6 +9,7 @@ from jaxsplit.networks.backbone import (
     embedded_weights,
     fingerprint,
     holds_backbone,
+    make_backbone,
     open_embedded,
     read_backbone,
     save_backbone,
@@ -16,12 +17,26 @@ from jaxsplit.networks.backbone import (
 from jaxsplit.networks.chain import Chain
 from jaxsplit.networks.inference import predict
 from jaxsplit.networks.layers import fold_normalization
+from jaxsplit.networks.network import (
+    Features,
+    FunctionNetwork,
+    LinenNetwork,
+    Network,
+    Variables,
+    as_network,
+)
 from jaxsplit.networks.registry import create, cuts, endpoint_shapes, names
 
 __all__ = [
     "SUFFIX",
     "Backbone",
     "Chain",
+    "Features",
+    "FunctionNetwork",
+    "LinenNetwork",
+    "Network",
+    "Variables",
+    "as_network",
     "create",
     "cuts",
     "embedded_weights",
@@ -29,6 +44,7 @@ __all__ = [
     "fingerprint",
     "fold_normalization",
     "holds_backbone",
+    "make_backbone",
     "names",
     "open_embedded",
     "predict",

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jaxsplit.data import Preprocessing, Source
-from jaxsplit.errors import ConfigError, DataError, WeightsError, reason
+from jaxsplit.data import Preprocessing
+from jaxsplit.errors import ConfigError, WeightsError, reason
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.safetensors import read_metadata, read_safetensors
 from jaxsplit.io.untrusted import finite_floats, listed, shown, shown_shape
-from jaxsplit.networks.layers import fold_normalization
+from jaxsplit.networks.network import LinenNetwork, Network, Variables, as_network
 from jaxsplit.networks.registry import create
+from jaxsplit.tasks import Classification, Task
 
 #: Where the weights are that come with the package.
 ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
@@ -31,15 +35,15 @@ _HEADER = "jaxsplit"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen network: what a cut is made in, and what a family is bound to.
+    """A frozen network: what is cut, and what a family is bound to. See `make_backbone`.
 
     Attributes:
-      name: model name, as `jaxsplit.networks.create` knows it.
-      module: Linen module with `endpoints()` and `(x, start=…, stop=…)`.
-      variables: {"params", "batch_stats"}, float32; {"params"} where `module.folded`.
+      name: of the architecture, as `jaxsplit.networks.create` knows it, or of your own.
+      network: its functions; a Linen module with endpoints becomes a `LinenNetwork`.
+      variables: its arrays, such as {"params", "batch_stats"}, float32.
       preprocessing: how an image becomes the network's input.
-      class_names: in the order of the logits.
-      fingerprint: sha256 of the canonical float32 parameters, before any folding.
+      task: what the outputs mean; names of classes become a `Classification`.
+      fingerprint: sha256 of the canonical float32 variables, before any folding.
       card: where the weights come from (command, seed, data, accuracy).
       weights: name under which `jaxsplit.load_backbone` finds them; None for a file.
 
@@ -51,46 +55,97 @@ class Backbone:
     """
 
     name: str
-    module: Any
-    variables: dict[str, Any]
+    network: Network
+    variables: Variables
     preprocessing: Preprocessing
-    class_names: tuple[str, ...]
+    task: Task
     fingerprint: str
     card: dict[str, Any]
     weights: str | None = None
 
-    def fold(self) -> Backbone:
-        """The same network with its batch normalisation folded into its convolutions.
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "network", as_network(self.network))
+        if not isinstance(self.task, Task):
+            object.__setattr__(self, "task", Classification(tuple(self.task)))
 
-        A network of your own that doesn't know `folded` stays as it is.
-
-        Returns:
-          The folded network; its fingerprint stays, since it is of the same weights.
-        """
-        if getattr(self.module, "folded", True):
-            return self
-        variables = fold_normalization(self.variables, self.module.epsilon)
-        return dataclasses.replace(self, module=self.module.clone(folded=True), variables=variables)
-
-    def check_classes(self, source: Source) -> None:
-        """Refuses images whose labels count other classes, or in another order.
-
-        Args:
-          source: the images.
+    @property
+    def module(self) -> Any:
+        """The Linen module.
 
         Raises:
-          DataError: the class names of the source are not those of the backbone.
+          ConfigError: the network is none.
         """
-        ours, theirs = self.class_names, source.class_names
-        if ours == theirs:
-            return
-        message = f"{source.name} has {len(theirs)} classes"
-        if len(ours) == len(theirs):
-            i = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1)
-            raise DataError(f"{message}; number {i} is {theirs[i]}, but the backbone's {ours[i]}")
-        raise DataError(
-            f"{message} ({theirs[0]}, …); the backbone's {len(ours)} are others ({ours[0]}, …)"
-        )
+        if not isinstance(self.network, LinenNetwork):
+            raise ConfigError(f"{self.name} is a {type(self.network).__name__}, no Linen module")
+        return self.network.module
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The task's class names, in the order of the outputs; none where it has no classes."""
+        return getattr(self.task, "class_names", ())
+
+    @functools.cached_property
+    def feature_shapes(self) -> dict[str, Any]:
+        """The features of one image at every cut, see `Network.feature_shapes`."""
+        return self.network.feature_shapes(self.variables, self.preprocessing.input_shape)
+
+    @functools.cached_property
+    def output_shapes(self) -> Any:
+        """The outputs for one image: `jax.ShapeDtypeStruct`s without the leading axis."""
+        image = jax.ShapeDtypeStruct((1, *self.preprocessing.input_shape), np.float32)
+        outputs = jax.eval_shape(self.network, self.variables, image)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), outputs)
+
+    def fold(self) -> Backbone:
+        """Returns the same network with its batch normalisation folded into its convolutions.
+
+        A network that does not know how stays as it is. The fingerprint stays: it is of the same
+        weights.
+        """
+        network, variables = self.network.fold(self.variables)
+        return dataclasses.replace(self, network=network, variables=variables)
+
+
+def make_backbone(
+    name: str,
+    network: Network | nn.Module,
+    variables: Variables,
+    preprocessing: Preprocessing,
+    task: Task | Sequence[str],
+    card: dict[str, Any] | None = None,
+) -> Backbone:
+    """Returns a network of your own as a backbone: ready to be cut, trained behind and coded.
+
+    Args:
+      name: of your choice; families of the network carry it.
+      network: a Linen module with `endpoints()` and `(x, start=…, stop=…)`, a `FunctionNetwork`, or
+        any other `Network`.
+      variables: its arrays, in inference mode: a pytree, such as {"params", "batch_stats"}.
+      preprocessing: how an image becomes its input.
+      task: what its outputs mean; class names in the order of the logits for a classifier.
+      card: what to remember of the weights.
+
+    Returns:
+      The backbone, fingerprinted.
+
+    Raises:
+      ConfigError: the network is none.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxsplit.networks.network import FunctionNetwork
+    >>> own = FunctionNetwork(
+    ...     lambda variables, images, cut: images[:, ::2, ::2],
+    ...     lambda variables, features, cut: features.mean(axis=(1, 2)) @ variables["w"],
+    ...     ("half",),
+    ... )
+    >>> variables = {"w": jnp.ones((3, 2))}
+    >>> backbone = make_backbone("own", own, variables, Preprocessing((8, 8)), ["cat", "dog"])
+    >>> backbone.feature_shapes["half"].shape, backbone.class_names
+    ((4, 4, 3), ('cat', 'dog'))
+    """
+    known = task if isinstance(task, Task) else Classification(tuple(task))
+    digest = fingerprint(variables)
+    return Backbone(name, as_network(network), variables, preprocessing, known, digest, card or {})
 
 
 def embedded_weights() -> tuple[str, ...]:
@@ -124,11 +179,11 @@ def open_embedded(weights: str) -> Backbone:
     return dataclasses.replace(backbone, weights=weights)
 
 
-def fingerprint(variables: dict[str, Any]) -> str:
-    """sha256 over the sorted names, shapes and little-endian float32 values.
+def fingerprint(variables: Variables) -> str:
+    """Returns the sha256 of the sorted names, shapes and little-endian float32 values.
 
     Args:
-      variables: a tree of dictionaries of arrays, such as {"params", "batch_stats"}.
+      variables: a pytree of arrays, such as {"params", "batch_stats"}.
 
     Returns:
       64 hexadecimal digits.
@@ -137,7 +192,11 @@ def fingerprint(variables: dict[str, Any]) -> str:
     '2d09e3a0'
     """
     digest = hashlib.sha256()
-    for path, leaf in sorted(traverse_util.flatten_dict(variables, sep="/").items()):
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(variables)
+    }
+    for path, leaf in sorted(leaves.items()):
         value = np.asarray(leaf, dtype="<f4")
         digest.update(f"{path}{value.shape}".encode())
         digest.update(value.tobytes())
@@ -146,7 +205,7 @@ def fingerprint(variables: dict[str, Any]) -> str:
 
 def save_backbone(
     path: str | os.PathLike[str],
-    variables: dict[str, Any],
+    variables: Variables,
     *,
     name: str,
     preprocessing: Preprocessing,
@@ -251,12 +310,12 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
     try:
         known = _described(metadata[_HEADER])
     except (ConfigError, KeyError, RecursionError, ValueError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise WeightsError(
-            f"{where} is not a backbone file of jaxsplit ({shown(reason, 200)}); get the file again"
+            f"{where} is not a backbone file of jaxsplit ({shown(text, 200)}); get the file again"
         ) from error
     image = jax.ShapeDtypeStruct((1, *known["preprocessing"].input_shape), np.float32)
-    tree = jax.eval_shape(known["module"].init, jax.random.key(0), image)
+    tree = jax.eval_shape(known["network"].init, jax.random.key(0), image)
     tensors, expected = read_safetensors(path), traverse_util.flatten_dict(tree, sep="/")
     wrong = [
         f"{shown(key)} is {_shape(tensors, key)}, expected {_shape(expected, key)}"
@@ -283,9 +342,9 @@ def _described(text: str) -> dict[str, Any]:
         raise ConfigError("its class names are not all texts")
     return {
         "name": name,
-        "module": create(name, len(class_names)),
+        "network": create(name, len(class_names)),
         "preprocessing": Preprocessing.from_dict(header["preprocessing"]),
-        "class_names": tuple(class_names),
+        "task": Classification(tuple(class_names)),
         "card": card,
     }
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from jaxsplit.data import Preprocessing
+from jaxsplit.networks.network import Features, Network, Variables, as_network
+from jaxsplit.tasks import Outputs
+
+#: Jitted (variables, images uint8 [B, h, w, c]) → (cut → features, outputs or None).
+HeadProgram = Callable[[Variables, Any], tuple[dict[str, Features], Outputs | None]]
 
 _BATCH_PIXELS = 32 * 224 * 224
 
 
 def batch_size(input_shape: tuple[int, ...]) -> int:
-    """Images (H, W, c) that run at once: as many as keep the features of a batch moderate.
+    """Returns how many images (H, W, c) to run at once, so that a batch's features stay moderate.
 
     >>> batch_size((28, 28, 1)), batch_size((224, 224, 3))
     (250, 32)
@@ -23,63 +30,113 @@ def batch_size(input_shape: tuple[int, ...]) -> int:
     return min(250, max(1, _BATCH_PIXELS // (input_shape[0] * input_shape[1])))
 
 
-def in_batches(run: Callable[[np.ndarray], Any], array: np.ndarray, size: int) -> np.ndarray:
+def pad_rows(tree: Any, size: int) -> Any:
+    """Pads arrays [n, …] with zeros to [size, …], so that no number of rows compiles anew.
+
+    Args:
+      tree: an array or a tree of arrays of as many rows.
+      size: at least n.
+
+    Returns:
+      The tree of NumPy arrays.
+    """
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        array = np.asarray(array)
+        if len(array) == size:
+            return array
+        rows = np.zeros((size, *array.shape[1:]), array.dtype)
+        rows[: len(array)] = array
+        return rows
+
+    return jax.tree.map(padded, tree)
+
+
+def in_batches(run: Callable[[Any], Any], tree: Any, size: int) -> Any:
     """Applies `run` to batches of one size, so that no number of inputs compiles anew.
 
     Args:
-      run: from [size, …] to an array of the same leading size.
-      array: [N, …]; the last batch is padded with zeros.
+      run: from [size, …] to an array, or a tree of arrays, of the same leading size.
+      tree: an array [N, …], or a tree of such; the last batch is padded with zeros.
       size: of a batch.
 
     Returns:
-      What `run` gives for all N.
+      What `run` gives for all N, as NumPy arrays.
 
     >>> in_batches(lambda x: 2 * x, np.arange(5), size=2).tolist()
     [0, 2, 4, 6, 8]
     """
-    parts = []
-    for start in range(0, max(len(array), 1), size):
-        batch = array[start : start + size]
-        count = len(batch)
-        if count < size:
-            batch = np.zeros((size, *array.shape[1:]), array.dtype)
-            batch[:count] = array[start:]
-        parts.append(np.asarray(run(batch))[:count])
-    return np.concatenate(parts)
+    parts, count = [], len(jax.tree.leaves(tree)[0])
+    for start in range(0, max(count, 1), size):
+        batch = jax.tree.map(lambda x, start=start: x[start : start + size], tree)
+        rows = min(size, count - start)
+        done = run(pad_rows(batch, size))
+        parts.append(jax.tree.map(lambda x, rows=rows: np.asarray(x)[:rows], done))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-@functools.lru_cache
-def _program(module: Any, preprocessing: Preprocessing) -> Any:
-    @jax.jit
-    def run(variables: Any, images: jax.Array) -> jax.Array:
-        # As the two ends of a cut: an accuracy is compared with theirs.
-        with jax.default_matmul_precision("highest"):
-            return module.apply(variables, preprocessing.normalise(images))
+@functools.lru_cache(maxsize=32)
+def head_program(
+    network: Network,
+    cuts: tuple[str, ...],
+    preprocessing: Preprocessing,
+    *,
+    outputs: bool = False,
+    precision: str | None = "highest",
+) -> HeadProgram:
+    """Compiles the network up to some cuts, or through them all.
 
-    return run
+    Args:
+      network: the frozen network.
+      cuts: in the network's order; none for the outputs alone.
+      preprocessing: normalises the images.
+      outputs: run what is behind the last cut too.
+      precision: of matrix products. "highest" is what sender and receiver use; None, what jax is
+        set to, is for training.
+
+    Returns:
+      The jitted program.
+    """
+
+    def run(variables: Variables, images: jax.Array) -> tuple[dict[str, Features], Outputs | None]:
+        pixels = preprocessing.normalise(images)
+        with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+            if not cuts:
+                return {}, network(variables, pixels)
+            if outputs:
+                return network.at_cuts(variables, pixels, cuts)
+            if len(cuts) == 1:
+                return {cuts[0]: network.head(variables, pixels, cuts[0])}, None
+            return network.at_cuts(variables, pixels, cuts)[0], None
+
+    return jax.jit(run)
 
 
 def predict(
-    module: Any, variables: Any, preprocessing: Preprocessing, images: np.ndarray
-) -> np.ndarray:
-    """Logits of the uncut network.
+    network: Network | nn.Module,
+    variables: Variables,
+    preprocessing: Preprocessing,
+    images: np.ndarray,
+) -> Outputs:
+    """Returns the outputs of the unsplit network.
 
     Args:
-      module: the network.
-      variables: its parameters and stored moments.
+      network: the network, or its Linen module.
+      variables: its arrays.
       preprocessing: normalises the images.
       images: preprocessed, uint8 [N, h, w, c].
 
     Returns:
-      float32 [N, K].
+      Such as logits float32 [N, K].
 
     >>> from jaxsplit.data import load_arrays, open_source
     >>> from jaxsplit.weights.load import load_backbone
     >>> backbone = load_backbone("fashion_mnist_resnet8")
     >>> images, labels = load_arrays(open_source("embedded", limit=100), backbone.preprocessing)
-    >>> logits = predict(backbone.module, backbone.variables, backbone.preprocessing, images)
+    >>> logits = predict(backbone.network, backbone.variables, backbone.preprocessing, images)
     >>> bool((logits.argmax(-1) == labels).mean() > 0.8)
     True
     """
-    run = functools.partial(_program(module, preprocessing), variables)
-    return in_batches(run, images, batch_size(preprocessing.input_shape))
+    program = head_program(as_network(network), (), preprocessing, outputs=True)
+    size = batch_size(preprocessing.input_shape)
+    return in_batches(lambda batch: program(variables, batch)[1], images, size)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import inverted_residual, resnet
 from jaxsplit.networks.chain import Chain
+from jaxsplit.networks.network import LinenNetwork
 
 _KINDS: tuple[tuple[type[Any], dict[str, Any]], ...] = (
     (resnet.SmallResNet, resnet.SMALL_SIZES),
@@ -99,16 +97,5 @@ def endpoint_shapes(
     >>> endpoint_shapes(create("resnet8_small", num_classes=10), (28, 28, 1))["stage3.block1"]
     (7, 7, 64)
     """
-    if len(input_shape) != 3 or min(input_shape) < 1:
-        raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")
-    endpoints = module.endpoints()[:-1]
-
-    def run(x: jax.Array) -> list[Any]:
-        variables = module.init(jax.random.key(0), x)
-        features: list[Any] = [x]
-        for start, stop in zip((None, *endpoints), endpoints, strict=False):
-            features.append(module.apply(variables, features[-1], start=start, stop=stop))
-        return features[1:]
-
-    shapes = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
-    return {name: shape.shape[1:] for name, shape in zip(endpoints, shapes, strict=True)}
+    found = LinenNetwork(module).feature_shapes(None, input_shape)
+    return {name: features.shape for name, features in found.items()}

@@ -1,8 +1,9 @@
-"""`report.html`: a curve as one page that any browser opens offline, light or dark, wide or not."""
+"""`report.html`: a curve as one self-contained page, for light and dark screens of any width."""
 
 from __future__ import annotations
 
 import html
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,17 @@ from jaxsplit.evaluation.image_codecs import TITLES
 from jaxsplit.evaluation.points import Interval, RatePoint
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.versions import versions
-from jaxsplit.reports.html_chart import chart
+from jaxsplit.reports import plot
+
+# Colour of the plot → variable of the page's style, which has one for light and dark screens each.
+_COLOURS = {
+    "#000000": "text",
+    "#ffffff": "back",
+    "#dddddd": "faint",
+    plot.GREY: "grey",
+    plot.RATES: "rates",
+    **{colour: name for name, (colour, _) in plot.CODECS.items()},
+}
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1d232a; --back: #ffffff; --faint: #d9dee3;
@@ -28,12 +39,7 @@ th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 dl { display: grid; grid-template-columns: max-content auto; gap: .2rem 1rem; }
 dt { color: var(--grey); } dd { margin: 0; overflow-wrap: anywhere; }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; padding: 0; list-style: none; }
-.legend i { display: inline-block; width: 1.6rem; margin-right: .4rem; vertical-align: middle;
-  border-top: 3px solid; }
-svg text { fill: var(--text); font: 14px system-ui, sans-serif; }
-.grid { stroke: var(--faint); } .uncut { stroke: var(--grey); stroke-dasharray: 6 4; }
-.band { fill: var(--grey); opacity: .15; }
+svg text { fill: var(--text); }
 """
 
 
@@ -43,37 +49,33 @@ def write_report(
     title: str,
     configuration: Mapping[str, object] | None = None,
 ) -> None:
-    """Writes the page; a killed write leaves the file that was there.
+    """Writes the page atomically.
 
     Args:
       path: file to write.
       curve: at least one point.
-      title: what was measured.
+      title: of the page.
       configuration: names and values to show below the tables.
+
+    Raises:
+      ConfigError: the file can't be written.
     """
     write_whole(Path(path), report(curve, title, configuration).encode())
 
 
 def report(curve: Curve, title: str, configuration: Mapping[str, object] | None = None) -> str:
-    """The page as text; nothing in it is loaded from elsewhere."""
-    legend = {"rates": "through the bottleneck, whole frames"}
-    legend |= {codec: f"{TITLES[codec]} to the uncut network" for codec in curve.baselines}
-    keys = "".join(
-        f'<li><i style="border-color: var(--{name})"></i>{html.escape(text)}</li>'
-        for name, text in legend.items()
-    )
-    keys += "<li>bars and band: 95 % intervals</li>"
+    """Builds the page; it has no scripts and loads nothing."""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
-<p>Every image became a frame of real bytes, which was decoded again before the server answered.
-The uncut network is right on {100 * curve.uncompressed_top1:.2f} % of {curve.n_images}
+<p>Every image was encoded to a frame of real bytes, and decoded again before the network's tail.
+The unsplit network has a top-1 of {100 * curve.uncompressed_top1:.2f} % on {curve.n_images}
 images{_between(curve.uncompressed_top1_interval)}.</p>
-<div class="wide">{chart(curve)}</div><ul class="legend">{keys}</ul>
+<div class="wide">{_svg(curve)}</div>
 <h2>Rates</h2><div class="wide">{_rates(curve)}</div>
-<h2>What they cost</h2><div class="wide">{_costs(curve.points)}</div>
+<h2>Costs</h2><div class="wide">{_costs(curve.points)}</div>
 {_baselines(curve)}
 <h2>Configuration</h2>{_pairs(configuration or {})}
 <h2>Versions</h2>{_pairs(versions())}
@@ -81,17 +83,41 @@ images{_between(curve.uncompressed_top1_interval)}.</p>
 """
 
 
+def _svg(curve: Curve) -> str:
+    """The plot of a curve as an inline `svg` element in the colours of the page."""
+    import matplotlib
+
+    figure = plot.draw_curve(curve, curve.baselines, title=" ")
+    [axes] = figure.axes
+    if curve.uncompressed_top1_interval is not None:
+        low, high = (100 * end for end in curve.uncompressed_top1_interval)
+        axes.axhspan(low, high, color=plot.GREY, alpha=0.15, linewidth=0, zorder=0)
+    for codec, points in curve.baselines.items():
+        ends = [
+            (point.bytes_per_image, *(100 * end for end in point.top1_interval))
+            for point in points
+            if point.top1_interval is not None
+        ]
+        if ends:
+            axes.vlines(*zip(*ends, strict=True), color=plot.CODECS[codec][0], alpha=0.5)
+    drawn = io.StringIO()
+    # Text stays text, and the same curve gives the same page.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxsplit"}):
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    # In HTML an svg element needs neither the namespaces nor the metadata before <defs>.
+    _, defs, content = drawn.getvalue().partition("<defs>")
+    for colour, name in _COLOURS.items():
+        content = content.replace(colour, f"var(--{name})")
+    width, height = 72 * figure.get_size_inches()
+    label = "top-1 accuracy over bytes per image, with 95 % intervals"
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">'
+    return head + defs + content
+
+
 def _rates(curve: Curve) -> str:
-    head: tuple[str, ...] = (
-        "rate",
-        "lambda",
-        "bytes / image",
-        "5–95 %",
-        "estimated bits",
-        "table bits",
-    )
-    head += ("bits / pixel", "top-1 %", "95 % interval", "top-5 %", "95 % interval")
-    head += ("agreement %", "95 % interval")
+    head: list[str] = ["rate", "lambda", "bytes / image", "5–95 %", "estimated bits", "table bits"]
+    head += ["bits / pixel", "top-1 %", "95 % interval", "top-5 %", "95 % interval"]
+    head += ["agreement %", "95 % interval"]
     rows = [
         (
             point.rate_id,
@@ -114,14 +140,8 @@ def _rates(curve: Curve) -> str:
 
 
 def _costs(points: Iterable[RatePoint]) -> str:
-    head: tuple[str, ...] = (
-        "rate",
-        "device MACs",
-        "of the network",
-        "device parameters",
-        "server MACs",
-    )
-    head += ("server parameters", "unit's stored bytes", "of the backbone's")
+    head = ["rate", "device MACs", "of the network", "device parameters", "server MACs"]
+    head += ["server parameters", "unit's stored bytes", "of the backbone's"]
     rows = [
         (
             point.rate_id,
@@ -139,7 +159,7 @@ def _costs(points: Iterable[RatePoint]) -> str:
 
 
 def _baselines(curve: Curve) -> str:
-    head = ["codec", "quality", "bytes / image", "of them header", "top-1 %", "95 % interval"]
+    head = ["codec", "quality", "bytes / image", "of these header", "top-1 %", "95 % interval"]
     head += ["agreement %", "95 % interval"]
     rows = [
         (
@@ -158,7 +178,7 @@ def _baselines(curve: Curve) -> str:
     if not rows:
         return ""
     return (
-        "<h2>The images themselves, by a codec, to the uncut network</h2>"
+        "<h2>Baselines: image codecs and the unsplit network</h2>"
         f'<div class="wide">{_table(head, rows)}</div>'
     )
 

@@ -1,4 +1,6 @@
-"""The picture of a rate–accuracy curve, as a PNG file. matplotlib is imported when it is drawn."""
+"""Plots of a rate–accuracy curve, as a PNG file or as SVG. matplotlib is imported on first use."""
+
+from __future__ import annotations
 
 import io
 import math
@@ -14,12 +16,15 @@ from jaxsplit.io.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
-_BELOW = 12.0  # points of top-1 shown below the lowest rate
-_NEAR = 2.0  # the raw image is shown up to so many times the largest size
-_RATES, _GREY = "#0b5fa5", "#444444"
-_CODECS = {"jpeg": ("#c8501e", "s"), "webp": ("#2e8b57", "^"), "avif": ("#8e44ad", "D")}
+_BELOW = 12.0  # percentage points of top-1 shown below the lowest rate
+_NEAR = 2.0  # the raw image is shown up to this multiple of the largest size
+#: Colours of the rates' line, and of marks beside it.
+RATES, GREY = "#0b5fa5", "#444444"
+#: Image codec → colour and marker.
+CODECS = {"jpeg": ("#c8501e", "s"), "webp": ("#2e8b57", "^"), "avif": ("#8e44ad", "D")}
 
 
 def plot_curve(
@@ -29,34 +34,46 @@ def plot_curve(
     title: str | None = None,
     raw_bytes: int | None = None,
 ) -> None:
-    """Draws top-1 over bytes per image, 1200 × 800 pixels; the same input gives the same file.
-
-    The rates are a line of dots with their names, and bars where a point knows the 95 % interval of
-    its top-1. An image codec is drawn twice, as whole files and, dashed, without the header that
-    every file repeats. What falls far below the lowest rate is left out, so that the lowest
-    qualities don't squash the rest.
+    """Plots top-1 over bytes per image, 1200 × 800 pixels; the same input gives the same file.
 
     Args:
       path: PNG file to write; replaced atomically.
-      curve: at least one point, all of them above 0 bytes.
-      codecs: image codec → its `image_codecs.sweep` over the same images; None for none.
-      title: above the picture; None: what it shows and on how many images.
-      raw_bytes: bytes of an uncompressed image, h · w · c: a vertical line, where it is
-        less than twice the largest size in the picture.
+      curve, codecs, title, raw_bytes: as in `draw_curve`.
 
     Raises:
-      ConfigError: there is no point to draw, or one of 0 bytes.
+      ConfigError: the curve has no point, or one of 0 bytes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    write_png(path, draw_curve(curve, codecs, title, raw_bytes))
 
+
+def draw_curve(
+    curve: Curve,
+    codecs: Mapping[str, Iterable[CodecPoint]] | None = None,
+    title: str | None = None,
+    raw_bytes: int | None = None,
+) -> Figure:
+    """Draws top-1 over bytes per image.
+
+    The rates are a line of named dots, with bars for known 95 % intervals. An image codec has two
+    lines: whole files, and, dashed, files without the header that each of them repeats. Points far
+    below the lowest rate are left out, so that the lowest qualities don't squash the rest.
+
+    Args:
+      curve: at least one point, all above 0 bytes.
+      codecs: image codec → its `image_codecs.sweep` over the same images.
+      title: of the plot; default: its subject and the number of images.
+      raw_bytes: bytes of an uncompressed image, h · w · c: a vertical line, if it is less than
+        twice the largest size of the plot.
+
+    Raises:
+      ConfigError: the curve has no point, or one of 0 bytes.
+    """
     if not curve.points or min(point.bytes_per_image for point in curve.points) <= 0:
         raise ConfigError(
             f"cannot plot a curve of {len(curve.points)} rates on a logarithmic axis: expected at "
             "least one, all above 0 bytes per image"
         )
-    figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure()
     axes = figure.add_subplot()
     swept = {
         name: sorted(points, key=lambda point: point.bytes_per_image)
@@ -72,7 +89,7 @@ def plot_curve(
         sizes.append(raw_bytes)
         _draw_raw(axes, raw_bytes)
     _scale_bytes(axes, min(sizes), max(sizes))
-    # In this order each column of the legend holds what belongs together.
+    # This order groups related entries in the columns of the legend.
     _draw_rates(axes, curve)
     _draw_uncut(axes, 100 * curve.uncompressed_top1)
     for name, points in swept.items():
@@ -80,20 +97,44 @@ def plot_curve(
     axes.set_xlabel("bytes per image (mean, logarithmic)", fontsize=12)
     axes.set_ylabel("top-1 accuracy (%)", fontsize=12)
     title = title or f"Accuracy through real bytes, {curve.n_images} images"
-    # A dollar sign in a name is no formula.
+    # A dollar sign in a name must not start a formula.
     axes.set_title(title, fontsize=14, pad=12, parse_math=False)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     columns = max(2, 1 + len(swept))
     size = 11 if columns < 4 else 8.5
     figure.legend(loc="outside lower center", ncols=columns, fontsize=size, frameon=False)
+    return figure
+
+
+def new_figure() -> Figure:
+    """Creates an empty figure of 1200 × 800 pixels that no pyplot state knows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write_png(path: str | Path, figure: Figure) -> None:
+    """Writes a figure atomically; the same figure gives the same file.
+
+    Raises:
+      ConfigError: the file can't be written.
+    """
     drawn = io.BytesIO()
-    # Without its version matplotlib writes the same bytes for the same pixels.
+    # Without its version in the metadata matplotlib writes the same bytes for the same pixels.
     figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
     write_whole(Path(path), drawn.getvalue())
 
 
-def _draw_rates(axes: "Axes", curve: Curve) -> None:
+def plain_numbers(value: float, position: object) -> str:
+    """Formats a tick of a logarithmic axis without powers of ten."""
+    return f"{value:,.10g}"
+
+
+def _draw_rates(axes: Axes, curve: Curve) -> None:
     from matplotlib.patheffects import withStroke
 
     points = sorted(curve.points, key=lambda point: point.bytes_per_image)
@@ -101,22 +142,22 @@ def _draw_rates(axes: "Axes", curve: Curve) -> None:
     axes.plot(
         [point.bytes_per_image for point in points],
         [100 * point.top1 for point in points],
-        color=_RATES,
+        color=RATES,
         marker="o",
         markersize=9,
         linewidth=2.6,
         zorder=5,
-        label=f"cut at the bottleneck, whole frames{', bars: 95 %' if ends else ''}",
+        label=f"split at the bottleneck, whole frames{', bars: 95 %' if ends else ''}",
     )
     if ends:
         sizes, lows, highs = zip(*ends, strict=True)
-        axes.vlines(sizes, lows, highs, color=_RATES, linewidth=5, alpha=0.25, zorder=4)
+        axes.vlines(sizes, lows, highs, color=RATES, linewidth=5, alpha=0.25, zorder=4)
     low, high = (math.log(limit) for limit in axes.get_xlim())
     bottom, top = axes.get_ylim()
     for point in points:
         size, top1 = point.bytes_per_image, 100 * point.top1
-        # Above and to the left, better and cheaper than the rate, the other lines rarely are; but
-        # a name must not leave the axes nor lie on the line of the uncut network.
+        # Other lines are rarely above and to the left of a rate, better and cheaper than it. But a
+        # name must not leave the axes nor lie on the line of the unsplit network.
         place, width = (math.log(size) - low) / (high - low), 0.01 * len(point.rate_id) + 0.01
         on_line = 0 <= 100 * curve.uncompressed_top1 - top1 < 0.05 * (top - bottom)
         below = place < width or (on_line and place + width < 1)
@@ -127,7 +168,7 @@ def _draw_rates(axes: "Axes", curve: Curve) -> None:
             textcoords="offset points",
             ha="left" if below else "right",
             va="top" if below else "baseline",
-            color=_RATES,
+            color=RATES,
             fontsize=12,
             fontweight="bold",
             parse_math=False,
@@ -137,7 +178,7 @@ def _draw_rates(axes: "Axes", curve: Curve) -> None:
 
 
 def _intervals(points: Iterable[RatePoint]) -> list[tuple[float, float, float]]:
-    """(bytes, low, high) in percent, of the points that know the interval of their top-1."""
+    """(bytes, low, high) of each point with an interval of its top-1, in percent."""
     return [
         (point.bytes_per_image, 100 * point.top1_interval[0], 100 * point.top1_interval[1])
         for point in points
@@ -145,8 +186,8 @@ def _intervals(points: Iterable[RatePoint]) -> list[tuple[float, float, float]]:
     ]
 
 
-def _draw_codec(axes: "Axes", name: str, points: Sequence[CodecPoint]) -> None:
-    colour, marker = _CODECS[name]
+def _draw_codec(axes: Axes, name: str, points: Sequence[CodecPoint]) -> None:
+    colour, marker = CODECS[name]
     tops = [100 * point.top1 for point in points]
     axes.plot(
         [point.bytes_per_image for point in points],
@@ -155,7 +196,7 @@ def _draw_codec(axes: "Axes", name: str, points: Sequence[CodecPoint]) -> None:
         marker=marker,
         markersize=6,
         linewidth=1.8,
-        label=f"{TITLES[name]} to the uncut network, whole files",
+        label=f"{TITLES[name]} to the unsplit network, whole files",
     )
     axes.plot(
         [point.payload_bytes_per_image for point in points],
@@ -170,21 +211,21 @@ def _draw_codec(axes: "Axes", name: str, points: Sequence[CodecPoint]) -> None:
     )
 
 
-def _draw_uncut(axes: "Axes", uncut: float) -> None:
-    axes.axhline(uncut, color=_GREY, linewidth=1.4, zorder=1, label="uncut network")
+def _draw_uncut(axes: Axes, uncut: float) -> None:
+    axes.axhline(uncut, color=GREY, linewidth=1.4, zorder=1, label="unsplit network")
     axes.annotate(
-        f"uncut network, {uncut:.2f} %",
+        f"unsplit network, {uncut:.2f} %",
         (0.008, uncut),
         xycoords=("axes fraction", "data"),
         xytext=(0, 5),
         textcoords="offset points",
-        color=_GREY,
+        color=GREY,
         fontsize=11,
     )
 
 
-def _draw_raw(axes: "Axes", raw_bytes: int) -> None:
-    axes.axvline(raw_bytes, color=_GREY, linewidth=1.4, linestyle=":", zorder=1)
+def _draw_raw(axes: Axes, raw_bytes: int) -> None:
+    axes.axvline(raw_bytes, color=GREY, linewidth=1.4, linestyle=":", zorder=1)
     axes.annotate(
         f"raw image, {raw_bytes:,} bytes",
         (raw_bytes, 0.02),
@@ -193,29 +234,29 @@ def _draw_raw(axes: "Axes", raw_bytes: int) -> None:
         textcoords="offset points",
         rotation=90,
         ha="right",
-        color=_GREY,
+        color=GREY,
         fontsize=11,
     )
 
 
-def _scale_accuracy(
-    axes: "Axes", curve: Curve, codecs: Mapping[str, Sequence[CodecPoint]]
-) -> float:
-    """The axis around the rates and the codecs' points near them; returns its lower end."""
+def _scale_accuracy(axes: Axes, curve: Curve, codecs: Mapping[str, Sequence[CodecPoint]]) -> float:
+    """Fits the axis to the rates and the codecs' points near them; returns its lower limit."""
     from matplotlib.ticker import MaxNLocator
 
     tops = [100 * top1 for top1 in (curve.uncompressed_top1, *(p.top1 for p in curve.points))]
     others = [100 * point.top1 for points in codecs.values() for point in points]
-    others += [end for _, *ends in _intervals(curve.points) for end in ends]
+    ends = [end for _, *both in _intervals(curve.points) for end in both]
+    others += ends
     top = max(tops + others)
     bottom = max(min(tops) - _BELOW, min(tops + others) - 0.1 * (top - min(tops + others)) - 0.5)
+    bottom = min([bottom, *(end - 0.5 for end in ends)])  # wide intervals stay whole
     axes.set_ylim(bottom, top + 0.09 * (top - bottom))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 5, 10]))
     return bottom
 
 
-def _scale_bytes(axes: "Axes", smallest: float, largest: float) -> None:
-    """A logarithmic axis around the sizes, with plain numbers for ticks."""
+def _scale_bytes(axes: Axes, smallest: float, largest: float) -> None:
+    """Sets a logarithmic axis around the sizes, with plain numbers for ticks."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("log")
@@ -226,5 +267,5 @@ def _scale_bytes(axes: "Axes", smallest: float, largest: float) -> None:
     steps = (1, 2, 5) if high / low > 100 else (1, 1.5, 2, 3, 4, 5, 7)
     ticks = [step * 10.0**decade for decade in decades for step in steps]
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(plain_numbers))
     axes.xaxis.set_minor_locator(NullLocator())

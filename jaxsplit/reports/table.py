@@ -1,4 +1,6 @@
-"""The tables of a rate–accuracy curve, for a terminal, a pipe or a README alike."""
+"""Tables of a rate–accuracy curve as plain text, identical in a terminal, a pipe and a file."""
+
+from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
@@ -12,19 +14,19 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES, smallest_reaching
 from jaxsplit.evaluation.points import CodecPoint, Interval, RatePoint
 
-#: Columns that a table is laid out for.
+#: Width of a table, in characters.
 WIDTH = 110
 
 _NOTE = (
-    "{}: the smallest mean file, over Pillow's qualities, with which the uncut network {}; in "
-    "brackets its header, n/a where no quality tried is enough."
+    "{}: the smallest mean file, over Pillow's qualities, with which the unsplit network {}; in "
+    "brackets its header; n/a if no tested quality is enough."
 )
-_REACHES = {"top1": "is as accurate", "agreement": "agrees as often with itself"}
+_REACHES = {"top1": "is as accurate", "agreement": "has the same agreement with itself"}
 _DETAILS_NOTE = (
-    "Intervals: Wilson, 95 %. Agreement: with the uncut network's class. Bytes: 5th and 95th "
+    "Intervals: Wilson, 95 %. Agreement: with the unsplit network's class. Bytes: 5th and 95th "
     "percentile of the frames. Device: head and encoder; server: decoder and tail; MACs: multiply-"
-    "accumulates, in percent of the uncut network's. Unit: the rate's arrays as pack stores them, "
-    "beside the backbone's in float32."
+    "accumulates, in percent of the unsplit network. Unit: the rate's arrays as pack stores them, "
+    "as a share of the backbone's in float32."
 )
 
 
@@ -34,36 +36,36 @@ def table(
     raw_bytes: int | None = None,
     measure: str = "top1",
 ) -> Table:
-    """A row for each rate and one for the uncut network; plain ASCII, 110 columns at most.
+    """Builds a row for each rate and one for the unsplit network, in ASCII, 110 columns at most.
 
-    Bytes are of real frames, estimated bits what the prior charges, table bits what an ideal coder
-    would write under the integer tables.
+    Bytes are of real frames, estimated bits by the prior, and table bits those of an ideal coder
+    with the integer tables.
 
     Args:
       curve: the rates, in the order of the rows.
       codecs: image codec → its `image_codecs.sweep` over the same images: a column for each.
-      raw_bytes: bytes of an uncompressed image, h · w · c, shown with the uncut network.
-      measure: what the codecs must equal a rate in: "top1", or "agreement" with the uncut network,
-        which is then shown in place of the drop.
+      raw_bytes: bytes of an uncompressed image, h · w · c, shown with the unsplit network.
+      measure: metric at which codecs are compared with a rate: "top1", or "agreement" with the
+        unsplit network, which is then shown in place of the drop.
 
     Returns:
       The table, for any `rich` console; `render` turns it into text.
     """
     swept = {codec: tuple(points) for codec, points in (codecs or {}).items()}
     titles = [TITLES[codec] for codec in swept]
-    # Three codecs have room only with a file's header below the file.
+    # Three columns of codecs fit only with the header below the file size.
     space = "\n" if len(swept) > 2 else " "
     columns = ["lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
-    columns += ["top-1\n%", "drop in\npoints" if measure == "top1" else "agree-\nment %"]
+    columns += ["top-1\n%", "drop\npp" if measure == "top1" else "agree-\nment %"]
     columns += [f"{title}{space}bytes\n(header)" for title in titles]
     result = empty_table(
-        f"Rates against the uncut network, {_images(curve)}",
+        f"Rates against the unsplit network, {_images(curve)}",
         columns,
         _NOTE.format(", ".join(titles), _REACHES[measure]) if titles else None,
     )
     for point in curve.points:
         result.add_row(
-            Text(point.rate_id),  # a plain string would be read as markup
+            Text(point.rate_id),  # rich reads a plain string as markup
             "n/a" if point.lmbda is None else f"{point.lmbda:.3g}",
             _mean(point.bytes_per_image),
             _mean(point.estimated_bits_per_image),
@@ -80,7 +82,7 @@ def table(
         )
     result.add_section()
     result.add_row(
-        "uncut",
+        "unsplit",
         "",
         "" if raw_bytes is None else f"{raw_bytes} raw",
         "",
@@ -102,45 +104,42 @@ def render(
     raw_bytes: int | None = None,
     measure: str = "top1",
 ) -> str:
-    """The table as plain text, the same wherever it is printed.
+    """Formats `table` as plain text.
 
     >>> points = [RatePoint("r0", 0.01, 52.0, 401.0, 0.531, 0.875, 2000, 402.5)]
     >>> jpeg = [CodecPoint("jpeg", 9, 251.5, 170.25, 0.88, 0.9)]
     >>> print(render(Curve(0.925, 2000, points), {"jpeg": jpeg}))
-                          Rates against the uncut network, 2000 images
-    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
-    |       |        | bytes / | estim. | table | bits / | top-1 | drop in |    JPEG bytes |
-    | rate  | lambda |   image |   bits |  bits |  pixel |     % |  points |      (header) |
-    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
-    | r0    |   0.01 |    52.0 |  401.0 | 402.5 |  0.531 | 87.50 |    5.00 | 251.5 (170.2) |
-    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
-    | uncut |        |         |        |       |        | 92.50 |    0.00 |           n/a |
-    +-------+--------+---------+--------+-------+--------+-------+---------+---------------+
-    JPEG: the smallest mean file, over Pillow's qualities, with which the uncut network is
-    as accurate; in brackets its header, n/a where no quality tried is enough.
+                        Rates against the unsplit network, 2000 images
+    +---------+--------+---------+--------+-------+--------+-------+------+---------------+
+    |         |        | bytes / | estim. | table | bits / | top-1 | drop |    JPEG bytes |
+    | rate    | lambda |   image |   bits |  bits |  pixel |     % |   pp |      (header) |
+    +---------+--------+---------+--------+-------+--------+-------+------+---------------+
+    | r0      |   0.01 |    52.0 |  401.0 | 402.5 |  0.531 | 87.50 | 5.00 | 251.5 (170.2) |
+    +---------+--------+---------+--------+-------+--------+-------+------+---------------+
+    | unsplit |        |         |        |       |        | 92.50 | 0.00 |           n/a |
+    +---------+--------+---------+--------+-------+--------+-------+------+---------------+
+    JPEG: the smallest mean file, over Pillow's qualities, with which the unsplit network
+    is as accurate; in brackets its header; n/a if no tested quality is enough.
     """
     return as_text(table(curve, codecs, raw_bytes, measure))
 
 
 def details(curve: Curve) -> Table:
-    """A second table, of what each rate costs and how sure its answers are; as `table` otherwise.
-
-    What a point doesn't know is n/a.
-    """
+    """Builds the table of costs and confidence intervals of each rate; unknown values are n/a."""
     columns = ["top-1 %\ninterval", "top-5\n%", "agreement %\n(interval)", "bytes\np5-p95"]
     columns += ["device\nMACs %", "device\nparams", "server\nMACs %", "server\nparams"]
     columns += ["unit bytes\n(share %)"]
-    result = empty_table(f"What the rates cost, {_images(curve)}", columns, _DETAILS_NOTE)
+    result = empty_table(f"Costs of the rates, {_images(curve)}", columns, _DETAILS_NOTE)
     for point in curve.points:
         result.add_row(Text(point.rate_id), *_details(point))
     result.add_section()
     top5 = _percent(curve.uncompressed_top5, 2)
-    result.add_row("uncut", _interval(curve.uncompressed_top1_interval), top5)
+    result.add_row("unsplit", _interval(curve.uncompressed_top1_interval), top5)
     return result
 
 
 def render_details(curve: Curve) -> str:
-    """The second table as plain text.
+    """Formats `details` as plain text.
 
     >>> point = RatePoint("r0", 0.01, 52.0, 401.0, 0.531, 0.875, 2000, bytes_p5=31, bytes_p95=74)
     >>> row = render_details(Curve(0.925, 2000, [point])).splitlines()[5]
@@ -177,7 +176,7 @@ def _details(point: RatePoint) -> tuple[str, ...]:
 def empty_table(
     title: str, columns: Iterable[str], caption: str | None, first: str = "rate"
 ) -> Table:
-    """A table without rows: a column of names, called `first`, and these of figures."""
+    """Creates a table without rows: a column of names called `first`, then columns of figures."""
     result = Table(
         box=box.ASCII2,
         title=title,
@@ -193,14 +192,14 @@ def empty_table(
 
 
 def as_text(table: Table) -> str:
-    """A table as plain text, the same wherever it is printed."""
+    """Renders a table as plain text, whatever the environment."""
     file = io.StringIO()
-    # In a notebook rich would display HTML and leave the file empty.
+    # In a notebook rich displays HTML and leaves the file empty by default.
     console = Console(
         file=file, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False
     )
     console.print(table)
-    # rich fills the title's and the caption's lines up with blanks.
+    # rich pads the lines of title and caption with blanks.
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
@@ -211,7 +210,7 @@ def _images(curve: Curve) -> str:
 
 
 def _mean(value: float) -> str:
-    """One decimal, or none in front of which there are four digits."""
+    """Formats a mean with one decimal below 1000, else with none."""
     return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
@@ -231,7 +230,7 @@ def _interval(ends: Interval | None) -> str:
 
 
 def amount(count: int | None) -> str:
-    """A count in four characters or five: 831, 73.4k, 4.65M, 25.6M."""
+    """Formats a count in four or five characters: 831, 73.4k, 4.65M, 25.6M."""
     if count is None:
         return "n/a"
     for size, letter in ((10**3, "k"), (10**6, "M"), (10**9, "G")):

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from jaxsplit.cost import Plan, grid_spec, plan_unit
-from jaxsplit.cost.units import fits
+from jaxsplit.cost.unit_plan import fits
 from jaxsplit.errors import ConfigError
 from jaxsplit.units.bottleneck import BottleneckSpec
 

@@ -13,13 +13,12 @@ from jaxsplit.cost import make_plan
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
 from jaxsplit.io.log import Tell, tell_nobody
-from jaxsplit.search import features
 from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.search.journal import Journal
 from jaxsplit.search.keeper import Keeper
 from jaxsplit.search.pareto import Result, choose_by_cut, front
 from jaxsplit.search.trainer import Trainer, Trial
-from jaxsplit.train import parallel
+from jaxsplit.train import features, parallel
 
 Heard = Callable[[Sequence[Trial]], Iterable[Trial]]
 
@@ -107,7 +106,7 @@ def search(
     parallel.devices_for(config.batch_size)  # refused before anything is computed
     frozen = backbone.fold()
     shape = backbone.preprocessing.input_shape
-    plan = make_plan(backbone.module, shape, backbone.variables, channels=(), strides=())
+    plan = make_plan(backbone.network, shape, backbone.variables, channels=(), strides=())
     everything = candidates(config, plan)
     sources = _sources(config, backbone)
     fingerprints = [str(source.fingerprint) for source in sources]
@@ -117,9 +116,15 @@ def search(
     if journal.other:
         tell(f"{journal.path} was of a search of other values or images: this one begins anew")
     cuts = tuple(dict.fromkeys(one.cut for one in everything))
-    most = config.cache_gib * 2**30
     seen = [
-        features.compute(frozen, cuts, source, workdir / "features", most, tell)
+        features.compute_at_cuts(
+            frozen,
+            cuts,
+            source,
+            directory=workdir / "features",
+            max_bytes=int(config.cache_gib * 2**30),
+            tell=tell,
+        )
         for source in sources
     ]
     trainer = Trainer(config, frozen, *seen)
@@ -127,7 +132,7 @@ def search(
     results = _results(journal, everything)
     end = journal.values["rungs"][-1]
     last = [results[said["name"]] for said in end["results"]]
-    uncut_top1 = trainer.uncut_top1(end["n_images"])
+    uncut_top1 = trainer.unsplit_quality(end["n_images"])
     return Design(
         tuple(results.values()),
         tuple(front(last, uncut_top1 - config.most_drop)),
@@ -149,7 +154,7 @@ def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Sou
         )
     ]
     for source in sources:
-        backbone.check_classes(source)
+        backbone.task.check_source(source)
     if len(sources[0]) < config.batch_size:
         raise ConfigError(
             f"{len(sources[0])} training images don't fill a batch of {config.batch_size}"
@@ -226,7 +231,7 @@ def _heard(
 
 def _goal(config: DesignConfig, trainer: Trainer, rung: int) -> int:
     """Images of a comparison: the more candidates, the fewer."""
-    count = len(trainer.test.labels)
+    count = trainer.test_images
     return max(trainer.part_size, round(count * config.keep ** (config.rungs - 1 - rung)))
 
 

@@ -188,7 +188,7 @@ def _first_variables(
         return jax.jit(module.init)(jax.random.key(config.seed), image)
     if initial.name != config.model:
         raise ConfigError(f"the initial weights are of {initial.name}; expected {config.model}")
-    initial.check_classes(source)
+    initial.task.check_source(source)
     return jax.tree.map(jnp.asarray, initial.variables)
 
 

@@ -13,11 +13,12 @@ from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError
 from jaxsplit.family.table_fitting import SHARINGS
 from jaxsplit.train.features import CACHES, DTYPES
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.optimizer import make_schedule
 from jaxsplit.train.pca import check_principal
 from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
 from jaxsplit.train.trainable import TRAINABLE
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units import BottleneckSpec, UnitSpec
 
 STARTS = ("random", "principal")
 TABLES = ("prior", *SHARINGS)
@@ -86,7 +87,7 @@ class CurveConfig:
 
     backbone: str
     cut: str
-    spec: BottleneckSpec
+    spec: UnitSpec
     rates: tuple[Rate, ...]
     phases: tuple[Phase, ...]
     data: str = "embedded"
@@ -163,7 +164,8 @@ class CurveConfig:
     def _check_start(self) -> None:
         for rate in self.rates:
             check_principal(rate.spec or self.spec)
-        if not self.phases[0].distortion.features:
+        first = self.phases[0].distortion
+        if not (isinstance(first, Distortion) and first.features):
             raise ConfigError(
                 "principal components are found by what an error of the features costs: give the "
                 "first phase's distortion a weight of features, however small"
@@ -216,6 +218,18 @@ class CurveConfig:
     def key(self) -> str:
         """Short name of exactly this training, for the folder of its checkpoints."""
         values = dataclasses.asdict(self)
+        specs = [self.spec, *(rate.spec for rate in self.rates)]
+        for fields, spec in zip([values, *values["rates"]], specs, strict=True):
+            if spec is not None and not isinstance(spec, BottleneckSpec):
+                fields["spec"] = spec.form  # the fields alone do not tell kinds apart
         silent = _SILENT + (_OF_NETWORKS if self.trainable == "unit" else ())
         trained = {name: value for name, value in values.items() if name not in silent}
-        return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(
+            json.dumps(trained, sort_keys=True, default=_name_of).encode()
+        ).hexdigest()[:12]
+
+
+def _name_of(value: object) -> str:
+    """What tells a value of the user's own from another: its definition's name."""
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsplit import data, entropy, networks
+from jaxsplit import data, networks
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.io import checkpoint
+from jaxsplit.io.log import Tell
 from jaxsplit.io.versions import versions
 from jaxsplit.train import features, loop, parallel
 from jaxsplit.train.config import CurveConfig
@@ -26,6 +27,7 @@ from jaxsplit.train.groups import (
     make_groups,
     with_best_offsets,
 )
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.pca import with_principal_units
 from jaxsplit.train.start import first_state, make_constants, make_optimizer
@@ -42,7 +44,7 @@ def train_curve(
     backbone: networks.Backbone,
     workdir: Path | None = None,
     progress: loop.Progress | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
 ) -> RateFamily:
     """Trains every rate at once, behind one frozen head, and freezes their tables.
 
@@ -97,7 +99,7 @@ def train_rates(
     backbone: networks.Backbone,
     workdir: Path | None = None,
     progress: loop.Progress | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
 ) -> tuple[RateFamily, data.Source]:
     """What `train_curve` does up to the tables, for anything trainable.
 
@@ -110,7 +112,7 @@ def train_rates(
     frozen = backbone.fold()  # it learns nothing, so its normalisation need not be computed
     groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
     source = data.open_source(config.data, split=config.train_split, limit=config.limit)
-    backbone.check_classes(source)
+    backbone.task.check_source(source)
     count = len(source) * len(config.shown)
     if count < config.batch_size:  # before hours of features
         raise ConfigError(
@@ -120,8 +122,8 @@ def train_rates(
     parallel.devices_for(config.batch_size)  # refuses one that they can't share
     keep: Compute = functools.partial(
         features.compute,
-        groups[0].split,
         frozen,
+        config.cut,
         dtype=config.feature_dtype,
         directory=workdir / "features" if workdir else None,
         cache=config.cache,
@@ -135,15 +137,16 @@ def train_rates(
     state = loop.resume(first_state(config, backbone, groups), directory)
     if tell is not None and int(state.step):
         tell(f"{int(state.step)} of {config.steps} steps are done")
-    if config.start == "principal" and not int(state.step):
+    first = config.phases[0].distortion
+    if config.start == "principal" and isinstance(first, Distortion) and not int(state.step):
         if tell is not None:
             tell("finding principal components")
         state = with_principal_units(
             groups,
             state,
-            features.some_features(examples, groups[0].split, frozen, len(config.shown)),
+            _sample(examples, frozen, config),
             backbone=frozen,
-            distortion=config.phases[0].distortion,
+            distortion=first,
             scale=examples.scale,
             seed=config.seed,
         )
@@ -157,6 +160,17 @@ def train_rates(
             config, backbone, groups, state, examples, evaluate, directory, writer, progress
         )
     return freeze(config, backbone, groups, state), source
+
+
+def _sample(
+    examples: features.FeatureCache | features.ImageBatches,
+    backbone: networks.Backbone,
+    config: CurveConfig,
+) -> networks.Features:
+    """Features of some of the examples, as many of each view."""
+    if isinstance(examples, features.ImageBatches):
+        return features.sampled_features(backbone, config.cut, examples.source, examples.views)
+    return features.sample_of(examples, len(config.shown))
 
 
 def _fit(
@@ -236,9 +250,10 @@ def freeze(
         rates = []
         for i, rate in enumerate(group.rates):
             variables = jax.tree.map(lambda x, i=i: np.asarray(x[i]), trained.result)
-            offsets = np.asarray(trained.offsets[i])
-            tables = entropy.build_tables(variables["params"]["prior"], offsets)
-            rates.append(FamilyRate(rate.rate_id, rate.lmbda, group.split.spec, variables, tables))
+            offsets = jax.tree.map(lambda x, i=i: np.asarray(x[i]), trained.offsets)
+            tables = group.split.units.tables(variables, offsets)
+            spec = rate.spec or config.spec
+            rates.append(FamilyRate(rate.rate_id, rate.lmbda, spec, variables, tables))
         frozen.append(rates)
     return RateFamily(
         backbone=backbone.name,

@@ -9,30 +9,38 @@ from __future__ import annotations
 import dataclasses
 import mmap
 from collections.abc import Iterator
+from typing import Any
 
+import jax
 import numpy as np
 
 from jaxsplit import data
-from jaxsplit.data.pipeline import Batch, endless_steps, reader
+from jaxsplit.data.pipeline import endless_steps, reader
+from jaxsplit.networks import Features
+from jaxsplit.tasks import Outputs, Targets
+from jaxsplit.train.records import Batch
 
 _AHEAD_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureCache:
-    """Features at the cut and what a loss compares with, of M examples.
+    """Features at a cut, and what a loss compares with, of M examples.
 
     Attributes:
-      features: [M, H, W, Cin], in memory or mapped from a file.
-      teacher: logits of the uncut network, float32 [M, K].
-      labels: int32 [M].
-      scale: mean square of the features.
+      features: arrays [M, …], in memory or mapped from a file.
+      teacher: outputs of the unsplit network, such as logits float32 [M, K].
+      targets: of the images, such as labels int32 [M].
+      scale: mean square of the features, a number for each array.
     """
 
-    features: np.ndarray
-    teacher: np.ndarray
-    labels: np.ndarray
-    scale: float
+    features: Features
+    teacher: Outputs
+    targets: Targets
+    scale: Any
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self.features)[0])
 
     def batches(
         self,
@@ -43,7 +51,7 @@ class FeatureCache:
         process_index: int = 0,
         process_count: int = 1,
     ) -> Iterator[Batch]:
-        """Endless shuffled batches: features [B, …], teacher [B, K], label [B], index [B].
+        """Yields shuffled batches without end: features, teacher, targets and index.
 
         Args:
           batch_size: examples in a batch, over all processes.
@@ -57,19 +65,18 @@ class FeatureCache:
         """
 
         def fetch(index: np.ndarray) -> Batch:
-            _ask_for(self.features, index)
-            _ask_for(self.teacher, index)
-            return {
-                "features": self.features[index],
-                "teacher": self.teacher[index],
-                "label": self.labels[index],
-                "index": index.astype(np.int32),
-            }
+            for array in jax.tree.leaves((self.features, self.teacher)):
+                _prefetch(array, index)
+            features, teacher, targets = jax.tree.map(
+                lambda x: x[index], (self.features, self.teacher, self.targets)
+            )
+            return Batch(index.astype(np.int32), targets, features=features, teacher=teacher)
 
-        batch_bytes = max(1, self.features[:1].nbytes * batch_size // process_count)
+        row_bytes = sum(array[:1].nbytes for array in jax.tree.leaves(self.features))
+        batch_bytes = max(1, row_bytes * batch_size // process_count)
         return endless_steps(
             fetch,
-            len(self.labels),
+            len(self),
             batch_size,
             seed,
             start_step,
@@ -86,13 +93,13 @@ class ImageBatches:
 
     Attributes:
       source, preprocessing, views: which images, and what is shown of them.
-      scale: mean square of the features of a sample.
+      scale: mean square of the features of a sample, a number for each array.
     """
 
     source: data.Source
     preprocessing: data.Preprocessing
     views: data.Views
-    scale: float
+    scale: Any
 
     def batches(
         self,
@@ -103,14 +110,14 @@ class ImageBatches:
         process_index: int = 0,
         process_count: int = 1,
     ) -> Iterator[Batch]:
-        """As of `FeatureCache`: image uint8 [B, h, w, c], label [B], index [B]."""
+        """Yields shuffled batches without end: images, targets and index; see `FeatureCache`."""
         read, threads = reader(self.source, self.preprocessing)
         count = len(self.source)
 
         def fetch(index: np.ndarray) -> Batch:
             batch = read(index % count)
-            image = self.views.apply(batch["image"], index % count, index // count)
-            return {"image": image, "label": batch["label"], "index": index.astype(np.int32)}
+            images = self.views.apply(batch["image"], index % count, index // count)
+            return Batch(index.astype(np.int32), batch["label"], images=images)
 
         return endless_steps(
             fetch,
@@ -136,19 +143,19 @@ class WithImages:
     images: ImageBatches
 
     @property
-    def scale(self) -> float:
+    def scale(self) -> Any:
         """Mean square of the frozen head's features."""
         return self.cache.scale
 
     def batches(self, *args: int, **place: int) -> Iterator[Batch]:
-        """What both have, as of `FeatureCache.batches`."""
+        """Yields what both have, see `FeatureCache.batches`."""
         both = self.cache.batches(*args, **place), self.images.batches(*args, **place)
-        for seen, shown in zip(*both, strict=True):
-            yield {**shown, **seen}
+        for cached, shown in zip(*both, strict=True):
+            yield dataclasses.replace(cached, images=shown.images)
 
 
-def _ask_for(array: np.ndarray, rows: np.ndarray) -> None:
-    """Has the system read rows of a mapped file, all at once instead of page by page.
+def _prefetch(array: np.ndarray, rows: np.ndarray) -> None:
+    """Asks the system to read rows of a mapped file, all at once instead of page by page.
 
     On a cold disk 32 rows of 200 KB each came in a sixth of the time that page faults took.
     """

@@ -1,12 +1,12 @@
-"""What the frozen parts of a cut say about the training images, computed once and cached."""
+"""Computes and caches head features and teacher outputs: the one cache, keyed by cuts."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ import numpy as np
 
 from jaxsplit import data
 from jaxsplit.errors import ConfigError
-from jaxsplit.io.array_cache import FeatureFiles, Forms, Tell, form_bytes
-from jaxsplit.networks import Backbone
+from jaxsplit.io.array_cache import FeatureFiles, Forms, form_bytes
+from jaxsplit.io.log import Tell, tell_nobody
+from jaxsplit.networks import Backbone, Features
 from jaxsplit.networks.inference import batch_size
-from jaxsplit.split import Split
 from jaxsplit.train.examples import FeatureCache, ImageBatches
-from jaxsplit.train.head import mean_square, run_parts, sample_rows, sampled_features
+from jaxsplit.train.head import mean_square, run_parts, sample_of, sampled_features
 
 DTYPES = ("float32", "float16", "bfloat16")
 CACHES = ("auto", "disk", "memory", "none")
@@ -31,13 +31,13 @@ MAX_BYTES = 64 * 2**30
 
 _RESERVE = 2**30  # bytes that a cache leaves free on its disk
 
-#: From parts (None: all) to (part, its first row, its values) of each.
+#: From parts (None: all) to (part, its first row, its arrays by name) of each.
 _Run = Callable[[Sequence[int] | None], Iterator[tuple[int, int, dict[str, np.ndarray]]]]
 
 
 def compute(
-    split: Split,
     backbone: Backbone,
+    cut: str,
     source: data.Source,
     *,
     views: data.Views | None = None,
@@ -48,13 +48,13 @@ def compute(
     max_bytes: int = MAX_BYTES,
     tell: Tell | None = None,
 ) -> FeatureCache | ImageBatches:
-    """Runs the head over every view of every image once, or goes on where that was stopped.
+    """Runs the head over every view of every image once, or resumes where that was stopped.
 
     Several processes may be given one directory: the first one computes, the others wait for it.
 
     Args:
-      split: the cut.
       backbone: the frozen network.
+      cut: where it is cut.
       source: training images; they are decoded as they are needed.
       views: the examples that each image becomes; None for the image as it is.
       flip: also every view mirrored left to right, as further examples.
@@ -64,15 +64,78 @@ def compute(
       cache: "disk", "memory", "none" (the head runs in every step), or "auto": on disk if there
         is a directory, else in memory, and none where they don't fit.
       max_bytes: that may be cached.
-      tell: told what takes long, and why something that was cached is not used.
+      tell: called with what takes long, and why something that was cached is not used.
+
+    Returns:
+      The features, or where they are not cached the images.
 
     Raises:
       ConfigError: an argument doesn't fit, the features don't fit where they were asked to go,
         or they can't be written there or be held by their dtype.
     """
-    tell = tell or (lambda text: None)
-    views = _normalised(views or data.Views(), flip)
-    forms = _forms(split, backbone, len(source) * len(views), dtype)
+    shown = _normalised(views or data.Views(), flip)
+    found = _compute(
+        backbone, (cut,), source, shown, dtype, directory, cache, max_bytes, tell or tell_nobody
+    )
+    if found is None:
+        scale = mean_square(sampled_features(backbone, cut, source, shown))
+        return ImageBatches(source, backbone.preprocessing, shown, scale)
+    return found[cut]
+
+
+def compute_at_cuts(
+    backbone: Backbone,
+    cuts: Sequence[str],
+    source: data.Source,
+    *,
+    dtype: str = "float16",
+    directory: Path,
+    max_bytes: int = MAX_BYTES,
+    tell: Tell | None = None,
+) -> dict[str, FeatureCache]:
+    """Runs the network once over every image and keeps the features at several cuts on disk.
+
+    Args:
+      backbone, source, dtype, directory, max_bytes, tell: as in `compute`.
+      cuts: in the network's order.
+
+    Returns:
+      Cut → features; teacher and targets are the same arrays at all cuts.
+
+    Raises:
+      ConfigError: as in `compute`.
+    """
+    found = _compute(
+        backbone,
+        tuple(cuts),
+        source,
+        data.Views(),
+        dtype,
+        directory,
+        "disk",
+        max_bytes,
+        tell or tell_nobody,
+    )
+    assert found is not None  # what doesn't fit on the disk was refused
+    return found
+
+
+def _compute(
+    backbone: Backbone,
+    cuts: tuple[str, ...],
+    source: data.Source,
+    views: data.Views,
+    dtype: str,
+    directory: Path | None,
+    cache: str,
+    max_bytes: int,
+    tell: Tell,
+) -> dict[str, FeatureCache] | None:
+    """Cut → features, from the cache as far as they are there; None where none is kept."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"feature dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    layout = _layout(backbone, cuts)
+    forms = _forms(layout, len(source) * len(views), dtype)
     if cache not in CACHES or (cache == "disk" and directory is None):
         raise ConfigError(
             f"cache is {cache!r} and its directory {directory}; expected one of "
@@ -80,7 +143,7 @@ def compute(
         )
     files = None
     if directory is not None and cache in ("auto", "disk"):
-        about = describe(split, backbone, source, views, dtype)
+        about = describe(backbone, cuts, source, views, dtype)
         files = FeatureFiles(
             directory / key(about),
             about,
@@ -90,23 +153,55 @@ def compute(
             part_images=batch_size(backbone.preprocessing.input_shape),
         )
     if cache == "none" or not _fits(forms, files, max_bytes, cache, tell):
-        scale = mean_square(sampled_features(split, backbone, source, views))
-        return ImageBatches(source, backbone.preprocessing, views, scale)
-    run = functools.partial(run_parts, split, backbone, source, views, dtype, tell)
+        return None
+
+    def run(parts: Sequence[int] | None) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+        computed = run_parts(backbone, cuts, source, views, dtype, tell, parts)
+        for part, first, values in computed:
+            yield part, first, dict(zip(forms, jax.tree.leaves(_ordered(values)), strict=True))
+
     arrays = _in_memory(forms, run) if files is None else _on_disk(files, run, tell)
-    features = arrays["features"]
-    sample = np.asarray(features[sample_rows(features.shape, len(views))], np.float32)
-    return FeatureCache(features, arrays["teacher"], arrays["label"], mean_square(sample))
+    stored = jax.tree.unflatten(jax.tree.structure(layout), list(arrays.values()))
+    features, teacher, targets = stored
+    found = {}
+    for cut in cuts:
+        cached = FeatureCache(features[cut], teacher, targets, None)
+        scale = mean_square(sample_of(cached, len(views)))
+        found[cut] = dataclasses.replace(cached, scale=scale)
+    return found
 
 
-def some_features(
-    examples: FeatureCache | ImageBatches, split: Split, backbone: Backbone, views: int
-) -> np.ndarray:
-    """Features of some of the examples, `views` of each image: float32 [n, H, W, Cin]."""
-    if isinstance(examples, ImageBatches):
-        return sampled_features(split, backbone, examples.source, examples.views)
-    rows = sample_rows(examples.features.shape, views)
-    return np.asarray(examples.features[rows], np.float32)
+def _ordered(values: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """The rows of a part in the order of `_layout`."""
+    return values["features"], values["teacher"], values["label"]
+
+
+def _layout(backbone: Backbone, cuts: tuple[str, ...]) -> tuple[dict[str, Features], Any, Any]:
+    """What is kept of one image: cut → features, the teacher's outputs, the target."""
+    shapes = backbone.feature_shapes
+    label = jax.ShapeDtypeStruct((), np.dtype(np.int32))
+    return {cut: shapes[cut] for cut in cuts}, backbone.output_shapes, label
+
+
+def _forms(layout: Any, rows: int, dtype: str) -> Forms:
+    """Name → shape and dtype of the arrays to keep, in the order of the layout's leaves."""
+    if rows >= 2**31:
+        raise ConfigError(f"{rows} examples can't be numbered in 32 bits: take fewer views")
+    forms = {}
+    kinds = ("features", "teacher", "label")
+    several = len(layout[0]) > 1
+    for path, leaf in jax.tree.leaves_with_path(layout):
+        kind = kinds[path[0].idx]
+        # One cut, one array and one output are the usual case: they have plain names.
+        inside = path[1:] if kind != "features" or several else path[2:]
+        name = "-".join((kind, *(re.sub(r"[^\w.]", "_", _key(part)) for part in inside)))
+        kept = str(leaf.dtype) if kind != "features" else dtype
+        forms[name] = ((rows, *leaf.shape), kept)
+    return forms
+
+
+def _key(part: Any) -> str:
+    return jax.tree_util.keystr((part,), simple=True)
 
 
 def _normalised(views: data.Views, flip: bool) -> data.Views:
@@ -115,29 +210,21 @@ def _normalised(views: data.Views, flip: bool) -> data.Views:
     return dataclasses.replace(views, flip=views.flip or flip, seed=seed)
 
 
-def _forms(split: Split, backbone: Backbone, rows: int, dtype: str) -> Forms:
-    if dtype not in DTYPES:
-        raise ConfigError(f"feature dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    if rows >= 2**31:
-        raise ConfigError(f"{rows} examples can't be numbered in 32 bits: take fewer views")
-    return {
-        "features": ((rows, *split.shape), dtype),
-        "teacher": ((rows, len(backbone.class_names)), "float32"),
-        "label": ((rows,), "int32"),
-    }
-
-
 def describe(
-    split: Split, backbone: Backbone, source: data.Source, views: data.Views, dtype: str
+    backbone: Backbone,
+    cuts: tuple[str, ...],
+    source: data.Source,
+    views: data.Views,
+    dtype: str,
 ) -> dict[str, Any]:
-    """All that cached features depend on, ready for JSON."""
+    """Returns all that cached features depend on, ready for JSON."""
     return {
         "backbone": backbone.fingerprint,
         "network": backbone.name,
-        "folded": getattr(backbone.module, "folded", False),
+        "folded": backbone.network.folded,
         "variables": sorted({str(np.dtype(x.dtype)) for x in jax.tree.leaves(backbone.variables)}),
         "preprocessing": backbone.preprocessing.to_dict(),
-        "cut": split.cut,
+        "cut": cuts[0] if len(cuts) == 1 else list(cuts),
         "source": source.fingerprint,
         "views": dataclasses.asdict(views),
         "dtype": dtype,
@@ -147,7 +234,7 @@ def describe(
 
 
 def key(about: dict[str, Any]) -> str:
-    """Short name of the folder of features that depend on this."""
+    """Returns the short name of the folder of features that depend on this."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -172,7 +259,7 @@ def _fits(forms: Forms, files: FeatureFiles | None, max_bytes: int, cache: str, 
     exceeded = [f"{name} is {_gib(limit)}" for name, limit in limits if lacking > max(limit, 0)]
     if not exceeded:
         return True
-    shape, dtype = forms["features"]
+    shape, dtype = next(iter(forms.values()))
     problem = (
         f"the features of {shape[0]} examples, {'×'.join(map(str, shape[1:]))} in {dtype}, take "
         f"{_gib(size)}, but {' and '.join(exceeded)}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 from jaxsplit.family import RateFamily
 from jaxsplit.family.table_fitting import fit_tables
+from jaxsplit.io.log import Tell
 from jaxsplit.networks import Backbone, fingerprint
 from jaxsplit.train import loop
 from jaxsplit.train.config import CurveConfig
@@ -20,7 +20,7 @@ def train_networks(
     backbone: Backbone,
     workdir: Path | None = None,
     progress: loop.Progress | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
 ) -> tuple[tuple[RateFamily, Backbone], ...]:
     """Trains as `train_curve` does, whatever `config.trainable` says.
 

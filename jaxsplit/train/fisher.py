@@ -16,6 +16,7 @@ _DRAWS = 2  # answers for each image
 
 def loss_metric(
     split: Split,
+    stride: int,
     backbone: Backbone,
     features: np.ndarray,
     distortion: Distortion,
@@ -30,7 +31,8 @@ def loss_metric(
     two patches do together is left out.
 
     Args:
-      split: the cut; a patch is what one place of the latent is made of.
+      split: the cut.
+      stride: side of a patch: what one position of the latent is made of.
       backbone: the frozen network.
       features: float [N, H, W, Cin], some of the training's.
       distortion: the weights of the loss.
@@ -44,33 +46,36 @@ def loss_metric(
     Source: Martens 2020, New insights and perspectives on the natural gradient method, for the
     Fisher information as the curvature of the answers.
     """
-    k = split.spec.stride
-    inputs = split.shape[-1] * k * k
+    inputs = split.shape[-1] * stride**2
     metric = np.eye(inputs) * distortion.features / (np.prod(split.shape) * scale)
     for weight, temperature in (
         (distortion.distillation, distortion.temperature),
         (distortion.labels, 1.0),
     ):
         if weight:
-            found = _fisher(split, backbone, features, temperature, key)
+            found = _fisher(split, stride, backbone, features, temperature, key)
             metric += weight / 2 * found
     return metric
 
 
 def _fisher(
-    split: Split, backbone: Backbone, features: np.ndarray, temperature: float, key: jax.Array
+    split: Split,
+    k: int,
+    backbone: Backbone,
+    features: np.ndarray,
+    temperature: float,
+    key: jax.Array,
 ) -> np.ndarray:
     """The mean outer product of a patch's gradients, of answers at a temperature: [n, n]."""
-    k = split.spec.stride
     inputs = split.shape[-1] * k * k
 
     @jax.jit
     def slopes(variables: jax.Array, x: jax.Array, key: jax.Array) -> jax.Array:
         def drawn(x: jax.Array) -> jax.Array:
-            answers = jax.nn.log_softmax(split.tail(variables, x) / temperature)
-            given = jax.random.categorical(key, jax.lax.stop_gradient(answers))
-            # As distillation does: times the temperature's square, of which this is the root.
-            return temperature * jnp.take_along_axis(answers, given[:, None], axis=1).sum()
+            outputs = split.tail(variables, x)
+            likelihood = split.task.sampled_log_likelihood(outputs, key, temperature)
+            # Distillation has a factor of the temperature's square: this is its root.
+            return temperature * likelihood.sum()
 
         return jax.grad(drawn)(x)
 

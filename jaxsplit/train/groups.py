@@ -1,4 +1,4 @@
-"""Rates of several forms behind one head: units of one form are a group with one program."""
+"""Groups of rates: rates whose units have one architecture share a program."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsplit import entropy, networks
+from jaxsplit import networks
+from jaxsplit.data import Preprocessing
+from jaxsplit.networks import Variables
 from jaxsplit.split import Split, make_split
+from jaxsplit.train.losses import needs_teacher
+from jaxsplit.train.records import Batch, CurveConstants, RateConstants
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import (
     Phase,
@@ -22,15 +26,15 @@ from jaxsplit.train.step import (
     make_step,
     rate_constants,
 )
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units import UnitSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Rates whose units have one form.
+    """Rates whose units have one architecture.
 
     Attributes:
-      split: the cut with that form.
+      split: the cut with that unit.
       rates: at least one.
       places: of the rates in the curve.
     """
@@ -43,16 +47,16 @@ class Group:
 def make_groups(
     backbone: networks.Backbone,
     cut: str,
-    spec: BottleneckSpec,
+    spec: UnitSpec,
     rates: Sequence[Rate],
     axis_name: str | None = None,
 ) -> tuple[Group, ...]:
-    """The rates by the form of their units, `spec` where a rate has none of its own.
+    """Groups rates by their units, `spec` where a rate has none of its own.
 
     Raises:
       ConfigError: there is no such cut, or a unit doesn't fit there.
     """
-    places: dict[BottleneckSpec, list[int]] = {}
+    places: dict[UnitSpec, list[int]] = {}
     for place, rate in enumerate(rates):
         places.setdefault(rate.spec or spec, []).append(place)
     return tuple(
@@ -90,8 +94,8 @@ def init_groups(
     )
 
 
-def group_constants(groups: Sequence[Group], seed: int) -> tuple[dict[str, jax.Array], ...]:
-    """Lambdas and noise keys, which the step takes as its constants' "groups"."""
+def group_constants(groups: Sequence[Group], seed: int) -> tuple[RateConstants, ...]:
+    """Returns lambdas and noise keys of every group, `CurveConstants.groups`."""
     return tuple(rate_constants(group.rates, seed) for group in groups)
 
 
@@ -99,71 +103,78 @@ def make_curve_step(
     groups: Sequence[Group],
     phase: Phase,
     optimizer: optax.GradientTransformation,
-    preprocessing: Any,
+    preprocessing: Preprocessing,
     *,
+    batching: str = "vmap",
     compute_dtype: str = "float32",
-    **options: Any,
-) -> Callable[[CurveState, Any, Any], tuple[CurveState, dict[str, jax.Array]]]:
-    """The training step of all rates, to be mapped over `parallel.AXIS`.
+    ema: float = 0.0,
+) -> Callable[[CurveState, Batch, CurveConstants], tuple[CurveState, dict[str, jax.Array]]]:
+    """Returns the training step of all rates, to be mapped over `parallel.AXIS`.
 
     Args:
       groups: the rates, with splits whose axis name is `parallel.AXIS`.
-      phase, optimizer, compute_dtype, options: as of `make_step`.
+      phase, optimizer, batching, compute_dtype, ema: as in `make_step`.
       preprocessing: the backbone's, for batches of images.
 
     Returns:
-      step(state, batch, constants) → (state, metrics). A batch is as of `make_step`, or has image
-      uint8 [B, h, w, c] in place of features and teacher: then the head runs here, once for all
-      rates. Where heads learn it has the images anyway, and best beside the frozen one's features.
-      constants: as of `make_step`, but groups as of `group_constants`. Metrics are [R].
+      step(state, batch, constants) → (state, metrics). The batch has features and teacher, or
+      images: then the head runs here, once for all rates. Where heads learn it has images anyway,
+      and best the frozen head's features too. Metrics are [R].
     """
     steps = [
-        make_step(group.split, phase, optimizer, compute_dtype=compute_dtype, **options)
+        make_step(
+            group.split,
+            phase,
+            optimizer,
+            batching=batching,
+            compute_dtype=compute_dtype,
+            ema=ema,
+        )
         for group in groups
     ]
     order = np.argsort([place for group in groups for place in group.places])
     split = groups[0].split  # head and tail are the cut's, whatever the unit
 
-    def seen(batch: Any, backbone: Any) -> dict[str, Any]:
-        pixels = preprocessing.normalise(batch["image"]).astype(compute_dtype)
-        if "features" in batch:
-            return {"pixels": pixels}
+    def with_head(batch: Batch, backbone: Variables) -> Batch:
+        pixels = preprocessing.normalise(batch.images).astype(compute_dtype)
+        if batch.features is not None:
+            return dataclasses.replace(batch, pixels=pixels)
         frozen = cast_params(backbone, compute_dtype)
         features = jax.lax.stop_gradient(split.head(frozen, pixels))
         teacher = None
-        if phase.distortion.distillation:
-            teacher = jax.lax.stop_gradient(split.tail(frozen, features)).astype(jnp.float32)
-        return {"features": features, "teacher": teacher, "pixels": pixels}
+        if needs_teacher(phase.distortion):
+            outputs = jax.lax.stop_gradient(split.tail(frozen, features))
+            teacher = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
+        return dataclasses.replace(batch, features=features, teacher=teacher, pixels=pixels)
 
-    def step(state: CurveState, batch: Any, constants: Any) -> tuple[CurveState, Any]:
-        if "image" in batch:
-            batch = {**batch, **seen(batch, constants["backbone"])}
-        shared = {name: value for name, value in constants.items() if name != "groups"}
+    def step(state: CurveState, batch: Batch, constants: CurveConstants) -> tuple[CurveState, Any]:
+        if batch.images is not None:
+            batch = with_head(batch, constants.backbone)
         states, metrics = [], []
-        for run, one, own in zip(steps, state.groups, constants["groups"], strict=True):
-            one, said = run(one, batch, {**shared, **own})
+        for run, one, rates in zip(steps, state.groups, constants.groups, strict=True):
+            one, measured = run(one, batch, constants.of(rates))
             states.append(one)
-            metrics.append(said)
+            metrics.append(measured)
         joined = jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *metrics)
         return CurveState(tuple(states)), joined
 
     return step
 
 
-def with_best_offsets(forms: Sequence[Group], state: CurveState) -> CurveState:
-    """The state with every channel rounding where it costs the fewest bits under its prior.
+def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
+    """Returns the state with every channel rounding where it costs the fewest bits.
 
-    Latents that a ReLU holds at zero or above round around zero, where most of them lie.
+    Args:
+      groups: the rates.
+      state: on the host.
     """
-    groups = []
-    for form, group in zip(forms, state.groups, strict=True):
-        if form.split.spec.latent_activation == "relu":
-            groups.append(group)
-            continue
-        prior = jax.tree.map(np.asarray, group.result["params"]["prior"])
+    states = []
+    for group, old in zip(groups, state.groups, strict=True):
+        units = jax.tree.map(np.asarray, old.result)
         offsets = [
-            entropy.rounding_offsets(jax.tree.map(lambda x, i=i: x[i], prior))
-            for i in range(len(group.offsets))
+            group.split.units.best_offsets(jax.tree.map(lambda x, i=i: x[i], units))
+            for i in range(len(group.rates))
         ]
-        groups.append(dataclasses.replace(group, offsets=np.stack(offsets)))
-    return CurveState(tuple(groups))
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *offsets)
+        states.append(dataclasses.replace(old, offsets=stacked))
+    return CurveState(tuple(states))

@@ -1,47 +1,45 @@
-"""The frozen head run over the examples of a training: part by part, or over a sample."""
+"""The frozen head over the examples of a training: part by part for a cache, or over a sample."""
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import data
-from jaxsplit.data.pipeline import Batch, reader, stream
+from jaxsplit.data.pipeline import ImageBatch, reader, stream
 from jaxsplit.errors import ConfigError
-from jaxsplit.io.array_cache import Tell
-from jaxsplit.networks import Backbone
-from jaxsplit.networks.inference import batch_size
-from jaxsplit.split import Split
+from jaxsplit.io.log import Tell
+from jaxsplit.networks import Backbone, Features
+from jaxsplit.networks.inference import batch_size, head_program, pad_rows
+from jaxsplit.train.examples import FeatureCache
 
 _SAMPLE_BYTES = 2**28
 _SECONDS_BETWEEN_REPORTS = 10
 
 
 def run_parts(
-    split: Split,
     backbone: Backbone,
+    cuts: tuple[str, ...],
     source: data.Source,
     views: data.Views,
     dtype: str,
     tell: Tell,
     parts: Sequence[int] | None,
-) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Computes parts of a cache.
 
     Args:
-      split, backbone, source, views, dtype, tell: as of `features.compute`.
+      backbone, cuts, source, views, dtype, tell: as in `features.compute`.
       parts: which; None for all. Part `k · V + v` is the k-th run of images in view v of V: a run
         is decoded once for all of its views.
 
     Yields:
-      The part, its first row, and its rows: features [n, H, W, Cin], teacher [n, K], label [n].
+      The part, its first row, and its rows: "features" (cut → arrays [n, …]), "teacher", "label".
 
     Raises:
       ConfigError: the features are too large for their dtype, or not finite.
@@ -51,12 +49,15 @@ def run_parts(
     runs = sorted({part // len(views) for part in wanted})
     read, threads = reader(source, backbone.preprocessing)
 
-    def fetch(i: int) -> Batch:
+    def fetch(i: int) -> ImageBatch:
         first = runs[i] * size
         return read(np.arange(first, min(first + size, count)))
 
-    tell(f"computing features at {split.cut}: {len(wanted)} parts of up to {size} images")
-    program = _program(split, backbone.preprocessing, teacher=True)
+    where = cuts[0] if len(cuts) == 1 else f"{len(cuts)} cuts"
+    tell(f"computing features at {where}: {len(wanted)} parts of up to {size} images")
+    program = head_program(
+        backbone.network, cuts, backbone.preprocessing, outputs=True, precision=None
+    )
     variables = jax.device_put(backbone.variables)  # once: not with every batch
     begun = reported = time.monotonic()
     done = 0
@@ -64,11 +65,16 @@ def run_parts(
         for view in range(len(views)):
             if (part := i * len(views) + view) not in wanted:
                 continue
-            images = views.apply(batch["image"], batch["index"], np.full(len(batch["index"]), view))
-            x, logits = program(variables, _padded(images, size))
+            index = batch["index"]
+            images = views.apply(batch["image"], index, np.full(len(index), view))
+            features, outputs = program(variables, pad_rows(images, size))
+            rows = len(images)
             values = {
-                "features": _as_dtype(np.asarray(x)[: len(images)], dtype),
-                "teacher": np.asarray(logits)[: len(images)],
+                "features": {
+                    cut: jax.tree.map(lambda x, n=rows: _as_dtype(np.asarray(x)[:n], dtype), tree)
+                    for cut, tree in features.items()
+                },
+                "teacher": jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], outputs),
                 "label": batch["label"],
             }
             yield part, view * count + i * size, values
@@ -77,22 +83,6 @@ def run_parts(
                 reported = time.monotonic()
                 left = (reported - begun) / done * (len(wanted) - done)
                 tell(f"features: {done} of {len(wanted)} parts, {left:.0f} s left")
-
-
-@functools.lru_cache(maxsize=8)
-def _program(split: Split, preprocessing: data.Preprocessing, *, teacher: bool) -> Any:
-    @jax.jit
-    def run(variables: Any, images: jax.Array) -> Any:
-        x = split.head(variables, preprocessing.normalise(images))
-        return (x, split.tail(variables, x)) if teacher else x
-
-    return run
-
-
-def _padded(images: np.ndarray, size: int) -> jax.Array:
-    padded = np.zeros((size, *images.shape[1:]), images.dtype)
-    padded[: len(images)] = images
-    return jnp.asarray(padded)
 
 
 def _as_dtype(features: np.ndarray, dtype: str) -> np.ndarray:
@@ -109,7 +99,7 @@ def _as_dtype(features: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def sample_rows(shape: tuple[int, ...], views: int = 1) -> np.ndarray:
-    """Evenly spread rows: some 1000 to 2000, of 256 MiB in float32 at most.
+    """Returns evenly spread rows: some 1000 to 2000, of 256 MiB in float32 at most.
 
     Of several views, one after the other, each begins one image later than the one before it: with
     the same images of all of them, most would be in none.
@@ -120,24 +110,35 @@ def sample_rows(shape: tuple[int, ...], views: int = 1) -> np.ndarray:
     return np.concatenate(spread)
 
 
-def mean_square(sample: np.ndarray) -> float:
-    """The scale that squared errors of features are measured in."""
-    return float(np.square(sample).mean())
+def mean_square(sample: Features) -> Any:
+    """Returns the mean square of each array: the scale that feature errors are relative to."""
+    return jax.tree.map(lambda x: float(np.square(x).mean()), sample)
+
+
+def sample_of(cache: FeatureCache, views: int) -> Features:
+    """Returns float32 features of some of the examples, `views` of each image."""
+    return jax.tree.map(
+        lambda x: np.asarray(x[sample_rows(x.shape, views)], np.float32), cache.features
+    )
 
 
 def sampled_features(
-    split: Split, backbone: Backbone, source: data.Source, views: data.Views
-) -> np.ndarray:
-    """The rows that `sample_rows` would take of a cache of the same examples, float32."""
-    examples = sample_rows((len(source) * len(views), *split.shape), len(views))
+    backbone: Backbone, cut: str, source: data.Source, views: data.Views
+) -> Features:
+    """Returns the rows that `sample_of` would take of a cache of the same examples, float32."""
+    shapes = jax.tree.leaves(backbone.feature_shapes[cut])
+    largest = max((tensor.shape for tensor in shapes), key=math.prod)
+    examples = sample_rows((len(source) * len(views), *largest), len(views))
     numbers, view = examples % len(source), examples // len(source)
     read, _ = reader(source, backbone.preprocessing)
     size = batch_size(backbone.preprocessing.input_shape)
-    program = _program(split, backbone.preprocessing, teacher=False)
+    program = head_program(backbone.network, (cut,), backbone.preprocessing, precision=None)
     variables = jax.device_put(backbone.variables)
     sample = []
     for first in range(0, len(examples), size):
         chosen = slice(first, first + size)
         images = views.apply(read(numbers[chosen])["image"], numbers[chosen], view[chosen])
-        sample.append(np.asarray(program(variables, _padded(images, size)))[: len(images)])
-    return np.concatenate(sample)
+        features = program(variables, pad_rows(images, size))[0][cut]
+        rows = len(images)
+        sample.append(jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], features))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *sample)

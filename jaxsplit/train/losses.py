@@ -1,24 +1,27 @@
-"""Rate, distortion and their sum: per image, in bits and nats, all of it jittable."""
+"""The rate–distortion loss: bits of an image, its distortion, and what a distortion is made of."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxsplit.errors import ConfigError
+from jaxsplit.networks import Features
+from jaxsplit.tasks import Outputs, Targets, Task
 
-__all__ = ["Distortion", "cross_entropy", "distillation", "feature_error", "rate"]
+__all__ = ["Distortion", "DistortionInputs", "DistortionLoss", "feature_error", "rate"]
 
 
-def rate(bits: jax.Array) -> jax.Array:
-    """Bits of each image: the sum over its latent.
+def rate(bits: Any) -> jax.Array:
+    """Sums the bits of each image.
 
     Args:
-      bits: of every element, float [B, h, w, C].
+      bits: of every element, float [B, …], or a tree of such arrays.
 
     Returns:
       float [B].
@@ -26,77 +29,82 @@ def rate(bits: jax.Array) -> jax.Array:
     >>> rate(jnp.full((2, 3, 3, 4), 0.5)).tolist()
     [18.0, 18.0]
     """
-    return bits.sum(axis=(1, 2, 3))
+    sums = [x.sum(axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(bits)]
+    return functools.reduce(jnp.add, sums)
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """-log softmax(logits)[label], in nats.
-
-    Args:
-      logits: float [B, K].
-      labels: true classes, int [B].
-
-    Returns:
-      float [B], at least 0.
-
-    >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
-    >>> f"{cross_entropy(logits, jnp.array([0])).item():.4f}"
-    '0.6931'
-    """
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def distillation(logits: jax.Array, teacher: jax.Array, temperature: float = 1.0) -> jax.Array:
-    """T² · KL(softmax(teacher / T) ‖ softmax(logits / T)), in nats; no labels are needed.
+def feature_error(reconstruction: Features, features: Features, scale: Any) -> jax.Array:
+    """Computes the mean squared error at the cut, relative to `scale`.
 
     Args:
-      logits: through the unit, float [B, K].
-      teacher: of the uncut network, float [B, K].
-      temperature: T; above 1 the unlikely classes count for more.
-
-    Returns:
-      float [B], zero exactly where both agree.
-
-    >>> teacher = jnp.array([[2.0, 0.0], [2.0, 0.0]])
-    >>> logits = jnp.array([[3.0, 1.0], [0.0, 2.0]])  # the same answer, and the other one
-    >>> [f"{nats:.3f}" for nats in distillation(logits, teacher).tolist()]
-    ['0.000', '1.523']
-
-    Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2.
-    """
-    log_p = jax.nn.log_softmax(teacher / temperature)
-    log_q = jax.nn.log_softmax(logits / temperature)
-    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-
-
-def feature_error(
-    reconstruction: jax.Array, features: jax.Array, scale: jax.Array | float
-) -> jax.Array:
-    """Mean squared error at the cut over `scale`: two of [B, H, W, C] → [B].
-
-    Args:
-      reconstruction: behind the unit.
+      reconstruction: behind the unit, float [B, …], or a tree of such arrays.
       features: before it.
-      scale: mean square of the features over the training set, which makes the error relative.
+      scale: mean square of the features over the training set: a number for each array.
 
     Returns:
-      float [B]: 0 where nothing was lost, 1 where the reconstruction is all zeros and the features
-      are of the usual size.
+      float [B], the mean over arrays: 0 where nothing was lost, 1 where the reconstruction is all
+      zeros and the features have their usual size.
 
     >>> features = jnp.full((1, 2, 2, 3), 4.0)
     >>> feature_error(features + 1, features, scale=16.0).tolist()
     [0.0625]
     """
-    return jnp.square(reconstruction - features).mean(axis=(1, 2, 3)) / scale
+
+    def relative(y: jax.Array, x: jax.Array, mean_square: jax.Array) -> jax.Array:
+        return jnp.square(y - x).mean(axis=tuple(range(1, x.ndim))) / mean_square
+
+    errors = jax.tree.leaves(jax.tree.map(relative, reconstruction, features, scale))
+    return errors[0] if len(errors) == 1 else functools.reduce(jnp.add, errors) / len(errors)
+
+
+class DistortionInputs(NamedTuple):
+    """What a distortion may look at, of a batch of B images.
+
+    Attributes:
+      reconstruction, features: at the cut, behind and before the unit, float [B, …].
+      outputs: of the tail behind the unit; None where the distortion needs no tail.
+      teacher: outputs of the unsplit network.
+      targets: of the images, such as labels int [B].
+      scale: mean square of the features, see `feature_error`.
+      task: what outputs mean.
+    """
+
+    reconstruction: Features
+    features: Features
+    outputs: Outputs | None
+    teacher: Outputs
+    targets: Targets
+    scale: Any
+    task: Task
+
+
+class DistortionLoss(Protocol):
+    """A distortion: a `Distortion`, or a hashable callable of your own.
+
+    `needs_tail = False` on it saves the tail's run where `outputs` are not looked at.
+    """
+
+    def __call__(self, seen: DistortionInputs) -> jax.Array:
+        """Returns the distortion of each image, float [B]."""
+
+
+def needs_tail(distortion: DistortionLoss) -> bool:
+    """Returns whether the tail must run to compute a distortion; unknown ones do."""
+    return getattr(distortion, "needs_tail", True)
+
+
+def needs_teacher(distortion: DistortionLoss) -> bool:
+    """Returns whether a distortion compares with the unsplit network; unknown ones do."""
+    return getattr(distortion, "needs_teacher", True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """How much of each distortion is in the loss: rate–distortion = distortion + lambda · bits.
+    """The weight of each distortion in the loss: distortion + lambda · bits.
 
     Attributes:
-      labels: weight of `cross_entropy`.
-      distillation: weight of `distillation`.
+      labels: weight of the task's loss against targets, such as cross-entropy.
+      distillation: weight of the task's distillation from the unsplit network.
       features: weight of `feature_error`. Alone it needs no tail, which makes a step fast.
       temperature: of the distillation.
 
@@ -124,33 +132,27 @@ class Distortion:
         """Whether the tail must run to compute it."""
         return self.labels > 0 or self.distillation > 0
 
-    def __call__(
-        self,
-        *,
-        reconstruction: jax.Array,
-        features: jax.Array,
-        logits: jax.Array | None,
-        teacher: jax.Array,
-        labels: jax.Array,
-        scale: jax.Array | float,
-    ) -> jax.Array:
-        """The weighted sum of each image.
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it compares with the unsplit network's outputs."""
+        return self.distillation > 0
+
+    def __call__(self, seen: DistortionInputs) -> jax.Array:
+        """Computes the weighted sum of each image.
 
         Args:
-          reconstruction, features: at the cut, float [B, H, W, Cin], behind and before the unit.
-          logits: of the tail behind the unit, float [B, K]; None where `needs_tail` is False.
-          teacher: logits of the uncut network, float [B, K].
-          labels: true classes, int [B].
-          scale: what the features' error is divided by, as of `feature_error`.
+          seen: with outputs where `needs_tail`, unless the tail's share is added elsewhere.
 
         Returns:
-          float [B], in nats where the tail's answers count.
+          float [B], in nats as far as it is of outputs.
         """
-        total = jnp.zeros(features.shape[:1])
+        total = jnp.zeros(jax.tree.leaves(seen.features)[0].shape[:1])
         if self.features:
-            total += self.features * feature_error(reconstruction, features, scale)
-        if logits is not None and self.distillation:
-            total += self.distillation * distillation(logits, teacher, self.temperature)
-        if logits is not None and self.labels:
-            total += self.labels * cross_entropy(logits, labels)
+            error = feature_error(seen.reconstruction, seen.features, seen.scale)
+            total += self.features * error
+        if seen.outputs is not None and self.distillation:
+            lost = seen.task.distillation(seen.outputs, seen.teacher, self.temperature)
+            total += self.distillation * lost
+        if seen.outputs is not None and self.labels:
+            total += self.labels * seen.task.loss(seen.outputs, seen.targets)
         return total

@@ -123,6 +123,13 @@ def parallel_step(
     return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=(0,))
 
 
+def parallel_function(
+    function: Callable[[Any, Any], Any], devices: list[jax.Device]
+) -> Callable[[Any, Any], Any]:
+    """Maps `function(batch, constants)` over devices: `constants` as from `replicate`."""
+    return jax.pmap(function, axis_name=AXIS, devices=devices)
+
+
 def make_sums(
     function: Callable[[Any, Any], dict[str, jax.Array]],
     devices: list[jax.Device] | None = None,

@@ -26,7 +26,7 @@ from jaxsplit.train.fisher import loss_metric, patches
 from jaxsplit.train.groups import Group
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.state import CurveState
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units import BottleneckSpec, UnitSpec
 
 _EPSILON = 1e-5  # of the unit's batch normalisation
 _FINEST = 1e-3  # least step, beside the features' root mean square
@@ -34,13 +34,21 @@ _FLATTEST = 1e-6  # least eigenvalue of a metric, beside their mean
 _LOGISTIC_STD = math.pi / math.sqrt(3)  # of a logistic density of scale 1
 
 
-def check_principal(spec: BottleneckSpec) -> None:
-    """Refuses a form of unit that can't begin so.
+def check_principal(spec: UnitSpec) -> BottleneckSpec:
+    """Refuses a unit that can't begin as principal components.
+
+    Args:
+      spec: of a rate.
+
+    Returns:
+      The same.
 
     Raises:
-      ConfigError: patches overlap or leave gaps, a stage is not linear, or the depthwise filters
-        are fewer or more than a patch has places.
+      ConfigError: it is no `BottleneckSpec`, patches overlap or leave gaps, a stage is not linear,
+        or the depthwise filters are fewer or more than a patch has positions.
     """
+    if not isinstance(spec, BottleneckSpec):
+        raise ConfigError(f"start='principal' is for a BottleneckSpec; got {spec}")
     k = spec.kernel
     sides = (spec.stride, k, spec.padding, *spec.decoder_form, spec.multiplier)
     linear = spec.activation == spec.latent_activation == "none"
@@ -50,6 +58,7 @@ def check_principal(spec: BottleneckSpec) -> None:
             "0, multipliers the kernel's square, activation and latent_activation none; got "
             f"{spec}"
         )
+    return spec
 
 
 def best_step(lmbda: float, price: float, scale: float) -> float:
@@ -91,9 +100,8 @@ def principal_unit(
     Raises:
       ConfigError: as of `check_principal`, or there are more channels than components.
     """
-    spec, k = split.spec, split.spec.kernel
-    check_principal(spec)
-    channels = spec.channels
+    spec = check_principal(split.spec)
+    k, channels = spec.kernel, spec.channels
     inputs = split.shape[-1] * k * k
     if channels > inputs:
         raise ConfigError(f"{channels} channels of {inputs} components at {split.cut}")
@@ -210,7 +218,8 @@ def with_principal_units(
     """
     begun, key = [], jax.random.key(seed)
     for group, old in zip(groups, state.groups, strict=True):
-        metric = loss_metric(group.split, backbone, features, distortion, scale, key)
+        stride = check_principal(group.split.spec).stride
+        metric = loss_metric(group.split, stride, backbone, features, distortion, scale, key)
         price = float(np.trace(metric)) / len(metric)
         units = [
             principal_unit(group.split, features, best_step(rate.lmbda, price, scale), key, metric)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import RateFamily
+from jaxsplit.io.log import Tell
 from jaxsplit.networks import Backbone
 from jaxsplit.train import loop
 from jaxsplit.train.config import CurveConfig
@@ -53,7 +54,7 @@ def train_family(
     phases: Sequence[Phase] | None = None,
     workdir: str | Path | None = None,
     progress: loop.Progress | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
     **options: Any,
 ) -> RateFamily:
     """Trains all rates of one cut in one run.
@@ -93,8 +94,7 @@ def train_family(
     if strange := sorted(set(specs or {}) - set(lambdas)):
         raise ConfigError(f"specs has {', '.join(strange)}; the rates are {', '.join(lambdas)}")
     if spec is None:
-        kernel, padding = (3, 1) if stride <= 2 else (stride, 0)
-        spec = BottleneckSpec(channels, stride, kernel, padding)
+        spec = BottleneckSpec.from_stride(channels, stride)
     rates = tuple(Rate(name, lmbda, (specs or {}).get(name)) for name, lmbda in lambdas.items())
     try:
         config = CurveConfig(

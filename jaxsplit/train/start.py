@@ -13,6 +13,7 @@ from jaxsplit import networks
 from jaxsplit.train import optimizer
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.groups import Group, group_constants, init_groups
+from jaxsplit.train.records import CurveConstants
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import cast_params
 from jaxsplit.train.trainable import NETWORK, learning_blocks
@@ -41,19 +42,18 @@ def first_state(
 
 
 def make_constants(
-    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group], scale: float
-) -> dict[str, Any]:
-    """The constants of `make_curve_step`.
+    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group], scale: Any
+) -> CurveConstants:
+    """Returns the constants of `make_curve_step`.
 
     Args:
       config, backbone, groups: as of `first_state`.
       scale: of the features, as of `FeatureCache`.
     """
     frozen = jax.tree.map(jnp.asarray, backbone.fold().variables)
-    constants = {
-        "backbone": cast_params(frozen, config.compute_dtype),
-        "scale": jnp.asarray(scale, jnp.float32),
-        "groups": group_constants(groups, config.seed),
-    }
-    own = {} if config.trainable == "unit" else {"network": backbone.variables}
-    return constants | own
+    return CurveConstants(
+        backbone=cast_params(frozen, config.compute_dtype),
+        scale=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scale),
+        groups=group_constants(groups, config.seed),
+        network=None if config.trainable == "unit" else backbone.variables,
+    )

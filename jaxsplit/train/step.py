@@ -6,19 +6,20 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsplit import ops
 from jaxsplit.errors import ConfigError
-from jaxsplit.split import Split
+from jaxsplit.networks import Features
+from jaxsplit.split import Offsets, Split
 from jaxsplit.train import losses, parallel
+from jaxsplit.train.records import Batch, Constants, RateConstants
 from jaxsplit.train.state import TrainState
 from jaxsplit.train.trainable import NETWORK, rate_features, rate_network
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units import UnitSpec
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
 BATCHINGS = ("auto", "vmap", "map", "unroll")
@@ -32,7 +33,7 @@ class Rate:
     Attributes:
       rate_id: its name.
       lmbda: distortion per bit.
-      spec: form of its unit; None: the curve's.
+      spec: its unit; None: the curve's.
 
     >>> Rate("r1", 1e-3).lmbda
     0.001
@@ -40,7 +41,7 @@ class Rate:
 
     rate_id: str
     lmbda: float
-    spec: BottleneckSpec | None = None
+    spec: UnitSpec | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.lmbda < math.inf:
@@ -49,11 +50,12 @@ class Rate:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A stretch of the training with one distortion.
+    """A phase of the training with one distortion.
 
     Attributes:
       steps: its length.
-      distortion: what is weighed against the bits.
+      distortion: what is weighed against the bits: a `Distortion` or a callable of your own, see
+        `losses.DistortionLoss`.
       quantization: what the decoder sees: "noise", or "round" with straight-through gradients,
         around the offsets that are best for the prior when the phase begins; the family keeps
         them. The bits are always those of the noisy latent.
@@ -63,7 +65,7 @@ class Phase:
     """
 
     steps: int
-    distortion: losses.Distortion
+    distortion: losses.DistortionLoss
     quantization: str = "noise"
 
     def __post_init__(self) -> None:
@@ -73,14 +75,12 @@ class Phase:
             raise ConfigError(f"a phase has {self.steps} steps; expected 0 or more")
 
 
-def rate_constants(rates: tuple[Rate, ...], seed: int) -> dict[str, jax.Array]:
-    """Per rate: lambda, and a noise key that depends on the rate's name and not on its place."""
+def rate_constants(rates: tuple[Rate, ...], seed: int) -> RateConstants:
+    """Returns lambdas, and noise keys that depend on a rate's name and not on its position."""
     base = jax.random.key(seed)
     keys = [jax.random.fold_in(base, zlib.crc32(rate.rate_id.encode())) for rate in rates]
-    return {
-        "lmbda": jnp.asarray([rate.lmbda for rate in rates], jnp.float32),
-        "key": jnp.stack(keys),
-    }
+    lmbda = jnp.asarray([rate.lmbda for rate in rates], jnp.float32)
+    return RateConstants(lmbda, jnp.stack(keys))
 
 
 def init_state(
@@ -100,7 +100,7 @@ def init_state(
     variables = jax.jit(dataclasses.replace(split, axis_name=None).init)(jax.random.key(seed))
     if blocks:
         variables = {**variables, "params": {**variables["params"], NETWORK: blocks}}
-    one = TrainState.create(variables, optimizer, jnp.zeros(split.spec.channels), ema)
+    one = TrainState.create(variables, optimizer, split.units.zero_offsets(), ema)
     stacked = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), one)
     return dataclasses.replace(stacked, step=one.step)
 
@@ -147,7 +147,7 @@ def make_step(
     batching: str = "vmap",
     compute_dtype: str = "float32",
     ema: float = 0.0,
-) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, Batch, Constants], tuple[TrainState, dict[str, jax.Array]]]:
     """The training step of rates of one form, to be mapped over `parallel.AXIS`.
 
     Args:
@@ -161,30 +161,30 @@ def make_step(
         where the state has none.
 
     Returns:
-      step(state, batch, constants) → (state, metrics). batch: features [B, H, W, Cin], teacher
-      [B, K], label [B], index [B], and pixels [B, h, w, c] where heads learn; constants: backbone
-      (variables), lmbda [R], key [R], scale, and network as of `rate_network` where it learns.
-      Metrics are means over the batch, [R]: loss, bits, distortion, top1 (against the labels).
+      step(state, batch, constants) → (state, metrics). The batch has features and teacher, and
+      pixels where heads learn; `constants.rates` are of these rates. Metrics are means over the
+      batch, [R]: loss, bits, distortion, and the task's against the targets.
 
-      Where a batch has slopes, for every rate the gradient [B, H, W, Cin] of each image's
-      distortion behind the tail by what `make_reconstruct` gives, the step runs no tail: it takes
-      the distortion for linear, which has the same gradient. The metrics then lack its value.
+      Where a batch has slopes, the step runs no tail: it takes the distortion behind the tail for
+      linear, which has the same gradient. The metrics then lack its value.
     """
     loss = _make_loss(split, phase, compute_dtype)
 
-    def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, Any]:
+    def step(state: TrainState, batch: Batch, constants: Constants) -> tuple[TrainState, Any]:
         def one_rate(
-            params: Any, stats: Any, offsets: jax.Array, lmbda: jax.Array, key: Any, slopes: Any
+            params: Any, stats: Any, offsets: Offsets, lmbda: jax.Array, key: Any, slopes: Any
         ) -> Any:
             key = jax.random.fold_in(key, state.step)
             return jax.value_and_grad(loss, has_aux=True)(
                 params, stats, offsets, lmbda, key, slopes, batch, constants
             )
 
-        slopes = jnp.stack(batch["slopes"]) if "slopes" in batch else None
+        slopes = None
+        if batch.slopes is not None:
+            slopes = jax.tree.map(lambda *rates: jnp.stack(rates), *batch.slopes)
         rates = (state.params, state.batch_stats, state.offsets)
         (_, (batch_stats, metrics)), grads = over_rates(one_rate, batching)(
-            *rates, constants["lmbda"], constants["key"], slopes
+            *rates, constants.rates.lmbda, constants.rates.key, slopes
         )
         grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
         updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
@@ -204,69 +204,83 @@ def make_step(
 
 def make_reconstruct(
     split: Split, phase: Phase, *, batching: str = "vmap", compute_dtype: str = "float32"
-) -> Callable[[TrainState, Any, Any], tuple[jax.Array, ...]]:
-    """What the tail would be given in a step of `make_step`, whose arguments these are.
+) -> Callable[[TrainState, Batch, Constants], tuple[Features, ...]]:
+    """Returns a function that gives what the tail would see in a step of `make_step`.
+
+    Args:
+      split, phase, batching, compute_dtype: as in `make_step`.
 
     Returns:
-      reconstruct(state, batch, constants) → for every rate float32 [B, H, W, Cin], with the noise
-      or the rounding that a step from this state with this batch has.
+      reconstruct(state, batch, constants) → for every rate features float32 [B, …], with the
+      noise or the rounding of a step from this state with this batch.
     """
     forward = _make_forward(split, phase, compute_dtype)
 
-    def reconstruct(state: TrainState, batch: Any, constants: Any) -> tuple[jax.Array, ...]:
-        def one_rate(params: Any, stats: Any, offsets: jax.Array, key: jax.Array) -> jax.Array:
+    def reconstruct(state: TrainState, batch: Batch, constants: Constants) -> tuple[Features, ...]:
+        def one_rate(params: Any, stats: Any, offsets: Offsets, key: jax.Array) -> Features:
             key = jax.random.fold_in(key, state.step)
-            seen, *_ = forward(params, stats, offsets, key, batch, constants)
-            return seen.astype(jnp.float32)
+            return forward(params, stats, offsets, key, batch, constants).reconstruction
 
-        rates = (state.params, state.batch_stats, state.offsets, constants["key"])
-        return tuple(over_rates(one_rate, batching)(*rates))
+        rates = (state.params, state.batch_stats, state.offsets, constants.rates.key)
+        seen = over_rates(one_rate, batching)(*rates)
+        return tuple(
+            jax.tree.map(lambda x, i=i: x[i], seen) for i in range(len(constants.rates.key))
+        )
 
     return reconstruct
 
 
-def _make_forward(split: Split, phase: Phase, dtype: str) -> Callable[..., Any]:
-    """(params, batch_stats, offsets, key, batch, constants) of one rate.
+class _Forward(NamedTuple):
+    """What one rate makes of a batch.
 
-    Returns the reconstruction, bits [B], new statistics, and the network, both as `dtype`.
+    Attributes:
+      seen: features as the tail gets them, in the dtype of the arithmetic.
+      reconstruction: the same in float32.
+      bits: float [B].
+      stats: new batch statistics.
+      network: variables of the network, in the dtype of the arithmetic.
     """
+
+    seen: Features
+    reconstruction: Features
+    bits: jax.Array
+    stats: Any
+    network: Any
+
+
+def _make_forward(split: Split, phase: Phase, dtype: str) -> Callable[..., _Forward]:
+    """(params, batch_stats, offsets, key, batch, constants) of one rate → `_Forward`."""
+
+    def cast(tree: Any, to: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(to), tree)
 
     def forward(
         params: Any,
         batch_stats: Any,
-        offsets: jax.Array,
+        offsets: Offsets,
         key: jax.Array,
-        batch: Any,
-        constants: Any,
-    ) -> tuple[jax.Array, jax.Array, Any, Any]:
+        batch: Batch,
+        constants: Constants,
+    ) -> _Forward:
         exact = {"params": params, "batch_stats": batch_stats}
         unit = cast_params(exact, dtype)
         network = cast_params(rate_network(split, params, constants), dtype)
-        seen = rate_features(split, params, network, batch).astype(dtype)
-        latent, encoder = split.unit.apply(
-            unit, seen, True, method="encode", mutable=["batch_stats"]
-        )
-        latent = latent.astype(jnp.float32)
+        features = cast(rate_features(split, params, network, batch), dtype)
+        latents, stats = split.units.encode_train(unit, features, split.axis_name)
+        latents = cast(latents, jnp.float32)
         # The key knows the example, not the device: n devices draw the noise of one.
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
-        noisy = jax.vmap(ops.add_uniform_noise)(latent, keys)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch.index)
+        noisy = split.add_noise(latents, keys)
         bits = losses.rate(split.bits(exact, noisy))
-        shift = offsets.reshape(1, 1, 1, -1)
         quantized = (
             noisy
             if phase.quantization == "noise"
-            else ops.round_straight_through(latent - shift) + shift
+            else split.round(latents, offsets, straight_through=True)
         )
-        reconstruction, decoder = split.unit.apply(
-            unit, quantized.astype(dtype), True, method="decode", mutable=["batch_stats"]
+        seen, stats = split.units.decode_train(
+            {**unit, "batch_stats": stats}, cast(quantized, dtype), split.axis_name
         )
-        stats = batch_stats
-        if split.spec.batch_norm:
-            stats = {
-                "encoder": encoder["batch_stats"]["encoder"],
-                "decoder": decoder["batch_stats"]["decoder"],
-            }
-        return reconstruction, bits, stats, network
+        return _Forward(seen, cast(seen, jnp.float32), bits, stats, network)
 
     return forward
 
@@ -278,33 +292,41 @@ def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., tuple[ja
     def loss(
         params: Any,
         batch_stats: Any,
-        offsets: jax.Array,
+        offsets: Offsets,
         lmbda: jax.Array,
         key: jax.Array,
-        slopes: jax.Array | None,
-        batch: Any,
-        constants: Any,
+        slopes: Features | None,
+        batch: Batch,
+        constants: Constants,
     ) -> tuple[jax.Array, Any]:
-        seen, bits, stats, network = forward(params, batch_stats, offsets, key, batch, constants)
-        reconstruction = seen.astype(jnp.float32)
-        logits = None
-        if phase.distortion.needs_tail and slopes is None:
-            logits = split.tail(network, seen).astype(jnp.float32)
+        made = forward(params, batch_stats, offsets, key, batch, constants)
+        outputs = None
+        if losses.needs_tail(phase.distortion) and slopes is None:
+            outputs = split.tail(made.network, made.seen)
+            outputs = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
         distortion = phase.distortion(
-            reconstruction=reconstruction,
-            features=batch["features"].astype(jnp.float32),
-            logits=logits,
-            teacher=batch["teacher"],
-            labels=batch["label"],
-            scale=constants["scale"],
+            losses.DistortionInputs(
+                reconstruction=made.reconstruction,
+                features=jax.tree.map(lambda x: x.astype(jnp.float32), batch.features),
+                outputs=outputs,
+                teacher=batch.teacher,
+                targets=batch.targets,
+                scale=constants.scale,
+                task=split.task,
+            )
         )
         if slopes is not None:
-            moved = reconstruction - jax.lax.stop_gradient(reconstruction)  # zero, but learns
-            distortion += (slopes * moved).sum(axis=(1, 2, 3))
-        value = jnp.mean(distortion + lmbda * bits)
-        metrics = {"loss": value, "bits": bits.mean(), "distortion": distortion.mean()}
-        if logits is not None:
-            metrics["top1"] = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
-        return value, (stats, metrics)
+            distortion += losses.rate(jax.tree.map(_linear, slopes, made.reconstruction))
+        value = jnp.mean(distortion + lmbda * made.bits)
+        metrics = {"loss": value, "bits": made.bits.mean(), "distortion": distortion.mean()}
+        if outputs is not None:
+            measured = split.task.measure(outputs, batch.targets)
+            metrics |= {name: jnp.mean(x) for name, x in measured.items()}
+        return value, (made.stats, metrics)
 
     return loss
+
+
+def _linear(slope: jax.Array, x: jax.Array) -> jax.Array:
+    """A value of 0 whose gradient by x is the slope."""
+    return slope * (x - jax.lax.stop_gradient(x))

@@ -1,4 +1,4 @@
-"""What learns with a unit: nothing else, the tail behind it, or the whole network.
+"""Selects the trainable parameters: unit, unit and tail, or all.
 
 A rate's parameters hold what learns. Where blocks of the network are among them, they begin as the
 frozen ones, belong to that rate alone, and are checkpointed, averaged and evaluated with its unit.
@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.networks.layers import fold_normalization
+from jaxsplit.errors import ConfigError
+from jaxsplit.networks import Features, LinenNetwork, Variables
 from jaxsplit.split import Split
+from jaxsplit.train.records import Batch, Constants
 
 TRAINABLE = ("unit", "tail", "all")
 #: Under this name, beside encoder, decoder and prior, a rate's parameters hold its own blocks.
@@ -29,8 +31,10 @@ def learning_blocks(split: Split, params: dict[str, Any], trainable: str) -> dic
       params: of the network, block by block.
       trainable: of `TRAINABLE`: no block, those behind the cut, or all.
     """
-    names = split.module.endpoints()
-    first = {"unit": len(names), "tail": names.index(split.cut) + 1, "all": 0}[trainable]
+    if trainable == "unit":
+        return {}
+    names = _endpoints(split)
+    first = {"tail": names.index(split.cut) + 1, "all": 0}[trainable]
     blocks = [name.replace(".", "_") for name in names[first:]]
     return {block: params[block] for block in blocks if block in params}
 
@@ -40,33 +44,46 @@ def with_blocks(variables: dict[str, Any], blocks: dict[str, Any]) -> dict[str, 
     return {**variables, "params": {**variables["params"], **blocks}}
 
 
-def rate_network(split: Split, params: Any, constants: Any) -> Any:
-    """The network that a rate sees, as `split.module` takes it.
+def rate_network(split: Split, params: Any, constants: Constants) -> Variables:
+    """Returns the variables of the network that a rate sees.
 
     Args:
       split: the cut.
       params: of the rate.
-      constants: "backbone", the variables of the frozen network, and "network", those before any
-        folding, where blocks of it learn.
+      constants: with `network` where blocks of it learn.
     """
     if NETWORK not in params:
-        return constants["backbone"]
-    variables = with_blocks(constants["network"], params[NETWORK])
-    if getattr(split.module, "folded", False) and "batch_stats" in variables:
-        return fold_normalization(variables, split.module.epsilon)
+        return constants.backbone
+    assert constants.network is not None
+    variables = with_blocks(constants.network, params[NETWORK])
+    if split.network.folded and "batch_stats" in variables:
+        return split.network.fold(variables)[1]
     return variables
 
 
-def rate_features(split: Split, params: Any, network: Any, batch: Any) -> jax.Array:
-    """What a rate's encoder is given, float [B, H, W, Cin]: by the frozen head, or by its own.
+def rate_features(split: Split, params: Any, network: Variables, batch: Batch) -> Features:
+    """Returns what a rate's encoder is given: by the frozen head, or by its own.
 
     Args:
       split: the cut.
       params: of the rate.
       network: of the rate, in the dtype of its arithmetic.
-      batch: features [B, H, W, Cin] of the frozen head; pixels, normalised, where heads learn.
+      batch: features of the frozen head; pixels where heads learn.
+
+    Returns:
+      Features float32 [B, …].
     """
-    first = split.module.endpoints()[0].replace(".", "_")
-    if first in params.get(NETWORK, ()):
-        return split.head(network, batch["pixels"])
-    return batch["features"].astype(jnp.float32)
+    learned = params.get(NETWORK, {})
+    if learned and _endpoints(split)[0].replace(".", "_") in learned:
+        assert batch.pixels is not None
+        return split.head(network, batch.pixels)
+    return jax.tree.map(lambda x: x.astype(jnp.float32), batch.features)
+
+
+def _endpoints(split: Split) -> tuple[str, ...]:
+    if not isinstance(split.network, LinenNetwork):
+        raise ConfigError(
+            f"{type(split.network).__name__}: only blocks of a Linen network can learn; expected "
+            "trainable 'unit'"
+        )
+    return tuple(split.network.module.endpoints())

@@ -1,1 +1,33 @@
-"""Bottleneck units: what stands at the cut, encoder on the device and decoder on the server."""
+"""Bottleneck units: what stands at a cut. The paper's unit, and the interface for others."""
+
+from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec
+from jaxsplit.units.unit import (
+    PerTensor,
+    Shape,
+    Unit,
+    UnitSpec,
+    Variables,
+    check_stored,
+    from_form,
+    per_tensor,
+    register,
+    spec_from_form,
+)
+from jaxsplit.units.unit_tree import Tensor, UnitTree
+
+__all__ = [
+    "Bottleneck",
+    "BottleneckSpec",
+    "PerTensor",
+    "Shape",
+    "Tensor",
+    "Unit",
+    "UnitSpec",
+    "UnitTree",
+    "Variables",
+    "check_stored",
+    "from_form",
+    "per_tensor",
+    "register",
+    "spec_from_form",
+]

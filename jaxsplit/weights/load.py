@@ -11,6 +11,7 @@ from pathlib import Path
 from jaxsplit import networks
 from jaxsplit.errors import WeightsError, did_you_mean
 from jaxsplit.networks import Backbone
+from jaxsplit.tasks import Classification
 from jaxsplit.weights import imagenet, name_maps
 from jaxsplit.weights.formats import format_of, read_tensors
 
@@ -162,10 +163,10 @@ def import_backbone(name: str, path: Path) -> Backbone:
         class_names = imagenet.class_names()
     return Backbone(
         name=name,
-        module=networks.create(name, classes),
+        network=networks.as_network(networks.create(name, classes)),
         variables=variables,
         preprocessing=imagenet.preprocessing(name),
-        class_names=class_names,
+        task=Classification(class_names),
         fingerprint=networks.fingerprint(variables),
         card={"imported": path.name},
     )

@@ -8,7 +8,7 @@ import pytest
 
 from jaxsplit import networks, ops
 from jaxsplit.cost import SplitCost, count_macs, count_params, split_cost
-from jaxsplit.cost.macs import as_it_runs
+from jaxsplit.cost.counting import as_it_runs
 from jaxsplit.data import Preprocessing
 from jaxsplit.ops import depthwise_conv, depthwise_conv_transpose, round_straight_through
 from jaxsplit.split import make_split

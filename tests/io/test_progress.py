@@ -22,22 +22,20 @@ def plain_text(text):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-class Clock:
-    """Goes on by so many seconds whenever it is looked at."""
-
-    def __init__(self, step):
-        self.now, self.step = 0.0, step
-
-    def monotonic(self):
-        self.now += self.step
-        return self.now
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of the progress alone: it stands until a test moves `now`, in seconds."""
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("jaxsplit.io.progress.time", clock)
+    return clock
 
 
 def test_a_pipe_gets_a_line_now_and_then(plain, capsys):
     with ProgressBar() as progress:
         for step in range(1, 1001):
             progress(step, 1000, METRICS)
-        progress.tell("evaluating r1")
+        progress.log("evaluating r1")
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
@@ -53,7 +51,7 @@ def test_a_terminal_gets_a_bar_with_the_time_left(plain, capsys, monkeypatch):
     with ProgressBar() as progress:
         for step in range(1, 11):
             progress(step, 10, METRICS)
-        progress.tell("evaluating r1")
+        progress.log("evaluating r1")
     out, err = capsys.readouterr()
     assert out == ""
     for text in ("training", "10/10", "bits 400/80  loss 0.25", "evaluating r1"):
@@ -65,8 +63,8 @@ def test_a_terminal_gets_a_bar_with_the_time_left(plain, capsys, monkeypatch):
 def test_a_terminal_may_have_no_training(plain, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     with ProgressBar() as progress:
-        progress.tell("evaluating r1")
-        progress.tell("evaluating r2")
+        progress.log("evaluating r1")
+        progress.log("evaluating r2")
     assert "evaluating r2" in capsys.readouterr().err
 
 
@@ -77,14 +75,10 @@ def test_every_rate_is_shown_where_they_are_few(plain, capsys):
     assert capsys.readouterr().err == "step 5/10  1234 images/s  bits 1…2  top1 0.5/0.25\n"
 
 
-def test_a_line_says_the_time_left(plain, capsys, monkeypatch):
-    seconds = iter([99.0, 100.0, 110.0, 190.0])  # the first is when the bar is made
-    clock = SimpleNamespace(monotonic=lambda: next(seconds))
-    monkeypatch.setattr("jaxsplit.io.progress.time", clock)  # not everybody's
+def test_a_line_says_the_time_left(plain, capsys, clock):
     with ProgressBar() as progress:
-        progress(50, 1000, METRICS)
-        progress(100, 1000, METRICS)  # 50 steps in 10 s
-        progress(1000, 1000, METRICS)
+        for clock.now, step in ((1, 50), (11, 100), (91, 1000)):  # 50 steps in 10 s
+            progress(step, 1000, METRICS)
     lines = capsys.readouterr().err.splitlines()
     assert [line.endswith("3:00 left") for line in lines] == [False, True, False]
 
@@ -113,7 +107,7 @@ def test_quiet_says_nothing_anywhere(plain, capsys, monkeypatch):
         monkeypatch.setenv("FORCE_COLOR", colour)
         with ProgressBar(quiet=True) as progress:
             progress(1, 1, METRICS)
-            progress.tell("evaluating r1")
+            progress.log("evaluating r1")
     assert capsys.readouterr() == ("", "")
 
 
@@ -154,12 +148,14 @@ def cell(monkeypatch):
     return SimpleNamespace(shown=shown, shell=shell)
 
 
-def test_a_cell_has_one_output_that_changes(plain, capsys, monkeypatch, cell):
-    monkeypatch.setattr("jaxsplit.io.progress.time", Clock(0.01))  # not everybody's
+def test_a_cell_has_one_output_that_changes(plain, capsys, clock, cell):
     with ProgressBar() as progress:
-        progress.tell("computing features")
+        progress.log("computing features")
         for step in range(1, 1001):
+            clock.now = step / 64
             progress(step, 1000, METRICS)
+            shown = 1 + 32 * ((step - 1) // 32)  # every half second, and at the end
+            assert f"step {1000 if step == 1000 else shown}/1000" in str(cell.shown)
     assert cell.shown == [{"text/plain": "step 1000/1000  bits 400/80  loss 0.25"}]
     del cell.shell.kernel  # IPython in a terminal
     with ProgressBar() as progress:
@@ -168,20 +164,22 @@ def test_a_cell_has_one_output_that_changes(plain, capsys, monkeypatch, cell):
     assert capsys.readouterr() == ("", "step 1/1  bits 400/80  loss 0.25\n")
 
 
-def test_what_stays_in_a_cell_is_no_longer_going_on(plain, monkeypatch, cell):
-    monkeypatch.setattr("jaxsplit.io.progress.time", Clock(15.0))
+def test_what_stays_in_a_cell_is_no_longer_going_on(plain, clock, cell):
     with ProgressBar() as progress:
-        progress.tell("evaluating r1", 0, 10)
-        progress.tell("evaluating r1", 5, 10)
+        progress.log("evaluating r1", 0, 10)
+        clock.now = 15
+        progress.log("evaluating r1", 5, 10)
         assert cell.shown == [{"text/plain": "evaluating r1: 5/10 images  0:15 left"}]
-        progress.tell("comparing with webp")
+        progress.log("comparing with webp")
+        clock.now = 60
     assert cell.shown == [{"text/plain": "done in 1:00"}]
     with ProgressBar() as progress:
         progress(10, 10, METRICS)
-        progress.tell("comparing with webp")
+        progress.log("comparing with webp")
+        clock.now += 45
     assert cell.shown[1] == {"text/plain": "step 10/10  bits 400/80  loss 0.25  done in 0:45"}
     progress = ProgressBar()
-    progress.tell("comparing with webp")
+    progress.log("comparing with webp")
     progress.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # it says where
     assert cell.shown[2] == {"text/plain": "comparing with webp"}
 
@@ -192,35 +190,33 @@ def test_a_terminal_counts_what_is_told_and_spins_beside_what_cannot_be_counted(
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
     with ProgressBar() as progress:
-        progress.tell("evaluating r1", 0, 1000)
-        progress.tell("evaluating r1", 1000, 1000)
-        progress.tell("comparing with jpeg")
-        progress.tell("stretch 1 of 3", 2.25, 15.0, "minutes")
+        progress.log("evaluating r1", 0, 1000)
+        progress.log("evaluating r1", 1000, 1000)
+        progress.log("comparing with jpeg")
+        progress.log("stretch 1 of 3", 2.25, 15.0, "minutes")
     out, err = capsys.readouterr()
     assert out == ""
     err = plain_text(err)
-    for text in (r"━+ 0/1000 images --:--", "1000/1000 images", r"━+ 2\.2/15 minutes"):
+    for text in (r"━+ 0/1000 images +0:00:00 --:--", "1000/1000 images", r"━+ 2\.2/15 minutes"):
         assert re.search(text, err), text
-    assert re.search(r"[⠋-⠿] comparing with jpeg 0:00:00", err)
+    assert re.search(r"[⠋-⠿] comparing with jpeg ━+ +0:00:00", err)
     assert "0/1 " not in err
 
 
 def test_results_stay_on_stdout_while_a_bar_is_shown(plain, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     with ProgressBar() as progress:
-        progress.tell("decoding", 0, 2)
+        progress.log("decoding", 0, 2)
         print("0  boot")
     assert capsys.readouterr().out == "0  boot\n"
 
 
 @pytest.mark.parametrize(("seconds", "lines"), [(0.1, 11), (0.5, 21)])
-def test_a_pipe_gets_a_line_now_and_then_of_what_is_told(
-    plain, capsys, monkeypatch, seconds, lines
-):
-    monkeypatch.setattr("jaxsplit.io.progress.time", Clock(seconds))  # not everybody's
+def test_a_pipe_gets_a_line_now_and_then_of_what_is_told(plain, capsys, clock, seconds, lines):
     with ProgressBar() as progress:
         for done in range(1001):
-            progress.tell("evaluating r1", done, 1000)
+            clock.now += seconds
+            progress.log("evaluating r1", done, 1000)
     found = capsys.readouterr().err.splitlines()
     assert found[0] == "evaluating r1"
     assert len(found) in (lines - 1, lines)
@@ -229,16 +225,17 @@ def test_a_pipe_gets_a_line_now_and_then_of_what_is_told(
     )
 
 
-def test_what_is_over_at_once_shows_nothing(plain, capsys, monkeypatch):
-    monkeypatch.setattr("jaxsplit.io.progress.time", Clock(0.5))
+def test_what_is_over_at_once_shows_nothing(plain, capsys, monkeypatch, clock):
     for colour in ("", "1"):
         monkeypatch.setenv("FORCE_COLOR", colour)
         with ProgressBar(after=2.0) as progress:
             for done in range(3):
-                progress.tell("encoding", done, 100)
+                clock.now += 0.5
+                progress.log("encoding", done, 100)
         assert capsys.readouterr().err == ""
     monkeypatch.setenv("FORCE_COLOR", "")
     with ProgressBar(after=2.0) as progress:
         for done in range(9):
-            progress.tell("encoding", done, 100)
+            clock.now += 0.5
+            progress.log("encoding", done, 100)
     assert capsys.readouterr().err == "encoding\n"

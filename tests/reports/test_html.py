@@ -67,8 +67,24 @@ def test_nothing_is_loaded_from_elsewhere():
     text = report(CURVE, "title")
     page = Page(text)
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.tags}
-    assert not any({"src", "href"} & set(attributes) for _, attributes in page.tags)
-    assert not re.search(r"url\(|@import|https?://", text)
+    for _, attributes in page.tags:
+        assert not {"src", "href"} & set(attributes)
+        assert attributes.get("xlink:href", "#").startswith("#")  # marks, defined in the page
+    assert not re.search(r"url\((?!#)|@import|https?://", text)
+
+
+def test_the_same_curve_gives_the_same_page():
+    assert report(CURVE, "title") == report(CURVE, "title")
+
+
+def test_the_plot_has_the_colours_of_the_page_and_its_text_as_text():
+    text = report(CURVE, "title")
+    svg = text[text.index("<svg") : text.index("</svg>")]
+    assert not re.search(r"#[0-9a-f]{6}\b", svg)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(re.findall(r"--(\w+):", style))
+    for words in ("bytes per image (mean, logarithmic)", "unsplit network, 93.65 %"):
+        assert f">{words}</text>" in svg
 
 
 def test_every_figure_is_there():
@@ -119,18 +135,18 @@ def test_names_are_text_and_not_markup():
 @pytest.mark.parametrize("interval", [(0.85, 0.90), (0.2, 0.999), (0.0, 1.0)])
 def test_every_dot_and_bar_lies_within_the_picture(interval):
     points = tuple(dataclasses.replace(point, top1_interval=interval) for point in POINTS)
-    for uncut in ((0.925, 0.946), interval):
-        curve = dataclasses.replace(CURVE, points=points, uncompressed_top1_interval=uncut)
-        tags = Page(report(curve, "title")).tags
-        circles = [a for tag, a in tags if tag == "circle"]
-        bars = [a for tag, a in tags if a.get("class") == "bar"]
-        assert len(circles) == len(bars) == (4 if min(interval + uncut) > 0.8 else 5)
-        heights = [float(circle["cy"]) for circle in circles]
-        heights += [float(bar[end]) for bar in bars for end in ("y1", "y2")]
-        [band] = [a for _, a in tags if a.get("class") == "band"]
-        heights += [float(band["y"]), float(band["y"]) + float(band["height"])]
-        assert all(20 <= height <= 464.05 for height in heights)
-        assert all(64 <= float(circle["cx"]) <= 936 for circle in circles)
+    for unsplit in ((0.925, 0.946), interval):
+        curve = dataclasses.replace(CURVE, points=points, uncompressed_top1_interval=unsplit)
+        text = report(curve, "title")
+        marks = [a for tag, a in Page(text).tags if tag == "use"]
+        dots = [mark for mark in marks if "fill: var(--rates)" in mark["style"]]
+        assert len(dots) == 3  # two, and the legend's
+        assert all(0 < float(dot["x"]) < 864 and 0 < float(dot["y"]) < 576 for dot in dots)
+        bars = re.findall(r'd="M \S+ (\S+) \nL \S+ (\S+) \n" .*--rates\); stroke-opacity', text)
+        assert len(bars) == 2
+        assert all(0 < float(end) < 576 for bar in bars for end in bar)
+        # The band is clipped where it is wider than the axes.
+        assert len(re.findall(r'clip-path="url\(#\w+\)" style="fill: var\(--grey\); op', text)) == 1
 
 
 def shot(page, picture, width, scheme):

@@ -84,7 +84,7 @@ def test_every_codec_has_its_own_colour_and_name(tmp_path, monkeypatch):
     codecs = {codec: _sweep(codec) for codec in ("jpeg", "webp", "avif")}
     axes = _axes(tmp_path, monkeypatch, _curve(), codecs)
     colours = {line.get_label(): line.get_color() for line in axes.lines}
-    whole = [f"{name} to the uncut network, whole files" for name in ("JPEG", "WebP", "AVIF")]
+    whole = [f"{name} to the unsplit network, whole files" for name in ("JPEG", "WebP", "AVIF")]
     assert len({colours[label] for label in whole}) == 3
     assert colours["AVIF without its header"] == colours[whole[2]]
 
@@ -134,7 +134,7 @@ def test_raw_size_is_marked_where_it_is_near(tmp_path, monkeypatch):
     far, right = texts(raw_bytes=150528)
     assert not any("raw" in text for text in far)
     assert right < 1000
-    assert {"r0", "r1", "r2", "uncut network, 92.50 %"} <= set(far)
+    assert {"r0", "r1", "r2", "unsplit network, 92.50 %"} <= set(far)
 
 
 @pytest.mark.parametrize("names", [("r0",), ("$r_{0$", "\\frac")])
@@ -154,9 +154,10 @@ def test_nothing_to_draw_is_refused(tmp_path):
 def test_import_is_light_and_drawing_leaves_pyplot_alone(tmp_path):
     program = f"""
 import sys
-from jaxsplit.evaluation import image_codecs, report
+from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.points import RatePoint
+from jaxsplit.reports import html
 from jaxsplit.reports.plot import plot_curve
 heavy = {{"jax", "flax", "matplotlib", "scipy"}} & set(sys.modules)
 assert not heavy, heavy

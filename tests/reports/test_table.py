@@ -61,8 +61,8 @@ def test_codecs_are_compared_at_equal_agreement_where_that_is_asked():
     assert rows["r0"][6:] == ["91.10", "290.8 (180.7)", "150.3 (30.5)"]
     assert rows["r1"][6:] == ["99.00", "n/a", "n/a"]
     assert rows["r2"][6:] == ["n/a", "n/a", "n/a"]  # of which nobody knows the agreement
-    assert rows["uncut"][6:] == ["100.00", "n/a", "n/a"]
-    assert "agrees as often with itself" in " ".join(text.split())
+    assert rows["unsplit"][6:] == ["100.00", "n/a", "n/a"]
+    assert "has the same agreement with itself" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= WIDTH
 
 
@@ -73,10 +73,10 @@ def test_every_figure_is_in_its_row():
     assert rows["r0"] == [*figures, "217.3 (173.5)", "150.3 (30.5)"]
     assert rows["r1"][1] == "1235"
     assert rows["r1"][-3:] == ["2.00", "290.8 (180.7)", "150.3 (30.5)"]
-    assert rows["uncut"] == ["", "784 raw", "", "", "", "92.50", "0.00", "n/a", "150.3 (30.5)"]
+    assert rows["unsplit"] == ["", "784 raw", "", "", "", "92.50", "0.00", "n/a", "150.3 (30.5)"]
 
 
-def test_a_rate_above_the_uncut_network_has_a_negative_drop_and_none_is_minus_zero():
+def test_a_rate_above_the_unsplit_network_has_a_negative_drop_and_none_is_minus_zero():
     curve = Curve(0.9, 2000, (_point(top1=0.9), _point("r1", 0.9025), _point("r2", 0.90000001)))
     rows = _rows(render(curve))
     assert [rows[name][6] for name in ("r0", "r1", "r2")] == ["0.00", "-0.25", "0.00"]
@@ -111,7 +111,7 @@ def test_text_is_ascii_within_its_width_whatever_the_name(rate_id, codecs):
     assert max(len(line) for line in text.splitlines()) <= WIDTH
     assert text == "\n".join(line.rstrip() for line in text.splitlines())
     first = "".join(re.findall(r"^\|([^|]*)\|", text, re.M)).replace(" ", "")
-    assert first == f"rate{rate_id}uncut"
+    assert first == f"rate{rate_id}unsplit"
     assert "150528 raw" in text
     assert re.search(r"31250 \(620\.5\)" if len(codecs) < 3 else r"31250 \|", text)
     assert "(620.5)" in text
@@ -150,7 +150,7 @@ def test_details_say_what_was_measured():
     figures = ["86.0-88.9", "99.10", "91.1 (89.8-92.3)", "31-74", "40.0", "5.2k", "70.0", "4.65M"]
     assert rows["r0"] == [*figures, "831 (3.0)"]
     assert rows["r1"] == ["n/a", "n/a", "100.0", *["n/a"] * 5, "10M"]
-    assert rows["uncut"][:2] == ["91.3-93.6", "99.80"]
+    assert rows["unsplit"][:2] == ["91.3-93.6", "99.80"]
 
 
 @pytest.mark.parametrize("rate_id", ["r0", "[/]", "a_rather_long_name_of_a_rate"])
@@ -162,4 +162,4 @@ def test_details_fit_their_width_too(rate_id):
     assert "1523-4820" in text
     assert "1.34M (12.3)" in text
     first = "".join(re.findall(r"^\|([^|]*)\|", text, re.M)).replace(" ", "")
-    assert first == f"rate{rate_id}uncut"
+    assert first == f"rate{rate_id}unsplit"

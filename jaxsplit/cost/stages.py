@@ -1,4 +1,4 @@
-"""What one cut with one unit costs."""
+"""Costs of a split: multiply-accumulates and parameters of its four stages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.cost.macs import as_it_runs, count_macs, count_params
+from jaxsplit import networks
+from jaxsplit.cost.counting import as_it_runs, count_macs, count_params
 from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
-from jaxsplit.units.bottleneck import fold_batch_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +19,11 @@ class SplitCost:
     """Multiply-accumulates of the four stages for one image, and their parameters.
 
     Attributes:
-      head, encoder, decoder, tail: multiply-accumulates, as of `count_macs`, of network and unit
-        with their batch normalisation folded, as they run.
-      head_params, encoder_params, decoder_params, tail_params: parameters, as of `count_params`;
-        the network's as it is stored, the unit's folded. The coding tables are none.
+      head, encoder, decoder, tail: multiply-accumulates (see `count_macs`) of network and unit
+        with batch normalisation folded, as in inference.
+      head_params, encoder_params, decoder_params, tail_params: parameters (see `count_params`), of
+        the network as stored and of the unit with batch normalisation folded. Coding tables don't
+        count.
 
     >>> cost = SplitCost(
     ...     head=100_000, encoder=20_000, decoder=20_000, tail=9_900_000,
@@ -63,19 +64,19 @@ class SplitCost:
 
     @property
     def device_share(self) -> float:
-        """What the device spends, head and encoder, as a share of the uncut network."""
+        """Multiply-accumulates of the device, as a share of the unsplit network's."""
         return self.device_macs / (self.head + self.tail)
 
 
 def split_cost(split: Split, backbone: Backbone) -> SplitCost:
-    """Counts the stages of a cut, batch normalisation folded as it is when they run.
+    """Counts the four stages of a split, with batch normalisation folded; nothing is run.
 
     Args:
-      split: of any cut and unit.
-      backbone: what was cut; its preprocessing says how large an image is.
+      split: any cut and unit.
+      backbone: the split network; its preprocessing gives the image size.
 
     Returns:
-      The counts; nothing is run.
+      The counts for one image.
 
     >>> from jaxsplit.units.bottleneck import BottleneckSpec
     >>> from jaxsplit.weights.load import load_backbone
@@ -87,24 +88,23 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     """
     key = jax.random.key(0)
     images = jnp.zeros((1, *backbone.preprocessing.input_shape))
-    features = jnp.zeros((1, *split.shape))
-    seen = jnp.zeros((1, *split.spec.output_size(*split.shape[:2]), split.shape[2]))
-    latent = jnp.zeros((1, *split.latent_shape))
-    folded = dataclasses.replace(split.spec, batch_norm=False)
-    plain = dataclasses.replace(split, spec=folded, axis_name=None)
-    unit = jax.eval_shape(lambda: fold_batch_norm(split.spec, split.init(key))[1])
+    fresh = jax.eval_shape(split.init, key)
+    units, unit = as_it_runs(split.units, fresh)
+    features = units.features(batch=1)
+    latents = jax.eval_shape(units.encode, unit, features)
+    seen = jax.eval_shape(units.decode, unit, latents)  # larger if a unit doesn't crop
 
-    def stages(cut: Split, variables: Any) -> dict[str, tuple[Any, ...]]:
+    def stages(network: networks.Network, variables: Any) -> dict[str, tuple[Any, ...]]:
+        cut = dataclasses.replace(split, network=network, units=units, axis_name=None)
         return {
             "head": (cut.head, variables, images),
             "encoder": (cut.encode, unit, features),
-            "decoder": (cut.decode, unit, latent),
-            "tail": (cut.tail, variables, seen),  # larger where the unit doesn't crop
+            "decoder": (cut.decode, unit, latents),
+            "tail": (cut.tail, variables, seen),
         }
 
-    module, arrays = as_it_runs(backbone.module, backbone.variables)
-    runs = stages(dataclasses.replace(plain, module=module), arrays)
+    runs = stages(*as_it_runs(backbone.network, backbone.variables))
     macs = {name: count_macs(*stage) for name, stage in runs.items()}
-    stored = stages(plain, backbone.variables)
+    stored = stages(backbone.network, backbone.variables)
     params = {f"{name}_params": count_params(*stage) for name, stage in stored.items()}
     return SplitCost(**macs, **params)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit.reports.search_report import plot_design, render
+from jaxsplit.reports.search import plot_design, render
 from jaxsplit.search import Candidate, Design
 from jaxsplit.search.pareto import Result, choose, front
 from jaxsplit.units.bottleneck import BottleneckSpec
@@ -44,8 +44,8 @@ def test_the_table_says_where_everything_loses_too_much(design):
     def said(most_drop):
         return " ".join(render(dataclasses.replace(design, most_drop=most_drop)).split())
 
-    assert "What loses more than 20 points of top-1 is left out." in said(0.2)
-    assert "All that was found loses more than 0.1 points of top-1" in said(0.001)
+    assert "Results that lose more than 20 percentage points of top-1 are left out." in said(0.2)
+    assert "All results lose more than 0.1 percentage points of top-1" in said(0.001)
 
 
 def test_the_picture_is_reproducible(design, tmp_path):

@@ -1,4 +1,4 @@
-"""What units of a grid cost for features of one shape."""
+"""Costs of units for features of one shape."""
 
 from __future__ import annotations
 
@@ -11,29 +11,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.cost.jaxpr import flatten, value_of
-from jaxsplit.cost.macs import count_macs, program_macs
+from jaxsplit.cost.counting import count_macs, program_macs
 from jaxsplit.cost.memory import peak_bytes
 from jaxsplit.entropy import FactorizedPrior
-from jaxsplit.errors import ConfigError
-from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec, fold_batch_norm, unit_shapes
-
-Shape = tuple[int, int, int]
+from jaxsplit.units import BottleneckSpec, Shape
 
 
 @dataclasses.dataclass(frozen=True)
 class UnitPlan:
-    """A unit that could stand at a cut.
+    """Costs of a unit at a cut, for one image.
 
     Attributes:
-      spec: its form.
-      latent_shape: (h, w, C) of one image's latent.
-      encoder_macs, decoder_macs: multiply-accumulates for one image, as of `count_macs`, its batch
-        normalisation folded as it is when it runs.
-      encoder_params, decoder_params: learned numbers, the normalisation's scales and biases too.
-      stored_bytes: of the float32 arrays that a family stores for a rate beside its coding tables:
-        these parameters, the running moments and the prior.
-      encoder_peak_bytes: of activations, as of `memory.peak_bytes`.
+      spec: its architecture.
+      latent_shape: (h, w, C) of the latent.
+      encoder_macs, decoder_macs: multiply-accumulates (see `count_macs`), with batch normalisation
+        folded as in inference.
+      encoder_params, decoder_params: parameters, with scales and biases of the normalisation.
+      stored_bytes: of the float32 arrays of a rate in a family, without coding tables: parameters,
+        running moments and prior.
+      encoder_peak_bytes: peak of the encoder's activations (see `memory.peak_bytes`).
 
     >>> unit = plan_unit(BottleneckSpec(channels=8), (14, 14, 32))
     >>> unit.latent_shape, unit.latent_symbols, unit.encoder_macs < unit.decoder_macs
@@ -51,48 +47,47 @@ class UnitPlan:
 
     @property
     def latent_symbols(self) -> int:
-        """Integers that are coded for one image."""
+        """Integers coded for one image."""
         return math.prod(self.latent_shape)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: all figures, and of the form what a grid varies."""
+        """Returns a dict for JSON: all counts, and the channels and stride of `spec`."""
         values = {"channels": self.spec.channels, "stride": self.spec.stride}
         values |= {key: value for key, value in vars(self).items() if key != "spec"}
         return {**values, "latent_symbols": self.latent_symbols}
 
 
 def grid_spec(channels: int, stride: int) -> BottleneckSpec:
-    """The form of a grid's unit: 3×3 kernels up to stride 2 and stride×stride ones above.
+    """Architecture of a unit of the grid: 3×3 kernels up to stride 2, stride×stride ones above.
 
     Args:
       channels: of the latent.
-      stride: of the depthwise convolutions, in pixels.
+      stride: of the depthwise convolutions, in positions of the features.
 
     Returns:
-      The form; all else is as `BottleneckSpec` has it.
+      The spec, with the defaults of `BottleneckSpec` elsewhere.
 
     Raises:
-      ConfigError: a number is none that a unit can have.
+      ConfigError: a number is invalid for a unit.
 
     >>> grid_spec(64, 2).latent_size(7, 7), grid_spec(64, 4).latent_size(8, 8)
     ((4, 4), (2, 2))
     """
-    kernel, padding = (3, 1) if stride <= 2 else (stride, 0)
-    return BottleneckSpec(channels, stride, kernel, padding)
+    return BottleneckSpec.from_stride(channels, stride)
 
 
 def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> list[UnitPlan]:
-    """The units of a grid that fit features of a shape: with a latent, and no wider than they.
+    """Plans the units of a grid that fit features of one shape (see `fits`).
 
     Args:
       shape: (H, W, Cin).
       channels, strides: the grid.
 
     Returns:
-      The units, by channels and then by stride; none where nothing fits.
+      The units, by channels and then by stride.
 
     Raises:
-      ConfigError: a number is none that a unit can have.
+      ConfigError: a number is invalid for a unit.
 
     >>> units = unit_grid((7, 7, 64), channels=(4, 16, 128), strides=(2, 8))
     >>> [unit.latent_shape for unit in units]
@@ -104,15 +99,15 @@ def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> 
 
 
 def fits(spec: BottleneckSpec, shape: Shape) -> bool:
-    """Whether a unit makes sense for features of a shape (H, W, Cin)."""
+    """Whether a unit has a latent for features (H, W, Cin), with no more channels than they."""
     return min(spec.latent_size(*shape[:2])) >= 1 and spec.channels <= shape[2]
 
 
 def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
-    """Traces a unit and counts what it costs; nothing is run.
+    """Counts the costs of a unit from its traces; nothing is run.
 
     Args:
-      spec: its form.
+      spec: its architecture.
       shape: (H, W, Cin) of the features.
 
     Returns:
@@ -124,24 +119,17 @@ def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
     >>> plan_unit(grid_spec(channels=8, stride=2), (14, 14, 32)).stored_bytes
     7392
     """
-    latent = (*spec.latent_size(*shape[:2]), spec.channels)
-    if min(latent) < 1:
-        raise ConfigError(f"features of {shape} are too small for {spec}")
-    arrays = _abstract(unit_shapes(spec, shape[2]))
-    folded = jax.eval_shape(lambda variables: fold_batch_norm(spec, variables)[1], arrays)
-    plain = Bottleneck(dataclasses.replace(spec, batch_norm=False), shape)
-
-    def encode(variables: Any, features: jax.Array) -> Any:
-        return plain.apply(variables, features, method="encode")
+    latent = spec.latent_shape(shape)
+    arrays = _abstract(spec.variable_shapes(shape))
+    folded = jax.eval_shape(lambda variables: spec.fold(variables)[1], arrays)
+    plain = dataclasses.replace(spec, batch_norm=False)
 
     def decode(variables: Any, z: jax.Array) -> Any:
-        return plain.apply(variables, z, method="decode")
+        return plain.decode(variables, z, shape)
 
     features = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    program = jax.make_jaxpr(encode)(folded, features).jaxpr
+    program = jax.make_jaxpr(plain.encode)(folded, features).jaxpr
     received = jax.ShapeDtypeStruct((1, *latent), jnp.float32)
-    values = [value_of(var.aval) for var in program.invars]
-    operations, (result,) = flatten(program, values)
     sizes = {part: _numbers(tree) for part, tree in arrays["params"].items()}
     return UnitPlan(
         spec,
@@ -151,7 +139,7 @@ def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
         sizes["encoder"],
         sizes["decoder"],
         4 * (_numbers(arrays) + _prior_numbers(spec.channels)),
-        peak_bytes(operations, values[-1], result),
+        peak_bytes(program),
     )
 
 

@@ -1,33 +1,37 @@
-"""Multiply-accumulates and parameters, counted from the traced program."""
+"""Multiply-accumulates and parameters, counted in a traced program."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 from jax.extend import core
 
-from jaxsplit.networks import fold_normalization
+from jaxsplit.networks import Network
+from jaxsplit.units import UnitTree
 
-# A nested program that is counted whole: its form also multiplies by zeros.
+# A nested program with a count of its own: its implementation also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"
 
 
-def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> int:
-    """Parameters that the result of `function(variables, *args)` depends on.
+_Folding = TypeVar("_Folding", bound=Network | UnitTree)
 
-    The numbers in those leaves of variables["params"] that the traced program uses; the running
-    moments of batch normalisation are none.
+
+def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> int:
+    """Counts the parameters that the result of `function(variables, *args)` depends on.
+
+    A leaf of variables["params"] counts whole if the traced program uses it, else not at all.
+    Running moments of batch normalisation don't count.
 
     Args:
-      function: anything jax can trace.
+      function: any function that JAX can trace.
       variables: {"params", …}.
-      *args: arrays, or shapes as of `jax.eval_shape`.
+      *args: arrays, or shapes as in `jax.eval_shape`.
 
     Returns:
-      Their number; an array counts whole or not at all.
+      The number of parameters.
 
     >>> import jax.numpy as jnp
     >>> variables = {"params": {"kernel": jnp.zeros((3, 5)), "elsewhere": jnp.zeros(7)}}
@@ -38,19 +42,20 @@ def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> in
 
 
 def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dict[str, int]:
-    """Path → size of the parameters that `count_params` counts."""
+    """Maps the path of each parameter that `count_params` counts to its size."""
     program = jax.make_jaxpr(function)(variables, *args).jaxpr
     used = _used(program, [True] * len(program.outvars))
     paths_and_leaves = jax.tree_util.tree_leaves_with_path(variables)
+    collections = isinstance(variables, Mapping) and "params" in variables
     return {
         jax.tree_util.keystr(path): math.prod(leaf.shape)
         for (path, leaf), is_used in zip(paths_and_leaves, used, strict=False)
-        if is_used and path[0].key == "params"
+        if is_used and (not collections or path[0].key == "params")
     }
 
 
-def _used(program: Any, wanted: Sequence[bool]) -> list[bool]:
-    """Which inputs of a traced program its wanted outputs depend on."""
+def _used(program: core.Jaxpr, wanted: Sequence[bool]) -> list[bool]:
+    """For each input of a program, whether its wanted outputs depend on it."""
     needed = {
         var
         for var, is_wanted in zip(program.outvars, wanted, strict=True)
@@ -71,36 +76,42 @@ def _used(program: Any, wanted: Sequence[bool]) -> list[bool]:
     return [var in needed for var in program.invars]
 
 
-def as_it_runs(module: Any, variables: Any) -> tuple[Any, Any]:
-    """A network and the shapes of its variables with batch normalisation folded.
+def as_it_runs(folding: _Folding, variables: Any) -> tuple[_Folding, Any]:
+    """Returns a network or units with batch normalisation folded, as in inference.
 
     Args:
-      module: of any Flax network; one that doesn't know `folded` stays as it is.
+      folding: has `fold(variables)`: a `Network` or a `UnitTree`.
       variables: its arrays, or their shapes.
 
     Returns:
-      The module and the variables, nothing of them computed.
+      What runs, and its variables as shapes.
     """
-    if getattr(module, "folded", True):
-        return module, variables
-    folded = jax.eval_shape(lambda x: fold_normalization(x, module.epsilon), variables)
-    return module.clone(folded=True), folded
+    found: list[Any] = []  # folding gives its own kind
+
+    def run(variables: Any) -> Any:
+        folded, arrays = folding.fold(variables)
+        found.append(folded)
+        return arrays
+
+    shapes = jax.eval_shape(run, variables)
+    return found[0], shapes
 
 
 def count_macs(function: Callable[..., Any], *args: Any) -> int:
-    """Multiply-accumulates of one call: of convolutions, matrix products and multiplications.
+    """Counts the multiply-accumulates of one call.
 
-    An elementwise multiplication counts as one, because depthwise convolutions are written as
-    shifted multiply-adds; so a little of normalisation counts too. Additions, comparisons and
-    divisions don't. In a transposed convolution every input meets every weight once, whatever the
-    form it runs in. Of the branches of a condition the dearest counts.
+    Convolutions, matrix products and elementwise multiplications count. The latter, because
+    depthwise convolutions are written as shifted multiply-adds; a few multiplications of
+    normalisation therefore count too. Additions, comparisons and divisions don't. In a transposed
+    convolution each input meets each weight once, whatever its implementation. The most expensive
+    branch of a condition counts.
 
     Args:
-      function: anything jax can trace.
-      *args: arrays, or shapes as of `jax.eval_shape`.
+      function: any function that JAX can trace.
+      *args: arrays, or shapes as in `jax.eval_shape`.
 
     Returns:
-      Their number, for all of a batch.
+      The count for the whole batch.
 
     >>> import jax.numpy as jnp
     >>> count_macs(jnp.matmul, jnp.zeros((2, 3)), jnp.zeros((3, 5)))
@@ -110,7 +121,7 @@ def count_macs(function: Callable[..., Any], *args: Any) -> int:
 
 
 def program_macs(jaxpr: Any) -> int:
-    """The multiply-accumulates of a program that is traced already, as of `count_macs`."""
+    """Counts the multiply-accumulates of a traced program, as `count_macs` does."""
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -118,7 +129,7 @@ def program_macs(jaxpr: Any) -> int:
         if name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             numbers = params["dimension_numbers"].rhs_spec
-            zeros = math.prod(params["lhs_dilation"])  # a transposed one's, between its inputs
+            zeros = math.prod(params["lhs_dilation"])  # between the inputs of a transposed one
             total += out * math.prod(kernel) // (kernel[numbers[0]] * zeros)
         elif name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
@@ -130,8 +141,8 @@ def program_macs(jaxpr: Any) -> int:
             x, kernel = (var.aval.shape for var in equation.invars)
             total += math.prod(x) * math.prod(kernel[-4:-2])
         elif name == "cond":
-            # One branch runs. Of forms for several platforms the plain one counts, which is the
-            # dearest: a network's count doesn't depend on tricks that save some.
+            # One branch runs. Of implementations for several platforms the plain one has the most
+            # products: a network's count is independent of algorithms that save some.
             total += max(program_macs(branch.jaxpr) for branch in params["branches"])
         else:
             repeats = params.get("length", 1) if name == "scan" else 1
@@ -140,7 +151,7 @@ def program_macs(jaxpr: Any) -> int:
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:
-    """The programs inside an equation: of a jitted call, a custom derivative or a loop."""
+    """The programs inside an equation: a jitted call, a custom derivative or a loop."""
     found = []
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

@@ -1,41 +1,37 @@
-"""What a search found, as a table and as a picture."""
+"""Reports of a search: its front as a table, and its candidates as a plot."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.text import Text
 
-from jaxsplit.io.files import write_whole
+from jaxsplit.reports.plot import GREY, new_figure, plain_numbers, write_png
 from jaxsplit.reports.table import amount, as_text, empty_table
 from jaxsplit.search import Design
 from jaxsplit.search.pareto import Result
 
-_INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
-_GREY = "#444444"
-_LEAST = 1.0  # bytes: what sends less is drawn there
+_LEAST = 1.0  # bytes: smaller sizes are plotted there
 
 
 def render(design: Design, chosen: Sequence[Result] = ()) -> str:
-    """The front as plain text, the fewest bytes first.
+    """Formats the front as plain text, by increasing bytes.
 
     Args:
       design: the search.
-      chosen: results to mark, such as those that are trained in full.
+      chosen: results to mark, such as those for a full training.
     """
-    columns = ["C, s", "lambda", "bytes", "top-1\n%", "drop in\npoints"]
+    columns = ["C, s", "lambda", "bytes", "top-1\n%", "drop\npp"]
     columns += ["device MACs\n(%)", "steps"]
-    drop = f"{100 * design.most_drop:g} points of top-1"
-    floor = f"What loses more than {drop} is left out."
+    drop = f"{100 * design.most_drop:g} percentage points of top-1"
+    floor = f"Results that lose more than {drop} are left out."
     if all(result.top1 < design.uncut_top1 - design.most_drop for result in design.front):
-        floor = f"All that was found loses more than {drop}: this comes nearest."
+        floor = f"All results lose more than {drop}: these lose least."
     note = (
-        f"Nothing found has fewer bytes, a better top-1 and fewer multiply-accumulates on the "
-        f"device at once. {floor} Bytes: what the priors charge. Images: {design.n_images}; the "
-        f"uncut network is right about {100 * design.uncut_top1:.2f} %. A star: the "
-        "configuration trains it in full."
+        f"The Pareto front of bytes, top-1 and multiply-accumulates on the device. {floor} Bytes: "
+        f"estimated by the priors. Images: {design.n_images}; top-1 of the unsplit network: "
+        f"{100 * design.uncut_top1:.2f} %. A star: the configuration trains it in full."
     )
     table = empty_table("The front of the search", columns, note, first="cut")
     for result in design.front:
@@ -56,26 +52,23 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
 
 
 def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ()) -> None:
-    """Draws top-1 over bytes, 1200 × 800 pixels: a colour for what the device computes.
+    """Plots top-1 over bytes, 1200 × 800 pixels; the colour shows the device's share of the MACs.
 
-    Every candidate is a small dot where it was last compared; those of the front are large. What
-    lies far below the front is left out.
+    Every candidate is a small dot at its last comparison; those of the front are large dots.
+    Results far below the front are left out.
 
     Args:
       path: PNG file to write; replaced atomically.
       design: the search.
-      chosen: results to ring and number, with their cut, form and lambda in the legend.
+      chosen: results to ring and number, with cut, channels, stride and lambda in the legend.
 
     Raises:
       ConfigError: the file can't be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure()
     axes = figure.add_subplot()
     axes.set_xscale("log")
     others = [result for result in design.results if result not in design.front]
@@ -95,7 +88,7 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     figure.colorbar(dots, ax=axes, label="multiply-accumulates on the device (% of the network)")
     for number, result in enumerate(chosen, 1):
         one, place = result.candidate, (max(result.bytes_per_image, _LEAST), 100 * result.top1)
-        axes.plot(*place, "o", markersize=14, fillstyle="none", color=_GREY)
+        axes.plot(*place, "o", markersize=14, fillstyle="none", color=GREY)
         axes.annotate(
             str(number),
             place,
@@ -110,11 +103,11 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
         title = "chosen: cut, channels, stride, lambda"
         figure.legend(title=title, fontsize=10, ncols=4, handlelength=0, loc="outside lower center")
     uncut = 100 * design.uncut_top1
-    axes.axhline(uncut, color=_GREY, linewidth=1.4, zorder=1)
-    text, beside = f"uncut network, {uncut:.2f} %", axes.get_yaxis_transform()
-    axes.text(0.008, uncut, text, color=_GREY, fontsize=11, va="bottom", transform=beside)
+    axes.axhline(uncut, color=GREY, linewidth=1.4, zorder=1)
+    text, beside = f"unsplit network, {uncut:.2f} %", axes.get_yaxis_transform()
+    axes.text(0.008, uncut, text, color=GREY, fontsize=11, va="bottom", transform=beside)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(plain_numbers))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("bytes an image (estimated, logarithmic)", fontsize=12)
     axes.set_ylabel("top-1 accuracy (%)", fontsize=12)
@@ -124,6 +117,4 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     axes.set_ylim(low - 0.3 * (uncut - low) - 1, uncut + 0.1 * (uncut - low) + 1)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
-    write_whole(Path(path), drawn.getvalue())
+    write_png(path, figure)

@@ -5,9 +5,8 @@ from PIL import Image
 
 from jaxsplit import networks
 from jaxsplit.cost import Link, make_plan
-from jaxsplit.cost.link import option
-from jaxsplit.cost.over_link import compare
-from jaxsplit.reports import plan_plot, plan_table
+from jaxsplit.cost.link import compare, option
+from jaxsplit.reports import plan as report
 
 
 @pytest.fixture(scope="module")
@@ -32,36 +31,36 @@ def rows(text, title):
 
 
 def test_the_tables_have_every_cut_and_fit_a_terminal(plan, comparison):
-    text = plan_table.render(plan, comparison, 196)
+    text = report.render(plan, comparison, 196)
     assert text.isascii()
     assert max(map(len, text.splitlines())) <= 110
     names = [cut.cut for cut in plan.cuts]
-    for title in ("Cuts of res$et", "A unit for every cut", "What an image takes"):
+    for title in ("Cuts of res$et", "A unit for every cut", "Latency of an image"):
         found = [row[0] for row in rows(text, title) if row[0] != "cut"]
         assert found[: len(names)] == names
-    times = {row[0]: row for row in rows(text, "What an image takes")}
+    times = {row[0]: row for row in rows(text, "Latency of an image")}
     assert {"all on the device", "image sent"} <= set(times)
     assert times["image sent"][3] == "784"
     (trained,) = (row for row in rows(text, "Trained rates") if "r1" in row[0])
     assert trained[:3] == ["family [r1]", "stage1.block1", "92.05"]
     assert trained[5] == "61"
     assert f"fastest cut: {comparison.best_cut.cut}" in text
-    for absent in ("What an image takes", "fastest cut", "Trained rates"):
-        assert absent not in plan_table.render(plan)
+    for absent in ("Latency of an image", "fastest cut", "Trained rates"):
+        assert absent not in report.render(plan)
 
 
 def test_all_units_of_a_cut_are_shown(plan, comparison):
     cut = plan["stage1.block1"]
-    found = rows(plan_table.render_units(cut, comparison) + "\nend", "Units at stage1.block1")
+    found = rows(report.render_units(cut, comparison) + "\nend", "Units at stage1.block1")
     assert [row[0] for row in found if "," in row[0] and row[0] != "C, s"] == [
         f"{unit.spec.channels}, {unit.spec.stride}" for unit in cut.units
     ]
-    assert max(map(len, plan_table.render_units(cut).splitlines())) <= 110
+    assert max(map(len, report.render_units(cut).splitlines())) <= 110
 
 
 def test_the_picture_is_reproducible_and_shows_the_link(plan, comparison, tmp_path):
     for name, timed in (("one", comparison), ("again", comparison), ("plain", None)):
-        plan_plot.plot_plan(tmp_path / f"{name}.png", plan, timed, 196)
+        report.plot_plan(tmp_path / f"{name}.png", plan, timed, 196)
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.size == (1200, 800)
     one, again, plain = ((tmp_path / f"{n}.png").read_bytes() for n in ("one", "again", "plain"))

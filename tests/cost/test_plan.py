@@ -74,14 +74,8 @@ def test_the_published_table_comes_out(resnet50, cut):
         assert (unit.encoder_params, unit.decoder_params) == PARAMS[cut]
 
 
-def test_published_fields_and_parameters(resnet50):
-    """ResNet-50 with its strides in the 3×3 convolutions; 25,557,032 parameters."""
-    plan = resnet50[0]
-    assert plan.params == 25_557_032
-    fields = [plan[cut].receptive_field for cut in ("stem", "stage1.block3", "stage4.block3")]
-    assert fields == [(11, 11), (35, 35), (427, 427)]
-    small = make_plan(networks.create("resnet18", 10), (64, 64, 3), channels=(4,), strides=(2,))
-    assert small["stage4.block2"].receptive_field == (435, 435)
+def test_published_parameters(resnet50):
+    assert resnet50[0].params == 25_557_032
 
 
 def test_segments_add_up_to_every_head_and_tail():
@@ -160,7 +154,6 @@ def test_any_network_with_endpoints_is_planned():
     assert first.device_macs == 10 * 12 * 9 * 3 * 3
     assert second.device_macs == 2 * first.device_macs
     assert (first.device_params, first.server_params) == (block, block + dense)
-    assert second.receptive_field == (5, 5)
 
 
 def test_images_that_do_not_fit_are_refused():

@@ -1,0 +1,261 @@
+"""The interface of a frozen network: a head before each cut, and a tail behind it."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxsplit.errors import ConfigError
+from jaxsplit.networks.layers import fold_normalization
+from jaxsplit.tasks import Outputs
+
+#: Whatever crosses a cut: one array [B, H, W, C], tokens [B, N, D], or a dictionary of several.
+Features = Any
+#: The network's arrays, such as {"params", "batch_stats"}.
+Variables = Any
+
+
+class Network(abc.ABC):
+    """A frozen network that can be cut, as pure functions of its variables.
+
+    A network is a value: hashable, and the key of compiled programs. Three methods are to be
+    written; `tail(head(images))` must equal the unsplit network at every cut, and all that the tail
+    needs must cross: it sees the features and nothing else.
+    """
+
+    @abc.abstractmethod
+    def cuts(self) -> tuple[str, ...]:
+        """Returns the names of the cuts, from the image to the outputs."""
+
+    @abc.abstractmethod
+    def head(self, variables: Variables, images: jax.Array, cut: str) -> Features:
+        """Runs the network up to a cut.
+
+        Args:
+          variables: the network's arrays.
+          images: normalised, float [B, h, w, c].
+          cut: one of `cuts()`.
+
+        Returns:
+          The features there: an array [B, …], or a dictionary of several.
+        """
+
+    @abc.abstractmethod
+    def tail(self, variables: Variables, features: Features, cut: str) -> Outputs:
+        """Runs the network behind a cut.
+
+        Args:
+          variables: the network's arrays.
+          features: as `head` gives them.
+          cut: one of `cuts()`.
+
+        Returns:
+          The outputs, arrays [B, …]: logits [B, K] of a classifier.
+        """
+
+    def __call__(self, variables: Variables, images: jax.Array) -> Outputs:
+        """Runs the unsplit network.
+
+        Args:
+          variables: the network's arrays.
+          images: normalised, float [B, h, w, c].
+
+        Returns:
+          The outputs, arrays [B, …].
+        """
+        return self.at_cuts(variables, images, self.cuts()[-1:])[1]
+
+    def at_cuts(
+        self, variables: Variables, images: jax.Array, cuts: Sequence[str]
+    ) -> tuple[dict[str, Features], Outputs]:
+        """Runs the unsplit network and returns what passes some cuts.
+
+        Args:
+          variables: the network's arrays.
+          images: normalised, float [B, h, w, c].
+          cuts: in the network's order.
+
+        Returns:
+          Cut → features, and the outputs.
+        """
+        features = {cut: self.head(variables, images, cut) for cut in cuts}
+        return features, self.tail(variables, features[cuts[-1]], cuts[-1])
+
+    def feature_shapes(self, variables: Variables, input_shape: tuple[int, ...]) -> dict[str, Any]:
+        """Returns the features of one image at every cut, without running anything.
+
+        Args:
+          variables: the network's arrays, or their shapes.
+          input_shape: (h, w, c) of one image.
+
+        Returns:
+          Cut → `jax.ShapeDtypeStruct`, or a tree of them, without the leading axis.
+
+        Raises:
+          ConfigError: there is no such image.
+        """
+        image = jax.ShapeDtypeStruct((1, *_checked(input_shape)), jnp.float32)
+
+        def run(variables: Variables, image: jax.Array) -> dict[str, Features]:
+            return self.at_cuts(variables, image, self.cuts())[0]
+
+        shapes = jax.eval_shape(run, variables, image)
+        return {cut: jax.tree.map(_of_one, shapes[cut]) for cut in self.cuts()}
+
+    def fold(self, variables: Variables) -> tuple[Self, Variables]:
+        """Folds batch normalisation into convolutions, where the network knows how."""
+        return self, variables
+
+    @property
+    def folded(self) -> bool:
+        """Whether `fold` was done; a part of what cached features depend on."""
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenNetwork(Network):
+    """A Linen module with named endpoints.
+
+    Attributes:
+      module: has `endpoints()`, the names of its parts in order, the outputs last, and takes
+        `(x, start=…, stop=…)`: x is the output of `start` (None: images), `stop` what is returned.
+
+    >>> from jaxsplit import networks
+    >>> network = networks.LinenNetwork(networks.create("resnet8_small", num_classes=10))
+    >>> network.cuts()
+    ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1')
+    """
+
+    module: Any  # Linen has no type for a module with these arguments
+
+    def cuts(self) -> tuple[str, ...]:
+        """Returns the endpoints but the last."""
+        return tuple(self.module.endpoints()[:-1])
+
+    def head(self, variables: Variables, images: jax.Array, cut: str) -> jax.Array:
+        """Runs the module up to an endpoint; see `Network.head`."""
+        return self.module.apply(variables, images, stop=cut)
+
+    def tail(self, variables: Variables, features: Features, cut: str) -> Outputs:
+        """Runs the module behind an endpoint; see `Network.tail`."""
+        return self.module.apply(variables, features, start=cut)
+
+    def __call__(self, variables: Variables, images: jax.Array) -> Outputs:
+        """Runs the module; see `Network`."""
+        return self.module.apply(variables, images)
+
+    def at_cuts(
+        self, variables: Variables, images: jax.Array, cuts: Sequence[str]
+    ) -> tuple[dict[str, Features], Outputs]:
+        """Runs every part once; see `Network.at_cuts`."""
+        x, start, features = images, None, {}
+        for stop in cuts:
+            x = self.module.apply(variables, x, start=start, stop=stop)
+            start = stop
+            features[stop] = x
+        return features, self.module.apply(variables, x, start=start)
+
+    def feature_shapes(self, variables: Variables, input_shape: tuple[int, ...]) -> dict[str, Any]:
+        """Traces the module once for all its copies; see `Network.feature_shapes`."""
+        return dict(_endpoint_features(self.module, _checked(input_shape)))
+
+    def fold(self, variables: Variables) -> tuple[LinenNetwork, Variables]:
+        """Folds the batch normalisation of a module that knows `folded`; see `Network.fold`."""
+        if not hasattr(self.module, "folded") or "batch_stats" not in variables:
+            return self, variables
+        folded = fold_normalization(variables, self.module.epsilon)
+        return LinenNetwork(self.module.clone(folded=True)), folded
+
+    @property
+    def folded(self) -> bool:
+        """Whether the module's batch normalisation is folded."""
+        return getattr(self.module, "folded", False)
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionNetwork(Network):
+    """A network as two functions: an NNX or Equinox model, or cuts through skip connections.
+
+    Attributes:
+      head_function: (variables, images, cut) → features; see `Network.head`.
+      tail_function: (variables, features, cut) → outputs; see `Network.tail`.
+      names: of the cuts, in order.
+
+    >>> def head(variables, images, cut):
+    ...     return {"low": images[:, ::2, ::2], "mean": images.mean(axis=(1, 2))}
+    >>> def tail(variables, features, cut):
+    ...     return features["mean"] @ variables["w"] + features["low"].mean()
+    >>> network = FunctionNetwork(head, tail, ("middle",))
+    >>> network({"w": jnp.ones((3, 10))}, jnp.ones((2, 8, 8, 3))).shape
+    (2, 10)
+    """
+
+    head_function: Callable[[Variables, jax.Array, str], Features]
+    tail_function: Callable[[Variables, Features, str], Outputs]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise ConfigError(f"the cuts are {self.names}; expected different names, at least one")
+
+    def cuts(self) -> tuple[str, ...]:
+        """Returns the names."""
+        return self.names
+
+    def head(self, variables: Variables, images: jax.Array, cut: str) -> Features:
+        """Calls `head_function`."""
+        return self.head_function(variables, images, cut)
+
+    def tail(self, variables: Variables, features: Features, cut: str) -> Outputs:
+        """Calls `tail_function`."""
+        return self.tail_function(variables, features, cut)
+
+
+def as_network(network: Network | nn.Module) -> Network:
+    """Returns a network as it is, and a Linen module with endpoints as a `LinenNetwork`.
+
+    Args:
+      network: either.
+
+    Raises:
+      ConfigError: it is neither.
+    """
+    if isinstance(network, Network):
+        return network
+    if isinstance(network, nn.Module) and hasattr(network, "endpoints"):
+        return LinenNetwork(network)
+    raise ConfigError(
+        f"{type(network).__name__} is no network: give a Linen module with endpoints(), a "
+        "jaxsplit.networks.FunctionNetwork(head, tail, cuts), or a class derived from Network"
+    )
+
+
+def _checked(input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")
+    return tuple(input_shape)
+
+
+def _of_one(batch: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(batch.shape[1:], batch.dtype)
+
+
+@functools.lru_cache
+def _endpoint_features(
+    module: nn.Module, input_shape: tuple[int, ...]
+) -> tuple[tuple[str, Any], ...]:
+    network = LinenNetwork(module)
+
+    def run(x: jax.Array) -> dict[str, Features]:
+        variables = module.init(jax.random.key(0), x)
+        return network.at_cuts(variables, x, network.cuts())[0]
+
+    shapes = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    return tuple((name, jax.tree.map(_of_one, shapes[name])) for name in network.cuts())

@@ -1,0 +1,282 @@
+"""Reports of a plan: its tables as text, and its plot as a PNG file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from jaxsplit.cost import SYMBOLS, CutPlan, Plan, UnitPlan
+from jaxsplit.cost.link import Comparison, Option
+from jaxsplit.reports.plot import GREY, new_figure, plain_numbers, write_png
+from jaxsplit.reports.table import amount, as_text, empty_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DEVICE, _TRANSFER, _SERVER, _LATENT = "#c8501e", "#e3b23c", "#0b5fa5", "#2e8b57"
+
+_CUTS_NOTE = (
+    "In brackets percent of the unsplit network's {macs} MACs and {params} parameters. Bytes: "
+    "features in float32. Memory: peak bytes of float32 activations on the device, without its "
+    "weights of 4 bytes a parameter."
+)
+_UNITS_NOTE = (
+    "Unit: channels of the latent, and stride; the unit of the grid whose latent is nearest to {} "
+    "symbols. Stored: bytes of a rate without its coding tables."
+)
+_TIMES_NOTE = (
+    "Bytes: {:g} bits a latent symbol are assumed. Times: MACs and bits divided by the given "
+    "speeds, plus the round trip; accuracy is not considered."
+)
+_UNIT_COLUMNS = (
+    *("C, s", "latent", "enc.\nMACs", "dec.\nMACs", "enc.\nparams", "dec.\nparams"),
+    "stored\nbytes",
+)
+
+
+def render(plan: Plan, comparison: Comparison | None = None, symbols: int = SYMBOLS) -> str:
+    """Formats the tables of a plan as plain text; with a link also latencies and the fastest cut.
+
+    Args:
+      plan: the cuts.
+      comparison: their latencies on a link, or None.
+      symbols: latent size (see `CutPlan.unit_of`).
+    """
+    parts = [_cuts(plan), _units(plan, symbols)]
+    if comparison is not None:
+        note = _TIMES_NOTE.format(comparison.bits_per_symbol)
+        options = (*comparison.cuts, *comparison.ends)
+        parts.append(_times("Latency of an image on the link", options, note))
+        if comparison.trained:
+            title = "Trained rates on the link, with measured bytes"
+            parts.append(_times(title, comparison.trained, None))
+        parts.append(_verdict(comparison))
+    return "\n".join(parts)
+
+
+def render_units(cut: CutPlan, comparison: Comparison | None = None) -> str:
+    """Formats every unit of the grid at one cut as plain text."""
+    title = f"Units at {cut.cut}, features {_shape(cut.feature_shape)}"
+    columns = [*_UNIT_COLUMNS[1:], *(() if comparison is None else ("bytes", "total\nms"))]
+    table = empty_table(title, columns, None, first=_UNIT_COLUMNS[0])
+    for unit in cut.units:
+        times: tuple[str, ...] = ()
+        if comparison is not None:
+            total = comparison.timing(cut, unit).total_ms
+            times = (amount(round(comparison.sent_bytes(unit))), _ms(total))
+        table.add_row(*_unit(unit), *times)
+    return as_text(table)
+
+
+def _cuts(plan: Plan) -> str:
+    columns = ["features", "bytes", "device MACs\n(%)", "server MACs\n(%)"]
+    columns += ["device\nparams (%)", "server\nparams", "memory"]
+    note = _CUTS_NOTE.format(macs=amount(plan.macs), params=amount(plan.params))
+    title = f"Cuts of {plan.name}, images of {_shape(plan.input_shape)}"
+    table = empty_table(title, columns, note, first="cut")
+    for cut in plan.cuts:
+        macs, params = cut.device_macs_share, cut.device_params_share
+        table.add_row(
+            Text(cut.cut),
+            _shape(cut.feature_shape),
+            amount(cut.feature_bytes),
+            _with_share(cut.device_macs, macs),
+            _with_share(cut.server_macs, 1 - macs),
+            _with_share(cut.device_params, params),
+            amount(cut.server_params),
+            amount(cut.device_peak_bytes),
+        )
+    return as_text(table)
+
+
+def _units(plan: Plan, symbols: int) -> str:
+    note = _UNITS_NOTE.format(symbols)
+    table = empty_table("A unit for every cut", _UNIT_COLUMNS, note, first="cut")
+    for cut in plan.cuts:
+        unit = cut.unit_of(symbols)
+        table.add_row(Text(cut.cut), *(("none fits",) if unit is None else _unit(unit)))
+    return as_text(table)
+
+
+def _times(title: str, options: Sequence[Option], note: str | None) -> str:
+    measured = any(one.top1 is not None for one in options)
+    columns = ["cut", "top-1\n%"] if measured else []
+    columns += ["C, s", "latent", "bytes", "device\nms", "transfer\nms", "server\nms", "total\nms"]
+    table = empty_table(title, columns, note, first="rate" if measured else "cut")
+    for i, one in enumerate(options):
+        if i and one.cut is None and options[i - 1].cut is not None:
+            table.add_section()
+        seen = (one.cut, "n/a" if one.top1 is None else f"{100 * one.top1:.2f}") if measured else ()
+        size = ("", "") if one.unit is None else _unit(one.unit)[:2]
+        sent = "" if one.sent_bytes is None else amount(round(one.sent_bytes))
+        timing = one.timing
+        spent = (timing.device_ms, timing.transfer_ms, timing.server_ms, timing.total_ms)
+        table.add_row(Text(one.name), *seen, *size, sent, *map(_ms, spent))
+    return as_text(table)
+
+
+def _verdict(comparison: Comparison) -> str:
+    cut, fastest, alone, sent = comparison.best_cut, comparison.fastest, *comparison.ends
+    lines = [
+        f"fastest cut: {cut.name}, {_ms(cut.timing.total_ms)} ms; {alone.name}: "
+        f"{_ms(alone.timing.total_ms)} ms; {sent.name}, {sent.sent_bytes:,.0f} bytes: "
+        f"{_ms(sent.timing.total_ms)} ms"
+    ]
+    if fastest is not cut:
+        lines.append(f"fastest of all: {fastest.name}, {_ms(fastest.timing.total_ms)} ms")
+    return "\n".join(lines)
+
+
+def _unit(unit: UnitPlan) -> tuple[str, ...]:
+    counts = (unit.encoder_macs, unit.decoder_macs, unit.encoder_params, unit.decoder_params)
+    size = f"{unit.spec.channels}, {unit.spec.stride}"
+    return size, _shape(unit.latent_shape), *map(amount, (*counts, unit.stored_bytes))
+
+
+def _ms(value: float) -> str:
+    """Formats milliseconds to three digits: 0.024, 1.53, 87.2, 4090."""
+    if value >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:#.3g}" if value >= 0.1 else f"{value:.3f}"
+
+
+def _shape(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _with_share(count: int, share: float) -> str:
+    return f"{amount(count)} ({100 * share:.1f})"
+
+
+def plot_plan(
+    path: str | Path, plan: Plan, comparison: Comparison | None = None, symbols: int = SYMBOLS
+) -> None:
+    """Plots the costs of all cuts, 1200 × 800 pixels; the same input gives the same file.
+
+    Upper plot, for every cut from the image to the classifier: with a link the latency on device,
+    link and server, between the two extremes; without one the device's share of the
+    multiply-accumulates and of the parameters. Lower plot: sizes of features and latents.
+
+    Args:
+      path: PNG file to write; replaced atomically.
+      plan: the cuts.
+      comparison: their latencies on a link, or None.
+      symbols: latent size (see `CutPlan.unit_of`).
+
+    Raises:
+      ConfigError: the file can't be written.
+    """
+    figure = new_figure()
+    upper, lower = figure.subplots(2, 1)
+    if comparison is None:
+        _draw_shares(upper, plan)
+    else:
+        _draw_times(upper, comparison)
+    _draw_sizes(lower, plan, symbols, comparison)
+    size = "×".join(map(str, plan.input_shape))
+    figure.suptitle(f"Where to cut {plan.name}, images of {size}", fontsize=14, parse_math=False)
+    for axes in (upper, lower):
+        axes.grid(True, axis="y", which="major", color="#dddddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend(loc="center left", bbox_to_anchor=(1.005, 0.5), fontsize=10, frameon=False)
+    write_png(path, figure)
+
+
+def _draw_shares(axes: Axes, plan: Plan) -> None:
+    names = [cut.cut for cut in plan.cuts]
+    macs = [100 * cut.device_macs_share for cut in plan.cuts]
+    params = [100 * cut.device_params_share for cut in plan.cuts]
+    places = range(len(names))
+    label = "multiply-accumulates\non the device"
+    axes.bar(places, macs, width=0.7, color=_DEVICE, label=label)
+    rest = [100 - share for share in macs]
+    label = "multiply-accumulates\non the server"
+    axes.bar(places, rest, bottom=macs, width=0.7, color=_SERVER, alpha=0.25, label=label)
+    label = "parameters\non the device"
+    axes.plot(places, params, color=GREY, marker="o", linewidth=1.8, label=label)
+    for place, share in zip(places, macs, strict=True):
+        axes.text(place, share + 1, f"{share:.0f}", ha="center", fontsize=9, color=GREY)
+    axes.set_ylim(0, 108)
+    axes.set_ylabel("percent of the unsplit network", fontsize=11)
+    _name_places(axes, names)
+
+
+def _draw_times(axes: Axes, comparison: Comparison) -> None:
+    alone, sent = comparison.ends
+    options = [sent, *comparison.cuts, alone]
+    bottoms = [0.0] * len(options)
+    places = range(len(options))
+    for name, colour, field in (
+        ("device", _DEVICE, "device_ms"),
+        ("transfer", _TRANSFER, "transfer_ms"),
+        ("server", _SERVER, "server_ms"),
+    ):
+        heights = [getattr(one.timing, field) for one in options]
+        axes.bar(places, heights, bottom=bottoms, width=0.7, color=colour, label=name)
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+    top = max(bottoms)
+    best = comparison.best_cut
+    for place, (one, total) in enumerate(zip(options, bottoms, strict=True)):
+        weight = "bold" if one is best else "normal"
+        text = f"fastest cut\n{_short(total)}" if one is best else _short(total)
+        height = total + 0.01 * top
+        axes.text(place, height, text, ha="center", va="bottom", fontsize=9, weight=weight)
+    axes.set_ylim(0, 1.16 * top)
+    axes.set_ylabel("milliseconds an image", fontsize=11)
+    _name_places(axes, [one.name for one in options])
+    for label, one in zip(axes.get_xticklabels(), options, strict=True):
+        if one is best:
+            label.set_fontweight("bold")
+
+
+def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | None) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    names = [cut.cut for cut in plan.cuts]
+    first = 0 if comparison is None else 1  # below the bars of the picture above
+    places = range(first, first + len(names))
+    raw = [cut.feature_bytes for cut in plan.cuts]
+    axes.bar(places, raw, width=0.7, color=GREY, alpha=0.35, label="features\nin float32")
+    bits = 8.0 if comparison is None else comparison.bits_per_symbol
+    sizes = []
+    label: str | None = f"the unit's latent,\n{bits:g} bits a symbol\n(C: channels, s: stride)"
+    for place, cut in zip(places, plan.cuts, strict=True):
+        unit = cut.unit_of(symbols)
+        if unit is None:
+            continue
+        sizes.append(unit.latent_symbols * bits / 8)
+        axes.plot(place, sizes[-1], "o", color=_LATENT, markersize=8, label=label)
+        size = f"C{unit.spec.channels}\ns{unit.spec.stride}"
+        axes.annotate(
+            *(size, (place, sizes[-1])), xytext=(0, 8), textcoords="offset points", ha="center"
+        ).set_fontsize(9)
+        label = None  # one entry of the legend for all
+    image, label = float(math.prod(plan.input_shape)), "the image,\nraw"
+    if comparison is not None and comparison.ends[1].sent_bytes:
+        image, label = comparison.ends[1].sent_bytes, "the image,\nas sent"
+    axes.axhline(image, color=_DEVICE, linestyle="--", linewidth=1.6, label=label)
+    axes.set_yscale("log")
+    everything = [*raw, image, *sizes]
+    axes.set_ylim(min(everything) / 2.5, max(everything) * 2.5)
+    axes.yaxis.set_major_formatter(FuncFormatter(plain_numbers))
+    axes.set_ylabel("bytes an image (logarithmic)", fontsize=11)
+    if comparison is not None:
+        axes.set_xlim(-0.8, len(names) + 1.8)
+    _name_places(axes, names, first)
+
+
+def _name_places(axes: Axes, names: Sequence[str], first: int = 0) -> None:
+    axes.set_xticks(range(first, first + len(names)))
+    labels = axes.set_xticklabels(names, rotation=30, ha="right", fontsize=9)
+    for label in labels:
+        label.set_parse_math(False)
+    if not first:
+        axes.set_xlim(-0.8, len(names) - 0.2)
+
+
+def _short(milliseconds: float) -> str:
+    return f"{milliseconds:.0f}" if milliseconds >= 99.5 else f"{milliseconds:.3g}"

@@ -1,0 +1,129 @@
+"""Classification: one of K classes an image, from logits [B, K]."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxsplit.data import Source
+from jaxsplit.errors import DataError
+from jaxsplit.tasks.task import Metric, Task
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Computes -log softmax(logits)[label], in nats.
+
+    Args:
+      logits: float [B, K].
+      labels: true classes, int [B].
+
+    Returns:
+      float [B], at least 0.
+
+    >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+    >>> f"{cross_entropy(logits, jnp.array([0])).item():.4f}"
+    '0.6931'
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def distillation(logits: jax.Array, teacher: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """Computes T² · KL(softmax(teacher / T) ‖ softmax(logits / T)), in nats.
+
+    Args:
+      logits: through the unit, float [B, K].
+      teacher: logits of the unsplit network, float [B, K].
+      temperature: T; above 1, unlikely classes count for more.
+
+    Returns:
+      float [B], exactly 0 where both agree.
+
+    >>> teacher = jnp.array([[2.0, 0.0], [2.0, 0.0]])
+    >>> logits = jnp.array([[3.0, 1.0], [0.0, 2.0]])  # the same distribution, and another one
+    >>> [f"{nats:.3f}" for nats in distillation(logits, teacher).tolist()]
+    ['0.000', '1.523']
+
+    Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2.
+    """
+    log_p = jax.nn.log_softmax(teacher / temperature)
+    log_q = jax.nn.log_softmax(logits / temperature)
+    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Task):
+    """One of K classes an image; outputs are logits [B, K], targets labels int [B].
+
+    Attributes:
+      class_names: in the order of the logits.
+
+    >>> task = Classification(("cat", "dog"))
+    >>> logits, labels = jnp.array([[2.0, 1.0], [0.0, 3.0]]), jnp.array([0, 0])
+    >>> task.measure(logits, labels)["top1"].tolist(), task.describe(task.predict(logits)[1])
+    ([True, False], 'dog')
+    """
+
+    class_names: tuple[str, ...]
+
+    name: ClassVar[str] = "classification"
+    quality: ClassVar[str] = "top1"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "top1": Metric("top-1", "%"),
+        "top5": Metric("top-5", "%"),
+    }
+
+    def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        """Computes `cross_entropy`: logits float [B, K], labels int [B] → nats [B]."""
+        return cross_entropy(outputs, targets)
+
+    def distillation(
+        self, outputs: jax.Array, teacher: jax.Array, temperature: float = 1.0
+    ) -> jax.Array:
+        """Computes `distillation`: two logits float [B, K] → nats [B]."""
+        return distillation(outputs, teacher, temperature)
+
+    def measure(self, outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+        """Measures whether the label has the largest logit, bool [B]; of equal ones the first."""
+        return {"top1": jnp.argmax(outputs, -1) == targets}
+
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        """Returns the class of the largest logit, int [B]; of equal ones the first."""
+        return outputs.argmax(-1)
+
+    def sampled_log_likelihood(
+        self, outputs: jax.Array, key: jax.Array, temperature: float = 1.0
+    ) -> jax.Array:
+        """Draws a class from softmax(logits / T); returns its log-probability, float [B]."""
+        log_p = jax.nn.log_softmax(outputs / temperature)
+        drawn = jax.random.categorical(key, jax.lax.stop_gradient(log_p))
+        return jnp.take_along_axis(log_p, drawn[:, None], axis=1)[:, 0]
+
+    def check_source(self, source: Source) -> None:
+        """Refuses images whose labels count other classes, or in another order.
+
+        Args:
+          source: the images.
+
+        Raises:
+          DataError: the class names of the source are not those of the network.
+        """
+        ours, theirs = self.class_names, source.class_names
+        if ours == theirs:
+            return
+        message = f"{source.name} has {len(theirs)} classes"
+        if len(ours) == len(theirs):
+            i = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1)
+            raise DataError(f"{message}; number {i} is {theirs[i]}, but the backbone's {ours[i]}")
+        raise DataError(
+            f"{message} ({theirs[0]}, …); the backbone's {len(ours)} are others ({ours[0]}, …)"
+        )
+
+    def describe(self, prediction: np.ndarray) -> str:
+        """Returns the class's name."""
+        return self.class_names[int(prediction)]

@@ -1,0 +1,317 @@
+"""The interface of a bottleneck unit, and the registry by which a stored family finds its own."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, TypeVar
+
+import jax
+import numpy as np
+
+from jaxsplit.bitstream import CodingTables
+from jaxsplit.errors import ConfigError, did_you_mean
+
+#: {"params": …} of one rate, and "batch_stats" where the unit normalises by running moments.
+Variables = dict[str, Any]
+#: Of one image's features: (H, W, C), or (N, D) of tokens.
+Shape = tuple[int, ...]
+
+
+class Unit(abc.ABC):
+    """An encoder for the device, a decoder for the server, and the bits of what crosses.
+
+    A unit stands at one array of a cut. It is a frozen dataclass, so that it is hashable and its
+    fields are what a family stores; the parameters are arguments. All methods are pure functions of
+    arrays with a leading axis B of images and can be jitted. Latents are in quantisation steps:
+    what is coded is `round(latent - offset)`, with an offset for each channel, the latent's last
+    axis. Six methods are to be written; the others have defaults.
+
+    Attributes:
+      kind: name under which `register` files the class, and a family stores it.
+    """
+
+    kind: ClassVar[str]
+
+    @abc.abstractmethod
+    def latent_shape(self, shape: Shape) -> Shape:
+        """Returns the shape of one image's latent, channels last.
+
+        Args:
+          shape: of one image's features.
+
+        Raises:
+          ConfigError: the unit does not fit such features.
+        """
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array, shape: Shape) -> Variables:
+        """Returns fresh variables.
+
+        Args:
+          key: a jax random key.
+          shape: of one image's features.
+
+        Returns:
+          {"params": tree}, float32, with "batch_stats" where there are some.
+        """
+
+    @abc.abstractmethod
+    def encode(self, variables: Variables, features: jax.Array) -> jax.Array:
+        """Runs the device's half.
+
+        Args:
+          variables: as from `init`.
+          features: float [B, *shape].
+
+        Returns:
+          Latents float [B, *latent_shape], not yet rounded.
+        """
+
+    @abc.abstractmethod
+    def decode(self, variables: Variables, latents: jax.Array, shape: Shape) -> jax.Array:
+        """Runs the server's half.
+
+        Args:
+          variables: as from `init`.
+          latents: rounded, or with noise, float [B, *latent_shape].
+          shape: of one image's features.
+
+        Returns:
+          Features for the tail, float [B, *shape].
+        """
+
+    @abc.abstractmethod
+    def bits(self, variables: Variables, latents: jax.Array) -> jax.Array:
+        """Returns the code length under the prior.
+
+        Args:
+          variables: as from `init`.
+          latents: rounded, or with noise, float [B, *latent_shape].
+
+        Returns:
+          Bits of every element, float [B, *latent_shape].
+        """
+
+    @abc.abstractmethod
+    def tables(self, variables: Variables, offsets: np.ndarray) -> CodingTables:
+        """Freezes the prior into integer tables, one for each channel.
+
+        Args:
+          variables: on the host.
+          offsets: float32 [channels].
+
+        Returns:
+          The tables that sender and receiver share, with these offsets.
+        """
+
+    def offsets(self, variables: Variables, channels: int) -> np.ndarray:
+        """Returns the offsets to round around: by default 0.
+
+        Args:
+          variables: on the host.
+          channels: of the latent.
+
+        Returns:
+          float32 [channels], in quantisation steps.
+        """
+        del variables
+        return np.zeros(channels, np.float32)
+
+    def encode_train(
+        self, variables: Variables, features: jax.Array, axis_name: str | None
+    ) -> tuple[jax.Array, Variables]:
+        """Runs `encode` in a training step.
+
+        Args:
+          variables: as from `init`.
+          features: float [B, *shape].
+          axis_name: device axis to average batch statistics over; None: one device.
+
+        Returns:
+          Latents, and the new "batch_stats" ({} where there are none).
+        """
+        return self.encode(variables, features), variables.get("batch_stats", {})
+
+    def decode_train(
+        self, variables: Variables, latents: jax.Array, shape: Shape, axis_name: str | None
+    ) -> tuple[jax.Array, Variables]:
+        """Runs `decode` in a training step; see `encode_train`."""
+        return self.decode(variables, latents, shape), variables.get("batch_stats", {})
+
+    def fold(self, variables: Variables) -> tuple[Self, Variables]:
+        """Returns the unit and its variables as they run in inference: by default themselves."""
+        return self, variables
+
+    def has_prior(self, variables: Variables) -> bool:
+        """Returns whether `bits` can be computed: an imported unit may come without its prior."""
+        return True
+
+    def variable_shapes(self, shape: Shape) -> Any:
+        """Returns the shapes of the variables that encoder and decoder need, as a tree of tuples.
+
+        Args:
+          shape: of one image's features.
+
+        Returns:
+          The tree; None where it is not known, and a family's arrays are taken as they are.
+        """
+        return None
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """The unit's fields and kind, as a family stores them: plain values, ready for JSON."""
+        assert dataclasses.is_dataclass(self)
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+_U = TypeVar("_U", bound=type[Unit])
+_KINDS: dict[str, type[Unit]] = {}
+_PER_TENSOR = "per_tensor"
+
+
+def register(unit: _U) -> _U:
+    """Files a class of units under its `kind`, so that families of it can be saved and loaded.
+
+    Nothing in a family's files is executed: a family of own units loads where the module that
+    defines them has been imported.
+
+    Args:
+      unit: a frozen dataclass derived from `Unit`, with fields that JSON can say.
+
+    Returns:
+      The class.
+
+    Raises:
+      ConfigError: it has no kind, or another class has the same one.
+
+    >>> from jaxsplit import units
+    >>> units.from_form(units.BottleneckSpec(channels=8).form).channels
+    8
+    """
+    kind = getattr(unit, "kind", None)
+    if not isinstance(kind, str) or not kind or not dataclasses.is_dataclass(unit):
+        raise ConfigError(f"{unit.__name__} needs a class attribute `kind` and to be a dataclass")
+    # A notebook's cell that runs again defines its class again.
+    if (other := _KINDS.get(kind)) and other.__qualname__ != unit.__qualname__:
+        raise ConfigError(f"the kind {kind!r} of {unit.__name__} is taken by {other.__name__}")
+    _KINDS[kind] = unit
+    return unit
+
+
+def check_registered(unit: Unit) -> None:
+    """Refuses a unit that a family could not be loaded with.
+
+    Raises:
+      ConfigError: its class was not registered.
+    """
+    if _KINDS.get(unit.kind) is not type(unit):
+        raise ConfigError(
+            f"{type(unit).__name__} is not registered: decorate the class with "
+            "jaxsplit.units.register, so that a stored family finds it"
+        )
+
+
+def from_form(form: Mapping[str, Any]) -> Unit:
+    """Rebuilds a unit from `Unit.form`.
+
+    Args:
+      form: fields and "kind"; without a kind those of a `BottleneckSpec`.
+
+    Returns:
+      The unit.
+
+    Raises:
+      ConfigError: nobody registered the kind, or a field has an impossible value.
+      TypeError: a field is missing or unknown.
+    """
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in form.items() if k != "kind"}
+    kind = form.get("kind", "bottleneck")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ConfigError(
+            f"no unit of kind {kind!r} is registered: import the module that defines it first"
+            f"{did_you_mean(str(kind), _KINDS)}"
+        )
+    return _KINDS[kind](**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerTensor:
+    """A unit for each array that crosses a cut.
+
+    Attributes:
+      units: (name of the array, its unit), in the order of names.
+
+    >>> from jaxsplit.units import BottleneckSpec
+    >>> per_tensor({"skip": BottleneckSpec(4), "deep": BottleneckSpec(8)}).unit_of("deep").channels
+    8
+    """
+
+    units: tuple[tuple[str, Unit], ...]
+
+    def unit_of(self, name: str) -> Unit:
+        """Returns the unit of an array.
+
+        Args:
+          name: of the array.
+
+        Raises:
+          ConfigError: it has none.
+        """
+        for known, unit in self.units:
+            if known == name:
+                return unit
+        names = ", ".join(known for known, _ in self.units)
+        raise ConfigError(f"{name!r} crosses the cut and has no unit; there are units for {names}")
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """Kind and the forms of the units, as a family stores them."""
+        return {"kind": _PER_TENSOR, "units": {name: unit.form for name, unit in self.units}}
+
+
+#: One unit for every array that crosses a cut, or one for each.
+UnitSpec = Unit | PerTensor
+
+
+def per_tensor(units: Mapping[str, Unit]) -> PerTensor:
+    """Returns units by the names of the arrays that cross a cut.
+
+    Args:
+      units: name of an array, as in the dictionary that the head gives → its unit.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    if not units:
+        raise ConfigError("per_tensor needs a unit for each array that crosses; got none")
+    return PerTensor(tuple(sorted(units.items())))
+
+
+def check_stored(spec: UnitSpec) -> None:
+    """Refuses units that a family could not be loaded with; see `check_registered`.
+
+    Raises:
+      ConfigError: a class was not registered.
+    """
+    for unit in [unit for _, unit in spec.units] if isinstance(spec, PerTensor) else [spec]:
+        check_registered(unit)
+
+
+def spec_from_form(form: Mapping[str, Any]) -> UnitSpec:
+    """Rebuilds what `form` of a unit or of a `PerTensor` says.
+
+    Args:
+      form: as a family stores it.
+
+    Returns:
+      The unit or units.
+
+    Raises:
+      ConfigError: nobody registered a kind, or a field has an impossible value.
+      TypeError: a field is missing or unknown.
+    """
+    if form.get("kind") != _PER_TENSOR:
+        return from_form(form)
+    return per_tensor({str(name): from_form(own) for name, own in form["units"].items()})

@@ -1,0 +1,299 @@
+"""Units for all arrays that cross a cut: one unit for each, coded into one frame."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsplit.bitstream import CodingTables
+from jaxsplit.entropy import join_tables
+from jaxsplit.errors import ConfigError
+from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One array that crosses the cut.
+
+    Attributes:
+      name: of the array in what the head gives; "" where that is one bare array.
+      shape: of one image's features.
+      unit: what codes it.
+    """
+
+    name: str
+    shape: Shape
+    unit: Unit
+
+    @property
+    def latent_shape(self) -> Shape:
+        """Shape of one image's latent, channels last."""
+        return self.unit.latent_shape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitTree:
+    """The units of a cut, as functions of trees with an array for each unit.
+
+    Features, latents and offsets are trees alike; a bare array is the simplest. `unit` is
+    {"params", "batch_stats"} of one rate; where several arrays cross, each collection has an entry
+    for each array's name.
+
+    Attributes:
+      tensors: the arrays that cross, in the tree's order.
+      structure: of the tree.
+    """
+
+    tensors: tuple[Tensor, ...]
+    structure: jax.tree_util.PyTreeDef
+
+    @classmethod
+    def at(cls, features: Any, spec: UnitSpec) -> UnitTree:
+        """Returns the units for features.
+
+        Args:
+          features: of one image, a `jax.ShapeDtypeStruct` or a tree of them.
+          spec: one unit for all, or a `PerTensor`.
+
+        Raises:
+          ConfigError: an array has no unit, a unit no array, or they do not fit.
+        """
+        leaves, structure = jax.tree.flatten_with_path(features)
+        tensors = []
+        for path, leaf in leaves:
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            unit = spec.unit_of(name) if isinstance(spec, PerTensor) else spec
+            tensors.append(Tensor(name, leaf.shape, unit))
+            try:
+                tensors[-1].latent_shape  # noqa: B018 — refuses a unit that doesn't fit
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}" if name else str(error)) from error
+        if isinstance(spec, PerTensor) and len(spec.units) > len(tensors):
+            names = ", ".join(tensor.name for tensor in tensors)
+            raise ConfigError(f"{len(spec.units)} units, but only {names or 'one array'} crosses")
+        return cls(tuple(tensors), structure)
+
+    @property
+    def one(self) -> Tensor:
+        """The only array that crosses.
+
+        Raises:
+          ConfigError: several do.
+        """
+        if len(self.tensors) != 1:
+            names = ", ".join(tensor.name for tensor in self.tensors)
+            raise ConfigError(f"{names} cross the cut; this needs a cut that one array crosses")
+        return self.tensors[0]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(h, w, C) of the symbols of one image's frame.
+
+        One latent of three axes has its own shape, one of other axes (1, n, C). Several are coded
+        as one latent of (1, 1, n).
+        """
+        if len(self.tensors) > 1:
+            return (1, 1, sum(math.prod(tensor.latent_shape) for tensor in self.tensors))
+        *positions, channels = self.tensors[0].latent_shape
+        height, width = positions if len(positions) == 2 else (1, math.prod(positions))
+        return (height, width, channels)
+
+    def features(self, batch: int) -> Any:
+        """Returns the features of a batch as `jax.ShapeDtypeStruct`s, float32 [batch, …]."""
+        return self._tree(
+            [jax.ShapeDtypeStruct((batch, *one.shape), jnp.float32) for one in self.tensors]
+        )
+
+    def init(self, key: jax.Array) -> Variables:
+        """Returns fresh variables of the units.
+
+        Args:
+          key: a jax random key.
+
+        Returns:
+          {"params", "batch_stats"}, float32.
+        """
+        if len(self.tensors) == 1:
+            return self.tensors[0].unit.init(key, self.tensors[0].shape)
+        keys = jax.random.split(key, len(self.tensors))
+        found = [
+            tensor.unit.init(own, tensor.shape)
+            for tensor, own in zip(self.tensors, keys, strict=True)
+        ]
+        return self._joined(found)
+
+    def encode(self, unit: Variables, features: Any) -> Any:
+        """Runs the encoders, on the device.
+
+        Args:
+          unit: variables of one rate.
+          features: arrays [B, …].
+
+        Returns:
+          Latents in quantisation steps, not yet rounded.
+        """
+        return self._each(lambda own, one, x: one.unit.encode(own, x), unit, features)
+
+    def decode(self, unit: Variables, latents: Any) -> Any:
+        """Runs the decoders, on the server.
+
+        Args:
+          unit: variables of one rate.
+          latents: rounded, or with noise.
+
+        Returns:
+          Features for `tail`.
+        """
+        return self._each(lambda own, one, z: one.unit.decode(own, z, one.shape), unit, latents)
+
+    def encode_train(
+        self, unit: Variables, features: Any, axis_name: str | None
+    ) -> tuple[Any, Variables]:
+        """Runs `encode` in a training step; see `Unit.encode_train`."""
+        return self._each_train(
+            lambda own, one, x: one.unit.encode_train(own, x, axis_name), unit, features
+        )
+
+    def decode_train(
+        self, unit: Variables, latents: Any, axis_name: str | None
+    ) -> tuple[Any, Variables]:
+        """Runs `decode` in a training step; see `Unit.encode_train`."""
+        return self._each_train(
+            lambda own, one, z: one.unit.decode_train(own, z, one.shape, axis_name),
+            unit,
+            latents,
+        )
+
+    def bits(self, unit: Variables, latents: Any) -> Any:
+        """Returns the code length of every element under the priors.
+
+        Args:
+          unit: variables of one rate.
+          latents: rounded, or with noise.
+
+        Returns:
+          Bits, arrays like the latents.
+        """
+        return self._each(lambda own, one, z: one.unit.bits(own, z), unit, latents)
+
+    def has_prior(self, unit: Variables) -> bool:
+        """Returns whether `bits` can be computed: an imported unit may come without its prior."""
+        return all(tensor.unit.has_prior(self._own(unit, tensor.name)) for tensor in self.tensors)
+
+    def separate(self, symbols: Any) -> Any:
+        """Returns the symbols [B, *latent_shape] of a frame as those of each array's latent."""
+        if len(self.tensors) == 1:
+            return self._tree([symbols.reshape(-1, *self.tensors[0].latent_shape)])
+        parts, begin = [], 0
+        for tensor in self.tensors:
+            shape = tensor.latent_shape
+            end = begin + math.prod(shape)
+            parts.append(symbols[..., begin:end].reshape(-1, *shape))
+            begin = end
+        return self._tree(parts)
+
+    def zero_offsets(self) -> Any:
+        """Returns offsets of 0, float32 [C] for each array."""
+        return self._tree([jnp.zeros(tensor.latent_shape[-1]) for tensor in self.tensors])
+
+    def best_offsets(self, unit: Variables) -> Any:
+        """Returns the offsets that cost the fewest bits under the prior, see `Unit.offsets`."""
+        return self._tree(
+            [
+                tensor.unit.offsets(self._own(unit, tensor.name), tensor.latent_shape[-1])
+                for tensor in self.tensors
+            ]
+        )
+
+    def stored_offsets(self, tables: CodingTables) -> Any:
+        """Returns the offsets that tables carry, as a tree of each array's [C]."""
+        if len(self.tensors) == 1:
+            return self._tree([tables.offsets])
+        offsets = self.separate(tables.offsets[None, None, None])
+        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[0], offsets)
+
+    def tables(self, unit: Variables, offsets: Any) -> CodingTables:
+        """Freezes the priors into the integer tables of a frame.
+
+        Args:
+          unit: variables of one rate, on the host.
+          offsets: of each array [C].
+
+        Returns:
+          The tables; those of several arrays are one, see `entropy.join_tables`.
+        """
+        found = [
+            tensor.unit.tables(self._own(unit, tensor.name), np.asarray(offset, np.float32))
+            for tensor, offset in zip(self.tensors, jax.tree.leaves(offsets), strict=True)
+        ]
+        return self.join_tables(found)
+
+    def join_tables(self, tables: list[CodingTables]) -> CodingTables:
+        """Returns one set of tables for a frame, of each array's own in the tree's order."""
+        if len(tables) == 1:
+            return tables[0]
+        return join_tables(
+            [(own, tensor.latent_shape) for own, tensor in zip(tables, self.tensors, strict=True)]
+        )
+
+    def fold(self, unit: Variables) -> tuple[UnitTree, Variables]:
+        """Returns the units and a rate's variables as they run in inference, see `Unit.fold`."""
+        pairs = [tensor.unit.fold(self._own(unit, tensor.name)) for tensor in self.tensors]
+        tensors = tuple(
+            dataclasses.replace(tensor, unit=own)
+            for tensor, (own, _) in zip(self.tensors, pairs, strict=True)
+        )
+        return dataclasses.replace(self, tensors=tensors), self._joined([own for _, own in pairs])
+
+    def variable_shapes(self) -> Any:
+        """Returns the shapes of encoders and decoders; None where a unit does not know its own."""
+        shapes = [tensor.unit.variable_shapes(tensor.shape) for tensor in self.tensors]
+        return None if None in shapes else self._joined(shapes)
+
+    def _tree(self, leaves: list[Any]) -> Any:
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def _own(self, unit: Variables, name: str) -> Variables:
+        """Variables of one array's unit; a collection without an entry for it is left out."""
+        if len(self.tensors) == 1:
+            return unit
+        return {kind: tree[name] for kind, tree in unit.items() if name in tree}
+
+    def _joined(self, own: list[Variables]) -> Variables:
+        if len(own) == 1:
+            return own[0]
+        kinds = dict.fromkeys(kind for variables in own for kind in variables)
+        return {
+            kind: {
+                tensor.name: variables[kind]
+                for tensor, variables in zip(self.tensors, own, strict=True)
+                if kind in variables
+            }
+            for kind in kinds
+        }
+
+    def _each(
+        self, function: Callable[[Variables, Tensor, Any], Any], unit: Variables, tree: Any
+    ) -> Any:
+        return self._tree(
+            [
+                function(self._own(unit, tensor.name), tensor, x)
+                for tensor, x in zip(self.tensors, jax.tree.leaves(tree), strict=True)
+            ]
+        )
+
+    def _each_train(
+        self, function: Callable[[Variables, Tensor, Any], Any], unit: Variables, tree: Any
+    ) -> tuple[Any, Variables]:
+        pairs = [
+            function(self._own(unit, tensor.name), tensor, x)
+            for tensor, x in zip(self.tensors, jax.tree.leaves(tree), strict=True)
+        ]
+        stats = self._joined([{"batch_stats": own} for _, own in pairs])["batch_stats"]
+        return self._tree([x for x, _ in pairs]), stats

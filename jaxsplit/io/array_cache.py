@@ -24,16 +24,15 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 
 from jaxsplit.io.files import write_whole
+from jaxsplit.io.log import Log
 
-#: Log callback: receives a message for the user.
-Tell = Callable[[str], None]
 #: name → (shape with a leading axis of rows, name of the dtype)
 Forms = dict[str, tuple[tuple[int, ...], str]]
 
@@ -90,25 +89,25 @@ class FeatureFiles:
         return lacking
 
     @contextlib.contextmanager
-    def locked(self, tell: Tell) -> Iterator[None]:
+    def locked(self, log: Log) -> Iterator[None]:
         """Holds an exclusive lock between processes; the system releases it if one is killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "lock", "wb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                tell(f"waiting for another process that uses the features in {self.folder}")
+                log(f"waiting for another process that uses the features in {self.folder}")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def missing(self, tell: Tell) -> list[int]:
+    def missing(self, log: Log) -> list[int]:
         """Prepares the files and returns the parts that must be written.
 
         Args:
-          tell: log callback, told why existing files are not reused.
+          log: log callback, told why existing files are not reused.
         """
         if reason := self._foreign():
-            tell(f"the cached features in {self.folder} {reason}: recomputing all of them")
+            log(f"the cached features in {self.folder} {reason}: recomputing all of them")
             self._clear()
         manifest = json.dumps(self._manifest(), indent=1) + "\n"
         write_whole(self.folder / "manifest.json", manifest.encode())
@@ -117,18 +116,18 @@ class FeatureFiles:
             with open(self._path(name), "ab") as file:
                 os.ftruncate(file.fileno(), form_bytes(form))
         if sums and (size := form_bytes(self.forms["features"])) >= 2**30:
-            tell(f"checking {size / 2**30:.3g} GiB of cached features")
+            log(f"checking {size / 2**30:.3g} GiB of cached features")
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             check = functools.partial(self._checksum, self.arrays())
             found = dict(zip(sums, pool.map(check, sums), strict=True))
         whole = {part: value for part, value in sums.items() if found[part] == value}
         if len(whole) < len(sums):
-            tell(
+            log(
                 f"{len(sums) - len(whole)} of {self.parts} parts of the cached features in "
                 f"{self.folder} are damaged: recomputing them"
             )
         elif 0 < len(whole) < self.parts:
-            tell(
+            log(
                 f"{len(whole)} of {self.parts} parts of the features are in {self.folder} from an "
                 "interrupted run: resuming"
             )

@@ -44,6 +44,7 @@ def _add_backbone(formats: Commands) -> None:
 def import_backbone(options: argparse.Namespace) -> None:
     """Another package's weights to a file that knows its network."""
     from jaxsplit import networks
+    from jaxsplit.tasks import Classification
     from jaxsplit.weights.load import load_backbone
 
     if options.output.suffix != networks.SUFFIX:
@@ -58,7 +59,7 @@ def import_backbone(options: argparse.Namespace) -> None:
                 f"{options.classes} names {len(names)} classes, but {options.file} has "
                 f"{len(backbone.class_names)}"
             )
-        changes["class_names"] = names
+        changes["task"] = Classification(tuple(names))
     if options.resize is not None:
         changes["preprocessing"] = dataclasses.replace(
             backbone.preprocessing, resize=options.resize

@@ -19,6 +19,8 @@ from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.split import make_split
+from jaxsplit.tasks import Classification
+from jaxsplit.units import BottleneckSpec
 from jaxsplit.weights import imagenet
 from jaxsplit.weights.load import PACKAGES, load_backbone
 
@@ -51,7 +53,7 @@ def run(options: Any) -> PlanRun:
     )
     input_shape = backbone.preprocessing.input_shape
     plan = make_plan(
-        backbone.module,
+        backbone.network,
         input_shape,
         backbone.variables,
         name=backbone.name,
@@ -106,7 +108,15 @@ def abstract_backbone(
         image = jax.ShapeDtypeStruct((1, *preprocessing.input_shape), jnp.float32)
         shapes = jax.eval_shape(module.init, key, image)
         numbers = tuple(map(str, range(count)))
-        found = networks.Backbone(name, module, shapes, preprocessing, numbers, "", {})
+        found = networks.Backbone(
+            name,
+            networks.as_network(module),
+            shapes,
+            preprocessing,
+            Classification(numbers),
+            "",
+            {},
+        )
     else:
         known = (*networks.names(), *networks.embedded_weights())
         if weights is None and name not in (*known, *PACKAGES) and not Path(name).exists():
@@ -177,7 +187,8 @@ def trained_options(
             cost = split_cost(split, backbone)
             sent = rate.measured["bytes_per_image"]
             timing = link.time(cost.device_macs, sent, cost.server_macs)
-            unit = plan_unit(rate.spec, split.shape)
+            spec = rate.spec
+            unit = plan_unit(spec, split.shape) if isinstance(spec, BottleneckSpec) else None
             title, top1 = f"{Path(name).name} {rate.rate_id}", rate.measured.get("top1")
             options.append(Option(title, family.cut, unit, sent, timing, top1))
     return options

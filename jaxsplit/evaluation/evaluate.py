@@ -234,29 +234,30 @@ def _cost(rate: FamilyRate, cost: SplitCost, backbone: networks.Backbone) -> dic
 
 
 def predictor(backbone: networks.Backbone) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 images [N, h, w, c] → logits [N, K] of the uncut network."""
+    """Returns a function from images uint8 [N, h, w, c] to outputs of the unsplit network."""
     variables = jax.device_put(backbone.variables)
-    return functools.partial(networks.predict, backbone.module, variables, backbone.preprocessing)
+    return functools.partial(networks.predict, backbone.network, variables, backbone.preprocessing)
 
 
 def _estimated_bits(
     family: RateFamily, backbone: networks.Backbone, rate_id: str, symbols: np.ndarray
 ) -> float:
     rate = family[rate_id]
-    if "prior" not in rate.variables["params"]:
-        return rate.tables.information_bits(symbols) / len(symbols)
     split = make_split(backbone, family.cut, rate.spec)
-    latents = symbols.astype(np.float32) + rate.tables.offsets.reshape(1, 1, 1, -1)
-    run = functools.partial(_bits_program(split), rate.variables)
-    return float(
-        np.mean(
-            in_batches(run, latents, batch_size(backbone.preprocessing.input_shape)),
-            dtype=np.float64,
-        )
-    )
+    if not split.units.has_prior(rate.variables):
+        return rate.tables.information_bits(symbols) / len(symbols)
+    offsets = split.units.stored_offsets(rate.tables)
+    run = functools.partial(_bits_program(split), rate.variables, offsets)
+    bits = in_batches(run, symbols, batch_size(backbone.preprocessing.input_shape))
+    return float(np.mean(bits, dtype=np.float64))
 
 
 @functools.lru_cache
-def _bits_program(split: Split) -> Callable[[Any, np.ndarray], jax.Array]:
-    """Jitted (unit, latents) → bits of each image; rates of one form share it."""
-    return jax.jit(lambda unit, z: losses.rate(split.bits(unit, z)))
+def _bits_program(split: Split) -> Callable[[Any, Any, np.ndarray], jax.Array]:
+    """Jitted (unit, offsets, symbols) → bits of each image; rates of one unit share it."""
+
+    @jax.jit
+    def run(unit: Any, offsets: Any, symbols: jax.Array) -> jax.Array:
+        return losses.rate(split.bits(unit, split.dequantize(symbols, offsets)))
+
+    return run

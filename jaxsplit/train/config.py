@@ -87,7 +87,7 @@ class CurveConfig:
 
     backbone: str
     cut: str
-    spec: UnitSpec
+    spec: BottleneckSpec | UnitSpec
     rates: tuple[Rate, ...]
     phases: tuple[Phase, ...]
     data: str = "embedded"

@@ -19,7 +19,7 @@ from jaxsplit.train import losses, parallel
 from jaxsplit.train.records import Batch, Constants, RateConstants
 from jaxsplit.train.state import TrainState
 from jaxsplit.train.trainable import NETWORK, rate_features, rate_network
-from jaxsplit.units import UnitSpec
+from jaxsplit.units import BottleneckSpec, UnitSpec
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
 BATCHINGS = ("auto", "vmap", "map", "unroll")
@@ -41,7 +41,7 @@ class Rate:
 
     rate_id: str
     lmbda: float
-    spec: UnitSpec | None = None
+    spec: BottleneckSpec | UnitSpec | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.lmbda < math.inf:
@@ -65,7 +65,7 @@ class Phase:
     """
 
     steps: int
-    distortion: losses.DistortionLoss
+    distortion: losses.Distortion | losses.DistortionLoss
     quantization: str = "noise"
 
     def __post_init__(self) -> None:

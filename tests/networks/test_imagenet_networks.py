@@ -1,4 +1,4 @@
-"""ResNets, EfficientNet-Lite and MobileNetV2: their sizes, their blocks, their cuts."""
+"""ResNets, EfficientNet-Lite and MobileNetV2: sizes, blocks and cuts."""
 
 import functools
 import math
@@ -80,7 +80,7 @@ def test_every_block_is_a_cut(name, count, shapes):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0"])
 def test_head_then_tail_is_the_uncut_network_at_every_cut(randomised, name):
-    """Block after block, and as one head and one tail: equal to the sums' last places."""
+    """Block by block, and as head and tail: equal up to rounding."""
     shape = (33, 40, 3)  # odd sizes too
     module = networks.create(name, 5)
     variables = randomised(module, shape)

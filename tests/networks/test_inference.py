@@ -1,4 +1,4 @@
-"""Batches of one size: nothing is lost, added or compiled twice."""
+"""Batches of constant size: no image is lost or added, nothing is compiled twice."""
 
 import jax
 import numpy as np

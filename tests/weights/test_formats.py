@@ -1,4 +1,4 @@
-"""Weights come out of every format by their names; anything else is one clear error."""
+"""Weights are read by name from every format; other files give one typed error."""
 
 import io
 import json
@@ -31,7 +31,7 @@ SAFE_DTYPES = {
 
 
 def _safetensors(arrays, metadata=None, **changes):
-    """A .safetensors by hand; `changes` replace fields of the first tensor's description."""
+    """Writes a .safetensors; `changes` replace fields of the first tensor's description."""
     header, data = {}, b""
     for name, array in arrays.items():
         begin, data = len(data), data + array.tobytes()
@@ -54,7 +54,7 @@ def _npz(arrays, compressed=False):
 
 
 def _npy(header, data, version=b"\1\0"):
-    """An .npz of one .npy with any header."""
+    """Writes an .npz of one .npy with any header."""
     header = header.encode()
     length = struct.pack("<H" if version == b"\1\0" else "<I", len(header))
     file = io.BytesIO()
@@ -89,7 +89,7 @@ def _refused(path, match):
 
 @pytest.fixture
 def native(arrays):
-    """Without bfloat16, which .npy has no name for."""
+    """Without bfloat16, which .npy cannot represent."""
     return {name: array for name, array in arrays.items() if name != "of_bfloat16"}
 
 

@@ -1,4 +1,4 @@
-"""`load_backbone`: embedded, from an installed package, from files; what is wrong is said."""
+"""`load_backbone`: embedded, from an installed package, from files, and its errors."""
 
 import dataclasses
 import importlib.util
@@ -174,12 +174,12 @@ def test_real_weights_know_real_images(imagenet_folder, name):
 
 @sample
 def test_memory_of_reading_resnet50(tmp_path):
-    """Peak of numpy's arrays: at most 2.5 times a float32 file."""
+    """Peak memory of numpy arrays: at most 2.5 times a float32 file."""
     source = safetensors.numpy.load_file(SHARED / "resnet50-testonly-fp16.safetensors")
     path = tmp_path / "resnet50.safetensors"
     safetensors.numpy.save_file({k: v.astype(np.float32) for k, v in source.items()}, path)
     del source
-    load_backbone("resnet50", path)  # what jax and the shapes take is there already
+    load_backbone("resnet50", path)  # warms up jax and the cached shapes
     tracemalloc.start()
     load_backbone("resnet50", path)
     peak = tracemalloc.get_traced_memory()[1]

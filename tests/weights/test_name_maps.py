@@ -1,4 +1,4 @@
-"""Names of other packages' tensors: every one has its place, and errors name all that don't fit."""
+"""Names of other packages' tensors: each maps to a variable; errors list all mismatches."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.weights import name_maps
 
-# A few tensors of each package's state dict, with their shapes there, and where they belong.
+# Some tensors of each package's state dict, their shapes there, and our variables.
 KNOWN = {
     "resnet50/torchvision": {
         "conv1.weight": ((64, 3, 7, 7), "params/stem/conv/kernel"),
@@ -116,7 +116,7 @@ def test_halves_become_floats():
 
 
 def test_the_file_is_not_in_memory_twice():
-    """What is converted leaves the dict; float32 vectors are not even copied."""
+    """Converted tensors are removed from the dict; float32 vectors are not copied."""
     variables, tensors = random_network("resnet18", classes=7)
     bias = tensors["fc.bias"]
     found, _ = name_maps.from_tensors("resnet18", tensors, "file")

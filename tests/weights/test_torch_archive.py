@@ -1,4 +1,4 @@
-"""Torch's files give exactly the arrays that are in them; hostile ones give one clear error."""
+"""Torch files give exactly their arrays; malicious ones give one typed error."""
 
 import collections
 import contextlib
@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from jaxsplit.errors import WeightsError
 from jaxsplit.weights import pickle_program, torch_archive, torch_tensors, zip_archive
 
-# Beside the repository, where they are: files that the authors of published units made.
+# Optional files beside the repository, made by the authors of published units.
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
-SECONDS = 20  # for what takes at most three, on a machine that is busy with other things
+SECONDS = 20  # for at most three, on a busy machine
 MEGABYTE = 2**20
 
 
@@ -152,7 +152,7 @@ def test_every_binary_protocol(torch_writer, write, protocol):
 
 
 def test_a_big_endian_zip_is_swapped(torch_writer, arrays, write):
-    # ml_dtypes has no other byte order, so bytes are turned by hand.
+    # ml_dtypes supports only native byte order, so bytes are swapped here.
     tree, storages = torch_writer.state_dict(arrays)
     turned = {}
     for (key, (_, data)), array in zip(storages.items(), arrays.values(), strict=True):
@@ -170,7 +170,7 @@ def test_a_big_endian_zip_is_swapped(torch_writer, arrays, write):
 
 
 def test_legacy_values_are_little_endian_whatever_the_host_was(torch_writer, arrays, write):
-    """torch turns them when it writes, and takes no notice of the flag when it reads."""
+    """torch swaps bytes when writing and ignores the flag when reading."""
     read = torch_archive.read(write(torch_writer.legacy_of(arrays, little_endian=False)))
     for name, array in arrays.items():
         _same(read[name], array)
@@ -210,7 +210,7 @@ class Payload:
 def test_nothing_is_run(torch_writer, write, tmp_path, protocol, legacy):
     marker = tmp_path / "marker"
     data = pickle.dumps({"w": Payload(f"touch {marker}")}, protocol)
-    # The harmless pickle does what it says when it is given to pickle.
+    # Given to pickle, the harmless variant executes its code.
     pickle.loads(data)
     assert marker.exists()
     marker.unlink()
@@ -313,7 +313,7 @@ def test_a_file_that_may_not_be_read(write):
         torch_archive.read(path)
 
 
-# Programs that would take too much
+# Programs that would take too much time or memory
 
 
 def _zip_of_program(opcodes):
@@ -347,7 +347,7 @@ def test_programs_that_are_long(write):
 
 
 def test_long_arguments_are_not_read_again_and_again(torch_writer, write):
-    """A shared tuple or list in 100 000 calls: time would be their product."""
+    """A shared tuple or list in 100 000 calls would take time in proportion to the product."""
     n = 100_000
     ordered = b"ccollections\nOrderedDict\nq\1"
     pairs = b"](" + b"K\1K\2\x86" * n + b"eq\0" + ordered + b"h\1h\0\x85R0" * n + b"}."
@@ -360,7 +360,7 @@ def test_long_arguments_are_not_read_again_and_again(torch_writer, write):
 
 
 def test_keys_that_take_long_to_compare(torch_writer, write):
-    """Two long strings that are equal, used in turn, would be compared at every use."""
+    """Two equal long strings, used alternately, would be compared on every use."""
     long, n = torch_writer.value("k" * 7_900_000), 100_000
     keys = long + b"q\0" + long + b"q\1"
     _refused(
@@ -373,7 +373,7 @@ def test_keys_that_take_long_to_compare(torch_writer, write):
     _refused(write(_zip_of_program(keys + kind + ids * 9000 + b"N.")), "in an unknown way")
 
 
-# Tensors that are not what the file holds
+# Tensor descriptions that contradict the file
 
 
 @pytest.mark.parametrize(
@@ -461,7 +461,7 @@ def test_legacy_files_that_do_not_fit(torch_writer, write):
 
 
 def _patched(data, entry, field, value):
-    """A zip with a field of an entry's directory record changed: offset in it, bytes."""
+    """Changes a field of an entry's directory record, given its offset and bytes."""
     at = -1
     for _ in range(entry + 1):
         at = data.index(b"PK\1\2", at + 1)
@@ -547,7 +547,7 @@ DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16"
 
 @st.composite
 def _windows(draw):
-    """A storage's values and some windows into it: (values, [(offset, shape, strides), …])."""
+    """A storage's values and views of it: (values, [(offset, shape, strides), …])."""
     dtype = np.dtype(
         ml_dtypes.bfloat16 if (d := draw(st.sampled_from(DTYPES))) == "bfloat16" else d
     )

@@ -34,32 +34,32 @@ from jaxsplit.io.files import write_whole
 from jaxsplit.io.log import Log
 
 #: name → (shape with a leading axis of rows, name of the dtype)
-Forms = dict[str, tuple[tuple[int, ...], str]]
+Shapes = dict[str, tuple[tuple[int, ...], str]]
 
 _FORMAT = 1
 _LINE = re.compile(r"(\d+) ([0-9a-f]{8})")
 _THREADS = min(os.cpu_count() or 1, 8)
 
 
-def form_bytes(form: tuple[tuple[int, ...], str]) -> int:
+def array_bytes(array: tuple[tuple[int, ...], str]) -> int:
     """Computes the size of an array in bytes.
 
-    >>> form_bytes(((10, 3), "bfloat16"))
+    >>> array_bytes(((10, 3), "bfloat16"))
     60
     """
-    shape, dtype = form
+    shape, dtype = array
     return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FeatureFiles:
+class ArrayCache:
     """Arrays on disk whose rows are written in parts.
 
     Attributes:
       folder: folder of the files.
       about: everything that the arrays depend on, as JSON values; files with another `about` are
         not reused.
-      forms: shapes and dtypes of the arrays; all have `images · views` rows.
+      shapes: shapes and dtypes of the arrays; all have `images · views` rows.
       images, views: row `view · images + i` is image `i` in a view.
       part_images: images per part, fewer in the last range; part `k · views + view` is the k-th
         range in a view.
@@ -67,7 +67,7 @@ class FeatureFiles:
 
     folder: Path
     about: Mapping[str, object]
-    forms: Forms
+    shapes: Shapes
     images: int
     views: int
     part_images: int
@@ -82,10 +82,10 @@ class FeatureFiles:
         if len(self._read_sums()) == self.parts:  # the file system may compress them
             return 0
         lacking = 0
-        for name, form in self.forms.items():
+        for name, shape in self.shapes.items():
             path = self._path(name)
             there = path.stat().st_blocks * 512 if path.is_file() else 0
-            lacking += max(0, form_bytes(form) - there)
+            lacking += max(0, array_bytes(shape) - there)
         return lacking
 
     @contextlib.contextmanager
@@ -112,10 +112,10 @@ class FeatureFiles:
         manifest = json.dumps(self._manifest(), indent=1) + "\n"
         write_whole(self.folder / "manifest.json", manifest.encode())
         sums = self._read_sums()
-        for name, form in self.forms.items():
+        for name, shape in self.shapes.items():
             with open(self._path(name), "ab") as file:
-                os.ftruncate(file.fileno(), form_bytes(form))
-        if sums and (size := form_bytes(self.forms["features"])) >= 2**30:
+                os.ftruncate(file.fileno(), array_bytes(shape))
+        if sums and (size := sum(map(array_bytes, self.shapes.values()))) >= 2**30:
             log(f"checking {size / 2**30:.3g} GiB of cached features")
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             check = functools.partial(self._checksum, self.arrays())
@@ -141,7 +141,7 @@ class FeatureFiles:
     def write(self, part: int, first: int, values: dict[str, np.ndarray]) -> None:
         """Writes a part, whose first row is `first`, and then its checksum."""
         value = 0
-        for name in self.forms:
+        for name in self.shapes:
             content = _content(values[name])
             # Not through a memory map, where a full disk kills the process by SIGBUS.
             with open(self._path(name), "r+b") as file:
@@ -155,7 +155,7 @@ class FeatureFiles:
         """Returns the arrays, memory-mapped for reading."""
         return {
             name: np.memmap(self._path(name), np.dtype(dtype), "r", shape=shape)
-            for name, (shape, dtype) in self.forms.items()
+            for name, (shape, dtype) in self.shapes.items()
         }
 
     def _path(self, name: str) -> Path:
@@ -164,7 +164,7 @@ class FeatureFiles:
     def _manifest(self) -> dict[str, object]:
         arrays = {
             name: {"shape": list(shape), "dtype": dtype}
-            for name, (shape, dtype) in self.forms.items()
+            for name, (shape, dtype) in self.shapes.items()
         }
         return {
             "format": _FORMAT,
@@ -210,9 +210,9 @@ class FeatureFiles:
         if not hasattr(os, "posix_fallocate"):  # macOS
             return
         try:
-            for name, form in self.forms.items():
+            for name, shape in self.shapes.items():
                 with open(self._path(name), "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, form_bytes(form))
+                    os.posix_fallocate(file.fileno(), 0, array_bytes(shape))
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # not on this file system
                 return

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks.layers import Form
+from jaxsplit.networks.layers import NormConfig
 
 #: Endpoint → constructor of the module that ends there.
 Blocks = Mapping[str, Callable[..., nn.Module]]
@@ -62,9 +62,9 @@ class Chain(nn.Module, kw_only=True):
         return 1e-5
 
     @property
-    def form(self) -> Form:
-        """Settings that all layers share."""
-        return Form(self.epsilon, self.axis_name, self.folded)
+    def norm_config(self) -> NormConfig:
+        """Batch normalization settings that all layers share."""
+        return NormConfig(self.epsilon, self.axis_name, self.folded)
 
     def endpoints(self) -> tuple[str, ...]:
         """Returns the names of all endpoints, from the image to the logits."""

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 
 from jaxsplit.networks.chain import Blocks, Chain
-from jaxsplit.networks.layers import Classifier, Form, conv_norm
+from jaxsplit.networks.layers import Classifier, NormConfig, conv_norm
 
 _STEM_WIDTH, _TOP_WIDTH = 32, 1280
 
@@ -112,14 +112,14 @@ class ConvBlock(nn.Module):
     kernel: int
     stride: int
     padding: int | str
-    form: Form
+    config: NormConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         return nn.relu6(
             conv_norm(
                 x,
-                self.form,
+                self.config,
                 train,
                 self.width,
                 size=self.kernel,
@@ -137,11 +137,11 @@ class InvertedResidual(nn.Module):
     kernel: int
     stride: int
     padding: int | str
-    form: Form
+    config: NormConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = functools.partial(conv_norm, form=self.form, train=train)
+        norm = functools.partial(conv_norm, config=self.config, train=train)
         inside = self.expansion * x.shape[-1]
         y = x
         if self.expansion > 1:
@@ -177,7 +177,7 @@ class InvertedResidualNet(Chain, kw_only=True):
 
     def chain(self) -> Blocks:
         """Returns the constructors of the blocks; see `Chain.chain`."""
-        size, form = self.size, self.form
+        size, config = self.size, self.norm_config
         blocks = {
             f"stage{i + 1}.block{j + 1}": functools.partial(
                 InvertedResidual,
@@ -186,14 +186,14 @@ class InvertedResidualNet(Chain, kw_only=True):
                 stage.kernel,
                 1 if j else stage.stride,
                 size.padding_of(stage.kernel),
-                form,
+                config,
             )
             for i, stage in enumerate(size.stages)
             for j in range(stage.blocks)
         }
         return {
-            "stem": functools.partial(ConvBlock, _STEM_WIDTH, 3, 2, size.padding_of(3), form),
+            "stem": functools.partial(ConvBlock, _STEM_WIDTH, 3, 2, size.padding_of(3), config),
             **blocks,
-            "top": functools.partial(ConvBlock, _TOP_WIDTH, 1, 1, 0, form),
+            "top": functools.partial(ConvBlock, _TOP_WIDTH, 1, 1, 0, config),
             "logits": functools.partial(Classifier, self.num_classes),
         }

@@ -17,8 +17,8 @@ _NORM, _CONV = "bn", "conv"  # a block's "bn1" normalizes its "conv1"
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
-    """Settings that all layers of a network share.
+class NormConfig:
+    """Batch normalization settings that all layers of a network share.
 
     Attributes:
       epsilon: term that every batch normalization adds to the variance.
@@ -64,7 +64,7 @@ class Conv(nn.Module):
 
 def conv_norm(
     x: jax.Array,
-    form: Form,
+    config: NormConfig,
     train: bool,
     features: int,
     suffix: str = "",
@@ -78,7 +78,7 @@ def conv_norm(
 
     Args:
       x: float [B, H, W, c].
-      form: settings of the network.
+      config: batch normalization settings of the network.
       train: normalize by the statistics of the batch.
       features: output channels.
       suffix: the layers are named "conv" + suffix and "bn" + suffix.
@@ -88,14 +88,14 @@ def conv_norm(
       float [B, h, w, features].
     """
     name = _CONV + suffix
-    x = Conv(features, size, stride, padding, depthwise, bias=form.folded, name=name)(x)
-    if form.folded:
+    x = Conv(features, size, stride, padding, depthwise, bias=config.folded, name=name)(x)
+    if config.folded:
         return x
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
-        epsilon=form.epsilon,
-        axis_name=form.axis_name,
+        epsilon=config.epsilon,
+        axis_name=config.axis_name,
         name=_NORM + suffix,
     )(x)
 

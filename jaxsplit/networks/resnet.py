@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsplit.networks.chain import Blocks, Chain
-from jaxsplit.networks.layers import Classifier, Form, conv_norm
+from jaxsplit.networks.layers import Classifier, NormConfig, conv_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,22 +49,22 @@ class SmallStem(nn.Module):
     """3×3 convolution, batch normalization, ReLU: [B, H, W, c] → [B, H, W, width]."""
 
     width: int
-    form: Form
+    config: NormConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return nn.relu(conv_norm(x, self.form, train, self.width, size=3, padding=1))
+        return nn.relu(conv_norm(x, self.config, train, self.width, size=3, padding=1))
 
 
 class Stem(nn.Module):
     """7×7 convolution and 3×3 max-pooling of stride 2: [B, H, W, c] → [B, H/4, W/4, width]."""
 
     width: int
-    form: Form
+    config: NormConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = nn.relu(conv_norm(x, self.form, train, self.width, size=7, stride=2, padding=3))
+        x = nn.relu(conv_norm(x, self.config, train, self.width, size=7, stride=2, padding=3))
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
@@ -77,16 +77,16 @@ class BasicBlock(nn.Module):
 
     width: int
     stride: int
-    form: Form
+    config: NormConfig
     projection: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = functools.partial(conv_norm, form=self.form, train=train, features=self.width)
+        norm = functools.partial(conv_norm, config=self.config, train=train, features=self.width)
         y = nn.relu(norm(x, suffix="1", size=3, stride=self.stride, padding=1))
         y = norm(y, suffix="2", size=3, padding=1)
         if self.projection:
-            return nn.relu(y + _projection(x, y, self.stride, self.form, train))
+            return nn.relu(y + _projection(x, y, self.stride, self.config, train))
         shortcut = x[:, :: self.stride, :: self.stride]
         grown = self.width - x.shape[-1]
         if grown:
@@ -102,15 +102,15 @@ class BottleneckBlock(nn.Module):
 
     width: int
     stride: int
-    form: Form
+    config: NormConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = functools.partial(conv_norm, form=self.form, train=train)
+        norm = functools.partial(conv_norm, config=self.config, train=train)
         y = nn.relu(norm(x, features=self.width, suffix="1"))
         y = nn.relu(norm(y, features=self.width, suffix="2", size=3, stride=self.stride, padding=1))
         y = norm(y, features=4 * self.width, suffix="3")
-        return nn.relu(y + _projection(x, y, self.stride, self.form, train))
+        return nn.relu(y + _projection(x, y, self.stride, self.config, train))
 
 
 class SmallResNet(Chain, kw_only=True):
@@ -124,10 +124,10 @@ class SmallResNet(Chain, kw_only=True):
 
     def chain(self) -> Blocks:
         """Returns the constructors of the blocks; see `Chain.chain`."""
-        form = self.form
+        config = self.norm_config
         return {
-            "stem": functools.partial(SmallStem, self.size.widths[0], form),
-            **_blocks(self.size, functools.partial(BasicBlock, form=form)),
+            "stem": functools.partial(SmallStem, self.size.widths[0], config),
+            **_blocks(self.size, functools.partial(BasicBlock, config=config)),
             "logits": functools.partial(Classifier, self.num_classes),
         }
 
@@ -143,14 +143,14 @@ class ResNet(Chain, kw_only=True):
 
     def chain(self) -> Blocks:
         """Returns the constructors of the blocks; see `Chain.chain`."""
-        form = self.form
+        config = self.norm_config
         block = (
-            functools.partial(BottleneckBlock, form=form)
+            functools.partial(BottleneckBlock, config=config)
             if self.size.bottleneck
-            else functools.partial(BasicBlock, form=form, projection=True)
+            else functools.partial(BasicBlock, config=config, projection=True)
         )
         return {
-            "stem": functools.partial(Stem, self.size.widths[0], form),
+            "stem": functools.partial(Stem, self.size.widths[0], config),
             **_blocks(self.size, block),
             "logits": functools.partial(Classifier, self.num_classes),
         }
@@ -166,8 +166,10 @@ def _blocks(size: ResNetSize, block: Callable[..., nn.Module]) -> Blocks:
     }
 
 
-def _projection(x: jax.Array, y: jax.Array, stride: int, form: Form, train: bool) -> jax.Array:
+def _projection(
+    x: jax.Array, y: jax.Array, stride: int, config: NormConfig, train: bool
+) -> jax.Array:
     """Returns `x` in the shape of `y`: unchanged, or through a 1×1 convolution."""
     if stride == 1 and x.shape[-1] == y.shape[-1]:
         return x
-    return conv_norm(x, form, train, y.shape[-1], suffix="_shortcut", stride=stride)
+    return conv_norm(x, config, train, y.shape[-1], suffix="_shortcut", stride=stride)

@@ -223,7 +223,7 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_it_is_begun(desk, monkey
         "jaxsplit.io.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=7999)
     )
     larger = {"a": np.ones(9000)}
-    with pytest.raises(CheckpointError, match="free some, and the same command goes on"):
+    with pytest.raises(CheckpointError, match="free some, and the same command resumes"):
         checkpoint.save_tree(desk / "step", larger)
     np.testing.assert_array_equal(checkpoint.load_tree(desk / "step")["a"], tree["a"])
     # What is replaced makes room.

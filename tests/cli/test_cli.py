@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -21,12 +20,10 @@ from jaxsplit import bitstream, data, networks
 from jaxsplit.cli import config, main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import split_cost
-from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import card
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import load_pretrained
-from jaxsplit.io import files
 from jaxsplit.split import make_split
 from jaxsplit.weights.load import load_backbone
 
@@ -506,31 +503,6 @@ def test_an_image_alone_is_encoded_as_in_company_and_checks_cost_four_bytes(
     assert [row["bytes"] for row in rows] == [
         len(bitstream.pack_frame(frame.payload, 2, len(RATES)))
     ]
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "x.jspl"
-    files.write_whole(path, b"first")
-
-    def full(number):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(ConfigError, match=r"cannot write .*x\.jspl: No space left"):
-            files.write_whole(path, b"second")
-    assert path.read_bytes() == b"first"
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ConfigError, match="cannot write"):
-        files.write_whole(tmp_path, b"a folder")
-    files.write_whole(Path(os.devnull), b"no file")
-    assert Path(os.devnull).is_char_device()
-    assert list(tmp_path.iterdir()) == [path]
-    link = tmp_path / "link.jspl"
-    link.symlink_to(path)
-    files.write_whole(link, b"third")
-    assert (link.is_symlink(), path.read_bytes()) == (True, b"third")
-    assert path.stat().st_mode & 0o777 == 0o666 & ~files._umask()
 
 
 # info

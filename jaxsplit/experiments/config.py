@@ -70,7 +70,7 @@ def find(name: str) -> Path:
     known = {p.stem for folder in shipped for p in folder.glob("*.py") if p.stem != "__init__"}
     names = f"{', '.join(sorted(known))}{did_you_mean(Path(name).stem, known)}"
     if os.path.dirname(name):
-        raise ConfigError(f"no file {name}; those of the package have no folder: {names}")
+        raise ConfigError(f"no file {name}; those of the package go by name alone: {names}")
     raise ConfigError(f"no configuration {name!r}; there are {names}")
 
 
@@ -140,8 +140,10 @@ def to_dataclass(values: dict[str, Any]) -> Config:
 def _rates(
     lambdas: dict[str, float], specs: dict[str, BottleneckSpec], shared: BottleneckSpec
 ) -> tuple[Rate, ...]:
-    if strange := sorted(set(specs) - set(lambdas)):
-        raise ConfigError(f"specs has {', '.join(strange)}; the rates are {', '.join(lambdas)}")
+    for name in specs:
+        if name not in lambdas:
+            listed = did_you_mean(name, lambdas) or f"; there are {', '.join(lambdas)}"
+            raise ConfigError(f"the configuration has no rate for {f'specs.{name}'!r}{listed}")
     own = {name: spec for name, spec in specs.items() if spec != shared}
     return tuple(Rate(name, float(lmbda), own.get(name)) for name, lmbda in lambdas.items())
 

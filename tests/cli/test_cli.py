@@ -695,6 +695,19 @@ for arguments in [[], *([name] for name in {COMMANDS})]:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "kinds"), [("train", ["curve", "backbone"]), ("design", ["design"])]
+)
+def test_the_keys_of_a_configuration_are_listed(command, kinds):
+    """--help-config needs no other option; see test_config.py for what it lists."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as done:
+        main([command, "--help-config"])
+    assert done.value.code == 0
+    assert out.getvalue() == "\n\n".join(map(config.describe, kinds)) + "\n"
+    assert "learning_rate = " in out.getvalue()
+
+
 def test_an_error_ends_the_process_with_2():
     command = [sys.executable, "-m", "jaxsplit", "info", "no/such/family"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -401,7 +401,7 @@ def test_nested_keys_are_described_and_loaded():
     loaded = load("fashion_mnist:smoke", keys)
     assert loaded.augmentation.zoom == 0.7
     assert [rate.spec and rate.spec.channels for rate in loaded.rates] == [None, 5, *3 * [None]]
-    with pytest.raises(ConfigError, match="specs has r9; the rates are r1, r2"):
+    with pytest.raises(ConfigError, match=r"no rate for 'specs\.r9'; there are r1, r2"):
         load("fashion_mnist:smoke", {"specs.r9.channels": "5"})
 
 

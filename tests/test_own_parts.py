@@ -255,9 +255,8 @@ def test_what_is_brought_along_is_trained_saved_loaded_and_coded(name, packed, t
 def test_every_part_of_every_unit_learns():
     """Of two arrays each unit's encoder, decoder and prior, and the own optimizer's momentum."""
     for name in ("two arrays, one unit each", "own unit, prior, loss and optimizer"):
-        halves, spec, _ = TRAINED[name]
         backbone, family = trained(name)
-        fresh = jaxsplit.make_split(backbone, "middle", spec).init(jax.random.key(0))
+        fresh = jaxsplit.make_split(backbone, "middle", TRAINED[name][1]).init(jax.random.key(0))
         moved = jax.tree.map(
             lambda a, b: float(np.abs(a - b).max()),
             family["r2"].variables["params"],

@@ -116,7 +116,7 @@ class FeatureFiles:
         for name, form in self.forms.items():
             with open(self._path(name), "ab") as file:
                 os.ftruncate(file.fileno(), form_bytes(form))
-        if sums and (size := form_bytes(self.forms["features"])) >= 2**30:
+        if sums and (size := sum(map(form_bytes, self.forms.values()))) >= 2**30:
             tell(f"checking {size / 2**30:.3g} GiB of cached features")
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             check = functools.partial(self._checksum, self.arrays())

@@ -103,6 +103,8 @@ class Backbone:
         weights.
         """
         network, variables = self.network.fold(self.variables)
+        if variables is self.variables:
+            return self
         return dataclasses.replace(self, network=network, variables=variables)
 
 

@@ -80,4 +80,4 @@ def test_a_training_starts_from_the_initial_weights(tiny_training, tiny_backbone
         train_backbone(config, None, initial=other)
     names = ("other", *tiny_backbone.class_names[1:])
     with pytest.raises(DataError, match="number 0"):
-        train_backbone(config, None, initial=dataclasses.replace(tiny_backbone, class_names=names))
+        train_backbone(config, None, initial=dataclasses.replace(tiny_backbone, task=names))

@@ -73,10 +73,9 @@ class Projection(units.Unit):
 
     def bits(self, variables, latents):
         scale = jnp.exp(variables["params"]["prior"]["log_scale"])
-        ends = jax.scipy.special.ndtr(
-            (latents[..., None] + jnp.array([-0.5, 0.5])) / scale[:, None]
-        )
-        return -jnp.log2(jnp.maximum(ends[..., 1] - ends[..., 0], 1e-9))
+        scale = scale.reshape((1,) * (latents.ndim - 1) + (-1,))
+        high, low = (jax.scipy.special.ndtr((latents + end) / scale) for end in (0.5, -0.5))
+        return -jnp.log2(jnp.maximum(high - low, 1e-9))
 
     def tables(self, variables, offsets):
         scale = np.exp(np.asarray(variables["params"]["prior"]["log_scale"], np.float64))

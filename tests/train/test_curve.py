@@ -10,7 +10,7 @@ import pytest
 from jaxsplit import data, train_curve, train_family
 from jaxsplit.codec import Sender
 from jaxsplit.errors import ConfigError, JaxsplitError, NonFiniteError
-from jaxsplit.train import features, groups, start
+from jaxsplit.train import features, start
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 
@@ -97,7 +97,7 @@ def _never(*_, **__):
 
 
 def test_a_state_that_is_no_number_is_said_to_be_a_rates(config, tiny_backbone, monkeypatch):
-    init = groups.init_groups
+    init = start.init_groups
 
     def spoiled(*args):
         state = init(*args)  # one group of a and c, one of wide

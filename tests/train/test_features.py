@@ -518,7 +518,7 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(plain, cacheless):
             for name, array in batch.items():
                 assert len(parts[0][name]) == 2
                 np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), array)
-        with pytest.raises(ConfigError, match="nearest that can be divided is 9"):
+        with pytest.raises(ConfigError, match="nearest size that divides evenly is 9"):
             take(cache, 1, process_count=3)
         with pytest.raises(ConfigError, match="process 2 of 2"):
             take(cache, 1, process_index=2, process_count=2)

@@ -119,10 +119,10 @@ def tiny_backbone(tiny_training):
     names = data.open_source("embedded").class_names
     return networks.Backbone(
         name=config.model,
-        module=networks.create(config.model, len(names)),
+        network=networks.create(config.model, len(names)),
         variables=variables,
         preprocessing=config.preprocessing,
-        class_names=names,
+        task=names,
         fingerprint=networks.fingerprint(variables),
         card={},
     )

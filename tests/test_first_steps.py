@@ -171,7 +171,7 @@ def test_odd_images_are_what_they_look_like(desk):
             (("train", "--config", "fashion_mnist", "--workdir", "w", override), words)
             for override, words in (
                 ("--config.learning_rat=1", ["did you mean learning_rate?"]),
-                ("--config.specs.r9.channels=1", ["'specs.r9.channels'", "there are r1, r2"]),
+                ("--config.specs.r9.channels=1", ["'specs.r9'", "there are r1, r2"]),
                 ("--config.colour=1", ["'colour'", "learning_rate, limit"]),
                 ("--config.learning_rate=fast", ["'fast' is no number: write one such as 0.01"]),
                 ("--config.seed", ["write --config.seed=VALUE, in one word"]),

@@ -131,7 +131,7 @@ def test_another_rate_traces_nothing(split, unit):
     assert np.abs(first - second).max() > 1e-3
     assert len(traces) == 1
     # Splits are values: equal ones share their programs.
-    assert Split(split.module, split.cut, split.shape, split.spec) == split
+    assert Split(split.network, split.cut, split.units, split.task) == split
     assert hash(dataclasses.replace(split)) == hash(split)
 
 
@@ -156,12 +156,15 @@ def rate_distortion(split, features, teacher, noise):
         z = split.encode(unit, features) + noise
         reconstruction = split.decode(unit, z)
         distortion = DISTORTION(
-            reconstruction=reconstruction,
-            features=features,
-            logits=split.tail(backbone, reconstruction),
-            teacher=teacher,
-            labels=np.arange(len(features)) % 4,
-            scale=1.0,
+            losses.DistortionInputs(
+                reconstruction=reconstruction,
+                features=features,
+                outputs=split.tail(backbone, reconstruction),
+                teacher=teacher,
+                targets=np.arange(len(features)) % 4,
+                scale=1.0,
+                task=split.task,
+            )
         )
         return (distortion + LAMBDA * losses.rate(split.bits(unit, z))).mean()
 

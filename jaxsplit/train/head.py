@@ -71,7 +71,9 @@ def run_parts(
             rows = len(images)
             values = {
                 "features": {
-                    cut: jax.tree.map(lambda x, n=rows: _as_dtype(np.asarray(x)[:n], dtype), tree)
+                    cut: jax.tree.map(
+                        lambda x, n=rows, cut=cut: _as_dtype(np.asarray(x)[:n], dtype, cut), tree
+                    )
                     for cut, tree in features.items()
                 },
                 "teacher": jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], outputs),
@@ -85,13 +87,13 @@ def run_parts(
                 tell(f"features: {done} of {len(wanted)} parts, {left:.0f} s left")
 
 
-def _as_dtype(features: np.ndarray, dtype: str) -> np.ndarray:
+def _as_dtype(features: np.ndarray, dtype: str, cut: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         stored = features.astype(np.dtype(dtype))
     if not np.isfinite(stored).all():
         raise ConfigError(
-            f"features as large as {np.abs(features).max():.3g} don't fit {dtype}: "
-            "take bfloat16 or float32"
+            f"features at {cut} as large as {np.abs(features).max():.3g} don't fit {dtype}: "
+            "take bfloat16 or float32, or another cut"
             if np.isfinite(features).all()
             else "the head gives features that are not finite: are these the right weights?"
         )

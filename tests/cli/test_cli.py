@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 
 from jaxsplit import bitstream, data, networks
-from jaxsplit.cli import config, main
+from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import split_cost
 from jaxsplit.evaluation import card
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.experiments import config
 from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.split import make_split
@@ -259,7 +260,7 @@ def test_a_reader_may_close_the_pipe():
 def test_quickstart_hands_its_seed_on(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(
-        "jaxsplit.cli.training._run_curve", lambda loaded, *rest, **more: seen.append(loaded)
+        "jaxsplit.cli.train._run_curve", lambda loaded, *rest, **more: seen.append(loaded)
     )
     for seed in (0, 7):
         runs("quickstart", "--seed", seed, "--out", tmp_path)
@@ -666,6 +667,19 @@ for arguments in [[], *([name] for name in {COMMANDS})]:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "kinds"), [("train", ["curve", "backbone"]), ("design", ["design"])]
+)
+def test_the_keys_of_a_configuration_are_listed(command, kinds):
+    """--help-config needs no other option; see test_config.py for what it lists."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as done:
+        main([command, "--help-config"])
+    assert done.value.code == 0
+    assert out.getvalue() == "\n\n".join(map(config.describe, kinds)) + "\n"
+    assert "learning_rate = " in out.getvalue()
+
+
 def test_an_error_ends_the_process_with_2():
     command = [sys.executable, "-m", "jaxsplit", "info", "no/such/family"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -875,7 +889,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxsplit.cli.families.info", interrupted)
+    monkeypatch.setattr("jaxsplit.cli.info.run", interrupted)
     done = run("info")
     assert (done.code, done.out, done.err) == (130, "", "jaxsplit: interrupted\n")
 
@@ -887,4 +901,4 @@ def test_an_interrupted_search_says_how_it_goes_on(monkeypatch, tmp_path):
     monkeypatch.setattr("jaxsplit.search.search", interrupted)
     done = run("design", "--config", "resnet20_design:smoke", "--workdir", tmp_path / "w", "-q")
     assert (done.code, done.out) == (130, "")
-    assert "interrupted: the same command goes on" in done.err
+    assert "interrupted: the same command resumes" in done.err

@@ -9,6 +9,7 @@ import pytest
 from jaxsplit import data
 from jaxsplit.split import make_split
 from jaxsplit.train import features, parallel
+from jaxsplit.train.records import Constants
 from jaxsplit.train.start import make_optimizer
 from jaxsplit.train.step import init_state, make_step, rate_constants
 
@@ -25,7 +26,7 @@ class Problem:
         self.backbone = backbone
         self.split = make_split(backbone, config.cut, config.spec, parallel.AXIS)
         source = data.open_source("embedded", split="train", limit=64)
-        self.cache = features.compute(self.split, backbone, source)
+        self.cache = features.compute(backbone, config.cut, source)
         # A step of SGD at rate 1 is the gradient itself.
         self.optimizers = {"sgd": optax.sgd(1.0), "adam": make_optimizer(config)}
         self._programs = {}
@@ -34,11 +35,8 @@ class Problem:
         return next(self.cache.batches(size, 0, step))
 
     def constants(self, rates, seed=0):
-        return {
-            "backbone": self.backbone.variables,
-            "scale": jnp.asarray(self.cache.scale, jnp.float32),
-            **rate_constants(rates, seed),
-        }
+        scale = jnp.asarray(self.cache.scale, jnp.float32)
+        return Constants(self.backbone.variables, scale, rate_constants(rates, seed))
 
     def state(self, rates, optimizer="sgd"):
         return jax.device_get(init_state(self.split, rates, self.optimizers[optimizer], 0))

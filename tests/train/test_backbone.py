@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxsplit import data, networks
-from jaxsplit.cli.experiment import run_backbone
 from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.experiments.run import run_backbone
 from jaxsplit.train.backbone import train_backbone
 
 
@@ -80,4 +80,4 @@ def test_a_training_starts_from_the_initial_weights(tiny_training, tiny_backbone
         train_backbone(config, None, initial=other)
     names = ("other", *tiny_backbone.class_names[1:])
     with pytest.raises(DataError, match="number 0"):
-        train_backbone(config, None, initial=dataclasses.replace(tiny_backbone, class_names=names))
+        train_backbone(config, None, initial=dataclasses.replace(tiny_backbone, task=names))

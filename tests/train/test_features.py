@@ -15,8 +15,10 @@ import sys
 import threading
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -27,9 +29,7 @@ from jaxsplit.data import Augmentation, Views
 from jaxsplit.data.pipeline import reader
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import array_cache
-from jaxsplit.split import make_split
-from jaxsplit.train import examples, features, head, parallel
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.train import examples, features, head
 
 CROPS = Views(2, Augmentation(padding=2, flip=True), seed=3)
 NAMES = ["features.bin", "label.bin", "teacher.bin"]
@@ -47,7 +47,7 @@ def source():
 
 @pytest.fixture
 def compute(problem, source):
-    return functools.partial(features.compute, problem.split, problem.backbone, source)
+    return functools.partial(features.compute, problem.backbone, problem.split.cut, source)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def computed(monkeypatch):
 
 
 def assert_same(ours, theirs):
-    for name in ("features", "teacher", "labels", "scale"):
+    for name in ("features", "teacher", "targets", "scale"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
 
@@ -89,7 +89,7 @@ def take(cache, count, batch_size=8, seed=0, start=0, **process):
 
 @pytest.fixture(scope="module")
 def plain(problem, source):
-    return features.compute(problem.split, problem.backbone, source)
+    return features.compute(problem.backbone, problem.split.cut, source)
 
 
 def test_the_cache_holds_what_the_head_and_the_uncut_network_say(problem, source, plain):
@@ -101,7 +101,7 @@ def test_the_cache_holds_what_the_head_and_the_uncut_network_say(problem, source
     # Programs of other batch sizes: the same to float32.
     np.testing.assert_allclose(plain.features, direct, 1e-5, 1e-5)
     np.testing.assert_allclose(plain.teacher, logits, 1e-4, 1e-4)
-    np.testing.assert_array_equal(plain.labels, labels)
+    np.testing.assert_array_equal(plain.targets, labels)
     assert plain.features.shape == (30, *problem.split.shape)
     np.testing.assert_allclose(plain.scale, np.square(direct).mean(), rtol=1e-5)
 
@@ -113,7 +113,7 @@ def test_flip_appends_every_image_mirrored(problem, source, compute, plain):
     direct = jax.jit(problem.split.head)(problem.backbone.variables, mirrored)
     np.testing.assert_array_equal(flipped.features[:30], plain.features)
     np.testing.assert_allclose(flipped.features[30:], direct, 1e-5, 1e-5)
-    np.testing.assert_array_equal(flipped.labels, [*plain.labels, *plain.labels])
+    np.testing.assert_array_equal(flipped.targets, [*plain.targets, *plain.targets])
     assert flipped.teacher.shape == (60, 10)
 
 
@@ -126,7 +126,7 @@ def test_features_of_views_are_those_of_the_augmented_images(problem, source, co
         seen = CROPS.apply(images, np.arange(30), np.full(30, view))
         direct = run(backbone.variables, backbone.preprocessing.normalise(seen))
         np.testing.assert_allclose(cache.features[30 * view : 30 * view + 30], direct, 1e-4, 1e-4)
-    np.testing.assert_array_equal(cache.labels, [*labels, *labels])
+    np.testing.assert_array_equal(cache.targets, [*labels, *labels])
 
 
 # On disk.
@@ -153,7 +153,7 @@ def test_half_precision_features_are_the_rounded_ones(compute, plain, tmp_path, 
         np.testing.assert_array_equal(half.features, plain.features.astype(kind))
         np.testing.assert_array_equal(half.teacher, plain.teacher)
         batch = take(half, 1)[0]
-        np.testing.assert_array_equal(batch["features"], half.features[batch["index"]])
+        np.testing.assert_array_equal(batch.features, half.features[batch.index])
 
 
 def test_features_that_their_dtype_cannot_hold_are_refused(problem, source):
@@ -161,7 +161,7 @@ def test_features_that_their_dtype_cannot_hold_are_refused(problem, source):
         variables = jax.tree.map(lambda x: x * factor, problem.backbone.variables["params"])
         variables = {**problem.backbone.variables, "params": variables}
         backbone = dataclasses.replace(problem.backbone, variables=variables)
-        return functools.partial(features.compute, problem.split, backbone, source)
+        return functools.partial(features.compute, backbone, problem.split.cut, source)
 
     large = scaled(np.float32(10))
     with pytest.raises(ConfigError, match=r"don't fit float16: take bfloat16"):
@@ -171,19 +171,28 @@ def test_features_that_their_dtype_cannot_hold_are_refused(problem, source):
         scaled(np.float32(np.nan))()
 
 
-def test_whatever_changes_the_features_changes_their_key(problem, source, other_backbone):
-    def key(split=problem.split, backbone=problem.backbone, source=source, views=None, dtype="f4"):
-        about = features.describe(split, backbone, source, views or Views(), dtype)
+def test_whatever_changes_the_features_changes_their_key(
+    problem, source, other_backbone, monkeypatch
+):
+    cut = problem.split.cut
+
+    def key(cuts=(cut,), backbone=problem.backbone, source=source, views=None, dtype="f4"):
+        about = features.describe(backbone, cuts, source, views or Views(), dtype)
         assert json.loads(json.dumps(about)) == about
         return features.key(about)
 
     preprocessing = dataclasses.replace(problem.backbone.preprocessing, mean=(0.1,))
     folded = problem.backbone.fold()
+    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), problem.backbone.variables)
     keys = [
         key(),
-        key(split=make_split(problem.backbone, "stem", problem.split.spec, parallel.AXIS)),
+        key(cuts=("stem",)),
+        key(cuts=("stem", cut)),
+        key(cuts=(cut, "stem")),
         key(backbone=other_backbone),
         key(backbone=folded),
+        key(backbone=dataclasses.replace(problem.backbone, variables=half)),  # of one fingerprint
+        key(backbone=dataclasses.replace(problem.backbone, name="another")),
         key(backbone=dataclasses.replace(problem.backbone, preprocessing=preprocessing)),
         key(source=data.open_source("embedded", split="test", limit=30)),
         key(source=data.open_source("embedded", split="train", limit=31)),
@@ -195,6 +204,9 @@ def test_whatever_changes_the_features_changes_their_key(problem, source, other_
     ]
     assert folded.fingerprint == problem.backbone.fingerprint
     with jax.default_matmul_precision("highest"):
+        keys.append(key())
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "gpu")
         keys.append(key())
     assert len(set(keys)) == len(keys)
     assert key() == key()
@@ -289,25 +301,23 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(compute, tmp_path, small_part
 
 KILLED = """
 import os, pathlib, signal, sys
-from jaxsplit.train import feature_files
+from jaxsplit.io import array_cache
 from test_features import embedded
-write, written = feature_files.ArrayCache.write, []
+write, written = array_cache.ArrayCache.write, []
 def counted(*args):
     write(*args)
     written.append(args)
     if len(written) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-feature_files.ArrayCache.write = counted
+array_cache.ArrayCache.write = counted
 embedded(pathlib.Path(sys.argv[1]))
 """
 
 
 def embedded(directory, **options):
     backbone = load_backbone("fashion_mnist_resnet8")
-    spec = BottleneckSpec(channels=12, stride=4, kernel=4, padding=0)
-    split = make_split(backbone, "stage1.block1", spec)
     source = data.open_source("embedded", split="train", limit=600)
-    return features.compute(split, backbone, source, directory=directory, **options)
+    return features.compute(backbone, "stage1.block1", source, directory=directory, **options)
 
 
 @pytest.mark.slow
@@ -470,20 +480,20 @@ def test_arguments_that_do_not_fit_are_refused(compute):
 def test_an_epoch_shows_every_example_at_most_once_with_what_belongs_to_it(plain):
     seen = []
     for batch in take(plain, 3):
-        index = batch["index"]
-        np.testing.assert_array_equal(batch["features"], plain.features[index])
-        np.testing.assert_array_equal(batch["teacher"], plain.teacher[index])
-        np.testing.assert_array_equal(batch["label"], plain.labels[index])
+        index = batch.index
+        np.testing.assert_array_equal(batch.features, plain.features[index])
+        np.testing.assert_array_equal(batch.teacher, plain.teacher[index])
+        np.testing.assert_array_equal(batch.targets, plain.targets[index])
         assert index.dtype == np.int32
         seen.extend(index.tolist())
     assert len(set(seen)) == 24
     whole = take(plain, 3, batch_size=10)
-    assert sorted(np.concatenate([batch["index"] for batch in whole])) == list(range(30))
+    assert sorted(np.concatenate([batch.index for batch in whole])) == list(range(30))
 
 
 def test_batches_depend_on_seed_and_step_alone(plain):
     def indices(seed, start=0):
-        return [batch["index"].tolist() for batch in take(plain, 7, seed=seed, start=start)]
+        return [batch.index.tolist() for batch in take(plain, 7, seed=seed, start=start)]
 
     assert indices(0) == indices(0)
     assert indices(0) != indices(1)
@@ -493,13 +503,13 @@ def test_batches_depend_on_seed_and_step_alone(plain):
 
 def test_the_order_is_that_of_version_0_1(plain):
     """A training that is resumed by a later version sees what it would have seen."""
-    assert take(plain, 1)[0]["index"].tolist() == ORDER[0]
-    assert take(plain, 1, seed=5, start=4)[0]["index"].tolist() == ORDER[1]
+    assert take(plain, 1)[0].index.tolist() == ORDER[0]
+    assert take(plain, 1, seed=5, start=4)[0].index.tolist() == ORDER[1]
 
 
 @pytest.fixture(scope="module")
 def cacheless(problem, source):
-    return features.compute(problem.split, problem.backbone, source, cache="none")
+    return features.compute(problem.backbone, problem.split.cut, source, cache="none")
 
 
 def test_fewer_examples_than_a_batch_are_refused_in_one_line(plain, cacheless):
@@ -515,9 +525,10 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(plain, cacheless):
         whole = take(cache, 5, start=1)
         shares = [take(cache, 5, start=1, process_index=i, process_count=4) for i in range(4)]
         for batch, *parts in zip(whole, *shares, strict=True):
-            for name, array in batch.items():
-                assert len(parts[0][name]) == 2
-                np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), array)
+            joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+            jax.tree.map(np.testing.assert_array_equal, joined, batch)
+            assert {len(array) for array in jax.tree.leaves(parts[0])} == {2}
+            assert len(jax.tree.leaves(batch)) == (4 if cache is plain else 3)
         with pytest.raises(ConfigError, match="nearest size that divides evenly is 9"):
             take(cache, 1, process_count=3)
         with pytest.raises(ConfigError, match="process 2 of 2"):
@@ -531,21 +542,20 @@ def test_without_a_cache_the_same_examples_come_as_images(problem, compute):
     np.testing.assert_allclose(cacheless.scale, cache.scale, rtol=1e-6)
     run = jax.jit(problem.split.head)
     for ours, theirs in zip(take(cacheless, 12, start=3), take(cache, 12, start=3), strict=True):
-        assert ours["image"].dtype == np.uint8
-        x = run(backbone.variables, backbone.preprocessing.normalise(ours["image"]))
-        np.testing.assert_allclose(x, theirs["features"], 1e-4, 1e-4)
-        for name in ("label", "index"):
-            np.testing.assert_array_equal(ours[name], theirs[name])
-            assert ours[name].dtype == theirs[name].dtype
+        assert ours.images.dtype == np.uint8
+        x = run(backbone.variables, backbone.preprocessing.normalise(ours.images))
+        np.testing.assert_allclose(x, theirs.features, 1e-4, 1e-4)
+        for name in ("targets", "index"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+            assert getattr(ours, name).dtype == getattr(theirs, name).dtype
 
 
 def test_images_that_do_not_fit_in_memory_stream_in_the_same_order(cacheless, monkeypatch):
     kept = take(cacheless, 5, start=2)
     monkeypatch.setattr(examples, "reader", functools.partial(reader, memory_limit=0))
     for ours, theirs in zip(take(cacheless, 5, start=2), kept, strict=True):
-        for name in theirs:
-            np.testing.assert_array_equal(ours[name], theirs[name])
-    np.testing.assert_array_equal(take(cacheless, 3, start=4)[0]["image"], kept[2]["image"])
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    np.testing.assert_array_equal(take(cacheless, 3, start=4)[0].images, kept[2].images)
 
 
 def test_a_sample_is_spread_and_small():
@@ -564,3 +574,133 @@ def test_a_sample_of_many_views_has_every_image():
         assert set(rows % images) == set(range(images))
     # Where there is room for fewer, each is of another image.
     assert len(set(head.sample_rows((50_000, 2), 10) % 5000)) == 1000
+
+
+# At several cuts.
+
+CUTS = ("stage1.block1", "stage3.block1")
+
+
+@pytest.fixture
+def compute_at_cuts(problem, source):
+    return functools.partial(features.compute_at_cuts, problem.backbone, CUTS, source)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_features_at_several_cuts_are_those_of_each_cut(problem, source, tmp_path, dtype):
+    found = features.compute_at_cuts(
+        problem.backbone, CUTS, source, dtype=dtype, directory=tmp_path
+    )
+    assert tuple(found) == CUTS
+    for cut, cache in found.items():
+        alone = features.compute(problem.backbone, cut, source, dtype=dtype)
+        assert cache.features.dtype == dtype
+        # One program of all cuts: the same to float32.
+        within = {"float32": 1e-5, "float16": 1e-3}[dtype]
+        np.testing.assert_allclose(cache.features, alone.features, within, within)
+        np.testing.assert_allclose(cache.teacher, alone.teacher, 1e-4, 1e-4)
+        np.testing.assert_array_equal(cache.targets, alone.targets)
+        np.testing.assert_allclose(cache.scale, alone.scale, rtol=1e-3)
+    first, second = found.values()
+    assert first.teacher is second.teacher
+    assert first.targets is second.targets
+
+
+def test_features_at_several_cuts_are_found_again(compute_at_cuts, tmp_path, computed):
+    first = compute_at_cuts(directory=tmp_path)
+    told = []
+    second = compute_at_cuts(directory=tmp_path, tell=told.append)
+    assert computed == [0]
+    assert not told
+    for cut in CUTS:
+        assert isinstance(second[cut].features, np.memmap)
+        assert second[cut].features.dtype == np.float16
+        assert_same(first[cut], second[cut])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "again"),
+    [
+        ("manifest.json", lambda content: b"{", 4),
+        ("manifest.json", lambda content: b"[]", 4),
+        ("manifest.json", None, 4),
+        ("parts.txt", lambda content: b"", 4),
+        ("label.bin", lambda content: b"", 4),
+        ("teacher.bin", lambda content: content[:500], 3),
+        ("features-stage3.block1.bin", lambda content: b"something else", 4),
+        ("features-stage3.block1.bin", lambda content: content[: len(content) // 2], 3),
+        ("features-stage1.block1.bin", lambda content: content[:-1] + b"\xff", 1),
+    ],
+)
+def test_a_damaged_array_of_any_cut_is_computed_again(
+    compute_at_cuts, tmp_path, small_parts, computed, name, change, again
+):
+    whole = compute_at_cuts(directory=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    path = folder / name
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(before[name]))
+    computed.clear()
+    told = []
+    repaired = compute_at_cuts(directory=tmp_path, tell=told.append)
+    assert len(computed) == again
+    assert told
+    assert list(tmp_path.iterdir()) == [folder]
+    for cut in CUTS:
+        assert_same(repaired[cut], whole[cut])
+    for path in folder.iterdir():
+        if path.suffix == ".bin":
+            assert path.read_bytes() == before[path.name]
+
+
+def test_a_stopped_build_of_several_cuts_is_resumed(
+    compute_at_cuts, tmp_path, small_parts, computed
+):
+    whole = compute_at_cuts(directory=tmp_path / "whole")
+    computed.clear()
+    computed.stop_at = 2
+    with pytest.raises(Stop):
+        compute_at_cuts(directory=tmp_path / "stopped")
+    computed.stop_at = None
+    resumed = compute_at_cuts(directory=tmp_path / "stopped")
+    assert computed == [0, 1, 2, 3]
+    for cut in CUTS:
+        assert_same(resumed[cut], whole[cut])
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="there is no such call here")
+def test_a_full_disk_is_one_line_before_any_cut_is_computed(
+    compute_at_cuts, tmp_path, computed, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ConfigError, match="No space left on device; make room") as error:
+        compute_at_cuts(directory=tmp_path)
+    assert "\n" not in str(error.value)
+    assert not computed
+    (folder,) = tmp_path.iterdir()
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
+def test_without_such_a_call_the_free_space_is_looked_up(compute_at_cuts, tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(ConfigError, match="free in "):
+        compute_at_cuts(directory=tmp_path)
+
+
+def test_a_cut_whose_features_float16_cannot_hold_is_named(problem, source, tmp_path):
+    def scaled(name, x):
+        return x * np.float32(1e5) if "stage3" in jax.tree_util.keystr(name) else x
+
+    params = jax.tree_util.tree_map_with_path(scaled, problem.backbone.variables["params"])
+    variables = {**problem.backbone.variables, "params": params}
+    backbone = dataclasses.replace(problem.backbone, variables=variables)
+    features.compute_at_cuts(backbone, CUTS[:1], source, directory=tmp_path)
+    with pytest.raises(ConfigError, match=r"at stage3\.block1 .*don't fit float16"):
+        features.compute_at_cuts(backbone, CUTS, source, directory=tmp_path)

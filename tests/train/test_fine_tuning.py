@@ -13,12 +13,14 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import evaluate
 from jaxsplit.split import make_split
+from jaxsplit.tasks import classification
 from jaxsplit.train import features, losses, parallel, start
 from jaxsplit.train.examples import WithImages
 from jaxsplit.train.fine_tuning import train_networks
 from jaxsplit.train.groups import make_curve_step, make_groups
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.train.trainable import NETWORK, learning_blocks, with_blocks
+from jaxsplit.units.bottleneck import Bottleneck
 
 HEAD = {"stem", "stage1_block1", "stage2_block1"}
 TAIL = {"stage3_block1", "logits"}
@@ -103,21 +105,23 @@ def test_a_rate_runs_on_its_own_network_through_bytes(trained, tiny_test_source,
 def plain_loss(split, backbone, unit, blocks, batch, key, scale):
     """The loss of one rate by the unfolded network and `jax.grad`'s own rules."""
     network = with_blocks(backbone.variables, blocks)
-    pixels = backbone.preprocessing.normalise(batch["image"])
+    pixels = backbone.preprocessing.normalise(batch.images)
     seen = split.head(network, pixels)
 
+    module = Bottleneck(split.spec, split.shape)
+
     def run(x, method):
-        return split.unit.apply(unit, x, True, method=method, mutable=["batch_stats"])[0]
+        return module.apply(unit, x, True, method=method, mutable=["batch_stats"])[0]
 
     latent = run(seen, "encode")
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch.index)
     bits = losses.rate(split.bits(unit, jax.vmap(ops.add_uniform_noise)(latent, keys)))
     rounded = latent + jax.lax.stop_gradient(jnp.round(latent) - latent)
     reconstruction = run(rounded, "decode")
     logits = split.tail(network, reconstruction)
-    distortion = 0.5 * losses.feature_error(reconstruction, batch["features"], scale)
-    distortion += losses.distillation(logits, batch["teacher"])
-    distortion += 0.5 * losses.cross_entropy(logits, batch["label"])
+    distortion = 0.5 * losses.feature_error(reconstruction, batch.features, scale)
+    distortion += classification.distillation(logits, batch.teacher)
+    distortion += 0.5 * classification.cross_entropy(logits, batch.targets)
     return jnp.mean(distortion + LMBDA * bits)
 
 
@@ -136,7 +140,7 @@ def test_gradients_are_those_of_the_plain_loss(config, problem, monkeypatch, mas
         data.open_source("embedded", split="train", limit=64), folded.preprocessing
     )
     batch = problem.batch()
-    batch = {**batch, "image": images[batch["index"]]}
+    batch = dataclasses.replace(batch, images=images[batch.index])
     state = start.first_state(config, backbone, groups)
     constants = start.make_constants(config, backbone, groups, problem.cache.scale)
     devices = jax.devices()[:1]
@@ -151,9 +155,9 @@ def test_gradients_are_those_of_the_plain_loss(config, problem, monkeypatch, mas
 
     split = dataclasses.replace(make_split(backbone, config.cut, config.spec), axis_name=None)
     blocks = before["params"].pop(NETWORK)
-    key = jax.random.fold_in(constants["groups"][0]["key"][0], 0)
+    key = jax.random.fold_in(constants.groups[0].key[0], 0)
     if mask == "tail":  # the cached features, not the images, are what the tail learns from
-        monkeypatch.setattr(type(split), "head", lambda *_: jnp.asarray(batch["features"]))
+        monkeypatch.setattr(type(split), "head", lambda *_: jnp.asarray(batch.features))
 
     @jax.jit
     @jax.value_and_grad
@@ -194,9 +198,9 @@ def test_images_come_with_their_own_features(problem):
     ours, theirs = both.batches(8, 0, 9), problem.cache.batches(8, 0, 9)
     for _ in range(3):
         one, other = next(ours), next(theirs)
-        np.testing.assert_array_equal(one["image"], images[other["index"]])
-        np.testing.assert_array_equal(one["label"], labels[other["index"]])
-        np.testing.assert_array_equal(one["features"], other["features"])
+        np.testing.assert_array_equal(one.images, images[other.index])
+        np.testing.assert_array_equal(one.targets, labels[other.index])
+        np.testing.assert_array_equal(one.features, other.features)
 
 
 def test_blocks_before_and_behind_the_cut(problem):

@@ -35,7 +35,7 @@ def test_of_the_features_alone_it_is_the_mean_square(split, backbone, features):
     scale = float(np.square(features).mean())
     key = jax.random.key(0)
     metric = loss_metric(
-        split, backbone, features, Distortion(distillation=0.0, features=2.0), scale, key
+        split, 2, backbone, features, Distortion(distillation=0.0, features=2.0), scale, key
     )
     error = np.random.default_rng(0).normal(size=(1, *split.shape))
     cost = np.einsum("nhwi,ij,nhwj->", patches(error, 2), metric, patches(error, 2))
@@ -47,7 +47,13 @@ def test_of_the_answers_it_is_what_small_errors_cost(split, backbone, features, 
     """Kullback and Leibler's divergence, of errors of one size in all patches and directions."""
     scale, key = float(np.square(features).mean()), jax.random.key(0)
     metric = loss_metric(
-        split, backbone, features, Distortion(distillation=3.0, temperature=temperature), scale, key
+        split,
+        2,
+        backbone,
+        features,
+        Distortion(distillation=3.0, temperature=temperature),
+        scale,
+        key,
     )
     np.testing.assert_allclose(metric, metric.T)
     assert np.linalg.eigvalsh(metric)[0] >= -1e-12

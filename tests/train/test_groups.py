@@ -19,6 +19,7 @@ from jaxsplit.train.groups import (
     with_best_offsets,
 )
 from jaxsplit.train.losses import Distortion
+from jaxsplit.train.records import Batch, CurveConstants
 from jaxsplit.train.step import Phase, Rate
 
 FEATURES = Phase(1, Distortion(distillation=0, features=1))
@@ -43,11 +44,11 @@ def train(problem, tiny_config):
         preprocessing = problem.backbone.preprocessing
         step = make_curve_step(groups, phase, optimizer, preprocessing, **options)
         program = parallel.parallel_step(step, devices)
-        constants = {
-            "backbone": problem.backbone.variables,
-            "scale": np.float32(problem.cache.scale),
-            "groups": group_constants(groups, 0),
-        }
+        constants = CurveConstants(
+            backbone=problem.backbone.variables,
+            scale=np.float32(problem.cache.scale),
+            groups=group_constants(groups, 0),
+        )
         state = parallel.replicate(init_groups(groups, optimizer, 0), devices)
         constants = parallel.replicate(constants, devices)
         for batch in batches:
@@ -116,8 +117,8 @@ def test_images_in_the_step_give_what_cached_features_do(problem, rates, train):
     batch = problem.batch()
     source = data.open_source("embedded", split="train", limit=64)
     images, labels = data.load_arrays(source, problem.backbone.preprocessing)
-    np.testing.assert_array_equal(labels[batch["index"]], batch["label"])
-    seen = {"image": images[batch["index"]], "label": batch["label"], "index": batch["index"]}
+    np.testing.assert_array_equal(labels[batch.index], batch.targets)
+    seen = Batch(batch.index, batch.targets, images=images[batch.index])
     sgd = optax.sgd(1e-2)
     _, cached, ours = train(rates, ALL, [batch], sgd)
     _, direct, theirs = train(rates, ALL, [seen], sgd)

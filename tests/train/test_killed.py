@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsplit.cli import config
+from jaxsplit.experiments import config
 from jaxsplit.io import checkpoint
 from jaxsplit.train.curve import train_curve
 from jaxsplit.weights.load import load_backbone
@@ -185,10 +185,10 @@ def test_an_error_in_one_process_ends_all(launch, tmp_path, broken):
 
 MEETING = """
 import sys, time
-from jaxsplit.train import processes
-processes.join(sys.argv[1], int(sys.argv[2]), 2)
+from jaxsplit.train import distributed
+distributed.join(sys.argv[1], int(sys.argv[2]), 2)
 time.sleep(40 * int(sys.argv[2]))  # Gloo would wait for half a minute
-print(processes.from_first(int(sys.argv[2]) + 5), processes.largest(int(sys.argv[2])))
+print(distributed.from_first(int(sys.argv[2]) + 5), distributed.largest(int(sys.argv[2])))
 """
 
 

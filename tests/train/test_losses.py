@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.train.losses import Distortion, cross_entropy, distillation, feature_error, rate
+from jaxsplit.tasks import Classification
+from jaxsplit.tasks.classification import cross_entropy, distillation
+from jaxsplit.train.losses import Distortion, DistortionInputs, feature_error, rate
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 
@@ -91,29 +93,33 @@ def test_feature_error_is_relative_to_the_scale():
 
 
 def arguments(seed=11):
-    return {
-        "reconstruction": normal(seed, 3, 2, 2, 4),
-        "features": normal(seed + 1, 3, 2, 2, 4),
-        "logits": normal(seed + 2, 3, 5),
-        "teacher": normal(seed + 3, 3, 5),
-        "labels": np.array([4, 0, 2]),
-        "scale": jnp.float32(0.7),
-    }
+    return DistortionInputs(
+        reconstruction=normal(seed, 3, 2, 2, 4),
+        features=normal(seed + 1, 3, 2, 2, 4),
+        outputs=normal(seed + 2, 3, 5),
+        teacher=normal(seed + 3, 3, 5),
+        targets=np.array([4, 0, 2]),
+        scale=jnp.float32(0.7),
+        task=Classification(tuple("abcde")),
+    )
 
 
 def test_a_distortion_is_the_weighted_sum():
     a = arguments()
-    got = Distortion(labels=0.5, distillation=2.0, features=3.0, temperature=2.0)(**a)
+    got = Distortion(labels=0.5, distillation=2.0, features=3.0, temperature=2.0)(a)
     expected = (
-        0.5 * cross_entropy(a["logits"], a["labels"])
-        + 2.0 * distillation(a["logits"], a["teacher"], 2.0)
-        + 3.0 * feature_error(a["reconstruction"], a["features"], 0.7)
+        0.5 * cross_entropy(a.outputs, a.targets)
+        + 2.0 * distillation(a.outputs, a.teacher, 2.0)
+        + 3.0 * feature_error(a.reconstruction, a.features, 0.7)
     )
     close(got, expected)
     assert got.shape == (3,)
-    jitted = jax.jit(Distortion(0.5, 2.0, 3.0, 2.0).__call__)(**a)
+    distortion = Distortion(0.5, 2.0, 3.0, 2.0)
+    jitted = jax.jit(lambda arrays: distortion(a._replace(**arrays)))(
+        {name: value for name, value in a._asdict().items() if name != "task"}
+    )
     close(jitted, got)
-    close(Distortion()(**a), distillation(a["logits"], a["teacher"]))
+    close(Distortion()(a), distillation(a.outputs, a.teacher))
 
 
 @pytest.mark.parametrize(
@@ -129,10 +135,10 @@ def test_only_the_features_do_without_the_tail(weights, needs_tail):
     distortion = Distortion(**weights)
     assert distortion.needs_tail is needs_tail
     a = arguments()
-    gradient = jax.grad(lambda logits: distortion(**{**a, "logits": logits}).sum())(a["logits"])
+    gradient = jax.grad(lambda logits: distortion(a._replace(outputs=logits)).sum())(a.outputs)
     assert gradient.any() == needs_tail
     if not needs_tail:
-        close(distortion(**{**a, "logits": None}), distortion(**a))
+        close(distortion(a._replace(outputs=None)), distortion(a))
 
 
 @pytest.mark.parametrize(
@@ -157,19 +163,21 @@ def test_weights_that_make_no_sense_are_refused(wrong):
 def test_extreme_logits_keep_values_and_gradients_finite():
     extremes = np.array([[1e4, -1e4, 0], [-1e4, 1e4, 0], [1e4, 1e4, 1e4], [0, 0, -1e4]], np.float32)
     logits, teacher = np.repeat(extremes, 4, axis=0), np.tile(extremes, (4, 1))
-    a = {
-        "reconstruction": normal(20, 16, 1, 1, 1, scale=1e4),
-        "features": normal(21, 16, 1, 1, 1),
-        "teacher": teacher,
-        "labels": np.arange(16) % 3,
-        "scale": 1.0,
-    }
+    a = DistortionInputs(
+        reconstruction=normal(20, 16, 1, 1, 1, scale=1e4),
+        features=normal(21, 16, 1, 1, 1),
+        outputs=logits,
+        teacher=teacher,
+        targets=np.arange(16) % 3,
+        scale=1.0,
+        task=Classification(tuple("abc")),
+    )
     distortion = Distortion(labels=1.0, distillation=1.0, features=1.0, temperature=0.5)
 
     def total(logits, reconstruction):
-        return distortion(**{**a, "logits": logits, "reconstruction": reconstruction}).sum()
+        return distortion(a._replace(outputs=logits, reconstruction=reconstruction)).sum()
 
-    value, gradients = jax.value_and_grad(total, argnums=(0, 1))(logits, a["reconstruction"])
+    value, gradients = jax.value_and_grad(total, argnums=(0, 1))(logits, a.reconstruction)
     assert np.isfinite(value)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
     # Labels and teacher bound the pull on a logit: 1 and T.

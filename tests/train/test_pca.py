@@ -15,7 +15,7 @@ from jaxsplit.train.fisher import patches
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.pca import best_step, check_principal, principal_unit
 from jaxsplit.train.step import Phase, Rate
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units import BottleneckSpec, UnitTree
 
 CHANNELS = 5
 
@@ -27,7 +27,8 @@ def _spec(k, channels=None, **changes):
 
 
 def _split(spec):
-    return Split(None, "cut", (4, 6, CHANNELS), spec)
+    shape = jax.ShapeDtypeStruct((4, 6, CHANNELS), jnp.float32)
+    return Split(None, "cut", UnitTree.at(shape, spec), None)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +40,10 @@ def features():
 
 
 def _encode(split, unit, features, train=False):
-    options = {"mutable": ["batch_stats"]} if train else {}
-    found = split.unit.apply(unit, jnp.asarray(features), train, method="encode", **options)
-    return np.asarray(found[0] if train else found)
+    x = jnp.asarray(features)
+    return np.asarray(
+        split.units.encode_train(unit, x, None)[0] if train else split.encode(unit, x)
+    )
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
@@ -50,7 +52,7 @@ def test_all_components_give_the_features_back(k, batch_norm, features):
     split = _split(_spec(k, batch_norm=batch_norm, step=0.5))
     unit = principal_unit(split, features, 0.7, jax.random.key(0))
     latent = _encode(split, unit, features)
-    back = split.unit.apply(unit, jnp.asarray(latent), method="decode")
+    back = split.decode(unit, jnp.asarray(latent))
     np.testing.assert_allclose(back, features, atol=1e-4)
     flat = latent.reshape(-1, latent.shape[-1])
     covariance = np.cov(flat.T)
@@ -75,7 +77,7 @@ def test_what_is_lost_with_fewer_channels_is_what_the_last_components_hold(k, fe
     spread = latent.reshape(-1, latent.shape[-1]).var(axis=0)
     few = _split(_spec(k, channels=3))
     unit = principal_unit(few, features, 1.0, jax.random.key(0))
-    back = few.unit.apply(unit, jnp.asarray(_encode(few, unit, features)), method="decode")
+    back = few.decode(unit, jnp.asarray(_encode(few, unit, features)))
     error = np.square(np.asarray(back) - features).mean() * CHANNELS * k * k
     assert error == pytest.approx(spread[3:].sum(), rel=1e-3)
 
@@ -104,7 +106,7 @@ def test_the_prior_begins_as_wide_as_the_latents(features):
 def _cost(split, unit, features, lmbda, metric):
     """The loss of a unit's rounded latents, as a square of the error and entropies."""
     latent = np.round(_encode(split, unit, features))
-    back = np.asarray(split.unit.apply(unit, jnp.asarray(latent), method="decode"))
+    back = np.asarray(split.decode(unit, jnp.asarray(latent)))
     errors = patches((back - features).astype(np.float64), split.spec.stride)
     error = np.einsum("nhwi,ij,nhwj->n", errors, metric, errors).mean()
     bits = 0.0
@@ -146,7 +148,7 @@ def test_what_costs_more_is_sent_better(k, features):
         for step in best_step(1e-4, price, scale) * np.geomspace(0.25, 4, 9)
     ]
     assert _cost(split, own, features, 1e-4, metric) < 0.9 * min(plain)
-    back = split.unit.apply(own, jnp.asarray(_encode(split, own, features)), method="decode")
+    back = split.decode(own, jnp.asarray(_encode(split, own, features)))
     np.testing.assert_allclose(back, features, atol=1e-3)
 
 

@@ -146,9 +146,8 @@ def test_other_weights_or_images_of_the_same_name_begin_anew(tiny_config, tiny_b
         path = folder / "train" / name.replace("/", "-") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(path)
-    backbone = dataclasses.replace(
-        tiny_backbone, class_names=tuple(sorted(path.name for path in (folder / "train").iterdir()))
-    )
+    names = sorted(path.name for path in (folder / "train").iterdir())
+    backbone = dataclasses.replace(tiny_backbone, task=names)
     config = dataclasses.replace(
         tiny_config,
         rates=(Rate("a", 1e-4),),

@@ -11,7 +11,7 @@ import pytest
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.train import parallel
-from jaxsplit.train.losses import Distortion
+from jaxsplit.train.losses import Distortion, DistortionInputs
 from jaxsplit.train.step import Phase, Rate, make_reconstruct, make_step, rate_constants
 
 ALL = Distortion(labels=1, distillation=0.5, features=1, temperature=2)
@@ -60,19 +60,21 @@ def test_a_tail_that_ran_by_itself_gives_the_same_gradient(problem, start, phase
     program = parallel.parallel_step(
         lambda _, batch, given: ((), reconstruct(given[0], batch, given[1])), devices
     )
-    without = {**constants, "backbone": {"params": {}}}
+    without = dataclasses.replace(constants, backbone={"params": {}})
     given = parallel.replicate((state, without), devices)
     _, seen = program((), parallel.shard(batch, devices), given)
     behind = dataclasses.replace(ALL, features=0)
 
     def distortion(x):
-        logits = problem.split.tail(problem.backbone.variables, x)
-        targets = {"teacher": batch["teacher"], "labels": batch["label"]}
-        targets |= {"features": x, "scale": 1.0}
-        return behind(reconstruction=x, logits=logits, **targets).sum()
+        outputs = problem.split.tail(problem.backbone.variables, x)
+        seen = DistortionInputs(
+            x, x, outputs, batch.teacher, batch.targets, 1.0, problem.split.task
+        )
+        return behind(seen).sum()
 
     slopes = tuple(jax.grad(distortion)(x[0]) for x in seen)
-    ours = problem.gradient(phase, state, {**batch, "slopes": slopes}, without)
+    sloped = dataclasses.replace(batch, slopes=slopes)
+    ours = problem.gradient(phase, state, sloped, without)
     whole = problem.gradient(phase, *start)
     assert_same_step((*ours[:2], ours[2]["bits"]), (*whole[:2], whole[2]["bits"]))
     assert (ours[2]["distortion"] < whole[2]["distortion"]).all()
@@ -128,8 +130,8 @@ def test_only_the_unit_is_trained_and_all_of_it(problem, start):
 
 def test_the_noise_of_an_example_does_not_depend_on_its_place(problem, start):
     state, batch, constants = start
-    order = np.random.default_rng(1).permutation(len(batch["index"]))
-    shuffled = {name: array[order] for name, array in batch.items()}
+    order = np.random.default_rng(1).permutation(len(batch.index))
+    shuffled = jax.tree.map(lambda array: array[order], batch)
     assert_same_step(
         problem.gradient(NOISE, state, shuffled, constants), problem.gradient(NOISE, *start)
     )
@@ -139,16 +141,16 @@ def test_noise_differs_between_examples_steps_rates_and_seeds(problem, start):
     state, batch, _ = start
     twins = tuple(dataclasses.replace(rate, lmbda=1e-2) for rate in RATES)
 
-    def bits(state=state, index=batch["index"], seed=0):
+    def bits(state=state, index=batch.index, seed=0):
         constants = problem.constants(twins, seed)
-        batch_ = {**batch, "index": index}
+        batch_ = dataclasses.replace(batch, index=index)
         return problem.gradient(NOISE, state, batch_, constants)[2]["bits"]
 
     same = jax.tree.map(lambda x: np.stack([x[0], x[0]]) if np.ndim(x) else x, state)
     assert bits(same)[0] != bits(same)[1]  # one unit twice: only the noise differs
     drawn = [
         bits()[0],
-        bits(index=batch["index"] + 1)[0],
+        bits(index=batch.index + 1)[0],
         bits(dataclasses.replace(state, step=state.step + 1))[0],
         bits(seed=1)[0],
     ]
@@ -157,7 +159,7 @@ def test_noise_differs_between_examples_steps_rates_and_seeds(problem, start):
 
 def test_the_decoder_sees_noise_or_rounding_around_the_offsets(problem, start):
     state, batch, constants = start
-    other_noise = {**constants, "key": rate_constants(RATES, seed=1)["key"]}
+    other_noise = dataclasses.replace(constants, rates=rate_constants(RATES, seed=1))
     shifted = dataclasses.replace(state, offsets=state.offsets + np.float32(0.3))
 
     def distortion(phase, state, constants):
@@ -173,7 +175,7 @@ def test_the_decoder_sees_noise_or_rounding_around_the_offsets(problem, start):
 @pytest.mark.parametrize(
     ("distortion", "heeds"),
     [
-        (Distortion(labels=1, distillation=0), {"label"}),
+        (Distortion(labels=1, distillation=0), {"targets"}),
         (Distortion(distillation=1), {"teacher"}),
         (Distortion(distillation=0, features=1), {"scale"}),
     ],
@@ -182,18 +184,20 @@ def test_the_decoder_sees_noise_or_rounding_around_the_offsets(problem, start):
 def test_each_distortion_looks_at_its_own_target(problem, start, distortion, heeds):
     state, batch, constants = start
     phase = Phase(1, distortion)
-    constants = {**constants, "lmbda": jnp.asarray([rate.lmbda for rate in RATES])}
+    lmbda = jnp.asarray([rate.lmbda for rate in RATES])
+    rates = dataclasses.replace(constants.rates, lmbda=lmbda)
+    constants = dataclasses.replace(constants, rates=rates)
     _, _, metrics = problem.gradient(phase, state, batch, constants)
     np.testing.assert_allclose(
-        metrics["loss"], metrics["distortion"] + constants["lmbda"] * metrics["bits"], rtol=1e-5
+        metrics["loss"], metrics["distortion"] + lmbda * metrics["bits"], rtol=1e-5
     )
     assert ("top1" in metrics) == distortion.needs_tail
     assert (metrics["bits"] > 0).all()
     assert (metrics["distortion"] > 0).all()
     changed = {
-        "label": ({**batch, "label": (batch["label"] + 1) % 10}, constants),
-        "teacher": ({**batch, "teacher": batch["teacher"][::-1]}, constants),
-        "scale": (batch, {**constants, "scale": 2 * constants["scale"]}),
+        "targets": (dataclasses.replace(batch, targets=(batch.targets + 1) % 10), constants),
+        "teacher": (dataclasses.replace(batch, teacher=batch.teacher[::-1]), constants),
+        "scale": (batch, dataclasses.replace(constants, scale=2 * constants.scale)),
     }
     for name, (other_batch, other_constants) in changed.items():
         other = problem.gradient(phase, state, other_batch, other_constants)[2]["distortion"]

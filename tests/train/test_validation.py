@@ -10,6 +10,7 @@ from jaxsplit import data
 from jaxsplit.evaluation import evaluate
 from jaxsplit.train.curve import freeze
 from jaxsplit.train.groups import init_groups, make_groups, with_best_offsets
+from jaxsplit.train.records import Batch
 from jaxsplit.train.start import make_optimizer
 from jaxsplit.train.step import Rate
 from jaxsplit.train.validation import make_evaluate
@@ -40,8 +41,8 @@ def test_an_evaluation_agrees_with_real_bytes(problem, tiny_config, tiny_backbon
 
     def batches():
         for start in (0, 13, 26):
-            part = slice(start, start + 13)
-            yield {"image": images[part], "label": labels[part]}
+            index = np.arange(start, min(start + 13, 30), dtype=np.int32)
+            yield Batch(index, labels[index], images=images[index])
 
     said = make_evaluate(groups, tiny_backbone, batches)(state)
     curve = evaluate.evaluate(freeze(config, tiny_backbone, groups, state), tiny_backbone, source)

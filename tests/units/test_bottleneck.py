@@ -9,13 +9,7 @@ import numpy as np
 import pytest
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.units.bottleneck import (
-    INITIAL_LATENT_STD,
-    Bottleneck,
-    BottleneckSpec,
-    fold_batch_norm,
-    unit_shapes,
-)
+from jaxsplit.units.bottleneck import INITIAL_LATENT_STD, Bottleneck, BottleneckSpec
 
 
 def features(*shape, seed=0):
@@ -112,7 +106,7 @@ def test_the_shapes_are_known_without_a_trace(spec):
         fresh = jax.eval_shape(unit.init, jax.random.key(0), jnp.zeros((1, 9, 6, 4)))
         shapes = jax.tree.map(np.shape, fresh)
         del shapes["params"]["prior"]
-        assert shapes == unit_shapes(form, 4)
+        assert shapes == form.variable_shapes((9, 6, 4))
 
 
 def test_the_tree_holds_the_unit_and_nothing_else():
@@ -131,7 +125,7 @@ def test_the_tree_holds_the_unit_and_nothing_else():
     decoder = trained(wide, (6, 6, 4))[1]["params"]["decoder"]
     assert decoder["pointwise"]["kernel"].shape == (3, 12)
     assert decoder["depthwise"].shape == (4, 4, 4, 3)
-    plain, _ = fold_batch_norm(spec, variables)
+    plain, _ = spec.fold(variables)
     _, bare = trained(plain, (6, 6, 4))
     assert set(bare) == {"params"}
 
@@ -151,7 +145,7 @@ def test_folding_keeps_the_function(form, multiplier):
     filters = dict(zip(("multiplier", "decoder_multiplier"), multiplier, strict=True))
     spec = dataclasses.replace(spec, **filters)
     unit, variables = trained(spec, shape)
-    plain, folded = fold_batch_norm(spec, variables)
+    plain, folded = spec.fold(variables)
     assert plain == dataclasses.replace(spec, batch_norm=False)
     bare = Bottleneck(plain, shape)
     x = features(4, *shape)
@@ -168,14 +162,14 @@ def test_folding_keeps_the_function(form, multiplier):
         size = np.abs(expected).max()
         assert size > 0.1
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * size)
-    assert fold_batch_norm(plain, folded) == (plain, folded)
+    assert plain.fold(folded) == (plain, folded)
 
 
 def test_folding_leaves_its_argument_alone():
     spec = BottleneckSpec(2)
     _, variables = trained(spec, (4, 4, 2))
     before = jax.tree.map(np.array, variables)
-    fold_batch_norm(spec, variables)
+    spec.fold(variables)
     jax.tree.map(np.testing.assert_array_equal, variables, before)
 
 

@@ -15,7 +15,7 @@ from jaxsplit.networks import fold_batch_norm
 _TRANSPOSED = "depthwise_conv_transpose"
 
 
-def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> int:
+def count_params(function: Callable[..., object], variables: object, *args: object) -> int:
     """Counts the parameters that the result of `function(variables, *args)` depends on.
 
     A leaf of variables["params"] counts whole if the traced program uses it, else not at all.
@@ -37,7 +37,9 @@ def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> in
     return sum(used_params(function, variables, *args).values())
 
 
-def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dict[str, int]:
+def used_params(
+    function: Callable[..., object], variables: object, *args: object
+) -> dict[str, int]:
     """Maps the path of each parameter that `count_params` counts to its size."""
     program = jax.make_jaxpr(function)(variables, *args).jaxpr
     used = _used(program, [True] * len(program.outvars))
@@ -87,7 +89,7 @@ def as_it_runs(module: Any, variables: Any) -> tuple[Any, Any]:
     return module.clone(folded=True), folded
 
 
-def count_macs(function: Callable[..., Any], *args: Any) -> int:
+def count_macs(function: Callable[..., object], *args: object) -> int:
     """Counts the multiply-accumulates of one call.
 
     Convolutions, matrix products and elementwise multiplications count. The latter, because
@@ -140,7 +142,7 @@ def program_macs(jaxpr: Any) -> int:
     return total
 
 
-def _inner(params: dict[str, Any]) -> list[Any]:
+def _inner(params: dict[str, object]) -> list[Any]:
     """The programs inside an equation: a jitted call, a custom derivative or a loop."""
     found = []
     for value in params.values():

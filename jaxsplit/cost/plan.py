@@ -84,7 +84,7 @@ class CutPlan:
 
         return min(self.units, key=distance, default=None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns counts, shares of both sides and units, ready for JSON."""
         return {
             **vars(self),
@@ -126,7 +126,7 @@ class Plan:
         known = ", ".join(cut.cut for cut in self.cuts)
         raise ConfigError(f"{self.name} has no cut {name!r}; it has {known}")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns a dict for JSON: {"network", "input_shape", "macs", "params", "cuts": […]}."""
         return {
             "network": self.name,
@@ -140,7 +140,7 @@ class Plan:
 def make_plan(
     module: Any,
     input_shape: Shape,
-    variables: Any = None,
+    variables: object = None,
     *,
     name: str | None = None,
     channels: Iterable[int] = CHANNELS,
@@ -207,7 +207,7 @@ class _Segment:
     peak_bytes: int
 
 
-def _segments(module: Any, variables: Any, image: Any) -> Iterator[_Segment]:
+def _segments(module: Any, variables: object, image: jax.ShapeDtypeStruct) -> Iterator[_Segment]:
     folded, arrays = as_it_runs(module, variables)  # parameters are counted unfolded
     start, given = None, image
     *cuts, last = module.endpoints()
@@ -226,7 +226,7 @@ def _segments(module: Any, variables: Any, image: Any) -> Iterator[_Segment]:
         start, given = stop, result
 
 
-def _run(module: Any, start: str | None, stop: str, variables: Any, x: jax.Array) -> jax.Array:
+def _run(module: Any, start: str | None, stop: str, variables: object, x: jax.Array) -> jax.Array:
     return module.apply(variables, x, start=start, stop=stop)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,9 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     plain = dataclasses.replace(split, spec=folded, axis_name=None)
     unit = jax.eval_shape(lambda: fold_batch_norm(split.spec, split.init(key))[1])
 
-    def stages(cut: Split, variables: Any) -> dict[str, tuple[Any, ...]]:
+    def stages(
+        cut: Split, variables: object
+    ) -> dict[str, tuple[Callable[..., object], object, object]]:
         return {
             "head": (cut.head, variables, images),
             "encoder": (cut.encode, unit, features),

@@ -6,10 +6,10 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.typing import VariableDict
 
 from jaxsplit.cost.counting import count_macs, program_macs
 from jaxsplit.cost.memory import peak_bytes
@@ -53,7 +53,7 @@ class UnitPlan:
         """Integers coded for one image."""
         return math.prod(self.latent_shape)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns a dict for JSON: all counts, and the channels and stride of `spec`."""
         values = {"channels": self.spec.channels, "stride": self.spec.stride}
         values |= {key: value for key, value in vars(self).items() if key != "spec"}
@@ -130,10 +130,10 @@ def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
     folded = jax.eval_shape(lambda variables: fold_batch_norm(spec, variables)[1], arrays)
     plain = Bottleneck(dataclasses.replace(spec, batch_norm=False), shape)
 
-    def encode(variables: Any, features: jax.Array) -> Any:
+    def encode(variables: VariableDict, features: jax.Array) -> object:
         return plain.apply(variables, features, method="encode")
 
-    def decode(variables: Any, z: jax.Array) -> Any:
+    def decode(variables: VariableDict, z: jax.Array) -> object:
         return plain.apply(variables, z, method="decode")
 
     features = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -158,7 +158,7 @@ def _prior_numbers(channels: int) -> int:
     return _numbers(jax.eval_shape(FactorizedPrior(channels).init, jax.random.key(0), z))
 
 
-def _abstract(shapes: Any) -> Any:
+def _abstract(shapes: object) -> VariableDict:
     return jax.tree.map(
         lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
         shapes,
@@ -166,5 +166,5 @@ def _abstract(shapes: Any) -> Any:
     )
 
 
-def _numbers(tree: Any) -> int:
+def _numbers(tree: object) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

@@ -119,7 +119,7 @@ def describe(kind: str) -> str:
     return "\n".join((f"kind = {kind!r}: {summary}", "", *fields.describe(KINDS[kind])))
 
 
-def to_dataclass(values: dict[str, Any]) -> Config:
+def to_dataclass(values: dict[str, object]) -> Config:
     """Converts nested dicts to the dataclass of their "kind".
 
     Raises:
@@ -148,7 +148,7 @@ def _rates(
     return tuple(Rate(name, float(lmbda), own.get(name)) for name, lmbda in lambdas.items())
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str) -> dict[str, object]:
     """Runs get_config of `NAME[:ARG]`."""
     file, _, arg = name.partition(":")
     path = find(file)
@@ -171,7 +171,7 @@ def _read(name: str) -> dict[str, Any]:
     return config.to_dict()
 
 
-def _kind(values: dict[str, Any]) -> type:
+def _kind(values: dict[str, object]) -> type:
     kind = values.get("kind")
     if kind not in KINDS:
         known = ", ".join(map(repr, KINDS))

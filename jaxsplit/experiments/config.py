@@ -129,6 +129,7 @@ def to_dataclass(values: dict[str, object]) -> Config:
     values = {key: value for key, value in values.items() if key != "kind"}
     if kind is not _CurveFile:
         return fields.build(kind, values)
+    # A rate's spec has only what differs: merged before it is built, since fields are required.
     shared, specs = values.get("spec"), values.get("specs")
     if isinstance(shared, dict) and isinstance(specs, dict):
         values["specs"] = {name: {**shared, **dict(own)} for name, own in specs.items()}
@@ -144,6 +145,7 @@ def _rates(
         if name not in lambdas:
             listed = did_you_mean(name, lambdas) or f"; there are {', '.join(lambdas)}"
             raise ConfigError(f"the configuration has no rate for {f'specs.{name}'!r}{listed}")
+    # A rate with the shared spec has None, so that the key of the training stays the same.
     own = {name: spec for name, spec in specs.items() if spec != shared}
     return tuple(Rate(name, float(lmbda), own.get(name)) for name, lmbda in lambdas.items())
 

@@ -68,6 +68,7 @@ def build(form: object, value: object, key: str = "") -> Any:
     members = _members(form)
     if value is None and types.NoneType in members:
         return None
+    # If no member fits, the first one is named in the message.
     form = next((one for one in members if _fits(value, one)), members[0])
     parts = typing.get_args(form)
     if not _fits(value, form):
@@ -118,6 +119,7 @@ def override(form: object, values: dict[str, object], key: str, text: str) -> No
     for name in parents:
         form = _members(_entry(form, node, name, key))[0]
         if isinstance(node, dict):
+            # What a file leaves at its default can be overridden too.
             if node.get(name) is None and _fits({}, form):
                 node[name] = {}
             node = node.get(name)

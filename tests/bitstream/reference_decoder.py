@@ -1,4 +1,4 @@
-"""A decoder of `.jspl` written from the specification in `jaxsplit.bitstream.container` alone.
+"""A decoder of `.jspl` written from the specification, `jaxsplit/bitstream/FORMAT.md`, alone.
 
 Plain Python integers; no numpy, no library, nothing of jaxsplit. Slow, and no model for error
 messages: a container that breaks the format ends in an `assert`.

@@ -145,7 +145,7 @@ def plan() -> str:
     times = re.findall(rf"^\| {Path(family).name} r\d .* (\S+) \|$", text, re.MULTILINE)
     return (
         f"```\n{''.join(chosen)}```\n\n"
-        f"and that the {len(times)} trained rates take {times[0]} to {times[-1]} ms.\n"
+        f"The {len(times)} trained rates take {times[0]} to {times[-1]} ms.\n"
     )
 
 

@@ -14,7 +14,8 @@ cores, and from there `--config.initial=FIRST/weights.safetensors --config.seed=
 
 import ml_collections
 
-EPOCHS = {"resnet20": 45, "smoke": 1}
+# Argument → epochs.
+VARIANTS = {"resnet20": 45, "smoke": 1}
 
 
 def get_config(arg: str = "resnet20") -> ml_collections.ConfigDict:
@@ -30,7 +31,7 @@ def get_config(arg: str = "resnet20") -> ml_collections.ConfigDict:
         "std": (0.2470, 0.2435, 0.2616),
     }
     config.augmentation = {"padding": 4, "flip": True}
-    config.epochs = EPOCHS[arg]
+    config.epochs = VARIANTS[arg]
     config.batch_size = 128
     config.learning_rate = 0.1
     config.weight_decay = 5e-4

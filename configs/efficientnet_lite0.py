@@ -22,11 +22,12 @@ The argument is `early` (after 41 % of the multiply-accumulates), `middle` (69 %
 
 import ml_collections
 
-# Cut, side of the patches that are transformed, channels.
-UNITS = {
+# Argument → cut, side of the patches that are transformed, channels.
+VARIANTS = {
     "early": ("stage4.block3", 2, 160),
     "middle": ("stage6.block1", 1, 192),
     "late": ("stage6.block4", 1, 192),
+    "smoke": ("stage6.block4", 1, 192),
 }
 LAMBDAS = {
     "early": (2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6),
@@ -41,8 +42,7 @@ def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.kind = "curve"
     config.backbone = "efficientnet_lite0"
-    where = "late" if smoke else arg
-    config.cut, side, channels = UNITS[where]
+    config.cut, side, channels = VARIANTS[arg]
     config.spec = {
         "channels": channels,
         "stride": side,
@@ -53,7 +53,8 @@ def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
         "output_activation": "none",
         "batch_norm": False,
     }
-    config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(LAMBDAS[where], 1)}
+    lambdas = LAMBDAS["late" if smoke else arg]
+    config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(lambdas, 1)}
     config.start = "principal"
     config.phases = (
         {

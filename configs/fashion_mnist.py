@@ -10,10 +10,13 @@ the package as resnet8_small-fashion_mnist/stage1.block1.
 
 import ml_collections
 
+# Argument → steps of the three phases.
+VARIANTS = {"full": (200, 5000, 5000), "quickstart": (100, 700, 700), "smoke": (10, 10, 10)}
+
 
 def get_config(arg: str = "full") -> ml_collections.ConfigDict:
     """The training of five rates at one cut."""
-    steps = {"full": (200, 5000, 5000), "quickstart": (100, 700, 700), "smoke": (10, 10, 10)}[arg]
+    steps = VARIANTS[arg]
     config = ml_collections.ConfigDict()
     config.kind = "curve"
     config.backbone = "fashion_mnist_resnet8"

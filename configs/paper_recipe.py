@@ -45,6 +45,15 @@ its backbone), `early`, `middle` or `late` (cuts of EfficientNet-Lite0) or `smok
 
 import ml_collections
 
+# Argument → data.
+VARIANTS = {
+    "fashion_mnist": "tfds:fashion_mnist",
+    "cifar10": "folder:cifar10",
+    "early": "folder:imagenet",
+    "middle": "folder:imagenet",
+    "late": "folder:imagenet",
+    "smoke": "embedded",
+}
 SPECS = {
     "fashion_mnist": {"channels": 12, "stride": 4, "kernel": 4, "padding": 0, "multiplier": 4},
     "cifar10": {"channels": 24, "stride": 4, "kernel": 4, "padding": 0, "multiplier": 8},
@@ -68,6 +77,7 @@ def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
     """The training of seven rates at one early cut, or of six of EfficientNet-Lite0."""
     config = ml_collections.ConfigDict()
     config.kind = "curve"
+    config.data = VARIANTS[arg]
     if arg in IMAGENET:
         _imagenet(config, arg)
     else:
@@ -101,9 +111,7 @@ def _small_images(config: ml_collections.ConfigDict, arg: str) -> None:
             "quantization": "round",
         },
     )
-    config.data = {"fashion_mnist": "tfds:fashion_mnist", "cifar10": "folder:cifar10"}[images]
     if smoke:
-        config.data = "embedded"
         config.limit = 500
         config.batching = "vmap"  # the way that compiles soonest
 
@@ -134,7 +142,6 @@ def _imagenet(config: ml_collections.ConfigDict, arg: str) -> None:
             "quantization": "round",
         },
     )
-    config.data = "folder:imagenet"
     config.test_split = "val"
     config.views = 10
     config.augmentation = {"zoom": 0.7, "flip": True}

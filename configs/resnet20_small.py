@@ -13,6 +13,8 @@ backbone) or `smoke`.
 
 import ml_collections
 
+# Argument → data.
+VARIANTS = {"fashion_mnist": "tfds:fashion_mnist", "cifar10": "folder:cifar10", "smoke": "embedded"}
 SPECS = {
     "fashion_mnist": {"channels": 12, "stride": 4, "kernel": 4, "padding": 0, "multiplier": 4},
     "cifar10": {"channels": 24, "stride": 4, "kernel": 4, "padding": 0, "multiplier": 8},
@@ -41,13 +43,12 @@ def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
         {"steps": steps[2], "distortion": {"distillation": 1.0}, "quantization": "round"},
     )
     config.tables = "places"
-    config.data = {"fashion_mnist": "tfds:fashion_mnist", "cifar10": "folder:cifar10"}[images]
+    config.data = VARIANTS[arg]
     config.batch_size = 32
     config.learning_rate = 1e-2
     config.feature_dtype = "float16"
     config.seed = 0
     if smoke:
-        config.data = "embedded"
         config.limit = 500
         config.batching = "vmap"  # the way that compiles soonest
     return config

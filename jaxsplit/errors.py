@@ -1,7 +1,7 @@
-"""The errors that jaxsplit raises: one family, so that a caller can catch them together.
+"""Errors and warnings of jaxsplit, with one base class each.
 
 Every message says what was got, what was expected and what to do. The command line prints the
-message alone, on one line, and exits with 2.
+message on one line and exits with status 2.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 
 class JaxsplitError(Exception):
-    """Base of every error that jaxsplit raises on purpose.
+    """Base class of all errors that jaxsplit raises deliberately.
 
     >>> import jaxsplit
     >>> try:
@@ -29,7 +29,7 @@ class DataError(JaxsplitError):
 
 
 class ConfigError(JaxsplitError):
-    """A configuration or an argument names something that does not exist or does not fit."""
+    """A configuration or an argument names something that does not exist or is invalid."""
 
 
 class WeightsError(JaxsplitError):
@@ -37,7 +37,7 @@ class WeightsError(JaxsplitError):
 
 
 class FamilyError(JaxsplitError):
-    """A family on disk is missing, damaged or bound to another backbone, or lacks a rate."""
+    """A family on disk is missing or damaged, belongs to another backbone, or lacks a rate."""
 
 
 class CheckpointError(JaxsplitError):
@@ -45,11 +45,11 @@ class CheckpointError(JaxsplitError):
 
 
 class NonFiniteError(JaxsplitError):
-    """A training's loss, or what it trains, is no longer a finite number."""
+    """The loss or a parameter of a training is no longer finite."""
 
 
 class ProcessError(JaxsplitError):
-    """Another process of a training over several hosts is lost, or never came."""
+    """Another process of a multi-host training was lost or never connected."""
 
 
 class BitstreamError(JaxsplitError):
@@ -57,28 +57,28 @@ class BitstreamError(JaxsplitError):
 
 
 class NewerVersionError(BitstreamError):
-    """A file or stream of a format version that this library is too old for."""
+    """A file or stream has a format version that this library cannot read yet."""
 
 
 class OtherFamilyError(BitstreamError):
-    """A file or stream that was encoded with another family than the receiver has."""
+    """A file or stream was encoded with another family than the receiver's."""
 
 
 class OtherTablesError(BitstreamError):
-    """A file or stream that names this family, but other rates, tables or shapes than it has."""
+    """A file or stream names this family, but other rates, tables or shapes than it has."""
 
 
 class CoderError(BitstreamError):
-    """The installed entropy coder behaves differently from the one that the format describes."""
+    """The installed entropy coder deviates from the format's specification."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training was asked to stop, by Ctrl-C or SIGTERM, and has stopped between two steps.
+    """A training stopped between two steps after Ctrl-C or SIGTERM.
 
-    Like `KeyboardInterrupt` it is no error, and no `except Exception` holds it up.
+    Like `KeyboardInterrupt`, it is not caught by `except Exception`.
 
     Attributes:
-      signal: number of the signal; a command that it ends exits with 128 more.
+      signal: number of the signal; the command line exits with 128 plus this number.
     """
 
     def __init__(self, message: str, signal: int) -> None:
@@ -87,7 +87,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class JaxsplitWarning(UserWarning):
-    """Something was done that may not be what was meant; the message says what to do about it.
+    """A result may not be what was intended; the message says what to do.
 
     >>> with warnings.catch_warnings(record=True) as told:
     ...     warnings.simplefilter("always", JaxsplitWarning)
@@ -101,9 +101,9 @@ _WARNED: set[str] = set()
 
 
 def warn_once(kind: str, text: str) -> None:
-    """Warns of the first thing of its kind in this process: a thousand images are one warning.
+    """Emits the first `JaxsplitWarning` of its kind in this process.
 
-    It points at the line outside the package that led here.
+    The warning points at the innermost line outside the package.
     """
     if kind not in _WARNED:
         _WARNED.add(kind)
@@ -111,7 +111,7 @@ def warn_once(kind: str, text: str) -> None:
 
 
 def _outside() -> int:
-    """`stacklevel`, in the function that calls this, of the first frame outside the package."""
+    """Returns the `stacklevel` of the first frame outside the package, for the caller."""
     package, frame, level = os.path.dirname(__file__) + os.sep, sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
@@ -119,20 +119,20 @@ def _outside() -> int:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, if any is near.
+    """Returns the end of a message about an unknown name: a similar known one, or nothing.
 
     >>> did_you_mean("learning_rat", ["learning_rate", "seed"])
     '; did you mean learning_rate?'
     >>> did_you_mean("colour", ["learning_rate", "seed"])
     ''
     """
-    lowered = {one.lower(): one for one in known}  # R3 is near r3
+    lowered = {one.lower(): one for one in known}  # R3 is similar to r3
     near = difflib.get_close_matches(name.lower(), lowered, 1)
     return f"; did you mean {lowered[near[0]]}?" if near else ""
 
 
 def one_line(error: OSError | MemoryError) -> str:
-    """What the machine refused, and where, for people.
+    """Formats an error of the operating system as one line: the file and the reason.
 
     >>> one_line(FileNotFoundError(2, "No such file or directory", "photo.png"))
     'photo.png: No such file or directory'
@@ -143,7 +143,7 @@ def one_line(error: OSError | MemoryError) -> str:
 
 
 def reason(error: OSError) -> str:
-    """Why the machine refused, and what helps.
+    """Formats the reason of an operating system error, with advice for a full disk.
 
     >>> reason(OSError(28, "No space left on device"))
     'No space left on device; free some, or write to another disk'

@@ -171,7 +171,7 @@ def test_odd_images_are_what_they_look_like(desk):
             (("train", "--config", "fashion_mnist", "--workdir", "w", override), words)
             for override, words in (
                 ("--config.learning_rat=1", ["did you mean learning_rate?"]),
-                ("--config.specs.r9.channels=1", ["'specs.r9.channels'", "there are r1, r2"]),
+                ("--config.specs.r9.channels=1", ["'specs.r9'", "there are r1, r2"]),
                 ("--config.colour=1", ["'colour'", "learning_rate, limit"]),
                 ("--config.learning_rate=fast", ["'fast' is no number: write one such as 0.01"]),
                 ("--config.seed", ["write --config.seed=VALUE, in one word"]),
@@ -223,7 +223,7 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_it_is_begun(desk, monkey
         "jaxsplit.io.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=7999)
     )
     larger = {"a": np.ones(9000)}
-    with pytest.raises(CheckpointError, match="free some, and the same command goes on"):
+    with pytest.raises(CheckpointError, match="free some, and the same command resumes"):
         checkpoint.save_tree(desk / "step", larger)
     np.testing.assert_array_equal(checkpoint.load_tree(desk / "step")["a"], tree["a"])
     # What is replaced makes room.

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     *("__init__", "__version__", "errors", "ops", "io", "data", "bitstream", "entropy", "tasks"),
     *("networks", "weights", "units", "split", "cost", "codec", "family", "train"),
-    *("evaluation", "search", "reports", "cli", "__main__"),
+    *("evaluation", "search", "reports", "experiments", "cli", "__main__"),
 )
 HEIGHT = {name: height for height, name in enumerate(ORDER)}
 
@@ -147,7 +147,7 @@ def test_an_import_upward_is_seen(name, source, found):
 def test_what_is_allowed_in_one_place_only():
     assert homes("orbax") == {"io/checkpoint.py"}
     assert homes("pmap", "xmap") == {"train/parallel.py"}
-    assert homes("ml_collections", "ConfigDict") == {"cli/config.py"}
+    assert homes("ml_collections", "ConfigDict") == {"experiments/config.py"}
     elsewhere = {path for path in homes("argparse") if not path.startswith("cli/")}
     assert elsewhere == {"data/prepare.py", "data/fashion_mnist.py"}
 

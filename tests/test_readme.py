@@ -24,7 +24,6 @@ from PIL import Image
 
 from jaxsplit import data, networks
 from jaxsplit.cli import main
-from jaxsplit.cli.planning import abstract_backbone
 from jaxsplit.cli.program import make_parser
 from jaxsplit.cost import make_plan
 from jaxsplit.evaluation import bd_rate, image_codecs
@@ -34,6 +33,7 @@ from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.family.spic import TASKS
 from jaxsplit.weights import imagenet
+from jaxsplit.weights.abstract import abstract_backbone
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

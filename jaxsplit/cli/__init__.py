@@ -1,6 +1,6 @@
-"""The command line: `jaxsplit <command>`, a module for each kind of command.
+"""The command line `jaxsplit COMMAND`: a module for each command, with its options and its body.
 
-A command imports what is heavy when it runs: `--help` must be instant.
+A body imports heavy modules when it runs: `--help` must be instant.
 """
 
 from jaxsplit.cli.program import main

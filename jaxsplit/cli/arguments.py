@@ -1,4 +1,4 @@
-"""What the parsers of all commands share, and kinds of values."""
+"""Arguments that commands share, and types of their values."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from jaxsplit.cli.examples import epilog
 from jaxsplit.cli.parser import Parser
+from jaxsplit.errors import ConfigError
 
 
 class Commands:
-    """Takes commands, and gives each of them what all have: --quiet, --json and its examples.
+    """Adds commands to a parser, each with --quiet, --json and its examples.
 
     Args:
-      parser: whose commands they are.
-      metavar: what the help calls one.
-      words: of the parser, such as ("import",).
+      parser: of the program, or of a word before the commands.
+      metavar: name of a command in the help.
+      words: words of the parser, such as ("import",).
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class Commands:
 
         Args:
           name: its last word.
-          text: what it does, in one sentence.
-          run: does it.
-          note: what the help says in the end.
+          text: its purpose in one sentence.
+          run: its body.
+          note: last line of its help.
 
         Returns:
-          Its parser, for options of its own.
+          Its parser, for its own options.
         """
         command = " ".join((*self._words, name))
         parser = self._parsers.add_parser(
@@ -57,7 +57,7 @@ class Commands:
         return parser
 
     def group(self, name: str, text: str, metavar: str) -> Commands:
-        """Adds a word that commands of its own follow."""
+        """Adds a word before commands of its own."""
         words = (*self._words, name)
         parser = self._parsers.add_parser(
             name,
@@ -70,53 +70,101 @@ class Commands:
 
 
 def add_family(command: argparse.ArgumentParser) -> None:
-    """`--family`, and other weights for its network than those that it names."""
+    """Adds --family, and --backbone or --weights for its network."""
     command.add_argument(
         "--family",
         required=True,
         metavar="DIR|NAME|hf:NAME",
-        help="a trained folder, one of the package (jaxsplit info lists them) or of the hub",
+        help="a trained folder, a family of the package (jaxsplit info lists them) or of the hub",
     )
     weights = command.add_mutually_exclusive_group()
     weights.add_argument(
-        "--backbone", metavar="NAME", help="weights to use, embedded or of an installed package"
+        "--backbone", metavar="NAME", help="weights by name, embedded or of an installed package"
     )
     weights.add_argument("--weights", type=Path, metavar="FILE", help="file of weights to use")
 
 
-def add_config(command: argparse.ArgumentParser) -> None:
-    """`--config`; its overrides are no options: `program.parse` takes them."""
+def add_images(
+    command: argparse.ArgumentParser, *, split: str = "of these images; default as in evaluate"
+) -> None:
+    """Adds --split and --limit, with the help of the first."""
+    command.add_argument("--split", metavar="NAME", help=split)
+    command.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
+
+
+def check_images(options: argparse.Namespace, name: str) -> None:
+    """Checks that --split and --limit come with their images, the option `name`.
+
+    Raises:
+      ConfigError: the images are missing.
+    """
+    if getattr(options, name) is None and (options.split, options.limit) != (None, None):
+        flag = name.replace("_", "-")
+        raise ConfigError(f"--split and --limit need the images of --{flag} SOURCE")
+
+
+def add_config(command: argparse.ArgumentParser, *kinds: str) -> None:
+    """Adds --config and --help-config for these kinds; `program.parse` takes the overrides."""
     command.add_argument(
         "--config",
         required=True,
         metavar="FILE|NAME[:ARG]",
         help="a shipped configuration or a file; --config.KEY=VALUE overrides",
     )
+    command.add_argument(
+        "--help-config",
+        action=_HelpConfig,
+        nargs=0,
+        const=kinds,
+        help="list the keys of a configuration with defaults and meaning, and exit",
+    )
 
 
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """`8,16,32` → (8, 16, 32).
+class _HelpConfig(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option: str | None = None,
+    ) -> None:
+        from jaxsplit.experiments import config
+
+        print("\n\n".join(map(config.describe, self.const)))
+        parser.exit()
+
+
+def positive(text: str) -> int:
+    """Parses a whole number of at least 1.
 
     Raises:
-      argparse.ArgumentTypeError: it is something else.
+      argparse.ArgumentTypeError: the text is something else.
 
-    >>> whole_numbers("8,16")
+    >>> positive("8")
+    8
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of at least 1")
+    return int(text)
+
+
+def positives(text: str) -> tuple[int, ...]:
+    """Parses whole numbers of at least 1, separated by commas.
+
+    Raises:
+      argparse.ArgumentTypeError: the text is something else.
+
+    >>> positives("8,16")
     (8, 16)
     """
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 8,16,32")
-    return numbers
+    return tuple(positive(part) for part in text.split(","))
 
 
-def card_entry(text: str) -> tuple[str, Any]:
-    """`seed=3` → ("seed", 3): a value is JSON, or else a text.
+def card_entry(text: str) -> tuple[str, object]:
+    """Parses KEY=VALUE, such as `seed=3` → ("seed", 3); the value is JSON, else text.
 
     Raises:
-      argparse.ArgumentTypeError: it is something else.
+      argparse.ArgumentTypeError: the text is something else.
 
     >>> card_entry("license=MIT")
     ('license', 'MIT')

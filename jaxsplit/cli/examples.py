@@ -1,4 +1,4 @@
-"""What `--help` of each command shows under "examples"; a test holds the parser to every line."""
+"""Examples in the `--help` of each command; a test parses every line."""
 
 #: Command → its examples, one a line.
 EXAMPLES = {
@@ -59,9 +59,9 @@ jaxsplit import spic spic/ -o families/s3 --cut S3 --fit-on folder:images --weig
 
 
 def epilog(command: str, note: str = "") -> str:
-    """The examples of a command, and what else is to be said, as the end of its help.
+    """Formats the examples of a command and a note as the end of its help.
 
-    A word that commands of its own follow has all of theirs.
+    A word before other commands has the examples of all of them.
 
     >>> epilog("info").splitlines()[:2]
     ['examples:', '  jaxsplit info']

@@ -1,27 +1,26 @@
-"""`jaxsplit import`: weights and units that other packages wrote."""
+"""`jaxsplit import`: weights and units of other packages."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
 
-from jaxsplit.cli.arguments import Commands
-from jaxsplit.cli.results import SOON, progress_bar, show
+from jaxsplit.cli.arguments import Commands, add_images, check_images
+from jaxsplit.cli.output import SOON, progress_bar, show
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import read_file
 
 
-def add_import(commands: Commands) -> None:
-    """`jaxsplit import FORMAT`: what other packages wrote."""
-    formats = commands.group("import", "Convert what other packages wrote.", "FORMAT")
+def add(commands: Commands) -> None:
+    """Adds the commands of each format."""
+    formats = commands.group("import", "Convert weights and units of other packages.", "FORMAT")
     _add_backbone(formats)
     _add_spic(formats)
 
 
 def _add_backbone(formats: Commands) -> None:
-    command = formats.add("backbone", "A network's weights, once and for all.", import_backbone)
+    command = formats.add("backbone", "Convert weights to safetensors.", import_backbone)
     command.add_argument("name", metavar="NAME", help="a network, such as resnet50")
     command.add_argument("file", type=Path, metavar="FILE", help="safetensors, torch or npz")
     command.add_argument(
@@ -31,18 +30,18 @@ def _add_backbone(formats: Commands) -> None:
         "--classes",
         type=Path,
         metavar="FILE",
-        help="names of the classes, one a line (default: ImageNet's, or numbers)",
+        help="names of the classes, one a line (default: those of ImageNet, or numbers)",
     )
     command.add_argument(
         "--resize",
         type=int,
         metavar="N",
-        help="shorter side of an image before the crop (default: of the first published weights)",
+        help="shorter side of an image before the crop (default: that of the published weights)",
     )
 
 
 def import_backbone(options: argparse.Namespace) -> None:
-    """Another package's weights to a file that knows its network."""
+    """Converts a network's weights to a file with its name, classes and preprocessing."""
     from jaxsplit import networks
     from jaxsplit.tasks import Classification
     from jaxsplit.weights.load import load_backbone
@@ -50,7 +49,6 @@ def import_backbone(options: argparse.Namespace) -> None:
     if options.output.suffix != networks.SUFFIX:
         raise ConfigError(f"{options.output}: the name must end in {networks.SUFFIX}")
     backbone = load_backbone(options.name, options.file)
-    changes: dict[str, Any] = {}
     if options.classes is not None:
         names = tuple(read_file(options.classes).decode("utf-8-sig", "replace").split("\n"))
         names = tuple(name.strip() for name in names if name.strip())
@@ -59,12 +57,10 @@ def import_backbone(options: argparse.Namespace) -> None:
                 f"{options.classes} names {len(names)} classes, but {options.file} has "
                 f"{len(backbone.class_names)}"
             )
-        changes["task"] = Classification(tuple(names))
+        backbone = dataclasses.replace(backbone, task=Classification(tuple(names)))
     if options.resize is not None:
-        changes["preprocessing"] = dataclasses.replace(
-            backbone.preprocessing, resize=options.resize
-        )
-    backbone = dataclasses.replace(backbone, **changes)
+        preprocessing = dataclasses.replace(backbone.preprocessing, resize=options.resize)
+        backbone = dataclasses.replace(backbone, preprocessing=preprocessing)
     networks.save_backbone(
         options.output,
         backbone.variables,
@@ -82,12 +78,12 @@ def import_backbone(options: argparse.Namespace) -> None:
 
 
 def _add_spic(formats: Commands) -> None:
-    command = formats.add("spic", "The units that the paper's authors published.", import_spic)
+    command = formats.add("spic", "Convert the units of the paper's authors.", import_spic)
     command.add_argument(
         "folder",
         type=Path,
         metavar="FOLDER",
-        help="with classification.json, segmentation.json and the weights that they name",
+        help="with classification.json, segmentation.json and the weights they name",
     )
     command.add_argument(
         "-o",
@@ -101,21 +97,22 @@ def _add_spic(formats: Commands) -> None:
         "--task",
         choices=("classification", "segmentation"),
         default="classification",
-        help="which of the published units (default: classification)",
+        help="of the published units (default: classification)",
     )
     command.add_argument("--cut", metavar="S1", help="S1, S2, S3, US1 or US2 (default: all)")
     command.add_argument(
-        "--fit-on", metavar="SOURCE", help="images to fit the tables on, in place of the published"
+        "--fit-on",
+        metavar="SOURCE",
+        help="images to fit tables on (default: published tables)",
     )
-    command.add_argument("--split", metavar="NAME", help="of those images; default as of evaluate")
-    command.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
+    add_images(command)
     command.add_argument(
         "--weights", type=Path, metavar="FILE", help="of the network, for --fit-on"
     )
 
 
 def import_spic(options: argparse.Namespace) -> None:
-    """The units that the paper's authors published, as families."""
+    """Converts the units published by the paper's authors to families."""
     from jaxsplit import data
     from jaxsplit.family.spic import TASKS, import_families
     from jaxsplit.family.table_fitting import fit_tables
@@ -123,8 +120,7 @@ def import_spic(options: argparse.Namespace) -> None:
 
     if (options.fit_on is None) != (options.weights is None):
         raise ConfigError("--fit-on SOURCE and --weights FILE go together: give both or neither")
-    if options.fit_on is None and (options.split, options.limit) != (None, None):
-        raise ConfigError("--split and --limit are of the images of --fit-on SOURCE: give that too")
+    check_images(options, "fit_on")
     backbone = None
     if options.fit_on is not None:
         task = TASKS[options.task]

@@ -1,4 +1,4 @@
-"""A parser whose errors name the fix."""
+"""An argument parser whose errors name the fix."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from jaxsplit.errors import ConfigError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises, on one line, where argparse would print its usage and exit."""
+    """Raises errors of one line, where argparse prints its usage and exits."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        # A misspelt option should not become another one.
+        # A misspelt option must not become another one.
         super().__init__(*arguments, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         """Raises `ConfigError`."""
         for action in self._actions:
-            # Where a command is missing, argparse doesn't say which there are.
+            # argparse doesn't list the commands when one is missing.
             if isinstance(action, argparse._SubParsersAction) and message.endswith(
                 f"required: {action.metavar}"
             ):
                 message = f"{action.metavar} is missing: one of {', '.join(action.choices)}"
         raise ConfigError(f"{message} (see {self.prog} --help)")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuses unknown options first: argparse would say what is missing, but not why."""
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuses unknown options first: argparse would report a missing one instead."""
         if self._subparsers is None:
             self._check_options(list(args or ()))
         return super().parse_known_args(args, namespace)
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
             near = did_you_mean(str(value), known)
@@ -54,14 +56,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def _config_key(words: Sequence[str], name: str) -> str | None:
-    """The key of this name, with either dash, in the configuration that the words name."""
-    from jaxsplit.cli import config
+    """The key of this name in the configuration of --config; dashes may be underscores."""
+    from jaxsplit.experiments import config
 
     given, _ = _config_parser().parse_known_args(list(words))
     name = name.replace("-", "_")
     try:
         return name if given.config and name in config.known_keys(given.config) else None
-    except ConfigError:  # which is said when it is loaded
+    except ConfigError:  # raised again when it is loaded
         return None
 
 

@@ -1,4 +1,4 @@
-"""A command from its words to its exit code. Errors are one line on stderr and exit code 2."""
+"""Runs a command line to an exit code; errors are one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import sys
 from collections.abc import Sequence
 
 from jaxsplit import __version__
-from jaxsplit.cli import cuts, families, importing, measuring, streams, training
+from jaxsplit.cli import (
+    compare,
+    decode,
+    design,
+    encode,
+    evaluate,
+    importing,
+    info,
+    pack,
+    plan,
+    train,
+)
 from jaxsplit.cli.arguments import Commands
 from jaxsplit.cli.parser import Parser
 from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, one_line
@@ -19,17 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-      argv: its words; None: those that the process was started with.
+      argv: its words; default: those of the process.
 
     Returns:
-      The exit code: 0, 2 for what went wrong, 128 and a signal's number for what was stopped.
+      The exit code: 0, 2 for an error, 128 and a signal's number for an interruption.
 
     >>> main(["info", "resnet8_small-fashion_mnist/stage1.block1"])  # doctest: +ELLIPSIS
     family resnet8_small-fashion_mnist/stage1.block1: resnet8_small cut after stage1.block1
     ...
     0
     """
-    # XLA logs as an error that a compilation takes minutes; what fails is raised besides.
+    # XLA logs slow compilations as errors; real failures are also raised.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before jax is imported, which sets 1
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
@@ -38,17 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         with log.shown_as_lines(quiet=options.quiet):
             options.run(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         _forget_output()
         return 141
     except JaxsplitError as error:
         print(f"jaxsplit: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except (OSError, MemoryError) as error:  # the machine's: a full disk, no permission, …
+    except (OSError, MemoryError) as error:  # of the machine: a full disk, no permission, …
         print(f"jaxsplit: {one_line(error)}", file=sys.stderr)
         try:
             sys.stdout.flush()
-        except OSError:  # it was stdout that is full
+        except OSError:  # stdout itself is full
             _forget_output()
         return 2
     except Interrupted as stopped:
@@ -61,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The options of a command, with `run`, which does it, and `--config.KEY=VALUE` as `overrides`.
+    """Parses a command line: its options, its `run`, and `--config.KEY=VALUE` as `overrides`.
 
     Raises:
-      ConfigError: a word is unknown, missing or not what its option takes.
+      ConfigError: a word is unknown or missing, or an invalid value.
 
     >>> parse(["train", "--config", "mine", "--workdir", "w", "--config.seed=1"]).overrides
     {'seed': '1'}
@@ -82,7 +93,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands, in the order of the help."""
+    """Creates the parser of all commands, in the order of the help."""
     parser = Parser(
         prog="jaxsplit",
         description="Split computing with learned bottlenecks.",
@@ -92,21 +103,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jaxsplit {__version__}")
     commands = Commands(parser, "COMMAND")
-    training.add_quickstart(commands)
-    training.add_train(commands)
-    measuring.add_evaluate(commands)
-    measuring.add_compare(commands)
-    cuts.add_plan(commands)
-    cuts.add_design(commands)
-    families.add_pack(commands)
-    streams.add_encode(commands)
-    streams.add_decode(commands)
-    families.add_info(commands)
-    importing.add_import(commands)
+    train.add_quickstart(commands)
+    train.add_train(commands)
+    for module in (evaluate, compare, plan, design, pack, encode, decode, info, importing):
+        module.add(commands)
     return parser
 
 
 def _forget_output() -> None:
-    """Lets Python end in peace where stdout takes no more: it would try once again."""
+    """Discards what stdout doesn't take: Python would flush it once more at its end."""
     with contextlib.suppress(OSError):  # a stream that is no file has no number
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,7 +9,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 
@@ -18,12 +18,31 @@ from jaxsplit.data.preprocessing import Preprocessing
 from jaxsplit.data.sources import Source
 from jaxsplit.errors import ConfigError
 
-Batch = dict[str, np.ndarray]
-_Item = TypeVar("_Item")
-
 ENDLESS = 2**40  # steps
 
-_DECODED: weakref.WeakKeyDictionary[Source, dict] = weakref.WeakKeyDictionary()
+_Arrays = tuple[np.ndarray, np.ndarray]  # images and labels
+_BatchT = TypeVar("_BatchT")
+
+
+class ImageBatch(TypedDict):
+    """A batch of examples; padding has a black image, label and index -1 and mask False.
+
+    Attributes:
+      image: uint8 [B, h, w, c].
+      label: int32 [B].
+      index: int64 [B], index of the example in the source.
+      mask: bool [B].
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    index: np.ndarray
+    mask: np.ndarray
+
+
+_DECODED: weakref.WeakKeyDictionary[Source, dict[tuple[object, ...], _Arrays]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def batches(
@@ -37,7 +56,7 @@ def batches(
     drop_remainder: bool = False,
     start_step: int = 0,
     memory_limit: int = 2**30,
-) -> Iterator[Batch]:
+) -> Iterator[ImageBatch]:
     """Iterates over batches, bit-identically for the same arguments.
 
     Args:
@@ -53,9 +72,7 @@ def batches(
         iterations over the source. Larger sources are decoded on the fly.
 
     Returns:
-      An iterator over dictionaries of constant shapes: `image` uint8 [B, h, w, c], `label` int32
-      [B], `index` int64 [B] (of the example in the source) and `mask` bool [B]. `mask` is False
-      for padding, where the image is black and label and index are -1.
+      An iterator over batches of constant shapes, see `ImageBatch`.
 
     Raises:
       ConfigError: an argument is out of range.
@@ -85,7 +102,7 @@ def batches(
         )
     read, threads = reader(source, preprocessing, memory_limit)
 
-    def fetch(step: int) -> Batch:
+    def fetch(step: int) -> ImageBatch:
         batch = read(step_indices(len(source), batch_size, per_epoch, seed, step))
         if augment is not None and seed is not None:
             # Seeded by the step, so that an iteration can start anywhere.
@@ -98,7 +115,7 @@ def batches(
 
 def reader(
     source: Source, preprocessing: Preprocessing, memory_limit: int = 2**30
-) -> tuple[Callable[[np.ndarray], Batch], int]:
+) -> tuple[Callable[[np.ndarray], ImageBatch], int]:
     """Makes a function that reads arbitrary examples as one batch without augmentation.
 
     Args:
@@ -139,7 +156,7 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
         size, count = 128, len(source)
         steps = num_batches(count, size)
 
-        def fetch(step: int) -> Batch:
+        def fetch(step: int) -> ImageBatch:
             return _from_source(source, preprocessing, step_indices(count, size, steps, None, step))
 
         for batch in stream(fetch, 0, steps, _threads()):
@@ -151,23 +168,23 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
     return decoded[key]
 
 
-def _from_memory(images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> Batch:
+def _from_memory(images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> ImageBatch:
     mask = index >= 0
-    batch = images[index], labels[index]
+    batch = ImageBatch(image=images[index], label=labels[index], index=index, mask=mask)
     if not mask.all():
-        batch[0][~mask] = 0
-        batch[1][~mask] = -1
-    return {"image": batch[0], "label": batch[1], "index": index, "mask": mask}
+        batch["image"][~mask] = 0
+        batch["label"][~mask] = -1
+    return batch
 
 
-def _from_source(source: Source, preprocessing: Preprocessing, index: np.ndarray) -> Batch:
+def _from_source(source: Source, preprocessing: Preprocessing, index: np.ndarray) -> ImageBatch:
     images = np.zeros((len(index), *preprocessing.input_shape), np.uint8)
     labels = np.full(len(index), -1, np.int32)
     mask = index >= 0
     for position, example in enumerate(source.__getitems__(index[mask].tolist())):
         images[position] = preprocessing.apply(example["image"])
         labels[position] = example["label"]
-    return {"image": images, "label": labels, "index": index, "mask": mask}
+    return ImageBatch(image=images, label=labels, index=index, mask=mask)
 
 
 def _threads() -> int:
@@ -211,8 +228,8 @@ def _order(examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def stream(
-    fetch: Callable[[int], _Item], start: int, stop: int, threads: int, ahead: int | None = None
-) -> Iterator[_Item]:
+    fetch: Callable[[int], _BatchT], start: int, stop: int, threads: int, ahead: int | None = None
+) -> Iterator[_BatchT]:
     """Iterates over fetch(start), …, fetch(stop - 1) in order, prefetched by grain's threads.
 
     Args:
@@ -228,7 +245,7 @@ def stream(
 
 
 def endless_steps(
-    fetch: Callable[[np.ndarray], _Item],
+    fetch: Callable[[np.ndarray], _BatchT],
     examples: int,
     batch_size: int,
     seed: int,
@@ -238,7 +255,7 @@ def endless_steps(
     ahead: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[_Item]:
+) -> Iterator[_BatchT]:
     """Iterates endlessly over one process's shard of shuffled, complete batches.
 
     The shards of all processes, concatenated, are the batch of a single-process run.

@@ -11,7 +11,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 
@@ -40,6 +40,13 @@ class Records(Protocol):
     def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
         """Returns (image, label) for each index; images are uint8 [height, width, channels]."""
         ...
+
+
+class Example(TypedDict):
+    """A labelled image: uint8 [H, W, C] and an index into the source's class names."""
+
+    image: np.ndarray
+    label: int
 
 
 class Source:
@@ -80,15 +87,17 @@ class Source:
     def __len__(self) -> int:
         return len(self._records) if self._keep is None else len(self._keep)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> Example:
         # IndexError and negative indices as in a list.
         return self.__getitems__([range(len(self))[index]])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """Returns several examples, which some sources read much faster than one by one."""
         if self._keep is not None:
             indices = [int(self._keep[index]) for index in indices]
-        return [{"image": i, "label": label} for i, label in self._records.examples(indices)]
+        return [
+            Example(image=image, label=label) for image, label in self._records.examples(indices)
+        ]
 
     def __repr__(self) -> str:
         return f"Source({self.name!r}, split={self.split!r}, {len(self)} images)"

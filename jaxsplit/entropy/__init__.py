@@ -8,12 +8,18 @@ from jaxsplit.entropy.factorized import (
     median,
     quantile,
 )
-from jaxsplit.entropy.joint_tables import join_tables
+from jaxsplit.entropy.joint_tables import join_tables, stack_tables
 from jaxsplit.entropy.prior import FactorizedPrior
-from jaxsplit.entropy.prior_tables import build_tables, integer_counts, rounding_offsets
-from jaxsplit.entropy.symbol_tables import stack_tables, tables_by_place, tables_from_counts
+from jaxsplit.entropy.prior_tables import (
+    Density,
+    build_tables,
+    integer_counts,
+    rounding_offsets,
+)
+from jaxsplit.entropy.symbol_tables import tables_by_place, tables_from_counts
 
 __all__ = [
+    "Density",
     "FactorizedPrior",
     "bits",
     "build_tables",

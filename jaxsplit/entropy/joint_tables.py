@@ -1,4 +1,4 @@
-"""Tables of several latents as those of one, so that one stream codes all that crosses a cut."""
+"""Combines tables: channels of one latent, or all latents that one frame carries."""
 
 from collections.abc import Sequence
 
@@ -7,26 +7,46 @@ import numpy as np
 from jaxsplit.bitstream.tables import CodingTables
 from jaxsplit.errors import ConfigError
 
-__all__ = ["join_tables"]
+__all__ = ["join_tables", "stack_tables"]
 
-_MOST_TABLES = 1 << 8  # that uint8 positions can name
+#: Table indices are uint8.
+MOST_TABLES = 256
+
+
+def stack_tables(parts: Sequence[CodingTables]) -> CodingTables:
+    """Concatenates the channels of several tables.
+
+    Args:
+      parts: per-channel tables; at least one.
+
+    Returns:
+      Tables of all channels, as wide as the widest part.
+
+    >>> from jaxsplit.entropy import tables_from_counts
+    >>> both = stack_tables([tables_from_counts({0: 1}, 1), tables_from_counts({3: 1, 5: 1}, 2)])
+    >>> both.channels, both.minima.tolist(), both.sizes.tolist()
+    (3, [0, 3, 3], [2, 4, 4])
+    """
+    return CodingTables(
+        *_concatenated(parts), offsets=np.concatenate([part.offsets for part in parts])
+    )
 
 
 def join_tables(parts: Sequence[tuple[CodingTables, tuple[int, ...]]]) -> CodingTables:
-    """Joins the tables of latents that one frame carries.
+    """Joins the tables of the latents that one frame carries.
 
     The joint latent is (1, 1, n): the symbols of each latent in C order, one latent after the
-    other. Every position names its table and has its offset.
+    other. Every position selects its table and has its own offset.
 
     Args:
-      parts: of each latent its tables, one a channel or one a position, and its shape, channels
-        last.
+      parts: tables of each latent, per channel or per position, and its shape, channels last.
 
     Returns:
       Tables of the joint latent.
 
     Raises:
-      ConfigError: tables are of another number of channels, or there are more than 256 in all.
+      ConfigError: tables have another number of channels than their latent, or there are more than
+        256 in total.
 
     >>> one = CodingTables(
     ...     counts=np.array([[30000, 30000, 5536]], np.int32), sizes=np.array([3], np.int32),
@@ -39,24 +59,31 @@ def join_tables(parts: Sequence[tuple[CodingTables, tuple[int, ...]]]) -> Coding
     places, offsets, first = [], [], 0
     for tables, shape in parts:
         if tables.channels != shape[-1]:
-            raise ConfigError(f"tables of {tables.channels} channels; the latent is {shape}")
+            raise ConfigError(
+                f"tables of {tables.channels} channels, expected {shape[-1]}: a latent is {shape}"
+            )
         rows = np.arange(tables.channels) if tables.places is None else tables.places
         places.append(first + np.broadcast_to(rows, shape).reshape(-1))
         offsets.append(np.broadcast_to(tables.offsets, shape).reshape(-1))
         first += len(tables.sizes)
-    if first > _MOST_TABLES:
+    if first > MOST_TABLES:
         raise ConfigError(
-            f"{first} tables for one frame, expected at most {_MOST_TABLES}: take units of fewer "
+            f"{first} tables for one frame, expected at most {MOST_TABLES}; use units with fewer "
             "channels, or tables that channels share"
         )
-    width = max(tables.counts.shape[1] for tables, _ in parts)
-    counts = [
-        np.pad(tables.counts, ((0, 0), (0, width - tables.counts.shape[1]))) for tables, _ in parts
-    ]
     return CodingTables(
-        counts=np.concatenate(counts),
-        sizes=np.concatenate([tables.sizes for tables, _ in parts]),
-        minima=np.concatenate([tables.minima for tables, _ in parts]),
+        *_concatenated([tables for tables, _ in parts]),
         offsets=np.concatenate(offsets),
         places=np.concatenate(places).astype(np.uint8).reshape(1, 1, -1),
+    )
+
+
+def _concatenated(parts: Sequence[CodingTables]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Concatenates counts, padded to one width, sizes and minima."""
+    width = max(part.counts.shape[1] for part in parts)
+    counts = [np.pad(part.counts, ((0, 0), (0, width - part.counts.shape[1]))) for part in parts]
+    return (
+        np.concatenate(counts),
+        np.concatenate([part.sizes for part in parts]),
+        np.concatenate([part.minima for part in parts]),
     )

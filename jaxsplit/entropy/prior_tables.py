@@ -3,7 +3,10 @@
 numpy makes the results independent of an accelerator's arithmetic.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +23,24 @@ _REACH = 64  # symbols on each side of the median that are evaluated for an offs
 _TOLERANCE = 1e-4  # bits per symbol; smaller gains keep the offset nearest to the median
 
 
-def rounding_offsets(params: Mapping[str, ArrayLike]) -> np.ndarray:
+class Density(Protocol):
+    """A density for each channel, in float64 NumPy: what tables are made from."""
+
+    @property
+    def channels(self) -> int:
+        """Number of channels C."""
+
+    def masses(self, edges: np.ndarray) -> np.ndarray:
+        """Returns P(edges[:, j] < Z <= edges[:, j + 1]) of edges [C, n + 1], as [C, n]."""
+
+    def tails(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Returns P(Z <= low or Z > high) of limits [C], as [C]."""
+
+    def quantiles(self, p: float) -> np.ndarray:
+        """Returns the z [C] at which each channel's cumulative reaches p."""
+
+
+def rounding_offsets(prior: Mapping[str, ArrayLike] | Density) -> np.ndarray:
     """Finds the offset in [median - 1/2, median + 1/2) of the least symbol entropy per channel.
 
     The unit transmits s = round(z - offset) and decodes s + offset. The mean symbol entropy over a
@@ -30,7 +50,7 @@ def rounding_offsets(params: Mapping[str, ArrayLike]) -> np.ndarray:
     wider than some 30 steps are insensitive and round around their median.
 
     Args:
-      params: parameters of a prior, as from `factorized.init_params`.
+      prior: parameters of a factorized prior, as from `factorized.init_params`, or a `Density`.
 
     Returns:
       float32 [C], in units of the quantization step.
@@ -44,7 +64,7 @@ def rounding_offsets(params: Mapping[str, ArrayLike]) -> np.ndarray:
     >>> abs(rounding_offsets(params) - factorized.median(params)).max().item() < 0.04
     True
     """
-    density = ExactDensity(params)
+    density = _density(prior)
     medians = density.quantiles(0.5)
     steps = np.arange(-_REACH * _PHASES, _REACH * _PHASES + 1) / _PHASES - 0.5
     # Slivers of 1 / PHASES step; a cell at phase j is PHASES consecutive slivers from the j-th.
@@ -112,7 +132,7 @@ def integer_counts(probabilities: np.ndarray, total: int = TOTAL) -> np.ndarray:
 
 
 def build_tables(
-    params: Mapping[str, ArrayLike],
+    prior: Mapping[str, ArrayLike] | Density,
     offsets: np.ndarray | None = None,
     *,
     tail_mass: float = 2**-16,
@@ -125,9 +145,10 @@ def build_tables(
     float64 and converted to counts by `integer_counts`.
 
     Args:
-      params: parameters of a prior, as from `factorized.init_params`.
+      prior: parameters of a factorized prior, as from `factorized.init_params`, or a `Density` of
+        your own.
       offsets: rounding offsets [C] in units of the quantization step, such as `median(params)`, or
-        zeros for units trained without. Default: `rounding_offsets(params)`.
+        zeros for units trained without. Default: `rounding_offsets(prior)`.
       tail_mass: probability of the escape on each side, 0 < tail_mass < 1/2.
       max_width: most entries per channel with the escape, 2 … 65536. A wider density keeps the
         symbols around its median and escapes the others.
@@ -136,7 +157,7 @@ def build_tables(
       The tables, [C, width] with width <= max_width.
 
     Raises:
-      ConfigError: an argument is out of range, or params are not a finite prior.
+      ConfigError: an argument is out of range, or the prior is not finite.
 
     >>> import jax
     >>> from jaxsplit.entropy import factorized
@@ -150,8 +171,8 @@ def build_tables(
             f"tables: got tail_mass={tail_mass}, max_width={max_width}; expected "
             f"0 < tail_mass < 1/2 and 2 <= max_width <= {TOTAL}"
         )
-    density = ExactDensity(params)
-    offsets = np.asarray(rounding_offsets(params) if offsets is None else offsets, np.float32)
+    density = _density(prior)
+    offsets = np.asarray(rounding_offsets(density) if offsets is None else offsets, np.float32)
     if offsets.shape != (density.channels,) or not np.isfinite(offsets).all():
         raise ConfigError(
             f"tables: got offsets of shape {offsets.shape}, expected ({density.channels},), finite"
@@ -178,6 +199,10 @@ def build_tables(
         minima=first.astype(np.int32),
         offsets=offsets,
     )
+
+
+def _density(prior: Mapping[str, ArrayLike] | Density) -> Density:
+    return ExactDensity(prior) if isinstance(prior, Mapping) else prior
 
 
 _GROUP = 16  # channels evaluated at a time, to bound the memory of wide tables

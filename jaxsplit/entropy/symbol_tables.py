@@ -8,19 +8,19 @@ alone.
 
 import collections
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from jaxsplit.bitstream.tables import CodingTables
+from jaxsplit.entropy.joint_tables import MOST_TABLES, stack_tables
 from jaxsplit.entropy.prior_tables import integer_counts
 from jaxsplit.errors import ConfigError
 
-__all__ = ["stack_tables", "tables_by_place", "tables_from_counts"]
+__all__ = ["tables_by_place", "tables_from_counts"]
 
 _INT32 = np.iinfo(np.int32)
 _MOST = 1e30  # count of one symbol; sums stay finite
-_MOST_TABLES = 256  # `CodingTables.places` is uint8
 _ROUNDS = 20
 # Pseudo-counts, distributed as over all positions, that are added to a table's counts before it is
 # compared: a symbol that a table has not seen is not impossible.
@@ -96,29 +96,6 @@ def tables_from_counts(
     )
 
 
-def stack_tables(parts: Sequence[CodingTables]) -> CodingTables:
-    """Concatenates the channels of several tables.
-
-    Args:
-      parts: per-channel tables; at least one.
-
-    Returns:
-      Tables of all channels, as wide as the widest part.
-
-    >>> both = stack_tables([tables_from_counts({0: 1}, 1), tables_from_counts({3: 1, 5: 1}, 2)])
-    >>> both.channels, both.minima.tolist(), both.sizes.tolist()
-    (3, [0, 3, 3], [2, 4, 4])
-    """
-    width = max(part.counts.shape[1] for part in parts)
-    counts = [np.pad(part.counts, ((0, 0), (0, width - part.counts.shape[1]))) for part in parts]
-    return CodingTables(
-        counts=np.concatenate(counts),
-        sizes=np.concatenate([part.sizes for part in parts]),
-        minima=np.concatenate([part.minima for part in parts]),
-        offsets=np.concatenate([part.offsets for part in parts]),
-    )
-
-
 def tables_by_place(
     symbols: np.ndarray, offsets: np.ndarray | None = None, *, tables: int = 64
 ) -> CodingTables:
@@ -151,8 +128,8 @@ def tables_by_place(
         raise ConfigError(
             f"symbols are {symbols.dtype} {symbols.shape}; expected some int32 [N, h, w, C]"
         )
-    if not 1 <= tables <= _MOST_TABLES:
-        raise ConfigError(f"got tables={tables}, expected 1 … {_MOST_TABLES}")
+    if not 1 <= tables <= MOST_TABLES:
+        raise ConfigError(f"got tables={tables}, expected 1 … {MOST_TABLES}")
     shape = symbols.shape[1:]
     offsets = np.zeros(shape[-1], np.float32) if offsets is None else offsets
     values, counts = _histograms(symbols.reshape(len(symbols), -1))

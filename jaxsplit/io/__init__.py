@@ -1,1 +1,1 @@
-"""Files and what is said on the way: atomic writes, checkpoints, the array cache, progress."""
+"""Atomic file writes, checkpoints, the array cache, untrusted files, progress and logging."""

@@ -1,14 +1,14 @@
-"""The files of cached features: written part by part, each with a checksum, and mapped for reading.
+"""Cache of large arrays on disk, written in checksummed parts and memory-mapped for reading.
 
-A folder holds one raw file per array, `manifest.json` (what the arrays are of, and their form) and
-`parts.txt` (a line per finished part: its number and the CRC-32 of its bytes). A part is a run of
-images in one view. Nothing says that a cache is complete but every part's checksum: a stopped
-build, a short file and a flipped bit are one case, and only parts that aren't whole are computed
-again. A file system that several hosts share may hold one cache for all of them.
+A folder contains one raw file per array, `manifest.json` (contents and shapes) and `parts.txt` (a
+line per finished part: its number and the CRC-32 of its bytes). A part is a range of images in one
+view. A cache is complete if the checksums of all parts match, so an interrupted build, a short file
+and a flipped bit are the same case: the affected parts are recomputed. Several hosts may share one
+cache on a shared file system.
 
-All of it is checked whenever it is opened. CRC-32 finds damage (nobody forges a cache) and was the
-fastest of zlib's and hashlib's sums, 1.6 GB/s on a core where SHA-256 did 0.6. The reading isn't
-lost either: the same pages are about to be read in random order.
+The whole cache is verified when it is opened. CRC-32 detects accidental damage and was the fastest
+checksum of zlib and hashlib: 1.6 GB/s on one core, SHA-256 0.6. The read also warms the page cache
+for the training's random access.
 """
 
 from __future__ import annotations
@@ -24,127 +24,126 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes  # noqa: F401  makes bfloat16 a dtype that numpy knows by name
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 
 from jaxsplit.io.files import write_whole
+from jaxsplit.io.log import Log
 
-#: Told what begins, in words for people.
-Tell = Callable[[str], None]
-#: name → (shape with leading axis of rows, name of the dtype)
-Forms = dict[str, tuple[tuple[int, ...], str]]
+#: name → (shape with a leading axis of rows, name of the dtype)
+Shapes = dict[str, tuple[tuple[int, ...], str]]
 
 _FORMAT = 1
 _LINE = re.compile(r"(\d+) ([0-9a-f]{8})")
 _THREADS = min(os.cpu_count() or 1, 8)
 
 
-def form_bytes(form: tuple[tuple[int, ...], str]) -> int:
-    """Bytes of an array.
+def array_bytes(array: tuple[tuple[int, ...], str]) -> int:
+    """Computes the size of an array in bytes.
 
-    >>> form_bytes(((10, 3), "bfloat16"))
+    >>> array_bytes(((10, 3), "bfloat16"))
     60
     """
-    shape, dtype = form
+    shape, dtype = array
     return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FeatureFiles:
-    """Arrays whose rows are written in parts.
+class ArrayCache:
+    """Arrays on disk whose rows are written in parts.
 
     Attributes:
-      folder: where the files lie.
-      about: what the features depend on, ready for JSON; files about anything else are foreign.
-      forms: of the arrays; all have `images · views` rows.
+      folder: folder of the files.
+      about: everything that the arrays depend on, as JSON values; files with another `about` are
+        not reused.
+      shapes: shapes and dtypes of the arrays; all have `images · views` rows.
       images, views: row `view · images + i` is image `i` in a view.
-      part_images: how many images a part has, the last run of them fewer; part `k · views + view`
-        is the k-th run in a view.
+      part_images: images per part, fewer in the last range; part `k · views + view` is the k-th
+        range in a view.
     """
 
     folder: Path
-    about: dict[str, Any]
-    forms: Forms
+    about: Mapping[str, object]
+    shapes: Shapes
     images: int
     views: int
     part_images: int
 
     @property
     def parts(self) -> int:
-        """How many parts there are."""
+        """Number of parts."""
         return math.ceil(self.images / self.part_images) * self.views
 
     def lacking_bytes(self) -> int:
-        """What the files still want of the disk."""
-        if len(self._read_sums()) == self.parts:  # they may be compressed there
+        """Returns the disk space that the files still need, in bytes."""
+        if len(self._read_sums()) == self.parts:  # the file system may compress them
             return 0
         lacking = 0
-        for name, form in self.forms.items():
+        for name, shape in self.shapes.items():
             path = self._path(name)
             there = path.stat().st_blocks * 512 if path.is_file() else 0
-            lacking += max(0, form_bytes(form) - there)
+            lacking += max(0, array_bytes(shape) - there)
         return lacking
 
     @contextlib.contextmanager
-    def locked(self, tell: Tell) -> Iterator[None]:
-        """Keeps every other process out; the system lifts the lock even from a killed one."""
+    def locked(self, log: Log) -> Iterator[None]:
+        """Holds an exclusive lock between processes; the system releases it if one is killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "lock", "wb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                tell(f"another process is at the features in {self.folder}: waiting for it")
+                log(f"waiting for another process that uses the features in {self.folder}")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def missing(self, tell: Tell) -> list[int]:
-        """Prepares the files, and says which parts are to be written.
+    def missing(self, log: Log) -> list[int]:
+        """Prepares the files and returns the parts that must be written.
 
         Args:
-          tell: told why anything that is there is not used.
+          log: log callback, told why existing files are not reused.
         """
         if reason := self._foreign():
-            tell(f"the cached features in {self.folder} {reason}: computing all of them again")
+            log(f"the cached features in {self.folder} {reason}: recomputing all of them")
             self._clear()
         manifest = json.dumps(self._manifest(), indent=1) + "\n"
         write_whole(self.folder / "manifest.json", manifest.encode())
         sums = self._read_sums()
-        for name, form in self.forms.items():
+        for name, shape in self.shapes.items():
             with open(self._path(name), "ab") as file:
-                os.ftruncate(file.fileno(), form_bytes(form))
-        if sums and (size := sum(map(form_bytes, self.forms.values()))) >= 2**30:
-            tell(f"checking {size / 2**30:.3g} GiB of cached features")
+                os.ftruncate(file.fileno(), array_bytes(shape))
+        if sums and (size := sum(map(array_bytes, self.shapes.values()))) >= 2**30:
+            log(f"checking {size / 2**30:.3g} GiB of cached features")
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             check = functools.partial(self._checksum, self.arrays())
             found = dict(zip(sums, pool.map(check, sums), strict=True))
         whole = {part: value for part, value in sums.items() if found[part] == value}
         if len(whole) < len(sums):
-            tell(
+            log(
                 f"{len(sums) - len(whole)} of {self.parts} parts of the cached features in "
-                f"{self.folder} are damaged: computing them again"
+                f"{self.folder} are damaged: recomputing them"
             )
         elif 0 < len(whole) < self.parts:
-            tell(
-                f"{len(whole)} of {self.parts} parts of the features are in {self.folder} from a "
-                "run that was stopped: going on from there"
+            log(
+                f"{len(whole)} of {self.parts} parts of the features are in {self.folder} from an "
+                "interrupted run: resuming"
             )
         if len(whole) < self.parts:
             self._reserve(clear=not whole)
-        # Without the damaged, and without half a line that a killed process may have left.
+        # Drops damaged parts, and an incomplete line of a killed process.
         lines = "".join(_line(*item) for item in whole.items())
         write_whole(self.folder / "parts.txt", lines.encode())
         return [part for part in range(self.parts) if part not in whole]
 
     def write(self, part: int, first: int, values: dict[str, np.ndarray]) -> None:
-        """Writes a part, which begins with row `first`, and then its checksum."""
+        """Writes a part, whose first row is `first`, and then its checksum."""
         value = 0
-        for name in self.forms:
+        for name in self.shapes:
             content = _content(values[name])
-            # Not through a mapping, where a full disk is a signal that ends the process.
+            # Not through a memory map, where a full disk kills the process by SIGBUS.
             with open(self._path(name), "r+b") as file:
                 file.seek(first * (content.nbytes // len(values[name])))
                 file.write(content)
@@ -153,19 +152,19 @@ class FeatureFiles:
             file.write(_line(part, value))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays, mapped for reading."""
+        """Returns the arrays, memory-mapped for reading."""
         return {
             name: np.memmap(self._path(name), np.dtype(dtype), "r", shape=shape)
-            for name, (shape, dtype) in self.forms.items()
+            for name, (shape, dtype) in self.shapes.items()
         }
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.bin"
 
-    def _manifest(self) -> dict[str, Any]:
+    def _manifest(self) -> dict[str, object]:
         arrays = {
             name: {"shape": list(shape), "dtype": dtype}
-            for name, (shape, dtype) in self.forms.items()
+            for name, (shape, dtype) in self.shapes.items()
         }
         return {
             "format": _FORMAT,
@@ -177,12 +176,12 @@ class FeatureFiles:
         }
 
     def _foreign(self) -> str | None:
-        """Why the files are not ours to go on with; None if they are, or there are none."""
+        """Returns why the files cannot be reused; None if they can, or there are none."""
         try:
             stored = json.loads((self.folder / "manifest.json").read_text())
         except FileNotFoundError:
             others = [path for path in self.folder.iterdir() if path.name != "lock"]
-            return "have lost their manifest" if others else None
+            return "lack their manifest" if others else None
         except ValueError:
             return "have a damaged manifest"
         ours = self._manifest()
@@ -190,7 +189,7 @@ class FeatureFiles:
             return None
         theirs = stored if isinstance(stored, dict) else {}
         differ = [name for name in ours if theirs.get(name) != ours[name]] or sorted(theirs)
-        return f"are of something else ({', '.join(differ)} differ)"
+        return f"are of another setting ({', '.join(differ)} differ)"
 
     def _clear(self) -> None:
         for path in self.folder.iterdir():
@@ -207,18 +206,18 @@ class FeatureFiles:
         return {part: value for part, value in sums.items() if part < self.parts}
 
     def _reserve(self, clear: bool) -> None:
-        """Takes the space for all rows, so that it can't run out after hours."""
+        """Reserves the disk space of all rows, so that it cannot run out after hours."""
         if not hasattr(os, "posix_fallocate"):  # macOS
             return
         try:
-            for name, form in self.forms.items():
+            for name, shape in self.shapes.items():
                 with open(self._path(name), "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, form_bytes(form))
+                    os.posix_fallocate(file.fileno(), 0, array_bytes(shape))
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # not on this file system
                 return
             if clear:
-                self._clear()  # what a full disk could not take should not fill it
+                self._clear()  # leaves no unusable files on a full disk
             raise
 
     def _checksum(self, arrays: dict[str, np.ndarray], part: int) -> int:

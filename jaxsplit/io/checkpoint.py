@@ -1,4 +1,4 @@
-"""Trees on disk: the only module that knows orbax."""
+"""Saves and restores pytrees of arrays; the only module that uses orbax."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
 
 from jaxsplit.errors import CheckpointError
 
-# In the name of a folder that orbax hasn't finished.
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
+# Part of the names of orbax's unfinished folders.
 _PARTIAL = ".orbax-checkpoint-tmp"
 
+_State = TypeVar("_State")
 
-def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
-    """Writes a tree of arrays into a new folder; the folder appears whole or not at all.
+
+def save_tree(path: str | os.PathLike[str], tree: object) -> None:
+    """Writes a pytree of arrays into a new folder, atomically.
 
     Raises:
-      CheckpointError: there is no room for it, or it can't be written.
+      CheckpointError: the disk is too full, or the folder cannot be written.
     """
     path = Path(path).absolute()
     arrays = jax.tree.map(np.asarray, tree)
@@ -32,50 +37,55 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(path, arrays)
-    except Exception as error:  # orbax lets errors of several libraries through
+    except Exception as error:  # orbax raises errors of several libraries
         text = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"cannot write the checkpoint {path}: {text}; the same command goes on from the last "
-            "whole one"
+            f"cannot write the checkpoint {path}: {text}; the same command resumes from the last "
+            "complete one"
         ) from error
-    # On some file systems orbax leaves a note that names the absolute path: a family that is
-    # passed on should not tell it. The rename of the folder is what commits it here.
+    # On some file systems orbax leaves a file that contains the absolute path, which a shared
+    # family should not reveal. The commit is the rename of the folder.
     (path / "commit_success.txt").unlink(missing_ok=True)
 
 
 def _check_space(path: Path, size: int) -> None:
-    """Refuses what can't fit before it is begun: orbax reports a full disk from its threads."""
+    """Refuses a tree that does not fit the disk; orbax reports a full disk from its threads."""
     folder = next(parent for parent in path.parents if parent.exists())
     replaced = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     free = shutil.disk_usage(folder).free + replaced
     if size > free:
         raise CheckpointError(
             f"cannot write the checkpoint {path}: it takes {size / 1e6:.1f} MB, and the disk has "
-            f"{free / 1e6:.1f} MB left; free some, and the same command goes on from the last one"
+            f"{free / 1e6:.1f} MB left; free some, and the same command resumes from the last one"
         )
 
 
 def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
-    """Reads a tree that `save_tree` wrote.
+    """Reads a pytree written by `save_tree`.
 
     Args:
       path: the folder.
-      like: a tree of the same structure and shapes, whose containers the result takes; None
-        gives nested dicts.
+      like: a tree of the expected structure and shapes; the result has its containers. None:
+        nested dicts.
+
+    Returns:
+      The tree, with numpy arrays as leaves.
 
     Raises:
-      CheckpointError: the folder is missing, damaged, or holds another tree.
+      CheckpointError: the folder is missing, damaged, or contains another tree.
     """
     path = Path(path).absolute()
     if not path.is_dir():
-        raise CheckpointError(f"no checkpoint at {path}")
+        raise CheckpointError(f"no checkpoint at {path}; check the path")
     target = None if like is None else jax.tree.map(np.asarray, like)
     try:
         with _checkpointer() as checkpointer:
             tree = checkpointer.restore(path, target)
-    except Exception as error:  # orbax lets errors of several libraries through
+    except Exception as error:  # orbax raises errors of several libraries
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"cannot read the checkpoint {path}: {reason}") from error
+        raise CheckpointError(
+            f"cannot read the checkpoint {path}: {reason}; delete it to use an earlier one"
+        ) from error
     tree = jax.tree.map(np.asarray, tree)
     if target is not None:
         stored, wanted = ([x.shape for x in jax.tree.leaves(t)] for t in (tree, target))
@@ -84,14 +94,14 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
                 pair for pair in zip(stored, wanted, strict=True) if len({*pair}) > 1
             )
             raise CheckpointError(
-                f"the checkpoint {path} holds an array of {got} where {expected} is expected: "
-                "it is of another training"
+                f"the checkpoint {path} has an array of shape {got}, expected {expected}: it is of "
+                "another training; use another folder"
             )
     return tree
 
 
 def key(config: str, *fingerprints: str) -> str:
-    """Short name of a training: its config's key, and the content that a config only names.
+    """Builds a short name of a training from its config's key and fingerprints of its inputs.
 
     >>> key("0a1b", "weights", "images") == key("0a1b", "weights", "other images")
     False
@@ -99,14 +109,15 @@ def key(config: str, *fingerprints: str) -> str:
     return f"{config}-{hashlib.sha256(' '.join(fingerprints).encode()).hexdigest()[:8]}"
 
 
-def save_step(directory: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -> None:
-    """Writes the state of one step and leaves, beside it, only the newest before it.
+def save_step(directory: str | os.PathLike[str], step: int, state: object, keep: int = 2) -> None:
+    """Writes the state of one step and deletes all but the newest earlier steps.
 
     Args:
-      directory: of this training alone. What killed saves have left in it is removed, and so are
-        later steps: a training that saves this one couldn't read them, or was set back.
-      step, state: what to write.
-      keep: number of steps that stay, this one among them.
+      directory: folder of this training alone. Remains of killed saves are deleted, and so are
+        later steps, which this training could not read or has discarded.
+      step: number of the step.
+      state: the pytree to write.
+      keep: number of steps to keep, this one included.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -118,11 +129,11 @@ def save_step(directory: str | os.PathLike[str], step: int, state: Any, keep: in
         shutil.rmtree(directory / f"step_{other}")
 
 
-def restore_latest(directory: str | os.PathLike[str], state: Any) -> Any:
-    """The newest saved state of a training that can be read, or `state` where nothing was saved.
+def restore_latest(directory: str | os.PathLike[str], state: _State) -> _State:
+    """Returns the newest readable saved state of a training, or `state` if there is none.
 
     Raises:
-      CheckpointError: something was saved, but nothing can be read.
+      CheckpointError: steps were saved, but none can be read.
     """
     failure: CheckpointError | None = None
     for step in reversed(_steps(Path(directory))):
@@ -132,7 +143,7 @@ def restore_latest(directory: str | os.PathLike[str], state: Any) -> Any:
             failure = failure or error
             continue
         if failure is not None:
-            logging.getLogger(__name__).warning("%s; going on from step %d", failure, step)
+            logging.getLogger(__name__).warning("%s; resuming from step %d", failure, step)
         return tree
     if failure is not None:
         raise failure
@@ -144,13 +155,13 @@ def _steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def _checkpointer() -> Any:
+def _checkpointer() -> ocp.StandardCheckpointer:
     import orbax.checkpoint as ocp  # a slow import
 
     logging.getLogger("absl").setLevel(logging.ERROR)
     if jax.process_count() == 1:
         return ocp.StandardCheckpointer()
-    # Whoever calls saves or loads alone: orbax would wait for the other processes.
+    # Each process saves and loads alone; by default orbax waits for the others.
     index = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"

@@ -1,4 +1,4 @@
-"""Whole files in and out, refused with one line where the machine refuses."""
+"""Reads and atomically writes whole files; failures are one-line errors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jaxsplit.errors import ConfigError, DataError, reason
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file.
+    """Returns the bytes of a file.
 
     Raises:
-      DataError: it can't be read.
+      DataError: the file cannot be read.
     """
     if path.is_dir():
         raise DataError(f"cannot read {path}: it is a folder; name a file in it")
@@ -24,10 +24,12 @@ def read_file(path: Path) -> bytes:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all; into what is there but no file, such as a pipe.
+    """Writes a file atomically: a temporary file, fsync, and a rename.
+
+    Pipes and devices are written directly.
 
     Raises:
-      ConfigError: it can't be written.
+      ConfigError: the file cannot be written.
     """
     if not path.parent.exists():
         raise ConfigError(f"cannot write {path}: there is no folder {path.parent}; create it")
@@ -37,8 +39,8 @@ def write_whole(path: Path, content: bytes) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
-        path = path.resolve()  # a link stays one
-        # Each writer has its own: of two that write at once one wins, whole.
+        path = path.resolve()  # keeps a symbolic link
+        # A temporary file per writer: of two concurrent writers one wins, with a whole file.
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
             partial = Path(file.name)
             try:
@@ -61,14 +63,14 @@ def _umask() -> int:
 
 
 def check_writable(directory: Path) -> None:
-    """Refuses an unwritable folder before hours of training end there.
+    """Verifies that a folder is writable before a long training; creates it if missing.
 
     Raises:
-      ConfigError: nothing can be written to it; a missing one is made.
+      ConfigError: the folder cannot be created or written to.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):  # a name of its own: others may look too
+        with tempfile.TemporaryFile(dir=directory):  # a unique name: other processes may check too
             pass
     except FileExistsError as error:
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""Files of safetensors, from here and from elsewhere, read within bounds.
+"""Reads untrusted safetensors files with bounded memory.
 
-The library compares a file's header with the file before it takes memory for tensors. It does not
-bound the header, and ends in a panic where memory is short; both are seen to here, beforehand.
+The safetensors library validates the header against the file before it allocates tensors. It does
+not bound the header's size, and panics if memory is short. Both are checked here first.
 """
 
 from __future__ import annotations
@@ -9,23 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import ml_dtypes  # noqa: F401  gives numpy the name bfloat16, which safetensors asks it for
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors looks up
 import numpy as np
 import safetensors
 
 from jaxsplit.errors import WeightsError
 from jaxsplit.io.untrusted import opened, shown, size_of
 
-#: Bytes of a header: about a hundred a tensor, and ten times as many in memory.
+#: Bytes of a header: about a hundred per tensor, and ten times as many in memory.
 MAX_HEADER = 2**24
-#: So many bytes tell whether a file is one.
+#: Bytes needed to recognize the format.
 HEAD_BYTES = 9
 
 
 def begins_safetensors(head: bytes) -> bool:
-    """Whether a file that begins so is one: the header's length in 8 bytes, and JSON.
+    """Whether `head` begins a safetensors file: the header's length in 8 bytes, then JSON.
 
     >>> begins_safetensors((19_280).to_bytes(8, "little") + b'{"w":')
     True
@@ -34,39 +33,39 @@ def begins_safetensors(head: bytes) -> bool:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """What the file says beside its tensors.
+    """Returns the metadata of a file.
 
     Raises:
-      WeightsError: no such file, none of safetensors, or damaged.
+      WeightsError: no such file, not safetensors, or damaged.
     """
     with _reader(path) as reader:
         return reader.metadata() or {}
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The tensors by name, shapes [*size] and dtypes as stored.
+    """Returns the tensors by name, with shapes [*size] and dtypes as stored.
 
     Raises:
-      WeightsError: no such file, none of safetensors, damaged, or of dtypes that numpy lacks.
+      WeightsError: no such file, not safetensors, damaged, or with dtypes that numpy lacks.
     """
     with _reader(path) as reader:
         return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
 
 
 @contextmanager
-def _reader(path: str | os.PathLike[str]) -> Iterator[Any]:
+def _reader(path: str | os.PathLike[str]) -> Iterator[safetensors.safe_open]:
     with opened(path) as file:
         head = file.read(HEAD_BYTES)
         if not begins_safetensors(head):
             what = f"begins with {shown(head[:8])}" if head else "is empty"
             raise WeightsError(f"{what}, expected a .safetensors; get the file again")
-        np.empty(size_of(file), np.uint8)  # a MemoryError, where the library would panic
+        np.empty(size_of(file), np.uint8)  # raises MemoryError where the library would panic
         try:
             with safetensors.safe_open(os.fspath(path), framework="numpy") as reader:
                 yield reader
-        # A dtype that numpy lacks (8 bits and fewer) is an AttributeError or a TypeError.
+        # Dtypes that numpy lacks (8 bits and fewer) give an AttributeError or a TypeError.
         except (safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
             raise WeightsError(
-                f"is no .safetensors that numpy can hold ({shown(str(error), 200)}); "
+                f"is not a .safetensors that numpy can read ({shown(str(error), 200)}); "
                 "get the file again, or save it in float32"
             ) from error

@@ -1,4 +1,7 @@
-"""A file of weights, opened: whatever is wrong with it is a `WeightsError` that names the file."""
+"""Opens untrusted weight files, validates their tensors and quotes their content in errors.
+
+Every failure is a `WeightsError` that names the file.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,13 @@ _LISTED = 12  # names in a message
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Opens a regular file; inside the block every `WeightsError` gets the path in front.
+    """Opens a regular file and prefixes every `WeightsError` of the block with its path.
 
     Raises:
-      WeightsError: there is no such file, it is a folder or a device, it cannot be read, or the
-        block ran out of memory.
+      WeightsError: no such file, a folder or device, not readable, or the block ran out of memory.
     """
     try:
-        # A pipe would block on opening, and a device has no end.
+        # Opening a pipe would block, and a device has no end.
         if not _is_regular(path):
             raise WeightsError("is not a file, expected a file of weights; give the file itself")
         with open(path, "rb") as file:
@@ -35,8 +37,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise WeightsError(f"{_name(path)}: there is no such file; check the path") from error
     except MemoryError as error:
         raise WeightsError(
-            f"{_name(path)}: what it holds takes more memory than there is; get the file again, or "
-            "use a larger machine"
+            f"{_name(path)}: its content exceeds the available memory; get the file again, or use "
+            "a larger machine"
         ) from error
     except OSError as error:
         reason = error.strerror or error
@@ -48,25 +50,25 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def _is_regular(path: str | os.PathLike[str]) -> bool:
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
-    except ValueError:  # a null byte, or what the file system cannot spell
+    except ValueError:  # a null byte, or not encodable for the file system
         return False
 
 
 def _name(path: str | os.PathLike[str]) -> str:
-    """A path as the user wrote it, unless it would not stay on its line."""
+    """Returns a path as given, escaped if it is not printable."""
     text = os.fspath(path)
     return text if text.isprintable() else shown(text, 200)
 
 
 def size_of(file: BinaryIO) -> int:
-    """Bytes of an open file."""
+    """Returns the size of an open file in bytes."""
     return os.fstat(file.fileno()).st_size
 
 
 def shown(value: object, length: int = 60) -> str:
-    """A value of the file as it may stand in a message: escaped, on one line, short.
+    """Formats a value of the file for a message: escaped, on one line, shortened.
 
-    Of a container only the type is told: it may contain itself.
+    Containers are shown by type only, since they may contain themselves.
     """
     if not isinstance(value, str | bytes):
         return str(value) if isinstance(value, int | float) else f"a {type(value).__name__}"
@@ -74,12 +76,12 @@ def shown(value: object, length: int = 60) -> str:
 
 
 def shown_shape(shape: tuple[int, ...]) -> str:
-    """A shape [*size] of the file as it may stand in a message."""
+    """Formats a shape [*size] of the file for a message."""
     return str(shape) if len(shape) <= 8 else f"of {len(shape)} axes"
 
 
 def listed(parts: Iterable[str]) -> str:
-    """Parts of a message, such as names made safe by `shown`: the first twelve, in order.
+    """Joins parts of a message, such as names formatted by `shown`: at most the first twelve.
 
     >>> listed(str(i) for i in range(20))
     '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more'
@@ -90,24 +92,23 @@ def listed(parts: Iterable[str]) -> str:
 
 
 def finite_floats(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """Tensors [*size] of a file as float32.
+    """Converts the tensors [*size] of a file to float32.
 
-    They leave the dict that is given as they are converted, so that no large file is in memory
-    twice.
+    Tensors are removed from the given dict as they are converted, so that a large file is not in
+    memory twice.
 
     Args:
-      tensors: by name; a variance is one whose name ends in "var".
+      tensors: by name; names that end in "var" are variances.
       where: the file, for the error.
 
     Raises:
-      WeightsError: some are not floating point, not finite in float32, or negative variances: one
-        message names them.
+      WeightsError: tensors are not floating point, not finite in float32, or negative variances.
     """
     integers = [name for name, value in tensors.items() if not is_floating(value.dtype)]
     _refuse_any(integers, where, "not floating point")
     floats, wild, negative = {}, [], []
     for name in list(tensors):
-        with np.errstate(over="ignore"):  # of a float64 that float32 cannot hold
+        with np.errstate(over="ignore"):  # float64 values beyond float32's range
             value = floats[name] = np.asarray(tensors.pop(name), np.float32)
         if not np.isfinite(value).all():
             wild.append(name)
@@ -119,13 +120,13 @@ def finite_floats(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.nd
 
 
 def is_floating(dtype: np.dtype) -> bool:
-    """Whether values of the dtype are floating point, bfloat16 included."""
+    """Whether the dtype is floating point, bfloat16 included."""
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def _refuse_any(names: list[str], where: str, what: str) -> None:
     if names:
         raise WeightsError(
-            f"{where} holds no usable weights: {what}: {listed(map(shown, names))}; "
+            f"{where} has no usable weights: {what}: {listed(map(shown, names))}; "
             "get the file again"
         )

@@ -1,4 +1,4 @@
-"""The versions of what computes: for reports and cards."""
+"""Versions of Python and the packages that determine results, for reports and cards."""
 
 import platform
 from importlib import metadata
@@ -9,7 +9,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "constriction", "pillow")
 
 
 def versions() -> dict[str, str]:
-    """Python and packages by name.
+    """Returns versions by name of package.
 
     >>> sorted(versions())[:2]
     ['Python', 'constriction']

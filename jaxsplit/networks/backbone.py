@@ -312,9 +312,9 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
     try:
         known = _described(metadata[_HEADER])
     except (ConfigError, KeyError, RecursionError, ValueError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise WeightsError(
-            f"{where} is not a backbone file of jaxsplit ({shown(reason, 200)}); get the file again"
+            f"{where} is not a backbone file of jaxsplit ({shown(text, 200)}); get the file again"
         ) from error
     image = jax.ShapeDtypeStruct((1, *known["preprocessing"].input_shape), np.float32)
     tree = jax.eval_shape(known["network"].init, jax.random.key(0), image)

@@ -1,28 +1,31 @@
-"""A network as a chain of named modules, which can be run from any name to any other."""
+"""Base class of networks that are a chain of named modules; any part of the chain can be run."""
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks.layers import Form
+from jaxsplit.networks.layers import NormConfig
+
+#: Endpoint → constructor of the module that ends there.
+Blocks = Mapping[str, Callable[..., nn.Module]]
 
 
 class Chain(nn.Module, kw_only=True):
-    """A network whose every block is a named endpoint.
+    """A network whose blocks are all named endpoints.
 
-    Running the chain from one name to another gives the head and the tail of a cut, so that both
-    are the very operations of the uncut network.
+    Head and tail of a cut are parts of the chain, so they execute the same operations as the
+    unsplit network.
 
     Attributes:
       num_classes: length of the logits.
       axis_name: device axis over which training averages the batch statistics.
-      folded: the batch normalisation is folded into the convolutions (`layers.fold_normalization`).
+      folded: batch normalization is folded into the convolutions, see `layers.fold_normalization`.
 
+    >>> import functools
     >>> from jaxsplit.networks import endpoint_shapes
     >>> from jaxsplit.networks.layers import Classifier
     >>> class Stem(nn.Module):
@@ -42,29 +45,29 @@ class Chain(nn.Module, kw_only=True):
     axis_name: str | None = None
     folded: bool = False
 
-    def chain(self) -> dict[str, functools.partial[Any]]:
-        """Endpoint → constructor of the module that ends there, in order.
+    def chain(self) -> Blocks:
+        """Returns the constructors of the blocks, in order.
 
         Returns:
-          The constructors, which take `name`; each module is called with (x, train).
+          Endpoint → constructor, which takes `name`; each module is called with (x, train).
 
         Raises:
-          NotImplementedError: the network's own class doesn't say it.
+          NotImplementedError: the subclass does not define it.
         """
         raise NotImplementedError
 
     @property
     def epsilon(self) -> float:
-        """What every batch normalisation adds to the variance."""
+        """Term that every batch normalization adds to the variance."""
         return 1e-5
 
     @property
-    def form(self) -> Form:
-        """What all layers have in common."""
-        return Form(self.epsilon, self.axis_name, self.folded)
+    def norm_config(self) -> NormConfig:
+        """Batch normalization settings that all layers share."""
+        return NormConfig(self.epsilon, self.axis_name, self.folded)
 
     def endpoints(self) -> tuple[str, ...]:
-        """The names at which the network can be cut, from the image to the logits."""
+        """Returns the names of all endpoints, from the image to the logits."""
         return tuple(self.chain())
 
     @nn.compact
@@ -76,19 +79,19 @@ class Chain(nn.Module, kw_only=True):
         stop: str | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """Runs the network, or the part of it after `start` up to and with `stop`.
+        """Runs the network, or the part after `start` up to and including `stop`.
 
         Args:
-          x: normalised images float [B, H, W, c], or the features at `start`.
-          start: endpoint whose output `x` is; None for images.
+          x: normalized images float [B, H, W, c], or the features at `start`.
+          start: endpoint whose output is `x`; None for images.
           stop: endpoint to return; None for the logits.
-          train: batch statistics (mutable collection "batch_stats") in place of stored ones.
+          train: use batch statistics (mutable collection "batch_stats") instead of stored ones.
 
         Returns:
           Features [B, h, w, width] at `stop`, or logits [B, num_classes].
 
         Raises:
-          ConfigError: there is no such endpoint.
+          ConfigError: no such endpoint.
         """
         chain = self.chain()
         names = list(chain)
@@ -98,6 +101,6 @@ class Chain(nn.Module, kw_only=True):
         first = 0 if start is None else names.index(start) + 1
         last = len(names) - 1 if stop is None else names.index(stop)
         for name in names[first : last + 1]:
-            # A dot separates names inside Flax's parameter paths, so modules take "_".
+            # Dots separate names in Flax's parameter paths, so module names have "_".
             x = chain[name](name=name.replace(".", "_"))(x, train)
         return x

@@ -1,7 +1,7 @@
 """MobileNetV2 and EfficientNet-Lite: chains of inverted residual blocks.
 
-Sources: Sandler et al. 2018, arXiv 1801.04381; Tan and Le 2019, arXiv 1905.11946, and its Lite form
-(no squeeze-and-excitation, ReLU6, stem and top of fixed width), which Google published in 2020.
+Sources: Sandler et al. 2018, arXiv 1801.04381; Tan and Le 2019, arXiv 1905.11946, and its Lite
+variant of 2020 (no squeeze-and-excitation, ReLU6, stem and top of fixed width).
 """
 
 from __future__ import annotations
@@ -9,25 +9,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 
-from jaxsplit.networks.chain import Chain
-from jaxsplit.networks.layers import Classifier, Form, conv_norm
+from jaxsplit.networks.chain import Blocks, Chain
+from jaxsplit.networks.layers import Classifier, NormConfig, conv_norm
 
 _STEM_WIDTH, _TOP_WIDTH = 32, 1280
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Blocks of one width.
+    """Consecutive blocks of one width.
 
     Attributes:
-      expansion: channels inside of a block, as a multiple of those before it.
-      width: channels after it.
-      blocks: how many.
+      expansion: channels inside a block, as a multiple of its input channels.
+      width: output channels.
+      blocks: number of blocks.
       stride: of the first block.
       kernel: side of the depthwise convolution.
     """
@@ -41,12 +40,12 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class InvertedResidualSize:
-    """What tells one network of inverted residual blocks from another.
+    """Architecture of a network of inverted residual blocks.
 
     Attributes:
       stages: the blocks.
-      padding: "SAME" as TensorFlow pads, or None for the same zeros on every side.
-      epsilon: of the batch normalisation.
+      padding: "SAME" as in TensorFlow, or None for equal zeros on every side.
+      epsilon: term that batch normalization adds to the variance.
     """
 
     stages: tuple[Stage, ...]
@@ -54,7 +53,7 @@ class InvertedResidualSize:
     epsilon: float = 1e-5
 
     def padding_of(self, kernel: int) -> int | str:
-        """Padding of a convolution with a kernel of this side."""
+        """Returns the padding of a convolution with a kernel of this side."""
         return kernel // 2 if self.padding is None else self.padding
 
 
@@ -76,12 +75,12 @@ _EFFICIENTNET = (
     Stage(6, 192, 4, 2, 5),
     Stage(6, 320, 1, 1, 3),
 )
-# Width and depth of each network, as multiples of EfficientNet-Lite0's.
+# Width and depth of EfficientNet-Lite0 … 4, as multiples of Lite0's.
 _LITE_SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))
 
 
 def _lite(width: float, depth: float) -> InvertedResidualSize:
-    """EfficientNet-Lite scaled: the first and the last stage keep their depth."""
+    """Scales EfficientNet-Lite0; the first and the last stage keep their depth."""
     last = len(_EFFICIENTNET) - 1
     stages = tuple(
         dataclasses.replace(
@@ -95,7 +94,7 @@ def _lite(width: float, depth: float) -> InvertedResidualSize:
 
 
 def _round_to_8(width: float) -> int:
-    """The nearest multiple of 8 that is at least 90 % of `width`."""
+    """Returns the nearest multiple of 8 that is at least 90 % of `width`."""
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * width else rounded + 8
 
@@ -107,20 +106,20 @@ SIZES = {
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch normalisation, ReLU6: the stem and the top."""
+    """Convolution, batch normalization, ReLU6: the stem and the top."""
 
     width: int
     kernel: int
     stride: int
     padding: int | str
-    form: Form
+    config: NormConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         return nn.relu6(
             conv_norm(
                 x,
-                self.form,
+                self.config,
                 train,
                 self.width,
                 size=self.kernel,
@@ -131,18 +130,18 @@ class ConvBlock(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1×1 to more channels, depthwise k×k, 1×1 to `width`; a shortcut where the shape stays."""
+    """1×1 expansion, depthwise k×k, 1×1 projection to `width`; a shortcut if the shape is equal."""
 
     expansion: int
     width: int
     kernel: int
     stride: int
     padding: int | str
-    form: Form
+    config: NormConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = functools.partial(conv_norm, form=self.form, train=train)
+        norm = functools.partial(conv_norm, config=self.config, train=train)
         inside = self.expansion * x.shape[-1]
         y = x
         if self.expansion > 1:
@@ -163,22 +162,22 @@ class InvertedResidual(nn.Module):
 
 
 class InvertedResidualNet(Chain, kw_only=True):
-    """A stem, stages of inverted residual blocks, a 1×1 convolution on top and the classifier.
+    """Stem, stages of inverted residual blocks, a 1×1 convolution and the classifier.
 
     Attributes:
-      size: the stages and their arithmetic.
+      size: the stages, their padding and epsilon.
     """
 
     size: InvertedResidualSize
 
     @property
     def epsilon(self) -> float:
-        """What every batch normalisation adds to the variance."""
+        """Term that every batch normalization adds to the variance."""
         return self.size.epsilon
 
-    def chain(self) -> dict[str, functools.partial[Any]]:
-        """Endpoint → constructor of the module that ends there, in order."""
-        size, form = self.size, self.form
+    def chain(self) -> Blocks:
+        """Returns the constructors of the blocks; see `Chain.chain`."""
+        size, config = self.size, self.norm_config
         blocks = {
             f"stage{i + 1}.block{j + 1}": functools.partial(
                 InvertedResidual,
@@ -187,14 +186,14 @@ class InvertedResidualNet(Chain, kw_only=True):
                 stage.kernel,
                 1 if j else stage.stride,
                 size.padding_of(stage.kernel),
-                form,
+                config,
             )
             for i, stage in enumerate(size.stages)
             for j in range(stage.blocks)
         }
         return {
-            "stem": functools.partial(ConvBlock, _STEM_WIDTH, 3, 2, size.padding_of(3), form),
+            "stem": functools.partial(ConvBlock, _STEM_WIDTH, 3, 2, size.padding_of(3), config),
             **blocks,
-            "top": functools.partial(ConvBlock, _TOP_WIDTH, 1, 1, 0, form),
+            "top": functools.partial(ConvBlock, _TOP_WIDTH, 1, 1, 0, config),
             "logits": functools.partial(Classifier, self.num_classes),
         }

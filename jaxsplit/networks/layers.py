@@ -1,4 +1,4 @@
-"""What the networks are built of: a convolution with its normalisation, and the classifier."""
+"""Layers of the networks: convolution, batch normalization and classifier."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 from jaxsplit import ops
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
-_NORM, _CONV = "bn", "conv"  # a block's "bn1" normalises its "conv1"
+_NORM, _CONV = "bn", "conv"  # a block's "bn1" normalizes its "conv1"
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
-    """What all layers of one network have in common.
+class NormConfig:
+    """Batch normalization settings that all layers of a network share.
 
     Attributes:
-      epsilon: added to the variance by every batch normalisation.
+      epsilon: term that every batch normalization adds to the variance.
       axis_name: device axis over which training averages the batch statistics.
-      folded: convolutions have a bias in place of a batch normalisation.
+      folded: convolutions have a bias instead of a batch normalization.
     """
 
     epsilon: float = 1e-5
@@ -32,16 +32,16 @@ class Form:
 
 
 class Conv(nn.Module):
-    """Convolution [B, H, W, c] → [B, h, w, features]; its arithmetic is `ops.conv`'s choice.
+    """Convolution [B, H, W, c] → [B, h, w, features], computed by `ops.conv`.
 
     Attributes:
       features: output channels.
       size: side of the kernel.
       stride: of both axes.
-      padding: zeros on every side; "SAME": as many as TensorFlow takes for h = ⌈H / stride⌉, the
-        odd one below and to the right.
-      depthwise: every channel has a filter of its own; `features` is c.
-      bias: adds one.
+      padding: number of zeros on every side, or "SAME" as in TensorFlow: h = ⌈H / stride⌉ with an
+        odd zero below and to the right.
+      depthwise: each channel has its own filter; `features` is c.
+      bias: add a bias.
     """
 
     features: int
@@ -63,29 +63,39 @@ class Conv(nn.Module):
 
 
 def conv_norm(
-    x: jax.Array, form: Form, train: bool, features: int, suffix: str = "", **conv: Any
+    x: jax.Array,
+    config: NormConfig,
+    train: bool,
+    features: int,
+    suffix: str = "",
+    *,
+    size: int = 1,
+    stride: int = 1,
+    padding: int | str = 0,
+    depthwise: bool = False,
 ) -> jax.Array:
-    """A convolution and its batch normalisation, inside of a compact module.
+    """Applies a convolution and its batch normalization, inside a compact module.
 
     Args:
       x: float [B, H, W, c].
-      form: of the network.
-      train: whether the batch statistics are the batch's.
+      config: batch normalization settings of the network.
+      train: normalize by the statistics of the batch.
       features: output channels.
-      suffix: the layers are called "conv" + suffix and "bn" + suffix.
-      **conv: as of `Conv`.
+      suffix: the layers are named "conv" + suffix and "bn" + suffix.
+      size, stride, padding, depthwise: see `Conv`.
 
     Returns:
       float [B, h, w, features].
     """
-    x = Conv(features, bias=form.folded, name=_CONV + suffix, **conv)(x)
-    if form.folded:
+    name = _CONV + suffix
+    x = Conv(features, size, stride, padding, depthwise, bias=config.folded, name=name)(x)
+    if config.folded:
         return x
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
-        epsilon=form.epsilon,
-        axis_name=form.axis_name,
+        epsilon=config.epsilon,
+        axis_name=config.axis_name,
         name=_NORM + suffix,
     )(x)
 
@@ -102,14 +112,14 @@ class Classifier(nn.Module):
 
 
 def fold_normalization(variables: dict[str, Any], epsilon: float) -> dict[str, Any]:
-    """Folds every batch normalisation into the convolution before it, for inference.
+    """Folds every batch normalization into the convolution before it, for inference.
 
     Args:
       variables: {"params", "batch_stats"} of a network.
-      epsilon: of its normalisations.
+      epsilon: term that its normalizations add to the variance.
 
     Returns:
-      {"params"} of the same network with `folded`.
+      {"params"} of the same network with `folded=True`.
 
     >>> from jaxsplit.weights.load import load_backbone
     >>> backbone = load_backbone("fashion_mnist_resnet8")
@@ -123,7 +133,7 @@ def fold_normalization(variables: dict[str, Any], epsilon: float) -> dict[str, A
         for norm in [name for name in layers if name.startswith(_NORM)]:
             stats = variables["batch_stats"][block][norm]
             affine = params[block].pop(norm)
-            # A power, since np.sqrt takes no traced array; numpy computes it by the square root.
+            # A power works for numpy and traced arrays; numpy computes it as a square root.
             scale = affine["scale"] / (stats["var"] + np.float32(epsilon)) ** 0.5
             conv = norm.replace(_NORM, _CONV, 1)
             params[block][conv] = {

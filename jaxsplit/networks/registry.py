@@ -1,75 +1,76 @@
-"""The networks by name, and the features at every place where one can be cut."""
+"""Creates networks by name and lists the shapes of their features."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks import inverted_residual, resnet
 from jaxsplit.networks.chain import Chain
+from jaxsplit.networks.inverted_residual import SIZES, InvertedResidualNet
 from jaxsplit.networks.network import LinenNetwork
+from jaxsplit.networks.resnet import IMAGENET_SIZES, SMALL_SIZES, ResNet, SmallResNet
 
-_KINDS: tuple[tuple[type[Any], dict[str, Any]], ...] = (
-    (resnet.SmallResNet, resnet.SMALL_SIZES),
-    (resnet.ResNet, resnet.SIZES),
-    (inverted_residual.InvertedResidualNet, inverted_residual.SIZES),
-)
+_NETWORKS: dict[str, Callable[..., Chain]] = {
+    **{name: functools.partial(SmallResNet, size=size) for name, size in SMALL_SIZES.items()},
+    **{name: functools.partial(ResNet, size=size) for name, size in IMAGENET_SIZES.items()},
+    **{name: functools.partial(InvertedResidualNet, size=size) for name, size in SIZES.items()},
+}
 
 
 def names() -> tuple[str, ...]:
-    """Names of networks.
+    """Returns the names of the networks.
 
     Returns:
-      What `create` takes; weights have names of their own, as of `embedded_weights`.
+      Names for `create`. Weights have names of their own, see `embedded_weights`.
 
     >>> "resnet8_small" in names(), "resnet50" in names(), "efficientnet_lite0" in names()
     (True, True, True)
     """
-    return tuple(name for _, sizes in _KINDS for name in sizes)
+    return tuple(_NETWORKS)
 
 
 def create(
     name: str, num_classes: int, axis_name: str | None = None, *, folded: bool = False
 ) -> Chain:
-    """The Linen module called `name`, without parameters.
+    """Creates the Linen module of a network, without parameters.
 
     Args:
       name: one of `names()`.
       num_classes: length of the logits.
-      axis_name: device axis over which training averages batch statistics; inference ignores it.
-      folded: for variables of `fold_normalization`.
+      axis_name: device axis over which training averages batch statistics; ignored in inference.
+      folded: the module takes variables of `fold_normalization`.
 
     Returns:
-      The module; `init` and `apply` are Flax's.
+      The module, with Flax's `init` and `apply`.
 
     Raises:
-      ConfigError: there is no such model.
+      ConfigError: no such network.
 
     >>> create("resnet8_small", 10).endpoints()
     ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
     """
-    for kind, sizes in _KINDS:
-        if name in sizes:
-            return kind(
-                size=sizes[name], num_classes=num_classes, axis_name=axis_name, folded=folded
-            )
-    raise ConfigError(f"no model is called {name!r}; there are {', '.join(names())}")
+    if name not in _NETWORKS:
+        raise ConfigError(f"no network is called {name!r}; expected one of {', '.join(names())}")
+    return _NETWORKS[name](num_classes=num_classes, axis_name=axis_name, folded=folded)
 
 
 def cuts(
     name: str, input_shape: tuple[int, int, int] = (224, 224, 3)
 ) -> dict[str, tuple[int, int, int]]:
-    """Cut → (H, W, C) of the features there, from the image to the classifier.
+    """Returns the feature shape (H, W, C) at every cut of a network.
 
     Args:
       name: one of `names()`.
       input_shape: (H, W, c) of one image.
 
     Returns:
-      The shapes by name, in the network's order.
+      Cut → shape, in the network's order.
 
     Raises:
-      ConfigError: there is no such model, or no such image.
+      ConfigError: no such network, or an invalid image shape.
 
     >>> cuts("resnet8_small", (28, 28, 1))["stage2.block1"]
     (14, 14, 32)
@@ -80,19 +81,19 @@ def cuts(
 
 
 def endpoint_shapes(
-    module: Any, input_shape: tuple[int, int, int]
+    module: nn.Module, input_shape: tuple[int, int, int]
 ) -> dict[str, tuple[int, int, int]]:
-    """Endpoint → (H, W, C) of the features there, the logits left out.
+    """Returns the feature shape (H, W, C) at every endpoint but the logits.
 
     Args:
       module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, such as a `Chain`.
       input_shape: (H, W, c) of one image.
 
     Returns:
-      The shapes by name, in the network's order; nothing is run.
+      Endpoint → shape, in the network's order, without running the network.
 
     Raises:
-      ConfigError: there is no such image.
+      ConfigError: an invalid image shape.
 
     >>> endpoint_shapes(create("resnet8_small", num_classes=10), (28, 28, 1))["stage3.block1"]
     (7, 7, 64)

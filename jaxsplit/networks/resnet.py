@@ -1,4 +1,4 @@
-"""Residual networks: those for small images, and those for ImageNet.
+"""Residual networks for small images and for ImageNet.
 
 Source: He, Zhang, Ren, Sun 2016, arXiv 1512.03385.
 """
@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.networks.chain import Chain
-from jaxsplit.networks.layers import Classifier, Form, conv_norm
+from jaxsplit.networks.chain import Blocks, Chain
+from jaxsplit.networks.layers import Classifier, NormConfig, conv_norm
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNetSize:
-    """What tells one residual network of a form from another.
+    """Architecture of a residual network.
 
     Attributes:
       blocks: residual blocks in each stage.
-      widths: channels of each stage; of a bottleneck block, inside of it.
-      bottleneck: blocks of 1×1, 3×3 and 1×1, with four times the channels outside.
+      widths: channels of each stage; inside the blocks if `bottleneck`.
+      bottleneck: blocks of 1×1, 3×3 and 1×1, with four times as many output channels.
     """
 
     blocks: tuple[int, ...]
@@ -36,7 +36,7 @@ SMALL_SIZES = {
     f"resnet{6 * n + 2}_small": ResNetSize(blocks=(n, n, n), widths=(16, 32, 64)) for n in (1, 3, 9)
 }
 _WIDTHS = (64, 128, 256, 512)
-SIZES = {
+IMAGENET_SIZES = {
     "resnet18": ResNetSize((2, 2, 2, 2), _WIDTHS),
     "resnet34": ResNetSize((3, 4, 6, 3), _WIDTHS),
     "resnet50": ResNetSize((3, 4, 6, 3), _WIDTHS, bottleneck=True),
@@ -46,47 +46,47 @@ SIZES = {
 
 
 class SmallStem(nn.Module):
-    """3×3 convolution, batch normalisation, ReLU: [B, H, W, c] → [B, H, W, width]."""
+    """3×3 convolution, batch normalization, ReLU: [B, H, W, c] → [B, H, W, width]."""
 
     width: int
-    form: Form
+    config: NormConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return nn.relu(conv_norm(x, self.form, train, self.width, size=3, padding=1))
+        return nn.relu(conv_norm(x, self.config, train, self.width, size=3, padding=1))
 
 
 class Stem(nn.Module):
-    """7×7 convolution and 3×3 maximum, both of stride 2: [B, H, W, c] → [B, H/4, W/4, width]."""
+    """7×7 convolution and 3×3 max-pooling of stride 2: [B, H, W, c] → [B, H/4, W/4, width]."""
 
     width: int
-    form: Form
+    config: NormConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = nn.relu(conv_norm(x, self.form, train, self.width, size=7, stride=2, padding=3))
+        x = nn.relu(conv_norm(x, self.config, train, self.width, size=7, stride=2, padding=3))
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut.
 
-    Where the block changes the shape, the shortcut is a 1×1 convolution where `projection` (option
-    B of He et al.); else it takes every `stride`-th pixel and pads the new channels with zeros (A).
+    If the block changes the shape, the shortcut is a 1×1 convolution with `projection` (option B of
+    He et al.). Without, it takes every `stride`-th pixel and pads the new channels with zeros (A).
     """
 
     width: int
     stride: int
-    form: Form
+    config: NormConfig
     projection: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = functools.partial(conv_norm, form=self.form, train=train, features=self.width)
+        norm = functools.partial(conv_norm, config=self.config, train=train, features=self.width)
         y = nn.relu(norm(x, suffix="1", size=3, stride=self.stride, padding=1))
         y = norm(y, suffix="2", size=3, padding=1)
         if self.projection:
-            return nn.relu(y + _projection(x, y, self.stride, self.form, train))
+            return nn.relu(y + _projection(x, y, self.stride, self.config, train))
         shortcut = x[:, :: self.stride, :: self.stride]
         grown = self.width - x.shape[-1]
         if grown:
@@ -95,26 +95,26 @@ class BasicBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions; the stride is in the 3×3 (version 1.5, as torchvision has it).
+    """1×1, 3×3 and 1×1 convolutions; the 3×3 has the stride (version 1.5, as in torchvision).
 
-    The shortcut is a 1×1 convolution where the block changes the shape.
+    The shortcut is a 1×1 convolution if the block changes the shape.
     """
 
     width: int
     stride: int
-    form: Form
+    config: NormConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = functools.partial(conv_norm, form=self.form, train=train)
+        norm = functools.partial(conv_norm, config=self.config, train=train)
         y = nn.relu(norm(x, features=self.width, suffix="1"))
         y = nn.relu(norm(y, features=self.width, suffix="2", size=3, stride=self.stride, padding=1))
         y = norm(y, features=4 * self.width, suffix="3")
-        return nn.relu(y + _projection(x, y, self.stride, self.form, train))
+        return nn.relu(y + _projection(x, y, self.stride, self.config, train))
 
 
 class SmallResNet(Chain, kw_only=True):
-    """Residual network for small images: the CIFAR form of He et al., section 4.2.
+    """Residual network for small images: the CIFAR variant of He et al., section 4.2.
 
     Attributes:
       size: blocks and widths of the stages; every stage after the first halves the resolution.
@@ -122,12 +122,12 @@ class SmallResNet(Chain, kw_only=True):
 
     size: ResNetSize
 
-    def chain(self) -> dict[str, functools.partial[Any]]:
-        """Endpoint → constructor of the module that ends there, in order."""
-        form = self.form
+    def chain(self) -> Blocks:
+        """Returns the constructors of the blocks; see `Chain.chain`."""
+        config = self.norm_config
         return {
-            "stem": functools.partial(SmallStem, self.size.widths[0], form),
-            **_blocks(self.size, functools.partial(BasicBlock, form=form)),
+            "stem": functools.partial(SmallStem, self.size.widths[0], config),
+            **_blocks(self.size, functools.partial(BasicBlock, config=config)),
             "logits": functools.partial(Classifier, self.num_classes),
         }
 
@@ -141,22 +141,22 @@ class ResNet(Chain, kw_only=True):
 
     size: ResNetSize
 
-    def chain(self) -> dict[str, functools.partial[Any]]:
-        """Endpoint → constructor of the module that ends there, in order."""
-        form = self.form
+    def chain(self) -> Blocks:
+        """Returns the constructors of the blocks; see `Chain.chain`."""
+        config = self.norm_config
         block = (
-            functools.partial(BottleneckBlock, form=form)
+            functools.partial(BottleneckBlock, config=config)
             if self.size.bottleneck
-            else functools.partial(BasicBlock, form=form, projection=True)
+            else functools.partial(BasicBlock, config=config, projection=True)
         )
         return {
-            "stem": functools.partial(Stem, self.size.widths[0], form),
+            "stem": functools.partial(Stem, self.size.widths[0], config),
             **_blocks(self.size, block),
             "logits": functools.partial(Classifier, self.num_classes),
         }
 
 
-def _blocks(size: ResNetSize, block: Any) -> dict[str, functools.partial[Any]]:
+def _blocks(size: ResNetSize, block: Callable[..., nn.Module]) -> Blocks:
     return {
         f"stage{i + 1}.block{j + 1}": functools.partial(
             block, width=width, stride=2 if i and not j else 1
@@ -166,8 +166,10 @@ def _blocks(size: ResNetSize, block: Any) -> dict[str, functools.partial[Any]]:
     }
 
 
-def _projection(x: jax.Array, y: jax.Array, stride: int, form: Form, train: bool) -> jax.Array:
-    """`x` in the shape of `y`: itself where it has it, else through a 1×1 convolution."""
+def _projection(
+    x: jax.Array, y: jax.Array, stride: int, config: NormConfig, train: bool
+) -> jax.Array:
+    """Returns `x` in the shape of `y`: unchanged, or through a 1×1 convolution."""
     if stride == 1 and x.shape[-1] == y.shape[-1]:
         return x
-    return conv_norm(x, form, train, y.shape[-1], suffix="_shortcut", stride=stride)
+    return conv_norm(x, config, train, y.shape[-1], suffix="_shortcut", stride=stride)

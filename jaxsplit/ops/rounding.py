@@ -5,23 +5,24 @@ import jax.numpy as jnp
 
 __all__ = ["add_uniform_noise", "lower_bound", "round_straight_through"]
 
+_Pair = tuple[jax.Array, jax.Array]
+
 
 @jax.custom_jvp
 def round_straight_through(x: jax.Array) -> jax.Array:
     """Rounds to the nearest integer (halves to even) with the gradient of the identity.
 
     Args:
-        x: any shape, floating.
+      x: any shape, floating.
 
     Returns:
-        round(x), same shape and dtype; its gradient is 1 everywhere.
+      round(x), same shape and dtype; its gradient is 1 everywhere.
 
-    Example:
-        >>> x = jnp.array([0.4, 1.6])
-        >>> round_straight_through(x).tolist()
-        [0.0, 2.0]
-        >>> jax.grad(lambda x: round_straight_through(x).sum())(x).tolist()
-        [1.0, 1.0]
+    >>> x = jnp.array([0.4, 1.6])
+    >>> round_straight_through(x).tolist()
+    [0.0, 2.0]
+    >>> jax.grad(lambda x: round_straight_through(x).sum())(x).tolist()
+    [1.0, 1.0]
 
     Source: Bengio, Léonard, Courville 2013, arXiv 1308.3432 (straight-through estimator).
     """
@@ -29,8 +30,8 @@ def round_straight_through(x: jax.Array) -> jax.Array:
 
 
 @round_straight_through.defjvp
-def _(primals, tangents):
-    # `x + stop_gradient(round(x) - x)` is not always an integer in float32, so a rule of its own.
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    # Explicit: `x + stop_gradient(round(x) - x)` is not always an integer in float32.
     return jnp.round(primals[0]), tangents[0]
 
 
@@ -38,16 +39,15 @@ def add_uniform_noise(x: jax.Array, key: jax.Array) -> jax.Array:
     """Adds independent noise from U[-1/2, 1/2), the differentiable proxy for rounding.
 
     Args:
-        x: any shape, floating.
-        key: a jax random key.
+      x: any shape, floating.
+      key: a jax random key.
 
     Returns:
-        x + u, same shape and dtype.
+      x + u, same shape and dtype.
 
-    Example:
-        >>> z = add_uniform_noise(jnp.zeros(1000), jax.random.key(0))
-        >>> bool((jnp.abs(z) <= 0.5).all())
-        True
+    >>> z = add_uniform_noise(jnp.zeros(1000), jax.random.key(0))
+    >>> bool((jnp.abs(z) <= 0.5).all())
+    True
 
     Source: Ballé, Laparra, Simoncelli 2017, arXiv 1611.01704, section 3.
     """
@@ -62,29 +62,28 @@ def lower_bound(x: jax.Array, bound: jax.Array | float) -> jax.Array:
     would raise x), else 0. The bound itself gets no gradient.
 
     Args:
-        x: any shape, floating.
-        bound: a number, or an array of x's rank that broadcasts against x without growing it.
+      x: any shape, floating.
+      bound: a number, or an array of x's rank that broadcasts against x without growing it.
 
     Returns:
-        max(x, bound), same shape and dtype as x.
+      max(x, bound), same shape and dtype as x.
 
-    Example:
-        >>> jax.grad(lambda x: -lower_bound(x, 1.0))(0.5).item()  # minimising it raises x
-        -1.0
-        >>> jax.grad(lambda x: lower_bound(x, 1.0))(0.5).item()  # minimising it would lower x
-        0.0
+    >>> jax.grad(lambda x: -lower_bound(x, 1.0))(0.5).item()  # minimising it raises x
+    -1.0
+    >>> jax.grad(lambda x: lower_bound(x, 1.0))(0.5).item()  # minimising it would lower x
+    0.0
 
     Source: Ballé 2018, arXiv 1802.00847 (GDN's reparametrised bounds).
     """
     return jnp.maximum(x, jnp.asarray(bound, jnp.result_type(x)))
 
 
-def _lower_bound_fwd(x, bound):
+def _lower_bound_fwd(x: jax.Array, bound: jax.Array | float) -> tuple[jax.Array, _Pair]:
     bound = jnp.asarray(bound)
     return lower_bound(x, bound), (x >= bound.astype(jnp.result_type(x)), jnp.zeros_like(bound))
 
 
-def _lower_bound_bwd(residuals, g):
+def _lower_bound_bwd(residuals: _Pair, g: jax.Array) -> _Pair:
     passes, no_gradient = residuals
     return jnp.where(passes | (g < 0), g, jnp.zeros_like(g)), no_gradient
 

@@ -25,13 +25,13 @@ CUT is one of: {cuts}. Each training takes all rates of its cut.
 
 import ml_collections
 
-# Cut → rate → channels, stride and lambda.
-CHOSEN = {chosen}
+# Argument: cut → rate → channels, stride and lambda.
+VARIANTS = {chosen}
 
 
 def get_config(arg: str = {first!r}) -> ml_collections.ConfigDict:
     """The training of the points at one cut."""
-    chosen = CHOSEN[arg]
+    chosen = VARIANTS[arg]
     config = ml_collections.ConfigDict()
     config.kind = "curve"
     config.backbone = {backbone!r}

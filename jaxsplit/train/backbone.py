@@ -35,7 +35,7 @@ class BackboneConfig:
       preprocessing: geometry and normalisation; written down with the weights.
       augmentation: random changes to the training images.
       epochs, batch_size, seed: how long, how many at once, and every random choice.
-      learning_rate: peak, after a linear warm-up over the share `warmup` of all steps; then a
+      learning_rate, warmup: peak, after a linear warm-up over this share of all steps; then a
         cosine decay to zero.
       momentum, weight_decay: of SGD with Nesterov's momentum; only kernels decay.
       label_smoothing: share of the target spread over all classes.

@@ -69,6 +69,8 @@ class CurveConfig:
         and "tail", or "all" of head, unit and tail: each rate then has a network of its own.
       network_rate: factor on the learning rate of the network's weights, which are nearly right
         already.
+      optimizer: of each rate's parameters, in place of Adam with its schedule, clipping and
+        factors. A workdir does not tell two of one kind apart: take another one for another.
 
     Raises:
       ConfigError: a value that can't be, or two that don't go together.
@@ -87,7 +89,7 @@ class CurveConfig:
 
     backbone: str
     cut: str
-    spec: UnitSpec
+    spec: BottleneckSpec | UnitSpec
     rates: tuple[Rate, ...]
     phases: tuple[Phase, ...]
     data: str = "embedded"
@@ -120,6 +122,7 @@ class CurveConfig:
     compare_at: str = "top1"
     trainable: str = "unit"
     network_rate: float = 0.03
+    optimizer: optax.GradientTransformation | None = None
 
     def __post_init__(self) -> None:
         if not self.rates or not self.phases:
@@ -223,6 +226,7 @@ class CurveConfig:
             if spec is not None and not isinstance(spec, BottleneckSpec):
                 fields["spec"] = spec.form  # the fields alone do not tell kinds apart
         silent = _SILENT + (_OF_NETWORKS if self.trainable == "unit" else ())
+        silent += ("optimizer",) if self.optimizer is None else ()
         trained = {name: value for name, value in values.items() if name not in silent}
         return hashlib.sha256(
             json.dumps(trained, sort_keys=True, default=_name_of).encode()

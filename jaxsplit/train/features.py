@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxsplit import data
 from jaxsplit.errors import ConfigError
-from jaxsplit.io.array_cache import FeatureFiles, Forms, form_bytes
+from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
 from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.networks import Backbone, Features
 from jaxsplit.networks.inference import batch_size
@@ -144,7 +144,7 @@ def _compute(
     files = None
     if directory is not None and cache in ("auto", "disk"):
         about = describe(backbone, cuts, source, views, dtype)
-        files = FeatureFiles(
+        files = ArrayCache(
             directory / key(about),
             about,
             forms,
@@ -183,7 +183,7 @@ def _layout(backbone: Backbone, cuts: tuple[str, ...]) -> tuple[dict[str, Featur
     return {cut: shapes[cut] for cut in cuts}, backbone.output_shapes, label
 
 
-def _forms(layout: Any, rows: int, dtype: str) -> Forms:
+def _forms(layout: Any, rows: int, dtype: str) -> Shapes:
     """Name → shape and dtype of the arrays to keep, in the order of the layout's leaves."""
     if rows >= 2**31:
         raise ConfigError(f"{rows} examples can't be numbered in 32 bits: take fewer views")
@@ -238,9 +238,9 @@ def key(about: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _fits(forms: Forms, files: FeatureFiles | None, max_bytes: int, cache: str, tell: Tell) -> bool:
+def _fits(forms: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, tell: Tell) -> bool:
     """Whether the features may be cached; a ConfigError where they were asked to be."""
-    size = sum(map(form_bytes, forms.values()))
+    size = sum(map(array_bytes, forms.values()))
     lacking = size
     limits = [("the limit", max_bytes)]
     if files is None:
@@ -278,7 +278,7 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.3g} GiB"
 
 
-def _in_memory(forms: Forms, run: _Run) -> dict[str, np.ndarray]:
+def _in_memory(forms: Shapes, run: _Run) -> dict[str, np.ndarray]:
     arrays = {name: np.empty(shape, np.dtype(dtype)) for name, (shape, dtype) in forms.items()}
     for _, first, values in run(None):
         for name, rows in values.items():
@@ -286,7 +286,7 @@ def _in_memory(forms: Forms, run: _Run) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _on_disk(files: FeatureFiles, run: _Run, tell: Tell) -> dict[str, np.ndarray]:
+def _on_disk(files: ArrayCache, run: _Run, tell: Tell) -> dict[str, np.ndarray]:
     try:
         with files.locked(tell):
             if missing := files.missing(tell):
@@ -295,7 +295,7 @@ def _on_disk(files: FeatureFiles, run: _Run, tell: Tell) -> dict[str, np.ndarray
                     files.write(part, first, values)
             return files.arrays()
     except OSError as error:
-        size = sum(map(form_bytes, files.forms.values()))
+        size = sum(map(array_bytes, files.shapes.values()))
         raise ConfigError(
             f"cannot keep {_gib(size)} of features in {files.folder}: {error.strerror or error}; "
             "make room (what is done is kept), take another directory, or use no cache"

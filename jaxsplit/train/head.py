@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxsplit import data
-from jaxsplit.data.pipeline import reader, stream
+from jaxsplit.data.pipeline import ImageBatch, reader, stream
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.log import Tell
 from jaxsplit.networks import Backbone, Features
@@ -49,7 +49,7 @@ def run_parts(
     runs = sorted({part // len(views) for part in wanted})
     read, threads = reader(source, backbone.preprocessing)
 
-    def fetch(i: int) -> dict[str, np.ndarray]:
+    def fetch(i: int) -> ImageBatch:
         first = runs[i] * size
         return read(np.arange(first, min(first + size, count)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,7 @@ class DistortionInputs(NamedTuple):
     task: Task
 
 
+@runtime_checkable
 class DistortionLoss(Protocol):
     """A distortion: a `Distortion`, or a hashable callable of your own.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import optax
 
 from jaxsplit.errors import ConfigError
@@ -75,7 +78,14 @@ def make_optimizer(
         optax.clip_by_global_norm(max_norm),
         optax.adam(schedule),
         *(
-            optax.masked(optax.scale(rate), lambda tree, part=part: {k: k == part for k in tree})
+            optax.masked(optax.scale(rate), functools.partial(_mask, part))
             for part, rate in rates.items()
         ),
+    )
+
+
+def _mask(part: str, tree: Any) -> Any:
+    """Whether each array is under a part's name, such as the prior of any unit."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(getattr(key, "key", None) == part for key in path), tree
     )

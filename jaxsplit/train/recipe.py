@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import optax
+
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import RateFamily
 from jaxsplit.io.log import Tell
@@ -13,14 +15,14 @@ from jaxsplit.networks import Backbone
 from jaxsplit.train import loop
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.curve import train_curve
-from jaxsplit.train.losses import Distortion
+from jaxsplit.train.losses import Distortion, DistortionLoss
 from jaxsplit.train.step import Phase, Rate
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units import BottleneckSpec, UnitSpec
 
 _FEATURES = Distortion(distillation=0.0, features=10.0)
 
 
-def default_phases(steps: int, distortion: Distortion | None = None) -> tuple[Phase, ...]:
+def default_phases(steps: int, distortion: DistortionLoss | None = None) -> tuple[Phase, ...]:
     """Features at the cut for a tenth of the steps, then noise and rounding in equal parts.
 
     Args:
@@ -48,8 +50,10 @@ def train_family(
     data: str = "embedded",
     channels: int = 12,
     stride: int = 2,
-    spec: BottleneckSpec | None = None,
-    specs: Mapping[str, BottleneckSpec] | None = None,
+    spec: UnitSpec | None = None,
+    specs: Mapping[str, UnitSpec] | None = None,
+    loss: DistortionLoss | None = None,
+    optimizer: optax.GradientTransformation | None = None,
     steps: int = 1200,
     phases: Sequence[Phase] | None = None,
     workdir: str | Path | None = None,
@@ -65,10 +69,14 @@ def train_family(
       lambdas: of each rate, by its name: what a bit costs in distortion. Smaller means more bits.
       data: the images, as `--data` takes them.
       channels, stride: of every unit, with 3×3 kernels up to stride 2 and stride×stride ones above.
-      spec: the unit's whole form, in place of channels and stride.
-      specs: forms of rates that differ from it, by their names.
-      steps: length, as of `default_phases`.
-      phases: the stages of the training, in place of steps.
+      spec: the unit, in place of channels and stride: a `BottleneckSpec`, a `jaxsplit.units.Unit`
+        of your own, or `jaxsplit.units.per_tensor` where several arrays cross the cut.
+      specs: units of rates that differ from it, by their names.
+      loss: the distortion of the last two phases, a `Distortion` or a callable of your own (see
+        `losses.DistortionLoss`); default: distillation from the unsplit network.
+      optimizer: of each rate's parameters, in place of Adam with clipping and a schedule.
+      steps: length, see `default_phases`.
+      phases: the phases of the training, in place of steps and loss.
       workdir: folder for checkpoints, metrics and cached features; the same call goes on from
         what is there. None keeps everything in memory.
       progress: called with step, steps and metrics, such as a `jaxsplit.io.progress.ProgressBar`.
@@ -103,8 +111,9 @@ def train_family(
             cut=cut,
             spec=spec,
             rates=rates,
-            phases=default_phases(steps) if phases is None else tuple(phases),
+            phases=default_phases(steps, loss) if phases is None else tuple(phases),
             data=data,
+            optimizer=optimizer,
             **options,
         )
     except TypeError as error:

@@ -21,6 +21,8 @@ from jaxsplit.train.trainable import NETWORK, learning_blocks
 
 def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
     """What the units of a training learn with, and blocks of the network where they do."""
+    if config.optimizer is not None:
+        return config.optimizer
     rates = {"prior": config.prior_rate}
     if config.trainable != "unit":
         rates[NETWORK] = config.network_rate
@@ -37,7 +39,7 @@ def first_state(
       backbone: the network before any folding.
       groups: the rates.
     """
-    blocks = learning_blocks(groups[0].split, backbone.variables["params"], config.trainable)
+    blocks = learning_blocks(groups[0].split, backbone.variables, config.trainable)
     return init_groups(groups, make_optimizer(config), config.seed, config.ema > 0, blocks)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jaxsplit.train import losses, parallel
 from jaxsplit.train.records import Batch, Constants, RateConstants
 from jaxsplit.train.state import TrainState
 from jaxsplit.train.trainable import NETWORK, rate_features, rate_network
-from jaxsplit.units import UnitSpec
+from jaxsplit.units import BottleneckSpec, UnitSpec
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
 BATCHINGS = ("auto", "vmap", "map", "unroll")
@@ -41,7 +41,7 @@ class Rate:
 
     rate_id: str
     lmbda: float
-    spec: UnitSpec | None = None
+    spec: BottleneckSpec | UnitSpec | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.lmbda < math.inf:
@@ -65,7 +65,7 @@ class Phase:
     """
 
     steps: int
-    distortion: losses.DistortionLoss
+    distortion: losses.Distortion | losses.DistortionLoss
     quantization: str = "noise"
 
     def __post_init__(self) -> None:
@@ -131,12 +131,18 @@ def over_rates(function: Callable[..., Any], batching: str) -> Callable[..., Any
 
 
 def cast_params(variables: Any, dtype: str) -> Any:
-    """`{"params", …}` with the parameters in `dtype`; batch statistics stay as they are.
+    """Casts parameters to `dtype`: the collection "params", where there are collections.
 
     >>> cast_params({"params": {"w": jnp.zeros(2)}}, "bfloat16")["params"]["w"].dtype.name
     'bfloat16'
     """
-    return {**variables, "params": jax.tree.map(lambda x: x.astype(dtype), variables["params"])}
+
+    def cast(x: jax.Array) -> jax.Array:
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    if isinstance(variables, Mapping) and "params" in variables:
+        return {**variables, "params": jax.tree.map(cast, variables["params"])}
+    return jax.tree.map(cast, variables)
 
 
 def make_step(

@@ -23,12 +23,12 @@ TRAINABLE = ("unit", "tail", "all")
 NETWORK = "network"
 
 
-def learning_blocks(split: Split, params: dict[str, Any], trainable: str) -> dict[str, Any]:
+def learning_blocks(split: Split, variables: Variables, trainable: str) -> dict[str, Any]:
     """The blocks of a network that learn with every unit.
 
     Args:
       split: the cut.
-      params: of the network, block by block.
+      variables: of the network, whose params are block by block.
       trainable: of `TRAINABLE`: no block, those behind the cut, or all.
     """
     if trainable == "unit":
@@ -36,6 +36,7 @@ def learning_blocks(split: Split, params: dict[str, Any], trainable: str) -> dic
     names = _endpoints(split)
     first = {"tail": names.index(split.cut) + 1, "all": 0}[trainable]
     blocks = [name.replace(".", "_") for name in names[first:]]
+    params = variables["params"]
     return {block: params[block] for block in blocks if block in params}
 
 

@@ -1,1 +1,1 @@
-"""Reads weights that other libraries wrote, without them and without running anything in a file."""
+"""Reads weights of other libraries, without those libraries and without executing file content."""

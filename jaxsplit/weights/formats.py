@@ -1,7 +1,6 @@
-"""Weights by name, from any of the formats that they are shared in.
+"""Reads named tensors from weight files: torch (zip or legacy), safetensors or npz.
 
-What a file is, its content says, not its suffix: a file of `torch.save` (zip or legacy), a
-.safetensors or a .npz. No format can run anything here.
+The format is detected from the content, not from the suffix. No format can execute code.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from jaxsplit.io.untrusted import opened, shown
 from jaxsplit.weights import torch_archive
 from jaxsplit.weights.zip_archive import read_directory, read_npz
 
-#: Where checkpoints keep the weights, the better place first.
+#: Keys under which checkpoints store the weights, preferred ones first.
 STATE_DICTS = (
     *("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema"),
     *("params", "weights", "net", "network", "module"),
@@ -26,16 +25,19 @@ _PREFIX = "module."
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All arrays of a file of weights by their names, shapes [*size] and dtypes as stored.
+    """Reads all arrays of a weight file by name, with shapes [*size] and dtypes as stored.
 
-    A checkpoint may hold the weights in an entry (`STATE_DICTS`); everything beside them, such as
-    an optimizer's state, is ignored. A "module." that begins all names is taken off.
+    A checkpoint may contain the weights in an entry (`STATE_DICTS`); other content, such as
+    optimizer state, is ignored. A prefix "module." of all names is removed.
 
     Args:
-      path: a file of torch.save, a .safetensors or a .npz, whatever it is called.
+      path: a file of torch.save, a .safetensors or a .npz, with any suffix.
+
+    Returns:
+      name → array.
 
     Raises:
-      WeightsError: no such file, none of these formats, damaged, or without tensors.
+      WeightsError: no such file, another format, damaged, or without tensors.
     """
     kind = format_of(path)
     if kind == "torch":
@@ -49,7 +51,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if not tensors:
         found = ", ".join(map(shown, list(tree)[:8])) if isinstance(tree, dict) else ""
         raise WeightsError(
-            f"{os.fspath(path)}: holds no tensors by name but a {type(tree).__name__} "
+            f"{os.fspath(path)}: got a {type(tree).__name__} without named tensors "
             f"({found or 'empty'}), expected a state dict; in torch, save model.state_dict()"
         )
     if all(name.startswith(_PREFIX) for name in tensors):
@@ -58,10 +60,10 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """What a file is, by its first bytes: "torch", "npz" or "safetensors".
+    """Detects the format of a file from its first bytes: "torch", "npz" or "safetensors".
 
     Raises:
-      WeightsError: no such file, or none of these.
+      WeightsError: no such file, or another format.
     """
     with opened(path) as file:
         head = file.read(torch_archive.HEAD_BYTES)
@@ -86,7 +88,7 @@ def _is_npz(file: BinaryIO) -> bool:
 
 
 def _state_dict(tree: object) -> dict[str, np.ndarray]:
-    """The arrays by name in a dict, or else in the first of its entries that has any."""
+    """Returns the named arrays of a dict, or of its first entry in STATE_DICTS that has any."""
     if not isinstance(tree, dict):
         return {}
     found = {
@@ -94,7 +96,7 @@ def _state_dict(tree: object) -> dict[str, np.ndarray]:
         for key, value in tree.items()
         if isinstance(key, str) and isinstance(value, np.ndarray)
     }
-    places = iter(STATE_DICTS)
-    while not found and (place := next(places, None)):
-        found = _state_dict(tree.get(place))
+    keys = iter(STATE_DICTS)
+    while not found and (key := next(keys, None)):
+        found = _state_dict(tree.get(key))
     return found

@@ -1,4 +1,4 @@
-"""What a network for ImageNet is used with: its preprocessing and the names of its classes."""
+"""Preprocessing and class names of ImageNet networks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from jaxsplit.errors import DataError
 NUM_CLASSES = 1000
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# EfficientNet-Lite0 … 4: side of the input, in pixels; scaled to 32 more before the crop.
+# EfficientNet-Lite0 … 4: side of the input in pixels, cropped from a resize 32 pixels larger.
 _LITE_SIDES = (224, 240, 260, 280, 300)
 _LITE_MARGIN = 32
 
 
 def preprocessing(name: str) -> Preprocessing:
-    """Preprocessing of the network's published weights.
+    """Returns the preprocessing of the network's published weights.
 
-    ResNets and MobileNetV2: torchvision's (its first weights; 256 bilinear, 224 in the centre).
-    EfficientNet-Lite: Google's (bicubic; -1 … 1).
+    ResNets and MobileNetV2: torchvision's for its V1 weights (bilinear resize to 256, centre crop
+    of 224). EfficientNet-Lite: Google's (bicubic, normalized to -1 … 1).
 
     Args:
-      name: of an ImageNet network, as `networks.create` knows it.
+      name: name of an ImageNet network, as for `networks.create`.
 
     >>> preprocessing("efficientnet_lite2").size
     (260, 260)
@@ -39,21 +39,20 @@ def preprocessing(name: str) -> Preprocessing:
 
 @functools.lru_cache
 def class_names() -> tuple[str, ...]:
-    """WordNet ids of the 1,000 classes in the order of the logits, as TensorFlow Datasets has them.
+    """Returns the WordNet ids of the 1,000 classes in the order of the logits.
 
     Raises:
-      DataError: it has no such list.
+      DataError: the installed tensorflow-datasets lacks the list.
 
     >>> class_names()[0], len(class_names())
     ('n01440764', 1000)
     """
-    # Found without importing the package, which takes a second.
+    # Located without importing tensorflow_datasets, which takes a second.
     spec = importlib.util.find_spec("tensorflow_datasets")
     for place in (spec and spec.submodule_search_locations) or ():
         listing = Path(place, "datasets", "imagenet2012", "labels.txt")
         if listing.is_file():
             return tuple(listing.read_text().split())
     raise DataError(
-        "the installed tensorflow-datasets has no list of ImageNet's classes: install another "
-        "version of it"
+        "the installed tensorflow-datasets lacks ImageNet's labels.txt; install another version"
     )

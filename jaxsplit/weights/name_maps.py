@@ -1,7 +1,7 @@
-"""What other packages call the layers of our networks, and how they lay out the kernels.
+"""Maps tensor names and layouts of other packages to the variables of our networks.
 
-A convention is a function from one of our layers, as ("stage1_block2", "conv3"), to what the names
-of its tensors begin with, as "layer1.1.conv3". PyTorch's kernels are [out, in, k, k] and its
+A convention is a function from a layer of ours, such as ("stage1_block2", "conv3"), to the prefix
+of its tensors' names, such as "layer1.1.conv3". PyTorch's kernels are [out, in, k, k] and its
 matrices [out, in]; ours are [k, k, in, out] and [in, out].
 """
 
@@ -34,7 +34,7 @@ _TENSORS = {
     "var": "running_var",
 }
 _IGNORED = "num_batches_tracked"
-# The layers outside of the blocks, for whoever calls them by names of their own.
+# Names of the layers outside the blocks.
 _TIMM_ENDS = {
     "stem_conv": "conv_stem",
     "stem_bn": "bn1",
@@ -49,12 +49,12 @@ _LITE_ENDS = {
     "top_bn": "_bn1",
     "logits_dense": "_fc",
 }
-# Axes of one of our arrays in their order in PyTorch, by rank.
+# PyTorch's order of the axes of our arrays, by rank.
 _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
 def packages(name: str) -> tuple[str, ...]:
-    """Packages that share weights of the network; () of one that is ours alone.
+    """Returns the packages that publish weights of the network; () for our own networks.
 
     >>> packages("mobilenet_v2")
     ('torchvision', 'timm')
@@ -66,14 +66,14 @@ def packages(name: str) -> tuple[str, ...]:
 
 
 def source_names(name: str, package: str) -> dict[VariablePath, str]:
-    """What a package calls the tensors of a network.
+    """Returns a package's tensor names for a network.
 
     Args:
-      name: of the network, as `networks.create` knows it.
+      name: name of the network, as for `networks.create`.
       package: one of `packages(name)`.
 
     Returns:
-      Path of each variable, as `flax.traverse_util.flatten_dict` has it → name of its tensor.
+      Path of each variable, as in `flax.traverse_util.flatten_dict` → name of its tensor.
 
     Raises:
       ConfigError: the package has no such network.
@@ -92,27 +92,30 @@ def source_names(name: str, package: str) -> dict[VariablePath, str]:
 def from_tensors(
     name: str, tensors: dict[str, np.ndarray], where: str
 ) -> tuple[dict[str, Any], int]:
-    """Another package's tensors as the variables of our network.
+    """Converts another package's tensors to the variables of our network.
 
     Args:
-      name: of the network, as `networks.create` knows it.
-      tensors: named as in one of `packages(name)`. They leave the dict as they are converted, so
-        that a large file is not in memory twice.
+      name: name of the network, as for `networks.create`.
+      tensors: named as in one of `packages(name)`. They are removed from the dict as they are
+        converted, so that a large file is not in memory twice.
       where: the file, for the error.
 
     Returns:
       {"params", "batch_stats"}, float32, and the number of classes.
 
     Raises:
-      WeightsError: tensors are missing, of no use, of another shape or no floating point: one
-        message names them. Or they are not finite, or negative variances.
+      WeightsError: tensors are missing, unused, of another shape, not floating point, not finite,
+        or negative variances.
     """
     known = packages(name)
     if not known:
-        raise WeightsError(f"{name} is this package's own: no other one has weights for it")
+        raise WeightsError(
+            f"{name} is jaxsplit's own network, for which no other package has weights; give a "
+            "file of networks.save_backbone"
+        )
     for key in [key for key in tensors if key.endswith(_IGNORED)]:
         del tensors[key]
-    # A file of another network fits none: its errors are those of the nearest.
+    # If no package's names fit, the errors refer to the best match.
     sources = max(
         (source_names(name, package) for package in known),
         key=lambda names: len(tensors.keys() & names.values()),
@@ -134,11 +137,11 @@ def from_tensors(
 def _problems(
     tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]
 ) -> dict[str, list[str]]:
-    """Kind of problem → the tensors that have it, as they may stand in a message."""
+    """Returns kind of problem → affected tensors, formatted for a message."""
     both = [key for key in shapes if key in tensors]
     problems = {
         "missing": map(shown, sorted(shapes.keys() - tensors.keys())),
-        "of no use": map(shown, sorted(tensors.keys() - shapes.keys())),
+        "unused": map(shown, sorted(tensors.keys() - shapes.keys())),
         "of another shape": (
             f"{shown(key)} is {shown_shape(tensors[key].shape)}, expected {shapes[key]}"
             for key in both
@@ -154,19 +157,19 @@ def _problems(
 
 
 def _theirs(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of one of our arrays as PyTorch lays it out."""
+    """Converts the shape of our array to PyTorch's layout."""
     return tuple(shape[axis] for axis in _AXES.get(len(shape), range(len(shape))))
 
 
 def _ours(value: np.ndarray) -> np.ndarray:
-    """One of PyTorch's arrays as we lay it out, contiguous."""
+    """Converts PyTorch's array to our layout, contiguous."""
     axes = _AXES.get(value.ndim, range(value.ndim))
     return np.ascontiguousarray(value.transpose(np.argsort(axes)))
 
 
 @functools.lru_cache
 def _shapes(name: str, classes: int) -> dict[VariablePath, tuple[int, ...]]:
-    """Path of each variable → its shape."""
+    """Returns path of each variable → its shape."""
     module = networks.create(name, classes)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     tree = jax.eval_shape(module.init, jax.random.key(0), image)
@@ -186,7 +189,7 @@ def _convention(name: str, package: str) -> Convention:
 
 
 def _place(block: str) -> tuple[int, int]:
-    """ "stage2_block3" → (2, 3)."""
+    """Parses "stage2_block3" to (2, 3)."""
     stage, number = re.findall(r"\d+", block)
     return int(stage), int(number)
 
@@ -206,7 +209,7 @@ def _timm(block: str, layer: str) -> str:
         return end
     stage, number = _place(block)
     kind, place = layer.split("_")
-    # The first stage expands nothing: its depthwise convolution comes first, and bn1 with it.
+    # The first stage has no expansion: bn1 belongs to its depthwise convolution.
     order = ("depthwise", "project") if stage == 1 else ("expand", "depthwise", "project")
     convs = ("conv_dw", "conv_pw") if stage == 1 else ("conv_pw", "conv_dw", "conv_pwl")
     index = order.index(place)
@@ -219,7 +222,7 @@ def _torchvision_mobilenet(numbers: dict[str, int], block: str, layer: str) -> s
     if block in ("stem", "top"):
         return f"features.{0 if block == 'stem' else len(numbers) + 1}.{int(layer == 'bn')}"
     kind, place = layer.split("_")
-    first = 0 if _place(block)[0] == 1 else 1  # of the depthwise convolution in its block
+    first = 0 if _place(block)[0] == 1 else 1  # index of the depthwise convolution in its block
     inner = {
         "expand": {"conv": "0.0", "bn": "0.1"},
         "depthwise": {"conv": f"{first}.0", "bn": f"{first}.1"},

@@ -1,28 +1,30 @@
-"""Runs the pickle programs in torch files on a machine that can build data and nothing else.
+"""Interprets the pickle programs in torch files; they can build data and nothing else.
 
-A pickle is a program for a stack machine. This one knows the opcodes that build numbers, strings,
-dicts, lists and tuples. A global is a name to be looked up in a table that the caller gives:
-nothing is imported, no object's method is called, no attribute is set. Every loop is bounded by
-the number of opcodes, and every opcode takes memory and time in proportion to its own bytes: keys
-of dicts are short, so that long strings, made once, are never compared again and again.
+A pickle is a program for a stack machine. This interpreter implements the opcodes that build
+numbers, strings, dicts, lists and tuples. A global is a name that is looked up in the caller's
+table: nothing is imported, no method of an object is called, no attribute is set. Every loop is
+bounded by the number of opcodes, and an opcode takes memory and time in proportion to its own
+bytes. Dict keys are short, so that long strings are not compared repeatedly.
 
-The value may share parts and contain itself; who walks it counts the steps.
+The result may share parts and contain itself, so code that traverses it must count its steps.
 """
 
 import io
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeVar
 
 from jaxsplit.errors import WeightsError
 from jaxsplit.io.untrusted import shown
 
-#: A checkpoint has about 40 opcodes a tensor.
+#: A checkpoint has about 40 opcodes per tensor.
 MAX_OPCODES = 1_000_000
 MAX_BYTES = 2**24
 MAX_ARGUMENTS = 16
-#: Characters. Two long keys that are equal would be compared as often as either is used.
+#: Characters. Equal long keys would be compared on every use.
 MAX_KEY = 1024
+
+_T = TypeVar("_T")
 
 _HANDLED = {
     *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
@@ -42,19 +44,19 @@ def run(
     names: Mapping[str, object],
     load: Callable[[object], object],
     max_opcodes: int = MAX_OPCODES,
-) -> tuple[Any, int]:
-    """The value of the pickle that `data` begins with, and the bytes that the pickle takes.
+) -> tuple[object, int]:
+    """Runs the pickle at the beginning of `data`; returns its value and its size in bytes.
 
     Args:
-      data: at least the whole pickle; at most MAX_BYTES of it are looked at.
-      names: what a global stands for, by its full name ("collections.OrderedDict"). Functions in
-        it may be called by the program, with any arguments; they raise for those that don't fit,
-        and take no time in proportion to what they are given, as it may be given many times.
-      load: makes a value of a persistent id.
-      max_opcodes: after how many the program is given up.
+      data: the whole pickle and any bytes behind it; at most MAX_BYTES are read.
+      names: values of globals by full name ("collections.OrderedDict"). The program may call
+        functions among them with any arguments. They must raise for invalid ones and not take time
+        in proportion to their arguments, which may be passed many times.
+      load: converts a persistent id to a value.
+      max_opcodes: maximum length of the program.
 
     Raises:
-      WeightsError: truncated or malformed, too long, or it asks for a global that `names` lacks.
+      WeightsError: truncated, malformed or too long, or with a global that `names` lacks.
     """
     file = io.BytesIO(data[:MAX_BYTES])
     machine = _Machine(names, load)
@@ -78,9 +80,9 @@ def run(
     )
 
 
-def _argument(opcode: pickletools.OpcodeInfo, file: io.BytesIO) -> Any:
+def _argument(opcode: pickletools.OpcodeInfo, file: io.BytesIO) -> object:
     if opcode.name == "GLOBAL":
-        # pickletools would look for escapes, which Python warns of.
+        # pickletools decodes escapes, which gives a Python warning.
         lines = file.readline(), file.readline()
         if not all(line.endswith(b"\n") for line in lines):
             raise ValueError("a name without an end")
@@ -101,17 +103,17 @@ def _unknown(code: bytes, size: int) -> str:
 
 
 class _Machine:
-    """The stack, the memo, and one step of the program."""
+    """The state of the stack machine: stack, marks and memo."""
 
     def __init__(self, names: Mapping[str, object], load: Callable[[object], object]) -> None:
-        self.stack: list[Any] = []
-        self._marked: list[list[Any]] = []
-        self._memo: dict[int, Any] = {}
+        self.stack: list[object] = []
+        self._marked: list[list[object]] = []
+        self._memo: dict[object, object] = {}
         self._names = names
         self._load = load
 
-    def step(self, name: str, argument: Any) -> None:
-        """Does what one opcode asks for; malformed programs end in the errors that `run` knows."""
+    def step(self, name: str, argument: object) -> None:
+        """Executes one opcode; malformed programs raise the errors that `run` converts."""
         stack = self.stack
         match name:
             case "BINPUT" | "LONG_BINPUT":
@@ -127,8 +129,9 @@ class _Machine:
             case "BININT" | "BININT1" | "BININT2" | "BINFLOAT":
                 stack.append(argument)
             case "LONG1":
-                if argument.bit_length() > 64:
-                    raise ValueError(f"an integer of {argument.bit_length()} bits")
+                bits = _expected(argument, int).bit_length()
+                if bits > 64:
+                    raise ValueError(f"an integer of {bits} bits")
                 stack.append(argument)
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
@@ -161,7 +164,7 @@ class _Machine:
                 for key, value in zip(stack[::2], stack[1::2], strict=True):
                     put(target, key, value)
             case "GLOBAL":
-                stack.append(self._global(argument))
+                stack.append(self._global(_expected(argument, str)))
             case "STACK_GLOBAL":
                 last, first = _expected(stack.pop(), str), _expected(stack.pop(), str)
                 stack.append(self._global(f"{first}.{last}"))
@@ -169,9 +172,9 @@ class _Machine:
                 stack.append(self._load(stack.pop()))
             case "REDUCE":
                 arguments, function = _expected(stack.pop(), tuple), stack.pop()
-                if not callable(function):  # only values of the table are
-                    raise TypeError("a call of what is no function")
-                # Many calls may share one long tuple: each would take time for all of it.
+                if not callable(function):  # only values of the table are callable
+                    raise TypeError("a call of an object that is not a function")
+                # Many calls may share one long tuple, and each takes time for all of it.
                 if len(arguments) > MAX_ARGUMENTS:
                     raise TypeError(f"a call with {len(arguments)} arguments")
                 stack.append(function(*arguments))
@@ -186,8 +189,8 @@ class _Machine:
             case _:
                 assert name in ("PROTO", "FRAME"), name
 
-    def _from_mark(self) -> list[Any]:
-        """Ends what the last mark began, which is `self.stack`; the stack below it."""
+    def _from_mark(self) -> list[object]:
+        """Removes the last mark and returns the stack below it, which becomes `self.stack`."""
         self.stack = self._marked.pop()
         return self.stack
 
@@ -195,21 +198,21 @@ class _Machine:
         if name not in self._names:
             tensor = name.startswith("torch._utils._rebuild") or name.endswith("Storage")
             raise WeightsError(
-                f"it holds a tensor of an unusual kind ({shown(name)}), expected dense numbers of "
-                "8 to 64 bits; in torch, save it as float32"
+                f"it has a tensor of an unsupported kind ({shown(name)}), expected dense numbers "
+                "of 8 to 64 bits; in torch, save it as float32"
                 if tensor
-                else f"it holds an object of {shown(name)}, expected only tensors, dicts, lists, "
+                else f"it has an object of {shown(name)}, expected only tensors, dicts, lists, "
                 "numbers and strings; in torch, save model.state_dict() rather than the model"
             )
         return self._names[name]
 
 
-def put(target: dict[Any, Any], key: object, value: object) -> None:
-    """Sets an item. Only keys whose hash takes no time: that of nested tuples is exponential.
+def put(target: dict[object, object], key: object, value: object) -> None:
+    """Sets an item whose key hashes in constant time; nested tuples can take exponential time.
 
     Raises:
       TypeError: the key is neither a string nor an integer.
-      ValueError: it is longer than MAX_KEY.
+      ValueError: the key is longer than MAX_KEY.
     """
     if not isinstance(key, str | int):
         raise TypeError(f"a key of type {type(key).__name__}, expected str or int")
@@ -218,7 +221,7 @@ def put(target: dict[Any, Any], key: object, value: object) -> None:
     target[key] = value
 
 
-def _expected(value: Any, kind: type) -> Any:
+def _expected(value: object, kind: type[_T]) -> _T:
     if type(value) is not kind:
         raise TypeError(f"a {type(value).__name__}, expected a {kind.__name__}")
     return value

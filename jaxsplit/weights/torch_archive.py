@@ -1,11 +1,11 @@
-"""Files of `torch.save`, read without torch and without running what is in them.
+"""Reads files of `torch.save` without torch and without executing their content.
 
     zip (torch ≥ 1.6)   <name>/data.pkl · <name>/byteorder · <name>/data/<key>, all uncompressed
     legacy              pickles: magic number, protocol 1001, host, the object, storage keys;
                         per key an int64 count and the values, always little-endian
 
-The pickles only describe tensors; every description is compared with what the file holds before
-memory is taken. Each storage that a tensor uses is read once, into memory of its own.
+The pickles only describe tensors. Every description is checked against the file before memory is
+allocated. Each storage that a tensor uses is read once, into a new array.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -24,28 +24,28 @@ from jaxsplit.weights import pickle_program
 from jaxsplit.weights.torch_tensors import NAMES, Storage, build, storage_of
 from jaxsplit.weights.zip_archive import Entry, read_directory
 
-#: An entry, or the end of a zip without entries. The "PK" alone may be the length of something.
+#: A zip entry, or the end of an empty zip. "PK" alone may begin a safetensors header's length.
 ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")
-#: A pickle of torch's magic number: the opcode of a long of ten bytes, the bytes, and the end.
+#: Pickle of torch's magic number: the opcode of a ten-byte long, the bytes, and STOP.
 LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-#: The magic number is found in so many bytes; the pickle's protocol stands before it.
+#: Bytes that contain the magic number, which follows the pickle's protocol.
 HEAD_BYTES = 32
 _LEGACY_PROTOCOL = 1001
 _PREAMBLE_OPCODES = 100
 
 
-def read(path: str | os.PathLike[str]) -> Any:
-    """What was given to `torch.save`: a tree of dicts, lists, tuples, arrays and scalars.
+def read(path: str | os.PathLike[str]) -> object:
+    """Reads the argument of `torch.save`: a tree of dicts, lists, tuples, arrays and scalars.
 
-    Arrays have the tensors' shapes [*size] and dtypes (bfloat16 is that of `ml_dtypes`). Those
-    that shared memory in torch share it here too.
+    Arrays have the tensors' shapes [*size] and dtypes (bfloat16 from `ml_dtypes`). Tensors that
+    share memory in torch also share it here.
 
     Args:
       path: a file in the zip or the legacy format.
 
     Raises:
-      WeightsError: no such file, another format, damaged, hostile, or holding more than tensors,
-        numbers and strings: a whole model, say.
+      WeightsError: no such file, another format, damaged, malicious, or with objects other than
+        tensors, numbers and strings, such as a whole model.
     """
     with opened(path) as file:
         head = file.read(HEAD_BYTES)
@@ -59,7 +59,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     )
 
 
-def _read_zip(file: BinaryIO) -> Any:
+def _read_zip(file: BinaryIO) -> object:
     entries = _records(read_directory(file))
     program = entries["data.pkl"]
     if program.size > pickle_program.MAX_BYTES:
@@ -90,7 +90,7 @@ def _read_zip(file: BinaryIO) -> Any:
 
 
 def _records(entries: dict[str, Entry]) -> dict[str, Entry]:
-    """The entries without the one folder that all of them are in."""
+    """Removes the single top folder from the names of the entries."""
     names = [name.partition("/") for name in entries]
     records = {rest: entries[f"{folder}/{rest}"] for folder, _, rest in names if rest}
     if "constants.pkl" in records or any(name.startswith("code/") for name in records):
@@ -113,8 +113,8 @@ def _records(entries: dict[str, Entry]) -> dict[str, Entry]:
     return records
 
 
-def _read_legacy(file: BinaryIO, position: int) -> Any:
-    def run(load: Callable[[object], object], **limits: int) -> Any:
+def _read_legacy(file: BinaryIO, position: int) -> object:
+    def run(load: Callable[[object], object], **limits: int) -> object:
         nonlocal position
         file.seek(position)
         left = size_of(file) - position
@@ -130,7 +130,7 @@ def _read_legacy(file: BinaryIO, position: int) -> Any:
             f"has torch's protocol {shown(protocol)}, expected {_LEGACY_PROTOCOL}; "
             "load and save it with a newer torch"
         )
-    run(load, max_opcodes=_PREAMBLE_OPCODES)  # the host's sizes and byte order, which say nothing
+    run(load, max_opcodes=_PREAMBLE_OPCODES)  # type sizes and byte order of the host: unused
     tree, keys = run(load), run(load)
     starts = _legacy_storages(file, position, keys, load)
 
@@ -148,7 +148,7 @@ def _read_legacy(file: BinaryIO, position: int) -> Any:
 def _legacy_storages(
     file: BinaryIO, position: int, keys: object, storages: _Storages
 ) -> dict[str, int]:
-    """Where the values of each storage begin; all of them lie inside the file."""
+    """Returns the offset of each storage's values, checked to lie inside the file."""
     if not isinstance(keys, list):
         raise WeightsError("its list of storages is missing; get the file again")
     starts: dict[str, int] = {}
@@ -157,7 +157,7 @@ def _legacy_storages(
         storage = storages.known.get(key) if isinstance(key, str) else None
         if storage is None or key in starts:
             raise WeightsError(
-                f"storage {shown(key)} is not in its pickle, or twice in its list; "
+                f"storage {shown(key)} is not in its pickle, or twice in its list of storages; "
                 "get the file again"
             )
         file.seek(position)
@@ -174,7 +174,7 @@ def _legacy_storages(
 
 
 class _Storages:
-    """Makes storages of persistent ids; the same key must always be the same storage."""
+    """Resolves persistent ids to storages; equal keys must be equal storages."""
 
     def __init__(self) -> None:
         self.known: dict[str, Storage] = {}
@@ -189,10 +189,10 @@ class _Storages:
 
 
 def _values(data: np.ndarray, storage: Storage, swapped: bool) -> np.ndarray:
-    """Bytes [nbytes] as the storage's values [size], in this machine's byte order."""
+    """Converts bytes [nbytes] to the storage's values [size] in native byte order."""
     item = storage.dtype.itemsize
     if swapped and item > 1:
         data.view(f"u{item}").byteswap(inplace=True)
     if storage.dtype == np.bool_:
-        return data != 0  # other bytes than 0 and 1 are no bool
+        return data != 0  # bytes other than 0 and 1 are not valid bools
     return data.view(storage.dtype)

@@ -1,8 +1,8 @@
-"""What torch's pickles say about tensors, checked, and the arrays they stand for.
+"""Validates the tensor descriptions in torch's pickles and builds the arrays.
 
-A pickle describes a tensor as a window into a storage: dtype, offset, shape and strides, all in
-elements. The values of the storages lie outside of the pickle. So a program is run to the end,
-which gives descriptions only, and arrays are made afterwards, when all sizes are known.
+A pickle describes a tensor as a view of a storage: dtype, offset, shape and strides, in elements.
+The storages' values lie outside the pickle. So the pickle program runs to its end first and gives
+descriptions only. Arrays are built afterwards, when all sizes are known.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -22,7 +21,7 @@ from jaxsplit.weights.pickle_program import MAX_KEY, put
 MAX_RANK = 32
 MAX_DEPTH = 32
 MAX_OBJECTS = 1_000_000
-#: A few names may share their values, as tied weights do; a file must not grow without limit.
+#: Names may share values, as tied weights do, but the arrays must not grow without bound.
 MAX_EXPANSION = 4
 _MAX_ELEMENTS = 2**48
 
@@ -42,7 +41,7 @@ _DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A run of `size` elements, to be found in the file by its key."""
+    """A sequence of `size` elements in the file, identified by its key."""
 
     key: str
     dtype: np.dtype
@@ -50,13 +49,13 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the file has of it."""
+        """Size in bytes in the file."""
         return self.size * self.dtype.itemsize
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A window into a storage that is known to lie inside it; offset and strides in elements."""
+    """A view of a storage, verified to lie inside it; offset and strides in elements."""
 
     storage: Storage
     offset: int
@@ -65,26 +64,26 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that its elements take."""
+        """Size of its elements in bytes."""
         return math.prod(self.shape) * self.storage.dtype.itemsize
 
     def view(self, values: np.ndarray) -> np.ndarray:
-        """The array [*shape] over the storage's values [size]; shares their memory."""
+        """Returns the array [*shape] that views the storage's values [size]."""
         if not self.nbytes:
             return np.zeros(self.shape, values.dtype)
         item = values.dtype.itemsize
-        buffer = values.view(np.uint8)  # bfloat16 is unknown to the buffer protocol
-        # An axis of one element may have any stride, also one that numpy can't multiply.
+        buffer = values.view(np.uint8)  # the buffer protocol does not support bfloat16
+        # An axis of one element may have any stride, even one that overflows numpy's arithmetic.
         pairs = zip(self.shape, self.strides, strict=True)
         strides = tuple(stride * item if size > 1 else item for size, stride in pairs)
         return np.ndarray(self.shape, values.dtype, buffer, self.offset * item, strides)
 
 
 def storage_of(persistent_id: object) -> Storage:
-    """The storage that a persistent id names: ("storage", type, key, device, size[, view]).
+    """Parses a persistent id: ("storage", type, key, device, size[, view]).
 
     Raises:
-      WeightsError: it is no such id.
+      WeightsError: not of this form.
     """
     if isinstance(persistent_id, tuple) and len(persistent_id) in (5, 6):
         match persistent_id[:5]:
@@ -94,14 +93,14 @@ def storage_of(persistent_id: object) -> Storage:
                 if persistent_id[5:] in ((), (None,)):
                     return Storage(key, dtype, size)
                 raise WeightsError(
-                    f"storage {shown(key)} is a view of another, as torch < 0.4 wrote them; "
+                    f"storage {shown(key)} is a view of another, as in files of torch < 0.4; "
                     "load and save it with a newer torch"
                 )
     raise WeightsError("its pickle refers to a storage in an unknown way; get the file again")
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> Tensor:
-    """torch._utils._rebuild_tensor and _rebuild_tensor_v2; gradients and hooks are dropped."""
+    """Replaces torch._utils._rebuild_tensor and _rebuild_tensor_v2; drops gradients and hooks."""
     if not isinstance(storage, Storage) or not _are_sizes(offset, shape, strides):
         raise WeightsError("its pickle describes a tensor in an unknown way; get the file again")
     tensor = Tensor(storage, offset, shape, strides)  # type: ignore[arg-type]
@@ -113,7 +112,7 @@ def _tensor(storage: object, offset: object, shape: object, strides: object, *_:
             f"a tensor of shape {tensor.shape} reaches element {last} of storage "
             f"{shown(storage.key)}, which has {storage.size}; get the file again"
         )
-    # An empty tensor's other sizes take no memory, but numpy multiplies them all the same.
+    # An empty tensor takes no memory, but numpy multiplies its other sizes.
     if elements > storage.size or math.prod(max(n, 1) for n in tensor.shape) > _MAX_ELEMENTS:
         raise WeightsError(
             f"a tensor of shape {tensor.shape} is expanded from the {storage.size} elements of "
@@ -131,30 +130,30 @@ def _are_sizes(offset: object, shape: object, strides: object) -> bool:
 
 
 def _parameter(data: object, *_: object) -> object:
-    """torch.nn.Parameter: the tensor in it."""
+    """Replaces torch.nn.Parameter by its tensor."""
     return data
 
 
-def _size(sizes: object) -> tuple[Any, ...]:
-    """torch.Size."""
+def _size(sizes: object) -> tuple[object, ...]:
+    """Replaces torch.Size."""
     if not isinstance(sizes, tuple):
-        raise TypeError("a torch.Size that is no tuple")
+        raise TypeError("a torch.Size that is not a tuple")
     return sizes
 
 
-def _ordered_dict(pairs: object = ()) -> dict[Any, Any]:
-    """collections.OrderedDict; Python 2 gave it its items at once."""
-    result: dict[Any, Any] = {}
+def _ordered_dict(pairs: object = ()) -> dict[object, object]:
+    """Replaces collections.OrderedDict, to which Python 2's pickles pass all items."""
+    result: dict[object, object] = {}
     if not isinstance(pairs, list | tuple) or (isinstance(pairs, tuple) and pairs):
-        raise TypeError("an OrderedDict of what is no list")
+        raise TypeError("an OrderedDict of items that are not a list")
     for key, value in pairs:
         put(result, key, value)
     if pairs:
-        pairs.clear()  # it may be given again, and would take the time again
+        pairs.clear()  # a program may pass the same list again and again
     return result
 
 
-#: What the globals in a pickle of tensors stand for.
+#: Replacements of the globals in a pickle of tensors.
 NAMES: dict[str, object] = {
     "collections.OrderedDict": _ordered_dict,
     "torch.Size": _size,
@@ -168,21 +167,21 @@ NAMES: dict[str, object] = {
 }
 
 
-def build(tree: object, values: Callable[[Storage], np.ndarray], file_size: int) -> Any:
-    """Copies a tree of dicts, lists, tuples and scalars with arrays in the place of tensors.
+def build(tree: object, values: Callable[[Storage], np.ndarray], file_size: int) -> object:
+    """Copies a tree of dicts, lists, tuples and scalars, replacing tensors by arrays.
 
     Args:
-      tree: the value of a pickle program.
-      values: the values [size] of a storage.
-      file_size: bytes; the arrays may add up to MAX_EXPANSION times as many.
+      tree: result of a pickle program.
+      values: returns the values [size] of a storage.
+      file_size: in bytes; the arrays may take MAX_EXPANSION times as many in total.
 
     Raises:
-      WeightsError: deeper than MAX_DEPTH (it may contain itself), more than MAX_OBJECTS, more
-        bytes than allowed, or holding what is no data.
+      WeightsError: deeper than MAX_DEPTH (it may contain itself), more than MAX_OBJECTS objects,
+        more bytes than allowed, or objects that are not data.
     """
     n_objects = n_bytes = 0
 
-    def copy(node: object, depth: int) -> Any:
+    def copy(node: object, depth: int) -> object:
         nonlocal n_objects, n_bytes
         n_objects += 1
         if n_objects > MAX_OBJECTS or depth > MAX_DEPTH:
@@ -207,7 +206,7 @@ def build(tree: object, values: Callable[[Storage], np.ndarray], file_size: int)
         if isinstance(node, tuple):
             return tuple(copy(value, depth + 1) for value in node)
         raise WeightsError(
-            "it holds a bare storage, type or function, expected tensors; save model.state_dict()"
+            "it has a bare storage, type or function, expected tensors; save model.state_dict()"
         )
 
     return copy(tree, 0)

@@ -1,8 +1,9 @@
-"""The entries of a zip file, checked before one is read. Nothing is ever written to disk.
+"""Reads untrusted zip files, and .npz files of numeric arrays, with bounded memory.
 
-Every entry lies inside the file, none overlaps another, none is there twice, encrypted, or named
-so that it would leave a folder. An entry gives exactly the bytes that the directory promises,
-with their checksum, if there is one, so that no more memory is taken than was asked for.
+All entries are validated before one is read: each lies inside the file, and none overlaps another,
+appears twice, is encrypted or has a name that would leave its folder. An entry has exactly the size
+and, if given, the checksum of the directory. Arrays are read without pickle. Nothing is written to
+disk.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from jaxsplit.errors import WeightsError
 from jaxsplit.io.untrusted import shown, size_of
 
-#: Bytes of a zip's directory: about a hundred an entry.
+#: Bytes of a zip's directory: about a hundred per entry.
 MAX_DIRECTORY = 2**23
 _ENCRYPTED = 0x1 | 0x40
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -31,7 +32,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One entry: `stored` bytes of the file from `start` on, which become `size` bytes."""
+    """An entry: `stored` bytes at offset `start` of the file, `size` bytes when decompressed."""
 
     name: str
     start: int
@@ -41,16 +42,16 @@ class Entry:
     deflated: bool
 
     def read(self, file: BinaryIO) -> bytes:
-        """Its content, `size` bytes; takes `stored` more while it is inflated.
+        """Returns the content, `size` bytes; takes `stored` more bytes while decompressing.
 
         Raises:
-          WeightsError: the content is shorter, longer or other than the directory says.
+          WeightsError: size or checksum differ from the directory's.
         """
         file.seek(self.start)
         data = file.read(self.stored)
         if self.deflated:
             try:
-                # One byte more than promised tells that there is more.
+                # One byte more than promised detects longer content.
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
             except zlib.error as error:
                 raise WeightsError(
@@ -58,17 +59,17 @@ class Entry:
                 ) from error
         if len(data) != self.size:
             raise WeightsError(
-                f"entry {shown(self.name)} does not hold the {self.size} bytes that the zip's "
+                f"entry {shown(self.name)} does not have the {self.size} bytes that the zip's "
                 "directory says; get the file again"
             )
         self._check(data)
         return data
 
     def read_array(self, file: BinaryIO) -> np.ndarray:
-        """The content of an entry that is not deflated, as bytes [size] in memory of their own.
+        """Returns the content of an uncompressed entry as a new uint8 array [size].
 
         Raises:
-          WeightsError: the content is other than the directory says.
+          WeightsError: the checksum differs from the directory's.
         """
         array = np.empty(self.size, np.uint8)
         file.seek(self.start)
@@ -77,7 +78,7 @@ class Entry:
         return array
 
     def _check(self, data: bytes | memoryview) -> None:
-        # torch writes 0 where it was told to spare the time for a checksum.
+        # torch writes 0 if its checksums are disabled.
         if self.crc and (crc := zlib.crc32(data)) != self.crc:
             raise WeightsError(
                 f"entry {shown(self.name)} is corrupted: its checksum is {crc:08x}, expected "
@@ -86,7 +87,7 @@ class Entry:
 
 
 class _Bounded:
-    """A file of which `zipfile` reads the directory, unless that is too large to keep."""
+    """File wrapper that bounds the directory that `zipfile` reads into memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -102,10 +103,10 @@ class _Bounded:
 
 
 def read_directory(file: BinaryIO) -> dict[str, Entry]:
-    """The entries of a zip file by name, without folders.
+    """Returns the validated entries of a zip file by name, without folders.
 
     Raises:
-      WeightsError: it is damaged, or has entries that a file of weights does not have.
+      WeightsError: damaged, or with entries that a weight file does not have.
     """
     try:
         infos = zipfile.ZipFile(cast(BinaryIO, _Bounded(file))).infolist()
@@ -118,7 +119,7 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
     for info in infos:
         entry = _entry(file, info, file_size)
         if entry.name in entries:
-            raise WeightsError(f"entry {shown(entry.name)} is there twice; get the file again")
+            raise WeightsError(f"entry {shown(entry.name)} appears twice; get the file again")
         entries[entry.name] = entry
     end = 0
     for entry in sorted(entries.values(), key=lambda entry: entry.start):
@@ -131,7 +132,7 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
 def _entry(file: BinaryIO, info: zipfile.ZipInfo, file_size: int) -> Entry:
     name = info.orig_filename
     if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
-        raise WeightsError(f"entry {shown(name)} names a place outside; get the file again")
+        raise WeightsError(f"entry {shown(name)} would leave the folder; get the file again")
     if info.flag_bits & _ENCRYPTED:
         raise WeightsError(f"entry {shown(name)} is encrypted; decrypt the file first")
     if info.compress_type not in _METHODS:
@@ -151,7 +152,7 @@ def _entry(file: BinaryIO, info: zipfile.ZipInfo, file_size: int) -> Entry:
     _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     if start + info.compress_size > file_size:
-        raise WeightsError(f"entry {shown(name)} is cut off; get the file again")
+        raise WeightsError(f"entry {shown(name)} is truncated; get the file again")
     return Entry(name, start, info.compress_size, info.file_size, info.CRC, deflated)
 
 
@@ -159,20 +160,19 @@ def _damaged(error: Exception) -> WeightsError:
     return WeightsError(f"its zip directory is damaged ({shown(str(error))}); get the file again")
 
 
-#: How much larger than the file its arrays may be, if they are larger than _FREE bytes.
+#: The arrays of a .npz may be this many times larger than the file, or _FREE bytes.
 MAX_RATIO = 20
 _FREE = 2**26
 _SUFFIX = ".npy"
-# What numpy's parsing of a header raises; it ends in Python's own parser.
+# Exceptions of numpy's header parser, which uses Python's own parser.
 _DAMAGE = (MemoryError, RecursionError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
 
 
 def read_npz(file: BinaryIO) -> dict[str, np.ndarray]:
-    """The numeric arrays of an open .npz by name, in this machine's byte order.
+    """Returns the numeric arrays of an open .npz by name, in native byte order.
 
     Raises:
-      WeightsError: damaged, larger than MAX_RATIO times the file, or with arrays of other things
-        than numbers.
+      WeightsError: damaged, larger than MAX_RATIO times the file, or with non-numeric arrays.
     """
     entries = [entry for name, entry in read_directory(file).items() if name.endswith(_SUFFIX)]
     limit = max(_FREE, MAX_RATIO * size_of(file))
@@ -203,7 +203,7 @@ def _array(entry: Entry, file: BinaryIO) -> np.ndarray:
         ) from error
     if dtype.kind not in "biuf":
         raise WeightsError(
-            f"array {shown(entry.name)} holds {shown(str(dtype))}, expected numbers; "
+            f"array {shown(entry.name)} has dtype {shown(str(dtype))}, expected numbers; "
             "save float32 arrays"
         )
     left = entry.size - data.tell()
@@ -214,7 +214,8 @@ def _array(entry: Entry, file: BinaryIO) -> np.ndarray:
         )
     if not left and math.prod(max(size, 1) for size in shape) > 2**48:
         raise WeightsError(
-            f"array {shown(entry.name)} has a shape without sense: {shown(str(shape))}"
+            f"array {shown(entry.name)} has the invalid shape {shown(str(shape))}; "
+            "get the file again"
         )
     flat = np.frombuffer(data.getbuffer(), dtype, offset=data.tell())
     return flat.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))

@@ -85,7 +85,7 @@ def train(config, cut, workdir, overrides):
 
 def measured(config, cut, workdir, estimated):
     """The points of a trained cut, by real bytes or by the bits that the priors charge."""
-    forms = runpy.run_path(str(config))["CHOSEN"][cut]
+    forms = runpy.run_path(str(config))["VARIANTS"][cut]
     curve = json.loads((workdir / "curve.json").read_text())
     images = np.load(workdir / "images.npz")
     for point, predicted in zip(curve["points"], images["predicted"], strict=True):
@@ -189,7 +189,7 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    from jaxsplit.cli import config
+    from jaxsplit.experiments import config
 
     overrides = [*([f"data={options.data}"] if options.data else []), *options.set]
     document = search(options, overrides)
@@ -200,7 +200,7 @@ def main():
     picked, everything = options.workdir / "chosen.py", options.workdir / "grid.py"
     write_grid(everything, design, cuts)
     chosen, grid = [], {"estimated": [], "real": []}
-    for cut in runpy.run_path(str(picked))["CHOSEN"]:
+    for cut in runpy.run_path(str(picked))["VARIANTS"]:
         folder = options.workdir / f"chosen-{cut}"
         train(picked, cut, folder, splits)
         chosen += measured(picked, cut, folder, estimated=False)

@@ -26,8 +26,8 @@ import jax
 import numpy as np
 
 from jaxsplit import networks
-from jaxsplit.cli.planning import abstract_backbone
 from jaxsplit.cost import make_plan
+from jaxsplit.weights.abstract import abstract_backbone
 
 
 def spearman(one: list[float], other: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""Tables and symbols with fixed seeds, from dead channels to a thousand entries."""
+"""Tables and symbols from fixed seeds: dead channels to a thousand entries."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def _tables(sizes, scale=1.0, seed=0):
 
 
 def _draw(tables, shape, seed=0):
-    """Symbols from the tables' own distribution, without escapes."""
+    """Draws symbols from the tables' distribution, without escapes."""
     rng = np.random.default_rng(seed)
     rows = tables.rows(*shape)
     symbols = np.empty(rows.shape, np.int32)
@@ -37,7 +37,7 @@ def _draw(tables, shape, seed=0):
 
 
 def _placed(sizes, shape, scale=1.0, seed=0):
-    """Tables of `_tables`, every one at some of the places of a latent."""
+    """Position-dependent tables: each of `_tables` at some positions of a latent."""
     tables = _tables(sizes, scale, seed)
     rng = np.random.default_rng(seed)
     places = rng.permutation(np.arange(np.prod(shape)) % len(sizes)).reshape(shape)

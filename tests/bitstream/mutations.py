@@ -1,4 +1,4 @@
-"""Damaged containers and frames by the thousand, and what must not happen to a reader.
+"""Thousands of damaged containers and frames, and the failures that a reader must not have.
 
     python tests/bitstream/mutations.py 200000 [SEED]
 
@@ -41,11 +41,11 @@ MOST_SECONDS = 1.0
 MOST_BYTES = 64 << 20
 FAMILY = "00112233445566778899aabbccddeeff" * 2
 SHAPES = ((4, 4, 12), (7, 5, 4), (1, 1, 1))
-# Varints that lie: around the limits of the format, of 32 and of 64 bits.
+# Forged varints around the limits of the format, of 32 and of 64 bits.
 VARINTS = [0, 1, 127, 128, 2**14, 2**22 + 1, 2**28 + 2, 2**32, 2**35 + 5, 2**63, 2**64 - 1]
 
 
-# Inputs that once found a fault; each is read again by the tests.
+# Inputs that once revealed a bug; the tests read each of them again.
 FAULTS = [
     # A rate id with a line break put that into the error's message.
     bytes.fromhex(
@@ -58,7 +58,7 @@ FAULTS = [
 
 @dataclasses.dataclass
 class Outcome:
-    """How many inputs ended how, and the worst of them."""
+    """Counts of outcomes, and the worst cases."""
 
     refused: int = 0
     decoded: int = 0
@@ -67,7 +67,7 @@ class Outcome:
 
 
 def make_coders(seed=0):
-    """A coder of each shape; the second has tables by place, the last one's escape is likely."""
+    """Coders of each shape; the second has tables per position, the last a probable escape."""
     rng = np.random.default_rng(seed)
     coders = []
     for index, (height, width, channels) in enumerate(SHAPES[:-1]):
@@ -88,7 +88,7 @@ def make_coders(seed=0):
 
 
 def make_seeds(coders):
-    """Valid containers, and valid frames alone."""
+    """Returns valid containers, and valid single frames."""
     rng = np.random.default_rng(1)
     frames = []
     for index, (coder, shape) in enumerate(zip(coders, SHAPES, strict=True)):
@@ -117,7 +117,7 @@ def make_seeds(coders):
 
 
 def mutate(data, rng):
-    """One to four changes."""
+    """Applies one to four changes."""
     data = bytearray(data)
     for _ in range(rng.integers(1, 5)):
         at = int(rng.integers(len(data) + 1))
@@ -149,10 +149,10 @@ def mutate(data, rng):
 
 
 def read(data, coders, whole):
-    """Reads a container, or one frame; True where symbols came out, all of the right shape."""
+    """Reads a container or one frame; returns True if all symbols decode to the right shape."""
     try:
         if whole:
-            # As a stream too, which may end after any frame: it finds no fault of its own kind.
+            # Also as a stream, which may end after any frame.
             with contextlib.suppress(BitstreamError):
                 list(Reader(io.BytesIO(data), stream=True))
             header, frames = read_container(data)
@@ -163,7 +163,7 @@ def read(data, coders, whole):
             coder, shape = coders[frame.rate_index % len(coders)], rates[frame.rate_index]
             if shape[2] != coder.tables.channels:
                 continue  # a receiver has refused this header
-            # A receiver decodes to its own family's shape, whatever the header claims.
+            # A receiver decodes to its own family's shape, not to the header's.
             own = SHAPES[frame.rate_index % len(coders)]
             symbols = coder.decode(frame.payload, own[:2])
             assert symbols.shape == own
@@ -180,7 +180,7 @@ def _check_message(message):
 
 
 def run(count, seed, measure_every=20):
-    """Reads `count` damaged inputs; memory is looked at for every `measure_every`-th."""
+    """Reads `count` damaged inputs and measures the memory of every `measure_every`-th."""
     rng = np.random.default_rng(seed)
     coders = make_coders()
     containers, frames = make_seeds(coders)
@@ -218,7 +218,7 @@ def run(count, seed, measure_every=20):
 
 
 def _shuffled(data, rng):
-    """The frames of a container in another order, each with the check that it had before."""
+    """Reorders the frames of a container; each keeps its check."""
     header, frames = read_container(data)
     checks = bool(data[4] > 1 and data[5])
     start = len(write_container(header, [])) - 5

@@ -96,7 +96,7 @@ class _Decoder:
         self.range = 2**64 - 1
 
     def entry(self, counts):
-        """The next entry under counts with sum 65536."""
+        """Decodes the next entry under counts with sum 65536."""
         scale, quantile = self._quantile()
         start = 0
         for entry, count in enumerate(counts):
@@ -107,7 +107,7 @@ class _Decoder:
         raise AssertionError("beyond the last interval")
 
     def equal(self, bits):
-        """The next of 2**bits values of one width."""
+        """Decodes the next of 2**bits equiprobable values."""
         scale, quantile = self._quantile()
         size = 2 ** (24 - bits)
         self._take(scale, quantile // size * size, size)

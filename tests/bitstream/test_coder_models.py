@@ -1,4 +1,4 @@
-"""The coder's own integers are the tables' integers, and a coder that differs is refused."""
+"""The coder's intervals equal the tables' integers; a coder that differs is refused."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_coder_that_rounds_differently_is_refused(monkeypatch):
     class Model:
         @staticmethod
         def Categorical(weights, perfect):
-            # Plain probabilities, the obvious call, are off by one unit here and there.
+            # With plain probabilities some intervals are off by one unit.
             return categorical((weights + 1) / 2**24, perfect=perfect)
 
     class Stream:

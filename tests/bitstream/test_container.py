@@ -1,4 +1,4 @@
-"""The container returns what was put in, or one error that says what is wrong."""
+"""Containers round-trip; damaged ones give one typed error."""
 
 import io
 import time
@@ -41,7 +41,7 @@ def _frames():
 
 
 def _sealed(body):
-    """A file whose checksum is right, whatever its content."""
+    """Appends a valid checksum to any content."""
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
@@ -116,7 +116,7 @@ def test_an_image_costs_at_most_two_bytes_beside_its_payload(n_rates):
     for length in (0, 1, 50, 300, longest):
         for rate_index in {0, n_rates - 1}:
             assert len(pack_frame(bytes(length), rate_index, n_rates)) - length <= 2
-    # The library's largest images, and as many rates as a whole curve takes.
+    # The largest supported images, and the rates of a whole curve.
     assert len(pack_frame(bytes(5000), 5, 6)) == 5002
     for length in (longest + 1, 489599 // n_rates - 1):
         assert len(pack_frame(bytes(length), n_rates - 1, n_rates)) == length + 3
@@ -126,7 +126,7 @@ def test_an_image_costs_at_most_two_bytes_beside_its_payload(n_rates):
     "value", [1, 127, 128, 255, 256, 383, 384, 30847, 30848, 96383, 489599, 489600, 2**28 + 1]
 )
 def test_a_label_has_one_form(value):
-    """At its edges, by the specification's own words; no longer form is read."""
+    """At the specification's limits; longer encodings are refused."""
     label = b"\xff" + value.to_bytes(5, "big")
     if value <= 489599:
         with pytest.raises(BitstreamError, match="not a number in its short form"):
@@ -214,7 +214,7 @@ def test_frames_that_changed_places_are_noticed():
 def test_a_receiver_refuses_another_family_and_other_tables():
     ours = _header()
     ours.check(ours)
-    ours.check(Header(FAMILY, ours.rates))  # version 1 doesn't know the images
+    ours.check(Header(FAMILY, ours.rates))  # version 1 has no image shape
     with pytest.raises(OtherFamilyError, match="another family, 111111111111; this one is 001122"):
         ours.check(Header("1" * 32, ours.rates))
     first, second = ours.rates

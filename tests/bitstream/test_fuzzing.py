@@ -1,4 +1,4 @@
-"""Whatever the bytes, a reader ends in its one error or in symbols of the right shape, soon."""
+"""Any bytes give `BitstreamError` or symbols of the right shape, in bounded time."""
 
 import math
 import tracemalloc
@@ -33,9 +33,9 @@ BOUNDED = settings(
 
 
 def test_seeded_mutations():
-    """`mutations.py` says what they are, and runs others."""
+    """See `mutations.py`, which also runs others."""
     outcome = mutations.run(200_000, seed=0)
-    assert outcome.decoded > 1000  # where no check noticed
+    assert outcome.decoded > 1000  # undetected without a checksum
     assert outcome.refused > 10_000
 
 
@@ -81,7 +81,7 @@ def test_any_latent_comes_back(symbols, minimum):
     frame_checks=st.booleans(),
 )
 def test_any_frames_come_back(frames, frame_checks):
-    # As long as a latent of the rate can make them: longer ones are refused.
+    # As long as a payload of the rate can be; longer ones are refused.
     longest = [9 * math.prod(rate.shape) for rate in HEADER.rates]
     frames = [Frame(rate, payload[: longest[rate]]) for rate, payload in frames]
     data = write_container(HEADER, frames, frame_checks=frame_checks)

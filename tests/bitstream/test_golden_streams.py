@@ -1,4 +1,4 @@
-"""Streams of every format version, as they were once written: today's code reads them.
+"""Golden streams of every format version decode.
 
 `golden_streams.json` is never written again. A new version adds its stream; a stream that no
 longer decodes means that stored files are lost.
@@ -34,7 +34,7 @@ def _tables(arrays):
 
 
 def test_the_streams_are_those_that_were_frozen():
-    """A version that is added changes this digest, and nothing else may."""
+    """Only adding a format version may change this digest."""
     content = Path(__file__).with_name("golden_streams.json").read_bytes()
     assert hashlib.sha256(content).hexdigest() == (
         "9469386b83f7f6ca0db18ce209a6d727017b1dc5400d69ea72634d52b3fd8005"
@@ -52,7 +52,7 @@ def test_a_stored_stream_decodes_to_the_symbols_beside_it(name):
     assert header.family == "00112233445566778899aabbccddeeff"
     assert header.image == (None if name == "version 1" else (28, 300, 3))
     assert [rate.rate_id for rate in header.rates] == ["low", "größer"]
-    # The longest latent came with version 3, whose labels differ from there on.
+    # The longest latent was added with version 3, whose labels differ.
     latents = [one for one in GOLDEN["latents"] if one.get("since", 1) <= int(name[8])]
     for frame, latent in zip(frames, latents, strict=True):
         tables = _tables(GOLDEN["tables"][frame.rate_index])

@@ -1,4 +1,4 @@
-"""Every int32 latent comes back exactly, at its information content, and nothing else happens."""
+"""Every int32 latent round-trips at its information content."""
 
 import concurrent.futures
 import time
@@ -31,7 +31,7 @@ def _round_trip(tables, symbols):
     np.testing.assert_array_equal(decoded, symbols)
     rows = tables.rows(*symbols.shape[:2])
     escapes = ((symbols < tables.minima[rows]) | (symbols > tables.maxima[rows])).sum()
-    # A byte for the end, and what the coder may round off at every step.
+    # One byte for the end, plus the coder's rounding at every step.
     bound = tables.information_bits(symbols) / 8 + 1 + 0.0057 / 8 * (symbols.size + 3 * escapes)
     assert len(payload) <= bound
     return payload
@@ -96,7 +96,7 @@ def test_dead_channels_beside_live_ones_are_free(make_tables, draw):
 
 @pytest.mark.parametrize("silent", [0, 1])
 def test_a_channel_at_its_lowest_is_free_where_it_is_coded_last(silent):
-    """As of a ReLU's channels under one table; the channel before it pays its information."""
+    """Trailing lowest symbols, as of ReLU channels, add no bytes."""
     counts = np.tile(np.array([59000, 4000, 2536], np.int32), (2, 1))
     sizes, minima = np.array([3, 3], np.int32), np.zeros(2, np.int32)
     tables = CodingTables(counts, sizes, minima, np.zeros(2, np.float32))
@@ -134,7 +134,7 @@ def test_places_with_the_tables_of_their_channels_cost_the_same(make_tables, dra
     tables = CodingTables(plain.counts, plain.sizes, plain.minima, plain.offsets, places)
     for seed in range(10):
         symbols = draw(plain, (4, 6), seed)
-        # Each channel's symbols come in the same order, so even the bytes are the same.
+        # Each channel's symbols keep their order, so the bytes are equal too.
         assert _round_trip(tables, symbols) == EntropyCoder(plain).encode(symbols)
 
 
@@ -161,7 +161,7 @@ def test_same_bytes_from_a_fresh_coder_of_stored_tables(make_tables, draw):
 
 
 def test_golden_payload():
-    # Written by constriction 0.5.0. A change here makes every stored stream unreadable.
+    # Written by constriction 0.5.0. A change makes every stored stream unreadable.
     tables = CodingTables(
         counts=np.array(
             [[9000, 30000, 20000, 6000, 536], [65535, 1, 0, 0, 0], [1, 65534, 1, 0, 0]], np.int32
@@ -177,7 +177,7 @@ def test_golden_payload():
 
 
 def test_payload_is_the_shortest(make_tables, draw):
-    # Whatever stands in the last place of a string one byte shorter, it decodes differently.
+    # No string that is one byte shorter decodes to the same symbols.
     tables = make_tables([4, 6])
     coder = EntropyCoder(tables)
     for seed in range(100):
@@ -193,7 +193,7 @@ def test_payload_is_the_shortest(make_tables, draw):
 
 
 def test_end_of_the_stream_survives_a_pending_carry():
-    # Near the top of every interval the coder holds words back until it knows the carry.
+    # Near the top of every interval the coder delays words until the carry is known.
     model = constriction.stream.model.Categorical(np.array([0.3, 0.7]), perfect=False)
     rng = np.random.default_rng(0)
     held_back = 0
@@ -251,7 +251,7 @@ def test_appended_bytes_are_refused(make_tables, draw):
 
 
 def test_flood_of_escapes_stays_bounded():
-    # The escape is likely here, so that few bytes ask for many.
+    # The escape is probable here, so few bytes decode to many escapes.
     coder = EntropyCoder(_one_channel(0, (1, 65535)))
     started = time.perf_counter()
     for data in (b"\xff" * 100, b"\x80", b"\xfe" * 1000, b"\1" * 100):
@@ -260,7 +260,7 @@ def test_flood_of_escapes_stays_bounded():
 
 
 def test_symbol_beyond_32_bits_is_refused():
-    # The same stream under tables that stand higher puts the escaped value above int32.
+    # Under tables with higher minima the same stream gives a value above int32.
     low, high = EntropyCoder(_one_channel(0)), EntropyCoder(_one_channel(2**31 - 2))
     payload = low.encode(np.full((1, 1, 1), 2**20, np.int32))
     with pytest.raises(BitstreamError, match="beyond 32 bits"):

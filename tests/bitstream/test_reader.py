@@ -1,4 +1,4 @@
-"""Frames are read as they come: from sockets, from files, from whoever lies about lengths."""
+"""Frames are read as they arrive, from sockets and files, and forged lengths are refused."""
 
 import io
 import socket
@@ -35,7 +35,7 @@ def test_a_frame_is_read_before_the_next_one_is_sent():
         device.sendall(pack_header(HEADER))
         for frame in FRAMES:
             seen.clear()
-            # A byte at a time: what arrives together is up to the network.
+            # One byte at a time: the network decides what arrives together.
             for byte in pack_frame(frame.payload, frame.rate_index, 2):
                 device.sendall(bytes([byte]))
             assert seen.wait(10)
@@ -128,7 +128,7 @@ def test_a_payload_longer_than_its_latent_can_be_is_not_read():
 
 
 def test_a_lying_length_takes_no_memory():
-    # The longest frame of the largest latent, of which a few bytes come.
+    # The longest frame of the largest latent, of which only a few bytes arrive.
     header = Header("01" * 16, (RateInfo("a", "23" * 16, (2048, 2048, 1)),))
     lying = pack_header(header) + b"\xff" + (1 << 24).to_bytes(5, "big")
     read_end, write_end = socket.socketpair()

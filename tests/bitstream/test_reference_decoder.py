@@ -1,4 +1,4 @@
-"""The specification is the format: a decoder written from it alone reads what is written."""
+"""A decoder written from FORMAT.md alone reads the library's containers."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ SHAPES = {"shared": (3, 5, 7), "wide": (4, 4, 3), "dead": (2, 2, 9), "one": (1, 
 
 
 def rows(tables):
-    """The tables as the specification has them: (minimum, counts) of each channel."""
+    """Tables as in the specification: (minimum, counts) of each channel."""
     return [
         (int(minimum), row[:size].tolist())
         for minimum, row, size in zip(tables.minima, tables.counts, tables.sizes, strict=True)
@@ -23,7 +23,7 @@ def coders(make_tables):
     shared = make_tables([5, 2, 7, 2, 5, 2, 5])
     order = [0, 1, 2, 1, 0, 1, 0]
     return {
-        # Channels with one row of counts, apart from each other, under several minima.
+        # Non-adjacent channels with equal counts and several minima.
         "shared": EntropyCoder(
             CodingTables(shared.counts[order], shared.sizes, shared.minima, shared.offsets)
         ),
@@ -35,7 +35,7 @@ def coders(make_tables):
 
 @pytest.fixture(scope="module")
 def latents(coders, draw):
-    """(rate index, symbols): plain ones, escapes of every size and side, and nothing at all."""
+    """(rate index, symbols): without escapes, with escapes of every size and side, and empty."""
     found = []
     for rate, (name, (height, width, _)) in enumerate(SHAPES.items()):
         tables = coders[name].tables

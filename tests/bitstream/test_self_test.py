@@ -1,4 +1,4 @@
-"""The self-test passes with the coder that wrote it and fails with one that behaves differently."""
+"""The self-test passes with the coder that wrote it and fails with one that deviates."""
 
 import numpy as np
 import pytest

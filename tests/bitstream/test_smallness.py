@@ -1,4 +1,4 @@
-"""Payloads cost what their symbols are worth and 0.6 byte, from a dozen symbols to thousands."""
+"""Payloads exceed their information by at most 0.6 bytes, from a dozen symbols to thousands."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from jaxsplit.entropy.prior_tables import integer_counts
 
 
 def _laplace_tables(scales):
-    """Tables of two-sided exponential channels, with an escape for what is beyond their tails."""
+    """Tables of two-sided exponential channels; values beyond their tails are escaped."""
     rows = []
     for scale in scales:
         reach = max(1, int(11 * scale))
@@ -22,7 +22,7 @@ def _laplace_tables(scales):
 
 
 def _images(scales, shape, count, seed):
-    """Latents as images give them: some busy, some plain, busy in places, escapes now and then."""
+    """Latents with image statistics: varying activity between and within images, rare escapes."""
     rng = np.random.default_rng(seed)
     height, width = shape
     rows, columns = np.mgrid[:height, :width]
@@ -52,8 +52,8 @@ def test_mean_payload_is_the_information_and_at_most_a_fraction_of_a_byte(
 
 
 def test_a_symbol_costs_next_to_nothing_in_rounding():
-    # The end of the payload takes 0.32 bytes on average; the rest are the coder's divisions, which
-    # take as much at 18,816 symbols: there the mean is 0.61 to 0.62 bytes.
+    # The end of the payload takes 0.32 bytes on average; the rest is the coder's rounding, which
+    # takes as much at 18,816 symbols: the mean there is 0.61 to 0.62 bytes.
     lengths, information = _measure((28, 28), 24, 5.5, 400)
     excess = np.mean(lengths) - np.mean(information)
     assert excess < 0.66
@@ -61,8 +61,8 @@ def test_a_symbol_costs_next_to_nothing_in_rounding():
 
 
 def _measure(shape, channels, busiest, count):
-    """Bytes of the payloads, and of their symbols' information."""
-    scales = busiest * np.geomspace(1, 0.05, channels)  # a few channels tell most, many are dead
+    """Returns the bytes of the payloads and of their symbols' information."""
+    scales = busiest * np.geomspace(1, 0.05, channels)  # a few active channels, many dead ones
     coder = EntropyCoder(_laplace_tables(scales))
     lengths, information = [], []
     for symbols in _images(scales, shape, count, seed=channels):

@@ -1,4 +1,4 @@
-"""Tables are checked when made, compare by content, and know the information of symbols."""
+"""Tables are validated, compare by content and give the information of symbols."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_fingerprint_does_not_depend_on_what_changes_nothing():
 
 
 def test_fingerprint_is_frozen():
-    # Written in every stream and family: a change here makes all of them unreadable.
+    # Stored in every stream and family: a change makes all of them unreadable.
     assert CodingTables(**_arrays()).fingerprint == (
         "c125c882557885592b00593c7b622e808c5b1eecac16989553b29b282986679a"
     )

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -18,15 +17,14 @@ import pytest
 from PIL import Image
 
 from jaxsplit import bitstream, data, networks
-from jaxsplit.cli import config, main
+from jaxsplit.cli import main
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import split_cost
-from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import card
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.experiments import config
 from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import load_pretrained
-from jaxsplit.io import files
 from jaxsplit.split import make_split
 from jaxsplit.weights.load import load_backbone
 
@@ -262,7 +260,7 @@ def test_a_reader_may_close_the_pipe():
 def test_quickstart_hands_its_seed_on(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(
-        "jaxsplit.cli.training._run_curve", lambda loaded, *rest, **more: seen.append(loaded)
+        "jaxsplit.cli.train._run_curve", lambda loaded, *rest, **more: seen.append(loaded)
     )
     for seed in (0, 7):
         runs("quickstart", "--seed", seed, "--out", tmp_path)
@@ -508,31 +506,6 @@ def test_an_image_alone_is_encoded_as_in_company_and_checks_cost_four_bytes(
     ]
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "x.jspl"
-    files.write_whole(path, b"first")
-
-    def full(number):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(ConfigError, match=r"cannot write .*x\.jspl: No space left"):
-            files.write_whole(path, b"second")
-    assert path.read_bytes() == b"first"
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ConfigError, match="cannot write"):
-        files.write_whole(tmp_path, b"a folder")
-    files.write_whole(Path(os.devnull), b"no file")
-    assert Path(os.devnull).is_char_device()
-    assert list(tmp_path.iterdir()) == [path]
-    link = tmp_path / "link.jspl"
-    link.symlink_to(path)
-    files.write_whole(link, b"third")
-    assert (link.is_symlink(), path.read_bytes()) == (True, b"third")
-    assert path.stat().st_mode & 0o777 == 0o666 & ~files._umask()
-
-
 # info
 
 
@@ -692,6 +665,19 @@ for arguments in [[], *([name] for name in {COMMANDS})]:
     ):
         assert option in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "kinds"), [("train", ["curve", "backbone"]), ("design", ["design"])]
+)
+def test_the_keys_of_a_configuration_are_listed(command, kinds):
+    """--help-config needs no other option; see test_config.py for what it lists."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as done:
+        main([command, "--help-config"])
+    assert done.value.code == 0
+    assert out.getvalue() == "\n\n".join(map(config.describe, kinds)) + "\n"
+    assert "learning_rate = " in out.getvalue()
 
 
 def test_an_error_ends_the_process_with_2():
@@ -903,7 +889,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxsplit.cli.families.info", interrupted)
+    monkeypatch.setattr("jaxsplit.cli.info.run", interrupted)
     done = run("info")
     assert (done.code, done.out, done.err) == (130, "", "jaxsplit: interrupted\n")
 
@@ -915,4 +901,4 @@ def test_an_interrupted_search_says_how_it_goes_on(monkeypatch, tmp_path):
     monkeypatch.setattr("jaxsplit.search.search", interrupted)
     done = run("design", "--config", "resnet20_design:smoke", "--workdir", tmp_path / "w", "-q")
     assert (done.code, done.out) == (130, "")
-    assert "interrupted: the same command goes on" in done.err
+    assert "interrupted: the same command resumes" in done.err

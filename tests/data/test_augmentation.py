@@ -1,4 +1,4 @@
-"""Views: variants of an image that depend on its number alone."""
+"""Views depend only on the seed, the view and the image's number."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The pipeline: preprocessing, augmentation, and batches that depend on their arguments alone."""
+"""Preprocessing, augmentation, and batches that depend only on their arguments."""
 
 import itertools
 import json
@@ -76,7 +76,7 @@ def test_the_crop_is_central_and_keeps_the_aspect():
 
 
 def test_without_resize_an_image_just_covers_the_input():
-    # Twice as wide: the middle half is left, at half the size.
+    # Twice as wide: the middle half remains, at half the size.
     image = np.zeros((8, 16, 3), np.uint8)
     image[:, 4:12] = 200
     assert np.all(Preprocessing((4, 4), interpolation="nearest").apply(image) == 200)
@@ -196,7 +196,7 @@ def test_cutout_erases_one_square_at_most(images):
 
 
 def test_zooming_shows_a_part_of_every_image_larger():
-    """On a ramp along each side, a part is a ramp of less slope between the whole one's ends."""
+    """A crop of a linear ramp is a ramp of smaller slope within the ramp's range."""
     ramp = np.zeros((32, 96, 80, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = 2 * np.arange(96)[:, None], 3 * np.arange(80)
     zoomed = Augmentation(zoom=0.5)(ramp, np.random.default_rng(0)).astype(float)

@@ -1,4 +1,4 @@
-"""Sources: the embedded set, prepared TFDS datasets, folders, and what they say when they fail."""
+"""Sources: the embedded set, prepared TFDS datasets, folders, and their errors."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ from jaxsplit.data.tfds_records import find_prepared, write_prepared
 from jaxsplit.errors import DataError, JaxsplitWarning
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-# Of the uint8 pixels and labels, in order.
+# Digests of the uint8 pixels and labels, in order.
 GOLDEN = {
     "train": (6000, "d04919469196668f12166573f4fcda126a24fd2c8f6ff98de0861dadc433b74f"),
     "test": (2000, "8e8b02fc2db0ff9ed2d481ff30f8bd7cc5c88205cb131d7f4a0c19448f6957c9"),
@@ -208,7 +208,7 @@ def test_spread_fills_up_where_a_class_runs_out(count):
     labels = np.array([2, 2, 2, 2, 0, 0, 1])
     counts = np.bincount(labels[spread(labels, count)], minlength=3)
     assert counts.sum() == count
-    # Even: a class has fewer than another only because it has no more.
+    # Balanced: a class has fewer than another only if it has no more.
     available = np.bincount(labels)
     assert all(c >= counts.max() - 1 or c == a for c, a in zip(counts, available, strict=True))
 
@@ -307,7 +307,7 @@ def test_an_unprepared_dataset_ends_at_once_in_one_line(tmp_path, monkeypatch, n
 
 
 def test_an_unprepared_dataset_says_nothing_else(tmp_path):
-    """TFDS's code of coco wants TensorFlow when it is built, and prints a banner where it lacks."""
+    """TFDS's builder of coco needs TensorFlow and prints a banner without it."""
     code = f"""
 from jaxsplit.data import open_source, prepare
 from jaxsplit.errors import DataError
@@ -338,7 +338,7 @@ def test_preparing_needs_tensorflow(monkeypatch, capsys):
 
 
 def test_the_subprocess_prepares_array_records_or_says_why_not(tmp_path, monkeypatch, capsys):
-    """What it asks of TFDS, whose own part wants TensorFlow and the network."""
+    """The calls into TFDS, which itself needs TensorFlow and the network."""
     asked = []
 
     class Builder:
@@ -370,7 +370,7 @@ def test_the_subprocess_prepares_array_records_or_says_why_not(tmp_path, monkeyp
 
 
 def test_with_tensorflow_a_dataset_is_prepared_in_a_subprocess(tmp_path, monkeypatch):
-    """TensorFlow is too large for the tests: the subprocess is played, its command is checked."""
+    """TensorFlow is too large for the tests: the subprocess is mocked, its command checked."""
 
     def play(command, **options):
         options.pop("check")
@@ -449,7 +449,7 @@ def test_classes_txt_fixes_the_order_and_allows_for_missing_ones(folder):
 
 
 def test_a_folder_holds_all_classes_of_the_embedded_set(tmp_path):
-    """A slash can't be in a folder's name: `T-shirt/top` lies in `T-shirt_top`."""
+    """Folder names have no slash: `T-shirt/top` is read from `T-shirt_top`."""
     embedded = open_source("embedded", limit=20)
     (tmp_path / "classes.txt").write_text("\n".join(embedded.class_names))
     for index, example in enumerate(embedded):
@@ -587,7 +587,7 @@ def unwarned(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
 def test_what_is_transparent_is_shown_on_white(mode, unwarned):
-    """Whatever lies under it; once, with what to do, and not where all is opaque."""
+    """Composited on white, with one warning, and none for opaque images."""
     forms = {"RGBA": (10, 20, 30, 0), "LA": (10, 0), "P": 1, "L": 10}
     image = Image.new(mode, (6, 4), forms[mode])
     if mode == "P":
@@ -617,7 +617,7 @@ def test_of_an_animation_the_first_frame_is_taken(unwarned):
 
 def test_photos_are_turned_upright():
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     array = np.zeros((4, 6, 3), np.uint8)
     array[:, :3] = 255  # the left half, which goes to the top
     turned = decode_image(encoded(Image.fromarray(array), "PNG", exif=exif))

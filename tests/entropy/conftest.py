@@ -1,4 +1,4 @@
-"""The density once more, in float64 numpy, written from the paper's formulas."""
+"""Reference density in float64 numpy, written from the paper's formulas."""
 
 from types import SimpleNamespace
 
@@ -37,7 +37,7 @@ def _pdf(params, z):
 
 
 def _bits(params, z):
-    """By differences on the side where they don't cancel; for moderate z."""
+    """From differences on the side without cancellation; for moderate z."""
     z = np.asarray(z, np.float64)
     upper, lower = _chain(params, z + 0.5)[0], _chain(params, z - 0.5)[0]
     sign = -np.sign(upper + lower)
@@ -45,7 +45,7 @@ def _bits(params, z):
 
 
 def _random_params(seed, channels, filters=(3, 3, 3), scale=3.0, shift=0.0):
-    """Lopsided densities about `scale` wide around `shift`, in float32."""
+    """Skewed densities of width `scale` around `shift`, in float32."""
     rng = np.random.default_rng(seed)
     widths = (1, *filters, 1)
     depth = len(widths) - 1

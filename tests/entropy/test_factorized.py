@@ -10,8 +10,8 @@ from jaxsplit.entropy import factorized
 from jaxsplit.entropy.factorized import log_logistic_mass
 from jaxsplit.errors import ConfigError
 
-# One compilation instead of one per operation: the tests are about values. The equality of jit and
-# no jit has its own test.
+# Jitted, since compiling once is faster than per operation. Another test compares with and without
+# jit.
 _bits = jax.jit(factorized.bits)
 _log_likelihood = jax.jit(factorized.log_likelihood)
 _logits = jax.jit(factorized.cumulative_logits)
@@ -19,7 +19,7 @@ _quantile = jax.jit(factorized.quantile, static_argnums=1)
 
 
 def _joined(trees):
-    """Several densities as the channels of one."""
+    """Concatenates densities as channels of one."""
     return {name: np.concatenate([tree[name] for tree in trees]) for name in trees[0]}
 
 
@@ -204,7 +204,7 @@ def test_quantile_inverts_the_cumulative(p, reference, random_params):
     shift = np.repeat([abs(shift) for _, shift in places], 6)
     z = _quantile(params, p)
     got, slope = reference.chain(params, np.asarray(z)[None])
-    # As close as float32 can name z, and its logits.
+    # To float32's resolution of z and its logits.
     room = 4e-6 * (1 + np.abs(got)) + slope * 2e-7 * (np.abs(z) + shift)
     assert (np.abs(got - np.log(p / (1 - p))) < 4 * room).all()
     if p == 0.5:

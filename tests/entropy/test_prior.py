@@ -1,4 +1,4 @@
-"""The Linen shell: parameters of the right shape, and nothing beside the functions it calls."""
+"""The Linen module declares the parameters and equals the functions that it calls."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Offsets and integer tables: their sums, their cost, and what they promise about real symbols."""
+"""Offsets and integer tables: sums, cost, and agreement with drawn symbols."""
 
 import heapq
 import itertools
@@ -27,7 +27,7 @@ def placed(request, random_params):
 
 
 def _sample(reference, params, n, seed):
-    """Draws from the prior itself, by bisecting its cumulative: float64 [n, C]."""
+    """Draws from the prior by bisecting its cumulative: float64 [n, C]."""
     u = np.random.default_rng(seed).uniform(size=(n, len(params["bias_0"])))
     low, high = np.full(u.shape, -1e4), np.full(u.shape, 1e4)
     target = np.log(u / (1 - u))
@@ -68,7 +68,7 @@ def test_expected_code_length_is_the_entropy(placed, reference):
         counts = tables.counts[channel, : tables.sizes[channel]]
         entropy = -(p[p > 0] * np.log2(p[p > 0])).sum()
         cost = (p * (16 - np.log2(counts))).sum()
-        # 0.1 %, and room for the counts of 1 that improbable entries must get.
+        # 0.1 %, plus the counts of 1 that improbable entries must get.
         assert entropy - 1e-9 <= cost <= 1.001 * entropy + 1.5 * counts.size / 65536
 
 
@@ -79,7 +79,7 @@ def test_tails_left_to_the_escape_are_as_asked(random_params, reference):
         for channel in range(4):
             p = _cells(reference, params, tables, channel)
             assert p[-1] <= 2 * tail_mass
-            # Without its first and last symbol, each side would leave more than asked.
+            # Without its first and last symbol, each tail would exceed tail_mass.
             one = {name: value[channel : channel + 1] for name, value in params.items()}
             ends = np.array([tables.minima[channel] + 0.5, tables.maxima[channel] - 0.5])
             low, high = reference.cdf(one, tables.offsets[channel] + ends[:, None])[:, 0]

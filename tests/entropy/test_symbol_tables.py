@@ -1,4 +1,4 @@
-"""Tables from counted symbols: they cost what the histogram says, and code everything."""
+"""Tables of counted symbols: their cost is the histogram's, and every int32 is codable."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def histogram(symbols):
 
 
 def entropy_bits(counts):
-    """Information content of what was counted, in bits."""
+    """Information content of the counted symbols, in bits."""
     weights = np.array(list(counts.values()), np.float64)
     return -np.sum(weights * np.log2(weights / weights.sum()))
 
@@ -67,7 +67,7 @@ def test_a_wide_histogram_keeps_its_heaviest_stretch():
     counts = {0: 10, 1: 10, 100: 30, 102: 30, 103: 1, 900: 20}
     tables = tables_from_counts(counts, 1, max_width=5)
     assert (tables.minima[0], tables.maxima[0]) == (100, 103)
-    # Four entries of 40 counted symbols outside, one for those that were never seen.
+    # Four of 40 counted symbols are outside; one pseudo-count for unseen symbols.
     escape = tables.counts[0, tables.sizes[0] - 1] / TOTAL
     assert escape == pytest.approx(41 / 102, abs=1e-3)
     assert tables_from_counts(counts, 1).sizes[0] == 902
@@ -104,7 +104,7 @@ SHAPE = (4, 5, 3)
 
 
 def draws(count, seed):
-    """Symbols of three kinds of places, each with a distribution of its own, and the kinds."""
+    """Draws symbols at three kinds of positions with different distributions; returns both."""
     generator = np.random.default_rng(seed)
     kinds = np.arange(np.prod(SHAPE)).reshape(SHAPE) % 3
     spread = np.array([0.3, 1.5, 6.0])[kinds]
@@ -176,7 +176,7 @@ def test_what_cannot_be_clustered_is_refused(symbols, tables, said):
 
 
 def test_channels_far_apart_cost_no_more_than_tables_of_their_own():
-    """However far their middles are from each other."""
+    """For any distance between their means."""
     generator = np.random.default_rng(0)
     middles = np.array([0, 1000, 3000, -2000, 60000])
     symbols = np.rint(generator.normal(middles, 1, (400, 3, 3, 5))).astype(np.int32)

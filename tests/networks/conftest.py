@@ -1,4 +1,4 @@
-"""Small networks with weights drawn at random, their batch statistics too."""
+"""Small networks with random weights and batch statistics."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxsplit.data import Preprocessing
 
 
 def _randomised(module, input_shape, seed=0):
-    """Variables in which nothing is at its initial zero or one."""
+    """Variables without initial zeros or ones."""
     image = jnp.zeros((1, *input_shape))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), image))
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Backbone files: what is saved comes back, the same bytes every time, and nothing else loads."""
+"""Backbone files round-trip, are byte-identical, and invalid ones are refused."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def saved(tiny, tmp_path):
 
 
 def rewritten(path, change):
-    """The file once more, its arrays and the header beside them as `change` leaves them."""
+    """Rewrites the file with its arrays and header changed by `change`."""
     with safetensors.safe_open(path, "numpy") as file:
         arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         header = json.loads(file.metadata()["jaxsplit"])
@@ -36,7 +36,7 @@ def rewritten(path, change):
 
 
 def by_hand(path, metadata, **tensor):
-    """A file of one tensor with any description."""
+    """Writes a file of one tensor with any description."""
     header = json.dumps({"__metadata__": metadata, "w": tensor}).encode()
     size = tensor["data_offsets"][1]
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
@@ -197,7 +197,7 @@ def test_what_could_not_be_read_again_is_not_saved(tiny, tmp_path):
 
 
 def test_damaged_files_end_in_one_line(saved, tmp_path):
-    """A changed bit, wherever it is, gives a WeightsError or other weights; so does a cut."""
+    """Any flipped bit or truncation gives a WeightsError or other weights."""
     whole = saved.read_bytes()
     own = networks.read_backbone(saved).fingerprint
     (length,) = struct.unpack("<Q", whole[:8])
@@ -218,7 +218,7 @@ def test_damaged_files_end_in_one_line(saved, tmp_path):
         except WeightsError as error:
             messages.append(str(error))
         else:
-            # What the network computes changes with its fingerprint, or not at all.
+            # The outputs change only if the fingerprint does.
             assert backbone.fingerprint != own or place < 8 + length
     assert len(messages) > 60
     assert not any("\n" in message for message in messages)

@@ -1,4 +1,4 @@
-"""ResNets, EfficientNet-Lite and MobileNetV2: their sizes, their blocks, their cuts."""
+"""ResNets, EfficientNet-Lite and MobileNetV2: sizes, blocks and cuts."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ import pytest
 from jaxsplit import networks
 from jaxsplit.cost import count_macs
 from jaxsplit.networks.inverted_residual import InvertedResidual
-from jaxsplit.networks.layers import Form
+from jaxsplit.networks.layers import NormConfig
 from jaxsplit.networks.resnet import BottleneckBlock
 
 # Millions of parameters and of multiply-adds of convolutions and the classifier, counted in
@@ -80,7 +80,7 @@ def test_every_block_is_a_cut(name, count, shapes):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0"])
 def test_head_then_tail_is_the_uncut_network_at_every_cut(randomised, name):
-    """Block after block, and as one head and one tail: equal to the sums' last places."""
+    """Block by block, and as head and tail: equal up to rounding."""
     shape = (33, 40, 3)  # odd sizes too
     module = networks.create(name, 5)
     variables = randomised(module, shape)
@@ -147,7 +147,7 @@ def block_variables(randomised):
 def test_a_bottleneck_block_in_float64(block_variables, channels, stride):
     """The stride is in the 3×3 convolution, the shortcut a 1×1 one where the shape changes."""
     x = np.random.default_rng(0).normal(size=(2, 7, 6, channels)).astype(np.float32)
-    block = BottleneckBlock(width=6, stride=stride, form=Form())
+    block = BottleneckBlock(width=6, stride=stride, config=NormConfig())
     variables = block_variables(block, x)
     kernels = {name: tree["kernel"] for name, tree in variables["params"].items() if "conv" in name}
     assert ("conv_shortcut" in kernels) == (channels != 24 or stride == 2)
@@ -179,7 +179,7 @@ def test_an_inverted_residual_block_in_float64(
     block_variables, size, kernel, stride, pads, expansion
 ):
     x = np.random.default_rng(0).normal(size=(2, size, size, 4)).astype(np.float32)
-    block = InvertedResidual(expansion, 4, kernel, stride, "SAME", Form(epsilon=1e-3))
+    block = InvertedResidual(expansion, 4, kernel, stride, "SAME", NormConfig(epsilon=1e-3))
     variables = block_variables(block, x)
     kernels = {name: tree["kernel"] for name, tree in variables["params"].items() if "conv" in name}
     normed = functools.partial(norm, variables=variables, epsilon=1e-3)

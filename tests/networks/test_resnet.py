@@ -1,4 +1,4 @@
-"""Cuts of the small residual networks, and their arithmetic against one written from the paper."""
+"""Cuts of the small residual networks, and their values against a reference from the paper."""
 
 import functools
 import math
@@ -75,7 +75,7 @@ def test_agrees_with_the_paper_in_float64(randomised, name, channels, size):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["resnet8_small", "resnet20_small"])
 def test_head_then_tail_is_the_uncut_network_at_every_cut(randomised, name, channels):
-    """Eager, each operation is the same program cut or uncut: equal to the bit."""
+    """Without jit, each operation is the same program, split or unsplit: bit-identical."""
     shape = (10, 9, channels)
     module = networks.create(name, 5)
     variables = randomised(module, shape)
@@ -92,7 +92,7 @@ def test_head_then_tail_is_the_uncut_network_at_every_cut(randomised, name, chan
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jitted_head_then_tail_is_the_jitted_network(randomised, channels):
-    """XLA fuses a cut network differently: equal to a few units in the last place."""
+    """XLA fuses a split network differently: equal to a few units in the last place."""
     shape = (12, 12, channels)
     module = networks.create("resnet8_small", 5)
     variables = randomised(module, shape)
@@ -145,7 +145,7 @@ def test_only_training_touches_the_batch_statistics(randomised):
 
     logits, untouched = run(x, train=False)
     jax.tree.map(np.testing.assert_array_equal, untouched["batch_stats"], variables["batch_stats"])
-    # One image's logits don't depend on its company, unless the statistics are the batch's.
+    # An image's logits depend on the rest of the batch only with batch statistics.
     np.testing.assert_allclose(run(x[:2], train=False)[0], logits[:2], rtol=1e-5, atol=1e-5)
     trained, moved = run(x, train=True)
     assert np.abs(trained - logits).max() > 1e-2

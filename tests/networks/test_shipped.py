@@ -1,4 +1,4 @@
-"""The weights that come with the package are what their cards say."""
+"""The included weights reach the accuracy on their cards."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 from jaxsplit import data, networks
 
-# Least top-1 on all 10,000 test images, by the card. CIFAR-10's is to become 0.88.
+# Least top-1 on all 10,000 test images, from the card; the goal for CIFAR-10 is 0.88.
 BARS = {
     "cifar10_resnet20": 0.87,
     "fashion_mnist_resnet20": 0.93,
@@ -39,12 +39,12 @@ def test_the_card_says_where_the_weights_come_from(name):
     assert len(backbone.class_names) == 10
 
 
-# Of the embedded 2,000 test images, which are among the card's 10,000.
+# On the embedded 2,000 test images, a subset of the card's 10,000.
 @pytest.mark.parametrize(
     ("name", "top1"), [("fashion_mnist_resnet8", 0.9365), ("fashion_mnist_resnet20", 0.943)]
 )
 def test_weights_keep_their_accuracy_on_the_embedded_images(name, top1):
-    # Another machine may see an image or two differently.
+    # Another machine may classify an image or two differently.
     got = accuracy(networks.open_embedded(name), data.open_source("embedded"))
     assert got == pytest.approx(top1, abs=1e-3)
 

@@ -1,4 +1,4 @@
-"""Batch normalisation in training: values, moments and the gradient in closed form."""
+"""Training-mode batch normalization: values, moments and the closed-form gradient."""
 
 import functools
 
@@ -13,7 +13,7 @@ EPSILON = 1e-5
 
 
 def plain(x, scale, bias, rectify):
-    """The formula as it stands, for XLA to differentiate."""
+    """The plain formula, differentiated by jax."""
     axes = tuple(range(x.ndim - 1))
     centred = x - x.mean(axes, keepdims=True)
     y = centred / jnp.sqrt(jnp.square(centred).mean(axes, keepdims=True) + EPSILON)

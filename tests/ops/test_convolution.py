@@ -33,7 +33,7 @@ def grouped_conv(x, kernel, stride, padding):
 
 
 def dilated_conv(x, kernel, stride, padding, size):
-    """The transposed convolution as an ordinary one over inputs spread `stride` pixels apart."""
+    """Transposed convolution as a convolution of inputs dilated by `stride`."""
     k, _, channels, _ = kernel.shape
     before = k - 1 - padding
     after = [
@@ -52,7 +52,7 @@ def dilated_conv(x, kernel, stride, padding, size):
 
 
 def values_and_gradients(function):
-    """One program: the value, and the pullback of a cotangent to the input and the kernel."""
+    """Value and pullback to input and kernel, in one program."""
 
     @jax.jit
     def run(x, kernel, cotangent):
@@ -198,7 +198,7 @@ def test_unknown_paddings_and_forms_are_refused():
 
 
 def test_the_form_of_a_convolution_is_chosen_by_its_kernel():
-    """No convolution is left in the program of a 1×1 or a depthwise one."""
+    """The programs of 1×1 and depthwise convolutions contain no XLA convolution."""
     x = jnp.zeros((1, 4, 4, 6))
     for shape, depthwise in (((1, 1, 6, 4), False), ((3, 3, 1, 6), True)):
         for form, expected in ((None, 0), ("direct", 1)):

@@ -1,4 +1,4 @@
-"""Convolutions of many channels: Winograd's form and gradients of our own against XLA's."""
+"""Convolutions of many channels: Winograd's algorithm and custom gradients against XLA's."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def normal(seed, *shape):
 
 
 def assert_near(ours, theirs):
-    """Float32's rounding of sums of some thousand products, in another order."""
+    """Tolerance: float32 rounding of reordered sums of some thousand products."""
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-6 * float(np.abs(theirs).max()))
 
 
@@ -43,7 +43,7 @@ def value_and_gradients(form, x, kernel, stride, padding):
 def test_values_and_both_gradients_are_those_of_xlas_convolution(
     size, channels, kernel, stride, padding
 ):
-    # Enough pixels for Winograd's form.
+    # Enough pixels for Winograd's algorithm.
     x, weights = normal(0, 24, *size, channels[0]), normal(1, kernel, kernel, *channels)
     arguments = (x, weights / (kernel * channels[0] ** 0.5), stride, padding)
     ours, theirs = (value_and_gradients(form, *arguments) for form in (None, "direct"))
@@ -67,7 +67,7 @@ def test_winograds_form_at_any_size(size, adjoint):
 
 
 def test_the_frozen_kernels_gradient_is_not_computed():
-    """A training behind a frozen network pays for two convolutions, not for three."""
+    """A frozen kernel's gradient is not computed: two convolutions instead of three."""
     x, kernel = normal(0, 32, 7, 7, 256), normal(1, 3, 3, 256, 256)
 
     def flops(wanted):
@@ -76,7 +76,7 @@ def test_the_frozen_kernels_gradient_is_not_computed():
 
         return jax.jit(gradient).lower(x, kernel).compile().cost_analysis()["flops"]
 
-    # Winograd's form takes 16 products for four outputs in place of 36.
+    # Winograd's algorithm takes 16 products for four outputs instead of 36.
     direct = 2 * 32 * 49 * 9 * 256 * 256
     assert flops(0) < 2 * 0.65 * direct
     assert flops((0, 1)) > flops(0) + 0.8 * direct

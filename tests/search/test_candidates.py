@@ -6,9 +6,9 @@ import math
 import pytest
 
 from jaxsplit import networks
-from jaxsplit.cli import config
 from jaxsplit.cost import make_plan
 from jaxsplit.errors import ConfigError
+from jaxsplit.experiments import config
 from jaxsplit.search import DesignConfig, candidates
 from jaxsplit.search.export import write_config
 from jaxsplit.search.pareto import Result

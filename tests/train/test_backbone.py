@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxsplit import data, networks
-from jaxsplit.cli.experiment import run_backbone
 from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.experiments.run import run_backbone
 from jaxsplit.train.backbone import train_backbone
 
 

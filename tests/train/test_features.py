@@ -249,8 +249,8 @@ def damage(folder, kind):
         ("a label", 1, "1 of 4 parts .* are damaged"),
         ("teacher", 4, "4 of 4 parts .* are damaged"),
         ("unknown parts", 4, None),
-        ("foreign", 4, r"something else \(cut differ\)"),
-        ("no manifest", 4, "lost their manifest"),
+        ("foreign", 4, r"another setting \(cut differ\)"),
+        ("no manifest", 4, "lack their manifest"),
         ("half a manifest", 4, "damaged manifest"),
     ],
 )
@@ -303,13 +303,13 @@ KILLED = """
 import os, pathlib, signal, sys
 from jaxsplit.io import array_cache
 from test_features import embedded
-write, written = array_cache.FeatureFiles.write, []
+write, written = array_cache.ArrayCache.write, []
 def counted(*args):
     write(*args)
     written.append(args)
     if len(written) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-array_cache.FeatureFiles.write = counted
+array_cache.ArrayCache.write = counted
 embedded(pathlib.Path(sys.argv[1]))
 """
 
@@ -438,10 +438,10 @@ def test_a_disk_that_fills_up_is_an_error_of_one_line(
         assert "\n" not in str(error.value)
         (folder,) = tmp_path.iterdir()
         assert [path.name for path in folder.iterdir()] == ["lock"]
-    write = array_cache.FeatureFiles.write
+    write = array_cache.ArrayCache.write
     with monkeypatch.context() as patch:
         patch.setattr(
-            array_cache.FeatureFiles,
+            array_cache.ArrayCache,
             "write",
             lambda self, part, *rest: refuse() if part == 2 else write(self, part, *rest),
         )

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsplit.cli import config
+from jaxsplit.experiments import config
 from jaxsplit.io import checkpoint
 from jaxsplit.train.curve import train_curve
 from jaxsplit.weights.load import load_backbone

@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_is_replaced(tmp
         resumed = fit(10, tmp_path, progress=lambda done, *_: reported.append(done), report_every=1)
     (record,) = caplog.records
     assert "step_8" in record.getMessage()
-    assert record.getMessage().endswith("going on from step 4")
+    assert record.getMessage().endswith("resuming from step 4")
     assert "\n" not in record.getMessage()
     assert reported == [5, 6, 7, 8, 9, 10]
     assert_same(resumed, fit(10))

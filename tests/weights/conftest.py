@@ -1,4 +1,4 @@
-"""Writes files as `torch.save` does, and as it never would: there is no torch in the tests."""
+"""Writes valid and invalid files of `torch.save` without torch."""
 
 import io
 import struct
@@ -28,7 +28,7 @@ class Raw(bytes):
 
 
 class TorchWriter:
-    """Torch's formats by hand; `program` makes pickles, `zip` and `legacy` make files."""
+    """Writer of torch's formats; `program` makes pickles, `zip` and `legacy` make files."""
 
     def value(self, value):
         """Opcodes that leave the value on the stack."""
@@ -131,7 +131,7 @@ def arrays():
 
 @pytest.fixture
 def write(tmp_path):
-    """Puts bytes into a file and gives its path."""
+    """Writes bytes to a file and returns its path."""
 
     def put(data, name="weights.pth"):
         path = tmp_path / name

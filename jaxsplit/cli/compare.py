@@ -1,0 +1,61 @@
+"""`jaxsplit compare`: BD-rate between two curves."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from jaxsplit.cli.arguments import Commands
+from jaxsplit.cli.output import show
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    command = commands.add(
+        "compare",
+        "Compute the BD-rate of one curve against another.",
+        run,
+        "The interval needs the images.npz of evaluate --out in both folders, of the same images.",
+    )
+    command.add_argument("reference", metavar="REFERENCE", help="curve.json, or its folder")
+    command.add_argument("test", metavar="TEST", help="the same of the curve to compare")
+    command.add_argument(
+        "--quality",
+        choices=("top1", "agreement"),
+        default="top1",
+        help="metric; agreement with the unsplit network is counted in images.npz",
+    )
+    command.add_argument(
+        "--method",
+        choices=("pchip", "akima"),
+        default="pchip",
+        help="interpolation of the curves",
+    )
+    command.add_argument(
+        "--from-drop",
+        type=float,
+        default=math.inf,
+        metavar="PP",
+        help="leave out larger drops from the unsplit network (default: none)",
+    )
+    command.add_argument(
+        "--to-drop",
+        type=float,
+        default=-math.inf,
+        metavar="PP",
+        help="leave out smaller drops from the unsplit network (default: none)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the BD-rate between two curves."""
+    from jaxsplit.evaluation.compare import Measured, compare
+
+    result = compare(
+        Measured.open(options.reference),
+        Measured.open(options.test),
+        quality=options.quality,
+        method=options.method,
+        drops=(options.from_drop / 100, options.to_drop / 100),
+    )
+    show(options, result.render(), result.to_dict())

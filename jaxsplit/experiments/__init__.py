@@ -1,0 +1,1 @@
+"""Experiments: configuration files, and the trainings and measurements that they describe."""

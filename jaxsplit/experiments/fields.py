@@ -1,0 +1,222 @@
+"""Trees of dataclasses as nested keys: built from dicts, overridden by text, and described."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from jaxsplit.errors import ConfigError, did_you_mean
+
+# Type → its name in messages, and an example.
+_NAMES = {bool: ("truth value", "False"), int: ("whole number", "32"), float: ("number", "0.01")}
+
+
+class Key(NamedTuple):
+    """A key of a dataclass.
+
+    Attributes:
+      type: as in an annotation.
+      default: `dataclasses.MISSING` if the key is required.
+      meaning: its entry in the docstring's section "Attributes", or the field's metadata "meaning".
+    """
+
+    type: Any
+    default: object
+    meaning: str
+
+
+def keys(cls: type) -> dict[str, Key]:
+    """Lists the keys of a dataclass: name → type, default and meaning."""
+    hints, meanings, found = typing.get_type_hints(cls), _attributes(cls), dict[str, Key]()
+    for field in dataclasses.fields(cls):
+        factory, default = field.default_factory, field.default
+        if factory is not dataclasses.MISSING:
+            default = factory()
+        meaning = field.metadata.get("meaning", meanings.get(field.name, ""))
+        found[field.name] = Key(hints[field.name], default, meaning)
+    return found
+
+
+def build(form: Any, value: Any, key: str = "") -> Any:
+    """Converts dicts, sequences and scalars to a type.
+
+    An int is a float, but a bool is no number. A missing key has the dataclass's default; if it is
+    a dataclass without one, that of all defaults.
+
+    Args:
+      form: a dataclass, scalar, tuple, dict[str, …] or union of these.
+      value: to convert.
+      key: dotted path of the value, for messages.
+
+    Raises:
+      ConfigError: a key is unknown or missing, or a value doesn't fit.
+
+    >>> build(tuple[float, ...] | None, [1, 2.5])
+    (1, 2.5)
+    """
+    members = _members(form)
+    if value is None and types.NoneType in members:
+        return None
+    form = next((one for one in members if _fits(value, one)), members[0])
+    parts = typing.get_args(form)
+    if not _fits(value, form):
+        name, _ = _name(form)
+        raise ConfigError(f"{key} is {value!r}; expected a {name}")
+    if dataclasses.is_dataclass(form):
+        return _build_dataclass(typing.cast(type, form), value, key)
+    if typing.get_origin(form) is tuple:
+        parts = parts[:1] * len(value) if Ellipsis in parts else parts
+        if len(parts) != len(value):
+            raise ConfigError(f"{key} is {value!r}; expected {len(parts)} values")
+        pairs = enumerate(zip(parts, value, strict=True))
+        return tuple(build(part, one, f"{key}.{i}") for i, (part, one) in pairs)
+    if typing.get_origin(form) is dict:
+        return {name: build(parts[1], one, f"{key}.{name}") for name, one in value.items()}
+    return value
+
+
+def _build_dataclass(cls: type, values: dict[str, Any], key: str) -> Any:
+    known, values = keys(cls), dict(values)
+    paths = {name: f"{key}.{name}".strip(".") for name in {**known, **values}}
+    for name in values:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise ConfigError(f"the configuration has no key {paths[name]!r}{near}")
+    for name in known:
+        if name not in values and known[name].default is dataclasses.MISSING:
+            if not dataclasses.is_dataclass(known[name].type):
+                raise ConfigError(f"the configuration lacks {paths[name]!r}")
+            values[name] = {}
+    return cls(**{name: build(known[name].type, x, paths[name]) for name, x in values.items()})
+
+
+def override(form: Any, values: dict[str, Any], key: str, text: str) -> None:
+    """Sets the value of a dotted key from text, in place.
+
+    Args:
+      form: dataclass of the values.
+      values: nested dicts; mappings that they lack are created.
+      key: such as "phases.0.steps".
+      text: the value; a literal of Python, but strings without quotes.
+
+    Raises:
+      ConfigError: there is no such key, or the text is no value of its type.
+    """
+    *parents, leaf = key.split(".")
+    node: Any = values
+    for name in parents:
+        form = _members(_entry(form, node, name, key))[0]
+        if isinstance(node, dict):
+            if node.get(name) is None and _fits({}, form):
+                node[name] = {}
+            node = node.get(name)
+        else:
+            node = node[int(name)]
+    form = _entry(form, node, leaf, key)
+    if not isinstance(node, dict):
+        raise ConfigError(f"{key} is no key of its own: give the whole of {'.'.join(parents)}")
+    node[leaf] = _parse(form, key, text)
+
+
+def _entry(form: Any, node: Any, name: str, key: str) -> Any:
+    """The type of an entry of a value."""
+    entries: dict[str, Any] = {}
+    parts = typing.get_args(form)
+    if isinstance(node, dict) and dataclasses.is_dataclass(form):
+        entries = {known: entry.type for known, entry in keys(typing.cast(type, form)).items()}
+    elif isinstance(node, dict):
+        # A dataclass of defaults may begin here, a number may not.
+        names = [*node, name] if dataclasses.is_dataclass(parts[1]) else [*node]
+        entries = dict.fromkeys(names, parts[1])
+    elif isinstance(node, tuple | list):
+        entries = {str(i): parts[0] for i in range(len(node))}
+    if name not in entries:
+        near = did_you_mean(name, entries)
+        listed = f"; there are {', '.join(sorted(entries))}" if entries and not near else ""
+        raise ConfigError(f"the configuration has no key {key!r}{near or listed}")
+    return entries[name]
+
+
+def _parse(form: Any, key: str, text: str) -> Any:
+    """Reads a value from text, as the first type of a union that it fits."""
+    members = sorted(_members(form), key=lambda one: one is str)  # str takes any text
+    for member in members:
+        try:
+            # A float may also be "inf", which is no literal.
+            value = member(text) if member in (str, float) else ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError):
+            continue
+        if _fits(value, member):
+            return value
+    name, example = _name(members[0], text)
+    raise ConfigError(f"{key}: {text!r} is no {name}: write one such as {example}")
+
+
+def _members(form: Any) -> tuple[Any, ...]:
+    """The types of a union, None last; a type alone is one."""
+    is_union = typing.get_origin(form) in (types.UnionType, typing.Union)
+    members = typing.get_args(form) if is_union else (form,)
+    return tuple(sorted(members, key=lambda one: one is types.NoneType))
+
+
+def _fits(value: object, form: Any) -> bool:
+    """Whether a value has the outer form of a type that is no union."""
+    if dataclasses.is_dataclass(form) or typing.get_origin(form) is dict:
+        return isinstance(value, dict)
+    if typing.get_origin(form) is tuple:
+        return isinstance(value, tuple | list)
+    return type(value) is form or (form is float and type(value) is int)
+
+
+def _name(form: Any, text: str = "") -> tuple[str, str]:
+    """The name of a type in messages, and an example."""
+    if typing.get_origin(form) is tuple:
+        return "tuple", f"({text!r},)"
+    return _NAMES.get(form, ("mapping", "{'r1': 1e-3}") if _fits({}, form) else ("text", "''"))
+
+
+def _attributes(cls: type) -> dict[str, str]:
+    """The entries of the section "Attributes" in a docstring, by name."""
+    section = re.search(r"^Attributes:\n((?:(?: .*)?\n)+)", f"{inspect.getdoc(cls)}\n", re.M)
+    entries = r"^  (\w+(?:, \w+)*): (.*\n(?:    .*\n)*)"
+    found = re.findall(entries, section[1], re.M) if section else []
+    return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
+
+
+def describe(cls: type) -> Iterator[str]:
+    """Yields lines with every key of a dataclass, its default and its meaning; nested ones too."""
+    yield from _described(cls, "", set())
+
+
+def _described(cls: type, prefix: str, seen: set[type]) -> Iterator[str]:
+    entries = list(keys(cls).items())
+    for i, (name, key) in enumerate(entries):
+        default = f" = {key.default!r}"
+        if key.default is dataclasses.MISSING:
+            default = "" if dataclasses.is_dataclass(key.type) else " (required)"
+        yield f"  {prefix}{name}{default}"
+        if i + 1 == len(entries) or entries[i + 1][1].meaning != key.meaning:  # once for all
+            yield textwrap.fill(key.meaning, 94, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        for path, inner in _nested(key.type, f"{prefix}{name}."):
+            if inner in seen:
+                yield f"  {path}KEY: the keys of {inner.__name__}, as above"
+            else:
+                seen.add(inner)
+                yield from _described(inner, path, seen)
+
+
+def _nested(form: Any, path: str) -> Iterator[tuple[str, type]]:
+    """The dataclasses in a type, with the paths of their keys."""
+    if dataclasses.is_dataclass(form):
+        yield path, typing.cast(type, form)
+    origin = typing.get_origin(form)
+    step = "N." if origin is tuple else "NAME." if origin is dict else ""
+    for part in typing.get_args(form):
+        yield from _nested(part, path + step)

@@ -1,0 +1,51 @@
+"""Rates of families as options on a link, beside the cuts of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxsplit import networks
+from jaxsplit.cost import Link, Option, plan_unit, split_cost
+from jaxsplit.errors import ConfigError
+from jaxsplit.family.family import RateFamily
+from jaxsplit.split import make_split
+from jaxsplit.units import BottleneckSpec
+
+
+def link_options(
+    families: Mapping[str, RateFamily], backbone: networks.Backbone, link: Link
+) -> list[Option]:
+    """Computes the latency of every rate of families on a link, from its measured bytes.
+
+    Args:
+      families: by name.
+      backbone: their network; its variables may be shapes.
+      link: device, server and connection.
+
+    Raises:
+      ConfigError: a family is of another network or image size, or a rate has no measured bytes.
+    """
+    options = []
+    for name, family in families.items():
+        if family.backbone != backbone.name:
+            raise ConfigError(f"the family {name} is of {family.backbone}, not of {backbone.name}")
+        if family.preprocessing.input_shape != backbone.preprocessing.input_shape:
+            raise ConfigError(
+                f"the family {name} was measured on images of {family.preprocessing.input_shape}, "
+                f"the network has {backbone.preprocessing.input_shape}"
+            )
+        for rate in family.rates:
+            if "bytes_per_image" not in rate.measured:
+                raise ConfigError(
+                    f"rate {rate.rate_id} of {name} has no measured bytes: evaluate it"
+                )
+            split = make_split(backbone, family.cut, rate.spec)
+            cost = split_cost(split, backbone)
+            sent = rate.measured["bytes_per_image"]
+            timing = link.time(cost.device_macs, sent, cost.server_macs)
+            spec = rate.spec
+            unit = plan_unit(spec, split.shape) if isinstance(spec, BottleneckSpec) else None
+            title, top1 = f"{Path(name).name} {rate.rate_id}", rate.measured.get("top1")
+            options.append(Option(title, family.cut, unit, sent, timing, top1))
+    return options

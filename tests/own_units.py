@@ -1,65 +1,70 @@
-"""A unit as a user of the package may write one: a matrix, and a normal prior."""
+"""A unit and a prior as a user of the package writes them."""
 
 import dataclasses
-import math
 from typing import ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
-from jaxsplit.entropy import stack_tables, tables_from_counts
+from jaxsplit import entropy, units
 from jaxsplit.errors import ConfigError
-from jaxsplit.units import Unit, register
 
 
-@register
 @dataclasses.dataclass(frozen=True)
-class LinearUnit(Unit):
-    """Features [B, …, D] → latents [B, …, C]; every channel is normal with a width of its own."""
+class Gaussian:
+    """A centred normal density of one scale a channel, in float64."""
 
-    channels: int
-    kind: ClassVar[str] = "tests.linear"
+    scale: np.ndarray
+
+    @property
+    def channels(self):
+        return len(self.scale)
+
+    def masses(self, edges):
+        return np.diff(special.ndtr(edges / self.scale[:, None]), axis=1)
+
+    def tails(self, low, high):
+        return special.ndtr(low / self.scale) + special.ndtr(-high / self.scale)
+
+    def quantiles(self, p):
+        return self.scale * special.ndtri(p)
+
+
+@units.register
+@dataclasses.dataclass(frozen=True)
+class Projection(units.Unit):
+    """A linear map of the last axis to a few channels and back, under a Gaussian prior."""
+
+    kind: ClassVar[str] = "test_projection"
+
+    channels: int = 2
 
     def latent_shape(self, shape):
-        if not shape or shape[-1] < self.channels:
-            raise ConfigError(f"features of {shape} have fewer than {self.channels} channels")
+        if self.channels > shape[-1]:
+            raise ConfigError(f"{self.channels} channels for features of {shape}")
         return (*shape[:-1], self.channels)
 
     def init(self, key, shape):
-        kernel = jax.random.orthogonal(key, shape[-1])[:, : self.channels]
-        return {
-            "params": {
-                "encoder": {"kernel": kernel},
-                "decoder": {"kernel": kernel.T},
-                "prior": {"log_width": jnp.linspace(-0.5, 1.0, self.channels)},
-            }
-        }
+        draw = nn.initializers.orthogonal()
+        kernel = draw(key, (shape[-1], self.channels))
+        prior = {"log_scale": jnp.zeros(self.channels)}
+        return {"params": {"down": 2 * kernel, "up": kernel.T / 2, "prior": prior}}
 
     def encode(self, variables, features):
-        return features @ variables["params"]["encoder"]["kernel"]
+        return features @ variables["params"]["down"]
 
     def decode(self, variables, latents, shape):
-        return latents @ variables["params"]["decoder"]["kernel"]
+        return latents @ variables["params"]["up"]
 
     def bits(self, variables, latents):
-        log_width = variables["params"]["prior"]["log_width"]
-        width = jnp.exp(log_width).reshape((1,) * (latents.ndim - 1) + (-1,))
-        upper, lower = ((latents + half) / width for half in (0.5, -0.5))
-        # In the lower tail, where a difference of two numbers near 1 would be lost.
-        sign = jnp.where(latents > 0, -1.0, 1.0)
-        mass = jax.scipy.stats.norm.cdf(sign * upper) - jax.scipy.stats.norm.cdf(sign * lower)
-        return -jnp.log2(jnp.maximum(jnp.abs(mass), 1e-9))
+        scale = jnp.exp(variables["params"]["prior"]["log_scale"])
+        scale = scale.reshape((1,) * (latents.ndim - 1) + (-1,))
+        high, low = (jax.scipy.special.ndtr((latents + end) / scale) for end in (0.5, -0.5))
+        return -jnp.log2(jnp.maximum(high - low, 1e-9))
 
     def tables(self, variables, offsets):
-        parts = []
-        for width, offset in zip(
-            np.exp(variables["params"]["prior"]["log_width"]), offsets, strict=True
-        ):
-            edges = [
-                0.5 * math.erf((k - 0.5 + float(offset)) / float(width) / 2**0.5)
-                for k in range(-20, 22)
-            ]
-            mass = {k: 1 + 1e6 * (edges[k + 21] - edges[k + 20]) for k in range(-20, 21)}
-            parts.append(tables_from_counts(mass, 1, np.array([offset], np.float32)))
-        return stack_tables(parts)
+        scale = np.exp(np.asarray(variables["params"]["prior"]["log_scale"], np.float64))
+        return entropy.build_tables(Gaussian(scale), offsets)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from own_units import LinearUnit
+from own_units import Projection
 
 from jaxsplit.bitstream import EntropyCoder
 from jaxsplit.errors import ConfigError
@@ -18,13 +18,13 @@ MAP = jax.ShapeDtypeStruct((8, 6, 4), jnp.float32)
 TOKENS = jax.ShapeDtypeStruct((5, 6), jnp.float32)
 TREES = {
     "one map": (MAP, BottleneckSpec(3)),
-    "tokens": (TOKENS, LinearUnit(4)),
+    "tokens": (TOKENS, Projection(4)),
     "two maps, one spec": ({"skip": MAP, "deep": MAP}, BottleneckSpec(2)),
     "a map and tokens": (
         {"skip": MAP, "tokens": TOKENS},
-        per_tensor({"skip": BottleneckSpec(3), "tokens": LinearUnit(2)}),
+        per_tensor({"skip": BottleneckSpec(3), "tokens": Projection(2)}),
     ),
-    "nested": ({"a": {"b": MAP, "c": MAP}, "d": TOKENS}, LinearUnit(2)),
+    "nested": ({"a": {"b": MAP, "c": MAP}, "d": TOKENS}, Projection(2)),
 }
 
 
@@ -217,7 +217,7 @@ def test_arrays_and_units_that_do_not_match_are_refused():
     two = {"a": MAP, "b": TOKENS}
     with pytest.raises(ConfigError, match="'b' crosses the cut and has no unit"):
         UnitTree.at(two, per_tensor({"a": BottleneckSpec(2)}))
-    three = per_tensor(dict.fromkeys("abc", LinearUnit(2)))
+    three = per_tensor(dict.fromkeys("abc", Projection(2)))
     with pytest.raises(ConfigError, match="3 units, but only a, b crosses"):
         UnitTree.at(two, three)
     with pytest.raises(ConfigError, match=r"^b: .*a bottleneck takes \(H, W, channels\)"):
@@ -226,11 +226,11 @@ def test_arrays_and_units_that_do_not_match_are_refused():
         UnitTree.at(MAP, BottleneckSpec(2, kernel=9, padding=0))
     assert UnitTree.at(MAP, BottleneckSpec(2)).one.shape == (8, 6, 4)
     with pytest.raises(ConfigError, match="a, b cross the cut"):
-        _ = UnitTree.at(two, LinearUnit(2)).one
+        _ = UnitTree.at(two, Projection(2)).one
 
 
 def test_noise_of_arrays_is_their_own_and_depends_on_the_example():
-    tree = UnitTree.at({"a": MAP, "b": MAP}, LinearUnit(2))
+    tree = UnitTree.at({"a": MAP, "b": MAP}, Projection(2))
     split = Split(None, "cut", tree, None)
     zeros = jax.tree.map(lambda x: jnp.zeros((4, *x.shape)), {"a": MAP, "b": MAP})
     keys = jax.random.split(jax.random.key(0), 4)
@@ -248,6 +248,6 @@ def test_trees_are_values():
     assert UnitTree.at(features, spec) == UnitTree.at(dict(features), spec)
     assert hash(UnitTree.at(features, spec)) == hash(UnitTree.at(dict(features), spec))
     other = dataclasses.replace(spec.unit_of("skip"), channels=2)
-    assert UnitTree.at(features, per_tensor({"skip": other, "tokens": LinearUnit(2)})) != (
+    assert UnitTree.at(features, per_tensor({"skip": other, "tokens": Projection(2)})) != (
         UnitTree.at(features, spec)
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -14,7 +13,7 @@ from flax import nnx
 from own_units import Projection
 
 import jaxsplit
-from jaxsplit import entropy, networks, units
+from jaxsplit import networks, units
 from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase

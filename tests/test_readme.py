@@ -27,7 +27,7 @@ from jaxsplit.cli import main
 from jaxsplit.cli.program import make_parser
 from jaxsplit.cost import make_plan
 from jaxsplit.evaluation import bd_rate, image_codecs
-from jaxsplit.evaluation.compare import Measured, compare
+from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.family.pretrained import load_pretrained
@@ -375,8 +375,8 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
             assert f"| {' | '.join(row)} |" in README
         paper, ours = curves
         # The bar: ten per cent beyond chance, by an encoder that is no larger.
-        sides = [Measured.open(desk / name) for name in names]
-        distance = compare(*sides, drops=(0.06, 0.005))
+        sides = [MeasuredCurve.open(desk / name) for name in names]
+        distance = compare_curves(*sides, drops=(0.06, 0.005))
         assert distance.bd_rate_percent <= -10
         assert distance.interval.high < 0
         assert min(len(paper.points), len(ours.points)) >= 6
@@ -397,7 +397,7 @@ def test_the_paper_s_recipe_is_beaten_by_what_the_readme_says(desk):
             other, [(point.bytes_per_image, point.top1) for point in ours.points], limits=limits
         )
         if data_name == "cifar10":
-            nearer = compare(*sides, drops=(0.04, 0.005)).bd_rate_percent
+            nearer = compare_curves(*sides, drops=(0.04, 0.005)).bd_rate_percent
             assert f"from 4 points below the uncut network it is {nearer:.1f} %" in " ".join(
                 README.split()
             )
@@ -504,16 +504,16 @@ def test_the_distances_of_imagenet_are_of_the_curves_in_the_repository(desk, cut
     with contextlib.redirect_stdout(printed):
         assert main(["compare", "--from-drop", "6", "--to-drop", "0.5", *names]) == 0
     assert printed.getvalue() in README
-    sides = [Measured.open(name) for name in names]
+    sides = [MeasuredCurve.open(name) for name in names]
     # The bar: ten per cent beyond chance, by an encoder that is no larger.
-    distance = compare(*sides, drops=(0.06, 0.005))
+    distance = compare_curves(*sides, drops=(0.06, 0.005))
     assert distance.bd_rate_percent <= -10
     assert distance.interval.high < 0
     for cost in ("device_macs", "device_params", "server_macs", "server_params"):
         assert len({getattr(side.curve.points[0], cost) for side in sides}) == 1
     assert min(len(side.curve.points) for side in sides) >= 6
     assert cut != "early" or sides[0].curve.points[0].device_share <= 0.45
-    found = compare(*sides, quality="agreement", drops=(0.3, 0.04))
+    found = compare_curves(*sides, quality="agreement", drops=(0.3, 0.04))
     low, high = found.interval.low, found.interval.high
     text = f"{cut} {found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
     assert text in " ".join(README.split())
@@ -523,8 +523,8 @@ def test_the_distances_of_imagenet_are_of_the_curves_in_the_repository(desk, cut
 @pytest.mark.parametrize(("kind", "words"), [("steps", "steps"), ("square", "the square alone")])
 def test_what_else_was_measured_of_imagenet_is_of_the_curves(kind, words, cut):
     sides = [f"folds-efficientnet_lite0-{cut}", f"folds-{kind}-{cut}"]
-    found = compare(
-        *(Measured.open(ROOT / CURVES / side) for side in sides),
+    found = compare_curves(
+        *(MeasuredCurve.open(ROOT / CURVES / side) for side in sides),
         quality="agreement",
         drops=(0.3, 0.04),
     )
@@ -533,8 +533,8 @@ def test_what_else_was_measured_of_imagenet_is_of_the_curves(kind, words, cut):
     rows = [row for row in README.splitlines() if row.startswith(f"| {cut} |") and words in row]
     assert any(row.endswith(text) for row in rows)
     if kind == "steps":
-        found = compare(
-            *(Measured.open(ROOT / CURVES / side) for side in sides), drops=(0.06, 0.005)
+        found = compare_curves(
+            *(MeasuredCurve.open(ROOT / CURVES / side) for side in sides), drops=(0.06, 0.005)
         )
         low, high = found.interval.low, found.interval.high
         text = f"{cut} {found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
@@ -543,7 +543,9 @@ def test_what_else_was_measured_of_imagenet_is_of_the_curves(kind, words, cut):
 
 def test_the_distance_to_the_recipe_as_it_was_before_its_rate_moved_is_of_the_curves():
     sides = ["folds-paper_recipe-middle-first", "folds-efficientnet_lite0-middle"]
-    found = compare(*(Measured.open(ROOT / CURVES / side) for side in sides), drops=(0.06, 0.005))
+    found = compare_curves(
+        *(MeasuredCurve.open(ROOT / CURVES / side) for side in sides), drops=(0.06, 0.005)
+    )
     low, high = found.interval.low, found.interval.high
     text = f"the middle is at {found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
     assert text in " ".join(README.split())

@@ -269,7 +269,8 @@ def endless_steps(
       process_index, process_count: this process, and the number of processes.
 
     Raises:
-      ConfigError: there are fewer examples than a batch, or a batch does not divide evenly.
+      ConfigError: there are fewer examples than a batch, a batch does not divide evenly, or there
+        is no such process.
     """
     per_epoch = num_batches(examples, batch_size, drop_remainder=True) if batch_size > 0 else 0
     if not per_epoch:
@@ -277,12 +278,16 @@ def endless_steps(
             f"{examples} training examples don't fill one batch of {batch_size}; "
             "raise the limit or make the batches smaller"
         )
+    if not 0 <= process_index < process_count:
+        raise ConfigError(
+            f"process {process_index} of {process_count}; expected 0 … {process_count - 1}"
+        )
     share, rest = divmod(batch_size, process_count)
-    if rest or not 0 <= process_index < process_count:
+    if rest:
         near = max(1, round(batch_size / process_count)) * process_count
         raise ConfigError(
-            f"process {process_index} of {process_count} has no even shard of a batch of "
-            f"{batch_size}; the nearest size that divides evenly is {near}"
+            f"a batch of {batch_size} does not divide evenly over {process_count} processes; "
+            f"the nearest size that does is {near}"
         )
     mine = slice(process_index * share, (process_index + 1) * share)
     return stream(

@@ -295,5 +295,6 @@ class UnitTree:
             function(self._own(unit, tensor.name), tensor, x)
             for tensor, x in zip(self.tensors, jax.tree.leaves(tree), strict=True)
         ]
-        stats = self._joined([{"batch_stats": own} for _, own in pairs])["batch_stats"]
-        return self._tree([x for x, _ in pairs]), stats
+        # As `init` gives them: a unit without statistics has no entry.
+        stats = self._joined([{"batch_stats": own} if own else {} for _, own in pairs])
+        return self._tree([x for x, _ in pairs]), stats.get("batch_stats", {})

@@ -25,10 +25,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import safetensors.torch
-import timm
-import torch
-import torchvision
 from PIL import Image
 
 from jaxsplit.weights.load import PACKAGES, load_backbone
@@ -45,6 +41,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    import torch
+
     torch.set_grad_enabled(False)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     files = sorted(p for p in options.images.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
@@ -66,6 +64,11 @@ def main() -> int:
 
 def networks(resnet50_file):
     """(name, PyTorch module, our backbone, torchvision transform up to uint8) of each network."""
+    import safetensors.torch
+    import timm
+    import torch
+    import torchvision
+
     transforms, modes = torchvision.transforms, torchvision.transforms.InterpolationMode
     resnet50 = torchvision.models.resnet50()
     if resnet50_file is None:
@@ -99,6 +102,8 @@ def networks(resnet50_file):
 
 def compare(name, theirs, backbone, transform, pictures, rounds):
     """Pixels, logits and times of one network."""
+    import torch
+
     ours = np.stack([backbone.preprocessing.apply(np.asarray(image)) for image in pictures])
     reference = np.stack([np.asarray(transform(image)) for image in pictures])
     grey = int(np.abs(ours.astype(int) - reference).max())
@@ -106,7 +111,7 @@ def compare(name, theirs, backbone, transform, pictures, rounds):
     nchw = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
     expected = theirs(nchw).numpy()
     programs = {"kept": backbone, "folded": backbone.fold()}
-    runs = {form: jax.jit(bound.module.apply) for form, bound in programs.items()}
+    runs = {form: jax.jit(bound.network) for form, bound in programs.items()}
     trees = {form: jax.device_put(bound.variables) for form, bound in programs.items()}
     logits = {form: np.asarray(runs[form](trees[form], x)) for form in programs}
     report = {

@@ -312,10 +312,10 @@ def features_to_bytes(seconds):
     variables = jax.tree.map(np.asarray, jax.jit(module.init)(jax.random.key(0), blank))
     backbone = networks.Backbone(
         name="resnet50",
-        module=module,
+        network=module,
         variables=variables,
         preprocessing=preprocessing,
-        class_names=tuple(map(str, range(1000))),
+        task=tuple(map(str, range(1000))),
         fingerprint=networks.fingerprint(variables),
         card={},
     )

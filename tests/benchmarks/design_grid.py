@@ -72,7 +72,7 @@ def write_grid(path, design, cuts):
 
     backbone = load_backbone(design.backbone)
     shape = backbone.preprocessing.input_shape
-    plan = make_plan(backbone.module, shape, backbone.variables, channels=(), strides=())
+    plan = make_plan(backbone.network, shape, backbone.variables, channels=(), strides=())
     units = candidates(dataclasses.replace(design, cuts=cuts), plan)
     write_config(path, design, [Result(one, 0, 0.0, 0.0, 0) for one in units])
 

@@ -196,7 +196,7 @@ def progress(mask):
 
 
 def table(report):
-    """The report as Markdown, as it stands in the README."""
+    """The report as Markdown, as in the README beside this script."""
     lines = [
         "| trained | rate | bytes | top-1 % (interval) | at equal bytes | a rate's training, s "
         "| TFLOP | stored, kB | device loads | server loads |",

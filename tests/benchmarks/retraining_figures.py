@@ -13,6 +13,7 @@ from jaxsplit.split import make_split
 from jaxsplit.train import parallel
 from jaxsplit.train.fine_tuning import learning_blocks
 from jaxsplit.train.groups import make_curve_step, make_groups
+from jaxsplit.train.records import Batch
 
 ROUNDS = 15  # of timed steps
 
@@ -87,16 +88,16 @@ class OneRate:
 
 def random_batch(config, split, backbone):
     rng, size, classes = np.random.default_rng(0), config.batch_size, len(backbone.class_names)
-    batch = {
-        "features": np.abs(rng.standard_normal((size, *split.shape), np.float32)),
-        "teacher": rng.standard_normal((size, classes), np.float32),
-        "label": rng.integers(0, classes, size, np.int32),
-        "index": np.arange(size, dtype=np.int32),
-    }
-    if config.trainable == "all":
-        shape = backbone.preprocessing.input_shape
-        batch["image"] = rng.integers(0, 256, (size, *shape), np.uint8)
-    return batch
+    batch = Batch(
+        features=np.abs(rng.standard_normal((size, *split.shape), np.float32)),
+        teacher=rng.standard_normal((size, classes), np.float32),
+        targets=rng.integers(0, classes, size, np.int32),
+        index=np.arange(size, dtype=np.int32),
+    )
+    if config.trainable != "all":
+        return batch
+    shape = backbone.preprocessing.input_shape
+    return dataclasses.replace(batch, images=rng.integers(0, 256, (size, *shape), np.uint8))
 
 
 def compare(frozen, retrained):

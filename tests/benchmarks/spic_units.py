@@ -1,11 +1,11 @@
-"""All published units in PyTorch and in our `Bottleneck`, on the same random features.
+"""All published units in PyTorch and in ours, on the same random features.
 
     python tests/benchmarks/spic_units.py --spic FOLDER [--json FILE]
 
-FOLDER holds the published weights with their JSON files. The unit is written here once more, as
-the paper's authors did, in torch (extra `[bench]`). For each unit the table has the share of
-symbols that are the same, the largest difference of the features that both decoders make of
-PyTorch's symbols, and how large those features are. The worst unit of each column comes last;
+FOLDER holds the published weights with their JSON files. The unit is written once more in torch
+(extra `[bench]`), in `spic_torch.py`, as the paper's authors did. For each unit the table has the
+share of symbols that are the same, the largest difference of the features that both decoders make
+of PyTorch's symbols, and how large those features are. The worst unit of each column comes last;
 exit status 1 says that a unit has fewer than 99.99 % of its symbols in common, or features
 further apart than 1e-3.
 """
@@ -17,50 +17,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from jaxsplit.family.spic import TASKS, read_units
-from jaxsplit.units.bottleneck import Bottleneck, fold_batch_norm
 
 SAME, NEAR = 0.9999, 1e-3
 BATCH_FLOATS = 2**24  # of features that run at once
-
-
-class TorchUnit(torch.nn.Module):
-    """The authors' unit, with their names for its layers."""
-
-    def __init__(self, width, channels, stride, step, padding, kernel, decoder_padding):
-        super().__init__()
-        nn, self.step = torch.nn, step
-        self.conv2_2 = nn.Conv2d(width, width, 3, stride, padding, groups=width, bias=False)
-        self.bn2_1 = nn.BatchNorm2d(width)
-        self.conv2_3 = nn.Conv2d(width, channels, 1, bias=False)
-        self.bn3_1 = nn.BatchNorm2d(channels)
-        self.conv2_4 = nn.ConvTranspose2d(channels, width, 1, bias=False)
-        self.bn4_1 = nn.BatchNorm2d(width)
-        self.conv2_5 = nn.ConvTranspose2d(
-            width, width, kernel, stride, decoder_padding, groups=width, bias=False
-        )
-        self.bn5_1 = nn.BatchNorm2d(width)
-
-    def encode(self, x):
-        x = torch.relu(self.bn2_1(self.conv2_2(x)))
-        return torch.round(torch.relu(self.bn3_1(self.conv2_3(x))) / self.step)
-
-    def decode(self, symbols):
-        x = torch.relu(self.bn4_1(self.conv2_4(symbols * self.step)))
-        return torch.relu(self.bn5_1(self.conv2_5(x)))
-
-
-def torch_unit(file, spec, width):
-    kernel, padding = spec.decoder_form
-    unit = TorchUnit(width, spec.channels, spec.stride, spec.step, spec.padding, kernel, padding)
-    weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-    unused = unit.load_state_dict(weights, strict=False)
-    assert not unused.missing_keys, unused
-    return unit.eval()
 
 
 def random_features(rng, shape):
@@ -72,13 +35,13 @@ def random_features(rng, shape):
 
 def compare(file, unit, shape, rng, count):
     """At least `count` symbols; ours is folded and runs as in `Sender` and `Receiver`."""
+    import torch
+    from spic_torch import torch_unit
+
     theirs = torch_unit(file, unit.spec, shape[-1])
-    spec, variables = fold_batch_norm(unit.spec, unit.variables)
-    ours = Bottleneck(spec, shape)
-    encode, decode = (
-        jax.jit(lambda x, method=name: ours.apply(variables, x, method=method))
-        for name in ("encode", "decode")
-    )
+    spec, variables = unit.spec.fold(unit.variables)
+    encode = jax.jit(lambda x: spec.encode(variables, x))
+    decode = jax.jit(lambda z: spec.decode(variables, z, shape))
     symbols = other = largest = 0
     difference = size = 0.0
     while symbols < count:

@@ -21,7 +21,6 @@ an older one, but runs with it.
 
 import argparse
 import datetime
-import functools
 import importlib.metadata
 import json
 import multiprocessing
@@ -172,6 +171,7 @@ class Ours:
 
         from jaxsplit.train import parallel
         from jaxsplit.train.losses import Distortion
+        from jaxsplit.train.records import Constants
         from jaxsplit.train.step import Phase, Rate, init_state, make_step, rate_constants
 
         backbone = backbone.fold()
@@ -180,10 +180,10 @@ class Ours:
         optimizer = optax.adam(LEARNING_RATE)
         devices = jax.local_devices()[:1]
         tail = tail_of(backbone, CUTS[cut])
-        constants = {"backbone": tail, "scale": jnp.float32(1), **rate_constants(rates, 0)}
+        constants = Constants(tail, jnp.float32(1), rate_constants(rates, 0))
         self._constants = parallel.replicate(jax.tree.map(jnp.asarray, constants), devices)
         self._state = parallel.replicate(init_state(split, rates, optimizer, 0), devices)
-        self._batch = parallel.shard({**data, "index": jnp.arange(BATCH)}, devices)
+        self._batch = parallel.shard(data, devices)
         step = make_step(split, Phase(1, Distortion()), optimizer, batching=batching)
         start = time.perf_counter()
         step = parallel.parallel_step(step, devices)
@@ -234,9 +234,12 @@ def make_batch(cut, theirs):
     with torch.no_grad():
         features = theirs.head(torch.randn(BATCH, 3, SIZE, SIZE))
         teacher = theirs.tail(features)
+    from jaxsplit.train.records import Batch
+
     labels = np.random.default_rng(0).integers(0, CLASSES, BATCH).astype(np.int32)
     features = np.ascontiguousarray(features.permute(0, 2, 3, 1).numpy())
-    return {"features": features, "teacher": teacher.numpy(), "label": labels}
+    index = np.arange(BATCH, dtype=np.int32)
+    return Batch(index, labels, features=features, teacher=teacher.numpy())
 
 
 def disagreement(cut, theirs, backbone, data):
@@ -247,8 +250,7 @@ def disagreement(cut, theirs, backbone, data):
     from training_torch import make_unit
 
     split = our_split(cut, backbone.fold())
-    plain = type(split)(split.module, split.cut, split.shape, split.spec)
-    variables = jax.jit(plain.init)(jax.random.key(0))
+    variables = jax.jit(split.init)(jax.random.key(0))
     unit = make_unit(split.shape).train()
     params = variables["params"]
     for ours, layers in ((params["encoder"], unit[0]), (params["decoder"], unit[2])):
@@ -262,14 +264,13 @@ def disagreement(cut, theirs, backbone, data):
 
     @jax.jit
     def run(variables, tree, features):
-        apply = functools.partial(plain.unit.apply, mutable=["batch_stats"])
-        latent, _ = apply(variables, features, True, method="encode")
-        reconstruction, _ = apply(variables, latent, True, method="decode")
-        return reconstruction, plain.tail(tree, reconstruction)
+        latent, _ = split.units.encode_train(variables, features, None)
+        reconstruction, _ = split.units.decode_train(variables, latent, None)
+        return reconstruction, split.tail(tree, reconstruction)
 
-    ours = run(variables, backbone.fold().variables, data["features"])
+    ours = run(variables, backbone.fold().variables, data.features)
     with torch.no_grad():
-        features = torch.from_numpy(data["features"]).permute(0, 3, 1, 2)
+        features = torch.from_numpy(data.features).permute(0, 3, 1, 2)
         reconstruction = unit[2](unit[0](features))
         pair = reconstruction.permute(0, 2, 3, 1).numpy(), theirs.tail(reconstruction).numpy()
     return max(
@@ -317,12 +318,14 @@ def random_backbone():
 def random_batch(shape):
     import numpy as np
 
+    from jaxsplit.train.records import Batch
+
     rng = np.random.default_rng(0)
-    return {
-        "features": np.maximum(rng.standard_normal((BATCH, *shape), np.float32), 0),
-        "teacher": rng.standard_normal((BATCH, CLASSES), np.float32),
-        "label": rng.integers(0, CLASSES, BATCH).astype(np.int32),
-    }
+    features = np.maximum(rng.standard_normal((BATCH, *shape), np.float32), 0)
+    teacher = rng.standard_normal((BATCH, CLASSES), np.float32)
+    labels = rng.integers(0, CLASSES, BATCH).astype(np.int32)
+    index = np.arange(BATCH, dtype=np.int32)
+    return Batch(index, labels, features=features, teacher=teacher)
 
 
 def alone(cut, batching):

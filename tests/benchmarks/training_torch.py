@@ -52,11 +52,11 @@ class Theirs:
         self.tail = torch.nn.Sequential(*after, network.avgpool, torch.nn.Flatten(1), network.fc)
 
     def with_head(self, data):
-        images = torch.randn(len(data["features"]), 3, SIZE, SIZE)
+        images = torch.randn(len(data.features), 3, SIZE, SIZE)
         return self._faster(data, images, recompute=True)
 
     def cached(self, data):
-        features = torch.from_numpy(data["features"]).permute(0, 3, 1, 2).contiguous()
+        features = torch.from_numpy(data.features).permute(0, 3, 1, 2).contiguous()
         return self._faster(data, features, recompute=False)
 
     def _faster(self, data, x, recompute):
@@ -67,8 +67,8 @@ class Theirs:
             head, tail = (
                 copy.deepcopy(part).to(memory_format=memory) for part in (self.head, self.tail)
             )
-            unit = make_unit(data["features"].shape[1:]).to(memory_format=memory).train()
-            step = self._step(head if recompute else None, tail, unit, data["teacher"])
+            unit = make_unit(data.features.shape[1:]).to(memory_format=memory).train()
+            step = self._step(head if recompute else None, tail, unit, data.teacher)
             step = functools.partial(step, x.contiguous(memory_format=memory))
             step.layout = layout
             step()

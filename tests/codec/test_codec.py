@@ -16,6 +16,7 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.entropy import build_tables, tables_by_place
 from jaxsplit.errors import BitstreamError, FamilyError, OtherFamilyError, OtherTablesError
 from jaxsplit.family import FamilyRate
+from jaxsplit.split import make_split
 
 RATE_IDS = ("high", "mid", "low")
 
@@ -169,7 +170,7 @@ def test_rates_of_other_forms_stand_beside_each_other(
     tiny_family, tiny_backbone, tiny_images, sender
 ):
     spec = dataclasses.replace(tiny_family.rates[0].spec, channels=2)
-    split = dataclasses.replace(tiny_family.split(tiny_backbone, "high"), spec=spec)
+    split = make_split(tiny_backbone, tiny_family.cut, spec)
     variables = jax.tree.map(np.asarray, jax.jit(split.init)(jax.random.key(3)))
     tables = build_tables(variables["params"]["prior"])
     narrow = FamilyRate("narrow", None, spec, variables, tables)

@@ -150,8 +150,8 @@ def test_every_cut_shares_out_the_same_network(backbone):
         heads.append(cost.head)
     assert len(totals) == 1
     assert heads == sorted(set(heads))
-    module, variables = as_it_runs(backbone.module, backbone.variables)
-    assert totals == {count_macs(module.apply, variables, shape(1, 28, 28, 1))}
+    network, variables = as_it_runs(backbone.network, backbone.variables)
+    assert totals == {count_macs(network, variables, shape(1, 28, 28, 1))}
 
 
 def test_batch_normalisation_of_the_unit_is_free(backbone):

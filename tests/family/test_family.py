@@ -19,6 +19,7 @@ from jaxsplit.errors import CoderError, ConfigError, FamilyError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.io import checkpoint
+from jaxsplit.split import make_split
 from jaxsplit.units.bottleneck import BottleneckSpec
 
 
@@ -494,7 +495,7 @@ def test_a_spec_survives_the_index(tiny_family, tiny_backbone, tmp_path):
         batch_norm=False,
         crop=False,
     )
-    split = dataclasses.replace(tiny_family.split(tiny_backbone, "high"), spec=spec)
+    split = make_split(tiny_backbone, tiny_family.cut, spec)
     variables = jax.tree.map(np.asarray, jax.jit(split.init)(jax.random.key(0)))
     tables = build_tables(variables["params"]["prior"])
     rate = FamilyRate("odd", None, spec, variables, tables)

@@ -15,7 +15,7 @@ from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import RateFamily
 from jaxsplit.family.spic import TASKS, import_families, read_units
-from jaxsplit.units.bottleneck import Bottleneck, fold_batch_norm
+from jaxsplit.units.bottleneck import Bottleneck
 from jaxsplit.weights.formats import read_tensors
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "spic"
@@ -110,7 +110,7 @@ def check_against_definition(unit, site, tensors, features, sides):
     Sums in another order may move a latent over the edge between two symbols, and only there.
     """
     reference = Reference(tensors, unit.spec)
-    spec, variables = fold_batch_norm(unit.spec, unit.variables)
+    spec, variables = unit.spec.fold(unit.variables)
     run = jax.jit(Bottleneck(spec, site.shape).apply, static_argnames="method")
     latent = np.asarray(run(variables, features, method="encode"))
     expected = reference.latent(features)

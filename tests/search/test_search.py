@@ -43,7 +43,7 @@ class Counting:
     def __init__(self, clock, compiling=3.0, stop_after=None, part_size=50):
         self.clock, self.compiling, self.calls = clock, compiling, stop_after
         self.part_size, self.advanced = part_size, []
-        self.test = SimpleNamespace(labels=np.zeros(400))
+        self.test_images = 400
         self.seen = set()
 
     def trials(self, chosen):

@@ -10,10 +10,11 @@ import pytest
 from jaxsplit import networks
 from jaxsplit.cost import make_plan
 from jaxsplit.search.candidates import DesignConfig, candidates
-from jaxsplit.search.features import CutFeatures
 from jaxsplit.search.trainer import Trainer
 from jaxsplit.train import parallel
+from jaxsplit.train.examples import FeatureCache
 from jaxsplit.train.losses import Distortion
+from jaxsplit.train.records import Constants
 from jaxsplit.train.step import Phase, make_step, rate_constants
 
 CUT = "stage3.block1"  # small and fast
@@ -26,15 +27,13 @@ CONFIG = DesignConfig(
 def trained():
     """Both candidates after 60 steps on features; what they were worth before and then."""
     backbone = networks.open_embedded("fashion_mnist_resnet8").fold()
-    plan = make_plan(backbone.module, (28, 28, 1), backbone.variables, channels=(3,), strides=(4,))
+    plan = make_plan(backbone.network, (28, 28, 1), backbone.variables, channels=(3,), strides=(4,))
     rng = np.random.default_rng(0)
     features = np.abs(rng.standard_normal((64, 1, 1, 64)) * np.ones((64, 7, 7, 64)))
-    sets = CutFeatures(
-        {CUT: features.astype(np.float16)},
-        rng.integers(0, 10, 64).astype(np.int32),
-        {CUT: float(np.square(features).mean())},
-        rng.normal(0, 3, (64, 10)).astype(np.float32),
-    )
+    labels = rng.integers(0, 10, 64).astype(np.int32)
+    teacher = rng.normal(0, 3, (64, 10)).astype(np.float32)
+    scale = float(np.square(features).mean())
+    sets = {CUT: FeatureCache(features.astype(np.float16), teacher, labels, scale)}
     trainer = Trainer(CONFIG, backbone, sets, sets)
     # As if the network went on: a search tries nothing behind a last block.
     found = candidates(CONFIG, dataclasses.replace(plan, macs=2 * plan.macs))
@@ -66,11 +65,11 @@ def test_a_step_in_two_programs_is_one_of_the_whole_loss(trained, distilled):
     step = parallel.parallel_step(
         make_step(trial.split, phase, trainer.adam, ema=CONFIG.ema), trainer.devices
     )
-    constants = {
-        "backbone": trainer.backbone.variables,
-        "scale": jnp.asarray(trainer.train.scales[CUT], jnp.float32),
-        **rate_constants(trial.rates, CONFIG.seed),
-    }
+    constants = Constants(
+        trainer.backbone.variables,
+        jnp.asarray(trainer.train[CUT].scale, jnp.float32),
+        rate_constants(trial.rates, CONFIG.seed),
+    )
     state, constants = (parallel.replicate(x, trainer.devices) for x in (first, constants))
     batch = parallel.shard(trainer._batch(CUT, int(first.step)), trainer.devices)
     whole = parallel.unreplicate(step(state, batch, constants)[0])
@@ -104,8 +103,9 @@ def test_every_comparison_is_of_all_classes(trained):
     *_, trainer = trained
     labels = np.repeat(np.arange(10), 100).astype(np.int32)
     teacher = np.eye(10, dtype=np.float32)[labels * (labels < 5)]
-    many = dataclasses.replace(trainer.test, labels=labels, teacher=teacher)
+    features = np.zeros((1000, *trainer.test[CUT].features.shape[1:]), np.float16)
+    many = {CUT: FeatureCache(features, teacher, labels, 1.0)}
     other = Trainer(CONFIG, trainer.backbone, trainer.train, many)
     assert len(list(other.parts(1000))) > 1
-    assert other.uncut_top1(1000) == 0.5
-    assert other.uncut_top1(1) == pytest.approx(0.5, abs=0.15)
+    assert other.unsplit_quality(1000) == 0.5
+    assert other.unsplit_quality(1) == pytest.approx(0.5, abs=0.15)

@@ -5,16 +5,16 @@
         --workdir runs/efficientnet_lite0/middle
 
 DIR holds `train` and `val`, in each a folder of JPEG files for every class, named by its synset,
-and `classes.txt`, the 1000 synsets in their order. (500 images of as many classes here: sorted by
-name, every fifth is in `val`.) Labels only serve the metrics: the units are principal components of
-the features, by what an error costs the network's answers, and no training step follows: by
-agreement none showed a gain.
+and `classes.txt`, the 1000 synsets in order. (Here 500 images of as many classes: sorted by name,
+every fifth is in `val`.) Labels only serve the metrics. The units are principal components (PCA) of
+the features under the Fisher information of the network's outputs. No training step follows: none
+improved the agreement.
 
-In two minutes on two CPU cores, image files aside. On 400 images whose scores only decided that no
-steps follow, in four folds (tests/benchmarks/cross_validation.py): 96.00 % of the uncut network's
-answers at 1,726 bytes an image (early), 98.25 % at 1,694 (middle) and 95.75 % at 1,668 (late). The
-families that come with the package are of the fold by which cuts, channels and components were
-chosen.
+It takes two minutes on two CPU cores, without the reading of images. Agreement with the unsplit
+network on 400 images in four folds (tests/benchmarks/cross_validation.py; their scores only decided
+that no steps follow): 96.00 % at 1,726 bytes an image (early), 98.25 % at 1,694 (middle) and
+95.75 % at 1,668 (late). The families of the package are of the fold that chose cuts, channels and
+components.
 
 The argument is `early` (after 41 % of the multiply-accumulates), `middle` (69 %), `late` (87 %) or
 `smoke`.

@@ -2,10 +2,10 @@
 
     jaxsplit design --config resnet20_design --workdir runs/design
 
-Every block of the network but the last is a cut; the search takes a quarter of an hour on two CPU
-cores, most of it through the tails.
+Every block of the network but the last is a cut. The search takes a quarter of an hour on two CPU
+cores, most of it in the tails.
 The argument is `fashion_mnist` (the images that come with the package), `cifar10` (a folder of
-images, as of its backbone) or `smoke` (a minute).
+images, as for its backbone) or `smoke` (a minute).
 """
 
 import ml_collections

@@ -1,6 +1,5 @@
 """The measurement of the paper's claim, on few images: its figures must fit each other."""
 
-import importlib.util
 import json
 import os
 import re
@@ -23,51 +22,6 @@ KINDS = ("stored", "device_switch", "server_switch")
 
 
 pytestmark = pytest.mark.usefixtures("hasty")
-
-
-def test_the_readme_has_the_recorded_table(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))  # as for a script
-    spec = importlib.util.spec_from_file_location("retraining", SCRIPT)
-    retraining = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(retraining)
-    record = SCRIPT.parent / "results" / "retraining-fashion_mnist-cpu.json"
-    report = json.loads(record.read_text())
-    readme = (SCRIPT.parents[2] / "README.md").read_text()
-    table, *_ = retraining.table(report).split("\n\n")
-    assert len(table.splitlines()) == 2 + len(MASKS) * 4
-    assert f"{table}\n" in readme
-    text = " ".join(readme.split())
-    assert f"the uncut network reaches {100 * report['uncut']:.2f} %" in text
-    for mask, said in (("tail", "{} with the tail retrained"), ("all", "{} with everything")):
-        against = report["masks"][mask]["against_unit"]
-        low, high = against["bd_rate_interval"]
-        assert said.format(f"{against['bd_rate']:+.1f} % ({low:+.1f} to {high:+.1f})") in text
-    unit, *others = (report["masks"][mask] for mask in ("unit", "tail", "all"))
-    times = [
-        [f"{other[what] / unit[what]:.1f}" for other in others] for what in ("flops", "seconds")
-    ]
-    assert (
-        "{} and {} times the operations and {} and {} times the seconds".format(
-            *times[0], *times[1]
-        )
-        in text
-    )
-    stored = [
-        sum(rate["stored_bytes"] for rate in one["rates"].values()) for one in (unit, *others)
-    ]
-    assert (
-        "{:.0f} and {:.0f} times the storage".format(*(one / stored[0] for one in stored[1:]))
-        in text
-    )
-    pairs = [
-        (other["rates"][rate], unit["rates"][rate]) for other in others for rate in ("r1", "r2")
-    ]
-    fewer = [
-        100 * (1 - one["bytes_per_image"] / beside["bytes_per_image"]) for one, beside in pairs
-    ]
-    assert f"take {min(fewer):.0f} to {max(fewer):.0f} % fewer" in text
-    gains = [100 * (one["top1"] - beside["top1"]) for one, beside in pairs]
-    assert f"from {-min(gains):.1f} points below to {max(gains):.1f} above" in text
 
 
 @pytest.mark.slow

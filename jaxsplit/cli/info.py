@@ -6,19 +6,22 @@ import argparse
 import io
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
 from jaxsplit.cli.arguments import Commands
 from jaxsplit.cli.output import show
 from jaxsplit.io.files import read_file
 
-if TYPE_CHECKING:
-    from jaxsplit.family import FamilyRate
-
-Document = dict[str, Any]  # as JSON has it
-
 _DEEPEST = 8  # levels of a card's values that are shown
+
+
+class Description(NamedTuple):
+    """Lines for people, and the same for JSON."""
+
+    lines: list[str]
+    document: Mapping[str, object]
 
 
 def add(commands: Commands) -> None:
@@ -31,14 +34,12 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Describes a family, a .jspl file or weights."""
-    if options.json:
-        show(options, "", document(options.path))
-    else:
-        show(options, describe(options.path), None)
+    found = describe(options.path)
+    show(options, "\n".join(found.lines), found.document)
 
 
-def describe(name: str | None = None) -> str:
-    """Describes a family, a `.jspl` file or weights, in lines of text.
+def describe(name: str | None = None) -> Description:
+    """Describes a family, a `.jspl` file or weights.
 
     Args:
       name: folder of a family, `.jspl` file, file of weights, or name of known weights or of an
@@ -47,86 +48,28 @@ def describe(name: str | None = None) -> str:
     Raises:
       JaxsplitError: it doesn't exist or is damaged.
 
-    >>> describe("fashion_mnist_resnet8").splitlines()[0]
+    >>> describe("fashion_mnist_resnet8").lines[0]
     'backbone fashion_mnist_resnet8: resnet8_small, 10 classes'
     """
     from jaxsplit import networks
     from jaxsplit.family.pretrained import pretrained_names
+    from jaxsplit.weights.load import PACKAGES
 
+    embedded = networks.embedded_weights()
     if name is None:
-        return (
-            f"embedded families: {', '.join(pretrained_names())}\n"
-            f"embedded backbones: {', '.join(networks.embedded_weights())}"
-        )
-    match _kind(name):
-        case "container":
-            found = _container(Path(name))
-            lines = [f"{name}: {_images(found['images'])}, family {found['family']}"]
-            lines += [
-                f"  {rate['rate']}: latent {tuple(rate['latent'])}, {_images(rate['images'])}, "
-                f"{rate['bytes']} bytes"
-                for rate in found["rates"]
-            ]
-            return "\n".join(lines)
-        case "backbone":
-            return _backbone(name)
+        found = {"families": [*pretrained_names()], "backbones": [*embedded]}
+        lines = [f"embedded {kind}: {', '.join(names)}" for kind, names in found.items()]
+        return Description(lines, found)
+    path = Path(name)
+    if path.suffix == ".jspl":
+        return _stream(path)
+    weights = (networks.SUFFIX, ".pth", ".pt", ".npz")
+    if path.is_file() or path.suffix in weights or name in (*embedded, *PACKAGES):
+        return _backbone(name)
     return _family(name)
 
 
-def document(name: str | None = None) -> Document:
-    """Describes the same as `describe` for JSON: lists, strings and numbers.
-
-    >>> [rate["rate"] for rate in document("resnet8_small-fashion_mnist/stage1.block1")["rates"]]
-    ['r1', 'r2', 'r3', 'r4', 'r5']
-    """
-    from jaxsplit import networks
-    from jaxsplit.family.pretrained import load_pretrained, pretrained_names
-    from jaxsplit.weights.load import load_backbone
-
-    if name is None:
-        return {"families": [*pretrained_names()], "backbones": [*networks.embedded_weights()]}
-    match _kind(name):
-        case "container":
-            return _container(Path(name))
-        case "backbone":
-            backbone = load_backbone(name)
-            shapes = networks.cuts(backbone.name, backbone.preprocessing.input_shape)
-            return {
-                "backbone": backbone.name,
-                "fingerprint": backbone.fingerprint,
-                "classes": list(backbone.class_names),
-                "preprocessing": backbone.preprocessing.to_dict(),
-                "cuts": {cut: list(shape) for cut, shape in shapes.items()},
-                "card": backbone.card,
-            }
-    found = load_pretrained(name)
-    return {
-        "backbone": found.backbone,
-        "cut": found.cut,
-        "fingerprint": found.fingerprint,
-        "card": found.card,
-        "rates": [
-            {"rate": rate.rate_id, "lambda": rate.lmbda, "measured": rate.measured}
-            for rate in found.rates
-        ],
-    }
-
-
-def _kind(name: str) -> str:
-    from jaxsplit import networks
-    from jaxsplit.weights.load import PACKAGES
-
-    path = Path(name)
-    if path.suffix == ".jspl":
-        return "container"
-    known = (*networks.embedded_weights(), *PACKAGES)
-    weights = (networks.SUFFIX, ".pth", ".pt", ".npz")
-    if path.is_file() or path.suffix in weights or name in known:
-        return "backbone"
-    return "family"
-
-
-def _container(path: Path) -> Document:
+def _stream(path: Path) -> Description:
     from jaxsplit import bitstream
 
     content = read_file(path)
@@ -135,64 +78,64 @@ def _container(path: Path) -> Document:
     for frame, size in bitstream.frame_sizes(content):
         images[frame.rate_index] += 1
         sizes[frame.rate_index] += size
-    rates = [
-        {
-            "rate": rate.rate_id,
-            "latent": list(rate.shape),
-            "images": images[index],
-            "bytes": sizes[index],
-        }
-        for index, rate in enumerate(header.rates)
-    ]
-    return {"images": images.total(), "family": header.family, "rates": rates}
+    lines = [f"{path}: {_images(images.total())}, family {header.family}"]
+    rates = []
+    for i, rate in enumerate(header.rates):
+        found = {"latent": list(rate.shape), "images": images[i], "bytes": sizes[i]}
+        rates.append({"rate": rate.rate_id, **found})
+        counts = f"{_images(images[i])}, {sizes[i]} bytes"
+        lines.append(f"  {rate.rate_id}: latent {tuple(rate.shape)}, {counts}")
+    return Description(lines, {"images": images.total(), "family": header.family, "rates": rates})
 
 
 def _images(count: int) -> str:
     return f"{count} image" if count == 1 else f"{count} images"
 
 
-def _backbone(name: str) -> str:
+def _backbone(name: str) -> Description:
     from jaxsplit import networks
     from jaxsplit.weights.load import load_backbone
 
     backbone = load_backbone(name)
-    shapes = networks.cuts(backbone.name, backbone.preprocessing.input_shape)
-    return "\n".join(
-        (
-            f"backbone {name}: {backbone.name}, {len(backbone.class_names)} classes",
-            f"  fingerprint: {backbone.fingerprint}",
-            *(f"  {key}: {value}" for key, value in backbone.card.items()),
-            f"  cuts: {', '.join(f'{cut} {shape}' for cut, shape in shapes.items())}",
-        )
-    )
+    cuts = networks.cuts(backbone.name, backbone.preprocessing.input_shape)
+    lines = [
+        f"backbone {name}: {backbone.name}, {len(backbone.class_names)} classes",
+        f"  fingerprint: {backbone.fingerprint}",
+        *(f"  {key}: {value}" for key, value in backbone.card.items()),
+        f"  cuts: {', '.join(f'{cut} {shape}' for cut, shape in cuts.items())}",
+    ]
+    document = {
+        "backbone": backbone.name,
+        "fingerprint": backbone.fingerprint,
+        "classes": list(backbone.class_names),
+        "preprocessing": backbone.preprocessing.to_dict(),
+        "cuts": {cut: list(shape) for cut, shape in cuts.items()},
+        "card": backbone.card,
+    }
+    return Description(lines, document)
 
 
-def _family(name: str) -> str:
+def _family(name: str) -> Description:
     from jaxsplit.family.pretrained import load_pretrained
 
     found = load_pretrained(name)
     evaluation = found.card.get("evaluation")
     evaluation = evaluation if isinstance(evaluation, dict) else {}
-    described = {**found.card, "evaluation": None}
-    described |= {f"evaluation {key}": value for key, value in evaluation.items() if key != "check"}
-    return "\n".join(
-        (
-            f"family {name}: {_shown(found.backbone)} cut after {_shown(found.cut)}",
-            f"  fingerprint: {found.fingerprint}",
-            *(
-                f"  {_shown(key)}: {_shown(value)}"
-                for key, value in described.items()
-                if value is not None
-            ),
-            *(_rate(rate) for rate in found.rates),
-        )
-    )
-
-
-def _rate(rate: FamilyRate) -> str:
-    measured = ", ".join(f"{_shown(key)} {_shown(value)}" for key, value in rate.measured.items())
-    lmbda = "unknown" if rate.lmbda is None else rate.lmbda
-    return f"  {rate.rate_id}: lambda {lmbda}, {measured or 'not measured'}"
+    card = {**found.card, "evaluation": None}
+    card |= {f"evaluation {key}": value for key, value in evaluation.items() if key != "check"}
+    lines = [
+        f"family {name}: {_shown(found.backbone)} cut after {_shown(found.cut)}",
+        f"  fingerprint: {found.fingerprint}",
+        *(f"  {_shown(key)}: {_shown(value)}" for key, value in card.items() if value is not None),
+    ]
+    rates = []
+    for rate in found.rates:
+        rates.append({"rate": rate.rate_id, "lambda": rate.lmbda, "measured": rate.measured})
+        lmbda = "unknown" if rate.lmbda is None else rate.lmbda
+        measured = ", ".join(f"{_shown(key)} {_shown(x)}" for key, x in rate.measured.items())
+        lines.append(f"  {rate.rate_id}: lambda {lmbda}, {measured or 'not measured'}")
+    document = {name: getattr(found, name) for name in ("backbone", "cut", "fingerprint", "card")}
+    return Description(lines, {**document, "rates": rates})
 
 
 def _shown(value: object, depth: int = 0) -> str:

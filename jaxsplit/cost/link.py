@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from jaxsplit.cost.plan import CutPlan, Plan
 from jaxsplit.cost.unit_plan import UnitPlan
@@ -113,7 +112,7 @@ class Option:
     timing: Timing
     top1: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns name, bytes, accuracy, times and the unit's size, ready for JSON."""
         unit = self.unit and {"channels": self.unit.spec.channels, "stride": self.unit.spec.stride}
         values = {"name": self.name, "cut": self.cut, "unit": unit, "sent_bytes": self.sent_bytes}
@@ -202,7 +201,7 @@ class Comparison:
         """Latency of any unit at a cut."""
         return option(self.link, cut, unit, self.sent_bytes(unit)).timing
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns all options, ready for JSON."""
         return {
             **vars(self.link),
@@ -254,15 +253,14 @@ def compare(
     )
 
 
-def plan_to_dict(plan: Plan, comparison: Comparison | None, symbols: int) -> dict[str, Any]:
+def plan_to_dict(plan: Plan, comparison: Comparison | None, symbols: int) -> dict[str, object]:
     """Returns a plan for JSON, with the unit of each cut and, given a link, latencies."""
-    values = plan.to_dict()
-    for cut, entry in zip(plan.cuts, values["cuts"], strict=True):
-        unit = cut.unit_of(symbols)
-        entry["unit"] = unit and unit.to_dict()
+    cuts = []
+    for cut in plan.cuts:
+        unit, units = cut.unit_of(symbols), [one.to_dict() for one in cut.units]
         if comparison is not None:
-            for one, said in zip(cut.units, entry["units"], strict=True):
-                said["time"] = comparison.timing(cut, one).to_dict()
-    if comparison is not None:
-        values["link"] = comparison.to_dict()
-    return values
+            for one, entry in zip(cut.units, units, strict=True):
+                entry["time"] = comparison.timing(cut, one).to_dict()
+        cuts.append({**cut.to_dict(), "units": units, "unit": unit and unit.to_dict()})
+    link = {} if comparison is None else {"link": comparison.to_dict()}
+    return {**plan.to_dict(), "cuts": cuts, **link}

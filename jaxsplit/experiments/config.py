@@ -119,7 +119,7 @@ def describe(kind: str) -> str:
     return "\n".join((f"kind = {kind!r}: {summary}", "", *fields.describe(KINDS[kind])))
 
 
-def to_dataclass(values: dict[str, Any]) -> Config:
+def to_dataclass(values: dict[str, object]) -> Config:
     """Converts nested dicts to the dataclass of their "kind".
 
     Raises:
@@ -129,6 +129,7 @@ def to_dataclass(values: dict[str, Any]) -> Config:
     values = {key: value for key, value in values.items() if key != "kind"}
     if kind is not _CurveFile:
         return fields.build(kind, values)
+    # A rate's spec has only what differs: merged before it is built, since fields are required.
     shared, specs = values.get("spec"), values.get("specs")
     if isinstance(shared, dict) and isinstance(specs, dict):
         values["specs"] = {name: {**shared, **dict(own)} for name, own in specs.items()}
@@ -144,11 +145,12 @@ def _rates(
         if name not in lambdas:
             listed = did_you_mean(name, lambdas) or f"; there are {', '.join(lambdas)}"
             raise ConfigError(f"the configuration has no rate for {f'specs.{name}'!r}{listed}")
+    # A rate with the shared spec has None, so that the key of the training stays the same.
     own = {name: spec for name, spec in specs.items() if spec != shared}
     return tuple(Rate(name, float(lmbda), own.get(name)) for name, lmbda in lambdas.items())
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str) -> dict[str, object]:
     """Runs get_config of `NAME[:ARG]`."""
     file, _, arg = name.partition(":")
     path = find(file)
@@ -171,7 +173,7 @@ def _read(name: str) -> dict[str, Any]:
     return config.to_dict()
 
 
-def _kind(values: dict[str, Any]) -> type:
+def _kind(values: dict[str, object]) -> type:
     kind = values.get("kind")
     if kind not in KINDS:
         known = ", ".join(map(repr, KINDS))

@@ -15,7 +15,11 @@ from typing import Any, NamedTuple
 from jaxsplit.errors import ConfigError, did_you_mean
 
 # Type → its name in messages, and an example.
-_NAMES = {bool: ("truth value", "False"), int: ("whole number", "32"), float: ("number", "0.01")}
+_NAMES: dict[object, tuple[str, str]] = {
+    bool: ("truth value", "False"),
+    int: ("whole number", "32"),
+    float: ("number", "0.01"),
+}
 
 
 class Key(NamedTuple):
@@ -27,7 +31,7 @@ class Key(NamedTuple):
       meaning: its entry in the docstring's section "Attributes", or the field's metadata "meaning".
     """
 
-    type: Any
+    type: object
     default: object
     meaning: str
 
@@ -44,7 +48,7 @@ def keys(cls: type) -> dict[str, Key]:
     return found
 
 
-def build(form: Any, value: Any, key: str = "") -> Any:
+def build(form: object, value: object, key: str = "") -> Any:
     """Converts dicts, sequences and scalars to a type.
 
     An int is a float, but a bool is no number. A missing key has the dataclass's default; if it is
@@ -64,25 +68,26 @@ def build(form: Any, value: Any, key: str = "") -> Any:
     members = _members(form)
     if value is None and types.NoneType in members:
         return None
+    # If no member fits, the first one is named in the message.
     form = next((one for one in members if _fits(value, one)), members[0])
     parts = typing.get_args(form)
     if not _fits(value, form):
         name, _ = _name(form)
         raise ConfigError(f"{key} is {value!r}; expected a {name}")
-    if dataclasses.is_dataclass(form):
+    if dataclasses.is_dataclass(form) and isinstance(value, dict):
         return _build_dataclass(typing.cast(type, form), value, key)
-    if typing.get_origin(form) is tuple:
+    if isinstance(value, tuple | list):
         parts = parts[:1] * len(value) if Ellipsis in parts else parts
         if len(parts) != len(value):
             raise ConfigError(f"{key} is {value!r}; expected {len(parts)} values")
         pairs = enumerate(zip(parts, value, strict=True))
         return tuple(build(part, one, f"{key}.{i}") for i, (part, one) in pairs)
-    if typing.get_origin(form) is dict:
+    if isinstance(value, dict):
         return {name: build(parts[1], one, f"{key}.{name}") for name, one in value.items()}
     return value
 
 
-def _build_dataclass(cls: type, values: dict[str, Any], key: str) -> Any:
+def _build_dataclass(cls: type, values: dict[str, object], key: str) -> Any:
     known, values = keys(cls), dict(values)
     paths = {name: f"{key}.{name}".strip(".") for name in {**known, **values}}
     for name in values:
@@ -97,7 +102,7 @@ def _build_dataclass(cls: type, values: dict[str, Any], key: str) -> Any:
     return cls(**{name: build(known[name].type, x, paths[name]) for name, x in values.items()})
 
 
-def override(form: Any, values: dict[str, Any], key: str, text: str) -> None:
+def override(form: object, values: dict[str, object], key: str, text: str) -> None:
     """Sets the value of a dotted key from text, in place.
 
     Args:
@@ -110,14 +115,15 @@ def override(form: Any, values: dict[str, Any], key: str, text: str) -> None:
       ConfigError: there is no such key, or the text is no value of its type.
     """
     *parents, leaf = key.split(".")
-    node: Any = values
+    node: object = values
     for name in parents:
         form = _members(_entry(form, node, name, key))[0]
         if isinstance(node, dict):
+            # What a file leaves at its default can be overridden too.
             if node.get(name) is None and _fits({}, form):
                 node[name] = {}
             node = node.get(name)
-        else:
+        elif isinstance(node, tuple | list):
             node = node[int(name)]
     form = _entry(form, node, leaf, key)
     if not isinstance(node, dict):
@@ -125,9 +131,9 @@ def override(form: Any, values: dict[str, Any], key: str, text: str) -> None:
     node[leaf] = _parse(form, key, text)
 
 
-def _entry(form: Any, node: Any, name: str, key: str) -> Any:
+def _entry(form: object, node: object, name: str, key: str) -> object:
     """The type of an entry of a value."""
-    entries: dict[str, Any] = {}
+    entries: dict[str, object] = {}
     parts = typing.get_args(form)
     if isinstance(node, dict) and dataclasses.is_dataclass(form):
         entries = {known: entry.type for known, entry in keys(typing.cast(type, form)).items()}
@@ -144,7 +150,7 @@ def _entry(form: Any, node: Any, name: str, key: str) -> Any:
     return entries[name]
 
 
-def _parse(form: Any, key: str, text: str) -> Any:
+def _parse(form: object, key: str, text: str) -> object:
     """Reads a value from text, as the first type of a union that it fits."""
     members = sorted(_members(form), key=lambda one: one is str)  # str takes any text
     for member in members:
@@ -159,14 +165,14 @@ def _parse(form: Any, key: str, text: str) -> Any:
     raise ConfigError(f"{key}: {text!r} is no {name}: write one such as {example}")
 
 
-def _members(form: Any) -> tuple[Any, ...]:
+def _members(form: object) -> tuple[object, ...]:
     """The types of a union, None last; a type alone is one."""
     is_union = typing.get_origin(form) in (types.UnionType, typing.Union)
     members = typing.get_args(form) if is_union else (form,)
     return tuple(sorted(members, key=lambda one: one is types.NoneType))
 
 
-def _fits(value: object, form: Any) -> bool:
+def _fits(value: object, form: object) -> bool:
     """Whether a value has the outer form of a type that is no union."""
     if dataclasses.is_dataclass(form) or typing.get_origin(form) is dict:
         return isinstance(value, dict)
@@ -175,7 +181,7 @@ def _fits(value: object, form: Any) -> bool:
     return type(value) is form or (form is float and type(value) is int)
 
 
-def _name(form: Any, text: str = "") -> tuple[str, str]:
+def _name(form: object, text: str = "") -> tuple[str, str]:
     """The name of a type in messages, and an example."""
     if typing.get_origin(form) is tuple:
         return "tuple", f"({text!r},)"
@@ -212,7 +218,7 @@ def _described(cls: type, prefix: str, seen: set[type]) -> Iterator[str]:
                 yield from _described(inner, path, seen)
 
 
-def _nested(form: Any, path: str) -> Iterator[tuple[str, type]]:
+def _nested(form: object, path: str) -> Iterator[tuple[str, type]]:
     """The dataclasses in a type, with the paths of their keys."""
     if dataclasses.is_dataclass(form):
         yield path, typing.cast(type, form)

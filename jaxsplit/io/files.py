@@ -23,19 +23,25 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {reason(error)}") from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, make_folder: bool = False) -> None:
     """Writes a file atomically: a temporary file, fsync, and a rename.
 
     Pipes and devices are written directly.
 
+    Args:
+      path: the file.
+      content: its bytes.
+      make_folder: create the folder if it is missing, instead of refusing.
+
     Raises:
       ConfigError: the file cannot be written.
     """
-    if not path.parent.exists():
+    if not make_folder and not path.parent.exists():
         raise ConfigError(f"cannot write {path}: there is no folder {path.parent}; create it")
     if path.is_dir():
         raise ConfigError(f"cannot write {path}: it is a folder; name a file in it")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return

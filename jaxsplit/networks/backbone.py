@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jaxsplit.data import Preprocessing
-from jaxsplit.errors import ConfigError, WeightsError, reason
+from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.safetensors import read_metadata, read_safetensors
 from jaxsplit.io.untrusted import finite_floats, listed, shown, shown_shape
@@ -151,10 +151,10 @@ def make_backbone(
 
 
 def embedded_weights() -> tuple[str, ...]:
-    """Names of the weights that come with the package.
+    """Returns the names of the weights in the package, for `open_embedded`.
 
     Returns:
-      The names in alphabetical order, each for `open_embedded`.
+      The names in alphabetical order.
 
     >>> "fashion_mnist_resnet8" in embedded_weights()
     True
@@ -163,16 +163,16 @@ def embedded_weights() -> tuple[str, ...]:
 
 
 def open_embedded(weights: str) -> Backbone:
-    """The backbone of weights that come with the package.
+    """Loads a backbone with weights in the package.
 
     Args:
       weights: one of `embedded_weights()`.
 
     Returns:
-      The network.
+      The backbone.
 
     Raises:
-      WeightsError: there are no such weights.
+      WeightsError: no such weights.
 
     >>> open_embedded("fashion_mnist_resnet8").name
     'resnet8_small'
@@ -261,12 +261,7 @@ def save_backbone(
             "use float32, or train again"
         )
     content = safetensors.numpy.save(arrays, {_HEADER: json.dumps(header, sort_keys=True)})
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {reason(error)}") from error
-    write_whole(path, content)
+    write_whole(Path(path), content, make_folder=True)
 
 
 def holds_backbone(path: str | os.PathLike[str]) -> bool:

@@ -91,7 +91,7 @@ def draw_curve(
     _scale_bytes(axes, min(sizes), max(sizes))
     # This order groups related entries in the columns of the legend.
     _draw_rates(axes, curve)
-    _draw_uncut(axes, 100 * curve.uncompressed_top1)
+    _draw_unsplit(axes, 100 * curve.uncompressed_top1)
     for name, points in swept.items():
         _draw_codec(axes, name, points)
     axes.set_xlabel("bytes per image (mean, logarithmic)", fontsize=12)
@@ -211,11 +211,11 @@ def _draw_codec(axes: Axes, name: str, points: Sequence[CodecPoint]) -> None:
     )
 
 
-def _draw_uncut(axes: Axes, uncut: float) -> None:
-    axes.axhline(uncut, color=GREY, linewidth=1.4, zorder=1, label="unsplit network")
+def _draw_unsplit(axes: Axes, unsplit: float) -> None:
+    axes.axhline(unsplit, color=GREY, linewidth=1.4, zorder=1, label="unsplit network")
     axes.annotate(
-        f"unsplit network, {uncut:.2f} %",
-        (0.008, uncut),
+        f"unsplit network, {unsplit:.2f} %",
+        (0.008, unsplit),
         xycoords=("axes fraction", "data"),
         xytext=(0, 5),
         textcoords="offset points",

@@ -102,10 +102,10 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     if chosen:
         title = "chosen: cut, channels, stride, lambda"
         figure.legend(title=title, fontsize=10, ncols=4, handlelength=0, loc="outside lower center")
-    uncut = 100 * design.uncut_top1
-    axes.axhline(uncut, color=GREY, linewidth=1.4, zorder=1)
-    text, beside = f"unsplit network, {uncut:.2f} %", axes.get_yaxis_transform()
-    axes.text(0.008, uncut, text, color=GREY, fontsize=11, va="bottom", transform=beside)
+    unsplit = 100 * design.uncut_top1
+    axes.axhline(unsplit, color=GREY, linewidth=1.4, zorder=1)
+    text, beside = f"unsplit network, {unsplit:.2f} %", axes.get_yaxis_transform()
+    axes.text(0.008, unsplit, text, color=GREY, fontsize=11, va="bottom", transform=beside)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(plain_numbers))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -114,7 +114,7 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     title = f"{len(design.results)} candidates, {len(design.front)} on the front"
     axes.set_title(f"{title}; large dots are the front, rings the chosen", fontsize=14, pad=12)
     low = min((100 * result.top1 for result in design.front), default=0.0)
-    axes.set_ylim(low - 0.3 * (uncut - low) - 1, uncut + 0.1 * (uncut - low) + 1)
+    axes.set_ylim(low - 0.3 * (unsplit - low) - 1, unsplit + 0.1 * (unsplit - low) + 1)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     write_png(path, figure)

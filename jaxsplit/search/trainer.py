@@ -20,8 +20,7 @@ from jaxsplit.train.examples import FeatureCache
 from jaxsplit.train.groups import Group, with_best_offsets
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.optimizer import make_optimizer, make_schedule
-from jaxsplit.train.records import Batch, Constants
-from jaxsplit.train.state import CurveState, TrainState
+from jaxsplit.train.records import Batch, Constants, CurveState, TrainState
 from jaxsplit.train.step import (
     Phase,
     Rate,

@@ -22,7 +22,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
 from jaxsplit.train import loop, parallel
 from jaxsplit.train.metrics import MetricsWriter
-from jaxsplit.train.state import TrainState
+from jaxsplit.train.records import TrainState
 
 
 @dataclasses.dataclass(frozen=True)

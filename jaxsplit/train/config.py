@@ -13,11 +13,11 @@ from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError
 from jaxsplit.family.table_fitting import SHARINGS
 from jaxsplit.train.features import CACHES, DTYPES
+from jaxsplit.train.fine_tuning import TRAINABLE
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.optimizer import make_schedule
 from jaxsplit.train.pca import check_principal
 from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
-from jaxsplit.train.trainable import TRAINABLE
 from jaxsplit.units import BottleneckSpec, UnitSpec
 
 STARTS = ("random", "principal")

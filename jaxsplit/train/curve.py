@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,18 +21,13 @@ from jaxsplit.io.versions import versions
 from jaxsplit.train import features, loop, parallel
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.examples import WithImages
-from jaxsplit.train.groups import (
-    Group,
-    in_order,
-    make_curve_step,
-    make_groups,
-    with_best_offsets,
-)
+from jaxsplit.train.fine_tuning import NETWORK, with_blocks
+from jaxsplit.train.groups import Group, in_order, make_curve_step, make_groups, with_best_offsets
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.pca import with_principal_units
+from jaxsplit.train.records import CurveState
 from jaxsplit.train.start import first_state, make_constants, make_optimizer
-from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import Phase
 from jaxsplit.train.validation import in_turn, make_evaluate
 
@@ -86,12 +82,51 @@ def train_curve(
     if config.trainable != "unit":
         raise ConfigError(
             f"trainable is {config.trainable!r}, but a family has one frozen network: expected "
-            "'unit', or call jaxsplit.train.fine_tuning.train_networks"
+            "'unit', or call jaxsplit.train.curve.train_networks"
         )
     family, source = train_rates(config, backbone, workdir, progress, tell)
     if config.tables == "prior":
         return family
     return fit_tables(family, backbone.fold(), source, tables=config.tables)
+
+
+def train_networks(
+    config: CurveConfig,
+    backbone: networks.Backbone,
+    workdir: Path | None = None,
+    progress: loop.Progress | None = None,
+    tell: Tell | None = None,
+) -> tuple[tuple[RateFamily, networks.Backbone], ...]:
+    """Trains as `train_curve` does, whatever `config.trainable` says.
+
+    Loss, examples, noise, phases and schedule are the same. What the encoder's features are
+    compared with, and whose outputs are distilled, are the frozen network's.
+
+    Args and errors: as of `train_curve`; the backbone should not be folded.
+
+    Returns:
+      Of every rate a family of that one alone, and the network that it is bound to.
+    """
+    family, source = train_rates(config, backbone, workdir, progress, tell)
+    pairs = []
+    for rate in family.rates:
+        params = dict(rate.variables["params"])
+        blocks = params.pop(NETWORK, {})
+        variables = with_blocks(backbone.variables, blocks)
+        own = dataclasses.replace(
+            backbone,
+            variables=variables,
+            fingerprint=networks.fingerprint(variables) if blocks else backbone.fingerprint,
+            weights=None if blocks else backbone.weights,
+        )
+        rate = dataclasses.replace(rate, variables={**rate.variables, "params": params})
+        alone = dataclasses.replace(
+            family, rates=(rate,), backbone_fingerprint=own.fingerprint, weights=own.weights
+        )
+        if config.tables != "prior":
+            alone = fit_tables(alone, own, source, tables=config.tables)
+        pairs.append((alone, own))
+    return tuple(pairs)
 
 
 def train_rates(

@@ -1,54 +1,90 @@
-"""Rates with networks of their own: what the frozen one is measured against."""
+"""Selects the trainable parameters: unit, unit and tail, or all.
+
+A rate's parameters hold what learns. Where blocks of the network are among them, they begin as the
+frozen ones, belong to that rate alone, and are checkpointed, averaged and evaluated with its unit.
+Their batch normalisation stays in inference mode: the stored moments stay as they are, scale and
+bias learn. It is folded inside of the step, so that a step costs no more than its gradients do.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
+from typing import Any
 
-from jaxsplit.family import RateFamily
-from jaxsplit.family.table_fitting import fit_tables
-from jaxsplit.io.log import Tell
-from jaxsplit.networks import Backbone, fingerprint
-from jaxsplit.train import loop
-from jaxsplit.train.config import CurveConfig
-from jaxsplit.train.curve import train_rates
-from jaxsplit.train.trainable import NETWORK, with_blocks
+import jax
+import jax.numpy as jnp
+
+from jaxsplit.errors import ConfigError
+from jaxsplit.networks import Features, LinenNetwork, Variables
+from jaxsplit.split import Split
+from jaxsplit.train.records import Batch, Constants
+
+TRAINABLE = ("unit", "tail", "all")
+#: Under this name, beside encoder, decoder and prior, a rate's parameters hold its own blocks.
+NETWORK = "network"
 
 
-def train_networks(
-    config: CurveConfig,
-    backbone: Backbone,
-    workdir: Path | None = None,
-    progress: loop.Progress | None = None,
-    tell: Tell | None = None,
-) -> tuple[tuple[RateFamily, Backbone], ...]:
-    """Trains as `train_curve` does, whatever `config.trainable` says.
+def learning_blocks(split: Split, variables: Variables, trainable: str) -> dict[str, Any]:
+    """The blocks of a network that learn with every unit.
 
-    Loss, examples, noise, phases and schedule are the same. What the encoder's features are
-    compared with, and whose outputs are distilled, are the frozen network's.
+    Args:
+      split: the cut.
+      variables: of the network, whose params are block by block.
+      trainable: of `TRAINABLE`: no block, those behind the cut, or all.
+    """
+    if trainable == "unit":
+        return {}
+    names = _endpoints(split)
+    first = {"tail": names.index(split.cut) + 1, "all": 0}[trainable]
+    blocks = [name.replace(".", "_") for name in names[first:]]
+    params = variables["params"]
+    return {block: params[block] for block in blocks if block in params}
 
-    Args and errors: as of `train_curve`; the backbone should not be folded.
+
+def with_blocks(variables: dict[str, Any], blocks: dict[str, Any]) -> dict[str, Any]:
+    """The variables of a network, some blocks' parameters replaced."""
+    return {**variables, "params": {**variables["params"], **blocks}}
+
+
+def rate_network(split: Split, params: Any, constants: Constants) -> Variables:
+    """Returns the variables of the network that a rate sees.
+
+    Args:
+      split: the cut.
+      params: of the rate.
+      constants: with `network` where blocks of it learn.
+    """
+    if NETWORK not in params:
+        return constants.backbone
+    assert constants.network is not None
+    variables = with_blocks(constants.network, params[NETWORK])
+    if split.network.folded and "batch_stats" in variables:
+        return split.network.fold(variables)[1]
+    return variables
+
+
+def rate_features(split: Split, params: Any, network: Variables, batch: Batch) -> Features:
+    """Returns what a rate's encoder is given: by the frozen head, or by its own.
+
+    Args:
+      split: the cut.
+      params: of the rate.
+      network: of the rate, in the dtype of its arithmetic.
+      batch: features of the frozen head; pixels where heads learn.
 
     Returns:
-      Of every rate a family of that one alone, and the network that it is bound to.
+      Features float32 [B, …].
     """
-    family, source = train_rates(config, backbone, workdir, progress, tell)
-    pairs = []
-    for rate in family.rates:
-        params = dict(rate.variables["params"])
-        blocks = params.pop(NETWORK, {})
-        variables = with_blocks(backbone.variables, blocks)
-        own = dataclasses.replace(
-            backbone,
-            variables=variables,
-            fingerprint=fingerprint(variables) if blocks else backbone.fingerprint,
-            weights=None if blocks else backbone.weights,
+    learned = params.get(NETWORK, {})
+    if learned and _endpoints(split)[0].replace(".", "_") in learned:
+        assert batch.pixels is not None
+        return split.head(network, batch.pixels)
+    return jax.tree.map(lambda x: x.astype(jnp.float32), batch.features)
+
+
+def _endpoints(split: Split) -> tuple[str, ...]:
+    if not isinstance(split.network, LinenNetwork):
+        raise ConfigError(
+            f"{type(split.network).__name__}: only blocks of a Linen network can learn; expected "
+            "trainable 'unit'"
         )
-        rate = dataclasses.replace(rate, variables={**rate.variables, "params": params})
-        alone = dataclasses.replace(
-            family, rates=(rate,), backbone_fingerprint=own.fingerprint, weights=own.weights
-        )
-        if config.tables != "prior":
-            alone = fit_tables(alone, own, source, tables=config.tables)
-        pairs.append((alone, own))
-    return tuple(pairs)
+    return tuple(split.network.module.endpoints())

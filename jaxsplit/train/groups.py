@@ -16,8 +16,7 @@ from jaxsplit.data import Preprocessing
 from jaxsplit.networks import Variables
 from jaxsplit.split import Split, make_split
 from jaxsplit.train.losses import needs_teacher
-from jaxsplit.train.records import Batch, CurveConstants, RateConstants
-from jaxsplit.train.state import CurveState
+from jaxsplit.train.records import Batch, CurveConstants, CurveState, RateConstants
 from jaxsplit.train.step import (
     Phase,
     Rate,

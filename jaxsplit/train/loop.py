@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import jax
@@ -13,9 +16,7 @@ import numpy as np
 from jaxsplit.errors import Interrupted
 from jaxsplit.io import checkpoint
 from jaxsplit.train import distributed, parallel
-from jaxsplit.train.metrics import MetricsWriter
-from jaxsplit.train.reports import Metrics, Progress, Reports, check_state
-from jaxsplit.train.stopping import stop_request
+from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports, check_state
 
 
 def resume(state: Any, directory: Path | None) -> Any:
@@ -145,3 +146,47 @@ def _save(directory: Path, done: int, state: Any) -> None:
 def _farewell(number: int, done: int, directory: Path | None) -> str:
     saved = "which is saved: the same command goes on from there" if directory else "unsaved"
     return f"stopped by {signal.Signals(number).name} after step {done}, {saved}"
+
+
+class StopRequest:
+    """Whether to stop: `signal` is the number of the signal that came, 0 until one does."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Notes the first SIGINT or SIGTERM instead of obeying it; the handlers are put back after.
+
+    A second signal meets the handlers of before, so that it ends a save that takes too long.
+    Outside the main thread nothing can be handled, and nothing is noted.
+
+    >>> with stop_request() as request:
+    ...     signal.raise_signal(signal.SIGTERM)
+    >>> request.signal == signal.SIGTERM
+    True
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            # None is a handler that Python didn't install and can't put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        request.signal = number
+        restore()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.getsignal(number)
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        restore()

@@ -12,11 +12,10 @@ import optax
 from jaxsplit import networks
 from jaxsplit.train import optimizer
 from jaxsplit.train.config import CurveConfig
+from jaxsplit.train.fine_tuning import NETWORK, learning_blocks
 from jaxsplit.train.groups import Group, group_constants, init_groups
-from jaxsplit.train.records import CurveConstants
-from jaxsplit.train.state import CurveState
+from jaxsplit.train.records import CurveConstants, CurveState
 from jaxsplit.train.step import cast_params
-from jaxsplit.train.trainable import NETWORK, learning_blocks
 
 
 def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:

@@ -16,9 +16,8 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
 from jaxsplit.split import Offsets, Split
 from jaxsplit.train import losses, parallel
-from jaxsplit.train.records import Batch, Constants, RateConstants
-from jaxsplit.train.state import TrainState
-from jaxsplit.train.trainable import NETWORK, rate_features, rate_network
+from jaxsplit.train.fine_tuning import NETWORK, rate_features, rate_network
+from jaxsplit.train.records import Batch, Constants, RateConstants, TrainState
 from jaxsplit.units import BottleneckSpec, UnitSpec
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.

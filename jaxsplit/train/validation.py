@@ -16,8 +16,7 @@ from jaxsplit.split import Offsets, Split
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.examples import FeatureCache, ImageBatches
 from jaxsplit.train.groups import Group, in_order
-from jaxsplit.train.records import Batch
-from jaxsplit.train.state import CurveState
+from jaxsplit.train.records import Batch, CurveState
 from jaxsplit.train.step import over_rates
 
 

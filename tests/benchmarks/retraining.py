@@ -150,7 +150,7 @@ def measure(config, backbone, source, workdir, entry, save):
     from jaxsplit.evaluation import evaluate
     from jaxsplit.evaluation.curve import Curve
     from jaxsplit.evaluation.per_image import FILE, PerImage
-    from jaxsplit.train.fine_tuning import train_networks
+    from jaxsplit.train.curve import train_networks
 
     pairs = train_networks(config, backbone, workdir, progress(config.trainable), say)
     images, labels = data.load_arrays(source, backbone.preprocessing)
@@ -196,7 +196,7 @@ def progress(mask):
 
 
 def table(report):
-    """The report as Markdown, as it stands in the README."""
+    """The report as Markdown, as in the README beside this script."""
     lines = [
         "| trained | rate | bytes | top-1 % (interval) | at equal bytes | a rate's training, s "
         "| TFLOP | stored, kB | device loads | server loads |",

@@ -10,10 +10,10 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate, common_rates, quality_at
 from jaxsplit.evaluation.bootstrap import bd_rate_interval
 from jaxsplit.split import make_split
-from jaxsplit.train import parallel, start
+from jaxsplit.train import parallel
+from jaxsplit.train.fine_tuning import learning_blocks
 from jaxsplit.train.groups import make_curve_step, make_groups
 from jaxsplit.train.records import Batch
-from jaxsplit.train.trainable import learning_blocks
 
 ROUNDS = 15  # of timed steps
 
@@ -66,10 +66,10 @@ class OneRate:
     def __init__(self, config, backbone, phase):
         frozen, devices = backbone.fold(), parallel.devices_for(config.batch_size)
         groups = make_groups(frozen, config.cut, config.spec, config.rates[:1], parallel.AXIS)
-        adam = start.make_optimizer(config)
+        adam = groups.make_optimizer(config)
         step = make_curve_step(groups, phase, adam, frozen.preprocessing, batching="unroll")
-        state = start.first_state(config, backbone, groups)
-        constants = start.make_constants(config, backbone, groups, 1.0)
+        state = groups.first_state(config, backbone, groups)
+        constants = groups.make_constants(config, backbone, groups, 1.0)
         self._state = parallel.replicate(state, devices)
         self._constants = parallel.replicate(constants, devices)
         batch = random_batch(config, groups[0].split, frozen)

@@ -40,3 +40,13 @@ def test_a_folder_is_checked_before_hours_of_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="it is a file; give another folder"):
         files.check_writable(tmp_path / "file")
+
+
+def test_a_missing_folder_is_refused_or_made(tmp_path):
+    path = tmp_path / "new" / "file"
+    with pytest.raises(ConfigError, match=r"there is no folder .*new; create it"):
+        files.write_whole(path, b"content")
+    files.write_whole(path, b"content", make_folder=True)
+    assert path.read_bytes() == b"content"
+    with pytest.raises(ConfigError, match="cannot write"):
+        files.write_whole(path / "below" / "file", b"content", make_folder=True)

@@ -15,11 +15,11 @@ from jaxsplit.evaluation import evaluate
 from jaxsplit.split import make_split
 from jaxsplit.tasks import classification
 from jaxsplit.train import features, losses, parallel, start
+from jaxsplit.train.curve import train_networks
 from jaxsplit.train.examples import WithImages
-from jaxsplit.train.fine_tuning import train_networks
+from jaxsplit.train.fine_tuning import NETWORK, learning_blocks, with_blocks
 from jaxsplit.train.groups import make_curve_step, make_groups
 from jaxsplit.train.step import Phase, Rate
-from jaxsplit.train.trainable import NETWORK, learning_blocks, with_blocks
 from jaxsplit.units.bottleneck import Bottleneck
 
 HEAD = {"stem", "stage1_block1", "stage2_block1"}

@@ -7,8 +7,8 @@ import pytest
 
 from jaxsplit import data, networks
 from jaxsplit.split import make_split
-from jaxsplit.train.fisher import loss_metric, patches
 from jaxsplit.train.losses import Distortion
+from jaxsplit.train.pca import loss_metric, patches
 from jaxsplit.units.bottleneck import BottleneckSpec
 
 

@@ -15,7 +15,7 @@ import pytest
 from jaxsplit.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError
 from jaxsplit.io import checkpoint
 from jaxsplit.train import loop, parallel
-from jaxsplit.train.state import TrainState
+from jaxsplit.train.records import TrainState
 
 OPTIMIZER = optax.adam(0.05)
 

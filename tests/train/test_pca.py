@@ -11,9 +11,8 @@ from jaxsplit.entropy import rounding_offsets
 from jaxsplit.errors import ConfigError
 from jaxsplit.split import Split
 from jaxsplit.train.curve import train_curve
-from jaxsplit.train.fisher import patches
 from jaxsplit.train.losses import Distortion
-from jaxsplit.train.pca import best_step, check_principal, principal_unit
+from jaxsplit.train.pca import best_step, check_principal, patches, principal_unit
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units import BottleneckSpec, UnitTree
 

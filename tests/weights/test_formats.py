@@ -130,7 +130,7 @@ def test_the_prefix_of_parallel_training_is_taken_off(write):
 
 def test_files_without_tensors(torch_writer, write):
     for tree in ({}, {"epoch": 3, "state_dict": {}}, [1, 2], "text", {1: {"a": 2}}):
-        _refused(write(torch_writer.zip(tree, {})), "no tensors by name but a")
+        _refused(write(torch_writer.zip(tree, {})), "without named tensors")
     tree, storages = torch_writer.state_dict({"w": np.ones(3, np.float32)})
     _refused(write(torch_writer.legacy([tree["w"]], storages)), "a list")
     _refused(write(torch_writer.legacy({0: tree["w"]}, storages)), r"a dict \(0\)")
@@ -189,7 +189,7 @@ def test_a_header_as_long_as_the_name_of_zips(write):
 )
 def test_headers_of_safetensors_that_claim_garbage(write, changes):
     arrays = {"w": np.ones(3, np.float32)}
-    _refused(write(_safetensors(arrays, **changes)), "is not a .safetensors that numpy can hold")
+    _refused(write(_safetensors(arrays, **changes)), "is not a .safetensors that numpy can read")
 
 
 def test_damaged_safetensors(write):

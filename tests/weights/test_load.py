@@ -88,7 +88,7 @@ def test_unknown_names_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=r"'nothing_like_it'.*efficientnet_lite0"):
         load_backbone("nothing_like_it")
-    with pytest.raises(WeightsError, match="resnet50 is a network without weights here"):
+    with pytest.raises(WeightsError, match="no weights are included for the network resnet50"):
         load_backbone("resnet50")
     with pytest.raises(WeightsError, match=r"no weights at missing\.safetensors"):
         load_backbone("missing.safetensors")

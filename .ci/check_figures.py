@@ -24,7 +24,7 @@ from check_docs import ROOT, blocks, read
 from jaxsplit import data, networks
 from jaxsplit.cost import make_plan
 from jaxsplit.evaluation import bd_rate, image_codecs
-from jaxsplit.evaluation.compare import Measured, compare
+from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.weights.abstract import abstract_backbone
@@ -48,8 +48,8 @@ def curve(name: str) -> Curve:
 @functools.cache
 def distance(reference: str, test: str, **options: Any) -> SimpleNamespace:
     """BD-rate of one measured curve against another, and its interval, as text too."""
-    sides = (Measured.open(RESULTS / "curves" / side) for side in (reference, test))
-    found = compare(*sides, **options)
+    sides = (MeasuredCurve.open(RESULTS / "curves" / side) for side in (reference, test))
+    found = compare_curves(*sides, **options)
     low, high = found.interval.low, found.interval.high
     text = f"{found.bd_rate_percent:+.1f} % ({low:+.1f} to {high:+.1f})"
     return SimpleNamespace(percent=found.bd_rate_percent, high=high, text=text)

@@ -1,5 +1,8 @@
 """Split computing in JAX: cut a frozen network, train small bottlenecks, send real bytes.
 
+The public names and their modules are listed once, in `__init__.pyi`. A name is imported when it
+is first used, since jax and flax take seconds to load.
+
 >>> import jaxsplit
 >>> jaxsplit.BottleneckSpec(channels=12, stride=4, kernel=4, padding=0).latent_size(28, 28)
 (7, 7)
@@ -7,71 +10,25 @@
 
 import importlib
 import importlib.util
+import pkgutil
+import re
+import sys
 from typing import Any
+
+from jaxsplit import _moved
 
 #: The one place of the version: the package's metadata are made from it.
 __version__ = "0.1.0"
 
-# Name → module. Imported when first used: jax and flax take seconds to load.
+_STUB = (pkgutil.get_data(__name__, "__init__.pyi") or b"").decode()
+# Name → module.
 _HOMES = {
-    "Bottleneck": "jaxsplit.units.bottleneck",
-    "BottleneckSpec": "jaxsplit.units.bottleneck",
-    "CodingTables": "jaxsplit.bitstream",
-    "Curve": "jaxsplit.evaluation.curve",
-    "CurveConfig": "jaxsplit.train.config",
-    "Distortion": "jaxsplit.train.losses",
-    "EntropyCoder": "jaxsplit.bitstream",
-    "FactorizedPrior": "jaxsplit.entropy",
-    "JaxsplitError": "jaxsplit.errors",
-    "JaxsplitWarning": "jaxsplit.errors",
-    "Phase": "jaxsplit.train.step",
-    "Preprocessing": "jaxsplit.data",
-    "Rate": "jaxsplit.train.step",
-    "RateFamily": "jaxsplit.family",
-    "Receiver": "jaxsplit.codec",
-    "Sender": "jaxsplit.codec",
-    "Split": "jaxsplit.split",
-    "evaluate": "jaxsplit.evaluation.evaluate",
-    "load_backbone": "jaxsplit.weights.load",
-    "load_pretrained": "jaxsplit.family.pretrained",
-    "make_plan": "jaxsplit.cost",
-    "make_split": "jaxsplit.split",
-    "open_source": "jaxsplit.data",
-    "pretrained_names": "jaxsplit.family.pretrained",
-    "split_cost": "jaxsplit.cost",
-    "train_curve": "jaxsplit.train.curve",
-    "train_family": "jaxsplit.train.recipe",
+    name: module
+    for module, name in re.findall(r"^from (jaxsplit\.\S+) import (\w+) as \2$", _STUB, re.M)
 }
+__all__ = sorted(_HOMES)
 
-__all__ = [
-    "Bottleneck",
-    "BottleneckSpec",
-    "CodingTables",
-    "Curve",
-    "CurveConfig",
-    "Distortion",
-    "EntropyCoder",
-    "FactorizedPrior",
-    "JaxsplitError",
-    "JaxsplitWarning",
-    "Phase",
-    "Preprocessing",
-    "Rate",
-    "RateFamily",
-    "Receiver",
-    "Sender",
-    "Split",
-    "evaluate",
-    "load_backbone",
-    "load_pretrained",
-    "make_plan",
-    "make_split",
-    "open_source",
-    "pretrained_names",
-    "split_cost",
-    "train_curve",
-    "train_family",
-]
+sys.meta_path.insert(0, _moved.Finder())
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ message on one line and exits with status 2.
 
 import difflib
 import errno
+import importlib
 import os
 import sys
 import warnings
@@ -112,9 +113,11 @@ def warn_once(kind: str, text: str) -> None:
 
 def _outside() -> int:
     """Returns the `stacklevel` of the first frame outside the package, for the caller."""
-    package, frame, level = os.path.dirname(__file__) + os.sep, sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
-        frame, level = frame.f_back, level + 1
+    inside = os.path.dirname(__file__) + os.sep, os.path.dirname(importlib.__file__), "<frozen imp"
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+        frame = frame.f_back
+        level += "<frozen imp" not in frame.f_code.co_filename  # `warnings` doesn't count these
     return level
 
 

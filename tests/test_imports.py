@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up. A module imports from its own folder and from what stands before it.
 ORDER = (
-    *("__init__", "__version__", "errors", "ops", "io", "data", "bitstream", "entropy", "tasks"),
+    *("errors", "_moved", "__init__", "__version__", "ops", "io", "data", "bitstream"),
+    *("entropy", "tasks"),
     *("networks", "weights", "units", "split", "cost", "codec", "family", "train"),
     *("evaluation", "search", "reports", "experiments", "cli", "__main__"),
 )

@@ -49,11 +49,11 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the BD-rate between two curves."""
-    from jaxsplit.evaluation.compare import Measured, compare
+    from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 
-    result = compare(
-        Measured.open(options.reference),
-        Measured.open(options.test),
+    result = compare_curves(
+        MeasuredCurve.open(options.reference),
+        MeasuredCurve.open(options.test),
         quality=options.quality,
         method=options.method,
         drops=(options.from_drop / 100, options.to_drop / 100),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxsplit import bitstream
-from jaxsplit.codec.programs import outputs_program
 from jaxsplit.codec.runtime import Runtime
 from jaxsplit.errors import BitstreamError
 from jaxsplit.networks.inference import in_batches
+from jaxsplit.split import Offsets, Split
 from jaxsplit.tasks import Outputs
+from jaxsplit.units import Variables
 
 
 class Receiver(Runtime):
@@ -149,9 +152,29 @@ class Receiver(Runtime):
           FamilyError: there is no such rate.
         """
         rate = self._rate(rate_id)
-        run = outputs_program(rate.split)
+        run = _outputs_program(rate.split)
         return in_batches(
             lambda batch: run(self._variables, rate.unit, rate.offsets, batch),
             symbols,
             self.batch_size,
         )
+
+
+@functools.lru_cache
+def _outputs_program(split: Split) -> Callable[[Any, Variables, Offsets, jax.Array], Outputs]:
+    """Compiles dequantizer, decoder and tail.
+
+    Args:
+      split: with the units as they run.
+
+    Returns:
+      Jitted (variables, unit, offsets, symbols int32 [B, *latent_shape]) → outputs [B, …].
+    """
+
+    @jax.jit
+    def run(variables: Any, unit: Variables, offsets: Offsets, symbols: jax.Array) -> Outputs:
+        latents = split.dequantize(symbols, offsets)
+        with jax.default_matmul_precision("highest"):
+            return split.tail(variables, split.decode(unit, latents))
+
+    return run

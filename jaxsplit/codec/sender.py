@@ -11,12 +11,12 @@ import numpy as np
 
 from jaxsplit import bitstream
 from jaxsplit.codec import rate_control
-from jaxsplit.codec.programs import symbols_program
 from jaxsplit.codec.runtime import Runtime
 from jaxsplit.errors import FamilyError
 from jaxsplit.networks import Features
 from jaxsplit.networks.inference import head_program, in_batches
-from jaxsplit.split import NOT_FINITE
+from jaxsplit.split import NOT_FINITE, Offsets, Split
+from jaxsplit.units import Variables
 
 
 class Sender(Runtime):
@@ -223,7 +223,7 @@ class Sender(Runtime):
 
     def _quantiser(self, rate_id: str) -> Callable[[Any], jax.Array]:
         rate = self._rate(rate_id)
-        return functools.partial(symbols_program(rate.split), rate.unit, rate.offsets)
+        return functools.partial(_symbols_program(rate.split), rate.unit, rate.offsets)
 
 
 def _finite(symbols: np.ndarray, rate_id: str) -> np.ndarray:
@@ -233,3 +233,23 @@ def _finite(symbols: np.ndarray, rate_id: str) -> np.ndarray:
             "backbone's weights or the features are; train or load them again"
         )
     return symbols
+
+
+@functools.lru_cache
+def _symbols_program(split: Split) -> Callable[[Variables, Offsets, Features], jax.Array]:
+    """Compiles encoder and quantizer, see `Split.quantize`.
+
+    Args:
+      split: with the units as they run.
+
+    Returns:
+      Jitted (unit, offsets, features [B, …]) → symbols int32 [B, *latent_shape].
+    """
+
+    @jax.jit
+    def run(unit: Variables, offsets: Offsets, features: Features) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            latents = split.encode(unit, features)
+        return split.quantize(latents, offsets)
+
+    return run

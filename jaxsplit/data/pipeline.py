@@ -286,8 +286,8 @@ def endless_steps(
     if rest:
         near = max(1, round(batch_size / process_count)) * process_count
         raise ConfigError(
-            f"process {process_index} of {process_count} has no even shard of a batch of "
-            f"{batch_size}; the nearest size that divides evenly is {near}"
+            f"a batch of {batch_size} does not divide evenly over {process_count} processes; "
+            f"the nearest size that does is {near}"
         )
     mine = slice(process_index * share, (process_index + 1) * share)
     return stream(

@@ -21,7 +21,7 @@ _AT_ONCE = 100  # resamples; their counts are float64 [_AT_ONCE, N]
 
 
 @dataclass(frozen=True)
-class Interval:
+class BootstrapInterval:
     """Ends of a percentile interval, and what it was made of.
 
     Args:
@@ -52,7 +52,7 @@ def bd_rate_interval(
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-) -> Interval:
+) -> BootstrapInterval:
     """The interval of `test`'s BD-rate against `reference`, over draws of the images.
 
     Each draw has its own mean bytes, accuracies, front and overlap, and its own accuracy of the
@@ -93,7 +93,7 @@ def bd_rate_interval(
         raise ConfigError(
             f"{undefined} of {resamples} resamples have no BD-rate, such as: {reason}"
         )
-    return Interval(low, high, level, resamples, undefined, len(reference.labels), seed)
+    return BootstrapInterval(low, high, level, resamples, undefined, len(reference.labels), seed)
 
 
 def _resampled(

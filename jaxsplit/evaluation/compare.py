@@ -9,14 +9,14 @@ from typing import Any
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation import bd_rate as bd
 from jaxsplit.evaluation import per_image
-from jaxsplit.evaluation.bootstrap import EVERYTHING, Interval, bd_rate_interval
+from jaxsplit.evaluation.bootstrap import EVERYTHING, BootstrapInterval, bd_rate_interval
 from jaxsplit.evaluation.curve import Curve
 
 _CURVE = "curve.json"
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCurve:
     """A curve, where it came from, and its single images where they were kept."""
 
     name: str
@@ -24,7 +24,7 @@ class Measured:
     images: per_image.PerImage | None
 
     @classmethod
-    def open(cls, path: str | Path) -> "Measured":
+    def open(cls, path: str | Path) -> "MeasuredCurve":
         """Reads a `curve.json`, or the one in a folder, and the `images.npz` beside it.
 
         Raises:
@@ -54,7 +54,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CurveComparison:
     """The distances between two curves.
 
     Args:
@@ -77,7 +77,7 @@ class Comparison:
     bd_accuracy_points: float | None
     overlap: bd.Overlap
     common_bytes: tuple[float, float] | None
-    interval: Interval | None
+    interval: BootstrapInterval | None
     no_interval: str
     same_images: bool | None
 
@@ -133,14 +133,14 @@ def _told_apart(one: str, other: str) -> tuple[str, str]:
     return short, shorter
 
 
-def compare(
-    reference: Measured,
-    test: Measured,
+def compare_curves(
+    reference: MeasuredCurve,
+    test: MeasuredCurve,
     *,
     quality: str = "top1",
     method: str = "pchip",
     drops: tuple[float, float] = EVERYTHING,
-) -> Comparison:
+) -> CurveComparison:
     """The distances between two curves, with an interval where their images are the same.
 
     Args:
@@ -180,7 +180,7 @@ def compare(
             )
         except ConfigError as error:
             reason = str(error)
-    return Comparison(
+    return CurveComparison(
         reference=reference.name,
         test=test.name,
         quality=quality,
@@ -195,7 +195,7 @@ def compare(
     )
 
 
-def _same_images(reference: Measured, test: Measured) -> bool | None:
+def _same_images(reference: MeasuredCurve, test: MeasuredCurve) -> bool | None:
     """Whether both are of the same images, by themselves or by what the curves say of them."""
     seen = reference.images, test.images
     if seen[0] is not None and seen[1] is not None and seen[0].same_images(seen[1]):
@@ -206,7 +206,7 @@ def _same_images(reference: Measured, test: Measured) -> bool | None:
     return origins[0].same_images(origins[1])
 
 
-def _check_same_uncut(reference: Measured, test: Measured) -> None:
+def _check_same_uncut(reference: MeasuredCurve, test: MeasuredCurve) -> None:
     sides = [(side.curve.uncompressed_top1, side.curve.n_images) for side in (reference, test)]
     if not (math.isclose(sides[0][0], sides[1][0]) and sides[0][1] == sides[1][1]):
         said = " and ".join(f"{100 * top1:.2f} % on {count} images" for top1, count in sides)

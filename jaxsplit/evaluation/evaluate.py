@@ -13,11 +13,9 @@ from jaxsplit import __version__, data, networks
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import SplitCost, split_cost
 from jaxsplit.errors import BitstreamError
-from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.intervals import wilson_interval
+from jaxsplit.evaluation.curve import Curve, Origin
 from jaxsplit.evaluation.per_image import PerImage
-from jaxsplit.evaluation.points import RatePoint
-from jaxsplit.evaluation.provenance import Origin
+from jaxsplit.evaluation.points import RatePoint, wilson_interval
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.networks.inference import batch_size, in_batches

@@ -1,12 +1,17 @@
-"""Points of a rate–accuracy curve: one rate of a family, one quality of an image codec."""
+"""Points of a rate–accuracy curve, their 95 % intervals, and the checks of their values."""
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.checks import set_count, set_interval, set_number
 
 Interval = tuple[float, float]
+
+#: Two-sided 95 % quantile of the standard normal distribution.
+_Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class CodecPoint:
       codec: "jpeg", "webp" or "avif".
       quality: Pillow's quality, 1 … 95 (JPEG) or 0 … 100 (WebP, AVIF).
       bytes_per_image: mean length of the whole files.
-      header_bytes_per_image: mean of the part that `image_headers.header_bytes` counts.
+      header_bytes_per_image: mean of the part that `image_codecs.header_bytes` counts.
       top1: accuracy of the uncut network on the decoded images, 0 … 1.
       agreement: share of the images that it gives the class of the image before coding, 0 … 1.
       top1_interval, agreement_interval: Wilson's 95 % intervals; None in an older file.
@@ -133,3 +138,78 @@ def optional(point: type) -> tuple[str, ...]:
     ('top1_interval', 'agreement_interval')
     """
     return tuple(entry.name for entry in fields(point) if entry.default is None)
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion.
+
+    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = successes / n, n = trials. Unlike
+    p ± z √(p(1-p)/n) it is right near 0 and 1 too, and never leaves them.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", J. Am. Stat.
+    Assoc. 22 (1927).
+
+    Args:
+      successes: 0 … trials.
+      trials: at least 1.
+
+    Returns:
+      Its lower and upper end, as shares, 0 … 1.
+
+    Raises:
+      ConfigError: the counts are not as above.
+
+    >>> low, high = wilson_interval(81, 263)
+    >>> round(low, 4), round(high, 4)
+    (0.2553, 0.3662)
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ConfigError(f"{successes} of {trials} is no proportion")
+    share, square = successes / trials, _Z**2 / trials
+    middle = share + square / 2
+    reach = _Z * math.sqrt(share * (1 - share) / trials + (_Z / (2 * trials)) ** 2)
+    # Where the share is 0 or 1, so is that end; rounding may miss it.
+    low = 0.0 if successes == 0 else (middle - reach) / (1 + square)
+    high = 1.0 if successes == trials else (middle + reach) / (1 + square)
+    return low, high
+
+
+def check_keys(
+    value: object, expected: tuple[str, ...], where: str, optional: tuple[str, ...] = ()
+) -> None:
+    """Refuses a value that isn't a dict of the expected keys and any of the optional ones."""
+    if not isinstance(value, dict) or set(value) - set(optional) != set(expected):
+        got = f"the keys {sorted(value)}" if isinstance(value, dict) else type(value).__name__
+        perhaps = f" and perhaps {sorted(optional)}" if optional else ""
+        raise ConfigError(f"{where} has {got}, expected {sorted(expected)}{perhaps}")
+
+
+def _number(name: str, value: Any, highest: float = math.inf) -> float:
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not 0 <= value <= highest:
+        raise ConfigError(f"{name} is {value!r}, expected a number from 0 to {highest:g}")
+    return float(value)
+
+
+def set_number(instance: object, name: str, highest: float = math.inf) -> None:
+    """Makes an attribute a float, or refuses it if it isn't a finite number from 0 to `highest`."""
+    object.__setattr__(instance, name, _number(name, getattr(instance, name), highest))
+
+
+def set_interval(instance: object, name: str) -> None:
+    """Makes an attribute a pair of floats, 0 ≤ low ≤ high ≤ 1, or refuses it."""
+    value = getattr(instance, name)
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ConfigError(f"{name} is {value!r}, expected its two ends")
+    low, high = (_number(name, end, highest=1.0) for end in value)
+    if low > high:
+        raise ConfigError(f"{name} is {value!r}, expected its lower end first")
+    object.__setattr__(instance, name, (low, high))
+
+
+def set_count(instance: object, name: str, lowest: int = 1) -> None:
+    """Makes an attribute an int, or refuses it if it isn't a whole number, `lowest` or above."""
+    value = getattr(instance, name)
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < lowest:
+        raise ConfigError(f"{name} is {value!r}, expected a whole number of at least {lowest}")
+    object.__setattr__(instance, name, int(value))

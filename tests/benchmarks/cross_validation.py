@@ -28,9 +28,8 @@ from jaxsplit.data.images import SUFFIXES
 from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.evaluate import predictor
-from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.evaluation.per_image import FILE, PerImage
-from jaxsplit.evaluation.points import CodecPoint
+from jaxsplit.evaluation.points import CodecPoint, wilson_interval
 from jaxsplit.networks.inference import batch_size
 
 _CLASSES = "classes.txt"

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from jaxsplit.errors import JaxsplitError
-from jaxsplit.evaluation.compare import Measured, compare
+from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 
 ALWAYS = ("train_split=train[:90%]", "test_split=train[90%:]", "baselines=()")
 FOLD = ("train_split=train", "test_split=val", "baselines=()")
@@ -58,9 +58,9 @@ def train(config: str, options: list[str], folder: Path, features: Path) -> floa
 def distance(reference: Path, trial: Path, options: argparse.Namespace) -> dict[str, Any]:
     """BD-rate of a trial to the first one, with its interval, or why there is none."""
     try:
-        found = compare(
-            Measured.open(reference),
-            Measured.open(trial),
+        found = compare_curves(
+            MeasuredCurve.open(reference),
+            MeasuredCurve.open(trial),
             quality=options.quality,
             drops=tuple(options.drops),
         )
@@ -81,7 +81,7 @@ def run(trial: str, seed: int, options: argparse.Namespace) -> tuple[Path, dict[
     exact = hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
     folder = options.workdir / f"{own[:100]}_{exact}"
     seconds = train(options.config, [*splits, *words], folder, options.workdir / "features")
-    measured = Measured.open(folder)
+    measured = MeasuredCurve.open(folder)
     uncut = measured.curve.uncompressed_top1 if options.quality == "top1" else 1.0
     points = [
         (size, 100 * (quality - uncut)) for size, quality in measured.rate_quality(options.quality)

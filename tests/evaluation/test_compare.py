@@ -13,8 +13,8 @@ from evaluation import measured
 from jaxsplit.cli import main
 from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate
 from jaxsplit.evaluation.bootstrap import bd_rate_interval
-from jaxsplit.evaluation.compare import Measured, compare
-from jaxsplit.evaluation.provenance import Origin
+from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
+from jaxsplit.evaluation.curve import Origin
 
 REFERENCE = measured.draw(400, draw_seed=1)
 TEST = measured.draw(400, draw_seed=2, scale=0.8)
@@ -47,7 +47,9 @@ def refusal(*arguments):
 
 
 def curves(quality="top1"):
-    return [Measured("", measured.curve_of(i), i).rate_quality(quality) for i in (REFERENCE, TEST)]
+    return [
+        MeasuredCurve("", measured.curve_of(i), i).rate_quality(quality) for i in (REFERENCE, TEST)
+    ]
 
 
 def test_figures_are_those_of_the_functions(folders):
@@ -160,7 +162,9 @@ ORIGIN = Origin("resnet8_small", "5e" * 32, "stem", "embedded", "test", "af" * 8
 
 def _side(name, images=None, **changes):
     origin = dataclasses.replace(ORIGIN, **changes)
-    return Measured(name, dataclasses.replace(measured.curve_of(REFERENCE), origin=origin), images)
+    return MeasuredCurve(
+        name, dataclasses.replace(measured.curve_of(REFERENCE), origin=origin), images
+    )
 
 
 def test_systems_with_other_networks_are_compared_on_the_same_images():
@@ -169,15 +173,15 @@ def test_systems_with_other_networks_are_compared_on_the_same_images():
         "backbone_fingerprint": "00" * 32,
         "cut": "stage1.block3",
     }
-    found = compare(_side("old"), _side("new", **other))
+    found = compare_curves(_side("old"), _side("new", **other))
     assert found.same_images is True
     assert "images " not in found.render()
     # The same images, read from elsewhere.
-    assert compare(_side("old"), _side("new", data="folder:copy")).same_images is True
+    assert compare_curves(_side("old"), _side("new", data="folder:copy")).same_images is True
 
 
 def test_other_images_of_the_same_data_are_told():
-    found = compare(_side("old"), _side("new", split="train", data_fingerprint="00" * 8))
+    found = compare_curves(_side("old"), _side("new", split="train", data_fingerprint="00" * 8))
     assert found.same_images is False
     assert found.render().splitlines()[-1].startswith("images       different")
 
@@ -194,7 +198,7 @@ def test_other_data_or_classes_are_refused_in_one_line(changes, tmp_path):
         dataclasses.replace(sides[0], images=REFERENCE),
         dataclasses.replace(sides[1], images=TEST),
     )
-    assert compare(*seen).same_images is True
+    assert compare_curves(*seen).same_images is True
 
 
 def test_what_older_files_do_not_say_is_said(folders, tmp_path):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from jaxsplit.errors import ConfigError, DataError
-from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.curve import Curve, Origin
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
-from jaxsplit.evaluation.provenance import Origin
 
 CODEC = dict(quality=5, bytes_per_image=9.0, header_bytes_per_image=3.0, top1=0.5, agreement=0.5)
 

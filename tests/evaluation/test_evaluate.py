@@ -13,7 +13,7 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import split_cost
 from jaxsplit.errors import BitstreamError, DataError, FamilyError
 from jaxsplit.evaluation.evaluate import _accuracy, evaluate, evaluate_images, predictor
-from jaxsplit.evaluation.intervals import wilson_interval
+from jaxsplit.evaluation.points import wilson_interval
 from jaxsplit.io import checkpoint
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.train.curve import train_curve

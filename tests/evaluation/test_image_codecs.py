@@ -12,13 +12,12 @@ from jaxsplit.evaluation.image_codecs import (
     DEFAULT_QUALITIES,
     QUALITIES,
     check_codec,
+    header_bytes,
     smallest_reaching,
     sweep,
     sweep_to,
 )
-from jaxsplit.evaluation.image_headers import header_bytes
-from jaxsplit.evaluation.intervals import wilson_interval
-from jaxsplit.evaluation.points import CodecPoint
+from jaxsplit.evaluation.points import CodecPoint, wilson_interval
 
 CODECS = ["jpeg", "webp", "avif"]
 OPTIONS = {"jpeg": {"optimize": True}, "webp": {"method": 6}, "avif": {"max_threads": 1}}

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxsplit.errors import DataError
-from jaxsplit.evaluation.image_headers import header_bytes
+from jaxsplit.evaluation.image_codecs import header_bytes
 
 CODECS = ["jpeg", "webp", "avif"]
 

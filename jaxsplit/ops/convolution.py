@@ -72,6 +72,8 @@ def conv(
     stride: int = 1,
     padding: int | str = 0,
     depthwise: bool = False,
+    *,
+    form: str | None = None,
 ) -> jax.Array:
     """Convolution in the fastest implementation for its kernel.
 
@@ -85,12 +87,13 @@ def conv(
       padding: number of zeros on every side, or "SAME" for h = ⌈H / stride⌉ with an odd zero
         below and to the right.
       depthwise: each channel has its own filter.
+      form: "direct" forces XLA's convolution; None selects the fastest implementation.
 
     Returns:
       float [B, h, w, features].
 
     Raises:
-      ValueError: unknown padding.
+      ValueError: unknown padding or form.
 
     >>> x, kernel = jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1))
     >>> conv(x, kernel, stride=2, padding="SAME")[0, :, :, 0]
@@ -98,6 +101,8 @@ def conv(
            [6., 9., 6.],
            [4., 6., 4.]], dtype=float32)
     """
+    if form not in (None, "direct"):
+        raise ValueError(f"form is {form!r}; expected None or 'direct'")
     k = kernel.shape[0]
     if not isinstance(padding, str):
         pads: Pads = ((padding, padding), (padding, padding))
@@ -105,22 +110,23 @@ def conv(
         pads = (_same_padding(x.shape[1], k, stride), _same_padding(x.shape[2], k, stride))
     else:
         raise ValueError(f"padding is {padding!r}; expected a number or 'SAME'")
-    if depthwise:
+    if form is None and depthwise:
         return depthwise_conv(x, kernel.transpose(0, 1, 3, 2), stride, pads)
-    if k == 1 and padding in (0, "SAME"):
+    if form is None and k == 1 and padding in (0, "SAME"):
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    if min(kernel.shape[2:]) >= _WIDE:
+    if form is None and min(kernel.shape[2:]) >= _WIDE:
         return _deep_conv(x, kernel, stride, pads)
-    return _direct(x, kernel, stride, pads)
+    return _direct(x, kernel, stride, pads, x.shape[-1] if depthwise else 1)
 
 
-def _direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+def _direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
         padding=pads,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 

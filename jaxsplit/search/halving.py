@@ -289,10 +289,10 @@ def _compare(
             {name: old[name] + new[name] for name in new}
             for old, new in zip(before, sums, strict=True)
         ]
-    results = []
+    results, quality = [], trainer.backbone.task.quality
     for one, total in zip(trials, totals, strict=True):
         count = int(total["images"])
-        size, top1 = total["bits"] / 8 / count, total["top1"] / count
+        size, top1 = total["bits"] / 8 / count, total[quality] / count
         results.append(Result(one.candidate, int(one.state.step), size, top1, count))
     return results, spent / len(results)
 

@@ -133,7 +133,9 @@ def test_files_without_tensors(torch_writer, write):
         _refused(write(torch_writer.zip(tree, {})), "without named tensors")
     tree, storages = torch_writer.state_dict({"w": np.ones(3, np.float32)})
     _refused(write(torch_writer.legacy([tree["w"]], storages)), "a list")
-    _refused(write(torch_writer.legacy({0: tree["w"]}, storages)), r"a dict \(0\)")
+    _refused(
+        write(torch_writer.legacy({0: tree["w"]}, storages)), r"a dict without named tensors \(0\)"
+    )
     _refused(write(_npz({})), "zip with 0 entries")
 
 

@@ -111,7 +111,7 @@ def test_odd_images_are_what_they_look_like(desk):
         (("encode", "shirt.png", *TO[:3], "R3", *TO[4:]), ["'R3'", "did you mean r3?"]),
         (
             ("encode", "shirt.png", *TO[:2], "--max-bytes", 1, *TO[4:]),
-            ["shirt.png: the image takes at least", "more than the 1 of max_bytes"],
+            ["shirt.png: the image takes at least", "more than max_bytes = 1"],
         ),
         (("quikstart",), ["'quikstart' is none of quickstart, train", "did you mean quickstart?"]),
         (("import",), ["FORMAT is missing: one of backbone, spic"]),

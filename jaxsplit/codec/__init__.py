@@ -1,7 +1,7 @@
-"""The two ends of a split network: images to bytes on the device, bytes to predictions behind it.
+"""Sender and receiver: images to frames on the device, frames to predictions on the server.
 
-Both ends run the unit in float32 at the highest matrix precision. What crosses is integers under
-integer tables, so any machine decodes a frame to the very symbols that were sent.
+Both run the unit in float32 at the highest matrix precision. Frames hold integers coded under
+integer tables, so any machine decodes a frame to exactly the symbols that were sent.
 """
 
 from jaxsplit.codec.receiver import Receiver

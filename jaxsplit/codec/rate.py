@@ -1,4 +1,4 @@
-"""One rate of a family: a trained unit, its tables, and what was measured with them."""
+"""One rate of a family: a trained unit, its tables and its measured figures."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from jaxsplit.units import UnitSpec, Variables
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FamilyRate:
-    """One rate: everything that differs between two points of a curve.
+    """One rate: all that differs between two points of a curve.
 
     Attributes:
-      rate_id: its name: letters, digits, ".", "_" and "-".
-      lmbda: distortion per bit that it was trained with; None where unknown.
+      rate_id: its name, of letters, digits, ".", "_" and "-".
+      lmbda: rate weight (lambda) of its training; None where unknown.
       spec: the unit, or units.
       variables: {"params": {"encoder", "decoder", "prior"}, "batch_stats"} as trained; an imported
         unit may come without a prior.
-      tables: what its symbols are coded with.
+      tables: coding tables of its symbols.
       measured: figures of an evaluation, see `jaxsplit.evaluation.card.with_measured`:
         bytes_per_image in bytes; top1, uncompressed_top1 and agreement as shares, 0 … 1, and their
         95 % intervals.
 
     Raises:
-      ConfigError: its name has other characters.
+      ConfigError: the name has other characters.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> rate = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")["r3"]
@@ -50,7 +50,7 @@ class FamilyRate:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.rate_id):
-            raise ConfigError(f"{self.rate_id!r} is no name for a rate: use letters and digits")
+            raise ConfigError(f"{self.rate_id!r} is not a name of a rate: use letters and digits")
 
     @property
     def digest(self) -> str:
@@ -60,10 +60,10 @@ class FamilyRate:
         ).hexdigest()
 
     def packed_arrays(self) -> dict[str, np.ndarray]:
-        """All that is stored of the rate, by name, in the arrays of a packed family.
+        """Returns the arrays of the rate in a packed family, by name.
 
-        Parameters and running moments as they were trained, the prior's among them, and the coding
-        tables. float32 becomes float16 where that loses nothing, as of `RateFamily.half`.
+        Trained parameters and running moments, the prior's too, and the coding tables. float32
+        becomes float16 where that is exact, see `RateFamily.half`.
         """
         tree = {"variables": self.variables, "tables": self.tables.to_arrays()}
         flat = traverse_util.flatten_dict(tree, sep="/")
@@ -71,17 +71,17 @@ class FamilyRate:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of `packed_arrays`; the file adds a few thousand of names."""
+        """Bytes of `packed_arrays`; the file adds a few thousand bytes of names."""
         return sum(array.nbytes for array in self.packed_arrays().values())
 
     @functools.cached_property
     def coder(self) -> EntropyCoder:
-        """The tables' coder, built once: it reads every interval back."""
+        """Coder of the tables, built once, since it checks every interval."""
         return EntropyCoder(self.tables)
 
 
 class Rates(Protocol):
-    """The rates of one cut, as sender and receiver take them: a `jaxsplit.RateFamily`."""
+    """Rates of one cut, the interface that sender and receiver need: `jaxsplit.RateFamily`."""
 
     @property
     def cut(self) -> str:
@@ -98,11 +98,11 @@ class Rates(Protocol):
     def __getitem__(self, rate_id: str) -> FamilyRate: ...
 
     def bind(self, backbone: networks.Backbone) -> Self:
-        """The same rates for exactly these weights; a FamilyError where they are others."""
+        """Returns the rates bound to these weights; a FamilyError if they belong to others."""
 
 
 def _smallest(array: np.ndarray) -> np.ndarray:
-    """float32 in half of the bytes where that loses nothing."""
+    """Converts float32 to float16 where that is exact."""
     if array.dtype != np.float32:
         return array
     with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""Which rate to send at, by the figures that a family was measured to have."""
+"""Rate control: chooses the rate to send at by the measured figures of a family."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from jaxsplit.codec.rate import FamilyRate, Rates
 from jaxsplit.errors import ConfigError, FamilyError
 
-# A share of counts that is the quality itself may come out a little below it.
+# Rounding may put a ratio of counts slightly below the requested accuracy retention.
 _ROUNDING = 1e-9
 
 
 def check_request(rate: str | None, max_bytes: int | None, quality: float | None) -> None:
-    """Refuses a request that names no rate in one way, or a limit that can't be.
+    """Checks that a request names exactly one criterion with a possible value.
 
     Raises:
-      ConfigError: not exactly one is given, max_bytes is no whole number from 1 on, or quality
-        not above 0 and at most 1.
+      ConfigError: not exactly one is given, max_bytes is not a positive integer, or quality is not
+        above 0 and at most 1.
     """
     given: Mapping[str, Any] = {"rate": rate, "max_bytes": max_bytes, "quality": quality}
     named = [name for name, value in given.items() if value is not None]
@@ -30,10 +30,10 @@ def check_request(rate: str | None, max_bytes: int | None, quality: float | None
         )
     whole = isinstance(max_bytes, numbers.Integral) and not isinstance(max_bytes, bool)
     if max_bytes is not None and (not whole or max_bytes < 1):
-        raise ConfigError(f"max_bytes is {max_bytes!r}, expected a whole number from 1 on")
+        raise ConfigError(f"max_bytes is {max_bytes!r}, expected a positive integer")
     if quality is not None and not 0 < quality <= 1:
         raise ConfigError(
-            f"quality is {quality!r}, expected a share of the uncut network's top-1, above 0 and "
+            f"quality is {quality!r}, expected a share of the unsplit network's top-1, above 0 and "
             "at most 1, such as 0.98"
         )
 
@@ -44,10 +44,10 @@ def rates_for(
     max_bytes: int | None = None,
     quality: float | None = None,
 ) -> list[str]:
-    """Names of the rates that answer a request, whatever the image: to be tried in this order.
+    """Returns the names of the rates that satisfy a request, in the order to be tried.
 
     Raises:
-      ConfigError: as of `check_request`.
+      ConfigError: as in `check_request`.
       FamilyError: no such rate, none that good, or a family that was not measured.
     """
     check_request(rate, max_bytes, quality)
@@ -57,16 +57,16 @@ def rates_for(
 
 
 def retained(rate: FamilyRate) -> float:
-    """Measured top-1 as a share of the uncut network's on the same images, usually 0 … 1.
+    """Returns the accuracy retention: top-1 as a share of the unsplit network's, usually 0 … 1.
 
-    Where the images had no labels, the share of them on which both say the same.
+    Where the images had no labels, the agreement with the unsplit network.
 
     Raises:
       FamilyError: the rate was not measured.
     """
     measured = rate.measured
-    uncut = _figure(measured, "uncompressed_top1")
-    value = _figure(measured, "top1") / uncut if uncut > 0 else _figure(measured, "agreement")
+    unsplit = _figure(measured, "uncompressed_top1")
+    value = _figure(measured, "top1") / unsplit if unsplit > 0 else _figure(measured, "agreement")
     if not math.isfinite(value) or not math.isfinite(_figure(measured, "bytes_per_image")):
         raise FamilyError(
             f"rate {rate.rate_id} carries no figures to choose it by: name a rate, or measure the "
@@ -76,7 +76,7 @@ def retained(rate: FamilyRate) -> float:
 
 
 def best_first(family: Rates) -> list[str]:
-    """Names of the rates, the best measured quality first, and of equal ones the smaller bytes.
+    """Returns the names of the rates by falling accuracy retention, then by rising bytes.
 
     Raises:
       FamilyError: a rate was not measured.
@@ -89,11 +89,11 @@ def best_first(family: Rates) -> list[str]:
 
 
 def cheapest(family: Rates, quality: float) -> str:
-    """Name of the rate of fewest measured bytes an image that retains at least `quality`.
+    """Returns the name of the rate with the fewest measured bytes that retains `quality`.
 
     Args:
       family: every rate measured.
-      quality: share of the uncut network's top-1, as of `retained`.
+      quality: least share of the unsplit network's top-1, see `retained`.
 
     Raises:
       FamilyError: a rate was not measured, or none is that good.
@@ -102,8 +102,8 @@ def cheapest(family: Rates, quality: float) -> str:
     if not good:
         best = family[best_first(family)[0]]
         raise FamilyError(
-            f"no rate keeps {quality:g} of the uncut network's top-1; the best one, "
-            f"{best.rate_id}, keeps {retained(best):.4f}"
+            f"no rate keeps {quality:g} of the unsplit network's top-1; the best, {best.rate_id}, "
+            f"keeps {retained(best):.4f}"
         )
     return min(good, key=lambda rate: _figure(rate.measured, "bytes_per_image")).rate_id
 

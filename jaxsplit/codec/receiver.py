@@ -1,4 +1,4 @@
-"""The server: frames to logits."""
+"""The receiver: frames to outputs of the network."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from jaxsplit.units import Variables
 
 
 class Receiver(Runtime):
-    """The server: frame → symbols → decoder → tail → logits.
+    """Decodes frames on the server: frame → symbols → decoder → tail → outputs.
 
     Args:
       family: the rates.
       backbone: what the family was trained on.
-      batch_size: images that run at once; the last ones of a call are padded up to it.
+      batch_size: images per run; the last batch of a call is padded to it.
 
     Raises:
       FamilyError: the family belongs to another backbone.
@@ -37,28 +37,28 @@ class Receiver(Runtime):
     """
 
     def check(self, header: bitstream.Header) -> None:
-        """Refuses what was encoded for another receiver; for a stream, before its first frame.
+        """Checks that a file or stream was encoded for this receiver, before its first frame.
 
         Args:
-          header: of the file or stream, as `bitstream.Reader` has it.
+          header: of the file or stream, see `bitstream.Reader`.
 
         Raises:
-          OtherFamilyError: the header is of another family.
-          OtherTablesError: it claims this family, but other rates, tables or shapes.
+          OtherFamilyError: the header names another family.
+          OtherTablesError: it names this family, but other rates, tables or shapes.
         """
         self.header.check(header)
 
     def __call__(self, frames: Sequence[bytes | bitstream.Frame]) -> Outputs:
-        """Frames of any rates → what the network says of their images: `decode`.
+        """Decodes frames of any rates, see `decode`.
 
         Args:
-          frames: as of `decode`.
+          frames: N of them.
 
         Returns:
-          Logits float32 [N, K], in the order of the frames.
+          Outputs, float32 [N, …], such as logits [N, K].
 
         Raises:
-          BitstreamError: as of `decode`.
+          BitstreamError: a frame is damaged or of another family.
         """
         return self.decode(frames)
 
@@ -67,17 +67,16 @@ class Receiver(Runtime):
         frames: Sequence[bytes | bitstream.Frame],
         count: Callable[[int], None] | None = None,
     ) -> Outputs:
-        """Frames of any rates → what the network says of their images.
+        """Decodes frames of any rates to the network's outputs for their images.
 
-        Beside the logits it holds the symbols of `batch_size` images for every rate, however many
-        frames there are.
+        Apart from the outputs, memory holds the symbols of at most `batch_size` images per rate.
 
         Args:
-          frames: N of them, as bytes or as a `bitstream.Reader` gives them.
-          count: told how many of them are read.
+          frames: N of them, as bytes or from a `bitstream.Reader`.
+          count: callback, called with the number of frames read so far.
 
         Returns:
-          Logits float32 [N, K], in the order of the frames.
+          Outputs in the order of the frames, float32 [N, …], such as logits [N, K].
 
         Raises:
           BitstreamError: a frame is damaged or of another family.
@@ -106,14 +105,14 @@ class Receiver(Runtime):
         return outputs
 
     def symbols(self, frames: Sequence[bytes | bitstream.Frame], rate_id: str) -> np.ndarray:
-        """Frames of one rate → int32 [N, h', w', C], the very symbols that were sent.
+        """Decodes frames of one rate to the symbols that were sent.
 
         Args:
-          frames: as of `decode`.
-          rate_id: name of the rate that all of them are of.
+          frames: as in `decode`.
+          rate_id: name of their rate.
 
         Returns:
-          The symbols, in the order of the frames.
+          Symbols int32 [N, h', w', C], in the order of the frames.
 
         Raises:
           BitstreamError: a frame is damaged, of another rate or of another family.
@@ -125,7 +124,7 @@ class Receiver(Runtime):
         return np.array([one for _, one in opened], np.int32).reshape(-1, *shape)
 
     def _open(self, frame: bytes | bitstream.Frame) -> tuple[str, np.ndarray]:
-        """Name of the rate and symbols of one frame."""
+        """Returns the rate's name and the symbols of one frame."""
         count = len(self.family.rates)
         if not isinstance(frame, bitstream.Frame):
             size = len(frame)
@@ -139,14 +138,14 @@ class Receiver(Runtime):
         return rate_id, rate.coder.decode(frame.payload, rate.split.latent_shape[:2])
 
     def predict(self, symbols: np.ndarray, rate_id: str) -> Outputs:
-        """Symbols → logits: decoder and tail, without any bytes.
+        """Runs decoder and tail on symbols, without any bytes.
 
         Args:
-          symbols: int32 [N, h', w', C], as of `symbols`.
-          rate_id: name of the rate that they were sent at.
+          symbols: int32 [N, h', w', C], see `symbols`.
+          rate_id: name of their rate.
 
         Returns:
-          Logits float32 [N, K].
+          Outputs, float32 [N, …], such as logits [N, K].
 
         Raises:
           FamilyError: there is no such rate.

@@ -1,4 +1,4 @@
-"""What sender and receiver share: a family's rates, bound to a backbone and ready to run."""
+"""The common part of sender and receiver: a family bound to a backbone, ready to run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxsplit.units import Variables
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RateRuntime:
-    """One rate, ready to run: a folded unit on the device, its offsets, its coder."""
+    """One rate, ready to run: a folded unit on the accelerator, its offsets and its coder."""
 
     index: int
     split: Split
@@ -27,11 +27,11 @@ class RateRuntime:
 
 
 def check_fits(split: Split, rate: FamilyRate) -> None:
-    """Refuses a rate whose unit or tables are not what its spec says, at this cut.
+    """Checks that a rate's unit and tables fit its spec at this cut.
 
     Args:
       split: the cut with the rate's spec.
-      rate: as a family has it.
+      rate: of a family.
 
     Raises:
       FamilyError: the family is damaged, or belongs to another network.
@@ -50,13 +50,13 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
     shapes = jax.tree.map(np.shape, _without(stored, "prior"))
     if shapes != expected:
         raise FamilyError(
-            f"the unit of rate {rate.rate_id} has other parameters than {rate.spec} has at "
+            f"the unit of rate {rate.rate_id} doesn't have the parameters of {rate.spec} at "
             f"{split.cut}: the family is damaged or belongs to another network"
         )
 
 
 def _without(tree: Variables, name: str) -> Variables:
-    """A tree of dictionaries without the entries of a name."""
+    """Returns a tree of dictionaries without the entries of a name."""
     return {
         key: _without(child, name) if isinstance(child, dict) else child
         for key, child in tree.items()
@@ -65,7 +65,7 @@ def _without(tree: Variables, name: str) -> Variables:
 
 
 class Runtime:
-    """A family bound to a backbone, with one frame header."""
+    """A family bound to a backbone, with one stream header."""
 
     def __init__(self, family: Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
         self.family = family.bind(backbone)
@@ -87,7 +87,7 @@ class Runtime:
 
     @property
     def header(self) -> bitstream.Header:
-        """What a container of this family starts with."""
+        """Header of containers of this family."""
         rates = tuple(
             bitstream.RateInfo(
                 rate.rate_id, rate.tables.fingerprint, self._rates[rate.rate_id].split.latent_shape

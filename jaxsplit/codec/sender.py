@@ -1,4 +1,4 @@
-"""The device: images to frames."""
+"""The sender: images to frames."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from jaxsplit.units import Variables
 
 
 class Sender(Runtime):
-    """The device: image → head → encoder → symbols → frame.
+    """Encodes images on the device: image → head → encoder → symbols → frame.
 
-    All rates share the head's compiled program, and rates whose units have one form the unit's:
-    another rate is another argument.
+    All rates share the compiled program of the head. Rates of one architecture also share that of
+    the unit, since parameters are arguments.
 
-    The same image gives the same bytes in any process on a machine, on any number of devices, at
-    any place of a batch and beside any neighbours, since batches are padded to one size. Another
-    batch_size is another program, whose sums XLA may order differently and so round a few symbols
-    to a neighbour: of 1.35 million symbols none on a CPU (ResNet-8 in batches of 1 to 250, the S1
-    units on ResNet-50 in batches of 1 to 32). A frame decodes to what was rounded all the same.
-    Where bytes must not depend on how many images are encoded, keep to one batch_size.
+    An image gives the same bytes in any process on a machine, on any number of devices, and at any
+    position of any batch, since batches are padded to one size. Another batch_size is another
+    program, whose sums XLA may order differently, which can change a symbol at the edge of
+    rounding: of 1.35 million symbols none changed on a CPU (ResNet-8 in batches of 1 to 250, the S1
+    units on ResNet-50 in batches of 1 to 32). A frame always decodes to its symbols. Where bytes
+    must not depend on the number of images, use one batch_size.
 
     Args:
       family: the rates.
       backbone: what the family was trained on.
-      batch_size: images that run at once; the last ones of a call are padded up to it.
+      batch_size: images per run; the last batch of a call is padded to it.
 
     Raises:
       FamilyError: the family belongs to another backbone.
@@ -57,25 +57,25 @@ class Sender(Runtime):
         max_bytes: int | None = None,
         quality: float | None = None,
     ) -> list[bytes]:
-        """Preprocessed images uint8 [N, h, w, c] → one frame for each, at the rate asked for.
+        """Encodes images at a rate that is named, or chosen by bytes or accuracy.
 
-        Exactly one of the following. The last two go by the figures that the family carries, as
-        measured on the images that its card names.
+        Exactly one of rate, max_bytes and quality is given. The last two use the measured figures
+        of the family, on the images that its card names.
 
         Args:
-          images: as the backbone's preprocessing gives them.
+          images: preprocessed by the backbone's preprocessing, uint8 [N, h, w, c].
           rate: name of a rate.
-          max_bytes: most bytes of a frame. Each image goes at the rate of best measured quality
-            whose real frame is that short or shorter: one call may give frames of several rates.
-          quality: least share of the uncut network's top-1, above 0 and at most 1: 0.98 takes the
-            rate of fewest bytes that keeps 98 % of it. (It is a mean over images, not a promise
-            for one.)
+          max_bytes: most bytes of a frame. Each image gets the rate of best measured accuracy whose
+            real frame is at most that long: frames of one call may have several rates.
+          quality: accuracy retention, the least share of the unsplit network's top-1, above 0 and
+            at most 1: 0.98 takes the rate of fewest bytes that keeps 98 % of it. It is a mean over
+            images, not a guarantee for one.
 
         Returns:
-          N frames, in the order of the images. A frame is all that crosses.
+          N frames, in the order of the images. A frame is all that is sent for an image.
 
         Raises:
-          ConfigError: none or several are given, or a value that can't be.
+          ConfigError: none or several are given, or a value is impossible.
           FamilyError: no such rate, none that good, an image that fits at no rate, a family
             that was not measured, or images of another shape.
         """
@@ -85,10 +85,10 @@ class Sender(Runtime):
         return self.encode(images, rates[0])
 
     def _within(self, images: np.ndarray, rates: list[str], max_bytes: int) -> list[bytes]:
-        """The best frame of each image that is no longer; the head runs once for all rates."""
+        """Returns the best frame of each image within max_bytes; the head runs once."""
         features = self.features(images)
         found: dict[int, bytes] = {}
-        least: dict[int, int] = {}  # bytes, of the images that have not fitted yet
+        least: dict[int, int] = {}  # shortest frame of each image
         left = list(range(len(images)))
         for rate_id in rates:
             some = jax.tree.map(lambda x, rows=tuple(left): x[list(rows)], features)
@@ -102,37 +102,37 @@ class Sender(Runtime):
                 return [found[place] for place in range(len(images))]
         which = "the image" if len(images) == 1 else f"image {left[0]}"
         raise FamilyError(
-            f"{which} takes at least {least[left[0]]} bytes, more than the {max_bytes} of "
-            "max_bytes: allow it more"
+            f"{which} takes at least {least[left[0]]} bytes, more than max_bytes = {max_bytes}: "
+            "raise it"
         )
 
     def encode(self, images: np.ndarray, rate_id: str) -> list[bytes]:
-        """Preprocessed images uint8 [N, h, w, c] → one frame for each, at one rate.
+        """Encodes images at one rate.
 
         Args:
-          images: as the backbone's preprocessing gives them.
+          images: preprocessed, uint8 [N, h, w, c].
           rate_id: name of the rate.
 
         Returns:
           N frames, in the order of the images.
 
         Raises:
-          FamilyError: as of `symbols`.
+          FamilyError: as in `symbols`.
         """
         return self.frames(self.symbols(images, rate_id), rate_id)
 
     def frames(self, symbols: np.ndarray, rate_id: str) -> list[bytes]:
-        """Symbols int32 [N, h', w', C] → one frame for each image. A frame is all that crosses.
+        """Codes symbols as one frame for each image.
 
         Args:
-          symbols: as of `symbols`.
-          rate_id: name of the rate that they are of.
+          symbols: int32 [N, h', w', C], see `symbols`.
+          rate_id: name of their rate.
 
         Returns:
           N frames, in the order of the images.
 
         Raises:
-          FamilyError: symbols of another type or shape; none is encoded then.
+          FamilyError: symbols of another type or shape; nothing is encoded then.
         """
         rate = self._rate(rate_id)
         expected = rate.split.latent_shape
@@ -145,14 +145,15 @@ class Sender(Runtime):
         return [bitstream.pack_frame(rate.coder.encode(one), rate.index, count) for one in symbols]
 
     def symbols(self, images: np.ndarray, rate_id: str) -> np.ndarray:
-        """Preprocessed images uint8 [N, h, w, c] → int32 [N, h', w', C], what is coded.
+        """Computes the symbols of images.
 
         Args:
-          images: as the backbone's preprocessing gives them.
+          images: preprocessed, uint8 [N, h, w, c].
           rate_id: name of the rate.
 
         Returns:
-          The rounded latents, without the tables' offsets: what a receiver gets back to the bit.
+          Rounded latents without the tables' offsets, int32 [N, h', w', C], which a receiver
+          decodes exactly.
 
         Raises:
           FamilyError: there is no such rate, the images have another shape, or a latent is not a
@@ -165,16 +166,16 @@ class Sender(Runtime):
         )
 
     def features(self, images: np.ndarray) -> Features:
-        """Preprocessed images uint8 [N, h, w, c] → float32 arrays [N, …], the head alone.
+        """Runs the head alone.
 
-        All rates of a family start from these: `quantise(features(images), rate_id)` is
+        All rates share the features: `quantise(features(images), rate_id)` equals
         `symbols(images, rate_id)`.
 
         Args:
-          images: as the backbone's preprocessing gives them.
+          images: preprocessed, uint8 [N, h, w, c].
 
         Returns:
-          The features at the cut.
+          Features at the cut, float32 arrays [N, …].
 
         Raises:
           FamilyError: the images have another shape.
@@ -183,14 +184,14 @@ class Sender(Runtime):
         return in_batches(self._head, images, self.batch_size)
 
     def quantise(self, features: Features, rate_id: str) -> np.ndarray:
-        """Features float32 [N, …] → int32 [N, h', w', C], what is coded.
+        """Runs the encoder and rounds.
 
         Args:
-          features: as of `features`.
+          features: float32 arrays [N, …], see `features`.
           rate_id: name of the rate.
 
         Returns:
-          The rounded latents, as of `symbols`.
+          Symbols int32 [N, h', w', C], as in `symbols`.
 
         Raises:
           FamilyError: there is no such rate, features of another type or shape, or a latent is

@@ -1,9 +1,9 @@
-"""The mean distance between two rate–accuracy curves, in bytes or in accuracy.
+"""Bjøntegaard deltas: the mean distance of two rate–accuracy curves, in bytes or accuracy.
 
 The distances are those of Bjøntegaard, "Calculation of average PSNR differences between RD-curves"
-(VCEG-M33, 2001), as the `bjontegaard` package computes them: over interpolants that take any number
-of points, in place of one cubic through four. It is imported when a distance is computed, for it
-brings scipy and matplotlib along.
+(VCEG-M33, 2001), as the `bjontegaard` package computes them: with interpolants through any number
+of points, in place of one cubic through four. The package is imported when a distance is computed,
+since it imports scipy and matplotlib.
 """
 
 import math
@@ -17,19 +17,19 @@ from jaxsplit.errors import ConfigError
 
 RateQuality = Iterable[tuple[float, float]]
 
-#: Interpolants, and how many points they need: PCHIP (Fritsch and Butland, 1984) never leaves the
-#: range of two neighbours; Akima's (1970) is smoother, and with two points a line that isn't his.
+#: Interpolants, and how many points they need. PCHIP (Fritsch and Butland, 1984) stays in the range
+#: of two neighbours. Akima's (1970) is smoother; through two points the package draws a line.
 METHODS = {"pchip": 2, "akima": 3}
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """The qualities over which two curves are compared.
+    """Range of qualities over which two curves are compared.
 
     Args:
-      low, high: its ends, in the curves' unit.
-      of_reference, of_test: its share of what each curve spans, 0 … 1.
-      of_limits: its share of the limits that were asked for; None where there are not two.
+      low, high: its limits, in the curves' unit.
+      of_reference, of_test: its share of each curve's range, 0 … 1.
+      of_limits: its share of the requested limits; None unless both were given.
     """
 
     low: float
@@ -44,15 +44,14 @@ def overlap(
     test: RateQuality,
     limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> Overlap:
-    """The qualities that both curves reach, inside the limits.
+    """Computes the qualities that both curves reach, inside the limits.
 
     Args:
-      reference, test: (rate, quality) of each point; those that don't count (see `bd_rate`) are
-        left out.
+      reference, test: (rate, quality) of each point; dominated ones are ignored, see `bd_rate`.
       limits: lowest and highest quality to compare.
 
     Raises:
-      ConfigError: as for `bd_rate`.
+      ConfigError: as in `bd_rate`.
 
     >>> both = overlap([(50, 0.80), (80, 0.90)], [(40, 0.85), (90, 0.95)], (0.82, 0.87))
     >>> print(both.low, both.high, f"{both.of_reference:.2f} {both.of_limits:.2f}")
@@ -68,23 +67,24 @@ def bd_rate(
     method: str = "pchip",
     limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> float:
-    """Bjøntegaard delta rate: how many bytes `test` needs at equal quality, in percent.
+    """Computes the Bjøntegaard delta rate: the bytes of `test` at equal quality, in percent.
 
     100 · (exp(mean of ln rate_test(q) - ln rate_reference(q)) - 1) over the qualities q that both
-    curves reach. Points that cost more than another one without being better don't count.
+    curves reach. Dominated points are ignored: those with a higher rate than another point and no
+    better quality.
 
     Args:
       reference, test: (rate, quality) of each point; any units, the same for both.
       method: the interpolant, of `METHODS`.
-      limits: lowest and highest quality to compare; what both curves reach of it is. The curves go
-        through the points outside as well: limits choose a piece of them and change nothing in it.
+      limits: lowest and highest quality to compare, where both curves reach them. Points outside
+        the limits still shape the interpolants.
 
     Returns:
       Percent; negative where `test` needs fewer bytes.
 
     Raises:
-      ConfigError: a curve has fewer points that count than the method needs, a rate is not
-        positive, a number is not finite, or no quality within the limits is reached by both.
+      ConfigError: a curve has fewer non-dominated points than the method needs, a rate is not
+        positive, a number is not finite, or the curves share no quality within the limits.
 
     >>> curve = [(50.0, 0.86), (80.0, 0.89), (120.0, 0.91)]
     >>> round(bd_rate(curve, [(0.9 * rate, quality) for rate, quality in curve]), 6)
@@ -97,20 +97,20 @@ def bd_rate(
 
 
 def bd_accuracy(reference: RateQuality, test: RateQuality, *, method: str = "pchip") -> float:
-    """Bjøntegaard delta accuracy: how many points `test` gains at equal rate.
+    """Computes the Bjøntegaard delta accuracy: the gain of `test` at equal rate.
 
-    100 · mean of top1_test(ln rate) - top1_reference(ln rate) over the rates that both curves
-    have, rates weighted by their logarithm.
+    100 · mean of top1_test(ln rate) - top1_reference(ln rate) over the logarithms of the rates
+    that both curves have.
 
     Args:
       reference, test: (rate, top-1 as 0 … 1) of each point.
       method: the interpolant, of `METHODS`.
 
     Returns:
-      Points of top-1; positive where `test` is better.
+      Percentage points of top-1; positive where `test` is better.
 
     Raises:
-      ConfigError: as for `bd_rate`, with no common rate.
+      ConfigError: as in `bd_rate`, or the curves have no common rate.
 
     >>> curve = [(50.0, 0.86), (80.0, 0.89), (120.0, 0.91)]
     >>> round(bd_accuracy(curve, [(rate, quality + 0.02) for rate, quality in curve]), 6)
@@ -124,15 +124,18 @@ def bd_accuracy(reference: RateQuality, test: RateQuality, *, method: str = "pch
 
 
 def quality_at(points: RateQuality, rate: float, *, method: str = "pchip") -> float | None:
-    """What a curve reaches at a rate, over the logarithm of the rate; None beyond its ends.
+    """Interpolates the quality of a curve at a rate, over the logarithm of the rate.
 
     Args:
-      points: (rate, quality) of each; those that don't count (see `bd_rate`) are left out.
+      points: (rate, quality) of each; dominated ones are ignored, see `bd_rate`.
       rate: in the curve's unit.
       method: the interpolant, of `METHODS`.
 
+    Returns:
+      The quality; None outside the curve's range of rates.
+
     Raises:
-      ConfigError: as for `bd_rate`.
+      ConfigError: as in `bd_rate`.
 
     >>> curve = [(50.0, 0.86), (80.0, 0.89), (120.0, 0.91)]
     >>> round(quality_at(curve, 80.0), 6), quality_at(curve, 49.0)
@@ -146,19 +149,19 @@ def quality_at(points: RateQuality, rate: float, *, method: str = "pchip") -> fl
 
 
 def common_rates(reference: RateQuality, test: RateQuality) -> tuple[float, float]:
-    """Lowest and highest rate that both curves have: those that `bd_accuracy` is the mean over."""
+    """Returns the lowest and highest rate that both curves have, the range of `bd_accuracy`."""
     logs = [_front(points)[0] for points in (reference, test)]
     return math.exp(max(log[0] for log in logs)), math.exp(min(log[-1] for log in logs))
 
 
 def _front(points: RateQuality, method: str = "pchip") -> np.ndarray:
-    """The Pareto front, [2, n]: ln rate and quality, both strictly rising."""
+    """Returns the Pareto front [2, n]: ln rate and quality, both strictly rising."""
     if method not in METHODS:
-        raise ConfigError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
+        raise ConfigError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     given = [(float(rate), float(quality)) for rate, quality in points]
     if not all(math.isfinite(r) and math.isfinite(q) and r > 0 for r, q in given):
         raise ConfigError(f"expected finite qualities at positive finite rates, got {given}")
-    # Compared after the logarithm, which merges the closest rates; of equal ones the best first.
+    # Sorted after the logarithm, which can make close rates equal; the best of equals comes first.
     logs = sorted(((math.log(r), q) for r, q in given), key=lambda point: (point[0], -point[1]))
     front: list[tuple[float, float]] = []
     for point in logs:
@@ -167,7 +170,7 @@ def _front(points: RateQuality, method: str = "pchip") -> np.ndarray:
     if len(front) < METHODS[method]:
         least = {2: "two", 3: "three"}[METHODS[method]]
         raise ConfigError(
-            f"expected at least {least} points for {method}, each better than all cheaper ones; "
+            f"expected at least {least} points for {method}, each better than all of lower rate; "
             f"got {given}"
         )
     return np.array(front).T
@@ -175,14 +178,14 @@ def _front(points: RateQuality, method: str = "pchip") -> np.ndarray:
 
 def _overlap(reference: np.ndarray, test: np.ndarray, limits: tuple[float, float]) -> Overlap:
     if not limits[0] < limits[1]:
-        raise ConfigError(f"the limits {limits[0]:.4g} and {limits[1]:.4g} don't rise")
+        raise ConfigError(f"the limits {limits[0]:.4g} and {limits[1]:.4g} are not increasing")
     spans = [(float(front[1][0]), float(front[1][-1])) for front in (reference, test)]
     low = max(limits[0], *(span[0] for span in spans))
     high = min(limits[1], *(span[1] for span in spans))
     if not low < high:
         raise _no_range("quality", reference[1], test[1], limits)
     shares = [(high - low) / (span[1] - span[0]) for span in (*spans, limits)]
-    # Where a limit is infinite nothing was asked for that could be missed.
+    # With an infinite limit there is no requested range to have a share of.
     of_limits = shares[2] if math.isfinite(limits[1] - limits[0]) else None
     return Overlap(low, high, shares[0], shares[1], of_limits)
 
@@ -203,7 +206,7 @@ def _no_range(
 def _mean_difference(
     reference: np.ndarray, test: np.ndarray, method: str, low: float, high: float
 ) -> float:
-    """Mean of y_test(x) - y_reference(x) from low to high; each curve is [2, n], x then y."""
+    """Returns the mean of y_test(x) - y_reference(x), low ≤ x ≤ high, of curves (x, y) [2, n]."""
     interpolants = _interpolants(reference, test, method)
     areas = [float(interpolant.integrate(low, high)) for interpolant in interpolants]
     return (areas[1] - areas[0]) / (high - low)
@@ -212,7 +215,7 @@ def _mean_difference(
 def _interpolants(reference: np.ndarray, test: np.ndarray, method: str) -> list[Any]:
     from bjontegaard import bd_linear
 
-    # The package has no limits, so that its interpolants are taken and integrated between them.
+    # The package takes no limits: its interpolants are integrated between ours.
     _, *interpolants = bd_linear(
         *reference,
         *test,

@@ -1,8 +1,8 @@
-"""The card of a family: where it comes from, what it gives on which images, and its limits.
+"""The card of a family: origin, measured figures, limits and licence.
 
-The card is a part of `family.json`. What a training knows it writes there itself (command, data,
-split, seed, versions), and so does an evaluation (`with_measured`); limits and licence are for a
-person to say, with `jaxsplit pack --card`. The figures of each rate stand beside the rate.
+The card is a part of `family.json`. Training writes command, data, split, seed and versions; an
+evaluation writes its figures (`with_measured`); limits and licence are given by a person, with
+`jaxsplit pack --card`. The figures of each rate are stored with the rate.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from jaxsplit.io.versions import versions
 
 Family = TypeVar("Family", bound=RateFamily)
 
-#: What a complete card says.
+#: Entries of a complete card.
 KEYS = ("command", "data", "split", "seed", "evaluation", "limits", "license")
-#: Images whose frames and answers are written down, to be found again.
+#: Images whose frame lengths and predictions are stored, to verify the family later.
 CHECKED_IMAGES = 50
 
 _FIGURES: tuple[str, ...] = ("bytes_per_image", "bytes_p5", "bytes_p95", "top1", "top1_interval")
@@ -33,25 +33,25 @@ _FIGURES += ("agreement", "agreement_interval", "n_images")
 
 
 def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Source) -> Family:
-    """The family with the figures of an evaluation, in place of any that it had.
+    """Returns the family with the figures of an evaluation, in place of any that it had.
 
     Each rate gets its figures as `measured`: bytes_per_image, bytes_p5 and bytes_p95 in bytes;
     top1, agreement and uncompressed_top1 as shares, 0 … 1; top1_interval and agreement_interval,
-    Wilson's 95 % intervals; n_images. The card gets `evaluation`: the images, the uncut network's
-    top-1, versions, and as `check`, of the first images of every class, the bytes of each frame and
-    the class that was seen through it: a family that still is what it was gives them again.
+    Wilson's 95 % intervals; n_images. The card gets `evaluation`: the images, the unsplit network's
+    top-1, versions, and as `check`, for the first images of every class, the length of each frame
+    and the predicted class, which an unchanged family reproduces.
 
     Args:
       family: the rates.
-      curve, seen: of all its rates in their order, as of `evaluation.accuracy.evaluate_images`.
+      curve, seen: of all its rates in their order, see `evaluate_images`.
       source: the images.
 
     Raises:
-      ConfigError: the curve is of other rates.
+      ConfigError: the curve has other rates.
     """
     ours = [rate.rate_id for rate in family.rates]
     if list(seen.rate_ids) != ours or [point.rate_id for point in curve.points] != ours:
-        raise ConfigError(f"the curve is not of the family's rates, {', '.join(ours)}, in order")
+        raise ConfigError(f"the curve's rates are not {', '.join(ours)}, in this order")
     rates = tuple(
         dataclasses.replace(rate, measured=_figures(curve, point))
         for rate, point in zip(family.rates, curve.points, strict=True)
@@ -72,7 +72,7 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
 
 
 def missing(card: dict[str, Any]) -> list[str]:
-    """Those of `KEYS` that a card does not say.
+    """Returns those of `KEYS` that a card lacks.
 
     >>> missing({"command": "jaxsplit train …", "data": "embedded", "split": "train", "seed": 0})
     ['evaluation', 'limits', 'license']
@@ -86,7 +86,7 @@ def _figures(curve: Curve, point: RatePoint) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """Returns a value as JSON reads it back."""
     return list(value) if isinstance(value, tuple) else value
 
 

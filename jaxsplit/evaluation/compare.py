@@ -1,4 +1,4 @@
-"""Two measured curves beside each other: what `jaxsplit compare` prints."""
+"""Comparison of two measured curves, as `jaxsplit compare` prints it."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ _CURVE = "curve.json"
 
 @dataclass(frozen=True)
 class MeasuredCurve:
-    """A curve, where it came from, and its single images where they were kept."""
+    """A curve, its name, and its per-image records where they were kept."""
 
     name: str
     curve: Curve
@@ -28,7 +28,7 @@ class MeasuredCurve:
         """Reads a `curve.json`, or the one in a folder, and the `images.npz` beside it.
 
         Raises:
-          DataError: one of them is missing or damaged, or they are of different evaluations.
+          DataError: a file is missing or damaged, or they come from different evaluations.
         """
         file = Path(path) / _CURVE if Path(path).is_dir() else Path(path)
         curve = Curve.read(file)
@@ -37,16 +37,16 @@ class MeasuredCurve:
             return cls(str(path), curve, None)
         found = per_image.PerImage.read(beside)
         if not found.belongs_to(curve):
-            raise DataError(f"{beside} is of another evaluation than {file}: repeat it")
+            raise DataError(f"{beside} comes from another evaluation than {file}: repeat it")
         return cls(str(path), curve, found)
 
     def rate_quality(self, quality: str) -> list[tuple[float, float]]:
-        """(bytes per image, quality) of every rate."""
+        """Returns (bytes per image, quality) of every rate."""
         if quality == "top1":
             return self.curve.rate_quality()
         if self.images is None:
             raise DataError(
-                f"{self.name} has no {per_image.FILE}, which {quality} is counted in: "
+                f"{self.name} has no {per_image.FILE}, which {quality} is computed from: "
                 "write one with jaxsplit evaluate --out"
             )
         qualities = self.images.correct(quality).mean(axis=1)
@@ -55,18 +55,19 @@ class MeasuredCurve:
 
 @dataclass(frozen=True)
 class CurveComparison:
-    """The distances between two curves.
+    """Distances between two curves.
 
     Args:
-      reference, test: where the curves came from.
-      quality, method: what was compared, and through which interpolant.
+      reference, test: names of the curves.
+      quality, method: the compared quality, and the interpolant.
       bd_rate_percent: negative where `test` needs fewer bytes.
-      bd_accuracy_points: positive where `test` is better; None where no rate is common to both.
-      overlap: the qualities, 0 … 1, that the BD-rate is the mean over.
-      common_bytes: lowest and highest rate that the BD-accuracy is the mean over, or None.
-      interval: of the BD-rate, where both curves have the same single images.
-      no_interval: why there is none, or "".
-      same_images: False: other ones of the same data; None where the files don't say.
+      bd_accuracy_points: percentage points, positive where `test` is better; None without a common
+        range of rates.
+      overlap: range of the quality, 0 … 1, that the BD-rate averages over.
+      common_bytes: range of bytes that the BD-accuracy averages over, or None.
+      interval: of the BD-rate, where both curves have records of the same images.
+      no_interval: reason why there is none, or "".
+      same_images: False: other images of the same data; None where the files don't say.
     """
 
     reference: str
@@ -82,11 +83,11 @@ class CurveComparison:
     same_images: bool | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same in plain values, for JSON."""
+        """Converts to plain values, for JSON."""
         return asdict(self)
 
     def render(self) -> str:
-        """The same as a short table of plain text."""
+        """Renders as a short table of plain text."""
         quality = {"top1": "top-1"}.get(self.quality, self.quality)
         both = self.overlap
         if self.interval is None:
@@ -99,7 +100,7 @@ class CurveComparison:
             )
         points, where = "n/a", "the curves share no range of bytes"
         if self.bd_accuracy_points is not None and self.common_bytes is not None:
-            points = f"{self.bd_accuracy_points:+.2f} points"
+            points = f"{self.bd_accuracy_points:+.2f} pp"
             where = f"from {self.common_bytes[0]:.1f} to {self.common_bytes[1]:.1f} bytes an image"
         shares = f"{100 * both.of_reference:.0f} % of the reference's, "
         shares += f"{100 * both.of_test:.0f} % of the test's"
@@ -110,15 +111,15 @@ class CurveComparison:
             ("BD-accuracy", points, where),
             (
                 "overlap",
-                f"{100 * (both.high - both.low):.2f} points",
+                f"{100 * (both.high - both.low):.2f} pp",
                 f"{quality} from {100 * both.low:.2f} to {100 * both.high:.2f} %: {shares}",
             ),
         ]
         if self.same_images is None:
-            note = "the files don't say which: of different data, all this means nothing"
+            note = "the files don't say which; with different data the distances mean nothing"
             rows.append(("images", "unknown", note))
         elif not self.same_images:
-            rows.append(("images", "different", "of the same data: their difference is in it too"))
+            rows.append(("images", "different", "of the same data: their difference counts too"))
         test, reference = _told_apart(self.test, self.reference)
         lines = [f"{quality} of {test} against {reference}, {self.method}"]
         lines += [f"{name:<12} {value:<14} {note}" for name, value, note in rows]
@@ -126,7 +127,7 @@ class CurveComparison:
 
 
 def _told_apart(one: str, other: str) -> tuple[str, str]:
-    """Two paths without the folders that both begin with."""
+    """Returns two paths without their common leading folders."""
     folders = [Path(path).parent.parts for path in (one, other)]
     common = sum(takewhile(bool, (a == b for a, b in zip(*folders, strict=False))))
     short, shorter = (Path(*Path(path).parts[common:]).as_posix() for path in (one, other))
@@ -141,32 +142,32 @@ def compare_curves(
     method: str = "pchip",
     drops: tuple[float, float] = EVERYTHING,
 ) -> CurveComparison:
-    """The distances between two curves, with an interval where their images are the same.
+    """Computes the distances between two curves, with an interval where their images are equal.
 
     Args:
       reference, test: the curves.
-      quality: "top1" or "agreement" with the uncut network.
-      method: the interpolant, of `bd.METHODS`.
-      drops: compare from so much below the uncut network to so much, such as (0.06, 0.005).
+      quality: "top1" or "agreement" with the unsplit network.
+      method: the interpolant, of `bd_rate.METHODS`.
+      drops: largest and smallest drop below the unsplit network to compare, such as (0.06, 0.005).
 
     Raises:
-      ConfigError: as for `bd.bd_rate`; drops that don't fall, or from uncut networks that differ;
-        the curves are of different data.
-      DataError: agreement is asked for and a curve has no single images.
+      ConfigError: as in `bd_rate`; the drops are not decreasing; the unsplit networks' accuracies
+        differ, so that drops can't be compared; the curves have different data.
+      DataError: agreement is requested and a curve has no per-image records.
     """
     if not drops[0] > drops[1]:
         raise ConfigError(
-            f"the drops are from {100 * drops[0]:g} to {100 * drops[1]:g} points, expected the "
-            "first to be the larger one"
+            f"the drops are from {100 * drops[0]:g} to {100 * drops[1]:g} percentage points, "
+            "expected the first to be larger"
         )
     same_images = _same_images(reference, test)
-    uncut = 1.0
+    unsplit = 1.0
     if quality == "top1":
-        uncut = reference.curve.uncompressed_top1
+        unsplit = reference.curve.uncompressed_top1
         if drops != EVERYTHING:
-            _check_same_uncut(reference, test)
+            _check_same_unsplit(reference, test)
     curves = reference.rate_quality(quality), test.rate_quality(quality)
-    limits = uncut - drops[0], uncut - drops[1]
+    limits = unsplit - drops[0], unsplit - drops[1]
     bd_rate = bd.bd_rate(*curves, method=method, limits=limits)
     low, high = bd.common_rates(*curves)
     bd_accuracy = bd.bd_accuracy(*curves, method=method) if low < high else None
@@ -196,7 +197,7 @@ def compare_curves(
 
 
 def _same_images(reference: MeasuredCurve, test: MeasuredCurve) -> bool | None:
-    """Whether both are of the same images, by themselves or by what the curves say of them."""
+    """Returns whether both have the same images, by their records or by the curves' origins."""
     seen = reference.images, test.images
     if seen[0] is not None and seen[1] is not None and seen[0].same_images(seen[1]):
         return True
@@ -206,11 +207,11 @@ def _same_images(reference: MeasuredCurve, test: MeasuredCurve) -> bool | None:
     return origins[0].same_images(origins[1])
 
 
-def _check_same_uncut(reference: MeasuredCurve, test: MeasuredCurve) -> None:
+def _check_same_unsplit(reference: MeasuredCurve, test: MeasuredCurve) -> None:
     sides = [(side.curve.uncompressed_top1, side.curve.n_images) for side in (reference, test)]
     if not (math.isclose(sides[0][0], sides[1][0]) and sides[0][1] == sides[1][1]):
         said = " and ".join(f"{100 * top1:.2f} % on {count} images" for top1, count in sides)
         raise ConfigError(
-            f"the uncut networks have {said}: a drop is the same in both only where they have the "
-            "same; evaluate both with one network on the same images, or compare without drops"
+            f"the unsplit networks have {said}: drops are comparable only where they are equal; "
+            "evaluate both with one network on the same images, or compare without drops"
         )

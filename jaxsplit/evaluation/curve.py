@@ -1,7 +1,7 @@
-"""Rate–accuracy curves: their points and their file.
+"""Rate–accuracy curves and their file, `curve.json`.
 
-The file is the `curve.json` that `quickstart`, `train` and `evaluate` write. Its numbers are the
-shortest decimals that read back as the same float64, so equal curves are equal files.
+`quickstart`, `train` and `evaluate` write the file. Its numbers are the shortest decimals that read
+back as the same float64, so equal curves are equal files.
 """
 
 import json
@@ -32,13 +32,13 @@ class Origin:
     Args:
       backbone, backbone_fingerprint: name of the network and sha256 of its parameters.
       cut: the endpoint after which it was cut.
-      data, split: the images' source, without the folders of a machine, and their split.
-      data_fingerprint: of just these images, the same for a copy elsewhere.
-      classes: how many classes there are.
+      data, split: source of the images, without local folders, and its split.
+      data_fingerprint: of these images, the same for a copy elsewhere.
+      classes: number of classes.
       jaxsplit, jax: versions.
 
     Raises:
-      ConfigError: an entry is no text, or the number of classes is no whole number above 0.
+      ConfigError: an entry is not a string, or the number of classes is not a positive integer.
     """
 
     backbone: str
@@ -56,36 +56,36 @@ class Origin:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if entry.name != "classes" and not isinstance(value, str):
-                raise ConfigError(f"{entry.name} is {value!r}, expected a text")
+                raise ConfigError(f"{entry.name} is {value!r}, expected a string")
 
     def same_images(self, other: "Origin") -> bool:
-        """Whether the other's images are these, or other ones of the same data.
+        """Returns whether both have the same images, not only the same data.
 
-        The networks may differ: then two systems are compared that do the same.
+        The networks may differ.
 
         Raises:
-          ConfigError: they are of other data or other classes.
+          ConfigError: the data or the classes differ.
         """
         if self.data_fingerprint == other.data_fingerprint:
             return True
         if (self.data, self.classes) != (other.data, other.classes):
             first, second = (f"{one.data} ({one.classes} classes)" for one in (self, other))
             raise ConfigError(
-                f"one curve is of {first}, the other of {second}: a distance between them means "
-                "nothing; evaluate both on the same images"
+                f"one curve is of {first}, the other of {second}: they cannot be compared; "
+                "evaluate both on the same images"
             )
         return False
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The rates of a family on one set of images, and the uncut network on the same.
+    """The rates of a family on one set of images, and the unsplit network on the same images.
 
     Args:
-      uncompressed_top1: accuracy of the uncut network, 0 … 1.
-      n_images: how many images it was measured on.
+      uncompressed_top1: accuracy of the unsplit network, 0 … 1.
+      n_images: number of images that it was measured on.
       points: one for each rate, under different rate ids.
-      uncompressed_top1_interval: Wilson's 95 % interval of that accuracy, both ends 0 … 1.
+      uncompressed_top1_interval: Wilson's 95 % interval of that accuracy, 0 … 1.
       uncompressed_top5: share of images whose class is among the five likeliest.
       uncompressed_top5_interval: its interval.
       baselines: image codec → its points over the same images.
@@ -123,11 +123,11 @@ class Curve:
             raise ConfigError(f"two points of a curve have the same rate id: {', '.join(names)}")
 
     def rate_quality(self) -> list[tuple[float, float]]:
-        """(bytes per image, top-1) of every point, as `bd_rate` and `bd_accuracy` take them."""
+        """(bytes per image, top-1) of every point, for `bd_rate` and `bd_accuracy`."""
         return [(point.bytes_per_image, point.top1) for point in self.points]
 
     def to_json(self) -> str:
-        """The text of `curve.json`."""
+        """Returns the text of `curve.json`."""
         uncompressed: dict[str, Any] = {"top1": self.uncompressed_top1, "n_images": self.n_images}
         for key in _UNCOMPRESSED_OPTIONAL:
             if (value := getattr(self, f"uncompressed_{key}")) is not None:
@@ -184,7 +184,7 @@ _UNCOMPRESSED_OPTIONAL = ("top1_interval", "top5", "top5_interval")
 
 
 def _written(point: RatePoint | CodecPoint, without: str = "") -> dict[str, Any]:
-    """A point's entries in the file: optional ones only where they are known."""
+    """Returns a point as it is stored: without optional entries that are unknown."""
     unknown = {name for name in optional(type(point)) if getattr(point, name) is None}
     entries = asdict(point).items()
     return {_json_key(k): value for k, value in entries if k not in (*unknown, without)}
@@ -215,7 +215,7 @@ def _parsed(content: Any) -> Curve:
 
 
 def _entries(found: Any, point: type, where: str, without: str = "") -> list[dict[str, Any]]:
-    """A list of points as arguments of their class."""
+    """Returns stored points as arguments of their class."""
     if not isinstance(found, list):
         raise ConfigError(f"{where} is not a list")
     names = {_json_key(entry.name): entry.name for entry in fields(point)}

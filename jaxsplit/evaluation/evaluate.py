@@ -1,4 +1,4 @@
-"""Accuracy and size through real bytes."""
+"""Evaluation of a family: bytes of real frames, and accuracy after decoding them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from jaxsplit.networks.inference import batch_size, in_batches
 from jaxsplit.split import Split, make_split
 from jaxsplit.train import losses
 
-# Bytes of a frame beside its information: the payload's end, and the longest label.
+# Bytes of a frame beyond its information: the end of the payload, and the longest label.
 _MOST_OVERHEAD = 1 + 6
-# Bytes a symbol that the coder's own divisions may cost, if each escaped.
+# Bytes per symbol that the coder's integer divisions may cost, if each symbol escapes.
 _ROUNDING = 4 * 0.0057 / 8
 _TOP = 5
 
@@ -36,18 +36,20 @@ def evaluate(
     tell: Tell | None = None,
     rate_ids: Iterable[str] | None = None,
 ) -> Curve:
-    """The curve of a family through real bytes: what `jaxsplit evaluate` prints.
+    """Measures the rate–accuracy curve of a family through real bytes.
 
     Args:
       family: the rates.
       backbone: what the family was trained on.
       source: labelled test images.
-      tell: told of each rate, and how many images went through it.
+      tell: log callback, called with each rate and its progress in images.
       rate_ids: the rates to measure; None for all.
 
     Returns:
-      A point for each rate, in bytes of real frames that were decoded again, as of
-      `evaluate_images`, whose errors these are too.
+      A point for each rate, in bytes of decoded real frames.
+
+    Raises:
+      FamilyError, BitstreamError, DataError: as in `evaluate_images`.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
@@ -66,35 +68,34 @@ def evaluate_images(
     tell: Tell | None = None,
     rate_ids: Iterable[str] | None = None,
 ) -> tuple[Curve, PerImage]:
-    """Sends every image at every rate and asks the server what it saw.
+    """Measures the curve, and keeps the frame length and prediction of every image.
 
-    Each image becomes a frame, the frame is decoded again, and its tail runs on what came out.
-    `bytes_per_image` is the mean length of those frames, their fixed part included;
-    `estimated_bits_per_image` is what the prior charges for the same rounded latents, or the tables
-    where an imported unit has no prior; `table_bits_per_image` what an ideal coder would need under
-    the integer tables. Usually the three rise in this order, the prior below the tables by what
-    integers cost. Only the last step is held for any images whatever: the bytes are at most those
-    of the tables, one for the payload's end and those of the frame. (They can be fewer: the
+    Every image is encoded to a frame, which is decoded before the tail runs. `bytes_per_image` is
+    the mean length of the frames, headers included. `estimated_bits_per_image` is the code length
+    of the same symbols under the prior (under the tables, where an imported unit has no prior).
+    `table_bits_per_image` is their information content under the integer tables. Usually the three
+    rise in this order. Only the last step is guaranteed, and checked: the bytes are at most those
+    of the tables, one for the end of the payload and those of the frame. (They can be fewer: the
     payload of a blank image may be empty.)
 
-    Each point also has what the rate costs on either side and in storage, and how often its answer
-    is the uncut network's; shares of images come with Wilson's 95 % intervals.
+    Each point also has the rate's cost on device and server, its stored size, and its agreement
+    with the unsplit network. Shares of images have Wilson's 95 % intervals.
 
     Args:
       family: the rates.
       backbone: what the family was trained on.
       source: labelled test images.
-      tell: told of each rate, and how many images went through it.
-      rate_ids: the rates to measure, in the order of the curve's points; None for all. Which ones
-        changes nothing in a frame: it is the whole family's.
+      tell: log callback, called with each rate and its progress in images.
+      rate_ids: the rates to measure, in the order of the curve's points; None for all. The choice
+        doesn't change frames, which are those of the whole family.
 
     Returns:
-      The curve, and what it is the mean of.
+      The curve, and the per-image records that it averages.
 
     Raises:
       FamilyError: there is no such rate, or the family belongs to another backbone.
       BitstreamError: a frame did not decode to the symbols that were sent, or is too long.
-      DataError: the images are of other classes than the backbone's.
+      DataError: the images have other classes than the backbone.
     """
     tell = tell or tell_nobody
     backbone.task.check_source(source)
@@ -103,12 +104,12 @@ def evaluate_images(
     images, labels = data.load_arrays(source, backbone.preprocessing)
     size = batch_size(backbone.preprocessing.input_shape)
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
-    tell("running the uncut network")
-    uncut = predictor(backbone)(images)
+    tell("running the unsplit network")
+    unsplit = predictor(backbone)(images)
     pixels = images.shape[1] * images.shape[2]
     specs = {rate.spec for rate in rates}
     costs = {spec: split_cost(make_split(backbone, family.cut, spec), backbone) for spec in specs}
-    points, all_lengths, answers = [], [], []
+    points, all_lengths, predicted = [], [], []
     for number, rate in enumerate(rates, 1):
         what = f"evaluating {rate.rate_id}, {number} of {len(rates)}"
         parts = []
@@ -117,7 +118,7 @@ def evaluate_images(
             parts.append(_send(sender, receiver, images[start : start + size], rate.rate_id))
         lengths, decoded, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
         all_lengths.append(lengths)
-        answers.append(logits.argmax(-1))
+        predicted.append(logits.argmax(-1))
         sizes = _sizes(rate, lengths, decoded)
         bits = _estimated_bits(family, backbone, rate.rate_id, decoded)
         points.append(
@@ -128,7 +129,7 @@ def evaluate_images(
                 bits_per_pixel=8 * sizes["bytes_per_image"] / pixels,
                 n_images=len(labels),
                 **sizes,
-                **_answers(logits, labels, uncut),
+                **_accuracies(logits, labels, unsplit),
                 **_cost(rate, costs[rate.spec], backbone),
             )
         )
@@ -136,22 +137,22 @@ def evaluate_images(
         n_images=len(labels),
         points=tuple(points),
         origin=_origin(backbone, family.cut, source),
-        **{f"uncompressed_{name}": value for name, value in _accuracy(uncut, labels).items()},
+        **{f"uncompressed_{name}": value for name, value in _accuracy(unsplit, labels).items()},
     )
     seen = PerImage(
         tuple(point.rate_id for point in points),
         np.array(all_lengths),
-        np.array(answers),
+        np.array(predicted),
         labels,
-        uncut.argmax(-1),
+        unsplit.argmax(-1),
     )
     return curve, seen
 
 
 def _sizes(rate: FamilyRate, lengths: np.ndarray, decoded: np.ndarray) -> dict[str, Any]:
-    """What the frames took, and what the tables explain of it."""
+    """Returns the sizes of a point; a BitstreamError where the coder wastes bytes."""
     length = float(np.mean(lengths))
-    # Lengths of real frames, not between two of them.
+    # Lengths of real frames, without interpolation.
     p5, p95 = np.percentile(lengths, (5, 95), method="inverted_cdf")
     table_bits = rate.tables.information_bits(decoded) / len(decoded)
     if length > table_bits / 8 + _MOST_OVERHEAD + _ROUNDING * decoded[0].size:
@@ -170,7 +171,7 @@ def _sizes(rate: FamilyRate, lengths: np.ndarray, decoded: np.ndarray) -> dict[s
 def _send(
     sender: Sender, receiver: Receiver, images: np.ndarray, rate_id: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths of the frames [n], the symbols that came out of them, and logits [n, K]."""
+    """Returns lengths of frames [n], their decoded symbols, and logits [n, K]."""
     symbols = sender.symbols(images, rate_id)
     frames = sender.frames(symbols, rate_id)
     decoded = receiver.symbols(frames, rate_id)
@@ -195,22 +196,22 @@ def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origi
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Top-1 and top-5 of logits [N, K] with intervals; of equal logits the first counts."""
-    answers = {"top1": logits.argmax(-1) == labels}
+    """Computes top-1 and top-5 of logits [N, K] with intervals; ties go to the first class."""
+    correct = {"top1": logits.argmax(-1) == labels}
     if logits.shape[1] > _TOP:
         likeliest = np.argsort(-logits, axis=-1, kind="stable")[:, :_TOP]
-        answers["top5"] = (likeliest == labels[:, None]).any(-1)
+        correct["top5"] = (likeliest == labels[:, None]).any(-1)
     found: dict[str, Any] = {"top5": None}
-    for name, right in answers.items():
+    for name, right in correct.items():
         count = int(right.sum())
         found[name] = count / len(labels)
         found[f"{name}_interval"] = wilson_interval(count, len(labels))
     return found
 
 
-def _answers(logits: np.ndarray, labels: np.ndarray, uncut: np.ndarray) -> dict[str, Any]:
-    """What a point says about the logits [N, K] of a rate, beside those of the uncut network."""
-    agreeing = _accuracy(logits, uncut.argmax(-1))
+def _accuracies(logits: np.ndarray, labels: np.ndarray, unsplit: np.ndarray) -> dict[str, Any]:
+    """Returns the fields of a point for logits [N, K], of the rate and the unsplit network."""
+    agreeing = _accuracy(logits, unsplit.argmax(-1))
     return _accuracy(logits, labels) | {
         "agreement": agreeing["top1"],
         "agreement_interval": agreeing["top1_interval"],
@@ -218,7 +219,7 @@ def _answers(logits: np.ndarray, labels: np.ndarray, uncut: np.ndarray) -> dict[
 
 
 def _cost(rate: FamilyRate, cost: SplitCost, backbone: networks.Backbone) -> dict[str, Any]:
-    """What a point says about the rate's cost, whatever the images."""
+    """Returns the fields of a point for the rate's cost."""
     whole = 4 * sum(leaf.size for leaf in jax.tree.leaves(backbone.variables))
     return {
         "device_macs": cost.device_macs,

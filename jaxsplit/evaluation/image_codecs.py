@@ -1,13 +1,13 @@
-"""The baselines of every curve: send the image itself, by an image codec, to the uncut network.
+"""Image-codec baselines: JPEG, WebP and AVIF images as input of the unsplit network.
 
-JPEG and WebP are set to their smallest files. JPEG gets Huffman tables made for each image
-(`optimize=True`), WebP its slowest search (`method=6`: 2 to 6 % fewer bytes than Pillow's default
-4 on 28 × 28 images, for 1.4 times the time). AVIF keeps Pillow's default speed 6, in one thread,
-as its bytes depend on how many: speeds 4 to 0 took 4 to 60 times as long for about 1 % fewer bytes
-on 28 × 28 images. Colour keeps Pillow's default 4:2:0 chroma. Grey is one component in JPEG and
-AVIF; WebP has no grey, so it is sent as RGB and read back as its luma.
+JPEG and WebP are set to their smallest files. JPEG optimizes the Huffman tables of each image
+(`optimize=True`), WebP searches longest (`method=6`: 2 to 6 % fewer bytes than Pillow's default 4
+on 28 × 28 images, for 1.4 times the time). AVIF has Pillow's default speed 6, in one thread, since
+its bytes depend on the number of threads: speeds 4 to 0 took 4 to 60 times as long for about 1 %
+fewer bytes on 28 × 28 images. Colour has Pillow's default 4:2:0 chroma. Grey is one component in
+JPEG and AVIF; WebP has no grey, so it is coded as RGB and decoded to luma.
 
-Small images are mostly header, which a system could agree on once, so it is counted apart.
+Files of small images are mostly header, which a system could agree on once: it is counted apart.
 """
 
 import io
@@ -21,14 +21,14 @@ from PIL import Image, features
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.points import CodecPoint, wilson_interval
 
-#: The codecs, under the names that people give them.
+#: Codec → its name in tables.
 TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 
-#: What Pillow's quality may be; above 95, JPEG grows without getting better.
+#: Allowed values of Pillow's quality; above 95, JPEG grows without improving.
 QUALITIES = {"jpeg": range(1, 96), "webp": range(0, 101), "avif": range(0, 101)}
 
-#: The qualities that `sweep` tries unless told: denser at the low end, where a quality more is
-#: many bytes more, and where a bottleneck's curve lies.
+#: Default qualities of `sweep`: dense at low qualities, where each step costs many bytes and where
+#: the curves of bottlenecks lie.
 DEFAULT_QUALITIES = {
     "jpeg": (1, 3, 5, 7, 10, 15, 20, 30, 45, 60, 80, 90, 95),
     "webp": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100),
@@ -40,7 +40,7 @@ _SAVE: dict[str, dict] = {
     "webp": {"method": 6},
     "avif": {"speed": 6, "max_threads": 1},
 }
-_SLICE = 50  # images that a thread takes at once: one by one, handing them out costs more
+_SLICE = 50  # images per task of a thread; smaller tasks cost more to distribute
 # JPEG markers (ITU-T T.81, table B.1) and the sizes of WebP's headers (RFC 9649 and RFC 6386).
 _SCAN, _END = 0xDA, 0xD9
 _RIFF_HEADER, _CHUNK_HEADER, _FRAME_HEADER = 12, 8, 10
@@ -49,7 +49,7 @@ _RIFF_HEADER, _CHUNK_HEADER, _FRAME_HEADER = 12, 8, 10
 def sweep(
     images: np.ndarray,
     labels: np.ndarray,
-    uncut: np.ndarray,
+    unsplit: np.ndarray,
     predict: Callable[[np.ndarray], np.ndarray],
     codec: str = "jpeg",
     qualities: Sequence[int] | None = None,
@@ -57,49 +57,49 @@ def sweep(
 ) -> tuple[CodecPoint, ...]:
     """Measures size and accuracy of an image codec over its qualities.
 
-    Beside the network, 2000 images of 28 × 28 take about 0.15 ms each (JPEG) or 0.35 ms (WebP)
-    per quality on one core, AVIF 2.5 ms; threads share them, as Pillow works outside Python's lock.
+    Without the network, a 28 × 28 image takes about 0.15 ms (JPEG), 0.35 ms (WebP) or 2.5 ms (AVIF)
+    per quality on one core. Threads share the images, since Pillow releases Python's lock.
 
     Args:
       images: uint8 [N, h, w, c], c = 1 (grey) or 3 (RGB).
       labels: integers [N].
-      uncut: integers [N], the classes that the uncut network gives the images themselves.
-      predict: the uncut network, uint8 [B, h, w, c] → logits [B, K], B = min(batch_size, N). It
-        always gets full batches, the last one filled up with zeros, so that it compiles once.
+      unsplit: integers [N], the classes that the unsplit network gives the original images.
+      predict: the unsplit network, uint8 [B, h, w, c] → logits [B, K], B = min(batch_size, N).
+        Batches are always full, the last one padded with zeros, so that it compiles once.
       codec: "jpeg", "webp" or "avif".
-      qualities: Pillow's qualities; None takes `DEFAULT_QUALITIES`.
-      batch_size: images that `predict` gets at once.
+      qualities: Pillow's qualities; None: `DEFAULT_QUALITIES`.
+      batch_size: images in a batch of `predict`.
 
     Returns:
-      One point for each quality, in the order given.
+      One point for each quality, in the given order.
 
     Raises:
-      ConfigError: the arrays, the codec, a quality or the logits are not as above, or Pillow was
-        built without the codec.
+      ConfigError: the arrays, the codec, a quality or the logits are not as described, or Pillow
+        was built without the codec.
 
     >>> images = np.zeros((4, 8, 8, 1), np.uint8)
     >>> images[2:] = 255
     >>> def is_white(batch):
     ...     return np.stack([batch.mean((1, 2, 3)) < 128, batch.mean((1, 2, 3)) >= 128], 1)
-    >>> labels, uncut = np.array([0, 0, 1, 0]), np.array([0, 0, 1, 1])
-    >>> [point] = sweep(images, labels, uncut, is_white, "jpeg", [50])
+    >>> labels, unsplit = np.array([0, 0, 1, 0]), np.array([0, 0, 1, 1])
+    >>> [point] = sweep(images, labels, unsplit, is_white, "jpeg", [50])
     >>> point.top1, point.agreement, point.bytes_per_image > point.header_bytes_per_image
     (0.75, 1.0, True)
     """
     qualities = _checked_qualities(codec, qualities)
-    images, labels, uncut = np.asarray(images), np.asarray(labels), np.asarray(uncut)
+    images, labels, unsplit = np.asarray(images), np.asarray(labels), np.asarray(unsplit)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ConfigError(
             f"images are {images.dtype} {images.shape}, expected uint8 [N, height, width, 1 or 3]"
         )
-    for name, classes in (("labels", labels), ("uncut classes", uncut)):
+    for name, classes in (("labels", labels), ("classes of the unsplit network", unsplit)):
         if classes.shape != images.shape[:1] or not len(classes):
             raise ConfigError(
                 f"{name} are {classes.shape} for {len(images)} images, expected one for each of "
                 "at least one image"
             )
     if batch_size < 1:
-        raise ConfigError(f"the batch size must be at least 1, not {batch_size}")
+        raise ConfigError(f"the batch size is {batch_size}, expected at least 1")
     batch_size = min(batch_size, len(images))
     points = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -115,7 +115,7 @@ def sweep(
                     sizes, headers = sizes + size, headers + header
                 classes = _classes(predict(decoded), len(batch))
                 right += int((classes == labels[start : start + batch_size]).sum())
-                same += int((classes == uncut[start : start + batch_size]).sum())
+                same += int((classes == unsplit[start : start + batch_size]).sum())
             count = len(images)
             point = CodecPoint(
                 codec,
@@ -134,27 +134,27 @@ def sweep(
 def sweep_to(
     images: np.ndarray,
     labels: np.ndarray,
-    uncut: np.ndarray,
+    unsplit: np.ndarray,
     predict: Callable[[np.ndarray], np.ndarray],
     codec: str,
     targets: Iterable[float],
     measure: str = "top1",
 ) -> tuple[CodecPoint, ...]:
-    """A sweep that is dense where it is compared: around the smallest files that reach a target.
+    """Sweeps densely around the smallest files that reach the targets.
 
-    After `DEFAULT_QUALITIES`, each target's gap between the lowest quality that reaches it and
-    the next one tried below is halved until it is closed, so that no codec is charged for the
-    coarseness of a grid. Accuracy is noisy over qualities: one below the gap may reach it too.
+    After `DEFAULT_QUALITIES`, each target is bisected between the lowest quality that reaches it
+    and the next lower one, so that the coarseness of a grid costs no codec bytes. Accuracy is noisy
+    over qualities: one below the bisected range may reach the target too.
 
     Args:
-      images, labels, uncut, predict, codec: as of `sweep`.
+      images, labels, unsplit, predict, codec: as in `sweep`.
       targets: accuracies, 0 … 1.
-      measure: what the targets are of, "top1" or "agreement".
+      measure: quantity of the targets, "top1" or "agreement".
 
     Returns:
-      Every point that was measured, by rising quality.
+      All measured points, by rising quality.
     """
-    points = {point.quality: point for point in sweep(images, labels, uncut, predict, codec)}
+    points = {point.quality: point for point in sweep(images, labels, unsplit, predict, codec)}
     for target in sorted(set(targets)):
         while True:
             reaching = [q for q, point in points.items() if getattr(point, measure) >= target]
@@ -162,14 +162,14 @@ def sweep_to(
             if not below or min(reaching) - max(below) < 2:
                 break
             middle = (min(reaching) + max(below)) // 2
-            points[middle] = sweep(images, labels, uncut, predict, codec, [middle])[0]
+            points[middle] = sweep(images, labels, unsplit, predict, codec, [middle])[0]
     return tuple(points[quality] for quality in sorted(points))
 
 
 def smallest_reaching(
     points: Iterable[CodecPoint], target: float, measure: str = "top1"
 ) -> CodecPoint | None:
-    """The point of smallest mean bytes whose "top1" or "agreement" is at least the target, if any.
+    """Returns the point of fewest mean bytes that reaches a target, or None.
 
     >>> points = [CodecPoint("jpeg", q, 300.0 + q, 320.0, q / 100, 0.9) for q in (20, 50, 90)]
     >>> smallest_reaching(points, 0.4).quality, smallest_reaching(points, 0.95)
@@ -180,10 +180,10 @@ def smallest_reaching(
 
 
 def check_codec(codec: str) -> None:
-    """Refuses a codec that there is not, or that Pillow was built without.
+    """Checks that a codec is known and that Pillow was built with it.
 
     Raises:
-      ConfigError: it is so.
+      ConfigError: it is unknown or missing.
     """
     if codec not in QUALITIES:
         raise ConfigError(f"unknown image codec {codec!r}; choose among: {', '.join(QUALITIES)}")
@@ -201,20 +201,19 @@ def _checked_qualities(codec: str, qualities: Sequence[int] | None) -> tuple[int
     for quality in chosen:
         if quality not in allowed:
             raise ConfigError(
-                f"{codec} quality {quality} is not a whole number from {allowed[0]} to "
-                f"{allowed[-1]}"
+                f"{codec} quality {quality} is not an integer from {allowed[0]} to {allowed[-1]}"
             )
     return tuple(int(quality) for quality in chosen)
 
 
 def _through_codec(images: np.ndarray, codec: str, quality: int) -> tuple[np.ndarray, int, int]:
-    """Images [n, h, w, c] as the server sees them, the bytes of their files and headers."""
+    """Returns decoded images [n, h, w, c] and the bytes of their files and headers."""
     decoded, sizes, headers = np.empty_like(images), 0, 0
     for image, out in zip(images, decoded, strict=True):
         grey = image.shape[2] == 1
         file = io.BytesIO()
         options = _SAVE[codec] | ({"subsampling": "4:0:0"} if grey and codec == "avif" else {})
-        # Pillow would turn grey into RGB for WebP by itself.
+        # For WebP, Pillow itself converts grey to RGB.
         Image.fromarray(image[..., 0] if grey else image).save(
             file, codec, quality=quality, **options
         )
@@ -238,19 +237,22 @@ def _classes(logits: np.ndarray, count: int) -> np.ndarray:
 
 
 def header_bytes(encoded: bytes) -> int:
-    """The bytes of a JPEG, lossy WebP or AVIF file beside the coefficients themselves.
+    """Counts the bytes of a JPEG, lossy WebP or AVIF file that are not coefficients.
 
-    JPEG: all markers and tables up to the end of the scan's header, and the end marker. The
-    Huffman tables count as header even where they were made for the image, so what is left is
-    less than any JPEG could send. WebP: the RIFF and chunk headers, the frame's uncompressed
-    header, the padding and every chunk but the frame. AVIF (ISO/IEC 14496-12): every box but the
-    content of `mdat`; AV1's own headers in there count as payload.
+    JPEG: all markers and tables up to the end of the scan's header, and the end marker. Huffman
+    tables count as header even if they are the image's own, so the payload is a lower bound of
+    what a JPEG must send. WebP: the RIFF and chunk headers, the frame's uncompressed header, the
+    padding and every chunk but the frame. AVIF (ISO/IEC 14496-12): every box except the content of
+    `mdat`; AV1's own headers in there count as payload.
 
     Args:
       encoded: a whole file of one image.
 
+    Returns:
+      The bytes of the header.
+
     Raises:
-      DataError: none of the three, or cut short.
+      DataError: another format, or a truncated file.
 
     >>> import io
     >>> from PIL import Image
@@ -298,14 +300,14 @@ def _webp_payload(encoded: bytes) -> int:
 
 
 def _avif_payload(encoded: bytes) -> int:
-    """Bytes inside the `mdat` boxes; 0 unless boxes fill the file to its last byte."""
+    """Counts the bytes inside `mdat` boxes; 0 unless boxes fill the file to its last byte."""
     position, payload = 0, 0
     while position + 8 <= len(encoded):
         size, header = int.from_bytes(encoded[position : position + 4], "big"), 8
         name = encoded[position + 4 : position + 8]
-        if size == 0:  # to the end of the file
+        if size == 0:  # up to the end of the file
             size = len(encoded) - position
-        elif size == 1:  # too long for 32 bits
+        elif size == 1:  # a 64-bit size follows
             size, header = int.from_bytes(encoded[position + 8 : position + 16], "big"), 16
         if size < header:
             return 0

@@ -1,15 +1,15 @@
-"""What every image cost and gave at every rate: `images.npz`, beside `curve.json`.
+"""Frame length and prediction of every image at every rate: `images.npz`, beside `curve.json`.
 
 The file is a NumPy archive, read without pickles:
 
     version     int64 []            1
     rate_ids    str [rates]         in the order of the curve's points
     bytes       int32 [rates, N]    length of the frame that was decoded again
-    predicted   int32 [rates, N]    class that the server saw through those bytes
+    predicted   int32 [rates, N]    class that the tail predicted from the decoded frame
     labels      int32 [N]
-    uncut       int32 [N]           class that the uncut network saw
+    uncut       int32 [N]           class that the unsplit network predicted
 
-With it, differences of two curves on the same images have intervals (`evaluation.bootstrap`).
+`evaluation.bootstrap` computes confidence intervals of the distance of two curves from it.
 """
 
 import io
@@ -38,14 +38,14 @@ class PerImage:
 
     Args:
       rate_ids: names of the rates.
-      bytes: whole numbers [rates, N], length of each frame.
-      predicted: whole numbers [rates, N], the class through those bytes.
-      labels: whole numbers [N], the class that the image has.
-      uncut: whole numbers [N], the class that the uncut network sees.
+      bytes: integers [rates, N], length of each frame.
+      predicted: integers [rates, N], the class that was predicted from the frame.
+      labels: integers [N], the true class.
+      uncut: integers [N], the class that the unsplit network predicts.
 
     Raises:
-      ConfigError: shapes don't fit, a number is not whole or a size negative, or two rates share
-        an id.
+      ConfigError: shapes don't fit, an array is not of integers, a size is negative, or two rates
+        share an id.
 
     >>> one = PerImage(("r0",), [[52, 48, 50]], [[7, 1, 3]], labels=[7, 1, 2], uncut=[7, 2, 3])
     >>> one.correct("top1").mean(), one.correct("agreement").mean(), one.bytes.mean()
@@ -69,7 +69,7 @@ class PerImage:
             array = np.asarray(getattr(self, name))
             if array.shape != shape or not count or not np.issubdtype(array.dtype, np.integer):
                 raise ConfigError(
-                    f"{name} is {array.dtype} {list(array.shape)}, expected whole numbers "
+                    f"{name} is {array.dtype} {list(array.shape)}, expected integers "
                     f"{list(shape)} of at least one image"
                 )
             object.__setattr__(self, name, array.astype(np.int64))
@@ -77,24 +77,24 @@ class PerImage:
             raise ConfigError(f"an image has {self.bytes.min()} bytes")
 
     def correct(self, quality: str) -> np.ndarray:
-        """bool [rates, N]: the label was found (`top1`), or what the uncut network sees."""
+        """Returns bool [rates, N]: equal to the label ("top1") or the unsplit network's class."""
         return self.predicted == self._truth(quality)
 
     def uncut_correct(self, quality: str) -> np.ndarray:
-        """bool [N]: the same of the uncut network, which always agrees with itself."""
+        """Returns bool [N]: the same for the unsplit network, which always agrees with itself."""
         return self.uncut == self._truth(quality)
 
     def _truth(self, quality: str) -> np.ndarray:
         if quality not in _QUALITIES:
-            raise ConfigError(f"there is no quality {quality!r}; choose {' or '.join(_QUALITIES)}")
+            raise ConfigError(f"unknown quality {quality!r}; choose {' or '.join(_QUALITIES)}")
         return self.labels if quality == "top1" else self.uncut
 
     def same_images(self, other: "PerImage") -> bool:
-        """Whether the other's images have these labels and predictions of the uncut network."""
+        """Returns whether labels and predictions of the unsplit network are equal."""
         return np.array_equal(self.labels, other.labels) and np.array_equal(self.uncut, other.uncut)
 
     def belongs_to(self, curve: Curve) -> bool:
-        """Whether the curve is the mean over these images."""
+        """Returns whether the curve is the mean over these images."""
         points = [(point.bytes_per_image, point.top1) for point in curve.points]
         means = np.stack([self.bytes.mean(axis=1), self.correct("top1").mean(axis=1)], axis=1)
         return (
@@ -126,9 +126,9 @@ class PerImage:
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-            raise _no_file(path, error) from error
+            raise _damaged(path, error) from error
         except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-            raise _no_file(path, error) from error
+            raise _damaged(path, error) from error
         version = found.pop("version")
         if version.shape or version != _VERSION:
             raise DataError(f"{path} has version {version}, expected {_VERSION}")
@@ -138,10 +138,10 @@ class PerImage:
                     raise ConfigError(f"{name} has {found[name].ndim} axes, expected {rank}")
             return cls(**found)
         except ConfigError as error:
-            raise _no_file(path, error) from error
+            raise _damaged(path, error) from error
 
 
-def _no_file(path: str | Path, error: Exception) -> DataError:
+def _damaged(path: str | Path, error: Exception) -> DataError:
     return DataError(
-        f"{path} is not of single images: {error}; write one with jaxsplit evaluate --out"
+        f"{path} holds no per-image records: {error}; write one with jaxsplit evaluate --out"
     )

@@ -1,4 +1,4 @@
-"""Points of a rate–accuracy curve, their 95 % intervals, and the checks of their values."""
+"""Points of a rate–accuracy curve, their 95 % intervals, and validation of their values."""
 
 import math
 from dataclasses import dataclass, fields
@@ -8,6 +8,9 @@ import numpy as np
 
 from jaxsplit.errors import ConfigError
 
+__all__ = ["CodecPoint", "RatePoint", "wilson_interval"]
+
+#: Lower and upper limit of a share, 0 … 1.
 Interval = tuple[float, float]
 
 #: Two-sided 95 % quantile of the standard normal distribution.
@@ -16,36 +19,38 @@ _Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class RatePoint:
-    """What one rate costs and gives, measured over a set of images.
+    """Cost and accuracy of one rate, measured over a set of images.
 
-    All after `n_images` is None where it was not measured, as in an older file.
+    Fields after `n_images` are None where they were not measured, as in an older file.
 
     Args:
       rate_id: name of the rate in its family.
-      lmbda: weight of a bit in the training loss, >= 0; None where it is not known.
-      bytes_per_image: mean length of real frames that were decoded again before the tail ran.
-      estimated_bits_per_image: what the rate's prior charges for the same latents, mean; its
-        tables, where it has none.
-      bits_per_pixel: 8 · bytes_per_image per pixel of the image that entered the network.
+      lmbda: rate weight (lambda) of the training loss, ≥ 0; None where it is not known.
+      bytes_per_image: mean length of real frames; the tail ran on what was decoded from them.
+      estimated_bits_per_image: mean code length of the same latents under the rate's prior; under
+        its tables where it has no prior.
+      bits_per_pixel: 8 · bytes_per_image per pixel of the network's input image.
       top1: accuracy through those bytes, 0 … 1.
-      n_images: how many images were measured.
-      table_bits_per_image: information content of the same latents under the rate's integer
-        tables, mean: what an ideal coder would write.
-      top1_interval: Wilson's 95 % interval of top-1, both ends 0 … 1.
-      top5: share of images whose class is among the five likeliest; None with five classes or less.
+      n_images: number of images.
+      table_bits_per_image: mean information content of the same latents under the rate's integer
+        tables, in bits: the output of an ideal coder.
+      top1_interval: Wilson's 95 % interval of top-1, 0 … 1.
+      top5: share of images whose class is among the five likeliest; None for at most five classes.
       top5_interval: its interval.
-      agreement: share of images to which the uncut network gives the same class.
+      agreement: share of images to which the unsplit network gives the same class.
       agreement_interval: its interval.
-      bytes_p5, bytes_p95: lengths of frames: at least 5 % (95 %) are as short or shorter.
-      device_macs, device_params: multiply-accumulates for an image, and parameters, of head and
-        encoder, as of `plan.SplitCost`.
-      device_share: device_macs as a share of the uncut network's.
+      bytes_p5, bytes_p95: 5th and 95th percentile of the lengths of frames.
+      device_macs, device_params: multiply-accumulates of an image, and parameters, of head and
+        encoder, see `cost.SplitCost`.
+      device_share: device_macs as a share of the unsplit network's.
       server_macs, server_params: those of decoder and tail.
-      unit_bytes: what a packed family stores for the rate, `FamilyRate.stored_bytes`.
+      unit_bytes: size of the rate in a packed family, see `FamilyRate.stored_bytes`.
       unit_share: unit_bytes as a share of the backbone's arrays in float32.
 
     Raises:
       ConfigError: a number is not finite or out of its range.
+
+    >>> RatePoint("r0", 0.01, 52.0, 400.0, 52 * 8 / 784, top1=0.875, n_images=2000).agreement
     """
 
     rate_id: str
@@ -97,13 +102,16 @@ class CodecPoint:
       codec: "jpeg", "webp" or "avif".
       quality: Pillow's quality, 1 … 95 (JPEG) or 0 … 100 (WebP, AVIF).
       bytes_per_image: mean length of the whole files.
-      header_bytes_per_image: mean of the part that `image_codecs.header_bytes` counts.
-      top1: accuracy of the uncut network on the decoded images, 0 … 1.
-      agreement: share of the images that it gives the class of the image before coding, 0 … 1.
+      header_bytes_per_image: mean of `image_codecs.header_bytes`.
+      top1: accuracy of the unsplit network on the decoded images, 0 … 1.
+      agreement: share of images whose class is the same before and after coding, 0 … 1.
       top1_interval, agreement_interval: Wilson's 95 % intervals; None in an older file.
 
     Raises:
       ConfigError: a number is not finite or out of its range.
+
+    >>> CodecPoint("jpeg", 50, 500.0, 330.0, top1=0.9, agreement=0.95).payload_bytes_per_image
+    170.0
     """
 
     codec: str
@@ -127,12 +135,12 @@ class CodecPoint:
 
     @property
     def payload_bytes_per_image(self) -> float:
-        """Mean bytes without the header: what a system that agreed on it would still send."""
+        """Mean bytes without the header, which a system could agree on once."""
         return self.bytes_per_image - self.header_bytes_per_image
 
 
 def optional(point: type) -> tuple[str, ...]:
-    """What a kind of point may lack: added later, so older files are without it.
+    """Returns the fields that a class of points may lack: older files don't have them.
 
     >>> optional(CodecPoint)
     ('top1_interval', 'agreement_interval')
@@ -141,10 +149,10 @@ def optional(point: type) -> tuple[str, ...]:
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion.
+    """Computes Wilson's 95 % interval of a proportion.
 
     (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = successes / n, n = trials. Unlike
-    p ± z √(p(1-p)/n) it is right near 0 and 1 too, and never leaves them.
+    p ± z √(p(1-p)/n) it is accurate near 0 and 1 too, and stays between them.
 
     Wilson, "Probable inference, the law of succession, and statistical inference", J. Am. Stat.
     Assoc. 22 (1927).
@@ -154,7 +162,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
       trials: at least 1.
 
     Returns:
-      Its lower and upper end, as shares, 0 … 1.
+      Its lower and upper limit, 0 … 1.
 
     Raises:
       ConfigError: the counts are not as above.
@@ -164,11 +172,11 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     (0.2553, 0.3662)
     """
     if not 0 <= successes <= trials or trials < 1:
-        raise ConfigError(f"{successes} of {trials} is no proportion")
+        raise ConfigError(f"{successes} of {trials} is not a proportion")
     share, square = successes / trials, _Z**2 / trials
     middle = share + square / 2
     reach = _Z * math.sqrt(share * (1 - share) / trials + (_Z / (2 * trials)) ** 2)
-    # Where the share is 0 or 1, so is that end; rounding may miss it.
+    # A share of 0 or 1 is itself the limit; rounding may miss it.
     low = 0.0 if successes == 0 else (middle - reach) / (1 + square)
     high = 1.0 if successes == trials else (middle + reach) / (1 + square)
     return low, high
@@ -177,7 +185,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 def check_keys(
     value: object, expected: tuple[str, ...], where: str, optional: tuple[str, ...] = ()
 ) -> None:
-    """Refuses a value that isn't a dict of the expected keys and any of the optional ones."""
+    """Checks that a value is a dict of the expected keys and any of the optional ones."""
     if not isinstance(value, dict) or set(value) - set(optional) != set(expected):
         got = f"the keys {sorted(value)}" if isinstance(value, dict) else type(value).__name__
         perhaps = f" and perhaps {sorted(optional)}" if optional else ""
@@ -192,23 +200,23 @@ def _number(name: str, value: Any, highest: float = math.inf) -> float:
 
 
 def set_number(instance: object, name: str, highest: float = math.inf) -> None:
-    """Makes an attribute a float, or refuses it if it isn't a finite number from 0 to `highest`."""
+    """Converts an attribute to float; a ConfigError unless it is finite and 0 … `highest`."""
     object.__setattr__(instance, name, _number(name, getattr(instance, name), highest))
 
 
 def set_interval(instance: object, name: str) -> None:
-    """Makes an attribute a pair of floats, 0 ≤ low ≤ high ≤ 1, or refuses it."""
+    """Converts an attribute to a pair of floats; a ConfigError unless 0 ≤ low ≤ high ≤ 1."""
     value = getattr(instance, name)
     if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ConfigError(f"{name} is {value!r}, expected its two ends")
+        raise ConfigError(f"{name} is {value!r}, expected its lower and upper limit")
     low, high = (_number(name, end, highest=1.0) for end in value)
     if low > high:
-        raise ConfigError(f"{name} is {value!r}, expected its lower end first")
+        raise ConfigError(f"{name} is {value!r}, expected the lower limit first")
     object.__setattr__(instance, name, (low, high))
 
 
 def set_count(instance: object, name: str, lowest: int = 1) -> None:
-    """Makes an attribute an int, or refuses it if it isn't a whole number, `lowest` or above."""
+    """Converts an attribute to int; a ConfigError unless it is whole and at least `lowest`."""
     value = getattr(instance, name)
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < lowest:
         raise ConfigError(f"{name} is {value!r}, expected a whole number of at least {lowest}")

@@ -1,4 +1,4 @@
-"""A rate family: the small trees of all rates of one cut, as a value and as a folder."""
+"""Rate families: the parameter trees and tables of all rates of one cut, in memory and on disk."""
 
 from jaxsplit.codec.rate import FamilyRate
 from jaxsplit.family.family import RateFamily

@@ -1,4 +1,4 @@
-"""The rates of one cut, as a value."""
+"""A rate family in memory: the rates of one cut of one backbone."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ from jaxsplit.weights.load import load_backbone
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RateFamily:
-    """The rates of one cut of one backbone, lowest lambda last or in any other order.
+    """The rates of one cut of one backbone, in any order.
 
     Attributes:
-      backbone: name of the model.
-      backbone_fingerprint: of its weights; None for a family that was imported without any.
-      weights: name under which `load_backbone` finds the weights; None: they must be given.
+      backbone: name of the network.
+      backbone_fingerprint: of its weights; None for a family that was imported without weights.
+      weights: name of the weights for `load_backbone`; None: they must be given.
       preprocessing: of the images.
       cut: endpoint of the backbone.
       rates: at least one.
-      card: where the family comes from and how it was measured, see `jaxsplit.evaluation.card`; no
-        part of its fingerprint.
+      card: origin and measurements, see `jaxsplit.evaluation.card`; not in the fingerprint.
 
     Raises:
-      ConfigError: there is no rate, or two have one name.
+      ConfigError: there is no rate, or two have the same name.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
@@ -70,10 +69,10 @@ class RateFamily:
         )
 
     def select(self, rate_ids: Iterable[str]) -> Self:
-        """The family of only some rates, which is another one to a receiver.
+        """Returns a family of some of the rates; receivers need the same selection.
 
         Args:
-          rate_ids: names of the rates, in the order that the new family has them in.
+          rate_ids: names of the rates, in the order of the new family.
 
         Returns:
           The smaller family.
@@ -85,7 +84,7 @@ class RateFamily:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of all that sender and receiver must share."""
+        """sha256 of everything that sender and receiver must share."""
         identity = {
             "backbone": self.backbone_fingerprint,
             "cut": self.cut,
@@ -95,13 +94,13 @@ class RateFamily:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def bind(self, backbone: networks.Backbone) -> Self:
-        """This family with the fingerprint of a backbone, which it must have been trained on.
+        """Binds the family to the backbone that it was trained on.
 
         Args:
-          backbone: the network; where the family names no fingerprint, any weights will do.
+          backbone: the network; any weights fit a family without a fingerprint.
 
         Returns:
-          The family, bound to exactly these weights.
+          The family with the fingerprint of these weights.
 
         Raises:
           FamilyError: the family belongs to another backbone, or to other preprocessing.
@@ -118,21 +117,21 @@ class RateFamily:
             )
         if self.preprocessing != backbone.preprocessing:
             raise FamilyError(
-                f"the backbone is given images by {backbone.preprocessing}, but the family was "
+                f"the backbone has {backbone.preprocessing}, but the family was "
                 f"trained with {self.preprocessing}: use dataclasses.replace(backbone, "
                 "preprocessing=family.preprocessing)"
             )
         return dataclasses.replace(self, backbone_fingerprint=backbone.fingerprint)
 
     def split(self, backbone: networks.Backbone, rate_id: str) -> Split:
-        """The cut with one rate's unit, as of `jaxsplit.make_split`.
+        """Returns the cut with one rate's unit, see `jaxsplit.make_split`.
 
         Args:
           backbone: the network that the family was trained on.
           rate_id: name of the rate.
 
         Returns:
-          The four stages, which take `self[rate_id].variables` as their unit.
+          The split, whose stages take `self[rate_id].variables` as their unit.
 
         Raises:
           FamilyError: there is no such rate.
@@ -142,14 +141,14 @@ class RateFamily:
     def backbone_of(
         self, name: str | None = None, file: str | os.PathLike[str] | None = None
     ) -> networks.Backbone:
-        """The frozen network, given images as this family was trained with.
+        """Loads the frozen network with the preprocessing of this family.
 
         Args:
-          name: weights as of `load_backbone`; None: those that the family names.
+          name: of weights, see `load_backbone`; None: those that the family names.
           file: of weights for the family's network, in place of a name.
 
         Returns:
-          The backbone; the images are prepared as the family says, not as its weights do.
+          The backbone, with the family's preprocessing in place of that of its weights.
 
         Raises:
           FamilyError: neither is given, and the family names no weights.
@@ -164,17 +163,17 @@ class RateFamily:
                 f"the family names no weights for {self.backbone}: give a backbone, or --weights "
                 "FILE on the command line"
             )
-        # Weights of another package don't say how images were given to this family.
+        # Imported weights don't know the preprocessing of this family.
         return dataclasses.replace(backbone, preprocessing=self.preprocessing)
 
     def codec(
         self, backbone: networks.Backbone | None = None, *, batch_size: int = 1
     ) -> tuple[Sender, Receiver]:
-        """Both ends: images to frames on the device, frames to logits on the server.
+        """Makes the sender, images to frames, and the receiver, frames to outputs.
 
         Args:
-          backbone: what the family was trained on; None: what it names is loaded.
-          batch_size: images that run at once, as of `Sender`.
+          backbone: what the family was trained on; None: loaded by the name in the family.
+          batch_size: images per run, see `Sender`.
 
         Returns:
           The sender and the receiver.
@@ -195,13 +194,12 @@ class RateFamily:
         return Sender(self, backbone, batch_size), Receiver(self, backbone, batch_size)
 
     def half(self) -> Self:
-        """The family with parameters that float16 can say, which a packed folder stores as that.
+        """Rounds parameters to float16 values, which a packed folder stores in half the size.
 
-        Other parameters send other symbols: figures that were measured are dropped, and tables stay
-        as they are.
+        Rounded parameters give other symbols, so measured figures are dropped. Tables stay.
 
         Returns:
-          The rounded family; its parameters are float32 arrays all the same.
+          The rounded family; its parameters are still float32 arrays.
 
         Raises:
           FamilyError: a parameter is too large for float16.
@@ -222,11 +220,11 @@ class RateFamily:
         return dataclasses.replace(self, rates=rates, card=card)
 
     def save(self, directory: str | os.PathLike[str], *, packed: bool = False) -> None:
-        """Writes the family; a save that is killed leaves the family that was there.
+        """Writes the family atomically: an interrupted save leaves the previous family.
 
         Args:
           directory: the folder.
-          packed: one safetensors file for each rate, to be passed on, in place of orbax's folder.
+          packed: one safetensors file for each rate, for distribution, in place of an orbax folder.
 
         Raises:
           FamilyError: the folder cannot be written.
@@ -245,16 +243,16 @@ class RateFamily:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Self:
-        """Reads a family from its directory. Nothing in there is executed.
+        """Reads a family. Nothing in its folder is executed.
 
         Args:
-          directory: what `save` wrote, packed or not.
+          directory: written by `save`, packed or not.
 
         Returns:
-          The family, each of its coders tested.
+          The family, after the self-test of each coder.
 
         Raises:
-          FamilyError: there is none, it is damaged, or its format is of another version.
+          FamilyError: there is none, it is damaged, or its format has another version.
           CoderError: the installed coder does not reproduce a rate's self-test.
         """
         return cls(**files.read(Path(directory)))

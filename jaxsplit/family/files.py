@@ -1,12 +1,11 @@
-"""A family as a folder: an index, and the small tree of each rate.
+"""A family on disk: an index, and the parameters and tables of each rate.
 
-`family.json` says what the rates are and where they come from; each `rates/<rate_id>-<digest>` has
-a rate's parameters and its coding tables: a folder of orbax, or in a packed family (format 2) one
-safetensors file of half the size, which loads in a thirtieth of the time, is the same bytes
-whenever it is written, and has as float16 what that can say. The digest is of the content, so a
-damaged rate is noticed; the index also has a short stream for each rate, so that a coder that
-changed is noticed. Saving never touches what the present index names: replacing `family.json` is
-the one step that makes a new family the family.
+`family.json` describes the rates and their origin. Each `rates/<rate_id>-<digest>` holds a rate's
+parameters and coding tables: an orbax folder, or in a packed family (format 2) a safetensors file,
+which has half the size, loads in a thirtieth of the time, is deterministic, and stores float32 as
+float16 where that is exact. The digest of the content reveals a damaged rate; a short stream for
+each rate in the index reveals a coder that changed. Saving doesn't touch the files of the previous
+index: replacing `family.json` is the one atomic step.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from jaxsplit.io.safetensors import read_safetensors
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 INDEX = "family.json"
-#: What makes up a packed family's folder, for those who copy one.
+#: Patterns of the files of a packed family.
 FILES = (INDEX, "rates/*.safetensors")
 
 _DAMAGES = (
@@ -46,16 +45,16 @@ _TYPED_DAMAGES = (ConfigError, CheckpointError, WeightsError)
 def write(
     directory: Path, described: dict[str, Any], rates: tuple[FamilyRate, ...], *, packed: bool
 ) -> None:
-    """Writes a family; a write that is killed leaves the family that was there.
+    """Writes a family atomically: an interrupted write leaves the previous family.
 
     Args:
-      directory: made where it is missing.
-      described: what the index says beside the format and the rates.
+      directory: created if missing.
+      described: entries of the index other than format and rates.
       rates: in the order of the index.
-      packed: one file for each rate in place of a folder of orbax.
+      packed: one file for each rate in place of an orbax folder.
 
     Raises:
-      ConfigError: a unit is of a class that was not registered.
+      ConfigError: the class of a unit is not registered.
       FamilyError: the folder cannot be written.
     """
     for rate in rates:
@@ -66,7 +65,7 @@ def write(
         version = PACKED_VERSION if packed else FORMAT_VERSION
         index = {"format": version, **described, "rates": entries}
         text = json.dumps(index, indent=1) + "\n"
-        # Numbers of a list on one line; no text of JSON holds a line's end.
+        # Lists of numbers on one line; JSON strings contain no line breaks.
         text = re.sub(r"\[\n[-+.\deE,\s]*\]", lambda found: " ".join(found[0].split()), text)
         write_whole(directory / INDEX, text.encode())
         named = {entry["file" if packed else "folder"] for entry in entries}
@@ -82,10 +81,10 @@ def write(
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """The fields of a family, as of `RateFamily`.
+    """Reads the fields of a `RateFamily`.
 
     Raises:
-      FamilyError: there is none, it is damaged, or its format is of another version.
+      FamilyError: there is none, it is damaged, or its format has another version.
       CoderError: the installed coder does not reproduce a rate's self-test.
     """
     try:
@@ -107,7 +106,7 @@ def read(directory: Path) -> dict[str, Any]:
     try:
         card = index.get("card", {})
         if not isinstance(card, dict):
-            raise TypeError("its card is no object")
+            raise TypeError("its card is not an object")
         _check_types(index)
         return {
             "backbone": index["backbone"]["name"],
@@ -123,7 +122,7 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def is_packed(directory: Path) -> bool:
-    """Whether the index names files of safetensors, which hold no more than they show."""
+    """Returns whether the index names safetensors files, whose size in memory is known."""
     try:
         index = json.loads((directory / INDEX).read_text())
     except (OSError, ValueError, RecursionError):
@@ -137,10 +136,10 @@ def _check_types(index: dict[str, Any]) -> None:
     names = ("cut", "backbone", "fingerprint", "weights")
     for place, (name, value) in enumerate(zip(names, texts, strict=True)):
         if not (isinstance(value, str) or (value is None and place > 1)):
-            raise TypeError(f"its {name} is no text")
+            raise TypeError(f"its {name} is not a string")
     for entry in index["rates"]:
         if not isinstance(entry["lambda"], int | float | None):
-            raise TypeError("a lambda is no number")
+            raise TypeError("a lambda is not a number")
 
 
 def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, Any]:
@@ -164,12 +163,12 @@ def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, An
 
 
 def _read_rate(directory: Path, entry: dict[str, Any], key: str) -> FamilyRate:
-    # Without a look at where links lead: downloaded files are links into a cache.
+    # Links are not resolved: downloaded files are links into a cache.
     place = entry[key]
     if not re.fullmatch(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*", place):
         raise FamilyError(f"{place!r} lies outside of the family")
     if not isinstance(entry["measured"], dict):
-        raise TypeError("the measured figures of a rate are no object")
+        raise TypeError("the measured figures of a rate are not an object")
     tree = _read_tree(directory / place)
     rate = FamilyRate(
         entry["rate_id"],
@@ -196,7 +195,7 @@ def _read_tree(path: Path) -> dict[str, Any]:
 
 
 def _holds(path: Path, rate: FamilyRate) -> bool:
-    """Whether a place that bears the rate's digest really has its content."""
+    """Returns whether the file or folder with the rate's digest has the rate's content."""
     try:
         tree = _read_tree(path)
         tables = CodingTables.from_arrays(tree["tables"])

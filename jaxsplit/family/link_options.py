@@ -1,4 +1,4 @@
-"""Rates of families as options on a link, beside the cuts of a plan."""
+"""Latencies of a family's rates over a link, for comparison with the cuts of a plan."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def link_options(
       families: by name.
       backbone: their network; its variables may be shapes.
       link: device, server and connection.
+
+    Returns:
+      An option for each rate, family by family.
 
     Raises:
       ConfigError: a family is of another network or image size, or a rate has no measured bytes.

@@ -1,4 +1,4 @@
-"""Trained families by name: of the package, of a folder, or of the Hugging Face Hub."""
+"""Trained families by name: in the package, in a folder, or on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxsplit.errors import FamilyError, did_you_mean
 from jaxsplit.family import RateFamily
 from jaxsplit.family.files import FILES, INDEX, is_packed
 
-#: Where the families are that come with the package: `<backbone>-<dataset>/<cut>/`.
+#: Families in the package: `<backbone>-<dataset>/<cut>/`.
 ASSETS = Path(__file__).parent.parent / "assets" / "families"
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # no "..", no wildcard
@@ -18,7 +18,7 @@ _HUB = re.compile(rf"hf:({_PART}/{_PART})((?:/{_PART})*)(?:@([A-Za-z0-9_][A-Za-z
 
 
 def pretrained_names() -> tuple[str, ...]:
-    """Names of the families that come with the package: "<backbone>-<dataset>/<cut>".
+    """Returns the names of the families in the package, "<backbone>-<dataset>/<cut>".
 
     Returns:
       The names in alphabetical order, each for `load_pretrained`.
@@ -31,18 +31,18 @@ def pretrained_names() -> tuple[str, ...]:
 
 
 def load_pretrained(name: str | os.PathLike[str]) -> RateFamily:
-    """A trained family. Nothing that a folder or a download holds is executed.
+    """Loads a trained family. Nothing in a folder or a download is executed.
 
     Args:
       name: one of `pretrained_names()`; a folder, such as a training's `family`; or a repository of
         the Hugging Face Hub, `hf:owner/name[/folder][@revision]`, which is downloaded once
-        (`pip install "jaxsplit[hub]"`). A folder goes before a name of the package.
+        (`pip install "jaxsplit[hub]"`). A folder takes precedence over a name in the package.
 
     Returns:
-      The family, which finds its own backbone and makes its two ends: `RateFamily.codec`.
+      The family. `RateFamily.codec` loads its backbone and makes sender and receiver.
 
     Raises:
-      FamilyError: there is no such family, it is damaged, or it can't be downloaded.
+      FamilyError: there is no such family, it is damaged, or it cannot be downloaded.
       CoderError: the installed coder does not reproduce a rate's self-test.
 
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
@@ -63,10 +63,12 @@ def load_pretrained(name: str | os.PathLike[str]) -> RateFamily:
 
 
 def _download(name: str) -> Path:
-    """The local folder of a family on the Hub."""
+    """Downloads a family from the Hub and returns its local folder."""
     found = _HUB.fullmatch(name)
     if found is None:
-        raise FamilyError(f"{name!r} is no name on the Hub; expected hf:owner/name[/folder][@rev]")
+        raise FamilyError(
+            f"{name!r} is not a name on the Hub; expected hf:owner/name[/folder][@rev]"
+        )
     repository, folder, revision = found[1], found[2].lstrip("/"), found[3]
     try:
         from huggingface_hub import snapshot_download
@@ -78,7 +80,7 @@ def _download(name: str) -> Path:
     patterns = [f"{folder}/{file}".lstrip("/") for file in FILES]
     try:
         local = snapshot_download(repository, revision=revision, allow_patterns=patterns)
-    except Exception as error:  # the package lets errors of several libraries through
+    except Exception as error:  # of several libraries
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise FamilyError(
             f"cannot download {name} ({reason}); check the name, the revision and the connection"
@@ -87,6 +89,6 @@ def _download(name: str) -> Path:
     if not (found_folder / INDEX).exists() or is_packed(found_folder):
         return found_folder
     raise FamilyError(
-        f"{name} is no packed family, and others may be of any size once they are read: its owner "
-        "can make it one with jaxsplit pack"
+        f"{name} is not a packed family, and others may be of any size once they are read: its "
+        "owner can pack it with jaxsplit pack"
     )

@@ -1,9 +1,9 @@
-"""The units that the paper's authors published, as families of this library.
+"""Import of the units that the paper's authors published, as families.
 
 A folder holds `classification.json`, `segmentation.json` or both, and the weights files that they
-name (github.com/IntelLabs/spic, MIT). Each of its 61 units is a `Bottleneck` with ReLU everywhere,
-latents ≥ 0, rounding around zero, and one histogram of symbols for all channels; the hyperprior
-that the authors used in training is left out.
+name (github.com/IntelLabs/spic, MIT). Each of the 61 units is a `Bottleneck` with ReLU everywhere,
+latents ≥ 0, rounding around zero, and one histogram of symbols for all channels. The hyperprior
+that the authors used in training is not imported.
 
 Source: Datta, Ahuja, Somayazulu, Tickoo 2022, arXiv 2208.11596.
 """
@@ -30,10 +30,10 @@ from jaxsplit.weights.formats import read_tensors
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """Where the authors put units, and what their convolutions look like there.
+    """A cut of the authors, with the geometry of its units.
 
     Attributes:
-      cut: our name of the endpoint after which the network is cut.
+      cut: endpoint after which the network is cut, by our name.
       shape: (H, W, Cin) of the features.
       padding: zeros around the encoder's input.
       decoder_forms: stride → (kernel, padding) of the transposed convolution.
@@ -47,13 +47,13 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedNetwork:
-    """One of the two networks that units were published for.
+    """A network that units were published for.
 
     Attributes:
       backbone: its name; `deeplabv3_resnet50` is DeepLabV3 on a ResNet-50 with output stride 8,
         and `aspp.branch1` its branch of dilation 12, which the other four bypass.
       preprocessing: of the images.
-      sites: the authors' name of a cut → what is there. "US" units were trained without labels.
+      sites: the authors' name of a cut → its site. "US" units were trained without labels.
     """
 
     backbone: str
@@ -68,7 +68,7 @@ _LAST, _FIRST = (
 _BRANCH = Site("aspp.branch1", (65, 65, 256), 0, {6: (5, 0), 8: (9, 0)})
 _SECOND = Site("stage4.block2", (65, 65, 2048), 0, {4: (5, 0), 6: (5, 0)})
 
-# What an entry of the JSON file may end in.
+# Exceptions that a malformed entry of the JSON file can raise.
 _NONSENSE = (ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError)
 
 # Convolution and batch normalisation of each of our layers, in the authors' names.
@@ -81,7 +81,7 @@ _LAYERS = {
 _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _UNUSED = ("priorEncoder.", "priorDecoder.", "bitEstimator_z.")
 
-#: The published units' networks, by the name of their JSON file.
+#: Name of the JSON file → network of its units.
 TASKS: Mapping[str, PublishedNetwork] = {
     "classification": PublishedNetwork(
         "resnet50",
@@ -111,19 +111,19 @@ TASKS: Mapping[str, PublishedNetwork] = {
 def import_families(
     folder: str | os.PathLike[str], task: str = "classification", cut: str | None = None
 ) -> dict[str, RateFamily]:
-    """The published units as families: the authors' name of a cut → its family.
+    """Imports published units: the authors' name of a cut → its family.
 
     Args:
       folder: with `<task>.json` and the weights files that it names.
       task: "classification" or "segmentation".
-      cut: "S1", "S2", "S3", "US1" or "US2"; None: all that the folder has.
+      cut: "S1", "S2", "S3", "US1" or "US2"; None: all in the folder.
 
     Returns:
-      Families with tables from the published symbol counts, bound to no weights yet.
+      Families with tables from the published symbol counts, not bound to weights.
 
     Raises:
       ConfigError: no such task or cut.
-      WeightsError: as of `read_units`.
+      WeightsError: as in `read_units`.
     """
     units = read_units(folder, task, cut)
     network = TASKS[task]
@@ -147,12 +147,13 @@ def read_units(
 
     `Bottleneck(unit.spec, TASKS[task].sites[cut].shape)` runs one.
 
-    Args: as of `import_families`.
+    Args:
+      folder, task, cut: as in `import_families`.
 
     Raises:
       ConfigError: no such task or cut.
-      WeightsError: a file is missing or damaged, or its tensors are not those of the unit that
-        the JSON file describes; all that are missing, unknown or of another shape are listed.
+      WeightsError: a file is missing or damaged, or its tensors don't match the unit in the JSON
+        file; all missing, unknown and misshapen ones are listed.
     """
     if task not in TASKS:
         raise ConfigError(f"no units were published for {task!r}, only for {', '.join(TASKS)}")
@@ -198,7 +199,7 @@ def _read_unit(index: Path, name: str, entry: Any, site: Site | None) -> FamilyR
         counts = {int(symbol): float(n) for symbol, n in counts.items()}
         if file != Path(file).name or not file.isprintable():
             raise ConfigError(f"{file!r} is not the name of a file in the folder")
-        # Before the tables: the tensors bound the number of channels.
+        # Read before the tables are made: the tensors bound the number of channels.
         variables = _unit_variables(index.parent / file, spec, site.shape[-1])
         return FamilyRate(name, None, spec, variables, tables_from_counts(counts, spec.channels))
     except _NONSENSE as error:
@@ -209,7 +210,7 @@ def _read_unit(index: Path, name: str, entry: Any, site: Site | None) -> FamilyR
 
 
 def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> dict[str, Any]:
-    """The variables of a unit from its file: checked as a whole, laid out as `Bottleneck` does.
+    """Reads a unit's tensors, checks all of them, and returns the variables of a `Bottleneck`.
 
     Args:
       file: published weights, in any format that `read_tensors` knows.
@@ -220,8 +221,7 @@ def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> dict[str, A
       {"params", "batch_stats"}, float32.
 
     Raises:
-      WeightsError: the file is missing or damaged, or its tensors are not those of the unit; all
-        that are missing, unknown or of another shape are named.
+      WeightsError: the file is missing or damaged, or its tensors don't match the unit.
     """
     tensors = {
         name: tensor
@@ -254,7 +254,7 @@ def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> dict[str, A
 
 
 def _shapes(spec: BottleneckSpec, width: int) -> dict[str, tuple[int, ...]]:
-    """The authors' names of what inference needs → the shapes."""
+    """Returns the authors' names of the tensors that inference needs → their shapes."""
     sizes = {"bn2_1": width, "bn3_1": spec.channels, "bn4_1": width, "bn5_1": width}
     return {
         "conv2_2.weight": (width, 1, spec.kernel, spec.kernel),

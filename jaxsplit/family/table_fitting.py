@@ -1,4 +1,4 @@
-"""Coding tables fitted to what given images really yield."""
+"""Coding tables fitted to the symbols of given images."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from jaxsplit.family import RateFamily
 from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.networks.inference import batch_size
 
-#: What the integer tables tell apart: nothing, channels, or places of the latent.
+#: How tables are shared: one for all, one per channel, or by spatial position.
 SHARINGS = ("shared", "channels", "places")
 
 
@@ -27,32 +27,35 @@ def fit_tables(
     tables: str = "shared",
     tell: Tell = tell_nobody,
 ) -> RateFamily:
-    """The family with tables that follow the symbols of these images; the units stay as they are.
+    """Fits the coding tables of a family to the symbols of images; the units don't change.
 
-    Tables round where the old ones did. For units that were trained elsewhere, whose tables follow
-    other images or another network's features, and where a prior doesn't follow its latents.
+    Quantization offsets are unchanged. Useful for units that were trained on other images or on
+    another network's features, and for priors that don't match the latents.
 
     Args:
       family: the rates.
       backbone: what the family runs on; the result is bound to it.
-      source: images, labelled or not: their classes don't matter.
-      tables: "shared", one for all channels of a rate, as of the published units; "channels", one
-        for each; "places", at most 64, which like places of the latent share.
-      tell: told how many images went through the rates.
+      source: images; labels are not used.
+      tables: "shared", one table for all channels of a rate, as in the published units; "channels",
+        one for each channel; "places", at most 64, shared by spatial positions of like statistics.
+      tell: log callback, called with the progress in images.
+
+    Returns:
+      The family with new tables and without measured figures.
 
     Raises:
-      ConfigError: there are no such tables.
+      ConfigError: unknown `tables`.
       DataError: there is no image.
       FamilyError: the family belongs to another backbone.
     """
     tell(f"reading {len(source)} images")
     images, _ = data.load_arrays(source, backbone.preprocessing)
     if not len(images):
-        raise DataError(f"{source.name} holds no image to fit tables to")
+        raise DataError(f"{source.name} has no images to fit tables to")
     size = batch_size(backbone.preprocessing.input_shape)
     sender = Sender(family, backbone, size)
     symbols: dict[str, np.ndarray] = {}
-    # Batch by batch, so that the head runs once for all rates and its features need not be kept.
+    # Batch by batch: the head runs once for all rates, and its features are not kept.
     for start in range(0, len(images), size):
         tell(f"fitting tables at {family.cut}", start, len(images))
         features = sender.features(images[start : start + size])
@@ -71,16 +74,19 @@ def with_tables_of(
     backbone: networks.Backbone | None = None,
     tables: str = "shared",
 ) -> RateFamily:
-    """Returns the family with tables that follow given symbols.
+    """Fits the coding tables of a family to given symbols.
 
     Args:
-      family: the rates; rounding offsets stay as they are.
-      symbols: rate id → int32 [N, h, w, C], as `Sender.symbols` gives them.
+      family: the rates; their quantization offsets are unchanged.
+      symbols: rate id → int32 [N, h, w, C], see `Sender.symbols`.
       backbone: what the family runs on; needed where several arrays cross the cut.
       tables: as in `fit_tables`.
 
+    Returns:
+      The family with new tables and without measured figures.
+
     Raises:
-      ConfigError: there are no such tables.
+      ConfigError: unknown `tables`.
     """
     if tables not in SHARINGS:
         raise ConfigError(f"tables are {tables!r}; expected one of {', '.join(SHARINGS)}")
@@ -104,14 +110,14 @@ def with_tables_of(
 
 
 def _as_places(symbols: np.ndarray) -> np.ndarray:
-    """Symbols [N, …, C] as [N, h, w, C]."""
+    """Reshapes symbols [N, …, C] to [N, h, w, C]."""
     if symbols.ndim == 4:
         return symbols
     return symbols.reshape(len(symbols), 1, -1, symbols.shape[-1])
 
 
 def _fitted(symbols: np.ndarray, offsets: np.ndarray, tables: str) -> CodingTables:
-    """Tables that follow symbols int32 [N, h, w, C]."""
+    """Fits tables to symbols int32 [N, h, w, C]."""
     channels = symbols.shape[-1]
     if tables == "places":
         return tables_by_place(symbols, offsets)

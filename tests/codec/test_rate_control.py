@@ -134,7 +134,7 @@ def test_without_figures_a_rate_must_be_named(
         ({}, "got no rate, expected exactly one of rate, max_bytes and quality"),
         ({"rate": "low", "quality": 0.9}, "got rate and quality, expected exactly one"),
         ({"rate": "low", "max_bytes": 9, "quality": 0.9}, "got rate and max_bytes and quality"),
-        ({"max_bytes": 0}, "max_bytes is 0, expected a whole number from 1 on"),
+        ({"max_bytes": 0}, "max_bytes is 0, expected a positive integer"),
         ({"max_bytes": 9.5}, "max_bytes is 9.5"),
         ({"quality": 0.0}, "quality is 0.0, expected a share"),
         ({"quality": 98}, "quality is 98, expected a share"),

@@ -72,7 +72,7 @@ def test_the_card_says_what_was_evaluated_on_and_keeps_the_rest(
     kept = {key: value for key, value in carded.card.items() if key != "evaluation"}
     assert kept == tiny_family.card
     assert (kept["data"], kept["split"], kept["seed"]) == ("embedded", "train", 0)
-    with pytest.raises(ConfigError, match="not of the family's rates, low, high, in order"):
+    with pytest.raises(ConfigError, match="the curve's rates are not low, high, in this order"):
         with_measured(tiny_family.select(["low", "high"]), *measured, tiny_test_source)
 
 

@@ -93,7 +93,7 @@ def test_the_table_says_the_same(folders):
     assert lines[0].startswith(f"BD-rate      {found['bd_rate_percent']:+.2f} %")
     low, high = found["interval"]["low"], found["interval"]["high"]
     assert f"95 % interval {low:+.2f} to {high:+.2f} %, 2000 resamples of 400 images" in lines[0]
-    assert lines[1].startswith(f"BD-accuracy  {found['bd_accuracy_points']:+.2f} points")
+    assert lines[1].startswith(f"BD-accuracy  {found['bd_accuracy_points']:+.2f} pp")
     assert lines[2].startswith("overlap")
     assert f"to {100 * found['overlap']['high']:.2f} %" in lines[2]
     assert len(lines) == 3
@@ -115,7 +115,7 @@ def test_without_images_there_is_no_interval_and_a_line_says_so(folders, tmp_pat
     assert f"no interval: no images.npz in {tmp_path}\n" in out
     assert result(old, tmp_path)["interval"] is None
     other = measured.write(tmp_path / "other", measured.draw(400, seed=1))
-    assert "no interval: the two curves are of different images" in run(old, other)[1]
+    assert "no interval: the two curves have different images" in run(old, other)[1]
     assert "agreement" in refusal(old, tmp_path, "--quality", "agreement")
 
 
@@ -139,7 +139,7 @@ def test_refusals_are_one_line(folders, tmp_path):
     assert "No such file" in refusal(old, tmp_path / "nothing")
     assert "curve.json" in refusal(old, tmp_path)
     assert "no range of quality" in refusal(old, new, "--to-drop", 89)
-    assert "from 1 to 2 points" in refusal(old, new, "--from-drop", 1, "--to-drop", 2)
+    assert "from 1 to 2 percentage points" in refusal(old, new, "--from-drop", 1, "--to-drop", 2)
     assert "from nan to" in refusal(old, new, "--from-drop", "nan")
     assert "'cubic'" in refusal(old, new, "--method", "cubic")
     assert "--quality" in refusal(old, new, "--quality", "psnr")
@@ -154,7 +154,7 @@ def test_images_of_another_evaluation_are_refused(folders, tmp_path):
     shutil.copy(folders[1] / "images.npz", tmp_path / "mixed")
     assert "another evaluation" in refusal(tmp_path / "mixed", folders[1])
     (tmp_path / "mixed" / "images.npz").write_text("damaged")
-    assert "not of single images" in refusal(tmp_path / "mixed", folders[1])
+    assert "no per-image records" in refusal(tmp_path / "mixed", folders[1])
 
 
 ORIGIN = Origin("resnet8_small", "5e" * 32, "stem", "embedded", "test", "af" * 8, 10, "0", "0")

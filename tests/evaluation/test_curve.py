@@ -120,7 +120,7 @@ def test_the_origin_is_kept_and_read_strictly(tmp_path):
     assert content["origin"]["data_fingerprint"] == "af" * 8
     for wrong, message in (
         ({"classes": 0}, "classes is 0"),
-        ({"cut": None}, "cut is None, expected a text"),
+        ({"cut": None}, "cut is None, expected a string"),
         ({"seed": 1}, "origin has the keys"),
     ):
         path.write_text(json.dumps(content | {"origin": content["origin"] | wrong}))
@@ -156,10 +156,10 @@ def test_a_file_of_before_the_optional_keys_is_still_read(tmp_path):
     [
         ({"agreement": 1.5}, "agreement is 1.5, expected a number from 0 to 1"),
         ({"top5": "all"}, "top5 is 'all'"),
-        ({"top5_interval": 1}, "top5_interval is 1, expected its two ends"),
-        ({"top1_interval": (0.9, 0.8)}, "expected its lower end first"),
-        ({"top1_interval": (0.9,)}, "expected its two ends"),
-        ({"agreement_interval": 0.9}, "expected its two ends"),
+        ({"top5_interval": 1}, "top5_interval is 1, expected its lower and upper limit"),
+        ({"top1_interval": (0.9, 0.8)}, "expected the lower limit first"),
+        ({"top1_interval": (0.9,)}, "expected its lower and upper limit"),
+        ({"agreement_interval": 0.9}, "expected its lower and upper limit"),
         ({"agreement_interval": (0.9, 1.1)}, "agreement_interval is 1.1"),
         ({"device_params": 0.5}, "device_params is 0.5, expected a whole number"),
         ({"unit_share": -1}, "unit_share is -1"),
@@ -180,7 +180,7 @@ def test_measured_numbers_out_of_their_range_are_refused(changes, message):
         ({"jpeg": [{**CODEC, "quality": 0.5}]}, "quality is 0.5, expected a whole number"),
         ({"jpeg": [{**CODEC, "agreement": 2}]}, "agreement is 2"),
         ({"jpeg": [{**CODEC, "codec": "webp"}]}, r"jpeg\[0\] has the keys"),
-        ({"jpeg": [{**CODEC, "top1_interval": [0.5]}]}, "expected its two ends"),
+        ({"jpeg": [{**CODEC, "top1_interval": [0.5]}]}, "expected its lower and upper limit"),
     ],
 )
 def test_baselines_of_another_schema_are_refused(tmp_path, baselines, message):

@@ -129,14 +129,14 @@ def test_smallest_reaching_takes_bytes_not_order_nor_quality():
     ("changes", "message"),
     [
         ({"codec": "png"}, "unknown image codec 'png'; choose among: jpeg, webp, avif"),
-        ({"qualities": [0]}, "jpeg quality 0 is not a whole number from 1 to 95"),
+        ({"qualities": [0]}, "jpeg quality 0 is not an integer from 1 to 95"),
         ({"qualities": [96]}, "jpeg quality 96"),
         ({"qualities": [50.5]}, "jpeg quality 50.5"),
         ({"images": np.zeros((2, 8, 8, 1), np.float32)}, "expected uint8"),
         ({"images": np.zeros((2, 8, 8, 2), np.uint8)}, "expected uint8"),
         ({"images": np.zeros((2, 8, 8), np.uint8)}, "expected uint8"),
         ({"labels": np.zeros(3, np.int32)}, "labels are"),
-        ({"uncut": np.zeros(3, np.int32)}, "uncut classes are"),
+        ({"unsplit": np.zeros(3, np.int32)}, "classes of the unsplit network are"),
         ({"batch_size": 0}, "batch size"),
         ({"predict": lambda batch: np.zeros(len(batch))}, "expected logits"),
         ({"predict": lambda batch: np.zeros((1, 10))}, "expected logits"),
@@ -146,7 +146,7 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
     arguments = {
         "images": np.zeros((2, 8, 8, 1), np.uint8),
         "labels": np.zeros(2, np.int32),
-        "uncut": np.zeros(2, np.int32),
+        "unsplit": np.zeros(2, np.int32),
         "predict": _zeros,
         "qualities": [50],
     }

@@ -82,8 +82,8 @@ def test_a_curve_belongs_to_its_images():
     [
         ({"rate_ids": ("low", "low")}, "different names"),
         ({"rate_ids": (), "bytes": [], "predicted": []}, "different names"),
-        ({"rate_ids": ("low",)}, r"bytes is int64 \[2, 3\], expected whole numbers \[1, 3\]"),
-        ({"labels": [1, 2]}, r"bytes is int64 \[2, 3\], expected whole numbers \[2, 2\]"),
+        ({"rate_ids": ("low",)}, r"bytes is int64 \[2, 3\], expected integers \[1, 3\]"),
+        ({"labels": [1, 2]}, r"bytes is int64 \[2, 3\], expected integers \[2, 2\]"),
         ({"uncut": [1, 2]}, r"uncut is int64 \[2\]"),
         ({"predicted": np.zeros((2, 3))}, "predicted is float64"),
         ({"bytes": [[1, 2, 3], [1, -2, 3]]}, "-2 bytes"),
@@ -138,7 +138,7 @@ def _npy():
 def test_files_of_another_kind_are_refused(tmp_path, content):
     path = tmp_path / "images.npz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"images\.npz (is not of single images|has version)"):
+    with pytest.raises(DataError, match=r"images\.npz (holds no per-image records|has version)"):
         PerImage.read(path)
 
 
@@ -148,7 +148,7 @@ def test_a_damaged_or_missing_file_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(DataError, match="not of single images"):
+    with pytest.raises(DataError, match="no per-image records"):
         PerImage.read(path)
     with pytest.raises(DataError, match="No such file"):
         PerImage.read(tmp_path / "nothing.npz")

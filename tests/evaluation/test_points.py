@@ -44,5 +44,5 @@ def test_it_is_symmetric_holds_the_share_and_shrinks():
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 5), (6, 5)])
 def test_impossible_counts_are_refused(successes, trials):
-    with pytest.raises(ConfigError, match=f"{successes} of {trials} is no proportion"):
+    with pytest.raises(ConfigError, match=f"{successes} of {trials} is not a proportion"):
         wilson_interval(successes, trials)

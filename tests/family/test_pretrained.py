@@ -117,7 +117,7 @@ def test_a_family_of_orbax_is_not_read_from_the_hub(tiny_family, hub, tmp_path):
     """Small files of orbax may hold arrays of any size."""
     tiny_family.save(tmp_path / "orbax")
     hub.files["family.json"] = tmp_path / "orbax" / "family.json"
-    with pytest.raises(FamilyError, match=r"hf:me/trees is no packed family.*jaxsplit pack"):
+    with pytest.raises(FamilyError, match=r"hf:me/trees is not a packed family.*jaxsplit pack"):
         load_pretrained("hf:me/trees")
     assert load_pretrained(tmp_path / "orbax").fingerprint == tiny_family.fingerprint
 
@@ -135,7 +135,7 @@ def test_a_family_of_orbax_is_not_read_from_the_hub(tiny_family, hub, tmp_path):
     ],
 )
 def test_what_is_no_name_on_the_hub_asks_for_nothing(hub, name):
-    with pytest.raises(FamilyError, match="is no name on the Hub; expected hf:owner/name"):
+    with pytest.raises(FamilyError, match="is not a name on the Hub; expected hf:owner/name"):
         load_pretrained(name)
     assert not hub.calls
 

@@ -44,6 +44,7 @@ class Counting:
         self.clock, self.compiling, self.calls = clock, compiling, stop_after
         self.part_size, self.advanced = part_size, []
         self.test_images = 400
+        self.backbone = SimpleNamespace(task=Classification(("a", "b")))
         self.seen = set()
 
     def trials(self, chosen):

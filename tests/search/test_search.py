@@ -18,6 +18,7 @@ from jaxsplit.search.journal import Journal
 from jaxsplit.search.keeper import Keeper
 from jaxsplit.search.pareto import Result
 from jaxsplit.search.trainer import Trial
+from jaxsplit.tasks import Classification
 from jaxsplit.train.records import TrainState
 from jaxsplit.units.bottleneck import BottleneckSpec
 

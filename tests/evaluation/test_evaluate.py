@@ -1,4 +1,4 @@
-"""An evaluation counts real bytes and asks the tail about what they decoded to."""
+"""Evaluation counts the bytes of real frames and runs the tail on decoded symbols."""
 
 import dataclasses
 import itertools
@@ -168,7 +168,7 @@ def test_more_lambda_means_fewer_bits_and_no_better_an_answer(curve):
         assert worse.lmbda > better.lmbda
         assert worse.bytes_per_image < better.bytes_per_image
         assert worse.estimated_bits_per_image < 0.9 * better.estimated_bits_per_image
-        # Of 200 images and a training of seconds; the two answer differently for about half.
+        # Of 200 images and a training of seconds; the two predict different classes for about half.
         assert worse.top1 <= better.top1 + 3 * (0.5 / curve.n_images) ** 0.5
     assert curve.points[0].top1 > 0.25  # of ten classes, through 13 bytes
 

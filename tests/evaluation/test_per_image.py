@@ -1,4 +1,4 @@
-"""Single images survive their file; qualities are counted against label and uncut network."""
+"""Per-image records are read as written; qualities compare with label and unsplit network."""
 
 import dataclasses
 import io

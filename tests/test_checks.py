@@ -83,7 +83,7 @@ def test_keys_and_folders_are_all_told(docs):
 
 
 def test_generated_parts_are_made_anew(docs, monkeypatch):
-    assert "--help" not in docs.options()
+    assert "`--help`" not in docs.options()
     assert docs.options().count("<details>") >= 12
     monkeypatch.setitem(docs.PARTS, "commands", lambda: "new\n")
     text = "a\n<!-- generated: commands -->\nold\n<!-- end -->\nb\n"

@@ -93,6 +93,8 @@ def parameters(value):
     """What a function, or a class's constructor, takes."""
     if inspect.isclass(value) and issubclass(value, BaseException):
         return []
+    if getattr(value, "_is_protocol", False):
+        return []  # nobody makes one
     linen = ("name", "parent") if inspect.isclass(value) and issubclass(value, nn.Module) else ()
     names = inspect.signature(value).parameters
     return [name for name in names if name not in ("self", "cls", *linen)]
@@ -101,7 +103,9 @@ def parameters(value):
 def unsaid(value, name):
     """Parameters and results of a function, or of a constructor, that its docstring leaves out."""
     text = value.__doc__ or ""
-    found = [f"{name}: {one}" for one in parameters(value) if one not in explained(text)]
+    bases = [base for base in value.__mro__ if is_ours(base)] if inspect.isclass(value) else []
+    known = explained(text).union(*(explained(base.__doc__ or "") for base in bases))
+    found = [f"{name}: {one}" for one in parameters(value) if one not in known]
     gives = not inspect.isclass(value) and inspect.signature(value).return_annotation
     if gives not in (False, None, "None") and not sections(text, "Returns"):
         found.append(f"{name}: Returns")
@@ -111,15 +115,18 @@ def unsaid(value, name):
 def lacking(value):
     """What the docstrings of a public function, or of a class and its methods, don't say.
 
-    A method that takes nothing is like a property: its one line may say all.
+    A method that takes nothing is like a property: its one line may say all. A method of an
+    interface says once, in the interface, what it takes and gives.
     """
     value = inspect.unwrap(value)  # of a custom derivative, or jitted
     found = unsaid(value, value.__name__)
     if ">>>" not in (value.__doc__ or ""):
         found.append(f"{value.__name__}: an example")
+    bases = value.__mro__[1:] if inspect.isclass(value) else ()
     for name, member in vars(value).items() if inspect.isclass(value) else ():
         member = getattr(member, "__func__", member)  # of a class or static method
         ours = inspect.isfunction(member) and member.__module__ == value.__module__
+        ours &= not any(is_ours(base) and name in vars(base) for base in bases)
         if ours and (name == "__call__" or not name.startswith("_")) and parameters(member):
             found += unsaid(member, f"{value.__name__}.{name}")
     return found
@@ -166,10 +173,16 @@ def test_what_is_lacking_is_seen():
     assert lacking(told) == ["told: Returns", "told: an example"]
 
 
+def is_ours(value):
+    """Whether something was defined in the package: an alias of a type was not."""
+    return getattr(value, "__module__", None) and value.__module__.startswith("jaxsplit.")
+
+
 def public(name):
     """What a module offers that can be called."""
     module = importlib.import_module(name)
-    return [value for one in module.__all__ if callable(value := getattr(module, one))]
+    values = [getattr(module, one) for one in module.__all__]
+    return [value for value in values if callable(value) and is_ours(value)]
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -24,20 +24,48 @@ _TOLERANCE = 1e-4  # bits per symbol; smaller gains keep the offset nearest to t
 
 
 class Density(Protocol):
-    """A density for each channel, in float64 NumPy: what tables are made from."""
+    """A density for each channel, in float64 NumPy: what tables are made from.
+
+    >>> import jax
+    >>> from jaxsplit.entropy import factorized
+    >>> density: Density = ExactDensity(factorized.init_params(jax.random.key(0), channels=2))
+    >>> density.channels, density.quantiles(0.5).shape
+    (2, (2,))
+    """
 
     @property
     def channels(self) -> int:
         """Number of channels C."""
 
     def masses(self, edges: np.ndarray) -> np.ndarray:
-        """Returns P(edges[:, j] < Z <= edges[:, j + 1]) of edges [C, n + 1], as [C, n]."""
+        """Returns the masses of intervals.
+
+        Args:
+          edges: [C, n + 1], rising.
+
+        Returns:
+          P(edges[:, j] < Z <= edges[:, j + 1]), [C, n].
+        """
 
     def tails(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Returns P(Z <= low or Z > high) of limits [C], as [C]."""
+        """Returns the mass outside an interval.
+
+        Args:
+          low, high: its ends, [C].
+
+        Returns:
+          P(Z <= low or Z > high), [C].
+        """
 
     def quantiles(self, p: float) -> np.ndarray:
-        """Returns the z [C] at which each channel's cumulative reaches p."""
+        """Returns quantiles.
+
+        Args:
+          p: 0 < p < 1.
+
+        Returns:
+          The z at which each channel's cumulative reaches p, [C].
+        """
 
 
 def rounding_offsets(prior: Mapping[str, ArrayLike] | Density) -> np.ndarray:

@@ -28,6 +28,11 @@ class Network(abc.ABC):
     A network is a value: hashable, and the key of compiled programs. Three methods are to be
     written; `tail(head(images))` must equal the unsplit network at every cut, and all that the tail
     needs must cross: it sees the features and nothing else.
+
+    >>> from jaxsplit import networks
+    >>> network = as_network(networks.create("resnet8_small", num_classes=10))
+    >>> isinstance(network, Network), network.cuts()[0]
+    (True, 'stem')
     """
 
     @abc.abstractmethod
@@ -110,7 +115,14 @@ class Network(abc.ABC):
         return {cut: jax.tree.map(_of_one, shapes[cut]) for cut in self.cuts()}
 
     def fold(self, variables: Variables) -> tuple[Self, Variables]:
-        """Folds batch normalisation into convolutions, where the network knows how."""
+        """Folds batch normalisation into convolutions, where the network knows how.
+
+        Args:
+          variables: the network's arrays, unfolded or folded.
+
+        Returns:
+          The network that runs with folded arrays, and these; by default both as they are.
+        """
         return self, variables
 
     @property
@@ -224,8 +236,15 @@ def as_network(network: Network | nn.Module) -> Network:
     Args:
       network: either.
 
+    Returns:
+      The network.
+
     Raises:
       ConfigError: it is neither.
+
+    >>> from jaxsplit import networks
+    >>> type(as_network(networks.create("resnet8_small", num_classes=10))).__name__
+    'LinenNetwork'
     """
     if isinstance(network, Network):
         return network

@@ -278,7 +278,7 @@ def test_values_that_compute_nothing_are_refused(folder, name, value, said):
     with np.load(folder / "S3-1.npz") as file:
         tensors = dict(file)
     np.savez(folder / "S3-1.npz", **{**tensors, name: value})
-    refused(folder, f"S3-1.npz holds .*{said}: '{name}'")
+    refused(folder, f"S3-1.npz has no usable weights: .*{said}: '{name}'")
 
 
 def test_missing_files_are_named(folder):

@@ -529,7 +529,7 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(plain, cacheless):
             jax.tree.map(np.testing.assert_array_equal, joined, batch)
             assert {len(array) for array in jax.tree.leaves(parts[0])} == {2}
             assert len(jax.tree.leaves(batch)) == (4 if cache is plain else 3)
-        with pytest.raises(ConfigError, match="nearest size that divides evenly is 9"):
+        with pytest.raises(ConfigError, match="nearest size that does is 9"):
             take(cache, 1, process_count=3)
         with pytest.raises(ConfigError, match="process 2 of 2"):
             take(cache, 1, process_index=2, process_count=2)

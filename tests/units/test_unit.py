@@ -76,7 +76,7 @@ def test_fields_that_do_not_fit_are_errors():
     with pytest.raises(TypeError):
         from_form({**Projection(3).form, "colour": "red"})
     with pytest.raises(TypeError):
-        from_form({"kind": "test_projection"})
+        from_form({"stride": 2})
     with pytest.raises(ConfigError, match="must be positive"):
         from_form({**BottleneckSpec(3).form, "channels": 0})
 

@@ -82,7 +82,7 @@ _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "runn
 _UNUSED = ("priorEncoder.", "priorDecoder.", "bitEstimator_z.")
 
 #: Name of the JSON file → network of its units.
-TASKS: Mapping[str, PublishedNetwork] = {
+NETWORKS: Mapping[str, PublishedNetwork] = {
     "classification": PublishedNetwork(
         "resnet50",
         _RESNET,
@@ -126,7 +126,7 @@ def import_families(
       WeightsError: as in `read_units`.
     """
     units = read_units(folder, task, cut)
-    network = TASKS[task]
+    network = NETWORKS[task]
     return {
         name: RateFamily(
             backbone=network.backbone,
@@ -145,7 +145,7 @@ def read_units(
 ) -> dict[str, list[FamilyRate]]:
     """Reads published units: the authors' name of a cut → its units in the JSON file's order.
 
-    `Bottleneck(unit.spec, TASKS[task].sites[cut].shape)` runs one.
+    `Bottleneck(unit.spec, NETWORKS[task].sites[cut].shape)` runs one.
 
     Args:
       folder, task, cut: as in `import_families`.
@@ -155,9 +155,9 @@ def read_units(
       WeightsError: a file is missing or damaged, or its tensors don't match the unit in the JSON
         file; all missing, unknown and misshapen ones are listed.
     """
-    if task not in TASKS:
-        raise ConfigError(f"no units were published for {task!r}, only for {', '.join(TASKS)}")
-    sites = TASKS[task].sites
+    if task not in NETWORKS:
+        raise ConfigError(f"no units were published for {task!r}, only for {', '.join(NETWORKS)}")
+    sites = NETWORKS[task].sites
     if cut is not None and cut not in sites:
         raise ConfigError(f"{task} has no cut {cut!r}; it has {', '.join(sites)}")
     index = Path(folder) / f"{task}.json"

@@ -19,8 +19,9 @@ from jaxsplit.evaluation.points import RatePoint, wilson_interval
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size, in_batches
-from jaxsplit.split import Split, make_split
+from jaxsplit.split import Offsets, Split, make_split
 from jaxsplit.train import losses
+from jaxsplit.units import Variables
 
 # Bytes of a frame beyond its information: the end of the payload, and the longest label.
 _MOST_OVERHEAD = 1 + 6
@@ -252,11 +253,11 @@ def _estimated_bits(
 
 
 @functools.lru_cache
-def _bits_program(split: Split) -> Callable[[Any, Any, np.ndarray], jax.Array]:
+def _bits_program(split: Split) -> Callable[[Variables, Offsets, np.ndarray], jax.Array]:
     """Jitted (unit, offsets, symbols) → bits of each image; rates of one unit share it."""
 
     @jax.jit
-    def run(unit: Any, offsets: Any, symbols: jax.Array) -> jax.Array:
+    def run(unit: Variables, offsets: Offsets, symbols: jax.Array) -> jax.Array:
         return losses.rate(split.bits(unit, split.dequantize(symbols, offsets)))
 
     return run

@@ -23,7 +23,7 @@ from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.untrusted import finite_floats, listed, shown, shown_shape
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units import BottleneckSpec, Variables
 from jaxsplit.weights import imagenet
 from jaxsplit.weights.formats import read_tensors
 
@@ -209,7 +209,7 @@ def _read_unit(index: Path, name: str, entry: Any, site: Site | None) -> FamilyR
         ) from error
 
 
-def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> dict[str, Any]:
+def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> Variables:
     """Reads a unit's tensors, checks all of them, and returns the variables of a `Bottleneck`.
 
     Args:
@@ -238,8 +238,8 @@ def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> dict[str, A
     if wrong:
         raise WeightsError(f"{file} does not hold the unit's tensors: {listed(wrong)}")
     floats = finite_floats(tensors, str(file))
-    params: dict[str, Any] = {"encoder": {}, "decoder": {}}
-    stats: dict[str, Any] = {"encoder": {}, "decoder": {}}
+    params: Variables = {"encoder": {}, "decoder": {}}
+    stats: Variables = {"encoder": {}, "decoder": {}}
     for (part, layer), (conv, norm) in _LAYERS.items():
         kernel = floats[f"{conv}.weight"]
         if layer == "depthwise":  # [C, 1, k, k], convolution and transposed convolution alike

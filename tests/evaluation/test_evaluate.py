@@ -16,6 +16,7 @@ from jaxsplit.evaluation.evaluate import _accuracy, evaluate, evaluate_images, p
 from jaxsplit.evaluation.points import wilson_interval
 from jaxsplit.io import checkpoint
 from jaxsplit.networks.inference import batch_size
+from jaxsplit.tasks import Classification
 from jaxsplit.train.curve import train_curve
 
 RATE_IDS = ("high", "mid", "low")
@@ -261,7 +262,8 @@ def test_another_backbone_is_refused(tiny_family, other_backbone, tiny_test_sour
 def test_other_classes_are_refused(
     tiny_family, tiny_config, tiny_backbone, tiny_test_source, names, problem
 ):
-    backbone = dataclasses.replace(tiny_backbone, class_names=names(tiny_backbone.class_names))
+    task = Classification(names(tiny_backbone.class_names))
+    backbone = dataclasses.replace(tiny_backbone, task=task)
     with pytest.raises(DataError, match=problem):
         evaluate(tiny_family, backbone, tiny_test_source)
     with pytest.raises(DataError, match=problem):

@@ -134,7 +134,14 @@ class Split:
         return self.units.decode(unit, latents)
 
     def fold(self, unit: Variables) -> tuple[Split, Variables]:
-        """Returns the split and a rate's variables as they run in inference, see `Unit.fold`."""
+        """Prepares the units for inference, see `Unit.fold`.
+
+        Args:
+          unit: variables of one rate.
+
+        Returns:
+          The split and the variables as they run in inference.
+        """
         units, folded = self.units.fold(unit)
         return dataclasses.replace(self, units=units), folded
 
@@ -155,7 +162,10 @@ class Split:
 
         Args:
           latents: arrays [B, …].
-          keys: [B], one random key an image.
+          keys: [B], one random key per image.
+
+        Returns:
+          Noisy latents, of the same shapes.
         """
         noisy = []
         for place, x in enumerate(jax.tree.leaves(latents)):
@@ -206,6 +216,9 @@ class Split:
         Args:
           symbols: int32 [B, *latent_shape].
           offsets: of each array [C].
+
+        Returns:
+          Latents, float32 arrays.
         """
         return jax.tree.map(
             lambda part, offset: part.astype(jnp.float32) + _along(offset, part),

@@ -25,7 +25,7 @@ from PIL import Image
 from jaxsplit import data
 from jaxsplit.cli import main
 from jaxsplit.family.pretrained import load_pretrained
-from jaxsplit.family.spic import TASKS
+from jaxsplit.family.spic import NETWORKS
 from jaxsplit.weights import imagenet
 
 ROOT = Path(__file__).parent.parent
@@ -105,7 +105,7 @@ def desk(tmp_path, monkeypatch):
     # A file is what its content says, not its name.
     safetensors.numpy.save_file(random_resnet18()[1], tmp_path / "resnet18.pth")
     units = {}
-    for cut, site in TASKS["classification"].sites.items():
+    for cut, site in NETWORKS["classification"].sites.items():
         units[f"{cut}-0"] = 2, 2, random_tensors(site, 2, 2)
     (tmp_path / "spic").mkdir()
     write_folder(tmp_path / "spic", "classification", units)

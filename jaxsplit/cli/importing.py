@@ -114,7 +114,7 @@ def _add_spic(formats: Commands) -> None:
 def import_spic(options: argparse.Namespace) -> None:
     """Converts the units published by the paper's authors to families."""
     from jaxsplit import data
-    from jaxsplit.family.spic import TASKS, import_families
+    from jaxsplit.family.spic import NETWORKS, import_families
     from jaxsplit.family.table_fitting import fit_tables
     from jaxsplit.weights.load import load_backbone
 
@@ -123,10 +123,10 @@ def import_spic(options: argparse.Namespace) -> None:
     check_images(options, "fit_on")
     backbone = None
     if options.fit_on is not None:
-        task = TASKS[options.task]
+        network = NETWORKS[options.task]
         source = data.open_source(options.fit_on, split=options.split, limit=options.limit)
-        backbone = load_backbone(task.backbone, options.weights)
-        backbone = dataclasses.replace(backbone, preprocessing=task.preprocessing)
+        backbone = load_backbone(network.backbone, options.weights)
+        backbone = dataclasses.replace(backbone, preprocessing=network.preprocessing)
     families = import_families(options.folder, options.task, options.cut)
     if backbone is not None:
         with progress_bar(options, after=SOON) as progress:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping
-from typing import Any
 
 from jaxsplit.codec.rate import FamilyRate, Rates
 from jaxsplit.errors import ConfigError, FamilyError
@@ -21,7 +20,7 @@ def check_request(rate: str | None, max_bytes: int | None, quality: float | None
       ConfigError: not exactly one is given, max_bytes is not a positive integer, or quality is not
         above 0 and at most 1.
     """
-    given: Mapping[str, Any] = {"rate": rate, "max_bytes": max_bytes, "quality": quality}
+    given: Mapping[str, object] = {"rate": rate, "max_bytes": max_bytes, "quality": quality}
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:
         raise ConfigError(
@@ -108,6 +107,6 @@ def cheapest(family: Rates, quality: float) -> str:
     return min(good, key=lambda rate: _figure(rate.measured, "bytes_per_image")).rate_id
 
 
-def _figure(measured: Mapping[str, Any], name: str) -> float:
+def _figure(measured: Mapping[str, object], name: str) -> float:
     value = measured.get(name)
     return value if isinstance(value, int | float) else math.nan

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
-from jaxsplit import bitstream
+from jaxsplit import bitstream, networks
 from jaxsplit.codec.runtime import Runtime
 from jaxsplit.errors import BitstreamError
 from jaxsplit.networks.inference import in_batches
@@ -160,7 +159,9 @@ class Receiver(Runtime):
 
 
 @functools.lru_cache
-def _outputs_program(split: Split) -> Callable[[Any, Variables, Offsets, jax.Array], Outputs]:
+def _outputs_program(
+    split: Split,
+) -> Callable[[networks.Variables, Variables, Offsets, jax.Array], Outputs]:
     """Compiles dequantizer, decoder and tail.
 
     Args:
@@ -171,7 +172,9 @@ def _outputs_program(split: Split) -> Callable[[Any, Variables, Offsets, jax.Arr
     """
 
     @jax.jit
-    def run(variables: Any, unit: Variables, offsets: Offsets, symbols: jax.Array) -> Outputs:
+    def run(
+        variables: networks.Variables, unit: Variables, offsets: Offsets, symbols: jax.Array
+    ) -> Outputs:
         latents = split.dequantize(symbols, offsets)
         with jax.default_matmul_precision("highest"):
             return split.tail(variables, split.decode(unit, latents))

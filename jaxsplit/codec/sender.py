@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -222,7 +221,7 @@ class Sender(Runtime):
         run = head_program(backbone.network, (cut,), backbone.preprocessing)
         return run(self._variables, images)[0][cut]
 
-    def _quantiser(self, rate_id: str) -> Callable[[Any], jax.Array]:
+    def _quantiser(self, rate_id: str) -> Callable[[Features], jax.Array]:
         rate = self._rate(rate_id)
         return functools.partial(_symbols_program(rate.split), rate.unit, rate.offsets)
 

@@ -107,7 +107,7 @@ def bd_accuracy(reference: RateQuality, test: RateQuality, *, method: str = "pch
       method: the interpolant, of `METHODS`.
 
     Returns:
-      Percentage points of top-1; positive where `test` is better.
+      Percentage points; positive where `test` is better.
 
     Raises:
       ConfigError: as in `bd_rate`, or the curves have no common rate.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
     return dataclasses.replace(family, rates=rates, card={**family.card, "evaluation": evaluation})
 
 
-def missing(card: dict[str, Any]) -> list[str]:
+def missing(card: Mapping[str, object]) -> list[str]:
     """Returns those of `KEYS` that a card lacks.
 
     >>> missing({"command": "jaxsplit train …", "data": "embedded", "split": "train", "seed": 0})
@@ -80,17 +81,17 @@ def missing(card: dict[str, Any]) -> list[str]:
     return [key for key in KEYS if card.get(key) in (None, "", {})]
 
 
-def _figures(curve: Curve, point: RatePoint) -> dict[str, Any]:
+def _figures(curve: Curve, point: RatePoint) -> dict[str, object]:
     figures = {name: _plain(getattr(point, name)) for name in _FIGURES}
     return {**figures, "uncompressed_top1": curve.uncompressed_top1}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Returns a value as JSON reads it back."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def _check(seen: PerImage) -> dict[str, Any]:
+def _check(seen: PerImage) -> dict[str, object]:
     chosen = data.spread(seen.labels, min(CHECKED_IMAGES, len(seen.labels)))
 
     def by_rate(array: np.ndarray) -> dict[str, list[int]]:

@@ -4,7 +4,6 @@ import math
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation import bd_rate as bd
@@ -82,7 +81,7 @@ class CurveComparison:
     no_interval: str
     same_images: bool | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Converts to plain values, for JSON."""
         return asdict(self)
 

@@ -128,11 +128,14 @@ class Curve:
 
     def to_json(self) -> str:
         """Returns the text of `curve.json`."""
-        uncompressed: dict[str, Any] = {"top1": self.uncompressed_top1, "n_images": self.n_images}
+        uncompressed: dict[str, object] = {
+            "top1": self.uncompressed_top1,
+            "n_images": self.n_images,
+        }
         for key in _UNCOMPRESSED_OPTIONAL:
             if (value := getattr(self, f"uncompressed_{key}")) is not None:
                 uncompressed[key] = value
-        content: dict[str, Any] = {"uncompressed": uncompressed}
+        content: dict[str, object] = {"uncompressed": uncompressed}
         content["points"] = [_written(point) for point in self.points]
         if self.baselines:
             content["baselines"] = {
@@ -183,7 +186,7 @@ class Curve:
 _UNCOMPRESSED_OPTIONAL = ("top1_interval", "top5", "top5_interval")
 
 
-def _written(point: RatePoint | CodecPoint, without: str = "") -> dict[str, Any]:
+def _written(point: RatePoint | CodecPoint, without: str = "") -> dict[str, object]:
     """Returns a point as it is stored: without optional entries that are unknown."""
     unknown = {name for name in optional(type(point)) if getattr(point, name) is None}
     entries = asdict(point).items()

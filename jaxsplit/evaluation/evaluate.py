@@ -17,10 +17,11 @@ from jaxsplit.evaluation.curve import Curve, Origin
 from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.evaluation.points import RatePoint, wilson_interval
 from jaxsplit.family import FamilyRate, RateFamily
-from jaxsplit.io.log import Tell, tell_nobody
+from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size, in_batches
-from jaxsplit.split import Split, make_split
+from jaxsplit.split import Offsets, Split, make_split
 from jaxsplit.train import losses
+from jaxsplit.units import Variables
 
 # Bytes of a frame beyond its information: the end of the payload, and the longest label.
 _MOST_OVERHEAD = 1 + 6
@@ -33,7 +34,7 @@ def evaluate(
     family: RateFamily,
     backbone: networks.Backbone,
     source: data.Source,
-    tell: Tell | None = None,
+    tell: Log | None = None,
     rate_ids: Iterable[str] | None = None,
 ) -> Curve:
     """Measures the rate–accuracy curve of a family through real bytes.
@@ -65,7 +66,7 @@ def evaluate_images(
     family: RateFamily,
     backbone: networks.Backbone,
     source: data.Source,
-    tell: Tell | None = None,
+    tell: Log | None = None,
     rate_ids: Iterable[str] | None = None,
 ) -> tuple[Curve, PerImage]:
     """Measures the curve, and keeps the frame length and prediction of every image.
@@ -97,7 +98,7 @@ def evaluate_images(
       BitstreamError: a frame did not decode to the symbols that were sent, or is too long.
       DataError: the images have other classes than the backbone.
     """
-    tell = tell or tell_nobody
+    tell = tell or no_log
     backbone.task.check_source(source)
     rates = family.rates if rate_ids is None else [family[rate_id] for rate_id in rate_ids]
     tell(f"reading {len(source)} images")
@@ -252,11 +253,11 @@ def _estimated_bits(
 
 
 @functools.lru_cache
-def _bits_program(split: Split) -> Callable[[Any, Any, np.ndarray], jax.Array]:
+def _bits_program(split: Split) -> Callable[[Variables, Offsets, np.ndarray], jax.Array]:
     """Jitted (unit, offsets, symbols) → bits of each image; rates of one unit share it."""
 
     @jax.jit
-    def run(unit: Any, offsets: Any, symbols: jax.Array) -> jax.Array:
+    def run(unit: Variables, offsets: Offsets, symbols: jax.Array) -> jax.Array:
         return losses.rate(split.bits(unit, split.dequantize(symbols, offsets)))
 
     return run

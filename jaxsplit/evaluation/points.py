@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
@@ -192,11 +191,12 @@ def check_keys(
         raise ConfigError(f"{where} has {got}, expected {sorted(expected)}{perhaps}")
 
 
-def _number(name: str, value: Any, highest: float = math.inf) -> float:
-    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not 0 <= value <= highest:
-        raise ConfigError(f"{name} is {value!r}, expected a number from 0 to {highest:g}")
-    return float(value)
+def _number(name: str, value: object, highest: float = math.inf) -> float:
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number) and 0 <= number <= highest:
+            return number
+    raise ConfigError(f"{name} is {value!r}, expected a number from 0 to {highest:g}")
 
 
 def set_number(instance: object, name: str, highest: float = math.inf) -> None:

@@ -18,7 +18,7 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.codec.rate import FamilyRate
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
-from jaxsplit.family import files
+from jaxsplit.family.files import read_family, write_family
 from jaxsplit.split import Split, make_split
 from jaxsplit.weights.load import load_backbone
 
@@ -239,7 +239,7 @@ class RateFamily:
             "cut": self.cut,
             "card": self.card,
         }
-        files.write(Path(directory), described, self.rates, packed=packed)
+        write_family(Path(directory), described, self.rates, packed=packed)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Self:
@@ -255,4 +255,4 @@ class RateFamily:
           FamilyError: there is none, it is damaged, or its format has another version.
           CoderError: the installed coder does not reproduce a rate's self-test.
         """
-        return cls(**files.read(Path(directory)))
+        return cls(**read_family(Path(directory)))

@@ -42,7 +42,7 @@ _DAMAGES = (
 _TYPED_DAMAGES = (ConfigError, CheckpointError, WeightsError)
 
 
-def write(
+def write_family(
     directory: Path, described: dict[str, Any], rates: tuple[FamilyRate, ...], *, packed: bool
 ) -> None:
     """Writes a family atomically: an interrupted write leaves the previous family.
@@ -80,7 +80,7 @@ def write(
         raise FamilyError(f"cannot write the family to {directory}: {error}") from error
 
 
-def read(directory: Path) -> dict[str, Any]:
+def read_family(directory: Path) -> dict[str, Any]:
     """Reads the fields of a `RateFamily`.
 
     Raises:

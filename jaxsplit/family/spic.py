@@ -23,7 +23,7 @@ from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.untrusted import finite_floats, listed, shown, shown_shape
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units import BottleneckSpec, Variables
 from jaxsplit.weights import imagenet
 from jaxsplit.weights.formats import read_tensors
 
@@ -82,7 +82,7 @@ _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "runn
 _UNUSED = ("priorEncoder.", "priorDecoder.", "bitEstimator_z.")
 
 #: Name of the JSON file → network of its units.
-TASKS: Mapping[str, PublishedNetwork] = {
+NETWORKS: Mapping[str, PublishedNetwork] = {
     "classification": PublishedNetwork(
         "resnet50",
         _RESNET,
@@ -126,7 +126,7 @@ def import_families(
       WeightsError: as in `read_units`.
     """
     units = read_units(folder, task, cut)
-    network = TASKS[task]
+    network = NETWORKS[task]
     return {
         name: RateFamily(
             backbone=network.backbone,
@@ -145,7 +145,7 @@ def read_units(
 ) -> dict[str, list[FamilyRate]]:
     """Reads published units: the authors' name of a cut → its units in the JSON file's order.
 
-    `Bottleneck(unit.spec, TASKS[task].sites[cut].shape)` runs one.
+    `Bottleneck(unit.spec, NETWORKS[task].sites[cut].shape)` runs one.
 
     Args:
       folder, task, cut: as in `import_families`.
@@ -155,9 +155,9 @@ def read_units(
       WeightsError: a file is missing or damaged, or its tensors don't match the unit in the JSON
         file; all missing, unknown and misshapen ones are listed.
     """
-    if task not in TASKS:
-        raise ConfigError(f"no units were published for {task!r}, only for {', '.join(TASKS)}")
-    sites = TASKS[task].sites
+    if task not in NETWORKS:
+        raise ConfigError(f"no units were published for {task!r}, only for {', '.join(NETWORKS)}")
+    sites = NETWORKS[task].sites
     if cut is not None and cut not in sites:
         raise ConfigError(f"{task} has no cut {cut!r}; it has {', '.join(sites)}")
     index = Path(folder) / f"{task}.json"
@@ -209,7 +209,7 @@ def _read_unit(index: Path, name: str, entry: Any, site: Site | None) -> FamilyR
         ) from error
 
 
-def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> dict[str, Any]:
+def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> Variables:
     """Reads a unit's tensors, checks all of them, and returns the variables of a `Bottleneck`.
 
     Args:
@@ -238,8 +238,8 @@ def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> dict[str, A
     if wrong:
         raise WeightsError(f"{file} does not hold the unit's tensors: {listed(wrong)}")
     floats = finite_floats(tensors, str(file))
-    params: dict[str, Any] = {"encoder": {}, "decoder": {}}
-    stats: dict[str, Any] = {"encoder": {}, "decoder": {}}
+    params: Variables = {"encoder": {}, "decoder": {}}
+    stats: Variables = {"encoder": {}, "decoder": {}}
     for (part, layer), (conv, norm) in _LAYERS.items():
         kernel = floats[f"{conv}.weight"]
         if layer == "depthwise":  # [C, 1, k, k], convolution and transposed convolution alike

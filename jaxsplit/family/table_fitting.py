@@ -12,7 +12,7 @@ from jaxsplit.codec import Sender
 from jaxsplit.entropy import stack_tables, tables_by_place, tables_from_counts
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.family import RateFamily
-from jaxsplit.io.log import Tell, tell_nobody
+from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size
 
 #: How tables are shared: one for all, one per channel, or by spatial position.
@@ -25,7 +25,7 @@ def fit_tables(
     source: data.Source,
     *,
     tables: str = "shared",
-    tell: Tell = tell_nobody,
+    tell: Log = no_log,
 ) -> RateFamily:
     """Fits the coding tables of a family to the symbols of images; the units don't change.
 

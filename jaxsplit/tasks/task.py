@@ -46,6 +46,13 @@ class Task(abc.ABC):
       name: of the kind of task, such as "classification".
       quality: the metric that rates are chosen and curves compared by.
       metrics: metric → how it reads, `quality` first.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxsplit.tasks import Classification
+    >>> task = Classification(("cat", "dog"))
+    >>> logits, labels = jnp.array([[2.0, 0.0]]), jnp.array([1])
+    >>> task.quality, round(task.loss(logits, labels).item(), 3)
+    ('top1', 2.127)
     """
 
     name: ClassVar[str]

@@ -30,6 +30,15 @@ class Unit(abc.ABC):
 
     Attributes:
       kind: name under which `register` files the class, and a family stores it.
+
+    >>> from jaxsplit.units import BottleneckSpec
+    >>> unit, shape = BottleneckSpec(channels=4, stride=2), (8, 8, 16)
+    >>> variables = unit.init(jax.random.key(0), shape)
+    >>> latents = unit.encode(variables, jax.numpy.ones((1, *shape)))
+    >>> latents.shape[1:] == unit.latent_shape(shape)
+    True
+    >>> unit.decode(variables, latents, shape).shape
+    (1, 8, 8, 16)
     """
 
     kind: ClassVar[str]
@@ -40,6 +49,9 @@ class Unit(abc.ABC):
 
         Args:
           shape: of one image's features.
+
+        Returns:
+          (h, w, C), or (n, C) of tokens.
 
         Raises:
           ConfigError: the unit does not fit such features.
@@ -137,15 +149,37 @@ class Unit(abc.ABC):
     def decode_train(
         self, variables: Variables, latents: jax.Array, shape: Shape, axis_name: str | None
     ) -> tuple[jax.Array, Variables]:
-        """Runs `decode` in a training step; see `encode_train`."""
+        """Runs `decode` in a training step.
+
+        Args:
+          variables, latents, shape: as in `decode`.
+          axis_name: as in `encode_train`.
+
+        Returns:
+          Features, and the new "batch_stats" ({} where there are none).
+        """
         return self.decode(variables, latents, shape), variables.get("batch_stats", {})
 
     def fold(self, variables: Variables) -> tuple[Self, Variables]:
-        """Returns the unit and its variables as they run in inference: by default themselves."""
+        """Prepares a unit for inference, for example by folding batch normalisation.
+
+        Args:
+          variables: as trained.
+
+        Returns:
+          The unit and its variables as they run in inference; by default unchanged.
+        """
         return self, variables
 
     def has_prior(self, variables: Variables) -> bool:
-        """Returns whether `bits` can be computed: an imported unit may come without its prior."""
+        """Checks whether `bits` can be computed: an imported unit may lack its prior.
+
+        Args:
+          variables: of the unit.
+
+        Returns:
+          True unless overridden.
+        """
         return True
 
     def variable_shapes(self, shape: Shape) -> Any:
@@ -276,13 +310,21 @@ UnitSpec = Unit | PerTensor
 
 
 def per_tensor(units: Mapping[str, Unit]) -> PerTensor:
-    """Returns units by the names of the arrays that cross a cut.
+    """Assigns a unit to each array that crosses a cut.
 
     Args:
-      units: name of an array, as in the dictionary that the head gives → its unit.
+      units: name of an array, a key of the dictionary that the head returns → its unit.
+
+    Returns:
+      The units as one spec, for `make_split` and `Rate`.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: `units` is empty.
+
+    >>> from jaxsplit.units import BottleneckSpec
+    >>> wide, narrow = BottleneckSpec(channels=8, stride=1), BottleneckSpec(channels=2, stride=4)
+    >>> per_tensor({"deep": wide, "skip": narrow}).unit_of("skip").channels
+    2
     """
     if not units:
         raise ConfigError("per_tensor needs a unit for each array that crosses; got none")

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxsplit.family.spic import TASKS, read_units
+from jaxsplit.family.spic import NETWORKS, read_units
 
 SAME, NEAR = 0.9999, 1e-3
 BATCH_FLOATS = 2**24  # of features that run at once
@@ -80,7 +80,7 @@ def main():
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     rows = []
-    for task, network in TASKS.items():
+    for task, network in NETWORKS.items():
         files = json.loads((args.spic / f"{task}.json").read_text())
         for cut, units in read_units(args.spic, task).items():
             shape = network.sites[cut].shape

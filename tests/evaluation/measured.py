@@ -1,7 +1,7 @@
-"""Made-up measurements of single images, with known means in the population they are drawn from.
+"""Synthetic per-image records with known means of their population.
 
-Every image has a difficulty, uniform from 0 to 1; a rate finds the class of those below its
-accuracy, but for a little noise that is symmetric and so moves no accuracy far from the ends.
+Every image has a difficulty, uniform from 0 to 1. A rate predicts the class of images below its
+accuracy, with a little symmetric noise, which doesn't change the mean.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def population(scale=1.0):
 
 
 def draw(images, *, scale=1.0, seed=0, draw_seed=0):
-    """N images; `seed` draws the images themselves, `draw_seed` what a family makes of them."""
+    """N images; `seed` draws the images, `draw_seed` the predictions of a family."""
     random = np.random.default_rng(seed)
     labels, difficulty = random.integers(10, size=images), random.uniform(size=images)
     random = np.random.default_rng([draw_seed, seed])

@@ -1,4 +1,4 @@
-"""The interval is that of a plain loop over draws, covers the truth, and shrinks with N."""
+"""The interval equals that of a plain loop over draws, covers the truth, and shrinks with N."""
 
 import contextlib
 import dataclasses
@@ -58,7 +58,7 @@ def test_agrees_with_a_plain_loop(quality, method):
 
 
 def test_both_curves_get_the_same_images():
-    """What is the same on every image has no spread, however few the images are."""
+    """Without variation over images, the interval has no width."""
     reference = measured.draw(60)
     double = dataclasses.replace(reference, bytes=2 * reference.bytes)
     got = bd_rate_interval(reference, double, resamples=50)

@@ -1,4 +1,4 @@
-"""Cards: what an evaluation writes there, and that the families of the package keep their word."""
+"""Cards: the entries of an evaluation, and families of the package reproduce theirs."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ MOST_BYTES = 5_000_000  # of all families together
 
 @pytest.fixture(scope="module")
 def measured(tiny_family, tiny_backbone, tiny_test_source):
-    """(curve, what each image gave) of the tiny family."""
+    """Curve and per-image records of the tiny family."""
     return evaluate_images(tiny_family, tiny_backbone, tiny_test_source)
 
 
@@ -104,9 +104,9 @@ def test_what_a_card_lacks_is_found(key):
 
 
 def broken(family, backbone, source):
-    """What the family no longer gives of its card's check, as text; empty where all is well.
+    """Lists deviations from the card's check; empty where there are none.
 
-    Another machine may round a few symbols, or see an image, differently.
+    Another machine may round a few symbols, or classify an image, differently.
     """
     check = family.card["evaluation"]["check"]
     images, labels = data.load_arrays(source, backbone.preprocessing)
@@ -115,7 +115,7 @@ def broken(family, backbone, source):
     allowed = 1 + len(labels) // 50
     found = []
     if (predictor(backbone)(images).argmax(-1) != check["uncut"]).sum() > allowed:
-        found.append("the uncut network sees other classes")
+        found.append("the unsplit network predicts other classes")
     sender, receiver = family.codec(
         backbone, batch_size=batch_size(backbone.preprocessing.input_shape)
     )

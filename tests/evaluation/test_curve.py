@@ -1,4 +1,4 @@
-"""Curves survive their file to the bit, and files of another schema are refused."""
+"""Curves are read exactly as written, and files of another schema are refused."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""An evaluation counts real bytes and asks the tail about what they decoded to."""
+"""Evaluation counts the bytes of real frames and runs the tail on decoded symbols."""
 
 import dataclasses
 import itertools
@@ -16,6 +16,7 @@ from jaxsplit.evaluation.evaluate import _accuracy, evaluate, evaluate_images, p
 from jaxsplit.evaluation.points import wilson_interval
 from jaxsplit.io import checkpoint
 from jaxsplit.networks.inference import batch_size
+from jaxsplit.tasks import Classification
 from jaxsplit.train.curve import train_curve
 
 RATE_IDS = ("high", "mid", "low")
@@ -168,7 +169,7 @@ def test_more_lambda_means_fewer_bits_and_no_better_an_answer(curve):
         assert worse.lmbda > better.lmbda
         assert worse.bytes_per_image < better.bytes_per_image
         assert worse.estimated_bits_per_image < 0.9 * better.estimated_bits_per_image
-        # Of 200 images and a training of seconds; the two answer differently for about half.
+        # Of 200 images and a training of seconds; the two predict different classes for about half.
         assert worse.top1 <= better.top1 + 3 * (0.5 / curve.n_images) ** 0.5
     assert curve.points[0].top1 > 0.25  # of ten classes, through 13 bytes
 
@@ -261,7 +262,8 @@ def test_another_backbone_is_refused(tiny_family, other_backbone, tiny_test_sour
 def test_other_classes_are_refused(
     tiny_family, tiny_config, tiny_backbone, tiny_test_source, names, problem
 ):
-    backbone = dataclasses.replace(tiny_backbone, class_names=names(tiny_backbone.class_names))
+    task = Classification(names(tiny_backbone.class_names))
+    backbone = dataclasses.replace(tiny_backbone, task=task)
     with pytest.raises(DataError, match=problem):
         evaluate(tiny_family, backbone, tiny_test_source)
     with pytest.raises(DataError, match=problem):

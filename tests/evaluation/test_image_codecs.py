@@ -25,7 +25,7 @@ NONE = np.zeros(7, np.int32)
 
 
 def _images(count=7, size=(28, 20), channels=1):
-    """Smooth blobs with some noise, so that there is something to lose at every quality."""
+    """Smooth blobs with some noise, so that every quality loses something."""
     random = np.random.default_rng(3)
     y, x = np.mgrid[: size[0], : size[1]]
     phase = random.uniform(0, 6, (count, 1, 1, channels))

@@ -1,4 +1,4 @@
-"""What counts as header is what stays when the coefficients are taken away, in real files."""
+"""Header bytes of real files are those that remain without the coefficients."""
 
 import io
 

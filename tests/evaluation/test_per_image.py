@@ -1,4 +1,4 @@
-"""Single images survive their file; qualities are counted against label and uncut network."""
+"""Per-image records are read as written; qualities compare with label and unsplit network."""
 
 import dataclasses
 import io
@@ -52,7 +52,7 @@ def test_qualities():
     assert images.correct("agreement").tolist() == [[True] * 3, [True, False, True]]
     assert images.uncut_correct("top1").tolist() == [True, False, False]
     assert images.uncut_correct("agreement").all()
-    with pytest.raises(ConfigError, match="no quality 'psnr'; choose top1 or agreement"):
+    with pytest.raises(ConfigError, match="unknown quality 'psnr'; choose top1 or agreement"):
         images.correct("psnr")
 
 

@@ -1,4 +1,4 @@
-"""Wilson's interval against published values and against what defines it."""
+"""Wilson's interval against published values and its definition."""
 
 import math
 

@@ -14,7 +14,7 @@ from jaxsplit.cli import main
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import RateFamily
-from jaxsplit.family.spic import TASKS, import_families, read_units
+from jaxsplit.family.spic import NETWORKS, import_families, read_units
 from jaxsplit.units.bottleneck import Bottleneck
 from jaxsplit.weights.formats import read_tensors
 
@@ -46,7 +46,7 @@ SITES = [
 @pytest.fixture
 def folder(tmp_path):
     """Three units of two cuts."""
-    sites = TASKS["classification"].sites
+    sites = NETWORKS["classification"].sites
     write_folder(
         tmp_path,
         "classification",
@@ -134,7 +134,7 @@ def random_features(shape, count, seed=0):
 
 @pytest.mark.parametrize(("task", "cut", "stride"), SITES)
 def test_a_unit_computes_what_its_definition_says(tmp_path, task, cut, stride):
-    site = TASKS[task].sites[cut]
+    site = NETWORKS[task].sites[cut]
     tensors = random_tensors(site, stride, channels=2)
     write_folder(tmp_path, task, {f"{cut}-0": (stride, 2, tensors)})
     (unit,) = read_units(tmp_path, task)[cut]
@@ -147,11 +147,11 @@ def test_a_unit_computes_what_its_definition_says(tmp_path, task, cut, stride):
 
 
 @needs_published
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", NETWORKS)
 @pytest.mark.parametrize("cut", CUTS)
 def test_the_published_units_compute_what_their_definition_says(task, cut):
     index = json.loads((PUBLISHED / f"{task}.json").read_text())
-    site = TASKS[task].sites[cut]
+    site = NETWORKS[task].sites[cut]
     features = random_features(site.shape, 4 if task == "classification" else 1)
     units = read_units(PUBLISHED, task, cut)[cut]
     counts = []
@@ -202,7 +202,7 @@ def test_an_imported_family_is_saved_without_a_prior_and_codes_what_it_coded(fol
     family.save(tmp_path / "family")
     loaded = RateFamily.load(tmp_path / "family")
     assert loaded.fingerprint == family.fingerprint
-    site = TASKS["classification"].sites["S3"]
+    site = NETWORKS["classification"].sites["S3"]
     features = random_features(site.shape, 2)
     for rate in loaded.rates:
         assert set(rate.variables["params"]) == {"encoder", "decoder"}
@@ -217,7 +217,7 @@ def test_an_imported_family_is_saved_without_a_prior_and_codes_what_it_coded(fol
 
 
 def test_the_cuts_are_where_the_authors_had_theirs():
-    network = TASKS["classification"]
+    network = NETWORKS["classification"]
     shapes = networks.cuts(network.backbone, network.preprocessing.input_shape)
     for site in network.sites.values():
         assert shapes[site.cut] == site.shape

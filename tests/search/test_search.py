@@ -18,6 +18,7 @@ from jaxsplit.search.journal import Journal
 from jaxsplit.search.keeper import Keeper
 from jaxsplit.search.pareto import Result
 from jaxsplit.search.trainer import Trial
+from jaxsplit.tasks import Classification
 from jaxsplit.train.records import TrainState
 from jaxsplit.units.bottleneck import BottleneckSpec
 
@@ -44,6 +45,7 @@ class Counting:
         self.clock, self.compiling, self.calls = clock, compiling, stop_after
         self.part_size, self.advanced = part_size, []
         self.test_images = 400
+        self.backbone = SimpleNamespace(task=Classification(("a", "b")))
         self.seen = set()
 
     def trials(self, chosen):

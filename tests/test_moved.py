@@ -117,11 +117,11 @@ def test_a_loss_that_went_to_its_task_is_found():
 @pytest.mark.parametrize(
     "statement",
     [
-        "import jaxsplit.models; jaxsplit.models.cuts",
-        "import jaxsplit; jaxsplit.models.cuts",
-        "from jaxsplit import models; models.cuts",
-        "from jaxsplit.models import cuts",
-        "from jaxsplit.models.backbone import Backbone",
+        "import jaxsplit.coding; jaxsplit.coding.Reader",
+        "import jaxsplit; jaxsplit.coding.Reader",
+        "from jaxsplit import coding; coding.Reader",
+        "from jaxsplit.coding import Reader",
+        "from jaxsplit.coding.frames import Frame",
     ],
 )
 def test_the_warning_is_of_the_line_that_imports(tmp_path, statement):
@@ -129,21 +129,21 @@ def test_the_warning_is_of_the_line_that_imports(tmp_path, statement):
     program.write_text(f"# A comment.\n{statement}\n")
     done = subprocess.run([sys.executable, program], check=True, capture_output=True, text=True)
     first = done.stderr.splitlines()[0]
-    assert first.startswith(f"{program}:2: JaxsplitWarning: jaxsplit.models is now called")
+    assert first.startswith(f"{program}:2: JaxsplitWarning: jaxsplit.coding is now called")
 
 
 def test_an_old_module_is_the_new_one_and_not_a_copy():
     program = """
 import warnings
 warnings.simplefilter("ignore")
-from jaxsplit.models.backbone import Backbone as old
-from jaxsplit.networks.backbone import Backbone as new
+from jaxsplit.coding.frames import Frame as old
+from jaxsplit.bitstream.frames import Frame as new
 assert old is new
 """
     run(program)
 
 
-@pytest.mark.parametrize("name", ["jaxsplit.models.nothing", "jaxsplit.nothing"])
+@pytest.mark.parametrize("name", ["jaxsplit.coding.nothing", "jaxsplit.nothing"])
 def test_what_never_was_is_not_found(name):
     program = f"import warnings; warnings.simplefilter('ignore'); import {name}"
     with pytest.raises(subprocess.CalledProcessError) as error:

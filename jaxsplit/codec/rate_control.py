@@ -13,12 +13,24 @@ from jaxsplit.errors import ConfigError, FamilyError
 _ROUNDING = 1e-9
 
 
-def check_request(rate: str | None, max_bytes: int | None, quality: float | None) -> None:
-    """Checks that a request names exactly one criterion with a possible value.
+def rates_for(
+    family: Rates,
+    rate: str | None = None,
+    max_bytes: int | None = None,
+    quality: float | None = None,
+) -> list[str]:
+    """Returns the names of the rates that satisfy a request, in the order to be tried.
+
+    Args:
+      family: the rates; measured, unless a rate is named.
+      rate: name of a rate.
+      max_bytes: most bytes of a frame: all rates, by falling accuracy retention.
+      quality: least accuracy retention: the rate of fewest measured bytes that has it.
 
     Raises:
       ConfigError: not exactly one is given, max_bytes is not a positive integer, or quality is not
         above 0 and at most 1.
+      FamilyError: no such rate, none that good, or a family that was not measured.
     """
     given: Mapping[str, object] = {"rate": rate, "max_bytes": max_bytes, "quality": quality}
     named = [name for name, value in given.items() if value is not None]
@@ -35,38 +47,30 @@ def check_request(rate: str | None, max_bytes: int | None, quality: float | None
             f"quality is {quality!r}, expected a share of the unsplit network's top-1, above 0 and "
             "at most 1, such as 0.98"
         )
-
-
-def rates_for(
-    family: Rates,
-    rate: str | None = None,
-    max_bytes: int | None = None,
-    quality: float | None = None,
-) -> list[str]:
-    """Returns the names of the rates that satisfy a request, in the order to be tried.
-
-    Raises:
-      ConfigError: as in `check_request`.
-      FamilyError: no such rate, none that good, or a family that was not measured.
-    """
-    check_request(rate, max_bytes, quality)
     if rate is not None:
         return [family[rate].rate_id]
-    return best_first(family) if quality is None else [cheapest(family, quality)]
+    # Of equal retention the fewer bytes first.
+    ordered = sorted(family.rates, key=lambda one: (-_retention(one), _bytes(one)))
+    if quality is None:
+        return [one.rate_id for one in ordered]
+    good = [one for one in family.rates if _retention(one) >= quality - _ROUNDING]
+    if not good:
+        best = ordered[0]
+        raise FamilyError(
+            f"no rate keeps {quality:g} of the unsplit network's top-1; the best, {best.rate_id}, "
+            f"keeps {_retention(best):.4f}"
+        )
+    return [min(good, key=_bytes).rate_id]
 
 
-def retained(rate: FamilyRate) -> float:
+def _retention(rate: FamilyRate) -> float:
     """Returns the accuracy retention: top-1 as a share of the unsplit network's, usually 0 … 1.
 
     Where the images had no labels, the agreement with the unsplit network.
-
-    Raises:
-      FamilyError: the rate was not measured.
     """
-    measured = rate.measured
-    unsplit = _figure(measured, "uncompressed_top1")
-    value = _figure(measured, "top1") / unsplit if unsplit > 0 else _figure(measured, "agreement")
-    if not math.isfinite(value) or not math.isfinite(_figure(measured, "bytes_per_image")):
+    unsplit = _figure(rate, "uncompressed_top1")
+    value = _figure(rate, "top1") / unsplit if unsplit > 0 else _figure(rate, "agreement")
+    if not math.isfinite(value) or not math.isfinite(_bytes(rate)):
         raise FamilyError(
             f"rate {rate.rate_id} carries no figures to choose it by: name a rate, or measure the "
             "family with jaxsplit pack --data"
@@ -74,39 +78,10 @@ def retained(rate: FamilyRate) -> float:
     return value
 
 
-def best_first(family: Rates) -> list[str]:
-    """Returns the names of the rates by falling accuracy retention, then by rising bytes.
-
-    Raises:
-      FamilyError: a rate was not measured.
-    """
-
-    def order(rate: FamilyRate) -> tuple[float, float]:
-        return -retained(rate), _figure(rate.measured, "bytes_per_image")
-
-    return [rate.rate_id for rate in sorted(family.rates, key=order)]
+def _bytes(rate: FamilyRate) -> float:
+    return _figure(rate, "bytes_per_image")
 
 
-def cheapest(family: Rates, quality: float) -> str:
-    """Returns the name of the rate with the fewest measured bytes that retains `quality`.
-
-    Args:
-      family: every rate measured.
-      quality: least share of the unsplit network's top-1, see `retained`.
-
-    Raises:
-      FamilyError: a rate was not measured, or none is that good.
-    """
-    good = [rate for rate in family.rates if retained(rate) >= quality - _ROUNDING]
-    if not good:
-        best = family[best_first(family)[0]]
-        raise FamilyError(
-            f"no rate keeps {quality:g} of the unsplit network's top-1; the best, {best.rate_id}, "
-            f"keeps {retained(best):.4f}"
-        )
-    return min(good, key=lambda rate: _figure(rate.measured, "bytes_per_image")).rate_id
-
-
-def _figure(measured: Mapping[str, object], name: str) -> float:
-    value = measured.get(name)
+def _figure(rate: FamilyRate, name: str) -> float:
+    value = rate.measured.get(name)
     return value if isinstance(value, int | float) else math.nan

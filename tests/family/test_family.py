@@ -206,7 +206,7 @@ def test_rates_are_found_and_selected_by_name(tiny_family):
 
 @pytest.mark.parametrize("rate_id", ["", "../x", "a/b", "a b", "-a", ".a", "é", "a" * 65, "a\n"])
 def test_names_that_are_no_names_are_refused(tiny_family, rate_id):
-    with pytest.raises(ConfigError, match="no name for a rate"):
+    with pytest.raises(ConfigError, match="not a name of a rate"):
         dataclasses.replace(tiny_family.rates[0], rate_id=rate_id)
 
 

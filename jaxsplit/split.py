@@ -11,8 +11,8 @@ from jaxsplit import networks, ops
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, Network
 from jaxsplit.tasks import Outputs, Task
-from jaxsplit.units import Shape, Unit, UnitSpec, UnitTree, Variables
-from jaxsplit.units.unit_tree import Latents, Offsets
+from jaxsplit.units import Shape, Unit, UnitSpec, Variables
+from jaxsplit.units.unit_tree import Latents, Offsets, UnitTree
 
 #: The symbol of a latent that is not finite, outside the range of all others.
 NOT_FINITE = -(2**31)

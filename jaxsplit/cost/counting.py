@@ -10,7 +10,7 @@ import jax
 from jax.extend import core
 
 from jaxsplit.networks import Network
-from jaxsplit.units import UnitTree
+from jaxsplit.units.unit_tree import UnitTree
 
 # A nested program with a count of its own: its implementation also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"

@@ -21,7 +21,6 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jaxsplit import units
 from jaxsplit.bitstream import CodingTables, run_self_test, write_self_test
 from jaxsplit.codec.rate import FamilyRate
 from jaxsplit.data import Preprocessing
@@ -29,6 +28,7 @@ from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsEr
 from jaxsplit.io import checkpoint
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.safetensors import read_safetensors
+from jaxsplit.units.unit import check_stored, spec_from_form
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 INDEX = "family.json"
@@ -58,7 +58,7 @@ def write_family(
       FamilyError: the folder cannot be written.
     """
     for rate in rates:
-        units.check_stored(rate.spec)
+        check_stored(rate.spec)
     try:
         (directory / "rates").mkdir(parents=True, exist_ok=True)
         entries = [_write_rate(directory, rate, packed) for rate in rates]
@@ -173,7 +173,7 @@ def _read_rate(directory: Path, entry: dict[str, Any], key: str) -> FamilyRate:
     rate = FamilyRate(
         entry["rate_id"],
         entry["lambda"],
-        units.spec_from_form(entry["spec"]),
+        spec_from_form(entry["spec"]),
         tree["variables"],
         CodingTables.from_arrays(tree["tables"]),
         entry["measured"],

@@ -71,6 +71,12 @@ class DistortionInputs(NamedTuple):
       targets: of the images, such as labels int [B].
       scale: mean square of the features, see `feature_error`.
       task: of the network.
+
+    >>> task = Classification(("cat", "dog"))
+    >>> x, logits = jnp.ones((1, 2, 2, 3)), jnp.array([[2.0, 0.0]])
+    >>> seen = DistortionInputs(x + 1, x, logits, logits, jnp.array([0]), 1.0, task)
+    >>> Distortion(distillation=0.0, features=1.0)(seen).tolist()
+    [1.0]
     """
 
     reconstruction: Features
@@ -87,10 +93,22 @@ class DistortionLoss(Protocol):
     """A distortion: a `Distortion`, or a hashable callable of your own.
 
     Set `needs_tail = False` on one that does not use `outputs`: the tail is then not run.
+
+    >>> def own(seen):
+    ...     return seen.task.loss(seen.outputs, seen.targets)
+    >>> isinstance(own, DistortionLoss)
+    True
     """
 
     def __call__(self, seen: DistortionInputs) -> jax.Array:
-        """Returns the distortion of each image, float [B]."""
+        """Computes the distortion.
+
+        Args:
+          seen: of a batch.
+
+        Returns:
+          Of each image, float [B].
+        """
 
 
 def needs_tail(distortion: DistortionLoss) -> bool:

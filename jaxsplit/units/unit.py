@@ -220,7 +220,7 @@ def register(unit: _U) -> _U:
       ConfigError: it has no kind, or another class has it.
 
     >>> from jaxsplit import units
-    >>> units.from_form(units.BottleneckSpec(channels=8).form).channels
+    >>> from_form(units.BottleneckSpec(channels=8).form).channels
     8
     """
     kind = getattr(unit, "kind", None)
@@ -275,6 +275,9 @@ class PerTensor:
 
         Args:
           name: of the array.
+
+        Returns:
+          Its unit.
 
         Raises:
           ConfigError: it has none.

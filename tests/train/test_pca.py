@@ -14,7 +14,8 @@ from jaxsplit.train.curve import train_curve
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.pca import best_step, check_principal, patches, principal_unit
 from jaxsplit.train.step import Phase, Rate
-from jaxsplit.units import BottleneckSpec, UnitTree
+from jaxsplit.units import BottleneckSpec
+from jaxsplit.units.unit_tree import UnitTree
 
 CHANNELS = 5
 

@@ -12,9 +12,9 @@ from own_units import Projection
 
 from jaxsplit.bitstream import EntropyCoder
 from jaxsplit.errors import ConfigError
-from jaxsplit.units import BottleneckSpec, check_stored, from_form, per_tensor, register
+from jaxsplit.units import BottleneckSpec, per_tensor, register
 from jaxsplit.units import unit as unit_module
-from jaxsplit.units.unit import PerTensor, spec_from_form
+from jaxsplit.units.unit import PerTensor, check_stored, from_form, spec_from_form
 
 SPECS = [
     BottleneckSpec(3),

@@ -12,7 +12,8 @@ from jaxsplit.bitstream import EntropyCoder
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import FunctionNetwork
 from jaxsplit.split import Split
-from jaxsplit.units import BottleneckSpec, UnitTree, per_tensor
+from jaxsplit.units import BottleneckSpec, per_tensor
+from jaxsplit.units.unit_tree import UnitTree
 
 MAP = jax.ShapeDtypeStruct((8, 6, 4), jnp.float32)
 TOKENS = jax.ShapeDtypeStruct((5, 6), jnp.float32)

@@ -12,7 +12,12 @@ from typing import Any
 import constriction
 import numpy as np
 
-from jaxsplit.bitstream.coder_models import categorical, decode_escapes, encode_escapes, escape_bits
+from jaxsplit.bitstream.probability_models import (
+    categorical,
+    decode_escapes,
+    encode_escapes,
+    escape_bits,
+)
 from jaxsplit.bitstream.tables import MAX_SYMBOLS, CodingTables
 from jaxsplit.errors import BitstreamError, ConfigError
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from jaxsplit.bitstream.coder_models import COUNT_BITS, TOTAL, escape_bits
+from jaxsplit.bitstream.probability_models import COUNT_BITS, TOTAL, escape_bits
 from jaxsplit.errors import ConfigError
 
 #: Most symbols in one latent, checked before memory is allocated. An escape takes about 100 bytes

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxsplit.cli.examples import epilog
+from jaxsplit.cli.help_examples import epilog
 from jaxsplit.cli.parser import Parser
 from jaxsplit.errors import ConfigError
 

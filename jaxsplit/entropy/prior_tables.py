@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxsplit.bitstream.coder_models import TOTAL
+from jaxsplit.bitstream.probability_models import TOTAL
 from jaxsplit.bitstream.tables import CodingTables
 from jaxsplit.errors import ConfigError
 

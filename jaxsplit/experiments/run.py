@@ -23,8 +23,8 @@ from jaxsplit.train import distributed
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
 from jaxsplit.train.config import COMPARE_AT, CurveConfig
 from jaxsplit.train.curve import train_curve
-from jaxsplit.train.groups import make_groups
 from jaxsplit.train.loop import Progress
+from jaxsplit.train.rate_groups import make_groups
 from jaxsplit.weights.load import load_backbone
 
 __all__ = ["CurveResult", "Measurement", "measure", "run_backbone", "run_curve"]

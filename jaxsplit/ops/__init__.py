@@ -3,7 +3,7 @@
 from jaxsplit.ops.batch_norm import batch_norm
 from jaxsplit.ops.convolution import conv, pointwise
 from jaxsplit.ops.depthwise import depthwise_conv, depthwise_conv_transpose
-from jaxsplit.ops.rounding import add_uniform_noise, lower_bound, round_straight_through
+from jaxsplit.ops.surrogate_gradients import add_uniform_noise, lower_bound, round_straight_through
 
 __all__ = [
     "add_uniform_noise",

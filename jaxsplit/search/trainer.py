@@ -17,10 +17,10 @@ from jaxsplit.search.candidates import Candidate, DesignConfig
 from jaxsplit.split import Offsets, Split, make_split
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train import losses, parallel
-from jaxsplit.train.examples import FeatureCache
-from jaxsplit.train.groups import Group, with_best_offsets
+from jaxsplit.train.batches import FeatureCache
 from jaxsplit.train.losses import Distortion, Scale
 from jaxsplit.train.optimizer import make_optimizer, make_schedule
+from jaxsplit.train.rate_groups import Group, with_best_offsets
 from jaxsplit.train.records import Batch, Constants, CurveState, TrainState
 from jaxsplit.train.step import (
     Phase,

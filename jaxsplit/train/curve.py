@@ -18,15 +18,21 @@ from jaxsplit.io import checkpoint
 from jaxsplit.io.log import Tell
 from jaxsplit.io.versions import versions
 from jaxsplit.train import features, loop, parallel
+from jaxsplit.train.batches import WithImages
 from jaxsplit.train.config import CurveConfig
-from jaxsplit.train.examples import WithImages
 from jaxsplit.train.fine_tuning import NETWORK, with_blocks
-from jaxsplit.train.groups import Group, in_order, make_curve_step, make_groups, with_best_offsets
+from jaxsplit.train.initial_state import first_state, make_constants, make_optimizer
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.pca import with_principal_units
+from jaxsplit.train.rate_groups import (
+    Group,
+    in_order,
+    make_curve_step,
+    make_groups,
+    with_best_offsets,
+)
 from jaxsplit.train.records import Batch, CurveState
-from jaxsplit.train.start import first_state, make_constants, make_optimizer
 from jaxsplit.train.step import Phase
 from jaxsplit.train.validation import in_turn, make_evaluate
 

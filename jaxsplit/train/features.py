@@ -21,8 +21,8 @@ from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.networks import Backbone, Features
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import Outputs, Targets
-from jaxsplit.train.examples import FeatureCache, ImageBatches
-from jaxsplit.train.head import mean_square, run_parts, sample_of, sampled_features
+from jaxsplit.train.batches import FeatureCache, ImageBatches
+from jaxsplit.train.frozen_head import mean_square, run_parts, sample_of, sampled_features
 
 DTYPES = ("float32", "float16", "bfloat16")
 CACHES = ("auto", "disk", "memory", "none")

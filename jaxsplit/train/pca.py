@@ -22,8 +22,8 @@ from jaxsplit.entropy import factorized
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
-from jaxsplit.train.groups import Group
 from jaxsplit.train.losses import Distortion
+from jaxsplit.train.rate_groups import Group
 from jaxsplit.train.records import CurveState
 from jaxsplit.units import BottleneckSpec, UnitSpec, Variables
 from jaxsplit.units.layers import EPSILON

@@ -13,9 +13,9 @@ from jaxsplit.data import Preprocessing
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.split import Offsets, Split
 from jaxsplit.train import losses, parallel
-from jaxsplit.train.examples import FeatureCache, ImageBatches
-from jaxsplit.train.groups import Group, in_order
+from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.metrics import Metrics
+from jaxsplit.train.rate_groups import Group, in_order
 from jaxsplit.train.records import Batch, CurveState
 from jaxsplit.train.step import StepMetrics, over_rates
 from jaxsplit.units import Variables

@@ -12,7 +12,7 @@ from jaxsplit.evaluation.bootstrap import bd_rate_interval
 from jaxsplit.split import make_split
 from jaxsplit.train import parallel
 from jaxsplit.train.fine_tuning import learning_blocks
-from jaxsplit.train.groups import make_curve_step, make_groups
+from jaxsplit.train.rate_groups import make_curve_step, make_groups
 from jaxsplit.train.records import Batch
 
 ROUNDS = 15  # of timed steps

@@ -56,7 +56,7 @@ def test_other_bytes_and_other_tables_fail(coder, make_tables):
 def test_a_coder_that_orders_or_escapes_differently_fails(coder, monkeypatch):
     payload = write_self_test(coder)
     with monkeypatch.context() as patch:
-        patch.setattr("jaxsplit.bitstream.coder_models._PIECE", 15)
+        patch.setattr("jaxsplit.bitstream.probability_models._PIECE", 15)
         with pytest.raises(CoderError):
             run_self_test(coder, payload)
     with monkeypatch.context() as patch:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxsplit.bitstream import EntropyCoder
-from jaxsplit.bitstream.coder_models import TOTAL
+from jaxsplit.bitstream.probability_models import TOTAL
 from jaxsplit.entropy import tables_by_place, tables_from_counts
 from jaxsplit.errors import ConfigError
 

@@ -12,7 +12,7 @@ from jaxsplit.cost import make_plan
 from jaxsplit.search.candidates import DesignConfig, candidates
 from jaxsplit.search.trainer import Trainer
 from jaxsplit.train import parallel
-from jaxsplit.train.examples import FeatureCache
+from jaxsplit.train.batches import FeatureCache
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.records import Constants
 from jaxsplit.train.step import Phase, make_step, rate_constants

@@ -29,7 +29,7 @@ from jaxsplit.data import Augmentation, Views
 from jaxsplit.data.pipeline import reader
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import array_cache
-from jaxsplit.train import examples, features, head
+from jaxsplit.train import batches, features, frozen_head
 
 CROPS = Views(2, Augmentation(padding=2, flip=True), seed=3)
 NAMES = ["features.bin", "label.bin", "teacher.bin"]
@@ -53,7 +53,7 @@ def compute(problem, source):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of 8 images: 30 images are four of them."""
-    for module in (features, head):
+    for module in (features, frozen_head):
         monkeypatch.setattr(module, "batch_size", lambda shape: 8)
 
 
@@ -381,7 +381,7 @@ def test_images_are_decoded_once_for_all_views_and_a_part_at_a_time(
         return getitems(self, indices)
 
     monkeypatch.setattr(data.Source, "__getitems__", counted)
-    monkeypatch.setattr(head, "reader", functools.partial(reader, memory_limit=0))
+    monkeypatch.setattr(frozen_head, "reader", functools.partial(reader, memory_limit=0))
     cache = compute(views=CROPS)
     assert max(map(len, asked)) <= 8
     assert sorted(itertools.chain(*asked)) == list(range(30))
@@ -405,7 +405,7 @@ def test_features_that_are_too_large_leave_the_head_in_the_step(compute, tmp_pat
     told = []
     directory = tmp_path if on_disk else None
     found = compute(max_bytes=1000, directory=directory, tell=told.append)
-    assert isinstance(found, examples.ImageBatches)
+    assert isinstance(found, batches.ImageBatches)
     assert len(told) == 1
     assert "head will run in every step" in told[0]
     assert not list(tmp_path.iterdir())
@@ -552,7 +552,7 @@ def test_without_a_cache_the_same_examples_come_as_images(problem, compute):
 
 def test_images_that_do_not_fit_in_memory_stream_in_the_same_order(cacheless, monkeypatch):
     kept = take(cacheless, 5, start=2)
-    monkeypatch.setattr(examples, "reader", functools.partial(reader, memory_limit=0))
+    monkeypatch.setattr(batches, "reader", functools.partial(reader, memory_limit=0))
     for ours, theirs in zip(take(cacheless, 5, start=2), kept, strict=True):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     np.testing.assert_array_equal(take(cacheless, 3, start=4)[0].images, kept[2].images)
@@ -560,20 +560,20 @@ def test_images_that_do_not_fit_in_memory_stream_in_the_same_order(cacheless, mo
 
 def test_a_sample_is_spread_and_small():
     for count in (1, 30, 999, 1999, 2000, 12_345, 1_281_167):
-        rows = head.sample_rows((count, 7, 7, 2048))
+        rows = frozen_head.sample_rows((count, 7, 7, 2048))
         assert len(rows) <= min(count, 2**28 // (4 * 7 * 7 * 2048)) < 2000
         assert rows[0] == 0
         assert rows[-1] >= count * 0.998 - 1
-    np.testing.assert_array_equal(head.sample_rows((6000, 2)), np.arange(0, 6000, 6))
+    np.testing.assert_array_equal(frozen_head.sample_rows((6000, 2)), np.arange(0, 6000, 6))
 
 
 def test_a_sample_of_many_views_has_every_image():
     for images, views in ((400, 10), (401, 10), (3, 4000)):
-        rows = head.sample_rows((images * views, 7, 7, 192), views)
+        rows = frozen_head.sample_rows((images * views, 7, 7, 192), views)
         assert len(set(rows)) == len(rows) <= 1000 + views
         assert set(rows % images) == set(range(images))
     # Where there is room for fewer, each is of another image.
-    assert len(set(head.sample_rows((50_000, 2), 10) % 5000)) == 1000
+    assert len(set(frozen_head.sample_rows((50_000, 2), 10) % 5000)) == 1000
 
 
 # At several cuts.

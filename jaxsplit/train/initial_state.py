@@ -12,8 +12,8 @@ from jaxsplit import networks
 from jaxsplit.train import optimizer
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.fine_tuning import NETWORK, learning_blocks
-from jaxsplit.train.groups import Group, group_constants, init_groups
 from jaxsplit.train.losses import Scale
+from jaxsplit.train.rate_groups import Group, group_constants, init_groups
 from jaxsplit.train.records import CurveConstants, CurveState
 from jaxsplit.train.step import cast_params
 

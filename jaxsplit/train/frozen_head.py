@@ -17,7 +17,7 @@ from jaxsplit.io.log import Tell
 from jaxsplit.networks import Backbone, Features
 from jaxsplit.networks.inference import batch_size, head_program, pad_rows
 from jaxsplit.tasks import Outputs, Targets
-from jaxsplit.train.examples import FeatureCache
+from jaxsplit.train.batches import FeatureCache
 from jaxsplit.train.losses import Scale
 
 _SAMPLE_BYTES = 2**28

@@ -10,7 +10,8 @@ import pytest
 from jaxsplit import data
 from jaxsplit.errors import ConfigError
 from jaxsplit.train import parallel
-from jaxsplit.train.groups import (
+from jaxsplit.train.losses import Distortion
+from jaxsplit.train.rate_groups import (
     group_constants,
     in_order,
     init_groups,
@@ -18,7 +19,6 @@ from jaxsplit.train.groups import (
     make_groups,
     with_best_offsets,
 )
-from jaxsplit.train.losses import Distortion
 from jaxsplit.train.records import Batch, CurveConstants
 from jaxsplit.train.step import Phase, Rate
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxsplit.bitstream import coder_models as module
-from jaxsplit.bitstream.coder_models import LENGTH_COUNTS
+from jaxsplit.bitstream import probability_models as module
+from jaxsplit.bitstream.probability_models import LENGTH_COUNTS
 from jaxsplit.errors import BitstreamError
 
 

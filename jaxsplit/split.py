@@ -1,4 +1,4 @@
-"""A network split at a cut, with units there; the only module that rounds latents."""
+"""A network split at a cut, with units there: pure functions of explicit trees."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxsplit import networks, ops
+from jaxsplit import networks
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, Network
 from jaxsplit.tasks import Outputs, Task
-from jaxsplit.units import Shape, Unit, UnitSpec, Variables
-from jaxsplit.units.unit_tree import Latents, Offsets, UnitTree
-
-#: The symbol of a latent that is not finite, outside the range of all others.
-NOT_FINITE = -(2**31)
-_SYMBOL_LIMIT = 2.0**31 - 128  # the largest float32 in int32
+from jaxsplit.units import Shape, Unit, UnitSpec, Variables, quantization
+from jaxsplit.units.quantization import Latents, Offsets
+from jaxsplit.units.unit_tree import UnitTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,73 +150,56 @@ class Split:
         return self.units.bits(unit, latents)
 
     def add_noise(self, latents: Latents, keys: jax.Array) -> Latents:
-        """Adds uniform noise of one quantisation step, which replaces rounding in training.
+        """Replaces rounding in training, see `quantization.add_noise`.
 
         Args:
           latents: arrays [B, …].
-          keys: [B], one random key per image.
+          keys: one random key for each image, [B].
 
         Returns:
-          Noisy latents, of the same shapes.
+          Noisy latents.
         """
-        noisy = []
-        for i, x in enumerate(jax.tree.leaves(latents)):
-            own = keys if not i else jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
-            noisy.append(jax.vmap(ops.add_uniform_noise)(x, own))
-        return jax.tree.unflatten(jax.tree.structure(latents), noisy)
+        return quantization.add_noise(latents, keys)
 
     def round(
         self, latents: Latents, offsets: Offsets, *, straight_through: bool = False
     ) -> Latents:
-        """Rounds latents around offsets, for the decoder.
+        """Rounds latents, see `quantization.round_latents`.
 
         Args:
           latents: arrays [B, …, C].
           offsets: of each array [C].
-          straight_through: pass gradients through, for training.
+          straight_through: pass gradients through the rounding.
 
         Returns:
-          The nearest values whose distance from the offset is a whole number of steps.
+          Rounded latents, as the decoder gets them.
         """
-        rounded = ops.round_straight_through if straight_through else jnp.round
-        return jax.tree.map(
-            lambda z, offset: rounded(z - _along(offset, z)) + _along(offset, z), latents, offsets
-        )
+        return quantization.round_latents(latents, offsets, straight_through=straight_through)
 
     def quantize(self, latents: Latents, offsets: Offsets) -> jax.Array:
-        """Rounds latents to symbols.
+        """Rounds latents to the symbols of a frame, see `quantization.to_symbols`.
 
         Args:
           latents: arrays [B, …, C].
           offsets: of each array [C].
 
         Returns:
-          int32 [B, *latent_shape]; `NOT_FINITE` for latents that are not finite.
+          int32 [B, *latent_shape]; `NOT_FINITE` for what is no finite number.
         """
-
-        def symbols(z: jax.Array, offset: jax.Array) -> jax.Array:
-            rounded = jnp.round(z - _along(offset, z))
-            bounded = jnp.clip(rounded, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(jnp.int32)
-            return jnp.where(jnp.isfinite(rounded), bounded, NOT_FINITE)
-
-        parts = jax.tree.leaves(jax.tree.map(symbols, latents, offsets))
+        parts = jax.tree.leaves(quantization.to_symbols(latents, offsets))
         return jnp.concatenate([x.reshape(len(x), *self.latent_shape[:2], -1) for x in parts], -1)
 
     def dequantize(self, symbols: jax.Array, offsets: Offsets) -> Latents:
-        """Reconstructs rounded latents from symbols.
+        """Reconstructs rounded latents from the symbols of a frame.
 
         Args:
           symbols: int32 [B, *latent_shape].
           offsets: of each array [C].
 
         Returns:
-          Latents, float32 arrays.
+          Latents, as the decoder gets them.
         """
-        return jax.tree.map(
-            lambda part, offset: part.astype(jnp.float32) + _along(offset, part),
-            self.units.separate(symbols),
-            offsets,
-        )
+        return quantization.from_symbols(self.units.separate(symbols), offsets)
 
 
 def make_split(
@@ -253,8 +233,3 @@ def make_split(
     except ConfigError as error:
         raise ConfigError(f"{backbone.name} cut after {cut}: {error}") from error
     return Split(backbone.network, cut, units, backbone.task, axis_name)
-
-
-def _along(offset: jax.Array, latent: jax.Array) -> jax.Array:
-    """Reshapes offsets [C] for a latent [B, …, C]."""
-    return offset.reshape((1,) * (latent.ndim - 1) + (-1,))

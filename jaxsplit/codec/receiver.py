@@ -12,9 +12,10 @@ from jaxsplit import bitstream, networks
 from jaxsplit.codec.runtime import Runtime
 from jaxsplit.errors import BitstreamError
 from jaxsplit.networks.inference import in_batches
-from jaxsplit.split import Offsets, Split
+from jaxsplit.split import Split
 from jaxsplit.tasks import Outputs
 from jaxsplit.units import Variables
+from jaxsplit.units.quantization import Offsets
 
 
 class Receiver(Runtime):

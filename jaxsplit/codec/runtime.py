@@ -11,8 +11,9 @@ import numpy as np
 from jaxsplit import bitstream, networks
 from jaxsplit.codec.rate import FamilyRate, Rates
 from jaxsplit.errors import FamilyError
-from jaxsplit.split import Offsets, Split, make_split
+from jaxsplit.split import Split, make_split
 from jaxsplit.units import Variables
+from jaxsplit.units.quantization import Offsets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

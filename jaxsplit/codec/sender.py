@@ -14,8 +14,9 @@ from jaxsplit.codec.runtime import Runtime
 from jaxsplit.errors import FamilyError
 from jaxsplit.networks import Features
 from jaxsplit.networks.inference import head_program, in_batches
-from jaxsplit.split import NOT_FINITE, Offsets, Split
+from jaxsplit.split import Split
 from jaxsplit.units import Variables
+from jaxsplit.units.quantization import NOT_FINITE, Offsets
 
 
 class Sender(Runtime):

@@ -19,9 +19,10 @@ from jaxsplit.evaluation.points import RatePoint, wilson_interval
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size, in_batches
-from jaxsplit.split import Offsets, Split, make_split
+from jaxsplit.split import Split, make_split
 from jaxsplit.train import losses
 from jaxsplit.units import Variables
+from jaxsplit.units.quantization import Offsets
 
 # Bytes of a frame beyond its information: the end of the payload, and the longest label.
 _MOST_OVERHEAD = 1 + 6

@@ -14,7 +14,7 @@ from jaxsplit import networks
 from jaxsplit.networks import Features
 from jaxsplit.networks.inference import batch_size, pad_rows
 from jaxsplit.search.candidates import Candidate, DesignConfig
-from jaxsplit.split import Offsets, Split, make_split
+from jaxsplit.split import Split, make_split
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.batches import FeatureCache
@@ -32,6 +32,7 @@ from jaxsplit.train.step import (
     rate_constants,
 )
 from jaxsplit.units import Shape, Variables
+from jaxsplit.units.quantization import Offsets
 
 _WARMUP = 20  # steps; the schedule is constant then, as the number of steps is not known
 _NO_NETWORK: networks.Variables = {"params": {}}  # no step runs a tail

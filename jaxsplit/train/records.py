@@ -11,9 +11,9 @@ import numpy as np
 import optax
 
 from jaxsplit.networks import Features, Variables
-from jaxsplit.split import Offsets
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.losses import Scale
+from jaxsplit.units.quantization import Offsets
 
 
 @flax.struct.dataclass

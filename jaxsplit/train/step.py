@@ -15,11 +15,12 @@ from jax.typing import DTypeLike
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, Variables
-from jaxsplit.split import Offsets, Split
+from jaxsplit.split import Split
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.fine_tuning import NETWORK, rate_features, rate_network
 from jaxsplit.train.records import Batch, Constants, RateConstants, TrainState
 from jaxsplit.units import BottleneckSpec, UnitSpec
+from jaxsplit.units.quantization import Offsets
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
 BATCHINGS = ("auto", "vmap", "map", "unroll")

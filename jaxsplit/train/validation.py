@@ -11,7 +11,7 @@ import numpy as np
 from jaxsplit import data, networks
 from jaxsplit.data import Preprocessing
 from jaxsplit.networks.inference import batch_size
-from jaxsplit.split import Offsets, Split
+from jaxsplit.split import Split
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.metrics import Metrics
@@ -19,6 +19,7 @@ from jaxsplit.train.rate_groups import Group, in_order
 from jaxsplit.train.records import Batch, CurveState
 from jaxsplit.train.step import StepMetrics, over_rates
 from jaxsplit.units import Variables
+from jaxsplit.units.quantization import Offsets
 
 # The network's variables, and a unit and offsets for each group.
 _Evaluated = tuple[networks.Variables, tuple[tuple[Variables, Offsets], ...]]

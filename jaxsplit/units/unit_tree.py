@@ -15,12 +15,8 @@ from jaxsplit.bitstream import CodingTables
 from jaxsplit.entropy import join_tables
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
+from jaxsplit.units.quantization import Latents, Offsets
 from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables
-
-#: Encoded features: an array, or a tree like the features'.
-Latents = Any
-#: Rounding offsets: float [C] for each array, in the same tree.
-Offsets = Any
 
 _T = TypeVar("_T")
 

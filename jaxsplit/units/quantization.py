@@ -1,0 +1,95 @@
+"""Quantization of latents: the one place where they are rounded.
+
+Latents are in quantization steps. A channel rounds around its offset: s = round(z - offset) is
+coded, and the decoder gets s + offset. All functions take an array [B, …, C] or a tree of them, with
+offsets [C] in a tree alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxsplit import ops
+
+#: An array, or as many as cross the cut, in one tree.
+Latents = Any
+#: Of each array [C], in the same tree.
+Offsets = Any
+
+#: The symbol of a latent that is not a finite number: beyond the limit of all others.
+NOT_FINITE = -(2**31)
+_SYMBOL_LIMIT = 2.0**31 - 128  # the largest float32 that int32 holds
+
+
+def add_noise(latents: Latents, keys: jax.Array) -> Latents:
+    """Adds uniform noise of one step, which replaces rounding in training.
+
+    Args:
+      latents: arrays [B, …].
+      keys: one random key for each image, [B].
+
+    Returns:
+      Noisy latents.
+    """
+    noisy = []
+    for place, x in enumerate(jax.tree.leaves(latents)):
+        own = keys if not place else jax.vmap(lambda k, i=place: jax.random.fold_in(k, i))(keys)
+        noisy.append(jax.vmap(ops.add_uniform_noise)(x, own))
+    return jax.tree.unflatten(jax.tree.structure(latents), noisy)
+
+
+def round_latents(latents: Latents, offsets: Offsets, *, straight_through: bool = False) -> Latents:
+    """Rounds latents around offsets.
+
+    Args:
+      latents: arrays [B, …, C].
+      offsets: of each array [C].
+      straight_through: pass gradients through the rounding.
+
+    Returns:
+      Values a whole number of steps from the offsets.
+    """
+    rounded = ops.round_straight_through if straight_through else jnp.round
+    return jax.tree.map(
+        lambda z, offset: rounded(z - _along(offset, z)) + _along(offset, z), latents, offsets
+    )
+
+
+def to_symbols(latents: Latents, offsets: Offsets) -> Latents:
+    """Rounds latents to integers.
+
+    Args:
+      latents: arrays [B, …, C].
+      offsets: of each array [C].
+
+    Returns:
+      int32 arrays of the same shapes; `NOT_FINITE` for what is no finite number.
+    """
+
+    def symbols(z: jax.Array, offset: jax.Array) -> jax.Array:
+        rounded = jnp.round(z - _along(offset, z))
+        bounded = jnp.clip(rounded, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(jnp.int32)
+        return jnp.where(jnp.isfinite(rounded), bounded, NOT_FINITE)
+
+    return jax.tree.map(symbols, latents, offsets)
+
+
+def from_symbols(symbols: Latents, offsets: Offsets) -> Latents:
+    """Reconstructs rounded latents.
+
+    Args:
+      symbols: int32 arrays [B, …, C].
+      offsets: of each array [C].
+
+    Returns:
+      float32 arrays, as the decoder gets them.
+    """
+    return jax.tree.map(lambda x, o: x.astype(jnp.float32) + _along(o, x), symbols, offsets)
+
+
+def _along(offset: jax.Array, latent: jax.Array) -> jax.Array:
+    """Reshapes offsets [C] for a latent [B, …, C]."""
+    return offset.reshape((1,) * (latent.ndim - 1) + (-1,))

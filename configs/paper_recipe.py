@@ -2,7 +2,7 @@
 
     jaxsplit train --config paper_recipe:fashion_mnist --workdir runs/paper_recipe
 
-In ten minutes on two CPU cores it loses 0.8 percentage points of top-1 at 112.5 bytes an image, 1.6
+In ten minutes on two CPU cores it loses 0.8 pp of top-1 at 112.5 bytes an image, 1.6
 at 63.3, 3.0 at 38.3 and 7.9 at 23.2; on CIFAR-10 1.4 at 462.8, 3.5 at 238.7 and 10.8 at 116.4.
 
 Units as published (Datta et al. 2022, arXiv 2208.11596): ReLU latents, one fixed step,

@@ -2,7 +2,7 @@
 
     jaxsplit train --config resnet20_small:fashion_mnist --workdir runs/resnet20_small
 
-In ten minutes on two CPU cores it loses 0.7 percentage points of top-1 at 109.0 bytes an image, 1.4
+In ten minutes on two CPU cores it loses 0.7 pp of top-1 at 109.0 bytes an image, 1.4
 at 55.2, 2.9 at 29.4 and 7.1 at 14.5; on CIFAR-10 1.3 at 507.2, 3.1 at 169.5 and 7.0 at 82.2. These
 families come with the package. The encoder is that of `paper_recipe`. Latents may be negative, are
 trained with noise before rounding, and are coded with position-dependent tables.

@@ -18,7 +18,7 @@ from jaxsplit.split import Split, make_split
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.batches import FeatureCache
-from jaxsplit.train.losses import Distortion, Scale
+from jaxsplit.train.losses import Distortion
 from jaxsplit.train.optimizer import make_optimizer, make_schedule
 from jaxsplit.train.rate_groups import Group, with_best_offsets
 from jaxsplit.train.records import Batch, Constants, CurveState, TrainState
@@ -37,9 +37,6 @@ from jaxsplit.units.quantization import Offsets
 _WARMUP = 20  # steps; the schedule is constant then, as the number of steps is not known
 _NO_NETWORK: networks.Variables = {"params": {}}  # no step runs a tail
 _PHASE = Phase(1, Distortion(), "round")
-
-_Sums = dict[str, jax.Array]
-_Mask = np.ndarray | jax.Array  # bool [B]
 
 
 @dataclasses.dataclass(eq=False)
@@ -220,9 +217,7 @@ class Trainer:
         step = make_step(split, _PHASE, self.adam, ema=self.config.ema)
         return parallel.parallel_step(step, self.devices)
 
-    def _make_reconstruct(
-        self, split: Split
-    ) -> Callable[[Batch, tuple[TrainState, Constants]], tuple[Features, ...]]:
+    def _make_reconstruct(self, split: Split) -> Callable[..., tuple[Features, ...]]:
         reconstruct = make_reconstruct(split, _PHASE)
 
         def run(batch: Batch, given: tuple[TrainState, Constants]) -> tuple[Features, ...]:
@@ -231,7 +226,7 @@ class Trainer:
 
         return parallel.parallel_function(run, self.devices)
 
-    def _make_feature_slopes(self) -> Callable[[tuple[Features, Features], Scale], Features]:
+    def _make_feature_slopes(self) -> Callable[..., Features]:
         def run(given: tuple[jax.Array, jax.Array], scale: jax.Array) -> jax.Array:
             seen, features = given
 
@@ -243,9 +238,7 @@ class Trainer:
 
         return parallel.parallel_function(run, self.devices)
 
-    def _make_output_slopes(
-        self, cut: str
-    ) -> Callable[[tuple[Features, Outputs], networks.Variables], Features]:
+    def _make_output_slopes(self, cut: str) -> Callable[..., Features]:
         network, task = self.backbone.network, self.backbone.task
 
         def run(given: tuple[Features, Outputs], variables: networks.Variables) -> jax.Array:
@@ -258,11 +251,9 @@ class Trainer:
 
         return parallel.parallel_function(run, self.devices)
 
-    def _make_rounded(
-        self, split: Split
-    ) -> Callable[[tuple[Features, _Mask], tuple[Variables, Offsets]], tuple[Features, jax.Array]]:
+    def _make_rounded(self, split: Split) -> Callable[..., tuple[Features, jax.Array]]:
         def run(
-            given: tuple[Features, _Mask], rate: tuple[Variables, Offsets]
+            given: tuple[Features, jax.Array], rate: tuple[Variables, Offsets]
         ) -> tuple[Features, jax.Array]:
             (features, counted), (unit, offsets) = given, rate
             latents = split.round(split.encode(unit, features.astype(jnp.float32)), offsets)
@@ -271,12 +262,12 @@ class Trainer:
 
         return parallel.parallel_function(run, self.devices)
 
-    def _make_measure(
-        self, cut: str
-    ) -> Callable[[tuple[Features, Targets, _Mask], networks.Variables], _Sums]:
+    def _make_measure(self, cut: str) -> Callable[..., dict[str, jax.Array]]:
         network, task = self.backbone.network, self.backbone.task
 
-        def run(given: tuple[Features, Targets, _Mask], variables: networks.Variables) -> _Sums:
+        def run(
+            given: tuple[Features, Targets, jax.Array], variables: networks.Variables
+        ) -> dict[str, jax.Array]:
             seen, targets, counted = given
             measured = task.measure(network.tail(variables, seen, cut), targets)
             return {name: jnp.where(counted, x, 0).sum() for name, x in measured.items()}

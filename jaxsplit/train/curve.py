@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxsplit import data, networks
 from jaxsplit.errors import ConfigError
@@ -20,20 +22,22 @@ from jaxsplit.io.versions import versions
 from jaxsplit.train import features, loop, parallel
 from jaxsplit.train.batches import WithImages
 from jaxsplit.train.config import CurveConfig
-from jaxsplit.train.fine_tuning import NETWORK, with_blocks
-from jaxsplit.train.initial_state import first_state, make_constants, make_optimizer
-from jaxsplit.train.losses import Distortion
+from jaxsplit.train.fine_tuning import NETWORK, learning_blocks, with_blocks
+from jaxsplit.train.losses import Distortion, Scale
 from jaxsplit.train.metrics import MetricsWriter
+from jaxsplit.train.optimizer import make_optimizer as make_adam
 from jaxsplit.train.pca import with_principal_units
 from jaxsplit.train.rate_groups import (
     Group,
+    group_constants,
     in_order,
+    init_groups,
     make_curve_step,
     make_groups,
     with_best_offsets,
 )
-from jaxsplit.train.records import Batch, CurveState
-from jaxsplit.train.step import Phase
+from jaxsplit.train.records import Batch, CurveConstants, CurveState
+from jaxsplit.train.step import Phase, cast_params
 from jaxsplit.train.validation import in_turn, make_evaluate
 
 #: `features.compute` for one cut: source, views=… → its features, or its images.
@@ -203,6 +207,48 @@ def train_rates(
             config, backbone, groups, state, examples, evaluate, directory, writer, progress
         )
     return freeze(config, backbone, groups, state), source
+
+
+def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
+    """Returns the optimizer of the units, and of the network's blocks where they are trained."""
+    if config.optimizer is not None:
+        return config.optimizer
+    rates = {"prior": config.prior_rate}
+    if config.trainable != "unit":
+        rates[NETWORK] = config.network_rate
+    return make_adam(config.learning_rates(), max_norm=config.max_norm, **rates)
+
+
+def first_state(
+    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group]
+) -> CurveState:
+    """Returns the state at step 0.
+
+    Args:
+      config: the training.
+      backbone: the network before any folding.
+      groups: the rates.
+    """
+    blocks = learning_blocks(groups[0].split, backbone.variables, config.trainable)
+    return init_groups(groups, make_optimizer(config), config.seed, config.ema > 0, blocks)
+
+
+def make_constants(
+    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group], scale: Scale
+) -> CurveConstants:
+    """Returns the constants of `make_curve_step`.
+
+    Args:
+      config, backbone, groups: as in `first_state`.
+      scale: of the features.
+    """
+    frozen = jax.tree.map(jnp.asarray, backbone.fold().variables)
+    return CurveConstants(
+        backbone=cast_params(frozen, config.compute_dtype),
+        scale=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scale),
+        groups=group_constants(groups, config.seed),
+        network=None if config.trainable == "unit" else backbone.variables,
+    )
 
 
 def _fit(

@@ -215,7 +215,7 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _others() -> Iterator[None]:
-    """As `together`, around calls whose failures are also ValueErrors."""
+    """Reports errors of jax, which may be ValueErrors, as the loss of a process."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:

@@ -228,7 +228,7 @@ def key(about: dict[str, object]) -> str:
 
 
 def _fits(forms: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, tell: Tell) -> bool:
-    """Whether the features fit the cache; if not, a ConfigError unless it is "auto"."""
+    """Returns whether the features fit the cache; raises a ConfigError unless it is "auto"."""
     size = sum(map(array_bytes, forms.values()))
     lacking = size
     limits = [("the limit", max_bytes)]

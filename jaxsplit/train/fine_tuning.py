@@ -3,7 +3,7 @@
 A rate's parameters are all that is trained. Blocks of the network among them start from the frozen
 ones, belong to that rate alone, and are checkpointed, averaged and evaluated with its unit. Their
 batch normalisation stays in inference mode: moments are constant, scale and bias are trained. It is
-folded inside the step, which costs nothing beside the gradients.
+folded inside the step, so that a step costs no more than its gradients.
 """
 
 from __future__ import annotations

@@ -137,9 +137,7 @@ def fit(
 
 def _with_stop(
     step: Callable[[_State, _Batch, _Constants], tuple[_State, StepMetrics]],
-) -> Callable[
-    [_State, tuple[_Batch, np.ndarray], _Constants], tuple[_State, tuple[StepMetrics, jax.Array]]
-]:
+) -> Callable[..., tuple[_State, tuple[StepMetrics, jax.Array]]]:
     """Adds signal numbers to a step: (batch, own signals) → (metrics, signal of any process)."""
 
     def run(

@@ -188,9 +188,9 @@ class Reports:
     ) -> None:
         self._last, self._total, self._batch_size = last, total, batch_size
         self._every, self._names = every, names
-        speaks = distributed.is_first()
-        self._progress = progress if speaks else None
-        self._writer = writer if speaks else None
+        first_process = distributed.is_first()
+        self._progress = progress if first_process else None
+        self._writer = writer if first_process else None
         if self._writer is not None:
             self._writer.begin(first)
         self._in_flight: collections.deque[tuple[int, Outcome]] = collections.deque()

@@ -102,15 +102,8 @@ def init_state(
 ) -> TrainState:
     """Returns the state of all rates at step 0: every leaf but `step` has a leading axis R.
 
-    All rates start from the same unit, as each does when trained alone.
-
-    Args:
-      split: the cut with the unit.
-      rates: R rates.
-      optimizer: of each rate.
-      seed: of the unit.
-      ema: keep a running mean of the units.
-      blocks: of the network, trained with each unit, see `learning_blocks`.
+    All rates start from the same unit, as each does when trained alone. `ema` keeps a running mean
+    of the units; `blocks` of the network are trained with each unit, see `learning_blocks`.
     """
     variables = jax.jit(dataclasses.replace(split, axis_name=None).init)(jax.random.key(seed))
     if blocks:
@@ -230,18 +223,14 @@ def make_step(
 
 
 def make_reconstruct(
-    split: Split, phase: Phase, *, batching: str = "vmap", compute_dtype: str = "float32"
+    split: Split, phase: Phase
 ) -> Callable[[TrainState, Batch, Constants], tuple[Features, ...]]:
     """Returns a function that computes the tail's inputs in a step of `make_step`.
 
-    Args:
-      split, phase, batching, compute_dtype: as in `make_step`.
-
-    Returns:
-      reconstruct(state, batch, constants) → for every rate features float32 [B, …], with the
-      noise or the rounding of a step from this state with this batch.
+    It maps (state, batch, constants) to features float32 [B, …] for every rate, with the noise or
+    the rounding of a step from this state with this batch.
     """
-    forward = _make_forward(split, phase, compute_dtype)
+    forward = _make_forward(split, phase, "float32")
 
     def reconstruct(state: TrainState, batch: Batch, constants: Constants) -> tuple[Features, ...]:
         def one_rate(
@@ -251,7 +240,7 @@ def make_reconstruct(
             return forward(params, stats, offsets, key, batch, constants).reconstruction
 
         rates = (state.params, state.batch_stats, state.offsets, constants.rates.key)
-        seen = over_rates(one_rate, batching)(*rates)
+        seen = jax.vmap(one_rate)(*rates)
         return tuple(
             jax.tree.map(lambda x, i=i: x[i], seen) for i in range(len(constants.rates.key))
         )

@@ -1,8 +1,8 @@
 """Quantization of latents: the one place where they are rounded.
 
 Latents are in quantization steps. A channel rounds around its offset: s = round(z - offset) is
-coded, and the decoder gets s + offset. All functions take an array [B, …, C] or a tree of them, with
-offsets [C] in a tree alike.
+coded, and the decoder gets s + offset. All functions take an array [B, …, C] or a tree of them,
+with offsets [C] in a tree alike.
 """
 
 from __future__ import annotations

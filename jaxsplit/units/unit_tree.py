@@ -196,15 +196,7 @@ class UnitTree:
         return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[0], offsets)
 
     def tables(self, unit: Variables, offsets: Offsets) -> CodingTables:
-        """Freezes the priors into the integer tables of a frame.
-
-        Args:
-          unit: variables of one rate, on the host.
-          offsets: of each array [C].
-
-        Returns:
-          One set of tables, see `entropy.join_tables`.
-        """
+        """Freezes the priors into one set of tables for a frame, see `Unit.tables`."""
         found = [
             tensor.unit.tables(self._own(unit, tensor.name), np.asarray(offset, np.float32))
             for tensor, offset in zip(self.tensors, jax.tree.leaves(offsets), strict=True)

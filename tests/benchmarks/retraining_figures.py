@@ -10,7 +10,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate, common_rates, quality_at
 from jaxsplit.evaluation.bootstrap import bd_rate_interval
 from jaxsplit.split import make_split
-from jaxsplit.train import parallel
+from jaxsplit.train import curve, parallel
 from jaxsplit.train.fine_tuning import learning_blocks
 from jaxsplit.train.rate_groups import make_curve_step, make_groups
 from jaxsplit.train.records import Batch
@@ -66,10 +66,10 @@ class OneRate:
     def __init__(self, config, backbone, phase):
         frozen, devices = backbone.fold(), parallel.devices_for(config.batch_size)
         groups = make_groups(frozen, config.cut, config.spec, config.rates[:1], parallel.AXIS)
-        adam = groups.make_optimizer(config)
+        adam = curve.make_optimizer(config)
         step = make_curve_step(groups, phase, adam, frozen.preprocessing, batching="unroll")
-        state = groups.first_state(config, backbone, groups)
-        constants = groups.make_constants(config, backbone, groups, 1.0)
+        state = curve.first_state(config, backbone, groups)
+        constants = curve.make_constants(config, backbone, groups, 1.0)
         self._state = parallel.replicate(state, devices)
         self._constants = parallel.replicate(constants, devices)
         batch = random_batch(config, groups[0].split, frozen)

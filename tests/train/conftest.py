@@ -9,7 +9,7 @@ import pytest
 from jaxsplit import data
 from jaxsplit.split import make_split
 from jaxsplit.train import features, parallel
-from jaxsplit.train.initial_state import make_optimizer
+from jaxsplit.train.curve import make_optimizer
 from jaxsplit.train.records import Constants
 from jaxsplit.train.step import init_state, make_step, rate_constants
 

@@ -14,7 +14,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import evaluate
 from jaxsplit.split import make_split
 from jaxsplit.tasks import classification
-from jaxsplit.train import features, initial_state, losses, parallel
+from jaxsplit.train import curve, features, losses, parallel
 from jaxsplit.train.batches import WithImages
 from jaxsplit.train.curve import train_networks
 from jaxsplit.train.fine_tuning import NETWORK, learning_blocks, with_blocks
@@ -131,7 +131,7 @@ def test_gradients_are_those_of_the_plain_loss(config, problem, monkeypatch, mas
     """Folded inside of the step or not: the same function of the same parameters."""
     config = dataclasses.replace(config, rates=(Rate("a", LMBDA),), trainable=mask)
     backbone, folded = problem.backbone, problem.backbone.fold()
-    monkeypatch.setattr(initial_state, "make_optimizer", lambda config: optax.sgd(1.0))
+    monkeypatch.setattr(curve, "make_optimizer", lambda config: optax.sgd(1.0))
     groups = make_groups(folded, config.cut, config.spec, config.rates, parallel.AXIS)
     step = make_curve_step(
         groups, Phase(1, DISTILLED, "round"), optax.sgd(1.0), folded.preprocessing
@@ -141,8 +141,8 @@ def test_gradients_are_those_of_the_plain_loss(config, problem, monkeypatch, mas
     )
     batch = problem.batch()
     batch = dataclasses.replace(batch, images=images[batch.index])
-    state = initial_state.first_state(config, backbone, groups)
-    constants = initial_state.make_constants(config, backbone, groups, problem.cache.scale)
+    state = curve.first_state(config, backbone, groups)
+    constants = curve.make_constants(config, backbone, groups, problem.cache.scale)
     devices = jax.devices()[:1]
     replicated = (parallel.replicate(tree, devices) for tree in (state, constants))
     first, fixed = replicated
@@ -216,7 +216,7 @@ def test_the_network_learns_at_a_rate_of_its_own(config, tiny_backbone):
         params = {"encoder": jnp.zeros(1), "prior": jnp.zeros(1), NETWORK: jnp.zeros(1)}
         if rate is None:
             del params[NETWORK]
-        adam = initial_state.make_optimizer(masked)
+        adam = curve.make_optimizer(masked)
         gradient = jax.tree.map(jnp.ones_like, params)
         change, _ = adam.update(gradient, adam.init(params), params)
         unit = float(change["encoder"][0])

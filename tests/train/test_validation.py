@@ -8,8 +8,7 @@ import pytest
 
 from jaxsplit import data
 from jaxsplit.evaluation import evaluate
-from jaxsplit.train.curve import freeze
-from jaxsplit.train.initial_state import make_optimizer
+from jaxsplit.train.curve import freeze, make_optimizer
 from jaxsplit.train.rate_groups import init_groups, make_groups, with_best_offsets
 from jaxsplit.train.records import Batch
 from jaxsplit.train.step import Rate

@@ -1,9 +1,8 @@
-"""A network cut in two with units at the cut: the one place where latents are rounded."""
+"""A network split at a cut, with units there; the only module that rounds latents."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,32 +12,28 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, Network
 from jaxsplit.tasks import Outputs, Task
 from jaxsplit.units import Shape, Unit, UnitSpec, UnitTree, Variables
+from jaxsplit.units.unit_tree import Latents, Offsets
 
-#: What units make of features: an array, or as many as cross the cut, in the same tree.
-Latents = Any
-#: Where each channel of the latents rounds: float [C], in the same tree.
-Offsets = Any
-
-#: The symbol of a latent that is not a finite number: beyond the limit of all others.
+#: The symbol of a latent that is not finite, outside the range of all others.
 NOT_FINITE = -(2**31)
-_SYMBOL_LIMIT = 2.0**31 - 128  # the largest float32 that int32 holds
+_SYMBOL_LIMIT = 2.0**31 - 128  # the largest float32 in int32
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
     """The stages head → encode → quantize | dequantize → decode → tail, and the prior's bits.
 
-    Every method is a pure function of the trees that it is given and can be jitted, mapped and
-    differentiated. Another rate is another `unit` tree of the same shapes, so nothing recompiles.
-    `variables` are the frozen network's arrays; `unit` is {"params", "batch_stats"} of one rate.
-    Where several arrays cross, features, latents and offsets are trees alike, and the collections
-    of `unit` have an entry for each array's name.
+    Every method is a pure function of its trees and can be jitted, mapped and differentiated.
+    Another rate is another `unit` tree of the same shapes, so nothing recompiles. `variables` are
+    the frozen network's arrays; `unit` is {"params", "batch_stats"} of one rate. Where several
+    arrays cross, features, latents and offsets have the same tree, and the collections of `unit`
+    an entry for each array's name.
 
     Attributes:
       network: the frozen network.
-      cut: where it is cut.
-      units: what codes the arrays that cross.
-      task: what the outputs mean.
+      cut: name of the cut.
+      units: of the arrays that cross.
+      task: of the network.
       axis_name: device axis over which training averages the units' batch statistics.
 
     >>> from jaxsplit.units import BottleneckSpec
@@ -71,7 +66,7 @@ class Split:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(h, w, C) of the symbols of one image's frame, see `UnitTree.latent_shape`."""
+        """Shape of one image's symbols, (h, w, C), see `UnitTree.latent_shape`."""
         return self.units.latent_shape
 
     def init(self, key: jax.Array) -> Variables:
@@ -102,7 +97,7 @@ class Split:
 
         Args:
           variables: the network's arrays.
-          features: the head's own, or those of `decode`.
+          features: from `head` or `decode`.
 
         Returns:
           Outputs, arrays [B, …].
@@ -153,12 +148,12 @@ class Split:
           latents: rounded, or with noise.
 
         Returns:
-          Bits, arrays like the latents; `train.losses.rate` sums those of an image.
+          Bits, arrays like the latents; `train.losses.rate` sums them for each image.
         """
         return self.units.bits(unit, latents)
 
     def add_noise(self, latents: Latents, keys: jax.Array) -> Latents:
-        """Adds uniform noise of one quantisation step, the stand-in for rounding in training.
+        """Adds uniform noise of one quantisation step, which replaces rounding in training.
 
         Args:
           latents: arrays [B, …].
@@ -168,15 +163,15 @@ class Split:
           Noisy latents, of the same shapes.
         """
         noisy = []
-        for place, x in enumerate(jax.tree.leaves(latents)):
-            own = keys if not place else jax.vmap(lambda k, i=place: jax.random.fold_in(k, i))(keys)
+        for i, x in enumerate(jax.tree.leaves(latents)):
+            own = keys if not i else jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
             noisy.append(jax.vmap(ops.add_uniform_noise)(x, own))
         return jax.tree.unflatten(jax.tree.structure(latents), noisy)
 
     def round(
         self, latents: Latents, offsets: Offsets, *, straight_through: bool = False
     ) -> Latents:
-        """Rounds latents around offsets: what the decoder sees of them.
+        """Rounds latents around offsets, for the decoder.
 
         Args:
           latents: arrays [B, …, C].
@@ -184,7 +179,7 @@ class Split:
           straight_through: pass gradients through, for training.
 
         Returns:
-          The nearest values that a whole number of steps from the offset apart.
+          The nearest values whose distance from the offset is a whole number of steps.
         """
         rounded = ops.round_straight_through if straight_through else jnp.round
         return jax.tree.map(
@@ -192,14 +187,14 @@ class Split:
         )
 
     def quantize(self, latents: Latents, offsets: Offsets) -> jax.Array:
-        """Rounds latents to the symbols that are coded.
+        """Rounds latents to symbols.
 
         Args:
           latents: arrays [B, …, C].
           offsets: of each array [C].
 
         Returns:
-          int32 [B, *latent_shape]; `NOT_FINITE` for what is no finite number.
+          int32 [B, *latent_shape]; `NOT_FINITE` for latents that are not finite.
         """
 
         def symbols(z: jax.Array, offset: jax.Array) -> jax.Array:
@@ -211,7 +206,7 @@ class Split:
         return jnp.concatenate([x.reshape(len(x), *self.latent_shape[:2], -1) for x in parts], -1)
 
     def dequantize(self, symbols: jax.Array, offsets: Offsets) -> Latents:
-        """Returns the latents that symbols stand for.
+        """Reconstructs rounded latents from symbols.
 
         Args:
           symbols: int32 [B, *latent_shape].
@@ -230,16 +225,16 @@ class Split:
 def make_split(
     backbone: networks.Backbone, cut: str, spec: UnitSpec, axis_name: str | None = None
 ) -> Split:
-    """Cuts a backbone; nothing is computed yet.
+    """Splits a backbone at a cut, without computing anything.
 
     Args:
       backbone: the network.
-      cut: one of its cuts, such as `networks.cuts` lists with their shapes.
+      cut: one of its cuts, see `networks.cuts`.
       spec: the unit of every array that crosses, or `units.per_tensor` for one each.
-      axis_name: as in `Split`; None outside of a training.
+      axis_name: as in `Split`; None outside training.
 
     Returns:
-      The stages, without parameters: `Split.init` makes a unit's.
+      The split, without parameters; for those of a unit see `Split.init`.
 
     Raises:
       ConfigError: there is no such cut, or a unit does not fit there.
@@ -260,6 +255,6 @@ def make_split(
     return Split(backbone.network, cut, units, backbone.task, axis_name)
 
 
-def _along(offset: Any, latent: Any) -> Any:
-    """Offsets [C] beside a latent [B, …, C]."""
+def _along(offset: jax.Array, latent: jax.Array) -> jax.Array:
+    """Reshapes offsets [C] for a latent [B, …, C]."""
     return offset.reshape((1,) * (latent.ndim - 1) + (-1,))

@@ -1,4 +1,4 @@
-"""The search for units: many short trainings at all cuts, of which ever fewer go on."""
+"""Successive-halving search over cuts and unit architectures."""
 
 from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.search.halving import Design, search

@@ -1,4 +1,4 @@
-"""What a search chooses from: the values in a design's configuration, and its candidates."""
+"""Configuration and candidates of a search."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import Any
 
 from jaxsplit.cost import Plan, grid_spec, plan_unit
 from jaxsplit.cost.unit_plan import fits
 from jaxsplit.errors import ConfigError
 from jaxsplit.units.bottleneck import BottleneckSpec
 
-# They change how long a search goes on or what is written of it, and not what its trainings are.
+# These change the length or the output of a search, and none of its trainings.
 _OUTSIDE = ("minutes", "most_drop", "points", "full_steps")
 
 
@@ -26,30 +25,30 @@ class DesignConfig:
     """A search over cuts, channels, strides and lambdas.
 
     Attributes:
-      backbone: as of `load_backbone`.
+      backbone: a name or file, see `load_backbone`.
       cuts: endpoints to try; none: all.
       channels, strides, lambdas: of the units; every combination that fits is a candidate.
-      minutes: that the whole search may take.
-      rungs: how often all that are left train on and are compared.
-      on_features: share of the first rung's training in which the distortion is the error of the
-        features at the cut, whose steps take a fraction of the time. Then it is the divergence
-        from the uncut network's answers behind the tail, as in a full training.
-      keep: share of the candidates of every cut that a comparison leaves.
-      weight: of the relative squared error of the features in the loss, against lambda · bits.
-      most_drop: share of top-1 that a point of the front may lose against the uncut network.
-        Nothing is dropped for it before the end: what has not learned for accuracy has little.
-      data, train_split, test_split: images; those of test_split are compared on.
-      limit, evaluate_limit: how many; in the last comparison, fewer in those before.
-      batch_size, learning_rate, prior_rate, ema, seed: as of `CurveConfig`.
-      cache_gib: most of the features of all cuts, float16.
-      points: of the front that the configuration for the full training gets.
+      minutes: time limit of the whole search.
+      rungs: rounds of training and comparison.
+      on_features: share of the first rung's training that minimises the feature error at the cut,
+        whose steps take a fraction of the time. Later steps distil the unsplit network's outputs
+        behind the tail, as in a full training.
+      keep: share of the candidates of each cut that a comparison keeps.
+      weight: of the relative squared feature error in the loss, against lambda · bits.
+      most_drop: share of top-1 that a point of the front may lose against the unsplit network. It
+        removes none before the end: units trained on features only have low accuracy.
+      data, train_split, test_split: images to train on, and to compare on.
+      limit, evaluate_limit: max_samples of both; comparisons before the last use fewer.
+      batch_size, learning_rate, prior_rate, ema, seed: as in `CurveConfig`.
+      cache_gib: largest size of the features of all cuts, float16.
+      points: of the front that the configuration for the full training takes.
       full_steps: of that training.
 
     Raises:
-      ConfigError: a value that can't be, or two that don't go together.
+      ConfigError: an impossible value, or two that don't go together.
 
     >>> short = DesignConfig("fashion_mnist_resnet8", cuts=("stem",), minutes=2)
-    >>> short.key == dataclasses.replace(short, minutes=30).key  # it goes on with the same search
+    >>> short.key == dataclasses.replace(short, minutes=30).key  # more minutes resume it
     True
     """
 
@@ -100,7 +99,7 @@ class DesignConfig:
 
     @property
     def key(self) -> str:
-        """Short name of exactly this search, whatever time it is given."""
+        """Short name of this search, independent of its time limit."""
         values = dataclasses.asdict(self)
         kept = {name: value for name, value in values.items() if name not in _OUTSIDE}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
@@ -108,11 +107,11 @@ class DesignConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A unit at a cut with the price of its bits.
+    """A unit at a cut with its rate weight.
 
     Attributes:
       cut: endpoint of the network.
-      spec: form of the unit.
+      spec: architecture of the unit.
       lmbda: distortion per bit.
       device_macs: multiply-accumulates of head and encoder for one image.
 
@@ -127,20 +126,20 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Different for different candidates of one search."""
+        """Name that is unique within a search."""
         return f"{self.cut} c{self.spec.channels} s{self.spec.stride} {self.lmbda:g}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Cut, channels, stride, lambda and multiply-accumulates, ready for JSON."""
+    def to_dict(self) -> dict[str, object]:
+        """Returns cut, channels, stride, lambda and multiply-accumulates, ready for JSON."""
         form = {"channels": self.spec.channels, "stride": self.spec.stride}
         return {"cut": self.cut, **form, "lambda": self.lmbda, "device_macs": self.device_macs}
 
 
 def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
-    """Every combination that is worth a try, those of one form at one cut together.
+    """Returns the candidates of a search, those of one architecture at one cut together.
 
-    Where head and encoder ask for as much of the device as the whole network does, the network on
-    the device is better, without a byte sent: behind a last block nothing is tried.
+    A cut is left out where head and encoder cost as much as the unsplit network: running that on
+    the device is better and sends nothing.
 
     Args:
       config: the search.
@@ -151,7 +150,7 @@ def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
       network has, in the order of cuts, channels, strides and lambdas.
 
     Raises:
-      ConfigError: there is no such cut, or nothing is worth a try.
+      ConfigError: there is no such cut, or no candidate.
 
     >>> from jaxsplit import networks
     >>> from jaxsplit.cost import make_plan

@@ -1,4 +1,4 @@
-"""A configuration that trains the chosen points of a search in full."""
+"""Writes a configuration that trains the chosen points of a search in full."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxsplit.search.candidates import DesignConfig
 from jaxsplit.search.pareto import Result
 from jaxsplit.train.config import CurveConfig
 
-# Of a search's values, those that a training has too.
+# Fields of a search's configuration that a training's has too.
 _SHARED = ("data", "batch_size", "learning_rate", "prior_rate", "ema", "seed")
 
 _TEMPLATE = '''\
@@ -47,7 +47,7 @@ def get_config(arg: str = {first!r}) -> ml_collections.ConfigDict:
     )
     config.tables = "places"
     config.feature_dtype = "float16"
-    # As of the search, but on all images.
+    # As in the search, but on all images.
 {values}
     return config
 
@@ -94,7 +94,7 @@ def write_config(path: Path, config: DesignConfig, chosen: Sequence[Result]) -> 
 
 
 def _values(config: DesignConfig) -> str:
-    """Lines for what of the search is another value than a training has by itself."""
+    """Lines for values of the search that differ from a training's defaults."""
     values = {name: getattr(config, name) for name in _SHARED} | _splits(config)
     usual = {field.name: field.default for field in dataclasses.fields(CurveConfig)}
     lines = [f"    config.{name} = {x!r}" for name, x in values.items() if x != usual[name]]
@@ -102,7 +102,7 @@ def _values(config: DesignConfig) -> str:
 
 
 def _splits(config: DesignConfig) -> dict[str, str]:
-    """Whole splits: what a search holds out of one it compares on, a training may learn from."""
+    """Whole splits: a training may use the images on which a search compares."""
     train, test = (split.partition("[")[0] for split in (config.train_split, config.test_split))
     if train != test:
         return {"train_split": train, "test_split": test}

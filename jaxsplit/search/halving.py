@@ -1,4 +1,4 @@
-"""Successive halving: all candidates train for a while, the better ones go on, within a time."""
+"""Successive halving over cuts and unit architectures, within a time limit."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from typing import Any
 from jaxsplit import data, networks
 from jaxsplit.cost import make_plan
 from jaxsplit.errors import ConfigError
-from jaxsplit.io import checkpoint
+from jaxsplit.io.checkpoint import key as checkpoint_key
 from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
-from jaxsplit.search.journal import Journal
-from jaxsplit.search.keeper import Keeper
+from jaxsplit.search.checkpoint import SearchCheckpoint
 from jaxsplit.search.pareto import Result, choose_by_cut, front
 from jaxsplit.search.trainer import Trainer, Trial
 from jaxsplit.train import features, parallel
 
-Heard = Callable[[Sequence[Trial]], Iterable[Trial]]
+#: Yields trials one by one and logs the time spent before each.
+Logged = Callable[[Sequence[Trial]], Iterable[Trial]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Design:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-      results: of every candidate, when it was last compared.
-      front: of those that were left at the end and lose at most `most_drop` of top-1, what
-        nothing beats, fewest bytes first; where all lose more, what comes nearest.
-      most_drop: as of the configuration.
-      uncut_top1, uncut_macs: of the network without a cut, on the images of the comparison.
+      results: of every candidate, from its last comparison.
+      front: Pareto front of the last rung among results that lose at most `most_drop` of top-1,
+        fewest bytes first; where all lose more, of those that lose least.
+      most_drop: see `DesignConfig`.
+      uncut_top1, uncut_macs: of the unsplit network, on the images of the comparison.
       n_images: of the last comparison.
-      minutes: that it took, over all its runs.
+      minutes: running time, over all runs.
 
     >>> from jaxsplit.cost import grid_spec
     >>> candidate = Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000)
@@ -53,7 +53,7 @@ class Design:
     minutes: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The uncut network, the front and all results, ready for JSON."""
+        """Returns unsplit network, front and all results, ready for JSON."""
         return {
             "uncut": {"top1": self.uncut_top1, "macs": self.uncut_macs},
             "n_images": self.n_images,
@@ -70,26 +70,25 @@ def search(
     workdir: Path,
     tell: Tell | None = None,
 ) -> Design:
-    """Searches, or goes on with a search that was stopped.
+    """Runs a search, or resumes one that was stopped.
 
-    All programs are compiled first. Every stretch gets an equal share of the time that is left
-    then: in it all candidates that are left train for the same number of steps, on the same images,
-    and are compared behind the tail; then a share of those of every cut goes on. They learn the
-    features at the cut in a part of the first stretch, and from then on through the tail. A search
-    that was stopped goes on from the last steps that all have taken, and one that is finished from
-    its last stretch where it is given more minutes. Every stretch trains a few steps and compares
-    on a part of the images, however little time is left: a time that is shorter than what
-    compiling takes is exceeded.
+    All programs are compiled first. Every rung then gets an equal share of the remaining time: all
+    remaining candidates train for the same number of steps on the same images and are compared
+    behind the tail, and a share of the candidates of each cut stays. A part of the first rung
+    trains on the features at the cut; all later training runs through the tail. A stopped search
+    resumes from the last steps that all candidates have finished, and a finished one, given more
+    minutes, from its last rung. Every rung trains a few steps and compares on a part of the images
+    even where no time is left: a limit shorter than the compilation is exceeded.
 
     Args:
       config: the search.
       backbone: the frozen network.
-      workdir: for features, states and the journal.
-      tell: told what goes on, and how much of the time has gone.
+      workdir: for features, states and search.json.
+      tell: log callback, with the minutes spent and their limit.
 
     Returns:
-      What every candidate was worth, and the front. `workdir` keeps what a longer search of the
-      same values goes on from.
+      All results and the front. `workdir` keeps what a longer search with the same values resumes
+      from.
 
     Raises:
       ConfigError: nothing fits, there are fewer training images than a batch takes, or the
@@ -110,11 +109,11 @@ def search(
     everything = candidates(config, plan)
     sources = _sources(config, backbone)
     fingerprints = [str(source.fingerprint) for source in sources]
-    key = checkpoint.key(config.key, backbone.fingerprint, *fingerprints)
+    key = checkpoint_key(config.key, backbone.fingerprint, *fingerprints)
     workdir.mkdir(parents=True, exist_ok=True)
-    journal = Journal(workdir / "search.json", key)
-    if journal.other:
-        tell(f"{journal.path} was of a search of other values or images: this one begins anew")
+    checkpoint = SearchCheckpoint(workdir, key)
+    if checkpoint.other:
+        tell(f"{checkpoint.path} is of a search with other values or images: starting again")
     cuts = tuple(dict.fromkeys(one.cut for one in everything))
     seen = [
         features.compute_at_cuts(
@@ -128,10 +127,16 @@ def search(
         for source in sources
     ]
     trainer = Trainer(config, frozen, *seen)
-    climb(config, trainer, everything, journal, workdir, tell)
-    results = _results(journal, everything)
-    end = journal.values["rungs"][-1]
-    last = [results[said["name"]] for said in end["results"]]
+    run_rungs(config, trainer, everything, checkpoint, tell)
+    rungs = checkpoint.values["rungs"]
+    known = {one.name: one for one in everything}
+    results = {
+        stored["name"]: Result.from_dict(known[stored["name"]], stored)
+        for rung in rungs
+        for stored in rung["results"]
+    }
+    end = rungs[-1]
+    last = [results[stored["name"]] for stored in end["results"]]
     uncut_top1 = trainer.unsplit_quality(end["n_images"])
     return Design(
         tuple(results.values()),
@@ -140,12 +145,12 @@ def search(
         uncut_top1,
         plan.macs,
         end["n_images"],
-        journal.seconds / 60,
+        checkpoint.seconds / 60,
     )
 
 
 def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Source]:
-    """The images to train on and those to compare on, of the backbone's classes."""
+    """Opens and checks the training images and those of the comparisons."""
     sources = [
         data.open_source(config.data, split=split, limit=limit)
         for split, limit in (
@@ -162,48 +167,44 @@ def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Sou
     return sources
 
 
-def climb(
+def run_rungs(
     config: DesignConfig,
     trainer: Trainer,
     everything: Sequence[Candidate],
-    journal: Journal,
-    workdir: Path,
+    checkpoint: SearchCheckpoint,
     tell: Tell,
 ) -> None:
-    """Trains, compares and chooses, stretch by stretch, from where the journal ends.
+    """Trains, compares and selects, rung by rung, from where the checkpoint ends.
 
     Args:
       config: the search.
-      trainer: of its trainings.
+      trainer: of its candidates.
       everything: all candidates.
-      journal: gets what is finished.
-      workdir: for the states of what goes on.
-      tell: told what goes on, and how much of the time has gone.
+      checkpoint: updated after every step that all have finished.
+      tell: log callback.
     """
-    rungs, total = journal.values["rungs"], 60 * config.minutes
+    rungs, total = checkpoint.values["rungs"], 60 * config.minutes
     if len(rungs) == config.rungs:
         if config.minutes <= rungs[-1]["minutes"]:
-            tell("the search is finished: with more minutes it goes on")
+            tell("the search is finished: it resumes when given more minutes")
             return
-        rungs.pop()  # with more minutes the last stretch goes on
-    keeper = Keeper(workdir, journal)
-    trials, distilled = keeper.trials(trainer, everything)
-    hear = functools.partial(_heard, config.minutes, journal, tell)
-    part_seconds = _compile(trainer, trials, journal, functools.partial(hear, "compiling"))
+        rungs.pop()  # more minutes extend the last rung
+    trials, distilled = checkpoint.restore(trainer, everything)
+    log = functools.partial(_logged, config.minutes, checkpoint, tell)
+    part_seconds = _compile(trainer, trials, checkpoint, functools.partial(log, "compiling"))
     for rung in range(len(rungs), config.rungs):
-        begun = journal.seconds
-        end = begun + max(total - begun, 0) / (config.rungs - rung)
-        goal = _goal(config, trainer, rung)
+        started = checkpoint.seconds
+        end = started + max(total - started, 0) / (config.rungs - rung)
+        goal = _images(config, trainer, rung)
         until = end - part_seconds * len(trials) * len(list(trainer.parts(goal)))
         count = f"{len(trials)} candidate{'s' * (len(trials) > 1)}"
-        what = f"stretch {rung + 1} of {config.rungs}: {count}"
-        heard = functools.partial(hear, what)
+        logged = functools.partial(log, f"rung {rung + 1} of {config.rungs}: {count}")
         if config.on_features and not distilled:
-            share = config.on_features * max(until - begun, 0)
-            _train(trainer, trials, keeper, begun + share, False, heard)
+            share = config.on_features * max(until - started, 0)
+            _train(trainer, trials, checkpoint, started + share, False, logged)
         distilled = True
-        _train(trainer, trials, keeper, until, True, heard)
-        results, part_seconds = _compare(trainer, trials, journal, goal, end, heard)
+        _train(trainer, trials, checkpoint, until, True, logged)
+        results, part_seconds = _compare(trainer, trials, checkpoint, goal, end, logged)
         kept = choose_by_cut(results, config.keep)
         rungs.append(
             {
@@ -217,73 +218,76 @@ def climb(
         if len(rungs) < config.rungs:
             left = {result.candidate for result in kept}
             trials = [one for one in trials if one.candidate in left]
-        keeper.keep(trials, distilled)
+        checkpoint.save(trials, distilled)
 
 
-def _heard(
-    minutes: float, journal: Journal, tell: Tell, what: str, trials: Sequence[Trial]
+def _logged(
+    minutes: float, checkpoint: SearchCheckpoint, tell: Tell, text: str, trials: Sequence[Trial]
 ) -> Iterator[Trial]:
-    """The trials one by one, while `tell` hears how much of the time has gone."""
+    """Yields the trials and logs the time spent before each."""
     for one in trials:
-        tell(what, min(journal.seconds / 60, minutes), minutes, "minutes")
+        tell(text, min(checkpoint.seconds / 60, minutes), minutes, "minutes")
         yield one
 
 
-def _goal(config: DesignConfig, trainer: Trainer, rung: int) -> int:
-    """Images of a comparison: the more candidates, the fewer."""
+def _images(config: DesignConfig, trainer: Trainer, rung: int) -> int:
+    """Images of a rung's comparison: fewer where more candidates are left."""
     count = trainer.test_images
     return max(trainer.part_size, round(count * config.keep ** (config.rungs - 1 - rung)))
 
 
-def _compile(trainer: Trainer, trials: Sequence[Trial], journal: Journal, heard: Heard) -> float:
-    """Everything that the search runs; the seconds of comparing a trial on a part of the images."""
-    copies = [dataclasses.replace(one) for one in trials]  # what they learn here is forgotten
-    for one in heard(copies):
+def _compile(
+    trainer: Trainer, trials: Sequence[Trial], checkpoint: SearchCheckpoint, logged: Logged
+) -> float:
+    """Compiles all programs; returns the seconds of comparing a trial on a part of the images."""
+    copies = [dataclasses.replace(one) for one in trials]  # these steps are discarded
+    for one in logged(copies):
         for distilled in (True, False):
             trainer.advance(one, 1, distilled)
         trainer.compare(one, 0)
-    begun = journal.seconds
-    for one in heard(copies):
+    started = checkpoint.seconds
+    for one in logged(copies):
         trainer.compare(one, 0)
-    return (journal.seconds - begun) / len(copies)
+    return (checkpoint.seconds - started) / len(copies)
 
 
 def _train(
     trainer: Trainer,
     trials: Sequence[Trial],
-    keeper: Keeper,
+    checkpoint: SearchCheckpoint,
     end: float,
     distilled: bool,
-    heard: Heard,
+    logged: Logged,
 ) -> None:
-    """As many steps as fit, the same number for all; what one takes is measured here."""
-    journal, chunk = keeper.journal, 2
+    """Trains as many steps as fit, the same number for all; their duration is measured here."""
+    chunk = 2
     while chunk:
-        begun = journal.seconds
-        for one in heard(trials):
+        started = checkpoint.seconds
+        for one in logged(trials):
             trainer.advance(one, chunk, distilled)
-        keeper.keep(trials, distilled)
-        fitting = max(int((end - journal.seconds) * chunk / (journal.seconds - begun)), 0)
-        chunk = max(min(fitting, 10), fitting // 3)  # in parts: a machine may become slower
+        checkpoint.save(trials, distilled)
+        now = checkpoint.seconds
+        fitting = max(int((end - now) * chunk / (now - started)), 0)
+        chunk = max(min(fitting, 10), fitting // 3)  # in parts: the machine may slow down
 
 
 def _compare(
     trainer: Trainer,
     trials: Sequence[Trial],
-    journal: Journal,
+    checkpoint: SearchCheckpoint,
     goal: int,
     end: float,
-    heard: Heard,
+    logged: Logged,
 ) -> tuple[list[Result], float]:
-    """The results of all trials on the same images, and the seconds of a part of them each."""
+    """Results of all trials on the same images, and the seconds of a part of them each."""
     totals: list[dict[str, float]] = []
     spent = 0.0
     for part in trainer.parts(goal):
-        begun = journal.seconds
-        if totals and begun + spent > end:
+        started = checkpoint.seconds
+        if totals and started + spent > end:
             break
-        sums = [trainer.compare(one, part) for one in heard(trials)]
-        spent = journal.seconds - begun
+        sums = [trainer.compare(one, part) for one in logged(trials)]
+        spent = checkpoint.seconds - started
         before = totals or [dict.fromkeys(one, 0) for one in sums]
         totals = [
             {name: old[name] + new[name] for name in new}
@@ -295,13 +299,3 @@ def _compare(
         size, top1 = total["bits"] / 8 / count, total[quality] / count
         results.append(Result(one.candidate, int(one.state.step), size, top1, count))
     return results, spent / len(results)
-
-
-def _results(journal: Journal, everything: Sequence[Candidate]) -> dict[str, Result]:
-    """Name → the last result of every candidate."""
-    known = {one.name: one for one in everything}
-    return {
-        said["name"]: Result.from_dict(known[said["name"]], said)
-        for rung in journal.values["rungs"]
-        for said in rung["results"]
-    }

@@ -1,4 +1,4 @@
-"""Which results are worth having: those that no other beats in everything."""
+"""Pareto fronts of search results: bytes, errors and device cost."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jaxsplit.search.candidates import Candidate
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a candidate was worth when it was last compared.
+    """A candidate's measurement in its last comparison.
 
     Attributes:
-      candidate: what it is.
-      steps: that it had trained.
-      bytes_per_image: mean, estimated: what its prior charges. A frame adds a byte or two.
+      candidate: the unit and its cut.
+      steps: of training before.
+      bytes_per_image: mean code length under its prior. A frame adds one or two bytes.
       top1: share of the images, behind the tail.
-      n_images: that these are means of.
+      n_images: number of images of both means.
 
     >>> from jaxsplit.cost import grid_spec
     >>> candidate = Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000)
@@ -37,11 +37,11 @@ class Result:
 
     @property
     def costs(self) -> tuple[float, float, float]:
-        """What less of is better: bytes, errors, and multiply-accumulates on the device."""
+        """Bytes, share of errors, and multiply-accumulates on the device: less is better."""
         return self.bytes_per_image, 1 - self.top1, self.candidate.device_macs
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON, which knows no nan: None stands for what is not finite."""
+        """Returns the fields ready for JSON, with None for numbers that are not finite."""
         values = {
             name: x if math.isfinite(x) else None
             for name, x in (("bytes_per_image", self.bytes_per_image), ("top1", self.top1))
@@ -51,14 +51,14 @@ class Result:
 
     @classmethod
     def from_dict(cls, candidate: Candidate, said: Mapping[str, Any]) -> Result:
-        """What `to_dict` said of a candidate.
+        """Rebuilds a result from `to_dict`.
 
         Args:
-          candidate: it.
-          said: steps, bytes_per_image, top1 and n_images, None where there was no number.
+          candidate: its candidate.
+          said: steps, bytes_per_image, top1 and n_images; None becomes nan.
 
         Returns:
-          The same result, with nan for None.
+          The same result.
         """
         size, top1 = (
             math.nan if said[name] is None else said[name] for name in ("bytes_per_image", "top1")
@@ -67,9 +67,10 @@ class Result:
 
 
 def dominance(costs: np.ndarray) -> np.ndarray:
-    """[i, j]: whether i is nowhere worse than j and somewhere better, of costs float [N, K].
+    """Computes which rows of costs float [N, K] dominate which others: bool [N, N].
 
-    What is not finite is beaten by all that is.
+    [i, j] is True where i is nowhere worse than j and somewhere better. Finite rows dominate all
+    others.
 
     >>> dominance(np.array([[1.0, 1.0], [1.0, 2.0], [0.0, 3.0]])).nonzero()
     (array([0]), array([1]))
@@ -80,7 +81,7 @@ def dominance(costs: np.ndarray) -> np.ndarray:
 
 
 def front_ranks(costs: np.ndarray) -> np.ndarray:
-    """0 for what nothing beats, 1 for what only those beat, and so on: int [N]."""
+    """Returns each row's front, int [N]: 0 where no row dominates it, 1 without those, …"""
     beats, ranks = dominance(costs), np.full(len(costs), -1)
     rank = 0
     while (left := ranks < 0).any():
@@ -90,21 +91,21 @@ def front_ranks(costs: np.ndarray) -> np.ndarray:
 
 
 def choose(results: Sequence[Result], count: int) -> list[Result]:
-    """The best `count` results: whole fronts, and of the last one those that are far apart.
+    """Selects `count` results: whole fronts, and from the last one those that are far apart.
 
-    Distances are of ranks, so that no cost outweighs another by its unit. Extremes come first.
-    Deterministic, and in the order of the results.
+    Distances are between ranks, so that units of costs don't matter. Extremes come first. The
+    selection is deterministic and keeps the order of the results.
     """
     return [results[i] for i in _best(_costs(results), count)]
 
 
 def choose_by_cut(results: Sequence[Result], keep: float) -> list[Result]:
-    """Of every cut the best share of its results by bytes and errors, at least one; in their order.
+    """Selects a share of each cut's results by bytes and errors, at least one, in their order.
 
-    Cuts are not compared with each other: before anything has trained through the tails, errors
-    say more of how much a tail makes of an error than of what a unit becomes. And at one cut the
-    multiply-accumulates differ by too little to be worth a place. What sends less than a byte for
-    an image has collapsed, and comes last: nothing has fewer bytes, so that it would be kept.
+    Cuts are not compared with each other: before training through the tail, errors depend more on
+    the tail than on the unit. At one cut multiply-accumulates differ too little to count. Units
+    that send less than a byte an image have collapsed and come last; by their bytes they would be
+    kept.
     """
     places: dict[str, list[int]] = {}
     for i, result in enumerate(results):
@@ -122,7 +123,7 @@ def _costs(results: Sequence[Result]) -> np.ndarray:
 
 
 def _best(costs: np.ndarray, count: int) -> list[int]:
-    """Rising places of `count` of the costs [N, K], as of `choose`."""
+    """Rising indices of `count` rows of costs [N, K], see `choose`."""
     ranks = front_ranks(costs)
     chosen: list[int] = []
     for rank in range(ranks.max(initial=-1) + 1):
@@ -133,7 +134,7 @@ def _best(costs: np.ndarray, count: int) -> list[int]:
 
 
 def _spread(costs: np.ndarray, layer: list[int], count: int) -> list[int]:
-    """Of a layer, `count` places far from each other, by farthest-point sampling."""
+    """Selects `count` indices of a front that are far apart, by farthest-point sampling."""
     places = costs[layer].argsort(axis=0, kind="stable").argsort(axis=0) / max(len(layer) - 1, 1)
     picked: list[int] = []
     for axis in (1, 0, 2)[: costs.shape[1]]:  # the most accurate, the smallest, the cheapest
@@ -147,12 +148,11 @@ def _spread(costs: np.ndarray, layer: list[int], count: int) -> list[int]:
 
 
 def front(results: Sequence[Result], least: float = -math.inf) -> list[Result]:
-    """What nothing beats, the fewest bytes first.
+    """Returns the Pareto front, fewest bytes first.
 
     Args:
-      results: those to choose from.
-      least: top-1 that is worth anything. Where nothing reaches it, the front is of what comes
-        nearest.
+      results: all results.
+      least: smallest top-1 of the front; where no result reaches it, the largest there is.
     """
     finite = [result for result in results if np.isfinite(result.costs).all()] or results
     least = min(least, max((result.top1 for result in finite), default=least))

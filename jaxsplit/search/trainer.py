@@ -1,39 +1,44 @@
-"""Short trainings of candidates, one after the other: no program is one candidate's alone."""
+"""Trains candidates of a search in turn, with programs that they share."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import networks
+from jaxsplit.networks import Features
 from jaxsplit.networks.inference import batch_size, pad_rows
 from jaxsplit.search.candidates import Candidate, DesignConfig
-from jaxsplit.split import Split, make_split
+from jaxsplit.split import Offsets, Split, make_split
+from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.examples import FeatureCache
 from jaxsplit.train.groups import Group, with_best_offsets
-from jaxsplit.train.losses import Distortion
+from jaxsplit.train.losses import Distortion, Scale
 from jaxsplit.train.optimizer import make_optimizer, make_schedule
 from jaxsplit.train.records import Batch, Constants, CurveState, TrainState
 from jaxsplit.train.step import (
     Phase,
     Rate,
+    Step,
     init_state,
     make_reconstruct,
     make_step,
     rate_constants,
 )
-from jaxsplit.units import Shape
+from jaxsplit.units import Shape, Variables
 
-_WARMUP = 20  # steps of the learning rate's rise; how long a search goes on nobody knows
-_NO_NETWORK: dict[str, Any] = {"params": {}}  # no step runs a tail
+_WARMUP = 20  # steps; the schedule is constant then, as the number of steps is not known
+_NO_NETWORK: networks.Variables = {"params": {}}  # no step runs a tail
 _PHASE = Phase(1, Distortion(), "round")
+
+_Sums = dict[str, jax.Array]
+_Mask = np.ndarray | jax.Array  # bool [B]
 
 
 @dataclasses.dataclass(eq=False)
@@ -41,10 +46,10 @@ class Trial:
     """A candidate and the state of its training.
 
     Attributes:
-      candidate: what it is.
-      split: its cut with its unit.
-      state: as of `init_state`, of one rate, on the host.
-      settled: whether the unit rounds where its offsets say; learning features unsettles it.
+      candidate: the unit and its cut.
+      split: of both.
+      state: of one rate, on the host, see `init_state`.
+      settled: whether offsets are the best for the prior; steps on features change the prior.
     """
 
     candidate: Candidate
@@ -53,8 +58,8 @@ class Trial:
     settled: bool = False
 
     def settle(self) -> None:
-        """Lets the unit round where that costs the fewest bits, unless it is settled."""
-        # What has diverged has no best offsets; its bits say that it is worth nothing.
+        """Sets the offsets that cost the fewest bits, unless settled."""
+        # A unit that diverged has no best offsets; its bits rank it last.
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.state.result))
         if finite and not self.settled:
             group = Group(self.split, self.rates, (0,))
@@ -64,18 +69,18 @@ class Trial:
 
     @property
     def rates(self) -> tuple[Rate, ...]:
-        """The candidate as a rate; its noise depends on its name alone."""
+        """The candidate as a rate, whose noise depends on its name alone."""
         return (Rate(self.candidate.name, self.candidate.lmbda),)
 
 
 class Trainer:
     """Trains and compares trials.
 
-    Programs of units are compiled once for an architecture and a shape of features, whatever the
-    cut, and those of tails once for a cut, whatever the unit: in a short search compiling takes as
-    long as many steps. The two meet in the gradient at the cut, which one hands to the other. For
-    the same reason a trial trains alone: three under `vmap` took 0.8 to 1.1 of the time of three
-    steps through the tail on CPU, and every number of remaining trials would compile anew.
+    Units are compiled once for an architecture and a feature shape, for all cuts; tails once for a
+    cut, for all units: compiling takes as long as many steps. The tail's program passes the
+    gradient at the cut to the unit's. Trials train one at a time: three under `vmap` took 0.8 to
+    1.1 of the time of three steps through the tail on CPU, and each number of remaining trials
+    would compile again.
     """
 
     def __init__(
@@ -92,10 +97,10 @@ class Trainer:
         self.adam = make_optimizer(schedule, max_norm=1.0, prior=config.prior_rate)
         self._first_cuts: dict[Shape, str] = {}
         self._variables = parallel.replicate(backbone.variables, self.devices)
-        self._images = next(iter(test.values()))  # targets and teacher are those of every cut
-        # Images come class by class; those of a comparison are to be of all classes.
+        self._images = next(iter(test.values()))  # targets and teacher are the same at all cuts
+        # Images are sorted by class; a part must hold all classes.
         self._order = np.random.default_rng(config.seed).permutation(len(self._images))
-        # Compiled once for each argument; the caches go with the trainer.
+        # Compiled once for each argument, for the life of the trainer.
         self._first_state = functools.cache(self._make_first_state)
         self._step = functools.cache(self._make_step)
         self._reconstruct = functools.cache(self._make_reconstruct)
@@ -114,7 +119,7 @@ class Trainer:
 
     def _make_first_state(self, split: Split) -> TrainState:
         ema = self.config.ema > 0
-        any_rate = (Rate("any", 0.0),)  # all begin alike
+        any_rate = (Rate("any", 0.0),)  # all start from the same state
         return jax.device_get(init_state(split, any_rate, self.adam, self.config.seed, ema))
 
     def advance(self, trial: Trial, steps: int, distilled: bool = True) -> None:
@@ -122,9 +127,9 @@ class Trainer:
 
         Args:
           trial: changed in place.
-          steps: how many more.
-          distilled: learn the unsplit network's outputs behind the tail, with the rounding of a
-            comparison; False: the features at the cut.
+          steps: their number.
+          distilled: distil the unsplit network's outputs behind the tail; False: minimise the
+            feature error at the cut.
         """
         config, cut = self.config, trial.split.cut
         if distilled:
@@ -144,11 +149,11 @@ class Trainer:
             else:
                 slopes = self._feature_slopes((seen, batch.features), constants.scale)
             state, _ = run(state, dataclasses.replace(batch, slopes=(slopes,)), constants)
-            jax.block_until_ready(state.step)  # a step is many programs
+            jax.block_until_ready(state.step)  # a step is several programs
         trial.state, trial.settled = parallel.unreplicate(state), distilled
 
     def _batch(self, cut: str, step: int) -> Batch:
-        """The same images for every candidate, whatever is trained beside it."""
+        """The batch of a step: the same images for all candidates."""
         cache, size = self.train[cut], self.config.batch_size
         rng = np.random.default_rng((self.config.seed, step))
         index = np.sort(rng.choice(len(cache), size, False))
@@ -160,7 +165,7 @@ class Trainer:
         )
 
     def compare(self, trial: Trial, part: int) -> dict[str, float]:
-        """Returns sums over one part of the test images: {"bits", metric of the task, "images"}."""
+        """Returns sums over a part of the test images: {"bits", metric of the task, "images"}."""
         size, cut = self.part_size, trial.split.cut
         chosen = self._part(part)
         cache, count = self.test[cut], len(chosen)
@@ -181,21 +186,21 @@ class Trainer:
 
     @property
     def part_size(self) -> int:
-        """Test images of a part, which all devices share."""
+        """Test images of a part, a multiple of the devices."""
         size = batch_size(self.backbone.preprocessing.input_shape)
         return -(-size // len(self.devices)) * len(self.devices)
 
     @property
     def test_images(self) -> int:
-        """How many there are."""
+        """Number of test images."""
         return len(self._images)
 
     def parts(self, limit: int) -> Iterator[int]:
-        """Yields the parts of at most about so many test images."""
+        """Yields the parts that hold about `limit` test images."""
         yield from range(-(-min(limit, len(self._images)) // self.part_size))
 
     def _part(self, part: int) -> np.ndarray:
-        """Indices of a part's images, rising."""
+        """Rising indices of a part's images."""
         return np.sort(self._order[part * self.part_size : (part + 1) * self.part_size])
 
     def unsplit_quality(self, limit: int) -> float:
@@ -206,24 +211,26 @@ class Trainer:
         return float(np.asarray(measured[task.quality]).mean())
 
     def _shared(self, split: Split) -> Split:
-        """The same program for features of one shape: what is behind the cut isn't in it."""
+        """The split whose programs all cuts with the same feature shape share."""
         cut = self._first_cuts.setdefault(split.shape, split.cut)
         return dataclasses.replace(split, cut=cut)
 
-    def _make_step(self, split: Split) -> Any:
+    def _make_step(self, split: Split) -> Step:
         step = make_step(split, _PHASE, self.adam, ema=self.config.ema)
         return parallel.parallel_step(step, self.devices)
 
-    def _make_reconstruct(self, split: Split) -> Any:
+    def _make_reconstruct(
+        self, split: Split
+    ) -> Callable[[Batch, tuple[TrainState, Constants]], tuple[Features, ...]]:
         reconstruct = make_reconstruct(split, _PHASE)
 
-        def run(batch: Batch, given: tuple[TrainState, Constants]) -> Any:
+        def run(batch: Batch, given: tuple[TrainState, Constants]) -> tuple[Features, ...]:
             state, constants = given
             return reconstruct(state, batch, constants)
 
         return parallel.parallel_function(run, self.devices)
 
-    def _make_feature_slopes(self) -> Any:
+    def _make_feature_slopes(self) -> Callable[[tuple[Features, Features], Scale], Features]:
         def run(given: tuple[jax.Array, jax.Array], scale: jax.Array) -> jax.Array:
             seen, features = given
 
@@ -235,10 +242,12 @@ class Trainer:
 
         return parallel.parallel_function(run, self.devices)
 
-    def _make_output_slopes(self, cut: str) -> Any:
+    def _make_output_slopes(
+        self, cut: str
+    ) -> Callable[[tuple[Features, Outputs], networks.Variables], Features]:
         network, task = self.backbone.network, self.backbone.task
 
-        def run(given: tuple[jax.Array, Any], variables: Any) -> jax.Array:
+        def run(given: tuple[Features, Outputs], variables: networks.Variables) -> jax.Array:
             seen, teacher = given
 
             def distortion(x: jax.Array) -> jax.Array:
@@ -248,8 +257,12 @@ class Trainer:
 
         return parallel.parallel_function(run, self.devices)
 
-    def _make_rounded(self, split: Split) -> Any:
-        def run(given: tuple[jax.Array, jax.Array], rate: tuple[Any, Any]) -> Any:
+    def _make_rounded(
+        self, split: Split
+    ) -> Callable[[tuple[Features, _Mask], tuple[Variables, Offsets]], tuple[Features, jax.Array]]:
+        def run(
+            given: tuple[Features, _Mask], rate: tuple[Variables, Offsets]
+        ) -> tuple[Features, jax.Array]:
             (features, counted), (unit, offsets) = given, rate
             latents = split.round(split.encode(unit, features.astype(jnp.float32)), offsets)
             bits = losses.rate(split.bits(unit, latents))
@@ -257,10 +270,12 @@ class Trainer:
 
         return parallel.parallel_function(run, self.devices)
 
-    def _make_measure(self, cut: str) -> Any:
+    def _make_measure(
+        self, cut: str
+    ) -> Callable[[tuple[Features, Targets, _Mask], networks.Variables], _Sums]:
         network, task = self.backbone.network, self.backbone.task
 
-        def run(given: tuple[jax.Array, Any, jax.Array], variables: Any) -> dict[str, jax.Array]:
+        def run(given: tuple[Features, Targets, _Mask], variables: networks.Variables) -> _Sums:
             seen, targets, counted = given
             measured = task.measure(network.tail(variables, seen, cut), targets)
             return {name: jnp.where(counted, x, 0).sum() for name, x in measured.items()}

@@ -1,4 +1,4 @@
-"""Tasks: what a network's outputs mean. Classification is the first."""
+"""Tasks: losses, metrics and predictions of a network's outputs, such as classification."""
 
 from jaxsplit.tasks.classification import Classification
 from jaxsplit.tasks.task import Metric, Outputs, Targets, Task

@@ -39,10 +39,10 @@ def distillation(logits: jax.Array, teacher: jax.Array, temperature: float = 1.0
     Args:
       logits: through the unit, float [B, K].
       teacher: logits of the unsplit network, float [B, K].
-      temperature: T; above 1, unlikely classes count for more.
+      temperature: T; larger ones give unlikely classes more weight.
 
     Returns:
-      float [B], exactly 0 where both agree.
+      float [B], exactly 0 for equal distributions.
 
     >>> teacher = jnp.array([[2.0, 0.0], [2.0, 0.0]])
     >>> logits = jnp.array([[3.0, 1.0], [0.0, 2.0]])  # the same distribution, and another one
@@ -89,7 +89,7 @@ class Classification(Task):
         return distillation(outputs, teacher, temperature)
 
     def measure(self, outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-        """Measures whether the label has the largest logit, bool [B]; of equal ones the first."""
+        """Computes top-1, bool [B]: the label has the largest logit, the first of equal ones."""
         return {"top1": jnp.argmax(outputs, -1) == targets}
 
     def predict(self, outputs: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ class Classification(Task):
         return jnp.take_along_axis(log_p, drawn[:, None], axis=1)[:, 0]
 
     def check_source(self, source: Source) -> None:
-        """Refuses images whose labels count other classes, or in another order.
+        """Checks that labels have the network's classes, in its order.
 
         Args:
           source: the images.

@@ -12,20 +12,20 @@ import numpy as np
 
 from jaxsplit.data import Source
 
-#: What a network gives for a batch: logits [B, K] of a classifier, any pytree of arrays [B, …].
+#: Outputs of a network for a batch: logits [B, K] of a classifier, any pytree of arrays [B, …].
 Outputs = Any
-#: What a source says about a batch: labels int [B] for a classifier, any pytree of arrays [B, …].
+#: Targets of a batch: labels int [B] for a classifier, any pytree of arrays [B, …].
 Targets = Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """How a figure of a task reads.
+    """Label and unit of a task's metric.
 
     Attributes:
       label: for tables and axes, such as "top-1".
-      unit: such as "%"; a share from 0 to 1 is shown times 100 then.
-      higher_is_better: its direction.
+      unit: such as "%", for which a share from 0 to 1 is shown times 100.
+      higher_is_better: the metric's direction.
 
     >>> Metric("top-1", "%").higher_is_better
     True
@@ -37,14 +37,14 @@ class Metric:
 
 
 class Task(abc.ABC):
-    """Everything that knows what a network's outputs mean.
+    """Losses, metrics and predictions of a network's outputs.
 
-    A task is a value: hashable, equal to another of the same content, without arrays. Its functions
-    are pure and can be jitted. All arrays have a leading axis B of images.
+    A task is a hashable value without arrays. Its functions are pure and can be jitted. All arrays
+    have a leading axis B of images.
 
     Attributes:
       name: of the kind of task, such as "classification".
-      quality: the metric that rates are chosen and curves compared by.
+          quality: the metric that rates are chosen and curves compared by.
       metrics: metric → how it reads, `quality` first.
 
     >>> import jax.numpy as jnp
@@ -65,7 +65,7 @@ class Task(abc.ABC):
 
         Args:
           outputs: of the network, through the unit.
-          targets: the truth.
+          targets: of the images.
 
         Returns:
           float [B], in nats.
@@ -75,32 +75,32 @@ class Task(abc.ABC):
     def distillation(
         self, outputs: Outputs, teacher: Outputs, temperature: float = 1.0
     ) -> jax.Array:
-        """Computes the distance to the unsplit network's outputs; needs no targets.
+        """Computes the distance to the unsplit network's outputs, without targets.
 
         Args:
           outputs: of the network, through the unit.
           teacher: of the unsplit network.
-          temperature: above 1, unlikely outputs count for more.
+          temperature: larger ones give unlikely outputs more weight.
 
         Returns:
-          float [B], in nats, 0 where both are equal.
+          float [B], in nats, 0 for equal outputs.
         """
 
     @abc.abstractmethod
     def measure(self, outputs: Outputs, targets: Targets) -> dict[str, jax.Array]:
-        """Measures each image.
+        """Computes the metrics of each image.
 
         Args:
           outputs: of the network.
-          targets: the truth, or predictions to agree with.
+          targets: of the images, or predictions to compare with.
 
         Returns:
-          Metric → [B], whose mean over images is the metric's value.
+          Metric → [B]; the mean over images is the metric's value.
         """
 
     @abc.abstractmethod
     def predict(self, outputs: Outputs) -> jax.Array:
-        """Returns the predictions, in the form of targets.
+        """Computes predictions, arrays like targets.
 
         Args:
           outputs: of the network.
@@ -110,31 +110,31 @@ class Task(abc.ABC):
         """
 
     def agreement(self, outputs: Outputs, teacher: Outputs) -> jax.Array:
-        """Measures how far predictions equal those of the unsplit network.
+        """Computes the agreement of predictions with those of the unsplit network.
 
         Args:
           outputs: of the network, through the unit.
           teacher: of the unsplit network.
 
         Returns:
-          [B], 1 where they are the same.
+          [B], 1 for equal predictions.
         """
         return self.measure(outputs, self.predict(teacher))[self.quality]
 
     def sampled_log_likelihood(
         self, outputs: Outputs, key: jax.Array, temperature: float = 1.0
     ) -> jax.Array:
-        """Draws a target from the network's own distribution; returns its log-likelihood.
+        """Computes the log-likelihood of a target drawn from the network's distribution.
 
         Its gradient gives the Fisher information. Only start="principal" needs it.
 
         Args:
           outputs: of the network.
-          key: of the draw.
+          key: of the drawn targets.
           temperature: divides the logits.
 
         Returns:
-          float [B], in nats; the draw itself has no gradient.
+          float [B], in nats, without a gradient through the draw.
 
         Raises:
           NotImplementedError: the task does not define it.
@@ -142,22 +142,22 @@ class Task(abc.ABC):
         raise NotImplementedError(f"{self.name} defines no sampled_log_likelihood")
 
     def check_source(self, source: Source) -> None:  # noqa: B027 — any targets fit by default
-        """Refuses images whose targets are of another kind.
+        """Checks that images have targets of this task.
 
         Args:
           source: the images.
 
         Raises:
-          DataError: such as other classes than the network's.
+          DataError: they don't, such as labels of other classes.
         """
 
     def describe(self, prediction: np.ndarray) -> str:
-        """Returns a prediction as a person reads it.
+        """Formats a prediction for people, such as a class name.
 
         Args:
-          prediction: of one image, as `predict` gives it without the leading axis.
+          prediction: of one image, from `predict`, without the leading axis.
 
         Returns:
-          Such as a class name.
+          The text.
         """
         return str(prediction)

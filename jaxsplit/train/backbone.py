@@ -1,4 +1,4 @@
-"""Training a small backbone from labels: what `configs/*_backbone.py` describe."""
+"""Trains a small backbone from labels, for `configs/*_backbone.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from jaxsplit.io import checkpoint
 from jaxsplit.train import loop, parallel
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.records import TrainState
+from jaxsplit.train.step import StepMetrics
+
+_Batch = dict[str, np.ndarray]  # "image", "label"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +35,16 @@ class BackboneConfig:
     Attributes:
       model: name that `jaxsplit.networks.create` knows.
       data: source of the training and test images, as `--data` takes it.
-      preprocessing: geometry and normalisation; written down with the weights.
-      augmentation: random changes to the training images.
-      epochs, batch_size, seed: how long, how many at once, and every random choice.
+      preprocessing: geometry and normalisation; saved with the weights.
+      augmentation: of the training images.
+      epochs, batch_size, seed: of the training.
       learning_rate, warmup: peak, after a linear warm-up over this share of all steps; then a
         cosine decay to zero.
       momentum, weight_decay: of SGD with Nesterov's momentum; only kernels decay.
       label_smoothing: share of the target spread over all classes.
-      train_split, test_split: of the source. The test images are only counted at the end.
-      limit: number of training and of test images, or None for all.
-      initial: weights to start from, as of `load_backbone`; None starts at random.
+      train_split, test_split: of the source. Test images are used once, after the training.
+      limit: max_samples of each split; None: all.
+      initial: weights to start from, see `load_backbone`; None: random ones.
     """
 
     model: str
@@ -85,7 +88,7 @@ class BackboneConfig:
 
     @property
     def key(self) -> str:
-        """Short name of exactly this training, for the folder of its checkpoints."""
+        """Short name of this training, for the folder of its checkpoints."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -95,22 +98,22 @@ def train_backbone(
     workdir: Path | None,
     progress: loop.Progress | None = None,
     initial: networks.Backbone | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Trains, resumes where `workdir` holds a checkpoint of the same config, and tests once.
+) -> tuple[networks.Variables, dict[str, Any]]:
+    """Trains a backbone, or resumes its checkpoint in `workdir`, and tests it once.
 
     Args:
       config: the training.
-      workdir: folder for checkpoints; None keeps none.
-      progress: told of loss and accuracy as the training goes.
-      initial: what `config.initial` names.
+      workdir: folder for checkpoints; None writes none.
+      progress: called with loss and accuracy.
+      initial: the backbone that `config.initial` names.
 
     Returns:
-      variables {"params", "batch_stats"} and a report: top-1 on the test split, its size, steps.
+      Variables {"params", "batch_stats"}, and a report: top-1 on the test split, its size, steps.
 
     Raises:
       ConfigError: there are fewer training images than a batch takes, or `initial` is another
         network.
-      DataError: `initial` tells other classes apart.
+      DataError: `initial` has other classes.
     """
     source = data.open_source(config.data, split=config.train_split, limit=config.limit)
     num_classes = len(source.class_names)
@@ -125,7 +128,7 @@ def train_backbone(
     variables = _first_variables(config, source, initial)
     step = _make_step(config, optimizer, num_classes)
 
-    def batches(start: int) -> Any:
+    def batches(start: int) -> Iterator[_Batch]:
         for batch in data.batches(
             source,
             config.preprocessing,
@@ -148,13 +151,14 @@ def train_backbone(
             batches,
             steps,
             batch_size=config.batch_size,
+            constants=None,
             progress=progress,
             writer=writer,
             directory=checkpoints,
             save_every=steps_per_epoch,
         )
     test = data.open_source(config.data, split=config.test_split, limit=config.limit)
-    # Weights are stored in half precision: what is measured is what is shipped.
+    # Weights are stored in half precision, and measured as stored.
     stored = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), state.variables)
     images, labels = data.load_arrays(test, config.preprocessing)
     logits = networks.predict(
@@ -165,7 +169,7 @@ def train_backbone(
 
 
 def _make_optimizer(config: BackboneConfig, steps: int) -> optax.GradientTransformation:
-    """SGD with momentum, a warm-up and a cosine; what has one dimension does not decay."""
+    """SGD with momentum and a cosine schedule; arrays of one dimension do not decay."""
     warmup = max(1, round(config.warmup * steps))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warmup, max(steps, warmup + 1)
@@ -180,8 +184,8 @@ def _make_optimizer(config: BackboneConfig, steps: int) -> optax.GradientTransfo
 
 def _first_variables(
     config: BackboneConfig, source: data.Source, initial: networks.Backbone | None
-) -> dict[str, Any]:
-    """Those of `initial`, or drawn ones."""
+) -> networks.Variables:
+    """Variables of `initial`, or random ones."""
     if initial is None:
         module = networks.create(config.model, len(source.class_names))
         image = jnp.zeros((1, *config.preprocessing.input_shape))
@@ -194,11 +198,13 @@ def _first_variables(
 
 def _make_step(
     config: BackboneConfig, optimizer: optax.GradientTransformation, num_classes: int
-) -> Callable[[TrainState, Any, Any], tuple[TrainState, Any]]:
-    """The step, to be mapped over `parallel.AXIS`: (state, batch, {}) → (state, metrics)."""
+) -> Callable[[TrainState, _Batch, None], tuple[TrainState, StepMetrics]]:
+    """The step, to be mapped over `parallel.AXIS`: (state, batch, None) → (state, metrics)."""
     module = networks.create(config.model, num_classes, parallel.AXIS)
 
-    def loss(params: Any, batch_stats: Any, batch: Any) -> tuple[jax.Array, Any]:
+    def loss(
+        params: optax.Params, batch_stats: networks.Variables, batch: _Batch
+    ) -> tuple[jax.Array, tuple[networks.Variables, jax.Array]]:
         images = config.preprocessing.normalise(batch["image"])
         logits, updates = module.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -212,7 +218,7 @@ def _make_step(
         correct = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
         return optax.softmax_cross_entropy(logits, targets).mean(), (updates, correct)
 
-    def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, Any]:
+    def step(state: TrainState, batch: _Batch, constants: None) -> tuple[TrainState, StepMetrics]:
         del constants
         (value, (updates, correct)), grads = jax.value_and_grad(loss, has_aux=True)(
             state.params, state.batch_stats, batch

@@ -1,4 +1,4 @@
-"""What a training of a whole curve is made of: the values in `configs/*.py`."""
+"""Configuration of a curve's training: the values in `configs/*.py`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from jaxsplit.units import BottleneckSpec, UnitSpec
 STARTS = ("random", "principal")
 TABLES = ("prior", *SHARINGS)
 COMPARE_AT = ("top1", "agreement")
-# They change what is heard or made of a training, and not the training.
+# These change reports and products of a training, not its parameters.
 _SILENT = ("baselines", "compare_at", "cache_gib", "evaluate_every", "evaluate_limit", "tables")
-# They are as if they weren't there where the network is frozen.
+# These change nothing where the network is frozen.
 _OF_NETWORKS = ("trainable", "network_rate")
 
 
@@ -34,46 +34,44 @@ class CurveConfig:
     """A training of all rates of one cut.
 
     Attributes:
-      backbone: as of `load_backbone`: a name, or a file that knows its network.
+      backbone: a name, or a file that names its network, see `load_backbone`.
       cut: endpoint of the backbone.
-      spec: form of the unit of every rate that has none of its own.
-      rates: names, lambdas and forms.
-      phases: one after the other, over one learning-rate schedule.
+      spec: the unit of rates without their own.
+      rates: names, lambdas and units.
+      phases: in their order, under one learning-rate schedule.
       data, train_split, test_split, limit: the images; labels only serve metrics unless a
         phase's distortion has a weight for them.
-      views, augmentation: random views of every image that are trained on; 1 and None: the image.
+      views, augmentation: augmentations per image; 1 and None: the image itself.
       flip: also train on every view mirrored.
-      batch_size, seed: examples of a step (each seen by every rate), and every random choice.
-      start: what units begin as: "random" ones, or the "principal" components of the features,
-        with the step that each lambda asks for, both by the first phase's distortion, as of
-        `train.principal`.
+      batch_size, seed: examples of a step (each for every rate), and of all random numbers.
+      start: initial units: "random", or "principal": PCA of the features with a step for each
+        lambda, both under the first phase's distortion, see `train.pca`.
       learning_rate: peak of Adam's.
-      schedule, warmup, decay_to, milestones: the learning rate over time, as of `make_schedule`.
-      prior_rate: factor on the prior's learning rate, which bears more than the convolutions'.
-      max_norm: bound on the norm of each rate's gradient; inf for none.
-      ema: how much of its running mean a unit keeps with every step, such as 0.999; the means
-        are then what is evaluated and kept. 0 for none.
-      cache, cache_gib, feature_dtype: where the head's features are kept ("disk", "memory",
-        "none" to run it in every step, or "auto"), most of their size, and their dtype.
+      schedule, warmup, decay_to, milestones: of the learning rate, see `make_schedule`.
+      prior_rate: learning-rate multiplier of the prior.
+      max_norm: largest norm of each rate's gradient; inf for none.
+      ema: decay of the units' running means, such as 0.999; the means are then evaluated and
+        saved. 0 for none.
+      cache, cache_gib, feature_dtype: cache of the head's features ("disk", "memory", "none" to
+        run it in every step, or "auto"), its largest size, and its dtype.
       compute_dtype: "bfloat16" for the arithmetic of unit, tail and a head that isn't cached;
         parameters, prior and loss stay float32.
-      batching: how the rates share a step, as of `over_rates`.
-      tables: what the integer tables follow: each rate's "prior", or the symbols of the training
+      batching: vectorization over rates, see `over_rates`.
+      tables: source of the integer tables: each rate's "prior", or the symbols of the training
         images after the training: one table for all channels ("shared"), one for each
-        ("channels"), or a few that the places of the latent share ("places").
-      evaluate_every, evaluate_limit: steps between evaluations, 0: none before the end; and how
-        many images of the test split each takes, None: all.
-      baselines: image codecs that the curve is shown beside at the end: "jpeg", "webp", "avif".
-      compare_at: equal "top1", or equal "agreement" with the uncut network.
-      trainable: what learns: the "unit" behind the frozen network, or, by `train_networks`, unit
-        and "tail", or "all" of head, unit and tail: each rate then has a network of its own.
-      network_rate: factor on the learning rate of the network's weights, which are nearly right
-        already.
+        ("channels"), or a few for groups of spatial positions ("places").
+      evaluate_every, evaluate_limit: steps between evaluations, 0: none before the end; and
+        max_samples of each, None: all of the test split.
+      baselines: image codecs to compare the curve with: "jpeg", "webp", "avif".
+      compare_at: equal "top1", or equal "agreement" with the unsplit network.
+      trainable: "unit", or, with `train_networks`, "tail" (unit and tail) or "all" (head, unit
+        and tail), where each rate gets its own network.
+      network_rate: learning-rate multiplier of the network's weights.
       optimizer: of each rate's parameters, in place of Adam with its schedule, clipping and
-        factors. A workdir does not tell two of one kind apart: take another one for another.
+        multipliers. A workdir does not distinguish two of one kind: use one folder for each.
 
     Raises:
-      ConfigError: a value that can't be, or two that don't go together.
+      ConfigError: an impossible value, or two that don't go together.
 
     >>> from jaxsplit.train.losses import Distortion
     >>> config = CurveConfig(
@@ -140,7 +138,7 @@ class CurveConfig:
         if not self.cache_gib > 0:
             raise ConfigError(f"cache_gib is {self.cache_gib}; expected more than 0")
         self._check_learning()
-        self.shown  # noqa: B018 — refuses views that can't be
+        self.shown  # noqa: B018 — refuses impossible views
         for name, known in (
             ("cache", CACHES),
             ("feature_dtype", DTYPES),
@@ -161,7 +159,7 @@ class CurveConfig:
         if self.trainable != "unit" and self.evaluate_every:
             raise ConfigError(
                 f"trainable is {self.trainable!r} and evaluate_every {self.evaluate_every}; "
-                "evaluations during a training are of the frozen network: expected 0"
+                "evaluations during a training use the frozen network: expected 0"
             )
 
     def _check_start(self) -> None:
@@ -170,8 +168,8 @@ class CurveConfig:
         first = self.phases[0].distortion
         if not (isinstance(first, Distortion) and first.features):
             raise ConfigError(
-                "principal components are found by what an error of the features costs: give the "
-                "first phase's distortion a weight of features, however small"
+                "start='principal' needs a positive weight of features, however small, in the "
+                "first phase's distortion"
             )
 
     def _check_learning(self) -> None:
@@ -195,7 +193,7 @@ class CurveConfig:
         self.learning_rates()
 
     def learning_rates(self) -> optax.Schedule:
-        """The learning rate over time: a function of the step."""
+        """Returns the learning rate as a function of the step."""
         return make_schedule(
             self.schedule,
             self.learning_rate,
@@ -207,24 +205,24 @@ class CurveConfig:
 
     @property
     def shown(self) -> Views:
-        """The examples that each image becomes."""
-        # Without randomness no seed: trainings with other seeds then share their features.
+        """The augmentations per image."""
+        # Without random augmentation, trainings with other seeds share their features.
         seed = 0 if self.augmentation is None else self.seed
         return Views(self.views, self.augmentation, self.flip, seed)
 
     @property
     def steps(self) -> int:
-        """Length of the whole training."""
+        """Steps of the whole training."""
         return sum(phase.steps for phase in self.phases)
 
     @property
     def key(self) -> str:
-        """Short name of exactly this training, for the folder of its checkpoints."""
+        """Short name of this training, for the folder of its checkpoints."""
         values = dataclasses.asdict(self)
         specs = [self.spec, *(rate.spec for rate in self.rates)]
         for fields, spec in zip([values, *values["rates"]], specs, strict=True):
             if spec is not None and not isinstance(spec, BottleneckSpec):
-                fields["spec"] = spec.form  # the fields alone do not tell kinds apart
+                fields["spec"] = spec.form  # fields alone do not distinguish kinds
         silent = _SILENT + (_OF_NETWORKS if self.trainable == "unit" else ())
         silent += ("optimizer",) if self.optimizer is None else ()
         trained = {name: value for name, value in values.items() if name not in silent}
@@ -234,6 +232,6 @@ class CurveConfig:
 
 
 def _name_of(value: object) -> str:
-    """What tells a value of the user's own from another: its definition's name."""
+    """Qualified name of a user's function or of its class."""
     kind = value if hasattr(value, "__qualname__") else type(value)
     return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,4 +1,4 @@
-"""Training a whole rate–accuracy curve in one pass over one frozen head."""
+"""Trains all rates of a curve in one run behind one frozen head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,13 +25,14 @@ from jaxsplit.train.groups import Group, in_order, make_curve_step, make_groups,
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.pca import with_principal_units
-from jaxsplit.train.records import CurveState
+from jaxsplit.train.records import Batch, CurveState
 from jaxsplit.train.start import first_state, make_constants, make_optimizer
 from jaxsplit.train.step import Phase
 from jaxsplit.train.validation import in_turn, make_evaluate
 
-#: What a cut's head says of a source's images, as of `features.compute`.
+#: `features.compute` for one cut: source, views=… → its features, or its images.
 Compute = Callable[..., features.FeatureCache | features.ImageBatches]
+Examples = features.FeatureCache | features.ImageBatches | WithImages
 
 
 def train_curve(
@@ -42,22 +42,22 @@ def train_curve(
     progress: loop.Progress | None = None,
     tell: Tell | None = None,
 ) -> RateFamily:
-    """Trains every rate at once, behind one frozen head, and freezes their tables.
+    """Trains all rates behind one frozen head, and builds their tables.
 
     Args:
       config: the training.
-      backbone: frozen; it is an argument of every step and part of no state.
-      workdir: folder for checkpoints, metrics and cached features, resumed from where it holds
-        some of the same config, weights and images; None keeps everything in memory.
-      progress: told of the metrics of all rates as the training goes.
-      tell: told what takes long before it begins, and how much of it is done already.
+      backbone: the frozen network; part of no checkpoint.
+      workdir: folder for checkpoints, metrics and cached features; a checkpoint of the same
+        config, weights and images is resumed. None keeps everything in memory.
+      progress: called with the metrics of all rates.
+      tell: log callback.
 
     Returns:
-      The family, each rate with the tables that `config.tables` asks for; not yet measured.
+      The family, with tables according to `config.tables`; not yet measured.
 
     Raises:
       ConfigError: there are fewer training examples than a batch takes, the devices can't share
-        a batch equally, or the network learns too: then `train_networks` is needed.
+        a batch equally, or the network is trained too, for which see `train_networks`.
       DataError: the images are of other classes than the backbone's.
 
     >>> from jaxsplit.units.bottleneck import BottleneckSpec
@@ -97,15 +97,14 @@ def train_networks(
     progress: loop.Progress | None = None,
     tell: Tell | None = None,
 ) -> tuple[tuple[RateFamily, networks.Backbone], ...]:
-    """Trains as `train_curve` does, whatever `config.trainable` says.
+    """Trains as `train_curve` does, for any `config.trainable`.
 
-    Loss, examples, noise, phases and schedule are the same. What the encoder's features are
-    compared with, and whose outputs are distilled, are the frozen network's.
-
-    Args and errors: as of `train_curve`; the backbone should not be folded.
+    Loss, examples, noise, phases and schedule are the same. Feature errors and distillation refer
+    to the frozen network. For arguments and errors see `train_curve`; the backbone should not be
+    folded.
 
     Returns:
-      Of every rate a family of that one alone, and the network that it is bound to.
+      For every rate a family of it alone, and its network.
     """
     family, source = train_rates(config, backbone, workdir, progress, tell)
     pairs = []
@@ -136,15 +135,13 @@ def train_rates(
     progress: loop.Progress | None = None,
     tell: Tell | None = None,
 ) -> tuple[RateFamily, data.Source]:
-    """What `train_curve` does up to the tables, for anything trainable.
-
-    Arguments and errors: as of `train_curve`.
+    """Trains as `train_curve` does, for any `config.trainable`, without fitting tables.
 
     Returns:
-      The family, with tables of the priors; variables of its rates hold their own blocks of the
-      network too, where those learn. And the training images.
+      The family with tables of the priors, and the training images. Where blocks of the network
+      are trained, variables of rates hold them too.
     """
-    frozen = backbone.fold()  # it learns nothing, so its normalisation need not be computed
+    frozen = backbone.fold()
     groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
     source = data.open_source(config.data, split=config.train_split, limit=config.limit)
     backbone.task.check_source(source)
@@ -154,7 +151,7 @@ def train_rates(
             f"{count} training examples don't fill one batch of {config.batch_size}: "
             "raise the limit or make the batches smaller"
         )
-    parallel.devices_for(config.batch_size)  # refuses one that they can't share
+    parallel.devices_for(config.batch_size)  # refuses a batch that they can't share
     keep: Compute = functools.partial(
         features.compute,
         frozen,
@@ -165,8 +162,8 @@ def train_rates(
         max_bytes=int(min(config.cache_gib * 2**30, 2**62)),
         tell=tell,
     )
-    examples: Any = keep(source, views=config.shown)
-    # The config only names the network and the images, which may become others.
+    examples: Examples = keep(source, views=config.shown)
+    # The config holds only names of network and images, whose content may change.
     key = checkpoint.key(config.key, backbone.fingerprint, source.listing)
     directory = workdir / f"checkpoints-{key}" if workdir else None
     state = loop.resume(first_state(config, backbone, groups), directory)
@@ -175,11 +172,16 @@ def train_rates(
     first = config.phases[0].distortion
     if config.start == "principal" and isinstance(first, Distortion) and not int(state.step):
         if tell is not None:
-            tell("finding principal components")
+            tell("computing principal components")
+        # Some of the examples, equally many of each view.
+        if isinstance(examples, features.FeatureCache):
+            sample = features.sample_of(examples, len(config.shown))
+        else:
+            sample = features.sampled_features(frozen, config.cut, source, config.shown)
         state = with_principal_units(
             groups,
             state,
-            _sample(examples, frozen, config),
+            sample,
             backbone=frozen,
             distortion=first,
             scale=examples.scale,
@@ -197,23 +199,12 @@ def train_rates(
     return freeze(config, backbone, groups, state), source
 
 
-def _sample(
-    examples: features.FeatureCache | features.ImageBatches,
-    backbone: networks.Backbone,
-    config: CurveConfig,
-) -> networks.Features:
-    """Features of some of the examples, as many of each view."""
-    if isinstance(examples, features.ImageBatches):
-        return features.sampled_features(backbone, config.cut, examples.source, examples.views)
-    return features.sample_of(examples, len(config.shown))
-
-
 def _fit(
     config: CurveConfig,
     backbone: networks.Backbone,
     groups: Sequence[Group],
     state: CurveState,
-    examples: features.FeatureCache | features.ImageBatches | WithImages,
+    examples: Examples,
     evaluate: Callable[[Phase, CurveState], loop.Metrics] | None,
     directory: Path | None,
     writer: MetricsWriter,
@@ -222,7 +213,7 @@ def _fit(
     adam = make_optimizer(config)
     constants = make_constants(config, backbone, groups, examples.scale)
 
-    def batches(start: int) -> Iterator[Any]:
+    def batches(start: int) -> Iterator[Batch]:
         place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         return examples.batches(config.batch_size, config.seed, start, **place)
 
@@ -263,9 +254,9 @@ def _evaluation(
     config: CurveConfig,
     backbone: networks.Backbone,
     groups: Sequence[Group],
-    keep: Callable[..., Any],
-) -> Callable[[Phase, CurveState], dict[str, np.ndarray]]:
-    """(phase, state) → top-1 and bits of every rate as they would be frozen now."""
+    keep: Compute,
+) -> Callable[[Phase, CurveState], loop.Metrics]:
+    """(phase, state) → validation metrics and bits of every rate."""
     source = data.open_source(config.data, split=config.test_split, limit=config.evaluate_limit)
     examples = keep(source)
     run = make_evaluate(groups, backbone, lambda: in_turn(examples, backbone), config.batching)
@@ -279,7 +270,7 @@ def _evaluation(
 def freeze(
     config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group], state: CurveState
 ) -> RateFamily:
-    """The family of a trained state: one tree and one set of integer tables per rate."""
+    """Returns the family of a trained state, with tables of the priors."""
     frozen = []
     for group, trained in zip(groups, state.groups, strict=True):
         rates = []

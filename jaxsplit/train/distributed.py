@@ -1,4 +1,4 @@
-"""Several processes, as a rule one a host: how they find each other, and what only one may do."""
+"""Training in several processes, usually one a host: joining, barriers and lost processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -21,12 +21,14 @@ from jaxsplit.errors import (
     ProcessError,
 )
 
-# After so many seconds of silence a process counts as lost, and jax ends all others.
+# A process without a heartbeat for this long is lost, and jax ends all others.
 _HEARTBEAT_S = 30
-# The others wait at their exit for the first one, which evaluates and writes alone.
+# At exit the others wait for the first process, which evaluates and writes alone.
 _SHUTDOWN_S = 7 * 24 * 3600
-# All processes come to the same meetings in the same order.
-_MEETINGS = itertools.count()
+# Barriers need names: all processes pass the same ones in the same order.
+_BARRIERS = itertools.count()
+
+_Tree = TypeVar("_Tree")
 
 
 def join(
@@ -36,13 +38,13 @@ def join(
 
     Args:
       coordinator: "HOST:PORT" of process 0, or "auto": jax asks the cluster (a TPU pod, Slurm,
-        Open MPI, Kubernetes). None does so only where the environment says that there are others.
+        Open MPI, Kubernetes). None does so only where `launched_together`.
       process_id: number of this process, from 0.
       processes: how many there are.
 
     Raises:
       ConfigError: the arguments don't fit.
-      ProcessError: the others are not found.
+      ProcessError: the other processes are not found.
     """
     given = coordinator, process_id, processes
     if given == (None, None, None) and not launched_together(os.environ):
@@ -50,7 +52,7 @@ def join(
     known = coordinator not in (None, "auto")
     if known or (process_id, processes) != (None, None):
         _check(coordinator, process_id, processes)
-    # A handler of SIGTERM in C++, which would take the loop's place.
+    # Its SIGTERM handler would replace that of the training loop.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -71,7 +73,7 @@ def join(
 
 
 def launched_together(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher says that it started more than one process.
+    """Returns whether environment variables of a launcher count more than one process.
 
     >>> launched_together({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"})
     True
@@ -103,18 +105,18 @@ def _check(coordinator: str | None, process_id: int | None, processes: int | Non
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes files and speaks to people."""
+    """Returns whether this is the process that writes files and logs."""
     return jax.process_index() == 0
 
 
-def share(batch: Any) -> Any:
-    """This process's part of a global batch of arrays [B, …]."""
+def share(batch: _Tree) -> _Tree:
+    """Returns this process's part of a global batch of arrays [B, …]."""
     count, index = jax.process_count(), jax.process_index()
     return jax.tree.map(lambda x: x[len(x) // count * index : len(x) // count * (index + 1)], batch)
 
 
-def from_first(tree: Any) -> Any:
-    """The first process's tree, in every process; the others' gives structure and shapes.
+def from_first(tree: _Tree) -> _Tree:
+    """Broadcasts the first process's tree; the others' trees give structure and shapes.
 
     Raises:
       ProcessError: another process is lost.
@@ -123,13 +125,13 @@ def from_first(tree: Any) -> Any:
         return tree
     from jax.experimental import multihost_utils
 
-    wait_for_all("the first one speaks")
+    wait_for_all("broadcast")
     with _others():
         return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
 
 
 def largest(number: int) -> int:
-    """The largest number that a process gives, in every process.
+    """Returns the maximum of a number over processes.
 
     Raises:
       ProcessError: another process is lost.
@@ -138,16 +140,15 @@ def largest(number: int) -> int:
         return number
     from jax.experimental import multihost_utils
 
-    wait_for_all("each says a number")
+    wait_for_all("maximum")
     with _others():
         return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
 def wait_for_all(reason: str) -> None:
-    """Returns when every process has come here, however much later the others do.
+    """Waits for all processes, up to a week.
 
-    The coordinator counts them: where a sum over all is the first of its kind, Gloo waits for the
-    others for half a minute only.
+    The barrier is the coordinator's: Gloo waits only half a minute in the first of each collective.
 
     Raises:
       ProcessError: another process is lost.
@@ -156,28 +157,28 @@ def wait_for_all(reason: str) -> None:
         return
     with _others():
         _state().client.wait_at_barrier(
-            f"{reason}, {next(_MEETINGS)}", timeout_in_ms=1000 * _SHUTDOWN_S
+            f"{reason}, {next(_BARRIERS)}", timeout_in_ms=1000 * _SHUTDOWN_S
         )
 
 
 def _state() -> Any:
-    """What jax knows of the other processes; it has no public name for waiting with a timeout."""
+    """State of jax's client, which has no public barrier with a timeout."""
     from jax._src import distributed
 
     return distributed.global_state
 
 
 def _several() -> bool:
-    # Not by `jax.process_count`, which starts jax's backend, and that waits for the others.
+    # `jax.process_count` would start the backend, which waits for the others.
     return jax.distributed.is_initialized() and _state().num_processes > 1
 
 
 @contextlib.contextmanager
 def leaving_errors() -> Iterator[None]:
-    """Of several processes, ends this one at once with an error that is not common to all.
+    """Ends one of several processes at once on an error that the others do not have.
 
-    An orderly exit would wait for the others, and they for this one; when its heartbeats end, jax
-    ends them too. A stop and a loss that isn't finite are seen by all, and all leave in order.
+    A normal exit would wait for the others, which wait for this one; without its heartbeats jax
+    ends them too. All processes see stop requests and non-finite losses, and exit normally.
     """
     try:
         yield
@@ -199,7 +200,7 @@ def leaving_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Where processes compute together, what fails then is taken for the loss of one.
+    """Reports errors of jax as the loss of a process, where there are several.
 
     Raises:
       ProcessError: in place of jax's error.
@@ -214,7 +215,7 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _others() -> Iterator[None]:
-    """Around nothing but a call of jax for the other processes, whose failures have two types."""
+    """As `together`, around calls whose failures are also ValueErrors."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
@@ -224,6 +225,6 @@ def _others() -> Iterator[None]:
 def _lost(error: Exception) -> ProcessError:
     reason = " ".join(str(error).split())[:200]
     return ProcessError(
-        f"one of {jax.process_count()} processes is lost ({reason}): start all of them again, "
-        "on as many devices or others; they go on from the last checkpoint"
+        f"one of {jax.process_count()} processes is lost ({reason}): start all of them again, on "
+        "any number of devices; they resume from the last checkpoint"
     )

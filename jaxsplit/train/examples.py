@@ -1,7 +1,6 @@
-"""The examples of a training, in batches: as cached features, or as images.
+"""Batches of a training: cached features, or images where features fit neither disk nor memory.
 
-Both forms show the same examples in the same order, so where features don't fit on disk or in
-memory only the time of a step changes.
+Both give the same examples in the same order.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import mmap
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +16,7 @@ from jaxsplit import data
 from jaxsplit.data.pipeline import endless_steps, reader
 from jaxsplit.networks import Features
 from jaxsplit.tasks import Outputs, Targets
+from jaxsplit.train.losses import Scale
 from jaxsplit.train.records import Batch
 
 _AHEAD_BYTES = 2**28
@@ -25,19 +24,19 @@ _AHEAD_BYTES = 2**28
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureCache:
-    """Features at a cut, and what a loss compares with, of M examples.
+    """Features at a cut, teacher outputs and targets of M examples.
 
     Attributes:
       features: arrays [M, …], in memory or mapped from a file.
       teacher: outputs of the unsplit network, such as logits float32 [M, K].
       targets: of the images, such as labels int32 [M].
-      scale: mean square of the features, a number for each array.
+      scale: mean square of the features.
     """
 
     features: Features
     teacher: Outputs
     targets: Targets
-    scale: Any
+    scale: Scale
 
     def __len__(self) -> int:
         return len(jax.tree.leaves(self.features)[0])
@@ -51,17 +50,17 @@ class FeatureCache:
         process_index: int = 0,
         process_count: int = 1,
     ) -> Iterator[Batch]:
-        """Yields shuffled batches without end: features, teacher, targets and index.
+        """Yields shuffled batches endlessly: features, teacher, targets and index.
 
         Args:
           batch_size: examples in a batch, over all processes.
           seed: of the order.
-          start_step: begin at this step: what an iteration from 0 gives there.
-          process_index, process_count: of several processes, each gets its share of the batch;
-            every one of them has all features.
+          start_step: first step; an iteration from 0 gives the same batch there.
+          process_index, process_count: this process's number and their count: it gets its share
+            of each batch, and has all features.
 
         Raises:
-          ConfigError: there are fewer examples than a batch takes, or no even shares.
+          ConfigError: there are fewer examples than a batch takes, or no equal shares.
         """
 
         def fetch(index: np.ndarray) -> Batch:
@@ -80,7 +79,7 @@ class FeatureCache:
             batch_size,
             seed,
             start_step,
-            threads=2,  # a second one has read while the first waits for a disk
+            threads=2,  # one reads while the other waits for the disk
             ahead=min(4, max(1, _AHEAD_BYTES // batch_bytes)),
             process_index=process_index,
             process_count=process_count,
@@ -89,17 +88,17 @@ class FeatureCache:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageBatches:
-    """The examples of a `FeatureCache` as images, for a step that runs the head itself.
+    """The examples of a `FeatureCache` as images, for steps that run the head.
 
     Attributes:
-      source, preprocessing, views: which images, and what is shown of them.
-      scale: mean square of the features of a sample, a number for each array.
+      source, preprocessing, views: of the images.
+      scale: mean square of the features of a sample.
     """
 
     source: data.Source
     preprocessing: data.Preprocessing
     views: data.Views
-    scale: Any
+    scale: Scale
 
     def batches(
         self,
@@ -110,7 +109,7 @@ class ImageBatches:
         process_index: int = 0,
         process_count: int = 1,
     ) -> Iterator[Batch]:
-        """Yields shuffled batches without end: images, targets and index; see `FeatureCache`."""
+        """Yields shuffled batches: images, targets and index; see `FeatureCache.batches`."""
         read, threads = reader(self.source, self.preprocessing)
         count = len(self.source)
 
@@ -133,7 +132,7 @@ class ImageBatches:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WithImages:
-    """The examples of a `FeatureCache` with their images, for heads that learn.
+    """The examples of a `FeatureCache` with their images, for training heads.
 
     Attributes:
       cache, images: of the same examples.
@@ -143,21 +142,21 @@ class WithImages:
     images: ImageBatches
 
     @property
-    def scale(self) -> Any:
+    def scale(self) -> Scale:
         """Mean square of the frozen head's features."""
         return self.cache.scale
 
     def batches(self, *args: int, **place: int) -> Iterator[Batch]:
-        """Yields what both have, see `FeatureCache.batches`."""
+        """Yields batches of both, see `FeatureCache.batches`."""
         both = self.cache.batches(*args, **place), self.images.batches(*args, **place)
         for cached, shown in zip(*both, strict=True):
             yield dataclasses.replace(cached, images=shown.images)
 
 
 def _prefetch(array: np.ndarray, rows: np.ndarray) -> None:
-    """Asks the system to read rows of a mapped file, all at once instead of page by page.
+    """Reads rows of a mapped file ahead, instead of by page faults.
 
-    On a cold disk 32 rows of 200 KB each came in a sixth of the time that page faults took.
+    It took a sixth of the time for 32 rows of 200 KB each on a cold disk.
     """
     mapping = array.base
     if isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):

@@ -10,7 +10,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,17 +20,20 @@ from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
 from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.networks import Backbone, Features
 from jaxsplit.networks.inference import batch_size
+from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.examples import FeatureCache, ImageBatches
 from jaxsplit.train.head import mean_square, run_parts, sample_of, sampled_features
 
 DTYPES = ("float32", "float16", "bfloat16")
 CACHES = ("auto", "disk", "memory", "none")
-#: Of features that may be cached, unless another limit is given.
+#: Default limit of cached features.
 MAX_BYTES = 64 * 2**30
 
 _RESERVE = 2**30  # bytes that a cache leaves free on its disk
 
-#: From parts (None: all) to (part, its first row, its arrays by name) of each.
+# Of one image: cut → features, the teacher's outputs, the target.
+_Layout = tuple[dict[str, Features], Outputs, Targets]
+# Parts (None: all) → (part, its first row, its arrays by name) of each.
 _Run = Callable[[Sequence[int] | None], Iterator[tuple[int, int, dict[str, np.ndarray]]]]
 
 
@@ -41,39 +43,38 @@ def compute(
     source: data.Source,
     *,
     views: data.Views | None = None,
-    flip: bool = False,
     dtype: str = "float32",
     directory: Path | None = None,
     cache: str = "auto",
     max_bytes: int = MAX_BYTES,
     tell: Tell | None = None,
 ) -> FeatureCache | ImageBatches:
-    """Runs the head over every view of every image once, or resumes where that was stopped.
+    """Runs the head over every view of every image once, or resumes a stopped computation.
 
-    Several processes may be given one directory: the first one computes, the others wait for it.
+    Several processes may share a directory: one computes, the others wait.
 
     Args:
       backbone: the frozen network.
       cut: where it is cut.
-      source: training images; they are decoded as they are needed.
-      views: the examples that each image becomes; None for the image as it is.
-      flip: also every view mirrored left to right, as further examples.
+      source: training images, decoded on demand.
+      views: augmentations per image; None: the image itself.
       dtype: of the stored features; float16 and bfloat16 halve the space.
-      directory: where the features are kept and found again, in a folder named after all that
-        they depend on.
+      directory: of the cache on disk, in a folder named after all that the features depend on.
       cache: "disk", "memory", "none" (the head runs in every step), or "auto": on disk if there
         is a directory, else in memory, and none where they don't fit.
-      max_bytes: that may be cached.
-      tell: called with what takes long, and why something that was cached is not used.
+      max_bytes: largest size of the cache.
+      tell: log callback.
 
     Returns:
-      The features, or where they are not cached the images.
+      The features, or the images where they are not cached.
 
     Raises:
-      ConfigError: an argument doesn't fit, the features don't fit where they were asked to go,
-        or they can't be written there or be held by their dtype.
+      ConfigError: an argument doesn't fit, or features fit neither the chosen cache nor their
+        dtype, or can't be written.
     """
-    shown = _normalised(views or data.Views(), flip)
+    shown = views or data.Views()
+    if shown.augmentation is None:  # the seed changes nothing: one cache serves all seeds
+        shown = dataclasses.replace(shown, seed=0)
     found = _compute(
         backbone, (cut,), source, shown, dtype, directory, cache, max_bytes, tell or tell_nobody
     )
@@ -93,7 +94,7 @@ def compute_at_cuts(
     max_bytes: int = MAX_BYTES,
     tell: Tell | None = None,
 ) -> dict[str, FeatureCache]:
-    """Runs the network once over every image and keeps the features at several cuts on disk.
+    """Runs the network once over every image and caches the features at several cuts on disk.
 
     Args:
       backbone, source, dtype, directory, max_bytes, tell: as in `compute`.
@@ -116,7 +117,7 @@ def compute_at_cuts(
         max_bytes,
         tell or tell_nobody,
     )
-    assert found is not None  # what doesn't fit on the disk was refused
+    assert found is not None  # features that don't fit on the disk were refused
     return found
 
 
@@ -131,7 +132,7 @@ def _compute(
     max_bytes: int,
     tell: Tell,
 ) -> dict[str, FeatureCache] | None:
-    """Cut → features, from the cache as far as they are there; None where none is kept."""
+    """Cut → features, from the cache as far as it is complete; None without a cache."""
     if dtype not in DTYPES:
         raise ConfigError(f"feature dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     layout = _layout(backbone, cuts)
@@ -156,9 +157,8 @@ def _compute(
         return None
 
     def run(parts: Sequence[int] | None) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
-        computed = run_parts(backbone, cuts, source, views, dtype, tell, parts)
-        for part, first, values in computed:
-            yield part, first, dict(zip(forms, jax.tree.leaves(_ordered(values)), strict=True))
+        for part, first, rows in run_parts(backbone, cuts, source, views, dtype, tell, parts):
+            yield part, first, dict(zip(forms, jax.tree.leaves(rows), strict=True))
 
     arrays = _in_memory(forms, run) if files is None else _on_disk(files, run, tell)
     stored = jax.tree.unflatten(jax.tree.structure(layout), list(arrays.values()))
@@ -171,20 +171,15 @@ def _compute(
     return found
 
 
-def _ordered(values: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """The rows of a part in the order of `_layout`."""
-    return values["features"], values["teacher"], values["label"]
-
-
-def _layout(backbone: Backbone, cuts: tuple[str, ...]) -> tuple[dict[str, Features], Any, Any]:
-    """What is kept of one image: cut → features, the teacher's outputs, the target."""
+def _layout(backbone: Backbone, cuts: tuple[str, ...]) -> _Layout:
+    """Shapes and dtypes of an image's cached arrays."""
     shapes = backbone.feature_shapes
     label = jax.ShapeDtypeStruct((), np.dtype(np.int32))
     return {cut: shapes[cut] for cut in cuts}, backbone.output_shapes, label
 
 
-def _forms(layout: Any, rows: int, dtype: str) -> Shapes:
-    """Name → shape and dtype of the arrays to keep, in the order of the layout's leaves."""
+def _forms(layout: _Layout, rows: int, dtype: str) -> Shapes:
+    """Name → shape and dtype of the cached arrays, in the order of the layout's leaves."""
     if rows >= 2**31:
         raise ConfigError(f"{rows} examples can't be numbered in 32 bits: take fewer views")
     forms = {}
@@ -192,7 +187,7 @@ def _forms(layout: Any, rows: int, dtype: str) -> Shapes:
     several = len(layout[0]) > 1
     for path, leaf in jax.tree.leaves_with_path(layout):
         kind = kinds[path[0].idx]
-        # One cut, one array and one output are the usual case: they have plain names.
+        # One cut, one array and one output have plain names.
         inside = path[1:] if kind != "features" or several else path[2:]
         name = "-".join((kind, *(re.sub(r"[^\w.]", "_", _key(part)) for part in inside)))
         kept = str(leaf.dtype) if kind != "features" else dtype
@@ -200,14 +195,8 @@ def _forms(layout: Any, rows: int, dtype: str) -> Shapes:
     return forms
 
 
-def _key(part: Any) -> str:
+def _key(part: object) -> str:
     return jax.tree_util.keystr((part,), simple=True)
-
-
-def _normalised(views: data.Views, flip: bool) -> data.Views:
-    """The same examples under one name: nothing is drawn from the seed of plain images."""
-    seed = 0 if views.augmentation is None else views.seed
-    return dataclasses.replace(views, flip=views.flip or flip, seed=seed)
 
 
 def describe(
@@ -216,7 +205,7 @@ def describe(
     source: data.Source,
     views: data.Views,
     dtype: str,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Returns all that cached features depend on, ready for JSON."""
     return {
         "backbone": backbone.fingerprint,
@@ -233,13 +222,13 @@ def describe(
     }
 
 
-def key(about: dict[str, Any]) -> str:
-    """Returns the short name of the folder of features that depend on this."""
+def key(about: dict[str, object]) -> str:
+    """Returns the folder name of features that depend on this."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _fits(forms: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, tell: Tell) -> bool:
-    """Whether the features may be cached; a ConfigError where they were asked to be."""
+    """Whether the features fit the cache; if not, a ConfigError unless it is "auto"."""
     size = sum(map(array_bytes, forms.values()))
     lacking = size
     limits = [("the limit", max_bytes)]
@@ -303,7 +292,7 @@ def _on_disk(files: ArrayCache, run: _Run, tell: Tell) -> dict[str, np.ndarray]:
 
 
 def _tell_of_others(folder: Path, tell: Tell) -> None:
-    """Nothing deletes the features of another setting: somebody may go back to it."""
+    """Logs the size of features of other settings, which are never deleted."""
     others = [other for other in folder.parent.iterdir() if other.is_dir() and other != folder]
     size = sum(path.stat().st_size for other in others for path in other.glob("*.bin"))
     if size >= 2**30:

@@ -1,17 +1,16 @@
 """Selects the trainable parameters: unit, unit and tail, or all.
 
-A rate's parameters hold what learns. Where blocks of the network are among them, they begin as the
-frozen ones, belong to that rate alone, and are checkpointed, averaged and evaluated with its unit.
-Their batch normalisation stays in inference mode: the stored moments stay as they are, scale and
-bias learn. It is folded inside of the step, so that a step costs no more than its gradients do.
+A rate's parameters are all that is trained. Blocks of the network among them start from the frozen
+ones, belong to that rate alone, and are checkpointed, averaged and evaluated with its unit. Their
+batch normalisation stays in inference mode: moments are constant, scale and bias are trained. It is
+folded inside the step, which costs nothing beside the gradients.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, LinenNetwork, Variables
@@ -19,17 +18,17 @@ from jaxsplit.split import Split
 from jaxsplit.train.records import Batch, Constants
 
 TRAINABLE = ("unit", "tail", "all")
-#: Under this name, beside encoder, decoder and prior, a rate's parameters hold its own blocks.
+#: Name of a rate's own blocks in its parameters, beside encoder, decoder and prior.
 NETWORK = "network"
 
 
-def learning_blocks(split: Split, variables: Variables, trainable: str) -> dict[str, Any]:
-    """The blocks of a network that learn with every unit.
+def learning_blocks(split: Split, variables: Variables, trainable: str) -> Variables:
+    """Returns the blocks of a network that are trained with every unit.
 
     Args:
       split: the cut.
-      variables: of the network, whose params are block by block.
-      trainable: of `TRAINABLE`: no block, those behind the cut, or all.
+      variables: of the network, with parameters by block.
+      trainable: one of `TRAINABLE`: no block, those behind the cut, or all.
     """
     if trainable == "unit":
         return {}
@@ -40,18 +39,18 @@ def learning_blocks(split: Split, variables: Variables, trainable: str) -> dict[
     return {block: params[block] for block in blocks if block in params}
 
 
-def with_blocks(variables: dict[str, Any], blocks: dict[str, Any]) -> dict[str, Any]:
-    """The variables of a network, some blocks' parameters replaced."""
+def with_blocks(variables: Variables, blocks: Variables) -> Variables:
+    """Replaces the parameters of some blocks in a network's variables."""
     return {**variables, "params": {**variables["params"], **blocks}}
 
 
-def rate_network(split: Split, params: Any, constants: Constants) -> Variables:
-    """Returns the variables of the network that a rate sees.
+def rate_network(split: Split, params: optax.Params, constants: Constants) -> Variables:
+    """Returns the variables of a rate's network.
 
     Args:
       split: the cut.
       params: of the rate.
-      constants: with `network` where blocks of it learn.
+      constants: with `network` where blocks of it are trained.
     """
     if NETWORK not in params:
         return constants.backbone
@@ -62,14 +61,14 @@ def rate_network(split: Split, params: Any, constants: Constants) -> Variables:
     return variables
 
 
-def rate_features(split: Split, params: Any, network: Variables, batch: Batch) -> Features:
-    """Returns what a rate's encoder is given: by the frozen head, or by its own.
+def rate_features(split: Split, params: optax.Params, network: Variables, batch: Batch) -> Features:
+    """Returns the inputs of a rate's encoder, from the frozen head or from its own.
 
     Args:
       split: the cut.
       params: of the rate.
       network: of the rate, in the dtype of its arithmetic.
-      batch: features of the frozen head; pixels where heads learn.
+      batch: features of the frozen head; pixels where heads are trained.
 
     Returns:
       Features float32 [B, …].
@@ -84,7 +83,7 @@ def rate_features(split: Split, params: Any, network: Variables, batch: Batch) -
 def _endpoints(split: Split) -> tuple[str, ...]:
     if not isinstance(split.network, LinenNetwork):
         raise ConfigError(
-            f"{type(split.network).__name__}: only blocks of a Linen network can learn; expected "
-            "trainable 'unit'"
+            f"{type(split.network).__name__}: only blocks of a Linen network can be trained; "
+            "expected trainable 'unit'"
         )
     return tuple(split.network.module.endpoints())

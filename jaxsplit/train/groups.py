@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,17 @@ from jaxsplit.train.records import Batch, CurveConstants, CurveState, RateConsta
 from jaxsplit.train.step import (
     Phase,
     Rate,
+    StepMetrics,
     cast_params,
     init_state,
     make_step,
     rate_constants,
 )
 from jaxsplit.units import UnitSpec
+
+_T = TypeVar("_T")
+#: The training step of a whole curve.
+CurveStep = Callable[[CurveState, Batch, CurveConstants], tuple[CurveState, StepMetrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Group:
     Attributes:
       split: the cut with that unit.
       rates: at least one.
-      places: of the rates in the curve.
+      places: indices of the rates in the curve.
     """
 
     split: Split
@@ -68,8 +73,8 @@ def make_groups(
     )
 
 
-def in_order(groups: Sequence[Group], per_group: Sequence[Sequence[Any]]) -> list[Any]:
-    """What the groups have for each of their rates, in the order of the curve."""
+def in_order(groups: Sequence[Group], per_group: Sequence[Iterable[_T]]) -> list[_T]:
+    """Returns one value a rate, in the order of the curve, from the groups' values."""
     found = {
         place: value
         for group, values in zip(groups, per_group, strict=True)
@@ -83,9 +88,9 @@ def init_groups(
     optimizer: optax.GradientTransformation,
     seed: int,
     ema: bool = False,
-    blocks: Any = None,
+    blocks: Variables | None = None,
 ) -> CurveState:
-    """The state of all rates at step 0, as of `init_state`."""
+    """Returns the state of all rates at step 0, see `init_state`."""
     return CurveState(
         tuple(
             init_state(group.split, group.rates, optimizer, seed, ema, blocks) for group in groups
@@ -94,7 +99,7 @@ def init_groups(
 
 
 def group_constants(groups: Sequence[Group], seed: int) -> tuple[RateConstants, ...]:
-    """Returns lambdas and noise keys of every group, `CurveConstants.groups`."""
+    """Returns rate weights and noise keys of every group, for `CurveConstants.groups`."""
     return tuple(rate_constants(group.rates, seed) for group in groups)
 
 
@@ -107,7 +112,7 @@ def make_curve_step(
     batching: str = "vmap",
     compute_dtype: str = "float32",
     ema: float = 0.0,
-) -> Callable[[CurveState, Batch, CurveConstants], tuple[CurveState, dict[str, jax.Array]]]:
+) -> CurveStep:
     """Returns the training step of all rates, to be mapped over `parallel.AXIS`.
 
     Args:
@@ -117,8 +122,8 @@ def make_curve_step(
 
     Returns:
       step(state, batch, constants) → (state, metrics). The batch has features and teacher, or
-      images: then the head runs here, once for all rates. Where heads learn it has images anyway,
-      and best the frozen head's features too. Metrics are [R].
+      images: then the head runs here, once for all rates. Where heads are trained it needs
+      images, and is faster with the frozen head's features too. Metrics are [R].
     """
     steps = [
         make_step(
@@ -132,7 +137,7 @@ def make_curve_step(
         for group in groups
     ]
     order = np.argsort([place for group in groups for place in group.places])
-    split = groups[0].split  # head and tail are the cut's, whatever the unit
+    split = groups[0].split  # head and tail are the same in all groups
 
     def with_head(batch: Batch, backbone: Variables) -> Batch:
         pixels = preprocessing.normalise(batch.images).astype(compute_dtype)
@@ -146,7 +151,9 @@ def make_curve_step(
             teacher = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
         return dataclasses.replace(batch, features=features, teacher=teacher, pixels=pixels)
 
-    def step(state: CurveState, batch: Batch, constants: CurveConstants) -> tuple[CurveState, Any]:
+    def step(
+        state: CurveState, batch: Batch, constants: CurveConstants
+    ) -> tuple[CurveState, StepMetrics]:
         if batch.images is not None:
             batch = with_head(batch, constants.backbone)
         states, metrics = [], []
@@ -161,7 +168,7 @@ def make_curve_step(
 
 
 def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
-    """Returns the state with every channel rounding where it costs the fewest bits.
+    """Returns the state with the offsets that cost the fewest bits under the priors.
 
     Args:
       groups: the rates.

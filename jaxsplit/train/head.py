@@ -1,11 +1,11 @@
-"""The frozen head over the examples of a training: part by part for a cache, or over a sample."""
+"""Runs the frozen head over a training's examples: by parts for the cache, or over a sample."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,10 +16,26 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.io.log import Tell
 from jaxsplit.networks import Backbone, Features
 from jaxsplit.networks.inference import batch_size, head_program, pad_rows
+from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.examples import FeatureCache
+from jaxsplit.train.losses import Scale
 
 _SAMPLE_BYTES = 2**28
 _SECONDS_BETWEEN_REPORTS = 10
+
+
+class Rows(NamedTuple):
+    """Rows of a cache, arrays [n, …].
+
+    Attributes:
+      features: cut → features.
+      teacher: outputs of the unsplit network.
+      targets: int32 [n].
+    """
+
+    features: dict[str, Features]
+    teacher: Outputs
+    targets: Targets
 
 
 def run_parts(
@@ -30,16 +46,16 @@ def run_parts(
     dtype: str,
     tell: Tell,
     parts: Sequence[int] | None,
-) -> Iterator[tuple[int, int, dict[str, Any]]]:
+) -> Iterator[tuple[int, int, Rows]]:
     """Computes parts of a cache.
 
     Args:
       backbone, cuts, source, views, dtype, tell: as in `features.compute`.
-      parts: which; None for all. Part `k · V + v` is the k-th run of images in view v of V: a run
-        is decoded once for all of its views.
+      parts: numbers of the parts; None for all. Part `k · V + v` is the k-th run of images in
+        view v of V: a run is decoded once for all of its views.
 
     Yields:
-      The part, its first row, and its rows: "features" (cut → arrays [n, …]), "teacher", "label".
+      The part, its first row, and its rows.
 
     Raises:
       ConfigError: the features are too large for their dtype, or not finite.
@@ -59,7 +75,7 @@ def run_parts(
         backbone.network, cuts, backbone.preprocessing, outputs=True, precision=None
     )
     variables = jax.device_put(backbone.variables)  # once: not with every batch
-    begun = reported = time.monotonic()
+    started = reported = time.monotonic()
     done = 0
     for i, batch in zip(runs, stream(fetch, 0, len(runs), threads), strict=True):
         for view in range(len(views)):
@@ -69,21 +85,18 @@ def run_parts(
             images = views.apply(batch["image"], index, np.full(len(index), view))
             features, outputs = program(variables, pad_rows(images, size))
             rows = len(images)
-            values = {
-                "features": {
-                    cut: jax.tree.map(
-                        lambda x, n=rows, cut=cut: _as_dtype(np.asarray(x)[:n], dtype, cut), tree
-                    )
-                    for cut, tree in features.items()
-                },
-                "teacher": jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], outputs),
-                "label": batch["label"],
+            stored = {
+                cut: jax.tree.map(
+                    lambda x, n=rows, cut=cut: _as_dtype(np.asarray(x)[:n], dtype, cut), tree
+                )
+                for cut, tree in features.items()
             }
-            yield part, view * count + i * size, values
+            teacher = jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], outputs)
+            yield part, view * count + i * size, Rows(stored, teacher, batch["label"])
             done += 1
             if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
                 reported = time.monotonic()
-                left = (reported - begun) / done * (len(wanted) - done)
+                left = (reported - started) / done * (len(wanted) - done)
                 tell(f"features: {done} of {len(wanted)} parts, {left:.0f} s left")
 
 
@@ -95,16 +108,15 @@ def _as_dtype(features: np.ndarray, dtype: str, cut: str) -> np.ndarray:
             f"features at {cut} as large as {np.abs(features).max():.3g} don't fit {dtype}: "
             "take bfloat16 or float32, or another cut"
             if np.isfinite(features).all()
-            else "the head gives features that are not finite: are these the right weights?"
+            else "the head's features are not finite: check the weights"
         )
     return stored
 
 
 def sample_rows(shape: tuple[int, ...], views: int = 1) -> np.ndarray:
-    """Returns evenly spread rows: some 1000 to 2000, of 256 MiB in float32 at most.
+    """Returns about 1000 to 2000 evenly spaced rows, at most 256 MiB in float32.
 
-    Of several views, one after the other, each begins one image later than the one before it: with
-    the same images of all of them, most would be in none.
+    Each view starts one image later than the one before, so that views sample different images.
     """
     limit = max(1, _SAMPLE_BYTES // (4 * math.prod(shape[1:])))
     apart, images = max(1, shape[0] // 1000, -(-shape[0] // limit)), shape[0] // views
@@ -112,8 +124,8 @@ def sample_rows(shape: tuple[int, ...], views: int = 1) -> np.ndarray:
     return np.concatenate(spread)
 
 
-def mean_square(sample: Features) -> Any:
-    """Returns the mean square of each array: the scale that feature errors are relative to."""
+def mean_square(sample: Features) -> Scale:
+    """Returns the mean square of each array."""
     return jax.tree.map(lambda x: float(np.square(x).mean()), sample)
 
 
@@ -127,7 +139,7 @@ def sample_of(cache: FeatureCache, views: int) -> Features:
 def sampled_features(
     backbone: Backbone, cut: str, source: data.Source, views: data.Views
 ) -> Features:
-    """Returns the rows that `sample_of` would take of a cache of the same examples, float32."""
+    """Returns what `sample_of` returns for a cache of the same examples."""
     shapes = jax.tree.leaves(backbone.feature_shapes[cut])
     largest = max((tensor.shape for tensor in shapes), key=math.prod)
     examples = sample_rows((len(source) * len(views), *largest), len(views))

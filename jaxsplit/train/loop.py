@@ -1,4 +1,4 @@
-"""One loop for every training: steps, metrics, checkpoints, and a clean end when asked to stop."""
+"""The training loop: steps, metrics, checkpoints and stop requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -17,58 +17,73 @@ from jaxsplit.errors import Interrupted
 from jaxsplit.io import checkpoint
 from jaxsplit.train import distributed, parallel
 from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports, check_state
+from jaxsplit.train.step import StepMetrics
 
 
-def resume(state: Any, directory: Path | None) -> Any:
-    """The newest checkpoint in `directory`, or `state` where there is none.
+class State(Protocol):
+    """A tree of arrays that counts its steps."""
 
-    Of several processes the first one reads, and the others get what it found.
+    @property
+    def step(self) -> jax.Array:
+        """Number of finished steps."""
+
+
+_State = TypeVar("_State", bound=State)
+_Tree = TypeVar("_Tree")
+_Batch = TypeVar("_Batch")
+_Constants = TypeVar("_Constants")
+
+
+def resume(state: _State, directory: Path | None) -> _State:
+    """Returns the newest checkpoint in `directory`, or `state` where there is none.
+
+    The first of several processes reads and broadcasts it.
     """
     if directory is not None and distributed.is_first():
         state = checkpoint.restore_latest(directory, state)
-    # What came before, such as the features, may have taken one of them much longer.
+    # Computing the features may have taken one of them much longer.
     distributed.wait_for_all("the training begins")
     return state if directory is None else distributed.from_first(state)
 
 
 def fit(
-    state: Any,
-    step: Callable[..., tuple[Any, Any]],
-    batches: Callable[[int], Iterator[Any]],
+    state: _State,
+    step: Callable[[_State, _Batch, _Constants], tuple[_State, StepMetrics]],
+    batches: Callable[[int], Iterator[_Batch]],
     steps: int,
     *,
     batch_size: int,
-    constants: Any = None,
+    constants: _Constants,
     total_steps: int | None = None,
     names: Sequence[str] = (),
     groups: Sequence[Sequence[str]] = (),
     progress: Progress | None = None,
     writer: MetricsWriter | None = None,
     report_every: int = 10,
-    evaluate: Callable[[Any], Metrics] | None = None,
+    evaluate: Callable[[_State], Metrics] | None = None,
     evaluate_every: int = 0,
     directory: Path | None = None,
     save_every: int = 1000,
-) -> Any:
-    """Runs `step` until `state.step` is `steps`; what `resume` found goes on from there.
+) -> _State:
+    """Runs `step` from `state.step` to `steps`.
 
     Args:
-      state: a value with an integer `step`; not replicated.
+      state: not replicated, such as from `resume`.
       step: `(state, batch, constants) -> (state, metrics)`, mapped over devices here; metrics are
         means over the whole batch, scalars or, over the rates, [R].
-      batches: from a step number to the batches from that step on: this process's part of each,
-        or all of it, of which the part is taken here.
-      steps: number of the step to stop at.
+      batches: number of finished steps → batches from there on: whole ones, or this process's
+        parts.
+      steps: number of the last step.
       batch_size: examples in a batch, over all devices of all processes.
       constants: a tree that no step changes, such as a frozen network's variables.
-      total_steps: what progress counts towards, where this is only a part; default `steps`.
+      total_steps: of the whole training, for progress; default `steps`.
       names: of the rates, for errors.
       groups: names of the rates along the leading axis of each of `state.groups`, for errors.
-      progress: told of the metrics every `report_every` steps, and of those of evaluations.
-      writer: writes down what progress is told; stays open.
+      progress: called with metrics every `report_every` steps, and with those of evaluations.
+      writer: gets the same metrics; stays open.
       evaluate: from the state on the host to metrics, which are reported as `eval_…`.
-      evaluate_every: steps between evaluations, one more at the very end; 0: none.
-      directory: where checkpoints are written; None: nowhere.
+      evaluate_every: steps between evaluations, one more after the last step; 0: none.
+      directory: of the checkpoints; None: none are written.
       save_every: steps between checkpoints.
 
     Returns:
@@ -77,8 +92,8 @@ def fit(
     Raises:
       ConfigError: the devices can't share a batch equally.
       ProcessError: another process is lost.
-      NonFiniteError: a metric or the state is no longer finite; checkpoints are of steps before.
-      Interrupted: Ctrl-C or SIGTERM came; the state after the last step is saved.
+      NonFiniteError: a metric or the state is not finite; checkpoints are of earlier steps.
+      Interrupted: by Ctrl-C or SIGTERM; the state after the last step is saved.
     """
     first, total = int(state.step), total_steps or steps
     if first >= steps:
@@ -86,20 +101,18 @@ def fit(
     devices = parallel.devices_for(batch_size)
     run = parallel.parallel_step(_with_stop(step), devices)
     replicated = parallel.replicate(state, devices)
-    # Once, not with every step: a large backbone would be copied to every device again.
+    # Once: with every step, a large backbone would be copied to every device again.
     constants = parallel.replicate(constants, devices)
     source = batches(first)
     reports = Reports(first, steps, total, batch_size, report_every, names, progress, writer)
     with stop_request() as request, distributed.together():
         for done in range(first + 1, steps + 1):
             part = _part(next(source), batch_size)
-            sent = {
-                "batch": part,
-                "stop": np.full(jax.local_device_count(), request.signal, np.int32),
-            }
-            replicated, metrics = run(replicated, parallel.shard(sent, devices), constants)
+            stops = np.full(jax.local_device_count(), request.signal, np.int32)
+            sent = parallel.shard((part, stops), devices)
+            replicated, metrics = run(replicated, sent, constants)
             reports.add(done, metrics)
-            # Several processes must stop at one step: they do at the one where all know.
+            # Several processes stop at the same step, where all have read the signal.
             stop = reports.stop if jax.process_count() > 1 else request.signal
             saves = directory is not None and (done % save_every == 0 or done == steps or stop)
             evaluates = evaluate_every > 0 and (done % evaluate_every == 0 or done == total)
@@ -112,44 +125,51 @@ def fit(
                 reports.evaluated(done, evaluate(state))
             if directory is not None and saves:
                 _save(directory, done, state)
-            # Whoever asks to stop may not wait for long, but nobody comes back to this step.
+            # Save first, then evaluate: a resumed run skips this step.
             if evaluate is not None and evaluates and stop:
                 reports.evaluated(done, evaluate(state))
-            if done == steps:  # what came since then would be forgotten with this request
+            if done == steps:  # a later signal would be lost with this request
                 stop = stop or distributed.largest(request.signal)
             if stop:
                 raise Interrupted(_farewell(stop, done, directory), stop)
     return state
 
 
-def _with_stop(step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-    """The step, which also tells every process of the signal that any of them has seen."""
+def _with_stop(
+    step: Callable[[_State, _Batch, _Constants], tuple[_State, StepMetrics]],
+) -> Callable[
+    [_State, tuple[_Batch, np.ndarray], _Constants], tuple[_State, tuple[StepMetrics, jax.Array]]
+]:
+    """Adds signal numbers to a step: (batch, own signals) → (metrics, signal of any process)."""
 
-    def run(state: Any, sent: Any, constants: Any) -> tuple[Any, Any]:
-        state, metrics = step(state, sent["batch"], constants)
-        return state, (metrics, jax.lax.pmax(sent["stop"].max(), parallel.AXIS))
+    def run(
+        state: _State, sent: tuple[_Batch, np.ndarray], constants: _Constants
+    ) -> tuple[_State, tuple[StepMetrics, jax.Array]]:
+        batch, stops = sent
+        state, metrics = step(state, batch, constants)
+        return state, (metrics, jax.lax.pmax(stops.max(), parallel.AXIS))
 
     return run
 
 
-def _part(batch: Any, batch_size: int) -> Any:
+def _part(batch: _Tree, batch_size: int) -> _Tree:
     whole = jax.process_count() > 1 and len(jax.tree.leaves(batch)[0]) == batch_size
     return distributed.share(batch) if whole else batch
 
 
-def _save(directory: Path, done: int, state: Any) -> None:
+def _save(directory: Path, done: int, state: State) -> None:
     if distributed.is_first():
         checkpoint.save_step(directory, done, state)
     distributed.wait_for_all(f"step {done} is saved")
 
 
 def _farewell(number: int, done: int, directory: Path | None) -> str:
-    saved = "which is saved: the same command goes on from there" if directory else "unsaved"
+    saved = "which is saved: the same command resumes from there" if directory else "unsaved"
     return f"stopped by {signal.Signals(number).name} after step {done}, {saved}"
 
 
 class StopRequest:
-    """Whether to stop: `signal` is the number of the signal that came, 0 until one does."""
+    """A request to stop: `signal` is the number of a received signal, or 0."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -157,10 +177,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Notes the first SIGINT or SIGTERM instead of obeying it; the handlers are put back after.
+    """Records the first SIGINT or SIGTERM instead of ending; then restores the handlers.
 
-    A second signal meets the handlers of before, so that it ends a save that takes too long.
-    Outside the main thread nothing can be handled, and nothing is noted.
+    A second signal meets the previous handlers and can end a long save. Outside the main thread
+    no signal is handled or recorded.
 
     >>> with stop_request() as request:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -171,11 +191,11 @@ def stop_request() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before: dict[int, Any] = {}
+    before: dict[int, Any] = {}  # handlers, as `signal.getsignal` types them
 
     def restore() -> None:
         for number, handler in before.items():
-            # None is a handler that Python didn't install and can't put back.
+            # None is a handler that Python didn't install and can't restore.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def note(number: int, frame: FrameType | None) -> None:

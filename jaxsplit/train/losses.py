@@ -1,23 +1,27 @@
-"""The rate–distortion loss: bits of an image, its distortion, and what a distortion is made of."""
+"""The rate–distortion loss: bits of an image, and the parts of its distortion."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
+from jaxsplit.split import Latents
 from jaxsplit.tasks import Outputs, Targets, Task
+
+#: Mean square of the features over the training set: a number for each array that crosses.
+Scale = Features
 
 __all__ = ["Distortion", "DistortionInputs", "DistortionLoss", "feature_error", "rate"]
 
 
-def rate(bits: Any) -> jax.Array:
+def rate(bits: Latents) -> jax.Array:
     """Sums the bits of each image.
 
     Args:
@@ -33,7 +37,7 @@ def rate(bits: Any) -> jax.Array:
     return functools.reduce(jnp.add, sums)
 
 
-def feature_error(reconstruction: Features, features: Features, scale: Any) -> jax.Array:
+def feature_error(reconstruction: Features, features: Features, scale: Scale) -> jax.Array:
     """Computes the mean squared error at the cut, relative to `scale`.
 
     Args:
@@ -42,8 +46,8 @@ def feature_error(reconstruction: Features, features: Features, scale: Any) -> j
       scale: mean square of the features over the training set: a number for each array.
 
     Returns:
-      float [B], the mean over arrays: 0 where nothing was lost, 1 where the reconstruction is all
-      zeros and the features have their usual size.
+      float [B], the mean over arrays: 0 without loss, 1 for a reconstruction of zeros where the
+      features have their mean size.
 
     >>> features = jnp.full((1, 2, 2, 3), 4.0)
     >>> feature_error(features + 1, features, scale=16.0).tolist()
@@ -58,7 +62,7 @@ def feature_error(reconstruction: Features, features: Features, scale: Any) -> j
 
 
 class DistortionInputs(NamedTuple):
-    """What a distortion may look at, of a batch of B images.
+    """Inputs of a distortion, for a batch of B images.
 
     Attributes:
       reconstruction, features: at the cut, behind and before the unit, float [B, …].
@@ -66,7 +70,7 @@ class DistortionInputs(NamedTuple):
       teacher: outputs of the unsplit network.
       targets: of the images, such as labels int [B].
       scale: mean square of the features, see `feature_error`.
-      task: what outputs mean.
+      task: of the network.
     """
 
     reconstruction: Features
@@ -74,7 +78,7 @@ class DistortionInputs(NamedTuple):
     outputs: Outputs | None
     teacher: Outputs
     targets: Targets
-    scale: Any
+    scale: Scale
     task: Task
 
 
@@ -82,7 +86,7 @@ class DistortionInputs(NamedTuple):
 class DistortionLoss(Protocol):
     """A distortion: a `Distortion`, or a hashable callable of your own.
 
-    `needs_tail = False` on it saves the tail's run where `outputs` are not looked at.
+    Set `needs_tail = False` on one that does not use `outputs`: the tail is then not run.
     """
 
     def __call__(self, seen: DistortionInputs) -> jax.Array:
@@ -90,12 +94,12 @@ class DistortionLoss(Protocol):
 
 
 def needs_tail(distortion: DistortionLoss) -> bool:
-    """Returns whether the tail must run to compute a distortion; unknown ones do."""
+    """Returns whether a distortion needs the tail's outputs; by default it does."""
     return getattr(distortion, "needs_tail", True)
 
 
 def needs_teacher(distortion: DistortionLoss) -> bool:
-    """Returns whether a distortion compares with the unsplit network; unknown ones do."""
+    """Returns whether a distortion needs the unsplit network's outputs; by default it does."""
     return getattr(distortion, "needs_teacher", True)
 
 
@@ -106,11 +110,11 @@ class Distortion:
     Attributes:
       labels: weight of the task's loss against targets, such as cross-entropy.
       distillation: weight of the task's distillation from the unsplit network.
-      features: weight of `feature_error`. Alone it needs no tail, which makes a step fast.
+      features: weight of `feature_error`. Alone it needs no tail, and steps are fast.
       temperature: of the distillation.
 
     Raises:
-      ConfigError: a weight is negative or none is positive, or the temperature isn't.
+      ConfigError: a weight is negative, none is positive, or the temperature is not positive.
 
     >>> Distortion(labels=0.5, distillation=0.5).labels
     0.5
@@ -130,22 +134,22 @@ class Distortion:
 
     @property
     def needs_tail(self) -> bool:
-        """Whether the tail must run to compute it."""
+        """True where the tail must run."""
         return self.labels > 0 or self.distillation > 0
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether it compares with the unsplit network's outputs."""
+        """True where the unsplit network's outputs are needed."""
         return self.distillation > 0
 
     def __call__(self, seen: DistortionInputs) -> jax.Array:
         """Computes the weighted sum of each image.
 
         Args:
-          seen: with outputs where `needs_tail`, unless the tail's share is added elsewhere.
+          seen: with outputs where `needs_tail`, unless the tail's part is added elsewhere.
 
         Returns:
-          float [B], in nats as far as it is of outputs.
+          float [B]; the parts that depend on outputs are in nats.
         """
         total = jnp.zeros(jax.tree.leaves(seen.features)[0].shape[:1])
         if self.features:

@@ -1,4 +1,4 @@
-"""Metrics on disk: one JSON object a line, and events that TensorBoard shows."""
+"""Metrics of a training: JSON lines, TensorBoard events, and checks that they are finite."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from jaxsplit.train import distributed, parallel
 
 
 class MetricsWriter:
-    """Writes what a training reports into a folder, as `metrics.jsonl` and TensorBoard events.
+    """Writes a training's metrics into a folder, as `metrics.jsonl` and TensorBoard events.
 
     A line is `{"step": 20, "images_per_second": 812.5, "loss": {"r1": 1.5, "r2": 0.75}, …}`; the
     tags of the events are `images_per_second`, `loss/r1`, `loss/r2`. Nothing is written before
-    `begin`, which a training calls with the step that it goes on from.
+    `begin`, which a training calls with the step that it starts or resumes from.
 
-    What another training has written there is moved to `metrics-KEY` beside it, after that
-    training's key, and comes back when that one goes on.
+    Files of another training in the folder are moved to `metrics-KEY`, with that training's key,
+    and back when it is resumed.
 
     Args:
       directory: the folder, made where it is missing; None: nothing is written.
       names: of the rates, in the order of the metrics' axis.
-      key: name of the training; "": whatever is there is its own.
+      key: name of the training; "": files in the folder are its own.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -58,7 +58,7 @@ class MetricsWriter:
         self.close()
 
     def begin(self, step: int) -> None:
-        """Opens the files where they aren't yet; what they say of steps after `step` is dropped."""
+        """Opens the files once, and drops their entries of steps after `step`."""
         if self._directory is None or self._lines is not None:
             return
         from tensorboardX.event_file_writer import EventsWriter
@@ -71,15 +71,15 @@ class MetricsWriter:
         path.touch()
         os.truncate(path, _length_until(path, step))
         self._lines = path.open("a", encoding="utf-8")
-        # A file of its own for every run: two runs may begin within the second of its name.
+        # One file a run: names have seconds, and two runs may start within one.
         self._events = EventsWriter(str(self._directory / "events"), f".{os.getpid()}.{step}")
         start = SessionLog(status=SessionLog.START)
-        # From here TensorBoard forgets what earlier files say of this step and later ones.
+        # It makes TensorBoard drop this and later steps of earlier files.
         self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
         self._events.flush()
 
     def write(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Adds one report: arrays [R], over the rates, or scalars."""
+        """Writes metrics: arrays [R], over the rates, or scalars."""
         if self._directory is None:
             return
         from tensorboardX.proto.event_pb2 import Event
@@ -92,7 +92,7 @@ class MetricsWriter:
                 line[name] = _finite(array)
                 values.append(Summary.Value(tag=name, simple_value=float(array)))
                 continue
-            # Without as many names the rates are known by their place.
+            # Without as many names, rates are numbered.
             names = self._names if len(self._names) == len(array) else range(len(array))
             line[name] = {str(rate): _finite(x) for rate, x in zip(names, array, strict=True)}
             for rate, x in zip(names, array, strict=True):
@@ -112,12 +112,12 @@ class MetricsWriter:
 
 
 def _take_over(directory: Path, key: str) -> None:
-    """Moves another training's files aside and this one's back, in steps that can be repeated."""
+    """Moves another training's files aside and this one's back; may be interrupted and repeated."""
     note = directory / "metrics.key"
     other = note.read_text() if note.is_file() else key
     if other != key:
         _move(directory, directory / f"metrics-{other}")
-    write_whole(note, key.encode())  # whose the files here are, from now on
+    write_whole(note, key.encode())  # the owner of the files here
     ours = directory / f"metrics-{key}"
     if ours.is_dir():
         _move(ours, directory)
@@ -131,13 +131,13 @@ def _move(source: Path, target: Path) -> None:
             os.replace(path, target / path.name)
 
 
-def _finite(value: Any) -> float | None:
-    """A number that JSON has, of as many digits as float32 needs."""
+def _finite(value: np.ndarray) -> float | None:
+    """A number with the digits of float32; None, as JSON has no nan or inf."""
     return float(f"{float(value):.9g}") if math.isfinite(value) else None
 
 
 def _length_until(path: Path, step: int) -> int:
-    """Bytes of the lines up to `step`; a line that a killed run left in halves ends them too."""
+    """Bytes of the lines up to `step`, or to an incomplete line of a killed run."""
     length = 0
     with path.open("rb") as lines:
         for line in lines:
@@ -153,24 +153,26 @@ def _length_until(path: Path, step: int) -> int:
 #: Name → means over a batch, scalars or, over the rates, [R].
 Metrics = dict[str, np.ndarray]
 
-#: Called with the number of finished steps, of all steps, and the metrics of the last one; an
-#: evaluation's, named `eval_…`, come in a call of their own.
+#: Of a step on devices: metrics, and the number of a signal or 0.
+Outcome = tuple[dict[str, jax.Array], jax.Array]
+
+#: Progress callback: number of finished steps, of all steps, and metrics of the last step. Metrics
+#: of an evaluation, named `eval_…`, come in a call of their own.
 Progress = Callable[[int, int, Metrics], None]
 
 
 class Reports:
-    """Follows steps that are still under way, without waiting for the newest.
+    """Reports metrics of steps in flight, without waiting for the newest.
 
     Args:
-      first, last, total: the steps before these, up to the last of these, and of the whole
-        training.
+      first, last, total: finished steps before, at the end, and of the whole training.
       batch_size: examples of a step.
       every: steps between reports; the last step is reported too.
       names: of the rates, for errors.
-      progress, writer: are told, in the first process alone.
+      progress, writer: get the metrics, in the first process only.
 
     Attributes:
-      stop: number of the signal that some process has seen, of the steps that were read; or 0.
+      stop: number of a signal that a process received before a step that was read, or 0.
     """
 
     def __init__(
@@ -191,30 +193,31 @@ class Reports:
         self._writer = writer if speaks else None
         if self._writer is not None:
             self._writer.begin(first)
-        self._under_way: collections.deque[tuple[int, Any]] = collections.deque()
-        self._since: tuple[int, float] | None = None  # a step and when it was done
+        self._in_flight: collections.deque[tuple[int, Outcome]] = collections.deque()
+        self._since: tuple[int, float] | None = None  # a step and the time of its end
         self._speed: Metrics = {}
         self.stop = 0
 
-    def add(self, step: int, outcome: Any) -> None:
-        """Takes (metrics, stop) of a step just begun, and reads that of an older one."""
-        self._under_way.append((step, outcome))
-        if len(self._under_way) > parallel.AHEAD:
+    def add(self, step: int, outcome: Outcome) -> None:
+        """Adds (metrics, stop) of a dispatched step, and reads those of an older one."""
+        self._in_flight.append((step, outcome))
+        if len(self._in_flight) > parallel.AHEAD:
             self._read()
 
     def drain(self) -> None:
-        """Waits for all steps that are under way."""
-        while self._under_way:
+        """Waits for all steps in flight."""
+        while self._in_flight:
             self._read()
-        self._since = None  # what follows, such as a save, is no step's time
+        self._since = None  # a save or evaluation follows, which is not a step's time
 
     def evaluated(self, step: int, metrics: Metrics) -> None:
-        """Passes an evaluation's metrics on."""
+        """Reports an evaluation's metrics."""
         self._tell(step, {f"eval_{name}": value for name, value in metrics.items()})
 
     def _read(self) -> None:
-        step, outcome = self._under_way.popleft()
-        metrics, stop = parallel.unreplicate(outcome)
+        step, outcome = self._in_flight.popleft()
+        values, stop = parallel.unreplicate(outcome)
+        metrics = {name: np.asarray(value) for name, value in values.items()}
         self.stop = self.stop or int(stop)
         check_metrics(step, metrics, self._names)
         now = time.monotonic()
@@ -229,7 +232,7 @@ class Reports:
             self._tell(step, {**self._speed, **metrics})
 
     def _tell(self, step: int, metrics: Metrics) -> None:
-        # Written first: progress is the caller's, and may raise.
+        # Written first: the progress callback may raise.
         if self._writer is not None:
             self._writer.write(step, metrics)
         if self._progress is not None:
@@ -237,11 +240,7 @@ class Reports:
 
 
 def check_metrics(step: int, metrics: Metrics, names: Sequence[str] = ()) -> None:
-    """Refuses metrics of a step that are not finite.
-
-    Raises:
-      NonFiniteError: names the step, the metrics and the rates.
-    """
+    """Raises a NonFiniteError with step, metrics and rates if metrics are not finite."""
     wrong = {name: ~np.isfinite(value) for name, value in metrics.items()}
     wrong = {name: mask for name, mask in wrong.items() if mask.any()}
     if not wrong:
@@ -250,13 +249,13 @@ def check_metrics(step: int, metrics: Metrics, names: Sequence[str] = ()) -> Non
     known = [names[i] if i < len(names) else f"number {i}" for i in sorted(rates)]
     whose = f" for the rates {', '.join(known)}" if known else ""
     raise NonFiniteError(
-        f"step {step}: {' and '.join(wrong)} not finite{whose}; checkpoints are of steps before: "
+        f"step {step}: {' and '.join(wrong)} not finite{whose}; checkpoints are of earlier steps: "
         "lower the learning rate or the bound on the gradient's norm"
     )
 
 
-def check_state(step: int, state: Any, groups: Sequence[Sequence[str]] = ()) -> None:
-    """Refuses a state that is not finite, before it is saved.
+def check_state(step: int, state: object, groups: Sequence[Sequence[str]] = ()) -> None:
+    """Checks that a state is finite, before it is saved.
 
     Args:
       step: its number.
@@ -264,7 +263,7 @@ def check_state(step: int, state: Any, groups: Sequence[Sequence[str]] = ()) -> 
       groups: names of the rates along the leading axis of each of `state.groups`.
 
     Raises:
-      NonFiniteError: names the step, the first array, and its rates.
+      NonFiniteError: with the step, the first array that is not finite, and its rates.
     """
     for path, leaf in jax.tree.leaves_with_path(state):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact) or np.isfinite(leaf).all():

@@ -1,11 +1,10 @@
-"""How a curve's units learn: Adam with clipping, and learning rates over time by their names."""
+"""Adam with clipping, and learning-rate schedules by name."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import optax
@@ -24,20 +23,20 @@ def make_schedule(
     decay_to: float = 0.01,
     milestones: Sequence[float] = (0.5, 0.75),
 ) -> optax.Schedule:
-    """A learning rate over time: a linear rise to `peak`, then one of four ways on.
+    """Returns a learning-rate schedule: a linear warm-up to `peak`, then one of four shapes.
 
     Args:
-      name: "constant"; "cosine" and "exponential", which reach `decay_to` of the peak with the
-        last step; "step", which falls by the same factor at each of the `milestones`, so that it
-        is `decay_to` of the peak after the last one.
+      name: "constant"; "cosine" and "exponential", which reach `decay_to` of the peak at the last
+        step; "step", which falls by the same factor at each of the `milestones`, to `decay_to` of
+        the peak after the last one.
       peak: after the warm-up.
       steps: of the whole training.
-      warmup: steps of the rise, at most half of the training.
-      decay_to: share of the peak.
-      milestones: shares of the training, rising.
+      warmup: steps, at most half of the training.
+      decay_to: final fraction of the peak.
+      milestones: rising fractions of the training.
 
     Raises:
-      ConfigError: there is no such schedule, or the milestones aren't shares that rise.
+      ConfigError: there is no such schedule, or milestones are not rising fractions.
 
     >>> schedule = make_schedule("step", 1.0, 100, decay_to=0.01, milestones=(0.5, 0.75))
     >>> [round(float(schedule(step)), 4) for step in (0, 49, 50, 75)]
@@ -67,12 +66,12 @@ def make_schedule(
 def make_optimizer(
     schedule: optax.Schedule, *, max_norm: float = math.inf, **rates: float
 ) -> optax.GradientTransformation:
-    """Adam on gradients of bounded norm, those of a rate together; no weight decays.
+    """Returns Adam with clipping by the global norm of a rate's gradient, without weight decay.
 
     Args:
-      schedule: the learning rate over time.
+      schedule: of the learning rate.
       max_norm: of the gradient.
-      **rates: factors on the learning rate of parts of the parameters, by the parts' names.
+      **rates: learning-rate multipliers of parts of the parameters, by name.
     """
     return optax.chain(
         optax.clip_by_global_norm(max_norm),
@@ -84,8 +83,8 @@ def make_optimizer(
     )
 
 
-def _mask(part: str, tree: Any) -> Any:
-    """Whether each array is under a part's name, such as the prior of any unit."""
+def _mask(part: str, tree: optax.Params) -> optax.Params:
+    """True for each array under a part's name, such as the prior of any unit."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: any(getattr(key, "key", None) == part for key in path), tree
     )

@@ -1,4 +1,4 @@
-"""Devices and processes: the only module that knows `pmap`, and how arrays are laid out for it."""
+"""Data parallelism over devices: the only module that uses `pmap`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,28 +21,32 @@ __all__ = ["use_cpu_cores"]  # the rest is for the trainings of this package
 #: Name of the device axis, for `jax.lax.pmean` and batch normalisation inside a step.
 AXIS = "devices"
 
-#: Steps that may be under way at once. XLA's CPU client gives every step beyond 32 a thread to
-#: wait in, of a pool as large as the number of cores: a step that the others wait for may then find
-#: none, and all devices hang in its first sum. Whoever asks a training to stop waits for as many.
+#: Steps in flight. XLA's CPU client blocks a thread for every step beyond 32, in a pool as large as
+#: the number of cores: a step that the others wait for may then find none, and all devices hang in
+#: its first sum. A stop request waits for this many steps.
 AHEAD = 4
+
+_Tree = TypeVar("_Tree")
+_State = TypeVar("_State")
+_Batch = TypeVar("_Batch")
+_Constants = TypeVar("_Constants")
 
 
 def use_cpu_cores(batch_size: int) -> None:
     """Makes CPU cores (at most 8) devices, as many as divide the batch.
 
-    XLA spreads a training step over cores poorly: on two cores, one device per core took a step
-    of ResNet-8 or ResNet-20 in 1/1.3 of the time of one device over both. Call it before jax is
-    used: later, as in a cell that is run again, it changes nothing. Nor does it where jax runs on
-    another platform, where the environment says how many devices there are, or where this is one
-    of several processes: they may share the cores.
+    XLA distributes a training step over cores poorly: on two cores, one device per core took a
+    step of ResNet-8 or ResNet-20 in 1/1.3 of the time of one device over both. Call it before jax
+    is used; later calls change nothing. It has no effect on other platforms, where XLA_FLAGS sets
+    the number of devices, or in one of several processes, which may share the cores.
 
     Args:
       batch_size: examples of a step, over all devices.
 
     >>> use_cpu_cores(batch_size=64)  # first of all; then jax.devices() are the cores
     """
-    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if told or jax.distributed.is_initialized():
+    fixed = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if fixed or jax.distributed.is_initialized():
         return
     most = min(_cores(), 8)
     count = max(n for n in range(1, most + 1) if batch_size % n == 0)
@@ -51,7 +55,7 @@ def use_cpu_cores(batch_size: int) -> None:
 
 
 def _cores() -> int:
-    """Cores that this process may keep busy: a container's share of a machine can be small."""
+    """Cores that this process may use, within its affinity and its container's quota."""
     affinity = getattr(os, "sched_getaffinity", None)  # on Linux alone
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     try:
@@ -63,7 +67,7 @@ def _cores() -> int:
 
 
 def devices_for(batch_size: int) -> list[jax.Device]:
-    """All devices, of every process; each takes the same share of a batch.
+    """Returns all devices of all processes, which share a batch equally.
 
     Raises:
       ConfigError: they can't.
@@ -75,34 +79,34 @@ def devices_for(batch_size: int) -> list[jax.Device]:
         nearest = f"{below} or {below + count}" if below else f"{count}"
         raise ConfigError(
             f"{count} devices cannot share a batch of {batch_size} equally: "
-            f"take the nearest batch size that they can, {nearest}"
+            f"use the nearest batch size that they can, {nearest}"
         )
     if count != jax.process_count() * jax.local_device_count():
         raise ConfigError(
-            f"of {count} devices of {jax.process_count()} processes {jax.local_device_count()} are "
-            "this one's: give every process as many"
+            f"this process has {jax.local_device_count()} of the {count} devices of "
+            f"{jax.process_count()} processes: give every process as many"
         )
     return devices
 
 
-def replicate(tree: Any, devices: list[jax.Device]) -> Any:
+def replicate(tree: _Tree, devices: list[jax.Device]) -> _Tree:
     """Copies every leaf to every device, behind a new leading axis, and leaves it there."""
     return _copy_program(tuple(devices))(tree, np.arange(_local(devices)))
 
 
 @functools.lru_cache
-def _copy_program(devices: tuple[jax.Device, ...]) -> Callable[..., Any]:
-    # The axis is a part of where arrays lie: under another name the first step would be compiled
-    # for these, and the second one anew for what the first gives.
+def _copy_program(devices: tuple[jax.Device, ...]) -> Callable[[_Tree, np.ndarray], _Tree]:
+    # The axis name is part of an array's sharding: with another one, the second step would compile
+    # again for the outputs of the first.
     return jax.pmap(lambda x, _: x, AXIS, in_axes=(None, 0), devices=devices)
 
 
-def unreplicate(tree: Any) -> Any:
-    """The first device's copy, on the host."""
+def unreplicate(tree: _Tree) -> _Tree:
+    """Returns the first device's copy, on the host."""
     return jax.tree.map(lambda x: np.asarray(x[0]), jax.device_get(tree))
 
 
-def shard(batch: Any, devices: list[jax.Device]) -> Any:
+def shard(batch: _Tree, devices: list[jax.Device]) -> _Tree:
     """Splits this process's part of a batch, [B, …], into [its devices, B / their number, …]."""
     n = _local(devices)
     return jax.tree.map(lambda x: x.reshape(n, x.shape[0] // n, *x.shape[1:]), batch)
@@ -113,44 +117,42 @@ def _local(devices: Iterable[jax.Device]) -> int:
 
 
 def parallel_step(
-    step: Callable[..., tuple[Any, Any]], devices: list[jax.Device]
-) -> Callable[..., tuple[Any, Any]]:
+    step: Callable[[_State, _Batch, _Constants], tuple[_State, _Tree]], devices: list[jax.Device]
+) -> Callable[[_State, _Batch, _Constants], tuple[_State, _Tree]]:
     """Maps `step(state, batch, constants)` over devices.
 
-    `state` and `constants` are as from `replicate`, `batch` as from `shard`; the state is donated.
-    The step itself averages over `AXIS` what must agree.
+    `state` and `constants` come from `replicate`, `batch` from `shard`; the state is donated. The
+    step averages gradients and metrics over `AXIS` itself.
     """
     return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=(0,))
 
 
 def parallel_function(
-    function: Callable[[Any, Any], Any], devices: list[jax.Device]
-) -> Callable[[Any, Any], Any]:
-    """Maps `function(batch, constants)` over devices: `constants` as from `replicate`."""
+    function: Callable[[_Batch, _Constants], _Tree], devices: list[jax.Device]
+) -> Callable[[_Batch, _Constants], _Tree]:
+    """Maps `function(batch, constants)` over devices; `constants` come from `replicate`."""
     return jax.pmap(function, axis_name=AXIS, devices=devices)
 
 
 def make_sums(
-    function: Callable[[Any, Any], dict[str, jax.Array]],
+    function: Callable[[_Constants, _Batch], dict[str, jax.Array]],
     devices: list[jax.Device] | None = None,
-) -> Callable[[Any, Iterable[Any]], dict[str, np.ndarray]]:
-    """Maps a function over devices and sums what it says of every example.
+) -> Callable[[_Constants, Iterable[_Batch]], dict[str, np.ndarray]]:
+    """Maps a function over devices and sums its values over examples.
 
-    Batches may have any length: what fills the devices up beside them doesn't count, nor does an
-    example for which a batch's own `mask` is False.
+    Batches may have any length: they are padded, and padding doesn't count.
 
     Args:
-      function: pure, (variables, batch) → {name: [B, …]}, one entry for each example of the batch.
+      function: pure, (variables, batch) → {name: [B, …]}, one entry for each example.
       devices: of this process; default: all of them.
 
     Returns:
-      (variables, batches) → {name: sum over all examples, float64 […]}, and under "examples" their
-      number. Batches are trees of arrays [B, …]; one program serves all that are no longer than
-      the first.
+      (variables, batches) → {name: sum over all examples, float64 […]}, and "examples", their
+      number. Batches are trees of arrays [B, …]; those no longer than the first share a program.
     """
     devices = devices or jax.local_devices()
 
-    def weighted(variables: Any, batch: Any, counts: jax.Array) -> dict[str, jax.Array]:
+    def weighted(variables: _Constants, batch: _Batch, counts: jax.Array) -> dict[str, jax.Array]:
         values = {**function(variables, batch), "examples": counts}
 
         def total(x: jax.Array) -> jax.Array:
@@ -163,7 +165,7 @@ def make_sums(
 
     program = jax.pmap(weighted, axis_name=AXIS, devices=devices)
 
-    def sums(variables: Any, batches: Iterable[Any]) -> dict[str, np.ndarray]:
+    def sums(variables: _Constants, batches: Iterable[_Batch]) -> dict[str, np.ndarray]:
         variables = replicate(variables, devices)
         totals: dict[str, np.ndarray] = {}
         size, pending = 0, None
@@ -171,8 +173,6 @@ def make_sums(
             count = len(jax.tree.leaves(batch)[0])
             size = max(size, -(-count // len(devices)) * len(devices))
             counts = np.arange(size) < count
-            if isinstance(batch, dict) and "mask" in batch:
-                counts[:count] &= batch["mask"]
             filled = jax.tree.map(functools.partial(_fill_up, size=size), batch)
             result = program(variables, shard(filled, devices), shard(counts, devices))
             if pending is not None:  # read while the devices are busy with the next
@@ -190,6 +190,6 @@ def _fill_up(array: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([array, fill]) if len(fill) else np.asarray(array)
 
 
-def _add(totals: dict[str, np.ndarray], sums: Any) -> None:
+def _add(totals: dict[str, np.ndarray], sums: dict[str, np.ndarray]) -> None:
     for name, value in unreplicate(sums).items():
         totals[name] = totals.get(name, 0) + value.astype(np.float64)

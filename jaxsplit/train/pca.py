@@ -1,10 +1,9 @@
-"""Units that begin as the principal components of the features, in place of random ones.
+"""PCA (KLT) initialisation of units under a Fisher-information metric.
 
-A unit whose stages are linear can be the transform that a codec of old would use: each patch of the
-features in the basis of its principal components, rounded with one step. What is principal, the
-loss says: near the cut it is a square of the error (`sensitivity.loss_metric`), and components and
-step are those that are best by it. So the unit already sends what the network's answers need, and
-nothing of it is learned from more than the moments of the features and of their gradients.
+A unit with linear stages can be a classic transform coder: patches of the features in their PCA
+basis, rounded with one step. Near the original features the loss is a quadratic form of the error,
+see `loss_metric`; basis and step are optimal under it. They depend on the second moments of
+features and gradients only.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsplit import networks
 from jaxsplit.entropy import factorized
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Backbone
@@ -25,16 +25,18 @@ from jaxsplit.split import Split
 from jaxsplit.train.groups import Group
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.records import CurveState
-from jaxsplit.units import BottleneckSpec, UnitSpec
+from jaxsplit.units import BottleneckSpec, UnitSpec, Variables
+from jaxsplit.units.layers import EPSILON
 
-_EPSILON = 1e-5  # of the unit's batch normalisation
-_FINEST = 1e-3  # least step, beside the features' root mean square
-_FLATTEST = 1e-6  # least eigenvalue of a metric, beside their mean
+_FINEST = 1e-3  # smallest step, relative to the features' root mean square
+_FLATTEST = 1e-6  # smallest eigenvalue of a metric, relative to their mean
 _LOGISTIC_STD = math.pi / math.sqrt(3)  # of a logistic density of scale 1
+_BATCH = 32
+_DRAWS = 2  # of targets, for each image
 
 
 def check_principal(spec: UnitSpec) -> BottleneckSpec:
-    """Refuses a unit that can't begin as principal components.
+    """Checks that a unit can start from principal components.
 
     Args:
       spec: of a rate.
@@ -44,7 +46,7 @@ def check_principal(spec: UnitSpec) -> BottleneckSpec:
 
     Raises:
       ConfigError: it is no `BottleneckSpec`, patches overlap or leave gaps, a stage is not linear,
-        or the depthwise filters are fewer or more than a patch has positions.
+        or a patch has not as many positions as there are depthwise filters.
     """
     if not isinstance(spec, BottleneckSpec):
         raise ConfigError(f"start='principal' is for a BottleneckSpec; got {spec}")
@@ -53,23 +55,24 @@ def check_principal(spec: UnitSpec) -> BottleneckSpec:
     linear = spec.activation == spec.latent_activation == "none"
     if sides != (k, k, 0, k, 0, k * k) or spec.decoder_filters != k * k or not linear:
         raise ConfigError(
-            "a unit begins with principal components where stride and kernels are equal, paddings "
-            "0, multipliers the kernel's square, activation and latent_activation none; got "
+            "start='principal' needs a unit whose stride and kernels are equal, paddings 0, "
+            "multipliers the kernel's square, activation and latent_activation none; got "
             f"{spec}"
         )
     return spec
 
 
 def best_step(lmbda: float, price: float, scale: float) -> float:
-    """The quantisation step at which another bit is worth what it costs, in the features' unit.
+    """Computes the optimal quantisation step for a rate weight, in the features' unit.
 
-    A step Δ errs by Δ²/12 in every coefficient, and half of it costs a bit more: the slopes of
-    price · squared error and of lambda · bits meet where Δ² = 6 · lambda / (price · ln 2).
+    A step Δ has the squared error Δ²/12 a coefficient, and half of it costs one bit more: the
+    slopes of price · squared error and of lambda · bits are equal at Δ² = 6 · lambda / (price ·
+    ln 2).
 
     Args:
-      lmbda: distortion per bit.
+      lmbda: rate weight, distortion per bit.
       price: distortion per squared error of a coefficient, positive.
-      scale: mean square of the features, of which a step is at least a small part.
+      scale: mean square of the features, which bounds the step from below.
 
     Source: Gish and Pierce 1968, Asymptotically efficient quantizing.
     """
@@ -82,22 +85,22 @@ def principal_unit(
     step: float,
     key: jax.Array,
     metric: np.ndarray | None = None,
-) -> Any:
-    """A unit that transforms patches to their principal components and rounds with one step.
+) -> Variables:
+    """Returns a unit that maps patches to their principal components and rounds with one step.
 
     Args:
-      split: the cut, with a spec of which `check_principal` has nothing to say.
-      features: float [N, H, W, Cin], some of the training's.
+      split: the cut, with a spec that passes `check_principal`.
+      features: float [N, H, W, Cin], a sample of the training's.
       step: in the features' unit.
-      key: of the prior's beginning.
-      metric: [n, n], positive definite: by what an error is measured, as of
-        `sensitivity.loss_metric`; it is divided by its mean eigenvalue. None: by its square.
+      key: of the prior's initialisation.
+      metric: of errors, positive definite [n, n], see `loss_metric`; it is divided by its mean
+        eigenvalue. None: the identity.
 
     Returns:
       {"params", "batch_stats"}; latents are centred, in steps, the largest variance first.
 
     Raises:
-      ConfigError: as of `check_principal`, or there are more channels than components.
+      ConfigError: see `check_principal`, or there are more channels than components.
     """
     spec = check_principal(split.spec)
     k, channels = spec.kernel, spec.channels
@@ -111,13 +114,13 @@ def principal_unit(
     values, vectors = values[::-1][:channels], vectors[:, ::-1][:, :channels]
     variances = np.maximum(values, 0)
     basis, back = root @ vectors, np.linalg.solve(root, vectors)
-    # Whole pixels of a patch as filters: pixel (i, j) is filter i · k + j.
+    # Filter i · k + j selects pixel (i, j) of a patch.
     pixels = np.tile(np.eye(k * k).reshape(k, k, 1, k * k), (1, 1, split.shape[-1], 1))
     gain = spec.step / step
-    # Normalisation takes the gain, so that kernels have the size that they have when they are
-    # random: an optimizer's steps don't know what is small.
+    # Normalisation takes the gain: kernels keep the magnitude of random ones, which suits Adam's
+    # steps.
     inner = 1.0 if spec.batch_norm else gain
-    kept = ((back * variances) * back).sum(axis=1)  # variance of what the components keep
+    kept = ((back * variances) * back).sum(axis=1)  # variance of the reconstruction
     per_channel = mean.reshape(-1, k * k)
     spread = kept.reshape(-1, k * k).mean(axis=1) + per_channel.var(axis=1)
     decoded = per_channel.mean(axis=1)
@@ -145,25 +148,25 @@ def principal_unit(
 
 
 def _centred(prior: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The prior with its medians at zero: where units round is what their priors say."""
+    """The prior with medians of 0, so that the best offsets are 0."""
     channels, last = len(prior["bias_0"]), f"bias_{sum(name[:5] == 'bias_' for name in prior) - 1}"
     off = factorized.cumulative_logits(prior, jnp.zeros((1, channels)))
     return {**prior, last: prior[last] - off.reshape(channels, 1)}
 
 
 def _root(metric: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a positive definite matrix."""
+    """Symmetric square root of a positive definite matrix."""
     values, vectors = np.linalg.eigh(metric)
     return (vectors * np.sqrt(np.maximum(values, _FLATTEST))) @ vectors.T
 
 
 class _Norm(NamedTuple):
-    """What a normalisation gets, and what it makes of it.
+    """Moments before and after a normalisation.
 
     Attributes:
-      mean, variance: of each channel of what comes.
-      after: the mean of what leaves.
-      gain: its spread, beside that of what comes.
+      mean, variance: of each channel of its input.
+      after: mean of its output.
+      gain: standard deviation of its output, relative to its input.
     """
 
     mean: np.ndarray
@@ -172,10 +175,10 @@ class _Norm(NamedTuple):
     gain: float = 1.0
 
 
-def _variables(layers: dict[str, Any], prior: Any, batch_norm: bool) -> Any:
+def _variables(layers: Variables, prior: Variables, batch_norm: bool) -> Variables:
     """Layers, with a `_Norm` behind each convolution, as a unit's variables."""
-    params: dict[str, Any] = {"prior": prior}
-    stats: dict[str, Any] = {}
+    params: Variables = {"prior": prior}
+    stats: Variables = {}
     for part, tree in layers.items():
         params[part], stats[part] = {}, {}
         for name, value in tree.items():
@@ -184,7 +187,7 @@ def _variables(layers: dict[str, Any], prior: Any, batch_norm: bool) -> Any:
             elif not batch_norm:
                 params[part][name] = {"bias": value.after - value.gain * value.mean}
             else:
-                scale = np.sqrt(value.variance + _EPSILON) * value.gain
+                scale = np.sqrt(value.variance + EPSILON) * value.gain
                 params[part][name] = {"bias": value.after, "scale": scale}
                 stats[part][name] = {"mean": value.mean, "var": value.variance}
     tree = {"params": params} | ({"batch_stats": stats} if batch_norm else {})
@@ -201,21 +204,21 @@ def with_principal_units(
     scale: float,
     seed: int,
 ) -> CurveState:
-    """The state with units that begin with principal components, each with its lambda's step.
+    """Returns the state with units from `principal_unit`, each with its lambda's step.
 
     Args:
       groups: the rates.
       state: at step 0.
-      features: as of `principal_unit`.
+      features: as in `principal_unit`.
       backbone: the frozen network.
-      distortion: by which an error is measured.
+      distortion: whose metric is used.
       scale: mean square of the features.
-      seed: of the priors and of `sensitivity.loss_metric`.
+      seed: of the priors and of `loss_metric`.
 
     Raises:
-      ConfigError: as of `principal_unit`.
+      ConfigError: see `principal_unit`.
     """
-    begun, key = [], jax.random.key(seed)
+    states, key = [], jax.random.key(seed)
     for group, old in zip(groups, state.groups, strict=True):
         stride = check_principal(group.split.spec).stride
         metric = loss_metric(group.split, stride, backbone, features, distortion, scale, key)
@@ -227,15 +230,11 @@ def with_principal_units(
         units = jax.tree.map(lambda *leaves: jnp.stack(leaves), *units)
         new = dataclasses.replace(
             old,
-            params={**old.params, **units["params"]},  # beside blocks of the network that learn
+            params={**old.params, **units["params"]},  # keeps blocks of the network
             batch_stats=units.get("batch_stats", {}),
         )
-        begun.append(dataclasses.replace(new, ema=new.variables) if old.ema else new)
-    return CurveState(tuple(begun))
-
-
-_BATCH = 32
-_DRAWS = 2  # answers for each image
+        states.append(dataclasses.replace(new, ema=new.variables) if old.ema else new)
+    return CurveState(tuple(states))
 
 
 def loss_metric(
@@ -247,28 +246,27 @@ def loss_metric(
     scale: float,
     key: jax.Array,
 ) -> np.ndarray:
-    """M of the loss eᵀ M e that an error e of one patch of the features brings.
+    """Computes the matrix M of the loss eᵀ M e that an error e of one patch of features causes.
 
-    The features' own error is a square everywhere. Distillation and labels are flat where the
-    features are right, and bend by the Fisher information: the mean outer product of the gradient
-    of an answer's log-probability, of answers drawn as the network gives them. What the errors of
-    two patches do together is left out.
+    The feature error is quadratic. Distillation and the task's loss have a zero gradient at the
+    original features and the Fisher information as curvature: the mean outer product of gradients
+    of the log-likelihood of targets drawn from the network's outputs. Terms between two patches
+    are left out.
 
     Args:
       split: the cut.
-      stride: side of a patch: what one position of the latent is made of.
+      stride: side of a patch, the input of one position of the latent.
       backbone: the frozen network.
-      features: float [N, H, W, Cin], some of the training's.
+      features: float [N, H, W, Cin], a sample of the training's.
       distortion: the weights of the loss.
       scale: mean square of the features.
-      key: of the answers that are drawn.
+      key: of the drawn targets.
 
     Returns:
-      Symmetric float64 [n, n] with n = Cin · stride²; an element of a patch is numbered by
-      channel, row and column.
+      Symmetric float64 [n, n] with n = Cin · stride²; elements of a patch are ordered by channel,
+      row and column.
 
-    Source: Martens 2020, New insights and perspectives on the natural gradient method, for the
-    Fisher information as the curvature of the answers.
+    Source: Martens 2020, New insights and perspectives on the natural gradient method.
     """
     inputs = split.shape[-1] * stride**2
     metric = np.eye(inputs) * distortion.features / (np.prod(split.shape) * scale)
@@ -290,15 +288,15 @@ def _fisher(
     temperature: float,
     key: jax.Array,
 ) -> np.ndarray:
-    """The mean outer product of a patch's gradients, of answers at a temperature: [n, n]."""
+    """Mean outer product of a patch's gradients, for targets drawn at a temperature: [n, n]."""
     inputs = split.shape[-1] * k * k
 
     @jax.jit
-    def slopes(variables: jax.Array, x: jax.Array, key: jax.Array) -> jax.Array:
+    def slopes(variables: networks.Variables, x: jax.Array, key: jax.Array) -> jax.Array:
         def drawn(x: jax.Array) -> jax.Array:
             outputs = split.tail(variables, x)
             likelihood = split.task.sampled_log_likelihood(outputs, key, temperature)
-            # Distillation has a factor of the temperature's square: this is its root.
+            # The square root of distillation's factor, the squared temperature.
             return temperature * likelihood.sum()
 
         return jax.grad(drawn)(x)
@@ -315,7 +313,7 @@ def _fisher(
 
 
 def patches(features: np.ndarray, size: int) -> np.ndarray:
-    """Features [N, H, W, C] → [N, H // size, W // size, C · size²], by channel, row and column.
+    """Reorders features [N, H, W, C] to [N, H // size, W // size, C · size²], channels first.
 
     >>> patches(np.arange(8).reshape(1, 2, 2, 2), 2).tolist()
     [[[[0, 2, 4, 6, 1, 3, 5, 7]]]]

@@ -1,4 +1,4 @@
-"""Training a family from plain arguments: what a notebook asks for."""
+"""Trains a family from plain arguments, for notebooks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _FEATURES = Distortion(distillation=0.0, features=10.0)
 
 
 def default_phases(steps: int, distortion: DistortionLoss | None = None) -> tuple[Phase, ...]:
-    """Features at the cut for a tenth of the steps, then noise and rounding in equal parts.
+    """Returns phases: feature error for a tenth of the steps, then noise, then rounding.
 
     Args:
       steps: of all phases together.
-      distortion: of the last two; default: distillation from the uncut network.
+      distortion: of the last two; default: distillation from the unsplit network.
 
     >>> [(phase.steps, phase.quantization) for phase in default_phases(1000)]
     [(100, 'noise'), (450, 'noise'), (450, 'round')]
@@ -64,9 +64,9 @@ def train_family(
     """Trains all rates of one cut in one run.
 
     Args:
-      backbone: the frozen network, as of `load_backbone`.
+      backbone: the frozen network, such as from `load_backbone`.
       cut: one of its endpoints.
-      lambdas: of each rate, by its name: what a bit costs in distortion. Smaller means more bits.
+      lambdas: rate weight of each rate, by its name; smaller means more bits.
       data: the images, as `--data` takes them.
       channels, stride: of every unit, with 3×3 kernels up to stride 2 and stride×stride ones above.
       spec: the unit, in place of channels and stride: a `BottleneckSpec`, a `jaxsplit.units.Unit`
@@ -77,11 +77,11 @@ def train_family(
       optimizer: of each rate's parameters, in place of Adam with clipping and a schedule.
       steps: length, see `default_phases`.
       phases: the phases of the training, in place of steps and loss.
-      workdir: folder for checkpoints, metrics and cached features; the same call goes on from
-        what is there. None keeps everything in memory.
+      workdir: folder for checkpoints, metrics and cached features; the same call resumes from
+        there. None keeps everything in memory.
       progress: called with step, steps and metrics, such as a `jaxsplit.io.progress.ProgressBar`.
-      tell: told what takes long before it begins.
-      **options: whatever else `CurveConfig` has: batch_size, learning_rate, ema, seed, limit, …
+      tell: log callback.
+      **options: other fields of `CurveConfig`: batch_size, learning_rate, ema, seed, limit, …
 
     Returns:
       The family, ready for `Sender`, `Receiver` and `save`.
@@ -99,14 +99,14 @@ def train_family(
     >>> [(rate.rate_id, rate.spec.channels) for rate in family.rates]
     [('r1', 4), ('r2', 4)]
     """
-    if strange := sorted(set(specs or {}) - set(lambdas)):
-        raise ConfigError(f"specs has {', '.join(strange)}; the rates are {', '.join(lambdas)}")
+    if unknown := sorted(set(specs or {}) - set(lambdas)):
+        raise ConfigError(f"specs has {', '.join(unknown)}; the rates are {', '.join(lambdas)}")
     if spec is None:
         spec = BottleneckSpec.from_stride(channels, stride)
     rates = tuple(Rate(name, lmbda, (specs or {}).get(name)) for name, lmbda in lambdas.items())
     try:
         config = CurveConfig(
-            # A file has no name that others know: its weights are what a checkpoint belongs to.
+            # A backbone from a file has no name; its fingerprint keys the checkpoints.
             backbone=backbone.weights or backbone.fingerprint,
             cut=cut,
             spec=spec,

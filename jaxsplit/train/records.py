@@ -7,15 +7,18 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsplit.networks import Features, Variables
+from jaxsplit.split import Offsets
 from jaxsplit.tasks import Outputs, Targets
+from jaxsplit.train.losses import Scale
 
 
 @flax.struct.dataclass
 class Batch:
-    """Examples of a step, arrays [B, …]; what a batch does not have is None.
+    """Examples of a step, arrays [B, …], or None.
 
     Attributes:
       index: number of each example, int32 [B]: its noise depends on it.
@@ -23,14 +26,14 @@ class Batch:
       images: preprocessed, uint8 [B, h, w, c], where the head runs in the step.
       features: of the frozen head.
       teacher: outputs of the unsplit network.
-      pixels: normalised images, where heads learn.
-      slopes: for each rate the gradient of each image's distortion behind the tail by the
-        reconstruction, where the step runs no tail.
+      pixels: normalised images, where heads are trained.
+      slopes: where the step runs no tail, for each rate the gradient of each image's distortion
+        behind the tail with respect to the reconstruction.
     """
 
-    index: Any
+    index: jax.Array | np.ndarray
     targets: Targets
-    images: Any = None
+    images: Any = None  # of numpy on the host, of jax in a step
     features: Features | None = None
     teacher: Outputs | None = None
     pixels: jax.Array | None = None
@@ -39,10 +42,10 @@ class Batch:
 
 @flax.struct.dataclass
 class RateConstants:
-    """What no step changes, for R rates of one architecture.
+    """Rate weights and noise keys of R rates of one architecture.
 
     Attributes:
-      lmbda: rate weights, float32 [R].
+      lmbda: float32 [R].
       key: random keys of the noise, [R].
     """
 
@@ -52,32 +55,32 @@ class RateConstants:
 
 @flax.struct.dataclass
 class Constants:
-    """What no step changes, for the rates of one architecture.
+    """Constants of a training step of the rates of one architecture.
 
     Attributes:
       backbone: variables of the frozen network, folded.
-      scale: mean square of the features, a number for each array that crosses.
-      rates: lambdas and noise keys.
-      network: variables before any folding, where blocks of the network learn.
+      scale: see `losses.Scale`.
+      rates: rate weights and noise keys.
+      network: variables before any folding, where blocks of the network are trained.
     """
 
     backbone: Variables
-    scale: Any
+    scale: Scale
     rates: RateConstants
     network: Variables | None = None
 
 
 @flax.struct.dataclass
 class CurveConstants:
-    """What no step changes, for all rates of a curve.
+    """Constants of a training step of all rates of a curve.
 
     Attributes:
       backbone, scale, network: as in `Constants`.
-      groups: lambdas and noise keys of every group of rates.
+      groups: rate weights and noise keys of every group of rates.
     """
 
     backbone: Variables
-    scale: Any
+    scale: Scale
     groups: tuple[RateConstants, ...]
     network: Variables | None = None
 
@@ -88,32 +91,32 @@ class CurveConstants:
 
 @flax.struct.dataclass
 class TrainState:
-    """What a training changes; the backbone that a curve is trained behind is never in it.
+    """The state of a training, without the frozen network.
 
     Attributes:
       step: number of finished steps.
       params, batch_stats: of the network or, with a leading axis of rates, of the units.
-      opt_state: the optimiser's.
-      offsets: where the units round, in steps; empty where nothing rounds.
-      ema: the running mean of `variables`; empty where none is kept.
+      opt_state: of the optimizer.
+      offsets: of the units' rounding, in quantisation steps; () where nothing rounds.
+      ema: the running mean of `variables`, or ().
     """
 
     step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: Any
-    offsets: Any = ()
-    ema: Any = ()
+    params: optax.Params
+    batch_stats: Variables
+    opt_state: optax.OptState
+    offsets: Offsets = ()
+    ema: Variables = ()
 
     @classmethod
     def create(
         cls,
-        variables: Any,
+        variables: Variables,
         optimizer: optax.GradientTransformation,
-        offsets: Any = (),
+        offsets: Offsets = (),
         ema: bool = False,
     ) -> TrainState:
-        """State at step 0 of `{"params", "batch_stats"}`."""
+        """Returns the state at step 0 of `{"params", "batch_stats"}`."""
         state = cls(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
@@ -124,19 +127,19 @@ class TrainState:
         return state.replace(ema=state.variables) if ema else state  # type: ignore[attr-defined]
 
     @property
-    def variables(self) -> dict[str, Any]:
+    def variables(self) -> Variables:
         """`{"params", "batch_stats"}`, as a Linen module takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
-    def result(self) -> dict[str, Any]:
-        """What is evaluated and kept: the running mean of `variables` where there is one."""
+    def result(self) -> Variables:
+        """The running mean of `variables` where there is one, else `variables`."""
         return self.ema or self.variables
 
 
 @flax.struct.dataclass
 class CurveState:
-    """The state of rates of several forms: units of one form share a `TrainState`."""
+    """The state of a curve: rates of one architecture share a `TrainState`."""
 
     groups: tuple[TrainState, ...]
 

@@ -1,9 +1,8 @@
-"""What the training of a curve starts with: its optimizer, its state, and what no step changes."""
+"""The optimizer, first state and constants of a curve's training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,13 @@ from jaxsplit.train import optimizer
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.fine_tuning import NETWORK, learning_blocks
 from jaxsplit.train.groups import Group, group_constants, init_groups
+from jaxsplit.train.losses import Scale
 from jaxsplit.train.records import CurveConstants, CurveState
 from jaxsplit.train.step import cast_params
 
 
 def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
-    """What the units of a training learn with, and blocks of the network where they do."""
+    """Returns the optimizer of the units, and of the network's blocks where they are trained."""
     if config.optimizer is not None:
         return config.optimizer
     rates = {"prior": config.prior_rate}
@@ -31,7 +31,7 @@ def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
 def first_state(
     config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group]
 ) -> CurveState:
-    """The state at step 0.
+    """Returns the state at step 0.
 
     Args:
       config: the training.
@@ -43,13 +43,13 @@ def first_state(
 
 
 def make_constants(
-    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group], scale: Any
+    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group], scale: Scale
 ) -> CurveConstants:
     """Returns the constants of `make_curve_step`.
 
     Args:
-      config, backbone, groups: as of `first_state`.
-      scale: of the features, as of `FeatureCache`.
+      config, backbone, groups: as in `first_state`.
+      scale: of the features.
     """
     frozen = jax.tree.map(jnp.asarray, backbone.fold().variables)
     return CurveConstants(

@@ -1,4 +1,4 @@
-"""The training step of a whole curve: every rate's unit learns at once behind one head."""
+"""The training step of the rates of one architecture, all behind one frozen head."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks import Features
+from jaxsplit.networks import Features, Variables
 from jaxsplit.split import Offsets, Split
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.fine_tuning import NETWORK, rate_features, rate_network
@@ -23,6 +24,15 @@ from jaxsplit.units import BottleneckSpec, UnitSpec
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
 BATCHINGS = ("auto", "vmap", "map", "unroll")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+
+#: Metric → means over a batch, scalars or, over the rates, [R].
+StepMetrics = dict[str, jax.Array]
+#: The training step of rates of one architecture.
+Step = Callable[[TrainState, Batch, Constants], tuple[TrainState, StepMetrics]]
+
+_Tree = TypeVar("_Tree")
+# A rate's loss, and its new batch statistics and metrics.
+_Loss = tuple[jax.Array, tuple[Variables, StepMetrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +63,10 @@ class Phase:
 
     Attributes:
       steps: its length.
-      distortion: what is weighed against the bits: a `Distortion` or a callable of your own, see
-        `losses.DistortionLoss`.
-      quantization: what the decoder sees: "noise", or "round" with straight-through gradients,
-        around the offsets that are best for the prior when the phase begins; the family keeps
-        them. The bits are always those of the noisy latent.
+      distortion: a `Distortion` or a callable of your own, see `losses.DistortionLoss`.
+      quantization: of the decoder's input: "noise", or "round" with straight-through gradients,
+        around the offsets that are best for the prior at the beginning of the phase; the family
+        keeps them. The bits are always those of the noisy latent.
 
     >>> Phase(1000, losses.Distortion(), "round").quantization
     'round'
@@ -75,7 +84,7 @@ class Phase:
 
 
 def rate_constants(rates: tuple[Rate, ...], seed: int) -> RateConstants:
-    """Returns lambdas, and noise keys that depend on a rate's name and not on its position."""
+    """Returns rate weights, and noise keys that depend on a rate's name, not on its position."""
     base = jax.random.key(seed)
     keys = [jax.random.fold_in(base, zlib.crc32(rate.rate_id.encode())) for rate in rates]
     lmbda = jnp.asarray([rate.lmbda for rate in rates], jnp.float32)
@@ -88,13 +97,19 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     ema: bool = False,
-    blocks: Any = None,
+    blocks: Variables | None = None,
 ) -> TrainState:
-    """The state of all rates: every leaf but `step` has a leading axis R.
+    """Returns the state of all rates at step 0: every leaf but `step` has a leading axis R.
 
-    All rates start from the same unit, so that a rate trained alone starts where it would in
-    company. With `ema` a running mean of the units is kept beside them. With each unit learn the
-    `blocks` of the network, as of `learning_blocks`.
+    All rates start from the same unit, as each does when trained alone.
+
+    Args:
+      split: the cut with the unit.
+      rates: R rates.
+      optimizer: of each rate.
+      seed: of the unit.
+      ema: keep a running mean of the units.
+      blocks: of the network, trained with each unit, see `learning_blocks`.
     """
     variables = jax.jit(dataclasses.replace(split, axis_name=None).init)(jax.random.key(seed))
     if blocks:
@@ -104,15 +119,15 @@ def init_state(
     return dataclasses.replace(stacked, step=one.step)
 
 
-def over_rates(function: Callable[..., Any], batching: str) -> Callable[..., Any]:
-    """Applies a function of one rate to trees with a leading axis of rates.
+def over_rates(function: Callable[..., _Tree], batching: str) -> Callable[..., _Tree]:
+    """Vectorises a function of one rate over trees with a leading axis of rates.
 
     Args:
       function: of the trees of one rate.
-      batching: "vmap" computes the rates side by side, which shares what they have in common;
-        "map" one after the other, in the memory of one; "unroll" as "map", but written out, for
-        XLA to order as it likes; "auto" is "unroll" on CPUs, where it was measured fastest at
-        every cut that was tried, though it compiles longer, and "vmap" elsewhere.
+      batching: "vmap" computes the rates side by side and shares common work; "map" one after
+        the other, in the memory of one; "unroll" as "map", but without a loop, in an order that
+        XLA chooses; "auto" is "unroll" on CPUs, where it was measured fastest at every cut that
+        was tried, though it compiles longer, and "vmap" elsewhere.
     """
     if batching == "auto":
         batching = "unroll" if jax.default_backend() == "cpu" else "vmap"
@@ -121,7 +136,7 @@ def over_rates(function: Callable[..., Any], batching: str) -> Callable[..., Any
     if batching == "map":
         return lambda *trees: jax.lax.map(lambda one: function(*one), trees)
 
-    def unrolled(*trees: Any) -> Any:
+    def unrolled(*trees: Any) -> _Tree:
         count = len(jax.tree.leaves(trees)[0])
         done = [function(*jax.tree.map(lambda x, i=i: x[i], trees)) for i in range(count)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *done)
@@ -129,7 +144,7 @@ def over_rates(function: Callable[..., Any], batching: str) -> Callable[..., Any
     return unrolled
 
 
-def cast_params(variables: Any, dtype: str) -> Any:
+def cast_params(variables: Variables, dtype: str) -> Variables:
     """Casts parameters to `dtype`: the collection "params", where there are collections.
 
     >>> cast_params({"params": {"w": jnp.zeros(2)}}, "bfloat16")["params"]["w"].dtype.name
@@ -152,33 +167,39 @@ def make_step(
     batching: str = "vmap",
     compute_dtype: str = "float32",
     ema: float = 0.0,
-) -> Callable[[TrainState, Batch, Constants], tuple[TrainState, dict[str, jax.Array]]]:
-    """The training step of rates of one form, to be mapped over `parallel.AXIS`.
+) -> Step:
+    """Returns the training step of rates of one architecture, to be mapped over `parallel.AXIS`.
 
     Args:
       split: the cut, with `axis_name=parallel.AXIS`.
       phase: distortion and quantisation.
       optimizer: applied to each rate by itself.
-      batching: how the rates share the step, as of `over_rates`.
-      compute_dtype: of the unit's and the tail's arithmetic; parameters, the prior, rounding and
-        the loss are float32 whatever it is.
-      ema: how much of its running mean a unit keeps with every step, less at the beginning; 0
-        where the state has none.
+      batching: vectorization over the rates, see `over_rates`.
+      compute_dtype: of the unit's and the tail's arithmetic; parameters, prior, rounding and loss
+        stay float32.
+      ema: decay of the running mean, smaller in the first steps; 0 where the state has none.
 
     Returns:
       step(state, batch, constants) → (state, metrics). The batch has features and teacher, and
-      pixels where heads learn; `constants.rates` are of these rates. Metrics are means over the
-      batch, [R]: loss, bits, distortion, and the task's against the targets.
+      pixels where heads are trained; `constants.rates` are of these rates. Metrics are means over
+      the batch, [R]: loss, bits, distortion, and the task's against the targets.
 
-      Where a batch has slopes, the step runs no tail: it takes the distortion behind the tail for
-      linear, which has the same gradient. The metrics then lack its value.
+      Where a batch has slopes, the step runs no tail: it linearises the distortion behind the
+      tail, which has the same gradient. The metrics then lack its value.
     """
     loss = _make_loss(split, phase, compute_dtype)
 
-    def step(state: TrainState, batch: Batch, constants: Constants) -> tuple[TrainState, Any]:
+    def step(
+        state: TrainState, batch: Batch, constants: Constants
+    ) -> tuple[TrainState, StepMetrics]:
         def one_rate(
-            params: Any, stats: Any, offsets: Offsets, lmbda: jax.Array, key: Any, slopes: Any
-        ) -> Any:
+            params: optax.Params,
+            stats: Variables,
+            offsets: Offsets,
+            lmbda: jax.Array,
+            key: jax.Array,
+            slopes: Features | None,
+        ) -> tuple[_Loss, optax.Updates]:
             key = jax.random.fold_in(key, state.step)
             return jax.value_and_grad(loss, has_aux=True)(
                 params, stats, offsets, lmbda, key, slopes, batch, constants
@@ -198,7 +219,7 @@ def make_step(
             state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
         )
         if ema:
-            # The first steps are far from what the unit becomes: its mean forgets them sooner.
+            # A smaller decay at first: early parameters are far from the final ones.
             keep = jnp.minimum(ema, state.step / (state.step + 10))
             mean = optax.incremental_update(state.variables, state.ema, 1 - keep)
             state = dataclasses.replace(state, ema=mean)
@@ -210,7 +231,7 @@ def make_step(
 def make_reconstruct(
     split: Split, phase: Phase, *, batching: str = "vmap", compute_dtype: str = "float32"
 ) -> Callable[[TrainState, Batch, Constants], tuple[Features, ...]]:
-    """Returns a function that gives what the tail would see in a step of `make_step`.
+    """Returns a function that computes the tail's inputs in a step of `make_step`.
 
     Args:
       split, phase, batching, compute_dtype: as in `make_step`.
@@ -222,7 +243,9 @@ def make_reconstruct(
     forward = _make_forward(split, phase, compute_dtype)
 
     def reconstruct(state: TrainState, batch: Batch, constants: Constants) -> tuple[Features, ...]:
-        def one_rate(params: Any, stats: Any, offsets: Offsets, key: jax.Array) -> Features:
+        def one_rate(
+            params: optax.Params, stats: Variables, offsets: Offsets, key: jax.Array
+        ) -> Features:
             key = jax.random.fold_in(key, state.step)
             return forward(params, stats, offsets, key, batch, constants).reconstruction
 
@@ -236,10 +259,10 @@ def make_reconstruct(
 
 
 class _Forward(NamedTuple):
-    """What one rate makes of a batch.
+    """Intermediate values of one rate's step.
 
     Attributes:
-      seen: features as the tail gets them, in the dtype of the arithmetic.
+      seen: the tail's input, in the dtype of the arithmetic.
       reconstruction: the same in float32.
       bits: float [B].
       stats: new batch statistics.
@@ -249,19 +272,19 @@ class _Forward(NamedTuple):
     seen: Features
     reconstruction: Features
     bits: jax.Array
-    stats: Any
-    network: Any
+    stats: Variables
+    network: Variables
 
 
 def _make_forward(split: Split, phase: Phase, dtype: str) -> Callable[..., _Forward]:
     """(params, batch_stats, offsets, key, batch, constants) of one rate → `_Forward`."""
 
-    def cast(tree: Any, to: Any) -> Any:
+    def cast(tree: _Tree, to: DTypeLike) -> _Tree:
         return jax.tree.map(lambda x: x.astype(to), tree)
 
     def forward(
-        params: Any,
-        batch_stats: Any,
+        params: optax.Params,
+        batch_stats: Variables,
         offsets: Offsets,
         key: jax.Array,
         batch: Batch,
@@ -273,7 +296,7 @@ def _make_forward(split: Split, phase: Phase, dtype: str) -> Callable[..., _Forw
         features = cast(rate_features(split, params, network, batch), dtype)
         latents, stats = split.units.encode_train(unit, features, split.axis_name)
         latents = cast(latents, jnp.float32)
-        # The key knows the example, not the device: n devices draw the noise of one.
+        # Keys depend on the example, not on the device: n devices draw the noise of one.
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch.index)
         noisy = split.add_noise(latents, keys)
         bits = losses.rate(split.bits(exact, noisy))
@@ -290,20 +313,20 @@ def _make_forward(split: Split, phase: Phase, dtype: str) -> Callable[..., _Forw
     return forward
 
 
-def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., tuple[jax.Array, Any]]:
+def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., _Loss]:
     """(params, …, key, slopes, batch, constants) of one rate → its loss, (statistics, metrics)."""
     forward = _make_forward(split, phase, dtype)
 
     def loss(
-        params: Any,
-        batch_stats: Any,
+        params: optax.Params,
+        batch_stats: Variables,
         offsets: Offsets,
         lmbda: jax.Array,
         key: jax.Array,
         slopes: Features | None,
         batch: Batch,
         constants: Constants,
-    ) -> tuple[jax.Array, Any]:
+    ) -> _Loss:
         made = forward(params, batch_stats, offsets, key, batch, constants)
         outputs = None
         if losses.needs_tail(phase.distortion) and slopes is None:
@@ -333,5 +356,5 @@ def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., tuple[ja
 
 
 def _linear(slope: jax.Array, x: jax.Array) -> jax.Array:
-    """A value of 0 whose gradient by x is the slope."""
+    """Zeros whose gradient with respect to x is `slope`."""
     return slope * (x - jax.lax.stop_gradient(x))

@@ -1,9 +1,8 @@
-"""Metrics and estimated bits of rates in training, on images that they do not see."""
+"""Metrics and estimated bits of rates on validation images, during a training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +15,19 @@ from jaxsplit.split import Offsets, Split
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.examples import FeatureCache, ImageBatches
 from jaxsplit.train.groups import Group, in_order
+from jaxsplit.train.metrics import Metrics
 from jaxsplit.train.records import Batch, CurveState
-from jaxsplit.train.step import over_rates
+from jaxsplit.train.step import StepMetrics, over_rates
+from jaxsplit.units import Variables
+
+# The network's variables, and a unit and offsets for each group.
+_Evaluated = tuple[networks.Variables, tuple[tuple[Variables, Offsets], ...]]
 
 
 def evaluation_step(
     groups: Sequence[Group], preprocessing: Preprocessing, batching: str = "vmap"
-) -> Callable[[Any, Batch], dict[str, jax.Array]]:
-    """Returns a function that measures rounded latents: their bits and the task's metrics.
+) -> Callable[[_Evaluated, Batch], StepMetrics]:
+    """Returns a function that measures bits and the task's metrics of rounded latents.
 
     Args:
       groups: the rates.
@@ -36,7 +40,7 @@ def evaluation_step(
       images. No tables are needed: the bits are the prior's.
     """
 
-    def run(variables: Any, batch: Batch) -> dict[str, jax.Array]:
+    def run(variables: _Evaluated, batch: Batch) -> StepMetrics:
         backbone, units = variables
         if batch.images is not None:
             pixels = preprocessing.normalise(batch.images)
@@ -47,7 +51,7 @@ def evaluation_step(
         for group, own in zip(groups, units, strict=True):
             split = group.split
 
-            def one_rate(unit: Any, offsets: Offsets, split: Split = split) -> Any:
+            def one_rate(unit: Variables, offsets: Offsets, split: Split = split) -> StepMetrics:
                 latents = split.round(split.encode(unit, features), offsets)
                 outputs = split.tail(backbone, split.decode(unit, latents))
                 bits = losses.rate(split.bits(unit, latents))
@@ -65,23 +69,23 @@ def evaluation_step(
 def make_evaluate(
     groups: Sequence[Group],
     backbone: networks.Backbone,
-    batches: Callable[[], Any],
+    batches: Callable[[], Iterable[Batch]],
     batching: str = "vmap",
-) -> Callable[[CurveState], dict[str, np.ndarray]]:
+) -> Callable[[CurveState], Metrics]:
     """Returns the mean of `evaluation_step` over all images, mapped over this process's devices.
 
     Args:
-      groups, batching: as of `evaluation_step`.
+      groups, batching: as in `evaluation_step`.
       backbone: the frozen network.
-      batches: called for each evaluation; gives every image once.
+      batches: called for each evaluation; yields every image once.
 
     Returns:
       evaluate(state) → {"bits": [R], metric: [R]}, of the units' running means where there are
-      some, rounded around the state's offsets.
+      some, with the state's offsets.
     """
     sums = parallel.make_sums(evaluation_step(groups, backbone.preprocessing, batching))
 
-    def evaluate(state: CurveState) -> dict[str, np.ndarray]:
+    def evaluate(state: CurveState) -> Metrics:
         units = tuple((group.result, group.offsets) for group in state.groups)
         totals = sums((backbone.variables, units), batches())
         count = totals.pop("examples")

@@ -1,4 +1,4 @@
-"""Bottleneck units: what stands at a cut. The paper's unit, and the interface for others."""
+"""Bottleneck units at a cut: the paper's unit, and the interface for others."""
 
 from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec
 from jaxsplit.units.unit import (

@@ -23,8 +23,7 @@ class Architecture:
       decoder_kernel, decoder_padding: the same for the transposed convolution; default: the
         encoder's.
       multiplier: depthwise filters per feature channel.
-      decoder_multiplier: the same of the decoder, where the server has more to spend; default:
-        the encoder's.
+      decoder_multiplier: the same of the decoder; default: the encoder's.
       step: quantisation step; the latent is divided by it before it is rounded.
       activation: after the depthwise and pointwise convolutions: "relu" or "none".
       latent_activation: on the latent, "none" or "relu" (the published units, latents ≥ 0).
@@ -33,7 +32,7 @@ class Architecture:
       crop: cut the reconstruction to the size of the features.
 
     Raises:
-      ConfigError: a size, step or activation that can't be.
+      ConfigError: an impossible size, step or activation.
 
     >>> Architecture(channels=64, stride=2).latent_size(7, 7)
     (4, 4)
@@ -75,25 +74,25 @@ class Architecture:
             raise ConfigError(f"strides must be at most {_MOST_STRIDE}: {self}")
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the latent.
+        """Computes rows and columns of the latent.
 
         Args:
           height, width: of the features at the cut.
 
         Returns:
-          (h, w); less than 1 where the features are smaller than the kernel.
+          (h, w), less than 1 where the features are smaller than the kernel.
         """
         h, w = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in (height, width))
         return h, w
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the reconstruction.
+        """Computes rows and columns of the reconstruction.
 
         Args:
           height, width: of the features at the cut.
 
         Returns:
-          (H, W): the features' own with `crop`, else what the transposed convolution gives.
+          (H, W): of the features with `crop`, else of the transposed convolution.
         """
         if self.crop:
             return height, width

@@ -18,7 +18,7 @@ from jaxsplit.units.architecture import Architecture
 from jaxsplit.units.layers import EPSILON, Pointwise, depthwise_kernel, norm
 from jaxsplit.units.unit import Shape, Unit, Variables, register
 
-#: Spread of a fresh unit's latents, and of the prior over them, in quantisation steps.
+#: Standard deviation of a fresh unit's latents, and scale of its prior, in quantisation steps.
 INITIAL_LATENT_STD = 1.0
 INITIAL_PRIOR_SCALE = 1.0
 
@@ -60,8 +60,8 @@ class BottleneckSpec(Architecture, Unit):
         return cls(channels, stride, kernel, padding)
 
     @property
-    def form(self) -> dict[str, Any]:
-        """The fields; those of later versions are left out where they say nothing."""
+    def form(self) -> dict[str, object]:
+        """The fields; `decoder_multiplier`, newer than the others, only where it is set."""
         fields = dataclasses.asdict(self)
         if self.decoder_multiplier is None:
             del fields["decoder_multiplier"]
@@ -106,7 +106,7 @@ class BottleneckSpec(Architecture, Unit):
         return prior.apply({"params": variables["params"]["prior"]}, latents)
 
     def has_prior(self, variables: Variables) -> bool:
-        """Returns whether the variables hold a prior: the published units come without one."""
+        """Returns whether the variables hold a prior; the published units have none."""
         return "prior" in variables["params"]
 
     def tables(self, variables: Variables, offsets: np.ndarray) -> CodingTables:
@@ -114,13 +114,13 @@ class BottleneckSpec(Architecture, Unit):
         return entropy.build_tables(variables["params"]["prior"], offsets)
 
     def offsets(self, variables: Variables, channels: int) -> np.ndarray:
-        """Returns where each channel costs the fewest bits; 0 where a ReLU holds latents ≥ 0."""
+        """Returns the offsets that cost the fewest bits; 0 behind a ReLU."""
         if self.latent_activation == "relu":
             return super().offsets(variables, channels)
         return entropy.rounding_offsets(variables["params"]["prior"])
 
-    def variable_shapes(self, shape: Shape) -> Any:
-        """Returns the shapes of encoder and decoder; an untrusted spec is checked untraced."""
+    def variable_shapes(self, shape: Shape) -> Variables:
+        """Returns the shapes of encoder and decoder, without tracing: specs may be untrusted."""
         channels, (kernel, _) = shape[-1], self.decoder_form
         wide, decoded = channels * self.multiplier, channels * self.decoder_filters
         # In the order of the convolutions: depthwise kernel, pointwise kernel, outputs of each.
@@ -137,7 +137,7 @@ class BottleneckSpec(Architecture, Unit):
             ),
         }
 
-        def norms(widths: dict[str, int], *names: str) -> dict[str, Any]:
+        def norms(widths: dict[str, int], *names: str) -> Variables:
             return {norm: {name: (width,) for name in names} for norm, width in widths.items()}
 
         learned = ("scale", "bias") if self.batch_norm else ("bias",)
@@ -155,7 +155,7 @@ class BottleneckSpec(Architecture, Unit):
         return {"params": params, "batch_stats": stats}
 
     def fold(self, variables: Variables) -> tuple[BottleneckSpec, Variables]:
-        """Folds the batch normalisation into the convolutions.
+        """Folds batch normalisation into the convolutions.
 
         Args:
           variables: {"params", "batch_stats"} of a trained unit.
@@ -174,21 +174,18 @@ class BottleneckSpec(Architecture, Unit):
                 norm, moments = layers[f"{conv}_norm"], stats[part][f"{conv}_norm"]
                 scale = norm["scale"] / jnp.sqrt(moments["var"] + EPSILON)
                 bias = norm["bias"] - moments["mean"] * scale
-                kernel = (
-                    layers["pointwise"]["kernel"] if conv == "pointwise" else layers["depthwise"]
-                )
+                kernel = layers[conv]
                 if conv == "pointwise":
-                    folded = kernel * scale[None]
-                    layers["pointwise"] = {"kernel": folded}
+                    layers[conv] = {"kernel": kernel["kernel"] * scale[None]}
                 elif part == "encoder":
-                    layers["depthwise"] = kernel * scale.reshape(1, 1, *kernel.shape[2:])
+                    layers[conv] = kernel * scale.reshape(1, 1, *kernel.shape[2:])
                 else:
-                    layers["depthwise"] = kernel * scale[None, None, :, None]
+                    layers[conv] = kernel * scale[None, None, :, None]
                 layers[f"{conv}_norm"] = {"bias": bias}
         return dataclasses.replace(self, batch_norm=False), {"params": params}
 
     def _module(self, shape: Shape, axis_name: str | None = None) -> Any:
-        """The Linen module; `apply` of flax is typed as anything with or without collections."""
+        # Flax types results of `apply` as with and without collections.
         height, width, channels = shape
         return Bottleneck(self, (height, width, channels), axis_name)
 
@@ -248,7 +245,7 @@ class Bottleneck(nn.Module):
     """Encoder, decoder and prior of one rate; every method takes the same small variables tree.
 
     Attributes:
-      spec: form of the unit.
+      spec: architecture of the unit.
       shape: (H, W, Cin) of the features at the cut.
       axis_name: device axis over which training averages the batch statistics.
 
@@ -265,17 +262,17 @@ class Bottleneck(nn.Module):
     axis_name: str | None = None
 
     def setup(self) -> None:
-        """Flax's: declares the three parts that own the parameters."""
+        """Declares encoder, decoder and prior, which own the parameters."""
         self.encoder = Encoder(self.spec, self.axis_name)
         self.decoder = Decoder(self.spec, self.shape, self.axis_name)
         self.prior = FactorizedPrior(self.spec.channels, init_scale=INITIAL_PRIOR_SCALE)
 
     def __call__(self, features: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Touches every parameter once, for `init`.
+        """Runs encoder, decoder and prior, for `init`.
 
         Args:
           features: float [B, H, W, Cin].
-          train: as of `encode`.
+          train: as in `encode`.
 
         Returns:
           Features float [B, H, W, Cin] and bits float [B, h, w, C], without quantisation.
@@ -284,34 +281,34 @@ class Bottleneck(nn.Module):
         return self.decoder(z, train), self.prior(z)
 
     def encode(self, features: jax.Array, train: bool = False) -> jax.Array:
-        """Features float [B, H, W, Cin] → unquantised latent float [B, h, w, C].
+        """Encodes features float [B, H, W, Cin] to unquantised latents float [B, h, w, C].
 
         Args:
           features: at the cut.
           train: normalise by the batch's moments, and update the running ones.
 
         Returns:
-          The latent in units of the step.
+          The latents in quantisation steps.
         """
         return self.encoder(features, train)
 
     def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
-        """Quantised latent float [B, h, w, C] → features float [B, H, W, Cin].
+        """Decodes latents float [B, h, w, C] to features float [B, H, W, Cin].
 
         Args:
-          z: the latent, in units of the step.
-          train: as of `encode`.
+          z: quantised, in quantisation steps.
+          train: as in `encode`.
 
         Returns:
-          The features as the tail gets them.
+          The tail's input.
         """
         return self.decoder(z, train)
 
     def bits(self, z: jax.Array) -> jax.Array:
-        """What the prior charges for a latent.
+        """Computes the code length of latents under the prior.
 
         Args:
-          z: noisy or rounded, in units of the step, float [B, h, w, C].
+          z: rounded, or with noise, in quantisation steps, float [B, h, w, C].
 
         Returns:
           Bits of each element, float [B, h, w, C].

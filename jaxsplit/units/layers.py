@@ -1,4 +1,4 @@
-"""The layers of a unit: pointwise convolution, normalisation, and a depthwise kernel."""
+"""Layers of a unit: pointwise convolution, normalisation, and a depthwise kernel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pointwise(nn.Module):
 
 
 class Bias(nn.Module):
-    """An addition of one number a channel."""
+    """Adds a number a channel."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -67,7 +67,7 @@ def norm(
     activation: str,
     scale: float = 1.0,
 ) -> jax.Array:
-    """Normalises x, or adds a bias where `module.spec` has no batch_norm; then the activation.
+    """Applies batch normalisation, or a bias where `module.spec` has none, and the activation.
 
     Args:
       module: the caller, with `spec` and `axis_name`.
@@ -101,10 +101,10 @@ def depthwise_kernel(
     Args:
       module: the caller.
       size, channels, multiplier: of the kernel.
-      reach, fan: so many taps a side, of so many inputs each, reach one output.
+      reach, fan: taps a side that reach one output, and inputs of each tap.
 
     Returns:
-      The kernel, drawn for outputs of the inputs' variance.
+      The kernel, initialised to keep the inputs' variance.
     """
     init = nn.initializers.normal((reach * reach * fan) ** -0.5)
     return module.param("depthwise", init, (size, size, channels, multiplier), jnp.float32)

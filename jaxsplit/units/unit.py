@@ -1,4 +1,4 @@
-"""The interface of a bottleneck unit, and the registry by which a stored family finds its own."""
+"""The interface of a bottleneck unit, and the registry of kinds for stored families."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Shape = tuple[int, ...]
 
 
 class Unit(abc.ABC):
-    """An encoder for the device, a decoder for the server, and the bits of what crosses.
+    """An encoder for the device, a decoder for the server, and an entropy model.
 
-    A unit stands at one array of a cut. It is a frozen dataclass, so that it is hashable and its
-    fields are what a family stores; the parameters are arguments. All methods are pure functions of
-    arrays with a leading axis B of images and can be jitted. Latents are in quantisation steps:
-    what is coded is `round(latent - offset)`, with an offset for each channel, the latent's last
-    axis. Six methods are to be written; the others have defaults.
+    A unit codes one array at a cut. It is a frozen dataclass, so it is hashable, and a family
+    stores its fields; parameters are arguments. All methods are pure functions of arrays with a
+    leading axis B of images and can be jitted. Latents are in quantisation steps: the coded symbol
+    is `round(latent - offset)`, with an offset for each channel, the latent's last axis. Six
+    methods are abstract; the others have defaults.
 
     Attributes:
       kind: name under which `register` files the class, and a family stores it.
@@ -66,12 +66,12 @@ class Unit(abc.ABC):
           shape: of one image's features.
 
         Returns:
-          {"params": tree}, float32, with "batch_stats" where there are some.
+          {"params": tree}, float32, and "batch_stats" if there are any.
         """
 
     @abc.abstractmethod
     def encode(self, variables: Variables, features: jax.Array) -> jax.Array:
-        """Runs the device's half.
+        """Runs the encoder, on the device.
 
         Args:
           variables: as from `init`.
@@ -83,7 +83,7 @@ class Unit(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, variables: Variables, latents: jax.Array, shape: Shape) -> jax.Array:
-        """Runs the server's half.
+        """Runs the decoder, on the server.
 
         Args:
           variables: as from `init`.
@@ -142,7 +142,7 @@ class Unit(abc.ABC):
           axis_name: device axis to average batch statistics over; None: one device.
 
         Returns:
-          Latents, and the new "batch_stats" ({} where there are none).
+          Latents, and the new "batch_stats" or {}.
         """
         return self.encode(variables, features), variables.get("batch_stats", {})
 
@@ -182,20 +182,20 @@ class Unit(abc.ABC):
         """
         return True
 
-    def variable_shapes(self, shape: Shape) -> Any:
-        """Returns the shapes of the variables that encoder and decoder need, as a tree of tuples.
+    def variable_shapes(self, shape: Shape) -> Variables | None:
+        """Returns the shapes of encoder and decoder variables, as a tree of tuples.
 
         Args:
           shape: of one image's features.
 
         Returns:
-          The tree; None where it is not known, and a family's arrays are taken as they are.
+          The tree; None: unknown, and a loaded family's arrays are not checked.
         """
         return None
 
     @property
-    def form(self) -> dict[str, Any]:
-        """The unit's fields and kind, as a family stores them: plain values, ready for JSON."""
+    def form(self) -> dict[str, object]:
+        """The unit's kind and fields for a stored family, ready for JSON."""
         assert dataclasses.is_dataclass(self)
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
@@ -206,19 +206,18 @@ _PER_TENSOR = "per_tensor"
 
 
 def register(unit: _U) -> _U:
-    """Files a class of units under its `kind`, so that families of it can be saved and loaded.
+    """Registers a class of units under its `kind`, so that families of it can be saved and loaded.
 
-    Nothing in a family's files is executed: a family of own units loads where the module that
-    defines them has been imported.
+    Families contain no code: import the module that defines the class before loading one.
 
     Args:
-      unit: a frozen dataclass derived from `Unit`, with fields that JSON can say.
+      unit: a frozen dataclass derived from `Unit`, with fields for JSON.
 
     Returns:
       The class.
 
     Raises:
-      ConfigError: it has no kind, or another class has the same one.
+      ConfigError: it has no kind, or another class has it.
 
     >>> from jaxsplit import units
     >>> units.from_form(units.BottleneckSpec(channels=8).form).channels
@@ -227,24 +226,11 @@ def register(unit: _U) -> _U:
     kind = getattr(unit, "kind", None)
     if not isinstance(kind, str) or not kind or not dataclasses.is_dataclass(unit):
         raise ConfigError(f"{unit.__name__} needs a class attribute `kind` and to be a dataclass")
-    # A notebook's cell that runs again defines its class again.
+    # A notebook's cell that is run again defines its class again.
     if (other := _KINDS.get(kind)) and other.__qualname__ != unit.__qualname__:
         raise ConfigError(f"the kind {kind!r} of {unit.__name__} is taken by {other.__name__}")
     _KINDS[kind] = unit
     return unit
-
-
-def check_registered(unit: Unit) -> None:
-    """Refuses a unit that a family could not be loaded with.
-
-    Raises:
-      ConfigError: its class was not registered.
-    """
-    if _KINDS.get(unit.kind) is not type(unit):
-        raise ConfigError(
-            f"{type(unit).__name__} is not registered: decorate the class with "
-            "jaxsplit.units.register, so that a stored family finds it"
-        )
 
 
 def from_form(form: Mapping[str, Any]) -> Unit:
@@ -257,7 +243,7 @@ def from_form(form: Mapping[str, Any]) -> Unit:
       The unit.
 
     Raises:
-      ConfigError: nobody registered the kind, or a field has an impossible value.
+      ConfigError: the kind is not registered, or a field has an impossible value.
       TypeError: a field is missing or unknown.
     """
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in form.items() if k != "kind"}
@@ -300,8 +286,8 @@ class PerTensor:
         raise ConfigError(f"{name!r} crosses the cut and has no unit; there are units for {names}")
 
     @property
-    def form(self) -> dict[str, Any]:
-        """Kind and the forms of the units, as a family stores them."""
+    def form(self) -> dict[str, object]:
+        """Kind and units for a stored family, ready for JSON."""
         return {"kind": _PER_TENSOR, "units": {name: unit.form for name, unit in self.units}}
 
 
@@ -332,27 +318,30 @@ def per_tensor(units: Mapping[str, Unit]) -> PerTensor:
 
 
 def check_stored(spec: UnitSpec) -> None:
-    """Refuses units that a family could not be loaded with; see `check_registered`.
+    """Checks that a family of these units could be loaded again.
+
+    Args:
+      spec: its units.
 
     Raises:
-      ConfigError: a class was not registered.
+      ConfigError: a class is not registered.
     """
     for unit in [unit for _, unit in spec.units] if isinstance(spec, PerTensor) else [spec]:
-        check_registered(unit)
+        if _KINDS.get(unit.kind) is not type(unit):
+            raise ConfigError(
+                f"{type(unit).__name__} is not registered: decorate the class with "
+                "jaxsplit.units.register, so that a stored family finds it"
+            )
 
 
 def spec_from_form(form: Mapping[str, Any]) -> UnitSpec:
-    """Rebuilds what `form` of a unit or of a `PerTensor` says.
+    """Rebuilds a unit or a `PerTensor` from its `form`; see `from_form`.
 
     Args:
-      form: as a family stores it.
+      form: of the unit or units.
 
     Returns:
       The unit or units.
-
-    Raises:
-      ConfigError: nobody registered a kind, or a field has an impossible value.
-      TypeError: a field is missing or unknown.
     """
     if form.get("kind") != _PER_TENSOR:
         return from_form(form)

@@ -1,11 +1,11 @@
-"""Units for all arrays that cross a cut: one unit for each, coded into one frame."""
+"""Units of all arrays that cross a cut, coded into one frame."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,15 @@ import numpy as np
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.entropy import join_tables
 from jaxsplit.errors import ConfigError
+from jaxsplit.networks import Features
 from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables
+
+#: Encoded features: an array, or a tree like the features'.
+Latents = Any
+#: Rounding offsets: float [C] for each array, in the same tree.
+Offsets = Any
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +30,9 @@ class Tensor:
     """One array that crosses the cut.
 
     Attributes:
-      name: of the array in what the head gives; "" where that is one bare array.
+      name: of the array in the features' tree; "" where they are one bare array.
       shape: of one image's features.
-      unit: what codes it.
+      unit: that codes it.
     """
 
     name: str
@@ -41,9 +49,9 @@ class Tensor:
 class UnitTree:
     """The units of a cut, as functions of trees with an array for each unit.
 
-    Features, latents and offsets are trees alike; a bare array is the simplest. `unit` is
+    Features, latents and offsets have the same tree; a bare array is the simplest. `unit` is
     {"params", "batch_stats"} of one rate; where several arrays cross, each collection has an entry
-    for each array's name.
+    for each array's name. For arguments of methods see `Split` and `Unit`.
 
     Attributes:
       tensors: the arrays that cross, in the tree's order.
@@ -54,7 +62,7 @@ class UnitTree:
     structure: jax.tree_util.PyTreeDef
 
     @classmethod
-    def at(cls, features: Any, spec: UnitSpec) -> UnitTree:
+    def at(cls, features: Features, spec: UnitSpec) -> UnitTree:
         """Returns the units for features.
 
         Args:
@@ -95,8 +103,8 @@ class UnitTree:
     def latent_shape(self) -> tuple[int, int, int]:
         """(h, w, C) of the symbols of one image's frame.
 
-        One latent of three axes has its own shape, one of other axes (1, n, C). Several are coded
-        as one latent of (1, 1, n).
+        One latent of three axes keeps its shape; one of other axes is coded as (1, n, C), several
+        as one of (1, 1, n).
         """
         if len(self.tensors) > 1:
             return (1, 1, sum(math.prod(tensor.latent_shape) for tensor in self.tensors))
@@ -104,21 +112,14 @@ class UnitTree:
         height, width = positions if len(positions) == 2 else (1, math.prod(positions))
         return (height, width, channels)
 
-    def features(self, batch: int) -> Any:
+    def features(self, batch: int) -> Features:
         """Returns the features of a batch as `jax.ShapeDtypeStruct`s, float32 [batch, …]."""
         return self._tree(
             [jax.ShapeDtypeStruct((batch, *one.shape), jnp.float32) for one in self.tensors]
         )
 
     def init(self, key: jax.Array) -> Variables:
-        """Returns fresh variables of the units.
-
-        Args:
-          key: a jax random key.
-
-        Returns:
-          {"params", "batch_stats"}, float32.
-        """
+        """Returns fresh variables of the units."""
         if len(self.tensors) == 1:
             return self.tensors[0].unit.init(key, self.tensors[0].shape)
         keys = jax.random.split(key, len(self.tensors))
@@ -128,66 +129,46 @@ class UnitTree:
         ]
         return self._joined(found)
 
-    def encode(self, unit: Variables, features: Any) -> Any:
-        """Runs the encoders, on the device.
+    def encode(self, unit: Variables, features: Features) -> Latents:
+        """Runs the encoders."""
+        return self._tree(self._each(lambda own, one, x: one.unit.encode(own, x), unit, features))
 
-        Args:
-          unit: variables of one rate.
-          features: arrays [B, …].
-
-        Returns:
-          Latents in quantisation steps, not yet rounded.
-        """
-        return self._each(lambda own, one, x: one.unit.encode(own, x), unit, features)
-
-    def decode(self, unit: Variables, latents: Any) -> Any:
-        """Runs the decoders, on the server.
-
-        Args:
-          unit: variables of one rate.
-          latents: rounded, or with noise.
-
-        Returns:
-          Features for `tail`.
-        """
-        return self._each(lambda own, one, z: one.unit.decode(own, z, one.shape), unit, latents)
+    def decode(self, unit: Variables, latents: Latents) -> Features:
+        """Runs the decoders."""
+        return self._tree(
+            self._each(lambda own, one, z: one.unit.decode(own, z, one.shape), unit, latents)
+        )
 
     def encode_train(
-        self, unit: Variables, features: Any, axis_name: str | None
-    ) -> tuple[Any, Variables]:
+        self, unit: Variables, features: Features, axis_name: str | None
+    ) -> tuple[Latents, Variables]:
         """Runs `encode` in a training step; see `Unit.encode_train`."""
-        return self._each_train(
-            lambda own, one, x: one.unit.encode_train(own, x, axis_name), unit, features
+        return self._trained(
+            self._each(lambda own, one, x: one.unit.encode_train(own, x, axis_name), unit, features)
         )
 
     def decode_train(
-        self, unit: Variables, latents: Any, axis_name: str | None
-    ) -> tuple[Any, Variables]:
+        self, unit: Variables, latents: Latents, axis_name: str | None
+    ) -> tuple[Features, Variables]:
         """Runs `decode` in a training step; see `Unit.encode_train`."""
-        return self._each_train(
-            lambda own, one, z: one.unit.decode_train(own, z, one.shape, axis_name),
-            unit,
-            latents,
+        return self._trained(
+            self._each(
+                lambda own, one, z: one.unit.decode_train(own, z, one.shape, axis_name),
+                unit,
+                latents,
+            )
         )
 
-    def bits(self, unit: Variables, latents: Any) -> Any:
-        """Returns the code length of every element under the priors.
-
-        Args:
-          unit: variables of one rate.
-          latents: rounded, or with noise.
-
-        Returns:
-          Bits, arrays like the latents.
-        """
-        return self._each(lambda own, one, z: one.unit.bits(own, z), unit, latents)
+    def bits(self, unit: Variables, latents: Latents) -> Latents:
+        """Returns the code length of every element under the priors."""
+        return self._tree(self._each(lambda own, one, z: one.unit.bits(own, z), unit, latents))
 
     def has_prior(self, unit: Variables) -> bool:
-        """Returns whether `bits` can be computed: an imported unit may come without its prior."""
+        """Returns whether `bits` can be computed, see `Unit.has_prior`."""
         return all(tensor.unit.has_prior(self._own(unit, tensor.name)) for tensor in self.tensors)
 
-    def separate(self, symbols: Any) -> Any:
-        """Returns the symbols [B, *latent_shape] of a frame as those of each array's latent."""
+    def separate(self, symbols: jax.Array | np.ndarray) -> Latents:
+        """Splits symbols [B, *latent_shape] of frames into a tree of each array's."""
         if len(self.tensors) == 1:
             return self._tree([symbols.reshape(-1, *self.tensors[0].latent_shape)])
         parts, begin = [], 0
@@ -198,11 +179,11 @@ class UnitTree:
             begin = end
         return self._tree(parts)
 
-    def zero_offsets(self) -> Any:
+    def zero_offsets(self) -> Offsets:
         """Returns offsets of 0, float32 [C] for each array."""
         return self._tree([jnp.zeros(tensor.latent_shape[-1]) for tensor in self.tensors])
 
-    def best_offsets(self, unit: Variables) -> Any:
+    def best_offsets(self, unit: Variables) -> Offsets:
         """Returns the offsets that cost the fewest bits under the prior, see `Unit.offsets`."""
         return self._tree(
             [
@@ -211,14 +192,14 @@ class UnitTree:
             ]
         )
 
-    def stored_offsets(self, tables: CodingTables) -> Any:
-        """Returns the offsets that tables carry, as a tree of each array's [C]."""
+    def stored_offsets(self, tables: CodingTables) -> Offsets:
+        """Returns the offsets in tables, as a tree of each array's [C]."""
         if len(self.tensors) == 1:
             return self._tree([tables.offsets])
         offsets = self.separate(tables.offsets[None, None, None])
         return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[0], offsets)
 
-    def tables(self, unit: Variables, offsets: Any) -> CodingTables:
+    def tables(self, unit: Variables, offsets: Offsets) -> CodingTables:
         """Freezes the priors into the integer tables of a frame.
 
         Args:
@@ -226,7 +207,7 @@ class UnitTree:
           offsets: of each array [C].
 
         Returns:
-          The tables; those of several arrays are one, see `entropy.join_tables`.
+          One set of tables, see `entropy.join_tables`.
         """
         found = [
             tensor.unit.tables(self._own(unit, tensor.name), np.asarray(offset, np.float32))
@@ -235,7 +216,7 @@ class UnitTree:
         return self.join_tables(found)
 
     def join_tables(self, tables: list[CodingTables]) -> CodingTables:
-        """Returns one set of tables for a frame, of each array's own in the tree's order."""
+        """Joins each array's tables, in the tree's order, into one set for a frame."""
         if len(tables) == 1:
             return tables[0]
         return join_tables(
@@ -243,7 +224,7 @@ class UnitTree:
         )
 
     def fold(self, unit: Variables) -> tuple[UnitTree, Variables]:
-        """Returns the units and a rate's variables as they run in inference, see `Unit.fold`."""
+        """Returns the units and a rate's variables for inference, see `Unit.fold`."""
         pairs = [tensor.unit.fold(self._own(unit, tensor.name)) for tensor in self.tensors]
         tensors = tuple(
             dataclasses.replace(tensor, unit=own)
@@ -251,16 +232,17 @@ class UnitTree:
         )
         return dataclasses.replace(self, tensors=tensors), self._joined([own for _, own in pairs])
 
-    def variable_shapes(self) -> Any:
-        """Returns the shapes of encoders and decoders; None where a unit does not know its own."""
+    def variable_shapes(self) -> Variables | None:
+        """Returns the shapes of encoders and decoders, see `Unit.variable_shapes`."""
         shapes = [tensor.unit.variable_shapes(tensor.shape) for tensor in self.tensors]
-        return None if None in shapes else self._joined(shapes)
+        known = [own for own in shapes if own is not None]
+        return self._joined(known) if len(known) == len(shapes) else None
 
-    def _tree(self, leaves: list[Any]) -> Any:
+    def _tree(self, leaves: Sequence[object]) -> Any:
         return jax.tree.unflatten(self.structure, leaves)
 
     def _own(self, unit: Variables, name: str) -> Variables:
-        """Variables of one array's unit; a collection without an entry for it is left out."""
+        """Variables of one array's unit, without collections that have no entry for it."""
         if len(self.tensors) == 1:
             return unit
         return {kind: tree[name] for kind, tree in unit.items() if name in tree}
@@ -279,22 +261,19 @@ class UnitTree:
         }
 
     def _each(
-        self, function: Callable[[Variables, Tensor, Any], Any], unit: Variables, tree: Any
-    ) -> Any:
-        return self._tree(
-            [
-                function(self._own(unit, tensor.name), tensor, x)
-                for tensor, x in zip(self.tensors, jax.tree.leaves(tree), strict=True)
-            ]
-        )
-
-    def _each_train(
-        self, function: Callable[[Variables, Tensor, Any], Any], unit: Variables, tree: Any
-    ) -> tuple[Any, Variables]:
-        pairs = [
+        self,
+        function: Callable[[Variables, Tensor, jax.Array], _T],
+        unit: Variables,
+        tree: Latents,
+    ) -> list[_T]:
+        """One array's result after the other."""
+        return [
             function(self._own(unit, tensor.name), tensor, x)
             for tensor, x in zip(self.tensors, jax.tree.leaves(tree), strict=True)
         ]
+
+    def _trained(self, pairs: list[tuple[jax.Array, Variables]]) -> tuple[Latents, Variables]:
+        """A tree of arrays, and the statistics of all units."""
         # As `init` gives them: a unit without statistics has no entry.
         stats = self._joined([{"batch_stats": own} if own else {} for _, own in pairs])
         return self._tree([x for x, _ in pairs]), stats.get("batch_stats", {})

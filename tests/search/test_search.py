@@ -11,11 +11,10 @@ from jaxsplit import networks
 from jaxsplit.errors import CheckpointError, ConfigError
 from jaxsplit.io.log import tell_nobody
 from jaxsplit.search import Design
-from jaxsplit.search import journal as journal_module
+from jaxsplit.search import checkpoint as checkpoint_module
 from jaxsplit.search.candidates import Candidate, DesignConfig
-from jaxsplit.search.halving import climb, search
-from jaxsplit.search.journal import Journal
-from jaxsplit.search.keeper import Keeper
+from jaxsplit.search.checkpoint import SearchCheckpoint
+from jaxsplit.search.halving import run_rungs, search
 from jaxsplit.search.pareto import Result
 from jaxsplit.search.trainer import Trial
 from jaxsplit.tasks import Classification
@@ -86,15 +85,15 @@ def _state():
 @pytest.fixture
 def clock(monkeypatch):
     found = Clock()
-    monkeypatch.setattr(journal_module, "time", found)
+    monkeypatch.setattr(checkpoint_module, "time", found)
     return found
 
 
 def run(trainer, folder, config=CONFIG, tell=tell_nobody):
     folder.mkdir(exist_ok=True)
-    journal = Journal(folder / "search.json", config.key)
-    climb(config, trainer, CANDIDATES, journal, folder, tell)
-    return journal
+    checkpoint = SearchCheckpoint(folder, config.key)
+    run_rungs(config, trainer, CANDIDATES, checkpoint, tell)
+    return checkpoint
 
 
 @pytest.mark.parametrize("part_size", [50, 250])
@@ -102,13 +101,13 @@ def run(trainer, folder, config=CONFIG, tell=tell_nobody):
 def test_the_time_is_kept(clock, tmp_path, minutes, compiling, part_size):
     config = dataclasses.replace(CONFIG, minutes=minutes)
     trainer = Counting(clock, compiling, part_size=part_size)
-    journal = run(trainer, tmp_path / "one", config)
-    assert journal.seconds == pytest.approx(60 * minutes, rel=0.1)
+    checkpoint = run(trainer, tmp_path / "one", config)
+    assert checkpoint.seconds == pytest.approx(60 * minutes, rel=0.1)
 
 
 @pytest.mark.parametrize("minutes", [10.0, 60.0])
 def test_what_compiles_is_not_taken_for_what_a_step_takes(clock, tmp_path, minutes):
-    """Nothing is compiled after the first stretch has begun, and what it learned is forgotten."""
+    """Nothing is compiled after the first rung has begun, and what it learned is forgotten."""
     trainer = Counting(clock, compiling=15.0)
     config, said = dataclasses.replace(CONFIG, minutes=minutes), []
     compiled = {}
@@ -117,12 +116,12 @@ def test_what_compiles_is_not_taken_for_what_a_step_takes(clock, tmp_path, minut
         said.append(what)
         compiled.setdefault(what, len(trainer.seen))
 
-    journal = run(trainer, tmp_path / "one", config, tell)
+    checkpoint = run(trainer, tmp_path / "one", config, tell)
     assert said[0] == "compiling"
     first = next(what for what in said if what != "compiling")
     assert set(compiled.values()) == {0, len(trainer.seen)}
     assert compiled[first] == len(trainer.seen)
-    last = journal.values["rungs"][-1]
+    last = checkpoint.values["rungs"][-1]
     counted = sum(told[1] for told in trainer.advanced if told[0] == last["kept"][0])
     assert last["steps"] == counted - 2
 
@@ -147,24 +146,24 @@ def test_all_that_are_left_train_alike_and_the_better_go_on(clock, tmp_path):
 def test_features_come_first_and_then_the_tail(clock, tmp_path, share):
     trainer, said = Counting(clock), []
     config = dataclasses.replace(CONFIG, on_features=share)
-    journal = run(trainer, tmp_path / "one", config, lambda *told: said.append(told))
+    checkpoint = run(trainer, tmp_path / "one", config, lambda *told: said.append(told))
     texts, minutes, totals, units = zip(*said, strict=True)
     assert list(dict.fromkeys(texts)) == [
         "compiling",
-        *(f"stretch {i} of 3: {n} candidates" for i, n in ((1, 24), (2, 8), (3, 4))),
+        *(f"rung {i} of 3: {n} candidates" for i, n in ((1, 24), (2, 8), (3, 4))),
     ]
     assert list(minutes) == sorted(minutes)
-    assert len(set(minutes)) > 20  # not only when a stretch begins
+    assert len(set(minutes)) > 20  # not only when a rung begins
     assert (set(totals), set(units)) == ({CONFIG.minutes}, {"minutes"})
-    last = journal.values["rungs"][-1]
+    last = checkpoint.values["rungs"][-1]
     mine = [told[1:] for told in trainer.advanced if told[0] == last["kept"][0]][2:]
     through = [distilled for _, distilled in mine]
     assert through == sorted(through)
     assert (False in through) == (share > 0)
-    # In seconds they have their share of the first stretch's training.
+    # In seconds they have their share of the first rung's training.
     on_features = sum(0.03 * steps for steps, distilled in mine if not distilled)
     first = sum(0.3 * steps for steps, distilled in mine if distilled)
-    first -= 0.3 * (last["steps"] - journal.values["rungs"][0]["steps"])
+    first -= 0.3 * (last["steps"] - checkpoint.values["rungs"][0]["steps"])
     assert on_features / (on_features + first) == pytest.approx(share, abs=0.1)
 
 
@@ -173,7 +172,7 @@ def test_a_stopped_search_goes_on(clock, tmp_path, stop_after):
     """From the last steps that all have taken, with the time that was spent."""
     with pytest.raises(KeyboardInterrupt):
         run(Counting(clock, stop_after=stop_after), tmp_path / "two")
-    before = Journal(tmp_path / "two" / "search.json", CONFIG.key)
+    before = SearchCheckpoint(tmp_path / "two", CONFIG.key)
     done, kept = len(before.values["rungs"]), before.values["kept"]
     assert done < CONFIG.rungs
     assert before.seconds > 0
@@ -199,8 +198,8 @@ def test_a_stopped_search_goes_on(clock, tmp_path, stop_after):
 def test_what_was_learned_is_kept(clock, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(Counting(clock, stop_after=500), tmp_path / "two")
-    journal = Journal(tmp_path / "two" / "search.json", CONFIG.key)
-    trials, _ = Keeper(tmp_path / "two", journal).trials(Counting(clock), CANDIDATES)
+    checkpoint = SearchCheckpoint(tmp_path / "two", CONFIG.key)
+    trials, _ = checkpoint.restore(Counting(clock), CANDIDATES)
     (step,) = {int(one.state.step) for one in trials}
     assert step > 0
     assert {float(one.state.params["learned"][0]) for one in trials} == {step}
@@ -210,11 +209,11 @@ def test_a_finished_search_goes_on_with_more_minutes(clock, tmp_path):
     first = run(Counting(clock), tmp_path / "two").values["rungs"]
     said = list[tuple]()
     run(Counting(clock), tmp_path / "two", tell=lambda *told: said.append(told))
-    assert said == [("the search is finished: with more minutes it goes on",)]
+    assert said == [("the search is finished: it resumes when given more minutes",)]
     more = dataclasses.replace(CONFIG, minutes=2 * CONFIG.minutes)
-    journal = run(Counting(clock), tmp_path / "two", more)
-    rungs = journal.values["rungs"]
-    assert journal.seconds == pytest.approx(60 * more.minutes, rel=0.1)
+    checkpoint = run(Counting(clock), tmp_path / "two", more)
+    rungs = checkpoint.values["rungs"]
+    assert checkpoint.seconds == pytest.approx(60 * more.minutes, rel=0.1)
     assert rungs[:-1] == first[:-1]
     assert rungs[-1]["steps"] > 2 * first[-1]["steps"] - first[-2]["steps"]
     names = [[result["name"] for result in rung["results"]] for rung in (first[-1], rungs[-1])]
@@ -226,18 +225,18 @@ def test_states_that_are_damaged_are_refused(clock, tmp_path):
         run(Counting(clock, stop_after=500), tmp_path / "two")
     (states,) = (tmp_path / "two").glob("states_*")
     states.write_bytes(states.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"search\.json to begin anew"):
+    with pytest.raises(CheckpointError, match=r"search\.json to start again"):
         run(Counting(clock), tmp_path / "two")
 
 
 def test_another_search_in_its_place_is_said(clock, tmp_path):
     run(Counting(clock), tmp_path / "two")
-    assert not Journal(tmp_path / "two" / "search.json", CONFIG.key).other
-    other = Journal(tmp_path / "two" / "search.json", dataclasses.replace(CONFIG, seed=1).key)
+    assert not SearchCheckpoint(tmp_path / "two", CONFIG.key).other
+    other = SearchCheckpoint(tmp_path / "two", dataclasses.replace(CONFIG, seed=1).key)
     assert other.other
     assert other.values["rungs"] == []
     fresh = Counting(clock)
-    _, distilled = Keeper(tmp_path / "two", other).trials(fresh, CANDIDATES)
+    _, distilled = other.restore(fresh, CANDIDATES)
     assert not distilled
     assert not list((tmp_path / "two").glob("states_*"))
 
@@ -245,18 +244,18 @@ def test_another_search_in_its_place_is_said(clock, tmp_path):
 def test_what_diverged_is_null_in_files(tmp_path):
     """JSON has no nan; read back it is one again, and as bad."""
     diverged = Result(CANDIDATES[0], 7, np.nan, 0.5, 100)
-    journal = Journal(tmp_path / "search.json", "key")
-    journal.values["rungs"] = [{"results": [diverged.to_dict()]}]
-    journal.write()
-    (said,) = Journal(journal.path, "key").values["rungs"][0]["results"]
+    checkpoint = SearchCheckpoint(tmp_path, "key")
+    checkpoint.values["rungs"] = [{"results": [diverged.to_dict()]}]
+    checkpoint.write()
+    (said,) = SearchCheckpoint(tmp_path, "key").values["rungs"][0]["results"]
     assert said["bytes_per_image"] is None
     again = Result.from_dict(CANDIDATES[0], said)
     assert np.isnan(again.bytes_per_image)
     assert (again.top1, again.steps, again.n_images) == (0.5, 7, 100)
     design = Design((diverged,), (diverged,), 0.2, 0.9, 1, 100, 1.0)
     json.dumps(design.to_dict(), allow_nan=False)
-    journal.path.write_text('{"key": "key", "seconds": 1.0, "rungs": [{"x": NaN}]}')
-    Journal(journal.path, "key").write()  # one of before
+    checkpoint.path.write_text('{"key": "key", "seconds": 1.0, "rungs": [{"x": NaN}]}')
+    SearchCheckpoint(tmp_path, "key").write()  # one of before
 
 
 def test_devices_that_cannot_share_a_batch_come_up_first(tmp_path):
@@ -266,7 +265,7 @@ def test_devices_that_cannot_share_a_batch_come_up_first(tmp_path):
     assert not (tmp_path / "search").exists()
 
 
-def test_a_damaged_journal_is_refused(tmp_path):
+def test_a_damaged_checkpoint_is_refused(tmp_path):
     (tmp_path / "search.json").write_text("{")
     with pytest.raises(ConfigError, match="damaged"):
-        Journal(tmp_path / "search.json", "key")
+        SearchCheckpoint(tmp_path, "key")

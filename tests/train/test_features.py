@@ -107,7 +107,7 @@ def test_the_cache_holds_what_the_head_and_the_uncut_network_say(problem, source
 
 
 def test_flip_appends_every_image_mirrored(problem, source, compute, plain):
-    flipped = compute(flip=True)
+    flipped = compute(views=Views(flip=True))
     images, _ = data.load_arrays(source, problem.backbone.preprocessing)
     mirrored = problem.backbone.preprocessing.normalise(images[:, :, ::-1])
     direct = jax.jit(problem.split.head)(problem.backbone.variables, mirrored)

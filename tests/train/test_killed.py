@@ -87,7 +87,7 @@ def test_a_training_that_is_stopped_and_killed_ends_in_the_same_state_to_the_bit
     assert process.wait(60) == 128 + signal.SIGTERM
     last = log.read_text().splitlines()[-1]
     assert last.startswith("jaxsplit: stopped by SIGTERM after step ")
-    assert last.endswith("which is saved: the same command goes on from there")
+    assert last.endswith("which is saved: the same command resumes from there")
     saved = int(last.split("after step ")[1].split(",")[0])
     assert 60 <= saved < 620
 

@@ -68,8 +68,8 @@ def batches(size, count=13):
         yield {name: array[start : start + size] for name, array in all_.items()}
 
 
-def assert_exact(sums, kept=slice(None)):
-    whole = {name: array[kept] for name, array in examples().items()}
+def assert_exact(sums):
+    whole = examples()
     expected = jax.device_get(per_example(WEIGHTS, whole))
     assert sums["examples"] == len(whole["x"])
     assert sums["right"] == expected["right"].sum()
@@ -83,13 +83,6 @@ def assert_exact(sums, kept=slice(None)):
 def test_sums_over_examples_drop_none_and_count_no_filling(devices, size):
     sums = parallel.make_sums(per_example, jax.local_devices()[:devices])
     assert_exact(sums(WEIGHTS, batches(size)))
-
-
-def test_examples_that_a_batch_masks_do_not_count():
-    kept = np.arange(13) % 3 != 0
-    masked = ({**batch, "mask": mask} for batch, mask in zip(batches(13), [kept], strict=True))
-    sums = parallel.make_sums(lambda variables, batch: per_example(variables, batch))
-    assert_exact(sums(WEIGHTS, masked), kept)
 
 
 def test_short_batches_compile_nothing_and_no_batches_give_nothing(compiles):

@@ -1,0 +1,133 @@
+"""The checkpoint of a search: finished rungs in search.json, training states in states_*.npz."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsplit.errors import CheckpointError, ConfigError
+from jaxsplit.io.files import read_file, write_whole
+from jaxsplit.search.candidates import Candidate
+from jaxsplit.search.trainer import Trainer, Trial
+from jaxsplit.train.records import TrainState
+
+
+class SearchCheckpoint:
+    """Finished rungs, states of the remaining trials, and the time spent.
+
+    Args:
+      workdir: its folder.
+      key: of the search.
+
+    Raises:
+      ConfigError: search.json can't be read.
+
+    Attributes:
+      path: of search.json.
+      values: its content: "key", "seconds", "rungs", and "kept": candidates, file and objective of
+        the stored states, None before the first ones.
+      other: whether the folder held another search, which is ignored.
+    """
+
+    def __init__(self, workdir: Path, key: str) -> None:
+        self.path, self._started = workdir / "search.json", time.monotonic()
+        self.values: dict[str, Any] = {"key": key, "seconds": 0.0, "rungs": [], "kept": None}
+        self.other = False
+        if self.path.is_file():
+            try:
+                found = json.loads(self.path.read_text(), parse_constant=lambda _: None)
+                matches = found["key"] == key
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{self.path} is damaged: delete it, or use another folder"
+                ) from error
+            self.values = found if matches else self.values
+            self.other = not matches
+        self._before = self.values["seconds"]
+
+    @property
+    def seconds(self) -> float:
+        """Running time of the search, without the time between its runs."""
+        return self._before + time.monotonic() - self._started
+
+    def write(self) -> None:
+        """Writes search.json.
+
+        Raises:
+          ConfigError: the file can't be written.
+        """
+        self.values["seconds"] = self.seconds
+        text = json.dumps(self.values, indent=1, allow_nan=False) + "\n"
+        write_whole(self.path, text.encode())
+
+    def restore(
+        self, trainer: Trainer, everything: Sequence[Candidate]
+    ) -> tuple[list[Trial], bool]:
+        """Returns the stored trials, or fresh ones of all; whether they train on outputs already.
+
+        Raises:
+          CheckpointError: the states can't be read.
+        """
+        kept = self.values["kept"]
+        if kept is None:
+            self._delete_states()
+            return trainer.trials(everything), False
+        names = set(kept["names"])
+        trials = trainer.trials([one for one in everything if one.name in names])
+        path = self.path.parent / kept["states"]
+        try:
+            with np.load(io.BytesIO(read_file(path))) as found:
+                for one in trials:
+                    one.state = _unpacked(found[one.candidate.name], one.state)
+                    one.settled = kept["distilled"]
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise CheckpointError(
+                f"cannot read {path}: {error}; delete {self.path} to start again"
+            ) from error
+        return trials, kept["distilled"]
+
+    def save(self, trials: Sequence[Trial], distilled: bool) -> None:
+        """Writes the states first, then search.json, which names their file."""
+        name = f"states_{int(trials[0].state.step)}_{len(trials)}.npz"
+        packed: dict[str, Any] = {one.candidate.name: _packed(one.state) for one in trials}
+        before = self.values["kept"]
+        if before is None or before["states"] != name:  # else the file is there
+            content = io.BytesIO()
+            np.savez(content, **packed)
+            write_whole(self.path.parent / name, content.getvalue())
+        self.values["kept"] = {"names": list(packed), "states": name, "distilled": distilled}
+        self.write()
+        self._delete_states(name)
+
+    def _delete_states(self, but: str | None = None) -> None:
+        for file in self.path.parent.glob("states_*.npz"):
+            if file.name != but:
+                file.unlink()
+
+
+def _packed(state: TrainState) -> np.ndarray:
+    """Bytes of all arrays in one: a search has tens of thousands of small ones."""
+    leaves = jax.tree.leaves(state)
+    return np.concatenate([np.frombuffer(np.asarray(x).tobytes(), np.uint8) for x in leaves])
+
+
+def _unpacked(packed: np.ndarray, like: TrainState) -> TrainState:
+    """The state again, with the shapes and dtypes of `like`."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([np.asarray(x).nbytes for x in leaves])
+    parts = np.split(np.asarray(packed), ends[:-1])
+    return jax.tree.unflatten(
+        structure,
+        [
+            np.frombuffer(part.tobytes(), np.asarray(x).dtype).reshape(np.shape(x))
+            for part, x in zip(parts, leaves, strict=True)
+        ],
+    )

@@ -48,20 +48,6 @@ class Receiver(Runtime):
         """
         self.header.check(header)
 
-    def __call__(self, frames: Sequence[bytes | bitstream.Frame]) -> Outputs:
-        """Decodes frames of any rates, see `decode`.
-
-        Args:
-          frames: N of them.
-
-        Returns:
-          Outputs, float32 [N, …], such as logits [N, K].
-
-        Raises:
-          BitstreamError: a frame is damaged or of another family.
-        """
-        return self.decode(frames)
-
     def decode(
         self,
         frames: Sequence[bytes | bitstream.Frame],
@@ -103,6 +89,8 @@ class Receiver(Runtime):
         for rate_id in list(waiting):
             flush(rate_id)
         return outputs
+
+    __call__ = decode
 
     def symbols(self, frames: Sequence[bytes | bitstream.Frame], rate_id: str) -> np.ndarray:
         """Decodes frames of one rate to the symbols that were sent.

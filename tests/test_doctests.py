@@ -94,7 +94,7 @@ def parameters(value):
     if inspect.isclass(value) and issubclass(value, BaseException):
         return []
     if getattr(value, "_is_protocol", False):
-        return []  # nobody makes one
+        return []  # a protocol is not constructed
     linen = ("name", "parent") if inspect.isclass(value) and issubclass(value, nn.Module) else ()
     names = inspect.signature(value).parameters
     return [name for name in names if name not in ("self", "cls", *linen)]

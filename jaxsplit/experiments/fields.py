@@ -96,7 +96,7 @@ def _build_dataclass(cls: type, values: dict[str, object], key: str) -> Any:
             raise ConfigError(f"the configuration has no key {paths[name]!r}{near}")
     for name in known:
         if name not in values and known[name].default is dataclasses.MISSING:
-            if not dataclasses.is_dataclass(known[name].type):
+            if not any(map(dataclasses.is_dataclass, _members(known[name].type))):
                 raise ConfigError(f"the configuration lacks {paths[name]!r}")
             values[name] = {}
     return cls(**{name: build(known[name].type, x, paths[name]) for name, x in values.items()})

@@ -15,6 +15,8 @@ from jaxsplit.data import Source
 from jaxsplit.errors import DataError
 from jaxsplit.tasks.task import Metric, Task
 
+__all__ = ["Classification", "cross_entropy", "distillation"]
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Computes -log softmax(logits)[label], in nats.

@@ -204,10 +204,10 @@ def test_images_come_with_their_own_features(problem):
 
 
 def test_blocks_before_and_behind_the_cut(problem):
-    params = problem.backbone.variables["params"]
-    found = {mask: set(learning_blocks(problem.split, params, mask)) for mask in ("tail", "all")}
+    variables = problem.backbone.variables
+    found = {mask: set(learning_blocks(problem.split, variables, mask)) for mask in ("tail", "all")}
     assert found == {"tail": TAIL, "all": HEAD | TAIL}
-    assert not learning_blocks(problem.split, params, "unit")
+    assert not learning_blocks(problem.split, variables, "unit")
 
 
 def test_the_network_learns_at_a_rate_of_its_own(config, tiny_backbone):

@@ -90,11 +90,11 @@ def test_odd_images_are_what_they_look_like(desk):
     for odd, plain in odd_images():
         plain.save(f"{odd}.plain.png")
         names += [odd, f"{odd}.plain.png"]
-    # Quiet: on a busy machine lines of progress would stand between the warnings.
-    code, out, err = run("encode", *names, *TO, "--json", "--quiet")
+    code, out, err = run("encode", *names, *TO, "--json")
     assert code == 0, err
-    assert [line.split(" ")[2] for line in err] == ["alpha.png", "animated.gif"]
-    assert all(line.startswith("jaxsplit: warning: ") for line in err)
+    # On a busy machine lines of progress stand between the warnings.
+    told = [line.split(" ")[2] for line in err if line.startswith("jaxsplit: warning: ")]
+    assert told == ["alpha.png", "animated.gif"]
     with open("x.jspl", "rb") as file:
         frames = [frame.payload for frame in bitstream.Reader(file)]
     assert frames[::2] == frames[1::2]

@@ -220,11 +220,19 @@ class Sender(Runtime):
     def _head(self, images: np.ndarray) -> Features:
         backbone, cut = self.backbone, self.family.cut
         run = head_program(backbone.network, (cut,), backbone.preprocessing)
-        return run(self._variables, images)[0][cut]
+        features = run(self._variables, images)[0][cut]
+        # A network may compute in less than float32; a unit does not.
+        return jax.tree.map(
+            lambda x: x if x.dtype == np.float32 else x.astype(np.float32), features
+        )
 
     def _quantiser(self, rate_id: str) -> Callable[[Features], jax.Array]:
         rate = self._rate(rate_id)
         return functools.partial(_symbols_program(rate.split), rate.unit, rate.offsets)
+
+
+def _as_float32(x: jax.Array) -> jax.Array:
+    return x if x.dtype == np.float32 else x.astype(np.float32)
 
 
 def _finite(symbols: np.ndarray, rate_id: str) -> np.ndarray:

@@ -100,6 +100,8 @@ def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> 
 
 def fits(spec: BottleneckSpec, shape: Shape) -> bool:
     """Whether a unit has a latent for features (H, W, Cin), with no more channels than they."""
+    if len(shape) != 3:
+        return False
     return min(spec.latent_size(*shape[:2])) >= 1 and spec.channels <= shape[2]
 
 

@@ -1,5 +1,6 @@
 """The entropy model: a learned density per channel, its rate in bits, and integer tables."""
 
+from jaxsplit.entropy.densities import Density
 from jaxsplit.entropy.factorized import (
     bits,
     cumulative_logits,
@@ -10,12 +11,7 @@ from jaxsplit.entropy.factorized import (
 )
 from jaxsplit.entropy.joint_tables import join_tables, stack_tables
 from jaxsplit.entropy.prior import FactorizedPrior
-from jaxsplit.entropy.prior_tables import (
-    Density,
-    build_tables,
-    integer_counts,
-    rounding_offsets,
-)
+from jaxsplit.entropy.prior_tables import build_tables, integer_counts, rounding_offsets
 from jaxsplit.entropy.symbol_tables import tables_by_place, tables_from_counts
 
 __all__ = [

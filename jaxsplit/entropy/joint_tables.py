@@ -62,7 +62,9 @@ def join_tables(parts: Sequence[tuple[CodingTables, tuple[int, ...]]]) -> Coding
             raise ConfigError(
                 f"tables of {tables.channels} channels, expected {shape[-1]}: a latent is {shape}"
             )
-        rows = np.arange(tables.channels) if tables.places is None else tables.places
+        rows = np.arange(tables.channels)
+        if tables.places is not None:
+            rows = tables.places.reshape(shape)
         places.append(first + np.broadcast_to(rows, shape).reshape(-1))
         offsets.append(np.broadcast_to(tables.offsets, shape).reshape(-1))
         first += len(tables.sizes)

@@ -222,7 +222,7 @@ def _accuracies(logits: np.ndarray, labels: np.ndarray, unsplit: np.ndarray) -> 
 
 def _cost(rate: FamilyRate, cost: SplitCost, backbone: networks.Backbone) -> dict[str, Any]:
     """Returns the fields of a point for the rate's cost."""
-    whole = 4 * sum(leaf.size for leaf in jax.tree.leaves(backbone.variables))
+    whole = max(4 * sum(leaf.size for leaf in jax.tree.leaves(backbone.variables)), 1)
     return {
         "device_macs": cost.device_macs,
         "device_share": cost.device_share,

@@ -47,8 +47,9 @@ def link_options(
             cost = split_cost(split, backbone)
             sent = rate.measured["bytes_per_image"]
             timing = link.time(cost.device_macs, sent, cost.server_macs)
-            spec = rate.spec
-            unit = plan_unit(spec, split.shape) if isinstance(spec, BottleneckSpec) else None
+            spec, unit = rate.spec, None
+            if isinstance(spec, BottleneckSpec) and len(split.units.tensors) == 1:
+                unit = plan_unit(spec, split.shape)
             title, top1 = f"{Path(name).name} {rate.rate_id}", rate.measured.get("top1")
             options.append(Option(title, family.cut, unit, sent, timing, top1))
     return options

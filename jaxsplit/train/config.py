@@ -12,6 +12,7 @@ import optax
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError
 from jaxsplit.family.table_fitting import SHARINGS
+from jaxsplit.io.identity import identity
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.fine_tuning import TRAINABLE
 from jaxsplit.train.losses import Distortion
@@ -68,7 +69,7 @@ class CurveConfig:
         and tail), where each rate gets its own network.
       network_rate: learning-rate multiplier of the network's weights.
       optimizer: of each rate's parameters, in place of Adam with its schedule, clipping and
-        multipliers. A workdir does not distinguish two of one kind: use one folder for each.
+        multipliers. Another one, or other values, is another training.
 
     Raises:
       ConfigError: an impossible value, or two that don't go together.
@@ -223,15 +224,11 @@ class CurveConfig:
         for fields, spec in zip([values, *values["rates"]], specs, strict=True):
             if spec is not None and not isinstance(spec, BottleneckSpec):
                 fields["spec"] = spec.form  # fields alone do not distinguish kinds
+        for fields, phase in zip(values["phases"], self.phases, strict=True):
+            if not isinstance(phase.distortion, Distortion):
+                fields["distortion"] = identity(phase.distortion)
+        values["optimizer"] = identity(self.optimizer)
         silent = _SILENT + (_OF_NETWORKS if self.trainable == "unit" else ())
         silent += ("optimizer",) if self.optimizer is None else ()
         trained = {name: value for name, value in values.items() if name not in silent}
-        return hashlib.sha256(
-            json.dumps(trained, sort_keys=True, default=_name_of).encode()
-        ).hexdigest()[:12]
-
-
-def _name_of(value: object) -> str:
-    """Qualified name of a user's function or of its class."""
-    kind = value if hasattr(value, "__qualname__") else type(value)
-    return f"{kind.__module__}.{kind.__qualname__}"
+        return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:12]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,12 +17,15 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.io import checkpoint
+from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Tell
 from jaxsplit.io.versions import versions
+from jaxsplit.networks import LinenNetwork
+from jaxsplit.tasks import Classification
 from jaxsplit.train import features, loop, parallel
 from jaxsplit.train.batches import WithImages
 from jaxsplit.train.config import CurveConfig
-from jaxsplit.train.fine_tuning import NETWORK, learning_blocks, with_blocks
+from jaxsplit.train.fine_tuning import NETWORK, learning_blocks
 from jaxsplit.train.losses import Distortion, Scale
 from jaxsplit.train.metrics import MetricsWriter
 from jaxsplit.train.optimizer import make_optimizer as make_adam
@@ -92,50 +95,12 @@ def train_curve(
     if config.trainable != "unit":
         raise ConfigError(
             f"trainable is {config.trainable!r}, but a family has one frozen network: expected "
-            "'unit', or call jaxsplit.train.curve.train_networks"
+            "'unit', or call jaxsplit.train.recipe.train_networks"
         )
     family, source = train_rates(config, backbone, workdir, progress, tell)
     if config.tables == "prior":
         return family
     return fit_tables(family, backbone.fold(), source, tables=config.tables)
-
-
-def train_networks(
-    config: CurveConfig,
-    backbone: networks.Backbone,
-    workdir: Path | None = None,
-    progress: loop.Progress | None = None,
-    tell: Tell | None = None,
-) -> tuple[tuple[RateFamily, networks.Backbone], ...]:
-    """Trains as `train_curve` does, for any `config.trainable`.
-
-    Loss, examples, noise, phases and schedule are the same. Feature errors and distillation refer
-    to the frozen network. For arguments and errors see `train_curve`; the backbone should not be
-    folded.
-
-    Returns:
-      For every rate a family of it alone, and its network.
-    """
-    family, source = train_rates(config, backbone, workdir, progress, tell)
-    pairs = []
-    for rate in family.rates:
-        params = dict(rate.variables["params"])
-        blocks = params.pop(NETWORK, {})
-        variables = with_blocks(backbone.variables, blocks)
-        own = dataclasses.replace(
-            backbone,
-            variables=variables,
-            fingerprint=networks.fingerprint(variables) if blocks else backbone.fingerprint,
-            weights=None if blocks else backbone.weights,
-        )
-        rate = dataclasses.replace(rate, variables={**rate.variables, "params": params})
-        alone = dataclasses.replace(
-            family, rates=(rate,), backbone_fingerprint=own.fingerprint, weights=own.weights
-        )
-        if config.tables != "prior":
-            alone = fit_tables(alone, own, source, tables=config.tables)
-        pairs.append((alone, own))
-    return tuple(pairs)
 
 
 def train_rates(
@@ -172,9 +137,16 @@ def train_rates(
         max_bytes=int(min(config.cache_gib * 2**30, 2**62)),
         tell=tell,
     )
+    if config.start == "principal":
+        groups[0].split.units.one  # noqa: B018 — refuses several arrays before hours of features
     examples: Examples = keep(source, views=config.shown)
     # The config holds only names of network and images, whose content may change.
-    key = checkpoint.key(config.key, backbone.fingerprint, source.listing)
+    own = [
+        json.dumps(identity(value), sort_keys=True)
+        for value, kind in ((frozen.network, LinenNetwork), (frozen.task, Classification))
+        if not isinstance(value, kind)
+    ]
+    key = checkpoint.key(config.key, backbone.fingerprint, source.listing, *own)
     directory = workdir / f"checkpoints-{key}" if workdir else None
     state = loop.resume(first_state(config, backbone, groups), directory)
     if tell is not None and int(state.step):

@@ -17,8 +17,9 @@ import numpy as np
 from jaxsplit import data
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
+from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Tell, tell_nobody
-from jaxsplit.networks import Backbone, Features
+from jaxsplit.networks import Backbone, Features, LinenNetwork
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.batches import FeatureCache, ImageBatches
@@ -207,6 +208,7 @@ def describe(
     dtype: str,
 ) -> dict[str, object]:
     """Returns all that cached features depend on, ready for JSON."""
+    network = backbone.network
     return {
         "backbone": backbone.fingerprint,
         "network": backbone.name,
@@ -214,6 +216,7 @@ def describe(
         "variables": sorted({str(np.dtype(x.dtype)) for x in jax.tree.leaves(backbone.variables)}),
         "preprocessing": backbone.preprocessing.to_dict(),
         "cut": cuts[0] if len(cuts) == 1 else list(cuts),
+        **({} if isinstance(network, LinenNetwork) else {"functions": identity(network)}),
         "source": source.fingerprint,
         "views": dataclasses.asdict(views),
         "dtype": dtype,

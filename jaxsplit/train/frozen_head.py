@@ -131,18 +131,22 @@ def mean_square(sample: Features) -> Scale:
 
 def sample_of(cache: FeatureCache, views: int) -> Features:
     """Returns float32 features of some of the examples, `views` of each image."""
-    return jax.tree.map(
-        lambda x: np.asarray(x[sample_rows(x.shape, views)], np.float32), cache.features
-    )
+    shapes = [x.shape[1:] for x in jax.tree.leaves(cache.features)]
+    rows = _sampled_rows(len(cache), shapes, views)
+    return jax.tree.map(lambda x: np.asarray(x[rows], np.float32), cache.features)
+
+
+def _sampled_rows(count: int, shapes: Sequence[tuple[int, ...]], views: int) -> np.ndarray:
+    """`sample_rows` of the largest of the arrays that cross a cut: the same rows of all."""
+    return sample_rows((count, *max(shapes, key=math.prod)), views)
 
 
 def sampled_features(
     backbone: Backbone, cut: str, source: data.Source, views: data.Views
 ) -> Features:
     """Returns what `sample_of` returns for a cache of the same examples."""
-    shapes = jax.tree.leaves(backbone.feature_shapes[cut])
-    largest = max((tensor.shape for tensor in shapes), key=math.prod)
-    examples = sample_rows((len(source) * len(views), *largest), len(views))
+    shapes = [x.shape for x in jax.tree.leaves(backbone.feature_shapes[cut])]
+    examples = _sampled_rows(len(source) * len(views), shapes, len(views))
     numbers, view = examples % len(source), examples // len(source)
     read, _ = reader(source, backbone.preprocessing)
     size = batch_size(backbone.preprocessing.input_shape)

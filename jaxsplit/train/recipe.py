@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import optax
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import RateFamily
+from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.io.log import Tell
-from jaxsplit.networks import Backbone
+from jaxsplit.networks import Backbone, fingerprint
 from jaxsplit.train import loop
 from jaxsplit.train.config import CurveConfig
-from jaxsplit.train.curve import train_curve
+from jaxsplit.train.curve import train_curve, train_rates
+from jaxsplit.train.fine_tuning import NETWORK, with_blocks
 from jaxsplit.train.losses import Distortion, DistortionLoss
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units import BottleneckSpec, UnitSpec
@@ -120,3 +123,41 @@ def train_family(
         raise ConfigError(f"train_family: {error}") from error
     folder = None if workdir is None else Path(workdir)
     return train_curve(config, backbone, folder, progress, tell)
+
+
+def train_networks(
+    config: CurveConfig,
+    backbone: Backbone,
+    workdir: Path | None = None,
+    progress: loop.Progress | None = None,
+    tell: Tell | None = None,
+) -> tuple[tuple[RateFamily, Backbone], ...]:
+    """Trains as `train_curve` does, for any `config.trainable`.
+
+    Loss, examples, noise, phases and schedule are the same. Feature errors and distillation refer
+    to the frozen network. For arguments and errors see `train_curve`; the backbone should not be
+    folded.
+
+    Returns:
+      For every rate a family of it alone, and its network.
+    """
+    family, source = train_rates(config, backbone, workdir, progress, tell)
+    pairs = []
+    for rate in family.rates:
+        params = dict(rate.variables["params"])
+        blocks = params.pop(NETWORK, {})
+        variables = with_blocks(backbone.variables, blocks) if blocks else backbone.variables
+        own = dataclasses.replace(
+            backbone,
+            variables=variables,
+            fingerprint=fingerprint(variables) if blocks else backbone.fingerprint,
+            weights=None if blocks else backbone.weights,
+        )
+        rate = dataclasses.replace(rate, variables={**rate.variables, "params": params})
+        alone = dataclasses.replace(
+            family, rates=(rate,), backbone_fingerprint=own.fingerprint, weights=own.weights
+        )
+        if config.tables != "prior":
+            alone = fit_tables(alone, own, source, tables=config.tables)
+        pairs.append((alone, own))
+    return tuple(pairs)

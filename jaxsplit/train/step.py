@@ -106,6 +106,8 @@ def init_state(
     of the units; `blocks` of the network are trained with each unit, see `learning_blocks`.
     """
     variables = jax.jit(dataclasses.replace(split, axis_name=None).init)(jax.random.key(seed))
+    if NETWORK in variables["params"]:
+        raise ConfigError(f"a unit's parameters can't be called {NETWORK!r}: rename them")
     if blocks:
         variables = {**variables, "params": {**variables["params"], NETWORK: blocks}}
     one = TrainState.create(variables, optimizer, split.units.zero_offsets(), ema)

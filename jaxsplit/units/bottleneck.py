@@ -16,7 +16,8 @@ from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
 from jaxsplit.units.architecture import Architecture
 from jaxsplit.units.layers import EPSILON, Pointwise, depthwise_kernel, norm
-from jaxsplit.units.unit import Shape, Unit, Variables, register
+from jaxsplit.units.registry import register
+from jaxsplit.units.unit import Shape, Unit, Variables
 
 #: Standard deviation of a fresh unit's latents, and scale of its prior, in quantisation steps.
 INITIAL_LATENT_STD = 1.0

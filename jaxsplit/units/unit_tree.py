@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -12,13 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.bitstream import CodingTables
-from jaxsplit.entropy import join_tables
+from jaxsplit.entropy.joint_tables import MOST_TABLES, join_tables
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
 from jaxsplit.units.quantization import Latents, Offsets
-from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables
+from jaxsplit.units.registry import PerTensor, UnitSpec
+from jaxsplit.units.unit import Shape, Unit, Variables
 
 _T = TypeVar("_T")
+
+
+#: Names that parameters have in trees of the library.
+_RESERVED = ("network", "prior")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +72,22 @@ class UnitTree:
           spec: one unit for all, or a `PerTensor`.
 
         Raises:
-          ConfigError: an array has no unit, a unit no array, or they do not fit.
+          ConfigError: an array has no unit, a unit no array, they do not fit, or what crosses are
+            no floating-point arrays.
         """
         leaves, structure = jax.tree.flatten_with_path(features)
+        if not leaves:
+            raise ConfigError("nothing crosses the cut; expected at least one array")
         tensors = []
         for path, leaf in leaves:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
+            if not re.fullmatch(r"[\w.-]*", name) or name in _RESERVED:
+                raise ConfigError(f"an array that crosses is called {name!r}: rename it")
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise ConfigError(
+                    f"{name or 'what'} crosses the cut as {leaf.dtype}; units code floating-point "
+                    "arrays: compute integers on the server"
+                )
             unit = spec.unit_of(name) if isinstance(spec, PerTensor) else spec
             tensors.append(Tensor(name, leaf.shape, unit))
             try:
@@ -81,6 +97,12 @@ class UnitTree:
         if isinstance(spec, PerTensor) and len(spec.units) > len(tensors):
             names = ", ".join(tensor.name for tensor in tensors)
             raise ConfigError(f"{len(spec.units)} units, but only {names or 'one array'} crosses")
+        channels = sum(tensor.latent_shape[-1] for tensor in tensors)
+        if len(tensors) > 1 and channels > MOST_TABLES:
+            raise ConfigError(
+                f"latents of {channels} channels in all; several arrays share one frame, which has "
+                f"at most {MOST_TABLES} tables"
+            )
         return cls(tuple(tensors), structure)
 
     @property

@@ -150,7 +150,7 @@ def measure(config, backbone, source, workdir, entry, save):
     from jaxsplit.evaluation import evaluate
     from jaxsplit.evaluation.curve import Curve
     from jaxsplit.evaluation.per_image import FILE, PerImage
-    from jaxsplit.train.curve import train_networks
+    from jaxsplit.train.recipe import train_networks
 
     pairs = train_networks(config, backbone, workdir, progress(config.trainable), say)
     images, labels = data.load_arrays(source, backbone.preprocessing)

@@ -16,9 +16,9 @@ from jaxsplit.split import make_split
 from jaxsplit.tasks import classification
 from jaxsplit.train import curve, features, losses, parallel
 from jaxsplit.train.batches import WithImages
-from jaxsplit.train.curve import train_networks
 from jaxsplit.train.fine_tuning import NETWORK, learning_blocks, with_blocks
 from jaxsplit.train.rate_groups import make_curve_step, make_groups
+from jaxsplit.train.recipe import train_networks
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units.bottleneck import Bottleneck
 

@@ -9,6 +9,7 @@ import pytest
 from own_units import Projection
 
 from jaxsplit.bitstream import EntropyCoder
+from jaxsplit.entropy import join_tables, tables_by_place
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import FunctionNetwork
 from jaxsplit.split import Split
@@ -252,3 +253,42 @@ def test_trees_are_values():
     assert UnitTree.at(features, per_tensor({"skip": other, "tokens": Projection(2)})) != (
         UnitTree.at(features, spec)
     )
+
+
+def shaped(shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        ({}, "nothing crosses"),
+        ({"positions": shaped((9, 4), jnp.int32)}, "int32; units code floating-point"),
+        ({"prior": shaped((9, 4)), "x": shaped((9, 4))}, "called 'prior': rename"),
+        ({"a/b": shaped((9, 4)), "x": shaped((9, 4))}, "called 'a/b': rename"),
+    ],
+)
+def test_what_no_unit_codes_is_refused(features, said):
+    with pytest.raises(ConfigError, match=said):
+        UnitTree.at(features, Projection(2))
+
+
+def test_more_tables_than_a_frame_has_are_refused_before_a_training():
+    features = {"left": shaped((4, 4, 160)), "right": shaped((4, 4, 160))}
+    with pytest.raises(ConfigError, match=r"320 channels in all.*at most 256 tables"):
+        UnitTree.at(features, BottleneckSpec(160))
+
+
+def test_position_dependent_tables_of_tokens_join_those_of_a_map():
+    rng = np.random.default_rng(0)
+    shapes = ((3, 3, 2), (5, 2))
+    parts = []
+    for shape in shapes:
+        symbols = rng.integers(-3, 4, (50, *shape[:-1], shape[-1])).astype(np.int32)
+        maps = symbols if len(shape) == 3 else symbols[:, None]
+        parts.append((tables_by_place(maps, np.zeros(2, np.float32)), shape))
+    joint = join_tables(parts)
+    assert joint.places.shape == (1, 1, 28)
+    latent = rng.integers(-3, 4, (1, 1, 28)).astype(np.int32)
+    coder = EntropyCoder(joint)
+    np.testing.assert_array_equal(coder.decode(coder.encode(latent), (1, 1)), latent)

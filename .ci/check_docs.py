@@ -121,7 +121,7 @@ def command_table() -> str:
 
 
 def printed(words: list[str]) -> str:
-    """What a command prints, run in the root of the repository."""
+    """Output of a command that runs in the root of the repository."""
     out = io.StringIO()
     with contextlib.chdir(ROOT), contextlib.redirect_stdout(out):
         if run_command(words):

@@ -37,7 +37,7 @@ def random_resnet18(classes=5):
 
 
 def random_tensors(site, stride, channels, seed=0):
-    """What a published file holds, with the hyperprior that inference doesn't need."""
+    """The variables of a published file, with the hyperprior that inference doesn't need."""
     rng = np.random.default_rng(seed)
     width, kernel = site.shape[-1], site.decoder_forms[stride][0]
     tensors = {

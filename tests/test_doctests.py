@@ -68,7 +68,7 @@ def test_every_public_name_is_documented(name):
 
 # What lacks something, and why it may.
 EXCEPTIONS = {
-    "CurveResult: an example": "`run_curve` makes it, and nobody else",
+    "CurveResult: an example": "only `run_curve` makes it",
     "Measurement: an example": "`measure` makes it, and its example shows one",
 }
 PARTS = {"Args": r"Args|Attributes", "Returns": r"Returns|Yields"}
@@ -90,7 +90,7 @@ def explained(text):
 
 
 def parameters(value):
-    """What a function, or a class's constructor, takes."""
+    """Parameters of a function, or of a class's constructor."""
     if inspect.isclass(value) and issubclass(value, BaseException):
         return []
     if getattr(value, "_is_protocol", False):
@@ -113,7 +113,7 @@ def unsaid(value, name):
 
 
 def lacking(value):
-    """What the docstrings of a public function, or of a class and its methods, don't say.
+    """Gaps in the docstrings of a public function, or of a class and its methods.
 
     A method that takes nothing is like a property: its one line may say all. A method of an
     interface says once, in the interface, what it takes and gives.
@@ -179,7 +179,7 @@ def is_ours(value):
 
 
 def public(name):
-    """What a module offers that can be called."""
+    """Public callables of a module."""
     module = importlib.import_module(name)
     values = [getattr(module, one) for one in module.__all__]
     return [value for value in values if callable(value) and is_ours(value)]

@@ -1,4 +1,4 @@
-"""What a new user does: odd images, ordinary mistakes, options that every command has."""
+"""A new user's first steps: odd images, ordinary mistakes, options that every command has."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ TO = ("--family", FAMILY, "--rate", "r5", "-o", "x.jspl")
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """An empty folder to work in, where nothing was warned of and nobody asked for warnings."""
+    """An empty folder to work in, with no warning yet and no option for warnings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("jaxsplit.errors._WARNED", set())
     monkeypatch.setattr(sys, "warnoptions", [])
@@ -334,8 +334,8 @@ def test_our_warnings_are_lines_once_and_those_of_others_are_not_shown(desk, cap
         warnings.warn("a dependency is old", DeprecationWarning, stacklevel=1)
         warnings.warn("a dependency is odd", UserWarning, stacklevel=1)
         logging.getLogger("orbax").warning("a dependency talks")
-        logging.getLogger("jaxsplit.io.checkpoint").warning("going on from step 3")
-    expected = ["jaxsplit: warning: do this", "jaxsplit: warning: going on from step 3"]
+        logging.getLogger("jaxsplit.io.checkpoint").warning("resuming from step 3")
+    expected = ["jaxsplit: warning: do this", "jaxsplit: warning: resuming from step 3"]
     assert capsys.readouterr().err.splitlines() == expected
     with log.shown_as_lines(quiet=True):
         warn_once("another", "unheard")

@@ -60,7 +60,7 @@ def example(name):
 
 
 def run_example(code):
-    """What the code prints."""
+    """The code's output."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})

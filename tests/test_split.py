@@ -60,7 +60,7 @@ def unit(split):
 
 @pytest.fixture(scope="module")
 def at_the_cut(backbone, split):
-    """(features, logits of the uncut network) of four images."""
+    """(features, logits of the unsplit network) of four images."""
     images = np.random.default_rng(2).normal(size=(4, 12, 10, 1)).astype(np.float32)
     features = split.head(backbone.variables, images)
     logits = backbone.module.apply(backbone.variables, images)
@@ -172,7 +172,7 @@ def rate_distortion(split, features, teacher, noise):
 
 
 def test_the_gradient_reaches_the_unit_and_only_the_unit(backbone, split, unit, at_the_cut):
-    """What is trained is the unit: its state has no leaf of the backbone, and no idle leaf."""
+    """Only the unit is trained: its state has no leaf of the backbone, and no idle leaf."""
     noise = np.random.default_rng(4).uniform(-0.5, 0.5, (4, *split.latent_shape))
     loss = rate_distortion(split, *at_the_cut, noise.astype(np.float32))
     both = jax.jit(jax.grad(loss, argnums=(0, 2)))

@@ -67,7 +67,7 @@ def batches(
       epochs: number of passes over the source; None: endless.
       augment: random augmentation; requires a seed.
       drop_remainder: drop each epoch's incomplete last batch instead of padding it.
-      start_step: first step, counted over epochs; the iteration continues as if begun at 0.
+      start_step: first step, counted over epochs; the data continue as if started at 0.
       memory_limit: decoded images of at most so many bytes are kept in memory, shared by all
         iterations over the source. Larger sources are decoded on the fly.
 

@@ -13,7 +13,7 @@ from jaxsplit.errors import JaxsplitWarning
 
 
 class Log(Protocol):
-    """Log callback: `text` describes the current work, of which `done` of `total` is finished."""
+    """Log callback: `text` describes the work; `done` of its `total` is finished."""
 
     def __call__(
         self, text: str, done: float = 0, total: float | None = None, unit: str = "images", /

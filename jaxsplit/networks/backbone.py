@@ -326,7 +326,7 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
 
 
 def _described(text: str) -> dict[str, Any]:
-    """What a file says of its network beside the tensors, as fields of a `Backbone`."""
+    """A file's description of its network beside the tensors, as fields of a `Backbone`."""
     header = json.loads(text)
     if not isinstance(header, dict):
         raise ConfigError("its description is no object")

@@ -292,11 +292,9 @@ def _make_forward(split: Split, phase: Phase, dtype: str) -> Callable[..., _Forw
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch.index)
         noisy = split.add_noise(latents, keys)
         bits = losses.rate(split.bits(exact, noisy))
-        quantized = (
-            noisy
-            if phase.quantization == "noise"
-            else split.round(latents, offsets, straight_through=True)
-        )
+        quantized = noisy
+        if phase.quantization == "round":
+            quantized = split.round(latents, offsets, straight_through=True)
         seen, stats = split.units.decode_train(
             {**unit, "batch_stats": stats}, cast(quantized, dtype), split.axis_name
         )

@@ -1,4 +1,4 @@
-"""Frames of one machine on another: they decode to the bit, and how differently the two round.
+"""Frames of one machine on another: they decode exactly, and how differently the two round.
 
     python tests/benchmarks/across_machines.py encode FILE     # on one
     python tests/benchmarks/across_machines.py decode FILE     # on the other
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def here() -> str:
-    """What may differ between two machines, in a line."""
+    """One line about the properties that may differ between two machines."""
     device = jax.devices()[0]
     return (
         f"{platform.machine()}, {device.device_kind}, Python {platform.python_version()}, "

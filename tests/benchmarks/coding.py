@@ -269,7 +269,7 @@ def elapsed(call, calls=1):
 
 
 def missed(shape, batch, medians):
-    """What a row of medians falls short of, in words."""
+    """Describes the goals that a row of medians misses."""
     failed = []
     where = f"{'×'.join(map(str, shape))}, B = {batch}"
     for index, what in enumerate(("encode", "decode")):

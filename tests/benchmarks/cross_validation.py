@@ -133,7 +133,7 @@ def _means(same: Sequence[Any], counts: Sequence[int]) -> dict[str, Any]:
 def image_files(
     folders: Sequence[Path], curve: Curve, codecs: Sequence[str]
 ) -> dict[str, tuple[CodecPoint, ...]]:
-    """What image files of the folds' images give, at every second quality of each codec."""
+    """Curves of image codecs on the folds' images, at every second quality."""
     backbone = load_backbone(curve.origin.backbone)
     if backbone.fingerprint != curve.origin.backbone_fingerprint:
         raise SystemExit(f"{backbone.name} has other weights than the curves")

@@ -14,7 +14,7 @@ top-1 has a standard error over the images (paired where both sides have all ima
 them the point is beaten. The front as the search left it, of short trainings, is measured by the
 bits that priors charge; the chosen points in full, and the grid beside them, by real bytes.
 
-Nothing is trained twice: the same command goes on where it was stopped.
+Nothing is trained twice: the same command resumes where it was stopped.
 """
 
 import argparse

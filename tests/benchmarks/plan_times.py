@@ -1,4 +1,4 @@
-"""What a plan counts beside the time that this machine takes.
+"""A plan's counts beside the time that this machine takes.
 
     python tests/benchmarks/plan_times.py resnet50 mobilenet_v2 --json FILE
 

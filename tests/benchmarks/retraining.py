@@ -1,4 +1,4 @@
-"""What the paper claims, measured: a small unit behind a frozen network, against retraining.
+"""The paper's claim, measured: a small unit behind a frozen network, against retraining.
 
     python tests/benchmarks/retraining.py [--steps N] [--workdir DIR] [--json FILE] [--smoke]
 
@@ -21,7 +21,7 @@ server needs for another rate; the coding tables are on both.
 --steps 300 --limit 6000 --train-split 'train[:90%]' --test-split 'train[90%:]'`.
 
 DIR gets checkpoints and cached features, and in `unit`, `tail` and `all` what `jaxsplit compare`
-reads. The same command goes on where it was stopped.
+reads. The same command resumes where it was stopped.
 """
 
 import argparse

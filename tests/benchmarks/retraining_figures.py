@@ -1,4 +1,4 @@
-"""What retraining costs and gives: arrays, time and operations of its steps, curves apart."""
+"""Costs and gains of retraining: arrays, time and operations of its steps, curves apart."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ ROUNDS = 15  # of timed steps
 
 
 def sizes(config, rate, network):
-    """Bytes of arrays: what is stored for a rate, and what of it either end loads to switch."""
+    """Bytes of arrays: stored for a rate, and loaded by device and server to switch."""
     split, params = make_split(network, config.cut, rate.spec), network.variables["params"]
     own = learning_blocks(split, params, config.trainable)
     behind = learning_blocks(split, params, "tail")

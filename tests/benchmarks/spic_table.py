@@ -5,7 +5,7 @@
         [--published FILE] [--json FILE] [--plot FILE]
 
 Takes every second image by name (`synset_name.JPEG`; the label is the synset's line in FILE) and
-runs the uncut network and every published unit: head and encoder once, symbols to frames and back
+runs the unsplit network and every published unit: head and encoder once, symbols to frames and back
 under tables fitted to these images and under those of the published counts, decoder and tail.
 Beside each figure stands the one that was measured with PyTorch on the same 250 images and the
 same ResNet-50; the last column says which of these fails:
@@ -151,7 +151,7 @@ def measure_cut(cut, family, published, backbone, images, labels):
 
 
 def failures(row):
-    """What of a row is out of tolerance; figures of PyTorch are known for some cuts only."""
+    """Values of a row that are out of tolerance; PyTorch's are known for some cuts only."""
     wrong = []
     limit = row["ideal_bits"] / 8 * (1 + PAYLOAD) + PAYLOAD_BYTES
     if row["payload_bytes"] > limit:
@@ -167,7 +167,7 @@ def failures(row):
 
 def make_table(uncut, rows):
     table = Table(
-        title=f"Uncut network: top-1 {uncut:.3f} (PyTorch {UNCUT}), {rows[0]['n_images']} images"
+        title=f"Unsplit network: top-1 {uncut:.3f} (PyTorch {UNCUT}), {rows[0]['n_images']} images"
     )
     table.add_column("unit")
     for name in (

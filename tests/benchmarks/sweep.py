@@ -5,7 +5,7 @@
 
 Every trial trains on nine tenths of the training images and is measured, through real bytes, on
 the last tenth. The first is the configuration with `--common` alone; the others are given as their
-distance to it: BD-rate with PCHIP between 6 and 0.5 points below the uncut network. With
+distance to it: BD-rate with PCHIP between 6 and 0.5 points below the unsplit network. With
 `--seeds 0,1,2` each trial is run with every seed and compared with the first trial of that seed;
 the table then has the mean and each of them. Trials that are there already are not repeated; all
 of them share their cached features, and those that differ in their tables alone one training.

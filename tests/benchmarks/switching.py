@@ -1,4 +1,4 @@
-"""What it costs to change the rate between two images, on either end, in processor time.
+"""Processor time to change the rate between two images, on device and server.
 
     python tests/benchmarks/switching.py --json tests/benchmarks/results/switching-cpu.json
 
@@ -71,10 +71,10 @@ def chosen(end: Any, rate_ids: Iterable[str]) -> dict[str, float]:
 
 
 def measure(name: str, images: int, turns: int, seed: int = 0) -> dict[str, Any]:
-    """Both ends of one family, warm.
+    """Device and server of one family, warm.
 
     Args:
-      name: as of `load_pretrained`.
+      name: see `load_pretrained`.
       images: how many different ones are sent in turn.
       turns: pairs of calls on each end.
       seed: of the rates that are drawn.

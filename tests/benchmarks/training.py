@@ -4,7 +4,7 @@
 
 PyTorch's side is what the peers do: one network a rate, CompressAI's EntropyBottleneck, Adam, the
 head run again in every step; and once more with the features cached. Ours is `make_step` on cached
-features, all rates in one step, for each way of batching them. Both distil the uncut network
+features, all rates in one step, for each way of batching them. Both distil the unsplit network
 through the frozen tail: batch 32, 224², C64 s2, one core, in turns; medians, per rate and step.
 PyTorch takes whichever memory layout is the faster. That both compute the same is checked first:
 the reconstruction and the logits of one unit, without noise. Weights are random, which changes no
@@ -293,7 +293,7 @@ def in_turns(calls, rounds):
 
 
 def in_own_process(function, *arguments):
-    """What a function gives in a fresh process, where nothing is compiled and no memory used."""
+    """Calls a function in a fresh process, where nothing is compiled and no memory used."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 

@@ -96,7 +96,7 @@ def test_dead_channels_beside_live_ones_are_free(make_tables, draw):
 
 @pytest.mark.parametrize("silent", [0, 1])
 def test_a_channel_at_its_lowest_is_free_where_it_is_coded_last(silent):
-    """Trailing lowest symbols, as of ReLU channels, add no bytes."""
+    """Trailing lowest symbols, as ReLU channels have, add no bytes."""
     counts = np.tile(np.array([59000, 4000, 2536], np.int32), (2, 1))
     sizes, minima = np.array([3, 3], np.int32), np.zeros(2, np.int32)
     tables = CodingTables(counts, sizes, minima, np.zeros(2, np.float32))

@@ -128,7 +128,7 @@ def test_a_payload_longer_than_its_latent_can_be_is_not_read():
 
 
 def test_a_lying_length_takes_no_memory():
-    # The longest frame of the largest latent, of which only a few bytes arrive.
+    # Only a few bytes arrive of the longest frame of the largest latent.
     header = Header("01" * 16, (RateInfo("a", "23" * 16, (2048, 2048, 1)),))
     lying = pack_header(header) + b"\xff" + (1 << 24).to_bytes(5, "big")
     read_end, write_end = socket.socketpair()

@@ -630,7 +630,7 @@ def test_pack_refuses_a_card_with_gaps_before_it_measures(tmp_path):
 
 @pytest.fixture
 def blocked(tmp_path):
-    """A folder that nobody can create, not even root: below a file."""
+    """A folder that cannot be created, not even by root: below a file."""
     (tmp_path / "file").write_text("")
     return tmp_path / "file" / "folder"
 

@@ -1,4 +1,4 @@
-"""Both ends of the network: the split's own symbols are sent, and what was sent arrives."""
+"""Device and server: the split's own symbols are sent, and what was sent arrives."""
 
 import contextlib
 import dataclasses
@@ -355,7 +355,7 @@ def test_both_ends_use_the_coder_of_the_rate(tiny_family, sender, receiver):
 
 
 def placed(family, latents):
-    """The family with one table at all places of a latent, of another size than its own."""
+    """The family with one table at all positions of a latent, of another size than its own."""
     tables = tables_by_place(np.zeros((1, *latents), np.int32), tables=1)
     rates = tuple(dataclasses.replace(rate, tables=tables) for rate in family.rates)
     return dataclasses.replace(family, rates=rates)

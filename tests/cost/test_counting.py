@@ -219,7 +219,7 @@ def test_what_does_not_reach_the_result_is_no_parameter():
         return params["a"] * x, params["b"] * x.sum()
 
     def function(variables, x):
-        # All of `params` goes into the call, of which only the first result is used.
+        # All of `params` goes into the call; only its first result is used.
         y, _ = inner(variables["params"], x)
         variables["params"]["c"].sum()
         return y + variables["batch_stats"]["mean"].sum()

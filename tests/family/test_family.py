@@ -66,7 +66,7 @@ def write_tree(path, variables, tables):
 
 
 def read_tree(path):
-    """What a rate's file or folder has."""
+    """Contents of a rate's file or folder."""
     if path.is_dir():
         return checkpoint.load_tree(path)
     return traverse_util.unflatten_dict(safetensors.numpy.load_file(path), sep="/")
@@ -243,7 +243,7 @@ def test_saving_again_repairs_a_damaged_rate(tiny_family, folder, packed):
 
 
 class Killed(BaseException):
-    """What no `except Exception` catches, as little as a kill."""
+    """An error that no `except Exception` catches, like a kill."""
 
 
 def _die(*_args, **_kwargs):

@@ -1,4 +1,4 @@
-"""Trained families by name, from a folder and from the Hub; and their two ends."""
+"""Trained families by name, from a folder and from the Hub; and their device and server."""
 
 import dataclasses
 import fnmatch
@@ -166,7 +166,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-# The two ends.
+# Device and server.
 
 
 def test_both_ends_in_a_line(saved, tiny_backbone, tiny_images, tiny_family):

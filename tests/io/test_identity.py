@@ -1,4 +1,4 @@
-"""What distinguishes a user's own losses, optimizers and networks from others."""
+"""A user's own losses, optimizers and networks have identities of their own."""
 
 import dataclasses
 import functools

@@ -125,7 +125,7 @@ def test_what_a_notebook_starts_gets_lines(plain, capsys, monkeypatch):
 
 @pytest.fixture
 def cell(monkeypatch):
-    """What a notebook's cell shows, and its shell."""
+    """The output of a notebook's cell, and its shell."""
     shown = []
 
     class Handle:
@@ -193,7 +193,7 @@ def test_a_terminal_counts_what_is_told_and_spins_beside_what_cannot_be_counted(
         progress.log("evaluating r1", 0, 1000)
         progress.log("evaluating r1", 1000, 1000)
         progress.log("comparing with jpeg")
-        progress.log("stretch 1 of 3", 2.25, 15.0, "minutes")
+        progress.log("rung 1 of 3", 2.25, 15.0, "minutes")
     out, err = capsys.readouterr()
     assert out == ""
     err = plain_text(err)

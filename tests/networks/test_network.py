@@ -23,7 +23,7 @@ def drawn(*shape, seed=0):
 
 
 def sides(variables, images):
-    """What a small U-net's encoder gives: a shallow and a deep array."""
+    """Features of a small U-Net's encoder: a shallow and a deep array."""
     shallow = nn.relu(images @ variables["encoder"][0])
     return {"skip": shallow, "deep": nn.relu(shallow[:, ::2, ::2] @ variables["encoder"][1])}
 

@@ -34,7 +34,7 @@ def _pixels(path):
 
 
 def test_size_and_margins(tmp_path):
-    # Long names at both ends and the raw image's label are where a picture gets clipped.
+    # Long first and last names, and the raw image's label, are where a picture gets clipped.
     names = ("a_long_rate_name", "r1", "another_long_rate_name")
     path = tmp_path / "curve.png"
     two = {codec: _sweep(codec) for codec in ("jpeg", "webp")}

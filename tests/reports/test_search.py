@@ -1,4 +1,4 @@
-"""What a search found, as a table and as a picture."""
+"""Results of a search, as a table and as a picture."""
 
 import dataclasses
 import json

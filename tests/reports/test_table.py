@@ -60,7 +60,7 @@ def test_codecs_are_compared_at_equal_agreement_where_that_is_asked():
     rows = _rows(text)
     assert rows["r0"][6:] == ["91.10", "290.8 (180.7)", "150.3 (30.5)"]
     assert rows["r1"][6:] == ["99.00", "n/a", "n/a"]
-    assert rows["r2"][6:] == ["n/a", "n/a", "n/a"]  # of which nobody knows the agreement
+    assert rows["r2"][6:] == ["n/a", "n/a", "n/a"]  # whose agreement is unknown
     assert rows["unsplit"][6:] == ["100.00", "n/a", "n/a"]
     assert "has the same agreement with itself" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= WIDTH

@@ -1,4 +1,4 @@
-"""What a search chooses from, and the configuration that it writes."""
+"""The candidates of a search, and the configuration that it writes."""
 
 import dataclasses
 import math

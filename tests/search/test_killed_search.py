@@ -1,4 +1,4 @@
-"""A real search in a process of its own: killed, and what goes on then."""
+"""A real search in a process of its own: killed and resumed."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ def command(workdir, minutes):
 
 
 def test_a_search_that_is_killed_goes_on(tmp_path):
-    """What was compared before is kept to the digit, and the time that was spent counts."""
+    """Earlier comparisons are kept exactly, and the time that was spent counts."""
     journal = tmp_path / "search.json"
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command(tmp_path, 0.6), **pipes) as process:

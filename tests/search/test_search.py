@@ -107,7 +107,7 @@ def test_the_time_is_kept(clock, tmp_path, minutes, compiling, part_size):
 
 @pytest.mark.parametrize("minutes", [10.0, 60.0])
 def test_what_compiles_is_not_taken_for_what_a_step_takes(clock, tmp_path, minutes):
-    """Nothing is compiled after the first rung has begun, and what it learned is forgotten."""
+    """Nothing is compiled after the start of the first rung, and what it learned is forgotten."""
     trainer = Counting(clock, compiling=15.0)
     config, said = dataclasses.replace(CONFIG, minutes=minutes), []
     compiled = {}

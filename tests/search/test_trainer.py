@@ -35,7 +35,7 @@ def trained():
     scale = float(np.square(features).mean())
     sets = {CUT: FeatureCache(features.astype(np.float16), teacher, labels, scale)}
     trainer = Trainer(CONFIG, backbone, sets, sets)
-    # As if the network went on: a search tries nothing behind a last block.
+    # As if more blocks followed: a search tries nothing behind a last block.
     found = candidates(CONFIG, dataclasses.replace(plan, macs=2 * plan.macs))
     trials = trainer.trials(found)
     fresh = [trainer.compare(one, 0) for one in trials]

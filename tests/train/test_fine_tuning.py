@@ -1,4 +1,4 @@
-"""What learns beside the units: which blocks, from which gradients, and nothing else."""
+"""Blocks that are trained beside the units: which, from which gradients, and nothing else."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What an error of the features costs: the loss itself, where errors are small."""
+"""The cost of an error of the features: the loss itself, where errors are small."""
 
 import jax
 import jax.numpy as jnp

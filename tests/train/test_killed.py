@@ -1,4 +1,4 @@
-"""Trainings in processes of their own: stopped, killed, several at once, and what goes on then."""
+"""Trainings in processes of their own: stopped, killed, several at once, and resumed."""
 
 import json
 import os

@@ -29,7 +29,7 @@ def lines(directory):
 
 
 def events(directory):
-    """What TensorBoard would show, {tag: {step: value}}: the framing, its checksums, the order."""
+    """Reads scalars as TensorBoard does, {tag: {step: value}}: framing, checksums, order."""
     from tensorboardX.crc32c import crc32c
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 

@@ -1,4 +1,4 @@
-"""Trainings that are interrupted and resumed end, to the bit, where uninterrupted ones do."""
+"""Trainings that are interrupted and resumed end exactly where uninterrupted ones do."""
 
 import dataclasses
 import json
@@ -165,7 +165,7 @@ def test_other_weights_or_images_of_the_same_name_begin_anew(tiny_config, tiny_b
     assert [steps(backbone), steps(backbone)] == [[1, 2], []]
     assert steps(dataclasses.replace(backbone, fingerprint="other")) == [1, 2]
     assert steps(backbone) == []
-    os.utime(path, (0, 0))  # as of a copy, unpacked again
+    os.utime(path, (0, 0))  # like an unpacked copy
     assert steps(backbone) == []
     Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(path.with_name("new.png"))
     assert steps(backbone) == [1, 2]

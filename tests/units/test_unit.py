@@ -31,7 +31,7 @@ def registry(monkeypatch):
 
 
 def derived(name, kind):
-    """A class of units that nobody registered."""
+    """A class of units that is not registered."""
     made = type(name, (Projection,), {"kind": kind, "__annotations__": {"kind": ClassVar[str]}})
     return dataclasses.dataclass(frozen=True)(made)
 

@@ -102,8 +102,10 @@ def _copy_program(devices: tuple[jax.Device, ...]) -> Callable[[_Tree, np.ndarra
 
 
 def unreplicate(tree: _Tree) -> _Tree:
-    """Returns the first device's copy, on the host."""
-    return jax.tree.map(lambda x: np.asarray(x[0]), jax.device_get(tree))
+    """Returns the first device's copy, on the host; the other copies stay on their devices."""
+    first = jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree))
+    # Of what pmap returns, a device's part has an axis of 1 in some versions of JAX.
+    return jax.tree.map(lambda x, part: part.reshape(x.shape[1:]), tree, first)
 
 
 def shard(batch: _Tree, devices: list[jax.Device]) -> _Tree:

@@ -20,9 +20,9 @@ ROUNDS = 15  # of timed steps
 
 def sizes(config, rate, network):
     """Bytes of arrays: stored for a rate, and loaded by device and server to switch."""
-    split, params = make_split(network, config.cut, rate.spec), network.variables["params"]
-    own = learning_blocks(split, params, config.trainable)
-    behind = learning_blocks(split, params, "tail")
+    split = make_split(network, config.cut, rate.spec)
+    own = learning_blocks(split, network.variables, config.trainable)
+    behind = learning_blocks(split, network.variables, "tail")
     tables = rate.tables.to_arrays()
 
     def end(part, blocks):

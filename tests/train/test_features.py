@@ -536,8 +536,7 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(plain, cacheless):
 
 
 def test_without_a_cache_the_same_examples_come_as_images(problem, compute):
-    options = {"views": CROPS, "flip": True}
-    cache, cacheless = compute(**options), compute(**options, cache="none")
+    cache, cacheless = compute(views=CROPS), compute(views=CROPS, cache="none")
     backbone = problem.backbone
     np.testing.assert_allclose(cacheless.scale, cache.scale, rtol=1e-6)
     run = jax.jit(problem.split.head)

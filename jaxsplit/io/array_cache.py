@@ -114,7 +114,8 @@ class ArrayCache:
         sums = self._read_sums()
         for name, shape in self.shapes.items():
             with open(self._path(name), "ab") as file:
-                os.ftruncate(file.fileno(), array_bytes(shape))
+                if file.tell() != array_bytes(shape):
+                    os.ftruncate(file.fileno(), array_bytes(shape))
         if sums and (size := sum(map(array_bytes, self.shapes.values()))) >= 2**30:
             log(f"checking {size / 2**30:.3g} GiB of cached features")
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:

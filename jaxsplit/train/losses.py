@@ -72,6 +72,7 @@ class DistortionInputs(NamedTuple):
       scale: mean square of the features, see `feature_error`.
       task: of the network.
 
+    >>> from jaxsplit.tasks import Classification
     >>> task = Classification(("cat", "dog"))
     >>> x, logits = jnp.ones((1, 2, 2, 3)), jnp.array([[2.0, 0.0]])
     >>> seen = DistortionInputs(x + 1, x, logits, logits, jnp.array([0]), 1.0, task)

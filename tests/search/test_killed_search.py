@@ -38,7 +38,7 @@ def test_a_search_that_is_killed_goes_on(tmp_path):
     before = json.loads(journal.read_text())
     done_before = len(before["rungs"])
     assert 1 <= done_before < 3
-    cached = {path: path.stat().st_mtime_ns for path in tmp_path.glob("features/*/*")}
+    cached = {path: path.stat().st_mtime_ns for path in tmp_path.glob("features/*/*.bin")}
     assert cached
     done = subprocess.run(command(tmp_path, 0.02), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -204,7 +204,7 @@ def test_a_long_training_without_reports_comes_to_its_end():
 
 def test_a_batch_that_the_devices_cannot_share_is_refused():
     with pytest.raises(ConfigError, match="4 or 8"):
-        loop.fit(make_state(), step, batches, 1, batch_size=6)
+        loop.fit(make_state(), step, batches, 1, batch_size=6, constants={})
 
 
 def spoil(at, what):

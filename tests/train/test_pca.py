@@ -222,7 +222,7 @@ def test_features_that_are_not_cached_give_the_same_start(config, tiny_backbone)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"phases": (Phase(1, Distortion()),)}, "a weight of features"),
+        ({"phases": (Phase(1, Distortion()),)}, "a positive weight of features"),
         ({"spec": BottleneckSpec(channels=3)}, "stride and kernels are equal"),
         ({"start": "zero"}, "expected one of random, principal"),
     ],

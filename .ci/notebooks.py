@@ -62,4 +62,7 @@ def main(names: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="such as quickstart")
-    main(parser.parse_args(sys.argv[1:]).names)
+    asked = parser.parse_args(sys.argv[1:]).names
+    if unknown := set(asked) - {path.stem for path in FOLDER.glob("*.ipynb")}:
+        parser.error(f"no notebook is called {', '.join(sorted(unknown))}")
+    main(asked)

@@ -38,7 +38,6 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.evaluation.design_report": "jaxsplit.reports.search",
     "jaxsplit.evaluation.html": "jaxsplit.reports.html",
     "jaxsplit.evaluation.images": "jaxsplit.evaluation.per_image",
-    "jaxsplit.evaluation.intervals": "jaxsplit.evaluation.points",
     "jaxsplit.evaluation.origin": "jaxsplit.evaluation.curve",
     "jaxsplit.evaluation.plan_plot": "jaxsplit.reports.plan",
     "jaxsplit.evaluation.plan_table": "jaxsplit.reports.plan",

@@ -37,7 +37,6 @@ ATTRIBUTES = {
     "jaxsplit.evaluation.design_report": "render",
     "jaxsplit.evaluation.html": "write_report",
     "jaxsplit.evaluation.images": "PerImage",
-    "jaxsplit.evaluation.intervals": "wilson_interval",
     "jaxsplit.evaluation.origin": "Origin",
     "jaxsplit.evaluation.plan_plot": "plot_plan",
     "jaxsplit.evaluation.plan_table": "render",

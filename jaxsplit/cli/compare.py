@@ -21,9 +21,9 @@ def add(commands: Commands) -> None:
     command.add_argument("test", metavar="TEST", help="the same of the curve to compare")
     command.add_argument(
         "--quality",
-        choices=("top1", "agreement"),
-        default="top1",
-        help="metric; agreement with the unsplit network is counted in images.npz",
+        metavar="METRIC",
+        help="metric (default: the task's, such as top1); agreement with the unsplit network is "
+        "counted in images.npz",
     )
     command.add_argument(
         "--method",
@@ -51,11 +51,14 @@ def run(options: argparse.Namespace) -> None:
     """Prints the BD-rate between two curves."""
     from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 
+    reference = MeasuredCurve.open(options.reference)
+    quality = options.quality or reference.curve.quality
+    scale = reference.curve.metric(quality).scale  # from percentage points to shares
     result = compare_curves(
-        MeasuredCurve.open(options.reference),
+        reference,
         MeasuredCurve.open(options.test),
-        quality=options.quality,
+        quality=quality,
         method=options.method,
-        drops=(options.from_drop / 100, options.to_drop / 100),
+        drops=(options.from_drop / scale, options.to_drop / scale),
     )
     show(options, result.render(), result.to_dict())

@@ -16,10 +16,9 @@ from jaxsplit.errors import BitstreamError
 from jaxsplit.io.files import read_file
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from jaxsplit.bitstream import Frame
     from jaxsplit.codec import Receiver
+    from jaxsplit.tasks import Outputs
 
 # Images whose results are in memory at once, whatever the file's length.
 _DECODED_AT_ONCE = 1024
@@ -34,8 +33,6 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Decodes a .jspl file to predictions."""
-    import numpy as np
-
     from jaxsplit import bitstream
     from jaxsplit.codec import Receiver
 
@@ -53,19 +50,16 @@ def run(options: argparse.Namespace) -> None:
     frames = bitstream.frame_sizes(content)
     while batch := list(itertools.islice(frames, _DECODED_AT_ONCE)):
         read = [frame for frame, _ in batch]
-        logits = _decode(receiver, read, number, total, options).astype(np.float64)
-        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-        for row, (frame, size) in zip(probabilities, batch, strict=True):
-            name, probability = backbone.class_names[row.argmax()], float(row.max())
+        outputs = _decode(receiver, read, number, total, options)
+        for said, (frame, size) in zip(backbone.task.describe(outputs), batch, strict=True):
             rate = family.rates[frame.rate_index].rate_id
             if options.json:
-                values = {"image": number, "class": name, "probability": round(probability, 4)}
-                text = json.dumps({**values, "rate": rate, "bytes": size}, indent=1)
-                print(f"{separator}\n{textwrap.indent(text, ' ')}", end="")
+                values = {"image": number, **said, "rate": rate, "bytes": size}
+                print(f"{separator}\n{textwrap.indent(json.dumps(values, indent=1), ' ')}", end="")
                 separator = ","
             else:
-                print(f"{number}  {name}  {probability:.4f}  {size} bytes  rate {rate}")
+                texts = (f"{x:.4f}" if isinstance(x, float) else str(x) for x in said.values())
+                print(f"{number}  {'  '.join(texts)}  {size} bytes  rate {rate}")
             number += 1
     if options.json:
         print("\n]" if number else "[]")
@@ -73,8 +67,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _decode(
     receiver: Receiver, frames: list[Frame], first: int, total: int, options: argparse.Namespace
-) -> np.ndarray:
-    """Logits of the frames from number `first` on, of `total` in all."""
+) -> Outputs:
+    """Returns outputs of the frames from number `first` on, of `total` in all."""
     # The bar is gone before results are printed: both may be on one terminal.
     with progress_bar(options, after=SOON) as progress:
         return receiver.decode(frames, lambda done: progress.log("decoding", first + done, total))

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
 
     family, backbone = open_family(options)
     request = {name: getattr(options, name) for name in ("rate", "max_bytes", "quality")}
-    rates_for(family, **request)  # refused before images are read
+    rates_for(family, **request, task=backbone.task)  # refused before images are read
     for name in options.images:
         if options.output.exists() and Path(name).exists() and options.output.samefile(name):
             raise ConfigError(f"--output is the image {name}: name another file")

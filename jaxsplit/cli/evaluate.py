@@ -39,9 +39,9 @@ def add(commands: Commands) -> None:
     )
     command.add_argument(
         "--compare-at",
-        choices=("top1", "agreement"),
-        default="top1",
-        help="metric at which codecs are compared: accuracy, or agreement with the unsplit network",
+        metavar="METRIC",
+        help="metric at which codecs are compared: the task's, such as top1 (the default), or "
+        "agreement with the unsplit network",
     )
 
 
@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
     for codec in baselines:
         image_codecs.check_codec(codec)
     family, backbone = open_family(options)
+    backbone.task.metric(options.compare_at or backbone.task.quality)
     if options.out is not None:
         check_writable(options.out)
     rates = None if options.rates is None else options.rates.split(",")

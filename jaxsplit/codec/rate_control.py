@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from jaxsplit.codec.rate import FamilyRate, Rates
 from jaxsplit.errors import ConfigError, FamilyError
+from jaxsplit.tasks import AGREEMENT, CLASSES, Task
 
 # Rounding may put a ratio of counts slightly below the requested accuracy retention.
 _ROUNDING = 1e-9
@@ -18,6 +19,7 @@ def rates_for(
     rate: str | None = None,
     max_bytes: int | None = None,
     quality: float | None = None,
+    task: Task = CLASSES,
 ) -> list[str]:
     """Returns the names of the rates that satisfy a request, in the order to be tried.
 
@@ -26,6 +28,7 @@ def rates_for(
       rate: name of a rate.
       max_bytes: most bytes of a frame: all rates, by falling accuracy retention.
       quality: least accuracy retention: the rate of fewest measured bytes that has it.
+      task: of the network, whose quality is retained; classification by default.
 
     Raises:
       ConfigError: not exactly one is given, max_bytes is not a positive integer, or quality is not
@@ -42,34 +45,40 @@ def rates_for(
     whole = isinstance(max_bytes, numbers.Integral) and not isinstance(max_bytes, bool)
     if max_bytes is not None and (not whole or max_bytes < 1):
         raise ConfigError(f"max_bytes is {max_bytes!r}, expected a positive integer")
+    label = task.metric(task.quality).label
     if quality is not None and not 0 < quality <= 1:
         raise ConfigError(
-            f"quality is {quality!r}, expected a share of the unsplit network's top-1, above 0 and "
-            "at most 1, such as 0.98"
+            f"quality is {quality!r}, expected a share of the unsplit network's {label}, above 0 "
+            "and at most 1, such as 0.98"
         )
     if rate is not None:
         return [family[rate].rate_id]
     # Of equal retention the fewer bytes first.
-    ordered = sorted(family.rates, key=lambda one: (-_retention(one), _bytes(one)))
+    kept = {one.rate_id: _retention(one, task) for one in family.rates}
+    ordered = sorted(family.rates, key=lambda one: (-kept[one.rate_id], _bytes(one)))
     if quality is None:
         return [one.rate_id for one in ordered]
-    good = [one for one in family.rates if _retention(one) >= quality - _ROUNDING]
+    good = [one for one in family.rates if kept[one.rate_id] >= quality - _ROUNDING]
     if not good:
         best = ordered[0]
         raise FamilyError(
-            f"no rate keeps {quality:g} of the unsplit network's top-1; the best, {best.rate_id}, "
-            f"keeps {_retention(best):.4f}"
+            f"no rate keeps {quality:g} of the unsplit network's {label}; the best, "
+            f"{best.rate_id}, keeps {kept[best.rate_id]:.4f}"
         )
     return [min(good, key=_bytes).rate_id]
 
 
-def _retention(rate: FamilyRate) -> float:
-    """Returns the accuracy retention: top-1 as a share of the unsplit network's, usually 0 … 1.
+def _retention(rate: FamilyRate, task: Task) -> float:
+    """Returns the accuracy retention: the share of the unsplit network's quality, usually 0 … 1.
 
-    Where the images had no labels, the agreement with the unsplit network.
+    Of a metric whose lower values are better it is the inverse. Where the images had no labels, it
+    is the agreement with the unsplit network.
     """
-    unsplit = _figure(rate, "uncompressed_top1")
-    value = _figure(rate, "top1") / unsplit if unsplit > 0 else _figure(rate, "agreement")
+    value, unsplit = (_figure(rate, f"{which}{task.quality}") for which in ("", "uncompressed_"))
+    if not task.metric(task.quality).higher_is_better:
+        value = unsplit / value if value > 0 else math.nan
+    else:
+        value = value / unsplit if unsplit > 0 else _figure(rate, AGREEMENT)
     if not math.isfinite(value) or not math.isfinite(_bytes(rate)):
         raise FamilyError(
             f"rate {rate.rate_id} carries no figures to choose it by: name a rate, or measure the "

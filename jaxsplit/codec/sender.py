@@ -67,9 +67,9 @@ class Sender(Runtime):
           rate: name of a rate.
           max_bytes: most bytes of a frame. Each image gets the rate of best measured accuracy whose
             real frame is at most that long: frames of one call may have several rates.
-          quality: accuracy retention, the least share of the unsplit network's top-1, above 0 and
-            at most 1: 0.98 takes the rate of fewest bytes that keeps 98 % of it. It is a mean over
-            images, not a guarantee for one.
+          quality: accuracy retention, the least share of the unsplit network's quality, such as
+            top-1, above 0 and at most 1: 0.98 takes the rate of fewest bytes that keeps 98 % of
+            it. It is a mean over images, not a guarantee for one.
 
         Returns:
           N frames, in the order of the images. A frame is all that is sent for an image.
@@ -79,7 +79,8 @@ class Sender(Runtime):
           FamilyError: no such rate, none that good, an image that fits at no rate, a family
             that was not measured, or images of another shape.
         """
-        rates = rate_control.rates_for(self.family, rate, max_bytes, quality)
+        task = self.backbone.task
+        rates = rate_control.rates_for(self.family, rate, max_bytes, quality, task)
         if max_bytes is not None:
             return self._within(images, rates, max_bytes)
         return self.encode(images, rates[0])

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from jaxsplit.cost.plan import CutPlan, Plan
 from jaxsplit.cost.unit_plan import UnitPlan
 from jaxsplit.errors import ConfigError
+from jaxsplit.tasks import CLASSIFICATION, Metric
 
 #: Typical bits of a trained unit per latent symbol: published and shipped units take 0.25 to 5.5,
 #: most of the accurate ones 1 to 3.
@@ -97,7 +98,9 @@ class Option:
       unit: at the cut.
       sent_bytes: bytes of one image; None: nothing is sent.
       timing: latency of one image on the link.
-      top1: measured top-1 as a share, or None.
+      quality: what was measured with it, such as top-1 as a share, or None.
+      metric: name of that metric.
+      shown: how it reads.
 
     >>> link = Link(device_gmacs=5, server_gmacs=1000, bandwidth_mbps=8, rtt_ms=20)
     >>> timing = link.time(device_macs=0, sent_bytes=12_000, server_macs=400_000_000)
@@ -110,13 +113,15 @@ class Option:
     unit: UnitPlan | None
     sent_bytes: float | None
     timing: Timing
-    top1: float | None = None
+    quality: float | None = None
+    metric: str = "top1"
+    shown: Metric = CLASSIFICATION["top1"]
 
     def to_dict(self) -> dict[str, object]:
         """Returns name, bytes, accuracy, times and the unit's size, ready for JSON."""
         unit = self.unit and {"channels": self.unit.spec.channels, "stride": self.unit.spec.stride}
         values = {"name": self.name, "cut": self.cut, "unit": unit, "sent_bytes": self.sent_bytes}
-        return {**values, "top1": self.top1, **self.timing.to_dict()}
+        return {**values, self.metric: self.quality, **self.timing.to_dict()}
 
 
 def option(
@@ -125,13 +130,13 @@ def option(
     unit: UnitPlan,
     sent_bytes: float,
     name: str | None = None,
-    top1: float | None = None,
+    quality: float | None = None,
 ) -> Option:
     """Builds the option of a cut with a unit that sends `sent_bytes` an image."""
     timing = link.time(
         cut.device_macs + unit.encoder_macs, sent_bytes, unit.decoder_macs + cut.server_macs
     )
-    return Option(name or cut.cut, cut.cut, unit, sent_bytes, timing, top1)
+    return Option(name or cut.cut, cut.cut, unit, sent_bytes, timing, quality)
 
 
 def ends(link: Link, plan: Plan, image_bytes: float) -> tuple[Option, Option]:

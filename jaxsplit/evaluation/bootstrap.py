@@ -12,12 +12,12 @@ import numpy as np
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.bd_rate import bd_rate
+from jaxsplit.evaluation.intervals import resampled_means
 from jaxsplit.evaluation.per_image import PerImage
+from jaxsplit.tasks import CLASSIFICATION, Metric
 
 #: Drops that exclude nothing.
 EVERYTHING = (math.inf, -math.inf)
-
-_AT_ONCE = 100  # resamples; their counts are float64 [_AT_ONCE, N]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def bd_rate_interval(
     reference: PerImage,
     test: PerImage,
     *,
+    metric: Metric = CLASSIFICATION["top1"],
     quality: str = "top1",
     method: str = "pchip",
     drops: tuple[float, float] = EVERYTHING,
@@ -55,12 +56,13 @@ def bd_rate_interval(
 ) -> BootstrapInterval:
     """Computes the interval of `test`'s BD-rate against `reference`, over draws of the images.
 
-    Mean bytes, accuracies, Pareto front, overlap and the unsplit network's accuracy, which the
+    Mean bytes, qualities, Pareto front, overlap and the unsplit network's quality, which the
     drops are counted from, are computed anew for each draw.
 
     Args:
       reference, test: the same images through both families.
-      quality: "top1", or "agreement" with the unsplit network.
+      quality: the compared metric, or "agreement" with the unsplit network.
+      metric: how it reads.
       method: the interpolant, of `bd_rate.METHODS`.
       drops: largest and smallest drop below the unsplit network to compare, such as (0.06, 0.005);
         by default all that both curves reach.
@@ -76,7 +78,7 @@ def bd_rate_interval(
     if resamples < 1 or not 0 < level < 1:
         raise ConfigError(f"{resamples} resamples and the level {level} don't define an interval")
     values, reason = [], ""
-    for unsplit, *curves in _resampled(reference, test, quality, resamples, seed):
+    for unsplit, *curves in _resampled(reference, test, quality, metric, resamples, seed):
         limits = unsplit - drops[0], unsplit - drops[1]
         try:
             values.append(bd_rate(*curves, method=method, limits=limits))
@@ -96,25 +98,26 @@ def bd_rate_interval(
 
 
 def _resampled(
-    reference: PerImage, test: PerImage, quality: str, resamples: int, seed: int
+    reference: PerImage, test: PerImage, quality: str, metric: Metric, resamples: int, seed: int
 ) -> Iterator[tuple]:
-    """Yields for each draw the unsplit accuracy and (bytes, quality) of both curves' rates."""
-    columns = [reference.uncut_correct(quality)[None]]
-    for curve in (reference, test):
-        columns += [curve.bytes, curve.correct(quality)]
-    # Sums of integers are exact in float64, so the order of the additions doesn't matter.
-    table = np.concatenate(columns).astype(np.float64).T
-    images = len(table)
-    ends = np.cumsum([len(column) for column in columns])[:-1]
-    draws = np.random.default_rng(seed)
-    for start in range(0, resamples, _AT_ONCE):
-        counts = np.stack(
-            [
-                np.bincount(draws.integers(images, size=images), minlength=images)
-                for _ in range(min(_AT_ONCE, resamples - start))
-            ]
-        )
-        for means in counts.astype(np.float64) @ table / images:
-            unsplit, *parts = np.split(means, ends)
-            curves = (np.stack(pair, axis=1) for pair in (parts[:2], parts[2:]))
-            yield float(unsplit[0]), *curves
+    """Yields for each draw the unsplit network's quality and (bytes, quality) of both curves.
+
+    A lower metric that is better is negated.
+    """
+    found = [side.statistics(quality) for side in (reference, test)]
+    parts = [found[0].unsplit[None]]
+    for side, statistics in zip((reference, test), found, strict=True):
+        parts += [side.bytes, statistics.rates]
+    # Images first, then one column for each rate and number of a statistic.
+    columns = [np.moveaxis(part, 1, 0) for part in parts]
+    table = np.concatenate([part.reshape(len(part), -1) for part in columns], 1).astype(np.float64)
+    ends = np.cumsum([math.prod(part.shape[1:]) for part in columns])[:-1]
+    for batch in resampled_means(table, resamples, seed):
+        for means in batch:
+            split = zip(np.split(means, ends), columns, strict=True)
+            unsplit, *both = (row.reshape(part.shape[1:]) for row, part in split)
+            curves = (
+                np.stack([size, metric.sign * metric.value(value)], axis=1)
+                for size, value in (both[:2], both[2:])
+            )
+            yield metric.sign * float(metric.value(unsplit)[0]), *curves

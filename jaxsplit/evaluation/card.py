@@ -17,10 +17,12 @@ import numpy as np
 from jaxsplit import data
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.intervals import Value
 from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import RateFamily
 from jaxsplit.io.versions import versions
+from jaxsplit.tasks import AGREEMENT
 
 Family = TypeVar("Family", bound=RateFamily)
 
@@ -29,18 +31,16 @@ KEYS = ("command", "data", "split", "seed", "evaluation", "limits", "license")
 #: Images whose frame lengths and predictions are stored, to verify the family later.
 CHECKED_IMAGES = 50
 
-_FIGURES: tuple[str, ...] = ("bytes_per_image", "bytes_p5", "bytes_p95", "top1", "top1_interval")
-_FIGURES += ("agreement", "agreement_interval", "n_images")
-
 
 def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Source) -> Family:
     """Returns the family with the figures of an evaluation, in place of any that it had.
 
     Each rate gets its figures as `measured`: bytes_per_image, bytes_p5 and bytes_p95 in bytes;
-    top1, agreement and uncompressed_top1 as shares, 0 … 1; top1_interval and agreement_interval,
-    Wilson's 95 % intervals; n_images. The card gets `evaluation`: the images, the unsplit network's
-    top-1, versions, and as `check`, for the first images of every class, the length of each frame
-    and the predicted class, which an unchanged family reproduces.
+    the task's quality and agreement, such as top1 as a share, 0 … 1, and their 95 % intervals as
+    top1_interval; the unsplit network's quality as uncompressed_top1; n_images. The card gets
+    `evaluation`: the images, the unsplit network's quality, versions, and as `check`, for the first
+    images of every class, the length of each frame and the prediction (a class, or a checksum),
+    which an unchanged family reproduces.
 
     Args:
       family: the rates.
@@ -64,8 +64,7 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
         "data": name,
         "split": source.split,
         "n_images": count,
-        "uncompressed_top1": curve.uncompressed_top1,
-        "uncompressed_top1_interval": _plain(curve.uncompressed_top1_interval),
+        **_metric(f"uncompressed_{curve.quality}", curve.unsplit[curve.quality]),
         "versions": versions(),
         "check": _check(seen),
     }
@@ -82,13 +81,17 @@ def missing(card: Mapping[str, object]) -> list[str]:
 
 
 def _figures(curve: Curve, point: RatePoint) -> dict[str, object]:
-    figures = {name: _plain(getattr(point, name)) for name in _FIGURES}
-    return {**figures, "uncompressed_top1": curve.uncompressed_top1}
+    figures = {name: getattr(point, name) for name in ("bytes_per_image", "bytes_p5", "bytes_p95")}
+    for name in (curve.quality, AGREEMENT):
+        figures |= _metric(name, point.metrics.get(name))
+    unsplit = curve.unsplit[curve.quality].mean
+    return {**figures, "n_images": point.n_images, f"uncompressed_{curve.quality}": unsplit}
 
 
-def _plain(value: object) -> object:
-    """Returns a value as JSON reads it back."""
-    return list(value) if isinstance(value, tuple) else value
+def _metric(name: str, value: Value | None) -> dict[str, object]:
+    """Returns a metric's entries as JSON reads them back."""
+    mean, interval = value or (None, None)
+    return {name: mean, f"{name}_interval": interval and list(interval)}
 
 
 def _check(seen: PerImage) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Comparison of two measured curves, as `jaxsplit compare` prints it."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from jaxsplit.evaluation import bd_rate as bd
 from jaxsplit.evaluation import per_image
 from jaxsplit.evaluation.bootstrap import EVERYTHING, BootstrapInterval, bd_rate_interval
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.tasks import Metric
 
 _CURVE = "curve.json"
 
@@ -40,16 +41,24 @@ class MeasuredCurve:
         return cls(str(path), curve, found)
 
     def rate_quality(self, quality: str) -> list[tuple[float, float]]:
-        """Returns (bytes per image, quality) of every rate."""
-        if quality == "top1":
-            return self.curve.rate_quality()
+        """Returns (bytes per image, quality) of every rate, negated where lower is better."""
+        metric = self.curve.metric(quality)
+        if quality == self.curve.quality:
+            return [(size, metric.sign * value) for size, value in self.curve.rate_quality()]
         if self.images is None:
             raise DataError(
                 f"{self.name} has no {per_image.FILE}, which {quality} is computed from: "
                 "write one with jaxsplit evaluate --out"
             )
-        qualities = self.images.correct(quality).mean(axis=1)
-        return list(zip(self.images.bytes.mean(axis=1), qualities, strict=True))
+        values = metric.value(self.images.statistics(quality).rates.mean(axis=1))
+        return list(zip(self.images.bytes.mean(axis=1), metric.sign * values, strict=True))
+
+    def unsplit_quality(self, quality: str) -> float:
+        """Returns the unsplit network's quality, negated where lower is better."""
+        metric = self.curve.metric(quality)
+        if self.images is None or quality in self.curve.unsplit:
+            return metric.sign * self.curve.unsplit[quality].mean
+        return metric.sign * float(metric.value(self.images.statistics(quality).unsplit.mean(0)))
 
 
 @dataclass(frozen=True)
@@ -58,11 +67,12 @@ class CurveComparison:
 
     Args:
       reference, test: names of the curves.
-      quality, method: the compared quality, and the interpolant.
+      quality, metric: name of the compared metric, and how it reads.
+      method: the interpolant.
       bd_rate_percent: negative where `test` needs fewer bytes.
-      bd_accuracy_points: percentage points, positive where `test` is better; None without a common
-        range of rates.
-      overlap: range of the quality, 0 … 1, that the BD-rate averages over.
+      bd_accuracy_points: in percentage points, or the metric's unit, positive where `test` is
+        better; None without a common range of rates.
+      overlap: range of the quality that the BD-rate averages over.
       common_bytes: range of bytes that the BD-accuracy averages over, or None.
       interval: of the BD-rate, where both curves have records of the same images.
       no_interval: reason why there is none, or "".
@@ -72,6 +82,7 @@ class CurveComparison:
     reference: str
     test: str
     quality: str
+    metric: Metric
     method: str
     bd_rate_percent: float
     bd_accuracy_points: float | None
@@ -87,8 +98,7 @@ class CurveComparison:
 
     def render(self) -> str:
         """Renders as a short table of plain text."""
-        quality = {"top1": "top-1"}.get(self.quality, self.quality)
-        both = self.overlap
+        metric, both = self.metric, self.overlap
         if self.interval is None:
             interval = f"no interval: {self.no_interval}"
         else:
@@ -99,7 +109,7 @@ class CurveComparison:
             )
         points, where = "n/a", "the curves share no range of bytes"
         if self.bd_accuracy_points is not None and self.common_bytes is not None:
-            points = f"{self.bd_accuracy_points:+.2f} pp"
+            points = f"{self.bd_accuracy_points:+.2f} {metric.drop_unit}"
             where = f"from {self.common_bytes[0]:.1f} to {self.common_bytes[1]:.1f} bytes an image"
         shares = f"{100 * both.of_reference:.0f} % of the reference's, "
         shares += f"{100 * both.of_test:.0f} % of the test's"
@@ -110,8 +120,9 @@ class CurveComparison:
             ("BD-accuracy", points, where),
             (
                 "overlap",
-                f"{100 * (both.high - both.low):.2f} pp",
-                f"{quality} from {100 * both.low:.2f} to {100 * both.high:.2f} %: {shares}",
+                f"{metric.show(both.high - both.low)} {metric.drop_unit}",
+                f"{metric.label} from {metric.show(both.low)} to {metric.show(both.high)} "
+                f"{metric.unit}: {shares}",
             ),
         ]
         if self.same_images is None:
@@ -120,7 +131,7 @@ class CurveComparison:
         elif not self.same_images:
             rows.append(("images", "different", "of the same data: their difference counts too"))
         test, reference = _told_apart(self.test, self.reference)
-        lines = [f"{quality} of {test} against {reference}, {self.method}"]
+        lines = [f"{metric.label} of {test} against {reference}, {self.method}"]
         lines += [f"{name:<12} {value:<14} {note}" for name, value, note in rows]
         return "\n".join(lines)
 
@@ -137,7 +148,7 @@ def compare_curves(
     reference: MeasuredCurve,
     test: MeasuredCurve,
     *,
-    quality: str = "top1",
+    quality: str | None = None,
     method: str = "pchip",
     drops: tuple[float, float] = EVERYTHING,
 ) -> CurveComparison:
@@ -145,38 +156,54 @@ def compare_curves(
 
     Args:
       reference, test: the curves.
-      quality: "top1" or "agreement" with the unsplit network.
+      quality: the compared metric: that of the curves' task by default, such as "top1", or
+        "agreement" with the unsplit network.
       method: the interpolant, of `bd_rate.METHODS`.
       drops: largest and smallest drop below the unsplit network to compare, such as (0.06, 0.005).
 
     Raises:
-      ConfigError: as in `bd_rate`; the drops are not decreasing; the unsplit networks' accuracies
-        differ, so that drops can't be compared; the curves have different data.
+      ConfigError: as in `bd_rate`; the curves are of other metrics, or have no such metric; the
+        drops are not decreasing; the unsplit networks' qualities differ, so that drops can't be
+        compared; the curves have different data.
       DataError: agreement is requested and a curve has no per-image records.
     """
+    if reference.curve.metrics != test.curve.metrics:
+        both = " and ".join(", ".join(side.curve.metrics) for side in (reference, test))
+        raise ConfigError(f"the curves have other metrics: {both}")
+    quality = quality or reference.curve.quality
+    metric = reference.curve.metric(quality)
     if not drops[0] > drops[1]:
+        unit = "percentage points" if metric.is_share else metric.unit
         raise ConfigError(
-            f"the drops are from {100 * drops[0]:g} to {100 * drops[1]:g} percentage points, "
-            "expected the first to be larger"
+            f"the drops are from {metric.scale * drops[0]:g} to {metric.scale * drops[1]:g} "
+            f"{unit}, expected the first to be larger"
         )
     same_images = _same_images(reference, test)
-    unsplit = 1.0
-    if quality == "top1":
-        unsplit = reference.curve.uncompressed_top1
-        if drops != EVERYTHING:
-            _check_same_unsplit(reference, test)
+    if quality in reference.curve.unsplit and drops != EVERYTHING:
+        _check_same_unsplit(reference, test, quality)
     curves = reference.rate_quality(quality), test.rate_quality(quality)
+    unsplit = reference.unsplit_quality(quality)
     limits = unsplit - drops[0], unsplit - drops[1]
     bd_rate = bd.bd_rate(*curves, method=method, limits=limits)
+    overlap = bd.overlap(*curves, limits=limits)
+    if not metric.higher_is_better:
+        overlap = replace(overlap, low=-overlap.high, high=-overlap.low)
     low, high = bd.common_rates(*curves)
-    bd_accuracy = bd.bd_accuracy(*curves, method=method) if low < high else None
+    bd_accuracy = None
+    if low < high:
+        bd_accuracy = bd.bd_accuracy(*curves, method=method) * (metric.scale / 100)
     interval, reason = None, ""
     if lacking := [side.name for side in (reference, test) if side.images is None]:
         reason = f"no {per_image.FILE} in {' and '.join(lacking)}"
     elif reference.images is not None and test.images is not None:
         try:
             interval = bd_rate_interval(
-                reference.images, test.images, quality=quality, method=method, drops=drops
+                reference.images,
+                test.images,
+                metric=metric,
+                quality=quality,
+                method=method,
+                drops=drops,
             )
         except ConfigError as error:
             reason = str(error)
@@ -184,10 +211,11 @@ def compare_curves(
         reference=reference.name,
         test=test.name,
         quality=quality,
+        metric=metric,
         method=method,
         bd_rate_percent=bd_rate,
         bd_accuracy_points=bd_accuracy,
-        overlap=bd.overlap(*curves, limits=limits),
+        overlap=overlap,
         common_bytes=None if bd_accuracy is None else (low, high),
         interval=interval,
         no_interval=reason,
@@ -206,10 +234,16 @@ def _same_images(reference: MeasuredCurve, test: MeasuredCurve) -> bool | None:
     return origins[0].same_images(origins[1])
 
 
-def _check_same_unsplit(reference: MeasuredCurve, test: MeasuredCurve) -> None:
-    sides = [(side.curve.uncompressed_top1, side.curve.n_images) for side in (reference, test)]
-    if not (math.isclose(sides[0][0], sides[1][0]) and sides[0][1] == sides[1][1]):
-        said = " and ".join(f"{100 * top1:.2f} % on {count} images" for top1, count in sides)
+def _check_same_unsplit(reference: MeasuredCurve, test: MeasuredCurve, quality: str) -> None:
+    metric = reference.curve.metrics[quality]
+    first, second = (
+        (side.curve.unsplit[quality].mean, side.curve.n_images) for side in (reference, test)
+    )
+    if not (math.isclose(first[0], second[0]) and first[1] == second[1]):
+        said = " and ".join(
+            f"{metric.show(value)} {metric.unit} on {count} images"
+            for value, count in (first, second)
+        )
         raise ConfigError(
             f"the unsplit networks have {said}: drops are comparable only where they are equal; "
             "evaluate both with one network on the same images, or compare without drops"

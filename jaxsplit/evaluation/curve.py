@@ -5,7 +5,7 @@ back as the same float64, so equal curves are equal files.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,18 @@ from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.image_codecs import QUALITIES
 from jaxsplit.evaluation.points import (
     CodecPoint,
-    Interval,
     RatePoint,
+    Value,
+    Values,
+    attribute_of,
     check_keys,
+    check_values,
     optional,
     set_count,
-    set_interval,
-    set_number,
+    set_values,
 )
 from jaxsplit.io.files import write_whole
+from jaxsplit.tasks import AGREEMENT, CLASSIFICATION, Metric, metric_of
 
 
 @dataclass(frozen=True)
@@ -82,69 +85,92 @@ class Curve:
     """The rates of a family on one set of images, and the unsplit network on the same images.
 
     Args:
-      uncompressed_top1: accuracy of the unsplit network, 0 … 1.
+      unsplit: metric → value of the unsplit network, the task's quality first. Each is an
+        attribute too: `curve.uncompressed_top1`, `curve.uncompressed_top1_interval`.
       n_images: number of images that it was measured on.
       points: one for each rate, under different rate ids.
-      uncompressed_top1_interval: Wilson's 95 % interval of that accuracy, 0 … 1.
-      uncompressed_top5: share of images whose class is among the five likeliest.
-      uncompressed_top5_interval: its interval.
       baselines: image codec → its points over the same images.
       origin: the network and the images; None in an older file.
+      metrics: metric → how it reads, of the task, the quality first.
 
     Raises:
-      ConfigError: a number is out of its range, or two points share a rate id.
+      ConfigError: a number is out of its range, a metric is unknown, or two points share a rate
+        id.
 
-    >>> point = RatePoint("r0", 0.01, 52.0, 400.0, 52 * 8 / 784, 0.875, 2000)
-    >>> curve = Curve(0.925, 2000, (point,))
+    >>> point = RatePoint("r0", 0.01, 52.0, 400.0, 52 * 8 / 784, {"top1": 0.875}, 2000)
+    >>> curve = Curve({"top1": 0.925}, 2000, (point,))
     >>> curve.rate_quality()
     [(52.0, 0.875)]
     """
 
-    uncompressed_top1: float
+    unsplit: Values = field(hash=False)
     n_images: int
     points: tuple[RatePoint, ...]
-    uncompressed_top1_interval: Interval | None = None
-    uncompressed_top5: float | None = None
     baselines: Mapping[str, tuple[CodecPoint, ...]] = field(default_factory=dict, hash=False)
-    uncompressed_top5_interval: Interval | None = None
     origin: Origin | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: CLASSIFICATION, hash=False)
 
     def __post_init__(self) -> None:
-        set_number(self, "uncompressed_top1", highest=1.0)
+        set_values(self, "unsplit")
         set_count(self, "n_images")
-        for name in ("uncompressed_top1_interval", "uncompressed_top5_interval"):
-            if getattr(self, name) is not None:
-                set_interval(self, name)
-        if self.uncompressed_top5 is not None:
-            set_number(self, "uncompressed_top5", highest=1.0)
         object.__setattr__(self, "points", tuple(self.points))
         names = [point.rate_id for point in self.points]
         if len(set(names)) < len(names):
             raise ConfigError(f"two points of a curve have the same rate id: {', '.join(names)}")
+        every = (self.points, *self.baselines.values())
+        for values in (self.unsplit, *(point.metrics for points in every for point in points)):
+            check_values(values, self.metrics)
 
-    def rate_quality(self) -> list[tuple[float, float]]:
-        """(bytes per image, top-1) of every point, for `bd_rate` and `bd_accuracy`."""
-        return [(point.bytes_per_image, point.top1) for point in self.points]
+    @property
+    def quality(self) -> str:
+        """Name of the metric that curves are compared by."""
+        return next(iter(self.metrics))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("uncompressed_"):
+            return attribute_of(self.unsplit, name.removeprefix("uncompressed_"))
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
+    def metric(self, name: str) -> Metric:
+        """Returns how a metric, or "agreement", reads; a ConfigError for an unknown name."""
+        return metric_of(self.metrics, name)
+
+    def rate_quality(self, metric: str | None = None) -> list[tuple[float, float]]:
+        """Returns (bytes per image, quality or another metric) of every point, for `bd_rate`."""
+        name = metric or self.quality
+        return [(point.bytes_per_image, point.metrics[name].mean) for point in self.points]
 
     def to_json(self) -> str:
         """Returns the text of `curve.json`."""
-        uncompressed: dict[str, object] = {
-            "top1": self.uncompressed_top1,
-            "n_images": self.n_images,
-        }
-        for key in _UNCOMPRESSED_OPTIONAL:
-            if (value := getattr(self, f"uncompressed_{key}")) is not None:
-                uncompressed[key] = value
-        content: dict[str, object] = {"uncompressed": uncompressed}
-        content["points"] = [_written(point) for point in self.points]
+        unsplit = {self.quality: self.unsplit[self.quality].mean, "n_images": self.n_images}
+        content: dict[str, object] = {"uncompressed": unsplit | _flat(self.unsplit)}
+        content["points"] = [self._written(point) for point in self.points]
         if self.baselines:
             content["baselines"] = {
-                codec: [_written(point, without="codec") for point in points]
+                codec: [self._written(point, without="codec") for point in points]
                 for codec, points in self.baselines.items()
             }
         if self.origin is not None:
             content["origin"] = asdict(self.origin)
+        if self.metrics != CLASSIFICATION:
+            content["metrics"] = {name: asdict(metric) for name, metric in self.metrics.items()}
         return json.dumps(content, indent=2) + "\n"
+
+    def _written(self, point: RatePoint | CodecPoint, without: str = "") -> dict[str, object]:
+        """Returns a point as it is stored: without entries that are unknown."""
+        flat, perhaps = _flat(point.metrics), optional(type(point))
+        # The order of keys is that of older files.
+        names = (self.quality,) if isinstance(point, RatePoint) else tuple(point.metrics)
+        entries: dict[str, object] = {}
+        for entry in fields(point):
+            value = getattr(point, entry.name)
+            if entry.name == "metrics":
+                entries |= {name: flat[name] for name in names}
+            elif entry.name != without and not (entry.name in perhaps and value is None):
+                entries[_json_key(entry.name)] = value
+            if entry.name == "table_bits_per_image":
+                entries |= flat
+        return entries | flat
 
     def write(self, path: str | Path) -> None:
         """Writes `curve.json`; a killed write leaves the file that was there.
@@ -183,50 +209,91 @@ class Curve:
             ) from error
 
 
-_UNCOMPRESSED_OPTIONAL = ("top1_interval", "top5", "top5_interval")
-
-
-def _written(point: RatePoint | CodecPoint, without: str = "") -> dict[str, object]:
-    """Returns a point as it is stored: without optional entries that are unknown."""
-    unknown = {name for name in optional(type(point)) if getattr(point, name) is None}
-    entries = asdict(point).items()
-    return {_json_key(k): value for k, value in entries if k not in (*unknown, without)}
+def _flat(values: Values) -> dict[str, object]:
+    """Returns the entries of metrics in a file: NAME, and NAME_interval where it is known."""
+    entries: dict[str, object] = {}
+    for name, (mean, interval) in values.items():
+        entries[name] = mean
+        if interval is not None:
+            entries[f"{name}_interval"] = interval
+    return entries
 
 
 def _parsed(content: Any) -> Curve:
-    check_keys(content, ("uncompressed", "points"), "the file", ("baselines", "origin"))
-    uncompressed = content["uncompressed"]
-    check_keys(uncompressed, ("top1", "n_images"), "uncompressed", _UNCOMPRESSED_OPTIONAL)
-    points = _entries(content["points"], RatePoint, "points")
+    check_keys(content, ("uncompressed", "points"), "the file", ("baselines", "origin", "metrics"))
+    metrics = _metrics(content["metrics"]) if "metrics" in content else CLASSIFICATION
+    unsplit, n_images = _split(content["uncompressed"], ("n_images",), "uncompressed", metrics)
     baselines, origin = content.get("baselines", {}), content.get("origin")
     check_keys(baselines, (), "baselines", tuple(QUALITIES))
     if origin is not None:
         check_keys(origin, tuple(entry.name for entry in fields(Origin)), "origin")
     return Curve(
-        points=tuple(RatePoint(**entry) for entry in points),
-        n_images=uncompressed["n_images"],
-        **{f"uncompressed_{k}": value for k, value in uncompressed.items() if k != "n_images"},
+        unsplit=unsplit,
+        **n_images,
+        points=tuple(
+            RatePoint(**entry) for entry in _points(content["points"], RatePoint, "points", metrics)
+        ),
         baselines={
             codec: tuple(
                 CodecPoint(codec, **entry)
-                for entry in _entries(given, CodecPoint, codec, without="codec")
+                for entry in _points(given, CodecPoint, codec, metrics, without="codec")
             )
             for codec, given in baselines.items()
         },
         origin=None if origin is None else Origin(**origin),
+        metrics=metrics,
     )
 
 
-def _entries(found: Any, point: type, where: str, without: str = "") -> list[dict[str, Any]]:
+def _metrics(found: Any) -> dict[str, Metric]:
+    """Returns the metrics that a file describes."""
+    names = tuple(entry.name for entry in fields(Metric))
+    if not isinstance(found, dict) or not found:
+        raise ConfigError("metrics is not a dict of at least one metric")
+    for name, entry in found.items():
+        check_keys(entry, names, f"metrics[{name!r}]")
+        for key, value in entry.items():
+            if type(value) is not (bool if key in ("higher_is_better", "ratios") else str):
+                raise ConfigError(f"{key} of metrics[{name!r}] is {value!r}")
+    return {name: Metric(**entry) for name, entry in found.items()}
+
+
+def _points(
+    found: Any, point: type, where: str, metrics: Mapping[str, Metric], without: str = ""
+) -> list[dict[str, Any]]:
     """Returns stored points as arguments of their class."""
     if not isinstance(found, list):
         raise ConfigError(f"{where} is not a list")
-    names = {_json_key(entry.name): entry.name for entry in fields(point)}
+    names = {_json_key(one.name): one.name for one in fields(point)}
     perhaps = optional(point)
-    required = tuple(key for key, name in names.items() if name not in (*perhaps, without))
+    required = [key for key, name in names.items() if name not in (*perhaps, without, "metrics")]
+    arguments = []
     for number, entry in enumerate(found):
-        check_keys(entry, required, f"{where}[{number}]", perhaps)
-    return [{names[key]: value for key, value in entry.items()} for entry in found]
+        values, others = _split(entry, required, f"{where}[{number}]", metrics, perhaps)
+        arguments.append({names[key]: x for key, x in others.items()} | {"metrics": values})
+    return arguments
+
+
+def _split(
+    entry: Any,
+    required: Iterable[str],
+    where: str,
+    metrics: Mapping[str, Metric],
+    perhaps: Iterable[str] = (),
+) -> tuple[Values, dict[str, Any]]:
+    """Splits a stored entry into its metrics and its other keys."""
+    names = (*metrics, AGREEMENT)
+    intervals = tuple(f"{name}_interval" for name in names)
+    quality = next(iter(metrics))
+    others = [name for name in (*names, *intervals) if name != quality]
+    check_keys(entry, (*required, quality), where, (*perhaps, *others))
+    values = {
+        name: Value(entry[name], entry.get(f"{name}_interval")) for name in names if name in entry
+    }
+    for name, interval in zip(names, intervals, strict=True):
+        if interval in entry and name not in entry:
+            raise ConfigError(f"{where} has {interval} without {name}")
+    return values, {key: x for key, x in entry.items() if key not in (*names, *intervals)}
 
 
 def _json_key(name: str) -> str:

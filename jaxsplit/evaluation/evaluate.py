@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +15,14 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import SplitCost, split_cost
 from jaxsplit.errors import BitstreamError
 from jaxsplit.evaluation.curve import Curve, Origin
-from jaxsplit.evaluation.per_image import PerImage
-from jaxsplit.evaluation.points import RatePoint, wilson_interval
+from jaxsplit.evaluation.intervals import Value, metric_value
+from jaxsplit.evaluation.per_image import PerImage, Statistics, checksums
+from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size, in_batches
 from jaxsplit.split import Split, make_split
+from jaxsplit.tasks import AGREEMENT, Outputs, Task
 from jaxsplit.train import losses
 from jaxsplit.units import Variables
 from jaxsplit.units.quantization import Offsets
@@ -28,7 +31,6 @@ from jaxsplit.units.quantization import Offsets
 _MOST_OVERHEAD = 1 + 6
 # Bytes per symbol that the coder's integer divisions may cost, if each symbol escapes.
 _ROUNDING = 4 * 0.0057 / 8
-_TOP = 5
 
 
 def evaluate(
@@ -80,8 +82,8 @@ def evaluate_images(
     of the tables, one for the end of the payload and those of the frame. (They can be fewer: the
     payload of a blank image may be empty.)
 
-    Each point also has the rate's cost on device and server, its stored size, and its agreement
-    with the unsplit network. Shares of images have Wilson's 95 % intervals.
+    Each point also has the task's metrics with 95 % intervals, the agreement with the unsplit
+    network among them, the rate's cost on device and server, and its stored size.
 
     Args:
       family: the rates.
@@ -100,55 +102,133 @@ def evaluate_images(
       DataError: the images have other classes than the backbone.
     """
     tell = tell or no_log
-    backbone.task.check_source(source)
+    task = backbone.task
+    task.check_source(source)
     rates = family.rates if rate_ids is None else [family[rate_id] for rate_id in rate_ids]
     tell(f"reading {len(source)} images")
-    images, labels = data.load_arrays(source, backbone.preprocessing)
+    images, targets = data.load_arrays(source, backbone.preprocessing)
     size = batch_size(backbone.preprocessing.input_shape)
+    parts = [slice(start, start + size) for start in range(0, len(images), size)]
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
     tell("running the unsplit network")
-    unsplit = predictor(backbone)(images)
+    unsplit = measure_predictions(task, predictor(backbone), images, targets, size)
     pixels = images.shape[1] * images.shape[2]
     specs = {rate.spec for rate in rates}
     costs = {spec: split_cost(make_split(backbone, family.cut, spec), backbone) for spec in specs}
-    points, all_lengths, predicted = [], [], []
+    points, all_lengths, all_measured = [], [], []
     for number, rate in enumerate(rates, 1):
         what = f"evaluating {rate.rate_id}, {number} of {len(rates)}"
-        parts = []
-        for start in range(0, len(images), size):
-            tell(what, start, len(images))
-            parts.append(_send(sender, receiver, images[start : start + size], rate.rate_id))
-        lengths, decoded, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
+        sent, measured = [], []
+        for part in parts:
+            tell(what, part.start, len(images))
+            lengths, decoded, outputs = _send(sender, receiver, images[part], rate.rate_id)
+            sent.append((lengths, decoded))
+            measured.append(_measured(task, outputs, targets[part], unsplit.predicted[part]))
+        lengths, decoded = (np.concatenate(some) for some in zip(*sent, strict=True))
         all_lengths.append(lengths)
-        predicted.append(logits.argmax(-1))
+        all_measured.append(_joined(measured))
         sizes = _sizes(rate, lengths, decoded)
-        bits = _estimated_bits(family, backbone, rate.rate_id, decoded)
         points.append(
             RatePoint(
                 rate_id=rate.rate_id,
                 lmbda=rate.lmbda,
-                estimated_bits_per_image=bits,
+                estimated_bits_per_image=_estimated_bits(family, backbone, rate.rate_id, decoded),
                 bits_per_pixel=8 * sizes["bytes_per_image"] / pixels,
-                n_images=len(labels),
+                metrics=all_measured[-1].values(task),
+                n_images=len(images),
                 **sizes,
-                **_accuracies(logits, labels, unsplit),
                 **_cost(rate, costs[rate.spec], backbone),
             )
         )
+    values = unsplit.values(task)
     curve = Curve(
-        n_images=len(labels),
+        unsplit={name: value for name, value in values.items() if name != AGREEMENT},
+        n_images=len(images),
         points=tuple(points),
         origin=_origin(backbone, family.cut, source),
-        **{f"uncompressed_{name}": value for name, value in _accuracy(unsplit, labels).items()},
+        metrics=task.metrics,
     )
     seen = PerImage(
         tuple(point.rate_id for point in points),
         np.array(all_lengths),
-        np.array(predicted),
-        labels,
-        unsplit.argmax(-1),
+        np.array([checksums(measured.predicted) for measured in all_measured]),
+        checksums(targets),
+        checksums(unsplit.predicted),
+        _statistics(task, all_measured, unsplit),
     )
     return curve, seen
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predictions for N images and their metrics.
+
+    Attributes:
+      predicted: integers [N, …], see `Task.predict`.
+      statistics: metric → statistics of each image, [N, …], agreement among them.
+    """
+
+    predicted: np.ndarray
+    statistics: Mapping[str, np.ndarray]
+
+    def values(self, task: Task) -> dict[str, Value]:
+        """Returns the metrics of the images together, with 95 % intervals."""
+        return {
+            name: metric_value(images, task.metric(name))
+            for name, images in self.statistics.items()
+        }
+
+
+def measure_predictions(
+    task: Task,
+    predict: Callable[[np.ndarray], Outputs],
+    images: np.ndarray,
+    targets: np.ndarray,
+    size: int = 250,
+) -> Predictions:
+    """Measures the unsplit network's predictions, which agree with themselves.
+
+    Args:
+      task: of the network.
+      predict: images uint8 [B, h, w, c] → outputs.
+      images: uint8 [N, h, w, c].
+      targets: of the images.
+      size: images at once.
+    """
+    parts = []
+    for start in range(0, len(images), size):
+        outputs = predict(images[start : start + size])
+        parts.append(_measured(task, outputs, targets[start : start + size], None))
+    return _joined(parts)
+
+
+def _measured(
+    task: Task, outputs: Outputs, targets: np.ndarray, unsplit: np.ndarray | None
+) -> Predictions:
+    predicted = np.asarray(task.predict(outputs))
+    agreement = task.agreement(outputs, predicted if unsplit is None else unsplit)
+    return Predictions(predicted, {**task.evaluate(outputs, targets), AGREEMENT: agreement})
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    statistics = {
+        name: np.concatenate([part.statistics[name] for part in parts])
+        for name in parts[0].statistics
+    }
+    return Predictions(np.concatenate([part.predicted for part in parts]), statistics)
+
+
+def _statistics(
+    task: Task, rates: Sequence[Predictions], unsplit: Predictions
+) -> dict[str, Statistics]:
+    """Returns what is kept of each image, beyond its prediction: nothing for top-1."""
+    names = () if task.quality == "top1" else (task.quality, AGREEMENT)
+    return {
+        name: Statistics(
+            np.array([measured.statistics[name] for measured in rates]), unsplit.statistics[name]
+        )
+        for name in names
+    }
 
 
 def _sizes(rate: FamilyRate, lengths: np.ndarray, decoded: np.ndarray) -> dict[str, Any]:
@@ -173,7 +253,7 @@ def _sizes(rate: FamilyRate, lengths: np.ndarray, decoded: np.ndarray) -> dict[s
 def _send(
     sender: Sender, receiver: Receiver, images: np.ndarray, rate_id: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns lengths of frames [n], their decoded symbols, and logits [n, K]."""
+    """Returns lengths of frames [n], their decoded symbols, and the network's outputs."""
     symbols = sender.symbols(images, rate_id)
     frames = sender.frames(symbols, rate_id)
     decoded = receiver.symbols(frames, rate_id)
@@ -195,29 +275,6 @@ def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origi
         jaxsplit=__version__,
         jax=jax.__version__,
     )
-
-
-def _accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Computes top-1 and top-5 of logits [N, K] with intervals; ties go to the first class."""
-    correct = {"top1": logits.argmax(-1) == labels}
-    if logits.shape[1] > _TOP:
-        likeliest = np.argsort(-logits, axis=-1, kind="stable")[:, :_TOP]
-        correct["top5"] = (likeliest == labels[:, None]).any(-1)
-    found: dict[str, Any] = {"top5": None}
-    for name, right in correct.items():
-        count = int(right.sum())
-        found[name] = count / len(labels)
-        found[f"{name}_interval"] = wilson_interval(count, len(labels))
-    return found
-
-
-def _accuracies(logits: np.ndarray, labels: np.ndarray, unsplit: np.ndarray) -> dict[str, Any]:
-    """Returns the fields of a point for logits [N, K], of the rate and the unsplit network."""
-    agreeing = _accuracy(logits, unsplit.argmax(-1))
-    return _accuracy(logits, labels) | {
-        "agreement": agreeing["top1"],
-        "agreement_interval": agreeing["top1_interval"],
-    }
 
 
 def _cost(rate: FamilyRate, cost: SplitCost, backbone: networks.Backbone) -> dict[str, Any]:

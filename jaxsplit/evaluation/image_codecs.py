@@ -19,7 +19,9 @@ import numpy as np
 from PIL import Image, features
 
 from jaxsplit.errors import ConfigError, DataError
-from jaxsplit.evaluation.points import CodecPoint, wilson_interval
+from jaxsplit.evaluation.intervals import metric_value
+from jaxsplit.evaluation.points import CodecPoint
+from jaxsplit.tasks import AGREEMENT, CLASSIFICATION, Metric, Outputs, Task
 
 #: Codec → its name in tables.
 TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
@@ -48,33 +50,36 @@ _RIFF_HEADER, _CHUNK_HEADER, _FRAME_HEADER = 12, 8, 10
 
 def sweep(
     images: np.ndarray,
-    labels: np.ndarray,
+    targets: np.ndarray,
     unsplit: np.ndarray,
-    predict: Callable[[np.ndarray], np.ndarray],
+    predict: Callable[[np.ndarray], Outputs],
     codec: str = "jpeg",
     qualities: Sequence[int] | None = None,
     batch_size: int = 250,
+    task: Task | None = None,
 ) -> tuple[CodecPoint, ...]:
-    """Measures size and accuracy of an image codec over its qualities.
+    """Measures an image codec over its qualities: size of files, and the task's metrics.
 
     Without the network, a 28 × 28 image takes about 0.15 ms (JPEG), 0.35 ms (WebP) or 2.5 ms (AVIF)
     per quality on one core. Threads share the images, since Pillow releases Python's lock.
 
     Args:
       images: uint8 [N, h, w, c], c = 1 (grey) or 3 (RGB).
-      labels: integers [N].
-      unsplit: integers [N], the classes that the unsplit network gives the original images.
-      predict: the unsplit network, uint8 [B, h, w, c] → logits [B, K], B = min(batch_size, N).
-        Batches are always full, the last one padded with zeros, so that it compiles once.
+      targets: of the images, integers [N, …], such as labels [N].
+      unsplit: what the unsplit network predicts for the original images, like `targets`.
+      predict: the unsplit network, uint8 [B, h, w, c] → outputs, such as logits [B, K],
+        B = min(batch_size, N). Batches are always full, the last one padded with zeros, so that
+        it compiles once.
       codec: "jpeg", "webp" or "avif".
       qualities: Pillow's qualities; None: `DEFAULT_QUALITIES`.
       batch_size: images in a batch of `predict`.
+      task: of the network; None for classification.
 
     Returns:
       One point for each quality, in the given order.
 
     Raises:
-      ConfigError: the arrays, the codec, a quality or the logits are not as described, or Pillow
+      ConfigError: the arrays, the codec, a quality or the outputs are not as described, or Pillow
         was built without the codec.
 
     >>> images = np.zeros((4, 8, 8, 1), np.uint8)
@@ -86,16 +91,19 @@ def sweep(
     >>> point.top1, point.agreement, point.bytes_per_image > point.header_bytes_per_image
     (0.75, 1.0, True)
     """
+    from jaxsplit import tasks
+
+    task = task or tasks.CLASSES
     qualities = _checked_qualities(codec, qualities)
-    images, labels, unsplit = np.asarray(images), np.asarray(labels), np.asarray(unsplit)
+    images, targets, unsplit = np.asarray(images), np.asarray(targets), np.asarray(unsplit)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ConfigError(
             f"images are {images.dtype} {images.shape}, expected uint8 [N, height, width, 1 or 3]"
         )
-    for name, classes in (("labels", labels), ("classes of the unsplit network", unsplit)):
-        if classes.shape != images.shape[:1] or not len(classes):
+    for name, given in (("targets", targets), ("predictions of the unsplit network", unsplit)):
+        if given.shape[:1] != images.shape[:1] or given.shape != targets.shape or not len(given):
             raise ConfigError(
-                f"{name} are {classes.shape} for {len(images)} images, expected one for each of "
+                f"{name} are {given.shape} for {len(images)} images, expected one for each of "
                 "at least one image"
             )
     if batch_size < 1:
@@ -104,79 +112,94 @@ def sweep(
     points = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for quality in qualities:
-            sizes, headers, right, same = 0, 0, 0, 0
+            sizes, headers = 0, 0
+            found: dict[str, list[np.ndarray]] = {task.quality: [], AGREEMENT: []}
             for start in range(0, len(images), batch_size):
-                batch = images[start : start + batch_size]
-                slices = [batch[i : i + _SLICE] for i in range(0, len(batch), _SLICE)]
-                decoded = np.zeros((batch_size, *images.shape[1:]), np.uint8)
-                done = pool.map(lambda part, q=quality: _through_codec(part, codec, q), slices)
-                for i, (part, size, header) in enumerate(done):
-                    decoded[i * _SLICE : i * _SLICE + len(part)] = part
-                    sizes, headers = sizes + size, headers + header
-                classes = _classes(predict(decoded), len(batch))
-                right += int((classes == labels[start : start + batch_size]).sum())
-                same += int((classes == unsplit[start : start + batch_size]).sum())
+                part = slice(start, start + batch_size)
+                decoded, size, header = _coded(pool, images[part], codec, quality)
+                sizes, headers = sizes + size, headers + header
+                outputs = _outputs(predict, decoded, batch_size)
+                found[task.quality].append(task.evaluate(outputs, targets[part])[task.quality])
+                found[AGREEMENT].append(task.agreement(outputs, unsplit[part]))
+            metrics = {
+                name: metric_value(np.concatenate(parts), task.metric(name))
+                for name, parts in found.items()
+            }
             count = len(images)
-            point = CodecPoint(
-                codec,
-                quality,
-                bytes_per_image=sizes / count,
-                header_bytes_per_image=headers / count,
-                top1=right / count,
-                agreement=same / count,
-                top1_interval=wilson_interval(right, count),
-                agreement_interval=wilson_interval(same, count),
-            )
-            points.append(point)
+            points.append(CodecPoint(codec, quality, sizes / count, headers / count, metrics))
     return tuple(points)
 
 
 def sweep_to(
     images: np.ndarray,
-    labels: np.ndarray,
+    targets: np.ndarray,
     unsplit: np.ndarray,
-    predict: Callable[[np.ndarray], np.ndarray],
+    predict: Callable[[np.ndarray], Outputs],
     codec: str,
-    targets: Iterable[float],
-    measure: str = "top1",
+    goals: Iterable[float],
+    measure: str | None = None,
+    task: Task | None = None,
 ) -> tuple[CodecPoint, ...]:
-    """Sweeps densely around the smallest files that reach the targets.
+    """Sweeps densely around the smallest files that reach some qualities of the task.
 
-    After `DEFAULT_QUALITIES`, each target is bisected between the lowest quality that reaches it
+    After `DEFAULT_QUALITIES`, each goal is bisected between the lowest quality that reaches it
     and the next lower one, so that the coarseness of a grid costs no codec bytes. Accuracy is noisy
-    over qualities: one below the bisected range may reach the target too.
+    over qualities: one below the bisected range may reach the goal too.
 
     Args:
-      images, labels, unsplit, predict, codec: as in `sweep`.
-      targets: accuracies, 0 … 1.
-      measure: quantity of the targets, "top1" or "agreement".
+      images, targets, unsplit, predict, codec, task: as in `sweep`.
+      goals: values of a metric, such as accuracies, 0 … 1.
+      measure: the metric: the task's quality by default, or "agreement".
 
     Returns:
       All measured points, by rising quality.
     """
-    points = {point.quality: point for point in sweep(images, labels, unsplit, predict, codec)}
-    for target in sorted(set(targets)):
+    from jaxsplit import tasks
+
+    task = task or tasks.CLASSES
+    name = measure or task.quality
+    metric = task.metric(name)
+
+    def swept(qualities: Sequence[int] | None = None) -> tuple[CodecPoint, ...]:
+        return sweep(images, targets, unsplit, predict, codec, qualities, task=task)
+
+    points = {point.quality: point for point in swept()}
+    for goal in sorted(set(goals)):
         while True:
-            reaching = [q for q, point in points.items() if getattr(point, measure) >= target]
+            reaching = [q for q, point in points.items() if _reaches(point, goal, name, metric)]
             below = [q for q in points if q < min(reaching, default=0)]
             if not below or min(reaching) - max(below) < 2:
                 break
             middle = (min(reaching) + max(below)) // 2
-            points[middle] = sweep(images, labels, unsplit, predict, codec, [middle])[0]
+            points[middle] = swept([middle])[0]
     return tuple(points[quality] for quality in sorted(points))
 
 
 def smallest_reaching(
-    points: Iterable[CodecPoint], target: float, measure: str = "top1"
+    points: Iterable[CodecPoint],
+    goal: float,
+    measure: str = "top1",
+    metric: Metric = CLASSIFICATION["top1"],
 ) -> CodecPoint | None:
-    """Returns the point of fewest mean bytes that reaches a target, or None.
+    """Returns the point of fewest mean bytes that is as good as a goal, or None.
 
-    >>> points = [CodecPoint("jpeg", q, 300.0 + q, 320.0, q / 100, 0.9) for q in (20, 50, 90)]
+    Args:
+      points: of one codec.
+      goal: value of the metric.
+      measure, metric: its name, and how it reads.
+
+    >>> points = [
+    ...     CodecPoint("jpeg", q, 300.0 + q, 320.0, {"top1": q / 100}) for q in (20, 50, 90)
+    ... ]
     >>> smallest_reaching(points, 0.4).quality, smallest_reaching(points, 0.95)
     (50, None)
     """
-    reaching = [point for point in points if getattr(point, measure) >= target]
+    reaching = [point for point in points if _reaches(point, goal, measure, metric)]
     return min(reaching, key=lambda point: point.bytes_per_image, default=None)
+
+
+def _reaches(point: CodecPoint, goal: float, name: str, metric: Metric) -> bool:
+    return metric.sign * point.metrics[name].mean >= metric.sign * goal
 
 
 def check_codec(codec: str) -> None:
@@ -226,14 +249,30 @@ def _through_codec(images: np.ndarray, codec: str, quality: int) -> tuple[np.nda
     return decoded, sizes, headers
 
 
-def _classes(logits: np.ndarray, count: int) -> np.ndarray:
-    logits = np.asarray(logits)
-    if logits.ndim != 2 or len(logits) < count:
-        raise ConfigError(
-            f"predict returned {logits.shape}, expected logits [batch, classes] with a row for "
-            "each image"
-        )
-    return logits[:count].argmax(axis=1)
+def _coded(
+    pool: ThreadPoolExecutor, images: np.ndarray, codec: str, quality: int
+) -> tuple[np.ndarray, int, int]:
+    """Returns decoded images, and the bytes of all files and headers, coded by several threads."""
+    slices = [images[i : i + _SLICE] for i in range(0, len(images), _SLICE)]
+    parts = pool.map(lambda part: _through_codec(part, codec, quality), slices)
+    decoded, sizes, headers = zip(*parts, strict=True)
+    return np.concatenate(decoded), sum(sizes), sum(headers)
+
+
+def _outputs(predict: Callable[[np.ndarray], Outputs], images: np.ndarray, size: int) -> Outputs:
+    """Returns the network's outputs for images [n, …], padded to a batch of `size`."""
+    import jax
+
+    full = np.zeros((size, *images.shape[1:]), np.uint8)
+    full[: len(images)] = images
+    outputs = predict(full)
+    for leaf in jax.tree.leaves(outputs):
+        if not np.ndim(leaf) or len(leaf) < len(images):
+            raise ConfigError(
+                f"predict returned {np.shape(leaf)}, expected outputs [batch, …] with a row for "
+                "each image"
+            )
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(images)], outputs)
 
 
 def header_bytes(encoded: bytes) -> int:

@@ -1,35 +1,48 @@
-"""Frame length and prediction of every image at every rate: `images.npz`, beside `curve.json`.
+"""Frame length, prediction and statistics of every image at every rate: `images.npz`.
 
-The file is a NumPy archive, read without pickles:
+The file lies beside `curve.json`. It is a NumPy archive, read without pickles:
 
-    version     int64 []            1
+    version     int64 []            1, or 2 with the last two
     rate_ids    str [rates]         in the order of the curve's points
     bytes       int32 [rates, N]    length of the frame that was decoded again
-    predicted   int32 [rates, N]    class that the tail predicted from the decoded frame
-    labels      int32 [N]
-    uncut       int32 [N]           class that the unsplit network predicted
+    predicted   int32 [rates, N]    what the tail predicted from the decoded frame: a class, or
+                                    the CRC-32 of a larger prediction
+    labels      int32 [N]           the targets, in the same form
+    uncut       int32 [N]           what the unsplit network predicted
+    rates.NAME  [rates, N, …]       statistics of a metric, see `Task.measure`
+    unsplit.NAME  [N, …]            those of the unsplit network
 
+Without statistics a file has the metrics "top1" and "agreement": equal classes.
 `evaluation.bootstrap` computes confidence intervals of the distance of two curves from it.
 """
 
 import io
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.io.files import write_whole
+from jaxsplit.tasks import AGREEMENT
 
 #: Name of the file in a folder that `jaxsplit evaluate --out` writes.
 FILE = "images.npz"
 
-_VERSION = 1
 _ARRAYS = {"rate_ids": 1, "bytes": 2, "predicted": 2, "labels": 1, "uncut": 1}  # their ranks
-_QUALITIES = ("top1", "agreement")
+_RATES, _UNSPLIT = "rates.", "unsplit."
+
+
+class Statistics(NamedTuple):
+    """A metric's statistics of N images: of the rates [rates, N, …], the unsplit network [N, …]."""
+
+    rates: np.ndarray
+    unsplit: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +52,19 @@ class PerImage:
     Args:
       rate_ids: names of the rates.
       bytes: integers [rates, N], length of each frame.
-      predicted: integers [rates, N], the class that was predicted from the frame.
-      labels: integers [N], the true class.
-      uncut: integers [N], the class that the unsplit network predicts.
+      predicted: integers [rates, N], the class that was predicted from the frame, or a checksum
+        of a larger prediction, see `checksums`.
+      labels: integers [N], the targets likewise.
+      uncut: integers [N], the predictions of the unsplit network.
+      measured: metric → its statistics, of a task whose quality is not top-1.
 
     Raises:
       ConfigError: shapes don't fit, an array is not of integers, a size is negative, or two rates
         share an id.
 
     >>> one = PerImage(("r0",), [[52, 48, 50]], [[7, 1, 3]], labels=[7, 1, 2], uncut=[7, 2, 3])
-    >>> one.correct("top1").mean(), one.correct("agreement").mean(), one.bytes.mean()
-    (np.float64(0.6666666666666666), np.float64(0.6666666666666666), np.float64(50.0))
+    >>> one.statistics("top1").rates, one.statistics("agreement").unsplit
+    (array([[ True,  True, False]]), array([ True,  True,  True]))
     """
 
     rate_ids: tuple[str, ...]
@@ -57,6 +72,7 @@ class PerImage:
     predicted: np.ndarray
     labels: np.ndarray
     uncut: np.ndarray
+    measured: Mapping[str, Statistics] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate_ids", tuple(map(str, self.rate_ids)))
@@ -75,19 +91,22 @@ class PerImage:
             object.__setattr__(self, name, array.astype(np.int64))
         if self.bytes.min() < 0:
             raise ConfigError(f"an image has {self.bytes.min()} bytes")
+        for name, (rates, unsplit) in self.measured.items():
+            if rates.shape != (*each, *unsplit.shape[1:]) or unsplit.shape[:1] != one:
+                raise ConfigError(
+                    f"statistics of {name} are {list(rates.shape)} and {list(unsplit.shape)}, "
+                    f"expected {[*each, '…']} and {[*one, '…']}"
+                )
 
-    def correct(self, quality: str) -> np.ndarray:
-        """Returns bool [rates, N]: equal to the label ("top1") or the unsplit network's class."""
-        return self.predicted == self._truth(quality)
-
-    def uncut_correct(self, quality: str) -> np.ndarray:
-        """Returns bool [N]: the same for the unsplit network, which always agrees with itself."""
-        return self.uncut == self._truth(quality)
-
-    def _truth(self, quality: str) -> np.ndarray:
-        if quality not in _QUALITIES:
-            raise ConfigError(f"unknown quality {quality!r}; choose {' or '.join(_QUALITIES)}")
-        return self.labels if quality == "top1" else self.uncut
+    def statistics(self, metric: str) -> Statistics:
+        """Returns the statistics of a metric; a ConfigError where they were not kept."""
+        if metric in self.measured:
+            return self.measured[metric]
+        if self.measured or metric not in ("top1", AGREEMENT):
+            known = self.measured or ("top1", AGREEMENT)
+            raise ConfigError(f"unknown metric {metric!r}; choose {' or '.join(known)}")
+        truth = self.labels if metric == "top1" else self.uncut
+        return Statistics(self.predicted == truth, self.uncut == truth)
 
     def same_images(self, other: "PerImage") -> bool:
         """Returns whether labels and predictions of the unsplit network are equal."""
@@ -95,22 +114,29 @@ class PerImage:
 
     def belongs_to(self, curve: Curve) -> bool:
         """Returns whether the curve is the mean over these images."""
-        points = [(point.bytes_per_image, point.top1) for point in curve.points]
-        means = np.stack([self.bytes.mean(axis=1), self.correct("top1").mean(axis=1)], axis=1)
-        return (
-            self.rate_ids == tuple(point.rate_id for point in curve.points)
-            and {len(self.labels)} == {curve.n_images, *(p.n_images for p in curve.points)}
-            and np.allclose(points, means, rtol=1e-9, atol=0)
-            and np.isclose(curve.uncompressed_top1, self.uncut_correct("top1").mean())
+        counts = {curve.n_images, *(point.n_images for point in curve.points)}
+        ids = tuple(point.rate_id for point in curve.points)
+        if self.rate_ids != ids or {len(self.labels)} != counts:
+            return False
+        try:
+            rates, unsplit = self.statistics(curve.quality)
+        except ConfigError:
+            return False
+        metric = curve.metrics[curve.quality]
+        means = self.bytes.mean(axis=1), metric.value(rates.mean(axis=1))
+        value = metric.value(unsplit.mean(axis=0))
+        return np.allclose(curve.rate_quality(), np.stack(means, axis=1), rtol=1e-9, atol=0) and (
+            bool(np.isclose(curve.unsplit[curve.quality].mean, value))
         )
 
     def write(self, path: str | Path) -> None:
         """Writes the file; a killed write leaves the one that was there."""
-        numbers = {name: getattr(self, name).astype(np.int32) for name in list(_ARRAYS)[1:]}
+        arrays = {name: getattr(self, name).astype(np.int32) for name in list(_ARRAYS)[1:]}
+        for name, (rates, unsplit) in self.measured.items():
+            arrays |= {_RATES + name: rates, _UNSPLIT + name: unsplit}
         file = io.BytesIO()
-        np.savez_compressed(
-            file, version=np.int64(_VERSION), rate_ids=np.array(self.rate_ids), **numbers
-        )
+        version = np.int64(2 if self.measured else 1)
+        np.savez_compressed(file, version=version, rate_ids=np.array(self.rate_ids), **arrays)
         write_whole(Path(path), file.getvalue())
 
     @classmethod
@@ -123,22 +149,45 @@ class PerImage:
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 found = {name: archive[name] for name in ("version", *_ARRAYS)}
+                version = found.pop("version")
+                metrics = [key.removeprefix(_RATES) for key in archive if key.startswith(_RATES)]
+                measured = {
+                    name: Statistics(archive[_RATES + name], archive[_UNSPLIT + name])
+                    for name in metrics
+                }
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
             raise _damaged(path, error) from error
         except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
             raise _damaged(path, error) from error
-        version = found.pop("version")
-        if version.shape or version != _VERSION:
-            raise DataError(f"{path} has version {version}, expected {_VERSION}")
+        if version.shape or version != (2 if measured else 1):
+            raise DataError(f"{path} has version {version}, expected 1, or 2 with statistics")
         try:
             for name, rank in _ARRAYS.items():
                 if found[name].ndim != rank:
                     raise ConfigError(f"{name} has {found[name].ndim} axes, expected {rank}")
-            return cls(**found)
+            return cls(**found, measured=measured)
         except ConfigError as error:
             raise _damaged(path, error) from error
+
+
+def checksums(predictions: np.ndarray) -> np.ndarray:
+    """Returns an integer for each prediction: itself, or the CRC-32 of a larger one.
+
+    Args:
+      predictions: integers [N] or [N, …].
+
+    Returns:
+      int64 [N] of 32-bit values: equal for equal predictions.
+
+    >>> checksums(np.array([7, 3])), len(set(checksums(np.eye(3, dtype=np.int32)).tolist()))
+    (array([7, 3]), 3)
+    """
+    if predictions.ndim == 1:
+        return predictions.astype(np.int64)
+    rows = np.ascontiguousarray(predictions, np.int32).reshape(len(predictions), -1)
+    return np.array([zlib.crc32(row.tobytes()) for row in rows]).astype(np.int32).astype(np.int64)
 
 
 def _damaged(path: str | Path, error: Exception) -> DataError:

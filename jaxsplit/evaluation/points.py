@@ -1,24 +1,49 @@
-"""Points of a rate–accuracy curve, their 95 % intervals, and validation of their values."""
+"""Points of a rate–accuracy curve, their metrics, and validation of their values."""
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
 from jaxsplit.errors import ConfigError
+from jaxsplit.evaluation.intervals import Value
+from jaxsplit.tasks import AGREEMENT, Metric, metric_of
 
-__all__ = ["CodecPoint", "RatePoint", "wilson_interval"]
+__all__ = ["CodecPoint", "RatePoint", "Value"]
 
-#: Lower and upper limit of a share, 0 … 1.
-Interval = tuple[float, float]
+#: Values by metric. Arguments may have plain numbers: values without an interval.
+Values = Mapping[str, Value]
+# Attributes that are None where a file lacks them.
+_PERHAPS = ("top1_interval", "top5", "top5_interval", AGREEMENT, "agreement_interval")
 
-#: Two-sided 95 % quantile of the standard normal distribution.
-_Z = 1.959963984540054
+
+class Measured:
+    """Metrics as attributes: `point.top1` is `point.metrics["top1"].mean`, also _interval."""
+
+    metrics: Values
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and name != "metrics":
+            return attribute_of(self.metrics, name)
+        raise AttributeError(name)
+
+
+def attribute_of(values: Values, name: str) -> Any:
+    """Returns a metric's value, or its interval for a name with _interval."""
+    metric = name.removesuffix("_interval")
+    if metric in values:
+        mean, interval = values[metric]
+        return mean if metric == name else interval
+    if name in _PERHAPS:
+        return None
+    raise AttributeError(f"no {name} among the metrics {', '.join(values)}")
 
 
 @dataclass(frozen=True)
-class RatePoint:
-    """Cost and accuracy of one rate, measured over a set of images.
+class RatePoint(Measured):
+    """Cost and quality of one rate, measured over a set of images.
 
     Fields after `n_images` are None where they were not measured, as in an older file.
 
@@ -29,15 +54,12 @@ class RatePoint:
       estimated_bits_per_image: mean code length of the same latents under the rate's prior; under
         its tables where it has no prior.
       bits_per_pixel: 8 · bytes_per_image per pixel of the network's input image.
-      top1: accuracy through those bytes, 0 … 1.
+      metrics: metric → its value through those bytes, the task's quality first, and "agreement",
+        the quality with the unsplit network's predictions as targets. Each is an attribute too:
+        `point.top1`, `point.top1_interval`.
       n_images: number of images.
       table_bits_per_image: mean information content of the same latents under the rate's integer
         tables, in bits: the output of an ideal coder.
-      top1_interval: Wilson's 95 % interval of top-1, 0 … 1.
-      top5: share of images whose class is among the five likeliest; None for at most five classes.
-      top5_interval: its interval.
-      agreement: share of images to which the unsplit network gives the same class.
-      agreement_interval: its interval.
       bytes_p5, bytes_p95: 5th and 95th percentile of the lengths of frames.
       device_macs, device_params: multiply-accumulates of an image, and parameters, of head and
         encoder, see `cost.SplitCost`.
@@ -49,7 +71,9 @@ class RatePoint:
     Raises:
       ConfigError: a number is not finite or out of its range.
 
-    >>> RatePoint("r0", 0.01, 52.0, 400.0, 52 * 8 / 784, top1=0.875, n_images=2000).agreement
+    >>> point = RatePoint("r0", 0.01, 52.0, 400.0, 52 * 8 / 784, {"top1": 0.875}, n_images=2000)
+    >>> point.top1, point.agreement
+    (0.875, None)
     """
 
     rate_id: str
@@ -57,14 +81,9 @@ class RatePoint:
     bytes_per_image: float
     estimated_bits_per_image: float
     bits_per_pixel: float
-    top1: float
+    metrics: Values = field(hash=False)
     n_images: int
     table_bits_per_image: float | None = None
-    top1_interval: Interval | None = None
-    top5: float | None = None
-    top5_interval: Interval | None = None
-    agreement: float | None = None
-    agreement_interval: Interval | None = None
     bytes_p5: float | None = None
     bytes_p95: float | None = None
     device_macs: int | None = None
@@ -80,21 +99,19 @@ class RatePoint:
             raise ConfigError(f"rate_id is {self.rate_id!r}, expected a name")
         for name in ("bytes_per_image", "estimated_bits_per_image", "bits_per_pixel"):
             set_number(self, name)
-        set_number(self, "top1", highest=1.0)
+        set_values(self, "metrics")
         set_count(self, "n_images")
         for name in ("lmbda", *optional(RatePoint)):
             if getattr(self, name) is None:
                 continue
-            if name.endswith("_interval"):
-                set_interval(self, name)
-            elif name.endswith(("_macs", "_params")) or name == "unit_bytes":
+            if name.endswith(("_macs", "_params")) or name == "unit_bytes":
                 set_count(self, name)
             else:
-                set_number(self, name, 1.0 if name in ("top5", "agreement") else math.inf)
+                set_number(self, name)
 
 
 @dataclass(frozen=True)
-class CodecPoint:
+class CodecPoint(Measured):
     """One quality of one codec, measured over a set of images.
 
     Args:
@@ -102,35 +119,28 @@ class CodecPoint:
       quality: Pillow's quality, 1 … 95 (JPEG) or 0 … 100 (WebP, AVIF).
       bytes_per_image: mean length of the whole files.
       header_bytes_per_image: mean of `image_codecs.header_bytes`.
-      top1: accuracy of the unsplit network on the decoded images, 0 … 1.
-      agreement: share of images whose class is the same before and after coding, 0 … 1.
-      top1_interval, agreement_interval: Wilson's 95 % intervals; None in an older file.
+      metrics: as in `RatePoint`, of the unsplit network on the decoded images: the task's quality,
+        and "agreement" with what it predicts for the images before coding.
 
     Raises:
       ConfigError: a number is not finite or out of its range.
 
-    >>> CodecPoint("jpeg", 50, 500.0, 330.0, top1=0.9, agreement=0.95).payload_bytes_per_image
-    170.0
+    >>> point = CodecPoint("jpeg", 50, 500.0, 330.0, {"top1": 0.9, "agreement": 0.95})
+    >>> point.payload_bytes_per_image, point.agreement
+    (170.0, 0.95)
     """
 
     codec: str
     quality: int
     bytes_per_image: float
     header_bytes_per_image: float
-    top1: float
-    agreement: float
-    top1_interval: Interval | None = None
-    agreement_interval: Interval | None = None
+    metrics: Values = field(hash=False)
 
     def __post_init__(self) -> None:
         set_count(self, "quality", lowest=0)
         for name in ("bytes_per_image", "header_bytes_per_image"):
             set_number(self, name)
-        for name in ("top1", "agreement"):
-            set_number(self, name, highest=1.0)
-        for name in optional(CodecPoint):
-            if getattr(self, name) is not None:
-                set_interval(self, name)
+        set_values(self, "metrics")
 
     @property
     def payload_bytes_per_image(self) -> float:
@@ -141,44 +151,10 @@ class CodecPoint:
 def optional(point: type) -> tuple[str, ...]:
     """Returns the fields that a class of points may lack: older files don't have them.
 
-    >>> optional(CodecPoint)
-    ('top1_interval', 'agreement_interval')
+    >>> optional(RatePoint)[:3]
+    ('table_bits_per_image', 'bytes_p5', 'bytes_p95')
     """
     return tuple(entry.name for entry in fields(point) if entry.default is None)
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Computes Wilson's 95 % interval of a proportion.
-
-    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = successes / n, n = trials. Unlike
-    p ± z √(p(1-p)/n) it is accurate near 0 and 1 too, and stays between them.
-
-    Wilson, "Probable inference, the law of succession, and statistical inference", J. Am. Stat.
-    Assoc. 22 (1927).
-
-    Args:
-      successes: 0 … trials.
-      trials: at least 1.
-
-    Returns:
-      Its lower and upper limit, 0 … 1.
-
-    Raises:
-      ConfigError: the counts are not as above.
-
-    >>> low, high = wilson_interval(81, 263)
-    >>> round(low, 4), round(high, 4)
-    (0.2553, 0.3662)
-    """
-    if not 0 <= successes <= trials or trials < 1:
-        raise ConfigError(f"{successes} of {trials} is not a proportion")
-    share, square = successes / trials, _Z**2 / trials
-    middle = share + square / 2
-    reach = _Z * math.sqrt(share * (1 - share) / trials + (_Z / (2 * trials)) ** 2)
-    # A share of 0 or 1 is itself the limit; rounding may miss it.
-    low = 0.0 if successes == 0 else (middle - reach) / (1 + square)
-    high = 1.0 if successes == trials else (middle + reach) / (1 + square)
-    return low, high
 
 
 def check_keys(
@@ -191,28 +167,57 @@ def check_keys(
         raise ConfigError(f"{where} has {got}, expected {sorted(expected)}{perhaps}")
 
 
-def _number(name: str, value: object, highest: float = math.inf) -> float:
+def _number(name: str, value: object, low: float = 0.0, high: float = math.inf) -> float:
     if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
         number = float(value)
-        if math.isfinite(number) and 0 <= number <= highest:
+        if math.isfinite(number) and low <= number <= high:
             return number
-    raise ConfigError(f"{name} is {value!r}, expected a number from 0 to {highest:g}")
+    raise ConfigError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
 
 
-def set_number(instance: object, name: str, highest: float = math.inf) -> None:
-    """Converts an attribute to float; a ConfigError unless it is finite and 0 … `highest`."""
-    object.__setattr__(instance, name, _number(name, getattr(instance, name), highest))
+def set_number(instance: object, name: str) -> None:
+    """Converts an attribute to float; a ConfigError unless it is finite and at least 0."""
+    object.__setattr__(instance, name, _number(name, getattr(instance, name)))
 
 
-def set_interval(instance: object, name: str) -> None:
-    """Converts an attribute to a pair of floats; a ConfigError unless 0 ≤ low ≤ high ≤ 1."""
-    value = getattr(instance, name)
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ConfigError(f"{name} is {value!r}, expected its lower and upper limit")
-    low, high = (_number(name, end, highest=1.0) for end in value)
-    if low > high:
-        raise ConfigError(f"{name} is {value!r}, expected the lower limit first")
-    object.__setattr__(instance, name, (low, high))
+def set_values(instance: object, name: str) -> None:
+    """Converts an attribute to `Values`, from values, pairs or plain numbers."""
+    values = {}
+    for metric, given in getattr(instance, name).items():
+        mean, interval = given if isinstance(given, (tuple, list)) else (given, None)
+        mean = _number(metric, mean, -math.inf)
+        if interval is not None:
+            if not isinstance(interval, (list, tuple)) or len(interval) != 2:
+                raise ConfigError(
+                    f"{metric}_interval is {interval!r}, expected its lower and upper limit"
+                )
+            low, high = (_number(f"{metric}_interval", end, -math.inf) for end in interval)
+            if low > high:
+                raise ConfigError(
+                    f"{metric}_interval is {interval!r}, expected the lower limit first"
+                )
+            interval = (low, high)
+        values[metric] = Value(mean, interval)
+    object.__setattr__(instance, name, values)
+
+
+def check_values(values: Values, metrics: Mapping[str, Metric]) -> None:
+    """Checks that values are of known metrics, the quality among them, and shares 0 … 1.
+
+    Args:
+      values: of a point or of the unsplit network.
+      metrics: of the task, the quality first.
+
+    Raises:
+      ConfigError: they are not.
+    """
+    if (quality := next(iter(metrics))) not in values:
+        raise ConfigError(f"there is no {quality} among {', '.join(values) or 'the metrics'}")
+    for name, (mean, interval) in values.items():
+        if metric_of(metrics, name).is_share:
+            _number(name, mean, 0.0, 1.0)
+            for end in interval or ():
+                _number(f"{name}_interval", end, 0.0, 1.0)
 
 
 def set_count(instance: object, name: str, lowest: int = 1) -> None:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from jaxsplit import data, networks
 from jaxsplit.cost import SplitCost, split_cost
-from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import evaluate, image_codecs
 from jaxsplit.evaluation.card import with_measured
 from jaxsplit.evaluation.curve import Curve
@@ -21,7 +20,7 @@ from jaxsplit.io.log import Log, no_log
 from jaxsplit.reports import html, plot, table
 from jaxsplit.train import distributed
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
-from jaxsplit.train.config import COMPARE_AT, CurveConfig
+from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.curve import train_curve
 from jaxsplit.train.loop import Progress
 from jaxsplit.train.rate_groups import make_groups
@@ -108,6 +107,7 @@ def run_curve(
     for codec in config.baselines:
         image_codecs.check_codec(codec)
     backbone = load_backbone(config.backbone)
+    backbone.task.metric(config.compare_at or backbone.task.quality)
     groups = make_groups(backbone, config.cut, config.spec, config.rates)
     cost = max((split_cost(group.split, backbone) for group in groups), key=lambda c: c.encoder)
     # Opened before the training, so that missing images are reported at once.
@@ -139,7 +139,7 @@ def measure(
     log: Log | None = None,
     rate_ids: Sequence[str] | None = None,
     baselines: Sequence[str] = ("jpeg", "webp"),
-    compare_at: str = "top1",
+    compare_at: str | None = None,
 ) -> Measurement:
     """Measures the curve of a family through real bytes, beside image codecs.
 
@@ -150,7 +150,8 @@ def measure(
       log: callback with the current work.
       rate_ids: the rates to measure; None: all.
       baselines: image codecs of `image_codecs.QUALITIES`.
-      compare_at: metric at which codecs are compared with a rate, "top1" or "agreement".
+      compare_at: metric at which codecs are compared with a rate: None for the task's, such as
+        "top1", or "agreement".
 
     Returns:
       The curve with the codecs' points, the results of each image, and the table.
@@ -169,21 +170,22 @@ def measure(
     (['r5'], (20,))
     """
     log = log or no_log
-    if compare_at not in COMPARE_AT:
-        raise ConfigError(f"compare_at is {compare_at!r}; expected one of {', '.join(COMPARE_AT)}")
+    task = backbone.task
+    compare_at = compare_at or task.quality
+    task.metric(compare_at)
     for codec in baselines:
         image_codecs.check_codec(codec)
     curve, seen = evaluate.evaluate_images(family, backbone, source, log, rate_ids)
-    images, labels = data.load_arrays(source, backbone.preprocessing)
-    targets = [float(getattr(point, compare_at)) for point in curve.points]
-    targets.append(curve.uncompressed_top1 if compare_at == "top1" else 1.0)
+    images, targets = data.load_arrays(source, backbone.preprocessing)
     predict = evaluate.predictor(backbone)
-    unsplit = predict(images).argmax(-1)
+    unsplit = evaluate.measure_predictions(task, predict, images, targets)
+    goals = [point.metrics[compare_at].mean for point in curve.points]
+    goals.append(unsplit.values(task)[compare_at].mean)
     codecs = {}
     for codec in baselines:
         log(f"comparing with {codec}")
         codecs[codec] = image_codecs.sweep_to(
-            images, labels, unsplit, predict, codec, targets, compare_at
+            images, targets, unsplit.predicted, predict, codec, goals, compare_at, task
         )
     curve = dataclasses.replace(curve, baselines=codecs)
     raw = images[0].size

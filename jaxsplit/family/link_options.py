@@ -50,6 +50,7 @@ def link_options(
             spec, unit = rate.spec, None
             if isinstance(spec, BottleneckSpec) and len(split.units.tensors) == 1:
                 unit = plan_unit(spec, split.shape)
-            title, top1 = f"{Path(name).name} {rate.rate_id}", rate.measured.get("top1")
-            options.append(Option(title, family.cut, unit, sent, timing, top1))
+            title, metric = f"{Path(name).name} {rate.rate_id}", backbone.task.quality
+            value, shown = rate.measured.get(metric), backbone.task.metric(metric)
+            options.append(Option(title, family.cut, unit, sent, timing, value, metric, shown))
     return options

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES
-from jaxsplit.evaluation.points import Interval, RatePoint
+from jaxsplit.evaluation.intervals import Value
+from jaxsplit.evaluation.points import RatePoint, Values
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.versions import versions
 from jaxsplit.reports import plot
+from jaxsplit.tasks import AGREEMENT, Metric
 
 # Colour of the plot → variable of the page's style, which has one for light and dark screens each.
 _COLOURS = {
@@ -71,8 +73,8 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
 <title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
 <p>Every image was encoded to a frame of real bytes, and decoded again before the network's tail.
-The unsplit network has a top-1 of {100 * curve.uncompressed_top1:.2f} % on {curve.n_images}
-images{_between(curve.uncompressed_top1_interval)}.</p>
+The unsplit network has a {_named(curve)} on {curve.n_images}
+images{_between(curve)}.</p>
 <div class="wide">{_svg(curve)}</div>
 <h2>Rates</h2><div class="wide">{_rates(curve)}</div>
 <h2>Costs</h2><div class="wide">{_costs(curve.points)}</div>
@@ -89,17 +91,13 @@ def _svg(curve: Curve) -> str:
 
     figure = plot.draw_curve(curve, curve.baselines, title=" ")
     [axes] = figure.axes
-    if curve.uncompressed_top1_interval is not None:
-        low, high = (100 * end for end in curve.uncompressed_top1_interval)
+    metric, ends = curve.metrics[curve.quality], curve.unsplit[curve.quality].interval
+    if ends is not None:
+        low, high = (metric.scale * end for end in ends)
         axes.axhspan(low, high, color=plot.GREY, alpha=0.15, linewidth=0, zorder=0)
     for codec, points in curve.baselines.items():
-        ends = [
-            (point.bytes_per_image, *(100 * end for end in point.top1_interval))
-            for point in points
-            if point.top1_interval is not None
-        ]
-        if ends:
-            axes.vlines(*zip(*ends, strict=True), color=plot.CODECS[codec][0], alpha=0.5)
+        if known := plot.intervals(curve, points):
+            axes.vlines(*zip(*known, strict=True), color=plot.CODECS[codec][0], alpha=0.5)
     drawn = io.StringIO()
     # Text stays text, and the same curve gives the same page.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxsplit"}):
@@ -109,15 +107,15 @@ def _svg(curve: Curve) -> str:
     for colour, name in _COLOURS.items():
         content = content.replace(colour, f"var(--{name})")
     width, height = 72 * figure.get_size_inches()
-    label = "top-1 accuracy over bytes per image, with 95 % intervals"
-    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">'
+    label = f"{metric.name or metric.label} over bytes per image, with 95 % intervals"
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{html.escape(label)}">'
     return head + defs + content
 
 
 def _rates(curve: Curve) -> str:
-    head: list[str] = ["rate", "lambda", "bytes / image", "5–95 %", "estimated bits", "table bits"]
-    head += ["bits / pixel", "top-1 %", "95 % interval", "top-5 %", "95 % interval"]
-    head += ["agreement %", "95 % interval"]
+    names = (*curve.metrics, AGREEMENT)
+    head = ["rate", "lambda", "bytes / image", "5–95 %", "estimated bits", "table bits"]
+    head += ["bits / pixel", *_metric_heads(curve, names)]
     rows = [
         (
             point.rate_id,
@@ -127,12 +125,7 @@ def _rates(curve: Curve) -> str:
             f"{point.estimated_bits_per_image:.1f}",
             _number(point.table_bits_per_image, ".1f"),
             f"{point.bits_per_pixel:.3f}",
-            f"{100 * point.top1:.2f}",
-            _percents(point.top1_interval),
-            _percent(point.top5),
-            _percents(point.top5_interval),
-            _percent(point.agreement),
-            _percents(point.agreement_interval),
+            *_metric_cells(curve, names, point.metrics),
         )
         for point in curve.points
     ]
@@ -159,18 +152,15 @@ def _costs(points: Iterable[RatePoint]) -> str:
 
 
 def _baselines(curve: Curve) -> str:
-    head = ["codec", "quality", "bytes / image", "of these header", "top-1 %", "95 % interval"]
-    head += ["agreement %", "95 % interval"]
+    names = (curve.quality, AGREEMENT)
+    head = ["codec", "quality", "bytes / image", "of these header", *_metric_heads(curve, names)]
     rows = [
         (
             TITLES[codec],
             str(point.quality),
             f"{point.bytes_per_image:.1f}",
             f"{point.header_bytes_per_image:.1f}",
-            f"{100 * point.top1:.2f}",
-            _percents(point.top1_interval),
-            f"{100 * point.agreement:.2f}",
-            _percents(point.agreement_interval),
+            *_metric_cells(curve, names, point.metrics),
         )
         for codec, points in curve.baselines.items()
         for point in points
@@ -208,9 +198,32 @@ def _percent(value: float | None, unit: str = "") -> str:
     return "n/a" if value is None else f"{100 * value:.2f}{unit}"
 
 
-def _percents(interval: Interval | None) -> str:
-    return "n/a" if interval is None else "–".join(f"{100 * end:.1f}" for end in interval)
+def _metric_heads(curve: Curve, names: Iterable[str]) -> Iterator[str]:
+    for metric in map(curve.metric, names):
+        yield from (f"{metric.label} {metric.unit}", "95 % interval")
 
 
-def _between(interval: Interval | None) -> str:
-    return "" if interval is None else f" (95 % interval {_percents(interval)} %)"
+def _metric_cells(curve: Curve, names: Iterable[str], values: Values) -> Iterator[str]:
+    for name in names:
+        value = values.get(name)
+        yield curve.metric(name).show(value and value.mean)
+        yield _interval(value, curve.metric(name))
+
+
+def _interval(value: Value | None, metric: Metric) -> str:
+    if value is None or value.interval is None:
+        return "n/a"
+    return "–".join(metric.show(end, 1) for end in value.interval)
+
+
+def _named(curve: Curve) -> str:
+    metric = curve.metrics[curve.quality]
+    value = metric.show(curve.unsplit[curve.quality].mean)
+    return html.escape(f"{metric.label} of {value} {metric.unit}".rstrip())
+
+
+def _between(curve: Curve) -> str:
+    value, metric = curve.unsplit[curve.quality], curve.metrics[curve.quality]
+    if value.interval is None:
+        return ""
+    return html.escape(f" (95 % interval {_interval(value, metric)} {metric.unit}".rstrip() + ")")

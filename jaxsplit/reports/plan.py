@@ -103,14 +103,14 @@ def _units(plan: Plan, symbols: int) -> str:
 
 
 def _times(title: str, options: Sequence[Option], note: str | None) -> str:
-    measured = any(one.top1 is not None for one in options)
-    columns = ["cut", "top-1\n%"] if measured else []
+    measured = next((one.shown for one in options if one.quality is not None), None)
+    columns = ["cut", f"{measured.label}\n{measured.unit}"] if measured else []
     columns += ["C, s", "latent", "bytes", "device\nms", "transfer\nms", "server\nms", "total\nms"]
     table = empty_table(title, columns, note, first="rate" if measured else "cut")
     for i, one in enumerate(options):
         if i and one.cut is None and options[i - 1].cut is not None:
             table.add_section()
-        seen = (one.cut, "n/a" if one.top1 is None else f"{100 * one.top1:.2f}") if measured else ()
+        seen = (one.cut, one.shown.show(one.quality)) if measured else ()
         size = ("", "") if one.unit is None else _unit(one.unit)[:2]
         sent = "" if one.sent_bytes is None else amount(round(one.sent_bytes))
         timing = one.timing

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES
-from jaxsplit.evaluation.points import CodecPoint, RatePoint
+from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
 from jaxsplit.io.files import write_whole
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
-_BELOW = 12.0  # percentage points of top-1 shown below the lowest rate
+_BELOW = 12.0  # percentage points shown below the lowest rate
 _NEAR = 2.0  # the raw image is shown up to this multiple of the largest size
 #: Colours of the rates' line, and of marks beside it.
 RATES, GREY = "#0b5fa5", "#444444"
@@ -34,7 +34,7 @@ def plot_curve(
     title: str | None = None,
     raw_bytes: int | None = None,
 ) -> None:
-    """Plots top-1 over bytes per image, 1200 × 800 pixels; the same input gives the same file.
+    """Plots the quality over bytes, 1200 × 800 pixels; the same input gives the same file.
 
     Args:
       path: PNG file to write; replaced atomically.
@@ -52,7 +52,7 @@ def draw_curve(
     title: str | None = None,
     raw_bytes: int | None = None,
 ) -> Figure:
-    """Draws top-1 over bytes per image.
+    """Draws the quality, such as top-1, over bytes per image.
 
     The rates are a line of named dots, with bars for known 95 % intervals. An image codec has two
     lines: whole files, and, dashed, files without the header that each of them repeats. Points far
@@ -83,7 +83,7 @@ def draw_curve(
     sizes = [point.bytes_per_image for point in curve.points]
     for points in swept.values():
         for point in points:
-            if 100 * point.top1 >= bottom:
+            if _shown(curve, point.metrics) >= bottom:
                 sizes += [point.bytes_per_image, point.payload_bytes_per_image]
     if raw_bytes is not None and raw_bytes < _NEAR * max(sizes):
         sizes.append(raw_bytes)
@@ -91,11 +91,12 @@ def draw_curve(
     _scale_bytes(axes, min(sizes), max(sizes))
     # This order groups related entries in the columns of the legend.
     _draw_rates(axes, curve)
-    _draw_unsplit(axes, 100 * curve.uncompressed_top1)
+    metric = curve.metrics[curve.quality]
+    _draw_unsplit(axes, _shown(curve, curve.unsplit), metric.unit)
     for name, points in swept.items():
-        _draw_codec(axes, name, points)
+        _draw_codec(axes, curve, name, points)
     axes.set_xlabel("bytes per image (mean, logarithmic)", fontsize=12)
-    axes.set_ylabel("top-1 accuracy (%)", fontsize=12)
+    axes.set_ylabel(metric.title, fontsize=12)
     title = title or f"Accuracy through real bytes, {curve.n_images} images"
     # A dollar sign in a name must not start a formula.
     axes.set_title(title, fontsize=14, pad=12, parse_math=False)
@@ -138,10 +139,10 @@ def _draw_rates(axes: Axes, curve: Curve) -> None:
     from matplotlib.patheffects import withStroke
 
     points = sorted(curve.points, key=lambda point: point.bytes_per_image)
-    ends = _intervals(points)
+    ends = intervals(curve, points)
     axes.plot(
         [point.bytes_per_image for point in points],
-        [100 * point.top1 for point in points],
+        [_shown(curve, point.metrics) for point in points],
         color=RATES,
         marker="o",
         markersize=9,
@@ -155,15 +156,15 @@ def _draw_rates(axes: Axes, curve: Curve) -> None:
     low, high = (math.log(limit) for limit in axes.get_xlim())
     bottom, top = axes.get_ylim()
     for point in points:
-        size, top1 = point.bytes_per_image, 100 * point.top1
+        size, value = point.bytes_per_image, _shown(curve, point.metrics)
         # Other lines are rarely above and to the left of a rate, better and cheaper than it. But a
         # name must not leave the axes nor lie on the line of the unsplit network.
         place, width = (math.log(size) - low) / (high - low), 0.01 * len(point.rate_id) + 0.01
-        on_line = 0 <= 100 * curve.uncompressed_top1 - top1 < 0.05 * (top - bottom)
+        on_line = 0 <= _shown(curve, curve.unsplit) - value < 0.05 * (top - bottom)
         below = place < width or (on_line and place + width < 1)
         axes.annotate(
             point.rate_id,
-            (size, top1),
+            (size, value),
             xytext=(8, -8) if below else (-8, 7),
             textcoords="offset points",
             ha="left" if below else "right",
@@ -177,18 +178,23 @@ def _draw_rates(axes: Axes, curve: Curve) -> None:
         )
 
 
-def _intervals(points: Iterable[RatePoint]) -> list[tuple[float, float, float]]:
-    """(bytes, low, high) of each point with an interval of its top-1, in percent."""
-    return [
-        (point.bytes_per_image, 100 * point.top1_interval[0], 100 * point.top1_interval[1])
-        for point in points
-        if point.top1_interval is not None
-    ]
+def _shown(curve: Curve, values: Values) -> float:
+    """Returns the quality as it is drawn, shares in percent."""
+    return curve.metrics[curve.quality].scale * values[curve.quality].mean
 
 
-def _draw_codec(axes: Axes, name: str, points: Sequence[CodecPoint]) -> None:
+def intervals(
+    curve: Curve, points: Iterable[RatePoint | CodecPoint]
+) -> list[tuple[float, float, float]]:
+    """Returns (bytes, low, high) of each point with an interval of its quality, as drawn."""
+    scale = curve.metrics[curve.quality].scale
+    known = [(point.bytes_per_image, point.metrics[curve.quality].interval) for point in points]
+    return [(size, scale * ends[0], scale * ends[1]) for size, ends in known if ends is not None]
+
+
+def _draw_codec(axes: Axes, curve: Curve, name: str, points: Sequence[CodecPoint]) -> None:
     colour, marker = CODECS[name]
-    tops = [100 * point.top1 for point in points]
+    tops = [_shown(curve, point.metrics) for point in points]
     axes.plot(
         [point.bytes_per_image for point in points],
         tops,
@@ -211,10 +217,10 @@ def _draw_codec(axes: Axes, name: str, points: Sequence[CodecPoint]) -> None:
     )
 
 
-def _draw_unsplit(axes: Axes, unsplit: float) -> None:
+def _draw_unsplit(axes: Axes, unsplit: float, unit: str) -> None:
     axes.axhline(unsplit, color=GREY, linewidth=1.4, zorder=1, label="unsplit network")
     axes.annotate(
-        f"unsplit network, {unsplit:.2f} %",
+        f"unsplit network, {unsplit:.2f} {unit}".rstrip(),
         (0.008, unsplit),
         xycoords=("axes fraction", "data"),
         xytext=(0, 5),
@@ -243,12 +249,16 @@ def _scale_accuracy(axes: Axes, curve: Curve, codecs: Mapping[str, Sequence[Code
     """Fits the axis to the rates and the codecs' points near them; returns its lower limit."""
     from matplotlib.ticker import MaxNLocator
 
-    tops = [100 * top1 for top1 in (curve.uncompressed_top1, *(p.top1 for p in curve.points))]
-    others = [100 * point.top1 for points in codecs.values() for point in points]
-    ends = [end for _, *both in _intervals(curve.points) for end in both]
+    tops = [_shown(curve, one) for one in (curve.unsplit, *(p.metrics for p in curve.points))]
+    others = [_shown(curve, point.metrics) for points in codecs.values() for point in points]
+    ends = [end for _, *both in intervals(curve, curve.points) for end in both]
     others += ends
+    metric = curve.metrics[curve.quality]
+    below = _BELOW if metric.is_share else max(tops) - min(tops)
     top = max(tops + others)
-    bottom = max(min(tops) - _BELOW, min(tops + others) - 0.1 * (top - min(tops + others)) - 0.5)
+    if not metric.higher_is_better:  # what is far above the rates is bad
+        top = min(top, max(*tops, *ends) + below)
+    bottom = max(min(tops) - below, min(tops + others) - 0.1 * (top - min(tops + others)) - 0.5)
     bottom = min([bottom, *(end - 0.5 for end in ends)])  # wide intervals stay whole
     axes.set_ylim(bottom, top + 0.09 * (top - bottom))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 5, 10]))

@@ -12,18 +12,19 @@ from rich.text import Text
 
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES, smallest_reaching
-from jaxsplit.evaluation.points import CodecPoint, Interval, RatePoint
+from jaxsplit.evaluation.intervals import Value
+from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
+from jaxsplit.tasks import AGREEMENT, Metric
 
 #: Width of a table, in characters.
 WIDTH = 110
 
 _NOTE = (
-    "{}: the smallest mean file, over Pillow's qualities, with which the unsplit network {}; in "
-    "brackets its header; n/a if no tested quality is enough."
+    "{}: the smallest mean file, over Pillow's qualities, with which the unsplit network reaches "
+    "the rate's {}; in brackets its header; n/a if no tested quality is enough."
 )
-_REACHES = {"top1": "is as accurate", "agreement": "has the same agreement with itself"}
 _DETAILS_NOTE = (
-    "Intervals: Wilson, 95 %. Agreement: with the unsplit network's class. Bytes: 5th and 95th "
+    "Intervals: 95 %. Agreement: with the unsplit network's predictions. Bytes: 5th and 95th "
     "percentile of the frames. Device: head and encoder; server: decoder and tail; MACs: multiply-"
     "accumulates, in percent of the unsplit network. Unit: the rate's arrays as pack stores them, "
     "as a share of the backbone's in float32."
@@ -34,7 +35,7 @@ def table(
     curve: Curve,
     codecs: Mapping[str, Iterable[CodecPoint]] | None = None,
     raw_bytes: int | None = None,
-    measure: str = "top1",
+    measure: str | None = None,
 ) -> Table:
     """Builds a row for each rate and one for the unsplit network, in ASCII, 110 columns at most.
 
@@ -45,23 +46,27 @@ def table(
       curve: the rates, in the order of the rows.
       codecs: image codec → its `image_codecs.sweep` over the same images: a column for each.
       raw_bytes: bytes of an uncompressed image, h · w · c, shown with the unsplit network.
-      measure: metric at which codecs are compared with a rate: "top1", or "agreement" with the
-        unsplit network, which is then shown in place of the drop.
+      measure: metric at which codecs are compared with a rate: the curve's by default, or
+        "agreement" with the unsplit network, which is then shown in place of the drop.
 
     Returns:
       The table, for any `rich` console; `render` turns it into text.
     """
     swept = {codec: tuple(points) for codec, points in (codecs or {}).items()}
+    quality, measure = curve.metrics[curve.quality], measure or curve.quality
+    metric = curve.metric(measure)
+    agreement = "agree-\nment" + (" %" if metric.is_share else "")
     titles = [TITLES[codec] for codec in swept]
     # Three columns of codecs fit only with the header below the file size.
     space = "\n" if len(swept) > 2 else " "
     columns = ["lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
-    columns += ["top-1\n%", "drop\npp" if measure == "top1" else "agree-\nment %"]
+    columns += [f"{quality.label}\n{quality.unit}"]
+    columns += [f"drop\n{quality.drop_unit}" if measure == curve.quality else agreement]
     columns += [f"{title}{space}bytes\n(header)" for title in titles]
     result = empty_table(
         f"Rates against the unsplit network, {_images(curve)}",
         columns,
-        _NOTE.format(", ".join(titles), _REACHES[measure]) if titles else None,
+        _NOTE.format(", ".join(titles), metric.label) if titles else None,
     )
     for point in curve.points:
         result.add_row(
@@ -71,16 +76,18 @@ def table(
             _mean(point.estimated_bits_per_image),
             "n/a" if point.table_bits_per_image is None else _mean(point.table_bits_per_image),
             f"{point.bits_per_pixel:.3f}",
-            f"{100 * point.top1:.2f}",
-            f"{100 * (curve.uncompressed_top1 - point.top1):z.2f}"
-            if measure == "top1"
-            else _percent(point.agreement, 2),
+            quality.show(point.metrics[curve.quality].mean),
+            _drop(curve, point)
+            if measure == curve.quality
+            else _share(point.metrics, measure, metric),
             *(
-                _smallest(points, getattr(point, measure), measure, space)
+                _smallest(points, point.metrics.get(measure), measure, metric, space)
                 for points in swept.values()
             ),
         )
     result.add_section()
+    unsplit = curve.unsplit[curve.quality]
+    whole = unsplit if measure == curve.quality else Value(1.0 if metric.higher_is_better else 0.0)
     result.add_row(
         "unsplit",
         "",
@@ -88,12 +95,9 @@ def table(
         "",
         "",
         "",
-        f"{100 * curve.uncompressed_top1:.2f}",
-        "0.00" if measure == "top1" else "100.00",
-        *(
-            _smallest(points, curve.uncompressed_top1 if measure == "top1" else 1, measure, space)
-            for points in swept.values()
-        ),
+        quality.show(unsplit.mean),
+        "0.00" if measure == curve.quality else metric.show(whole.mean),
+        *(_smallest(points, whole, measure, metric, space) for points in swept.values()),
     )
     return result
 
@@ -102,13 +106,13 @@ def render(
     curve: Curve,
     codecs: Mapping[str, Iterable[CodecPoint]] | None = None,
     raw_bytes: int | None = None,
-    measure: str = "top1",
+    measure: str | None = None,
 ) -> str:
     """Formats `table` as plain text.
 
-    >>> points = [RatePoint("r0", 0.01, 52.0, 401.0, 0.531, 0.875, 2000, 402.5)]
-    >>> jpeg = [CodecPoint("jpeg", 9, 251.5, 170.25, 0.88, 0.9)]
-    >>> print(render(Curve(0.925, 2000, points), {"jpeg": jpeg}))
+    >>> points = [RatePoint("r0", 0.01, 52.0, 401.0, 0.531, {"top1": 0.875}, 2000, 402.5)]
+    >>> jpeg = [CodecPoint("jpeg", 9, 251.5, 170.25, {"top1": 0.88})]
+    >>> print(render(Curve({"top1": 0.925}, 2000, points), {"jpeg": jpeg}))
                         Rates against the unsplit network, 2000 images
     +---------+--------+---------+--------+-------+--------+-------+------+---------------+
     |         |        | bytes / | estim. | table | bits / | top-1 | drop |    JPEG bytes |
@@ -119,40 +123,59 @@ def render(
     | unsplit |        |         |        |       |        | 92.50 | 0.00 |           n/a |
     +---------+--------+---------+--------+-------+--------+-------+------+---------------+
     JPEG: the smallest mean file, over Pillow's qualities, with which the unsplit network
-    is as accurate; in brackets its header; n/a if no tested quality is enough.
+    reaches the rate's top-1; in brackets its header; n/a if no tested quality is enough.
     """
     return as_text(table(curve, codecs, raw_bytes, measure))
 
 
 def details(curve: Curve) -> Table:
     """Builds the table of costs and confidence intervals of each rate; unknown values are n/a."""
-    columns = ["top-1 %\ninterval", "top-5\n%", "agreement %\n(interval)", "bytes\np5-p95"]
+    first, *others = curve.metrics
+    quality = curve.metrics[first]
+    columns = [f"{quality.label} {quality.unit}\ninterval"]
+    columns += [f"{curve.metrics[name].label}\n{curve.metrics[name].unit}" for name in others]
+    columns += [f"{AGREEMENT} {quality.unit}\n(interval)", "bytes\np5-p95"]
     columns += ["device\nMACs %", "device\nparams", "server\nMACs %", "server\nparams"]
     columns += ["unit bytes\n(share %)"]
     result = empty_table(f"Costs of the rates, {_images(curve)}", columns, _DETAILS_NOTE)
     for point in curve.points:
-        result.add_row(Text(point.rate_id), *_details(point))
+        values = [_share(point.metrics, name, curve.metrics[name]) for name in others]
+        shown = _interval(point.metrics[first], quality)
+        result.add_row(Text(point.rate_id), shown, *values, *_details(point, curve))
     result.add_section()
-    top5 = _percent(curve.uncompressed_top5, 2)
-    result.add_row("unsplit", _interval(curve.uncompressed_top1_interval), top5)
+    unsplit = (_share(curve.unsplit, name, curve.metrics[name]) for name in others)
+    result.add_row("unsplit", _interval(curve.unsplit[first], quality), *unsplit)
     return result
 
 
 def render_details(curve: Curve) -> str:
     """Formats `details` as plain text.
 
-    >>> point = RatePoint("r0", 0.01, 52.0, 401.0, 0.531, 0.875, 2000, bytes_p5=31, bytes_p95=74)
-    >>> row = render_details(Curve(0.925, 2000, [point])).splitlines()[5]
+    >>> point = RatePoint(
+    ...     "r0", 0.01, 52.0, 401.0, 0.531, {"top1": 0.875}, 2000, bytes_p5=31, bytes_p95=74
+    ... )
+    >>> row = render_details(Curve({"top1": 0.925}, 2000, [point])).splitlines()[5]
     >>> row.replace(" ", "")
     '|r0|n/a|n/a|n/a|31-74|n/a|n/a|n/a|n/a|n/a|'
     """
     return as_text(details(curve))
 
 
-def _details(point: RatePoint) -> tuple[str, ...]:
-    agreement = _percent(point.agreement, 1)
-    if point.agreement_interval is not None:
-        agreement += f" ({_interval(point.agreement_interval)})"
+def _drop(curve: Curve, point: RatePoint) -> str:
+    values = (metrics[curve.quality].mean for metrics in (curve.unsplit, point.metrics))
+    return curve.metrics[curve.quality].show_drop(*values)
+
+
+def _share(values: Values, name: str, metric: Metric) -> str:
+    return metric.show(values[name].mean if name in values else None)
+
+
+def _details(point: RatePoint, curve: Curve) -> tuple[str, ...]:
+    agreement, metric = "n/a", curve.metric(AGREEMENT)
+    if (value := point.metrics.get(AGREEMENT)) is not None:
+        agreement = metric.show(value.mean, 1)
+        if value.interval is not None:
+            agreement += f" ({_interval(value, metric)})"
     frames = (point.bytes_p5, point.bytes_p95)
     server_share = None
     if point.device_macs is not None and point.server_macs and point.device_share is not None:
@@ -161,8 +184,6 @@ def _details(point: RatePoint) -> tuple[str, ...]:
     if point.unit_share is not None:
         unit += f" ({_percent(point.unit_share, 1)})"
     return (
-        _interval(point.top1_interval),
-        _percent(point.top5, 2),
         agreement,
         "n/a" if None in frames else "-".join(f"{size:.0f}" for size in frames),
         _percent(point.device_share, 1),
@@ -214,8 +235,10 @@ def _mean(value: float) -> str:
     return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
-def _smallest(points: Iterable[CodecPoint], target: float | None, measure: str, space: str) -> str:
-    point = None if target is None else smallest_reaching(points, target, measure)
+def _smallest(
+    points: Iterable[CodecPoint], goal: Value | None, name: str, metric: Metric, space: str
+) -> str:
+    point = None if goal is None else smallest_reaching(points, goal.mean, name, metric)
     if point is None:
         return "n/a"
     return f"{_mean(point.bytes_per_image)}{space}({_mean(point.header_bytes_per_image)})"
@@ -225,8 +248,8 @@ def _percent(share: float | None, digits: int) -> str:
     return "n/a" if share is None else f"{100 * share:.{digits}f}"
 
 
-def _interval(ends: Interval | None) -> str:
-    return "n/a" if ends is None else f"{100 * ends[0]:.1f}-{100 * ends[1]:.1f}"
+def _interval(value: Value, metric: Metric) -> str:
+    return "-".join(metric.show(end, 1) for end in value.interval) if value.interval else "n/a"
 
 
 def amount(count: int | None) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxsplit import data, networks
 from jaxsplit.cost import make_plan
 from jaxsplit.errors import ConfigError
@@ -17,6 +19,7 @@ from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.search.checkpoint import SearchCheckpoint
 from jaxsplit.search.pareto import Result, choose_by_cut, front
 from jaxsplit.search.trainer import Trainer, Trial
+from jaxsplit.tasks import CLASSES, Task
 from jaxsplit.train import features, parallel
 
 #: Yields trials one by one and logs the time spent before each.
@@ -29,16 +32,17 @@ class Design:
 
     Attributes:
       results: of every candidate, from its last comparison.
-      front: Pareto front of the last rung among results that lose at most `most_drop` of top-1,
+      front: Pareto front of the last rung among results that lose at most `most_drop`,
         fewest bytes first; where all lose more, of those that lose least.
       most_drop: see `DesignConfig`.
-      uncut_top1, uncut_macs: of the unsplit network, on the images of the comparison.
+      uncut_quality, uncut_macs: of the unsplit network, on the images of the comparison.
       n_images: of the last comparison.
       minutes: running time, over all runs.
+      task: of the network, whose quality was compared.
 
     >>> from jaxsplit.cost import grid_spec
     >>> candidate = Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000)
-    >>> result = Result(candidate, steps=500, bytes_per_image=41.5, top1=0.85, n_images=1000)
+    >>> result = Result(candidate, steps=500, bytes_per_image=41.5, quality=0.85, n_images=1000)
     >>> design = Design((result,), (result,), 0.2, 0.92, 6_500_000, 1000, minutes=2.0)
     >>> [(one.candidate.name, one.bytes_per_image) for one in design.front]
     [('stem c8 s2 0.001', 41.5)]
@@ -47,20 +51,21 @@ class Design:
     results: tuple[Result, ...]
     front: tuple[Result, ...]
     most_drop: float
-    uncut_top1: float
+    uncut_quality: float
     uncut_macs: int
     n_images: int
     minutes: float
+    task: Task = CLASSES
 
     def to_dict(self) -> dict[str, Any]:
         """Returns unsplit network, front and all results, ready for JSON."""
         return {
-            "uncut": {"top1": self.uncut_top1, "macs": self.uncut_macs},
+            "uncut": {self.task.quality: self.uncut_quality, "macs": self.uncut_macs},
             "n_images": self.n_images,
             "minutes": self.minutes,
             "most_drop": self.most_drop,
-            "front": [result.to_dict() for result in self.front],
-            "results": [result.to_dict() for result in self.results],
+            "front": [result.to_dict(self.task.quality) for result in self.front],
+            "results": [result.to_dict(self.task.quality) for result in self.results],
         }
 
 
@@ -129,23 +134,25 @@ def search(
     trainer = Trainer(config, frozen, *seen)
     run_rungs(config, trainer, everything, checkpoint, tell)
     rungs = checkpoint.values["rungs"]
-    known = {one.name: one for one in everything}
+    known, task = {one.name: one for one in everything}, backbone.task
     results = {
-        stored["name"]: Result.from_dict(known[stored["name"]], stored)
+        stored["name"]: Result.from_dict(known[stored["name"]], stored, task)
         for rung in rungs
         for stored in rung["results"]
     }
     end = rungs[-1]
     last = [results[stored["name"]] for stored in end["results"]]
-    uncut_top1 = trainer.unsplit_quality(end["n_images"])
+    uncut_quality = trainer.unsplit_quality(end["n_images"])
+    level = task.metric(task.quality).sign * uncut_quality
     return Design(
         tuple(results.values()),
-        tuple(front(last, uncut_top1 - config.most_drop)),
+        tuple(front(last, level - config.most_drop)),
         config.most_drop,
-        uncut_top1,
+        uncut_quality,
         plan.macs,
         end["n_images"],
         checkpoint.seconds / 60,
+        task,
     )
 
 
@@ -184,6 +191,7 @@ def run_rungs(
       tell: log callback.
     """
     rungs, total = checkpoint.values["rungs"], 60 * config.minutes
+    quality = trainer.backbone.task.quality
     if len(rungs) == config.rungs:
         if config.minutes <= rungs[-1]["minutes"]:
             tell("the search is finished: it resumes when given more minutes")
@@ -211,7 +219,7 @@ def run_rungs(
                 "steps": results[0].steps,
                 "n_images": results[0].n_images,
                 "minutes": config.minutes,
-                "results": [{"name": r.candidate.name, **r.to_dict()} for r in results],
+                "results": [{"name": r.candidate.name, **r.to_dict(quality)} for r in results],
                 "kept": [result.candidate.name for result in kept],
             }
         )
@@ -280,7 +288,7 @@ def _compare(
     logged: Logged,
 ) -> tuple[list[Result], float]:
     """Results of all trials on the same images, and the seconds of a part of them each."""
-    totals: list[dict[str, float]] = []
+    totals: list[dict[str, np.ndarray | int]] = []
     spent = 0.0
     for part in trainer.parts(goal):
         started = checkpoint.seconds
@@ -293,9 +301,11 @@ def _compare(
             {name: old[name] + new[name] for name in new}
             for old, new in zip(before, sums, strict=True)
         ]
-    results, quality = [], trainer.backbone.task.quality
+    results, task = [], trainer.backbone.task
+    metric = task.metric(task.quality)
     for one, total in zip(trials, totals, strict=True):
         count = int(total["images"])
-        size, top1 = total["bits"] / 8 / count, total[quality] / count
-        results.append(Result(one.candidate, int(one.state.step), size, top1, count))
+        size = float(total["bits"]) / 8 / count
+        value = float(metric.value(np.asarray(total[task.quality], np.float64) / count))
+        results.append(Result(one.candidate, int(one.state.step), size, value, count, metric))
     return results, spent / len(results)

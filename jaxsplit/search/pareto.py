@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxsplit.search.candidates import Candidate
+from jaxsplit.tasks import CLASSES, CLASSIFICATION, Metric, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,50 +21,62 @@ class Result:
       candidate: the unit and its cut.
       steps: of training before.
       bytes_per_image: mean code length under its prior. A frame adds one or two bytes.
-      top1: share of the images, behind the tail.
-      n_images: number of images of both means.
+      quality: the task's metric of them, behind the tail.
+      n_images: number of images of both.
+      metric: how the quality reads.
 
     >>> from jaxsplit.cost import grid_spec
     >>> candidate = Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000)
-    >>> Result(candidate, 500, bytes_per_image=41.5, top1=0.875, n_images=1000).costs
+    >>> Result(candidate, 500, bytes_per_image=41.5, quality=0.875, n_images=1000).costs
     (41.5, 0.125, 160000)
     """
 
     candidate: Candidate
     steps: int
     bytes_per_image: float
-    top1: float
+    quality: float
     n_images: int
+    metric: Metric = CLASSIFICATION["top1"]
 
     @property
     def costs(self) -> tuple[float, float, float]:
         """Bytes, share of errors, and multiply-accumulates on the device: less is better."""
-        return self.bytes_per_image, 1 - self.top1, self.candidate.device_macs
+        return self.bytes_per_image, self.metric.cost(self.quality), self.candidate.device_macs
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields ready for JSON, with None for numbers that are not finite."""
+    @property
+    def level(self) -> float:
+        """The quality, negated where lower is better."""
+        return self.metric.sign * self.quality
+
+    def to_dict(self, name: str = "top1") -> dict[str, Any]:
+        """Returns the fields ready for JSON, the quality under its name, None for not finite."""
         values = {
             name: x if math.isfinite(x) else None
-            for name, x in (("bytes_per_image", self.bytes_per_image), ("top1", self.top1))
+            for name, x in (("bytes_per_image", self.bytes_per_image), (name, self.quality))
         }
         counts = {"steps": self.steps, "n_images": self.n_images}
         return {**self.candidate.to_dict(), **values, **counts}
 
     @classmethod
-    def from_dict(cls, candidate: Candidate, said: Mapping[str, Any]) -> Result:
+    def from_dict(
+        cls, candidate: Candidate, said: Mapping[str, Any], task: Task = CLASSES
+    ) -> Result:
         """Rebuilds a result from `to_dict`.
 
         Args:
           candidate: its candidate.
-          said: steps, bytes_per_image, top1 and n_images; None becomes nan.
+          said: steps, bytes_per_image, the task's quality and n_images; None becomes nan.
+          task: of the network.
 
         Returns:
           The same result.
         """
-        size, top1 = (
-            math.nan if said[name] is None else said[name] for name in ("bytes_per_image", "top1")
+        size, value = (
+            math.nan if said[name] is None else said[name]
+            for name in ("bytes_per_image", task.quality)
         )
-        return cls(candidate, said["steps"], size, top1, said["n_images"])
+        metric = task.metric(task.quality)
+        return cls(candidate, said["steps"], size, value, said["n_images"], metric)
 
 
 def dominance(costs: np.ndarray) -> np.ndarray:
@@ -152,10 +165,11 @@ def front(results: Sequence[Result], least: float = -math.inf) -> list[Result]:
 
     Args:
       results: all results.
-      least: smallest top-1 of the front; where no result reaches it, the largest there is.
+      least: smallest `Result.level` of the front; where no result reaches it, the largest there
+        is.
     """
     finite = [result for result in results if np.isfinite(result.costs).all()] or results
-    least = min(least, max((result.top1 for result in finite), default=least))
-    able = [result for result in finite if not result.top1 < least]
+    least = min(least, max((result.level for result in finite), default=least))
+    able = [result for result in finite if not result.level < least]
     kept = [able[i] for i in np.flatnonzero(front_ranks(_costs(able)) == 0).tolist()]
     return sorted(kept, key=lambda result: result.costs)

@@ -162,8 +162,8 @@ class Trainer:
             teacher=cache.teacher[index],
         )
 
-    def compare(self, trial: Trial, part: int) -> dict[str, float]:
-        """Returns sums over a part of the test images: {"bits", metric of the task, "images"}."""
+    def compare(self, trial: Trial, part: int) -> dict[str, np.ndarray | int]:
+        """Returns sums over a part of the test images: bits, statistics of metrics, images."""
         size, cut = self.part_size, trial.split.cut
         chosen = self._part(part)
         cache, count = self.test[cut], len(chosen)
@@ -180,7 +180,7 @@ class Trainer:
         seen, bits = self._rounded(self._shared(trial.split))((sent.features, mask), unit)
         measured = self._measure(cut)((seen, sent.targets, mask), self._variables)
         sums = {"bits": bits, **measured}
-        return {name: float(np.asarray(x).sum()) for name, x in sums.items()} | {"images": count}
+        return {name: np.asarray(x).sum(axis=0) for name, x in sums.items()} | {"images": count}
 
     @property
     def part_size(self) -> int:
@@ -206,7 +206,8 @@ class Trainer:
         images = np.concatenate([self._part(part) for part in self.parts(limit)])
         task = self.backbone.task
         measured = task.measure(self._images.teacher[images], self._images.targets[images])
-        return float(np.asarray(measured[task.quality]).mean())
+        mean = np.asarray(measured[task.quality]).mean(axis=0)
+        return float(task.metric(task.quality).value(mean))
 
     def _shared(self, split: Split) -> Split:
         """The split whose programs all cuts with the same feature shape share."""
@@ -270,6 +271,11 @@ class Trainer:
         ) -> dict[str, jax.Array]:
             seen, targets, counted = given
             measured = task.measure(network.tail(variables, seen, cut), targets)
-            return {name: jnp.where(counted, x, 0).sum() for name, x in measured.items()}
+
+            def total(statistics: jax.Array) -> jax.Array:
+                shown = counted.reshape(-1, *[1] * (statistics.ndim - 1))
+                return jnp.where(shown, statistics, 0).sum(axis=0)
+
+            return {name: total(statistics) for name, statistics in measured.items()}
 
         return parallel.parallel_function(run, self.devices)

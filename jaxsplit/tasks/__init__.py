@@ -1,6 +1,30 @@
 """Tasks: losses, metrics and predictions of a network's outputs, such as classification."""
 
-from jaxsplit.tasks.classification import Classification
-from jaxsplit.tasks.task import Metric, Outputs, Targets, Task
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Classification", "Metric", "Outputs", "Targets", "Task"]
+from jaxsplit.tasks.metric import AGREEMENT, CLASSIFICATION, Metric, metric_of
+from jaxsplit.tasks.task import Outputs, Targets, Task
+
+if TYPE_CHECKING:
+    from jaxsplit.tasks.classification import CLASSES, Classification
+
+__all__ = [
+    "AGREEMENT",
+    "CLASSES",
+    "CLASSIFICATION",
+    "Classification",
+    "Metric",
+    "Outputs",
+    "Targets",
+    "Task",
+    "metric_of",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Curves and reports read metrics without jax, which takes seconds to load.
+    if name in ("CLASSES", "Classification"):
+        from jaxsplit.tasks import classification
+
+        return getattr(classification, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

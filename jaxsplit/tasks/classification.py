@@ -13,9 +13,12 @@ import optax
 
 from jaxsplit.data import Source
 from jaxsplit.errors import DataError
-from jaxsplit.tasks.task import Metric, Task
+from jaxsplit.tasks.metric import CLASSIFICATION, Metric
+from jaxsplit.tasks.task import Task
 
-__all__ = ["Classification", "cross_entropy", "distillation"]
+__all__ = ["CLASSES", "Classification", "cross_entropy", "distillation"]
+
+_TOP = 5
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -67,18 +70,15 @@ class Classification(Task):
 
     >>> task = Classification(("cat", "dog"))
     >>> logits, labels = jnp.array([[2.0, 1.0], [0.0, 3.0]]), jnp.array([0, 0])
-    >>> task.measure(logits, labels)["top1"].tolist(), task.describe(task.predict(logits)[1])
-    ([True, False], 'dog')
+    >>> task.measure(logits, labels)["top1"].tolist(), task.describe(logits)[1]
+    ([True, False], {'class': 'dog', 'probability': 0.9526})
     """
 
     class_names: tuple[str, ...]
 
     name: ClassVar[str] = "classification"
     quality: ClassVar[str] = "top1"
-    metrics: ClassVar[Mapping[str, Metric]] = {
-        "top1": Metric("top-1", "%"),
-        "top5": Metric("top-5", "%"),
-    }
+    metrics: ClassVar[Mapping[str, Metric]] = CLASSIFICATION
 
     def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
         """Computes `cross_entropy`: logits float [B, K], labels int [B] → nats [B]."""
@@ -93,6 +93,17 @@ class Classification(Task):
     def measure(self, outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
         """Computes top-1, bool [B]: the label has the largest logit, the first of equal ones."""
         return {"top1": jnp.argmax(outputs, -1) == targets}
+
+    def evaluate(self, outputs: jax.Array, targets: jax.Array) -> dict[str, np.ndarray]:
+        """Computes top-1 and, for more than five classes, top-5, bool [B]; ties go to the first."""
+        logits, labels = np.asarray(outputs), np.asarray(targets)
+        if logits.ndim != 2:
+            raise DataError(f"outputs are {logits.shape}, expected logits [B, K]")
+        correct = {"top1": logits.argmax(-1) == labels}
+        if logits.shape[-1] > _TOP:
+            likeliest = np.argsort(-logits, axis=-1, kind="stable")[..., :_TOP]
+            correct["top5"] = (likeliest == labels[..., None]).any(-1)
+        return correct
 
     def predict(self, outputs: jax.Array) -> jax.Array:
         """Returns the class of the largest logit, int [B]; of equal ones the first."""
@@ -126,6 +137,16 @@ class Classification(Task):
             f"{message} ({theirs[0]}, …); the backbone's {len(ours)} are others ({ours[0]}, …)"
         )
 
-    def describe(self, prediction: np.ndarray) -> str:
-        """Returns the class's name."""
-        return self.class_names[int(prediction)]
+    def describe(self, outputs: jax.Array) -> list[dict[str, object]]:
+        """Returns the name of each image's likeliest class and its probability."""
+        logits = np.asarray(outputs, np.float64)
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        return [
+            {"class": self.class_names[row.argmax()], "probability": round(float(row.max()), 4)}
+            for row in probabilities
+        ]
+
+
+#: The task of networks whose outputs are logits [B, K], where no class is named.
+CLASSES = Classification(())

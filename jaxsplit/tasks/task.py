@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import jax
 import numpy as np
 
 from jaxsplit.data import Source
+from jaxsplit.tasks.metric import Metric, metric_of
+
+if TYPE_CHECKING:
+    import jax
+
+    from jaxsplit.tasks.metric import Mean
 
 #: Outputs of a network for a batch: logits [B, K] of a classifier, any pytree of arrays [B, …].
 Outputs = Any
 #: Targets of a batch: labels int [B] for a classifier, any pytree of arrays [B, …].
 Targets = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """Label and unit of a task's metric.
-
-    Attributes:
-      label: for tables and axes, such as "top-1".
-      unit: such as "%", for which a share from 0 to 1 is shown times 100.
-      higher_is_better: the metric's direction.
-
-    >>> Metric("top-1", "%").higher_is_better
-    True
-    """
-
-    label: str
-    unit: str
-    higher_is_better: bool = True
 
 
 class Task(abc.ABC):
@@ -44,7 +30,7 @@ class Task(abc.ABC):
 
     Attributes:
       name: of the kind of task, such as "classification".
-          quality: the metric that rates are chosen and curves compared by.
+      quality: the metric that rates are chosen and curves compared by.
       metrics: metric → how it reads, `quality` first.
 
     >>> import jax.numpy as jnp
@@ -88,15 +74,41 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def measure(self, outputs: Outputs, targets: Targets) -> dict[str, jax.Array]:
-        """Computes the metrics of each image.
+        """Computes the metrics of training and validation, in a compiled program.
+
+        A metric of a set of images is `Metric.value` of the mean of their statistics.
 
         Args:
           outputs: of the network.
           targets: of the images, or predictions to compare with.
 
         Returns:
-          Metric → [B]; the mean over images is the metric's value.
+          Metric → statistics of each image, [B], or [B, 2, K] of `ratios`; at least those of
+          `quality`.
         """
+
+    def evaluate(self, outputs: Outputs, targets: Targets) -> dict[str, np.ndarray]:
+        """Computes all metrics, for an evaluation; by default those of `measure`.
+
+        Args:
+          outputs, targets: as in `measure`, of an evaluated batch.
+
+        Returns:
+          As `measure`.
+        """
+        return {name: np.asarray(x) for name, x in self.measure(outputs, targets).items()}
+
+    def values(self, means: Mapping[str, Mean]) -> dict[str, Mean]:
+        """Computes metrics from means over images, see `Metric.value`.
+
+        Args:
+          means: metric → mean of its statistics, for each of R sets; other entries stay.
+
+        Returns:
+          The same entries, [R] for a metric.
+        """
+        known = self.metrics
+        return {name: known[name].value(x) if name in known else x for name, x in means.items()}
 
     @abc.abstractmethod
     def predict(self, outputs: Outputs) -> jax.Array:
@@ -109,17 +121,31 @@ class Task(abc.ABC):
           Integers: class indices [B], or a mask [B, H, W].
         """
 
-    def agreement(self, outputs: Outputs, teacher: Outputs) -> jax.Array:
-        """Computes the agreement of predictions with those of the unsplit network.
+    def agreement(self, outputs: Outputs, predicted: Targets) -> np.ndarray:
+        """Computes the agreement with the unsplit network: `quality`, its predictions as targets.
 
         Args:
           outputs: of the network, through the unit.
-          teacher: of the unsplit network.
+          predicted: by the unsplit network, from `predict`.
 
         Returns:
-          [B], 1 for equal predictions.
+          Statistics of each image, as those of `quality`.
         """
-        return self.measure(outputs, self.predict(teacher))[self.quality]
+        return self.evaluate(outputs, predicted)[self.quality]
+
+    def metric(self, name: str) -> Metric:
+        """Returns how a metric, or "agreement", reads.
+
+        Args:
+          name: of the metric.
+
+        Returns:
+          Label, unit and direction.
+
+        Raises:
+          ConfigError: the task has no such metric.
+        """
+        return metric_of(self.metrics, name)
 
     def sampled_log_likelihood(
         self, outputs: Outputs, key: jax.Array, temperature: float = 1.0
@@ -151,13 +177,13 @@ class Task(abc.ABC):
           DataError: they don't, such as labels of other classes.
         """
 
-    def describe(self, prediction: np.ndarray) -> str:
-        """Formats a prediction for people, such as a class name.
+    def describe(self, outputs: Outputs) -> list[dict[str, object]]:
+        """Formats predictions for people.
 
         Args:
-          prediction: of one image, from `predict`, without the leading axis.
+          outputs: of the network, for B images.
 
         Returns:
-          The text.
+          For each image what is predicted, name → value, ready for JSON.
         """
-        return str(prediction)
+        return [{"prediction": one.tolist()} for one in np.asarray(self.predict(outputs))]

@@ -23,7 +23,6 @@ from jaxsplit.units import BottleneckSpec, UnitSpec
 
 STARTS = ("random", "principal")
 TABLES = ("prior", *SHARINGS)
-COMPARE_AT = ("top1", "agreement")
 # These change reports and products of a training, not its parameters.
 _SILENT = ("baselines", "compare_at", "cache_gib", "evaluate_every", "evaluate_limit", "tables")
 # These change nothing where the network is frozen.
@@ -64,7 +63,8 @@ class CurveConfig:
       evaluate_every, evaluate_limit: steps between evaluations, 0: none before the end; and
         max_samples of each, None: all of the test split.
       baselines: image codecs to compare the curve with: "jpeg", "webp", "avif".
-      compare_at: equal "top1", or equal "agreement" with the unsplit network.
+      compare_at: metric at which they are compared: None for the task's, such as "top1", or
+        "agreement" with the unsplit network.
       trainable: "unit", or, with `train_networks`, "tail" (unit and tail) or "all" (head, unit
         and tail), where each rate gets its own network.
       network_rate: learning-rate multiplier of the network's weights.
@@ -118,7 +118,7 @@ class CurveConfig:
     evaluate_every: int = 0
     evaluate_limit: int | None = 1000
     baselines: tuple[str, ...] = ("jpeg", "webp")
-    compare_at: str = "top1"
+    compare_at: str | None = None
     trainable: str = "unit"
     network_rate: float = 0.03
     optimizer: optax.GradientTransformation | None = None
@@ -148,7 +148,6 @@ class CurveConfig:
             ("start", STARTS),
             ("tables", TABLES),
             ("trainable", TRAINABLE),
-            ("compare_at", COMPARE_AT),
         ):
             if getattr(self, name) not in known:
                 raise ConfigError(

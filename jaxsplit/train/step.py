@@ -209,6 +209,7 @@ def make_step(
             *rates, constants.rates.lmbda, constants.rates.key, slopes
         )
         grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
+        metrics = split.task.values(metrics)
         updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(
@@ -339,7 +340,7 @@ def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., _Loss]:
         metrics = {"loss": value, "bits": made.bits.mean(), "distortion": distortion.mean()}
         if outputs is not None:
             measured = split.task.measure(outputs, batch.targets)
-            metrics |= {name: jnp.mean(x) for name, x in measured.items()}
+            metrics |= {name: jnp.mean(x, axis=0) for name, x in measured.items()}
         return value, (made.stats, metrics)
 
     return loss

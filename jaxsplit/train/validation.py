@@ -90,7 +90,7 @@ def make_evaluate(
         units = tuple((group.result, group.offsets) for group in state.groups)
         totals = sums((backbone.variables, units), batches())
         count = totals.pop("examples")
-        return {name: value / count for name, value in totals.items()}
+        return groups[0].split.task.values({name: x / count for name, x in totals.items()})
 
     return evaluate
 

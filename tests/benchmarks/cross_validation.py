@@ -28,8 +28,9 @@ from jaxsplit.data.images import SUFFIXES
 from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.evaluate import predictor
+from jaxsplit.evaluation.intervals import Value, wilson_interval
 from jaxsplit.evaluation.per_image import FILE, PerImage
-from jaxsplit.evaluation.points import CodecPoint, wilson_interval
+from jaxsplit.evaluation.points import CodecPoint, Values
 from jaxsplit.networks.inference import batch_size
 
 _CLASSES = "classes.txt"
@@ -113,21 +114,25 @@ def pooled(curves: Sequence[Curve], seen: Sequence[PerImage]) -> tuple[Curve, Pe
 def _means(same: Sequence[Any], counts: Sequence[int]) -> dict[str, Any]:
     """The numbers of one point, from those that it has in each fold.
 
-    Shares of images, those with an interval, are counted, so that theirs is of all images.
+    Shares of images are counted, so that their intervals are of all images.
     """
     found: dict[str, Any] = {}
     for entry in fields(same[0]):
         values = [getattr(one, entry.name) for one in same]
         if entry.name == "n_images":
             found[entry.name] = sum(counts)
-        elif hasattr(same[0], f"{entry.name}_interval") and values[0] is not None:
-            right = sum(round(share * n) for share, n in zip(values, counts, strict=True))
-            found[entry.name] = right / sum(counts)
-            found[f"{entry.name}_interval"] = wilson_interval(right, sum(counts))
+        elif entry.name == ("unsplit" if isinstance(same[0], Curve) else "metrics"):
+            found[entry.name] = {name: _share(name, values, counts) for name in values[0]}
         elif isinstance(values[0], int | float) and len(set(values)) > 1:
             mean = float(np.average(values, weights=counts))
             found[entry.name] = round(mean) if isinstance(values[0], int) else mean
     return found
+
+
+def _share(name: str, values: Sequence[Values], counts: Sequence[int]) -> Value:
+    """Returns the share of all images from those of each fold's."""
+    right = sum(round(one[name].mean * n) for one, n in zip(values, counts, strict=True))
+    return Value(right / sum(counts), wilson_interval(right, sum(counts)))
 
 
 def image_files(

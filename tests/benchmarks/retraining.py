@@ -159,14 +159,16 @@ def measure(config, backbone, source, workdir, entry, save):
     for family, network in pairs:
         curve, one = evaluate.evaluate_images(family, network, source)
         # What an own network says without the unit is not what the frozen one says.
-        points.append(dataclasses.replace(curve.points[0], agreement=None, agreement_interval=None))
+        metrics = dict(curve.points[0].metrics)
+        metrics.pop("agreement")
+        points.append(dataclasses.replace(curve.points[0], metrics=metrics))
         seen.append(one)
         point = {key: getattr(points[-1], key) for key in POINT}
         rate = family.rates[0]
         entry["rates"][rate.rate_id] = point | sizes(config, rate, network)
         say(f"{config.trainable} {rate.rate_id}: {point}")
         save()
-    curve = Curve(float((uncut == labels).mean()), len(labels), tuple(points))
+    curve = Curve({"top1": (uncut == labels).mean()}, len(labels), tuple(points))
     merged = PerImage(
         tuple(point.rate_id for point in points),
         *(np.concatenate([getattr(one, name) for one in seen]) for name in ("bytes", "predicted")),

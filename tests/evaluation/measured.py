@@ -5,8 +5,8 @@ accuracy, with a little symmetric noise, which doesn't change the mean.
 """
 
 import numpy as np
+from points import make_curve, make_rate
 
-from jaxsplit.evaluation.curve import Curve, RatePoint
 from jaxsplit.evaluation.per_image import PerImage
 
 UNCUT = 0.9
@@ -38,14 +38,14 @@ def draw(images, *, scale=1.0, seed=0, draw_seed=0):
 def curve_of(images):
     """The curve that `evaluate` would write beside them."""
     count = len(images.labels)
-    correct = images.correct("top1").mean(axis=1)
+    correct = images.statistics("top1").rates.mean(axis=1)
     points = [
-        RatePoint(rate_id, None, size, 8 * size, 8 * size / 784, top1, count)
+        make_rate(rate_id, None, size, 8 * size, 8 * size / 784, top1, count)
         for rate_id, size, top1 in zip(
             images.rate_ids, images.bytes.mean(axis=1), correct, strict=True
         )
     ]
-    return Curve(images.uncut_correct("top1").mean(), count, points)
+    return make_curve(images.statistics("top1").unsplit.mean(), count, points)
 
 
 def write(folder, images):

@@ -28,12 +28,12 @@ def test_agrees_with_a_plain_loop(quality, method):
     random, values = np.random.default_rng(5), []
     for _ in range(120):  # more than are computed at once
         drawn = random.integers(700, size=700)
-        uncut = reference.uncut_correct(quality)[drawn].mean()
+        uncut = reference.statistics(quality).unsplit[drawn].mean()
         curves = [
             list(
                 zip(
                     side.bytes[:, drawn].mean(axis=1),
-                    side.correct(quality)[:, drawn].mean(axis=1),
+                    side.statistics(quality).rates[:, drawn].mean(axis=1),
                     strict=True,
                 )
             )
@@ -113,11 +113,11 @@ def test_draws_without_a_bd_rate_count_at_both_ends():
     for _ in range(200):
         drawn = random.integers(80, size=80)
         sides = [
-            list(zip(s.bytes[:, drawn].mean(1), s.correct("top1")[:, drawn].mean(1), strict=True))
-            for s in (upper, lower)
+            (side.bytes[:, drawn].mean(1), side.statistics("top1").rates[:, drawn].mean(1))
+            for side in (upper, lower)
         ]
         with contextlib.suppress(ConfigError):
-            values.append(bd_rate(*sides))
+            values.append(bd_rate(*(zip(*side, strict=True) for side in sides)))
     values.sort()
     assert 0 < got.undefined == 200 - len(values)
     assert got.low == pytest.approx(values[49 - got.undefined], rel=1e-9)

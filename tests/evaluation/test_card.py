@@ -14,7 +14,7 @@ from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation import card
 from jaxsplit.evaluation.card import with_measured
 from jaxsplit.evaluation.evaluate import evaluate_images, predictor
-from jaxsplit.evaluation.points import wilson_interval
+from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import ASSETS, load_pretrained, pretrained_names
 from jaxsplit.networks.inference import batch_size

@@ -142,7 +142,7 @@ def test_refusals_are_one_line(folders, tmp_path):
     assert "from 1 to 2 percentage points" in refusal(old, new, "--from-drop", 1, "--to-drop", 2)
     assert "from nan to" in refusal(old, new, "--from-drop", "nan")
     assert "'cubic'" in refusal(old, new, "--method", "cubic")
-    assert "--quality" in refusal(old, new, "--quality", "psnr")
+    assert "metric 'psnr'; choose top1" in refusal(old, new, "--quality", "psnr")
     other = measured.write(tmp_path / "other", measured.draw(399))
     message = refusal(old, other, "--from-drop", 20)
     assert "on 400 images and" in message

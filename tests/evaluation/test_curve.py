@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from points import make_codec, make_curve, make_rate
 
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.curve import Curve, Origin
-from jaxsplit.evaluation.points import CodecPoint, RatePoint
 
 CODEC = dict(quality=5, bytes_per_image=9.0, header_bytes_per_image=3.0, top1=0.5, agreement=0.5)
 
@@ -23,11 +23,11 @@ def _point(**changes):
         "top1": 0.9105,
         "n_images": 2000,
     }
-    return RatePoint(**(values | changes))
+    return make_rate(**(values | changes))
 
 
 def _curve():
-    return Curve(0.925, 2000, (_point(), _point(rate_id="r1", lmbda=None, top1=1 / 3)))
+    return make_curve(0.925, 2000, (_point(), _point(rate_id="r1", lmbda=None, top1=1 / 3)))
 
 
 def test_file_round_trip_is_exact(tmp_path):
@@ -40,7 +40,7 @@ def test_file_round_trip_is_exact(tmp_path):
 
 
 def test_table_bits_are_kept_and_older_files_have_none(tmp_path):
-    curve = Curve(0.925, 2000, (_point(), _point(rate_id="r1", table_bits_per_image=1203.25)))
+    curve = make_curve(0.925, 2000, (_point(), _point(rate_id="r1", table_bits_per_image=1203.25)))
     curve.write(tmp_path / "curve.json")
     assert Curve.read(tmp_path / "curve.json") == curve
     without, entry = json.loads(curve.to_json())["points"]
@@ -71,14 +71,22 @@ MEASURED = {
 
 def test_everything_measured_is_kept_under_its_own_name(tmp_path):
     baselines = {
-        "webp": (CodecPoint("webp", 0, 97.25, 30.0, 0.86, 0.9),),
+        "webp": (make_codec("webp", 0, 97.25, 30.0, 0.86, 0.9),),
         "avif": (
-            CodecPoint("avif", 5, 350.5, 269.0, 0.5, 0.6, (0.4, 0.6), (0.5, 0.7)),
+            make_codec("avif", 5, 350.5, 269.0, 0.5, 0.6, (0.4, 0.6), (0.5, 0.7)),
             *_avif_points(),
         ),
     }
     points = (_point(**MEASURED), _point(rate_id="r1"))
-    curve = Curve(0.925, 2000, points, (0.91, 0.94), 0.998, baselines, (0.99, 1.0))
+    curve = make_curve(
+        0.925,
+        2000,
+        points,
+        top1_interval=(0.91, 0.94),
+        top5=0.998,
+        top5_interval=(0.99, 1.0),
+        baselines=baselines,
+    )
     curve.write(tmp_path / "curve.json")
     assert Curve.read(tmp_path / "curve.json") == curve
     content = json.loads(curve.to_json())
@@ -102,7 +110,7 @@ def test_everything_measured_is_kept_under_its_own_name(tmp_path):
         }
     ]
     # One unknown does not take the others with it.
-    some = Curve(0.925, 2000, (_point(agreement=0.9, unit_bytes=np.int64(831)),))
+    some = make_curve(0.925, 2000, (_point(agreement=0.9, unit_bytes=np.int64(831)),))
     some.write(tmp_path / "curve.json")
     assert Curve.read(tmp_path / "curve.json") == some
 
@@ -113,7 +121,7 @@ ORIGIN = Origin(
 
 
 def test_the_origin_is_kept_and_read_strictly(tmp_path):
-    path, curve = tmp_path / "curve.json", Curve(0.925, 2000, (_point(),), origin=ORIGIN)
+    path, curve = tmp_path / "curve.json", make_curve(0.925, 2000, (_point(),), origin=ORIGIN)
     curve.write(path)
     assert Curve.read(path) == curve
     content = json.loads(path.read_text())
@@ -129,7 +137,7 @@ def test_the_origin_is_kept_and_read_strictly(tmp_path):
 
 
 def _avif_points():
-    return tuple(CodecPoint("avif", q, 300.0 + q, 269.0, 0.7, 0.7) for q in (10, 20))
+    return tuple(make_codec("avif", q, 300.0 + q, 269.0, 0.7, 0.7) for q in (10, 20))
 
 
 def test_a_file_of_before_the_optional_keys_is_still_read(tmp_path):
@@ -167,7 +175,7 @@ def test_a_file_of_before_the_optional_keys_is_still_read(tmp_path):
 )
 def test_measured_numbers_out_of_their_range_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        _point(**changes)
+        make_curve(0.925, 2000, (_point(**({"agreement": 0.9, "top5": 0.99} | changes)),))
 
 
 @pytest.mark.parametrize(
@@ -192,9 +200,11 @@ def test_baselines_of_another_schema_are_refused(tmp_path, baselines, message):
 
 def test_equal_curves_give_equal_files_whatever_their_numbers_came_as(tmp_path):
     point = _point(top1=np.float64(0.9105), n_images=np.int64(2000), lmbda=np.float64(1e-3))
-    assert Curve(0.925, 2000, [point]).to_json() == Curve(0.925, 2000, (_point(),)).to_json()
+    assert (
+        make_curve(0.925, 2000, [point]).to_json() == make_curve(0.925, 2000, (_point(),)).to_json()
+    )
     assert _point(bytes_per_image=52) == _point(bytes_per_image=52.0)
-    assert '"bytes_per_image": 52.0,' in Curve(1, 1, [_point(bytes_per_image=52)]).to_json()
+    assert '"bytes_per_image": 52.0,' in make_curve(1, 1, [_point(bytes_per_image=52)]).to_json()
 
 
 def test_file_has_the_documented_schema():
@@ -244,7 +254,7 @@ def _with(key, value):
         (_with("rate_id", "r0"), "same rate id"),
         (_with("rate_id", 7), "rate_id is 7"),
         (lambda content: content.pop("uncompressed"), "the file has the keys"),
-        (lambda content: content["uncompressed"].update(top1=2), "uncompressed_top1 is 2"),
+        (lambda content: content["uncompressed"].update(top1=2), "top1 is 2"),
         (lambda content: content.update(points={}), "points is not a list"),
         (lambda content: content.update(points=[3]), r"points\[0\] has int"),
     ],

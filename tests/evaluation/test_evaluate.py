@@ -12,11 +12,11 @@ from jaxsplit import data, ops
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import split_cost
 from jaxsplit.errors import BitstreamError, DataError, FamilyError
-from jaxsplit.evaluation.evaluate import _accuracy, evaluate, evaluate_images, predictor
-from jaxsplit.evaluation.points import wilson_interval
+from jaxsplit.evaluation.evaluate import evaluate, evaluate_images, predictor
+from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.io import checkpoint
 from jaxsplit.networks.inference import batch_size
-from jaxsplit.tasks import Classification
+from jaxsplit.tasks import CLASSES, Classification
 from jaxsplit.train.curve import train_curve
 
 RATE_IDS = ("high", "mid", "low")
@@ -118,9 +118,11 @@ def test_five_classes_or_less_have_no_top5():
     for classes, expected in ((6, 0.75), (4, None)):
         # Class k is the k-th likeliest, and so label 5 is the sixth.
         logits = np.tile(-np.arange(classes, dtype=np.float32), (4, 1))
-        assert _accuracy(logits, labels)["top5"] == expected
+        found = CLASSES.evaluate(logits, labels)
+        assert ("top5" in found) == (expected is not None)
+        assert expected is None or found["top5"].mean() == expected
     # Of equal logits the first classes count, as they do for argmax.
-    assert _accuracy(np.zeros((4, 6)), labels)["top5"] == 0.75
+    assert CLASSES.evaluate(np.zeros((4, 6)), labels)["top5"].mean() == 0.75
 
 
 def test_the_curve_says_what_it_was_measured_with_and_on(
@@ -291,9 +293,9 @@ def test_what_each_image_cost_and_gave_is_what_the_curve_is_the_mean_of(
     again, seen = evaluate_images(tiny_family, tiny_backbone, tiny_test_source)
     assert again == curve
     assert seen.rate_ids == tuple(point.rate_id for point in curve.points)
-    top1, agreement = (seen.correct(quality).mean(axis=1) for quality in ("top1", "agreement"))
+    top1, agreement = (seen.statistics(name).rates.mean(1) for name in ("top1", "agreement"))
     for i, point in enumerate(curve.points):
         assert seen.bytes[i].mean() == pytest.approx(point.bytes_per_image)
         assert top1[i] == pytest.approx(point.top1)
         assert agreement[i] == pytest.approx(point.agreement)
-    assert seen.uncut_correct("top1").mean() == pytest.approx(curve.uncompressed_top1)
+    assert seen.statistics("top1").unsplit.mean() == pytest.approx(curve.uncompressed_top1)

@@ -5,8 +5,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from points import make_codec
 
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.image_codecs import (
     DEFAULT_QUALITIES,
@@ -17,7 +18,7 @@ from jaxsplit.evaluation.image_codecs import (
     sweep,
     sweep_to,
 )
-from jaxsplit.evaluation.points import CodecPoint, wilson_interval
+from jaxsplit.evaluation.intervals import wilson_interval
 
 CODECS = ["jpeg", "webp", "avif"]
 OPTIONS = {"jpeg": {"optimize": True}, "webp": {"method": 6}, "avif": {"max_threads": 1}}
@@ -114,9 +115,9 @@ def test_payload_grows_with_quality_and_the_default_qualities_are_allowed(codec)
 
 def test_smallest_reaching_takes_bytes_not_order_nor_quality():
     points = [
-        CodecPoint("jpeg", 50, 400.0, 320.0, 0.90, 0.95),
-        CodecPoint("jpeg", 20, 350.0, 320.0, 0.91, 0.95),
-        CodecPoint("jpeg", 10, 340.0, 320.0, 0.80, 0.95),
+        make_codec("jpeg", 50, 400.0, 320.0, 0.90, 0.95),
+        make_codec("jpeg", 20, 350.0, 320.0, 0.91, 0.95),
+        make_codec("jpeg", 10, 340.0, 320.0, 0.80, 0.95),
     ]
     assert smallest_reaching(points, 0.85) is points[1]
     assert smallest_reaching(points, 0.80) is points[2]
@@ -135,22 +136,22 @@ def test_smallest_reaching_takes_bytes_not_order_nor_quality():
         ({"images": np.zeros((2, 8, 8, 1), np.float32)}, "expected uint8"),
         ({"images": np.zeros((2, 8, 8, 2), np.uint8)}, "expected uint8"),
         ({"images": np.zeros((2, 8, 8), np.uint8)}, "expected uint8"),
-        ({"labels": np.zeros(3, np.int32)}, "labels are"),
-        ({"unsplit": np.zeros(3, np.int32)}, "classes of the unsplit network are"),
+        ({"targets": np.zeros(3, np.int32)}, "targets are"),
+        ({"unsplit": np.zeros(3, np.int32)}, "predictions of the unsplit network are"),
         ({"batch_size": 0}, "batch size"),
         ({"predict": lambda batch: np.zeros(len(batch))}, "expected logits"),
-        ({"predict": lambda batch: np.zeros((1, 10))}, "expected logits"),
+        ({"predict": lambda batch: np.zeros((1, 10))}, "expected outputs"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(changes, message):
     arguments = {
         "images": np.zeros((2, 8, 8, 1), np.uint8),
-        "labels": np.zeros(2, np.int32),
+        "targets": np.zeros(2, np.int32),
         "unsplit": np.zeros(2, np.int32),
         "predict": _zeros,
         "qualities": [50],
     }
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, DataError), match=message):
         sweep(**(arguments | changes))
 
 
@@ -159,9 +160,9 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
 def test_no_codec_is_charged_for_the_coarseness_of_the_grid(codec, measure, monkeypatch):
     def point(quality):
         shares = {"top1": 0.9, "agreement": 0.9, measure: round(quality / 110, 4)}
-        return CodecPoint(codec, quality, 200.0 + quality, 30.0, **shares)
+        return make_codec(codec, quality, 200.0 + quality, 30.0, **shares)
 
-    def fake(images, labels, uncut, predict, codec, qualities=None):
+    def fake(images, labels, uncut, predict, codec, qualities=None, task=None):
         return tuple(point(q) for q in qualities or DEFAULT_QUALITIES[codec])
 
     monkeypatch.setattr(image_codecs, "sweep", fake)

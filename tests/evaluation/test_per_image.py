@@ -48,12 +48,12 @@ def test_file_has_the_documented_schema(tmp_path):
 
 def test_qualities():
     images = _small()
-    assert images.correct("top1").tolist() == [[True, False, False], [True, True, False]]
-    assert images.correct("agreement").tolist() == [[True] * 3, [True, False, True]]
-    assert images.uncut_correct("top1").tolist() == [True, False, False]
-    assert images.uncut_correct("agreement").all()
-    with pytest.raises(ConfigError, match="unknown quality 'psnr'; choose top1 or agreement"):
-        images.correct("psnr")
+    assert images.statistics("top1").rates.tolist() == [[True, False, False], [True, True, False]]
+    assert images.statistics("agreement").rates.tolist() == [[True] * 3, [True, False, True]]
+    assert images.statistics("top1").unsplit.tolist() == [True, False, False]
+    assert images.statistics("agreement").unsplit.all()
+    with pytest.raises(ConfigError, match="unknown metric 'psnr'; choose top1 or agreement"):
+        images.statistics("psnr")
 
 
 def test_same_images_are_those_of_one_label_and_one_network():
@@ -69,10 +69,11 @@ def test_a_curve_belongs_to_its_images():
     curve = measured.curve_of(images)
     assert images.belongs_to(curve)
     first, *others = curve.points
-    for changes in ({"rate_id": "q"}, {"bytes_per_image": 21.0}, {"top1": 0.5}, {"n_images": 99}):
+    top1 = {"metrics": {"top1": 0.5}}
+    for changes in ({"rate_id": "q"}, {"bytes_per_image": 21.0}, top1, {"n_images": 99}):
         points = (dataclasses.replace(first, **changes), *others)
         assert not images.belongs_to(dataclasses.replace(curve, points=points)), changes
-    for changes in ({"uncompressed_top1": 0.5}, {"n_images": 99}, {"points": others}):
+    for changes in ({"unsplit": {"top1": 0.5}}, {"n_images": 99}, {"points": others}):
         assert not images.belongs_to(dataclasses.replace(curve, **changes)), changes
     assert not images.belongs_to(dataclasses.replace(curve, points=()))
 

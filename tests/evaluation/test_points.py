@@ -5,7 +5,7 @@ import math
 import pytest
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.points import wilson_interval
+from jaxsplit.evaluation.intervals import wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from points import changed, make_codec, make_curve, make_rate
 
-from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.reports.html import report, write_report
 
 BROWSER = next(
@@ -33,14 +32,14 @@ MEASURED = dict(
     unit_share=0.064,
 )
 POINTS = (
-    RatePoint("r1", 1e-3, 20.8, 155.6, 0.212, 0.883, 2000, **MEASURED),
-    RatePoint("r2", 1e-4, 94.5, 737.6, 0.965, 0.9275, 2000, **MEASURED),
+    make_rate("r1", 1e-3, 20.8, 155.6, 0.212, 0.883, 2000, **MEASURED),
+    make_rate("r2", 1e-4, 94.5, 737.6, 0.965, 0.9275, 2000, **MEASURED),
 )
 CODECS = {
-    "jpeg": tuple(CodecPoint("jpeg", q, 300.0 + q, 180.0, 0.7 + q / 400, 0.8) for q in (10, 50)),
-    "avif": (CodecPoint("avif", 40, 450.0, 270.0, 0.9, 0.92, (0.88, 0.915), (0.91, 0.93)),),
+    "jpeg": tuple(make_codec("jpeg", q, 300.0 + q, 180.0, 0.7 + q / 400, 0.8) for q in (10, 50)),
+    "avif": (make_codec("avif", 40, 450.0, 270.0, 0.9, 0.92, (0.88, 0.915), (0.91, 0.93)),),
 }
-CURVE = Curve(0.9365, 2000, POINTS, (0.925, 0.946), 1.0, CODECS)
+CURVE = make_curve(0.9365, 2000, POINTS, top1_interval=(0.925, 0.946), top5=1.0, baselines=CODECS)
 
 
 class Page(HTMLParser):
@@ -120,23 +119,23 @@ def test_every_point_of_the_baselines_is_there():
 
 
 def test_curves_of_older_files_are_shown_without_what_they_lack():
-    old = Curve(0.9, 10, (RatePoint("r1", None, 20.8, 155.6, 0.212, 0.883, 10),))
+    old = make_curve(0.9, 10, (make_rate("r1", None, 20.8, 155.6, 0.212, 0.883, 10),))
     row = Page(report(old, "title")).rows[1]
     assert row == ["r1", "n/a", "20.8", "n/a–n/a", "155.6", "n/a", "0.212", "88.30", *5 * ["n/a"]]
 
 
 def test_names_are_text_and_not_markup():
     point = dataclasses.replace(POINTS[0], rate_id="<b>&r</b>")
-    text = report(Curve(0.9, 10, (point,)), "<em>t</em>", {"<u>": "<s>"})
+    text = report(make_curve(0.9, 10, (point,)), "<em>t</em>", {"<u>": "<s>"})
     assert not {"b", "em", "u", "s"} & {tag for tag, _ in Page(text).tags}
     assert "&lt;b&gt;&amp;r&lt;/b&gt;" in text
 
 
 @pytest.mark.parametrize("interval", [(0.85, 0.90), (0.2, 0.999), (0.0, 1.0)])
 def test_every_dot_and_bar_lies_within_the_picture(interval):
-    points = tuple(dataclasses.replace(point, top1_interval=interval) for point in POINTS)
+    points = tuple(changed(point, top1_interval=interval) for point in POINTS)
     for unsplit in ((0.925, 0.946), interval):
-        curve = dataclasses.replace(CURVE, points=points, uncompressed_top1_interval=unsplit)
+        curve = dataclasses.replace(CURVE, points=points, unsplit={"top1": (0.9365, unsplit)})
         text = report(curve, "title")
         marks = [a for tag, a in Page(text).tags if tag == "use"]
         dots = [mark for mark in marks if "fill: var(--rates)" in mark["style"]]
@@ -185,7 +184,7 @@ def test_a_browser_draws_it_in_both_colour_schemes(tmp_path, width, scheme, back
 
 @pytest.mark.parametrize("top1", [0.0, 1.0])
 def test_rates_that_are_all_wrong_or_all_right_are_drawn(top1):
-    points = tuple(dataclasses.replace(point, top1=top1) for point in POINTS)
-    text = report(Curve(top1, 2000, points), "title")
+    points = tuple(changed(point, top1=top1) for point in POINTS)
+    text = report(make_curve(top1, 2000, points), "title")
     assert "nan" not in text
     assert "r1" in text

@@ -7,24 +7,23 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from points import changed, make_codec, make_curve, make_rate
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.reports.plot import plot_curve
 
 
 def _curve(names=("r0", "r1", "r2"), scale=1.0):
     points = [
-        RatePoint(name, 1e-3, scale * 40 * 1.5**i, 320.0 * 1.5**i, 0.4, 0.85 + 0.02 * i, 2000)
+        make_rate(name, 1e-3, scale * 40 * 1.5**i, 320.0 * 1.5**i, 0.4, 0.85 + 0.02 * i, 2000)
         for i, name in enumerate(names)
     ]
-    return Curve(0.925, 2000, tuple(points))
+    return make_curve(0.925, 2000, tuple(points))
 
 
 def _sweep(codec="jpeg", lowest=0.1):
     tops = np.linspace(lowest, 0.925, 8)
-    return [CodecPoint(codec, 1 + i, 200.0 + 40 * i, 170.0, top, top) for i, top in enumerate(tops)]
+    return [make_codec(codec, 1 + i, 200.0 + 40 * i, 170.0, top, top) for i, top in enumerate(tops)]
 
 
 def _pixels(path):
@@ -93,7 +92,7 @@ def test_the_intervals_of_rates_are_bars_inside_of_the_picture(tmp_path, monkeyp
     curve = _curve()
     assert not _axes(tmp_path, monkeypatch, curve).collections
     points = [
-        dataclasses.replace(point, top1_interval=(point.top1 - 0.03, point.top1 + 0.09))
+        changed(point, top1_interval=(point.top1 - 0.03, point.top1 + 0.09))
         for point in curve.points[1:]
     ]
     known = dataclasses.replace(curve, points=(curve.points[0], *points))
@@ -144,10 +143,10 @@ def test_one_rate_and_names_that_look_like_formulas(tmp_path, names):
 
 
 def test_nothing_to_draw_is_refused(tmp_path):
-    empty = RatePoint("r0", 1.0, 0.0, 0.0, 0.0, 0.1, 1)
+    empty = make_rate("r0", 1.0, 0.0, 0.0, 0.0, 0.1, 1)
     for points in ((), (empty,)):
         with pytest.raises(ConfigError, match="cannot plot"):
-            plot_curve(tmp_path / "curve.png", Curve(0.9, 1, points))
+            plot_curve(tmp_path / "curve.png", make_curve(0.9, 1, points))
     assert not list(tmp_path.iterdir())
 
 
@@ -161,7 +160,8 @@ from jaxsplit.reports import html
 from jaxsplit.reports.plot import plot_curve
 heavy = {{"jax", "flax", "matplotlib", "scipy"}} & set(sys.modules)
 assert not heavy, heavy
-plot_curve({str(tmp_path / "curve.png")!r}, Curve(0.9, 1, (RatePoint("r", 1, 9, 9, 1, 0.8, 1),)))
+point = RatePoint("r", 1, 9, 9, 1, {{"top1": 0.8}}, 1)
+plot_curve({str(tmp_path / "curve.png")!r}, Curve({{"top1": 0.9}}, 1, (point,)))
 assert "matplotlib.pyplot" not in sys.modules
 assert "jax" not in sys.modules
 """

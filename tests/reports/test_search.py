@@ -36,7 +36,7 @@ def test_the_table_is_the_front(design):
     for row, result in zip(rows, design.front, strict=True):
         cells = [cell.strip() for cell in row]
         assert cells[0].removesuffix(" *") == result.candidate.cut
-        assert cells[3:5] == [f"{result.bytes_per_image:.1f}", f"{100 * result.top1:.2f}"]
+        assert cells[3:5] == [f"{result.bytes_per_image:.1f}", f"{100 * result.quality:.2f}"]
     assert [row[0].strip().endswith("*") for row in rows] == [True] * 2 + [False] * (len(rows) - 2)
 
 

@@ -251,7 +251,7 @@ def test_what_diverged_is_null_in_files(tmp_path):
     assert said["bytes_per_image"] is None
     again = Result.from_dict(CANDIDATES[0], said)
     assert np.isnan(again.bytes_per_image)
-    assert (again.top1, again.steps, again.n_images) == (0.5, 7, 100)
+    assert (again.quality, again.steps, again.n_images) == (0.5, 7, 100)
     design = Design((diverged,), (diverged,), 0.2, 0.9, 1, 100, 1.0)
     json.dumps(design.to_dict(), allow_nan=False)
     checkpoint.path.write_text('{"key": "key", "seconds": 1.0, "rungs": [{"x": NaN}]}')

@@ -1,0 +1,128 @@
+"""Metrics: how the values of a task's metrics are averaged, compared and shown. Imports no jax."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from jaxsplit.errors import ConfigError
+
+if TYPE_CHECKING:
+    import jax
+
+    Mean = TypeVar("Mean", jax.Array, np.ndarray)
+
+#: The metric that compares with the unsplit network, of every task.
+AGREEMENT = "agreement"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """Label, unit and direction of a task's metric.
+
+    Attributes:
+      label: for columns of tables, such as "top-1".
+      unit: such as "%", for which a share from 0 to 1 is shown times 100.
+      higher_is_better: the metric's direction.
+      name: for axes, such as "top-1 accuracy"; the label by default.
+      ratios: whether the statistics of an image are numerators and denominators of K ratios,
+        [2, K], and the metric is the mean of the ratios of their sums, as a mean intersection
+        over union is; else an image's statistic is its own value, and the metric their mean.
+
+    >>> metric = Metric("top-1", "%", name="top-1 accuracy")
+    >>> metric.show(0.875), metric.show_drop(0.925, 0.875), metric.cost(0.875)
+    ('87.50', '5.00', 0.125)
+    """
+
+    label: str
+    unit: str
+    higher_is_better: bool = True
+    name: str = ""
+    ratios: bool = False
+
+    def value(self, mean: Mean) -> Mean:
+        """Computes the metric of sets of images from the means of their statistics.
+
+        Args:
+          mean: [R] for R sets, or [R, 2, K] of ratios; NumPy or JAX.
+
+        Returns:
+          The values, [R]. A ratio without a denominator is left out.
+        """
+        if not self.ratios:
+            return mean
+        above, below = mean[..., 0, :], mean[..., 1, :]
+        seen = below > 0
+        return (above * seen / (below + ~seen)).sum(axis=-1) / seen.sum(axis=-1)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether values are shares, 0 … 1, that are shown in percent."""
+        return self.unit == "%"
+
+    @property
+    def scale(self) -> float:
+        """The factor from a value to what is shown: 100 for a share, else 1."""
+        return 100.0 if self.is_share else 1.0
+
+    @property
+    def drop_unit(self) -> str:
+        """Unit of a difference of two values: percentage points for shares."""
+        return "pp" if self.is_share else self.unit
+
+    @property
+    def title(self) -> str:
+        """Name and unit, for an axis: "top-1 accuracy (%)"."""
+        return f"{self.name or self.label} ({self.unit})" if self.unit else self.name or self.label
+
+    def show(self, value: float | None, digits: int = 2) -> str:
+        """Formats a value in the metric's unit; None is "n/a"."""
+        return "n/a" if value is None else f"{self.scale * value:.{digits}f}"
+
+    def show_drop(self, unsplit: float, value: float) -> str:
+        """Formats how much worse than the unsplit network's a value is."""
+        return f"{self.scale * self.sign * (unsplit - value):z.2f}"
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, else -1: `sign * value` rises with the quality."""
+        return 1 if self.higher_is_better else -1
+
+    def cost(self, value: float) -> float:
+        """Returns what is to be minimized: the share of errors, or the value."""
+        return 1 - value if self.higher_is_better else value
+
+
+def metric_of(metrics: Mapping[str, Metric], name: str) -> Metric:
+    """Returns one of a task's metrics, or "agreement" with the unsplit network.
+
+    Agreement is the first metric with the unsplit network's predictions as targets.
+
+    Args:
+      metrics: of the task, the quality first.
+      name: of the metric.
+
+    Returns:
+      Label, unit and direction.
+
+    Raises:
+      ConfigError: there is no such metric.
+
+    >>> metric_of({"rmse": Metric("RMSE", "m", higher_is_better=False)}, AGREEMENT)
+    Metric(label='agreement', unit='m', higher_is_better=False, name='', ratios=False)
+    """
+    if name == AGREEMENT:
+        return dataclasses.replace(next(iter(metrics.values())), label=AGREEMENT, name="")
+    if name not in metrics:
+        raise ConfigError(f"unknown metric {name!r}; choose {' or '.join((*metrics, AGREEMENT))}")
+    return metrics[name]
+
+
+#: Metrics of a classification; those of a file that names none.
+CLASSIFICATION: Mapping[str, Metric] = {
+    "top1": Metric("top-1", "%", name="top-1 accuracy"),
+    "top5": Metric("top-5", "%", name="top-5 accuracy"),
+}

@@ -1,11 +1,12 @@
-"""Old module names, which work for one version with a warning."""
+"""Old names of modules, functions and classes: for one version they work, with a warning."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.abc
 import importlib.machinery
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -86,7 +87,85 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.train.start": "jaxsplit.train.curve",
     "jaxsplit.train.stopping": "jaxsplit.train.loop",
     "jaxsplit.versions": "jaxsplit.io.versions",
+    "jaxsplit.coding.escapes": "jaxsplit.bitstream.probability_models",
+    "jaxsplit.coding.intervals": "jaxsplit.bitstream.probability_models",
+    "jaxsplit.data.writer": "jaxsplit.data.tfds_records",
+    "jaxsplit.design.features": "jaxsplit.train.features",
+    "jaxsplit.design.journal": "jaxsplit.search.checkpoint",
+    "jaxsplit.design.keeper": "jaxsplit.search.checkpoint",
+    "jaxsplit.evaluation.checks": "jaxsplit.evaluation.points",
+    "jaxsplit.evaluation.image_headers": "jaxsplit.evaluation.image_codecs",
+    "jaxsplit.importers.npz_archive": "jaxsplit.weights.zip_archive",
+    "jaxsplit.importers.spic_unit": "jaxsplit.family.spic",
+    "jaxsplit.importers.zip_entries": "jaxsplit.weights.zip_archive",
+    "jaxsplit.models.floats": "jaxsplit.io.untrusted",
+    "jaxsplit.models.weight_file": "jaxsplit.io.untrusted",
 }
+
+#: Old name of a function or class → module and name of the new one, called in the same way.
+NAMES: dict[str, str] = {
+    "jaxsplit.bottleneck.fold_batch_norm": "jaxsplit.units.bottleneck BottleneckSpec.fold",
+    "jaxsplit.codec.end.End": "jaxsplit.codec.runtime Runtime",
+    "jaxsplit.codec.end.RateEnd": "jaxsplit.codec.runtime RateRuntime",
+    "jaxsplit.data.sources.choose_split": "jaxsplit.data.splits choose_split",
+    "jaxsplit.evaluation.bootstrap.Interval": "jaxsplit.evaluation.bootstrap BootstrapInterval",
+    "jaxsplit.evaluation.compare.Comparison": "jaxsplit.evaluation.compare CurveComparison",
+    "jaxsplit.evaluation.compare.Measured": "jaxsplit.evaluation.compare MeasuredCurve",
+    "jaxsplit.evaluation.compare.compare": "jaxsplit.evaluation.compare compare_curves",
+    "jaxsplit.family.files.read": "jaxsplit.family.files read_family",
+    "jaxsplit.family.files.write": "jaxsplit.family.files write_family",
+    "jaxsplit.importers.spic.Task": "jaxsplit.family.spic PublishedNetwork",
+    "jaxsplit.models.layers.Form": "jaxsplit.networks.layers NormConfig",
+    "jaxsplit.models.layers.fold_batch_norm": "jaxsplit.networks.layers fold_normalization",
+    "jaxsplit.plan.comparison.to_dict": "jaxsplit.cost.link plan_to_dict",
+    "jaxsplit.pretrained.PretrainedFamily": "jaxsplit.family RateFamily",
+    "jaxsplit.train.feature_files.FeatureFiles": "jaxsplit.io.array_cache ArrayCache",
+    "jaxsplit.train.feature_files.form_bytes": "jaxsplit.io.array_cache array_bytes",
+}
+
+#: Old name of a module, function or class that has no successor → what to use.
+ENDED: dict[str, str] = {
+    "jaxsplit.bottleneck.unit_shapes": "BottleneckSpec.variable_shapes",
+    "jaxsplit.codec.choice.best_first": "jaxsplit.codec.rate_control.rates_for",
+    "jaxsplit.codec.choice.cheapest": "jaxsplit.codec.rate_control.rates_for",
+    "jaxsplit.codec.choice.check_request": "jaxsplit.codec.rate_control.rates_for",
+    "jaxsplit.codec.choice.retained": "jaxsplit.codec.rate_control.rates_for",
+    "jaxsplit.codec.programs.logits_program": "jaxsplit.Receiver.predict",
+    "jaxsplit.codec.programs.symbols_program": "jaxsplit.Sender.symbols",
+    "jaxsplit.describe": "the command `jaxsplit info`",
+    "jaxsplit.design.features.CutFeatures": "jaxsplit.train.features.compute_at_cuts",
+    "jaxsplit.design.journal.Journal": "jaxsplit.search.checkpoint.SearchCheckpoint",
+    "jaxsplit.design.keeper.Keeper": "jaxsplit.search.checkpoint.SearchCheckpoint",
+    "jaxsplit.design.search.climb": "jaxsplit.search.halving.run_rungs",
+    "jaxsplit.evaluation.checks.set_interval": "jaxsplit.evaluation.points.set_values",
+    "jaxsplit.evaluation.html_chart": "jaxsplit.reports.plot.draw_curve",
+    "jaxsplit.importers.spic_unit.unit_variables": "jaxsplit.family.spic.import_families",
+    "jaxsplit.plan.field": "nothing, receptive fields are computed no longer",
+    "jaxsplit.plan.program": "jaxsplit.cost.memory.peak_bytes",
+    "jaxsplit.planning": "the command `jaxsplit plan`",
+    "jaxsplit.terminal": "rich.console.Console",
+    "jaxsplit.train.features.some_features": "jaxsplit.train.features.compute",
+}
+
+
+def renamed(module: str) -> Callable[[str], Any]:
+    """Returns a module's `__getattr__`, for the old names of its functions and classes.
+
+    Args:
+      module: its name, old or new.
+    """
+
+    def get(name: str) -> Any:
+        old = f"{module}.{name}"
+        if old in ENDED:
+            raise AttributeError(f"{old} has gone; in its place: {ENDED[old]}")
+        if old not in NAMES:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        home, new = NAMES[old].split()
+        warn_once(old, f"{old} is now {home}.{new}; the old name goes with the next version")
+        return operator.attrgetter(new)(importlib.import_module(home))
+
+    return get
 
 
 def new_names(old: str) -> tuple[str, ...]:
@@ -114,6 +193,8 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     ) -> importlib.machinery.ModuleSpec | None:
         """Finds the old names of `MODULES` and the modules below them."""
         del path, target
+        if fullname in ENDED:
+            raise ModuleNotFoundError(f"{fullname} has gone; in its place: {ENDED[fullname]}")
         if not fullname.startswith("jaxsplit.") or not new_names(fullname):
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
@@ -123,11 +204,14 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         names = new_names(module.__name__)
         modules = [importlib.import_module(name) for name in names]
 
+        get = renamed(module.__name__)
+
         def forward(name: str) -> Any:
-            for one in modules:
-                if hasattr(one, name):
-                    return getattr(one, name)
-            raise AttributeError(f"module {' or '.join(names)} has no attribute {name!r}")
+            if f"{module.__name__}.{name}" not in NAMES:
+                for one in modules:
+                    if hasattr(one, name):
+                        return getattr(one, name)
+            return get(name)
 
         module.__dict__["__getattr__"] = forward
         warn_once(

@@ -4,82 +4,23 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import jaxsplit
 from jaxsplit import _moved
 
-# Attribute of an old module, by which its content is recognised.
-ATTRIBUTES = {
-    "jaxsplit.bottleneck": "BottleneckSpec",
-    "jaxsplit.card": "with_measured",
-    "jaxsplit.checkpoint": "save_tree",
-    "jaxsplit.codec.choice": "rates_for",
-    "jaxsplit.codec.end": "check_fits",
-    "jaxsplit.codec.programs": "head_program",
-    "jaxsplit.coding": "Reader",
-    "jaxsplit.coding.bitstream": "read_container",
-    "jaxsplit.coding.entropy_coder": "EntropyCoder",
-    "jaxsplit.config": "load",
-    "jaxsplit.data.prepared": "find_prepared",
-    "jaxsplit.data.steps": "num_batches",
-    "jaxsplit.data.views": "Views",
-    "jaxsplit.design": "DesignConfig",
-    "jaxsplit.design.front": "choose",
-    "jaxsplit.design.search": "search",
-    "jaxsplit.entropy.empirical": "stack_tables",
-    "jaxsplit.entropy.exact": "ExactDensity",
-    "jaxsplit.entropy.logistic": "log_logistic_mass",
-    "jaxsplit.entropy.places": "tables_by_place",
-    "jaxsplit.entropy.tables": "build_tables",
-    "jaxsplit.evaluation.accuracy": "evaluate_images",
-    "jaxsplit.evaluation.bd": "bd_rate",
-    "jaxsplit.evaluation.design_report": "render",
-    "jaxsplit.evaluation.html": "write_report",
-    "jaxsplit.evaluation.images": "PerImage",
-    "jaxsplit.evaluation.origin": "Origin",
-    "jaxsplit.evaluation.plan_plot": "plot_plan",
-    "jaxsplit.evaluation.plan_table": "render",
-    "jaxsplit.evaluation.plot": "plot_curve",
-    "jaxsplit.evaluation.report": "render",
-    "jaxsplit.experiment": "run_curve",
-    "jaxsplit.family.rate": "FamilyRate",
-    "jaxsplit.files": "read_file",
-    "jaxsplit.fitting": "fit_tables",
-    "jaxsplit.importers": "load",
-    "jaxsplit.importers.names": "from_tensors",
-    "jaxsplit.importers.pretrained": "load_backbone",
-    "jaxsplit.importers.spic": "import_families",
-    "jaxsplit.importers.tensor_files": "read_tensors",
-    "jaxsplit.losses": "Distortion",
-    "jaxsplit.models": "cuts",
-    "jaxsplit.models.safe_tensors": "read_safetensors",
-    "jaxsplit.notices": "shown_as_lines",
-    "jaxsplit.ops.rounding": "round_straight_through",
-    "jaxsplit.ops.winograd": "winograd_conv",
-    "jaxsplit.plan": "make_plan",
-    "jaxsplit.plan.comparison": "compare",
-    "jaxsplit.plan.cost": "split_cost",
-    "jaxsplit.plan.cuts": "CutPlan",
-    "jaxsplit.plan.units": "plan_unit",
-    "jaxsplit.pretrained": "load_pretrained",
-    "jaxsplit.progress": "ProgressBar",
-    "jaxsplit.train.curve_config": "CurveConfig",
-    "jaxsplit.train.evaluation": "make_evaluate",
-    "jaxsplit.train.examples": "FeatureCache",
-    "jaxsplit.train.feature_files": "array_bytes",
-    "jaxsplit.train.groups": "Group",
-    "jaxsplit.train.head": "run_parts",
-    "jaxsplit.train.networks": "train_networks",
-    "jaxsplit.train.principal": "principal_unit",
-    "jaxsplit.train.processes": "is_first",
-    "jaxsplit.train.reports": "Reports",
-    "jaxsplit.train.sensitivity": "loss_metric",
-    "jaxsplit.train.start": "make_optimizer",
-    "jaxsplit.train.state": "TrainState",
-    "jaxsplit.train.stopping": "StopRequest",
-    "jaxsplit.train.trainable": "TRAINABLE",
-    "jaxsplit.versions": "versions",
+# Functions and classes of the version before, without those of the command line.
+OLD_NAMES = {
+    module: names.split()
+    for module, names in json.loads((Path(__file__).parent / "old_names.json").read_text()).items()
+}
+# A name of every old module, by which its content is recognized.
+ATTRIBUTES = {"jaxsplit.importers": "load"} | {
+    module: next(name for name in names if f"{module}.{name}" not in _moved.ENDED)
+    for module, names in OLD_NAMES.items()
+    if module in _moved.MODULES and not all(f"{module}.{name}" in _moved.ENDED for name in names)
 }
 # Modules below old packages, which the table doesn't name.
 BELOW = {
@@ -113,7 +54,8 @@ def run(program, *arguments):
 
 
 def test_every_entry_of_the_table_has_its_content():
-    assert ATTRIBUTES.keys() == _moved.MODULES.keys()
+    gone = {end.rpartition(".")[0] for end in _moved.ENDED}
+    assert ATTRIBUTES.keys() | gone >= _moved.MODULES.keys()
     asked = ATTRIBUTES | BELOW
     found = json.loads(run(IMPORT_ALL, json.dumps(asked))[0])
     for old, (texts, _) in found.items():
@@ -165,3 +107,44 @@ def test_what_never_was_is_not_found(name):
     with pytest.raises(subprocess.CalledProcessError) as error:
         run(program)
     assert "ModuleNotFoundError" in error.value.stderr
+
+
+ASK_ALL = """
+import importlib, json, sys, warnings
+import jaxsplit
+from jaxsplit.errors import JaxsplitWarning
+lost, silent = {}, []
+for module, names in json.loads(sys.argv[1]).items():
+    for name in names:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", JaxsplitWarning)
+            try:
+                getattr(importlib.import_module(module), name)
+            except (AttributeError, ModuleNotFoundError) as error:
+                lost[f"{module}.{name}"] = str(error)
+                continue
+        if f"{module}.{name}" in json.loads(sys.argv[2]) and not warned:
+            silent.append(f"{module}.{name}")
+print(json.dumps([lost, silent]))
+"""
+
+
+def test_every_public_name_of_the_version_before_is_found_or_says_what_replaced_it():
+    found = run(ASK_ALL, json.dumps(OLD_NAMES), json.dumps(list(_moved.NAMES)))[0]
+    lost, silent = json.loads(found)
+    assert not silent  # a function's new name is told
+    for old, message in lost.items():
+        (told,) = [text for end, text in _moved.ENDED.items() if f"{old}.".startswith(f"{end}.")]
+        assert message.endswith(f"in its place: {told}")
+    ended = {end for end in _moved.ENDED if any(f"{old}.".startswith(f"{end}.") for old in lost)}
+    assert ended == set(_moved.ENDED)
+
+
+def test_what_is_told_to_be_used_exists():
+    for told in (*_moved.ENDED.values(), *(new.replace(" ", ".") for new in _moved.NAMES.values())):
+        if told.startswith("jaxsplit."):
+            value, parts = jaxsplit, told.split(".")[1:]
+            for part in parts:
+                value = getattr(value, part, None) or importlib.import_module(
+                    f"{value.__name__}.{part}"
+                )

@@ -15,6 +15,7 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
+from jaxsplit import _moved
 from jaxsplit.data import folder, tfds_records
 from jaxsplit.data.splits import parse_split, part_of, spread
 from jaxsplit.errors import DataError
@@ -208,3 +209,6 @@ def portable_name(name: str) -> str:
     """
     scheme, _, path = name.partition(":")
     return f"folder:{Path(path).name}" if scheme == "folder" else name
+
+
+__getattr__ = _moved.renamed(__name__)

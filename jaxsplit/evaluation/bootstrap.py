@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxsplit import _moved
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.bd_rate import bd_rate
 from jaxsplit.evaluation.intervals import resampled_means
@@ -121,3 +122,6 @@ def _resampled(
                 for size, value in (both[:2], both[2:])
             )
             yield metric.sign * float(metric.value(unsplit)[0]), *curves
+
+
+__getattr__ = _moved.renamed(__name__)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
+from jaxsplit import _moved
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation import bd_rate as bd
 from jaxsplit.evaluation import per_image
@@ -248,3 +249,6 @@ def _check_same_unsplit(reference: MeasuredCurve, test: MeasuredCurve, quality: 
             f"the unsplit networks have {said}: drops are comparable only where they are equal; "
             "evaluate both with one network on the same images, or compare without drops"
         )
+
+
+__getattr__ = _moved.renamed(__name__)

@@ -181,12 +181,7 @@ def smallest_reaching(
     measure: str = "top1",
     metric: Metric = CLASSIFICATION["top1"],
 ) -> CodecPoint | None:
-    """Returns the point of fewest mean bytes that is as good as a goal, or None.
-
-    Args:
-      points: of one codec.
-      goal: value of the metric.
-      measure, metric: its name, and how it reads.
+    """Returns the point of fewest mean bytes whose metric reaches a goal, or None.
 
     >>> points = [
     ...     CodecPoint("jpeg", q, 300.0 + q, 320.0, {"top1": q / 100}) for q in (20, 50, 90)
@@ -278,11 +273,9 @@ def _outputs(predict: Callable[[np.ndarray], Outputs], images: np.ndarray, size:
 def header_bytes(encoded: bytes) -> int:
     """Counts the bytes of a JPEG, lossy WebP or AVIF file that are not coefficients.
 
-    JPEG: all markers and tables up to the end of the scan's header, and the end marker. Huffman
-    tables count as header even if they are the image's own, so the payload is a lower bound of
-    what a JPEG must send. WebP: the RIFF and chunk headers, the frame's uncompressed header, the
-    padding and every chunk but the frame. AVIF (ISO/IEC 14496-12): every box except the content of
-    `mdat`; AV1's own headers in there count as payload.
+    JPEG: all markers and tables, also the image's own Huffman tables, so that the payload is a
+    lower bound. WebP: all but the frame without its uncompressed header. AVIF (ISO/IEC 14496-12):
+    every box except the content of `mdat`; AV1's own headers in there count as payload.
 
     Args:
       encoded: a whole file of one image.

@@ -21,6 +21,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from jaxsplit import _moved
 from jaxsplit.bitstream import CodingTables, run_self_test, write_self_test
 from jaxsplit.codec.rate import FamilyRate
 from jaxsplit.data import Preprocessing
@@ -203,3 +204,6 @@ def _holds(path: Path, rate: FamilyRate) -> bool:
         return stored.digest == rate.digest
     except (*_DAMAGES, *_TYPED_DAMAGES):
         return False
+
+
+__getattr__ = _moved.renamed(__name__)

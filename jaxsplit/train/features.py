@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxsplit import data
+from jaxsplit import _moved, data
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
 from jaxsplit.io.identity import identity
@@ -300,3 +300,6 @@ def _tell_of_others(folder: Path, tell: Tell) -> None:
     size = sum(path.stat().st_size for other in others for path in other.glob("*.bin"))
     if size >= 2**30:
         tell(f"{folder.parent} holds {_gib(size)} of features of other settings too")
+
+
+__getattr__ = _moved.renamed(__name__)

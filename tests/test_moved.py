@@ -24,7 +24,8 @@ ATTRIBUTES = {
     if module in _moved.MODULES
     and (kept := [name for name in names if f"{module}.{name}" not in RENAMED])
 }
-ATTRIBUTES["jaxsplit.importers"] = "load"  # a module that others have imported by then
+# A package without names of its own; other modules have imported its module by then.
+ATTRIBUTES = dict(sorted({**ATTRIBUTES, "jaxsplit.importers": "load"}.items()))
 # Modules below old packages, which the table doesn't name.
 BELOW = {
     "jaxsplit.coding.frames": "Frame",

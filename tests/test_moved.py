@@ -31,6 +31,7 @@ ATTRIBUTES = {
     "jaxsplit.entropy.exact": "ExactDensity",
     "jaxsplit.entropy.logistic": "log_logistic_mass",
     "jaxsplit.entropy.places": "tables_by_place",
+    "jaxsplit.entropy.prior": "FactorizedPrior",
     "jaxsplit.entropy.tables": "build_tables",
     "jaxsplit.evaluation.accuracy": "evaluate_images",
     "jaxsplit.evaluation.bd": "bd_rate",

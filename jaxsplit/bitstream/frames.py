@@ -110,11 +110,7 @@ def read_frame(
 ) -> tuple[Frame, bytes] | None:
     """Reads the next frame and its label; None at the end marker of a container.
 
-    Args:
-      cursor: positioned at the frame.
-      n_rates: number of rates in the header.
-      longest: maximum payload bytes of each rate; longer payloads are refused unread.
-      version: of the format.
+    Payloads longer than those of `longest`, the most bytes of each rate, are refused unread.
 
     Raises:
       BitstreamError: truncated or corrupted.
@@ -170,12 +166,7 @@ def pack_varint(value: int) -> bytes:
 
 
 class Cursor:
-    """A read position in untrusted bytes; reading past the end raises `BitstreamError`.
-
-    Args:
-      data: the bytes.
-      position: initial offset.
-    """
+    """A read position in untrusted bytes; reading past the end raises a `BitstreamError`."""
 
     def __init__(self, data: bytes, position: int) -> None:
         self._data = data
@@ -213,13 +204,10 @@ class Cursor:
 
 
 class FileCursor(Cursor):
-    """A cursor over a file, pipe or socket; memory is bounded by the bytes received.
+    """A cursor over a file, pipe or socket, with the CRC-32 of all bytes read so far.
 
-    Args:
-      file: binary and blocking; `read` returns fewer bytes than requested only at the end.
-
-    Attributes:
-      crc: CRC-32 of all bytes read so far.
+    Memory is bounded by the bytes received. The file is binary and blocking: `read` returns fewer
+    bytes than requested only at the end.
     """
 
     def __init__(self, file: BinaryIO) -> None:

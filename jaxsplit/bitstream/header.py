@@ -171,9 +171,7 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
 def read_header(cursor: Cursor) -> tuple[Header, int, int]:
     """Reads the header, its format version and its flags.
 
-    Raises:
-      NewerVersionError: written by a newer version of jaxsplit.
-      BitstreamError: not a header, truncated or corrupted.
+    Raises a BitstreamError if it is no header, truncated, corrupted or of a newer version.
     """
     magic = cursor.take_up_to(len(MAGIC))
     if not MAGIC.startswith(magic):

@@ -21,15 +21,6 @@ def self_test_symbols(tables: CodingTables) -> np.ndarray:
 
     Multiples of 40503 modulo 2**16 (the golden ratio's) replace draws from the tables. Every 13th
     symbol is moved out of its table by a third of 2**2 to 2**32, alternately above and below.
-
-    >>> tables = CodingTables(
-    ...     counts=np.array([[30000, 30000, 5536]] * 4, np.int32),
-    ...     sizes=np.full(4, 3, np.int32),
-    ...     minima=np.full(4, -1, np.int32),
-    ...     offsets=np.zeros(4, np.float32),
-    ... )
-    >>> self_test_symbols(tables).tolist()
-    [[[1, 0, -1, 0], [0, -1, 0, -1]], [[341, 0, -1, 0], [-1, -10923, 0, -1]]]
     """
     rows = tables.rows(*_shape(tables))
     index = np.arange(rows.size)

@@ -118,12 +118,8 @@ def reader(
 ) -> tuple[Callable[[np.ndarray], ImageBatch], int]:
     """Makes a function that reads arbitrary examples as one batch without augmentation.
 
-    Args:
-      source, preprocessing, memory_limit: see `batches`.
-
-    Returns:
-      A function from indices, int64 [B] with -1 for padding, to the batch, and the number of
-      threads to call it in.
+    The function takes indices, int64 [B] with -1 for padding. Also returns the number of threads to
+    call it in.
     """
     if len(source) * math.prod(preprocessing.input_shape) <= memory_limit:
         return functools.partial(_from_memory, *load_arrays(source, preprocessing)), 1
@@ -232,11 +228,7 @@ def stream(
 ) -> Iterator[_BatchT]:
     """Iterates over fetch(start), …, fetch(stop - 1) in order, prefetched by grain's threads.
 
-    Args:
-      fetch: maps a step to its batch; called from several threads.
-      start, stop: range of steps.
-      threads: number of threads.
-      ahead: size of the prefetch buffer in batches; None: two per thread.
+    The threads call `fetch` ahead of the iteration, by `ahead` batches or, by default, two each.
     """
     from grain import python as grain  # importing takes most of a second
 
@@ -258,15 +250,8 @@ def endless_steps(
 ) -> Iterator[_BatchT]:
     """Iterates endlessly over one process's shard of shuffled, complete batches.
 
-    The shards of all processes, concatenated, are the batch of a single-process run.
-
-    Args:
-      fetch: maps example indices, int64 [B / process_count], to their batch.
-      examples: number of examples.
-      batch_size: examples per batch, over all processes.
-      seed, start_step: see `batches`.
-      threads, ahead: see `stream`.
-      process_index, process_count: this process, and the number of processes.
+    The shards of all processes, concatenated, are the batch of a single-process run. `fetch` maps
+    example indices, int64 [batch_size / process_count], to their batch. See `batches` and `stream`.
 
     Raises:
       ConfigError: there are fewer examples than a batch, a batch does not divide evenly, or there

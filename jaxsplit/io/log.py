@@ -32,10 +32,7 @@ tell_nobody = no_log
 def shown_as_lines(*, quiet: bool = False) -> Iterator[None]:
     """Prints each warning of this package as one line on stderr, and none of its dependencies.
 
-    `python -W …` and `PYTHONWARNINGS` keep their effect.
-
-    Args:
-      quiet: print none at all.
+    With `quiet`, none at all. `python -W …` and `PYTHONWARNINGS` keep their effect.
     """
     root = logging.getLogger()
     ours = logging.getLogger("jaxsplit")

@@ -24,20 +24,12 @@ HEAD_BYTES = 9
 
 
 def begins_safetensors(head: bytes) -> bool:
-    """Whether `head` begins a safetensors file: the header's length in 8 bytes, then JSON.
-
-    >>> begins_safetensors((19_280).to_bytes(8, "little") + b'{"w":')
-    True
-    """
+    """Whether `head` begins a safetensors file: the header's length in 8 bytes, then JSON."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Returns the metadata of a file.
-
-    Raises:
-      WeightsError: no such file, not safetensors, or damaged.
-    """
+    """Returns the metadata of a file; see `read_safetensors`."""
     with _reader(path) as reader:
         return reader.metadata() or {}
 

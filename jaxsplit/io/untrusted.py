@@ -92,14 +92,10 @@ def listed(parts: Iterable[str]) -> str:
 
 
 def finite_floats(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """Converts the tensors [*size] of a file to float32.
+    """Converts the tensors [*size] of the file `where` to float32.
 
     Tensors are removed from the given dict as they are converted, so that a large file is not in
-    memory twice.
-
-    Args:
-      tensors: by name; names that end in "var" are variances.
-      where: the file, for the error.
+    memory twice. Those whose names end in "var" are variances.
 
     Raises:
       WeightsError: tensors are not floating point, not finite in float32, or negative variances.

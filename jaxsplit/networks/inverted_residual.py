@@ -23,12 +23,8 @@ _STEM_WIDTH, _TOP_WIDTH = 32, 1280
 class Stage:
     """Consecutive blocks of one width.
 
-    Attributes:
-      expansion: channels inside a block, as a multiple of its input channels.
-      width: output channels.
-      blocks: number of blocks.
-      stride: of the first block.
-      kernel: side of the depthwise convolution.
+    The channels inside a block are `expansion` times its input channels. The stride is that of the
+    first block, the kernel the side of the depthwise convolutions.
     """
 
     expansion: int
@@ -162,11 +158,7 @@ class InvertedResidual(nn.Module):
 
 
 class InvertedResidualNet(Chain, kw_only=True):
-    """Stem, stages of inverted residual blocks, a 1×1 convolution and the classifier.
-
-    Attributes:
-      size: the stages, their padding and epsilon.
-    """
+    """Stem, stages of inverted residual blocks, a 1×1 convolution and the classifier."""
 
     size: InvertedResidualSize
 

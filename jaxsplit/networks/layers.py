@@ -76,16 +76,12 @@ def conv_norm(
 ) -> jax.Array:
     """Applies a convolution and its batch normalization, inside a compact module.
 
+    The layers are named "conv" + suffix and "bn" + suffix; for their arguments see `Conv`.
+
     Args:
-      x: float [B, H, W, c].
+      x: float [B, H, W, c]; the result is [B, h, w, features].
       config: batch normalization settings of the network.
       train: normalize by the statistics of the batch.
-      features: output channels.
-      suffix: the layers are named "conv" + suffix and "bn" + suffix.
-      size, stride, padding, depthwise: see `Conv`.
-
-    Returns:
-      float [B, h, w, features].
     """
     name = _CONV + suffix
     x = Conv(features, size, stride, padding, depthwise, bias=config.folded, name=name)(x)

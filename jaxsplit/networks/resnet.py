@@ -19,7 +19,7 @@ from jaxsplit.networks.layers import Classifier, NormConfig, conv_norm
 
 @dataclasses.dataclass(frozen=True)
 class ResNetSize:
-    """Architecture of a residual network.
+    """Architecture of a residual network; each stage after the first halves the resolution.
 
     Attributes:
       blocks: residual blocks in each stage.
@@ -114,11 +114,7 @@ class BottleneckBlock(nn.Module):
 
 
 class SmallResNet(Chain, kw_only=True):
-    """Residual network for small images: the CIFAR variant of He et al., section 4.2.
-
-    Attributes:
-      size: blocks and widths of the stages; every stage after the first halves the resolution.
-    """
+    """Residual network for small images: the CIFAR variant of He et al., section 4.2."""
 
     size: ResNetSize
 
@@ -133,11 +129,7 @@ class SmallResNet(Chain, kw_only=True):
 
 
 class ResNet(Chain, kw_only=True):
-    """Residual network for ImageNet: He et al., table 1, version 1.5.
-
-    Attributes:
-      size: blocks and widths of the stages; every stage after the first halves the resolution.
-    """
+    """Residual network for ImageNet: He et al., table 1, version 1.5."""
 
     size: ResNetSize
 

@@ -7,8 +7,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-__all__ = ["batch_norm"]
-
 _Moments = tuple[jax.Array, jax.Array]
 _Output = tuple[jax.Array, _Moments]
 # x, scale, bias, mean and 1/√(var + ε).

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 
 from jaxsplit.ops.depthwise import depthwise_conv
 
-__all__ = ["conv", "pointwise", "winograd_conv"]
-
 # From _WIDE channels on, gradients use the implementations below. From _DEEP channels and _PIXELS
 # pixels in a batch on, Winograd's algorithm is the fastest.
 _WIDE, _DEEP, _PIXELS = 64, 256, 1024

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-__all__ = ["depthwise_conv", "depthwise_conv_transpose"]
-
 # Most products along a row that the weight gradient sums in one fused loop.
 _RUN = 16
 

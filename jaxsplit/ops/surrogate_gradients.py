@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-__all__ = ["add_uniform_noise", "lower_bound", "round_straight_through"]
-
 _Pair = tuple[jax.Array, jax.Array]
 
 

@@ -74,25 +74,17 @@ class Architecture:
             raise ConfigError(f"strides must be at most {_MOST_STRIDE}: {self}")
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
-        """Computes rows and columns of the latent.
+        """Returns rows and columns of the latent for features of (height, width).
 
-        Args:
-          height, width: of the features at the cut.
-
-        Returns:
-          (h, w), less than 1 where the features are smaller than the kernel.
+        They are less than 1 where the features are smaller than the kernel.
         """
         h, w = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in (height, width))
         return h, w
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Computes rows and columns of the reconstruction.
+        """Returns rows and columns of the reconstruction.
 
-        Args:
-          height, width: of the features at the cut.
-
-        Returns:
-          (H, W): of the features with `crop`, else of the transposed convolution.
+        They are those of the features with `crop`, else of the transposed convolution.
         """
         if self.crop:
             return height, width

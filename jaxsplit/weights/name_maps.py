@@ -54,11 +54,7 @@ _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
 def packages(name: str) -> tuple[str, ...]:
-    """Returns the packages that publish weights of the network; () for our own networks.
-
-    >>> packages("mobilenet_v2")
-    ('torchvision', 'timm')
-    """
+    """Returns the packages that publish weights of the network; () for our own networks."""
     module = networks.create(name, 1)
     if not isinstance(module, ResNet | InvertedResidualNet):
         return ()
@@ -66,11 +62,7 @@ def packages(name: str) -> tuple[str, ...]:
 
 
 def source_names(name: str, package: str) -> dict[VariablePath, str]:
-    """Returns a package's tensor names for a network.
-
-    Args:
-      name: name of the network, as for `networks.create`.
-      package: one of `packages(name)`.
+    """Returns the names of the tensors of one of a network's `packages`.
 
     Returns:
       Path of each variable, as in `flax.traverse_util.flatten_dict` → name of its tensor.
@@ -92,13 +84,10 @@ def source_names(name: str, package: str) -> dict[VariablePath, str]:
 def from_tensors(
     name: str, tensors: dict[str, np.ndarray], where: str
 ) -> tuple[dict[str, Any], int]:
-    """Converts another package's tensors to the variables of our network.
+    """Converts the tensors of one of a network's `packages` to our variables.
 
-    Args:
-      name: name of the network, as for `networks.create`.
-      tensors: named as in one of `packages(name)`. They are removed from the dict as they are
-        converted, so that a large file is not in memory twice.
-      where: the file, for the error.
+    Tensors are removed from the dict as they are converted, so that a large file is not in memory
+    twice. `where` names the file in errors.
 
     Returns:
       {"params", "batch_stats"}, float32, and the number of classes.

@@ -47,13 +47,10 @@ def run(
 ) -> tuple[object, int]:
     """Runs the pickle at the beginning of `data`; returns its value and its size in bytes.
 
-    Args:
-      data: the whole pickle and any bytes behind it; at most MAX_BYTES are read.
-      names: values of globals by full name ("collections.OrderedDict"). The program may call
-        functions among them with any arguments. They must raise for invalid ones and not take time
-        in proportion to their arguments, which may be passed many times.
-      load: converts a persistent id to a value.
-      max_opcodes: maximum length of the program.
+    At most MAX_BYTES are read, and `max_opcodes` run. `names` has the values of globals by full
+    name ("collections.OrderedDict"). The program may call functions among them with any arguments.
+    They must raise for invalid ones and not take time in proportion to their arguments, which may
+    be passed many times. `load` converts a persistent id to a value.
 
     Raises:
       WeightsError: truncated, malformed or too long, or with a global that `names` lacks.
@@ -210,9 +207,7 @@ class _Machine:
 def put(target: dict[object, object], key: object, value: object) -> None:
     """Sets an item whose key hashes in constant time; nested tuples can take exponential time.
 
-    Raises:
-      TypeError: the key is neither a string nor an integer.
-      ValueError: the key is longer than MAX_KEY.
+    Raises a TypeError for a key that is neither str nor int, a ValueError for one over MAX_KEY.
     """
     if not isinstance(key, str | int):
         raise TypeError(f"a key of type {type(key).__name__}, expected str or int")

@@ -40,9 +40,6 @@ def read(path: str | os.PathLike[str]) -> object:
     Arrays have the tensors' shapes [*size] and dtypes (bfloat16 from `ml_dtypes`). Tensors that
     share memory in torch also share it here.
 
-    Args:
-      path: a file in the zip or the legacy format.
-
     Raises:
       WeightsError: no such file, another format, damaged, malicious, or with objects other than
         tensors, numbers and strings, such as a whole model.

@@ -80,11 +80,7 @@ class Tensor:
 
 
 def storage_of(persistent_id: object) -> Storage:
-    """Parses a persistent id: ("storage", type, key, device, size[, view]).
-
-    Raises:
-      WeightsError: not of this form.
-    """
+    """Parses a persistent id ("storage", type, key, device, size[, view]), or WeightsError."""
     if isinstance(persistent_id, tuple) and len(persistent_id) in (5, 6):
         match persistent_id[:5]:
             case ("storage", np.dtype() as dtype, str(key), str(), int(size)) if (
@@ -168,12 +164,10 @@ NAMES: dict[str, object] = {
 
 
 def build(tree: object, values: Callable[[Storage], np.ndarray], file_size: int) -> object:
-    """Copies a tree of dicts, lists, tuples and scalars, replacing tensors by arrays.
+    """Copies a pickle program's tree of dicts, lists, tuples and scalars with arrays for tensors.
 
-    Args:
-      tree: result of a pickle program.
-      values: returns the values [size] of a storage.
-      file_size: in bytes; the arrays may take MAX_EXPANSION times as many in total.
+    `values` returns the values [size] of a storage. The arrays may take MAX_EXPANSION times as many
+    bytes as the file.
 
     Raises:
       WeightsError: deeper than MAX_DEPTH (it may contain itself), more than MAX_OBJECTS objects,

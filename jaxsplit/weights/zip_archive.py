@@ -32,7 +32,10 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An entry: `stored` bytes at offset `start` of the file, `size` bytes when decompressed."""
+    """An entry: `stored` bytes at offset `start` of the file, `size` bytes when decompressed.
+
+    Its methods raise a WeightsError if size or checksum differ from the directory's.
+    """
 
     name: str
     start: int
@@ -42,11 +45,7 @@ class Entry:
     deflated: bool
 
     def read(self, file: BinaryIO) -> bytes:
-        """Returns the content, `size` bytes; takes `stored` more bytes while decompressing.
-
-        Raises:
-          WeightsError: size or checksum differ from the directory's.
-        """
+        """Returns the content; takes `stored` more bytes while decompressing."""
         file.seek(self.start)
         data = file.read(self.stored)
         if self.deflated:
@@ -66,11 +65,7 @@ class Entry:
         return data
 
     def read_array(self, file: BinaryIO) -> np.ndarray:
-        """Returns the content of an uncompressed entry as a new uint8 array [size].
-
-        Raises:
-          WeightsError: the checksum differs from the directory's.
-        """
+        """Returns the content of an uncompressed entry as a new uint8 array [size]."""
         array = np.empty(self.size, np.uint8)
         file.seek(self.start)
         file.readinto(array.data)  # type: ignore[attr-defined]
@@ -105,8 +100,7 @@ class _Bounded:
 def read_directory(file: BinaryIO) -> dict[str, Entry]:
     """Returns the validated entries of a zip file by name, without folders.
 
-    Raises:
-      WeightsError: damaged, or with entries that a weight file does not have.
+    Raises a WeightsError if it is damaged, or has entries that a weight file does not have.
     """
     try:
         infos = zipfile.ZipFile(cast(BinaryIO, _Bounded(file))).infolist()

@@ -52,6 +52,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.importers.tensor_files": "jaxsplit.weights.formats",
     "jaxsplit.losses": ("jaxsplit.train.losses", "jaxsplit.tasks.classification"),
     "jaxsplit.models": "jaxsplit.networks",
+    "jaxsplit.models.chain": "jaxsplit.networks.layers",
     "jaxsplit.models.safe_tensors": "jaxsplit.io.safetensors",
     "jaxsplit.notices": "jaxsplit.io.log",
     "jaxsplit.plan": "jaxsplit.cost",

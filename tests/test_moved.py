@@ -55,6 +55,7 @@ ATTRIBUTES = {
     "jaxsplit.importers.tensor_files": "read_tensors",
     "jaxsplit.losses": "Distortion",
     "jaxsplit.models": "cuts",
+    "jaxsplit.models.chain": "Chain",
     "jaxsplit.models.safe_tensors": "read_safetensors",
     "jaxsplit.notices": "shown_as_lines",
     "jaxsplit.ops.rounding": "round_straight_through",

@@ -108,10 +108,9 @@ def predict(
     >>> from jaxsplit.data import load_arrays, open_source
     >>> from jaxsplit.weights.load import load_backbone
     >>> backbone = load_backbone("fashion_mnist_resnet8")
-    >>> images, labels = load_arrays(open_source("embedded", limit=100), backbone.preprocessing)
-    >>> logits = predict(backbone.network, backbone.variables, backbone.preprocessing, images)
-    >>> bool((logits.argmax(-1) == labels).mean() > 0.8)
-    True
+    >>> images, _ = load_arrays(open_source("embedded", limit=4), backbone.preprocessing)
+    >>> predict(backbone.network, backbone.variables, backbone.preprocessing, images).shape
+    (4, 10)
     """
     program = head_program(as_network(network), (), preprocessing, outputs=True)
     size = batch_size(preprocessing.input_shape)

@@ -9,12 +9,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from jaxsplit.networks.chain import Blocks, Chain
-from jaxsplit.networks.layers import Classifier, NormConfig, conv_norm
+from jaxsplit.networks.layers import (
+    Blocks,
+    Chain,
+    Classifier,
+    ConvBlock,
+    NormConfig,
+    conv_norm,
+)
 
 _STEM_WIDTH, _TOP_WIDTH = 32, 1280
 
@@ -101,30 +108,6 @@ SIZES = {
 }
 
 
-class ConvBlock(nn.Module):
-    """Convolution, batch normalization, ReLU6: the stem and the top."""
-
-    width: int
-    kernel: int
-    stride: int
-    padding: int | str
-    config: NormConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return nn.relu6(
-            conv_norm(
-                x,
-                self.config,
-                train,
-                self.width,
-                size=self.kernel,
-                stride=self.stride,
-                padding=self.padding,
-            )
-        )
-
-
 class InvertedResidual(nn.Module):
     """1×1 expansion, depthwise k×k, 1×1 projection to `width`; a shortcut if the shape is equal."""
 
@@ -142,17 +125,8 @@ class InvertedResidual(nn.Module):
         y = x
         if self.expansion > 1:
             y = nn.relu6(norm(y, features=inside, suffix="_expand"))
-        y = nn.relu6(
-            norm(
-                y,
-                features=inside,
-                suffix="_depthwise",
-                size=self.kernel,
-                stride=self.stride,
-                padding=self.padding,
-                depthwise=True,
-            )
-        )
+        conv: dict[str, Any] = {"size": self.kernel, "stride": self.stride, "padding": self.padding}
+        y = nn.relu6(norm(y, features=inside, suffix="_depthwise", depthwise=True, **conv))
         y = norm(y, features=self.width, suffix="_project")
         return x + y if self.stride == 1 and x.shape[-1] == self.width else y
 
@@ -170,6 +144,7 @@ class InvertedResidualNet(Chain, kw_only=True):
     def chain(self) -> Blocks:
         """Returns the constructors of the blocks; see `Chain.chain`."""
         size, config = self.size, self.norm_config
+        ends = functools.partial(ConvBlock, config=config, activation=nn.relu6)
         blocks = {
             f"stage{i + 1}.block{j + 1}": functools.partial(
                 InvertedResidual,
@@ -184,8 +159,8 @@ class InvertedResidualNet(Chain, kw_only=True):
             for j in range(stage.blocks)
         }
         return {
-            "stem": functools.partial(ConvBlock, _STEM_WIDTH, 3, 2, size.padding_of(3), config),
+            "stem": functools.partial(ends, _STEM_WIDTH, 3, 2, size.padding_of(3)),
             **blocks,
-            "top": functools.partial(ConvBlock, _TOP_WIDTH, 1, 1, 0, config),
+            "top": functools.partial(ends, _TOP_WIDTH, 1, 1, 0),
             "logits": functools.partial(Classifier, self.num_classes),
         }

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import flax.linen as nn
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks.chain import Chain
 from jaxsplit.networks.inverted_residual import SIZES, InvertedResidualNet
+from jaxsplit.networks.layers import Chain
 from jaxsplit.networks.network import LinenNetwork
 from jaxsplit.networks.resnet import IMAGENET_SIZES, SMALL_SIZES, ResNet, SmallResNet
 
@@ -21,13 +21,13 @@ _NETWORKS: dict[str, Callable[..., Chain]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of the networks.
+    """Lists the networks. Weights have names of their own, see `embedded_weights`.
 
     Returns:
-      Names for `create`. Weights have names of their own, see `embedded_weights`.
+      Names for `create`.
 
-    >>> "resnet8_small" in names(), "resnet50" in names(), "efficientnet_lite0" in names()
-    (True, True, True)
+    >>> "resnet8_small" in names()
+    True
     """
     return tuple(_NETWORKS)
 
@@ -72,8 +72,6 @@ def cuts(
     Raises:
       ConfigError: no such network, or an invalid image shape.
 
-    >>> cuts("resnet8_small", (28, 28, 1))["stage2.block1"]
-    (14, 14, 32)
     >>> cuts("resnet50")["stage4.block3"]
     (7, 7, 2048)
     """
@@ -83,14 +81,14 @@ def cuts(
 def endpoint_shapes(
     module: nn.Module, input_shape: tuple[int, int, int]
 ) -> dict[str, tuple[int, int, int]]:
-    """Returns the feature shape (H, W, C) at every endpoint but the logits.
+    """Returns the feature shape (H, W, C) at every endpoint but the logits; nothing is run.
 
     Args:
       module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, such as a `Chain`.
       input_shape: (H, W, c) of one image.
 
     Returns:
-      Endpoint → shape, in the network's order, without running the network.
+      Endpoint → shape, in the network's order.
 
     Raises:
       ConfigError: an invalid image shape.

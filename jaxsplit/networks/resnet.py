@@ -13,8 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.networks.chain import Blocks, Chain
-from jaxsplit.networks.layers import Classifier, NormConfig, conv_norm
+from jaxsplit.networks.layers import (
+    Blocks,
+    Chain,
+    Classifier,
+    ConvBlock,
+    NormConfig,
+    conv_norm,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +49,6 @@ IMAGENET_SIZES = {
     "resnet101": ResNetSize((3, 4, 23, 3), _WIDTHS, bottleneck=True),
     "resnet152": ResNetSize((3, 8, 36, 3), _WIDTHS, bottleneck=True),
 }
-
-
-class SmallStem(nn.Module):
-    """3×3 convolution, batch normalization, ReLU: [B, H, W, c] → [B, H, W, width]."""
-
-    width: int
-    config: NormConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return nn.relu(conv_norm(x, self.config, train, self.width, size=3, padding=1))
 
 
 class Stem(nn.Module):
@@ -122,7 +117,7 @@ class SmallResNet(Chain, kw_only=True):
         """Returns the constructors of the blocks; see `Chain.chain`."""
         config = self.norm_config
         return {
-            "stem": functools.partial(SmallStem, self.size.widths[0], config),
+            "stem": functools.partial(ConvBlock, self.size.widths[0], 3, 1, 1, config),
             **_blocks(self.size, functools.partial(BasicBlock, config=config)),
             "logits": functools.partial(Classifier, self.num_classes),
         }

@@ -89,10 +89,10 @@ class Architecture:
         if self.crop:
             return height, width
         kernel, padding = self.decoder_form
-        h, w = (
-            (n - 1) * self.stride - 2 * padding + kernel for n in self.latent_size(height, width)
-        )
-        return h, w
+        h, w = self.latent_size(height, width)
+        return (h - 1) * self.stride - 2 * padding + kernel, (
+            w - 1
+        ) * self.stride - 2 * padding + kernel
 
     @property
     def decoder_filters(self) -> int:

@@ -14,7 +14,7 @@ from jaxsplit.bitstream import EntropyCoder
 from jaxsplit.errors import ConfigError
 from jaxsplit.units import BottleneckSpec, per_tensor, register
 from jaxsplit.units import registry as registry_module
-from jaxsplit.units.registry import PerTensor, check_stored, from_form, spec_from_form
+from jaxsplit.units.unit import PerTensor, check_stored, from_form, spec_from_form
 
 SPECS = [
     BottleneckSpec(3),

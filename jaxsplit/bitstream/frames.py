@@ -33,9 +33,8 @@ class Frame:
       rate_index: index of the rate in `Header.rates`.
       payload: as `EntropyCoder.encode` returns it; may be empty.
 
-    >>> frame, end = unpack_frame(pack_frame(b"abc", rate_index=2, n_rates=5), n_rates=5)
-    >>> frame.rate_index, frame.payload
-    (2, b'abc')
+    >>> unpack_frame(pack_frame(b"abc", rate_index=2, n_rates=5), n_rates=5)
+    (Frame(rate_index=2, payload=b'abc'), 4)
     """
 
     rate_index: int
@@ -58,8 +57,6 @@ def pack_frame(payload: bytes, rate_index: int, n_rates: int) -> bytes:
 
     >>> pack_frame(b"abc", rate_index=2, n_rates=5)
     b'\\x12abc'
-    >>> unpack_frame(b"\\x12abc", n_rates=5)
-    (Frame(rate_index=2, payload=b'abc'), 4)
     """
     rate_index = operator.index(rate_index)
     if not 0 <= rate_index < n_rates:
@@ -88,10 +85,8 @@ def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]
     Raises:
       BitstreamError: truncated, corrupted, or an end marker instead of a frame.
 
-    >>> two = pack_frame(b"abc", 0, n_rates=2) + pack_frame(b"", 1, n_rates=2)
-    >>> first, end = unpack_frame(two, n_rates=2)
-    >>> first.payload, unpack_frame(two, n_rates=2, start=end)
-    (b'abc', (Frame(rate_index=1, payload=b''), 5))
+    >>> unpack_frame(pack_frame(b"abc", 1, n_rates=2), n_rates=2)
+    (Frame(rate_index=1, payload=b'abc'), 4)
     """
     cursor = Cursor(data, start)
     opened = read_frame(cursor, n_rates)

@@ -217,13 +217,10 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     Returns:
       The counts for one image.
 
-    >>> from jaxsplit.units.bottleneck import BottleneckSpec
-    >>> from jaxsplit.weights.load import load_backbone
-    >>> from jaxsplit.split import make_split
+    >>> from jaxsplit import BottleneckSpec, load_backbone, make_split
     >>> backbone = load_backbone("fashion_mnist_resnet8")
-    >>> cost = split_cost(make_split(backbone, "stem", BottleneckSpec(8)), backbone)
-    >>> cost.head, f"{100 * cost.device_share:.1f} %"
-    (112896, '1.8 %')
+    >>> split_cost(make_split(backbone, "stem", BottleneckSpec(8)), backbone).head
+    112896
     """
     key = jax.random.key(0)
     images = jnp.zeros((1, *backbone.preprocessing.input_shape))

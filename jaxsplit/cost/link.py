@@ -99,8 +99,7 @@ class Option:
       timing: latency of one image on the link.
       top1: measured top-1 as a share, or None.
 
-    >>> link = Link(device_gmacs=5, server_gmacs=1000, bandwidth_mbps=8, rtt_ms=20)
-    >>> timing = link.time(device_macs=0, sent_bytes=12_000, server_macs=400_000_000)
+    >>> timing = Timing(device_ms=0, transfer_ms=32, server_ms=0.4)
     >>> Option("image sent", None, None, 12_000, timing).to_dict()["total_ms"]
     32.4
     """
@@ -113,7 +112,7 @@ class Option:
     top1: float | None = None
 
     def to_dict(self) -> dict[str, object]:
-        """Returns name, bytes, accuracy, times and the unit's size, ready for JSON."""
+        """Returns name, bytes, accuracy, times and the size of the unit, ready for JSON."""
         unit = self.unit and {"channels": self.unit.spec.channels, "stride": self.unit.spec.stride}
         values = {"name": self.name, "cut": self.cut, "unit": unit, "sent_bytes": self.sent_bytes}
         return {**values, "top1": self.top1, **self.timing.to_dict()}

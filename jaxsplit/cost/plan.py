@@ -43,10 +43,8 @@ class CutPlan:
     >>> from jaxsplit import networks
     >>> network = networks.create("resnet8_small", 10)
     >>> cut = make_plan(network, (28, 28, 1), channels=(4, 8), strides=(2,))["stage2.block1"]
-    >>> cut.feature_shape, cut.feature_bytes, f"{100 * cut.device_macs_share:.0f} %"
-    ((14, 14, 32), 25088, '70 %')
-    >>> [unit.latent_symbols for unit in cut.units], cut.unit_of(symbols=200).spec.channels
-    ([196, 392], 4)
+    >>> cut.feature_shape, cut.feature_bytes, cut.unit_of(symbols=200).latent_symbols
+    ((14, 14, 32), 25088, 196)
     """
 
     cut: str
@@ -113,8 +111,8 @@ class Plan:
 
     >>> from jaxsplit import networks
     >>> plan = make_plan(networks.create("resnet8_small", 10), (28, 28, 1), channels=(), strides=())
-    >>> [cut.cut for cut in plan.cuts], plan["stem"].feature_shape
-    (['stem', 'stage1.block1', 'stage2.block1', 'stage3.block1'], (28, 28, 16))
+    >>> len(plan.cuts), plan["stem"].feature_shape
+    (4, (28, 28, 16))
     """
 
     name: str
@@ -168,9 +166,8 @@ def make_plan(
         variables are missing.
 
     >>> from jaxsplit import networks
-    >>> plan = make_plan(networks.create("resnet8_small", 10), (28, 28, 1))
-    >>> plan["stage1.block1"].feature_shape, len(plan["stage1.block1"].units)
-    ((28, 28, 16), 12)
+    >>> len(make_plan(networks.create("resnet8_small", 10), (28, 28, 1))["stage1.block1"].units)
+    12
     """
     name = name or type(network).__name__
     network, channels = as_network(network), tuple(channels)

@@ -80,11 +80,8 @@ def batches(
 
     >>> from jaxsplit.data.sources import open_source
     >>> small = open_source("embedded", limit=10)
-    >>> batch = next(batches(small, Preprocessing((28, 28), 1), 4, seed=0))
-    >>> {key: (value.dtype.name, value.shape) for key, value in batch.items()}
-    ... # doctest: +NORMALIZE_WHITESPACE
-    {'image': ('uint8', (4, 28, 28, 1)), 'label': ('int32', (4,)),
-     'index': ('int64', (4,)), 'mask': ('bool', (4,))}
+    >>> next(batches(small, Preprocessing((28, 28), 1), 4, seed=0))["image"].shape
+    (4, 28, 28, 1)
     """
     if batch_size < 1 or start_step < 0 or (epochs is not None and epochs < 0):
         raise ConfigError(
@@ -140,9 +137,8 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
       DataError: an image cannot be read.
 
     >>> from jaxsplit.data.sources import open_source
-    >>> images, labels = load_arrays(open_source("embedded", limit=20), Preprocessing((14, 14), 1))
-    >>> images.shape, images.dtype.name, labels.shape
-    ((20, 14, 14, 1), 'uint8', (20,))
+    >>> load_arrays(open_source("embedded", limit=20), Preprocessing((14, 14), 1))[0].shape
+    (20, 14, 14, 1)
     """
     decoded = _DECODED.setdefault(source, {})
     key = (*preprocessing.input_shape, preprocessing.resize, preprocessing.interpolation)

@@ -117,9 +117,8 @@ def tables_by_place(
     Source: Lloyd's algorithm under relative entropy (Banerjee et al. 2005, Clustering with Bregman
     divergences).
 
-    >>> left = np.zeros((8, 2, 1, 1), np.int32)
-    >>> right = np.tile(np.arange(8, dtype=np.int32).reshape(8, 1, 1, 1), (1, 2, 1, 1))
-    >>> tables_by_place(np.concatenate([left, right], axis=2), tables=2).places[..., 0].tolist()
+    >>> symbols = np.stack([np.zeros((8, 2, 1)), np.ones((8, 2, 1))], axis=2).astype(np.int32)
+    >>> tables_by_place(symbols, tables=2).places[..., 0].tolist()
     [[0, 1], [0, 1]]
     """
     if symbols.dtype != np.int32 or symbols.ndim != 4 or not symbols.size:

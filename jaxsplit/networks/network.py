@@ -232,13 +232,10 @@ def as_network(network: Network | nn.Module) -> Network:
     """Returns a network as it is, and a Linen module with endpoints as a `LinenNetwork`.
 
     Args:
-      network: either.
+      network: either; a ConfigError if it is neither.
 
     Returns:
       The network.
-
-    Raises:
-      ConfigError: it is neither.
 
     >>> from jaxsplit import networks
     >>> type(as_network(networks.create("resnet8_small", num_classes=10))).__name__

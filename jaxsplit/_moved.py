@@ -53,7 +53,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.losses": ("jaxsplit.train.losses", "jaxsplit.tasks.classification"),
     "jaxsplit.models": "jaxsplit.networks",
     "jaxsplit.models.chain": "jaxsplit.networks.layers",
-    "jaxsplit.models.safe_tensors": "jaxsplit.io.safetensors",
+    "jaxsplit.models.safe_tensors": "jaxsplit.io.untrusted",
     "jaxsplit.notices": "jaxsplit.io.log",
     "jaxsplit.plan": "jaxsplit.cost",
     "jaxsplit.plan.comparison": "jaxsplit.cost.link",

@@ -20,8 +20,15 @@ from flax import traverse_util
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.io.files import write_whole
-from jaxsplit.io.safetensors import read_metadata, read_safetensors
-from jaxsplit.io.untrusted import finite_floats, listed, shown, shown_shape
+from jaxsplit.io.untrusted import (
+    damaged,
+    finite_floats,
+    listed,
+    read_metadata,
+    read_safetensors,
+    shown,
+    shown_shape,
+)
 from jaxsplit.networks.network import LinenNetwork, Network, Variables, as_network
 from jaxsplit.networks.registry import create
 from jaxsplit.tasks import Classification, Task
@@ -302,9 +309,7 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
         known = _described(metadata[_HEADER])
     except (ConfigError, KeyError, RecursionError, ValueError) as error:
         text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise WeightsError(
-            f"{where} is not a backbone file of jaxsplit ({shown(text, 200)}); get the file again"
-        ) from error
+        raise damaged(f"{where} is not a backbone file of jaxsplit ({shown(text, 200)})") from error
     image = jax.ShapeDtypeStruct((1, *known["preprocessing"].input_shape), np.float32)
     tree = jax.eval_shape(known["network"].init, jax.random.key(0), image)
     tensors, expected = read_safetensors(path), traverse_util.flatten_dict(tree, sep="/")

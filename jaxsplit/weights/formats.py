@@ -11,8 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.safetensors import begins_safetensors, read_safetensors
-from jaxsplit.io.untrusted import opened, shown
+from jaxsplit.io.untrusted import begins_safetensors, opened, read_safetensors, shown
 from jaxsplit.weights import torch_archive
 from jaxsplit.weights.zip_archive import read_directory, read_npz
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.untrusted import shown
+from jaxsplit.io.untrusted import damaged, shown
 
 #: A checkpoint has about 40 opcodes per tensor.
 MAX_OPCODES = 1_000_000
@@ -69,9 +69,7 @@ def run(
             machine.step(opcode.name, argument)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = shown(str(error) or type(error).__name__)
-        raise WeightsError(
-            f"its pickle is malformed at byte {file.tell()} ({reason}); get the file again"
-        ) from error
+        raise damaged(f"its pickle is malformed at byte {file.tell()} ({reason})") from error
     raise WeightsError(
         f"its pickle has more than {max_opcodes} opcodes; save the model's state_dict() alone"
     )

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.untrusted import shown
+from jaxsplit.io.untrusted import damaged, shown
 from jaxsplit.weights.pickle_program import MAX_KEY, put
 
 MAX_RANK = 32
@@ -92,21 +92,21 @@ def storage_of(persistent_id: object) -> Storage:
                     f"storage {shown(key)} is a view of another, as in files of torch < 0.4; "
                     "load and save it with a newer torch"
                 )
-    raise WeightsError("its pickle refers to a storage in an unknown way; get the file again")
+    raise damaged("its pickle refers to a storage in an unknown way")
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> Tensor:
     """Replaces torch._utils._rebuild_tensor and _rebuild_tensor_v2; drops gradients and hooks."""
     if not isinstance(storage, Storage) or not _are_sizes(offset, shape, strides):
-        raise WeightsError("its pickle describes a tensor in an unknown way; get the file again")
+        raise damaged("its pickle describes a tensor in an unknown way")
     tensor = Tensor(storage, offset, shape, strides)  # type: ignore[arg-type]
     elements = math.prod(tensor.shape)
     pairs = zip(tensor.shape, tensor.strides, strict=True)
     last = tensor.offset + sum((size - 1) * stride for size, stride in pairs)
     if elements and last >= storage.size:
-        raise WeightsError(
+        raise damaged(
             f"a tensor of shape {tensor.shape} reaches element {last} of storage "
-            f"{shown(storage.key)}, which has {storage.size}; get the file again"
+            f"{shown(storage.key)}, which has {storage.size}"
         )
     # An empty tensor takes no memory, but numpy multiplies its other sizes.
     if elements > storage.size or math.prod(max(n, 1) for n in tensor.shape) > _MAX_ELEMENTS:

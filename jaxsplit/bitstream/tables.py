@@ -68,18 +68,12 @@ class CodingTables:
                 continue
             array = np.asarray(getattr(self, name))
             if array.dtype != dtype:
-                raise ConfigError(
-                    f"coding tables: {name} is {array.dtype}, expected {np.dtype(dtype)}; "
-                    "build the tables with jaxsplit.entropy or load them from a family"
-                )
+                raise _refused(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
             array = np.array(array, order="C")
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         if problem := self._problem():
-            raise ConfigError(
-                f"coding tables: {problem}; build the tables with jaxsplit.entropy or load "
-                "them from a family"
-            )
+            raise _refused(problem)
 
     def _problem(self) -> str:
         counts, sizes, tables = self.counts, self.sizes, self.sizes.size
@@ -241,3 +235,10 @@ class CodingTables:
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
+
+
+def _refused(problem: str) -> ConfigError:
+    return ConfigError(
+        f"coding tables: {problem}; build the tables with jaxsplit.entropy or load them from a "
+        "family"
+    )

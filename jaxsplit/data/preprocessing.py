@@ -63,16 +63,14 @@ class Preprocessing:
                 f"unknown interpolation {self.interpolation!r}, "
                 f"expected one of {', '.join(_INTERPOLATIONS)}"
             )
-        size = self.size
+        size, resize, sides = self.size, self.resize, f"1 … {_LONGEST}"
         if not isinstance(size, tuple) or len(size) != 2 or not all(map(_is_side, size)):
+            raise ConfigError(f"size is {size!r}, expected (height, width) in pixels, each {sides}")
+        if resize is not None and not _is_side(resize):
+            raise ConfigError(f"resize is {resize!r}, expected {sides} pixels")
+        if resize is not None and resize < max(size):
             raise ConfigError(
-                f"size is {size!r}, expected (height, width) in pixels, each 1 … {_LONGEST}"
-            )
-        if self.resize is not None and not _is_side(self.resize):
-            raise ConfigError(f"resize is {self.resize!r}, expected 1 … {_LONGEST} pixels")
-        if self.resize is not None and self.resize < max(size):
-            raise ConfigError(
-                f"resize is {self.resize}, expected at least the longer side of the crop {size}"
+                f"resize is {resize}, expected at least the longer side of the crop {size}"
             )
         for name in ("mean", "std"):
             values = getattr(self, name)

@@ -159,14 +159,8 @@ class ArrayCache:
             name: {"shape": list(shape), "dtype": dtype}
             for name, (shape, dtype) in self.shapes.items()
         }
-        return {
-            "format": _FORMAT,
-            **self.about,
-            "arrays": arrays,
-            "images": self.images,
-            "views": self.views,
-            "part_images": self.part_images,
-        }
+        sizes = {name: getattr(self, name) for name in ("images", "views", "part_images")}
+        return {"format": _FORMAT, **self.about, "arrays": arrays, **sizes}
 
     def _foreign(self) -> str | None:
         """Returns why the files cannot be reused; None if they can, or there are none."""

@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Protocol, TextIO
+from typing import Any, Protocol
 
 from jaxsplit.errors import JaxsplitWarning
 
@@ -57,15 +57,7 @@ class _Lines(logging.Handler):
         _print(record.getMessage())
 
 
-def _show(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    del category, filename, lineno, file, line
+def _show(message: Warning | str, *place: Any, **line: Any) -> None:
     _print(str(message))
 
 

@@ -105,10 +105,9 @@ def predict(
     Returns:
       Such as logits float32 [N, K].
 
-    >>> from jaxsplit.data import load_arrays, open_source
-    >>> from jaxsplit.weights.load import load_backbone
+    >>> from jaxsplit import load_backbone
     >>> backbone = load_backbone("fashion_mnist_resnet8")
-    >>> images, _ = load_arrays(open_source("embedded", limit=4), backbone.preprocessing)
+    >>> images = np.zeros((4, 28, 28, 1), np.uint8)
     >>> predict(backbone.network, backbone.variables, backbone.preprocessing, images).shape
     (4, 10)
     """

@@ -56,9 +56,8 @@ class Network(abc.ABC):
         """Runs the network behind a cut.
 
         Args:
-          variables: the network's arrays.
+          variables, cut: as in `head`.
           features: as `head` gives them.
-          cut: one of `cuts()`.
 
         Returns:
           The outputs, arrays [B, …]: logits [B, K] of a classifier.
@@ -68,8 +67,7 @@ class Network(abc.ABC):
         """Runs the unsplit network.
 
         Args:
-          variables: the network's arrays.
-          images: normalised, float [B, h, w, c].
+          variables, images: as in `head`.
 
         Returns:
           The outputs, arrays [B, …].
@@ -82,8 +80,7 @@ class Network(abc.ABC):
         """Runs the unsplit network and returns what passes some cuts.
 
         Args:
-          variables: the network's arrays.
-          images: normalised, float [B, h, w, c].
+          variables, images: as in `head`.
           cuts: in the network's order.
 
         Returns:
@@ -97,13 +94,10 @@ class Network(abc.ABC):
 
         Args:
           variables: the network's arrays, or their shapes.
-          input_shape: (h, w, c) of one image.
+          input_shape: (h, w, c) of one image; a ConfigError if there is no such image.
 
         Returns:
           Cut → `jax.ShapeDtypeStruct`, or a tree of them, without the leading axis.
-
-        Raises:
-          ConfigError: there is no such image.
         """
         image = jax.ShapeDtypeStruct((1, *_checked(input_shape)), jnp.float32)
 

@@ -134,8 +134,7 @@ class Unit(abc.ABC):
         """Runs `encode` in a training step.
 
         Args:
-          variables: as from `init`.
-          features: float [B, *shape].
+          variables, features: as in `encode`.
           axis_name: device axis to average batch statistics over; None: one device.
 
         Returns:

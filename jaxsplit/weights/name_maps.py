@@ -34,21 +34,10 @@ _TENSORS = {
     "var": "running_var",
 }
 _IGNORED = "num_batches_tracked"
-# Names of the layers outside the blocks.
-_TIMM_ENDS = {
-    "stem_conv": "conv_stem",
-    "stem_bn": "bn1",
-    "top_conv": "conv_head",
-    "top_bn": "bn2",
-    "logits_dense": "classifier",
-}
-_LITE_ENDS = {
-    "stem_conv": "_conv_stem",
-    "stem_bn": "_bn0",
-    "top_conv": "_conv_head",
-    "top_bn": "_bn1",
-    "logits_dense": "_fc",
-}
+# Layers outside the blocks, and their names in the two packages.
+_ENDS = ("stem_conv", "stem_bn", "top_conv", "top_bn", "logits_dense")
+_TIMM = ("conv_stem", "bn1", "conv_head", "bn2", "classifier")
+_LITE = ("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc")
 # PyTorch's order of the axes of our arrays, by rank.
 _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
@@ -194,8 +183,8 @@ def _resnet(block: str, layer: str) -> str:
 
 
 def _timm(block: str, layer: str) -> str:
-    if end := _TIMM_ENDS.get(f"{block}_{layer}"):
-        return end
+    if f"{block}_{layer}" in _ENDS:
+        return _TIMM[_ENDS.index(f"{block}_{layer}")]
     stage, number = _place(block)
     kind, place = layer.split("_")
     # The first stage has no expansion: bn1 belongs to its depthwise convolution.
@@ -221,8 +210,8 @@ def _torchvision_mobilenet(numbers: dict[str, int], block: str, layer: str) -> s
 
 
 def _efficientnet_lite_pytorch(numbers: dict[str, int], block: str, layer: str) -> str:
-    if end := _LITE_ENDS.get(f"{block}_{layer}"):
-        return end
+    if f"{block}_{layer}" in _ENDS:
+        return _LITE[_ENDS.index(f"{block}_{layer}")]
     kind, place = layer.split("_")
     index = ("expand", "depthwise", "project").index(place)
     return f"_blocks.{numbers[block]}.{f'_{place}_conv' if kind == 'conv' else f'_bn{index}'}"

@@ -19,6 +19,7 @@ from jaxsplit.data.sources import Source
 from jaxsplit.errors import ConfigError
 
 ENDLESS = 2**40  # steps
+_CHUNK = 128  # images that a thread decodes at a time
 
 _Arrays = tuple[np.ndarray, np.ndarray]  # images and labels
 _BatchT = TypeVar("_BatchT")
@@ -145,16 +146,14 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
     if key not in decoded:
         images = np.empty((len(source), *preprocessing.input_shape), np.uint8)
         labels = np.empty(len(source), np.int32)
-        size, count = 128, len(source)
-        steps = num_batches(count, size)
+        chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
 
         def fetch(step: int) -> ImageBatch:
-            return _from_source(source, preprocessing, step_indices(count, size, steps, None, step))
+            return _from_source(source, preprocessing, chunks[step])
 
-        for batch in stream(fetch, 0, steps, _threads()):
-            kept = batch["index"][batch["mask"]]
-            images[kept] = batch["image"][: len(kept)]
-            labels[kept] = batch["label"][: len(kept)]
+        for batch in stream(fetch, 0, len(chunks), _threads()):
+            images[batch["index"]] = batch["image"]
+            labels[batch["index"]] = batch["label"]
         images.flags.writeable = labels.flags.writeable = False
         decoded[key] = images, labels
     return decoded[key]

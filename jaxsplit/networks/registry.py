@@ -11,11 +11,10 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.networks.inverted_residual import SIZES, InvertedResidualNet
 from jaxsplit.networks.layers import Chain
 from jaxsplit.networks.network import LinenNetwork
-from jaxsplit.networks.resnet import IMAGENET_SIZES, SMALL_SIZES, ResNet, SmallResNet
+from jaxsplit.networks.resnet import RESNETS, ResNet
 
 _NETWORKS: dict[str, Callable[..., Chain]] = {
-    **{name: functools.partial(SmallResNet, size=size) for name, size in SMALL_SIZES.items()},
-    **{name: functools.partial(ResNet, size=size) for name, size in IMAGENET_SIZES.items()},
+    **{name: functools.partial(ResNet, size=size) for name, size in RESNETS.items()},
     **{name: functools.partial(InvertedResidualNet, size=size) for name, size in SIZES.items()},
 }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -31,18 +31,20 @@ class ResNetSize:
       blocks: residual blocks in each stage.
       widths: channels of each stage; inside the blocks if `bottleneck`.
       bottleneck: blocks of 1×1, 3×3 and 1×1, with four times as many output channels.
+      small: for small images, with a 3×3 stem and shortcuts without convolutions.
     """
 
     blocks: tuple[int, ...]
     widths: tuple[int, ...]
     bottleneck: bool = False
+    small: bool = False
 
 
-SMALL_SIZES = {
-    f"resnet{6 * n + 2}_small": ResNetSize(blocks=(n, n, n), widths=(16, 32, 64)) for n in (1, 3, 9)
-}
 _WIDTHS = (64, 128, 256, 512)
-IMAGENET_SIZES = {
+RESNETS = {
+    "resnet8_small": ResNetSize((1, 1, 1), (16, 32, 64), small=True),
+    "resnet20_small": ResNetSize((3, 3, 3), (16, 32, 64), small=True),
+    "resnet56_small": ResNetSize((9, 9, 9), (16, 32, 64), small=True),
     "resnet18": ResNetSize((2, 2, 2, 2), _WIDTHS),
     "resnet34": ResNetSize((3, 4, 6, 3), _WIDTHS),
     "resnet50": ResNetSize((3, 4, 6, 3), _WIDTHS, bottleneck=True),
@@ -108,49 +110,30 @@ class BottleneckBlock(nn.Module):
         return nn.relu(y + _projection(x, y, self.stride, self.config, train))
 
 
-class SmallResNet(Chain, kw_only=True):
-    """Residual network for small images: the CIFAR variant of He et al., section 4.2."""
-
-    size: ResNetSize
-
-    def chain(self) -> Blocks:
-        """Returns the constructors of the blocks; see `Chain.chain`."""
-        config = self.norm_config
-        return {
-            "stem": functools.partial(ConvBlock, self.size.widths[0], 3, 1, 1, config),
-            **_blocks(self.size, functools.partial(BasicBlock, config=config)),
-            "logits": functools.partial(Classifier, self.num_classes),
-        }
-
-
 class ResNet(Chain, kw_only=True):
-    """Residual network for ImageNet: He et al., table 1, version 1.5."""
+    """Residual network: He et al., table 1 (version 1.5), or section 4.2 for small images."""
 
     size: ResNetSize
 
     def chain(self) -> Blocks:
         """Returns the constructors of the blocks; see `Chain.chain`."""
-        config = self.norm_config
-        block = (
-            functools.partial(BottleneckBlock, config=config)
-            if self.size.bottleneck
-            else functools.partial(BasicBlock, config=config, projection=True)
+        size, config = self.size, self.norm_config
+        block: functools.partial[Any] = functools.partial(
+            BasicBlock, config=config, projection=not size.small
         )
-        return {
-            "stem": functools.partial(Stem, self.size.widths[0], config),
-            **_blocks(self.size, block),
-            "logits": functools.partial(Classifier, self.num_classes),
+        if size.bottleneck:
+            block = functools.partial(BottleneckBlock, config=config)
+        stem: functools.partial[Any] = functools.partial(Stem, size.widths[0], config)
+        if size.small:
+            stem = functools.partial(ConvBlock, size.widths[0], 3, 1, 1, config)
+        blocks = {
+            f"stage{i + 1}.block{j + 1}": functools.partial(
+                block, width=width, stride=2 if i and not j else 1
+            )
+            for i, (count, width) in enumerate(zip(size.blocks, size.widths, strict=True))
+            for j in range(count)
         }
-
-
-def _blocks(size: ResNetSize, block: Callable[..., nn.Module]) -> Blocks:
-    return {
-        f"stage{i + 1}.block{j + 1}": functools.partial(
-            block, width=width, stride=2 if i and not j else 1
-        )
-        for i, (count, width) in enumerate(zip(size.blocks, size.widths, strict=True))
-        for j in range(count)
-    }
+        return {"stem": stem, **blocks, "logits": functools.partial(Classifier, self.num_classes)}
 
 
 def _projection(

@@ -20,7 +20,6 @@ from flax import traverse_util
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.io.untrusted import finite_floats, is_floating, listed, shown, shown_shape
-from jaxsplit.networks.inverted_residual import InvertedResidualNet
 from jaxsplit.networks.resnet import ResNet
 
 Convention = Callable[[str, str], str]
@@ -45,7 +44,7 @@ _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 def packages(name: str) -> tuple[str, ...]:
     """Returns the packages that publish weights of the network; () for our own networks."""
     module = networks.create(name, 1)
-    if not isinstance(module, ResNet | InvertedResidualNet):
+    if isinstance(module, ResNet) and module.size.small:
         return ()
     return ("efficientnet_lite_pytorch" if "lite" in name else "torchvision", "timm")
 

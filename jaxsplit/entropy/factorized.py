@@ -46,14 +46,11 @@ def init_params(
       channels: number of channels C.
       filters: widths of the hidden layers; () is a logistic density.
       init_scale: initial width in units of the quantization step, a number or [C]. Start near or
-        above the spread of the latents.
+        above the spread of the latents; a ConfigError if it or a size is not positive.
 
     Returns:
       float32 arrays, for layer k of 0 … len(filters): `matrix_k` [C, r_out, r_in] (H),
       `bias_k` [C, r_out] (b) and, except in the last layer, `factor_k` [C, r_out] (a).
-
-    Raises:
-      ConfigError: a size or the scale is not positive.
 
     >>> init_params(jax.random.key(0), channels=4)["matrix_1"].shape
     (4, 3, 3)

@@ -99,9 +99,8 @@ def tables_by_place(
 ) -> CodingTables:
     """Fits tables to the symbols of each position; similar positions share a table.
 
-    Initialization: one table for all positions, then repeatedly a new table for the position with
-    the highest excess cost. Then k-means: assign each position to its cheapest table and refit each
-    table to its positions.
+    Starts with one table, then repeatedly adds one for the position with the highest excess cost.
+    Then k-means: each position takes its cheapest table, each table is refitted to its positions.
 
     Args:
       symbols: int32 [N, h, w, C] of N images; more images generalize better.

@@ -14,14 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxsplit.networks.layers import (
-    Blocks,
-    Chain,
-    Classifier,
-    ConvBlock,
-    NormConfig,
-    conv_norm,
-)
+from jaxsplit.networks.layers import Blocks, Chain, Classifier, ConvBlock, NormConfig, conv_norm
 
 _STEM_WIDTH, _TOP_WIDTH = 32, 1280
 

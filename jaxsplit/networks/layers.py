@@ -192,14 +192,11 @@ class Chain(nn.Module, kw_only=True):
         Args:
           x: normalized images float [B, H, W, c], or the features at `start`.
           start: endpoint whose output is `x`; None for images.
-          stop: endpoint to return; None for the logits.
+          stop: endpoint to return, or a ConfigError if there is none; None for the logits.
           train: use batch statistics (mutable collection "batch_stats") instead of stored ones.
 
         Returns:
           Features [B, h, w, width] at `stop`, or logits [B, num_classes].
-
-        Raises:
-          ConfigError: no such endpoint.
         """
         chain = self.chain()
         names = list(chain)

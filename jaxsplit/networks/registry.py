@@ -39,8 +39,7 @@ def create(
     Args:
       name: one of `names()`.
       num_classes: length of the logits.
-      axis_name: device axis over which training averages batch statistics; ignored in inference.
-      folded: the module takes variables of `fold_normalization`.
+      axis_name, folded: see `Chain`.
 
     Returns:
       The module, with Flax's `init` and `apply`.

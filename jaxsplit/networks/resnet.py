@@ -13,14 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.networks.layers import (
-    Blocks,
-    Chain,
-    Classifier,
-    ConvBlock,
-    NormConfig,
-    conv_norm,
-)
+from jaxsplit.networks.layers import Blocks, Chain, Classifier, ConvBlock, NormConfig, conv_norm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -168,13 +168,10 @@ def write_container(
 
     Args:
       header, frame_checks: as for `Writer`.
-      frames: in the order of the images.
+      frames: in the order of the images; a ConfigError if one does not fit the header.
 
     Returns:
       Content of a `.jspl` file.
-
-    Raises:
-      ConfigError: a frame does not fit the header.
 
     >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))

@@ -181,13 +181,11 @@ class CodingTables:
         see `EntropyCoder.encode` for when they are shorter.
 
         Args:
-          symbols: int32 [..., channels]; [..., h, w, channels] for position-dependent tables.
+          symbols: int32 [..., channels]; [..., h, w, channels] for position-dependent tables; a
+            ConfigError otherwise.
 
         Returns:
           Bits, summed over all symbols.
-
-        Raises:
-          ConfigError: not int32, or of another shape.
         """
         symbols = np.asarray(symbols)
         rows = np.arange(self.channels) if self.places is None else self.places

@@ -78,13 +78,10 @@ def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> 
 
     Args:
       shape: (H, W, Cin).
-      channels, strides: the grid.
+      channels, strides: the grid; a ConfigError if a number is invalid for a unit.
 
     Returns:
       The units, by channels and then by stride.
-
-    Raises:
-      ConfigError: a number is invalid for a unit.
 
     >>> [unit.latent_shape for unit in unit_grid((7, 7, 64), channels=(4, 128), strides=(2, 8))]
     [(4, 4, 4)]
@@ -106,13 +103,10 @@ def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
 
     Args:
       spec: its architecture.
-      shape: (H, W, Cin) of the features.
+      shape: (H, W, Cin) of the features; a ConfigError if its kernel is larger.
 
     Returns:
       The counts.
-
-    Raises:
-      ConfigError: the features are smaller than its kernel.
 
     >>> plan_unit(grid_spec(channels=8, stride=2), (14, 14, 32)).stored_bytes
     7392

@@ -128,14 +128,11 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
     """Returns all examples, resized and cropped but not normalized; decoded on the first call.
 
     Args:
-      source: the examples.
+      source: the examples; a DataError if an image cannot be read.
       preprocessing: the backbone's.
 
     Returns:
       Read-only images, uint8 [N, h, w, c], and labels, int32 [N].
-
-    Raises:
-      DataError: an image cannot be read.
 
     >>> from jaxsplit.data.sources import open_source
     >>> load_arrays(open_source("embedded", limit=20), Preprocessing((14, 14), 1))[0].shape

@@ -146,15 +146,12 @@ class PreparedRecords:
 
     def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
         """Returns (image, label) for each index; images are uint8 [H, W, C]."""
-        return [
-            (
-                decode_image(image, f"example {index} of {self._name}")
-                if isinstance(image, bytes)
-                else image,
-                label,
-            )
-            for index, (image, label) in zip(indices, self._read(indices), strict=True)
-        ]
+        found = []
+        for index, (image, label) in zip(indices, self._read(indices), strict=True):
+            if isinstance(image, bytes):
+                image = decode_image(image, f"example {index} of {self._name}")
+            found.append((image, label))
+        return found
 
     def _read(self, indices: Sequence[int]) -> list[tuple[bytes | np.ndarray, int]]:
         try:

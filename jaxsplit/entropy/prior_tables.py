@@ -158,13 +158,11 @@ def rounding_offsets(prior: Mapping[str, ArrayLike] | Density) -> np.ndarray:
     wider than some 30 steps are insensitive and round around their median.
 
     Args:
-      prior: parameters of a factorized prior, as from `factorized.init_params`, or a `Density`.
+      prior: parameters of a factorized prior, as from `factorized.init_params`, or a `Density`;
+        a ConfigError if they are others, or not finite.
 
     Returns:
       float32 [C], in units of the quantization step.
-
-    Raises:
-      ConfigError: not the parameters of a prior, or not finite.
 
     >>> import jax
     >>> from jaxsplit.entropy import factorized
@@ -197,14 +195,12 @@ def integer_counts(probabilities: np.ndarray, total: int = TOTAL) -> np.ndarray:
     n_i = max(1, ceil(1 / (exp(λ / p_i) - 1))). λ is bisected; ties go to the earliest entries.
 
     Args:
-      probabilities: [n], finite and >= 0, of any sum; 1 <= n <= total.
+      probabilities: [n], finite and >= 0, of any sum; 1 <= n <= total; a ConfigError
+        otherwise.
       total: sum of the counts.
 
     Returns:
       int32 [n].
-
-    Raises:
-      ConfigError: more entries than counts, or invalid probabilities.
 
     >>> integer_counts(np.array([0.5, 0.25, 0.25, 1e-9]), total=16).tolist()
     [7, 4, 4, 1]

@@ -126,7 +126,7 @@ def make_backbone(
     Args:
       name: of your choice; families of the network carry it.
       network: a Linen module with `endpoints()` and `(x, start=…, stop=…)`, a `FunctionNetwork`, or
-        any other `Network`.
+        any other `Network`; a ConfigError for anything else.
       variables: its arrays, in inference mode: a pytree, such as {"params", "batch_stats"}.
       preprocessing: how an image becomes its input.
       task: what its outputs mean; class names in the order of the logits for a classifier.
@@ -134,9 +134,6 @@ def make_backbone(
 
     Returns:
       The backbone, fingerprinted.
-
-    Raises:
-      ConfigError: the network is none.
 
     >>> from jaxsplit.networks.network import FunctionNetwork
     >>> own = FunctionNetwork(
@@ -170,13 +167,10 @@ def open_embedded(weights: str) -> Backbone:
     """Loads a backbone with weights in the package.
 
     Args:
-      weights: one of `embedded_weights()`.
+      weights: one of `embedded_weights()`; a WeightsError otherwise.
 
     Returns:
       The backbone.
-
-    Raises:
-      WeightsError: no such weights.
 
     >>> open_embedded("fashion_mnist_resnet8").name
     'resnet8_small'

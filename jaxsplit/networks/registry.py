@@ -37,15 +37,12 @@ def create(
     """Creates the Linen module of a network, without parameters.
 
     Args:
-      name: one of `names()`.
+      name: one of `names()`; a ConfigError otherwise.
       num_classes: length of the logits.
       axis_name, folded: see `Chain`.
 
     Returns:
       The module, with Flax's `init` and `apply`.
-
-    Raises:
-      ConfigError: no such network.
 
     >>> create("resnet8_small", 10).endpoints()
     ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
@@ -61,14 +58,10 @@ def cuts(
     """Returns the feature shape (H, W, C) at every cut of a network.
 
     Args:
-      name: one of `names()`.
-      input_shape: (H, W, c) of one image.
+      name, input_shape: one of `names()`, and (H, W, c) of one image; a ConfigError otherwise.
 
     Returns:
       Cut → shape, in the network's order.
-
-    Raises:
-      ConfigError: no such network, or an invalid image shape.
 
     >>> cuts("resnet50")["stage4.block3"]
     (7, 7, 2048)
@@ -83,13 +76,10 @@ def endpoint_shapes(
 
     Args:
       module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, such as a `Chain`.
-      input_shape: (H, W, c) of one image.
+      input_shape: (H, W, c) of one image; a ConfigError otherwise.
 
     Returns:
       Endpoint → shape, in the network's order.
-
-    Raises:
-      ConfigError: an invalid image shape.
 
     >>> endpoint_shapes(create("resnet8_small", num_classes=10), (28, 28, 1))["stage3.block1"]
     (7, 7, 64)

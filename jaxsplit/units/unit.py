@@ -45,13 +45,10 @@ class Unit(abc.ABC):
         """Returns the shape of one image's latent, channels last.
 
         Args:
-          shape: of one image's features.
+          shape: of one image's features; a ConfigError if the unit does not fit them.
 
         Returns:
           (h, w, C), or (n, C) of tokens.
-
-        Raises:
-          ConfigError: the unit does not fit such features.
         """
 
     @abc.abstractmethod
@@ -96,8 +93,7 @@ class Unit(abc.ABC):
         """Returns the code length under the prior.
 
         Args:
-          variables: as from `init`.
-          latents: rounded, or with noise, float [B, *latent_shape].
+          variables, latents: as in `decode`.
 
         Returns:
           Bits of every element, float [B, *latent_shape].
@@ -148,8 +144,7 @@ class Unit(abc.ABC):
         """Runs `decode` in a training step.
 
         Args:
-          variables, latents, shape: as in `decode`.
-          axis_name: as in `encode_train`.
+          variables, latents, shape, axis_name: as in `decode` and `encode_train`.
 
         Returns:
           Features, and the new "batch_stats" ({} where there are none).
@@ -276,13 +271,10 @@ class PerTensor:
         """Returns the unit of an array.
 
         Args:
-          name: of the array.
+          name: of the array; a ConfigError if it has no unit.
 
         Returns:
           Its unit.
-
-        Raises:
-          ConfigError: it has none.
         """
         units = dict(self.units)
         if name not in units:

@@ -37,11 +37,8 @@ _FILES = {"train": "train", "test": "t10k"}
 def read_idx(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads the split `train` or `test` from `*-idx3-ubyte[.gz]` and `*-idx1-ubyte[.gz]`.
 
-    Returns:
-      Images, uint8 [N, 28, 28], and labels, uint8 [N].
-
-    Raises:
-      DataError: a file is missing or is not idx.
+    Returns images, uint8 [N, 28, 28], and labels, uint8 [N]; a DataError if a file is missing or no
+    idx.
     """
     stem = _FILES[split]
     images = _read_array(Path(folder) / f"{stem}-images-idx3-ubyte", 3)

@@ -30,10 +30,6 @@ class Architecture:
       output_activation: on the reconstruction; "relu" where the features are ≥ 0.
       batch_norm: normalise after every convolution; without it every convolution has a bias.
       crop: cut the reconstruction to the size of the features.
-
-    Raises:
-      ConfigError: an impossible size, step or activation.
-
     >>> Architecture(channels=64, stride=2).latent_size(7, 7)
     (4, 4)
     """

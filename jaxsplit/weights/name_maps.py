@@ -50,13 +50,10 @@ def packages(name: str) -> tuple[str, ...]:
 
 
 def source_names(name: str, package: str) -> dict[VariablePath, str]:
-    """Returns the names of the tensors of one of a network's `packages`.
+    """Returns the names of the tensors of one of a network's `packages`; a ConfigError for others.
 
     Returns:
       Path of each variable, as in `flax.traverse_util.flatten_dict` → name of its tensor.
-
-    Raises:
-      ConfigError: the package has no such network.
 
     >>> source_names("resnet18", "timm")["params", "stage1_block2", "conv1", "kernel"]
     'layer1.1.conv1.weight'

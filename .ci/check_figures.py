@@ -27,7 +27,7 @@ from jaxsplit.evaluation import bd_rate, image_codecs
 from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family.pretrained import load_pretrained
-from jaxsplit.weights.shapes import abstract_backbone
+from jaxsplit.weights.load import abstract_backbone
 
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
 RESULTS_README = "tests/benchmarks/README.md"

@@ -220,7 +220,7 @@ def test_a_cut_without_a_unit_for_all_that_crosses_is_refused():
 def test_a_family_of_a_unit_that_nobody_registered_is_refused(tmp_path, monkeypatch):
     _, family = trained("tokens")
     family.save(tmp_path / "family")
-    monkeypatch.delitem(units.registry._KINDS, "test_projection")
+    monkeypatch.delitem(units.unit._KINDS, "test_projection")
     with pytest.raises(FamilyError, match=r"test_projection.*import the module that defines it"):
         jaxsplit.RateFamily.load(tmp_path / "family")
     with pytest.raises(ConfigError, match=r"Projection is not registered.*units\.register"):

@@ -4,7 +4,6 @@ import io
 import math
 import zlib
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import BinaryIO
 
 from jaxsplit.bitstream.frames import FileCursor, Frame, corrupted, pack_frame, read_frame
@@ -28,12 +27,10 @@ class Writer:
       frame_checks: add a checksum of four bytes to every frame, which locates damage.
 
     >>> from jaxsplit.bitstream import RateInfo
-    >>> file = io.BytesIO()
-    >>> with Writer(file, Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))) as writer:
+    >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
+    >>> with Writer(io.BytesIO(), header) as writer:
     ...     writer.write(b"abc", rate_index=0)
     4
-    >>> [frame.payload for frame in Reader(io.BytesIO(file.getvalue()))]
-    [b'abc']
     """
 
     def __init__(self, file: BinaryIO, header: Header, *, frame_checks: bool = False) -> None:
@@ -81,13 +78,7 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        del error, trace
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
             self.close()
 
@@ -111,11 +102,11 @@ class Reader:
       NewerVersionError: written by a newer version of jaxsplit.
       BitstreamError: not a container, truncated or corrupted; also while iterating.
 
-    >>> from jaxsplit.bitstream import RateInfo, pack_frame, pack_header
+    >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> sent = pack_header(header) + pack_frame(b"abc", rate_index=0, n_rates=1)
-    >>> [frame.payload for frame in Reader(io.BytesIO(sent), stream=True)]
-    [b'abc']
+    >>> list(Reader(io.BytesIO(sent), stream=True))
+    [Frame(rate_index=0, payload=b'abc')]
     """
 
     def __init__(self, file: BinaryIO, *, stream: bool = False) -> None:
@@ -176,15 +167,11 @@ def write_container(
     """Returns a whole container as bytes.
 
     Args:
-      header: the container's header.
-      frames: in the order of the images.
-      frame_checks: add a checksum of four bytes to every frame.
+      header, frame_checks: as for `Writer`.
+      frames: in the order of the images; a ConfigError if one does not fit the header.
 
     Returns:
       Content of a `.jspl` file.
-
-    Raises:
-      ConfigError: a frame does not fit the header.
 
     >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
@@ -214,12 +201,8 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
 
     >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
-    >>> data = write_container(header, [Frame(0, b"abc")])
-    >>> read_container(data)[1]
+    >>> read_container(write_container(header, [Frame(0, b"abc")]))[1]
     [Frame(rate_index=0, payload=b'abc')]
-    >>> read_container(data[:-1])  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    jaxsplit.errors.BitstreamError: truncated: the checksum needs 4 bytes at byte 54 and 3 are ...
     """
     return Reader(io.BytesIO(data)).header, [frame for frame, _ in frame_sizes(data)]
 
@@ -228,7 +211,7 @@ def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
     """Iterates over the frames of a container and their sizes in bytes, without frame checks.
 
     An iterator, since an empty frame takes one byte and a small file may hold very many. The
-    checksum is verified at the end.
+    checksum is verified at the end. Errors are those of `read_container`, while iterating.
 
     Args:
       data: the whole file.
@@ -236,15 +219,11 @@ def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
     Returns:
       An iterator over (frame, bytes).
 
-    Raises:
-      NewerVersionError: written by a newer version of jaxsplit.
-      BitstreamError: not a container, truncated or corrupted; while iterating.
-
     >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> data = write_container(header, [Frame(0, b"abc"), Frame(0, b"")], frame_checks=True)
-    >>> [(frame.payload, size) for frame, size in frame_sizes(data)]
-    [(b'abc', 4), (b'', 1)]
+    >>> [size for _, size in frame_sizes(data)]
+    [4, 1]
     """
     file = io.BytesIO(data)
     reader = Reader(file)

@@ -33,9 +33,8 @@ class Frame:
       rate_index: index of the rate in `Header.rates`.
       payload: as `EntropyCoder.encode` returns it; may be empty.
 
-    >>> frame, end = unpack_frame(pack_frame(b"abc", rate_index=2, n_rates=5), n_rates=5)
-    >>> frame.rate_index, frame.payload
-    (2, b'abc')
+    >>> unpack_frame(pack_frame(b"abc", rate_index=2, n_rates=5), n_rates=5)
+    (Frame(rate_index=2, payload=b'abc'), 4)
     """
 
     rate_index: int
@@ -58,8 +57,6 @@ def pack_frame(payload: bytes, rate_index: int, n_rates: int) -> bytes:
 
     >>> pack_frame(b"abc", rate_index=2, n_rates=5)
     b'\\x12abc'
-    >>> unpack_frame(b"\\x12abc", n_rates=5)
-    (Frame(rate_index=2, payload=b'abc'), 4)
     """
     rate_index = operator.index(rate_index)
     if not 0 <= rate_index < n_rates:
@@ -88,10 +85,8 @@ def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]
     Raises:
       BitstreamError: truncated, corrupted, or an end marker instead of a frame.
 
-    >>> two = pack_frame(b"abc", 0, n_rates=2) + pack_frame(b"", 1, n_rates=2)
-    >>> first, end = unpack_frame(two, n_rates=2)
-    >>> first.payload, unpack_frame(two, n_rates=2, start=end)
-    (b'abc', (Frame(rate_index=1, payload=b''), 5))
+    >>> unpack_frame(pack_frame(b"abc", 1, n_rates=2), n_rates=2)
+    (Frame(rate_index=1, payload=b'abc'), 4)
     """
     cursor = Cursor(data, start)
     opened = read_frame(cursor, n_rates)
@@ -110,11 +105,7 @@ def read_frame(
 ) -> tuple[Frame, bytes] | None:
     """Reads the next frame and its label; None at the end marker of a container.
 
-    Args:
-      cursor: positioned at the frame.
-      n_rates: number of rates in the header.
-      longest: maximum payload bytes of each rate; longer payloads are refused unread.
-      version: of the format.
+    Payloads longer than those of `longest`, the most bytes of each rate, are refused unread.
 
     Raises:
       BitstreamError: truncated or corrupted.
@@ -170,12 +161,7 @@ def pack_varint(value: int) -> bytes:
 
 
 class Cursor:
-    """A read position in untrusted bytes; reading past the end raises `BitstreamError`.
-
-    Args:
-      data: the bytes.
-      position: initial offset.
-    """
+    """A read position in untrusted bytes; reading past the end raises a `BitstreamError`."""
 
     def __init__(self, data: bytes, position: int) -> None:
         self._data = data
@@ -213,13 +199,10 @@ class Cursor:
 
 
 class FileCursor(Cursor):
-    """A cursor over a file, pipe or socket; memory is bounded by the bytes received.
+    """A cursor over a file, pipe or socket, with the CRC-32 of all bytes read so far.
 
-    Args:
-      file: binary and blocking; `read` returns fewer bytes than requested only at the end.
-
-    Attributes:
-      crc: CRC-32 of all bytes read so far.
+    Memory is bounded by the bytes received. The file is binary and blocking: `read` returns fewer
+    bytes than requested only at the end.
     """
 
     def __init__(self, file: BinaryIO) -> None:

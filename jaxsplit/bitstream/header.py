@@ -85,9 +85,7 @@ class Header:
       ConfigError: an argument does not fit the format.
 
     >>> ours = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),), image=(28, 28, 1))
-    >>> ours.check(Header("22" * 16, ours.rates))  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    jaxsplit.errors.OtherFamilyError: encoded with another family, 222222222222; this one is ...
+    >>> ours.check(ours)
     """
 
     family: str
@@ -120,26 +118,26 @@ class Header:
           OtherFamilyError: encoded with another family.
           OtherTablesError: names this family, but other rates, tables or shapes.
         """
+        remedy = "decode it with the family that encoded it"
         if received.family != self.family:
             raise OtherFamilyError(
                 f"encoded with another family, {received.family[:12]}; this one is "
-                f"{self.family[:12]}: decode it with the family that encoded it"
+                f"{self.family[:12]}: {remedy}"
             )
         if len(received.rates) != len(self.rates):
             raise OtherTablesError(
                 f"encoded with {len(received.rates)} rates, this family has {len(self.rates)}; "
-                "decode it with the family that encoded it"
+                f"{remedy}"
             )
         for theirs, ours in zip(received.rates, self.rates, strict=True):
             if theirs != ours:
                 raise OtherTablesError(
                     f"encoded with other tables: {_words(theirs)}, but this family has "
-                    f"{_words(ours)}; decode it with the family that encoded it"
+                    f"{_words(ours)}; {remedy}"
                 )
         if None not in (received.image, self.image) and received.image != self.image:
             raise OtherTablesError(
-                f"encoded from images of {received.image}, this family takes {self.image}; "
-                "decode it with the family that encoded it"
+                f"encoded from images of {received.image}, this family takes {self.image}; {remedy}"
             )
 
 
@@ -153,10 +151,8 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
     Returns:
       The bytes that precede the first frame.
 
-    >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
-    >>> packed = pack_header(header)
-    >>> packed[:5], len(packed)
-    (b'JSPL\\x03', 49)
+    >>> len(pack_header(Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))))
+    49
     """
     parts = [MAGIC, bytes([VERSION, flags]), bytes.fromhex(header.family)]
     parts += [pack_varint(size) for size in header.image or (0, 0, 0)]
@@ -171,9 +167,7 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
 def read_header(cursor: Cursor) -> tuple[Header, int, int]:
     """Reads the header, its format version and its flags.
 
-    Raises:
-      NewerVersionError: written by a newer version of jaxsplit.
-      BitstreamError: not a header, truncated or corrupted.
+    Raises a BitstreamError if it is no header, truncated, corrupted or of a newer version.
     """
     magic = cursor.take_up_to(len(MAGIC))
     if not MAGIC.startswith(magic):

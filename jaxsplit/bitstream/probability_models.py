@@ -30,9 +30,6 @@ def categorical(counts: np.ndarray) -> Any:
     Args:
       counts: [n] integers >= 1 with sum 65536, n >= 2.
 
-    Returns:
-      A model for `constriction`'s coders.
-
     Raises:
       CoderError: the installed coder rounds these counts differently.
     """
@@ -55,14 +52,7 @@ def categorical(counts: np.ndarray) -> Any:
 
 
 def intervals(model: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the interval of every symbol from the coder, in units of 2**-24.
-
-    Args:
-      model: a model for `constriction`'s coders.
-      size: the number of its symbols.
-
-    Returns:
-      Starts and widths, int64 [size].
+    """Reads start and width of every symbol's interval from the coder, int64 [size] in 2**-24.
 
     >>> starts, widths = intervals(categorical(np.array([65000, 536])), 2)
     >>> (starts // 256).tolist(), (widths // 256).tolist()
@@ -97,10 +87,7 @@ _PIECE = 16
 def escape_bits(values: np.ndarray, minima: np.ndarray, maxima: np.ndarray) -> np.ndarray:
     """Computes the bits that follow the escape symbol, float64 in the shape of `values`.
 
-    Args:
-      values: int32, each outside its table.
-      minima: int32 in the shape of `values`: the lowest symbol of each one's table.
-      maxima: int32 likewise: the highest.
+    The values lie outside their tables, whose lowest and highest symbols are `minima` and `maxima`.
 
     >>> escape_bits(np.int32([8, 9, -2**31]), np.int32([0] * 3), np.int32([7] * 3)).round(2)
     array([ 2.,  4., 48.])
@@ -122,15 +109,9 @@ def encode_escapes(
 
 
 def decode_escapes(decoder: Any, minima: np.ndarray, maxima: np.ndarray) -> np.ndarray:
-    """Reads values outside their tables from a range decoder.
+    """Reads n >= 1 values outside their tables, int64 [n], from a range decoder.
 
-    Args:
-      decoder: positioned at the first bit length.
-      minima: int32 [n]: the lowest symbol of each value's table; n >= 1.
-      maxima: int32 [n]: the highest.
-
-    Returns:
-      int64 [n]. A corrupted stream can give values beyond int32; the caller checks.
+    A corrupted stream can give values beyond int32; the caller checks.
     """
     lengths = decoder.decode(_LENGTHS, minima.size).astype(np.int64) + 1
     low, high, long = _piece_sizes(lengths)

@@ -43,15 +43,9 @@ class EntropyCoder:
     Raises:
       CoderError: the installed coder does not reproduce the tables.
 
-    >>> tables = CodingTables(
-    ...     counts=np.array([[30000, 30000, 5536]], np.int32),
-    ...     sizes=np.array([3], np.int32),
-    ...     minima=np.array([-1], np.int32),
-    ...     offsets=np.zeros(1, np.float32),
-    ... )
-    >>> coder = EntropyCoder(tables)
-    >>> symbols = np.array([-1, 0, 0, 70], np.int32).reshape(2, 2, 1)
-    >>> payload = coder.encode(symbols)
+    >>> from jaxsplit.entropy import tables_from_counts
+    >>> coder = EntropyCoder(tables_from_counts({-1: 9, 0: 9}, channels=1))
+    >>> payload = coder.encode(np.array([-1, 0, 0, 70], np.int32).reshape(2, 2, 1))
     >>> len(payload), coder.decode(payload, (2, 2)).ravel().tolist()
     (3, [-1, 0, 0, 70])
     """
@@ -92,9 +86,9 @@ class EntropyCoder:
 
         Returns:
           The payload. On average it exceeds `tables.information_bits(symbols)` / 8 by 0.32 bytes
-          and the coder's rounding of 0.00013 bits per symbol: 0.62 bytes at 18,816 symbols. Beside
-          the rounding it never exceeds it by more than a byte. It may be shorter: trailing symbols
-          that are the lowest of their tables do not move the interval's lower end and add nothing.
+          and the coder's rounding of 0.00013 bits per symbol, never by more than a byte and the
+          rounding. It may be shorter: trailing symbols that are the lowest of their tables do not
+          move the interval's lower end and add nothing.
 
         Raises:
           ConfigError: not int32, or another shape.

@@ -21,15 +21,6 @@ def self_test_symbols(tables: CodingTables) -> np.ndarray:
 
     Multiples of 40503 modulo 2**16 (the golden ratio's) replace draws from the tables. Every 13th
     symbol is moved out of its table by a third of 2**2 to 2**32, alternately above and below.
-
-    >>> tables = CodingTables(
-    ...     counts=np.array([[30000, 30000, 5536]] * 4, np.int32),
-    ...     sizes=np.full(4, 3, np.int32),
-    ...     minima=np.full(4, -1, np.int32),
-    ...     offsets=np.zeros(4, np.float32),
-    ... )
-    >>> self_test_symbols(tables).tolist()
-    [[[1, 0, -1, 0], [0, -1, 0, -1]], [[341, 0, -1, 0], [-1, -10923, 0, -1]]]
     """
     rows = tables.rows(*_shape(tables))
     index = np.arange(rows.size)
@@ -69,9 +60,8 @@ def write_self_test(coder: EntropyCoder) -> bytes:
       The payload for `run_self_test`.
 
     >>> from jaxsplit.entropy import tables_from_counts
-    >>> tables = tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2)
-    >>> payload = write_self_test(EntropyCoder(tables))
-    >>> run_self_test(EntropyCoder(tables), payload)  # passes
+    >>> coder = EntropyCoder(tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2))
+    >>> run_self_test(coder, write_self_test(coder))  # passes
     """
     return coder.encode(self_test_symbols(coder.tables))
 
@@ -89,11 +79,6 @@ def run_self_test(coder: EntropyCoder, payload: bytes) -> None:
     >>> from jaxsplit.entropy import tables_from_counts
     >>> coder = EntropyCoder(tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2))
     >>> run_self_test(coder, write_self_test(coder))
-    >>> try:
-    ...     run_self_test(coder, b"of another coder")
-    ... except CoderError:
-    ...     print("decodes to other symbols")
-    decodes to other symbols
     """
     symbols = self_test_symbols(coder.tables)
     try:

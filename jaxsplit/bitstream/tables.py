@@ -29,8 +29,7 @@ class CodingTables:
     """Integer probabilities of the symbols of a latent, in units of 1 / 65536.
 
     Either each channel has its own table, or each spatial position and channel selects one of a
-    few shared tables, since symbol statistics differ between the edge and the middle of an image.
-    Both are factorized priors: no symbol is coded conditionally on another.
+    few shared tables. No symbol is coded conditionally on another.
 
     Tables are built once from a trained prior, saved with the rate and never recomputed: two
     devices can get different integers from the same floating-point probabilities. Instances
@@ -49,16 +48,12 @@ class CodingTables:
     Raises:
       ConfigError: the arrays are not valid tables.
 
-    >>> tables = CodingTables(
-    ...     counts=np.array([[30000, 30000, 5536], [65535, 1, 0]], np.int32),
-    ...     sizes=np.array([3, 2], np.int32),
-    ...     minima=np.array([-1, 0], np.int32),
-    ...     offsets=np.zeros(2, np.float32),
-    ... )
+    >>> from jaxsplit.entropy import tables_from_counts
+    >>> tables = tables_from_counts({-1: 30, 0: 30}, channels=2)
     >>> tables.channels, tables.maxima.tolist()
     (2, [0, 0])
-    >>> round(tables.information_bits(np.array([[-1, 0], [0, 0]], np.int32)), 3)
-    2.255
+    >>> round(tables.information_bits(np.array([[-1, 0], [0, 0]], np.int32)), 2)
+    4.1
     """
 
     counts: np.ndarray
@@ -73,19 +68,12 @@ class CodingTables:
                 continue
             array = np.asarray(getattr(self, name))
             if array.dtype != dtype:
-                raise ConfigError(
-                    f"coding tables: {name} is {array.dtype}, expected {np.dtype(dtype)}; "
-                    "build the tables with jaxsplit.entropy or load them from a family"
-                )
+                raise _refused(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
             array = np.array(array, order="C")
             array.setflags(write=False)
             object.__setattr__(self, name, array)
-        problem = self._problem()
-        if problem:
-            raise ConfigError(
-                f"coding tables: {problem}; build the tables with jaxsplit.entropy or load "
-                "them from a family"
-            )
+        if problem := self._problem():
+            raise _refused(problem)
 
     def _problem(self) -> str:
         counts, sizes, tables = self.counts, self.sizes, self.sizes.size
@@ -138,13 +126,10 @@ class CodingTables:
         """Returns the table index of each position and channel.
 
         Args:
-          height, width: of the latent.
+          height, width: of the latent; a ConfigError if the tables are for another size.
 
         Returns:
           int [height, width, channels].
-
-        Raises:
-          ConfigError: the tables are for latents of another size.
         """
         if self.places is None:
             return np.broadcast_to(np.arange(self.channels), (height, width, self.channels))
@@ -196,13 +181,11 @@ class CodingTables:
         see `EntropyCoder.encode` for when they are shorter.
 
         Args:
-          symbols: int32 [..., channels]; [..., h, w, channels] for position-dependent tables.
+          symbols: int32 [..., channels]; [..., h, w, channels] for position-dependent tables; a
+            ConfigError otherwise.
 
         Returns:
           Bits, summed over all symbols.
-
-        Raises:
-          ConfigError: not int32, or of another shape.
         """
         symbols = np.asarray(symbols)
         rows = np.arange(self.channels) if self.places is None else self.places
@@ -231,13 +214,10 @@ class CodingTables:
         """Rebuilds tables from `to_arrays`.
 
         Args:
-          arrays: name → array.
+          arrays: name → array; a ConfigError if one is missing or unknown, or they are no tables.
 
         Returns:
           Tables with the same fingerprint.
-
-        Raises:
-          ConfigError: a name is missing or unknown, or the arrays are not tables.
         """
         if set(arrays) | {"places"} != set(_DTYPES):
             raise ConfigError(
@@ -253,3 +233,10 @@ class CodingTables:
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
+
+
+def _refused(problem: str) -> ConfigError:
+    return ConfigError(
+        f"coding tables: {problem}; build the tables with jaxsplit.entropy or load them from a "
+        "family"
+    )

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     from jaxsplit.family.link_options import link_options
     from jaxsplit.family.pretrained import load_pretrained
     from jaxsplit.reports import plan as report
-    from jaxsplit.weights.shapes import abstract_backbone
+    from jaxsplit.weights.load import abstract_backbone
 
     link = _link(options)
     symbols = options.symbols or SYMBOLS

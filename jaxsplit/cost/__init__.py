@@ -1,9 +1,8 @@
 """Cost of cuts, units and splits: MACs, parameters, memory and latency, from traced shapes."""
 
-from jaxsplit.cost.counting import count_macs, count_params
+from jaxsplit.cost.counting import SplitCost, count_macs, count_params, split_cost
 from jaxsplit.cost.link import Link, Option, Timing, best
 from jaxsplit.cost.plan import CHANNELS, STRIDES, SYMBOLS, CutPlan, Plan, make_plan
-from jaxsplit.cost.stages import SplitCost, split_cost
 from jaxsplit.cost.unit_plan import UnitPlan, grid_spec, plan_unit, unit_grid
 
 __all__ = [

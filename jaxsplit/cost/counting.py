@@ -1,20 +1,22 @@
-"""Multiply-accumulates and parameters, counted in a traced program."""
+"""Multiply-accumulates and parameters, counted in traced programs: of any, and of a split."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
-from jaxsplit.networks import Network
+from jaxsplit.networks import Backbone, Network
+from jaxsplit.split import Split
 from jaxsplit.units.unit_tree import UnitTree
 
 # A nested program with a count of its own: its implementation also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"
-
 
 _Folding = TypeVar("_Folding", bound=Network | UnitTree)
 
@@ -33,7 +35,6 @@ def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> in
     Returns:
       The number of parameters.
 
-    >>> import jax.numpy as jnp
     >>> variables = {"params": {"kernel": jnp.zeros((3, 5)), "elsewhere": jnp.zeros(7)}}
     >>> count_params(lambda v, x: x @ v["params"]["kernel"], variables, jnp.zeros((2, 3)))
     15
@@ -77,14 +78,9 @@ def _used(program: core.Jaxpr, wanted: Sequence[bool]) -> list[bool]:
 
 
 def as_it_runs(folding: _Folding, variables: Any) -> tuple[_Folding, Any]:
-    """Returns a network or units with batch normalisation folded, as in inference.
+    """Folds batch normalisation of a network or of units, as in inference.
 
-    Args:
-      folding: has `fold(variables)`: a `Network` or a `UnitTree`.
-      variables: its arrays, or their shapes.
-
-    Returns:
-      What runs, and its variables as shapes.
+    Returns what runs, and its variables as shapes.
     """
     found: list[Any] = []  # folding gives its own kind
 
@@ -113,7 +109,6 @@ def count_macs(function: Callable[..., Any], *args: Any) -> int:
     Returns:
       The count for the whole batch.
 
-    >>> import jax.numpy as jnp
     >>> count_macs(jnp.matmul, jnp.zeros((2, 3)), jnp.zeros((3, 5)))
     30
     """
@@ -159,3 +154,93 @@ def _inner(params: dict[str, Any]) -> list[Any]:
             if hasattr(inner, "eqns"):
                 found.append(inner)
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitCost:
+    """Multiply-accumulates of the four stages for one image, and their parameters.
+
+    Attributes:
+      head, encoder, decoder, tail: multiply-accumulates (see `count_macs`) of network and unit
+        with batch normalisation folded, as in inference.
+      head_params, encoder_params, decoder_params, tail_params: parameters (see `count_params`), of
+        the network as stored and of the unit with batch normalisation folded. Coding tables don't
+        count.
+
+    >>> cost = SplitCost(100_000, 20_000, 20_000, 9_900_000, 200, 300, 300, 70_000)
+    >>> cost.device_macs, cost.device_params, cost.device_share
+    (120000, 500, 0.012)
+    """
+
+    head: int
+    encoder: int
+    decoder: int
+    tail: int
+    head_params: int
+    encoder_params: int
+    decoder_params: int
+    tail_params: int
+
+    @property
+    def device_macs(self) -> int:
+        """Multiply-accumulates of head and encoder."""
+        return self.head + self.encoder
+
+    @property
+    def server_macs(self) -> int:
+        """Multiply-accumulates of decoder and tail."""
+        return self.decoder + self.tail
+
+    @property
+    def device_params(self) -> int:
+        """Parameters of head and encoder."""
+        return self.head_params + self.encoder_params
+
+    @property
+    def server_params(self) -> int:
+        """Parameters of decoder and tail."""
+        return self.decoder_params + self.tail_params
+
+    @property
+    def device_share(self) -> float:
+        """Multiply-accumulates of the device, as a share of the unsplit network's."""
+        return self.device_macs / (self.head + self.tail)
+
+
+def split_cost(split: Split, backbone: Backbone) -> SplitCost:
+    """Counts the four stages of a split, with batch normalisation folded; nothing is run.
+
+    Args:
+      split: any cut and unit.
+      backbone: the split network; its preprocessing gives the image size.
+
+    Returns:
+      The counts for one image.
+
+    >>> from jaxsplit import BottleneckSpec, load_backbone, make_split
+    >>> backbone = load_backbone("fashion_mnist_resnet8")
+    >>> split_cost(make_split(backbone, "stem", BottleneckSpec(8)), backbone).head
+    112896
+    """
+    key = jax.random.key(0)
+    images = jnp.zeros((1, *backbone.preprocessing.input_shape))
+    fresh = jax.eval_shape(split.init, key)
+    units, unit = as_it_runs(split.units, fresh)
+    features = units.features(batch=1)
+    latents = jax.eval_shape(units.encode, unit, features)
+    seen = jax.eval_shape(units.decode, unit, latents)  # larger if a unit doesn't crop
+
+    def stages(network: Network, variables: Any) -> dict[str, tuple[Any, ...]]:
+        cut = dataclasses.replace(split, network=network, units=units, axis_name=None)
+        return {
+            "head": (cut.head, variables, images),
+            "encoder": (cut.encode, unit, features),
+            "decoder": (cut.decode, unit, latents),
+            "tail": (cut.tail, variables, seen),
+        }
+
+    runs = stages(*as_it_runs(backbone.network, backbone.variables))
+    macs = {name: count_macs(*stage) for name, stage in runs.items()}
+    stored = stages(backbone.network, backbone.variables)
+    params = {f"{name}_params": count_params(*stage) for name, stage in stored.items()}
+    return SplitCost(**macs, **params)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import flax.linen as nn
@@ -43,10 +43,8 @@ class CutPlan:
     >>> from jaxsplit import networks
     >>> network = networks.create("resnet8_small", 10)
     >>> cut = make_plan(network, (28, 28, 1), channels=(4, 8), strides=(2,))["stage2.block1"]
-    >>> cut.feature_shape, cut.feature_bytes, f"{100 * cut.device_macs_share:.0f} %"
-    ((14, 14, 32), 25088, '70 %')
-    >>> [unit.latent_symbols for unit in cut.units], cut.unit_of(symbols=200).spec.channels
-    ([196, 392], 4)
+    >>> cut.feature_shape, cut.feature_bytes, cut.unit_of(symbols=200).latent_symbols
+    ((14, 14, 32), 25088, 196)
     """
 
     cut: str
@@ -56,7 +54,7 @@ class CutPlan:
     device_params: int
     server_params: int
     device_peak_bytes: int
-    units: tuple[UnitPlan, ...]
+    units: tuple[UnitPlan, ...] = ()
 
     @property
     def feature_bytes(self) -> int:
@@ -113,8 +111,8 @@ class Plan:
 
     >>> from jaxsplit import networks
     >>> plan = make_plan(networks.create("resnet8_small", 10), (28, 28, 1), channels=(), strides=())
-    >>> [cut.cut for cut in plan.cuts], plan["stem"].feature_shape
-    (['stem', 'stage1.block1', 'stage2.block1', 'stage3.block1'], (28, 28, 16))
+    >>> len(plan.cuts), plan["stem"].feature_shape
+    (4, (28, 28, 16))
     """
 
     name: str
@@ -168,9 +166,8 @@ def make_plan(
         variables are missing.
 
     >>> from jaxsplit import networks
-    >>> plan = make_plan(networks.create("resnet8_small", 10), (28, 28, 1))
-    >>> plan["stage1.block1"].feature_shape, len(plan["stage1.block1"].units)
-    ((28, 28, 16), 12)
+    >>> len(make_plan(networks.create("resnet8_small", 10), (28, 28, 1))["stage1.block1"].units)
+    12
     """
     name = name or type(network).__name__
     network, channels = as_network(network), tuple(channels)
@@ -187,25 +184,10 @@ def make_plan(
     except (flax.errors.FlaxError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{name} takes no images of {input_shape}: {error}") from error
     grids = dict[Shape, tuple[UnitPlan, ...]]()
-    cuts = []
-    for cost in found.cuts:
-        shape = _shape(cost.features)
-        if shape not in grids:
-            fits = len(shape) == 3
-            grids[shape] = tuple(unit_grid(shape, channels, strides)) if fits else ()
-        cuts.append(
-            CutPlan(
-                cut=cost.name,
-                feature_shape=shape,
-                device_macs=cost.device_macs,
-                server_macs=cost.server_macs,
-                device_params=cost.device_params,
-                server_params=cost.server_params,
-                device_peak_bytes=cost.device_peak_bytes,
-                units=grids[shape],
-            )
-        )
-    return Plan(name, input_shape, found.macs, found.params, tuple(cuts))
+    for shape in {cut.feature_shape for cut in found.cuts}:
+        grids[shape] = tuple(unit_grid(shape, channels, strides)) if len(shape) == 3 else ()
+    cuts = [dataclasses.replace(cut, units=grids[cut.feature_shape]) for cut in found.cuts]
+    return dataclasses.replace(found, name=name, cuts=tuple(cuts))
 
 
 def _shape(features: Features) -> Shape:
@@ -214,25 +196,7 @@ def _shape(features: Features) -> Shape:
     return leaves[0].shape if len(leaves) == 1 else (sum(math.prod(x.shape) for x in leaves),)
 
 
-class _CutCost(NamedTuple):
-    """The costs of a cut; features are those of one image, as `jax.ShapeDtypeStruct`s."""
-
-    name: str
-    features: Features
-    device_macs: int
-    server_macs: int
-    device_params: int
-    server_params: int
-    device_peak_bytes: int
-
-
-class _NetworkCost(NamedTuple):
-    macs: int
-    params: int
-    cuts: list[_CutCost]
-
-
-def _costs(network: Network, variables: Any, image: Any) -> _NetworkCost:
+def _costs(network: Network, variables: Any, image: Any) -> Plan:
     """Traces head and tail of every cut."""
     shapes, cuts = network.feature_shapes(variables, image.shape[1:]), []
     runs, arrays = as_it_runs(network, variables)  # parameters are counted unfolded
@@ -242,9 +206,9 @@ def _costs(network: Network, variables: Any, image: Any) -> _NetworkCost:
         device, server = (functools.partial(_half, network, half, cut) for half in ("head", "tail"))
         program = jax.make_jaxpr(head)(arrays, image).jaxpr
         cuts.append(
-            _CutCost(
+            CutPlan(
                 cut,
-                shapes[cut],
+                _shape(shapes[cut]),
                 program_macs(program),
                 count_macs(tail, arrays, batch),
                 _numbers([used_params(device, variables, image)]),
@@ -253,14 +217,14 @@ def _costs(network: Network, variables: Any, image: Any) -> _NetworkCost:
             )
         )
     params = _numbers([used_params(network, variables, image)])
-    return _NetworkCost(count_macs(runs, arrays, image), params, cuts)
+    return Plan("", image.shape[1:], count_macs(runs, arrays, image), params, tuple(cuts))
 
 
 def _half(network: Network, half: str, cut: str, variables: Any, x: Any) -> Any:
     return getattr(network, half)(variables, x, cut)
 
 
-def _linen_costs(network: LinenNetwork, variables: Any, image: Any) -> _NetworkCost:
+def _linen_costs(network: LinenNetwork, variables: Any, image: Any) -> Plan:
     """Traces every part of a chain once; a cut's costs are sums over parts."""
     folded, arrays = as_it_runs(network, variables)  # parameters are counted unfolded
     shapes, macs, used, peaks = [], [], [], []
@@ -275,9 +239,9 @@ def _linen_costs(network: LinenNetwork, variables: Any, image: Any) -> _NetworkC
         shapes.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), result))
         start, given = stop, result
     cuts = [
-        _CutCost(
+        CutPlan(
             name,
-            shapes[i],
+            _shape(shapes[i]),
             sum(macs[: i + 1]),
             sum(macs[i + 1 :]),
             _numbers(used[: i + 1]),
@@ -286,7 +250,7 @@ def _linen_costs(network: LinenNetwork, variables: Any, image: Any) -> _NetworkC
         )
         for i, name in enumerate(names[:-1])
     ]
-    return _NetworkCost(sum(macs), _numbers(used), cuts)
+    return Plan("", image.shape[1:], sum(macs), _numbers(used), tuple(cuts))
 
 
 def _part(module: Any, start: str | None, stop: str, variables: Any, x: jax.Array) -> jax.Array:

@@ -32,12 +32,8 @@ class Augmentation:
     zoom: float = 1.0
 
     def __post_init__(self):
-        if (
-            self.padding < 0
-            or self.cutout < 0
-            or not 0 <= self.fill <= 255
-            or not 0 < self.zoom <= 1
-        ):
+        counts_fit = self.padding >= 0 and self.cutout >= 0
+        if not (counts_fit and 0 <= self.fill <= 255 and 0 < self.zoom <= 1):
             raise ConfigError(
                 f"got {self}, expected padding and cutout >= 0, fill 0 … 255 and 0 < zoom <= 1; "
                 "change the value that is out of range"

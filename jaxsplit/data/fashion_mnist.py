@@ -18,7 +18,6 @@ import gzip
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,33 +28,17 @@ from jaxsplit.data.tfds_records import write_prepared
 from jaxsplit.errors import DataError
 
 CLASS_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
-
 _FILES = {"train": "train", "test": "t10k"}
 
 
 def read_idx(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Reads one split from `*-idx3-ubyte[.gz]` and `*-idx1-ubyte[.gz]`.
+    """Reads the split `train` or `test` from `*-idx3-ubyte[.gz]` and `*-idx1-ubyte[.gz]`.
 
-    Args:
-      folder: folder of the four files.
-      split: `train` or `test`.
-
-    Returns:
-      Images, uint8 [N, 28, 28], and labels, uint8 [N].
-
-    Raises:
-      DataError: a file is missing or is not idx.
+    Returns images, uint8 [N, 28, 28], and labels, uint8 [N]; a DataError if a file is missing or no
+    idx.
     """
     stem = _FILES[split]
     images = _read_array(Path(folder) / f"{stem}-images-idx3-ubyte", 3)
@@ -68,16 +51,10 @@ def read_idx(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def write(
     idx: str | Path, out: str | Path, train: int | None = None, test: int | None = None
 ) -> Path:
-    """Writes the dataset, or a class-balanced subset, into a TFDS data_dir.
+    """Writes the dataset into the TFDS data_dir `out` and returns its folder.
 
-    Args:
-      idx: folder of the idx files.
-      out: TFDS data_dir.
-      train: number of training images, the first ones of each class; None: all.
-      test: number of test images, likewise.
-
-    Returns:
-      The dataset's folder: `fashion_mnist/3.0.1` for the full set, else the embedded subset's.
+    Given `train` or `test`, the embedded subset: so many images, balanced over the classes. Else
+    the full set, `fashion_mnist/3.0.1`.
     """
     part = train is not None or test is not None
     splits = {}
@@ -88,7 +65,8 @@ def write(
                 raise DataError(f"got {split} = {count}, expected 1 … {len(labels)} images")
             chosen = spread(labels, count)
             images, labels = images[chosen], labels[chosen]
-        splits[split] = _examples(images, labels)
+        splits[split] = zip(map(encode_png, images), labels.tolist(), strict=True)
+    content = "the first images of each class in each split" if part else "all of it"
     return write_prepared(
         out,
         EMBEDDED if part else "fashion_mnist",
@@ -96,8 +74,7 @@ def write(
         splits,
         CLASS_NAMES,
         (28, 28, 1),
-        description="Fashion-MNIST"
-        + (", the first images of each class in each split." if part else ", all of it."),
+        description=f"Fashion-MNIST, {content}.",
         homepage="https://github.com/zalandoresearch/fashion-mnist",
         licence="MIT, Copyright 2017 Zalando SE",
     )
@@ -106,8 +83,8 @@ def write(
 def encode_png(image: np.ndarray) -> bytes:
     """Encodes uint8 [H, W] as an 8-bit grey PNG without filters.
 
-    Pillow's PNGs differ between its versions. These depend on zlib alone, so the embedded set can
-    be rebuilt byte for byte.
+    Pillow's PNGs differ between its versions; these depend on zlib alone, so that the embedded set
+    can be rebuilt byte for byte.
     """
     height, width = image.shape
     rows = np.pad(image, ((0, 0), (1, 0)))  # each row begins with its filter type, 0: none
@@ -117,11 +94,6 @@ def encode_png(image: np.ndarray) -> bytes:
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
-
-
-def _examples(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[bytes, int]]:
-    for image, label in zip(images, labels, strict=True):
-        yield encode_png(image), int(label)
 
 
 def _read_array(path: Path, ndim: int) -> np.ndarray:

@@ -21,10 +21,7 @@ from jaxsplit.errors import DataError
 
 
 def open_records(path: str, split: str | None) -> tuple["FolderRecords", str]:
-    """Opens one split of a folder; a folder without splits has the split `all`.
-
-    Returns:
-      The records and the split's name.
+    """Opens one split of a folder and returns its name; without splits it is `all`.
 
     Raises:
       DataError: no such folder or split, a class without images, or a class not in classes.txt.

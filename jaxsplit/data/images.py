@@ -32,8 +32,6 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
     Raises:
       DataError: the file is missing, truncated, not an image or too large to decode safely.
 
-    >>> import io
-    >>> from PIL import Image
     >>> file = io.BytesIO()
     >>> Image.new("RGB", (4, 2), (10, 20, 30)).save(file, "PNG")
     >>> decode_image(file.getvalue())[1, 3].tolist()

@@ -16,11 +16,9 @@ from jaxsplit.errors import DataError
 
 
 def prepare(name: str, data_dir: str | Path) -> None:
-    """Downloads a dataset and writes it as array_record, in a subprocess.
+    """Downloads the dataset `NAME[/CONFIG][:VERSION]` and writes it as array_record.
 
-    Args:
-      name: TFDS name, `NAME[/CONFIG][:VERSION]`.
-      data_dir: the TFDS data_dir to write into.
+    Runs in a subprocess.
 
     Raises:
       DataError: TFDS has no such dataset or TensorFlow is not installed, both checked without the
@@ -44,11 +42,7 @@ def _has_tensorflow() -> bool:
 
 
 def check_known(name: str, data_dir: str | Path) -> None:
-    """Refuses unknown names, which TFDS would look up on the network for minutes.
-
-    Raises:
-      DataError: the installed TFDS has no such dataset.
-    """
+    """Raises a DataError for an unknown name, which TFDS would look up on the network."""
     import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)

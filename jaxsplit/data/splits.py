@@ -62,9 +62,6 @@ def choose_split(split: str | None, available: Sequence[str], name: str) -> str:
 
     Raises:
       DataError: no such split, or none requested and no default among several.
-
-    >>> choose_split(None, ["train", "val"], "folder:x")
-    'val'
     """
     listed = ", ".join(available)
     if split is not None:

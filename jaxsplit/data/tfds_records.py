@@ -29,12 +29,10 @@ def default_data_dir() -> Path:
 
 
 def find_prepared(name: str, data_dir: Path) -> Path | None:
-    """Returns the folder of a dataset prepared as array_record, or None.
+    """Returns the folder of a dataset prepared as array_record in a TFDS data_dir, or None.
 
-    Args:
-      name: `NAME[/CONFIG][:VERSION]`. The version defaults to the newest, the config to TFDS's
-        default config if it is present, else to the only one present.
-      data_dir: a TFDS data_dir.
+    The name is `NAME[/CONFIG][:VERSION]`. The version defaults to the newest, the config to TFDS's
+    default config if it is present, else to the only one present.
 
     Raises:
       DataError: the name is malformed, or several configs are present and none is the default.
@@ -62,16 +60,10 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
 def open_records(
     name: str, split: str | None, data_dir: str | Path | None, title: str | None = None
 ) -> tuple["PreparedRecords", str]:
-    """Opens one split of a dataset and prepares it first if necessary and possible.
+    """Opens one split of a dataset, prepared first if necessary, and returns its name.
 
-    Args:
-      name: as for `find_prepared`.
-      split: as for `open_source`.
-      data_dir: a TFDS data_dir; None: TFDS's default.
-      title: name of the source; None: `tfds:` and the name with the selected config.
-
-    Returns:
-      The records and the split's name.
+    See `find_prepared` for `name` and `open_source` for `split` and `data_dir`. The source is
+    called `title`, or `tfds:` and the name with the selected config.
 
     Raises:
       DataError: not prepared, no such split, or not labelled images.
@@ -154,15 +146,12 @@ class PreparedRecords:
 
     def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
         """Returns (image, label) for each index; images are uint8 [H, W, C]."""
-        return [
-            (
-                decode_image(image, f"example {index} of {self._name}")
-                if isinstance(image, bytes)
-                else image,
-                label,
-            )
-            for index, (image, label) in zip(indices, self._read(indices), strict=True)
-        ]
+        found = []
+        for index, (image, label) in zip(indices, self._read(indices), strict=True):
+            if isinstance(image, bytes):
+                image = decode_image(image, f"example {index} of {self._name}")
+            found.append((image, label))
+        return found
 
     def _read(self, indices: Sequence[int]) -> list[tuple[bytes | np.ndarray, int]]:
         try:
@@ -185,8 +174,8 @@ class PreparedRecords:
 def _mocked(name: str, data_dir: Path):
     """Returns the builder of a dataset mocked by `tfds.testing.mock_data`, else None.
 
-    Making a builder of a known name takes milliseconds and no network. Some builders print long
-    messages without TensorFlow, so none is made unless TFDS's mocks are imported.
+    Some builders print long messages without TensorFlow, so none is made unless the mocks are
+    imported.
     """
     if "tensorflow_datasets.testing.mocking" not in sys.modules:
         return None

@@ -1,7 +1,7 @@
 """The entropy model: a learned density per channel, its rate in bits, and integer tables."""
 
-from jaxsplit.entropy.densities import Density
 from jaxsplit.entropy.factorized import (
+    FactorizedPrior,
     bits,
     cumulative_logits,
     init_params,
@@ -9,10 +9,13 @@ from jaxsplit.entropy.factorized import (
     median,
     quantile,
 )
-from jaxsplit.entropy.joint_tables import join_tables, stack_tables
-from jaxsplit.entropy.prior import FactorizedPrior
-from jaxsplit.entropy.prior_tables import build_tables, integer_counts, rounding_offsets
-from jaxsplit.entropy.symbol_tables import tables_by_place, tables_from_counts
+from jaxsplit.entropy.prior_tables import Density, build_tables, integer_counts, rounding_offsets
+from jaxsplit.entropy.symbol_tables import (
+    join_tables,
+    stack_tables,
+    tables_by_place,
+    tables_from_counts,
+)
 
 __all__ = [
     "Density",

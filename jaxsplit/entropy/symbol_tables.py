@@ -1,4 +1,4 @@
-"""Integer tables fitted to counted symbols: one per latent, or shared between positions.
+"""Integer tables of counted symbols, per latent or shared between positions, and joined tables.
 
 Symbol statistics depend on the position: near the edge of an image most symbols are equal. A table
 per position would have to be stored, and estimated from few symbols, so `tables_by_place` clusters
@@ -8,16 +8,16 @@ alone.
 
 import collections
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jaxsplit.bitstream.tables import CodingTables
-from jaxsplit.entropy.joint_tables import MOST_TABLES, stack_tables
 from jaxsplit.entropy.prior_tables import integer_counts
 from jaxsplit.errors import ConfigError
 
-__all__ = ["tables_by_place", "tables_from_counts"]
+#: Table indices are uint8.
+MOST_TABLES = 256
 
 _INT32 = np.iinfo(np.int32)
 _MOST = 1e30  # count of one symbol; sums stay finite
@@ -57,8 +57,6 @@ def tables_from_counts(
     >>> tables = tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2)
     >>> tables.sizes.tolist(), tables.minima.tolist()
     ([5, 5], [0, 0])
-    >>> round(tables.information_bits(np.array([[0, 0], [0, 1]], np.int32)), 2)
-    3.54
     """
     # Checked as Python integers, which may exceed every array dtype.
     symbols = sorted(map(operator.index, counts))
@@ -101,9 +99,8 @@ def tables_by_place(
 ) -> CodingTables:
     """Fits tables to the symbols of each position; similar positions share a table.
 
-    Initialization: one table for all positions, then repeatedly a new table for the position with
-    the highest excess cost. Then k-means: assign each position to its cheapest table and refit each
-    table to its positions.
+    Starts with one table, then repeatedly adds one for the position with the highest excess cost.
+    Then k-means: each position takes its cheapest table, each table is refitted to its positions.
 
     Args:
       symbols: int32 [N, h, w, C] of N images; more images generalize better.
@@ -119,9 +116,8 @@ def tables_by_place(
     Source: Lloyd's algorithm under relative entropy (Banerjee et al. 2005, Clustering with Bregman
     divergences).
 
-    >>> left = np.zeros((8, 2, 1, 1), np.int32)
-    >>> right = np.tile(np.arange(8, dtype=np.int32).reshape(8, 1, 1, 1), (1, 2, 1, 1))
-    >>> tables_by_place(np.concatenate([left, right], axis=2), tables=2).places[..., 0].tolist()
+    >>> symbols = np.stack([np.zeros((8, 2, 1)), np.ones((8, 2, 1))], axis=2).astype(np.int32)
+    >>> tables_by_place(symbols, tables=2).places[..., 0].tolist()
     [[0, 1], [0, 1]]
     """
     if symbols.dtype != np.int32 or symbols.ndim != 4 or not symbols.size:
@@ -201,3 +197,72 @@ def _cluster(counts: np.ndarray, tables: int) -> np.ndarray:
         if np.array_equal(nearest, before):
             break
     return nearest
+
+
+def stack_tables(parts: Sequence[CodingTables]) -> CodingTables:
+    """Concatenates the channels of several tables.
+
+    Args:
+      parts: per-channel tables; at least one.
+
+    Returns:
+      Tables of all channels, as wide as the widest part.
+
+    >>> stack_tables([tables_from_counts({0: 1}, 1), tables_from_counts({3: 1, 5: 1}, 2)]).channels
+    3
+    """
+    return CodingTables(
+        *_concatenated(parts), offsets=np.concatenate([part.offsets for part in parts])
+    )
+
+
+def join_tables(parts: Sequence[tuple[CodingTables, tuple[int, ...]]]) -> CodingTables:
+    """Joins the tables of the latents that one frame carries.
+
+    The joint latent is (1, 1, n): the symbols of each latent in C order, one latent after the
+    other. Every position selects its table and has its own offset.
+
+    Args:
+      parts: tables of each latent, per channel or per position, and its shape, channels last.
+
+    Returns:
+      Tables of the joint latent.
+
+    Raises:
+      ConfigError: tables have another number of channels than their latent, or there are more than
+        256 in total.
+
+    >>> one = tables_from_counts({-1: 3, 0: 3}, channels=1)
+    >>> join_tables([(one, (2, 2, 1)), (one, (3, 1))]).places.tolist()
+    [[[0, 0, 0, 0, 1, 1, 1]]]
+    """
+    places, offsets, first = [], [], 0
+    for tables, shape in parts:
+        if tables.channels != shape[-1]:
+            raise ConfigError(
+                f"tables of {tables.channels} channels, expected {shape[-1]}: a latent is {shape}"
+            )
+        rows = np.arange(tables.channels)
+        if tables.places is not None:
+            rows = tables.places.reshape(shape)
+        places.append(first + np.broadcast_to(rows, shape).reshape(-1))
+        offsets.append(np.broadcast_to(tables.offsets, shape).reshape(-1))
+        first += len(tables.sizes)
+    if first > MOST_TABLES:
+        raise ConfigError(
+            f"{first} tables for one frame, expected at most {MOST_TABLES}; use units with fewer "
+            "channels, or tables that channels share"
+        )
+    return CodingTables(
+        *_concatenated([tables for tables, _ in parts]),
+        offsets=np.concatenate(offsets),
+        places=np.concatenate(places).astype(np.uint8).reshape(1, 1, -1),
+    )
+
+
+def _concatenated(parts: Sequence[CodingTables]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Concatenates counts, padded to one width, sizes and minima."""
+    width = max(part.counts.shape[1] for part in parts)
+    counts = [np.pad(part.counts, ((0, 0), (0, width - part.counts.shape[1]))) for part in parts]
+    sizes, minima = [part.sizes for part in parts], [part.minima for part in parts]
+    return np.concatenate(counts), np.concatenate(sizes), np.concatenate(minima)

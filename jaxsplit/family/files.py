@@ -28,8 +28,8 @@ from jaxsplit.data import Preprocessing
 from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsError
 from jaxsplit.io import checkpoint
 from jaxsplit.io.files import write_whole
-from jaxsplit.io.safetensors import read_safetensors
-from jaxsplit.units.registry import check_stored, spec_from_form
+from jaxsplit.io.untrusted import read_safetensors
+from jaxsplit.units.unit import check_stored, spec_from_form
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 INDEX = "family.json"

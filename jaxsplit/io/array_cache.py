@@ -42,11 +42,7 @@ _THREADS = min(os.cpu_count() or 1, 8)
 
 
 def array_bytes(array: tuple[tuple[int, ...], str]) -> int:
-    """Computes the size of an array in bytes.
-
-    >>> array_bytes(((10, 3), "bfloat16"))
-    60
-    """
+    """Computes the size of an array of this shape and dtype in bytes."""
     shape, dtype = array
     return math.prod(shape) * np.dtype(dtype).itemsize
 
@@ -59,7 +55,7 @@ class ArrayCache:
       folder: folder of the files.
       about: everything that the arrays depend on, as JSON values; files with another `about` are
         not reused.
-      shapes: shapes and dtypes of the arrays; all have `images · views` rows.
+      shapes: shapes and dtypes of the arrays, all with `images · views` rows.
       images, views: row `view · images + i` is image `i` in a view.
       part_images: images per part, fewer in the last range; part `k · views + view` is the k-th
         range in a view.
@@ -101,11 +97,7 @@ class ArrayCache:
             yield
 
     def missing(self, log: Log) -> list[int]:
-        """Prepares the files and returns the parts that must be written.
-
-        Args:
-          log: log callback, told why existing files are not reused.
-        """
+        """Prepares the files and returns the parts that must be written; logs why."""
         if reason := self._foreign():
             log(f"the cached features in {self.folder} {reason}: recomputing all of them")
             self._clear()
@@ -167,14 +159,8 @@ class ArrayCache:
             name: {"shape": list(shape), "dtype": dtype}
             for name, (shape, dtype) in self.shapes.items()
         }
-        return {
-            "format": _FORMAT,
-            **self.about,
-            "arrays": arrays,
-            "images": self.images,
-            "views": self.views,
-            "part_images": self.part_images,
-        }
+        sizes = {name: getattr(self, name) for name in ("images", "views", "part_images")}
+        return {"format": _FORMAT, **self.about, "arrays": arrays, **sizes}
 
     def _foreign(self) -> str | None:
         """Returns why the files cannot be reused; None if they can, or there are none."""

@@ -24,11 +24,7 @@ _State = TypeVar("_State")
 
 
 def save_tree(path: str | os.PathLike[str], tree: object) -> None:
-    """Writes a pytree of arrays into a new folder, atomically.
-
-    Raises:
-      CheckpointError: the disk is too full, or the folder cannot be written.
-    """
+    """Writes a pytree of arrays into a new folder, atomically; raises a CheckpointError."""
     path = Path(path).absolute()
     arrays = jax.tree.map(np.asarray, tree)
     _check_space(path, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
@@ -61,15 +57,10 @@ def _check_space(path: Path, size: int) -> None:
 
 
 def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
-    """Reads a pytree written by `save_tree`.
+    """Reads a pytree written by `save_tree`, with numpy arrays as leaves.
 
-    Args:
-      path: the folder.
-      like: a tree of the expected structure and shapes; the result has its containers. None:
-        nested dicts.
-
-    Returns:
-      The tree, with numpy arrays as leaves.
+    The result has the containers of `like`, a tree of the expected structure and shapes; without
+    it, nested dicts.
 
     Raises:
       CheckpointError: the folder is missing, damaged, or contains another tree.
@@ -101,23 +92,15 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
 
 
 def key(config: str, *fingerprints: str) -> str:
-    """Builds a short name of a training from its config's key and fingerprints of its inputs.
-
-    >>> key("0a1b", "weights", "images") == key("0a1b", "weights", "other images")
-    False
-    """
+    """Builds a short name of a training from its config's key and fingerprints of its inputs."""
     return f"{config}-{hashlib.sha256(' '.join(fingerprints).encode()).hexdigest()[:8]}"
 
 
 def save_step(directory: str | os.PathLike[str], step: int, state: object, keep: int = 2) -> None:
-    """Writes the state of one step and deletes all but the newest earlier steps.
+    """Writes the state of one step and deletes all but the newest `keep` steps.
 
-    Args:
-      directory: folder of this training alone. Remains of killed saves are deleted, and so are
-        later steps, which this training could not read or has discarded.
-      step: number of the step.
-      state: the pytree to write.
-      keep: number of steps to keep, this one included.
+    The folder is of this training alone. Remains of killed saves are deleted, and so are later
+    steps, which this training could not read or has discarded.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -132,8 +115,7 @@ def save_step(directory: str | os.PathLike[str], step: int, state: object, keep:
 def restore_latest(directory: str | os.PathLike[str], state: _State) -> _State:
     """Returns the newest readable saved state of a training, or `state` if there is none.
 
-    Raises:
-      CheckpointError: steps were saved, but none can be read.
+    Raises a CheckpointError if steps were saved, but none can be read.
     """
     failure: CheckpointError | None = None
     for step in reversed(_steps(Path(directory))):

@@ -10,11 +10,7 @@ from jaxsplit.errors import ConfigError, DataError, reason
 
 
 def read_file(path: Path) -> bytes:
-    """Returns the bytes of a file.
-
-    Raises:
-      DataError: the file cannot be read.
-    """
+    """Returns the bytes of a file; raises a DataError if it cannot be read."""
     if path.is_dir():
         raise DataError(f"cannot read {path}: it is a folder; name a file in it")
     try:
@@ -26,12 +22,7 @@ def read_file(path: Path) -> bytes:
 def write_whole(path: Path, content: bytes, *, make_folder: bool = False) -> None:
     """Writes a file atomically: a temporary file, fsync, and a rename.
 
-    Pipes and devices are written directly.
-
-    Args:
-      path: the file.
-      content: its bytes.
-      make_folder: create the folder if it is missing, instead of refusing.
+    Pipes and devices are written directly. With `make_folder` a missing folder is created.
 
     Raises:
       ConfigError: the file cannot be written.
@@ -69,11 +60,7 @@ def _umask() -> int:
 
 
 def check_writable(directory: Path) -> None:
-    """Verifies that a folder is writable before a long training; creates it if missing.
-
-    Raises:
-      ConfigError: the folder cannot be created or written to.
-    """
+    """Creates a folder if it is missing; raises a ConfigError if it is not writable."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):  # a unique name: other processes may check too

@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Protocol, TextIO
+from typing import Any, Protocol
 
 from jaxsplit.errors import JaxsplitWarning
 
@@ -32,10 +32,7 @@ tell_nobody = no_log
 def shown_as_lines(*, quiet: bool = False) -> Iterator[None]:
     """Prints each warning of this package as one line on stderr, and none of its dependencies.
 
-    `python -W …` and `PYTHONWARNINGS` keep their effect.
-
-    Args:
-      quiet: print none at all.
+    With `quiet`, none at all. `python -W …` and `PYTHONWARNINGS` keep their effect.
     """
     root = logging.getLogger()
     ours = logging.getLogger("jaxsplit")
@@ -60,15 +57,7 @@ class _Lines(logging.Handler):
         _print(record.getMessage())
 
 
-def _show(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    del category, filename, lineno, file, line
+def _show(message: Warning | str, *place: Any, **line: Any) -> None:
     _print(str(message))
 
 

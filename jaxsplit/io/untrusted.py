@@ -1,6 +1,8 @@
 """Opens untrusted weight files, validates their tensors and quotes their content in errors.
 
-Every failure is a `WeightsError` that names the file.
+Every failure is a `WeightsError` that names the file. The safetensors library validates a header
+against the file before it allocates tensors. It does not bound the header's size, and panics if
+memory is short; both are checked here first.
 """
 
 from __future__ import annotations
@@ -11,11 +13,17 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors looks up
 import numpy as np
+import safetensors
 
 from jaxsplit.errors import WeightsError
 
 _LISTED = 12  # names in a message
+#: Bytes of a header: about a hundred per tensor, and ten times as many in memory.
+MAX_HEADER = 2**24
+#: Bytes needed to recognize the format.
+HEAD_BYTES = 9
 
 
 @contextlib.contextmanager
@@ -92,14 +100,10 @@ def listed(parts: Iterable[str]) -> str:
 
 
 def finite_floats(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """Converts the tensors [*size] of a file to float32.
+    """Converts the tensors [*size] of the file `where` to float32.
 
     Tensors are removed from the given dict as they are converted, so that a large file is not in
-    memory twice.
-
-    Args:
-      tensors: by name; names that end in "var" are variances.
-      where: the file, for the error.
+    memory twice. Those whose names end in "var" are variances.
 
     Raises:
       WeightsError: tensors are not floating point, not finite in float32, or negative variances.
@@ -126,7 +130,49 @@ def is_floating(dtype: np.dtype) -> bool:
 
 def _refuse_any(names: list[str], where: str, what: str) -> None:
     if names:
-        raise WeightsError(
-            f"{where} has no usable weights: {what}: {listed(map(shown, names))}; "
-            "get the file again"
-        )
+        raise damaged(f"{where} has no usable weights: {what}: {listed(map(shown, names))}")
+
+
+def damaged(what: str) -> WeightsError:
+    """Makes the error for content that no writer produces."""
+    return WeightsError(f"{what}; get the file again")
+
+
+def begins_safetensors(head: bytes) -> bool:
+    """Whether `head` begins a safetensors file: the header's length in 8 bytes, then JSON."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Returns the metadata of a file; see `read_safetensors`."""
+    with _reader(path) as reader:
+        return reader.metadata() or {}
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Returns the tensors by name, with shapes [*size] and dtypes as stored.
+
+    Raises:
+      WeightsError: no such file, not safetensors, damaged, or with dtypes that numpy lacks.
+    """
+    with _reader(path) as reader:
+        return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _reader(path: str | os.PathLike[str]) -> Iterator[safetensors.safe_open]:
+    with opened(path) as file:
+        head = file.read(HEAD_BYTES)
+        if not begins_safetensors(head):
+            what = f"begins with {shown(head[:8])}" if head else "is empty"
+            raise damaged(f"{what}, expected a .safetensors")
+        np.empty(size_of(file), np.uint8)  # raises MemoryError where the library would panic
+        try:
+            with safetensors.safe_open(os.fspath(path), framework="numpy") as reader:
+                yield reader
+        # Dtypes that numpy lacks (8 bits and fewer) give an AttributeError or a TypeError.
+        except (safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"is not a .safetensors that numpy can read ({shown(str(error), 200)}); "
+                "get the file again, or save it in float32"
+            ) from error

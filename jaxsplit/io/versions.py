@@ -9,11 +9,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "constriction", "pillow")
 
 
 def versions() -> dict[str, str]:
-    """Returns versions by name of package.
-
-    >>> sorted(versions())[:2]
-    ['Python', 'constriction']
-    """
+    """Returns versions by name of package."""
     own = {"Python": platform.python_version(), "jaxsplit": __version__}
     return own | {name: _version(name) for name in _PACKAGES}
 

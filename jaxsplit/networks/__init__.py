@@ -14,9 +14,8 @@ from jaxsplit.networks.backbone import (
     read_backbone,
     save_backbone,
 )
-from jaxsplit.networks.chain import Chain
 from jaxsplit.networks.inference import predict
-from jaxsplit.networks.layers import fold_normalization
+from jaxsplit.networks.layers import Chain, fold_normalization
 from jaxsplit.networks.network import (
     Features,
     FunctionNetwork,

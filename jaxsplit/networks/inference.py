@@ -22,24 +22,12 @@ _BATCH_PIXELS = 32 * 224 * 224
 
 
 def batch_size(input_shape: tuple[int, ...]) -> int:
-    """Returns how many images (H, W, c) to run at once, so that a batch's features stay moderate.
-
-    >>> batch_size((28, 28, 1)), batch_size((224, 224, 3))
-    (250, 32)
-    """
+    """Returns how many images (H, W, c) to run at once: a batch's features stay moderate."""
     return min(250, max(1, _BATCH_PIXELS // (input_shape[0] * input_shape[1])))
 
 
 def pad_rows(tree: Any, size: int) -> Any:
-    """Pads arrays [n, …] with zeros to [size, …], so that no number of rows compiles anew.
-
-    Args:
-      tree: an array or a tree of arrays of as many rows.
-      size: at least n.
-
-    Returns:
-      The tree of NumPy arrays.
-    """
+    """Pads a tree of arrays [n, …] to [size, …], so that no number of rows compiles anew."""
 
     def padded(array: np.ndarray) -> np.ndarray:
         array = np.asarray(array)
@@ -55,13 +43,8 @@ def pad_rows(tree: Any, size: int) -> Any:
 def in_batches(run: Callable[[Any], Any], tree: Any, size: int) -> Any:
     """Applies `run` to batches of one size, so that no number of inputs compiles anew.
 
-    Args:
-      run: from [size, …] to an array, or a tree of arrays, of the same leading size.
-      tree: an array [N, …], or a tree of such; the last batch is padded with zeros.
-      size: of a batch.
-
-    Returns:
-      What `run` gives for all N, as NumPy arrays.
+    `tree` is an array [N, …], or a tree of such; the last batch is padded with zeros. Returns what
+    `run` gives for all N, as NumPy arrays.
 
     >>> in_batches(lambda x: 2 * x, np.arange(5), size=2).tolist()
     [0, 2, 4, 6, 8]
@@ -84,18 +67,11 @@ def head_program(
     outputs: bool = False,
     precision: str | None = "highest",
 ) -> HeadProgram:
-    """Compiles the network up to some cuts, or through them all.
+    """Compiles the network up to some cuts in its order, or through them all.
 
-    Args:
-      network: the frozen network.
-      cuts: in the network's order; none for the outputs alone.
-      preprocessing: normalises the images.
-      outputs: run what is behind the last cut too.
-      precision: of matrix products. "highest" is what sender and receiver use; None, what jax is
-        set to, is for training.
-
-    Returns:
-      The jitted program.
+    With `outputs`, what is behind the last cut runs too; without cuts, it alone. `precision` is
+    that of matrix products: "highest" for sender and receiver; None, what jax is set to, for
+    training.
     """
 
     def run(variables: Variables, images: jax.Array) -> tuple[dict[str, Features], Outputs | None]:
@@ -129,13 +105,11 @@ def predict(
     Returns:
       Such as logits float32 [N, K].
 
-    >>> from jaxsplit.data import load_arrays, open_source
-    >>> from jaxsplit.weights.load import load_backbone
+    >>> from jaxsplit import load_backbone
     >>> backbone = load_backbone("fashion_mnist_resnet8")
-    >>> images, labels = load_arrays(open_source("embedded", limit=100), backbone.preprocessing)
-    >>> logits = predict(backbone.network, backbone.variables, backbone.preprocessing, images)
-    >>> bool((logits.argmax(-1) == labels).mean() > 0.8)
-    True
+    >>> images = np.zeros((4, 28, 28, 1), np.uint8)
+    >>> predict(backbone.network, backbone.variables, backbone.preprocessing, images).shape
+    (4, 10)
     """
     program = head_program(as_network(network), (), preprocessing, outputs=True)
     size = batch_size(preprocessing.input_shape)

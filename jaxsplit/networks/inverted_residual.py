@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from jaxsplit.networks.chain import Blocks, Chain
-from jaxsplit.networks.layers import Classifier, NormConfig, conv_norm
+from jaxsplit.networks.layers import Blocks, Chain, Classifier, ConvBlock, NormConfig, conv_norm
 
 _STEM_WIDTH, _TOP_WIDTH = 32, 1280
 
@@ -23,12 +23,8 @@ _STEM_WIDTH, _TOP_WIDTH = 32, 1280
 class Stage:
     """Consecutive blocks of one width.
 
-    Attributes:
-      expansion: channels inside a block, as a multiple of its input channels.
-      width: output channels.
-      blocks: number of blocks.
-      stride: of the first block.
-      kernel: side of the depthwise convolution.
+    The channels inside a block are `expansion` times its input channels. The stride is that of the
+    first block, the kernel the side of the depthwise convolutions.
     """
 
     expansion: int
@@ -105,30 +101,6 @@ SIZES = {
 }
 
 
-class ConvBlock(nn.Module):
-    """Convolution, batch normalization, ReLU6: the stem and the top."""
-
-    width: int
-    kernel: int
-    stride: int
-    padding: int | str
-    config: NormConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return nn.relu6(
-            conv_norm(
-                x,
-                self.config,
-                train,
-                self.width,
-                size=self.kernel,
-                stride=self.stride,
-                padding=self.padding,
-            )
-        )
-
-
 class InvertedResidual(nn.Module):
     """1×1 expansion, depthwise k×k, 1×1 projection to `width`; a shortcut if the shape is equal."""
 
@@ -146,27 +118,14 @@ class InvertedResidual(nn.Module):
         y = x
         if self.expansion > 1:
             y = nn.relu6(norm(y, features=inside, suffix="_expand"))
-        y = nn.relu6(
-            norm(
-                y,
-                features=inside,
-                suffix="_depthwise",
-                size=self.kernel,
-                stride=self.stride,
-                padding=self.padding,
-                depthwise=True,
-            )
-        )
+        conv: dict[str, Any] = {"size": self.kernel, "stride": self.stride, "padding": self.padding}
+        y = nn.relu6(norm(y, features=inside, suffix="_depthwise", depthwise=True, **conv))
         y = norm(y, features=self.width, suffix="_project")
         return x + y if self.stride == 1 and x.shape[-1] == self.width else y
 
 
 class InvertedResidualNet(Chain, kw_only=True):
-    """Stem, stages of inverted residual blocks, a 1×1 convolution and the classifier.
-
-    Attributes:
-      size: the stages, their padding and epsilon.
-    """
+    """Stem, stages of inverted residual blocks, a 1×1 convolution and the classifier."""
 
     size: InvertedResidualSize
 
@@ -178,6 +137,7 @@ class InvertedResidualNet(Chain, kw_only=True):
     def chain(self) -> Blocks:
         """Returns the constructors of the blocks; see `Chain.chain`."""
         size, config = self.size, self.norm_config
+        ends = functools.partial(ConvBlock, config=config, activation=nn.relu6)
         blocks = {
             f"stage{i + 1}.block{j + 1}": functools.partial(
                 InvertedResidual,
@@ -192,8 +152,8 @@ class InvertedResidualNet(Chain, kw_only=True):
             for j in range(stage.blocks)
         }
         return {
-            "stem": functools.partial(ConvBlock, _STEM_WIDTH, 3, 2, size.padding_of(3), config),
+            "stem": functools.partial(ends, _STEM_WIDTH, 3, 2, size.padding_of(3)),
             **blocks,
-            "top": functools.partial(ConvBlock, _TOP_WIDTH, 1, 1, 0, config),
+            "top": functools.partial(ends, _TOP_WIDTH, 1, 1, 0),
             "logits": functools.partial(Classifier, self.num_classes),
         }

@@ -1,8 +1,9 @@
-"""Layers of the networks: convolution, batch normalization and classifier."""
+"""Layers of the networks, and the chain of named blocks that a network is."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import ops
+from jaxsplit.errors import ConfigError
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 _NORM, _CONV = "bn", "conv"  # a block's "bn1" normalizes its "conv1"
@@ -76,16 +78,12 @@ def conv_norm(
 ) -> jax.Array:
     """Applies a convolution and its batch normalization, inside a compact module.
 
+    The layers are named "conv" + suffix and "bn" + suffix; for their arguments see `Conv`.
+
     Args:
-      x: float [B, H, W, c].
+      x: float [B, H, W, c]; the result is [B, h, w, features].
       config: batch normalization settings of the network.
       train: normalize by the statistics of the batch.
-      features: output channels.
-      suffix: the layers are named "conv" + suffix and "bn" + suffix.
-      size, stride, padding, depthwise: see `Conv`.
-
-    Returns:
-      float [B, h, w, features].
     """
     name = _CONV + suffix
     x = Conv(features, size, stride, padding, depthwise, bias=config.folded, name=name)(x)
@@ -100,6 +98,22 @@ def conv_norm(
     )(x)
 
 
+class ConvBlock(nn.Module):
+    """Convolution, batch normalization and activation: [B, H, W, c] → [B, h, w, width]."""
+
+    width: int
+    size: int
+    stride: int
+    padding: int | str
+    config: NormConfig
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        conv: dict[str, Any] = {"size": self.size, "stride": self.stride, "padding": self.padding}
+        return self.activation(conv_norm(x, self.config, train, self.width, **conv))
+
+
 class Classifier(nn.Module):
     """Global average pooling and a linear layer: [B, h, w, c] → logits [B, classes]."""
 
@@ -109,6 +123,92 @@ class Classifier(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         del train
         return nn.Dense(self.num_classes, name="dense")(x.mean(axis=(1, 2)))
+
+
+#: Endpoint → constructor of the module that ends there.
+Blocks = Mapping[str, Callable[..., nn.Module]]
+
+
+class Chain(nn.Module, kw_only=True):
+    """A network whose blocks are all named endpoints; any part of the chain can be run.
+
+    Head and tail of a cut are parts of the chain, so they execute the same operations as the
+    unsplit network.
+
+    Attributes:
+      num_classes: length of the logits.
+      axis_name: device axis over which training averages the batch statistics.
+      folded: batch normalization is folded into the convolutions, see `fold_normalization`.
+
+    >>> import functools
+    >>> class Stem(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, train):
+    ...         return nn.relu(nn.Conv(8, (3, 3), strides=2)(x))
+    >>> class Tiny(Chain):
+    ...     def chain(self):
+    ...         logits = functools.partial(Classifier, self.num_classes)
+    ...         return {"stem": functools.partial(Stem), "logits": logits}
+    >>> Tiny(num_classes=10).endpoints()
+    ('stem', 'logits')
+    """
+
+    num_classes: int
+    axis_name: str | None = None
+    folded: bool = False
+
+    def chain(self) -> Blocks:
+        """Returns endpoint → constructor of its block, in order; to be defined by the subclass.
+
+        A constructor takes `name`; its module is called with (x, train).
+        """
+        raise NotImplementedError
+
+    @property
+    def epsilon(self) -> float:
+        """Term that every batch normalization adds to the variance."""
+        return 1e-5
+
+    @property
+    def norm_config(self) -> NormConfig:
+        """Batch normalization settings that all layers share."""
+        return NormConfig(self.epsilon, self.axis_name, self.folded)
+
+    def endpoints(self) -> tuple[str, ...]:
+        """Returns the names of all endpoints, from the image to the logits."""
+        return tuple(self.chain())
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        start: str | None = None,
+        stop: str | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Runs the network, or the part after `start` up to and including `stop`.
+
+        Args:
+          x: normalized images float [B, H, W, c], or the features at `start`.
+          start: endpoint whose output is `x`; None for images.
+          stop: endpoint to return, or a ConfigError if there is none; None for the logits.
+          train: use batch statistics (mutable collection "batch_stats") instead of stored ones.
+
+        Returns:
+          Features [B, h, w, width] at `stop`, or logits [B, num_classes].
+        """
+        chain = self.chain()
+        names = list(chain)
+        for name in (start, stop):
+            if name is not None and name not in chain:
+                raise ConfigError(f"no endpoint is called {name!r}; there are {', '.join(names)}")
+        first = 0 if start is None else names.index(start) + 1
+        last = len(names) - 1 if stop is None else names.index(stop)
+        for name in names[first : last + 1]:
+            # Dots separate names in Flax's parameter paths, so module names have "_".
+            x = chain[name](name=name.replace(".", "_"))(x, train)
+        return x
 
 
 def fold_normalization(variables: dict[str, Any], epsilon: float) -> dict[str, Any]:
@@ -123,9 +223,8 @@ def fold_normalization(variables: dict[str, Any], epsilon: float) -> dict[str, A
 
     >>> from jaxsplit.weights.load import load_backbone
     >>> backbone = load_backbone("fashion_mnist_resnet8")
-    >>> folded = fold_normalization(backbone.variables, backbone.module.epsilon)
-    >>> sorted(backbone.variables["params"]["stem"]), sorted(folded["params"]["stem"])
-    (['bn', 'conv'], ['conv'])
+    >>> sorted(fold_normalization(backbone.variables, backbone.module.epsilon)["params"]["stem"])
+    ['conv']
     """
     params = {}
     for block, layers in variables["params"].items():

@@ -30,9 +30,8 @@ class Network(abc.ABC):
     needs must cross: it sees the features and nothing else.
 
     >>> from jaxsplit import networks
-    >>> network = as_network(networks.create("resnet8_small", num_classes=10))
-    >>> isinstance(network, Network), network.cuts()[0]
-    (True, 'stem')
+    >>> as_network(networks.create("resnet8_small", num_classes=10)).cuts()[0]
+    'stem'
     """
 
     @abc.abstractmethod
@@ -57,9 +56,8 @@ class Network(abc.ABC):
         """Runs the network behind a cut.
 
         Args:
-          variables: the network's arrays.
+          variables, cut: as in `head`.
           features: as `head` gives them.
-          cut: one of `cuts()`.
 
         Returns:
           The outputs, arrays [B, …]: logits [B, K] of a classifier.
@@ -69,8 +67,7 @@ class Network(abc.ABC):
         """Runs the unsplit network.
 
         Args:
-          variables: the network's arrays.
-          images: normalised, float [B, h, w, c].
+          variables, images: as in `head`.
 
         Returns:
           The outputs, arrays [B, …].
@@ -83,8 +80,7 @@ class Network(abc.ABC):
         """Runs the unsplit network and returns what passes some cuts.
 
         Args:
-          variables: the network's arrays.
-          images: normalised, float [B, h, w, c].
+          variables, images: as in `head`.
           cuts: in the network's order.
 
         Returns:
@@ -98,13 +94,10 @@ class Network(abc.ABC):
 
         Args:
           variables: the network's arrays, or their shapes.
-          input_shape: (h, w, c) of one image.
+          input_shape: (h, w, c) of one image; a ConfigError if there is no such image.
 
         Returns:
           Cut → `jax.ShapeDtypeStruct`, or a tree of them, without the leading axis.
-
-        Raises:
-          ConfigError: there is no such image.
         """
         image = jax.ShapeDtypeStruct((1, *_checked(input_shape)), jnp.float32)
 
@@ -140,8 +133,7 @@ class LinenNetwork(Network):
         `(x, start=…, stop=…)`: x is the output of `start` (None: images), `stop` what is returned.
 
     >>> from jaxsplit import networks
-    >>> network = networks.LinenNetwork(networks.create("resnet8_small", num_classes=10))
-    >>> network.cuts()
+    >>> networks.LinenNetwork(networks.create("resnet8_small", num_classes=10)).cuts()
     ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1')
     """
 
@@ -234,13 +226,10 @@ def as_network(network: Network | nn.Module) -> Network:
     """Returns a network as it is, and a Linen module with endpoints as a `LinenNetwork`.
 
     Args:
-      network: either.
+      network: either; a ConfigError if it is neither.
 
     Returns:
       The network.
-
-    Raises:
-      ConfigError: it is neither.
 
     >>> from jaxsplit import networks
     >>> type(as_network(networks.create("resnet8_small", num_classes=10))).__name__
@@ -270,11 +259,7 @@ def _of_one(batch: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 def _endpoint_features(
     module: nn.Module, input_shape: tuple[int, ...]
 ) -> tuple[tuple[str, Any], ...]:
-    network = LinenNetwork(module)
-
-    def run(x: jax.Array) -> dict[str, Features]:
-        variables = module.init(jax.random.key(0), x)
-        return network.at_cuts(variables, x, network.cuts())[0]
-
-    shapes = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
-    return tuple((name, jax.tree.map(_of_one, shapes[name])) for name in network.cuts())
+    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    shapes = Network.feature_shapes(LinenNetwork(module), variables, input_shape)
+    return tuple(shapes.items())

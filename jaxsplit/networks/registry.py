@@ -8,26 +8,25 @@ from collections.abc import Callable
 import flax.linen as nn
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks.chain import Chain
 from jaxsplit.networks.inverted_residual import SIZES, InvertedResidualNet
+from jaxsplit.networks.layers import Chain
 from jaxsplit.networks.network import LinenNetwork
-from jaxsplit.networks.resnet import IMAGENET_SIZES, SMALL_SIZES, ResNet, SmallResNet
+from jaxsplit.networks.resnet import RESNETS, ResNet
 
 _NETWORKS: dict[str, Callable[..., Chain]] = {
-    **{name: functools.partial(SmallResNet, size=size) for name, size in SMALL_SIZES.items()},
-    **{name: functools.partial(ResNet, size=size) for name, size in IMAGENET_SIZES.items()},
+    **{name: functools.partial(ResNet, size=size) for name, size in RESNETS.items()},
     **{name: functools.partial(InvertedResidualNet, size=size) for name, size in SIZES.items()},
 }
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of the networks.
+    """Lists the networks. Weights have names of their own, see `embedded_weights`.
 
     Returns:
-      Names for `create`. Weights have names of their own, see `embedded_weights`.
+      Names for `create`.
 
-    >>> "resnet8_small" in names(), "resnet50" in names(), "efficientnet_lite0" in names()
-    (True, True, True)
+    >>> "resnet8_small" in names()
+    True
     """
     return tuple(_NETWORKS)
 
@@ -38,16 +37,12 @@ def create(
     """Creates the Linen module of a network, without parameters.
 
     Args:
-      name: one of `names()`.
+      name: one of `names()`; a ConfigError otherwise.
       num_classes: length of the logits.
-      axis_name: device axis over which training averages batch statistics; ignored in inference.
-      folded: the module takes variables of `fold_normalization`.
+      axis_name, folded: see `Chain`.
 
     Returns:
       The module, with Flax's `init` and `apply`.
-
-    Raises:
-      ConfigError: no such network.
 
     >>> create("resnet8_small", 10).endpoints()
     ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
@@ -63,17 +58,11 @@ def cuts(
     """Returns the feature shape (H, W, C) at every cut of a network.
 
     Args:
-      name: one of `names()`.
-      input_shape: (H, W, c) of one image.
+      name, input_shape: one of `names()`, and (H, W, c) of one image; a ConfigError otherwise.
 
     Returns:
       Cut → shape, in the network's order.
 
-    Raises:
-      ConfigError: no such network, or an invalid image shape.
-
-    >>> cuts("resnet8_small", (28, 28, 1))["stage2.block1"]
-    (14, 14, 32)
     >>> cuts("resnet50")["stage4.block3"]
     (7, 7, 2048)
     """
@@ -83,17 +72,14 @@ def cuts(
 def endpoint_shapes(
     module: nn.Module, input_shape: tuple[int, int, int]
 ) -> dict[str, tuple[int, int, int]]:
-    """Returns the feature shape (H, W, C) at every endpoint but the logits.
+    """Returns the feature shape (H, W, C) at every endpoint but the logits; nothing is run.
 
     Args:
       module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, such as a `Chain`.
-      input_shape: (H, W, c) of one image.
+      input_shape: (H, W, c) of one image; a ConfigError otherwise.
 
     Returns:
-      Endpoint → shape, in the network's order, without running the network.
-
-    Raises:
-      ConfigError: an invalid image shape.
+      Endpoint → shape, in the network's order.
 
     >>> endpoint_shapes(create("resnet8_small", num_classes=10), (28, 28, 1))["stage3.block1"]
     (7, 7, 64)

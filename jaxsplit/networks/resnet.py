@@ -7,53 +7,43 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.networks.chain import Blocks, Chain
-from jaxsplit.networks.layers import Classifier, NormConfig, conv_norm
+from jaxsplit.networks.layers import Blocks, Chain, Classifier, ConvBlock, NormConfig, conv_norm
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNetSize:
-    """Architecture of a residual network.
+    """Architecture of a residual network; each stage after the first halves the resolution.
 
     Attributes:
       blocks: residual blocks in each stage.
       widths: channels of each stage; inside the blocks if `bottleneck`.
       bottleneck: blocks of 1×1, 3×3 and 1×1, with four times as many output channels.
+      small: for small images, with a 3×3 stem and shortcuts without convolutions.
     """
 
     blocks: tuple[int, ...]
     widths: tuple[int, ...]
     bottleneck: bool = False
+    small: bool = False
 
 
-SMALL_SIZES = {
-    f"resnet{6 * n + 2}_small": ResNetSize(blocks=(n, n, n), widths=(16, 32, 64)) for n in (1, 3, 9)
-}
 _WIDTHS = (64, 128, 256, 512)
-IMAGENET_SIZES = {
+RESNETS = {
+    "resnet8_small": ResNetSize((1, 1, 1), (16, 32, 64), small=True),
+    "resnet20_small": ResNetSize((3, 3, 3), (16, 32, 64), small=True),
+    "resnet56_small": ResNetSize((9, 9, 9), (16, 32, 64), small=True),
     "resnet18": ResNetSize((2, 2, 2, 2), _WIDTHS),
     "resnet34": ResNetSize((3, 4, 6, 3), _WIDTHS),
     "resnet50": ResNetSize((3, 4, 6, 3), _WIDTHS, bottleneck=True),
     "resnet101": ResNetSize((3, 4, 23, 3), _WIDTHS, bottleneck=True),
     "resnet152": ResNetSize((3, 8, 36, 3), _WIDTHS, bottleneck=True),
 }
-
-
-class SmallStem(nn.Module):
-    """3×3 convolution, batch normalization, ReLU: [B, H, W, c] → [B, H, W, width]."""
-
-    width: int
-    config: NormConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return nn.relu(conv_norm(x, self.config, train, self.width, size=3, padding=1))
 
 
 class Stem(nn.Module):
@@ -113,57 +103,30 @@ class BottleneckBlock(nn.Module):
         return nn.relu(y + _projection(x, y, self.stride, self.config, train))
 
 
-class SmallResNet(Chain, kw_only=True):
-    """Residual network for small images: the CIFAR variant of He et al., section 4.2.
-
-    Attributes:
-      size: blocks and widths of the stages; every stage after the first halves the resolution.
-    """
-
-    size: ResNetSize
-
-    def chain(self) -> Blocks:
-        """Returns the constructors of the blocks; see `Chain.chain`."""
-        config = self.norm_config
-        return {
-            "stem": functools.partial(SmallStem, self.size.widths[0], config),
-            **_blocks(self.size, functools.partial(BasicBlock, config=config)),
-            "logits": functools.partial(Classifier, self.num_classes),
-        }
-
-
 class ResNet(Chain, kw_only=True):
-    """Residual network for ImageNet: He et al., table 1, version 1.5.
-
-    Attributes:
-      size: blocks and widths of the stages; every stage after the first halves the resolution.
-    """
+    """Residual network: He et al., table 1 (version 1.5), or section 4.2 for small images."""
 
     size: ResNetSize
 
     def chain(self) -> Blocks:
         """Returns the constructors of the blocks; see `Chain.chain`."""
-        config = self.norm_config
-        block = (
-            functools.partial(BottleneckBlock, config=config)
-            if self.size.bottleneck
-            else functools.partial(BasicBlock, config=config, projection=True)
+        size, config = self.size, self.norm_config
+        block: functools.partial[Any] = functools.partial(
+            BasicBlock, config=config, projection=not size.small
         )
-        return {
-            "stem": functools.partial(Stem, self.size.widths[0], config),
-            **_blocks(self.size, block),
-            "logits": functools.partial(Classifier, self.num_classes),
+        if size.bottleneck:
+            block = functools.partial(BottleneckBlock, config=config)
+        stem: functools.partial[Any] = functools.partial(Stem, size.widths[0], config)
+        if size.small:
+            stem = functools.partial(ConvBlock, size.widths[0], 3, 1, 1, config)
+        blocks = {
+            f"stage{i + 1}.block{j + 1}": functools.partial(
+                block, width=width, stride=2 if i and not j else 1
+            )
+            for i, (count, width) in enumerate(zip(size.blocks, size.widths, strict=True))
+            for j in range(count)
         }
-
-
-def _blocks(size: ResNetSize, block: Callable[..., nn.Module]) -> Blocks:
-    return {
-        f"stage{i + 1}.block{j + 1}": functools.partial(
-            block, width=width, stride=2 if i and not j else 1
-        )
-        for i, (count, width) in enumerate(zip(size.blocks, size.widths, strict=True))
-        for j in range(count)
-    }
+        return {"stem": stem, **blocks, "logits": functools.partial(Classifier, self.num_classes)}
 
 
 def _projection(

@@ -7,8 +7,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-__all__ = ["batch_norm"]
-
 _Moments = tuple[jax.Array, jax.Array]
 _Output = tuple[jax.Array, _Moments]
 # x, scale, bias, mean and 1/√(var + ε).
@@ -45,26 +43,7 @@ def batch_norm(
 
     Source: Ioffe, Szegedy 2015, arXiv 1502.03167, section 3.
     """
-    y, moments, _ = _forward(x, scale, bias, epsilon, rectify, axis_name)
-    return y, moments
-
-
-def _forward(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    epsilon: float,
-    rectify: bool,
-    axis_name: str | None,
-) -> tuple[jax.Array, _Moments, jax.Array]:
-    """Returns the output, the moments and 1/√(var + ε)."""
-    exact = x.astype(jnp.float32)
-    mean, square = _averages((exact, jnp.square(exact)), axis_name)
-    var = jnp.maximum(square - jnp.square(mean), 0.0)
-    inverse = jax.lax.rsqrt(var + epsilon)
-    y = _affine(exact, scale * inverse, bias - mean * scale * inverse)
-    y = jnp.where(y > 0, y, 0.0) if rectify else y
-    return y.astype(x.dtype), (mean, var), inverse
+    return _batch_norm_fwd(x, scale, bias, epsilon, rectify, axis_name)[0]
 
 
 def _batch_norm_fwd(
@@ -75,8 +54,13 @@ def _batch_norm_fwd(
     rectify: bool,
     axis_name: str | None,
 ) -> tuple[_Output, _Residuals]:
-    y, moments, inverse = _forward(x, scale, bias, epsilon, rectify, axis_name)
-    return (y, moments), (x, scale, bias, moments[0], inverse)
+    exact = x.astype(jnp.float32)
+    mean, square = _averages((exact, jnp.square(exact)), axis_name)
+    var = jnp.maximum(square - jnp.square(mean), 0.0)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    y = _affine(exact, scale * inverse, bias - mean * scale * inverse)
+    y = jnp.where(y > 0, y, 0.0) if rectify else y
+    return (y.astype(x.dtype), (mean, var)), (x, scale, bias, mean, inverse)
 
 
 def _batch_norm_bwd(
@@ -96,11 +80,9 @@ def _batch_norm_bwd(
     local = _averages((g, g * exact), None)
     # The sum over centred x follows from sums over raw x: no further pass over memory.
     by_scale = (local[1] - mean * local[0]) * inverse
-    average, slope = (
-        (local[0], by_scale)
-        if axis_name is None
-        else jax.lax.pmean((local[0], by_scale), axis_name)
-    )
+    average, slope = local[0], by_scale
+    if axis_name is not None:
+        average, slope = jax.lax.pmean((average, slope), axis_name)
     shift = mean * inverse * slope - average
     dx = _affine(g, factor, factor * shift) - _affine(exact, factor * inverse * slope, None)
     return dx.astype(x.dtype), count * by_scale, count * local[0]

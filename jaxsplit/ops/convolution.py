@@ -10,8 +10,6 @@ import jax.numpy as jnp
 
 from jaxsplit.ops.depthwise import depthwise_conv
 
-__all__ = ["conv", "pointwise", "winograd_conv"]
-
 # From _WIDE channels on, gradients use the implementations below. From _DEEP channels and _PIXELS
 # pixels in a batch on, Winograd's algorithm is the fastest.
 _WIDE, _DEEP, _PIXELS = 64, 256, 1024
@@ -96,10 +94,8 @@ def conv(
       ValueError: unknown padding or form.
 
     >>> x, kernel = jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1))
-    >>> conv(x, kernel, stride=2, padding="SAME")[0, :, :, 0]
-    Array([[4., 6., 4.],
-           [6., 9., 6.],
-           [4., 6., 4.]], dtype=float32)
+    >>> conv(x, kernel, stride=2, padding="SAME")[0, 1, :, 0].tolist()
+    [6.0, 9.0, 6.0]
     """
     if form not in (None, "direct"):
         raise ValueError(f"form is {form!r}; expected None or 'direct'")
@@ -226,10 +222,8 @@ def winograd_conv(x: jax.Array, kernel: jax.Array, adjoint: bool = False) -> jax
     Returns:
       float [B, H, W, features]; [B, H, W, c] for the adjoint.
 
-    >>> winograd_conv(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0]
-    Array([[4., 6., 4.],
-           [6., 9., 6.],
-           [4., 6., 4.]], dtype=float32)
+    >>> winograd_conv(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, 1, :, 0].tolist()
+    [6.0, 9.0, 6.0]
 
     Source: Lavin, Gray 2016, arXiv 1509.09308, section 4.1.
     """

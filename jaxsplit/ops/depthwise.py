@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-__all__ = ["depthwise_conv", "depthwise_conv_transpose"]
-
 # Most products along a row that the weight gradient sums in one fused loop.
 _RUN = 16
 
@@ -37,9 +35,8 @@ def depthwise_conv(
     Returns:
       float [B, h, w, C·m] with h = ⌊(H + 2·padding - k) / stride⌋ + 1.
 
-    >>> depthwise_conv(jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 1)), stride=2)[0, :, :, 0]
-    Array([[4., 4.],
-           [4., 4.]], dtype=float32)
+    >>> depthwise_conv(jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 1)), stride=2).ravel().tolist()
+    [4.0, 4.0, 4.0, 4.0]
     """
     k, _, channels, multiplier = kernel.shape
     pads = ((padding, padding),) * 2 if isinstance(padding, int) else (padding[0], padding[1])
@@ -72,8 +69,8 @@ def depthwise_conv_transpose(
       float [B, H, W, C].
 
     >>> x, kernel = jnp.array([[1.0, 2.0]]).reshape(1, 1, 2, 1), jnp.ones((2, 2, 1, 1))
-    >>> depthwise_conv_transpose(x, kernel, stride=2, padding=0, size=(2, 4))[0, :, :, 0].tolist()
-    [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]
+    >>> depthwise_conv_transpose(x, kernel, stride=2, padding=0, size=(1, 4)).ravel().tolist()
+    [1.0, 1.0, 2.0, 2.0]
     """
     if kernel.shape[-1] == 1:
         return _transpose(x, kernel[..., 0], stride, (padding, padding), size)

@@ -1,8 +1,7 @@
 """Bottleneck units at a cut: the paper's unit, and the interface for others."""
 
 from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec
-from jaxsplit.units.registry import PerTensor, UnitSpec, per_tensor, register
-from jaxsplit.units.unit import Shape, Unit, Variables
+from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables, per_tensor, register
 
 __all__ = [
     "Bottleneck",

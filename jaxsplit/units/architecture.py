@@ -30,10 +30,6 @@ class Architecture:
       output_activation: on the reconstruction; "relu" where the features are ≥ 0.
       batch_norm: normalise after every convolution; without it every convolution has a bias.
       crop: cut the reconstruction to the size of the features.
-
-    Raises:
-      ConfigError: an impossible size, step or activation.
-
     >>> Architecture(channels=64, stride=2).latent_size(7, 7)
     (4, 4)
     """
@@ -74,33 +70,25 @@ class Architecture:
             raise ConfigError(f"strides must be at most {_MOST_STRIDE}: {self}")
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
-        """Computes rows and columns of the latent.
+        """Returns rows and columns of the latent for features of (height, width).
 
-        Args:
-          height, width: of the features at the cut.
-
-        Returns:
-          (h, w), less than 1 where the features are smaller than the kernel.
+        They are less than 1 where the features are smaller than the kernel.
         """
         h, w = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in (height, width))
         return h, w
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Computes rows and columns of the reconstruction.
+        """Returns rows and columns of the reconstruction.
 
-        Args:
-          height, width: of the features at the cut.
-
-        Returns:
-          (H, W): of the features with `crop`, else of the transposed convolution.
+        They are those of the features with `crop`, else of the transposed convolution.
         """
         if self.crop:
             return height, width
         kernel, padding = self.decoder_form
-        h, w = (
-            (n - 1) * self.stride - 2 * padding + kernel for n in self.latent_size(height, width)
-        )
-        return h, w
+        h, w = self.latent_size(height, width)
+        return (h - 1) * self.stride - 2 * padding + kernel, (
+            w - 1
+        ) * self.stride - 2 * padding + kernel
 
     @property
     def decoder_filters(self) -> int:

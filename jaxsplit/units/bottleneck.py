@@ -16,8 +16,7 @@ from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
 from jaxsplit.units.architecture import Architecture
 from jaxsplit.units.layers import EPSILON, Pointwise, depthwise_kernel, norm
-from jaxsplit.units.registry import register
-from jaxsplit.units.unit import Shape, Unit, Variables
+from jaxsplit.units.unit import Shape, Unit, Variables, register
 
 #: Standard deviation of a fresh unit's latents, and scale of its prior, in quantisation steps.
 INITIAL_LATENT_STD = 1.0
@@ -27,17 +26,16 @@ INITIAL_PRIOR_SCALE = 1.0
 @register
 @dataclasses.dataclass(frozen=True)
 class BottleneckSpec(Architecture, Unit):
-    """The paper's unit for features [B, H, W, C].
+    """The paper's unit for features [B, H, W, C] (Datta et al. 2022, arXiv 2208.11596).
 
     Depthwise k×k, stride s → 1×1 to `channels` → quantise → 1×1 → depthwise transposed k×k, stride
-    s, with a factorized prior (Datta et al. 2022, arXiv 2208.11596). Its fields are those of
-    `Architecture`: channels, stride, kernel, padding, multiplier, step, activations, batch_norm, …
+    s, with a factorized prior. Its fields are those of `Architecture`: channels, stride, kernel,
+    padding, multiplier, step, activations, batch_norm, …
 
     Raises:
       ConfigError: an impossible size, step or activation.
 
-    >>> spec = BottleneckSpec(channels=64, stride=2)
-    >>> spec.latent_shape((7, 7, 2048))  # 4 · 4 · 64 integers an image
+    >>> BottleneckSpec(channels=64, stride=2).latent_shape((7, 7, 2048))
     (4, 4, 64)
     """
 
@@ -53,9 +51,6 @@ class BottleneckSpec(Architecture, Unit):
 
         Returns:
           The unit; all else is as by default.
-
-        Raises:
-          ConfigError: an impossible number.
         """
         kernel, padding = (3, 1) if stride <= 2 else (stride, 0)
         return cls(channels, stride, kernel, padding)
@@ -156,14 +151,7 @@ class BottleneckSpec(Architecture, Unit):
         return {"params": params, "batch_stats": stats}
 
     def fold(self, variables: Variables) -> tuple[BottleneckSpec, Variables]:
-        """Folds batch normalisation into the convolutions.
-
-        Args:
-          variables: {"params", "batch_stats"} of a trained unit.
-
-        Returns:
-          The spec without `batch_norm` and the variables {"params"} of the same function.
-        """
+        """Folds batch normalisation into the convolutions, see `Unit.fold`."""
         if not self.batch_norm:
             return self, variables
         params = {name: dict(tree) for name, tree in variables["params"].items()}
@@ -269,39 +257,38 @@ class Bottleneck(nn.Module):
         self.prior = FactorizedPrior(self.spec.channels, init_scale=INITIAL_PRIOR_SCALE)
 
     def __call__(self, features: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Runs encoder, decoder and prior, for `init`.
+        """Runs encoder, decoder and prior without quantisation, for `init`.
 
         Args:
-          features: float [B, H, W, Cin].
-          train: as in `encode`.
+          features, train: as in `encode`.
 
         Returns:
-          Features float [B, H, W, Cin] and bits float [B, h, w, C], without quantisation.
+          Features float [B, H, W, Cin] and bits float [B, h, w, C].
         """
         z = self.encoder(features, train)
         return self.decoder(z, train), self.prior(z)
 
     def encode(self, features: jax.Array, train: bool = False) -> jax.Array:
-        """Encodes features float [B, H, W, Cin] to unquantised latents float [B, h, w, C].
+        """Encodes features to unquantised latents.
 
         Args:
-          features: at the cut.
+          features: at the cut, float [B, H, W, Cin].
           train: normalise by the batch's moments, and update the running ones.
 
         Returns:
-          The latents in quantisation steps.
+          Latents in quantisation steps, float [B, h, w, C].
         """
         return self.encoder(features, train)
 
     def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
-        """Decodes latents float [B, h, w, C] to features float [B, H, W, Cin].
+        """Decodes latents to features.
 
         Args:
-          z: quantised, in quantisation steps.
+          z: quantised, in quantisation steps, float [B, h, w, C].
           train: as in `encode`.
 
         Returns:
-          The tail's input.
+          The tail's input, float [B, H, W, Cin].
         """
         return self.decoder(z, train)
 
@@ -312,6 +299,6 @@ class Bottleneck(nn.Module):
           z: rounded, or with noise, in quantisation steps, float [B, h, w, C].
 
         Returns:
-          Bits of each element, float [B, h, w, C].
+          Bits of each element, of the same shape.
         """
         return self.prior(z)

@@ -72,13 +72,10 @@ def norm(
     Args:
       module: the caller, with `spec` and `axis_name`.
       name: of the parameters.
-      x: float [B, h, w, C].
+      x: float [B, h, w, C]; the result has its shape.
       train: normalise by the batch's moments.
       activation: one of `ACTIVATIONS`.
       scale: initial scale.
-
-    Returns:
-      float [B, h, w, C].
     """
     if not module.spec.batch_norm:
         return ACTIVATIONS[activation](Bias(name=name)(x))
@@ -98,13 +95,8 @@ def depthwise_kernel(
 ) -> jax.Array:
     """Declares the parameter "depthwise", [size, size, channels, multiplier].
 
-    Args:
-      module: the caller.
-      size, channels, multiplier: of the kernel.
-      reach, fan: taps a side that reach one output, and inputs of each tap.
-
-    Returns:
-      The kernel, initialised to keep the inputs' variance.
+    It is initialised to keep the inputs' variance: `reach` taps a side reach one output, with `fan`
+    inputs each.
     """
     init = nn.initializers.normal((reach * reach * fan) ** -0.5)
     return module.param("depthwise", init, (size, size, channels, multiplier), jnp.float32)

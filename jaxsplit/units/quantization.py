@@ -25,14 +25,9 @@ _SYMBOL_LIMIT = 2.0**31 - 128  # the largest float32 that int32 holds
 
 
 def add_noise(latents: Latents, keys: jax.Array) -> Latents:
-    """Adds uniform noise of one step, which replaces rounding in training.
+    """Adds uniform noise of one step to arrays [B, …], which replaces rounding in training.
 
-    Args:
-      latents: arrays [B, …].
-      keys: one random key for each image, [B].
-
-    Returns:
-      Noisy latents.
+    There is one random key for each image, [B].
     """
     noisy = []
     for place, x in enumerate(jax.tree.leaves(latents)):
@@ -42,15 +37,9 @@ def add_noise(latents: Latents, keys: jax.Array) -> Latents:
 
 
 def round_latents(latents: Latents, offsets: Offsets, *, straight_through: bool = False) -> Latents:
-    """Rounds latents around offsets.
+    """Rounds latents to whole numbers of steps from the offsets.
 
-    Args:
-      latents: arrays [B, …, C].
-      offsets: of each array [C].
-      straight_through: pass gradients through the rounding.
-
-    Returns:
-      Values a whole number of steps from the offsets.
+    With `straight_through`, gradients pass through the rounding.
     """
     rounded = ops.round_straight_through if straight_through else jnp.round
     return jax.tree.map(
@@ -59,15 +48,7 @@ def round_latents(latents: Latents, offsets: Offsets, *, straight_through: bool 
 
 
 def to_symbols(latents: Latents, offsets: Offsets) -> Latents:
-    """Rounds latents to integers.
-
-    Args:
-      latents: arrays [B, …, C].
-      offsets: of each array [C].
-
-    Returns:
-      int32 arrays of the same shapes; `NOT_FINITE` for what is no finite number.
-    """
+    """Rounds latents to int32 symbols; `NOT_FINITE` for what is no finite number."""
 
     def symbols(z: jax.Array, offset: jax.Array) -> jax.Array:
         rounded = jnp.round(z - _along(offset, z))
@@ -78,15 +59,7 @@ def to_symbols(latents: Latents, offsets: Offsets) -> Latents:
 
 
 def from_symbols(symbols: Latents, offsets: Offsets) -> Latents:
-    """Reconstructs rounded latents.
-
-    Args:
-      symbols: int32 arrays [B, …, C].
-      offsets: of each array [C].
-
-    Returns:
-      float32 arrays, as the decoder gets them.
-    """
+    """Reconstructs rounded latents in float32, as the decoder gets them."""
     return jax.tree.map(lambda x, o: x.astype(jnp.float32) + _along(o, x), symbols, offsets)
 
 

@@ -1,15 +1,17 @@
-"""The interface of a bottleneck unit, and the registry of kinds for stored families."""
+"""The interface of a unit, units for each array of a cut, and the registry for stored families."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, TypeVar
 
 import jax
 import numpy as np
 
 from jaxsplit.bitstream import CodingTables
+from jaxsplit.errors import ConfigError, did_you_mean
 
 #: {"params": …} of one rate, and "batch_stats" where the unit normalises by running moments.
 Variables = dict[str, Any]
@@ -31,12 +33,9 @@ class Unit(abc.ABC):
 
     >>> from jaxsplit.units import BottleneckSpec
     >>> unit, shape = BottleneckSpec(channels=4, stride=2), (8, 8, 16)
-    >>> variables = unit.init(jax.random.key(0), shape)
-    >>> latents = unit.encode(variables, jax.numpy.ones((1, *shape)))
+    >>> latents = unit.encode(unit.init(jax.random.key(0), shape), jax.numpy.ones((1, *shape)))
     >>> latents.shape[1:] == unit.latent_shape(shape)
     True
-    >>> unit.decode(variables, latents, shape).shape
-    (1, 8, 8, 16)
     """
 
     kind: ClassVar[str]
@@ -46,13 +45,10 @@ class Unit(abc.ABC):
         """Returns the shape of one image's latent, channels last.
 
         Args:
-          shape: of one image's features.
+          shape: of one image's features; a ConfigError if the unit does not fit them.
 
         Returns:
           (h, w, C), or (n, C) of tokens.
-
-        Raises:
-          ConfigError: the unit does not fit such features.
         """
 
     @abc.abstractmethod
@@ -97,8 +93,7 @@ class Unit(abc.ABC):
         """Returns the code length under the prior.
 
         Args:
-          variables: as from `init`.
-          latents: rounded, or with noise, float [B, *latent_shape].
+          variables, latents: as in `decode`.
 
         Returns:
           Bits of every element, float [B, *latent_shape].
@@ -135,8 +130,7 @@ class Unit(abc.ABC):
         """Runs `encode` in a training step.
 
         Args:
-          variables: as from `init`.
-          features: float [B, *shape].
+          variables, features: as in `encode`.
           axis_name: device axis to average batch statistics over; None: one device.
 
         Returns:
@@ -150,8 +144,7 @@ class Unit(abc.ABC):
         """Runs `decode` in a training step.
 
         Args:
-          variables, latents, shape: as in `decode`.
-          axis_name: as in `encode_train`.
+          variables, latents, shape, axis_name: as in `decode` and `encode_train`.
 
         Returns:
           Features, and the new "batch_stats" ({} where there are none).
@@ -196,3 +189,146 @@ class Unit(abc.ABC):
         """The unit's kind and fields for a stored family, ready for JSON."""
         assert dataclasses.is_dataclass(self)
         return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+_U = TypeVar("_U", bound=type[Unit])
+_KINDS: dict[str, type[Unit]] = {}
+_PER_TENSOR = "per_tensor"
+
+
+def register(unit: _U) -> _U:
+    """Registers a class of units under its `kind`, so that families of it can be saved and loaded.
+
+    Families contain no code: import the module that defines the class before loading one.
+
+    Args:
+      unit: a frozen dataclass derived from `Unit`, with fields for JSON.
+
+    Returns:
+      The class.
+
+    Raises:
+      ConfigError: it has no kind, or another class has it.
+
+    >>> from jaxsplit import units
+    >>> from_form(units.BottleneckSpec(channels=8).form).channels
+    8
+    """
+    kind = getattr(unit, "kind", None)
+    if not isinstance(kind, str) or not kind or not dataclasses.is_dataclass(unit):
+        raise ConfigError(f"{unit.__name__} needs a class attribute `kind` and to be a dataclass")
+    if unit.__hash__ is None or kind == _PER_TENSOR:
+        raise ConfigError(f"{unit.__name__} needs to be frozen, and a kind other than {kind!r}")
+    if (other := _KINDS.get(kind)) and not _is_again(unit, other):
+        raise ConfigError(f"the kind {kind!r} of {unit.__name__} is taken by {other.__name__}")
+    _KINDS[kind] = unit
+    return unit
+
+
+def _is_again(unit: type, other: type | None) -> bool:
+    """Whether two classes are one: a notebook's cell that is run again defines it again."""
+    names = ("__module__", "__qualname__")
+    return other is not None and all(getattr(unit, n) == getattr(other, n) for n in names)
+
+
+def _hashable(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+def from_form(form: Mapping[str, Any]) -> Unit:
+    """Rebuilds a unit from `Unit.form`: fields and "kind", by default that of `BottleneckSpec`.
+
+    Raises:
+      ConfigError: the kind is not registered, or a field has an impossible value.
+      TypeError: a field is missing or unknown.
+    """
+    fields = {name: _hashable(value) for name, value in form.items() if name != "kind"}
+    kind = form.get("kind", "bottleneck")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ConfigError(
+            f"no unit of kind {kind!r} is registered: import the module that defines it first"
+            f"{did_you_mean(str(kind), _KINDS)}"
+        )
+    return _KINDS[kind](**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerTensor:
+    """A unit for each array that crosses a cut.
+
+    Attributes:
+      units: (name of the array, its unit), in the order of names.
+
+    >>> from jaxsplit.units import BottleneckSpec
+    >>> per_tensor({"skip": BottleneckSpec(4), "deep": BottleneckSpec(8)}).unit_of("deep").channels
+    8
+    """
+
+    units: tuple[tuple[str, Unit], ...]
+
+    def unit_of(self, name: str) -> Unit:
+        """Returns the unit of an array.
+
+        Args:
+          name: of the array; a ConfigError if it has no unit.
+
+        Returns:
+          Its unit.
+        """
+        units = dict(self.units)
+        if name not in units:
+            raise ConfigError(
+                f"{name!r} crosses the cut and has no unit; there are units for {', '.join(units)}"
+            )
+        return units[name]
+
+    @property
+    def form(self) -> dict[str, object]:
+        """Kind and units for a stored family, ready for JSON."""
+        return {"kind": _PER_TENSOR, "units": {name: unit.form for name, unit in self.units}}
+
+
+#: One unit for every array that crosses a cut, or one for each.
+UnitSpec = Unit | PerTensor
+
+
+def per_tensor(units: Mapping[str, Unit]) -> PerTensor:
+    """Assigns a unit to each array that crosses a cut.
+
+    Args:
+      units: name of an array, a key of the dictionary that the head returns → its unit.
+
+    Returns:
+      The units as one spec, for `make_split` and `Rate`.
+
+    Raises:
+      ConfigError: `units` is empty.
+
+    >>> from jaxsplit.units import BottleneckSpec
+    >>> per_tensor({"skip": BottleneckSpec(2), "deep": BottleneckSpec(8)}).unit_of("skip").channels
+    2
+    """
+    if not units:
+        raise ConfigError("per_tensor needs a unit for each array that crosses; got none")
+    return PerTensor(tuple(sorted(units.items())))
+
+
+def check_stored(spec: UnitSpec) -> None:
+    """Checks that a family of these units could be loaded again.
+
+    Raises a ConfigError if a class is not registered.
+    """
+    for unit in [unit for _, unit in spec.units] if isinstance(spec, PerTensor) else [spec]:
+        if not _is_again(type(unit), _KINDS.get(unit.kind)):
+            raise ConfigError(
+                f"{type(unit).__name__} is not registered: decorate the class with "
+                "jaxsplit.units.register, so that a stored family finds it"
+            )
+
+
+def spec_from_form(form: Mapping[str, Any]) -> UnitSpec:
+    """Rebuilds a unit or a `PerTensor` from its `form`; see `from_form`."""
+    if form.get("kind") != _PER_TENSOR:
+        return from_form(form)
+    return per_tensor({str(name): from_form(own) for name, own in form["units"].items()})

@@ -13,15 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.bitstream import CodingTables
-from jaxsplit.entropy.joint_tables import MOST_TABLES, join_tables
+from jaxsplit.entropy.symbol_tables import MOST_TABLES, join_tables
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
 from jaxsplit.units.quantization import Latents, Offsets
-from jaxsplit.units.registry import PerTensor, UnitSpec
-from jaxsplit.units.unit import Shape, Unit, Variables
+from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables
 
 _T = TypeVar("_T")
-
 
 #: Names that parameters have in trees of the library.
 _RESERVED = ("network", "prior")
@@ -29,13 +27,7 @@ _RESERVED = ("network", "prior")
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One array that crosses the cut.
-
-    Attributes:
-      name: of the array in the features' tree; "" where they are one bare array.
-      shape: of one image's features.
-      unit: that codes it.
-    """
+    """One array that crosses the cut: name in the tree ("" if bare), shape of one image, unit."""
 
     name: str
     shape: Shape
@@ -65,10 +57,9 @@ class UnitTree:
 
     @classmethod
     def at(cls, features: Features, spec: UnitSpec) -> UnitTree:
-        """Returns the units for features.
+        """Returns the units for the features of one image, `jax.ShapeDtypeStruct`s.
 
         Args:
-          features: of one image, a `jax.ShapeDtypeStruct` or a tree of them.
           spec: one unit for all, or a `PerTensor`.
 
         Raises:
@@ -107,11 +98,7 @@ class UnitTree:
 
     @property
     def one(self) -> Tensor:
-        """The only array that crosses.
-
-        Raises:
-          ConfigError: several do.
-        """
+        """The only array that crosses; a ConfigError if several do."""
         if len(self.tensors) != 1:
             names = ", ".join(tensor.name for tensor in self.tensors)
             raise ConfigError(f"{names} cross the cut; this needs a cut that one array crosses")
@@ -138,14 +125,10 @@ class UnitTree:
 
     def init(self, key: jax.Array) -> Variables:
         """Returns fresh variables of the units."""
-        if len(self.tensors) == 1:
-            return self.tensors[0].unit.init(key, self.tensors[0].shape)
-        keys = jax.random.split(key, len(self.tensors))
-        found = [
-            tensor.unit.init(own, tensor.shape)
-            for tensor, own in zip(self.tensors, keys, strict=True)
-        ]
-        return self._joined(found)
+        several = len(self.tensors) > 1
+        keys = jax.random.split(key, len(self.tensors)) if several else [key]
+        pairs = zip(self.tensors, keys, strict=True)
+        return self._joined([tensor.unit.init(own, tensor.shape) for tensor, own in pairs])
 
     def encode(self, unit: Variables, features: Features) -> Latents:
         """Runs the encoders."""
@@ -169,13 +152,11 @@ class UnitTree:
         self, unit: Variables, latents: Latents, axis_name: str | None
     ) -> tuple[Features, Variables]:
         """Runs `decode` in a training step; see `Unit.encode_train`."""
-        return self._trained(
-            self._each(
-                lambda own, one, z: one.unit.decode_train(own, z, one.shape, axis_name),
-                unit,
-                latents,
-            )
-        )
+
+        def run(own: Variables, one: Tensor, z: jax.Array) -> tuple[jax.Array, Variables]:
+            return one.unit.decode_train(own, z, one.shape, axis_name)
+
+        return self._trained(self._each(run, unit, latents))
 
     def bits(self, unit: Variables, latents: Latents) -> Latents:
         """Returns the code length of every element under the priors."""
@@ -191,9 +172,8 @@ class UnitTree:
             return self._tree([symbols.reshape(-1, *self.tensors[0].latent_shape)])
         parts, begin = [], 0
         for tensor in self.tensors:
-            shape = tensor.latent_shape
-            end = begin + math.prod(shape)
-            parts.append(symbols[..., begin:end].reshape(-1, *shape))
+            end = begin + math.prod(tensor.latent_shape)
+            parts.append(symbols[..., begin:end].reshape(-1, *tensor.latent_shape))
             begin = end
         return self._tree(parts)
 
@@ -203,12 +183,11 @@ class UnitTree:
 
     def best_offsets(self, unit: Variables) -> Offsets:
         """Returns the offsets that cost the fewest bits under the prior, see `Unit.offsets`."""
-        return self._tree(
-            [
-                tensor.unit.offsets(self._own(unit, tensor.name), tensor.latent_shape[-1])
-                for tensor in self.tensors
-            ]
-        )
+
+        def offsets(own: Variables, one: Tensor) -> np.ndarray:
+            return one.unit.offsets(own, one.latent_shape[-1])
+
+        return self._tree([offsets(self._own(unit, one.name), one) for one in self.tensors])
 
     def stored_offsets(self, tables: CodingTables) -> Offsets:
         """Returns the offsets in tables, as a tree of each array's [C]."""
@@ -229,18 +208,17 @@ class UnitTree:
         """Joins each array's tables, in the tree's order, into one set for a frame."""
         if len(tables) == 1:
             return tables[0]
-        return join_tables(
-            [(own, tensor.latent_shape) for own, tensor in zip(tables, self.tensors, strict=True)]
-        )
+        shapes = [tensor.latent_shape for tensor in self.tensors]
+        return join_tables(list(zip(tables, shapes, strict=True)))
 
     def fold(self, unit: Variables) -> tuple[UnitTree, Variables]:
         """Returns the units and a rate's variables for inference, see `Unit.fold`."""
-        pairs = [tensor.unit.fold(self._own(unit, tensor.name)) for tensor in self.tensors]
-        tensors = tuple(
-            dataclasses.replace(tensor, unit=own)
-            for tensor, (own, _) in zip(self.tensors, pairs, strict=True)
-        )
-        return dataclasses.replace(self, tensors=tensors), self._joined([own for _, own in pairs])
+        tensors, variables = [], []
+        for tensor in self.tensors:
+            folded, own = tensor.unit.fold(self._own(unit, tensor.name))
+            tensors.append(dataclasses.replace(tensor, unit=folded))
+            variables.append(own)
+        return dataclasses.replace(self, tensors=tuple(tensors)), self._joined(variables)
 
     def variable_shapes(self) -> Variables | None:
         """Returns the shapes of encoders and decoders, see `Unit.variable_shapes`."""
@@ -260,15 +238,11 @@ class UnitTree:
     def _joined(self, own: list[Variables]) -> Variables:
         if len(own) == 1:
             return own[0]
-        kinds = dict.fromkeys(kind for variables in own for kind in variables)
-        return {
-            kind: {
-                tensor.name: variables[kind]
-                for tensor, variables in zip(self.tensors, own, strict=True)
-                if kind in variables
-            }
-            for kind in kinds
-        }
+        joined: Variables = {}
+        for tensor, variables in zip(self.tensors, own, strict=True):
+            for kind, tree in variables.items():
+                joined.setdefault(kind, {})[tensor.name] = tree
+        return joined
 
     def _each(
         self,

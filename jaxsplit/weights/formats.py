@@ -11,8 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.safetensors import begins_safetensors, read_safetensors
-from jaxsplit.io.untrusted import opened, shown
+from jaxsplit.io.untrusted import begins_safetensors, opened, read_safetensors, shown
 from jaxsplit.weights import torch_archive
 from jaxsplit.weights.zip_archive import read_directory, read_npz
 
@@ -25,16 +24,11 @@ _PREFIX = "module."
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads all arrays of a weight file by name, with shapes [*size] and dtypes as stored.
+    """Returns all arrays of a weight file by name, with shapes [*size] and dtypes as stored.
 
-    A checkpoint may contain the weights in an entry (`STATE_DICTS`); other content, such as
-    optimizer state, is ignored. A prefix "module." of all names is removed.
-
-    Args:
-      path: a file of torch.save, a .safetensors or a .npz, with any suffix.
-
-    Returns:
-      name → array.
+    The file is one of torch.save, a .safetensors or a .npz, with any suffix. A checkpoint may
+    contain the weights in an entry (`STATE_DICTS`); other content, such as optimizer state, is
+    ignored. A prefix "module." of all names is removed.
 
     Raises:
       WeightsError: no such file, another format, damaged, or without tensors.
@@ -62,8 +56,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def format_of(path: str | os.PathLike[str]) -> str:
     """Detects the format of a file from its first bytes: "torch", "npz" or "safetensors".
 
-    Raises:
-      WeightsError: no such file, or another format.
+    Raises a WeightsError if there is no such file, or it has another format.
     """
     with opened(path) as file:
         head = file.read(torch_archive.HEAD_BYTES)

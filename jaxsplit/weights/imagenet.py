@@ -18,13 +18,10 @@ _LITE_MARGIN = 32
 
 
 def preprocessing(name: str) -> Preprocessing:
-    """Returns the preprocessing of the network's published weights.
+    """Returns the preprocessing of the published weights of an ImageNet network.
 
     ResNets and MobileNetV2: torchvision's for its V1 weights (bilinear resize to 256, centre crop
     of 224). EfficientNet-Lite: Google's (bicubic, normalized to -1 … 1).
-
-    Args:
-      name: name of an ImageNet network, as for `networks.create`.
 
     >>> preprocessing("efficientnet_lite2").size
     (260, 260)
@@ -41,11 +38,7 @@ def preprocessing(name: str) -> Preprocessing:
 def class_names() -> tuple[str, ...]:
     """Returns the WordNet ids of the 1,000 classes in the order of the logits.
 
-    Raises:
-      DataError: the installed tensorflow-datasets lacks the list.
-
-    >>> class_names()[0], len(class_names())
-    ('n01440764', 1000)
+    Raises a DataError if the installed tensorflow-datasets lacks the list.
     """
     # Located without importing tensorflow_datasets, which takes a second.
     spec = importlib.util.find_spec("tensorflow_datasets")

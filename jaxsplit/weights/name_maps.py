@@ -20,7 +20,6 @@ from flax import traverse_util
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.io.untrusted import finite_floats, is_floating, listed, shown, shown_shape
-from jaxsplit.networks.inverted_residual import InvertedResidualNet
 from jaxsplit.networks.resnet import ResNet
 
 Convention = Callable[[str, str], str]
@@ -34,49 +33,27 @@ _TENSORS = {
     "var": "running_var",
 }
 _IGNORED = "num_batches_tracked"
-# Names of the layers outside the blocks.
-_TIMM_ENDS = {
-    "stem_conv": "conv_stem",
-    "stem_bn": "bn1",
-    "top_conv": "conv_head",
-    "top_bn": "bn2",
-    "logits_dense": "classifier",
-}
-_LITE_ENDS = {
-    "stem_conv": "_conv_stem",
-    "stem_bn": "_bn0",
-    "top_conv": "_conv_head",
-    "top_bn": "_bn1",
-    "logits_dense": "_fc",
-}
+# Layers outside the blocks, and their names in the two packages.
+_ENDS = ("stem_conv", "stem_bn", "top_conv", "top_bn", "logits_dense")
+_TIMM = ("conv_stem", "bn1", "conv_head", "bn2", "classifier")
+_LITE = ("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc")
 # PyTorch's order of the axes of our arrays, by rank.
 _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
 def packages(name: str) -> tuple[str, ...]:
-    """Returns the packages that publish weights of the network; () for our own networks.
-
-    >>> packages("mobilenet_v2")
-    ('torchvision', 'timm')
-    """
+    """Returns the packages that publish weights of the network; () for our own networks."""
     module = networks.create(name, 1)
-    if not isinstance(module, ResNet | InvertedResidualNet):
+    if isinstance(module, ResNet) and module.size.small:
         return ()
     return ("efficientnet_lite_pytorch" if "lite" in name else "torchvision", "timm")
 
 
 def source_names(name: str, package: str) -> dict[VariablePath, str]:
-    """Returns a package's tensor names for a network.
-
-    Args:
-      name: name of the network, as for `networks.create`.
-      package: one of `packages(name)`.
+    """Returns the names of the tensors of one of a network's `packages`; a ConfigError for others.
 
     Returns:
       Path of each variable, as in `flax.traverse_util.flatten_dict` → name of its tensor.
-
-    Raises:
-      ConfigError: the package has no such network.
 
     >>> source_names("resnet18", "timm")["params", "stage1_block2", "conv1", "kernel"]
     'layer1.1.conv1.weight'
@@ -92,13 +69,10 @@ def source_names(name: str, package: str) -> dict[VariablePath, str]:
 def from_tensors(
     name: str, tensors: dict[str, np.ndarray], where: str
 ) -> tuple[dict[str, Any], int]:
-    """Converts another package's tensors to the variables of our network.
+    """Converts the tensors of one of a network's `packages` to our variables.
 
-    Args:
-      name: name of the network, as for `networks.create`.
-      tensors: named as in one of `packages(name)`. They are removed from the dict as they are
-        converted, so that a large file is not in memory twice.
-      where: the file, for the error.
+    Tensors are removed from the dict as they are converted, so that a large file is not in memory
+    twice. `where` names the file in errors.
 
     Returns:
       {"params", "batch_stats"}, float32, and the number of classes.
@@ -205,8 +179,8 @@ def _resnet(block: str, layer: str) -> str:
 
 
 def _timm(block: str, layer: str) -> str:
-    if end := _TIMM_ENDS.get(f"{block}_{layer}"):
-        return end
+    if f"{block}_{layer}" in _ENDS:
+        return _TIMM[_ENDS.index(f"{block}_{layer}")]
     stage, number = _place(block)
     kind, place = layer.split("_")
     # The first stage has no expansion: bn1 belongs to its depthwise convolution.
@@ -232,8 +206,8 @@ def _torchvision_mobilenet(numbers: dict[str, int], block: str, layer: str) -> s
 
 
 def _efficientnet_lite_pytorch(numbers: dict[str, int], block: str, layer: str) -> str:
-    if end := _LITE_ENDS.get(f"{block}_{layer}"):
-        return end
+    if f"{block}_{layer}" in _ENDS:
+        return _LITE[_ENDS.index(f"{block}_{layer}")]
     kind, place = layer.split("_")
     index = ("expand", "depthwise", "project").index(place)
     return f"_blocks.{numbers[block]}.{f'_{place}_conv' if kind == 'conv' else f'_bn{index}'}"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.untrusted import shown
+from jaxsplit.io.untrusted import damaged, shown
 
 #: A checkpoint has about 40 opcodes per tensor.
 MAX_OPCODES = 1_000_000
@@ -47,13 +47,10 @@ def run(
 ) -> tuple[object, int]:
     """Runs the pickle at the beginning of `data`; returns its value and its size in bytes.
 
-    Args:
-      data: the whole pickle and any bytes behind it; at most MAX_BYTES are read.
-      names: values of globals by full name ("collections.OrderedDict"). The program may call
-        functions among them with any arguments. They must raise for invalid ones and not take time
-        in proportion to their arguments, which may be passed many times.
-      load: converts a persistent id to a value.
-      max_opcodes: maximum length of the program.
+    At most MAX_BYTES are read, and `max_opcodes` run. `names` has the values of globals by full
+    name ("collections.OrderedDict"). The program may call functions among them with any arguments.
+    They must raise for invalid ones and not take time in proportion to their arguments, which may
+    be passed many times. `load` converts a persistent id to a value.
 
     Raises:
       WeightsError: truncated, malformed or too long, or with a global that `names` lacks.
@@ -72,9 +69,7 @@ def run(
             machine.step(opcode.name, argument)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = shown(str(error) or type(error).__name__)
-        raise WeightsError(
-            f"its pickle is malformed at byte {file.tell()} ({reason}); get the file again"
-        ) from error
+        raise damaged(f"its pickle is malformed at byte {file.tell()} ({reason})") from error
     raise WeightsError(
         f"its pickle has more than {max_opcodes} opcodes; save the model's state_dict() alone"
     )
@@ -210,9 +205,7 @@ class _Machine:
 def put(target: dict[object, object], key: object, value: object) -> None:
     """Sets an item whose key hashes in constant time; nested tuples can take exponential time.
 
-    Raises:
-      TypeError: the key is neither a string nor an integer.
-      ValueError: the key is longer than MAX_KEY.
+    Raises a TypeError for a key that is neither str nor int, a ValueError for one over MAX_KEY.
     """
     if not isinstance(key, str | int):
         raise TypeError(f"a key of type {type(key).__name__}, expected str or int")

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.untrusted import opened, shown, size_of
+from jaxsplit.io.untrusted import damaged, opened, shown, size_of
 from jaxsplit.weights import pickle_program
 from jaxsplit.weights.torch_tensors import NAMES, Storage, build, storage_of
 from jaxsplit.weights.zip_archive import Entry, read_directory
@@ -39,9 +39,6 @@ def read(path: str | os.PathLike[str]) -> object:
 
     Arrays have the tensors' shapes [*size] and dtypes (bfloat16 from `ml_dtypes`). Tensors that
     share memory in torch also share it here.
-
-    Args:
-      path: a file in the zip or the legacy format.
 
     Raises:
       WeightsError: no such file, another format, damaged, malicious, or with objects other than
@@ -71,19 +68,14 @@ def _read_zip(file: BinaryIO) -> object:
     tree, _ = pickle_program.run(program.read(file), NAMES, load)
     order = entries["byteorder"].read(file) if "byteorder" in entries else b"little"
     if order not in (b"little", b"big"):
-        raise WeightsError(
-            f"its byte order is {shown(order)}, expected little or big; get the file again"
-        )
+        raise damaged(f"its byte order is {shown(order)}, expected little or big")
     swapped = order.decode() != sys.byteorder
 
     def values(storage: Storage) -> np.ndarray:
         entry = entries.get(f"data/{storage.key}")
         if entry is None or entry.size != storage.nbytes:
             found = f"has {entry.size} bytes" if entry else "is missing"
-            raise WeightsError(
-                f"storage {shown(storage.key)} {found}, expected {storage.nbytes} bytes; "
-                "get the file again"
-            )
+            raise damaged(f"storage {shown(storage.key)} {found}, expected {storage.nbytes} bytes")
         return _values(entry.read_array(file), storage, swapped)
 
     return build(tree, functools.cache(values), size_of(file))
@@ -136,7 +128,7 @@ def _read_legacy(file: BinaryIO, position: int) -> object:
 
     def values(storage: Storage) -> np.ndarray:
         if storage.key not in starts:
-            raise WeightsError(f"storage {shown(storage.key)} is missing; get the file again")
+            raise damaged(f"storage {shown(storage.key)} is missing")
         array = np.empty(storage.nbytes, np.uint8)
         file.seek(starts[storage.key])
         file.readinto(array.data)  # type: ignore[attr-defined]
@@ -150,23 +142,22 @@ def _legacy_storages(
 ) -> dict[str, int]:
     """Returns the offset of each storage's values, checked to lie inside the file."""
     if not isinstance(keys, list):
-        raise WeightsError("its list of storages is missing; get the file again")
+        raise damaged("its list of storages is missing")
     starts: dict[str, int] = {}
     size = size_of(file)
     for key in keys:
         storage = storages.known.get(key) if isinstance(key, str) else None
         if storage is None or key in starts:
-            raise WeightsError(
-                f"storage {shown(key)} is not in its pickle, or twice in its list of storages; "
-                "get the file again"
+            raise damaged(
+                f"storage {shown(key)} is not in its pickle, or twice in its list of storages"
             )
         file.seek(position)
         count = int.from_bytes(file.read(8), "little", signed=True)
         position += 8
         if count != storage.size or position + storage.nbytes > size:
-            raise WeightsError(
+            raise damaged(
                 f"storage {shown(key)} has {count} elements and {size - position} bytes are left, "
-                f"expected {storage.size} elements in {storage.nbytes} bytes; get the file again"
+                f"expected {storage.size} elements in {storage.nbytes} bytes"
             )
         starts[key] = position
         position += storage.nbytes
@@ -182,9 +173,7 @@ class _Storages:
     def __call__(self, persistent_id: object) -> Storage:
         storage = storage_of(persistent_id)
         if self.known.setdefault(storage.key, storage) != storage:
-            raise WeightsError(
-                f"storage {shown(storage.key)} has two sizes or dtypes; get the file again"
-            )
+            raise damaged(f"storage {shown(storage.key)} has two sizes or dtypes")
         return storage
 
 

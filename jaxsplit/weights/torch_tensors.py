@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.untrusted import shown
+from jaxsplit.io.untrusted import damaged, shown
 from jaxsplit.weights.pickle_program import MAX_KEY, put
 
 MAX_RANK = 32
@@ -80,11 +80,7 @@ class Tensor:
 
 
 def storage_of(persistent_id: object) -> Storage:
-    """Parses a persistent id: ("storage", type, key, device, size[, view]).
-
-    Raises:
-      WeightsError: not of this form.
-    """
+    """Parses a persistent id ("storage", type, key, device, size[, view]), or WeightsError."""
     if isinstance(persistent_id, tuple) and len(persistent_id) in (5, 6):
         match persistent_id[:5]:
             case ("storage", np.dtype() as dtype, str(key), str(), int(size)) if (
@@ -96,21 +92,21 @@ def storage_of(persistent_id: object) -> Storage:
                     f"storage {shown(key)} is a view of another, as in files of torch < 0.4; "
                     "load and save it with a newer torch"
                 )
-    raise WeightsError("its pickle refers to a storage in an unknown way; get the file again")
+    raise damaged("its pickle refers to a storage in an unknown way")
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> Tensor:
     """Replaces torch._utils._rebuild_tensor and _rebuild_tensor_v2; drops gradients and hooks."""
     if not isinstance(storage, Storage) or not _are_sizes(offset, shape, strides):
-        raise WeightsError("its pickle describes a tensor in an unknown way; get the file again")
+        raise damaged("its pickle describes a tensor in an unknown way")
     tensor = Tensor(storage, offset, shape, strides)  # type: ignore[arg-type]
     elements = math.prod(tensor.shape)
     pairs = zip(tensor.shape, tensor.strides, strict=True)
     last = tensor.offset + sum((size - 1) * stride for size, stride in pairs)
     if elements and last >= storage.size:
-        raise WeightsError(
+        raise damaged(
             f"a tensor of shape {tensor.shape} reaches element {last} of storage "
-            f"{shown(storage.key)}, which has {storage.size}; get the file again"
+            f"{shown(storage.key)}, which has {storage.size}"
         )
     # An empty tensor takes no memory, but numpy multiplies its other sizes.
     if elements > storage.size or math.prod(max(n, 1) for n in tensor.shape) > _MAX_ELEMENTS:
@@ -168,12 +164,10 @@ NAMES: dict[str, object] = {
 
 
 def build(tree: object, values: Callable[[Storage], np.ndarray], file_size: int) -> object:
-    """Copies a tree of dicts, lists, tuples and scalars, replacing tensors by arrays.
+    """Copies a pickle program's tree of dicts, lists, tuples and scalars with arrays for tensors.
 
-    Args:
-      tree: result of a pickle program.
-      values: returns the values [size] of a storage.
-      file_size: in bytes; the arrays may take MAX_EXPANSION times as many in total.
+    `values` returns the values [size] of a storage. The arrays may take MAX_EXPANSION times as many
+    bytes as the file.
 
     Raises:
       WeightsError: deeper than MAX_DEPTH (it may contain itself), more than MAX_OBJECTS objects,

@@ -21,18 +21,26 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.untrusted import shown, size_of
+from jaxsplit.io.untrusted import damaged, shown, size_of
 
 #: Bytes of a zip's directory: about a hundred per entry.
 MAX_DIRECTORY = 2**23
 _ENCRYPTED = 0x1 | 0x40
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+# Exceptions of zipfile on a damaged directory.
+_DIRECTORY_ERRORS = (
+    *(ArithmeticError, EOFError, LookupError, NotImplementedError, ValueError),
+    *(struct.error, zipfile.BadZipFile),
+)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An entry: `stored` bytes at offset `start` of the file, `size` bytes when decompressed."""
+    """An entry: `stored` bytes at offset `start` of the file, `size` bytes when decompressed.
+
+    Its methods raise a WeightsError if size or checksum differ from the directory's.
+    """
 
     name: str
     start: int
@@ -42,11 +50,7 @@ class Entry:
     deflated: bool
 
     def read(self, file: BinaryIO) -> bytes:
-        """Returns the content, `size` bytes; takes `stored` more bytes while decompressing.
-
-        Raises:
-          WeightsError: size or checksum differ from the directory's.
-        """
+        """Returns the content; takes `stored` more bytes while decompressing."""
         file.seek(self.start)
         data = file.read(self.stored)
         if self.deflated:
@@ -54,23 +58,17 @@ class Entry:
                 # One byte more than promised detects longer content.
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
             except zlib.error as error:
-                raise WeightsError(
-                    f"entry {shown(self.name)} is corrupted; get the file again"
-                ) from error
+                raise damaged(f"entry {shown(self.name)} is corrupted") from error
         if len(data) != self.size:
-            raise WeightsError(
+            raise damaged(
                 f"entry {shown(self.name)} does not have the {self.size} bytes that the zip's "
-                "directory says; get the file again"
+                "directory says"
             )
         self._check(data)
         return data
 
     def read_array(self, file: BinaryIO) -> np.ndarray:
-        """Returns the content of an uncompressed entry as a new uint8 array [size].
-
-        Raises:
-          WeightsError: the checksum differs from the directory's.
-        """
+        """Returns the content of an uncompressed entry as a new uint8 array [size]."""
         array = np.empty(self.size, np.uint8)
         file.seek(self.start)
         file.readinto(array.data)  # type: ignore[attr-defined]
@@ -80,9 +78,9 @@ class Entry:
     def _check(self, data: bytes | memoryview) -> None:
         # torch writes 0 if its checksums are disabled.
         if self.crc and (crc := zlib.crc32(data)) != self.crc:
-            raise WeightsError(
+            raise damaged(
                 f"entry {shown(self.name)} is corrupted: its checksum is {crc:08x}, expected "
-                f"{self.crc:08x}; get the file again"
+                f"{self.crc:08x}"
             )
 
 
@@ -95,9 +93,8 @@ class _Bounded:
 
     def read(self, size: int = -1) -> bytes:
         if size > MAX_DIRECTORY:
-            raise WeightsError(
-                f"its zip directory claims {size} bytes, expected at most {MAX_DIRECTORY}; "
-                "get the file again"
+            raise damaged(
+                f"its zip directory claims {size} bytes, expected at most {MAX_DIRECTORY}"
             )
         return self._file.read(size)
 
@@ -105,26 +102,23 @@ class _Bounded:
 def read_directory(file: BinaryIO) -> dict[str, Entry]:
     """Returns the validated entries of a zip file by name, without folders.
 
-    Raises:
-      WeightsError: damaged, or with entries that a weight file does not have.
+    Raises a WeightsError if it is damaged, or has entries that a weight file does not have.
     """
     try:
         infos = zipfile.ZipFile(cast(BinaryIO, _Bounded(file))).infolist()
-    except (ArithmeticError, LookupError, NotImplementedError, ValueError) as error:
-        raise _damaged(error) from error
-    except (EOFError, struct.error, zipfile.BadZipFile) as error:
-        raise _damaged(error) from error
+    except _DIRECTORY_ERRORS as error:
+        raise damaged(f"its zip directory is damaged ({shown(str(error))})") from error
     entries: dict[str, Entry] = {}
     file_size = size_of(file)
     for info in infos:
         entry = _entry(file, info, file_size)
         if entry.name in entries:
-            raise WeightsError(f"entry {shown(entry.name)} appears twice; get the file again")
+            raise damaged(f"entry {shown(entry.name)} appears twice")
         entries[entry.name] = entry
     end = 0
     for entry in sorted(entries.values(), key=lambda entry: entry.start):
         if entry.start < end and entry.stored:
-            raise WeightsError(f"entry {shown(entry.name)} overlaps another; get the file again")
+            raise damaged(f"entry {shown(entry.name)} overlaps another")
         end = max(end, entry.start + entry.stored)
     return {name: entry for name, entry in entries.items() if not name.endswith("/")}
 
@@ -132,7 +126,7 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
 def _entry(file: BinaryIO, info: zipfile.ZipInfo, file_size: int) -> Entry:
     name = info.orig_filename
     if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
-        raise WeightsError(f"entry {shown(name)} would leave the folder; get the file again")
+        raise damaged(f"entry {shown(name)} would leave the folder")
     if info.flag_bits & _ENCRYPTED:
         raise WeightsError(f"entry {shown(name)} is encrypted; decrypt the file first")
     if info.compress_type not in _METHODS:
@@ -142,22 +136,18 @@ def _entry(file: BinaryIO, info: zipfile.ZipInfo, file_size: int) -> Entry:
         )
     deflated = info.compress_type == zipfile.ZIP_DEFLATED
     if not deflated and info.compress_size != info.file_size:
-        raise WeightsError(f"entry {shown(name)} is stored with two sizes; get the file again")
+        raise damaged(f"entry {shown(name)} is stored with two sizes")
     header = b""
     if 0 <= info.header_offset < file_size:
         file.seek(info.header_offset)
         header = file.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or header[:4] != b"PK\3\4":
-        raise WeightsError(f"entry {shown(name)} is not where the zip says; get the file again")
+        raise damaged(f"entry {shown(name)} is not where the zip says")
     _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     if start + info.compress_size > file_size:
-        raise WeightsError(f"entry {shown(name)} is truncated; get the file again")
+        raise damaged(f"entry {shown(name)} is truncated")
     return Entry(name, start, info.compress_size, info.file_size, info.CRC, deflated)
-
-
-def _damaged(error: Exception) -> WeightsError:
-    return WeightsError(f"its zip directory is damaged ({shown(str(error))}); get the file again")
 
 
 #: The arrays of a .npz may be this many times larger than the file, or _FREE bytes.
@@ -197,9 +187,8 @@ def _array(entry: Entry, file: BinaryIO) -> np.ndarray:
             )
             shape, fortran, dtype = header(data)
     except (*_DAMAGE, Warning) as error:
-        raise WeightsError(
-            f"array {shown(entry.name)} has a damaged header ({shown(str(error))}); "
-            "get the file again"
+        raise damaged(
+            f"array {shown(entry.name)} has a damaged header ({shown(str(error))})"
         ) from error
     if dtype.kind not in "biuf":
         raise WeightsError(
@@ -208,14 +197,10 @@ def _array(entry: Entry, file: BinaryIO) -> np.ndarray:
         )
     left = entry.size - data.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
-        raise WeightsError(
-            f"array {shown(entry.name)} of shape {shown(str(shape))} and {dtype} has {left} bytes; "
-            "get the file again"
+        raise damaged(
+            f"array {shown(entry.name)} of shape {shown(str(shape))} and {dtype} has {left} bytes"
         )
     if not left and math.prod(max(size, 1) for size in shape) > 2**48:
-        raise WeightsError(
-            f"array {shown(entry.name)} has the invalid shape {shown(str(shape))}; "
-            "get the file again"
-        )
+        raise damaged(f"array {shown(entry.name)} has the invalid shape {shown(str(shape))}")
     flat = np.frombuffer(data.getbuffer(), dtype, offset=data.tell())
     return flat.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))

@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxsplit import networks
 from jaxsplit.cost import make_plan
-from jaxsplit.weights.shapes import abstract_backbone
+from jaxsplit.weights.load import abstract_backbone
 
 
 def spearman(one: list[float], other: list[float]) -> float:

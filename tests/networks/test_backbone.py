@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, JaxsplitError, JaxsplitWarning, WeightsError
-from jaxsplit.io.safetensors import MAX_HEADER
+from jaxsplit.io.untrusted import MAX_HEADER
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from own_units import Projection
 from jaxsplit.bitstream import EntropyCoder
 from jaxsplit.errors import ConfigError
 from jaxsplit.units import BottleneckSpec, per_tensor, register
-from jaxsplit.units import registry as registry_module
-from jaxsplit.units.registry import PerTensor, check_stored, from_form, spec_from_form
+from jaxsplit.units import unit as unit_module
+from jaxsplit.units.unit import PerTensor, check_stored, from_form, spec_from_form
 
 SPECS = [
     BottleneckSpec(3),
@@ -27,7 +27,7 @@ SPECS = [
 @pytest.fixture
 def registry(monkeypatch):
     """Kinds that a test registers are forgotten with its end."""
-    monkeypatch.setattr(registry_module, "_KINDS", dict(registry_module._KINDS))
+    monkeypatch.setattr(unit_module, "_KINDS", dict(unit_module._KINDS))
 
 
 def derived(name, kind):

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 from foreign_files import random_network
 
-from jaxsplit.io.safetensors import MAX_HEADER
+from jaxsplit.io.untrusted import MAX_HEADER
 from jaxsplit.weights import pickle_program
 
 MEGABYTE = 2**20

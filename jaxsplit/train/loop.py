@@ -29,16 +29,12 @@ class State(Protocol):
 
 
 _State = TypeVar("_State", bound=State)
-_Tree = TypeVar("_Tree")
 _Batch = TypeVar("_Batch")
 _Constants = TypeVar("_Constants")
 
 
 def resume(state: _State, directory: Path | None) -> _State:
-    """Returns the newest checkpoint in `directory`, or `state` where there is none.
-
-    The first of several processes reads and broadcasts it.
-    """
+    """Returns the newest checkpoint in `directory`, or `state`; the first process reads it."""
     if directory is not None and distributed.is_first():
         state = checkpoint.restore_latest(directory, state)
     # Computing the features may have taken one of them much longer.
@@ -107,7 +103,9 @@ def fit(
     reports = Reports(first, steps, total, batch_size, report_every, names, progress, writer)
     with stop_request() as request, distributed.together():
         for done in range(first + 1, steps + 1):
-            part = _part(next(source), batch_size)
+            part = next(source)
+            if jax.process_count() > 1 and len(jax.tree.leaves(part)[0]) == batch_size:
+                part = distributed.share(part)
             stops = np.full(jax.local_device_count(), request.signal, np.int32)
             sent = parallel.shard((part, stops), devices)
             replicated, metrics = run(replicated, sent, constants)
@@ -121,17 +119,21 @@ def fit(
             reports.drain()
             state = parallel.unreplicate(replicated)
             check_state(done, state, groups)
-            if evaluate is not None and evaluates and not stop:
+            if directory is not None and saves and stop:
+                _save(directory, done, state)  # first: a resumed run skips this step
+            if evaluate is not None and evaluates:
                 reports.evaluated(done, evaluate(state))
-            if directory is not None and saves:
+            if directory is not None and saves and not stop:
                 _save(directory, done, state)
-            # Save first, then evaluate: a resumed run skips this step.
-            if evaluate is not None and evaluates and stop:
-                reports.evaluated(done, evaluate(state))
             if done == steps:  # a later signal would be lost with this request
                 stop = stop or distributed.largest(request.signal)
             if stop:
-                raise Interrupted(_farewell(stop, done, directory), stop)
+                resumes = "which is saved: the same command resumes from there"
+                raise Interrupted(
+                    f"stopped by {signal.Signals(stop).name} after step {done}, "
+                    f"{resumes if directory else 'unsaved'}",
+                    stop,
+                )
     return state
 
 
@@ -150,20 +152,10 @@ def _with_stop(
     return run
 
 
-def _part(batch: _Tree, batch_size: int) -> _Tree:
-    whole = jax.process_count() > 1 and len(jax.tree.leaves(batch)[0]) == batch_size
-    return distributed.share(batch) if whole else batch
-
-
 def _save(directory: Path, done: int, state: State) -> None:
     if distributed.is_first():
         checkpoint.save_step(directory, done, state)
     distributed.wait_for_all(f"step {done} is saved")
-
-
-def _farewell(number: int, done: int, directory: Path | None) -> str:
-    saved = "which is saved: the same command resumes from there" if directory else "unsaved"
-    return f"stopped by {signal.Signals(number).name} after step {done}, {saved}"
 
 
 class StopRequest:
@@ -177,8 +169,7 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Records the first SIGINT or SIGTERM instead of ending; then restores the handlers.
 
-    A second signal meets the previous handlers and can end a long save. Outside the main thread
-    no signal is handled or recorded.
+    A second signal can end a long save. Other threads than the main one record no signal.
 
     >>> with stop_request() as request:
     ...     signal.raise_signal(signal.SIGTERM)

@@ -81,7 +81,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.train.examples": "jaxsplit.train.batches",
     "jaxsplit.train.feature_files": "jaxsplit.io.array_cache",
     "jaxsplit.train.groups": "jaxsplit.train.rate_groups",
-    "jaxsplit.train.head": "jaxsplit.train.frozen_head",
+    "jaxsplit.train.head": "jaxsplit.train.features",
     "jaxsplit.train.reports": "jaxsplit.train.metrics",
     "jaxsplit.train.sensitivity": "jaxsplit.train.pca",
     "jaxsplit.train.start": "jaxsplit.train.curve",

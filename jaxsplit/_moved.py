@@ -64,7 +64,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.pretrained": "jaxsplit.family.pretrained",
     "jaxsplit.progress": "jaxsplit.io.progress",
     "jaxsplit.train.curve_config": "jaxsplit.train.config",
-    "jaxsplit.train.evaluation": "jaxsplit.train.validation",
+    "jaxsplit.train.evaluation": "jaxsplit.train.rate_groups",
     "jaxsplit.train.networks": "jaxsplit.train.recipe",
     "jaxsplit.train.principal": "jaxsplit.train.pca",
     "jaxsplit.train.processes": "jaxsplit.train.distributed",

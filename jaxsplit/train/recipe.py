@@ -12,7 +12,7 @@ import optax
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import RateFamily
 from jaxsplit.family.table_fitting import fit_tables
-from jaxsplit.io.log import Tell
+from jaxsplit.io.log import Log
 from jaxsplit.networks import Backbone, fingerprint
 from jaxsplit.train import loop
 from jaxsplit.train.config import CurveConfig
@@ -61,7 +61,7 @@ def train_family(
     phases: Sequence[Phase] | None = None,
     workdir: str | Path | None = None,
     progress: loop.Progress | None = None,
-    tell: Tell | None = None,
+    tell: Log | None = None,
     **options: Any,
 ) -> RateFamily:
     """Trains all rates of one cut in one run.
@@ -130,7 +130,7 @@ def train_networks(
     backbone: Backbone,
     workdir: Path | None = None,
     progress: loop.Progress | None = None,
-    tell: Tell | None = None,
+    tell: Log | None = None,
 ) -> tuple[tuple[RateFamily, Backbone], ...]:
     """Trains as `train_curve` does, for any `config.trainable`.
 

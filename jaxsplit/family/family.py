@@ -212,12 +212,22 @@ class RateFamily:
                 raise FamilyError("a parameter is too large for float16: keep float32")
             return found
 
-        rates = tuple(
-            dataclasses.replace(rate, variables=jax.tree.map(rounded, rate.variables), measured={})
-            for rate in self.rates
-        )
-        card = {key: value for key, value in self.card.items() if key != "evaluation"}
-        return dataclasses.replace(self, rates=rates, card=card)
+        variables = [jax.tree.map(rounded, rate.variables) for rate in self.rates]
+        rates = zip(self.rates, variables, strict=True)
+        return self.unmeasured([dataclasses.replace(rate, variables=x) for rate, x in rates])
+
+    def unmeasured(self, rates: Iterable[FamilyRate]) -> Self:
+        """Returns the family with other rates and without measured figures.
+
+        Args:
+          rates: in their order.
+
+        Returns:
+          The family.
+        """
+        kept = {key: value for key, value in self.card.items() if key != "evaluation"}
+        cleared = tuple(dataclasses.replace(rate, measured={}) for rate in rates)
+        return dataclasses.replace(self, rates=cleared, card=kept)
 
     def save(self, directory: str | os.PathLike[str], *, packed: bool = False) -> None:
         """Writes the family atomically: an interrupted save leaves the previous family.

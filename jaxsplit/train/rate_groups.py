@@ -63,11 +63,7 @@ def make_groups(
     rates: Sequence[Rate],
     axis_name: str | None = None,
 ) -> tuple[Group, ...]:
-    """Groups rates by their units, `spec` where a rate has none of its own.
-
-    Raises:
-      ConfigError: there is no such cut, or a unit doesn't fit there.
-    """
+    """Groups rates by their units, `spec` where a rate has none of its own; see `make_split`."""
     places: dict[UnitSpec, list[int]] = {}
     for place, rate in enumerate(rates):
         places.setdefault(rate.spec or spec, []).append(place)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from jaxsplit import __version__, bitstream, cli, data
-from jaxsplit.cli.help_examples import EXAMPLES
+from jaxsplit.cli.arguments import EXAMPLES
 from jaxsplit.cli.program import make_parser, parse
 from jaxsplit.errors import CheckpointError, JaxsplitWarning, warn_once
 from jaxsplit.io import checkpoint, log

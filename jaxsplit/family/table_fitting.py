@@ -12,6 +12,7 @@ from jaxsplit.codec import Sender
 from jaxsplit.entropy import stack_tables, tables_by_place, tables_from_counts
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.family import RateFamily
+from jaxsplit.family.family import with_unmeasured
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size
 
@@ -74,19 +75,12 @@ def with_tables_of(
     backbone: networks.Backbone | None = None,
     tables: str = "shared",
 ) -> RateFamily:
-    """Fits the coding tables of a family to given symbols.
+    """Fits the coding tables of a family to given symbols, as `fit_tables` does.
 
     Args:
-      family: the rates; their quantization offsets are unchanged.
+      family, tables: as in `fit_tables`.
       symbols: rate id → int32 [N, h, w, C], see `Sender.symbols`.
       backbone: what the family runs on; needed where several arrays cross the cut.
-      tables: as in `fit_tables`.
-
-    Returns:
-      The family with new tables and without measured figures.
-
-    Raises:
-      ConfigError: unknown `tables`.
     """
     if tables not in SHARINGS:
         raise ConfigError(f"tables are {tables!r}; expected one of {', '.join(SHARINGS)}")
@@ -101,7 +95,8 @@ def with_tables_of(
         pairs = zip(*map(jax.tree.leaves, parts), strict=True)
         fitted = [_fitted(own, offsets, tables) for own, offsets in pairs]
         found[rate.rate_id] = units.join_tables(fitted)
-    return family.unmeasured([replace(rate, tables=found[rate.rate_id]) for rate in family.rates])
+    rates = [replace(rate, tables=found[rate.rate_id]) for rate in family.rates]
+    return with_unmeasured(family, rates)
 
 
 def _fitted(symbols: np.ndarray, offsets: np.ndarray, tables: str) -> CodingTables:

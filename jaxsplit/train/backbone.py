@@ -84,11 +84,7 @@ def train_backbone(
 ) -> tuple[networks.Variables, dict[str, Any]]:
     """Trains a backbone, or resumes its checkpoint in `workdir`, and tests it once.
 
-    Args:
-      config: the training.
-      workdir: folder for checkpoints; None writes none.
-      progress: called with loss and accuracy.
-      initial: the backbone that `config.initial` names.
+    `initial` is the backbone that `config.initial` names; `progress` gets loss and accuracy.
 
     Returns:
       Variables {"params", "batch_stats"}, and a report: top-1 on the test split, its size, steps.

@@ -61,29 +61,22 @@ def fit(
     directory: Path | None = None,
     save_every: int = 1000,
 ) -> _State:
-    """Runs `step` from `state.step` to `steps`.
+    """Runs `step` from `state.step` to `steps` and returns the final state, on the host.
 
     Args:
       state: not replicated, such as from `resume`.
-      step: `(state, batch, constants) -> (state, metrics)`, mapped over devices here; metrics are
-        means over the whole batch, scalars or, over the rates, [R].
+      step: mapped over devices here; metrics are means over the whole batch, scalars or [R].
       batches: number of finished steps → batches from there on: whole ones, or this process's
         parts.
       steps: number of the last step.
       batch_size: examples in a batch, over all devices of all processes.
       constants: a tree that no step changes, such as a frozen network's variables.
       total_steps: of the whole training, for progress; default `steps`.
-      names: of the rates, for errors.
-      groups: names of the rates along the leading axis of each of `state.groups`, for errors.
-      progress: called with metrics every `report_every` steps, and with those of evaluations.
-      writer: gets the same metrics; stays open.
+      names, groups: of the rates, and of those in each of `state.groups`, for errors.
+      progress, writer: get metrics every `report_every` steps, and those of evaluations.
       evaluate: from the state on the host to metrics, which are reported as `eval_…`.
       evaluate_every: steps between evaluations, one more after the last step; 0: none.
-      directory: of the checkpoints; None: none are written.
-      save_every: steps between checkpoints.
-
-    Returns:
-      The final state, on the host.
+      directory: of the checkpoints, written every `save_every` steps; None: none are written.
 
     Raises:
       ConfigError: the devices can't share a batch equally.

@@ -87,9 +87,6 @@ def principal_unit(
 
     Returns:
       {"params", "batch_stats"}; latents are centred, in steps, the largest variance first.
-
-    Raises:
-      ConfigError: see `check_principal`, or there are more channels than components.
     """
     spec = check_principal(split.spec)
     k, channels = spec.kernel, spec.channels
@@ -233,12 +230,9 @@ def loss_metric(
     are left out.
 
     Args:
-      split: the cut.
+      split, backbone, distortion: the cut, the frozen network, and the weights of the loss.
       stride: side of a patch, the input of one position of the latent.
-      backbone: the frozen network.
-      features: float [N, H, W, Cin], a sample of the training's.
-      distortion: the weights of the loss.
-      scale: mean square of the features.
+      features, scale: float [N, H, W, Cin], a sample of the training's, and its mean square.
       key: of the drawn targets.
 
     Returns:

@@ -118,15 +118,9 @@ def make_curve_step(
 ) -> CurveStep:
     """Returns the training step of all rates, to be mapped over `parallel.AXIS`.
 
-    Args:
-      groups: the rates, with splits whose axis name is `parallel.AXIS`.
-      preprocessing: the backbone's, for batches of images.
-      phase, optimizer, compute_dtype, **options: as in `make_step`.
-
-    Returns:
-      step(state, batch, constants) → (state, metrics). The batch has features and teacher, or
-      images: then the head runs here, once for all rates. Where heads are trained it needs
-      images, and is faster with the frozen head's features too. Metrics are [R].
+    It takes (state, batch, constants), see `make_step`. The batch has features and teacher, or
+    images: then the head runs here, once for all rates, behind the backbone's `preprocessing`.
+    Where heads are trained it needs images, and is faster with the frozen head's features too.
     """
     options["compute_dtype"] = compute_dtype
     steps = [make_step(group.split, phase, optimizer, **options) for group in groups]
@@ -183,16 +177,9 @@ def make_evaluate(
 ) -> Callable[[CurveState], Metrics]:
     """Returns a function that measures rounded latents, mapped over this process's devices.
 
-    Args:
-      groups: the rates.
-      backbone: the frozen network.
-      batches: called for each evaluation; yields every image once, with targets, and features or
-        images.
-      batching: as in `over_rates`.
-
-    Returns:
-      evaluate(state) → means over all images {"bits": [R], metric: [R]}, of the units' running
-      means where there are some, with the state's offsets. The bits are the prior's.
+    evaluate(state) → means over all images {"bits": [R], metric: [R]}, of the units' running means
+    where there are some, with the state's offsets. The bits are the prior's. `batches` is called
+    for each evaluation and yields every image once, with targets, and features or images.
     """
 
     def measure(variables: _Evaluated, batch: Batch) -> StepMetrics:

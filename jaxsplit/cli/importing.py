@@ -6,13 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from jaxsplit.cli.arguments import (
-    Commands,
-    add_images,
-    add_options,
-    add_output,
-    check_images,
-)
+from jaxsplit.cli.arguments import Commands, add_images, add_options, add_output, check_images
 from jaxsplit.cli.output import SOON, progress_bar, show
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import read_file

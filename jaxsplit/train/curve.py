@@ -43,7 +43,7 @@ from jaxsplit.train.rate_groups import (
     with_best_offsets,
 )
 from jaxsplit.train.records import CurveConstants, CurveState
-from jaxsplit.train.step import cast_params
+from jaxsplit.train.step import Phase, cast_params
 
 #: `features.compute` for one cut: source, views=… → its features, or its images.
 Compute = Callable[..., features.FeatureCache | features.ImageBatches]
@@ -167,12 +167,17 @@ def train_rates(
     if config.trainable == "all" and isinstance(examples, features.FeatureCache):
         shown = backbone.preprocessing, config.shown, examples.scale
         examples = WithImages(examples, features.ImageBatches(source, *shown))
-    evaluate = None
+    evaluate: Callable[[Phase, CurveState], loop.Metrics] | None = None
     if config.evaluate_every:
         test = data.open_source(config.data, split=config.test_split, limit=config.evaluate_limit)
         size = batch_size(frozen.preprocessing.input_shape)
         in_turn = functools.partial(keep(test).in_turn, size)
-        evaluate = make_evaluate(groups, frozen, in_turn, config.batching)
+        measure = make_evaluate(groups, frozen, in_turn, config.batching)
+
+        def evaluate(phase: Phase, state: CurveState) -> loop.Metrics:
+            noisy = phase.quantization == "noise"
+            return measure(with_best_offsets(groups, state) if noisy else state)
+
     names = [rate.rate_id for rate in config.rates]
     with MetricsWriter(workdir, names, key) as writer:
         options = {"progress": progress, "writer": writer, "directory": directory}
@@ -217,18 +222,13 @@ def _fit(
     groups: Sequence[Group],
     state: CurveState,
     examples: Examples,
-    evaluate: Callable[[CurveState], loop.Metrics] | None,
+    evaluate: Callable[[Phase, CurveState], loop.Metrics] | None,
     **options: Any,
 ) -> CurveState:
     """Runs all phases; `options` are those of `loop.fit`."""
     adam = make_optimizer(config)
     constants = make_constants(config, backbone, groups, examples.scale)
     place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-    def evaluate_noisy(state: CurveState) -> loop.Metrics:
-        assert evaluate is not None
-        return evaluate(with_best_offsets(groups, state))
-
     ids = [[rate.rate_id for rate in group.rates] for group in groups]
     end = 0
     for phase in config.phases:
@@ -254,7 +254,7 @@ def _fit(
             total_steps=config.steps,
             names=[rate.rate_id for rate in config.rates],
             groups=ids,
-            evaluate=evaluate and (evaluate_noisy if phase.quantization == "noise" else evaluate),
+            evaluate=evaluate and functools.partial(evaluate, phase),
             evaluate_every=config.evaluate_every,
             **options,
         )

@@ -13,13 +13,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jaxsplit.errors import (
-    ConfigError,
-    Interrupted,
-    JaxsplitError,
-    NonFiniteError,
-    ProcessError,
-)
+from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, NonFiniteError, ProcessError
 
 # A process without a heartbeat for this long is lost, and jax ends all others.
 _HEARTBEAT_S = 30
@@ -184,9 +178,7 @@ def leaving_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def together(
-    kinds: tuple[type[Exception], ...] = (jax.errors.JaxRuntimeError,),
-) -> Iterator[None]:
+def together(kinds: tuple[type[Exception], ...] = (jax.errors.JaxRuntimeError,)) -> Iterator[None]:
     """Raises a `ProcessError` in place of errors of jax where there are several processes."""
     try:
         yield

@@ -167,17 +167,10 @@ def train_rates(
     if config.trainable == "all" and isinstance(examples, features.FeatureCache):
         shown = backbone.preprocessing, config.shown, examples.scale
         examples = WithImages(examples, features.ImageBatches(source, *shown))
-    evaluate: Callable[[Phase, CurveState], loop.Metrics] | None = None
+    evaluate = None
     if config.evaluate_every:
         test = data.open_source(config.data, split=config.test_split, limit=config.evaluate_limit)
-        size = batch_size(frozen.preprocessing.input_shape)
-        in_turn = functools.partial(keep(test).in_turn, size)
-        measure = make_evaluate(groups, frozen, in_turn, config.batching)
-
-        def evaluate(phase: Phase, state: CurveState) -> loop.Metrics:
-            noisy = phase.quantization == "noise"
-            return measure(with_best_offsets(groups, state) if noisy else state)
-
+        evaluate = _evaluation(config, frozen, groups, keep(test))
     names = [rate.rate_id for rate in config.rates]
     with MetricsWriter(workdir, names, key) as writer:
         options = {"progress": progress, "writer": writer, "directory": directory}
@@ -214,6 +207,24 @@ def make_constants(
         groups=group_constants(groups, config.seed),
         network=None if config.trainable == "unit" else backbone.variables,
     )
+
+
+def _evaluation(
+    config: CurveConfig,
+    backbone: networks.Backbone,
+    groups: Sequence[Group],
+    examples: features.FeatureCache | features.ImageBatches,
+) -> Callable[[Phase, CurveState], loop.Metrics]:
+    """(phase, state) → validation metrics and bits of every rate."""
+    size = batch_size(backbone.preprocessing.input_shape)
+    in_turn = functools.partial(examples.in_turn, size)
+    measure = make_evaluate(groups, backbone, in_turn, config.batching)
+
+    def evaluate(phase: Phase, state: CurveState) -> loop.Metrics:
+        noisy = phase.quantization == "noise"
+        return measure(with_best_offsets(groups, state) if noisy else state)
+
+    return evaluate
 
 
 def _fit(

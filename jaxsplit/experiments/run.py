@@ -23,7 +23,7 @@ from jaxsplit.train import distributed
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
 from jaxsplit.train.config import COMPARE_AT, CurveConfig
 from jaxsplit.train.curve import train_curve
-from jaxsplit.train.loop import Progress
+from jaxsplit.train.metrics import Progress
 from jaxsplit.train.rate_groups import make_groups
 from jaxsplit.weights.load import load_backbone
 

@@ -21,7 +21,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
 from jaxsplit.train import loop, parallel
 from jaxsplit.train.config import check_values
-from jaxsplit.train.metrics import MetricsWriter
+from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
 from jaxsplit.train.records import TrainState
 from jaxsplit.train.step import StepMetrics
 
@@ -79,7 +79,7 @@ class BackboneConfig:
 def train_backbone(
     config: BackboneConfig,
     workdir: Path | None,
-    progress: loop.Progress | None = None,
+    progress: Progress | None = None,
     initial: networks.Backbone | None = None,
 ) -> tuple[networks.Variables, dict[str, Any]]:
     """Trains a backbone, or resumes its checkpoint in `workdir`, and tests it once.
@@ -130,8 +130,7 @@ def train_backbone(
             steps,
             batch_size=config.batch_size,
             constants=None,
-            progress=progress,
-            writer=writer,
+            reports=Reports(progress=progress, writer=writer),
             directory=checkpoints,
             save_every=steps_per_epoch,
         )

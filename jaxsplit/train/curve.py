@@ -29,7 +29,7 @@ from jaxsplit.train.batches import WithImages
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.fine_tuning import NETWORK, learning_blocks
 from jaxsplit.train.losses import Distortion, Scale
-from jaxsplit.train.metrics import MetricsWriter
+from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports
 from jaxsplit.train.optimizer import make_optimizer as make_adam
 from jaxsplit.train.pca import with_principal_units
 from jaxsplit.train.rate_groups import (
@@ -54,7 +54,7 @@ def train_curve(
     config: CurveConfig,
     backbone: networks.Backbone,
     workdir: Path | None = None,
-    progress: loop.Progress | None = None,
+    progress: Progress | None = None,
     tell: Log | None = None,
 ) -> RateFamily:
     """Trains all rates behind one frozen head, and builds their tables.
@@ -109,7 +109,7 @@ def train_rates(
     config: CurveConfig,
     backbone: networks.Backbone,
     workdir: Path | None = None,
-    progress: loop.Progress | None = None,
+    progress: Progress | None = None,
     tell: Log | None = None,
 ) -> tuple[RateFamily, data.Source]:
     """Trains as `train_curve` does, for any `config.trainable`, without fitting tables.
@@ -173,8 +173,17 @@ def train_rates(
         evaluate = _evaluation(config, frozen, groups, keep(test))
     names = [rate.rate_id for rate in config.rates]
     with MetricsWriter(workdir, names, key) as writer:
-        options = {"progress": progress, "writer": writer, "directory": directory}
-        state = _fit(config, backbone, groups, state, examples, evaluate, **options)
+        reports = Reports(total=config.steps, names=names, progress=progress, writer=writer)
+        state = _fit(
+            config,
+            backbone,
+            groups,
+            state,
+            examples,
+            evaluate,
+            reports=reports,
+            directory=directory,
+        )
     return freeze(config, backbone, groups, state), source
 
 
@@ -214,13 +223,13 @@ def _evaluation(
     backbone: networks.Backbone,
     groups: Sequence[Group],
     examples: features.FeatureCache | features.ImageBatches,
-) -> Callable[[Phase, CurveState], loop.Metrics]:
+) -> Callable[[Phase, CurveState], Metrics]:
     """(phase, state) → validation metrics and bits of every rate."""
     size = batch_size(backbone.preprocessing.input_shape)
     in_turn = functools.partial(examples.in_turn, size)
     measure = make_evaluate(groups, backbone, in_turn, config.batching)
 
-    def evaluate(phase: Phase, state: CurveState) -> loop.Metrics:
+    def evaluate(phase: Phase, state: CurveState) -> Metrics:
         noisy = phase.quantization == "noise"
         return measure(with_best_offsets(groups, state) if noisy else state)
 
@@ -233,7 +242,7 @@ def _fit(
     groups: Sequence[Group],
     state: CurveState,
     examples: Examples,
-    evaluate: Callable[[Phase, CurveState], loop.Metrics] | None,
+    evaluate: Callable[[Phase, CurveState], Metrics] | None,
     **options: Any,
 ) -> CurveState:
     """Runs all phases; `options` are those of `loop.fit`."""
@@ -262,8 +271,6 @@ def _fit(
             end,
             batch_size=config.batch_size,
             constants=constants,
-            total_steps=config.steps,
-            names=[rate.rate_id for rate in config.rates],
             groups=ids,
             evaluate=evaluate and functools.partial(evaluate, phase),
             evaluate_every=config.evaluate_every,

@@ -16,7 +16,7 @@ import numpy as np
 from jaxsplit.errors import Interrupted
 from jaxsplit.io import checkpoint
 from jaxsplit.train import distributed, parallel
-from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports, check_state
+from jaxsplit.train.metrics import Metrics, Reports, check_state
 from jaxsplit.train.step import StepMetrics
 
 
@@ -50,12 +50,8 @@ def fit(
     *,
     batch_size: int,
     constants: _Constants,
-    total_steps: int | None = None,
-    names: Sequence[str] = (),
+    reports: Reports | None = None,
     groups: Sequence[Sequence[str]] = (),
-    progress: Progress | None = None,
-    writer: MetricsWriter | None = None,
-    report_every: int = 10,
     evaluate: Callable[[_State], Metrics] | None = None,
     evaluate_every: int = 0,
     directory: Path | None = None,
@@ -71,9 +67,8 @@ def fit(
       steps: number of the last step.
       batch_size: examples in a batch, over all devices of all processes.
       constants: a tree that no step changes, such as a frozen network's variables.
-      total_steps: of the whole training, for progress; default `steps`.
-      names, groups: of the rates, and of those in each of `state.groups`, for errors.
-      progress, writer: get metrics every `report_every` steps, and those of evaluations.
+      reports: of metrics of the steps, and of evaluations.
+      groups: names of the rates along the leading axis of each of `state.groups`, for errors.
       evaluate: from the state on the host to metrics, which are reported as `eval_…`.
       evaluate_every: steps between evaluations, one more after the last step; 0: none.
       directory: of the checkpoints, written every `save_every` steps; None: none are written.
@@ -84,16 +79,17 @@ def fit(
       NonFiniteError: a metric or the state is not finite; checkpoints are of earlier steps.
       Interrupted: by Ctrl-C or SIGTERM; the state after the last step is saved.
     """
-    first, total = int(state.step), total_steps or steps
+    first = int(state.step)
     if first >= steps:
         return state
+    reports = reports or Reports()
     devices = parallel.devices_for(batch_size)
     run = parallel.parallel_step(_with_stop(step), devices)
     replicated = parallel.replicate(state, devices)
     # Once: with every step, a large backbone would be copied to every device again.
     constants = parallel.replicate(constants, devices)
     source = batches(first)
-    reports = Reports(first, steps, total, batch_size, report_every, names, progress, writer)
+    reports.begin(first, steps, batch_size)
     with stop_request() as request, distributed.together():
         for done in range(first + 1, steps + 1):
             part = next(source)
@@ -106,7 +102,8 @@ def fit(
             # Several processes stop at the same step, where all have read the signal.
             stop = reports.stop if jax.process_count() > 1 else request.signal
             saves = directory is not None and (done % save_every == 0 or done == steps or stop)
-            evaluates = evaluate_every > 0 and (done % evaluate_every == 0 or done == total)
+            ends = done == (reports.total or steps)
+            evaluates = evaluate_every > 0 and (done % evaluate_every == 0 or ends)
             if not (saves or evaluates or stop or done == steps):
                 continue
             reports.drain()

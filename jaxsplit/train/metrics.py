@@ -156,34 +156,32 @@ Outcome = tuple[dict[str, jax.Array], jax.Array]
 Progress = Callable[[int, int, Metrics], None]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Reports:
     """Reports metrics of steps in flight, without waiting for the newest.
 
     Attributes:
-      first, last, total: finished steps before, at the end, and of the whole training.
-      batch_size: examples of a step.
+      total: steps of the whole training; None: up to the last one of `begin`.
       every: steps between reports; the last step is reported too.
       names: of the rates, for errors.
-      progress, writer: get the metrics, in the first process only.
+      progress, writer: get the metrics, in the first process only; the writer stays open.
       stop: number of a signal that a process received before a step that was read, or 0.
     """
 
-    first: int
-    last: int
-    total: int
-    batch_size: int
-    every: int
+    total: int | None = None
+    every: int = 10
     names: Sequence[str] = ()
     progress: Progress | None = None
     writer: MetricsWriter | None = None
     stop: int = dataclasses.field(default=0, init=False)
 
-    def __post_init__(self) -> None:
+    def begin(self, first: int, last: int, batch_size: int) -> None:
+        """Begins with steps from `first` to `last`, of so many examples."""
+        self._last, self._batch_size = last, batch_size
         if not distributed.is_first():
             self.progress = self.writer = None
         if self.writer is not None:
-            self.writer.begin(self.first)
+            self.writer.begin(first)
         self._in_flight: collections.deque[tuple[int, Outcome]] = collections.deque()
         self._since: tuple[int, float] | None = None  # a step and the time of its end
         self._speed: Metrics = {}
@@ -211,10 +209,10 @@ class Reports:
         self.stop = self.stop or int(stop)
         check_metrics(step, metrics, self.names)
         now = time.monotonic()
-        due = step % self.every == 0 or step == self.last
+        due = step % self.every == 0 or step == self._last
         if due and self._since is not None:
             done, then = self._since
-            speed = (step - done) * self.batch_size / max(now - then, 1e-9)
+            speed = (step - done) * self._batch_size / max(now - then, 1e-9)
             self._speed = {"images_per_second": np.asarray(speed)}
         if due or self._since is None:
             self._since = step, now
@@ -226,7 +224,7 @@ class Reports:
         if self.writer is not None:
             self.writer.write(step, metrics)
         if self.progress is not None:
-            self.progress(step, self.total, metrics)
+            self.progress(step, self.total or self._last, metrics)
 
 
 def check_metrics(step: int, metrics: Metrics, names: Sequence[str] = ()) -> None:

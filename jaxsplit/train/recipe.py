@@ -14,11 +14,11 @@ from jaxsplit.family import RateFamily
 from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.io.log import Log
 from jaxsplit.networks import Backbone, fingerprint
-from jaxsplit.train import loop
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.curve import train_curve, train_rates
 from jaxsplit.train.fine_tuning import NETWORK, with_blocks
 from jaxsplit.train.losses import Distortion, DistortionLoss
+from jaxsplit.train.metrics import Progress
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units import BottleneckSpec, UnitSpec
 
@@ -60,7 +60,7 @@ def train_family(
     steps: int = 1200,
     phases: Sequence[Phase] | None = None,
     workdir: str | Path | None = None,
-    progress: loop.Progress | None = None,
+    progress: Progress | None = None,
     tell: Log | None = None,
     **options: Any,
 ) -> RateFamily:
@@ -129,7 +129,7 @@ def train_networks(
     config: CurveConfig,
     backbone: Backbone,
     workdir: Path | None = None,
-    progress: loop.Progress | None = None,
+    progress: Progress | None = None,
     tell: Log | None = None,
 ) -> tuple[tuple[RateFamily, Backbone], ...]:
     """Trains as `train_curve` does, for any `config.trainable`.

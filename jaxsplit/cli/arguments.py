@@ -1,15 +1,123 @@
-"""Arguments that commands share, and types of their values."""
+"""The parser, its error messages, the arguments that commands share, and the examples of --help."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
-from jaxsplit.cli.help_examples import epilog
-from jaxsplit.cli.parser import Parser
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, did_you_mean
+
+#: Examples of all commands, one a line; each ends the help of its command.
+EXAMPLES = """\
+jaxsplit quickstart
+jaxsplit quickstart --smoke --out look
+jaxsplit train --config fashion_mnist --workdir runs/fashion_mnist
+jaxsplit train --config fashion_mnist:smoke --workdir runs/look --config.learning_rate=1e-3
+jaxsplit train --config my_experiment.py --workdir /content/drive/MyDrive/runs/mine
+jaxsplit evaluate --family runs/fashion_mnist/family --limit 500
+jaxsplit evaluate --family runs/mine/family --data folder:photos --rates r1,r3 --out runs/measured
+jaxsplit evaluate --family resnet8_small-fashion_mnist/stage1.block1 --json
+jaxsplit compare runs/paper runs/ours
+jaxsplit compare runs/paper runs/ours --from-drop 6 --to-drop 0.5
+jaxsplit compare old/curve.json new/curve.json --method akima --json
+jaxsplit plan resnet50
+jaxsplit plan resnet50 --cut stage3.block5 --plot plan.png
+jaxsplit plan resnet50 --device-gmacs 5 --server-gmacs 500 --bandwidth-mbps 10 --rtt-ms 20
+jaxsplit design --config resnet20_design --workdir runs/design
+jaxsplit design --config resnet20_design --workdir runs/short --config.minutes=5.0
+jaxsplit pack --family runs/mine/family --data embedded -o packed --card license=MIT
+jaxsplit pack --family packed -o again --card limits="Grey images of clothing."
+jaxsplit encode shirt.png boot.png --family runs/mine/family --rate r3 -o images.jspl
+jaxsplit encode photos/*.jpg --family runs/mine/family --max-bytes 60 -o images.jspl
+jaxsplit decode images.jspl --family runs/mine/family
+jaxsplit decode images.jspl --family runs/mine/family --json
+jaxsplit info
+jaxsplit info runs/mine/family
+jaxsplit info images.jspl
+jaxsplit import backbone resnet18 resnet18.pth -o resnet18.safetensors
+jaxsplit import backbone resnet50 weights.npz -o ours.safetensors --classes names.txt
+jaxsplit import spic spic/ -o families/spic
+jaxsplit import spic spic/ -o families/s3 --cut S3 --fit-on folder:images --weights resnet50.pth
+"""
+
+
+def epilog(command: str, note: str = "") -> str:
+    """Formats the examples of a command and a note as the end of its help.
+
+    A word before other commands has the examples of all of them.
+
+    >>> epilog("info").splitlines()[:2]
+    ['examples:', '  jaxsplit info']
+    >>> len(epilog("import").splitlines())
+    5
+    """
+    start = f"jaxsplit {command} "
+    lines = [f"  {line}" for line in EXAMPLES.splitlines() if f"{line} ".startswith(start)]
+    shown = "\n".join(["examples:", *lines]) if lines else ""
+    return "\n\n".join(filter(None, (shown, note)))
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises errors of one line, where argparse prints its usage and exits."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # A misspelt option must not become another one.
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Raises `ConfigError`."""
+        for action in self._actions:
+            # argparse doesn't list the commands when one is missing.
+            if isinstance(action, argparse._SubParsersAction) and message.endswith(
+                f"required: {action.metavar}"
+            ):
+                message = f"{action.metavar} is missing: one of {', '.join(action.choices)}"
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuses unknown options first: argparse would report a missing one instead."""
+        if self._subparsers is None:
+            self._check_options(list(args or ()))
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            near = did_you_mean(str(value), known)
+            raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(known)}{near}")
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        for word in words:
+            name, equals, value = word.partition("=")
+            if name == "--":
+                return
+            if not name.startswith("--") or name.startswith("--config."):
+                continue
+            if name not in known:
+                near = did_you_mean(name, known)
+                if "--config" in known and (key := _config_key(words, name[2:])):
+                    near = f"; did you mean --config.{key}={value if equals else 'VALUE'}?"
+                self.error(f"there is no option {name}{near}")
+
+
+def _config_key(words: Sequence[str], name: str) -> str | None:
+    """The key of this name in the configuration of --config; dashes may be underscores."""
+    from jaxsplit.experiments import config
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", nargs="?")
+    given, _ = parser.parse_known_args(list(words))
+    name = name.replace("-", "_")
+    try:
+        return name if given.config and name in config.known_keys(given.config) else None
+    except ConfigError:  # raised again when it is loaded
+        return None
 
 
 class Commands:
@@ -30,25 +138,16 @@ class Commands:
     def add(
         self, name: str, text: str, run: Callable[[argparse.Namespace], None], note: str = ""
     ) -> argparse.ArgumentParser:
-        """Adds a command.
+        """Adds a command and returns its parser, for its own options.
 
         Args:
           name: its last word.
           text: its purpose in one sentence.
           run: its body.
           note: last line of its help.
-
-        Returns:
-          Its parser, for its own options.
         """
         command = " ".join((*self._words, name))
-        parser = self._parsers.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=epilog(command, note),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        parser = self._add_parser(name, text, epilog(command, note))
         parser.add_argument(
             "-q", "--quiet", action="store_true", help="no progress, no summary: results and errors"
         )
@@ -59,14 +158,33 @@ class Commands:
     def group(self, name: str, text: str, metavar: str) -> Commands:
         """Adds a word before commands of its own."""
         words = (*self._words, name)
-        parser = self._parsers.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=epilog(" ".join(words)),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+        return Commands(self._add_parser(name, text, epilog(" ".join(words))), metavar, words)
+
+    def _add_parser(self, name: str, text: str, end: str) -> argparse.ArgumentParser:
+        kind = argparse.RawDescriptionHelpFormatter
+        return self._parsers.add_parser(
+            name, help=text, description=text, epilog=end, formatter_class=kind
         )
-        return Commands(parser, metavar, words)
+
+
+def add_options(
+    command: argparse.ArgumentParser | argparse._ArgumentGroup,
+    *rows: tuple[str, Callable[[str], object], str, str],
+) -> None:
+    """Adds options of one value, default None: (name, type, name of the value, help) each."""
+    for name, kind, metavar, text in rows:
+        command.add_argument(name, type=kind, metavar=metavar, help=text)
+
+
+def add_output(command: argparse.ArgumentParser, metavar: str, text: str = "to write") -> None:
+    """Adds the required option -o, --output."""
+    command.add_argument("-o", "--output", type=Path, required=True, metavar=metavar, help=text)
+
+
+def add_workdir(command: argparse.ArgumentParser) -> None:
+    """Adds the required option --workdir of a training or a search."""
+    text = "for checkpoints and results; the same command resumes from it"
+    command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help=text)
 
 
 def add_family(command: argparse.ArgumentParser) -> None:
@@ -93,11 +211,7 @@ def add_images(
 
 
 def check_images(options: argparse.Namespace, name: str) -> None:
-    """Checks that --split and --limit come with their images, the option `name`.
-
-    Raises:
-      ConfigError: the images are missing.
-    """
+    """Raises a ConfigError if --split or --limit come without their images, the option `name`."""
     if getattr(options, name) is None and (options.split, options.limit) != (None, None):
         flag = name.replace("_", "-")
         raise ConfigError(f"--split and --limit need the images of --{flag} SOURCE")
@@ -137,9 +251,6 @@ class _HelpConfig(argparse.Action):
 def positive(text: str) -> int:
     """Parses a whole number of at least 1.
 
-    Raises:
-      argparse.ArgumentTypeError: the text is something else.
-
     >>> positive("8")
     8
     """
@@ -151,9 +262,6 @@ def positive(text: str) -> int:
 def positives(text: str) -> tuple[int, ...]:
     """Parses whole numbers of at least 1, separated by commas.
 
-    Raises:
-      argparse.ArgumentTypeError: the text is something else.
-
     >>> positives("8,16")
     (8, 16)
     """
@@ -162,9 +270,6 @@ def positives(text: str) -> tuple[int, ...]:
 
 def card_entry(text: str) -> tuple[str, object]:
     """Parses KEY=VALUE, such as `seed=3` → ("seed", 3); the value is JSON, else text.
-
-    Raises:
-      argparse.ArgumentTypeError: the text is something else.
 
     >>> card_entry("license=MIT")
     ('license', 'MIT')

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-from pathlib import Path
 
-from jaxsplit.cli.arguments import Commands, add_config
+from jaxsplit.cli.arguments import Commands, add_config, add_workdir
 from jaxsplit.cli.output import progress_bar, show
 from jaxsplit.errors import ConfigError, Interrupted
 from jaxsplit.io.files import check_writable, write_whole
@@ -22,13 +21,7 @@ def add(commands: Commands) -> None:
         "The same command resumes a search that was stopped.",
     )
     add_config(command, "design")
-    command.add_argument(
-        "--workdir",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="for checkpoints and results; the same command resumes from it",
-    )
+    add_workdir(command)
 
 
 def run(options: argparse.Namespace) -> None:

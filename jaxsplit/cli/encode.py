@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jaxsplit.cli.arguments import Commands, add_family
+from jaxsplit.cli.arguments import Commands, add_family, add_options, add_output
 from jaxsplit.cli.output import SOON, open_family, progress_bar, show
 from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.io.files import write_whole
@@ -17,19 +17,14 @@ def add(commands: Commands) -> None:
     command.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size")
     add_family(command)
     rate = command.add_mutually_exclusive_group(required=True)
-    rate.add_argument("--rate", metavar="ID", help="name of a rate")
-    rate.add_argument(
-        "--max-bytes", type=int, metavar="N", help="the best rate of each image in at most N bytes"
+    share = "the fewest bytes that keep this share of the unsplit network's top-1, such as 0.98"
+    add_options(
+        rate,
+        ("--rate", str, "ID", "name of a rate"),
+        ("--max-bytes", int, "N", "the best rate of each image in at most N bytes"),
+        ("--quality", float, "SHARE", share),
     )
-    rate.add_argument(
-        "--quality",
-        type=float,
-        metavar="SHARE",
-        help="the fewest bytes that keep this share of the unsplit network's top-1, such as 0.98",
-    )
-    command.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE.jspl", help="to write"
-    )
+    add_output(command, "FILE.jspl")
     command.add_argument(
         "--frame-checks", action="store_true", help="add four bytes an image that detect damage"
     )

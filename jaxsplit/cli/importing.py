@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from jaxsplit.cli.arguments import Commands, add_images, check_images
+from jaxsplit.cli.arguments import Commands, add_images, add_options, add_output, check_images
 from jaxsplit.cli.output import SOON, progress_bar, show
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import read_file
@@ -23,21 +23,10 @@ def _add_backbone(formats: Commands) -> None:
     command = formats.add("backbone", "Convert weights to safetensors.", import_backbone)
     command.add_argument("name", metavar="NAME", help="a network, such as resnet50")
     command.add_argument("file", type=Path, metavar="FILE", help="safetensors, torch or npz")
-    command.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT.safetensors", help="to write"
-    )
-    command.add_argument(
-        "--classes",
-        type=Path,
-        metavar="FILE",
-        help="names of the classes, one a line (default: those of ImageNet, or numbers)",
-    )
-    command.add_argument(
-        "--resize",
-        type=int,
-        metavar="N",
-        help="shorter side of an image before the crop (default: that of the published weights)",
-    )
+    add_output(command, "OUT.safetensors")
+    names = "names of the classes, one a line (default: those of ImageNet, or numbers)"
+    side = "shorter side of an image before the crop (default: that of the published weights)"
+    add_options(command, ("--classes", Path, "FILE", names), ("--resize", int, "N", side))
 
 
 def import_backbone(options: argparse.Namespace) -> None:
@@ -85,30 +74,21 @@ def _add_spic(formats: Commands) -> None:
         metavar="FOLDER",
         help="with classification.json, segmentation.json and the weights they name",
     )
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="FAMILY",
-        help="folder to write: the family with --cut, else one folder for each cut",
-    )
+    written = "folder to write: the family with --cut, else one folder for each cut"
+    add_output(command, "FAMILY", written)
     command.add_argument(
         "--task",
         choices=("classification", "segmentation"),
         default="classification",
         help="of the published units (default: classification)",
     )
-    command.add_argument("--cut", metavar="S1", help="S1, S2, S3, US1 or US2 (default: all)")
-    command.add_argument(
-        "--fit-on",
-        metavar="SOURCE",
-        help="images to fit tables on (default: published tables)",
+    add_options(
+        command,
+        ("--cut", str, "S1", "S1, S2, S3, US1 or US2 (default: all)"),
+        ("--fit-on", str, "SOURCE", "images to fit tables on (default: published tables)"),
     )
     add_images(command)
-    command.add_argument(
-        "--weights", type=Path, metavar="FILE", help="of the network, for --fit-on"
-    )
+    add_options(command, ("--weights", Path, "FILE", "of the network, for --fit-on"))
 
 
 def import_spic(options: argparse.Namespace) -> None:

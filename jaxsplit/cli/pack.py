@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
-from jaxsplit.cli.arguments import Commands, add_family, add_images, card_entry, check_images
+from jaxsplit.cli.arguments import (
+    Commands,
+    add_family,
+    add_images,
+    add_output,
+    card_entry,
+    check_images,
+)
 from jaxsplit.cli.output import open_family, progress_bar, show
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import check_writable
@@ -16,7 +22,7 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     command = commands.add("pack", "Write a family with a complete card, to ship or upload.", run)
     add_family(command)
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="to write")
+    add_output(command, "DIR")
     command.add_argument(
         "--data", metavar="SOURCE", help="measure on these images (default: keep the figures)"
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxsplit.cli.arguments import Commands, positive, positives
+from jaxsplit.cli.arguments import Commands, add_options, positive, positives
 from jaxsplit.cli.output import show
 from jaxsplit.errors import ConfigError
 
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "backbone", metavar="BACKBONE", help="a network, weights by name, or a file of weights"
     )
-    command.add_argument("--weights", type=Path, metavar="FILE", help="of the network; not needed")
+    add_options(command, ("--weights", Path, "FILE", "of the network; not needed"))
     command.add_argument(
         "--input",
         type=positive,
@@ -35,38 +35,24 @@ def add(commands: Commands) -> None:
         metavar=("H", "W"),
         help="image size (default: that of the weights)",
     )
-    command.add_argument(
-        "--classes", type=positive, metavar="N", help="number, for a network without weights"
+    nearest = "show the unit of each cut whose latent is nearest to N symbols (default: 1024)"
+    add_options(
+        command,
+        ("--classes", positive, "N", "number, for a network without weights"),
+        ("--channels", positives, "A,B", "of the units (default: 4,8,16,32,64)"),
+        ("--strides", positives, "A,B", "of the units (default: 1,2,4,8)"),
+        ("--symbols", positive, "N", nearest),
+        ("--cut", str, "CUT", "also show every unit of this cut"),
     )
-    command.add_argument(
-        "--channels", type=positives, metavar="A,B", help="of the units (default: 4,8,16,32,64)"
-    )
-    command.add_argument(
-        "--strides", type=positives, metavar="A,B", help="of the units (default: 1,2,4,8)"
-    )
-    command.add_argument(
-        "--symbols",
-        type=positive,
-        metavar="N",
-        help="show the unit of each cut whose latent is nearest to N symbols (default: 1024)",
-    )
-    command.add_argument("--cut", metavar="CUT", help="also show every unit of this cut")
     link = command.add_argument_group("a link", "all three speeds, or none")
-    for name, text in (
-        ("device-gmacs", "speed of the device, 1e9 multiply-accumulates a second"),
-        ("server-gmacs", "the same of the server"),
-        ("bandwidth-mbps", "speed from device to server, 1e6 bits a second"),
-    ):
-        link.add_argument(f"--{name}", type=float, metavar="R", help=text)
-    link.add_argument("--rtt-ms", type=float, metavar="T", help="round-trip time (default: 0)")
-    link.add_argument(
-        "--bits-per-symbol", type=float, metavar="B", help="assumed for a unit (default: 2)"
-    )
-    link.add_argument(
-        "--image-bytes",
-        type=float,
-        metavar="N",
-        help="size of an image sent whole (default: uncompressed)",
+    add_options(
+        link,
+        ("--device-gmacs", float, "R", "speed of the device, 1e9 multiply-accumulates a second"),
+        ("--server-gmacs", float, "R", "the same of the server"),
+        ("--bandwidth-mbps", float, "R", "speed from device to server, 1e6 bits a second"),
+        ("--rtt-ms", float, "T", "round-trip time (default: 0)"),
+        ("--bits-per-symbol", float, "B", "assumed for a unit (default: 2)"),
+        ("--image-bytes", float, "N", "size of an image sent whole (default: uncompressed)"),
     )
     link.add_argument(
         "--family",
@@ -75,7 +61,7 @@ def add(commands: Commands) -> None:
         metavar="F",
         help="trained families of this network: adds their rates with measured bytes",
     )
-    command.add_argument("--plot", type=Path, metavar="FILE.png", help="write a plot")
+    add_options(command, ("--plot", Path, "FILE.png", "write a plot"))
 
 
 def run(options: argparse.Namespace) -> None:

@@ -21,8 +21,7 @@ from jaxsplit.cli import (
     plan,
     train,
 )
-from jaxsplit.cli.arguments import Commands
-from jaxsplit.cli.parser import Parser
+from jaxsplit.cli.arguments import Commands, Parser
 from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, one_line
 
 

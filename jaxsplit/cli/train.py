@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxsplit.cli.arguments import Commands, add_config
+from jaxsplit.cli.arguments import Commands, add_config, add_options, add_workdir
 from jaxsplit.cli.output import progress_bar, show
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import check_writable
@@ -52,21 +52,16 @@ def add_train(commands: Commands) -> None:
     """Adds `jaxsplit train`."""
     command = commands.add("train", "Train a configuration; resumes by itself.", train)
     add_config(command, "curve", "backbone")
-    command.add_argument(
-        "--workdir",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="for checkpoints and results; the same command resumes from it",
-    )
+    add_workdir(command)
     hosts = command.add_argument_group(
         "several hosts", "the same command on each; TPU pods, Slurm and Open MPI need none of these"
     )
-    hosts.add_argument(
-        "--coordinator", metavar="HOST:PORT|auto", help="address of the first process"
+    add_options(
+        hosts,
+        ("--coordinator", str, "HOST:PORT|auto", "address of the first process"),
+        ("--process-id", int, "I", "index of this process, from 0"),
+        ("--processes", int, "N", "number of processes"),
     )
-    hosts.add_argument("--process-id", type=int, metavar="I", help="index of this process, from 0")
-    hosts.add_argument("--processes", type=int, metavar="N", help="number of processes")
 
 
 def train(options: argparse.Namespace) -> None:

@@ -51,13 +51,7 @@ KINDS = {"curve": _CurveFile, "backbone": BackboneConfig, "design": DesignConfig
 
 
 def find(name: str) -> Path:
-    """Finds the file of a configuration: a path, or the name of one in the package.
-
-    A name with a folder is a path and nothing else.
-
-    Raises:
-      ConfigError: there is none.
-    """
+    """Finds the file of a configuration: a path, or a name without folder of one in the package."""
     shipped = [_PACKAGE / "configs"]
     if (_PACKAGE.parent / "pyproject.toml").is_file():  # a checkout, not site-packages
         shipped.append(_PACKAGE.parent / "configs")
@@ -99,9 +93,6 @@ def load(name: str, overrides: dict[str, str] | None = None) -> Config:
 def known_keys(name: str) -> list[str]:
     """Lists the top-level keys of the configuration `NAME[:ARG]`.
 
-    Raises:
-      ConfigError: there is no such configuration.
-
     >>> "learning_rate" in known_keys("fashion_mnist")
     True
     """
@@ -120,11 +111,7 @@ def describe(kind: str) -> str:
 
 
 def to_dataclass(values: dict[str, object]) -> Config:
-    """Converts nested dicts to the dataclass of their "kind".
-
-    Raises:
-      ConfigError: a key is unknown or missing, or a value is invalid.
-    """
+    """Converts nested dicts to the dataclass of their "kind"."""
     kind = _kind(values)
     values = {key: value for key, value in values.items() if key != "kind"}
     if kind is not _CurveFile:

@@ -56,11 +56,7 @@ def build(form: object, value: object, key: str = "") -> Any:
 
     Args:
       form: a dataclass, scalar, tuple, dict[str, …] or union of these.
-      value: to convert.
-      key: dotted path of the value, for messages.
-
-    Raises:
-      ConfigError: a key is unknown or missing, or a value doesn't fit.
+      value, key: to convert, and its dotted path for messages.
 
     >>> build(tuple[float, ...] | None, [1, 2.5])
     (1, 2.5)
@@ -103,16 +99,9 @@ def _build_dataclass(cls: type, values: dict[str, object], key: str) -> Any:
 
 
 def override(form: object, values: dict[str, object], key: str, text: str) -> None:
-    """Sets the value of a dotted key from text, in place.
+    """Sets the value of a dotted key, such as "phases.0.steps", in the nested dicts of a dataclass.
 
-    Args:
-      form: dataclass of the values.
-      values: nested dicts; mappings that they lack are created.
-      key: such as "phases.0.steps".
-      text: the value; a literal of Python, but strings without quotes.
-
-    Raises:
-      ConfigError: there is no such key, or the text is no value of its type.
+    The text is a literal of Python, but strings are without quotes.
     """
     *parents, leaf = key.split(".")
     node: object = values

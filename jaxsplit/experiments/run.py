@@ -22,7 +22,7 @@ from jaxsplit.train import distributed
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.curve import train_curve
-from jaxsplit.train.loop import Progress
+from jaxsplit.train.metrics import Progress
 from jaxsplit.train.rate_groups import make_groups
 from jaxsplit.weights.load import load_backbone
 
@@ -89,17 +89,8 @@ def run_curve(
       DataError: there are no such images, or their classes are not the backbone's.
       WeightsError: there is no such backbone.
 
-    >>> from jaxsplit.units.bottleneck import BottleneckSpec
-    >>> from jaxsplit.train.losses import Distortion
-    >>> from jaxsplit.train.step import Phase, Rate
-    >>> config = CurveConfig(
-    ...     backbone="fashion_mnist_resnet8",
-    ...     cut="stage3.block1",
-    ...     spec=BottleneckSpec(channels=4),
-    ...     rates=(Rate("r1", 1e-3),),
-    ...     phases=(Phase(1000, Distortion()),),
-    ...     baselines=("jpeg2000",),
-    ... )
+    >>> from jaxsplit.experiments.config import load
+    >>> config = load("fashion_mnist:smoke", {"baselines": "('jpeg2000',)"})
     >>> run_curve(config, Path("mine"), resume=False)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     jaxsplit.errors.ConfigError: unknown image codec 'jpeg2000'; choose among: jpeg, ...

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +21,8 @@ from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family.files import read_family, write_family
 from jaxsplit.split import Split, make_split
 from jaxsplit.weights.load import load_backbone
+
+_Family = TypeVar("_Family", bound="RateFamily")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -212,12 +214,10 @@ class RateFamily:
                 raise FamilyError("a parameter is too large for float16: keep float32")
             return found
 
-        rates = tuple(
-            dataclasses.replace(rate, variables=jax.tree.map(rounded, rate.variables), measured={})
-            for rate in self.rates
-        )
-        card = {key: value for key, value in self.card.items() if key != "evaluation"}
-        return dataclasses.replace(self, rates=rates, card=card)
+        variables = [jax.tree.map(rounded, rate.variables) for rate in self.rates]
+        rates = zip(self.rates, variables, strict=True)
+        changed = [dataclasses.replace(rate, variables=found) for rate, found in rates]
+        return with_unmeasured(self, changed)
 
     def save(self, directory: str | os.PathLike[str], *, packed: bool = False) -> None:
         """Writes the family atomically: an interrupted save leaves the previous family.
@@ -256,3 +256,10 @@ class RateFamily:
           CoderError: the installed coder does not reproduce a rate's self-test.
         """
         return cls(**read_family(Path(directory)))
+
+
+def with_unmeasured(family: _Family, rates: Iterable[FamilyRate]) -> _Family:
+    """Returns a family with other rates, and without figures that were measured with the old."""
+    card = {key: value for key, value in family.card.items() if key != "evaluation"}
+    cleared = tuple(dataclasses.replace(rate, measured={}) for rate in rates)
+    return dataclasses.replace(family, rates=cleared, card=card)

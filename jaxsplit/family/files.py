@@ -38,21 +38,16 @@ FILES = (INDEX, "rates/*.safetensors")
 
 _DAMAGES = (
     *(AssertionError, AttributeError, LookupError, TypeError, ValueError),
-    *(MemoryError, RecursionError),
+    *(MemoryError, RecursionError, ConfigError, CheckpointError, WeightsError),
 )
-_TYPED_DAMAGES = (ConfigError, CheckpointError, WeightsError)
 
 
 def write_family(
     directory: Path, described: dict[str, Any], rates: tuple[FamilyRate, ...], *, packed: bool
 ) -> None:
-    """Writes a family atomically: an interrupted write leaves the previous family.
+    """Writes a family atomically, see `RateFamily.save`.
 
-    Args:
-      directory: created if missing.
-      described: entries of the index other than format and rates.
-      rates: in the order of the index.
-      packed: one file for each rate in place of an orbax folder.
+    `described` has the entries of the index other than format and rates.
 
     Raises:
       ConfigError: the class of a unit is not registered.
@@ -82,32 +77,21 @@ def write_family(
 
 
 def read_family(directory: Path) -> dict[str, Any]:
-    """Reads the fields of a `RateFamily`.
-
-    Raises:
-      FamilyError: there is none, it is damaged, or its format has another version.
-      CoderError: the installed coder does not reproduce a rate's self-test.
-    """
+    """Reads the fields of a `RateFamily`, see `RateFamily.load`."""
     try:
         index = json.loads((directory / INDEX).read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FamilyError(f"no family at {directory}: {INDEX} is missing") from error
     except (OSError, ValueError, RecursionError) as error:
         raise FamilyError(f"cannot read {directory / INDEX}: {error}") from error
-    if not isinstance(index, dict) or index.get("format") not in (
-        FORMAT_VERSION,
-        PACKED_VERSION,
-    ):
-        found = index.get("format") if isinstance(index, dict) else None
+    found = index.get("format") if isinstance(index, dict) else None
+    if found not in (FORMAT_VERSION, PACKED_VERSION):
         raise FamilyError(
             f"{directory / INDEX} has format {found!r}; this version reads "
             f"{FORMAT_VERSION} and {PACKED_VERSION}"
         )
-    key = "file" if index["format"] == PACKED_VERSION else "folder"
+    key = "file" if found == PACKED_VERSION else "folder"
     try:
-        card = index.get("card", {})
-        if not isinstance(card, dict):
-            raise TypeError("its card is not an object")
         _check_types(index)
         return {
             "backbone": index["backbone"]["name"],
@@ -116,9 +100,9 @@ def read_family(directory: Path) -> dict[str, Any]:
             "preprocessing": Preprocessing.from_dict(index["preprocessing"]),
             "cut": index["cut"],
             "rates": tuple(_read_rate(directory, entry, key) for entry in index["rates"]),
-            "card": card,
+            "card": index.get("card", {}),
         }
-    except (*_DAMAGES, *_TYPED_DAMAGES) as error:
+    except _DAMAGES as error:
         raise FamilyError(f"the family at {directory} is damaged: {error}") from error
 
 
@@ -132,12 +116,13 @@ def is_packed(directory: Path) -> bool:
 
 
 def _check_types(index: dict[str, Any]) -> None:
-    backbone = index["backbone"]
-    texts = (index["cut"], backbone["name"], backbone["fingerprint"], backbone["weights"])
-    names = ("cut", "backbone", "fingerprint", "weights")
-    for place, (name, value) in enumerate(zip(names, texts, strict=True)):
-        if not (isinstance(value, str) or (value is None and place > 1)):
+    values = {**index["backbone"], "cut": index["cut"]}
+    for name in ("cut", "name", "fingerprint", "weights"):
+        optional = name in ("fingerprint", "weights")
+        if not (isinstance(values[name], str) or (optional and values[name] is None)):
             raise TypeError(f"its {name} is not a string")
+    if not isinstance(index.get("card", {}), dict):
+        raise TypeError("its card is not an object")
     for entry in index["rates"]:
         if not isinstance(entry["lambda"], int | float | None):
             raise TypeError("a lambda is not a number")
@@ -202,7 +187,7 @@ def _holds(path: Path, rate: FamilyRate) -> bool:
         tables = CodingTables.from_arrays(tree["tables"])
         stored = dataclasses.replace(rate, variables=tree["variables"], tables=tables)
         return stored.digest == rate.digest
-    except (*_DAMAGES, *_TYPED_DAMAGES):
+    except _DAMAGES:
         return False
 
 

@@ -62,11 +62,6 @@ class PublishedNetwork:
 
 
 _RESNET = imagenet.preprocessing("resnet50")
-_LAST, _FIRST = (
-    Site(cut, (7, 7, 2048), 1, {2: (3, 1), 4: (3, 0)}) for cut in ("stage4.block3", "stage4.block1")
-)
-_BRANCH = Site("aspp.branch1", (65, 65, 256), 0, {6: (5, 0), 8: (9, 0)})
-_SECOND = Site("stage4.block2", (65, 65, 2048), 0, {4: (5, 0), 6: (5, 0)})
 
 # Exceptions that a malformed entry of the JSON file can raise.
 _NONSENSE = (ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError)
@@ -81,29 +76,30 @@ _LAYERS = {
 _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _UNUSED = ("priorEncoder.", "priorDecoder.", "bitEstimator_z.")
 
+
+def _sites(first: Site, second: Site, third: Site) -> dict[str, Site]:
+    return {"S1": first, "US1": first, "S2": second, "US2": second, "S3": third}
+
+
 #: Name of the JSON file → network of its units.
 NETWORKS: Mapping[str, PublishedNetwork] = {
     "classification": PublishedNetwork(
         "resnet50",
         _RESNET,
-        {
-            "S1": _LAST,
-            "US1": _LAST,
-            "S2": _FIRST,
-            "US2": _FIRST,
-            "S3": Site("stage3.block5", (14, 14, 1024), 1, {2: (3, 0), 4: (5, 0)}),
-        },
+        _sites(
+            Site("stage4.block3", (7, 7, 2048), 1, {2: (3, 1), 4: (3, 0)}),
+            Site("stage4.block1", (7, 7, 2048), 1, {2: (3, 1), 4: (3, 0)}),
+            Site("stage3.block5", (14, 14, 1024), 1, {2: (3, 0), 4: (5, 0)}),
+        ),
     ),
     "segmentation": PublishedNetwork(
         "deeplabv3_resnet50",
         dataclasses.replace(_RESNET, size=(513, 513), resize=513),
-        {
-            "S1": _BRANCH,
-            "US1": _BRANCH,
-            "S2": _SECOND,
-            "US2": _SECOND,
-            "S3": Site("stage3.block6", (65, 65, 1024), 0, {4: (5, 0), 6: (5, 0)}),
-        },
+        _sites(
+            Site("aspp.branch1", (65, 65, 256), 0, {6: (5, 0), 8: (9, 0)}),
+            Site("stage4.block2", (65, 65, 2048), 0, {4: (5, 0), 6: (5, 0)}),
+            Site("stage3.block6", (65, 65, 1024), 0, {4: (5, 0), 6: (5, 0)}),
+        ),
     ),
 }
 
@@ -111,19 +107,11 @@ NETWORKS: Mapping[str, PublishedNetwork] = {
 def import_families(
     folder: str | os.PathLike[str], task: str = "classification", cut: str | None = None
 ) -> dict[str, RateFamily]:
-    """Imports published units: the authors' name of a cut → its family.
-
-    Args:
-      folder: with `<task>.json` and the weights files that it names.
-      task: "classification" or "segmentation".
-      cut: "S1", "S2", "S3", "US1" or "US2"; None: all in the folder.
+    """Imports the units of `read_units`, with the same arguments and errors, as families.
 
     Returns:
-      Families with tables from the published symbol counts, not bound to weights.
-
-    Raises:
-      ConfigError: no such task or cut.
-      WeightsError: as in `read_units`.
+      The authors' name of a cut → its family, with tables from the published symbol counts, not
+      bound to weights.
     """
     units = read_units(folder, task, cut)
     network = NETWORKS[task]
@@ -148,7 +136,9 @@ def read_units(
     `Bottleneck(unit.spec, NETWORKS[task].sites[cut].shape)` runs one.
 
     Args:
-      folder, task, cut: as in `import_families`.
+      folder: with `<task>.json` and the weights files that it names.
+      task: "classification" or "segmentation".
+      cut: "S1", "S2", "S3", "US1" or "US2"; None: all in the folder.
 
     Raises:
       ConfigError: no such task or cut.
@@ -210,19 +200,7 @@ def _read_unit(index: Path, name: str, entry: Any, site: Site | None) -> FamilyR
 
 
 def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> Variables:
-    """Reads a unit's tensors, checks all of them, and returns the variables of a `Bottleneck`.
-
-    Args:
-      file: published weights, in any format that `read_tensors` knows.
-      spec: of the unit.
-      width: Cin, channels of the features.
-
-    Returns:
-      {"params", "batch_stats"}, float32.
-
-    Raises:
-      WeightsError: the file is missing or damaged, or its tensors don't match the unit.
-    """
+    """Reads and checks the tensors of a unit for features of `width` channels, as its variables."""
     tensors = {
         name: tensor
         for name, tensor in read_tensors(file).items()

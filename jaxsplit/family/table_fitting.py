@@ -1,7 +1,7 @@
 """Coding tables fitted to the symbols of given images."""
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from jaxsplit.codec import Sender
 from jaxsplit.entropy import stack_tables, tables_by_place, tables_from_counts
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.family import RateFamily
+from jaxsplit.family.family import with_unmeasured
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size
 
@@ -74,61 +75,41 @@ def with_tables_of(
     backbone: networks.Backbone | None = None,
     tables: str = "shared",
 ) -> RateFamily:
-    """Fits the coding tables of a family to given symbols.
+    """Fits the coding tables of a family to given symbols, as `fit_tables` does.
 
     Args:
-      family: the rates; their quantization offsets are unchanged.
+      family, tables: as in `fit_tables`.
       symbols: rate id → int32 [N, h, w, C], see `Sender.symbols`.
       backbone: what the family runs on; needed where several arrays cross the cut.
-      tables: as in `fit_tables`.
-
-    Returns:
-      The family with new tables and without measured figures.
-
-    Raises:
-      ConfigError: unknown `tables`.
     """
     if tables not in SHARINGS:
         raise ConfigError(f"tables are {tables!r}; expected one of {', '.join(SHARINGS)}")
-    rates = []
+    found = {}
     for rate in family.rates:
         seen = symbols[rate.rate_id]
         if backbone is None:
-            fitted = _fitted(seen, rate.tables.offsets, tables)
-        else:
-            units = family.split(backbone, rate.rate_id).units
-            parts = units.separate(seen), units.stored_offsets(rate.tables)
-            fitted = units.join_tables(
-                [
-                    _fitted(_as_places(own), offsets, tables)
-                    for own, offsets in zip(*map(jax.tree.leaves, parts), strict=True)
-                ]
-            )
-        rates.append(dataclasses.replace(rate, tables=fitted, measured={}))
-    card = {key: value for key, value in family.card.items() if key != "evaluation"}
-    return dataclasses.replace(family, rates=tuple(rates), card=card)
-
-
-def _as_places(symbols: np.ndarray) -> np.ndarray:
-    """Reshapes symbols [N, …, C] to [N, h, w, C]."""
-    if symbols.ndim == 4:
-        return symbols
-    return symbols.reshape(len(symbols), 1, -1, symbols.shape[-1])
+            found[rate.rate_id] = _fitted(seen, rate.tables.offsets, tables)
+            continue
+        units = family.split(backbone, rate.rate_id).units
+        parts = units.separate(seen), units.stored_offsets(rate.tables)
+        pairs = zip(*map(jax.tree.leaves, parts), strict=True)
+        fitted = [_fitted(own, offsets, tables) for own, offsets in pairs]
+        found[rate.rate_id] = units.join_tables(fitted)
+    rates = [replace(rate, tables=found[rate.rate_id]) for rate in family.rates]
+    return with_unmeasured(family, rates)
 
 
 def _fitted(symbols: np.ndarray, offsets: np.ndarray, tables: str) -> CodingTables:
-    """Fits tables to symbols int32 [N, h, w, C]."""
+    """Fits tables to symbols int32 [N, …, C]."""
     channels = symbols.shape[-1]
     if tables == "places":
+        if symbols.ndim != 4:
+            symbols = symbols.reshape(len(symbols), 1, -1, channels)
         return tables_by_place(symbols, offsets)
     if tables == "shared":
         return tables_from_counts(_histogram(symbols), channels, offsets)
-    return stack_tables(
-        [
-            tables_from_counts(_histogram(symbols[..., c]), 1, offsets[c : c + 1])
-            for c in range(channels)
-        ]
-    )
+    each = [(_histogram(symbols[..., c]), 1, offsets[c : c + 1]) for c in range(channels)]
+    return stack_tables([tables_from_counts(*one) for one in each])
 
 
 def _histogram(symbols: np.ndarray) -> dict[int, int]:

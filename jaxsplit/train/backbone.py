@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
 from jaxsplit.train import loop, parallel
-from jaxsplit.train.metrics import MetricsWriter
+from jaxsplit.train.config import check_values
+from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
 from jaxsplit.train.records import TrainState
 from jaxsplit.train.step import StepMetrics
 
@@ -65,26 +65,9 @@ class BackboneConfig:
     initial: str | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.epochs < 1 or not 0 <= self.seed < 2**32:
-            raise ConfigError(
-                f"batch_size is {self.batch_size}, epochs {self.epochs} and seed {self.seed}; "
-                "expected at least 1, at least 1, and 0 … 2**32 - 1"
-            )
-        if not (0 < self.learning_rate < math.inf and 0 <= self.warmup <= 1):
-            raise ConfigError(
-                f"learning_rate is {self.learning_rate} and warmup {self.warmup}; "
-                "expected more than 0, and a share from 0 to 1"
-            )
-        if not (
-            0 <= self.momentum < 1
-            and 0 <= self.weight_decay < math.inf
-            and 0 <= self.label_smoothing <= 1
-        ):
-            raise ConfigError(
-                f"momentum is {self.momentum}, weight_decay {self.weight_decay} and "
-                f"label_smoothing {self.label_smoothing}; "
-                "expected less than 1, any, and at most 1; none negative"
-            )
+        check_values(self)
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError(f"warmup is {self.warmup}; expected a share from 0 to 1")
 
     @property
     def key(self) -> str:
@@ -96,16 +79,12 @@ class BackboneConfig:
 def train_backbone(
     config: BackboneConfig,
     workdir: Path | None,
-    progress: loop.Progress | None = None,
+    progress: Progress | None = None,
     initial: networks.Backbone | None = None,
 ) -> tuple[networks.Variables, dict[str, Any]]:
     """Trains a backbone, or resumes its checkpoint in `workdir`, and tests it once.
 
-    Args:
-      config: the training.
-      workdir: folder for checkpoints; None writes none.
-      progress: called with loss and accuracy.
-      initial: the backbone that `config.initial` names.
+    `initial` is the backbone that `config.initial` names; `progress` gets loss and accuracy.
 
     Returns:
       Variables {"params", "batch_stats"}, and a report: top-1 on the test split, its size, steps.
@@ -126,7 +105,6 @@ def train_backbone(
     steps = config.epochs * steps_per_epoch
     optimizer = _make_optimizer(config, steps)
     variables = _first_variables(config, source, initial)
-    step = _make_step(config, optimizer, num_classes)
 
     def batches(start: int) -> Iterator[_Batch]:
         for batch in data.batches(
@@ -147,13 +125,12 @@ def train_backbone(
     with MetricsWriter(workdir, key=key) as writer:
         state = loop.fit(
             loop.resume(TrainState.create(variables, optimizer), checkpoints),
-            step,
+            _make_step(config, optimizer, num_classes),
             batches,
             steps,
             batch_size=config.batch_size,
             constants=None,
-            progress=progress,
-            writer=writer,
+            reports=Reports(progress=progress, writer=writer),
             directory=checkpoints,
             save_every=steps_per_epoch,
         )

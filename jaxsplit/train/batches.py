@@ -42,13 +42,7 @@ class FeatureCache:
         return len(jax.tree.leaves(self.features)[0])
 
     def batches(
-        self,
-        batch_size: int,
-        seed: int,
-        start_step: int = 0,
-        *,
-        process_index: int = 0,
-        process_count: int = 1,
+        self, batch_size: int, seed: int, start_step: int = 0, **process: int
     ) -> Iterator[Batch]:
         """Yields shuffled batches endlessly: features, teacher, targets and index.
 
@@ -56,8 +50,8 @@ class FeatureCache:
           batch_size: examples in a batch, over all processes.
           seed: of the order.
           start_step: first step; an iteration from 0 gives the same batch there.
-          process_index, process_count: this process's number and their count: it gets its share
-            of each batch, and has all features.
+          **process: process_index and process_count: this process's number and their count: it
+            gets its share of each batch, and has all features.
 
         Raises:
           ConfigError: there are fewer examples than a batch takes, or no equal shares.
@@ -72,7 +66,7 @@ class FeatureCache:
             return Batch(index.astype(np.int32), targets, features=features, teacher=teacher)
 
         row_bytes = sum(array[:1].nbytes for array in jax.tree.leaves(self.features))
-        batch_bytes = max(1, row_bytes * batch_size // process_count)
+        batch_bytes = max(1, row_bytes * batch_size // process.get("process_count", 1))
         return endless_steps(
             fetch,
             len(self),
@@ -81,9 +75,18 @@ class FeatureCache:
             start_step,
             threads=2,  # one reads while the other waits for the disk
             ahead=min(4, max(1, _AHEAD_BYTES // batch_bytes)),
-            process_index=process_index,
-            process_count=process_count,
+            **process,
         )
+
+    def in_turn(self, size: int) -> Iterator[Batch]:
+        """Yields every example once, without the teacher, in batches of `size`."""
+        for start in range(0, len(self), size):
+            index = np.arange(start, min(start + size, len(self)), dtype=np.int32)
+            part = slice(start, start + size)
+            features, targets = jax.tree.map(
+                lambda x, part=part: x[part], (self.features, self.targets)
+            )
+            yield Batch(index, targets, features=features)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,13 +104,7 @@ class ImageBatches:
     scale: Scale
 
     def batches(
-        self,
-        batch_size: int,
-        seed: int,
-        start_step: int = 0,
-        *,
-        process_index: int = 0,
-        process_count: int = 1,
+        self, batch_size: int, seed: int, start_step: int = 0, **process: int
     ) -> Iterator[Batch]:
         """Yields shuffled batches: images, targets and index; see `FeatureCache.batches`."""
         read, threads = reader(self.source, self.preprocessing)
@@ -118,16 +115,14 @@ class ImageBatches:
             images = self.views.apply(batch["image"], index % count, index // count)
             return Batch(index.astype(np.int32), batch["label"], images=images)
 
-        return endless_steps(
-            fetch,
-            count * len(self.views),
-            batch_size,
-            seed,
-            start_step,
-            threads=threads,
-            process_index=process_index,
-            process_count=process_count,
-        )
+        total = count * len(self.views)
+        return endless_steps(fetch, total, batch_size, seed, start_step, threads=threads, **process)
+
+    def in_turn(self, size: int) -> Iterator[Batch]:
+        """Yields every image once, without augmentation, in batches of `size`."""
+        for batch in data.batches(self.source, self.preprocessing, size):
+            kept = batch["mask"]
+            yield Batch(batch["index"][kept], batch["label"][kept], images=batch["image"][kept])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

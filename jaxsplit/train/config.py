@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 
 import optax
 
@@ -27,6 +28,49 @@ TABLES = ("prior", *SHARINGS)
 _SILENT = ("baselines", "compare_at", "cache_gib", "evaluate_every", "evaluate_limit", "tables")
 # These change nothing where the network is frozen.
 _OF_NETWORKS = ("trainable", "network_rate")
+
+# Field of a configuration → a condition of its value, and the same in words.
+_AT_LEAST_0 = (lambda x: 0 <= x < math.inf, "at least 0")
+_AT_LEAST_1 = (lambda x: x >= 1, "at least 1")
+_ABOVE_0 = (lambda x: x > 0, "more than 0")
+_BELOW_1 = (lambda x: 0 <= x < 1, "from 0 to below 1")
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "batch_size": _AT_LEAST_1,
+    "epochs": _AT_LEAST_1,
+    "seed": (lambda x: 0 <= x < 2**32, "0 … 2**32 - 1"),
+    "learning_rate": (lambda x: 0 < x < math.inf, "a finite number above 0"),
+    "prior_rate": _AT_LEAST_0,
+    "network_rate": _AT_LEAST_0,
+    "weight_decay": _AT_LEAST_0,
+    "evaluate_every": _AT_LEAST_0,
+    "max_norm": _ABOVE_0,
+    "cache_gib": _ABOVE_0,
+    "decay_to": (lambda x: 0 < x <= 1, "more than 0 and at most 1"),
+    "ema": _BELOW_1,
+    "momentum": _BELOW_1,
+    "label_smoothing": (lambda x: 0 <= x <= 1, "from 0 to 1"),
+}
+_CHOICES = {
+    "cache": CACHES,
+    "feature_dtype": DTYPES,
+    "compute_dtype": COMPUTE_DTYPES,
+    "batching": BATCHINGS,
+    "start": STARTS,
+    "tables": TABLES,
+    "trainable": TRAINABLE,
+}
+
+
+def check_values(config: object) -> None:
+    """Raises a ConfigError if a field of a configuration is out of its range or choices."""
+    for name, (fits, expected) in _RANGES.items():
+        if hasattr(config, name) and not fits(getattr(config, name)):
+            raise ConfigError(f"{name} is {getattr(config, name)!r}; expected {expected}")
+    for name, known in _CHOICES.items():
+        if hasattr(config, name) and getattr(config, name) not in known:
+            raise ConfigError(
+                f"{name} is {getattr(config, name)!r}; expected one of {', '.join(known)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,68 +173,25 @@ class CurveConfig:
         names = [rate.rate_id for rate in self.rates]
         if len(set(names)) < len(names):
             raise ConfigError(f"rates need different names; got {', '.join(names)}")
-        if self.batch_size < 1 or not 0 <= self.seed < 2**32:
-            raise ConfigError(
-                f"batch_size is {self.batch_size} and seed {self.seed}; "
-                "expected at least 1, and 0 … 2**32 - 1"
-            )
-        if self.evaluate_every < 0:
-            raise ConfigError(f"evaluate_every is {self.evaluate_every}; expected 0 or more")
-        if not self.cache_gib > 0:
-            raise ConfigError(f"cache_gib is {self.cache_gib}; expected more than 0")
-        self._check_learning()
+        check_values(self)
+        if self.warmup < 0:
+            raise ConfigError(f"warmup is {self.warmup}; expected at least 0")
+        self.learning_rates()
         self.shown  # noqa: B018 — refuses impossible views
-        for name, known in (
-            ("cache", CACHES),
-            ("feature_dtype", DTYPES),
-            ("compute_dtype", COMPUTE_DTYPES),
-            ("batching", BATCHINGS),
-            ("start", STARTS),
-            ("tables", TABLES),
-            ("trainable", TRAINABLE),
-        ):
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}"
-                )
-
         if self.start == "principal":
-            self._check_start()
+            for rate in self.rates:
+                check_principal(rate.spec or self.spec)
+            first = self.phases[0].distortion
+            if not (isinstance(first, Distortion) and first.features):
+                raise ConfigError(
+                    "start='principal' needs a positive weight of features, however small, in the "
+                    "first phase's distortion"
+                )
         if self.trainable != "unit" and self.evaluate_every:
             raise ConfigError(
                 f"trainable is {self.trainable!r} and evaluate_every {self.evaluate_every}; "
                 "evaluations during a training use the frozen network: expected 0"
             )
-
-    def _check_start(self) -> None:
-        for rate in self.rates:
-            check_principal(rate.spec or self.spec)
-        first = self.phases[0].distortion
-        if not (isinstance(first, Distortion) and first.features):
-            raise ConfigError(
-                "start='principal' needs a positive weight of features, however small, in the "
-                "first phase's distortion"
-            )
-
-    def _check_learning(self) -> None:
-        if not (0 < self.learning_rate < math.inf and 0 <= self.prior_rate < math.inf):
-            raise ConfigError(
-                f"learning_rate is {self.learning_rate} and prior_rate {self.prior_rate}; "
-                "expected more than 0, and at least 0"
-            )
-        if not 0 <= self.network_rate < math.inf:
-            raise ConfigError(f"network_rate is {self.network_rate}; expected at least 0")
-        if self.warmup < 0 or not self.max_norm > 0:
-            raise ConfigError(
-                f"warmup is {self.warmup} and max_norm {self.max_norm}; "
-                "expected at least 0, and more than 0"
-            )
-        if not (0 < self.decay_to <= 1 and 0 <= self.ema < 1):
-            raise ConfigError(
-                f"decay_to is {self.decay_to} and ema {self.ema}; "
-                "expected more than 0 and at most 1, and from 0 to below 1"
-            )
-        self.learning_rates()
 
     def learning_rates(self) -> optax.Schedule:
         """Returns the learning rate as a function of the step."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +19,17 @@ from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.io import checkpoint
 from jaxsplit.io.identity import identity
-from jaxsplit.io.log import Tell
+from jaxsplit.io.log import Log, no_log
 from jaxsplit.io.versions import versions
 from jaxsplit.networks import LinenNetwork
+from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import Classification
 from jaxsplit.train import features, loop, parallel
 from jaxsplit.train.batches import WithImages
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.fine_tuning import NETWORK, learning_blocks
 from jaxsplit.train.losses import Distortion, Scale
-from jaxsplit.train.metrics import MetricsWriter
+from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports
 from jaxsplit.train.optimizer import make_optimizer as make_adam
 from jaxsplit.train.pca import with_principal_units
 from jaxsplit.train.rate_groups import (
@@ -36,12 +38,12 @@ from jaxsplit.train.rate_groups import (
     in_order,
     init_groups,
     make_curve_step,
+    make_evaluate,
     make_groups,
     with_best_offsets,
 )
-from jaxsplit.train.records import Batch, CurveConstants, CurveState
+from jaxsplit.train.records import CurveConstants, CurveState
 from jaxsplit.train.step import Phase, cast_params
-from jaxsplit.train.validation import in_turn, make_evaluate
 
 #: `features.compute` for one cut: source, views=… → its features, or its images.
 Compute = Callable[..., features.FeatureCache | features.ImageBatches]
@@ -52,8 +54,8 @@ def train_curve(
     config: CurveConfig,
     backbone: networks.Backbone,
     workdir: Path | None = None,
-    progress: loop.Progress | None = None,
-    tell: Tell | None = None,
+    progress: Progress | None = None,
+    tell: Log | None = None,
 ) -> RateFamily:
     """Trains all rates behind one frozen head, and builds their tables.
 
@@ -107,8 +109,8 @@ def train_rates(
     config: CurveConfig,
     backbone: networks.Backbone,
     workdir: Path | None = None,
-    progress: loop.Progress | None = None,
-    tell: Tell | None = None,
+    progress: Progress | None = None,
+    tell: Log | None = None,
 ) -> tuple[RateFamily, data.Source]:
     """Trains as `train_curve` does, for any `config.trainable`, without fitting tables.
 
@@ -116,6 +118,7 @@ def train_rates(
       The family with tables of the priors, and the training images. Where blocks of the network
       are trained, variables of rates hold them too.
     """
+    log = tell or no_log
     frozen = backbone.fold()
     groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
     source = data.open_source(config.data, split=config.train_split, limit=config.limit)
@@ -135,7 +138,7 @@ def train_rates(
         directory=workdir / "features" if workdir else None,
         cache=config.cache,
         max_bytes=int(min(config.cache_gib * 2**30, 2**62)),
-        tell=tell,
+        tell=log,
     )
     if config.start == "principal":
         groups[0].split.units.one  # noqa: B018 — refuses several arrays before hours of features
@@ -149,34 +152,37 @@ def train_rates(
     key = checkpoint.key(config.key, backbone.fingerprint, source.listing, *own)
     directory = workdir / f"checkpoints-{key}" if workdir else None
     state = loop.resume(first_state(config, backbone, groups), directory)
-    if tell is not None and int(state.step):
-        tell(f"{int(state.step)} of {config.steps} steps are done")
+    if int(state.step):
+        log(f"{int(state.step)} of {config.steps} steps are done")
     first = config.phases[0].distortion
     if config.start == "principal" and isinstance(first, Distortion) and not int(state.step):
-        if tell is not None:
-            tell("computing principal components")
+        log("computing principal components")
         # Some of the examples, equally many of each view.
         if isinstance(examples, features.FeatureCache):
             sample = features.sample_of(examples, len(config.shown))
         else:
             sample = features.sampled_features(frozen, config.cut, source, config.shown)
-        state = with_principal_units(
-            groups,
-            state,
-            sample,
-            backbone=frozen,
-            distortion=first,
-            scale=examples.scale,
-            seed=config.seed,
-        )
+        origin = {"backbone": frozen, "distortion": first, "scale": examples.scale}
+        state = with_principal_units(groups, state, sample, **origin, seed=config.seed)
     if config.trainable == "all" and isinstance(examples, features.FeatureCache):
         shown = backbone.preprocessing, config.shown, examples.scale
         examples = WithImages(examples, features.ImageBatches(source, *shown))
-    evaluate = _evaluation(config, frozen, groups, keep) if config.evaluate_every else None
+    evaluate = None
+    if config.evaluate_every:
+        test = data.open_source(config.data, split=config.test_split, limit=config.evaluate_limit)
+        evaluate = _evaluation(config, frozen, groups, keep(test))
     names = [rate.rate_id for rate in config.rates]
     with MetricsWriter(workdir, names, key) as writer:
+        reports = Reports(total=config.steps, names=names, progress=progress, writer=writer)
         state = _fit(
-            config, backbone, groups, state, examples, evaluate, directory, writer, progress
+            config,
+            backbone,
+            groups,
+            state,
+            examples,
+            evaluate,
+            reports=reports,
+            directory=directory,
         )
     return freeze(config, backbone, groups, state), source
 
@@ -194,13 +200,7 @@ def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
 def first_state(
     config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group]
 ) -> CurveState:
-    """Returns the state at step 0.
-
-    Args:
-      config: the training.
-      backbone: the network before any folding.
-      groups: the rates.
-    """
+    """Returns the state at step 0; `backbone` is the network before any folding."""
     blocks = learning_blocks(groups[0].split, backbone.variables, config.trainable)
     return init_groups(groups, make_optimizer(config), config.seed, config.ema > 0, blocks)
 
@@ -208,12 +208,7 @@ def first_state(
 def make_constants(
     config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group], scale: Scale
 ) -> CurveConstants:
-    """Returns the constants of `make_curve_step`.
-
-    Args:
-      config, backbone, groups: as in `first_state`.
-      scale: of the features.
-    """
+    """Returns the constants of `make_curve_step`; `scale` is the features'."""
     frozen = jax.tree.map(jnp.asarray, backbone.fold().variables)
     return CurveConstants(
         backbone=cast_params(frozen, config.compute_dtype),
@@ -223,24 +218,38 @@ def make_constants(
     )
 
 
+def _evaluation(
+    config: CurveConfig,
+    backbone: networks.Backbone,
+    groups: Sequence[Group],
+    examples: features.FeatureCache | features.ImageBatches,
+) -> Callable[[Phase, CurveState], Metrics]:
+    """(phase, state) → validation metrics and bits of every rate."""
+    size = batch_size(backbone.preprocessing.input_shape)
+    in_turn = functools.partial(examples.in_turn, size)
+    measure = make_evaluate(groups, backbone, in_turn, config.batching)
+
+    def evaluate(phase: Phase, state: CurveState) -> Metrics:
+        noisy = phase.quantization == "noise"
+        return measure(with_best_offsets(groups, state) if noisy else state)
+
+    return evaluate
+
+
 def _fit(
     config: CurveConfig,
     backbone: networks.Backbone,
     groups: Sequence[Group],
     state: CurveState,
     examples: Examples,
-    evaluate: Callable[[Phase, CurveState], loop.Metrics] | None,
-    directory: Path | None,
-    writer: MetricsWriter,
-    progress: loop.Progress | None,
+    evaluate: Callable[[Phase, CurveState], Metrics] | None,
+    **options: Any,
 ) -> CurveState:
+    """Runs all phases; `options` are those of `loop.fit`."""
     adam = make_optimizer(config)
     constants = make_constants(config, backbone, groups, examples.scale)
-
-    def batches(start: int) -> Iterator[Batch]:
-        place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        return examples.batches(config.batch_size, config.seed, start, **place)
-
+    place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    ids = [[rate.rate_id for rate in group.rates] for group in groups]
     end = 0
     for phase in config.phases:
         if phase.quantization == "round" and int(state.step) == end:
@@ -258,37 +267,16 @@ def _fit(
         state = loop.fit(
             state,
             step,
-            batches,
+            lambda start: examples.batches(config.batch_size, config.seed, start, **place),
             end,
             batch_size=config.batch_size,
             constants=constants,
-            total_steps=config.steps,
-            names=[rate.rate_id for rate in config.rates],
-            groups=[[rate.rate_id for rate in group.rates] for group in groups],
-            progress=progress,
-            writer=writer,
+            groups=ids,
             evaluate=evaluate and functools.partial(evaluate, phase),
             evaluate_every=config.evaluate_every,
-            directory=directory,
+            **options,
         )
     return with_best_offsets(groups, state) if config.phases[-1].quantization == "noise" else state
-
-
-def _evaluation(
-    config: CurveConfig,
-    backbone: networks.Backbone,
-    groups: Sequence[Group],
-    keep: Compute,
-) -> Callable[[Phase, CurveState], loop.Metrics]:
-    """(phase, state) → validation metrics and bits of every rate."""
-    source = data.open_source(config.data, split=config.test_split, limit=config.evaluate_limit)
-    examples = keep(source)
-    run = make_evaluate(groups, backbone, lambda: in_turn(examples, backbone), config.batching)
-
-    def evaluate(phase: Phase, state: CurveState) -> loop.Metrics:
-        return run(with_best_offsets(groups, state) if phase.quantization == "noise" else state)
-
-    return evaluate
 
 
 def freeze(

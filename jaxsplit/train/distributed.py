@@ -13,13 +13,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jaxsplit.errors import (
-    ConfigError,
-    Interrupted,
-    JaxsplitError,
-    NonFiniteError,
-    ProcessError,
-)
+from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, NonFiniteError, ProcessError
 
 # A process without a heartbeat for this long is lost, and jax ends all others.
 _HEARTBEAT_S = 30
@@ -51,7 +45,18 @@ def join(
         return
     known = coordinator not in (None, "auto")
     if known or (process_id, processes) != (None, None):
-        _check(coordinator, process_id, processes)
+        if not known or process_id is None or processes is None:
+            raise ConfigError(
+                "--coordinator HOST:PORT, --process-id I and --processes N go together: give all "
+                "three"
+            )
+        host, _, port = str(coordinator).rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ConfigError(f"the coordinator is {coordinator!r}; expected HOST:PORT or auto")
+        if not 0 <= process_id < processes:
+            raise ConfigError(
+                f"the process's number is {process_id} of {processes}; expected 0 … {processes - 1}"
+            )
     # Its SIGTERM handler would replace that of the training loop.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -65,10 +70,9 @@ def join(
             shutdown_timeout_seconds=_SHUTDOWN_S,
         )
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ProcessError(
-            f"cannot join the other processes: {reason}; give each --coordinator HOST:PORT, "
-            "--process-id I and --processes N"
+            f"cannot join the other processes: {_reason(error)}; give each "
+            "--coordinator HOST:PORT, --process-id I and --processes N"
         ) from error
 
 
@@ -90,20 +94,6 @@ def launched_together(environment: Mapping[str, str]) -> bool:
     )
 
 
-def _check(coordinator: str | None, process_id: int | None, processes: int | None) -> None:
-    if coordinator in (None, "auto") or process_id is None or processes is None:
-        raise ConfigError(
-            "--coordinator HOST:PORT, --process-id I and --processes N go together: give all three"
-        )
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ConfigError(f"the coordinator is {coordinator!r}; expected HOST:PORT or auto")
-    if not 0 <= process_id < processes:
-        raise ConfigError(
-            f"the process's number is {process_id} of {processes}; expected 0 … {processes - 1}"
-        )
-
-
 def is_first() -> bool:
     """Returns whether this is the process that writes files and logs."""
     return jax.process_index() == 0
@@ -116,46 +106,35 @@ def share(batch: _Tree) -> _Tree:
 
 
 def from_first(tree: _Tree) -> _Tree:
-    """Broadcasts the first process's tree; the others' trees give structure and shapes.
-
-    Raises:
-      ProcessError: another process is lost.
-    """
+    """Broadcasts the first process's tree; the others' trees give structure and shapes."""
     if jax.process_count() == 1:
         return tree
     from jax.experimental import multihost_utils
 
     wait_for_all("broadcast")
-    with _others():
+    with together((jax.errors.JaxRuntimeError, ValueError)):
         return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
 
 
 def largest(number: int) -> int:
-    """Returns the maximum of a number over processes.
-
-    Raises:
-      ProcessError: another process is lost.
-    """
+    """Returns the maximum of a number over processes."""
     if jax.process_count() == 1:
         return number
     from jax.experimental import multihost_utils
 
     wait_for_all("maximum")
-    with _others():
+    with together((jax.errors.JaxRuntimeError, ValueError)):
         return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
 def wait_for_all(reason: str) -> None:
-    """Waits for all processes, up to a week.
+    """Waits for all processes, up to a week; raises `ProcessError` if one is lost.
 
     The barrier is the coordinator's: Gloo waits only half a minute in the first of each collective.
-
-    Raises:
-      ProcessError: another process is lost.
     """
     if not _several():
         return
-    with _others():
+    with together((jax.errors.JaxRuntimeError, ValueError)):
         _state().client.wait_at_barrier(
             f"{reason}, {next(_BARRIERS)}", timeout_in_ms=1000 * _SHUTDOWN_S
         )
@@ -199,32 +178,18 @@ def leaving_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Reports errors of jax as the loss of a process, where there are several.
-
-    Raises:
-      ProcessError: in place of jax's error.
-    """
+def together(kinds: tuple[type[Exception], ...] = (jax.errors.JaxRuntimeError,)) -> Iterator[None]:
+    """Raises a `ProcessError` in place of errors of jax where there are several processes."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except kinds as error:
         if jax.process_count() == 1:
             raise
-        raise _lost(error) from error
+        raise ProcessError(
+            f"one of {jax.process_count()} processes is lost ({_reason(error)}): start all of them "
+            "again, on any number of devices; they resume from the last checkpoint"
+        ) from error
 
 
-@contextlib.contextmanager
-def _others() -> Iterator[None]:
-    """Reports errors of jax, which may be ValueErrors, as the loss of a process."""
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        raise _lost(error) from error
-
-
-def _lost(error: Exception) -> ProcessError:
-    reason = " ".join(str(error).split())[:200]
-    return ProcessError(
-        f"one of {jax.process_count()} processes is lost ({reason}): start all of them again, on "
-        "any number of devices; they resume from the last checkpoint"
-    )
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from jaxsplit import _moved, data
+from jaxsplit.data.pipeline import ImageBatch, reader, stream
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
 from jaxsplit.io.identity import identity
-from jaxsplit.io.log import Tell, tell_nobody
+from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks import Backbone, Features, LinenNetwork
-from jaxsplit.networks.inference import batch_size
+from jaxsplit.networks.inference import batch_size, head_program, pad_rows
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.batches import FeatureCache, ImageBatches
-from jaxsplit.train.frozen_head import mean_square, run_parts, sample_of, sampled_features
+from jaxsplit.train.losses import Scale
 
 DTYPES = ("float32", "float16", "bfloat16")
 CACHES = ("auto", "disk", "memory", "none")
@@ -31,11 +35,76 @@ CACHES = ("auto", "disk", "memory", "none")
 MAX_BYTES = 64 * 2**30
 
 _RESERVE = 2**30  # bytes that a cache leaves free on its disk
+_SAMPLE_BYTES = 2**28
+_SECONDS_BETWEEN_REPORTS = 10
 
-# Of one image: cut → features, the teacher's outputs, the target.
-_Layout = tuple[dict[str, Features], Outputs, Targets]
-# Parts (None: all) → (part, its first row, its arrays by name) of each.
-_Run = Callable[[Sequence[int] | None], Iterator[tuple[int, int, dict[str, np.ndarray]]]]
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadRun:
+    """The run of the frozen head over the examples of a training.
+
+    Attributes:
+      backbone, cuts: the frozen network, and where it is cut.
+      source, views: training images, and augmentations of each.
+      dtype: of the stored features.
+      log: log callback.
+    """
+
+    backbone: Backbone
+    cuts: tuple[str, ...]
+    source: data.Source
+    views: data.Views
+    dtype: str = "float32"
+    log: Log = no_log
+
+    @property
+    def size(self) -> int:
+        """Images of one run of the head."""
+        return batch_size(self.backbone.preprocessing.input_shape)
+
+    @functools.cached_property
+    def layout(self) -> tuple[dict[str, Features], Outputs, Targets]:
+        """Shapes of an image's arrays: cut → features, the teacher's outputs, the target."""
+        shapes = self.backbone.feature_shapes
+        label = jax.ShapeDtypeStruct((), np.dtype(np.int32))
+        return {cut: shapes[cut] for cut in self.cuts}, self.backbone.output_shapes, label
+
+    @functools.cached_property
+    def shapes(self) -> Shapes:
+        """Name → shape and dtype of the cached arrays, in the order of the layout's leaves."""
+        rows = len(self.source) * len(self.views)
+        if rows >= 2**31:
+            raise ConfigError(f"{rows} examples can't be numbered in 32 bits: take fewer views")
+        found = {}
+        for path, leaf in jax.tree.leaves_with_path(self.layout):
+            kind = ("features", "teacher", "label")[path[0].idx]
+            # One cut, one array and one output have plain names.
+            inside = path[1:] if kind != "features" or len(self.cuts) > 1 else path[2:]
+            keys = (jax.tree_util.keystr((part,), simple=True) for part in inside)
+            name = "-".join((kind, *(re.sub(r"[^\w.]", "_", key) for key in keys)))
+            dtype = str(leaf.dtype) if kind != "features" else self.dtype
+            found[name] = ((rows, *leaf.shape), dtype)
+        return found
+
+    @property
+    def about(self) -> dict[str, object]:
+        """All that cached features depend on, ready for JSON."""
+        backbone, network = self.backbone, self.backbone.network
+        kinds = {str(np.dtype(x.dtype)) for x in jax.tree.leaves(backbone.variables)}
+        return {
+            "backbone": backbone.fingerprint,
+            "network": backbone.name,
+            "folded": network.folded,
+            "variables": sorted(kinds),
+            "preprocessing": backbone.preprocessing.to_dict(),
+            "cut": self.cuts[0] if len(self.cuts) == 1 else list(self.cuts),
+            **({} if isinstance(network, LinenNetwork) else {"functions": identity(network)}),
+            "source": self.source.fingerprint,
+            "views": dataclasses.asdict(self.views),
+            "dtype": self.dtype,
+            "precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
+            "platform": jax.default_backend(),
+        }
 
 
 def compute(
@@ -48,7 +117,7 @@ def compute(
     directory: Path | None = None,
     cache: str = "auto",
     max_bytes: int = MAX_BYTES,
-    tell: Tell | None = None,
+    tell: Log | None = None,
 ) -> FeatureCache | ImageBatches:
     """Runs the head over every view of every image once, or resumes a stopped computation.
 
@@ -73,15 +142,14 @@ def compute(
       ConfigError: an argument doesn't fit, or features fit neither the chosen cache nor their
         dtype, or can't be written.
     """
-    shown = views or data.Views()
-    if shown.augmentation is None:  # the seed changes nothing: one cache serves all seeds
-        shown = dataclasses.replace(shown, seed=0)
-    found = _compute(
-        backbone, (cut,), source, shown, dtype, directory, cache, max_bytes, tell or tell_nobody
-    )
+    views = views or data.Views()
+    if views.augmentation is None:  # the seed changes nothing: one cache serves all seeds
+        views = dataclasses.replace(views, seed=0)
+    run = HeadRun(backbone, (cut,), source, views, dtype, tell or no_log)
+    found = _compute(run, directory, cache, max_bytes)
     if found is None:
-        scale = mean_square(sampled_features(backbone, cut, source, shown))
-        return ImageBatches(source, backbone.preprocessing, shown, scale)
+        scale = mean_square(sampled_features(backbone, cut, source, views))
+        return ImageBatches(source, backbone.preprocessing, views, scale)
     return found[cut]
 
 
@@ -93,51 +161,26 @@ def compute_at_cuts(
     dtype: str = "float16",
     directory: Path,
     max_bytes: int = MAX_BYTES,
-    tell: Tell | None = None,
+    tell: Log | None = None,
 ) -> dict[str, FeatureCache]:
     """Runs the network once over every image and caches the features at several cuts on disk.
 
-    Args:
-      backbone, source, dtype, directory, max_bytes, tell: as in `compute`.
-      cuts: in the network's order.
-
-    Returns:
-      Cut → features; teacher and targets are the same arrays at all cuts.
-
-    Raises:
-      ConfigError: as in `compute`.
+    Arguments and errors are those of `compute`; `cuts` are in the network's order. Teacher and
+    targets are the same arrays at all cuts.
     """
-    found = _compute(
-        backbone,
-        tuple(cuts),
-        source,
-        data.Views(),
-        dtype,
-        directory,
-        "disk",
-        max_bytes,
-        tell or tell_nobody,
-    )
+    run = HeadRun(backbone, tuple(cuts), source, data.Views(), dtype, tell or no_log)
+    found = _compute(run, directory, "disk", max_bytes)
     assert found is not None  # features that don't fit on the disk were refused
     return found
 
 
 def _compute(
-    backbone: Backbone,
-    cuts: tuple[str, ...],
-    source: data.Source,
-    views: data.Views,
-    dtype: str,
-    directory: Path | None,
-    cache: str,
-    max_bytes: int,
-    tell: Tell,
+    run: HeadRun, directory: Path | None, cache: str, max_bytes: int
 ) -> dict[str, FeatureCache] | None:
     """Cut → features, from the cache as far as it is complete; None without a cache."""
-    if dtype not in DTYPES:
-        raise ConfigError(f"feature dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    layout = _layout(backbone, cuts)
-    forms = _forms(layout, len(source) * len(views), dtype)
+    if run.dtype not in DTYPES:
+        raise ConfigError(f"feature dtype is {run.dtype!r}; expected one of {', '.join(DTYPES)}")
+    shapes = run.shapes
     if cache not in CACHES or (cache == "disk" and directory is None):
         raise ConfigError(
             f"cache is {cache!r} and its directory {directory}; expected one of "
@@ -145,84 +188,26 @@ def _compute(
         )
     files = None
     if directory is not None and cache in ("auto", "disk"):
-        about = describe(backbone, cuts, source, views, dtype)
+        about = run.about
         files = ArrayCache(
             directory / key(about),
             about,
-            forms,
-            images=len(source),
-            views=len(views),
-            part_images=batch_size(backbone.preprocessing.input_shape),
+            shapes,
+            images=len(run.source),
+            views=len(run.views),
+            part_images=run.size,
         )
-    if cache == "none" or not _fits(forms, files, max_bytes, cache, tell):
+    if cache == "none" or not _fits(shapes, files, max_bytes, cache, run.log):
         return None
-
-    def run(parts: Sequence[int] | None) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
-        for part, first, rows in run_parts(backbone, cuts, source, views, dtype, tell, parts):
-            yield part, first, dict(zip(forms, jax.tree.leaves(rows), strict=True))
-
-    arrays = _in_memory(forms, run) if files is None else _on_disk(files, run, tell)
-    stored = jax.tree.unflatten(jax.tree.structure(layout), list(arrays.values()))
+    arrays = _in_memory(run) if files is None else _on_disk(files, run)
+    stored = jax.tree.unflatten(jax.tree.structure(run.layout), list(arrays.values()))
     features, teacher, targets = stored
     found = {}
-    for cut in cuts:
+    for cut in run.cuts:
         cached = FeatureCache(features[cut], teacher, targets, None)
-        scale = mean_square(sample_of(cached, len(views)))
+        scale = mean_square(sample_of(cached, len(run.views)))
         found[cut] = dataclasses.replace(cached, scale=scale)
     return found
-
-
-def _layout(backbone: Backbone, cuts: tuple[str, ...]) -> _Layout:
-    """Shapes and dtypes of an image's cached arrays."""
-    shapes = backbone.feature_shapes
-    label = jax.ShapeDtypeStruct((), np.dtype(np.int32))
-    return {cut: shapes[cut] for cut in cuts}, backbone.output_shapes, label
-
-
-def _forms(layout: _Layout, rows: int, dtype: str) -> Shapes:
-    """Name → shape and dtype of the cached arrays, in the order of the layout's leaves."""
-    if rows >= 2**31:
-        raise ConfigError(f"{rows} examples can't be numbered in 32 bits: take fewer views")
-    forms = {}
-    kinds = ("features", "teacher", "label")
-    several = len(layout[0]) > 1
-    for path, leaf in jax.tree.leaves_with_path(layout):
-        kind = kinds[path[0].idx]
-        # One cut, one array and one output have plain names.
-        inside = path[1:] if kind != "features" or several else path[2:]
-        name = "-".join((kind, *(re.sub(r"[^\w.]", "_", _key(part)) for part in inside)))
-        kept = str(leaf.dtype) if kind != "features" else dtype
-        forms[name] = ((rows, *leaf.shape), kept)
-    return forms
-
-
-def _key(part: object) -> str:
-    return jax.tree_util.keystr((part,), simple=True)
-
-
-def describe(
-    backbone: Backbone,
-    cuts: tuple[str, ...],
-    source: data.Source,
-    views: data.Views,
-    dtype: str,
-) -> dict[str, object]:
-    """Returns all that cached features depend on, ready for JSON."""
-    network = backbone.network
-    return {
-        "backbone": backbone.fingerprint,
-        "network": backbone.name,
-        "folded": backbone.network.folded,
-        "variables": sorted({str(np.dtype(x.dtype)) for x in jax.tree.leaves(backbone.variables)}),
-        "preprocessing": backbone.preprocessing.to_dict(),
-        "cut": cuts[0] if len(cuts) == 1 else list(cuts),
-        **({} if isinstance(network, LinenNetwork) else {"functions": identity(network)}),
-        "source": source.fingerprint,
-        "views": dataclasses.asdict(views),
-        "dtype": dtype,
-        "precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
-        "platform": jax.default_backend(),
-    }
 
 
 def key(about: dict[str, object]) -> str:
@@ -230,9 +215,124 @@ def key(about: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _fits(forms: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, tell: Tell) -> bool:
+def run_parts(
+    run: HeadRun, parts: Sequence[int] | None
+) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+    """Computes parts of a cache.
+
+    Args:
+      run: network and examples.
+      parts: numbers of the parts; None for all. Part `k · V + v` is the k-th run of images in
+        view v of V: a run is decoded once for all of its views.
+
+    Yields:
+      The part, its first row, and its rows by the names of `run.shapes`.
+
+    Raises:
+      ConfigError: the features are too large for their dtype, or not finite.
+    """
+    size, count, views = run.size, len(run.source), run.views
+    wanted = set(range(-(-count // size) * len(views)) if parts is None else parts)
+    runs = sorted({part // len(views) for part in wanted})
+    backbone, cuts = run.backbone, run.cuts
+    read, threads = reader(run.source, backbone.preprocessing)
+
+    def fetch(i: int) -> ImageBatch:
+        first = runs[i] * size
+        return read(np.arange(first, min(first + size, count)))
+
+    where = cuts[0] if len(cuts) == 1 else f"{len(cuts)} cuts"
+    run.log(f"computing features at {where}: {len(wanted)} parts of up to {size} images")
+    program = head_program(
+        backbone.network, cuts, backbone.preprocessing, outputs=True, precision=None
+    )
+    variables = jax.device_put(backbone.variables)  # once: not with every batch
+    started = reported = time.monotonic()
+    done = 0
+    for i, batch in zip(runs, stream(fetch, 0, len(runs), threads), strict=True):
+        for view in range(len(views)):
+            if (part := i * len(views) + view) not in wanted:
+                continue
+            index = batch["index"]
+            images = views.apply(batch["image"], index, np.full(len(index), view))
+            features, outputs = _first_rows(program(variables, pad_rows(images, size)), len(images))
+            stored = {
+                cut: jax.tree.map(functools.partial(_as_dtype, dtype=run.dtype, cut=cut), tree)
+                for cut, tree in features.items()
+            }
+            leaves = jax.tree.leaves((stored, outputs, batch["label"]))
+            yield part, view * count + i * size, dict(zip(run.shapes, leaves, strict=True))
+            done += 1
+            if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+                reported = time.monotonic()
+                left = (reported - started) / done * (len(wanted) - done)
+                run.log(f"features: {done} of {len(wanted)} parts, {left:.0f} s left")
+
+
+def _first_rows(tree: Features, rows: int) -> Features:
+    return jax.tree.map(lambda x: np.asarray(x)[:rows], tree)
+
+
+def _as_dtype(features: np.ndarray, dtype: str, cut: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        stored = features.astype(np.dtype(dtype))
+    if not np.isfinite(stored).all():
+        raise ConfigError(
+            f"features at {cut} as large as {np.abs(features).max():.3g} don't fit {dtype}: "
+            "take bfloat16 or float32, or another cut"
+            if np.isfinite(features).all()
+            else "the head's features are not finite: check the weights"
+        )
+    return stored
+
+
+def sample_rows(shape: tuple[int, ...], views: int = 1) -> np.ndarray:
+    """Returns about 1000 to 2000 evenly spaced rows, at most 256 MiB in float32.
+
+    Each view starts one image later than the one before, so that views sample different images.
+    """
+    limit = max(1, _SAMPLE_BYTES // (4 * math.prod(shape[1:])))
+    apart, images = max(1, shape[0] // 1000, -(-shape[0] // limit)), shape[0] // views
+    spread = [view * images + np.arange(view % apart, images, apart) for view in range(views)]
+    return np.concatenate(spread)
+
+
+def mean_square(sample: Features) -> Scale:
+    """Returns the mean square of each array."""
+    return jax.tree.map(lambda x: float(np.square(x).mean()), sample)
+
+
+def sample_of(cache: FeatureCache, views: int) -> Features:
+    """Returns float32 features of some of the examples, `views` of each image."""
+    shapes = [x.shape[1:] for x in jax.tree.leaves(cache.features)]
+    rows = sample_rows((len(cache), *max(shapes, key=math.prod)), views)  # the same of all arrays
+    return jax.tree.map(lambda x: np.asarray(x[rows], np.float32), cache.features)
+
+
+def sampled_features(
+    backbone: Backbone, cut: str, source: data.Source, views: data.Views
+) -> Features:
+    """Returns what `sample_of` returns for a cache of the same examples."""
+    shapes = [x.shape for x in jax.tree.leaves(backbone.feature_shapes[cut])]
+    count = len(source) * len(views)
+    examples = sample_rows((count, *max(shapes, key=math.prod)), len(views))
+    numbers, view = examples % len(source), examples // len(source)
+    read, _ = reader(source, backbone.preprocessing)
+    size = batch_size(backbone.preprocessing.input_shape)
+    program = head_program(backbone.network, (cut,), backbone.preprocessing, precision=None)
+    variables = jax.device_put(backbone.variables)
+    sample = []
+    for first in range(0, len(examples), size):
+        chosen = slice(first, first + size)
+        images = views.apply(read(numbers[chosen])["image"], numbers[chosen], view[chosen])
+        features = program(variables, pad_rows(images, size))[0][cut]
+        sample.append(_first_rows(features, len(images)))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *sample)
+
+
+def _fits(shapes: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, log: Log) -> bool:
     """Returns whether the features fit the cache; raises a ConfigError unless it is "auto"."""
-    size = sum(map(array_bytes, forms.values()))
+    size = sum(map(array_bytes, shapes.values()))
     lacking = size
     limits = [("the limit", max_bytes)]
     if files is None:
@@ -251,7 +351,7 @@ def _fits(forms: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, t
     exceeded = [f"{name} is {_gib(limit)}" for name, limit in limits if lacking > max(limit, 0)]
     if not exceeded:
         return True
-    shape, dtype = next(iter(forms.values()))
+    shape, dtype = next(iter(shapes.values()))
     problem = (
         f"the features of {shape[0]} examples, {'×'.join(map(str, shape[1:]))} in {dtype}, take "
         f"{_gib(size)}, but {' and '.join(exceeded)}"
@@ -262,7 +362,7 @@ def _fits(forms: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, t
             f"{problem}; {smaller}; take fewer views, limit the images, raise the limit, or "
             "use no cache: the head then runs in every step"
         )
-    tell(f"{problem}: the head will run in every step")
+    log(f"{problem}: the head will run in every step")
     return False
 
 
@@ -270,20 +370,20 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.3g} GiB"
 
 
-def _in_memory(forms: Shapes, run: _Run) -> dict[str, np.ndarray]:
-    arrays = {name: np.empty(shape, np.dtype(dtype)) for name, (shape, dtype) in forms.items()}
-    for _, first, values in run(None):
+def _in_memory(run: HeadRun) -> dict[str, np.ndarray]:
+    arrays = {name: np.empty(shape, np.dtype(dtype)) for name, (shape, dtype) in run.shapes.items()}
+    for _, first, values in run_parts(run, None):
         for name, rows in values.items():
             arrays[name][first : first + len(rows)] = rows
     return arrays
 
 
-def _on_disk(files: ArrayCache, run: _Run, tell: Tell) -> dict[str, np.ndarray]:
+def _on_disk(files: ArrayCache, run: HeadRun) -> dict[str, np.ndarray]:
     try:
-        with files.locked(tell):
-            if missing := files.missing(tell):
-                _tell_of_others(files.folder, tell)
-                for part, first, values in run(missing):
+        with files.locked(run.log):
+            if missing := files.missing(run.log):
+                _log_others(files.folder, run.log)
+                for part, first, values in run_parts(run, missing):
                     files.write(part, first, values)
             return files.arrays()
     except OSError as error:
@@ -294,12 +394,12 @@ def _on_disk(files: ArrayCache, run: _Run, tell: Tell) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _tell_of_others(folder: Path, tell: Tell) -> None:
+def _log_others(folder: Path, log: Log) -> None:
     """Logs the size of features of other settings, which are never deleted."""
     others = [other for other in folder.parent.iterdir() if other.is_dir() and other != folder]
     size = sum(path.stat().st_size for other in others for path in other.glob("*.bin"))
     if size >= 2**30:
-        tell(f"{folder.parent} holds {_gib(size)} of features of other settings too")
+        log(f"{folder.parent} holds {_gib(size)} of features of other settings too")
 
 
 __getattr__ = _moved.renamed(__name__)

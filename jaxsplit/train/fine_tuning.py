@@ -23,13 +23,7 @@ NETWORK = "network"
 
 
 def learning_blocks(split: Split, variables: Variables, trainable: str) -> Variables:
-    """Returns the blocks of a network that are trained with every unit.
-
-    Args:
-      split: the cut.
-      variables: of the network, with parameters by block.
-      trainable: one of `TRAINABLE`: no block, those behind the cut, or all.
-    """
+    """Returns the blocks that are trained with every unit: none, those behind the cut, or all."""
     if trainable == "unit":
         return {}
     names = _endpoints(split)
@@ -45,13 +39,7 @@ def with_blocks(variables: Variables, blocks: Variables) -> Variables:
 
 
 def rate_network(split: Split, params: optax.Params, constants: Constants) -> Variables:
-    """Returns the variables of a rate's network.
-
-    Args:
-      split: the cut.
-      params: of the rate.
-      constants: with `network` where blocks of it are trained.
-    """
+    """Returns the variables of a rate's network, with its own blocks where some are trained."""
     if NETWORK not in params:
         return constants.backbone
     assert constants.network is not None
@@ -62,16 +50,9 @@ def rate_network(split: Split, params: optax.Params, constants: Constants) -> Va
 
 
 def rate_features(split: Split, params: optax.Params, network: Variables, batch: Batch) -> Features:
-    """Returns the inputs of a rate's encoder, from the frozen head or from its own.
+    """Returns the inputs of a rate's encoder, from the frozen head or from its own `network`.
 
-    Args:
-      split: the cut.
-      params: of the rate.
-      network: of the rate, in the dtype of its arithmetic.
-      batch: features of the frozen head; pixels where heads are trained.
-
-    Returns:
-      Features float32 [B, …].
+    The frozen head's features become float32; its own head runs in the network's dtype.
     """
     learned = params.get(NETWORK, {})
     if learned and _endpoints(split)[0].replace(".", "_") in learned:

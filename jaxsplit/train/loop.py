@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from jaxsplit.errors import Interrupted
 from jaxsplit.io import checkpoint
 from jaxsplit.train import distributed, parallel
-from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports, check_state
+from jaxsplit.train.metrics import Metrics, Reports, check_state
 from jaxsplit.train.step import StepMetrics
 
 
@@ -29,16 +29,12 @@ class State(Protocol):
 
 
 _State = TypeVar("_State", bound=State)
-_Tree = TypeVar("_Tree")
 _Batch = TypeVar("_Batch")
 _Constants = TypeVar("_Constants")
 
 
 def resume(state: _State, directory: Path | None) -> _State:
-    """Returns the newest checkpoint in `directory`, or `state` where there is none.
-
-    The first of several processes reads and broadcasts it.
-    """
+    """Returns the newest checkpoint in `directory`, or `state`; the first process reads it."""
     if directory is not None and distributed.is_first():
         state = checkpoint.restore_latest(directory, state)
     # Computing the features may have taken one of them much longer.
@@ -54,40 +50,28 @@ def fit(
     *,
     batch_size: int,
     constants: _Constants,
-    total_steps: int | None = None,
-    names: Sequence[str] = (),
+    reports: Reports | None = None,
     groups: Sequence[Sequence[str]] = (),
-    progress: Progress | None = None,
-    writer: MetricsWriter | None = None,
-    report_every: int = 10,
     evaluate: Callable[[_State], Metrics] | None = None,
     evaluate_every: int = 0,
     directory: Path | None = None,
     save_every: int = 1000,
 ) -> _State:
-    """Runs `step` from `state.step` to `steps`.
+    """Runs `step` from `state.step` to `steps` and returns the final state, on the host.
 
     Args:
       state: not replicated, such as from `resume`.
-      step: `(state, batch, constants) -> (state, metrics)`, mapped over devices here; metrics are
-        means over the whole batch, scalars or, over the rates, [R].
+      step: mapped over devices here; metrics are means over the whole batch, scalars or [R].
       batches: number of finished steps → batches from there on: whole ones, or this process's
         parts.
       steps: number of the last step.
       batch_size: examples in a batch, over all devices of all processes.
       constants: a tree that no step changes, such as a frozen network's variables.
-      total_steps: of the whole training, for progress; default `steps`.
-      names: of the rates, for errors.
+      reports: of metrics of the steps, and of evaluations.
       groups: names of the rates along the leading axis of each of `state.groups`, for errors.
-      progress: called with metrics every `report_every` steps, and with those of evaluations.
-      writer: gets the same metrics; stays open.
       evaluate: from the state on the host to metrics, which are reported as `eval_…`.
       evaluate_every: steps between evaluations, one more after the last step; 0: none.
-      directory: of the checkpoints; None: none are written.
-      save_every: steps between checkpoints.
-
-    Returns:
-      The final state, on the host.
+      directory: of the checkpoints, written every `save_every` steps; None: none are written.
 
     Raises:
       ConfigError: the devices can't share a batch equally.
@@ -95,19 +79,22 @@ def fit(
       NonFiniteError: a metric or the state is not finite; checkpoints are of earlier steps.
       Interrupted: by Ctrl-C or SIGTERM; the state after the last step is saved.
     """
-    first, total = int(state.step), total_steps or steps
+    first = int(state.step)
     if first >= steps:
         return state
+    reports = reports or Reports()
     devices = parallel.devices_for(batch_size)
     run = parallel.parallel_step(_with_stop(step), devices)
     replicated = parallel.replicate(state, devices)
     # Once: with every step, a large backbone would be copied to every device again.
     constants = parallel.replicate(constants, devices)
     source = batches(first)
-    reports = Reports(first, steps, total, batch_size, report_every, names, progress, writer)
+    reports.begin(first, steps, batch_size)
     with stop_request() as request, distributed.together():
         for done in range(first + 1, steps + 1):
-            part = _part(next(source), batch_size)
+            part = next(source)
+            if jax.process_count() > 1 and len(jax.tree.leaves(part)[0]) == batch_size:
+                part = distributed.share(part)
             stops = np.full(jax.local_device_count(), request.signal, np.int32)
             sent = parallel.shard((part, stops), devices)
             replicated, metrics = run(replicated, sent, constants)
@@ -115,23 +102,28 @@ def fit(
             # Several processes stop at the same step, where all have read the signal.
             stop = reports.stop if jax.process_count() > 1 else request.signal
             saves = directory is not None and (done % save_every == 0 or done == steps or stop)
-            evaluates = evaluate_every > 0 and (done % evaluate_every == 0 or done == total)
+            ends = done == (reports.total or steps)
+            evaluates = evaluate_every > 0 and (done % evaluate_every == 0 or ends)
             if not (saves or evaluates or stop or done == steps):
                 continue
             reports.drain()
             state = parallel.unreplicate(replicated)
             check_state(done, state, groups)
-            if evaluate is not None and evaluates and not stop:
+            if directory is not None and saves and stop:
+                _save(directory, done, state)  # first: a resumed run skips this step
+            if evaluate is not None and evaluates:
                 reports.evaluated(done, evaluate(state))
-            if directory is not None and saves:
+            if directory is not None and saves and not stop:
                 _save(directory, done, state)
-            # Save first, then evaluate: a resumed run skips this step.
-            if evaluate is not None and evaluates and stop:
-                reports.evaluated(done, evaluate(state))
             if done == steps:  # a later signal would be lost with this request
                 stop = stop or distributed.largest(request.signal)
             if stop:
-                raise Interrupted(_farewell(stop, done, directory), stop)
+                resumes = "which is saved: the same command resumes from there"
+                raise Interrupted(
+                    f"stopped by {signal.Signals(stop).name} after step {done}, "
+                    f"{resumes if directory else 'unsaved'}",
+                    stop,
+                )
     return state
 
 
@@ -150,20 +142,10 @@ def _with_stop(
     return run
 
 
-def _part(batch: _Tree, batch_size: int) -> _Tree:
-    whole = jax.process_count() > 1 and len(jax.tree.leaves(batch)[0]) == batch_size
-    return distributed.share(batch) if whole else batch
-
-
 def _save(directory: Path, done: int, state: State) -> None:
     if distributed.is_first():
         checkpoint.save_step(directory, done, state)
     distributed.wait_for_all(f"step {done} is saved")
-
-
-def _farewell(number: int, done: int, directory: Path | None) -> str:
-    saved = "which is saved: the same command resumes from there" if directory else "unsaved"
-    return f"stopped by {signal.Signals(number).name} after step {done}, {saved}"
 
 
 class StopRequest:
@@ -177,8 +159,7 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Records the first SIGINT or SIGTERM instead of ending; then restores the handlers.
 
-    A second signal meets the previous handlers and can end a long save. Outside the main thread
-    no signal is handled or recorded.
+    A second signal can end a long save. Other threads than the main one record no signal.
 
     >>> with stop_request() as request:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -189,7 +170,7 @@ def stop_request() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before: dict[int, Any] = {}  # handlers, as `signal.getsignal` types them
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -201,8 +182,7 @@ def stop_request() -> Iterator[StopRequest]:
         request.signal = number
         restore()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.getsignal(number)
+    for number in before:
         signal.signal(number, note)
     try:
         yield request

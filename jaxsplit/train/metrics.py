@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import math
 import os
@@ -55,7 +56,9 @@ class MetricsWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        if self._lines is not None:
+            self._lines.close()
+            self._events.close()
 
     def begin(self, step: int) -> None:
         """Opens the files once, and drops their entries of steps after `step`."""
@@ -86,29 +89,21 @@ class MetricsWriter:
         from tensorboardX.proto.summary_pb2 import Summary
 
         line: dict[str, Any] = {"step": step}
-        values = []
+        scalars = {}
         for name, array in metrics.items():
             if np.ndim(array) == 0:
-                line[name] = _finite(array)
-                values.append(Summary.Value(tag=name, simple_value=float(array)))
+                line[name], scalars[name] = _finite(array), array
                 continue
             # Without as many names, rates are numbered.
             names = self._names if len(self._names) == len(array) else range(len(array))
             line[name] = {str(rate): _finite(x) for rate, x in zip(names, array, strict=True)}
-            for rate, x in zip(names, array, strict=True):
-                values.append(Summary.Value(tag=f"{name}/{rate}", simple_value=float(x)))
+            scalars |= {f"{name}/{rate}": x for rate, x in zip(names, array, strict=True)}
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
+        values = [Summary.Value(tag=tag, simple_value=float(x)) for tag, x in scalars.items()]
         event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
         self._events.write_event(event)
         self._events.flush()
-
-    def close(self) -> None:
-        """Closes the files; `begin` opens them again."""
-        if self._lines is not None:
-            self._lines.close()
-            self._events.close()
-            self._lines = self._events = None
 
 
 def _take_over(directory: Path, key: str) -> None:
@@ -161,42 +156,35 @@ Outcome = tuple[dict[str, jax.Array], jax.Array]
 Progress = Callable[[int, int, Metrics], None]
 
 
+@dataclasses.dataclass(kw_only=True)
 class Reports:
     """Reports metrics of steps in flight, without waiting for the newest.
 
-    Args:
-      first, last, total: finished steps before, at the end, and of the whole training.
-      batch_size: examples of a step.
+    Attributes:
+      total: steps of the whole training; None: up to the last one of `begin`.
       every: steps between reports; the last step is reported too.
       names: of the rates, for errors.
-      progress, writer: get the metrics, in the first process only.
-
-    Attributes:
+      progress, writer: get the metrics, in the first process only; the writer stays open.
       stop: number of a signal that a process received before a step that was read, or 0.
     """
 
-    def __init__(
-        self,
-        first: int,
-        last: int,
-        total: int,
-        batch_size: int,
-        every: int,
-        names: Sequence[str] = (),
-        progress: Progress | None = None,
-        writer: MetricsWriter | None = None,
-    ) -> None:
-        self._last, self._total, self._batch_size = last, total, batch_size
-        self._every, self._names = every, names
-        first_process = distributed.is_first()
-        self._progress = progress if first_process else None
-        self._writer = writer if first_process else None
-        if self._writer is not None:
-            self._writer.begin(first)
+    total: int | None = None
+    every: int = 10
+    names: Sequence[str] = ()
+    progress: Progress | None = None
+    writer: MetricsWriter | None = None
+    stop: int = dataclasses.field(default=0, init=False)
+
+    def begin(self, first: int, last: int, batch_size: int) -> None:
+        """Begins with steps from `first` to `last`, of so many examples."""
+        self._last, self._batch_size = last, batch_size
+        if not distributed.is_first():
+            self.progress = self.writer = None
+        if self.writer is not None:
+            self.writer.begin(first)
         self._in_flight: collections.deque[tuple[int, Outcome]] = collections.deque()
         self._since: tuple[int, float] | None = None  # a step and the time of its end
         self._speed: Metrics = {}
-        self.stop = 0
 
     def add(self, step: int, outcome: Outcome) -> None:
         """Adds (metrics, stop) of a dispatched step, and reads those of an older one."""
@@ -212,16 +200,16 @@ class Reports:
 
     def evaluated(self, step: int, metrics: Metrics) -> None:
         """Reports an evaluation's metrics."""
-        self._tell(step, {f"eval_{name}": value for name, value in metrics.items()})
+        self._report(step, {f"eval_{name}": value for name, value in metrics.items()})
 
     def _read(self) -> None:
         step, outcome = self._in_flight.popleft()
         values, stop = parallel.unreplicate(outcome)
         metrics = {name: np.asarray(value) for name, value in values.items()}
         self.stop = self.stop or int(stop)
-        check_metrics(step, metrics, self._names)
+        check_metrics(step, metrics, self.names)
         now = time.monotonic()
-        due = step % self._every == 0 or step == self._last
+        due = step % self.every == 0 or step == self._last
         if due and self._since is not None:
             done, then = self._since
             speed = (step - done) * self._batch_size / max(now - then, 1e-9)
@@ -229,14 +217,14 @@ class Reports:
         if due or self._since is None:
             self._since = step, now
         if due:
-            self._tell(step, {**self._speed, **metrics})
+            self._report(step, {**self._speed, **metrics})
 
-    def _tell(self, step: int, metrics: Metrics) -> None:
+    def _report(self, step: int, metrics: Metrics) -> None:
         # Written first: the progress callback may raise.
-        if self._writer is not None:
-            self._writer.write(step, metrics)
-        if self._progress is not None:
-            self._progress(step, self._total, metrics)
+        if self.writer is not None:
+            self.writer.write(step, metrics)
+        if self.progress is not None:
+            self.progress(step, self.total or self._last, metrics)
 
 
 def check_metrics(step: int, metrics: Metrics, names: Sequence[str] = ()) -> None:
@@ -255,15 +243,9 @@ def check_metrics(step: int, metrics: Metrics, names: Sequence[str] = ()) -> Non
 
 
 def check_state(step: int, state: object, groups: Sequence[Sequence[str]] = ()) -> None:
-    """Checks that a state is finite, before it is saved.
+    """Raises a NonFiniteError with step, array and rates if a state on the host is not finite.
 
-    Args:
-      step: its number.
-      state: on the host.
-      groups: names of the rates along the leading axis of each of `state.groups`.
-
-    Raises:
-      NonFiniteError: with the step, the first array that is not finite, and its rates.
+    `groups` names the rates along the leading axis of each of `state.groups`.
     """
     for path, leaf in jax.tree.leaves_with_path(state):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact) or np.isfinite(leaf).all():

@@ -68,19 +68,13 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns Adam with clipping by the global norm of a rate's gradient, without weight decay.
 
-    Args:
-      schedule: of the learning rate.
-      max_norm: of the gradient.
-      **rates: learning-rate multipliers of parts of the parameters, by name.
+    `rates` are learning-rate multipliers of parts of the parameters, by name.
     """
-    return optax.chain(
-        optax.clip_by_global_norm(max_norm),
-        optax.adam(schedule),
-        *(
-            optax.masked(optax.scale(rate), functools.partial(_mask, part))
-            for part, rate in rates.items()
-        ),
-    )
+    scaled = [
+        optax.masked(optax.scale(rate), functools.partial(_mask, part))
+        for part, rate in rates.items()
+    ]
+    return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(schedule), *scaled)
 
 
 def _mask(part: str, tree: optax.Params) -> optax.Params:

@@ -67,11 +67,7 @@ def _cores() -> int:
 
 
 def devices_for(batch_size: int) -> list[jax.Device]:
-    """Returns all devices of all processes, which share a batch equally.
-
-    Raises:
-      ConfigError: they can't.
-    """
+    """Returns all devices of all processes; raises a ConfigError unless they can share a batch."""
     devices = jax.devices()
     count = len(devices)
     if batch_size % count:
@@ -111,7 +107,7 @@ def unreplicate(tree: _Tree) -> _Tree:
 def shard(batch: _Tree, devices: list[jax.Device]) -> _Tree:
     """Splits this process's part of a batch, [B, …], into [its devices, B / their number, …]."""
     n = _local(devices)
-    return jax.tree.map(lambda x: x.reshape(n, x.shape[0] // n, *x.shape[1:]), batch)
+    return jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), batch)
 
 
 def _local(devices: Iterable[jax.Device]) -> int:
@@ -121,10 +117,9 @@ def _local(devices: Iterable[jax.Device]) -> int:
 def parallel_step(
     step: Callable[[_State, _Batch, _Constants], tuple[_State, _Tree]], devices: list[jax.Device]
 ) -> Callable[[_State, _Batch, _Constants], tuple[_State, _Tree]]:
-    """Maps `step(state, batch, constants)` over devices.
+    """Maps `step(state, batch, constants)` over devices; it averages over `AXIS` itself.
 
-    `state` and `constants` come from `replicate`, `batch` from `shard`; the state is donated. The
-    step averages gradients and metrics over `AXIS` itself.
+    `state` and `constants` come from `replicate`, `batch` from `shard`; the state is donated.
     """
     return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=(0,))
 
@@ -175,7 +170,7 @@ def make_sums(
             count = len(jax.tree.leaves(batch)[0])
             size = max(size, -(-count // len(devices)) * len(devices))
             counts = np.arange(size) < count
-            filled = jax.tree.map(functools.partial(_fill_up, size=size), batch)
+            filled = jax.tree.map(lambda x, size=size: _fill_up(x, size), batch)
             result = program(variables, shard(filled, devices), shard(counts, devices))
             if pending is not None:  # read while the devices are busy with the next
                 _add(totals, pending)

@@ -36,17 +36,10 @@ _DRAWS = 2  # of targets, for each image
 
 
 def check_principal(spec: UnitSpec) -> BottleneckSpec:
-    """Checks that a unit can start from principal components.
+    """Returns a spec whose unit can start from principal components, or raises a ConfigError.
 
-    Args:
-      spec: of a rate.
-
-    Returns:
-      The same.
-
-    Raises:
-      ConfigError: it is no `BottleneckSpec`, patches overlap or leave gaps, a stage is not linear,
-        or a patch has not as many positions as there are depthwise filters.
+    It must be a `BottleneckSpec` of linear stages, whose patches neither overlap nor leave gaps and
+    have as many positions as there are depthwise filters.
     """
     if not isinstance(spec, BottleneckSpec):
         raise ConfigError(f"start='principal' is for a BottleneckSpec; got {spec}")
@@ -67,12 +60,8 @@ def best_step(lmbda: float, price: float, scale: float) -> float:
 
     A step Δ has the squared error Δ²/12 a coefficient, and half of it costs one bit more: the
     slopes of price · squared error and of lambda · bits are equal at Δ² = 6 · lambda / (price ·
-    ln 2).
-
-    Args:
-      lmbda: rate weight, distortion per bit.
-      price: distortion per squared error of a coefficient, positive.
-      scale: mean square of the features, which bounds the step from below.
+    ln 2). The price is the distortion per squared error of a coefficient; `scale`, the mean square
+    of the features, bounds the step from below.
 
     Source: Gish and Pierce 1968, Asymptotically efficient quantizing.
     """
@@ -98,9 +87,6 @@ def principal_unit(
 
     Returns:
       {"params", "batch_stats"}; latents are centred, in steps, the largest variance first.
-
-    Raises:
-      ConfigError: see `check_principal`, or there are more channels than components.
     """
     spec = check_principal(split.spec)
     k, channels = spec.kernel, spec.channels
@@ -204,19 +190,9 @@ def with_principal_units(
     scale: float,
     seed: int,
 ) -> CurveState:
-    """Returns the state with units from `principal_unit`, each with its lambda's step.
+    """Returns the state at step 0 with units from `principal_unit`, each with its lambda's step.
 
-    Args:
-      groups: the rates.
-      state: at step 0.
-      features: as in `principal_unit`.
-      backbone: the frozen network.
-      distortion: whose metric is used.
-      scale: mean square of the features.
-      seed: of the priors and of `loss_metric`.
-
-    Raises:
-      ConfigError: see `principal_unit`.
+    For features, distortion and scale see `loss_metric`; `seed` is also that of the priors.
     """
     states, key = [], jax.random.key(seed)
     for group, old in zip(groups, state.groups, strict=True):
@@ -254,12 +230,9 @@ def loss_metric(
     are left out.
 
     Args:
-      split: the cut.
+      split, backbone, distortion: the cut, the frozen network, and the weights of the loss.
       stride: side of a patch, the input of one position of the latent.
-      backbone: the frozen network.
-      features: float [N, H, W, Cin], a sample of the training's.
-      distortion: the weights of the loss.
-      scale: mean square of the features.
+      features, scale: float [N, H, W, Cin], a sample of the training's, and its mean square.
       key: of the drawn targets.
 
     Returns:
@@ -270,13 +243,10 @@ def loss_metric(
     """
     inputs = split.shape[-1] * stride**2
     metric = np.eye(inputs) * distortion.features / (np.prod(split.shape) * scale)
-    for weight, temperature in (
-        (distortion.distillation, distortion.temperature),
-        (distortion.labels, 1.0),
-    ):
+    weights = (distortion.distillation, distortion.temperature), (distortion.labels, 1.0)
+    for weight, temperature in weights:
         if weight:
-            found = _fisher(split, stride, backbone, features, temperature, key)
-            metric += weight / 2 * found
+            metric += weight / 2 * _fisher(split, stride, backbone, features, temperature, key)
     return metric
 
 

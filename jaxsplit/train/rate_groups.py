@@ -1,10 +1,13 @@
-"""Groups of rates: rates whose units have one architecture share a program."""
+"""Groups of rates: rates whose units have one architecture share a program.
+
+Their state, training step and validation.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,8 @@ from jaxsplit import networks
 from jaxsplit.data import Preprocessing
 from jaxsplit.networks import Variables
 from jaxsplit.split import Split, make_split
-from jaxsplit.train.losses import needs_teacher
+from jaxsplit.train import losses, parallel
+from jaxsplit.train.metrics import Metrics
 from jaxsplit.train.records import Batch, CurveConstants, CurveState, RateConstants
 from jaxsplit.train.step import (
     Phase,
@@ -24,13 +28,17 @@ from jaxsplit.train.step import (
     cast_params,
     init_state,
     make_step,
+    over_rates,
     rate_constants,
 )
 from jaxsplit.units import UnitSpec
+from jaxsplit.units.quantization import Offsets
 
 _T = TypeVar("_T")
 #: The training step of a whole curve.
 CurveStep = Callable[[CurveState, Batch, CurveConstants], tuple[CurveState, StepMetrics]]
+# The network's variables, and a unit and offsets for each group.
+_Evaluated = tuple[Variables, tuple[tuple[Variables, Offsets], ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +63,7 @@ def make_groups(
     rates: Sequence[Rate],
     axis_name: str | None = None,
 ) -> tuple[Group, ...]:
-    """Groups rates by their units, `spec` where a rate has none of its own.
-
-    Raises:
-      ConfigError: there is no such cut, or a unit doesn't fit there.
-    """
+    """Groups rates by their units, `spec` where a rate has none of its own; see `make_split`."""
     places: dict[UnitSpec, list[int]] = {}
     for place, rate in enumerate(rates):
         places.setdefault(rate.spec or spec, []).append(place)
@@ -109,33 +113,17 @@ def make_curve_step(
     optimizer: optax.GradientTransformation,
     preprocessing: Preprocessing,
     *,
-    batching: str = "vmap",
     compute_dtype: str = "float32",
-    ema: float = 0.0,
+    **options: Any,
 ) -> CurveStep:
     """Returns the training step of all rates, to be mapped over `parallel.AXIS`.
 
-    Args:
-      groups: the rates, with splits whose axis name is `parallel.AXIS`.
-      phase, optimizer, batching, compute_dtype, ema: as in `make_step`.
-      preprocessing: the backbone's, for batches of images.
-
-    Returns:
-      step(state, batch, constants) → (state, metrics). The batch has features and teacher, or
-      images: then the head runs here, once for all rates. Where heads are trained it needs
-      images, and is faster with the frozen head's features too. Metrics are [R].
+    It takes (state, batch, constants), see `make_step`. The batch has features and teacher, or
+    images: then the head runs here, once for all rates, behind the backbone's `preprocessing`.
+    Where heads are trained it needs images, and is faster with the frozen head's features too.
     """
-    steps = [
-        make_step(
-            group.split,
-            phase,
-            optimizer,
-            batching=batching,
-            compute_dtype=compute_dtype,
-            ema=ema,
-        )
-        for group in groups
-    ]
+    options["compute_dtype"] = compute_dtype
+    steps = [make_step(group.split, phase, optimizer, **options) for group in groups]
     order = np.argsort([place for group in groups for place in group.places])
     split = groups[0].split  # head and tail are the same in all groups
 
@@ -146,7 +134,7 @@ def make_curve_step(
         frozen = cast_params(backbone, compute_dtype)
         features = jax.lax.stop_gradient(split.head(frozen, pixels))
         teacher = None
-        if needs_teacher(phase.distortion):
+        if losses.needs_teacher(phase.distortion):
             outputs = jax.lax.stop_gradient(split.tail(frozen, features))
             teacher = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
         return dataclasses.replace(batch, features=features, teacher=teacher, pixels=pixels)
@@ -168,12 +156,7 @@ def make_curve_step(
 
 
 def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
-    """Returns the state with the offsets that cost the fewest bits under the priors.
-
-    Args:
-      groups: the rates.
-      state: on the host.
-    """
+    """Returns a state on the host with the offsets that cost the fewest bits under the priors."""
     states = []
     for group, old in zip(groups, state.groups, strict=True):
         units = jax.tree.map(np.asarray, old.result)
@@ -184,3 +167,50 @@ def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *offsets)
         states.append(dataclasses.replace(old, offsets=stacked))
     return CurveState(tuple(states))
+
+
+def make_evaluate(
+    groups: Sequence[Group],
+    backbone: networks.Backbone,
+    batches: Callable[[], Iterable[Batch]],
+    batching: str = "vmap",
+) -> Callable[[CurveState], Metrics]:
+    """Returns a function that measures rounded latents, mapped over this process's devices.
+
+    evaluate(state) → means over all images {"bits": [R], metric: [R]}, of the units' running means
+    where there are some, with the state's offsets. The bits are the prior's. `batches` is called
+    for each evaluation and yields every image once, with targets, and features or images.
+    """
+
+    def measure(variables: _Evaluated, batch: Batch) -> StepMetrics:
+        network, units = variables
+        if batch.images is not None:
+            pixels = backbone.preprocessing.normalise(batch.images)
+            features = groups[0].split.head(network, pixels)
+        else:
+            features = jax.tree.map(lambda x: x.astype(jnp.float32), batch.features)
+        measured = []
+        for group, own in zip(groups, units, strict=True):
+            split = group.split
+
+            def one_rate(unit: Variables, offsets: Offsets, split: Split = split) -> StepMetrics:
+                latents = split.round(split.encode(unit, features), offsets)
+                outputs = split.tail(network, split.decode(unit, latents))
+                bits = losses.rate(split.bits(unit, latents))
+                return {"bits": bits, **split.task.measure(outputs, batch.targets)}
+
+            measured.append(over_rates(one_rate, batching)(*own))
+        return {
+            name: jnp.stack(in_order(groups, [one[name] for one in measured]), axis=1)
+            for name in measured[0]
+        }
+
+    sums = parallel.make_sums(measure)
+
+    def evaluate(state: CurveState) -> Metrics:
+        units = tuple((group.result, group.offsets) for group in state.groups)
+        totals = sums((backbone.variables, units), batches())
+        count = totals.pop("examples")
+        return groups[0].split.task.values({name: x / count for name, x in totals.items()})
+
+    return evaluate

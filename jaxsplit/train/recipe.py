@@ -12,13 +12,13 @@ import optax
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import RateFamily
 from jaxsplit.family.table_fitting import fit_tables
-from jaxsplit.io.log import Tell
+from jaxsplit.io.log import Log
 from jaxsplit.networks import Backbone, fingerprint
-from jaxsplit.train import loop
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.curve import train_curve, train_rates
 from jaxsplit.train.fine_tuning import NETWORK, with_blocks
 from jaxsplit.train.losses import Distortion, DistortionLoss
+from jaxsplit.train.metrics import Progress
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units import BottleneckSpec, UnitSpec
 
@@ -60,8 +60,8 @@ def train_family(
     steps: int = 1200,
     phases: Sequence[Phase] | None = None,
     workdir: str | Path | None = None,
-    progress: loop.Progress | None = None,
-    tell: Tell | None = None,
+    progress: Progress | None = None,
+    tell: Log | None = None,
     **options: Any,
 ) -> RateFamily:
     """Trains all rates of one cut in one run.
@@ -129,8 +129,8 @@ def train_networks(
     config: CurveConfig,
     backbone: Backbone,
     workdir: Path | None = None,
-    progress: loop.Progress | None = None,
-    tell: Tell | None = None,
+    progress: Progress | None = None,
+    tell: Log | None = None,
 ) -> tuple[tuple[RateFamily, Backbone], ...]:
     """Trains as `train_curve` does, for any `config.trainable`.
 

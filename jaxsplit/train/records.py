@@ -72,12 +72,7 @@ class Constants:
 
 @flax.struct.dataclass
 class CurveConstants:
-    """Constants of a training step of all rates of a curve.
-
-    Attributes:
-      backbone, scale, network: as in `Constants`.
-      groups: rate weights and noise keys of every group of rates.
-    """
+    """`Constants` of a training step of all rates of a curve, with those of every group."""
 
     backbone: Variables
     scale: Scale

@@ -155,6 +155,29 @@ def cast_params(variables: Variables, dtype: str) -> Variables:
     return jax.tree.map(cast, variables)
 
 
+class _RateState(NamedTuple):
+    """State and constants of one rate, or of several with a leading axis."""
+
+    params: optax.Params
+    batch_stats: Variables
+    offsets: Offsets
+    lmbda: jax.Array
+    key: jax.Array
+    slopes: Features | None = None
+
+    @classmethod
+    def of(cls, state: TrainState, batch: Batch, constants: Constants) -> _RateState:
+        slopes = None
+        if batch.slopes is not None:
+            slopes = jax.tree.map(lambda *rates: jnp.stack(rates), *batch.slopes)
+        rates = constants.rates
+        return cls(state.params, state.batch_stats, state.offsets, rates.lmbda, rates.key, slopes)
+
+    def at(self, step: jax.Array) -> _RateState:
+        """One rate with the noise key of a step."""
+        return self._replace(key=jax.random.fold_in(self.key, step))
+
+
 def make_step(
     split: Split,
     phase: Phase,
@@ -183,31 +206,21 @@ def make_step(
       Where a batch has slopes, the step runs no tail: it linearises the distortion behind the
       tail, which has the same gradient. The metrics then lack its value.
     """
-    loss = _make_loss(split, phase, compute_dtype)
 
     def step(
         state: TrainState, batch: Batch, constants: Constants
     ) -> tuple[TrainState, StepMetrics]:
-        def one_rate(
-            params: optax.Params,
-            stats: Variables,
-            offsets: Offsets,
-            lmbda: jax.Array,
-            key: jax.Array,
-            slopes: Features | None,
-        ) -> tuple[_Loss, optax.Updates]:
-            key = jax.random.fold_in(key, state.step)
-            return jax.value_and_grad(loss, has_aux=True)(
-                params, stats, offsets, lmbda, key, slopes, batch, constants
-            )
+        def one_rate(rate: _RateState) -> tuple[_Loss, optax.Updates]:
+            rate = rate.at(state.step)
 
-        slopes = None
-        if batch.slopes is not None:
-            slopes = jax.tree.map(lambda *rates: jnp.stack(rates), *batch.slopes)
-        rates = (state.params, state.batch_stats, state.offsets)
-        (_, (batch_stats, metrics)), grads = over_rates(one_rate, batching)(
-            *rates, constants.rates.lmbda, constants.rates.key, slopes
-        )
+            def loss(params: optax.Params) -> _Loss:
+                own = rate._replace(params=params)
+                return _loss(split, phase, compute_dtype, own, batch, constants)
+
+            return jax.value_and_grad(loss, has_aux=True)(rate.params)
+
+        rates = _RateState.of(state, batch, constants)
+        (_, (batch_stats, metrics)), grads = over_rates(one_rate, batching)(rates)
         grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
         metrics = split.task.values(metrics)
         updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
@@ -233,17 +246,13 @@ def make_reconstruct(
     It maps (state, batch, constants) to features float32 [B, …] for every rate, with the noise or
     the rounding of a step from this state with this batch.
     """
-    forward = _make_forward(split, phase, "float32")
 
     def reconstruct(state: TrainState, batch: Batch, constants: Constants) -> tuple[Features, ...]:
-        def one_rate(
-            params: optax.Params, stats: Variables, offsets: Offsets, key: jax.Array
-        ) -> Features:
-            key = jax.random.fold_in(key, state.step)
-            return forward(params, stats, offsets, key, batch, constants).reconstruction
+        def one_rate(rate: _RateState) -> Features:
+            own = rate.at(state.step)
+            return _forward(split, phase, "float32", own, batch, constants).reconstruction
 
-        rates = (state.params, state.batch_stats, state.offsets, constants.rates.key)
-        seen = jax.vmap(one_rate)(*rates)
+        seen = jax.vmap(one_rate)(_RateState.of(state, batch, constants)._replace(slopes=None))
         return tuple(
             jax.tree.map(lambda x, i=i: x[i], seen) for i in range(len(constants.rates.key))
         )
@@ -269,81 +278,60 @@ class _Forward(NamedTuple):
     network: Variables
 
 
-def _make_forward(split: Split, phase: Phase, dtype: str) -> Callable[..., _Forward]:
-    """(params, batch_stats, offsets, key, batch, constants) of one rate → `_Forward`."""
+def _cast(tree: _Tree, dtype: DTypeLike) -> _Tree:
+    return jax.tree.map(lambda x: x.astype(dtype), tree)
 
-    def cast(tree: _Tree, to: DTypeLike) -> _Tree:
-        return jax.tree.map(lambda x: x.astype(to), tree)
 
-    def forward(
-        params: optax.Params,
-        batch_stats: Variables,
-        offsets: Offsets,
-        key: jax.Array,
-        batch: Batch,
-        constants: Constants,
-    ) -> _Forward:
-        exact = {"params": params, "batch_stats": batch_stats}
-        unit = cast_params(exact, dtype)
-        network = cast_params(rate_network(split, params, constants), dtype)
-        features = cast(rate_features(split, params, network, batch), dtype)
-        latents, stats = split.units.encode_train(unit, features, split.axis_name)
-        latents = cast(latents, jnp.float32)
-        # Keys depend on the example, not on the device: n devices draw the noise of one.
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch.index)
-        noisy = split.add_noise(latents, keys)
-        bits = losses.rate(split.bits(exact, noisy))
-        quantized = noisy
-        if phase.quantization == "round":
-            quantized = split.round(latents, offsets, straight_through=True)
-        seen, stats = split.units.decode_train(
-            {**unit, "batch_stats": stats}, cast(quantized, dtype), split.axis_name
+def _forward(
+    split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, constants: Constants
+) -> _Forward:
+    """Runs one rate from the features to the tail's input."""
+    exact = {"params": rate.params, "batch_stats": rate.batch_stats}
+    unit = cast_params(exact, dtype)
+    network = cast_params(rate_network(split, rate.params, constants), dtype)
+    features = _cast(rate_features(split, rate.params, network, batch), dtype)
+    latents, stats = split.units.encode_train(unit, features, split.axis_name)
+    latents = _cast(latents, jnp.float32)
+    # Keys depend on the example, not on the device: n devices draw the noise of one.
+    keys = jax.vmap(lambda i: jax.random.fold_in(rate.key, i))(batch.index)
+    noisy = split.add_noise(latents, keys)
+    bits = losses.rate(split.bits(exact, noisy))
+    quantized = noisy
+    if phase.quantization == "round":
+        quantized = split.round(latents, rate.offsets, straight_through=True)
+    seen, stats = split.units.decode_train(
+        {**unit, "batch_stats": stats}, _cast(quantized, dtype), split.axis_name
+    )
+    return _Forward(seen, _cast(seen, jnp.float32), bits, stats, network)
+
+
+def _loss(
+    split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, constants: Constants
+) -> _Loss:
+    """Computes one rate's loss, and its (batch statistics, metrics)."""
+    made = _forward(split, phase, dtype, rate, batch, constants)
+    outputs = None
+    if losses.needs_tail(phase.distortion) and rate.slopes is None:
+        outputs = _cast(split.tail(made.network, made.seen), jnp.float32)
+    distortion = phase.distortion(
+        losses.DistortionInputs(
+            reconstruction=made.reconstruction,
+            features=_cast(batch.features, jnp.float32),
+            outputs=outputs,
+            teacher=batch.teacher,
+            targets=batch.targets,
+            scale=constants.scale,
+            task=split.task,
         )
-        return _Forward(seen, cast(seen, jnp.float32), bits, stats, network)
-
-    return forward
-
-
-def _make_loss(split: Split, phase: Phase, dtype: str) -> Callable[..., _Loss]:
-    """(params, …, key, slopes, batch, constants) of one rate → its loss, (statistics, metrics)."""
-    forward = _make_forward(split, phase, dtype)
-
-    def loss(
-        params: optax.Params,
-        batch_stats: Variables,
-        offsets: Offsets,
-        lmbda: jax.Array,
-        key: jax.Array,
-        slopes: Features | None,
-        batch: Batch,
-        constants: Constants,
-    ) -> _Loss:
-        made = forward(params, batch_stats, offsets, key, batch, constants)
-        outputs = None
-        if losses.needs_tail(phase.distortion) and slopes is None:
-            outputs = split.tail(made.network, made.seen)
-            outputs = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
-        distortion = phase.distortion(
-            losses.DistortionInputs(
-                reconstruction=made.reconstruction,
-                features=jax.tree.map(lambda x: x.astype(jnp.float32), batch.features),
-                outputs=outputs,
-                teacher=batch.teacher,
-                targets=batch.targets,
-                scale=constants.scale,
-                task=split.task,
-            )
-        )
-        if slopes is not None:
-            distortion += losses.rate(jax.tree.map(_linear, slopes, made.reconstruction))
-        value = jnp.mean(distortion + lmbda * made.bits)
-        metrics = {"loss": value, "bits": made.bits.mean(), "distortion": distortion.mean()}
-        if outputs is not None:
-            measured = split.task.measure(outputs, batch.targets)
-            metrics |= {name: jnp.mean(x, axis=0) for name, x in measured.items()}
-        return value, (made.stats, metrics)
-
-    return loss
+    )
+    if rate.slopes is not None:
+        distortion += losses.rate(jax.tree.map(_linear, rate.slopes, made.reconstruction))
+    value = jnp.mean(distortion + rate.lmbda * made.bits)
+    metrics = {"loss": value, "bits": made.bits.mean(), "distortion": distortion.mean()}
+    if outputs is not None:
+        measured = split.task.measure(outputs, batch.targets)
+        metrics |= {name: jnp.mean(x, axis=0) for name, x in measured.items()}
+    return value, (made.stats, metrics)
 
 
 def _linear(slope: jax.Array, x: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ from jaxsplit.data import Augmentation, Views
 from jaxsplit.data.pipeline import reader
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import array_cache
-from jaxsplit.train import batches, features, frozen_head
+from jaxsplit.train import batches, features
 
 CROPS = Views(2, Augmentation(padding=2, flip=True), seed=3)
 NAMES = ["features.bin", "label.bin", "teacher.bin"]
@@ -53,8 +53,7 @@ def compute(problem, source):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of 8 images: 30 images are four of them."""
-    for module in (features, frozen_head):
-        monkeypatch.setattr(module, "batch_size", lambda shape: 8)
+    monkeypatch.setattr(features, "batch_size", lambda shape: 8)
 
 
 @pytest.fixture
@@ -177,7 +176,7 @@ def test_whatever_changes_the_features_changes_their_key(
     cut = problem.split.cut
 
     def key(cuts=(cut,), backbone=problem.backbone, source=source, views=None, dtype="f4"):
-        about = features.describe(backbone, cuts, source, views or Views(), dtype)
+        about = features.HeadRun(backbone, cuts, source, views or Views(), dtype).about
         assert json.loads(json.dumps(about)) == about
         return features.key(about)
 
@@ -381,7 +380,7 @@ def test_images_are_decoded_once_for_all_views_and_a_part_at_a_time(
         return getitems(self, indices)
 
     monkeypatch.setattr(data.Source, "__getitems__", counted)
-    monkeypatch.setattr(frozen_head, "reader", functools.partial(reader, memory_limit=0))
+    monkeypatch.setattr(features, "reader", functools.partial(reader, memory_limit=0))
     cache = compute(views=CROPS)
     assert max(map(len, asked)) <= 8
     assert sorted(itertools.chain(*asked)) == list(range(30))
@@ -559,20 +558,20 @@ def test_images_that_do_not_fit_in_memory_stream_in_the_same_order(cacheless, mo
 
 def test_a_sample_is_spread_and_small():
     for count in (1, 30, 999, 1999, 2000, 12_345, 1_281_167):
-        rows = frozen_head.sample_rows((count, 7, 7, 2048))
+        rows = features.sample_rows((count, 7, 7, 2048))
         assert len(rows) <= min(count, 2**28 // (4 * 7 * 7 * 2048)) < 2000
         assert rows[0] == 0
         assert rows[-1] >= count * 0.998 - 1
-    np.testing.assert_array_equal(frozen_head.sample_rows((6000, 2)), np.arange(0, 6000, 6))
+    np.testing.assert_array_equal(features.sample_rows((6000, 2)), np.arange(0, 6000, 6))
 
 
 def test_a_sample_of_many_views_has_every_image():
     for images, views in ((400, 10), (401, 10), (3, 4000)):
-        rows = frozen_head.sample_rows((images * views, 7, 7, 192), views)
+        rows = features.sample_rows((images * views, 7, 7, 192), views)
         assert len(set(rows)) == len(rows) <= 1000 + views
         assert set(rows % images) == set(range(images))
     # Where there is room for fewer, each is of another image.
-    assert len(set(frozen_head.sample_rows((50_000, 2), 10) % 5000)) == 1000
+    assert len(set(features.sample_rows((50_000, 2), 10) % 5000)) == 1000
 
 
 # At several cuts.

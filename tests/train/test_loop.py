@@ -15,9 +15,11 @@ import pytest
 from jaxsplit.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError
 from jaxsplit.io import checkpoint
 from jaxsplit.train import loop, parallel
+from jaxsplit.train.metrics import Reports
 from jaxsplit.train.records import TrainState
 
 OPTIMIZER = optax.adam(0.05)
+REPORTS = ("total", "every", "names", "progress", "writer")
 
 
 def make_state():
@@ -42,6 +44,7 @@ def batches(start):
 
 
 def fit(steps, directory=None, save_every=4, state=None, **kwargs):
+    reports = Reports(**{key: kwargs.pop(key) for key in REPORTS if key in kwargs})
     return loop.fit(
         loop.resume(make_state() if state is None else state, directory),
         kwargs.pop("step", step),
@@ -49,6 +52,7 @@ def fit(steps, directory=None, save_every=4, state=None, **kwargs):
         steps,
         batch_size=8,
         constants={"weight": jnp.ones(())},
+        reports=reports,
         directory=directory,
         save_every=save_every,
         **kwargs,
@@ -69,7 +73,7 @@ def interrupt_at(step):
         if done == step:
             raise Interruption
 
-    return {"progress": progress, "report_every": 1}
+    return {"progress": progress, "every": 1}
 
 
 @pytest.mark.parametrize("last", [1, 4, 6, 9])
@@ -77,7 +81,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, 
     with pytest.raises(Interruption):
         fit(10, tmp_path, **interrupt_at(last))
     reported = []
-    resumed = fit(10, tmp_path, progress=lambda done, *_: reported.append(done), report_every=1)
+    resumed = fit(10, tmp_path, progress=lambda done, *_: reported.append(done), every=1)
     # What was reported last had not been saved yet.
     assert reported[0] == (last - 1) // 4 * 4 + 1
     assert_same(resumed, fit(10))
@@ -146,7 +150,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_is_replaced(tmp
     damage(tmp_path / "step_8")
     reported = []
     with caplog.at_level(logging.WARNING, "jaxsplit"):
-        resumed = fit(10, tmp_path, progress=lambda done, *_: reported.append(done), report_every=1)
+        resumed = fit(10, tmp_path, progress=lambda done, *_: reported.append(done), every=1)
     (record,) = caplog.records
     assert "step_8" in record.getMessage()
     assert record.getMessage().endswith("resuming from step 4")
@@ -182,8 +186,8 @@ def test_progress_hears_of_every_report_and_of_the_end():
     fit(
         7,
         progress=lambda done, total, metrics: heard.append((done, total, float(metrics["loss"]))),
-        report_every=3,
-        total_steps=20,
+        every=3,
+        total=20,
     )
     assert [entry[:2] for entry in heard] == [(3, 20), (6, 20), (7, 20)]
     assert all(np.isfinite(entry[2]) for entry in heard)
@@ -235,7 +239,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_is_not_saved(tmp_path, 
             step=spoil(at, "loss"),
             names=("high", "mid"),
             progress=lambda done, *_: reported.append(done),
-            report_every=1,
+            every=1,
         )
     saved = (at - 1) // 4 * 4
     assert int(loop.resume(make_state(), tmp_path).step) == saved
@@ -287,11 +291,11 @@ def test_a_signal_at_the_end_of_a_phase_stops_before_the_next(tmp_path, monkeypa
     if when == "save":
         monkeypatch.setattr(checkpoint, "save_step", lambda *args: come(save(*args)))
     options = {
-        "report": {"progress": lambda done, *_: done == last and come(), "report_every": last},
+        "report": {"progress": lambda done, *_: done == last and come(), "every": last},
         "evaluation": {"evaluate": come, "evaluate_every": last},
     }.get(when, {})
     with pytest.raises(Interrupted, match=rf"SIGTERM after step {last}, which is saved"):
-        fit(last, tmp_path, save_every=100, total_steps=10, **options)
+        fit(last, tmp_path, save_every=100, total=10, **options)
     monkeypatch.undo()
     assert int(loop.resume(make_state(), tmp_path).step) == last
     assert_same(fit(10, tmp_path), fit(10))
@@ -305,7 +309,7 @@ def test_a_stopped_training_reports_what_an_uninterrupted_one_does(tmp_path, sto
             directory,
             batches=batches,
             progress=lambda done, _, metrics: told.append((done, metrics)),
-            report_every=2,
+            every=2,
             evaluate=lambda state: {"norm": np.linalg.norm(state.params["w"])},
             evaluate_every=4,
         )
@@ -380,9 +384,9 @@ def test_evaluations_come_in_time_with_the_state_of_their_step(tmp_path):
         return fit(
             steps,
             tmp_path,
-            total_steps=total,
+            total=total,
             progress=lambda done, total, metrics: told.append((done, metrics)),
-            report_every=4,
+            every=4,
             evaluate=evaluate,
             evaluate_every=4,
         )
@@ -406,7 +410,7 @@ def test_the_writer_gets_what_progress_hears():
         def write(self, done, metrics):
             written.append((done, metrics))
 
-    fit(7, writer=Writer(), progress=lambda *args: heard.append(args), report_every=3)
+    fit(7, writer=Writer(), progress=lambda *args: heard.append(args), every=3)
     assert written == [0, *((done, metrics) for done, _, metrics in heard)]
     speeds = [metrics["images_per_second"] for _, _, metrics in heard]
     assert all(speed > 0 for speed in speeds)

@@ -18,6 +18,7 @@ from jaxsplit.train import loop
 from jaxsplit.train.backbone import train_backbone
 from jaxsplit.train.curve import train_curve
 from jaxsplit.train.losses import Distortion
+from jaxsplit.train.metrics import Reports
 from jaxsplit.train.step import Phase, Rate
 
 FEATURES = Distortion(distillation=0, features=1)
@@ -26,7 +27,7 @@ FEATURES = Distortion(distillation=0, features=1)
 @pytest.fixture(autouse=True)
 def _frequent_checkpoints(monkeypatch):
     monkeypatch.setitem(loop.fit.__kwdefaults__, "save_every", 2)
-    monkeypatch.setitem(loop.fit.__kwdefaults__, "report_every", 1)
+    monkeypatch.setitem(Reports.__init__.__kwdefaults__, "every", 1)
 
 
 class Interruption(Exception):

@@ -9,10 +9,9 @@ import pytest
 from jaxsplit import data
 from jaxsplit.evaluation import evaluate
 from jaxsplit.train.curve import freeze, make_optimizer
-from jaxsplit.train.rate_groups import init_groups, make_groups, with_best_offsets
+from jaxsplit.train.rate_groups import init_groups, make_evaluate, make_groups, with_best_offsets
 from jaxsplit.train.records import Batch
 from jaxsplit.train.step import Rate
-from jaxsplit.train.validation import make_evaluate
 
 
 @pytest.mark.slow

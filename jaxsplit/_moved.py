@@ -80,7 +80,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.train.examples": "jaxsplit.train.batches",
     "jaxsplit.train.feature_files": "jaxsplit.io.array_cache",
     "jaxsplit.train.groups": "jaxsplit.train.rate_groups",
-    "jaxsplit.train.head": "jaxsplit.train.features",
+    "jaxsplit.train.head": ("jaxsplit.train.features", "jaxsplit.train.batches"),
     "jaxsplit.train.reports": "jaxsplit.train.metrics",
     "jaxsplit.train.sensitivity": "jaxsplit.train.pca",
     "jaxsplit.train.start": "jaxsplit.train.curve",
@@ -145,6 +145,10 @@ ENDED: dict[str, str] = {
     "jaxsplit.plan.program": "jaxsplit.cost.memory.peak_bytes",
     "jaxsplit.planning": "the command `jaxsplit plan`",
     "jaxsplit.terminal": "rich.console.Console",
+    "jaxsplit.train.evaluation.evaluation_step": "jaxsplit.train.rate_groups.make_evaluate",
+    "jaxsplit.train.evaluation.in_turn": "jaxsplit.train.batches.FeatureCache",
+    "jaxsplit.design.features.describe": "jaxsplit.train.features.compute",
+    "jaxsplit.train.features.describe": "jaxsplit.train.features.compute",
     "jaxsplit.train.features.some_features": "jaxsplit.train.features.compute",
 }
 

@@ -6,6 +6,7 @@ Both give the same examples in the same order.
 from __future__ import annotations
 
 import dataclasses
+import math
 import mmap
 from collections.abc import Iterator
 
@@ -14,12 +15,14 @@ import numpy as np
 
 from jaxsplit import data
 from jaxsplit.data.pipeline import endless_steps, reader
-from jaxsplit.networks import Features
+from jaxsplit.networks import Backbone, Features
+from jaxsplit.networks.inference import batch_size, head_program, pad_rows
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.losses import Scale
 from jaxsplit.train.records import Batch
 
 _AHEAD_BYTES = 2**28
+_SAMPLE_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,3 +162,47 @@ def _prefetch(array: np.ndarray, rows: np.ndarray) -> None:
         for begin in rows * size:
             aligned = int(begin) // mmap.PAGESIZE * mmap.PAGESIZE
             mapping.madvise(mmap.MADV_WILLNEED, aligned, int(begin) + size - aligned)
+
+
+def sample_rows(shape: tuple[int, ...], views: int = 1) -> np.ndarray:
+    """Returns about 1000 to 2000 evenly spaced rows, at most 256 MiB in float32.
+
+    Each view starts one image later than the one before, so that views sample different images.
+    """
+    limit = max(1, _SAMPLE_BYTES // (4 * math.prod(shape[1:])))
+    apart, images = max(1, shape[0] // 1000, -(-shape[0] // limit)), shape[0] // views
+    spread = [view * images + np.arange(view % apart, images, apart) for view in range(views)]
+    return np.concatenate(spread)
+
+
+def mean_square(sample: Features) -> Scale:
+    """Returns the mean square of each array."""
+    return jax.tree.map(lambda x: float(np.square(x).mean()), sample)
+
+
+def sample_of(cache: FeatureCache, views: int) -> Features:
+    """Returns float32 features of some of the examples, `views` of each image."""
+    shapes = [x.shape[1:] for x in jax.tree.leaves(cache.features)]
+    rows = sample_rows((len(cache), *max(shapes, key=math.prod)), views)  # the same of all arrays
+    return jax.tree.map(lambda x: np.asarray(x[rows], np.float32), cache.features)
+
+
+def sampled_features(
+    backbone: Backbone, cut: str, source: data.Source, views: data.Views
+) -> Features:
+    """Returns what `sample_of` returns for a cache of the same examples."""
+    shapes = [x.shape for x in jax.tree.leaves(backbone.feature_shapes[cut])]
+    count = len(source) * len(views)
+    examples = sample_rows((count, *max(shapes, key=math.prod)), len(views))
+    numbers, view = examples % len(source), examples // len(source)
+    read, _ = reader(source, backbone.preprocessing)
+    size = batch_size(backbone.preprocessing.input_shape)
+    program = head_program(backbone.network, (cut,), backbone.preprocessing, precision=None)
+    variables = jax.device_put(backbone.variables)
+    sample = []
+    for first in range(0, len(examples), size):
+        chosen = slice(first, first + size)
+        images = views.apply(read(numbers[chosen])["image"], numbers[chosen], view[chosen])
+        rows, features = len(images), program(variables, pad_rows(images, size))[0][cut]
+        sample.append(jax.tree.map(lambda x, rows=rows: np.asarray(x)[:rows], features))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *sample)

@@ -24,7 +24,7 @@ from jaxsplit.io.versions import versions
 from jaxsplit.networks import LinenNetwork
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import Classification
-from jaxsplit.train import features, loop, parallel
+from jaxsplit.train import batches, features, loop, parallel
 from jaxsplit.train.batches import WithImages
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.fine_tuning import NETWORK, learning_blocks
@@ -159,9 +159,9 @@ def train_rates(
         log("computing principal components")
         # Some of the examples, equally many of each view.
         if isinstance(examples, features.FeatureCache):
-            sample = features.sample_of(examples, len(config.shown))
+            sample = batches.sample_of(examples, len(config.shown))
         else:
-            sample = features.sampled_features(frozen, config.cut, source, config.shown)
+            sample = batches.sampled_features(frozen, config.cut, source, config.shown)
         origin = {"backbone": frozen, "distortion": first, "scale": examples.scale}
         state = with_principal_units(groups, state, sample, **origin, seed=config.seed)
     if config.trainable == "all" and isinstance(examples, features.FeatureCache):

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -26,8 +25,8 @@ from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks import Backbone, Features, LinenNetwork
 from jaxsplit.networks.inference import batch_size, head_program, pad_rows
 from jaxsplit.tasks import Outputs, Targets
+from jaxsplit.train import batches
 from jaxsplit.train.batches import FeatureCache, ImageBatches
-from jaxsplit.train.losses import Scale
 
 DTYPES = ("float32", "float16", "bfloat16")
 CACHES = ("auto", "disk", "memory", "none")
@@ -35,7 +34,6 @@ CACHES = ("auto", "disk", "memory", "none")
 MAX_BYTES = 64 * 2**30
 
 _RESERVE = 2**30  # bytes that a cache leaves free on its disk
-_SAMPLE_BYTES = 2**28
 _SECONDS_BETWEEN_REPORTS = 10
 
 
@@ -148,7 +146,7 @@ def compute(
     run = HeadRun(backbone, (cut,), source, views, dtype, tell or no_log)
     found = _compute(run, directory, cache, max_bytes)
     if found is None:
-        scale = mean_square(sampled_features(backbone, cut, source, views))
+        scale = batches.mean_square(batches.sampled_features(backbone, cut, source, views))
         return ImageBatches(source, backbone.preprocessing, views, scale)
     return found[cut]
 
@@ -205,7 +203,7 @@ def _compute(
     found = {}
     for cut in run.cuts:
         cached = FeatureCache(features[cut], teacher, targets, None)
-        scale = mean_square(sample_of(cached, len(run.views)))
+        scale = batches.mean_square(batches.sample_of(cached, len(run.views)))
         found[cut] = dataclasses.replace(cached, scale=scale)
     return found
 
@@ -284,50 +282,6 @@ def _as_dtype(features: np.ndarray, dtype: str, cut: str) -> np.ndarray:
             else "the head's features are not finite: check the weights"
         )
     return stored
-
-
-def sample_rows(shape: tuple[int, ...], views: int = 1) -> np.ndarray:
-    """Returns about 1000 to 2000 evenly spaced rows, at most 256 MiB in float32.
-
-    Each view starts one image later than the one before, so that views sample different images.
-    """
-    limit = max(1, _SAMPLE_BYTES // (4 * math.prod(shape[1:])))
-    apart, images = max(1, shape[0] // 1000, -(-shape[0] // limit)), shape[0] // views
-    spread = [view * images + np.arange(view % apart, images, apart) for view in range(views)]
-    return np.concatenate(spread)
-
-
-def mean_square(sample: Features) -> Scale:
-    """Returns the mean square of each array."""
-    return jax.tree.map(lambda x: float(np.square(x).mean()), sample)
-
-
-def sample_of(cache: FeatureCache, views: int) -> Features:
-    """Returns float32 features of some of the examples, `views` of each image."""
-    shapes = [x.shape[1:] for x in jax.tree.leaves(cache.features)]
-    rows = sample_rows((len(cache), *max(shapes, key=math.prod)), views)  # the same of all arrays
-    return jax.tree.map(lambda x: np.asarray(x[rows], np.float32), cache.features)
-
-
-def sampled_features(
-    backbone: Backbone, cut: str, source: data.Source, views: data.Views
-) -> Features:
-    """Returns what `sample_of` returns for a cache of the same examples."""
-    shapes = [x.shape for x in jax.tree.leaves(backbone.feature_shapes[cut])]
-    count = len(source) * len(views)
-    examples = sample_rows((count, *max(shapes, key=math.prod)), len(views))
-    numbers, view = examples % len(source), examples // len(source)
-    read, _ = reader(source, backbone.preprocessing)
-    size = batch_size(backbone.preprocessing.input_shape)
-    program = head_program(backbone.network, (cut,), backbone.preprocessing, precision=None)
-    variables = jax.device_put(backbone.variables)
-    sample = []
-    for first in range(0, len(examples), size):
-        chosen = slice(first, first + size)
-        images = views.apply(read(numbers[chosen])["image"], numbers[chosen], view[chosen])
-        features = program(variables, pad_rows(images, size))[0][cut]
-        sample.append(_first_rows(features, len(images)))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *sample)
 
 
 def _fits(shapes: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, log: Log) -> bool:

@@ -558,20 +558,20 @@ def test_images_that_do_not_fit_in_memory_stream_in_the_same_order(cacheless, mo
 
 def test_a_sample_is_spread_and_small():
     for count in (1, 30, 999, 1999, 2000, 12_345, 1_281_167):
-        rows = features.sample_rows((count, 7, 7, 2048))
+        rows = batches.sample_rows((count, 7, 7, 2048))
         assert len(rows) <= min(count, 2**28 // (4 * 7 * 7 * 2048)) < 2000
         assert rows[0] == 0
         assert rows[-1] >= count * 0.998 - 1
-    np.testing.assert_array_equal(features.sample_rows((6000, 2)), np.arange(0, 6000, 6))
+    np.testing.assert_array_equal(batches.sample_rows((6000, 2)), np.arange(0, 6000, 6))
 
 
 def test_a_sample_of_many_views_has_every_image():
     for images, views in ((400, 10), (401, 10), (3, 4000)):
-        rows = features.sample_rows((images * views, 7, 7, 192), views)
+        rows = batches.sample_rows((images * views, 7, 7, 192), views)
         assert len(set(rows)) == len(rows) <= 1000 + views
         assert set(rows % images) == set(range(images))
     # Where there is room for fewer, each is of another image.
-    assert len(set(features.sample_rows((50_000, 2), 10) % 5000)) == 1000
+    assert len(set(batches.sample_rows((50_000, 2), 10) % 5000)) == 1000
 
 
 # At several cuts.

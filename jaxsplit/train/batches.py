@@ -9,6 +9,7 @@ import dataclasses
 import math
 import mmap
 from collections.abc import Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.losses import Scale
 from jaxsplit.train.records import Batch
 
+_Tree = TypeVar("_Tree")
 _AHEAD_BYTES = 2**28
 _SAMPLE_BYTES = 2**28
 
@@ -203,6 +205,11 @@ def sampled_features(
     for first in range(0, len(examples), size):
         chosen = slice(first, first + size)
         images = views.apply(read(numbers[chosen])["image"], numbers[chosen], view[chosen])
-        rows, features = len(images), program(variables, pad_rows(images, size))[0][cut]
-        sample.append(jax.tree.map(lambda x, rows=rows: np.asarray(x)[:rows], features))
+        features = program(variables, pad_rows(images, size))[0][cut]
+        sample.append(first_rows(features, len(images)))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *sample)
+
+
+def first_rows(tree: _Tree, rows: int) -> _Tree:
+    """Returns a padded batch's arrays [size, …] without the padding."""
+    return jax.tree.map(lambda x: np.asarray(x)[:rows], tree)

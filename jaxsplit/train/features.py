@@ -137,8 +137,7 @@ def compute(
       The features, or the images where they are not cached.
 
     Raises:
-      ConfigError: an argument doesn't fit, or features fit neither the chosen cache nor their
-        dtype, or can't be written.
+      ConfigError: a wrong argument, or features that fit no cache or dtype or can't be written.
     """
     views = views or data.Views()
     if views.augmentation is None:  # the seed changes nothing: one cache serves all seeds
@@ -197,9 +196,8 @@ def _compute(
         )
     if cache == "none" or not _fits(shapes, files, max_bytes, cache, run.log):
         return None
-    arrays = _in_memory(run) if files is None else _on_disk(files, run)
-    stored = jax.tree.unflatten(jax.tree.structure(run.layout), list(arrays.values()))
-    features, teacher, targets = stored
+    arrays = (_in_memory(run) if files is None else _on_disk(files, run)).values()
+    features, teacher, targets = jax.tree.unflatten(jax.tree.structure(run.layout), arrays)
     found = {}
     for cut in run.cuts:
         cached = FeatureCache(features[cut], teacher, targets, None)
@@ -232,19 +230,16 @@ def run_parts(
     size, count, views = run.size, len(run.source), run.views
     wanted = set(range(-(-count // size) * len(views)) if parts is None else parts)
     runs = sorted({part // len(views) for part in wanted})
-    backbone, cuts = run.backbone, run.cuts
-    read, threads = reader(run.source, backbone.preprocessing)
+    network, cuts, preprocessing = run.backbone.network, run.cuts, run.backbone.preprocessing
+    read, threads = reader(run.source, preprocessing)
 
     def fetch(i: int) -> ImageBatch:
-        first = runs[i] * size
-        return read(np.arange(first, min(first + size, count)))
+        return read(np.arange(runs[i] * size, min((runs[i] + 1) * size, count)))
 
     where = cuts[0] if len(cuts) == 1 else f"{len(cuts)} cuts"
     run.log(f"computing features at {where}: {len(wanted)} parts of up to {size} images")
-    program = head_program(
-        backbone.network, cuts, backbone.preprocessing, outputs=True, precision=None
-    )
-    variables = jax.device_put(backbone.variables)  # once: not with every batch
+    program = head_program(network, cuts, preprocessing, outputs=True, precision=None)
+    variables = jax.device_put(run.backbone.variables)  # once: not with every batch
     started = reported = time.monotonic()
     done = 0
     for i, batch in zip(runs, stream(fetch, 0, len(runs), threads), strict=True):
@@ -253,7 +248,8 @@ def run_parts(
                 continue
             index = batch["index"]
             images = views.apply(batch["image"], index, np.full(len(index), view))
-            features, outputs = _first_rows(program(variables, pad_rows(images, size)), len(images))
+            seen = program(variables, pad_rows(images, size))
+            features, outputs = batches.first_rows(seen, len(index))
             stored = {
                 cut: jax.tree.map(functools.partial(_as_dtype, dtype=run.dtype, cut=cut), tree)
                 for cut, tree in features.items()
@@ -265,10 +261,6 @@ def run_parts(
                 reported = time.monotonic()
                 left = (reported - started) / done * (len(wanted) - done)
                 run.log(f"features: {done} of {len(wanted)} parts, {left:.0f} s left")
-
-
-def _first_rows(tree: Features, rows: int) -> Features:
-    return jax.tree.map(lambda x: np.asarray(x)[:rows], tree)
 
 
 def _as_dtype(features: np.ndarray, dtype: str, cut: str) -> np.ndarray:
@@ -286,8 +278,7 @@ def _as_dtype(features: np.ndarray, dtype: str, cut: str) -> np.ndarray:
 
 def _fits(shapes: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, log: Log) -> bool:
     """Returns whether the features fit the cache; raises a ConfigError unless it is "auto"."""
-    size = sum(map(array_bytes, shapes.values()))
-    lacking = size
+    lacking = size = sum(map(array_bytes, shapes.values()))
     limits = [("the limit", max_bytes)]
     if files is None:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

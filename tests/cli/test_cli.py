@@ -165,7 +165,7 @@ def test_quickstart_writes_the_curve(quickstart):
             *("agreement", "agreement_interval", "device_macs", "device_share", "device_params"),
             *("server_macs", "server_params", "unit_bytes", "unit_share"),
         }
-        assert point["n_images"] == written["uncompressed"]["n_images"] == 500
+        assert point["n_images"] == written["uncompressed"]["n_images"] == 128
         assert 0 <= point["top1"] <= 1
         assert point["bits_per_pixel"] == pytest.approx(8 * point["bytes_per_image"] / 28**2)
         # Real bytes follow the tables, and stay within the bound of what the prior estimates.
@@ -219,9 +219,9 @@ def test_quickstart_prints_a_row_for_every_rate(quickstart):
 @pytest.mark.slow
 def test_quickstart_shows_progress_on_stderr(quickstart):
     lines = quickstart.err.splitlines()
-    steps = [line for line in lines if re.match(r"step \d+/30  .*images/s  bits .*loss", line)]
+    steps = [line for line in lines if re.match(r"step \d+/15  .*images/s  bits .*loss", line)]
     assert len(steps) >= 3
-    assert steps[-1].startswith("step 30/30")
+    assert steps[-1].startswith("step 15/15")
     for rate in RATES:
         assert any(line.startswith(f"evaluating {rate}, ") for line in lines)
     assert "step" not in quickstart.out
@@ -300,10 +300,10 @@ def test_another_seed_gives_another_curve(quickstart, trained):
 def test_a_finished_training_is_not_repeated(trained):
     curve = (trained.folder / "curve.json").read_bytes()
     fingerprint = RateFamily.load(trained.folder / "family").fingerprint
-    assert "step 30/30" in trained.err
+    assert "step 15/15" in trained.err
     again = runs(*trained.arguments)
-    assert "step 30/30" not in again.err
-    assert "30 of 30 steps are done" in again.err
+    assert "step 15/15" not in again.err
+    assert "15 of 15 steps are done" in again.err
     assert (trained.folder / "curve.json").read_bytes() == curve
     assert RateFamily.load(trained.folder / "family").fingerprint == fingerprint
     assert again.out.splitlines()[:-1] == trained.out.splitlines()[:-1]
@@ -368,7 +368,8 @@ def test_evaluate_measures_the_chosen_rates_on_a_folder(family, ends, folder_of_
 def test_a_rate_costs_the_same_whichever_others_are_measured(tmp_path):
     """The shipped family's r3: its frames take a second byte of length, as `encode` writes them."""
     name = "resnet8_small-fashion_mnist/stage1.block1"
-    runs("evaluate", "--family", name, "--rates", "r5,r3", "--out", tmp_path)
+    options = ("--rates", "r5,r3", "--baselines", "none", "--out", tmp_path)
+    runs("evaluate", "--family", name, *options)
     points = {point.rate_id: point for point in Curve.read(tmp_path / "curve.json").points}
     assert list(points) == ["r5", "r3"]
     for rate_id, point in points.items():
@@ -380,7 +381,7 @@ def test_a_rate_costs_the_same_whichever_others_are_measured(tmp_path):
 
 @pytest.mark.slow
 def test_evaluate_gives_what_the_quickstart_gave(quickstart, family, tmp_path):
-    runs("evaluate", "--family", family, "--limit", 500, "--out", tmp_path)
+    runs("evaluate", "--family", family, "--limit", 128, "--out", tmp_path)
     assert (tmp_path / "curve.json").read_bytes() == (quickstart.folder / "curve.json").read_bytes()
 
 
@@ -733,7 +734,7 @@ def test_wrong_words_are_refused(arguments, words, tmp_path, monkeypatch):
         ("fashion_mnist:smoke", "seed=1.5", ["seed", "'1.5'"]),
         ("fashion_mnist:smoke", "seed=-1", ["seed", "-1"]),
         ("fashion_mnist:smoke", "batch_size=0", ["batch_size is 0"]),
-        ("fashion_mnist:smoke", "batch_size=504", ["500 training examples", "504"]),
+        ("fashion_mnist:smoke", "batch_size=132", ["128 training examples", "132"]),
         ("fashion_mnist:smoke", "spec.channels=0", ["channels"]),
         ("fashion_mnist:smoke", "phases.0.steps=-1", ["-1 steps"]),
         ("fashion_mnist:smoke", "lambdas.r1=-1.0", ["r1", "-1.0"]),

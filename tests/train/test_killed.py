@@ -21,6 +21,7 @@ from jaxsplit.weights.load import load_backbone
 
 CONFIG = Path(__file__).parent / "tiny_curve.py"
 ROOT = Path(__file__).parent.parent.parent
+LAST = 360  # step of the long training
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("meeting")]
 
@@ -89,7 +90,7 @@ def test_a_training_that_is_stopped_and_killed_ends_in_the_same_state_to_the_bit
     assert last.startswith("jaxsplit: stopped by SIGTERM after step ")
     assert last.endswith("which is saved: the same command resumes from there")
     saved = int(last.split("after step ")[1].split(",")[0])
-    assert 60 <= saved < 620
+    assert 60 <= saved < LAST
 
     process, log = launch("long", stopped)
     wait_for_step(stopped, saved + 60, process, log)
@@ -98,14 +99,14 @@ def test_a_training_that_is_stopped_and_killed_ends_in_the_same_state_to_the_bit
 
     process, log = launch("long", stopped)
     assert process.wait(300) == 0, log.read_text()
-    assert "step 620/620" in log.read_text()
+    assert f"step {LAST}/{LAST}" in log.read_text()
     # Every report once, the one after the first stop among them.
-    assert [step for step in reported(stopped) if step % 10 == 0] == list(range(10, 621, 10))
+    assert [step for step in reported(stopped) if step % 10 == 0] == list(range(10, LAST + 1, 10))
     assert len(set(reported(stopped))) == len(reported(stopped))
     expected = train_here("long", whole)
     (group,) = expected["groups"]
     assert group["opt_state"]
-    assert int(group["step"]) == 620
+    assert int(group["step"]) == LAST
     jax.tree.map(np.testing.assert_array_equal, final_state(stopped), expected)
 
 
@@ -155,12 +156,12 @@ def test_processes_stop_together_end_when_one_is_lost_and_other_devices_go_on(la
     second.kill()
     assert first.wait(60) != 0
     assert "one of 2 processes is lost" in log.read_text()
-    assert max(reported(workdir)) < 620
+    assert max(reported(workdir)) < LAST
     steps = []
     state = train_here("long", workdir, lambda done, *_: steps.append(done))
     assert steps[0] == saved // 10 * 10 + 10  # the first report after the checkpoint
     (group,) = state["groups"]
-    assert int(group["step"]) == 620
+    assert int(group["step"]) == LAST
 
 
 @pytest.mark.parametrize("broken", [0, 1])

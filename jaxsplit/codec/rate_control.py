@@ -1,14 +1,14 @@
-"""Rate control: chooses the rate to send at by the measured figures of a family."""
+"""Rate control: the rate to send at, by a family's measured figures and by real frames."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxsplit.codec.rate import FamilyRate, Rates
 from jaxsplit.errors import ConfigError, FamilyError
-from jaxsplit.tasks import AGREEMENT, CLASSES, Task
+from jaxsplit.tasks import AGREEMENT, UNNAMED_CLASSES, Task
 
 # Rounding may put a ratio of counts slightly below the requested accuracy retention.
 _ROUNDING = 1e-9
@@ -19,7 +19,7 @@ def rates_for(
     rate: str | None = None,
     max_bytes: int | None = None,
     quality: float | None = None,
-    task: Task = CLASSES,
+    task: Task = UNNAMED_CLASSES,
 ) -> list[str]:
     """Returns the names of the rates that satisfy a request, in the order to be tried.
 
@@ -66,6 +66,49 @@ def rates_for(
             f"{best.rate_id}, keeps {kept[best.rate_id]:.4f}"
         )
     return [min(good, key=_bytes).rate_id]
+
+
+def frames_within(
+    max_bytes: int,
+    rates: Sequence[str],
+    count: int,
+    encode: Callable[[str, list[int]], list[bytes]],
+) -> list[bytes]:
+    """Chooses each image's rate by its real frames.
+
+    Args:
+      max_bytes: most bytes of a frame.
+      rates: names of the rates, best first, see `rates_for`.
+      count: number of images.
+      encode: a rate and places of images, 0 … count - 1 → their frames at that rate.
+
+    Returns:
+      For each image the frame of the first rate that is short enough.
+
+    Raises:
+      FamilyError: an image fits at no rate.
+
+    >>> lengths = {"r1": (9, 4), "r2": (5, 2)}  # bytes of two images
+    >>> encode = lambda rate, places: [bytes(lengths[rate][place]) for place in places]
+    >>> [len(frame) for frame in frames_within(6, ["r1", "r2"], 2, encode)]
+    [5, 4]
+    """
+    found: dict[int, bytes] = {}
+    least: dict[int, int] = {}  # shortest frame of each image
+    left = list(range(count))
+    for rate_id in rates:
+        for place, frame in zip(left, encode(rate_id, left), strict=True):
+            if len(frame) <= max_bytes:
+                found[place] = frame
+            least[place] = min(len(frame), least.get(place, len(frame)))
+        left = [place for place in left if place not in found]
+        if not left:
+            return [found[place] for place in range(count)]
+    which = "the image" if count == 1 else f"image {left[0]}"
+    raise FamilyError(
+        f"{which} takes at least {least[left[0]]} bytes, more than max_bytes = {max_bytes}: "
+        "raise it"
+    )
 
 
 def _retention(rate: FamilyRate, task: Task) -> float:

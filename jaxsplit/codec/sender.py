@@ -81,31 +81,15 @@ class Sender(Runtime):
         """
         task = self.backbone.task
         rates = rate_control.rates_for(self.family, rate, max_bytes, quality, task)
-        if max_bytes is not None:
-            return self._within(images, rates, max_bytes)
-        return self.encode(images, rates[0])
+        if max_bytes is None:
+            return self.encode(images, rates[0])
+        features = self.features(images)  # the head runs once
 
-    def _within(self, images: np.ndarray, rates: list[str], max_bytes: int) -> list[bytes]:
-        """Returns the best frame of each image within max_bytes; the head runs once."""
-        features = self.features(images)
-        found: dict[int, bytes] = {}
-        least: dict[int, int] = {}  # shortest frame of each image
-        left = list(range(len(images)))
-        for rate_id in rates:
-            some = jax.tree.map(lambda x, rows=tuple(left): x[list(rows)], features)
-            frames = self.frames(self.quantise(some, rate_id), rate_id)
-            for place, frame in zip(left, frames, strict=True):
-                if len(frame) <= max_bytes:
-                    found[place] = frame
-                least[place] = min(len(frame), least.get(place, len(frame)))
-            left = [place for place in left if place not in found]
-            if not left:
-                return [found[place] for place in range(len(images))]
-        which = "the image" if len(images) == 1 else f"image {left[0]}"
-        raise FamilyError(
-            f"{which} takes at least {least[left[0]]} bytes, more than max_bytes = {max_bytes}: "
-            "raise it"
-        )
+        def encode(rate_id: str, places: list[int]) -> list[bytes]:
+            some = jax.tree.map(lambda x: x[places], features)
+            return self.frames(self.quantise(some, rate_id), rate_id)
+
+        return rate_control.frames_within(max_bytes, rates, len(images), encode)
 
     def encode(self, images: np.ndarray, rate_id: str) -> list[bytes]:
         """Encodes images at one rate.

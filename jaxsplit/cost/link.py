@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from jaxsplit.cost.plan import CutPlan, Plan
 from jaxsplit.cost.unit_plan import UnitPlan
 from jaxsplit.errors import ConfigError
-from jaxsplit.tasks import CLASSIFICATION, Metric
+from jaxsplit.tasks import CLASSIFICATION_METRICS, Metric
 
 #: Typical bits of a trained unit per latent symbol: published and shipped units take 0.25 to 5.5,
 #: most of the accurate ones 1 to 3.
@@ -100,7 +100,7 @@ class Option:
       timing: latency of one image on the link.
       quality: what was measured with it, such as top-1 as a share, or None.
       metric: name of that metric.
-      shown: how it reads.
+      shown: its label and unit.
 
     >>> timing = Timing(device_ms=0, transfer_ms=32, server_ms=0.4)
     >>> Option("image sent", None, None, 12_000, timing).to_dict()["total_ms"]
@@ -114,7 +114,7 @@ class Option:
     timing: Timing
     quality: float | None = None
     metric: str = "top1"
-    shown: Metric = CLASSIFICATION["top1"]
+    shown: Metric = CLASSIFICATION_METRICS["top1"]
 
     def to_dict(self) -> dict[str, object]:
         """Returns name, bytes, accuracy, times and the unit's size, ready for JSON."""

@@ -99,11 +99,11 @@ def bd_rate(
 def bd_accuracy(reference: RateQuality, test: RateQuality, *, method: str = "pchip") -> float:
     """Computes the Bjøntegaard delta accuracy: the gain of `test` at equal rate.
 
-    100 · mean of top1_test(ln rate) - top1_reference(ln rate) over the logarithms of the rates
+    100 · mean of quality_test(ln rate) - quality_reference(ln rate), over logarithms of the rates
     that both curves have.
 
     Args:
-      reference, test: (rate, top-1 as 0 … 1) of each point.
+      reference, test: (rate, quality) of each point, such as top-1 as 0 … 1.
       method: the interpolant, of `METHODS`.
 
     Returns:

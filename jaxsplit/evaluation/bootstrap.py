@@ -15,7 +15,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.bd_rate import bd_rate
 from jaxsplit.evaluation.intervals import resampled_means
 from jaxsplit.evaluation.per_image import PerImage
-from jaxsplit.tasks import CLASSIFICATION, Metric
+from jaxsplit.tasks import CLASSIFICATION_METRICS, Metric
 
 #: Drops that exclude nothing.
 EVERYTHING = (math.inf, -math.inf)
@@ -47,7 +47,7 @@ def bd_rate_interval(
     reference: PerImage,
     test: PerImage,
     *,
-    metric: Metric = CLASSIFICATION["top1"],
+    metric: Metric = CLASSIFICATION_METRICS["top1"],
     quality: str = "top1",
     method: str = "pchip",
     drops: tuple[float, float] = EVERYTHING,
@@ -63,7 +63,7 @@ def bd_rate_interval(
     Args:
       reference, test: the same images through both families.
       quality: the compared metric, or "agreement" with the unsplit network.
-      metric: how it reads.
+      metric: its unit and direction.
       method: the interpolant, of `bd_rate.METHODS`.
       drops: largest and smallest drop below the unsplit network to compare, such as (0.06, 0.005);
         by default all that both curves reach.
@@ -103,7 +103,7 @@ def _resampled(
 ) -> Iterator[tuple]:
     """Yields for each draw the unsplit network's quality and (bytes, quality) of both curves.
 
-    A lower metric that is better is negated.
+    Qualities are negated where lower is better.
     """
     found = [side.statistics(quality) for side in (reference, test)]
     parts = [found[0].unsplit[None]]

@@ -68,7 +68,7 @@ class CurveComparison:
 
     Args:
       reference, test: names of the curves.
-      quality, metric: name of the compared metric, and how it reads.
+      quality, metric: name of the compared metric; its label, unit and direction.
       method: the interpolant.
       bd_rate_percent: negative where `test` needs fewer bytes.
       bd_accuracy_points: in percentage points, or the metric's unit, positive where `test` is

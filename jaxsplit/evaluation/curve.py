@@ -25,7 +25,7 @@ from jaxsplit.evaluation.points import (
     set_values,
 )
 from jaxsplit.io.files import write_whole
-from jaxsplit.tasks import AGREEMENT, CLASSIFICATION, Metric, metric_of
+from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, metric_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Curve:
       points: one for each rate, under different rate ids.
       baselines: image codec → its points over the same images.
       origin: the network and the images; None in an older file.
-      metrics: metric → how it reads, of the task, the quality first.
+      metrics: metric → label, unit and direction, the quality first.
 
     Raises:
       ConfigError: a number is out of its range, a metric is unknown, or two points share a rate
@@ -108,7 +108,9 @@ class Curve:
     points: tuple[RatePoint, ...]
     baselines: Mapping[str, tuple[CodecPoint, ...]] = field(default_factory=dict, hash=False)
     origin: Origin | None = None
-    metrics: Mapping[str, Metric] = field(default_factory=lambda: CLASSIFICATION, hash=False)
+    metrics: Mapping[str, Metric] = field(
+        default_factory=lambda: CLASSIFICATION_METRICS, hash=False
+    )
 
     def __post_init__(self) -> None:
         set_values(self, "unsplit")
@@ -132,7 +134,7 @@ class Curve:
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     def metric(self, name: str) -> Metric:
-        """Returns how a metric, or "agreement", reads; a ConfigError for an unknown name."""
+        """Returns label, unit and direction of a metric; a ConfigError for an unknown name."""
         return metric_of(self.metrics, name)
 
     def rate_quality(self, metric: str | None = None) -> list[tuple[float, float]]:
@@ -152,7 +154,7 @@ class Curve:
             }
         if self.origin is not None:
             content["origin"] = asdict(self.origin)
-        if self.metrics != CLASSIFICATION:
+        if self.metrics != CLASSIFICATION_METRICS:
             content["metrics"] = {name: asdict(metric) for name, metric in self.metrics.items()}
         return json.dumps(content, indent=2) + "\n"
 
@@ -221,7 +223,7 @@ def _flat(values: Values) -> dict[str, object]:
 
 def _parsed(content: Any) -> Curve:
     check_keys(content, ("uncompressed", "points"), "the file", ("baselines", "origin", "metrics"))
-    metrics = _metrics(content["metrics"]) if "metrics" in content else CLASSIFICATION
+    metrics = _metrics(content["metrics"]) if "metrics" in content else CLASSIFICATION_METRICS
     unsplit, n_images = _split(content["uncompressed"], ("n_images",), "uncompressed", metrics)
     baselines, origin = content.get("baselines", {}), content.get("origin")
     check_keys(baselines, (), "baselines", tuple(QUALITIES))

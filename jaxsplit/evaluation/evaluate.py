@@ -50,7 +50,7 @@ def evaluate(
       rate_ids: the rates to measure; None for all.
 
     Returns:
-      A point for each rate, in bytes of decoded real frames.
+      The curve: a point for each rate, with the bytes of real frames, which were decoded.
 
     Raises:
       FamilyError, BitstreamError, DataError: as in `evaluate_images`.
@@ -111,7 +111,7 @@ def evaluate_images(
     parts = [slice(start, start + size) for start in range(0, len(images), size)]
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
     tell("running the unsplit network")
-    unsplit = measure_predictions(task, predictor(backbone), images, targets, size)
+    unsplit = measure_unsplit(task, predictor(backbone), images, targets, size)
     pixels = images.shape[1] * images.shape[2]
     specs = {rate.spec for rate in rates}
     costs = {spec: split_cost(make_split(backbone, family.cut, spec), backbone) for spec in specs}
@@ -179,14 +179,14 @@ class Predictions:
         }
 
 
-def measure_predictions(
+def measure_unsplit(
     task: Task,
     predict: Callable[[np.ndarray], Outputs],
     images: np.ndarray,
     targets: np.ndarray,
     size: int = 250,
 ) -> Predictions:
-    """Measures the unsplit network's predictions, which agree with themselves.
+    """Measures the unsplit network's predictions; the agreement is with themselves.
 
     Args:
       task: of the network.
@@ -221,7 +221,7 @@ def _joined(parts: Sequence[Predictions]) -> Predictions:
 def _statistics(
     task: Task, rates: Sequence[Predictions], unsplit: Predictions
 ) -> dict[str, Statistics]:
-    """Returns what is kept of each image, beyond its prediction: nothing for top-1."""
+    """Returns the statistics that `PerImage` keeps; top-1 follows from the predictions."""
     names = () if task.quality == "top1" else (task.quality, AGREEMENT)
     return {
         name: Statistics(

@@ -21,7 +21,7 @@ from PIL import Image, features
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.intervals import metric_value
 from jaxsplit.evaluation.points import CodecPoint
-from jaxsplit.tasks import AGREEMENT, CLASSIFICATION, Metric, Outputs, Task
+from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, Outputs, Task
 
 #: Codec → its name in tables.
 TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
@@ -93,7 +93,7 @@ def sweep(
     """
     from jaxsplit import tasks
 
-    task = task or tasks.CLASSES
+    task = task or tasks.UNNAMED_CLASSES
     qualities = _checked_qualities(codec, qualities)
     images, targets, unsplit = np.asarray(images), np.asarray(targets), np.asarray(unsplit)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
@@ -140,7 +140,7 @@ def sweep_to(
     measure: str | None = None,
     task: Task | None = None,
 ) -> tuple[CodecPoint, ...]:
-    """Sweeps densely around the smallest files that reach some qualities of the task.
+    """Sweeps an image codec, densely around the smallest files that reach some goals.
 
     After `DEFAULT_QUALITIES`, each goal is bisected between the lowest quality that reaches it
     and the next lower one, so that the coarseness of a grid costs no codec bytes. Accuracy is noisy
@@ -156,7 +156,7 @@ def sweep_to(
     """
     from jaxsplit import tasks
 
-    task = task or tasks.CLASSES
+    task = task or tasks.UNNAMED_CLASSES
     name = measure or task.quality
     metric = task.metric(name)
 
@@ -179,7 +179,7 @@ def smallest_reaching(
     points: Iterable[CodecPoint],
     goal: float,
     measure: str = "top1",
-    metric: Metric = CLASSIFICATION["top1"],
+    metric: Metric = CLASSIFICATION_METRICS["top1"],
 ) -> CodecPoint | None:
     """Returns the point of fewest mean bytes whose metric reaches a goal, or None.
 

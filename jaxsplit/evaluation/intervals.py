@@ -36,7 +36,7 @@ def metric_value(statistics: np.ndarray, metric: Metric) -> Value:
 
     Args:
       statistics: of the images, [N] or [N, …], see `Task.measure`.
-      metric: how they are averaged.
+      metric: says how statistics are averaged.
 
     Returns:
       The value, with Wilson's interval for booleans, else the percentiles of a bootstrap.

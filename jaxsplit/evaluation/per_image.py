@@ -56,7 +56,7 @@ class PerImage:
         of a larger prediction, see `checksums`.
       labels: integers [N], the targets likewise.
       uncut: integers [N], the predictions of the unsplit network.
-      measured: metric → its statistics, of a task whose quality is not top-1.
+      measured: metric → its statistics; empty for top-1, which follows from the predictions.
 
     Raises:
       ConfigError: shapes don't fit, an array is not of integers, a size is negative, or two rates
@@ -109,7 +109,7 @@ class PerImage:
         return Statistics(self.predicted == truth, self.uncut == truth)
 
     def same_images(self, other: "PerImage") -> bool:
-        """Returns whether labels and predictions of the unsplit network are equal."""
+        """Returns whether both have the same labels and the same unsplit predictions."""
         return np.array_equal(self.labels, other.labels) and np.array_equal(self.uncut, other.uncut)
 
     def belongs_to(self, curve: Curve) -> bool:

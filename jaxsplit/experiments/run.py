@@ -169,7 +169,7 @@ def measure(
     curve, seen = evaluate.evaluate_images(family, backbone, source, log, rate_ids)
     images, targets = data.load_arrays(source, backbone.preprocessing)
     predict = evaluate.predictor(backbone)
-    unsplit = evaluate.measure_predictions(task, predict, images, targets)
+    unsplit = evaluate.measure_unsplit(task, predict, images, targets)
     goals = [point.metrics[compare_at].mean for point in curve.points]
     goals.append(unsplit.values(task)[compare_at].mean)
     codecs = {}

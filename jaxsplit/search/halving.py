@@ -19,7 +19,7 @@ from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.search.checkpoint import SearchCheckpoint
 from jaxsplit.search.pareto import Result, choose_by_cut, front
 from jaxsplit.search.trainer import Trainer, Trial
-from jaxsplit.tasks import CLASSES, Task
+from jaxsplit.tasks import UNNAMED_CLASSES, Task
 from jaxsplit.train import features, parallel
 
 #: Yields trials one by one and logs the time spent before each.
@@ -55,7 +55,7 @@ class Design:
     uncut_macs: int
     n_images: int
     minutes: float
-    task: Task = CLASSES
+    task: Task = UNNAMED_CLASSES
 
     def to_dict(self) -> dict[str, Any]:
         """Returns unsplit network, front and all results, ready for JSON."""

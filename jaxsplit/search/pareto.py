@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxsplit.search.candidates import Candidate
-from jaxsplit.tasks import CLASSES, CLASSIFICATION, Metric, Task
+from jaxsplit.tasks import CLASSIFICATION_METRICS, UNNAMED_CLASSES, Metric, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Result:
       bytes_per_image: mean code length under its prior. A frame adds one or two bytes.
       quality: the task's metric of them, behind the tail.
       n_images: number of images of both.
-      metric: how the quality reads.
+      metric: label, unit and direction of the quality.
 
     >>> from jaxsplit.cost import grid_spec
     >>> candidate = Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000)
@@ -36,7 +36,7 @@ class Result:
     bytes_per_image: float
     quality: float
     n_images: int
-    metric: Metric = CLASSIFICATION["top1"]
+    metric: Metric = CLASSIFICATION_METRICS["top1"]
 
     @property
     def costs(self) -> tuple[float, float, float]:
@@ -59,7 +59,7 @@ class Result:
 
     @classmethod
     def from_dict(
-        cls, candidate: Candidate, said: Mapping[str, Any], task: Task = CLASSES
+        cls, candidate: Candidate, said: Mapping[str, Any], task: Task = UNNAMED_CLASSES
     ) -> Result:
         """Rebuilds a result from `to_dict`.
 

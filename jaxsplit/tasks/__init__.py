@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
-from jaxsplit.tasks.metric import AGREEMENT, CLASSIFICATION, Metric, metric_of
+from jaxsplit.tasks.metric import AGREEMENT, CLASSIFICATION_METRICS, Metric, metric_of
 from jaxsplit.tasks.task import Outputs, Targets, Task
 
 if TYPE_CHECKING:
-    from jaxsplit.tasks.classification import CLASSES, Classification
+    from jaxsplit.tasks.classification import UNNAMED_CLASSES, Classification
 
 __all__ = [
     "AGREEMENT",
-    "CLASSES",
-    "CLASSIFICATION",
+    "CLASSIFICATION_METRICS",
+    "UNNAMED_CLASSES",
     "Classification",
     "Metric",
     "Outputs",
@@ -23,7 +23,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Curves and reports read metrics without jax, which takes seconds to load.
-    if name in ("CLASSES", "Classification"):
+    if name in ("UNNAMED_CLASSES", "Classification"):
         from jaxsplit.tasks import classification
 
         return getattr(classification, name)

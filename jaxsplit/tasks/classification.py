@@ -13,10 +13,10 @@ import optax
 
 from jaxsplit.data import Source
 from jaxsplit.errors import DataError
-from jaxsplit.tasks.metric import CLASSIFICATION, Metric
+from jaxsplit.tasks.metric import CLASSIFICATION_METRICS, Metric
 from jaxsplit.tasks.task import Task
 
-__all__ = ["CLASSES", "Classification", "cross_entropy", "distillation"]
+__all__ = ["UNNAMED_CLASSES", "Classification", "cross_entropy", "distillation"]
 
 _TOP = 5
 
@@ -78,7 +78,7 @@ class Classification(Task):
 
     name: ClassVar[str] = "classification"
     quality: ClassVar[str] = "top1"
-    metrics: ClassVar[Mapping[str, Metric]] = CLASSIFICATION
+    metrics: ClassVar[Mapping[str, Metric]] = CLASSIFICATION_METRICS
 
     def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
         """Computes `cross_entropy`: logits float [B, K], labels int [B] → nats [B]."""
@@ -149,4 +149,4 @@ class Classification(Task):
 
 
 #: The task of networks whose outputs are logits [B, K], where no class is named.
-CLASSES = Classification(())
+UNNAMED_CLASSES = Classification(())

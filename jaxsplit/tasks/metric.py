@@ -28,9 +28,9 @@ class Metric:
       unit: such as "%", for which a share from 0 to 1 is shown times 100.
       higher_is_better: the metric's direction.
       name: for axes, such as "top-1 accuracy"; the label by default.
-      ratios: whether the statistics of an image are numerators and denominators of K ratios,
-        [2, K], and the metric is the mean of the ratios of their sums, as a mean intersection
-        over union is; else an image's statistic is its own value, and the metric their mean.
+      ratios: False where an image's statistic is its own value and the metric their mean, such as
+        top-1. True where it is the numerators and denominators of K ratios, [2, K]: the metric is
+        the mean of the K ratios of sums over images, such as a mean intersection over union.
 
     >>> metric = Metric("top-1", "%", name="top-1 accuracy")
     >>> metric.show(0.875), metric.show_drop(0.925, 0.875), metric.cost(0.875)
@@ -83,7 +83,7 @@ class Metric:
         return "n/a" if value is None else f"{self.scale * value:.{digits}f}"
 
     def show_drop(self, unsplit: float, value: float) -> str:
-        """Formats how much worse than the unsplit network's a value is."""
+        """Formats the loss of a value against the unsplit network's; negative for a gain."""
         return f"{self.scale * self.sign * (unsplit - value):z.2f}"
 
     @property
@@ -92,7 +92,7 @@ class Metric:
         return 1 if self.higher_is_better else -1
 
     def cost(self, value: float) -> float:
-        """Returns what is to be minimized: the share of errors, or the value."""
+        """Returns what is to be minimized: 1 - value where higher is better, else the value."""
         return 1 - value if self.higher_is_better else value
 
 
@@ -122,7 +122,7 @@ def metric_of(metrics: Mapping[str, Metric], name: str) -> Metric:
 
 
 #: Metrics of a classification; those of a file that names none.
-CLASSIFICATION: Mapping[str, Metric] = {
+CLASSIFICATION_METRICS: Mapping[str, Metric] = {
     "top1": Metric("top-1", "%", name="top-1 accuracy"),
     "top5": Metric("top-5", "%", name="top-5 accuracy"),
 }

@@ -83,18 +83,18 @@ class Task(abc.ABC):
           targets: of the images, or predictions to compare with.
 
         Returns:
-          Metric → statistics of each image, [B], or [B, 2, K] of `ratios`; at least those of
-          `quality`.
+          Metric → statistics of each image: [B], or [B, 2, K] for a metric with `Metric.ratios`.
+          `quality` is among the metrics.
         """
 
     def evaluate(self, outputs: Outputs, targets: Targets) -> dict[str, np.ndarray]:
-        """Computes all metrics, for an evaluation; by default those of `measure`.
+        """Computes all metrics, with NumPy, for an evaluation; by default those of `measure`.
 
         Args:
           outputs, targets: as in `measure`, of an evaluated batch.
 
         Returns:
-          As `measure`.
+          Metric → statistics of each image, as in `measure`.
         """
         return {name: np.asarray(x) for name, x in self.measure(outputs, targets).items()}
 
@@ -134,7 +134,7 @@ class Task(abc.ABC):
         return self.evaluate(outputs, predicted)[self.quality]
 
     def metric(self, name: str) -> Metric:
-        """Returns how a metric, or "agreement", reads.
+        """Returns the label, unit and direction of a metric, or of "agreement".
 
         Args:
           name: of the metric.
@@ -174,7 +174,7 @@ class Task(abc.ABC):
           source: the images.
 
         Raises:
-          DataError: they don't, such as labels of other classes.
+          DataError: the targets don't fit the task, such as labels of other classes.
         """
 
     def describe(self, outputs: Outputs) -> list[dict[str, object]]:

@@ -16,7 +16,7 @@ from jaxsplit.evaluation.evaluate import evaluate, evaluate_images, predictor
 from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.io import checkpoint
 from jaxsplit.networks.inference import batch_size
-from jaxsplit.tasks import CLASSES, Classification
+from jaxsplit.tasks import UNNAMED_CLASSES, Classification
 from jaxsplit.train.curve import train_curve
 
 RATE_IDS = ("high", "mid", "low")
@@ -118,11 +118,11 @@ def test_five_classes_or_less_have_no_top5():
     for classes, expected in ((6, 0.75), (4, None)):
         # Class k is the k-th likeliest, and so label 5 is the sixth.
         logits = np.tile(-np.arange(classes, dtype=np.float32), (4, 1))
-        found = CLASSES.evaluate(logits, labels)
+        found = UNNAMED_CLASSES.evaluate(logits, labels)
         assert ("top5" in found) == (expected is not None)
         assert expected is None or found["top5"].mean() == expected
     # Of equal logits the first classes count, as they do for argmax.
-    assert CLASSES.evaluate(np.zeros((4, 6)), labels)["top5"].mean() == 0.75
+    assert UNNAMED_CLASSES.evaluate(np.zeros((4, 6)), labels)["top5"].mean() == 0.75
 
 
 def test_the_curve_says_what_it_was_measured_with_and_on(

@@ -93,7 +93,6 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.design.journal": "jaxsplit.search.checkpoint",
     "jaxsplit.design.keeper": "jaxsplit.search.checkpoint",
     "jaxsplit.evaluation.checks": "jaxsplit.evaluation.points",
-    "jaxsplit.evaluation.image_headers": "jaxsplit.evaluation.image_codecs",
     "jaxsplit.importers.npz_archive": "jaxsplit.weights.zip_archive",
     "jaxsplit.importers.spic_unit": "jaxsplit.family.spic",
     "jaxsplit.importers.zip_entries": "jaxsplit.weights.zip_archive",
@@ -122,7 +121,7 @@ NAMES: dict[str, str] = {
     "jaxsplit.train.feature_files.form_bytes": "jaxsplit.io.array_cache array_bytes",
 }
 
-#: Old name of a module, function or class that has no successor → what to use.
+#: Old name of a module, function or class that is called in another way now → what to use.
 ENDED: dict[str, str] = {
     "jaxsplit.bottleneck.unit_shapes": "BottleneckSpec.variable_shapes",
     "jaxsplit.codec.choice.best_first": "jaxsplit.codec.rate_control.rates_for",
@@ -131,6 +130,14 @@ ENDED: dict[str, str] = {
     "jaxsplit.codec.choice.retained": "jaxsplit.codec.rate_control.rates_for",
     "jaxsplit.codec.programs.logits_program": "jaxsplit.Receiver.predict",
     "jaxsplit.codec.programs.symbols_program": "jaxsplit.Sender.symbols",
+    "jaxsplit.codec.programs.head_program": "jaxsplit.networks.inference.head_program",
+    "jaxsplit.evaluation.checks.set_number": "jaxsplit.evaluation.points.set_number",
+    "jaxsplit.models.inverted_residual.ConvBlock": "jaxsplit.networks.layers.ConvBlock",
+    "jaxsplit.plan.memory.peak_bytes": "jaxsplit.cost.memory.peak_bytes",
+    "jaxsplit.train.head.run_parts": "jaxsplit.train.features.run_parts",
+    "jaxsplit.train.head.sampled_features": "jaxsplit.train.batches.sampled_features",
+    "jaxsplit.train.reports.Reports": "jaxsplit.train.metrics.Reports",
+    "jaxsplit.train.sensitivity.loss_metric": "jaxsplit.train.pca.loss_metric",
     "jaxsplit.describe": "the command `jaxsplit info`",
     "jaxsplit.design.features.CutFeatures": "jaxsplit.train.features.compute_at_cuts",
     "jaxsplit.design.journal.Journal": "jaxsplit.search.checkpoint.SearchCheckpoint",
@@ -147,9 +154,10 @@ ENDED: dict[str, str] = {
     "jaxsplit.terminal": "rich.console.Console",
     "jaxsplit.train.evaluation.evaluation_step": "jaxsplit.train.rate_groups.make_evaluate",
     "jaxsplit.train.evaluation.in_turn": "jaxsplit.train.batches.FeatureCache",
-    "jaxsplit.design.features.describe": "jaxsplit.train.features.compute",
-    "jaxsplit.train.features.describe": "jaxsplit.train.features.compute",
-    "jaxsplit.train.features.some_features": "jaxsplit.train.features.compute",
+    "jaxsplit.design.features.compute": "jaxsplit.train.features.compute_at_cuts",
+    "jaxsplit.design.features.describe": "jaxsplit.train.features.HeadRun",
+    "jaxsplit.train.features.describe": "jaxsplit.train.features.HeadRun",
+    "jaxsplit.train.features.some_features": "jaxsplit.train.batches.sample_of",
 }
 
 
@@ -212,7 +220,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         get = renamed(module.__name__)
 
         def forward(name: str) -> Any:
-            if f"{module.__name__}.{name}" not in NAMES:
+            if f"{module.__name__}.{name}" not in {*NAMES, *ENDED}:
                 for one in modules:
                     if hasattr(one, name):
                         return getattr(one, name)

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     for codec in baselines:
         image_codecs.check_codec(codec)
     family, backbone = open_family(options)
-    backbone.task.metric(options.compare_at or backbone.task.quality)
+    image_codecs.check_goal(options.compare_at, backbone.task.quality)
     if options.out is not None:
         check_writable(options.out)
     rates = None if options.rates is None else options.rates.split(",")

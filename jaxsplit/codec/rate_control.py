@@ -119,15 +119,15 @@ def _retention(rate: FamilyRate, task: Task) -> float:
     """
     value, unsplit = (_figure(rate, f"{which}{task.quality}") for which in ("", "uncompressed_"))
     if not task.metric(task.quality).higher_is_better:
-        value = unsplit / value if value > 0 else math.nan
+        kept = unsplit / value if value else 1.0 if not unsplit else math.inf
     else:
-        value = value / unsplit if unsplit > 0 else _figure(rate, AGREEMENT)
-    if not math.isfinite(value) or not math.isfinite(_bytes(rate)):
+        kept = value / unsplit if unsplit > 0 else _figure(rate, AGREEMENT)
+    if math.isnan(kept) or math.isnan(value) or not math.isfinite(_bytes(rate)):
         raise FamilyError(
             f"rate {rate.rate_id} carries no figures to choose it by: name a rate, or measure the "
             "family with jaxsplit pack --data"
         )
-    return value
+    return kept
 
 
 def _bytes(rate: FamilyRate) -> float:

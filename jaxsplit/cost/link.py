@@ -226,6 +226,8 @@ def compare(
     """Computes the latency of every cut of a plan on a link.
 
     Args:
+      plan: the cuts.
+      link: device, server and connection.
       symbols: latent size (see `CutPlan.unit_of`).
       bits_per_symbol: assumed bits of a latent symbol.
       image_bytes: bytes of an image that is sent instead.

@@ -291,6 +291,8 @@ class FactorizedPrior(nn.Module):
     It never quantizes: pass noisy latents in training and rounded ones for the rate of real
     symbols. `variables["params"]` are the parameters of the functions of this package.
 
+    Source: Ballé et al. 2018, arXiv 1802.01436, appendix 6.1.
+
     Attributes:
       channels: number of latent channels C.
       filters, init_scale: see `init_params`.

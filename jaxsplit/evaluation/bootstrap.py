@@ -15,7 +15,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.bd_rate import bd_rate
 from jaxsplit.evaluation.intervals import resampled_means
 from jaxsplit.evaluation.per_image import PerImage
-from jaxsplit.tasks import CLASSIFICATION_METRICS, Metric
+from jaxsplit.tasks import CLASSIFICATION_METRICS, Metric, metric_of
 
 #: Drops that exclude nothing.
 EVERYTHING = (math.inf, -math.inf)
@@ -47,7 +47,7 @@ def bd_rate_interval(
     reference: PerImage,
     test: PerImage,
     *,
-    metric: Metric = CLASSIFICATION_METRICS["top1"],
+    metric: Metric | None = None,
     quality: str = "top1",
     method: str = "pchip",
     drops: tuple[float, float] = EVERYTHING,
@@ -63,7 +63,7 @@ def bd_rate_interval(
     Args:
       reference, test: the same images through both families.
       quality: the compared metric, or "agreement" with the unsplit network.
-      metric: its unit and direction.
+      metric: its unit and direction; None for a metric of a classification.
       method: the interpolant, of `bd_rate.METHODS`.
       drops: largest and smallest drop below the unsplit network to compare, such as (0.06, 0.005);
         by default all that both curves reach.
@@ -78,6 +78,7 @@ def bd_rate_interval(
         raise ConfigError("the two curves have different images or networks")
     if resamples < 1 or not 0 < level < 1:
         raise ConfigError(f"{resamples} resamples and the level {level} don't define an interval")
+    metric = metric or metric_of(CLASSIFICATION_METRICS, quality)
     values, reason = [], ""
     for unsplit, *curves in _resampled(reference, test, quality, metric, resamples, seed):
         limits = unsplit - drops[0], unsplit - drops[1]

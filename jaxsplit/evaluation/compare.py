@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
+import numpy as np
+
 from jaxsplit import _moved
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation import bd_rate as bd
@@ -51,7 +53,7 @@ class MeasuredCurve:
                 f"{self.name} has no {per_image.FILE}, which {quality} is computed from: "
                 "write one with jaxsplit evaluate --out"
             )
-        values = metric.value(self.images.statistics(quality).rates.mean(axis=1))
+        values = metric.value(self.images.statistics(quality).rates.mean(1, dtype=np.float64))
         return list(zip(self.images.bytes.mean(axis=1), metric.sign * values, strict=True))
 
     def unsplit_quality(self, quality: str) -> float:
@@ -59,7 +61,8 @@ class MeasuredCurve:
         metric = self.curve.metric(quality)
         if self.images is None or quality in self.curve.unsplit:
             return metric.sign * self.curve.unsplit[quality].mean
-        return metric.sign * float(metric.value(self.images.statistics(quality).unsplit.mean(0)))
+        unsplit = self.images.statistics(quality).unsplit
+        return metric.sign * float(metric.value(unsplit.mean(0, dtype=np.float64)))
 
 
 @dataclass(frozen=True)
@@ -236,10 +239,11 @@ def _same_images(reference: MeasuredCurve, test: MeasuredCurve) -> bool | None:
 
 
 def _check_same_unsplit(reference: MeasuredCurve, test: MeasuredCurve, quality: str) -> None:
-    metric = reference.curve.metrics[quality]
-    first, second = (
-        (side.curve.unsplit[quality].mean, side.curve.n_images) for side in (reference, test)
-    )
+    metric = reference.curve.metric(quality)
+    if lacking := [side.name for side in (reference, test) if quality not in side.curve.unsplit]:
+        raise ConfigError(f"there is no {quality} of the unsplit network in {lacking[0]}")
+    curves = reference.curve, test.curve
+    first, second = ((curve.unsplit[quality].mean, curve.n_images) for curve in curves)
     if not (math.isclose(first[0], second[0]) and first[1] == second[1]):
         said = " and ".join(
             f"{metric.show(value)} {metric.unit} on {count} images"

@@ -120,8 +120,11 @@ class Curve:
         if len(set(names)) < len(names):
             raise ConfigError(f"two points of a curve have the same rate id: {', '.join(names)}")
         every = (self.points, *self.baselines.values())
-        for values in (self.unsplit, *(point.metrics for points in every for point in points)):
-            check_values(values, self.metrics)
+        if AGREEMENT in self.unsplit:
+            raise ConfigError("the unsplit network's agreement is with itself, it is not stored")
+        check_values(self.unsplit, self.metrics, "uncompressed_")
+        for point in (point for points in every for point in points):
+            check_values(point.metrics, self.metrics)
 
     @property
     def quality(self) -> str:

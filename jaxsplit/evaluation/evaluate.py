@@ -22,7 +22,7 @@ from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size, in_batches
 from jaxsplit.split import Split, make_split
-from jaxsplit.tasks import AGREEMENT, Outputs, Task
+from jaxsplit.tasks import AGREEMENT, Classification, Outputs, Task
 from jaxsplit.train import losses
 from jaxsplit.units import Variables
 from jaxsplit.units.quantization import Offsets
@@ -222,7 +222,7 @@ def _statistics(
     task: Task, rates: Sequence[Predictions], unsplit: Predictions
 ) -> dict[str, Statistics]:
     """Returns the statistics that `PerImage` keeps; top-1 follows from the predictions."""
-    names = () if task.quality == "top1" else (task.quality, AGREEMENT)
+    names = () if type(task) is Classification else (task.quality, AGREEMENT)
     return {
         name: Statistics(
             np.array([measured.statistics[name] for measured in rates]), unsplit.statistics[name]

@@ -18,10 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image, features
 
-from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.errors import ConfigError
+from jaxsplit.evaluation.image_headers import header_bytes
 from jaxsplit.evaluation.intervals import metric_value
 from jaxsplit.evaluation.points import CodecPoint
-from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, Outputs, Task
+from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, Outputs, Task, metric_of
 
 #: Codec → its name in tables.
 TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
@@ -43,9 +44,6 @@ _SAVE: dict[str, dict] = {
     "avif": {"speed": 6, "max_threads": 1},
 }
 _SLICE = 50  # images per task of a thread; smaller tasks cost more to distribute
-# JPEG markers (ITU-T T.81, table B.1) and the sizes of WebP's headers (RFC 9649 and RFC 6386).
-_SCAN, _END = 0xDA, 0xD9
-_RIFF_HEADER, _CHUNK_HEADER, _FRAME_HEADER = 12, 8, 10
 
 
 def sweep(
@@ -119,7 +117,8 @@ def sweep(
                 decoded, size, header = _coded(pool, images[part], codec, quality)
                 sizes, headers = sizes + size, headers + header
                 outputs = _outputs(predict, decoded, batch_size)
-                found[task.quality].append(task.evaluate(outputs, targets[part])[task.quality])
+                measured = task.measure(outputs, targets[part])[task.quality]
+                found[task.quality].append(np.asarray(measured))
                 found[AGREEMENT].append(task.agreement(outputs, unsplit[part]))
             metrics = {
                 name: metric_value(np.concatenate(parts), task.metric(name))
@@ -157,7 +156,7 @@ def sweep_to(
     from jaxsplit import tasks
 
     task = task or tasks.UNNAMED_CLASSES
-    name = measure or task.quality
+    name = check_goal(measure, task.quality)
     metric = task.metric(name)
 
     def swept(qualities: Sequence[int] | None = None) -> tuple[CodecPoint, ...]:
@@ -179,7 +178,7 @@ def smallest_reaching(
     points: Iterable[CodecPoint],
     goal: float,
     measure: str = "top1",
-    metric: Metric = CLASSIFICATION_METRICS["top1"],
+    metric: Metric | None = None,
 ) -> CodecPoint | None:
     """Returns the point of fewest mean bytes whose metric reaches a goal, or None.
 
@@ -189,12 +188,31 @@ def smallest_reaching(
     >>> smallest_reaching(points, 0.4).quality, smallest_reaching(points, 0.95)
     (50, None)
     """
+    metric = metric or metric_of(CLASSIFICATION_METRICS, measure)
     reaching = [point for point in points if _reaches(point, goal, measure, metric)]
     return min(reaching, key=lambda point: point.bytes_per_image, default=None)
 
 
 def _reaches(point: CodecPoint, goal: float, name: str, metric: Metric) -> bool:
     return metric.sign * point.metrics[name].mean >= metric.sign * goal
+
+
+def check_goal(metric: str | None, quality: str) -> str:
+    """Checks the metric at which codecs are compared with a rate.
+
+    Args:
+      metric: its name; None for the quality.
+      quality: of the task.
+
+    Returns:
+      The name.
+
+    Raises:
+      ConfigError: it is neither the quality nor "agreement": codecs are measured by these.
+    """
+    if metric not in (None, quality, AGREEMENT):
+        raise ConfigError(f"codecs are compared by {quality} or {AGREEMENT}, not by {metric!r}")
+    return metric or quality
 
 
 def check_codec(codec: str) -> None:
@@ -268,82 +286,3 @@ def _outputs(predict: Callable[[np.ndarray], Outputs], images: np.ndarray, size:
                 "each image"
             )
     return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(images)], outputs)
-
-
-def header_bytes(encoded: bytes) -> int:
-    """Counts the bytes of a JPEG, lossy WebP or AVIF file that are not coefficients.
-
-    JPEG: all markers and tables, also the image's own Huffman tables, so that the payload is a
-    lower bound. WebP: all but the frame without its uncompressed header. AVIF (ISO/IEC 14496-12):
-    every box except the content of `mdat`; AV1's own headers in there count as payload.
-
-    Args:
-      encoded: a whole file of one image.
-
-    Returns:
-      The bytes of the header.
-
-    Raises:
-      DataError: another format, or a truncated file.
-
-    >>> import io
-    >>> from PIL import Image
-    >>> file = io.BytesIO()
-    >>> Image.new("L", (28, 28)).save(file, "WEBP")
-    >>> header_bytes(file.getvalue())
-    30
-    """
-    if encoded[:2] == b"\xff\xd8":
-        payload = _jpeg_payload(encoded)
-    elif encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        payload = _webp_payload(encoded)
-    elif encoded[4:12] == b"ftypavif":
-        payload = _avif_payload(encoded)
-    else:
-        payload = 0
-    if payload < 1:
-        raise DataError(
-            "cannot tell header from payload: expected a whole JPEG, lossy WebP or AVIF file, got "
-            f"{len(encoded)} bytes that start with {encoded[:4]!r}"
-        )
-    return len(encoded) - payload
-
-
-def _jpeg_payload(encoded: bytes) -> int:
-    position = 2
-    while position + 4 <= len(encoded):
-        marker = encoded[position + 1]
-        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
-        if marker == _SCAN:
-            whole = encoded[-2:] == bytes([0xFF, _END])
-            return len(encoded) - position - 2 if whole else 0
-    return 0
-
-
-def _webp_payload(encoded: bytes) -> int:
-    position = _RIFF_HEADER
-    while position + _CHUNK_HEADER <= len(encoded):
-        name = encoded[position : position + 4]
-        size = int.from_bytes(encoded[position + 4 : position + 8], "little")
-        position += _CHUNK_HEADER + size + size % 2
-        if name == b"VP8 ":
-            return size - _FRAME_HEADER if position <= len(encoded) else 0
-    return 0
-
-
-def _avif_payload(encoded: bytes) -> int:
-    """Counts the bytes inside `mdat` boxes; 0 unless boxes fill the file to its last byte."""
-    position, payload = 0, 0
-    while position + 8 <= len(encoded):
-        size, header = int.from_bytes(encoded[position : position + 4], "big"), 8
-        name = encoded[position + 4 : position + 8]
-        if size == 0:  # up to the end of the file
-            size = len(encoded) - position
-        elif size == 1:  # a 64-bit size follows
-            size, header = int.from_bytes(encoded[position + 8 : position + 16], "big"), 16
-        if size < header:
-            return 0
-        if name == b"mdat":
-            payload += size - header
-        position += size
-    return payload if position == len(encoded) else 0

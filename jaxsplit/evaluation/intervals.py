@@ -44,7 +44,7 @@ def metric_value(statistics: np.ndarray, metric: Metric) -> Value:
     >>> metric_value(np.array([True] * 81 + [False] * 182), Metric("top-1", "%")).mean
     0.30798479087452474
     """
-    count, mean = len(statistics), float(metric.value(statistics.mean(axis=0)))
+    count, mean = len(statistics), float(metric.value(statistics.mean(0, dtype=np.float64)))
     if statistics.dtype == bool and not metric.ratios:
         return Value(mean, wilson_interval(int(statistics.sum()), count))
     table = statistics.reshape(count, -1).astype(np.float64)

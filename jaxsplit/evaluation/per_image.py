@@ -92,6 +92,8 @@ class PerImage:
         if self.bytes.min() < 0:
             raise ConfigError(f"an image has {self.bytes.min()} bytes")
         for name, (rates, unsplit) in self.measured.items():
+            if {rates.dtype.kind, unsplit.dtype.kind} - set("biuf"):
+                raise ConfigError(f"statistics of {name} are {rates.dtype}, expected numbers")
             if rates.shape != (*each, *unsplit.shape[1:]) or unsplit.shape[:1] != one:
                 raise ConfigError(
                     f"statistics of {name} are {list(rates.shape)} and {list(unsplit.shape)}, "
@@ -123,8 +125,11 @@ class PerImage:
         except ConfigError:
             return False
         metric = curve.metrics[curve.quality]
-        means = self.bytes.mean(axis=1), metric.value(rates.mean(axis=1))
-        value = metric.value(unsplit.mean(axis=0))
+        if unsplit.ndim != 3 if metric.ratios else unsplit.ndim != 1:
+            return False
+        wide = np.float64
+        means = self.bytes.mean(axis=1), metric.value(rates.mean(axis=1, dtype=wide))
+        value = metric.value(unsplit.mean(axis=0, dtype=wide))
         return np.allclose(curve.rate_quality(), np.stack(means, axis=1), rtol=1e-9, atol=0) and (
             bool(np.isclose(curve.unsplit[curve.quality].mean, value))
         )
@@ -176,7 +181,7 @@ def checksums(predictions: np.ndarray) -> np.ndarray:
     """Returns an integer for each prediction: itself, or the CRC-32 of a larger one.
 
     Args:
-      predictions: integers [N] or [N, …].
+      predictions: [N] or [N, …].
 
     Returns:
       int64 [N] of 32-bit values: equal for equal predictions.
@@ -184,9 +189,11 @@ def checksums(predictions: np.ndarray) -> np.ndarray:
     >>> checksums(np.array([7, 3])), len(set(checksums(np.eye(3, dtype=np.int32)).tolist()))
     (array([7, 3]), 3)
     """
-    if predictions.ndim == 1:
+    whole = np.issubdtype(predictions.dtype, np.integer)
+    if whole and predictions.ndim == 1:
         return predictions.astype(np.int64)
-    rows = np.ascontiguousarray(predictions, np.int32).reshape(len(predictions), -1)
+    rows = np.ascontiguousarray(predictions, np.int32 if whole else None)
+    rows = rows.reshape(len(predictions), -1)
     return np.array([zlib.crc32(row.tobytes()) for row in rows]).astype(np.int32).astype(np.int64)
 
 

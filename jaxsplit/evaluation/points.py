@@ -183,7 +183,11 @@ def set_number(instance: object, name: str) -> None:
 def set_values(instance: object, name: str) -> None:
     """Converts an attribute to `Values`, from values, pairs or plain numbers."""
     values = {}
-    for metric, given in getattr(instance, name).items():
+    if not isinstance(found := getattr(instance, name), Mapping):
+        raise ConfigError(
+            f'{name} is {found!r}, expected values by metric, such as {{"top1": 0.9}}'
+        )
+    for metric, given in found.items():
         mean, interval = given if isinstance(given, (tuple, list)) else (given, None)
         mean = _number(metric, mean, -math.inf)
         if interval is not None:
@@ -201,12 +205,13 @@ def set_values(instance: object, name: str) -> None:
     object.__setattr__(instance, name, values)
 
 
-def check_values(values: Values, metrics: Mapping[str, Metric]) -> None:
+def check_values(values: Values, metrics: Mapping[str, Metric], prefix: str = "") -> None:
     """Checks that values are of known metrics, the quality among them, and shares 0 … 1.
 
     Args:
       values: of a point or of the unsplit network.
       metrics: of the task, the quality first.
+      prefix: of the names in messages.
 
     Raises:
       ConfigError: they are not.
@@ -215,9 +220,9 @@ def check_values(values: Values, metrics: Mapping[str, Metric]) -> None:
         raise ConfigError(f"there is no {quality} among {', '.join(values) or 'the metrics'}")
     for name, (mean, interval) in values.items():
         if metric_of(metrics, name).is_share:
-            _number(name, mean, 0.0, 1.0)
+            _number(f"{prefix}{name}", mean, 0.0, 1.0)
             for end in interval or ():
-                _number(f"{name}_interval", end, 0.0, 1.0)
+                _number(f"{prefix}{name}_interval", end, 0.0, 1.0)
 
 
 def set_count(instance: object, name: str, lowest: int = 1) -> None:

@@ -98,7 +98,7 @@ def run_curve(
     for codec in config.baselines:
         image_codecs.check_codec(codec)
     backbone = load_backbone(config.backbone)
-    backbone.task.metric(config.compare_at or backbone.task.quality)
+    image_codecs.check_goal(config.compare_at, backbone.task.quality)
     groups = make_groups(backbone, config.cut, config.spec, config.rates)
     cost = max((split_cost(group.split, backbone) for group in groups), key=lambda c: c.encoder)
     # Opened before the training, so that missing images are reported at once.
@@ -162,8 +162,7 @@ def measure(
     """
     log = log or no_log
     task = backbone.task
-    compare_at = compare_at or task.quality
-    task.metric(compare_at)
+    compare_at = image_codecs.check_goal(compare_at, task.quality)
     for codec in baselines:
         image_codecs.check_codec(codec)
     curve, seen = evaluate.evaluate_images(family, backbone, source, log, rate_ids)

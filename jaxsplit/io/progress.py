@@ -237,18 +237,30 @@ def _line(metrics: Mapping[str, np.ndarray]) -> str:
 
 
 def _show(value: np.ndarray) -> str:
-    """Formats a number, a few numbers as 400/80, or the range of many as 0…19."""
+    """Formats a number, a few numbers, or the range of many.
+
+    >>> _show(np.array([400.0, 80.0])), _show(np.arange(20.0))
+    ('400/80', '0…19')
+    """
     if np.size(value) <= _FEW:
         return "/".join(f"{x:.3g}" for x in np.ravel(value))
     return f"{np.min(value):.3g}…{np.max(value):.3g}"
 
 
 def _amount(number: float) -> str:
-    """Formats a number with one decimal unless it is 0."""
+    """Formats a number with one decimal unless it is 0.
+
+    >>> _amount(250), _amount(6.04), _amount(15.5)
+    ('250', '6', '15.5')
+    """
     return f"{number:.1f}".removesuffix(".0")
 
 
 def _duration(seconds: float) -> str:
-    """Formats minutes and seconds as 1:15, and hours if there are any as 2:01:15."""
+    """Formats minutes and seconds, and hours if there are any.
+
+    >>> _duration(75), _duration(7275)
+    ('1:15', '2:01:15')
+    """
     text = str(datetime.timedelta(seconds=round(seconds)))
     return text.removeprefix("0:").removeprefix("0")

@@ -79,11 +79,11 @@ def draw_curve(
         name: sorted(points, key=lambda point: point.bytes_per_image)
         for name, points in (codecs or {}).items()
     }
-    bottom = _scale_accuracy(axes, curve, swept)
+    low, high = _scale_quality(axes, curve, swept)
     sizes = [point.bytes_per_image for point in curve.points]
     for points in swept.values():
         for point in points:
-            if _shown(curve, point.metrics) >= bottom:
+            if low <= _shown(curve, point.metrics) <= high:
                 sizes += [point.bytes_per_image, point.payload_bytes_per_image]
     if raw_bytes is not None and raw_bytes < _NEAR * max(sizes):
         sizes.append(raw_bytes)
@@ -245,24 +245,29 @@ def _draw_raw(axes: Axes, raw_bytes: int) -> None:
     )
 
 
-def _scale_accuracy(axes: Axes, curve: Curve, codecs: Mapping[str, Sequence[CodecPoint]]) -> float:
-    """Fits the axis to the rates and the codecs' points near them; returns its lower limit."""
+def _scale_quality(
+    axes: Axes, curve: Curve, codecs: Mapping[str, Sequence[CodecPoint]]
+) -> tuple[float, float]:
+    """Fits the axis to the rates and the codecs' points near them; returns its limits."""
     from matplotlib.ticker import MaxNLocator
 
-    tops = [_shown(curve, one) for one in (curve.unsplit, *(p.metrics for p in curve.points))]
-    others = [_shown(curve, point.metrics) for points in codecs.values() for point in points]
-    ends = [end for _, *both in intervals(curve, curve.points) for end in both]
-    others += ends
     metric = curve.metrics[curve.quality]
-    below = _BELOW if metric.is_share else max(tops) - min(tops)
-    top = max(tops + others)
-    if not metric.higher_is_better:  # what is far above the rates is bad
-        top = min(top, max(*tops, *ends) + below)
-    bottom = max(min(tops) - below, min(tops + others) - 0.1 * (top - min(tops + others)) - 0.5)
-    bottom = min([bottom, *(end - 0.5 for end in ends)])  # wide intervals stay whole
-    axes.set_ylim(bottom, top + 0.09 * (top - bottom))
+    # With the sign of the metric, larger is better.
+    tops = [_shown(curve, one) for one in (curve.unsplit, *(p.metrics for p in curve.points))]
+    tops = [metric.sign * top for top in tops]
+    ends = [metric.sign * end for _, *both in intervals(curve, curve.points) for end in both]
+    others = [_shown(curve, point.metrics) for points in codecs.values() for point in points]
+    others = [metric.sign * other for other in others] + ends
+    top, span = max(tops + others), max(tops) - min(tops)
+    below, room = (_BELOW, 0.5) if metric.is_share else (span, 0.05 * span)
+    bottom = max(min(tops) - below, min(tops + others) - 0.1 * (top - min(tops + others)) - room)
+    bottom = min([bottom, *(end - room for end in ends)])  # wide intervals stay whole
+    limits = sorted((metric.sign * bottom, metric.sign * (top + 0.09 * (top - bottom))))
+    if limits[0] == limits[1]:
+        limits = [limits[0] - 0.5, limits[1] + 0.5]
+    axes.set_ylim(*limits)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 5, 10]))
-    return bottom
+    return limits[0], limits[1]
 
 
 def _scale_bytes(axes: Axes, smallest: float, largest: float) -> None:

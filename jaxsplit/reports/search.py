@@ -125,7 +125,8 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     axes.set_title(f"{title}; large dots are the front, rings the chosen", fontsize=14, pad=12)
     worst = min(design.front, key=lambda result: result.level, default=None)
     far = unsplit - (metric.scale * worst.quality if worst else 0.0)  # positive if higher is better
-    ends = unsplit - 1.3 * far - metric.sign, unsplit + 0.1 * far + metric.sign
+    room = metric.sign * (1 if metric.is_share else 0.05 * abs(far))
+    ends = unsplit - 1.3 * far - room, unsplit + 0.1 * far + room
     axes.set_ylim(min(ends), max(ends))
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)

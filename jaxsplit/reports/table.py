@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.image_codecs import TITLES, smallest_reaching
+from jaxsplit.evaluation.image_codecs import TITLES, check_goal, smallest_reaching
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
 from jaxsplit.tasks import AGREEMENT, Metric
@@ -53,7 +53,7 @@ def table(
       The table, for any `rich` console; `render` turns it into text.
     """
     swept = {codec: tuple(points) for codec, points in (codecs or {}).items()}
-    quality, measure = curve.metrics[curve.quality], measure or curve.quality
+    quality, measure = curve.metrics[curve.quality], check_goal(measure, curve.quality)
     metric = curve.metric(measure)
     agreement = "agree-\nment" + (" %" if metric.is_share else "")
     titles = [TITLES[codec] for codec in swept]
@@ -87,7 +87,9 @@ def table(
         )
     result.add_section()
     unsplit = curve.unsplit[curve.quality]
-    whole = unsplit if measure == curve.quality else Value(1.0 if metric.higher_is_better else 0.0)
+    whole: Value | None = unsplit
+    if measure != curve.quality:  # the unsplit network's agreement with itself
+        whole = Value(1.0) if metric.is_share else None
     result.add_row(
         "unsplit",
         "",
@@ -96,7 +98,7 @@ def table(
         "",
         "",
         quality.show(unsplit.mean),
-        "0.00" if measure == curve.quality else metric.show(whole.mean),
+        "0.00" if measure == curve.quality else metric.show(whole and whole.mean),
         *(_smallest(points, whole, measure, metric, space) for points in swept.values()),
     )
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from jaxsplit import data, networks
 from jaxsplit.cost import make_plan
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.checkpoint import key as checkpoint_key
+from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Tell, tell_nobody
 from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.search.checkpoint import SearchCheckpoint
 from jaxsplit.search.pareto import Result, choose_by_cut, front
 from jaxsplit.search.trainer import Trainer, Trial
-from jaxsplit.tasks import UNNAMED_CLASSES, Task
+from jaxsplit.tasks import UNNAMED_CLASSES, Classification, Task
 from jaxsplit.train import features, parallel
 
 #: Yields trials one by one and logs the time spent before each.
@@ -114,7 +116,8 @@ def search(
     everything = candidates(config, plan)
     sources = _sources(config, backbone)
     fingerprints = [str(source.fingerprint) for source in sources]
-    key = checkpoint_key(config.key, backbone.fingerprint, *fingerprints)
+    own = () if type(backbone.task) is Classification else (json.dumps(identity(backbone.task)),)
+    key = checkpoint_key(config.key, backbone.fingerprint, *fingerprints, *own)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoint = SearchCheckpoint(workdir, key)
     if checkpoint.other:

@@ -180,7 +180,8 @@ class Trainer:
         seen, bits = self._rounded(self._shared(trial.split))((sent.features, mask), unit)
         measured = self._measure(cut)((seen, sent.targets, mask), self._variables)
         sums = {"bits": bits, **measured}
-        return {name: np.asarray(x).sum(axis=0) for name, x in sums.items()} | {"images": count}
+        totals = {name: np.asarray(x).sum(axis=0) for name, x in sums.items()}
+        return {name: x.astype(np.float64) for name, x in totals.items()} | {"images": count}
 
     @property
     def part_size(self) -> int:
@@ -206,7 +207,7 @@ class Trainer:
         images = np.concatenate([self._part(part) for part in self.parts(limit)])
         task = self.backbone.task
         measured = task.measure(self._images.teacher[images], self._images.targets[images])
-        mean = np.asarray(measured[task.quality]).mean(axis=0)
+        mean = np.asarray(measured[task.quality]).mean(axis=0, dtype=np.float64)
         return float(task.metric(task.quality).value(mean))
 
     def _shared(self, split: Split) -> Split:

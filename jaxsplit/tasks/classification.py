@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from jaxsplit.data import Source
-from jaxsplit.errors import DataError
+from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.tasks.metric import CLASSIFICATION_METRICS, Metric
 from jaxsplit.tasks.task import Task
 
@@ -92,13 +92,13 @@ class Classification(Task):
 
     def measure(self, outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
         """Computes top-1, bool [B]: the label has the largest logit, the first of equal ones."""
+        if jnp.ndim(outputs) != 2:
+            raise ConfigError(f"outputs are {jnp.shape(outputs)}, expected logits [B, K]")
         return {"top1": jnp.argmax(outputs, -1) == targets}
 
     def evaluate(self, outputs: jax.Array, targets: jax.Array) -> dict[str, np.ndarray]:
         """Computes top-1 and, for more than five classes, top-5, bool [B]; ties go to the first."""
         logits, labels = np.asarray(outputs), np.asarray(targets)
-        if logits.ndim != 2:
-            raise DataError(f"outputs are {logits.shape}, expected logits [B, K]")
         correct = {"top1": logits.argmax(-1) == labels}
         if logits.shape[-1] > _TOP:
             likeliest = np.argsort(-logits, axis=-1, kind="stable")[..., :_TOP]

@@ -50,13 +50,14 @@ class Metric:
           mean: [R] for R sets, or [R, 2, K] of ratios; NumPy or JAX.
 
         Returns:
-          The values, [R]. A ratio without a denominator is left out.
+          The values, [R]. A ratio without a denominator is left out; without any it is 0.
         """
         if not self.ratios:
             return mean
         above, below = mean[..., 0, :], mean[..., 1, :]
         seen = below > 0
-        return (above * seen / (below + ~seen)).sum(axis=-1) / seen.sum(axis=-1)
+        count = seen.sum(axis=-1)
+        return (above * seen / (below + ~seen)).sum(axis=-1) / (count + (count == 0))
 
     @property
     def is_share(self) -> bool:

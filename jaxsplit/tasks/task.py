@@ -131,7 +131,7 @@ class Task(abc.ABC):
         Returns:
           Statistics of each image, as those of `quality`.
         """
-        return self.evaluate(outputs, predicted)[self.quality]
+        return np.asarray(self.measure(outputs, predicted)[self.quality])
 
     def metric(self, name: str) -> Metric:
         """Returns the label, unit and direction of a metric, or of "agreement".

@@ -147,7 +147,7 @@ def train_rates(
     own = [
         json.dumps(identity(value), sort_keys=True)
         for value, kind in ((frozen.network, LinenNetwork), (frozen.task, Classification))
-        if not isinstance(value, kind)
+        if type(value) is not kind
     ]
     key = checkpoint.key(config.key, backbone.fingerprint, source.listing, *own)
     directory = workdir / f"checkpoints-{key}" if workdir else None

@@ -30,6 +30,10 @@ class Architecture:
       output_activation: on the reconstruction; "relu" where the features are ≥ 0.
       batch_norm: normalise after every convolution; without it every convolution has a bias.
       crop: cut the reconstruction to the size of the features.
+
+    Raises:
+      ConfigError: an impossible size, step or activation.
+
     >>> Architecture(channels=64, stride=2).latent_size(7, 7)
     (4, 4)
     """
@@ -78,17 +82,17 @@ class Architecture:
         return h, w
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Returns rows and columns of the reconstruction.
+        """Returns rows and columns of the reconstruction for features of (height, width).
 
         They are those of the features with `crop`, else of the transposed convolution.
         """
         if self.crop:
             return height, width
         kernel, padding = self.decoder_form
-        h, w = self.latent_size(height, width)
-        return (h - 1) * self.stride - 2 * padding + kernel, (
-            w - 1
-        ) * self.stride - 2 * padding + kernel
+        h, w = (
+            (n - 1) * self.stride - 2 * padding + kernel for n in self.latent_size(height, width)
+        )
+        return h, w
 
     @property
     def decoder_filters(self) -> int:

@@ -37,7 +37,7 @@ def add_noise(latents: Latents, keys: jax.Array) -> Latents:
 
 
 def round_latents(latents: Latents, offsets: Offsets, *, straight_through: bool = False) -> Latents:
-    """Rounds latents to whole numbers of steps from the offsets.
+    """Rounds latents, arrays [B, …, C], to whole numbers of steps from offsets [C] of each array.
 
     With `straight_through`, gradients pass through the rounding.
     """
@@ -48,7 +48,15 @@ def round_latents(latents: Latents, offsets: Offsets, *, straight_through: bool 
 
 
 def to_symbols(latents: Latents, offsets: Offsets) -> Latents:
-    """Rounds latents to int32 symbols; `NOT_FINITE` for what is no finite number."""
+    """Rounds latents to symbols around offsets.
+
+    Args:
+      latents: arrays [B, …, C].
+      offsets: of each array [C].
+
+    Returns:
+      int32 arrays of the same shapes; `NOT_FINITE` for what is no finite number.
+    """
 
     def symbols(z: jax.Array, offset: jax.Array) -> jax.Array:
         rounded = jnp.round(z - _along(offset, z))
@@ -59,7 +67,15 @@ def to_symbols(latents: Latents, offsets: Offsets) -> Latents:
 
 
 def from_symbols(symbols: Latents, offsets: Offsets) -> Latents:
-    """Reconstructs rounded latents in float32, as the decoder gets them."""
+    """Reconstructs rounded latents.
+
+    Args:
+      symbols: int32 arrays [B, …, C].
+      offsets: of each array [C].
+
+    Returns:
+      float32 arrays, as the decoder gets them.
+    """
     return jax.tree.map(lambda x, o: x.astype(jnp.float32) + _along(o, x), symbols, offsets)
 
 

@@ -254,7 +254,7 @@ def _with(key, value):
         (_with("rate_id", "r0"), "same rate id"),
         (_with("rate_id", 7), "rate_id is 7"),
         (lambda content: content.pop("uncompressed"), "the file has the keys"),
-        (lambda content: content["uncompressed"].update(top1=2), "top1 is 2"),
+        (lambda content: content["uncompressed"].update(top1=2), "uncompressed_top1 is 2"),
         (lambda content: content.update(points={}), "points is not a list"),
         (lambda content: content.update(points=[3]), r"points\[0\] has int"),
     ],

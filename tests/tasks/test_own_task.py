@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from types import MappingProxyType
 
 import jax
@@ -10,16 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxsplit import data
 from jaxsplit.codec import Sender
 from jaxsplit.codec.rate_control import rates_for
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.bd_rate import bd_rate
 from jaxsplit.evaluation.card import with_measured
 from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.intervals import metric_value
+from jaxsplit.evaluation.per_image import checksums
 from jaxsplit.experiments.run import measure
-from jaxsplit.reports import table
+from jaxsplit.reports import plot, table
 from jaxsplit.reports.search import render
 from jaxsplit.search import DesignConfig, search
 from jaxsplit.tasks import Classification, Metric
@@ -175,6 +178,10 @@ def test_card_and_rate_control_ask_the_task(measured, tiny_family, tiny_images, 
     sign = task.metric(name).sign
     best = max(family.rates, key=lambda rate: sign * rate.measured[name])
     assert rates_for(family, max_bytes=100, task=task)[0] == best.rate_id
+    if sign < 0:  # nothing is wrong any more
+        exact = dataclasses.replace(best, measured={**best.measured, name: 0})
+        rates = [exact if rate is best else rate for rate in family.rates]
+        assert rates_for(dataclasses.replace(family, rates=tuple(rates)), quality=1, task=task)
     ratio = best.measured[name] / unsplit
     kept = ratio if sign > 0 else 1 / ratio
     if kept <= 1:
@@ -223,3 +230,49 @@ def test_a_search_ranks_by_the_task_s_metric(name, tiny_backbone, tmp_path):
     stored = json.loads((tmp_path / "search.json").read_text())
     assert all(name in result for result in stored["rungs"][-1]["results"])
     assert metric.label in render(found)
+
+
+def test_codecs_are_compared_by_what_was_measured_of_them(tiny_family, tiny_backbone):
+    source = data.open_source("embedded", limit=10)
+    with pytest.raises(ConfigError, match="compared by top1 or agreement, not by 'top5'"):
+        measure(tiny_family, tiny_backbone, source, None, compare_at="top5")
+
+
+def test_where_less_is_better_the_plot_shows_the_good_points_of_codecs(measured, tmp_path):
+    _, _, _, found = measured
+    name = found.curve.quality
+    metric, scale = found.curve.metrics[name], found.curve.metrics[name].scale
+    codecs = {"jpeg": found.curve.baselines["jpeg"]}
+    [axes] = plot.draw_curve(found.curve, codecs).axes
+    low, high = axes.get_ylim()
+    values = [scale * point.metrics[name].mean for point in found.curve.points]
+    assert low < min(values) < max(values) < high
+    worst = max(codecs["jpeg"], key=lambda point: metric.cost(point.metrics[name].mean))
+    terrible = {name: 0.0 if metric.higher_is_better else 1e6, "agreement": 0.0}
+    far = dataclasses.replace(worst, bytes_per_image=1e9, metrics=terrible)
+    [axes] = plot.draw_curve(found.curve, {"jpeg": [*codecs["jpeg"], far]}).axes
+    assert axes.get_xlim()[1] < 1e8
+
+
+@pytest.mark.parametrize("kind", ["names", "flat"])
+def test_damaged_statistics_are_refused(measured, tmp_path, kind):
+    _, _, folder, found = measured
+    for name in ("curve.json", "images.npz"):
+        shutil.copy(folder / name, tmp_path)
+    quality = found.curve.quality
+    with np.load(tmp_path / "images.npz") as archive:
+        arrays = dict(archive)
+    shape = arrays["labels"].shape
+    wrong = {"names": np.full(shape, "x"), "flat": np.zeros((*shape, 7))}[kind]
+    arrays |= {f"unsplit.{quality}": wrong, f"rates.{quality}": np.stack([wrong] * 3)}
+    np.savez(tmp_path / "images.npz", **arrays)
+    with pytest.raises(DataError):
+        MeasuredCurve.open(tmp_path)
+
+
+def test_predictions_of_any_kind_have_checksums():
+    halves = np.array([0.25, 0.75])
+    assert len(set(checksums(halves).tolist())) == 2
+    assert checksums(halves).tolist() == checksums(halves[:, None]).tolist()
+    masks = np.arange(8, dtype=np.int8).reshape(2, 2, 2)
+    assert checksums(masks).tolist() == checksums(masks.astype(np.int64)).tolist()

@@ -746,7 +746,7 @@ def test_wrong_words_are_refused(arguments, words, tmp_path, monkeypatch):
         ("fashion_mnist_backbone:smoke", "model=resnet9", ["'resnet9'", "resnet8_small"]),
         ("fashion_mnist_backbone:smoke", "test_split=tset", ["'tset'", "test"]),
         ("fashion_mnist_backbone:smoke", "batch_size=0", ["batch_size is 0"]),
-        ("fashion_mnist_backbone:smoke", "epochs=0", ["epochs 0"]),
+        ("fashion_mnist_backbone:smoke", "epochs=0", ["epochs is 0"]),
         ("fashion_mnist_backbone:smoke", "limit=100", ["100", "batch of 128"]),
         ("fashion_mnist_backbone:smoke", "seed=-1", ["seed", "-1"]),
     ],

@@ -118,11 +118,13 @@ def _retention(rate: FamilyRate, task: Task) -> float:
     is the agreement with the unsplit network.
     """
     value, unsplit = (_figure(rate, f"{which}{task.quality}") for which in ("", "uncompressed_"))
-    if not task.metric(task.quality).higher_is_better:
-        kept = unsplit / value if value else 1.0 if not unsplit else math.inf
-    else:
+    if task.metric(task.quality).higher_is_better:
         kept = value / unsplit if unsplit > 0 else _figure(rate, AGREEMENT)
-    if math.isnan(kept) or math.isnan(value) or not math.isfinite(_bytes(rate)):
+    elif value == unsplit:
+        kept = 1.0
+    else:
+        kept = unsplit / value if value else unsplit * math.inf
+    if math.isnan(kept) or not math.isfinite(_bytes(rate)):
         raise FamilyError(
             f"rate {rate.rate_id} carries no figures to choose it by: name a rate, or measure the "
             "family with jaxsplit pack --data"

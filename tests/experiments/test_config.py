@@ -148,7 +148,7 @@ def test_own_files_load(tmp_path):
 @pytest.mark.parametrize(
     ("key", "text", "path", "expected"),
     [
-        ("batch_size", "16", "batch_size", 16),
+        ("batch_size", "32", "batch_size", 32),
         ("learning_rate", "1e-3", "learning_rate", 1e-3),
         ("learning_rate", "1", "learning_rate", 1.0),
         ("data", "folder:12", "data", "folder:12"),

@@ -137,11 +137,25 @@ class Curve:
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     def metric(self, name: str) -> Metric:
-        """Returns label, unit and direction of a metric; a ConfigError for an unknown name."""
+        """Returns label, unit and direction of a metric.
+
+        Args:
+          name: of the metric, or "agreement"; a ConfigError if it is unknown.
+
+        Returns:
+          The metric.
+        """
         return metric_of(self.metrics, name)
 
     def rate_quality(self, metric: str | None = None) -> list[tuple[float, float]]:
-        """Returns (bytes per image, quality or another metric) of every point, for `bd_rate`."""
+        """Returns the points of a rate–quality curve, for `bd_rate`.
+
+        Args:
+          metric: its name; None for the quality.
+
+        Returns:
+          (bytes per image, metric) of every point.
+        """
         name = metric or self.quality
         return [(point.bytes_per_image, point.metrics[name].mean) for point in self.points]
 

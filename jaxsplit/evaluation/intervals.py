@@ -25,6 +25,8 @@ class Value(NamedTuple):
     Attributes:
       mean: the metric's value, such as the share of images that are classified correctly.
       interval: its 95 % interval; None where it is not known.
+
+    >>> Value(0.9).interval
     """
 
     mean: float
@@ -98,6 +100,9 @@ def resampled_means(table: np.ndarray, resamples: int, seed: int) -> Iterator[np
 
     Yields:
       float64 [n, K] for the next n draws.
+
+    >>> [means.shape for means in resampled_means(np.eye(5), resamples=120, seed=0)]
+    [(100, 5), (20, 5)]
     """
     images = len(table)
     draws = np.random.default_rng(seed)

@@ -49,7 +49,14 @@ class Result:
         return self.metric.sign * self.quality
 
     def to_dict(self, name: str = "top1") -> dict[str, Any]:
-        """Returns the fields ready for JSON, the quality under its name, None for not finite."""
+        """Returns the fields ready for JSON.
+
+        Args:
+          name: of the quality.
+
+        Returns:
+          Field → value, None for a number that is not finite.
+        """
         values = {
             name: x if math.isfinite(x) else None
             for name, x in (("bytes_per_image", self.bytes_per_image), (name, self.quality))

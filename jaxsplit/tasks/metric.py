@@ -80,11 +80,26 @@ class Metric:
         return f"{self.name or self.label} ({self.unit})" if self.unit else self.name or self.label
 
     def show(self, value: float | None, digits: int = 2) -> str:
-        """Formats a value in the metric's unit; None is "n/a"."""
+        """Formats a value in the metric's unit.
+
+        Args:
+          value: of the metric; None for an unknown one.
+          digits: behind the point.
+
+        Returns:
+          The text, "n/a" for None.
+        """
         return "n/a" if value is None else f"{self.scale * value:.{digits}f}"
 
     def show_drop(self, unsplit: float, value: float) -> str:
-        """Formats the loss of a value against the unsplit network's; negative for a gain."""
+        """Formats the loss of a value against the unsplit network's.
+
+        Args:
+          unsplit, value: of the metric.
+
+        Returns:
+          The text; negative for a gain.
+        """
         return f"{self.scale * self.sign * (unsplit - value):z.2f}"
 
     @property
@@ -93,7 +108,14 @@ class Metric:
         return 1 if self.higher_is_better else -1
 
     def cost(self, value: float) -> float:
-        """Returns what is to be minimized: 1 - value where higher is better, else the value."""
+        """Returns what is to be minimized.
+
+        Args:
+          value: of the metric.
+
+        Returns:
+          1 - value where higher is better, else the value.
+        """
         return 1 - value if self.higher_is_better else value
 
 

@@ -30,13 +30,13 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
     unit = "percentage points" if metric.is_share else metric.unit
     drop = f"{metric.scale * design.most_drop:g} {unit} of {metric.label}"
     floor = f"Results that lose more than {drop} are left out."
-    least = metric.sign * design.uncut_quality - design.most_drop
+    least = metric.sign * design.unsplit_quality - design.most_drop
     if all(result.level < least for result in design.front):
         floor = f"All results lose more than {drop}: these lose least."
     note = (
         f"The Pareto front of bytes, {metric.label} and multiply-accumulates on the device. "
         f"{floor} Bytes: estimated by the priors. Images: {design.n_images}; {metric.label} of the "
-        f"unsplit network: {metric.show(design.uncut_quality)} {metric.unit}. A star: the "
+        f"unsplit network: {metric.show(design.unsplit_quality)} {metric.unit}. A star: the "
         "configuration trains it in full."
     )
     table = empty_table("The front of the search", columns, note, first="cut")
@@ -50,7 +50,7 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
             f"{one.lmbda:g}",
             f"{result.bytes_per_image:.1f}",
             metric.show(result.quality),
-            metric.show_drop(design.uncut_quality, result.quality),
+            metric.show_drop(design.unsplit_quality, result.quality),
             f"{amount(one.device_macs)} ({share:.1f})",
             str(result.steps),
         )
@@ -109,7 +109,7 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     if chosen:
         title = "chosen: cut, channels, stride, lambda"
         figure.legend(title=title, fontsize=10, ncols=4, handlelength=0, loc="outside lower center")
-    unsplit = metric.scale * design.uncut_quality
+    unsplit = metric.scale * design.unsplit_quality
     axes.axhline(unsplit, color=GREY, linewidth=1.4, zorder=1)
     text, beside = (
         f"unsplit network, {unsplit:.2f} {metric.unit}".rstrip(),

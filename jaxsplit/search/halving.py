@@ -37,7 +37,7 @@ class Design:
       front: Pareto front of the last rung among results that lose at most `most_drop`,
         fewest bytes first; where all lose more, of those that lose least.
       most_drop: see `DesignConfig`.
-      uncut_quality, uncut_macs: of the unsplit network, on the images of the comparison.
+      unsplit_quality, uncut_macs: of the unsplit network, on the images of the comparison.
       n_images: of the last comparison.
       minutes: running time, over all runs.
       task: of the network, whose quality was compared.
@@ -53,7 +53,7 @@ class Design:
     results: tuple[Result, ...]
     front: tuple[Result, ...]
     most_drop: float
-    uncut_quality: float
+    unsplit_quality: float
     uncut_macs: int
     n_images: int
     minutes: float
@@ -62,7 +62,7 @@ class Design:
     def to_dict(self) -> dict[str, Any]:
         """Returns unsplit network, front and all results, ready for JSON."""
         return {
-            "uncut": {self.task.quality: self.uncut_quality, "macs": self.uncut_macs},
+            "uncut": {self.task.quality: self.unsplit_quality, "macs": self.uncut_macs},
             "n_images": self.n_images,
             "minutes": self.minutes,
             "most_drop": self.most_drop,
@@ -145,13 +145,13 @@ def search(
     }
     end = rungs[-1]
     last = [results[stored["name"]] for stored in end["results"]]
-    uncut_quality = trainer.unsplit_quality(end["n_images"])
-    level = task.metric(task.quality).sign * uncut_quality
+    unsplit_quality = trainer.unsplit_quality(end["n_images"])
+    level = task.metric(task.quality).sign * unsplit_quality
     return Design(
         tuple(results.values()),
         tuple(front(last, level - config.most_drop)),
         config.most_drop,
-        uncut_quality,
+        unsplit_quality,
         plan.macs,
         end["n_images"],
         checkpoint.seconds / 60,

@@ -182,12 +182,15 @@ def test_card_and_rate_control_ask_the_task(measured, tiny_family, tiny_images, 
         exact = dataclasses.replace(best, measured={**best.measured, name: 0})
         rates = [exact if rate is best else rate for rate in family.rates]
         assert rates_for(dataclasses.replace(family, rates=tuple(rates)), quality=1, task=task)
-    ratio = best.measured[name] / unsplit
-    kept = ratio if sign > 0 else 1 / ratio
-    if kept <= 1:
-        assert rates_for(family, quality=kept, task=task) == [best.rate_id]
-        sender = Sender(family, backbone)
-        assert sender(tiny_images[:2], quality=kept) == sender.encode(tiny_images[:2], best.rate_id)
+    ratios = {rate.rate_id: rate.measured[name] / unsplit for rate in family.rates}
+    kept = {rate_id: ratio if sign > 0 else 1 / ratio for rate_id, ratio in ratios.items()}
+    middle = sorted(kept.values())[1]
+    assert middle < 1
+    good = [rate for rate in family.rates if kept[rate.rate_id] >= middle]
+    cheapest = min(good, key=lambda rate: rate.measured["bytes_per_image"]).rate_id
+    assert rates_for(family, quality=middle, task=task) == [cheapest]
+    sender = Sender(family, backbone)
+    assert sender(tiny_images[:2], quality=middle) == sender.encode(tiny_images[:2], cheapest)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -131,6 +131,7 @@ ENDED: dict[str, str] = {
     "jaxsplit.codec.programs.logits_program": "jaxsplit.Receiver.predict",
     "jaxsplit.codec.programs.symbols_program": "jaxsplit.Sender.symbols",
     "jaxsplit.codec.programs.head_program": "jaxsplit.networks.inference.head_program",
+    "jaxsplit.coding.frames.truncated": "jaxsplit.bitstream.frames.Cursor.take",
     "jaxsplit.evaluation.checks.set_number": "jaxsplit.evaluation.points.set_number",
     "jaxsplit.models.inverted_residual.ConvBlock": "jaxsplit.networks.layers.ConvBlock",
     "jaxsplit.plan.memory.peak_bytes": "jaxsplit.cost.memory.peak_bytes",

@@ -20,11 +20,9 @@ from jaxsplit.units.unit_tree import UnitTree
 class Split:
     """The stages head → encode → quantize | dequantize → decode → tail, and the prior's bits.
 
-    Every method is a pure function of its trees and can be jitted, mapped and differentiated.
-    Another rate is another `unit` tree of the same shapes, so nothing recompiles. `variables` are
-    the frozen network's arrays; `unit` is {"params", "batch_stats"} of one rate. Where several
-    arrays cross, features, latents and offsets have the same tree, and the collections of `unit`
-    an entry for each array's name.
+    Every method is a pure function of its trees. Another rate is another `unit` tree of the same
+    shapes, so nothing recompiles. Where several arrays cross, features, latents and offsets have
+    the same tree, and the collections of `unit` an entry for each array's name.
 
     Attributes:
       network: the frozen network.
@@ -67,13 +65,13 @@ class Split:
         return self.units.latent_shape
 
     def init(self, key: jax.Array) -> Variables:
-        """Returns fresh variables of the units.
+        """Initialises the units.
 
         Args:
           key: a jax random key.
 
         Returns:
-          {"params", "batch_stats"}, float32.
+          Fresh variables {"params", "batch_stats"}, float32.
         """
         return self.units.init(key)
 
@@ -81,7 +79,7 @@ class Split:
         """Runs the network up to the cut.
 
         Args:
-          variables: the network's arrays.
+          variables: of the network.
           images: normalised, float [B, h, w, c].
 
         Returns:
@@ -93,7 +91,7 @@ class Split:
         """Runs the network behind the cut.
 
         Args:
-          variables: the network's arrays.
+          variables: of the network.
           features: from `head` or `decode`.
 
         Returns:

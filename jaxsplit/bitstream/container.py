@@ -18,8 +18,8 @@ _CRC_BYTES = 4
 class Writer:
     """Context manager that writes a container to a binary file, frame by frame.
 
-    Leaving the block writes the end marker and the checksum. After an exception they are not
-    written, so a reader sees a truncated file. The file stays open.
+    Leaving the block writes the end marker and the checksum, but not after an exception, so that a
+    reader sees a truncated file. The file stays open.
 
     Args:
       file: only its `write` is called.
@@ -84,10 +84,9 @@ class Writer:
 
 
 class Reader:
-    """Reads a container or an open-ended stream, frame by frame as they arrive.
+    """Iterates over the frames of a container or an open-ended stream, as they arrive.
 
-    Iterating yields every `Frame`. At the end of a container the checksum is verified; bytes behind
-    it stay unread.
+    At the end of a container the checksum is verified; bytes behind it stay unread.
 
     Args:
       file: binary and blocking, such as an open file or `socket.makefile("rb")`; only `read` is
@@ -95,8 +94,7 @@ class Reader:
       stream: the input may end after any frame, as when a connection is closed.
 
     Attributes:
-      header: the header. Call `Header.check` with it before reading on: it bounds the size of a
-        frame.
+      header: give it to `Header.check` before reading on: it bounds the size of a frame.
 
     Raises:
       NewerVersionError: written by a newer version of jaxsplit.
@@ -171,7 +169,7 @@ def write_container(
       frames: in the order of the images; a ConfigError if one does not fit the header.
 
     Returns:
-      Content of a `.jspl` file.
+      The content of a `.jspl` file.
 
     >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
@@ -210,8 +208,8 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
 def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
     """Iterates over the frames of a container and their sizes in bytes, without frame checks.
 
-    An iterator, since an empty frame takes one byte and a small file may hold very many. The
-    checksum is verified at the end. Errors are those of `read_container`, while iterating.
+    A small file may hold very many empty frames. Errors are those of `read_container`, while
+    iterating.
 
     Args:
       data: the whole file.

@@ -1,7 +1,4 @@
-"""Packs and reads frames: a label that holds length and rate, then the payload.
-
-FORMAT.md specifies labels and varints.
-"""
+"""Packs and reads frames: a label of length and rate, then the payload, as in FORMAT.md."""
 
 import operator
 import zlib
@@ -45,7 +42,7 @@ def pack_frame(payload: bytes, rate_index: int, n_rates: int) -> bytes:
     """Packs one frame; its length is the total cost of an image in bytes.
 
     Args:
-      payload: the coded latent.
+      payload: as `EntropyCoder.encode` returns it.
       rate_index: index of the rate, 0 … n_rates - 1.
       n_rates: number of rates in the header.
 
@@ -105,10 +102,7 @@ def read_frame(
 ) -> tuple[Frame, bytes] | None:
     """Reads the next frame and its label; None at the end marker of a container.
 
-    Payloads longer than those of `longest`, the most bytes of each rate, are refused unread.
-
-    Raises:
-      BitstreamError: truncated or corrupted.
+    A payload with more bytes than its rate's in `longest` is refused unread, by a BitstreamError.
     """
     if version <= _VARINT_LABELS:
         value = cursor.varint("frame length")
@@ -178,7 +172,10 @@ class Cursor:
         start = self.position
         taken = self.take_up_to(size)
         if len(taken) < size:
-            raise truncated(what, size, start, len(taken))
+            raise BitstreamError(
+                f"truncated: the {what} needs {size} bytes at byte {start} and {len(taken)} are "
+                "left; get the whole file again"
+            )
         return taken
 
     def byte(self, what: str) -> int:
@@ -201,8 +198,8 @@ class Cursor:
 class FileCursor(Cursor):
     """A cursor over a file, pipe or socket, with the CRC-32 of all bytes read so far.
 
-    Memory is bounded by the bytes received. The file is binary and blocking: `read` returns fewer
-    bytes than requested only at the end.
+    Memory is bounded by the bytes received. The file must be blocking: `read` returns fewer bytes
+    than requested only at the end.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -237,14 +234,6 @@ class FileCursor(Cursor):
         if part is None:  # "nothing yet" must not pass for the end
             raise ConfigError("the file is non-blocking; give a blocking one")
         return part
-
-
-def truncated(what: str, size: int, start: int, left: int) -> BitstreamError:
-    """Makes the error for input that ends too early."""
-    return BitstreamError(
-        f"truncated: the {what} needs {size} bytes at byte {start} and {left} are left; "
-        "get the whole file again"
-    )
 
 
 def not_shortest(what: str, end: int) -> BitstreamError:

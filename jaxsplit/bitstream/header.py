@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from jaxsplit.bitstream.frames import Cursor, corrupted, pack_varint, truncated
+from jaxsplit.bitstream.frames import Cursor, corrupted, pack_varint
 from jaxsplit.bitstream.range_coder import MAX_SYMBOLS
 from jaxsplit.errors import (
     BitstreamError,
@@ -74,7 +74,7 @@ class RateInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """Header of a container; `check` compares a received header with one's own.
+    """Header of a container.
 
     Args:
       family: fingerprint of the family in hexadecimal; the first 32 digits are kept.
@@ -124,21 +124,17 @@ class Header:
                 f"encoded with another family, {received.family[:12]}; this one is "
                 f"{self.family[:12]}: {remedy}"
             )
+        other = ""
         if len(received.rates) != len(self.rates):
-            raise OtherTablesError(
-                f"encoded with {len(received.rates)} rates, this family has {len(self.rates)}; "
-                f"{remedy}"
-            )
-        for theirs, ours in zip(received.rates, self.rates, strict=True):
-            if theirs != ours:
-                raise OtherTablesError(
-                    f"encoded with other tables: {_words(theirs)}, but this family has "
-                    f"{_words(ours)}; {remedy}"
-                )
-        if None not in (received.image, self.image) and received.image != self.image:
-            raise OtherTablesError(
-                f"encoded from images of {received.image}, this family takes {self.image}; {remedy}"
-            )
+            other = f"with {len(received.rates)} rates, this family has {len(self.rates)}"
+        elif received.rates != self.rates:
+            pairs = zip(received.rates, self.rates, strict=True)
+            theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
+            other = f"with other tables: {_words(theirs)}, but this family has {_words(ours)}"
+        elif None not in (received.image, self.image) and received.image != self.image:
+            other = f"from images of {received.image}, this family takes {self.image}"
+        if other:
+            raise OtherTablesError(f"encoded {other}; {remedy}")
 
 
 def pack_header(header: Header, flags: int = 0) -> bytes:
@@ -165,31 +161,23 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
 
 
 def read_header(cursor: Cursor) -> tuple[Header, int, int]:
-    """Reads the header, its format version and its flags.
-
-    Raises a BitstreamError if it is no header, truncated, corrupted or of a newer version.
-    """
+    """Reads the header, its format version and its flags; a BitstreamError if it cannot."""
     magic = cursor.take_up_to(len(MAGIC))
     if not MAGIC.startswith(magic):
         raise BitstreamError(
             f"not a jaxsplit file: it begins with {magic!r}, expected {MAGIC!r}; "
             "give a file that `jaxsplit encode` wrote"
         )
-    if len(magic) < len(MAGIC):
-        raise truncated("header", len(MAGIC), 0, len(magic))
+    cursor.take(len(MAGIC) - len(magic), "header")
     version = cursor.byte("format version")
-    if version > VERSION:
-        raise NewerVersionError(
-            f"format version {version}, this library reads 1 … {VERSION}; "
-            "decode it with the jaxsplit that wrote it, or encode it again"
-        )
     if version == 0:
         raise corrupted("format version 0")
-    flags = cursor.byte("flags") if version > 1 else 0
-    if flags & ~FRAME_CHECKS:
+    flags = cursor.byte("flags") if 1 < version <= VERSION else 0
+    if version > VERSION or flags & ~FRAME_CHECKS:
+        newer = f"version {version}" if version > VERSION else f"flags {flags:#04x}"
         raise NewerVersionError(
-            f"format flags {flags:#04x}, this library knows {FRAME_CHECKS:#04x}; "
-            "decode it with the jaxsplit that wrote it, or encode it again"
+            f"format {newer}, this library reads versions 1 … {VERSION} and flags up to "
+            f"{FRAME_CHECKS:#04x}; decode it with the jaxsplit that wrote it, or encode it again"
         )
     family = cursor.take(_FINGERPRINT_BYTES, "family fingerprint").hex()
     try:

@@ -4,9 +4,7 @@ The coder divides its range into 2**24 units and our tables into 2**16 counts, s
 exactly 256·T units. constriction takes probabilities, not counts. `categorical` finds the
 probabilities that it maps to our integers, and reads the resulting intervals back to verify them.
 
-A value d ≥ 0 steps beyond the nearer end of its table is written as m = d + 1, 1 ≤ m < 2**32: first
-the bit length k of m with probability about 2**-k, then the k - 1 bits below m's leading one and
-the side, as k equiprobable bits. This is Elias' gamma code with the unary part as one symbol.
+The escape code is Elias' gamma code with the unary part as one symbol, see Escape in FORMAT.md.
 """
 
 from typing import Any
@@ -125,7 +123,7 @@ def decode_escapes(decoder: Any, minima: np.ndarray, maxima: np.ndarray) -> np.n
 def _split(
     values: np.ndarray, minima: np.ndarray, maxima: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the bit lengths of m and the equiprobable bits, the lowest 1 below; both int64."""
+    """Returns the bit lengths of the distances and the equiprobable bits, both int64."""
     values = values.astype(np.int64)
     below = values < minima
     distances = np.where(below, minima - values, values - maxima)

@@ -1,9 +1,7 @@
-"""Codes the symbols of one latent as one range-coder stream, given integer tables.
+"""Codes the symbols of one latent as one range-coder stream, see Payload in FORMAT.md.
 
-Channels that share a table are coded together in one call. Values outside their tables follow at
-the end of the stream. The payload is the shortest byte string that, read as a big-endian fraction
-followed by zeros, lies in the coder's final interval. So its last byte is never zero, and a
-payload may be empty.
+Channels that share a table are coded together in one call; escapes follow at the end. A payload is
+the shortest byte string in the coder's final interval: it never ends in zero, and may be empty.
 """
 
 from collections import deque
@@ -52,11 +50,9 @@ class EntropyCoder:
 
     def __init__(self, tables: CodingTables) -> None:
         self.tables = tables
-        self._by_place = tables.places is not None
         # With position-dependent tables, a latent is one pixel with a channel for each position.
         used = np.arange(tables.channels) if tables.places is None else tables.places.ravel()
-        # One coder call per distinct table: dead channels of trained latents all share one. The
-        # first channel of each table determines its position in the order.
+        # One coder call per distinct table: dead channels of trained latents all share one.
         order, self._groups, first = _by_counts(tables, used)
         self._models = [
             categorical(tables.counts[table, : tables.sizes[table]]) for table in used[first]
@@ -86,9 +82,8 @@ class EntropyCoder:
 
         Returns:
           The payload. On average it exceeds `tables.information_bits(symbols)` / 8 by 0.32 bytes
-          and the coder's rounding of 0.00013 bits per symbol, never by more than a byte and the
-          rounding. It may be shorter: trailing symbols that are the lowest of their tables do not
-          move the interval's lower end and add nothing.
+          and a rounding of 0.00013 bits per symbol, never by more than a byte and the rounding. It
+          may be shorter: trailing symbols that are the lowest of their tables add nothing.
 
         Raises:
           ConfigError: not int32, or another shape.
@@ -121,9 +116,8 @@ class EntropyCoder:
     def decode(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
         """Decodes a latent.
 
-        A range coder detects little corruption: wrong bytes of a plausible length decode to wrong
-        symbols, which the container's checksum detects. This method refuses a payload that is
-        longer than the information of its symbols allows.
+        Wrong bytes of a plausible length decode to wrong symbols, which only the container's
+        checksum detects. A payload longer than the information of its symbols is refused.
 
         Args:
           data: the payload.
@@ -139,16 +133,13 @@ class EntropyCoder:
         pixels = self._check_shape((*shape, self.tables.channels))
         data = bytes(data)
         if len(data) > MAX_SYMBOL_BYTES * pixels * len(self._order):
-            raise BitstreamError(
-                f"payload of {len(data)} bytes is too long for a latent of "
-                f"{(*shape, self.tables.channels)}; it is corrupted or of another rate"
-            )
+            latent = (*shape, self.tables.channels)
+            raise _refused(f"of {len(data)} bytes is too long for a latent of {latent}")
         if data.endswith(b"\0"):
-            raise BitstreamError(
-                "payload ends in a zero byte, which the encoder never writes; it is corrupted "
-                "or has bytes appended"
-            )
-        decoder = constriction.stream.queue.RangeDecoder(_words(data))
+            raise _refused("ends in a zero byte, which the encoder never writes")
+        # Big-endian words of 32 bits; the decoder reads zeros behind the last.
+        words = np.frombuffer(data + bytes(-len(data) % 4), ">u4").astype(np.uint32)
+        decoder = constriction.stream.queue.RangeDecoder(words)
         try:
             lengths = [pixels * channels for channels in self._groups]
             # Joining buffers is several times faster than concatenating small arrays.
@@ -165,21 +156,14 @@ class EntropyCoder:
                 minima, maxima = self._minima[rows], self._maxima[rows]
                 values = decode_escapes(decoder, minima, maxima)
                 if values.min() < _INT32.min or values.max() > _INT32.max:
-                    raise BitstreamError(
-                        "payload has a symbol beyond 32 bits; it is corrupted or of another rate"
-                    )
+                    raise _refused("has a symbol beyond 32 bits")
                 planes[escaped] = values
                 longest += escape_bits(values, minima, maxima).sum() / 8
                 steps += _ESCAPE_STEPS * rows.size
         except _CODER_ERRORS as error:
-            raise BitstreamError(
-                "payload is not valid under this rate's tables; it is corrupted or of another rate"
-            ) from error
+            raise _refused("is not valid under this rate's tables") from error
         if len(data) > longest + _ROUNDING_BYTES * steps:
-            raise BitstreamError(
-                f"payload has {len(data)} bytes, its symbols explain {longest:.0f}; it is "
-                "corrupted, of another rate or has bytes appended"
-            )
+            raise _refused(f"has {len(data)} bytes, its symbols explain {longest:.0f}")
         if self._sorted:
             symbols = planes.T.copy()
         else:
@@ -207,7 +191,7 @@ class EntropyCoder:
                 f"a latent of {tuple(shape)}, expected positive sizes and at most {MAX_SYMBOLS} "
                 "symbols; use a larger stride or a smaller image"
             )
-        if self._by_place:
+        if self.tables.places is not None:
             self.tables.rows(height, width)  # refuses latents of another size
             return 1
         return int(height * width)
@@ -261,6 +245,7 @@ def _finish(encoder: Any) -> bytes:
     return sealed[: -len(tail)] + kept.to_bytes(len(tail) - dropped, "big")
 
 
-def _words(data: bytes) -> np.ndarray:
-    """Returns the payload as big-endian 32-bit words; the decoder reads zeros behind the last."""
-    return np.frombuffer(data + bytes(-len(data) % 4), ">u4").astype(np.uint32)
+def _refused(problem: str) -> BitstreamError:
+    return BitstreamError(
+        f"payload {problem}; it is corrupted, of another rate or has bytes appended"
+    )

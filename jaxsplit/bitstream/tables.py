@@ -31,17 +31,16 @@ class CodingTables:
     Either each channel has its own table, or each spatial position and channel selects one of a
     few shared tables. No symbol is coded conditionally on another.
 
-    Tables are built once from a trained prior, saved with the rate and never recomputed: two
-    devices can get different integers from the same floating-point probabilities. Instances
-    compare and hash by `fingerprint`; their arrays are read-only copies.
+    Tables are saved with the rate and never recomputed: two devices can get different integers
+    from the same floating-point probabilities. Instances compare and hash by `fingerprint`; their
+    arrays are read-only copies.
 
     Args:
       counts: int32 [tables, width]. Row t holds `sizes[t]` entries >= 1 with sum 65536, then
         zeros. The last used entry is the escape; escaped values are coded after all entries.
       sizes: int32 [tables], each 2 … width: number of used entries, escape included.
       minima: int32 [tables]: entry j < sizes[t] - 1 stands for the symbol minima[t] + j.
-      offsets: float32 [channels], finite: rounding offsets in units of the quantization step.
-        The coder only stores them.
+      offsets: float32 [channels], finite: rounding offsets in quantization steps, only stored.
       places: uint8 [h, w, channels]: table index of each position; every table is used. None:
         channel c has table c, in latents of any size.
 
@@ -63,13 +62,10 @@ class CodingTables:
     places: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for name, dtype in _DTYPES.items():
-            if getattr(self, name) is None:
-                continue
-            array = np.asarray(getattr(self, name))
-            if array.dtype != dtype:
-                raise _refused(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
+        for name, array in self.to_arrays().items():
             array = np.array(array, order="C")
+            if array.dtype != _DTYPES[name]:
+                raise _refused(f"{name} is {array.dtype}, expected {np.dtype(_DTYPES[name])}")
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         if problem := self._problem():
@@ -119,7 +115,7 @@ class CodingTables:
 
     @property
     def channels(self) -> int:
-        """Number of channels."""
+        """Number of channels of the latent."""
         return len(self.offsets)
 
     def rows(self, height: int, width: int) -> np.ndarray:
@@ -152,10 +148,7 @@ class CodingTables:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content in a canonical layout, 64 hexadecimal digits.
-
-        Unused columns are excluded: they affect neither bytes nor symbols.
-        """
+        """SHA-256 of the content in the layout of FORMAT.md, 64 hexadecimal digits."""
         used = self.counts[np.arange(self.counts.shape[1]) < self.sizes[:, None]]
         # Adding 0 turns -0.0 into 0.0, which rounds equally but has different bytes.
         places = () if self.places is None else self.places.shape
@@ -177,15 +170,12 @@ class CodingTables:
     def information_bits(self, symbols: np.ndarray) -> float:
         """Computes the information content of symbols under the tables, escapes included.
 
-        Payloads exceed it by at most a byte and the coder's rounding, by 0.32 bytes on average;
-        see `EntropyCoder.encode` for when they are shorter.
-
         Args:
           symbols: int32 [..., channels]; [..., h, w, channels] for position-dependent tables; a
             ConfigError otherwise.
 
         Returns:
-          Bits, summed over all symbols.
+          Bits, summed over all symbols; see `EntropyCoder.encode` for the size of a payload.
         """
         symbols = np.asarray(symbols)
         rows = np.arange(self.channels) if self.places is None else self.places
@@ -220,9 +210,9 @@ class CodingTables:
           Tables with the same fingerprint.
         """
         if set(arrays) | {"places"} != set(_DTYPES):
-            raise ConfigError(
-                f"coding tables: got the arrays {sorted(arrays)}, expected {sorted(_DTYPES)} "
-                "(places may be missing); load a family that jaxsplit saved"
+            raise _refused(
+                f"got the arrays {sorted(arrays)}, expected {sorted(_DTYPES)} (places may be "
+                "missing)"
             )
         return cls(**{name: np.asarray(array) for name, array in arrays.items()})
 

@@ -1,4 +1,4 @@
-"""One rate of a family: a trained unit, its tables and its measured figures."""
+"""One rate of a family, and the interface of a family that sender and receiver need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxsplit.units import UnitSpec, Variables
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FamilyRate:
-    """One rate: all that differs between two points of a curve.
+    """One rate: a trained unit, its tables and its measured figures.
 
     Attributes:
       rate_id: its name, of letters, digits, ".", "_" and "-".
@@ -60,10 +60,9 @@ class FamilyRate:
         ).hexdigest()
 
     def packed_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the arrays of the rate in a packed family, by name.
+        """Returns variables and tables as a packed family stores them, by name.
 
-        Trained parameters and running moments, the prior's too, and the coding tables. float32
-        becomes float16 where that is exact, see `RateFamily.half`.
+        float32 becomes float16 where that is exact, see `RateFamily.half`.
         """
         tree = {"variables": self.variables, "tables": self.tables.to_arrays()}
         flat = traverse_util.flatten_dict(tree, sep="/")
@@ -71,7 +70,7 @@ class FamilyRate:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of `packed_arrays`; the file adds a few thousand bytes of names."""
+        """Bytes of `packed_arrays`; a file has a few thousand more, of names."""
         return sum(array.nbytes for array in self.packed_arrays().values())
 
     @functools.cached_property
@@ -81,24 +80,24 @@ class FamilyRate:
 
 
 class Rates(Protocol):
-    """Rates of one cut, the interface that sender and receiver need: `jaxsplit.RateFamily`."""
+    """Rates of one cut: the interface of `jaxsplit.RateFamily` for sender and receiver."""
 
     @property
     def cut(self) -> str:
-        """Endpoint of the backbone."""
+        """See `RateFamily.cut`."""
 
     @property
     def rates(self) -> tuple[FamilyRate, ...]:
-        """At least one."""
+        """See `RateFamily.rates`."""
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of all that sender and receiver must share."""
+        """See `RateFamily.fingerprint`."""
 
     def __getitem__(self, rate_id: str) -> FamilyRate: ...
 
     def bind(self, backbone: networks.Backbone) -> Self:
-        """Returns the rates bound to these weights; a FamilyError if they belong to others."""
+        """See `RateFamily.bind`."""
 
 
 def _smallest(array: np.ndarray) -> np.ndarray:

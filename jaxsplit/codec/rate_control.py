@@ -1,4 +1,4 @@
-"""Rate control: the rate to send at, by a family's measured figures and by real frames."""
+"""Rate control by a family's measured figures and by real frames."""
 
 from __future__ import annotations
 
@@ -74,19 +74,10 @@ def frames_within(
     count: int,
     encode: Callable[[str, list[int]], list[bytes]],
 ) -> list[bytes]:
-    """Chooses each image's rate by its real frames.
+    """Returns for each of `count` images the frame of the first rate that is short enough.
 
-    Args:
-      max_bytes: most bytes of a frame.
-      rates: names of the rates, best first, see `rates_for`.
-      count: number of images.
-      encode: a rate and places of images, 0 … count - 1 → their frames at that rate.
-
-    Returns:
-      For each image the frame of the first rate that is short enough.
-
-    Raises:
-      FamilyError: an image fits at no rate.
+    `encode` takes a rate and places of images, 0 … count - 1, and gives their frames. An image that
+    fits at no rate is a FamilyError.
 
     >>> lengths = {"r1": (9, 4), "r2": (5, 2)}  # bytes of two images
     >>> encode = lambda rate, places: [bytes(lengths[rate][place]) for place in places]
@@ -112,10 +103,10 @@ def frames_within(
 
 
 def _retention(rate: FamilyRate, task: Task) -> float:
-    """Returns the accuracy retention: the share of the unsplit network's quality, usually 0 … 1.
+    """Returns the accuracy retention: the share of the unsplit network's quality.
 
-    Of a metric whose lower values are better it is the inverse. Where the images had no labels, it
-    is the agreement with the unsplit network.
+    It is the inverse of that share where lower is better, and the agreement with the unsplit
+    network where the images had no labels.
     """
     value, unsplit = (_figure(rate, f"{which}{task.quality}") for which in ("", "uncompressed_"))
     if task.metric(task.quality).higher_is_better:

@@ -21,13 +21,7 @@ from jaxsplit.units.quantization import Offsets
 class Receiver(Runtime):
     """Decodes frames on the server: frame → symbols → decoder → tail → outputs.
 
-    Args:
-      family: the rates.
-      backbone: what the family was trained on.
-      batch_size: images per run; the last batch of a call is padded to it.
-
-    Raises:
-      FamilyError: the family belongs to another backbone.
+    For the arguments and their errors see `Runtime`.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> sender, receiver = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").codec()
@@ -40,11 +34,7 @@ class Receiver(Runtime):
         """Checks that a file or stream was encoded for this receiver, before its first frame.
 
         Args:
-          header: of the file or stream, see `bitstream.Reader`.
-
-        Raises:
-          OtherFamilyError: the header names another family.
-          OtherTablesError: it names this family, but other rates, tables or shapes.
+          header: of the file or stream; for errors see `bitstream.Header.check`.
         """
         self.header.check(header)
 
@@ -139,26 +129,14 @@ class Receiver(Runtime):
           FamilyError: there is no such rate.
         """
         rate = self._rate(rate_id)
-        run = _outputs_program(rate.split)
-        return in_batches(
-            lambda batch: run(self._variables, rate.unit, rate.offsets, batch),
-            symbols,
-            self.batch_size,
-        )
+        program = _outputs_program(rate.split)
+        run = functools.partial(program, self._variables, rate.unit, rate.offsets)
+        return in_batches(run, symbols, self.batch_size)
 
 
 @functools.lru_cache
-def _outputs_program(
-    split: Split,
-) -> Callable[[networks.Variables, Variables, Offsets, jax.Array], Outputs]:
-    """Compiles dequantizer, decoder and tail.
-
-    Args:
-      split: with the units as they run.
-
-    Returns:
-      Jitted (variables, unit, offsets, symbols int32 [B, *latent_shape]) → outputs [B, …].
-    """
+def _outputs_program(split: Split) -> Callable[..., Outputs]:
+    """Compiles (network's variables, unit, offsets, symbols [B, …]) → outputs [B, …]."""
 
     @jax.jit
     def run(

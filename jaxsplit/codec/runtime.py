@@ -1,4 +1,4 @@
-"""The common part of sender and receiver: a family bound to a backbone, ready to run."""
+"""A family bound to a backbone, ready to run."""
 
 from __future__ import annotations
 
@@ -39,34 +39,36 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
     """
     tables, latent = rate.tables, split.latent_shape
     found = (tables.channels,) if tables.places is None else tuple(map(int, tables.places.shape))
-    if found not in (latent, latent[-1:]):
-        raise FamilyError(
-            f"rate {rate.rate_id} has tables of {found}, but its latent at {split.cut} is {latent}:"
-            " the family is damaged or belongs to another network"
-        )
     expected = split.units.variable_shapes()
-    if expected is None:
-        return
-    stored = {kind: tree for kind, tree in rate.variables.items() if tree}
-    shapes = jax.tree.map(np.shape, _without(stored, "prior"))
-    if shapes != expected:
+    stored = jax.tree.map(np.shape, rate.variables)
+    problem = ""
+    if found not in (latent, latent[-1:]):
+        problem = f"has tables of {found}, but its latent at {split.cut} is {latent}"
+    elif expected is not None and _by_path(stored) != _by_path(expected):
+        problem = f"has a unit without the parameters of {rate.spec} at {split.cut}"
+    if problem:
         raise FamilyError(
-            f"the unit of rate {rate.rate_id} doesn't have the parameters of {rate.spec} at "
-            f"{split.cut}: the family is damaged or belongs to another network"
+            f"rate {rate.rate_id} {problem}: the family is damaged or belongs to another network"
         )
 
 
-def _without(tree: Variables, name: str) -> Variables:
-    """Returns a tree of dictionaries without the entries of a name."""
-    return {
-        key: _without(child, name) if isinstance(child, dict) else child
-        for key, child in tree.items()
-        if key != name
-    }
+def _by_path(shapes: Variables) -> dict[tuple[object, ...], object]:
+    """Returns the shapes of encoders and decoders, all but the priors', by their paths."""
+    leaves = jax.tree.leaves_with_path(shapes, is_leaf=lambda x: isinstance(x, tuple))
+    return {path: shape for path, shape in leaves if jax.tree_util.DictKey("prior") not in path}
 
 
 class Runtime:
-    """A family bound to a backbone, with one stream header."""
+    """A family bound to a backbone, ready to run: the common part of sender and receiver.
+
+    Args:
+      family: the rates.
+      backbone: what the family was trained on.
+      batch_size: images per run; the last batch of a call is padded to it.
+
+    Raises:
+      FamilyError: the family is damaged or belongs to another backbone.
+    """
 
     def __init__(self, family: Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
         self.family = family.bind(backbone)

@@ -29,16 +29,10 @@ class Sender(Runtime):
     position of any batch, since batches are padded to one size. Another batch_size is another
     program, whose sums XLA may order differently, which can change a symbol at the edge of
     rounding: of 1.35 million symbols none changed on a CPU (ResNet-8 in batches of 1 to 250, the S1
-    units on ResNet-50 in batches of 1 to 32). A frame always decodes to its symbols. Where bytes
-    must not depend on the number of images, use one batch_size.
+    units on ResNet-50 in batches of 1 to 32). Where bytes must not depend on the number of images,
+    use one batch_size.
 
-    Args:
-      family: the rates.
-      backbone: what the family was trained on.
-      batch_size: images per run; the last batch of a call is padded to it.
-
-    Raises:
-      FamilyError: the family belongs to another backbone.
+    For the arguments and their errors see `Runtime`.
 
     >>> from jaxsplit.weights.load import load_backbone
     >>> from jaxsplit.family.pretrained import load_pretrained
@@ -66,10 +60,10 @@ class Sender(Runtime):
           images: preprocessed by the backbone's preprocessing, uint8 [N, h, w, c].
           rate: name of a rate.
           max_bytes: most bytes of a frame. Each image gets the rate of best measured accuracy whose
-            real frame is at most that long: frames of one call may have several rates.
-          quality: accuracy retention, the least share of the unsplit network's quality, such as
-            top-1, above 0 and at most 1: 0.98 takes the rate of fewest bytes that keeps 98 % of
-            it. It is a mean over images, not a guarantee for one.
+            frame is at most that long, so that frames of one call may have several rates.
+          quality: accuracy retention, the least share of the unsplit network's top-1 or other
+            quality, above 0 and at most 1: 0.98 takes the rate of fewest bytes that keeps 98 %. It
+            is a mean over images, not a guarantee for one.
 
         Returns:
           N frames, in the order of the images. A frame is all that is sent for an image.
@@ -146,15 +140,11 @@ class Sender(Runtime):
         """
         self._check(images)
         quantise = self._quantiser(rate_id)
-        return _finite(
-            in_batches(lambda batch: quantise(self._head(batch)), images, self.batch_size), rate_id
-        )
+        found = in_batches(lambda batch: quantise(self._head(batch)), images, self.batch_size)
+        return _finite(found, rate_id)
 
     def features(self, images: np.ndarray) -> Features:
-        """Runs the head alone.
-
-        All rates share the features: `quantise(features(images), rate_id)` equals
-        `symbols(images, rate_id)`.
+        """Runs the head alone: `quantise(features(images), rate_id)` equals `symbols`.
 
         Args:
           images: preprocessed, uint8 [N, h, w, c].
@@ -183,10 +173,9 @@ class Sender(Runtime):
             not a finite number.
         """
         units = self._rate(rate_id).split.units
-        found = jax.tree.leaves(features)
         if jax.tree.structure(features) != units.structure:
             raise FamilyError(f"features are {type(features).__name__}; expected {units.structure}")
-        for array, tensor in zip(found, units.tensors, strict=True):
+        for array, tensor in zip(jax.tree.leaves(features), units.tensors, strict=True):
             if array.dtype != np.float32 or array.shape[1:] != tensor.shape:
                 raise FamilyError(
                     f"features are {array.dtype} {array.shape[1:]}; at {self.family.cut} they "
@@ -206,7 +195,7 @@ class Sender(Runtime):
         backbone, cut = self.backbone, self.family.cut
         run = head_program(backbone.network, (cut,), backbone.preprocessing)
         features = run(self._variables, images)[0][cut]
-        # A network may compute in less than float32; a unit does not.
+        # A network may compute in less than float32; a unit does not. Converting takes time.
         return jax.tree.map(
             lambda x: x if x.dtype == np.float32 else x.astype(np.float32), features
         )
@@ -214,10 +203,6 @@ class Sender(Runtime):
     def _quantiser(self, rate_id: str) -> Callable[[Features], jax.Array]:
         rate = self._rate(rate_id)
         return functools.partial(_symbols_program(rate.split), rate.unit, rate.offsets)
-
-
-def _as_float32(x: jax.Array) -> jax.Array:
-    return x if x.dtype == np.float32 else x.astype(np.float32)
 
 
 def _finite(symbols: np.ndarray, rate_id: str) -> np.ndarray:
@@ -231,14 +216,7 @@ def _finite(symbols: np.ndarray, rate_id: str) -> np.ndarray:
 
 @functools.lru_cache
 def _symbols_program(split: Split) -> Callable[[Variables, Offsets, Features], jax.Array]:
-    """Compiles encoder and quantizer, see `Split.quantize`.
-
-    Args:
-      split: with the units as they run.
-
-    Returns:
-      Jitted (unit, offsets, features [B, …]) → symbols int32 [B, *latent_shape].
-    """
+    """Compiles (unit, offsets, features [B, …]) → symbols [B, *latent_shape]."""
 
     @jax.jit
     def run(unit: Variables, offsets: Offsets, features: Features) -> jax.Array:

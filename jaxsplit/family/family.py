@@ -1,4 +1,4 @@
-"""A rate family in memory: the rates of one cut of one backbone."""
+"""A rate family in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -21,8 +21,6 @@ from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family.files import read_family, write_family
 from jaxsplit.split import Split, make_split
 from jaxsplit.weights.load import load_backbone
-
-_Family = TypeVar("_Family", bound="RateFamily")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,22 +69,19 @@ class RateFamily:
         )
 
     def select(self, rate_ids: Iterable[str]) -> Self:
-        """Returns a family of some of the rates; receivers need the same selection.
+        """Selects rates; receivers need the same selection.
 
         Args:
           rate_ids: names of the rates, in the order of the new family.
 
         Returns:
-          The smaller family.
-
-        Raises:
-          FamilyError: there is no such rate.
+          A family of these rates; a FamilyError if one is unknown.
         """
         return dataclasses.replace(self, rates=tuple(self[rate_id] for rate_id in rate_ids))
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of everything that sender and receiver must share."""
+        """SHA-256 of all that sender and receiver must share."""
         identity = {
             "backbone": self.backbone_fingerprint,
             "cut": self.cut,
@@ -102,10 +97,8 @@ class RateFamily:
           backbone: the network; any weights fit a family without a fingerprint.
 
         Returns:
-          The family with the fingerprint of these weights.
-
-        Raises:
-          FamilyError: the family belongs to another backbone, or to other preprocessing.
+          The family with the fingerprint of these weights; a FamilyError if it belongs to another
+          backbone or other preprocessing.
         """
         if self.backbone != backbone.name:
             raise FamilyError(
@@ -126,17 +119,14 @@ class RateFamily:
         return dataclasses.replace(self, backbone_fingerprint=backbone.fingerprint)
 
     def split(self, backbone: networks.Backbone, rate_id: str) -> Split:
-        """Returns the cut with one rate's unit, see `jaxsplit.make_split`.
+        """Splits the backbone at the cut, with one rate's unit.
 
         Args:
-          backbone: the network that the family was trained on.
-          rate_id: name of the rate.
+          backbone: what the family was trained on.
+          rate_id: name of the rate; a FamilyError if it is unknown.
 
         Returns:
           The split, whose stages take `self[rate_id].variables` as their unit.
-
-        Raises:
-          FamilyError: there is no such rate.
         """
         return make_split(backbone, self.cut, self[rate_id].spec)
 
@@ -150,7 +140,7 @@ class RateFamily:
           file: of weights for the family's network, in place of a name.
 
         Returns:
-          The backbone, with the family's preprocessing in place of that of its weights.
+          The backbone, with the family's preprocessing.
 
         Raises:
           FamilyError: neither is given, and the family names no weights.
@@ -171,14 +161,14 @@ class RateFamily:
     def codec(
         self, backbone: networks.Backbone | None = None, *, batch_size: int = 1
     ) -> tuple[Sender, Receiver]:
-        """Makes the sender, images to frames, and the receiver, frames to outputs.
+        """Makes the sender and the receiver.
 
         Args:
           backbone: what the family was trained on; None: loaded by the name in the family.
           batch_size: images per run, see `Sender`.
 
         Returns:
-          The sender and the receiver.
+          The sender, images to frames, and the receiver, frames to outputs.
 
         Raises:
           FamilyError: the family belongs to another backbone, or names none.
@@ -201,23 +191,33 @@ class RateFamily:
         Rounded parameters give other symbols, so measured figures are dropped. Tables stay.
 
         Returns:
-          The rounded family; its parameters are still float32 arrays.
-
-        Raises:
-          FamilyError: a parameter is too large for float16.
+          The rounded family, still of float32 arrays; a FamilyError if float16 overflows.
         """
 
-        def rounded(leaf: Any) -> np.ndarray:
+        def rounded(leaf: np.ndarray) -> np.ndarray:
             with np.errstate(over="ignore"):
                 found = np.asarray(leaf).astype(np.float16).astype(np.float32)
             if not np.isfinite(found).all():
                 raise FamilyError("a parameter is too large for float16: keep float32")
             return found
 
-        variables = [jax.tree.map(rounded, rate.variables) for rate in self.rates]
-        rates = zip(self.rates, variables, strict=True)
-        changed = [dataclasses.replace(rate, variables=found) for rate, found in rates]
-        return with_unmeasured(self, changed)
+        return self.with_rates(
+            dataclasses.replace(rate, variables=jax.tree.map(rounded, rate.variables))
+            for rate in self.rates
+        )
+
+    def with_rates(self, rates: Iterable[FamilyRate]) -> Self:
+        """Replaces the rates, and drops figures that were measured with the old ones.
+
+        Args:
+          rates: in the order of the new family.
+
+        Returns:
+          The family with these rates.
+        """
+        card = {key: value for key, value in self.card.items() if key != "evaluation"}
+        cleared = tuple(dataclasses.replace(rate, measured={}) for rate in rates)
+        return dataclasses.replace(self, rates=cleared, card=card)
 
     def save(self, directory: str | os.PathLike[str], *, packed: bool = False) -> None:
         """Writes the family atomically: an interrupted save leaves the previous family.
@@ -256,10 +256,3 @@ class RateFamily:
           CoderError: the installed coder does not reproduce a rate's self-test.
         """
         return cls(**read_family(Path(directory)))
-
-
-def with_unmeasured(family: _Family, rates: Iterable[FamilyRate]) -> _Family:
-    """Returns a family with other rates, and without figures that were measured with the old."""
-    card = {key: value for key, value in family.card.items() if key != "evaluation"}
-    cleared = tuple(dataclasses.replace(rate, measured={}) for rate in rates)
-    return dataclasses.replace(family, rates=cleared, card=card)

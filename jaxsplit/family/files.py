@@ -3,9 +3,8 @@
 `family.json` describes the rates and their origin. Each `rates/<rate_id>-<digest>` holds a rate's
 parameters and coding tables: an orbax folder, or in a packed family (format 2) a safetensors file,
 which has half the size, loads in a thirtieth of the time, is deterministic, and stores float32 as
-float16 where that is exact. The digest of the content reveals a damaged rate; a short stream for
-each rate in the index reveals a coder that changed. Saving doesn't touch the files of the previous
-index: replacing `family.json` is the one atomic step.
+float16 where that is exact. The digest reveals a damaged rate, the self-test a coder that changed.
+Saving leaves the files of the previous index: replacing `family.json` is the one atomic step.
 """
 
 from __future__ import annotations
@@ -47,11 +46,8 @@ def write_family(
 ) -> None:
     """Writes a family atomically, see `RateFamily.save`.
 
-    `described` has the entries of the index other than format and rates.
-
-    Raises:
-      ConfigError: the class of a unit is not registered.
-      FamilyError: the folder cannot be written.
+    `described` has the entries of the index other than format and rates. A unit whose class is not
+    registered is a ConfigError.
     """
     for rate in rates:
         check_stored(rate.spec)
@@ -78,19 +74,8 @@ def write_family(
 
 def read_family(directory: Path) -> dict[str, Any]:
     """Reads the fields of a `RateFamily`, see `RateFamily.load`."""
-    try:
-        index = json.loads((directory / INDEX).read_text())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FamilyError(f"no family at {directory}: {INDEX} is missing") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise FamilyError(f"cannot read {directory / INDEX}: {error}") from error
-    found = index.get("format") if isinstance(index, dict) else None
-    if found not in (FORMAT_VERSION, PACKED_VERSION):
-        raise FamilyError(
-            f"{directory / INDEX} has format {found!r}; this version reads "
-            f"{FORMAT_VERSION} and {PACKED_VERSION}"
-        )
-    key = "file" if found == PACKED_VERSION else "folder"
+    index = _read_index(directory)
+    key = "file" if index["format"] == PACKED_VERSION else "folder"
     try:
         _check_types(index)
         return {
@@ -107,12 +92,28 @@ def read_family(directory: Path) -> dict[str, Any]:
 
 
 def is_packed(directory: Path) -> bool:
-    """Returns whether the index names safetensors files, whose size in memory is known."""
+    """Returns whether a family's index names safetensors files, whose size in memory is known."""
+    try:
+        return bool(_read_index(directory)["format"] == PACKED_VERSION)
+    except FamilyError:
+        return False
+
+
+def _read_index(directory: Path) -> dict[str, Any]:
+    """Reads an index of a known format; its other entries are not checked."""
     try:
         index = json.loads((directory / INDEX).read_text())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(index, dict) and index.get("format") == PACKED_VERSION
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FamilyError(f"no family at {directory}: {INDEX} is missing") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise FamilyError(f"cannot read {directory / INDEX}: {error}") from error
+    found = index.get("format") if isinstance(index, dict) else None
+    if found not in (FORMAT_VERSION, PACKED_VERSION):
+        raise FamilyError(
+            f"{directory / INDEX} has format {found!r}; this version reads "
+            f"{FORMAT_VERSION} and {PACKED_VERSION}"
+        )
+    return dict(index)
 
 
 def _check_types(index: dict[str, Any]) -> None:
@@ -126,6 +127,8 @@ def _check_types(index: dict[str, Any]) -> None:
     for entry in index["rates"]:
         if not isinstance(entry["lambda"], int | float | None):
             raise TypeError("a lambda is not a number")
+        if not isinstance(entry["measured"], dict):
+            raise TypeError("the measured figures of a rate are not an object")
 
 
 def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, Any]:
@@ -153,8 +156,6 @@ def _read_rate(directory: Path, entry: dict[str, Any], key: str) -> FamilyRate:
     place = entry[key]
     if not re.fullmatch(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*", place):
         raise FamilyError(f"{place!r} lies outside of the family")
-    if not isinstance(entry["measured"], dict):
-        raise TypeError("the measured figures of a rate are not an object")
     tree = _read_tree(directory / place)
     rate = FamilyRate(
         entry["rate_id"],

@@ -1,4 +1,4 @@
-"""Latencies of a family's rates over a link, for comparison with the cuts of a plan."""
+"""Latencies of the rates of families over a link, to compare with those of cuts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,10 @@ from jaxsplit.units import BottleneckSpec
 def link_options(
     families: Mapping[str, RateFamily], backbone: networks.Backbone, link: Link
 ) -> list[Option]:
-    """Computes the latency of every rate of families on a link, from its measured bytes.
+    """Computes the latency of every rate of families, by name, from its measured bytes.
 
-    Args:
-      families: by name.
-      backbone: their network; its variables may be shapes.
-      link: device, server and connection.
-
-    Returns:
-      An option for each rate, family by family.
-
-    Raises:
-      ConfigError: a family is of another network or image size, or a rate has no measured bytes.
+    The variables of their network may be shapes. A ConfigError if a family is of another network or
+    image size, or a rate has no measured bytes.
     """
     options = []
     for name, family in families.items():
@@ -47,9 +39,9 @@ def link_options(
             cost = split_cost(split, backbone)
             sent = rate.measured["bytes_per_image"]
             timing = link.time(cost.device_macs, sent, cost.server_macs)
-            spec, unit = rate.spec, None
-            if isinstance(spec, BottleneckSpec) and len(split.units.tensors) == 1:
-                unit = plan_unit(spec, split.shape)
+            unit = None
+            if isinstance(rate.spec, BottleneckSpec) and len(split.units.tensors) == 1:
+                unit = plan_unit(rate.spec, split.shape)
             title, metric = f"{Path(name).name} {rate.rate_id}", backbone.task.quality
             value, shown = rate.measured.get(metric), backbone.task.metric(metric)
             options.append(Option(title, family.cut, unit, sent, timing, value, metric, shown))

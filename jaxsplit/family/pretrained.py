@@ -18,10 +18,10 @@ _HUB = re.compile(rf"hf:({_PART}/{_PART})((?:/{_PART})*)(?:@([A-Za-z0-9_][A-Za-z
 
 
 def pretrained_names() -> tuple[str, ...]:
-    """Returns the names of the families in the package, "<backbone>-<dataset>/<cut>".
+    """Lists the families in the package.
 
     Returns:
-      The names in alphabetical order, each for `load_pretrained`.
+      Their names "<backbone>-<dataset>/<cut>" in alphabetical order, for `load_pretrained`.
 
     >>> "resnet8_small-fashion_mnist/stage1.block1" in pretrained_names()
     True
@@ -39,7 +39,7 @@ def load_pretrained(name: str | os.PathLike[str]) -> RateFamily:
         (`pip install "jaxsplit[hub]"`). A folder takes precedence over a name in the package.
 
     Returns:
-      The family. `RateFamily.codec` loads its backbone and makes sender and receiver.
+      The family; `RateFamily.codec` loads its backbone and makes sender and receiver.
 
     Raises:
       FamilyError: there is no such family, it is damaged, or it cannot be downloaded.

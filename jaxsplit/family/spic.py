@@ -1,11 +1,9 @@
 """Import of the units that the paper's authors published, as families.
 
 A folder holds `classification.json`, `segmentation.json` or both, and the weights files that they
-name (github.com/IntelLabs/spic, MIT). Each of the 61 units is a `Bottleneck` with ReLU everywhere,
-latents ≥ 0, rounding around zero, and one histogram of symbols for all channels. The hyperprior
-that the authors used in training is not imported.
-
-Source: Datta, Ahuja, Somayazulu, Tickoo 2022, arXiv 2208.11596.
+name (github.com/IntelLabs/spic, MIT; Datta et al. 2022, arXiv 2208.11596). Each of the 61 units is
+a `Bottleneck` with ReLU everywhere, rounding around zero, and one histogram of symbols for all
+channels. The hyperprior that the authors used in training is not imported.
 """
 
 from __future__ import annotations
@@ -17,6 +15,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from flax import traverse_util
 
 from jaxsplit.data import Preprocessing
 from jaxsplit.entropy import tables_from_counts
@@ -33,7 +33,7 @@ class Site:
     """A cut of the authors, with the geometry of its units.
 
     Attributes:
-      cut: endpoint after which the network is cut, by our name.
+      cut: our name of the endpoint.
       shape: (H, W, Cin) of the features.
       padding: zeros around the encoder's input.
       decoder_forms: stride → (kernel, padding) of the transposed convolution.
@@ -66,14 +66,20 @@ _RESNET = imagenet.preprocessing("resnet50")
 # Exceptions that a malformed entry of the JSON file can raise.
 _NONSENSE = (ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError)
 
-# Convolution and batch normalisation of each of our layers, in the authors' names.
+# The authors' name of each of our layers, and the order of its kernel's axes for either direction.
+# Kernels are [C, 1, k, k] of depthwise layers, [out, in, 1, 1] of the encoder's pointwise layer,
+# and [in, out, 1, 1] of the decoder's, which is a transposed convolution.
 _LAYERS = {
-    ("encoder", "depthwise"): ("conv2_2", "bn2_1"),
-    ("encoder", "pointwise"): ("conv2_3", "bn3_1"),
-    ("decoder", "pointwise"): ("conv2_4", "bn4_1"),
-    ("decoder", "depthwise"): ("conv2_5", "bn5_1"),
+    ("encoder", "depthwise"): ("conv2_2", (2, 3, 0, 1)),
+    ("encoder", "depthwise_norm"): ("bn2_1", (0,)),
+    ("encoder", "pointwise"): ("conv2_3", (1, 0, 2, 3)),
+    ("encoder", "pointwise_norm"): ("bn3_1", (0,)),
+    ("decoder", "pointwise"): ("conv2_4", (0, 1, 2, 3)),
+    ("decoder", "pointwise_norm"): ("bn4_1", (0,)),
+    ("decoder", "depthwise"): ("conv2_5", (2, 3, 0, 1)),
+    ("decoder", "depthwise_norm"): ("bn5_1", (0,)),
 }
-_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_TENSORS = {"bias": "bias", "mean": "running_mean", "var": "running_var"}  # others: "weight"
 _UNUSED = ("priorEncoder.", "priorDecoder.", "bitEstimator_z.")
 
 
@@ -206,7 +212,12 @@ def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> Variables:
         for name, tensor in read_tensors(file).items()
         if not name.startswith(_UNUSED) and not name.endswith(".num_batches_tracked")
     }
-    shapes = _shapes(spec, width)
+    sources, shapes = {}, {}
+    for path, shape in traverse_util.flatten_dict(spec.variable_shapes((1, 1, width))).items():
+        layer, axes = _LAYERS[path[1:3]]
+        name = f"{layer}.{_TENSORS.get(path[-1], 'weight')}"
+        sources[path] = name, axes, shape
+        shapes[name] = tuple((*shape, 1, 1)[axis] for axis in axes)
     wrong = [
         f"{shown(name)} is {shown_shape(tensors[name].shape) if name in tensors else 'missing'}, "
         f"expected {shapes.get(name, 'nothing')}"
@@ -216,28 +227,9 @@ def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> Variables:
     if wrong:
         raise WeightsError(f"{file} does not hold the unit's tensors: {listed(wrong)}")
     floats = finite_floats(tensors, str(file))
-    params: Variables = {"encoder": {}, "decoder": {}}
-    stats: Variables = {"encoder": {}, "decoder": {}}
-    for (part, layer), (conv, norm) in _LAYERS.items():
-        kernel = floats[f"{conv}.weight"]
-        if layer == "depthwise":  # [C, 1, k, k], convolution and transposed convolution alike
-            params[part][layer] = kernel.transpose(2, 3, 0, 1)
-        else:  # [out, in, 1, 1] of a convolution, [in, out, 1, 1] of a transposed one
-            matrix = kernel[:, :, 0, 0]
-            params[part][layer] = {"kernel": matrix.T if part == "encoder" else matrix}
-        values = {ours: floats[f"{norm}.{its}"] for ours, its in _NORM.items()}
-        params[part][f"{layer}_norm"] = {key: values[key] for key in ("scale", "bias")}
-        stats[part][f"{layer}_norm"] = {key: values[key] for key in ("mean", "var")}
-    return {"params": params, "batch_stats": stats}
-
-
-def _shapes(spec: BottleneckSpec, width: int) -> dict[str, tuple[int, ...]]:
-    """Returns the authors' names of the tensors that inference needs → their shapes."""
-    sizes = {"bn2_1": width, "bn3_1": spec.channels, "bn4_1": width, "bn5_1": width}
-    return {
-        "conv2_2.weight": (width, 1, spec.kernel, spec.kernel),
-        "conv2_3.weight": (spec.channels, width, 1, 1),
-        "conv2_4.weight": (spec.channels, width, 1, 1),
-        "conv2_5.weight": (width, 1, *2 * (spec.decoder_form[0],)),
-        **{f"{norm}.{part}": (n,) for norm, n in sizes.items() for part in _NORM.values()},
-    }
+    return traverse_util.unflatten_dict(
+        {
+            path: floats[name].transpose(axes).reshape(shape)
+            for path, (name, axes, shape) in sources.items()
+        }
+    )

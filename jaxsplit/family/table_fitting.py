@@ -12,7 +12,6 @@ from jaxsplit.codec import Sender
 from jaxsplit.entropy import stack_tables, tables_by_place, tables_from_counts
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.family import RateFamily
-from jaxsplit.family.family import with_unmeasured
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size
 
@@ -28,10 +27,10 @@ def fit_tables(
     tables: str = "shared",
     tell: Log = no_log,
 ) -> RateFamily:
-    """Fits the coding tables of a family to the symbols of images; the units don't change.
+    """Fits the coding tables of a family to the symbols of images; units and offsets don't change.
 
-    Quantization offsets are unchanged. Useful for units that were trained on other images or on
-    another network's features, and for priors that don't match the latents.
+    Useful for units that were trained on other images or on another network's features, and for
+    priors that don't match the latents.
 
     Args:
       family: the rates.
@@ -55,16 +54,14 @@ def fit_tables(
         raise DataError(f"{source.name} has no images to fit tables to")
     size = batch_size(backbone.preprocessing.input_shape)
     sender = Sender(family, backbone, size)
-    symbols: dict[str, np.ndarray] = {}
+    shapes = {rate.rate_id: rate.shape for rate in sender.header.rates}
+    symbols = {name: np.empty((len(images), *shapes[name]), np.int32) for name in shapes}
     # Batch by batch: the head runs once for all rates, and its features are not kept.
     for start in range(0, len(images), size):
         tell(f"fitting tables at {family.cut}", start, len(images))
         features = sender.features(images[start : start + size])
-        for rate in family.rates:
-            found = sender.quantise(features, rate.rate_id)
-            if not start:
-                symbols[rate.rate_id] = np.empty((len(images), *found.shape[1:]), np.int32)
-            symbols[rate.rate_id][start : start + size] = found
+        for name, found in symbols.items():
+            found[start : start + size] = sender.quantise(features, name)
     return with_tables_of(family.bind(backbone), symbols, backbone=backbone, tables=tables)
 
 
@@ -84,23 +81,21 @@ def with_tables_of(
     """
     if tables not in SHARINGS:
         raise ConfigError(f"tables are {tables!r}; expected one of {', '.join(SHARINGS)}")
-    found = {}
+    rates = []
     for rate in family.rates:
         seen = symbols[rate.rate_id]
         if backbone is None:
-            found[rate.rate_id] = _fitted(seen, rate.tables.offsets, tables)
-            continue
-        units = family.split(backbone, rate.rate_id).units
-        parts = units.separate(seen), units.stored_offsets(rate.tables)
-        pairs = zip(*map(jax.tree.leaves, parts), strict=True)
-        fitted = [_fitted(own, offsets, tables) for own, offsets in pairs]
-        found[rate.rate_id] = units.join_tables(fitted)
-    rates = [replace(rate, tables=found[rate.rate_id]) for rate in family.rates]
-    return with_unmeasured(family, rates)
+            found = _fitted(seen, rate.tables.offsets, tables)
+        else:
+            units = family.split(backbone, rate.rate_id).units
+            parts = units.separate(seen), units.stored_offsets(rate.tables)
+            pairs = zip(*map(jax.tree.leaves, parts), strict=True)
+            found = units.join_tables([_fitted(own, offsets, tables) for own, offsets in pairs])
+        rates.append(replace(rate, tables=found))
+    return family.with_rates(rates)
 
 
 def _fitted(symbols: np.ndarray, offsets: np.ndarray, tables: str) -> CodingTables:
-    """Fits tables to symbols int32 [N, …, C]."""
     channels = symbols.shape[-1]
     if tables == "places":
         if symbols.ndim != 4:

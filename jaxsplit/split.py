@@ -49,6 +49,9 @@ class Split:
     task: Task
     axis_name: str | None = None
 
+    add_noise = staticmethod(quantization.add_noise)
+    round = staticmethod(quantization.round_latents)
+
     @property
     def shape(self) -> Shape:
         """Shape of one image's features, where one array crosses."""
@@ -61,7 +64,7 @@ class Split:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Shape of one image's symbols, (h, w, C), see `UnitTree.latent_shape`."""
+        """Shape (h, w, C) of one image's symbols, see `UnitTree.latent_shape`."""
         return self.units.latent_shape
 
     def init(self, key: jax.Array) -> Variables:
@@ -100,7 +103,7 @@ class Split:
         return self.network.tail(variables, features, self.cut)
 
     def encode(self, unit: Variables, features: Features) -> Latents:
-        """Runs the encoders, on the device.
+        """Runs the encoders.
 
         Args:
           unit: variables of one rate.
@@ -112,7 +115,7 @@ class Split:
         return self.units.encode(unit, features)
 
     def decode(self, unit: Variables, latents: Latents) -> Features:
-        """Runs the decoders, on the server.
+        """Runs the decoders.
 
         Args:
           unit: variables of one rate.
@@ -130,7 +133,7 @@ class Split:
           unit: variables of one rate.
 
         Returns:
-          The split and the variables as they run in inference.
+          The split and the variables for inference.
         """
         units, folded = self.units.fold(unit)
         return dataclasses.replace(self, units=units), folded
@@ -147,39 +150,11 @@ class Split:
         """
         return self.units.bits(unit, latents)
 
-    def add_noise(self, latents: Latents, keys: jax.Array) -> Latents:
-        """Replaces rounding in training, see `quantization.add_noise`.
-
-        Args:
-          latents: arrays [B, …].
-          keys: one random key for each image, [B].
-
-        Returns:
-          Noisy latents.
-        """
-        return quantization.add_noise(latents, keys)
-
-    def round(
-        self, latents: Latents, offsets: Offsets, *, straight_through: bool = False
-    ) -> Latents:
-        """Rounds latents, see `quantization.round_latents`.
-
-        Args:
-          latents: arrays [B, …, C].
-          offsets: of each array [C].
-          straight_through: pass gradients through the rounding.
-
-        Returns:
-          Rounded latents, as the decoder gets them.
-        """
-        return quantization.round_latents(latents, offsets, straight_through=straight_through)
-
     def quantize(self, latents: Latents, offsets: Offsets) -> jax.Array:
         """Rounds latents to the symbols of a frame, see `quantization.to_symbols`.
 
         Args:
-          latents: arrays [B, …, C].
-          offsets: of each array [C].
+          latents, offsets: arrays [B, …, C], and the offsets [C] of each.
 
         Returns:
           int32 [B, *latent_shape]; `NOT_FINITE` for what is no finite number.
@@ -212,7 +187,7 @@ def make_split(
       axis_name: as in `Split`; None outside training.
 
     Returns:
-      The split, without parameters; for those of a unit see `Split.init`.
+      The split, without parameters; see `Split.init`.
 
     Raises:
       ConfigError: there is no such cut, or a unit does not fit there.

@@ -9,9 +9,8 @@ from jaxsplit.bitstream.container import (
 )
 from jaxsplit.bitstream.frames import Frame, pack_frame, unpack_frame
 from jaxsplit.bitstream.header import Header, RateInfo, pack_header
-from jaxsplit.bitstream.range_coder import MAX_SYMBOLS, EntropyCoder
-from jaxsplit.bitstream.self_test import run_self_test, write_self_test
-from jaxsplit.bitstream.tables import CodingTables
+from jaxsplit.bitstream.range_coder import EntropyCoder, run_self_test, write_self_test
+from jaxsplit.bitstream.tables import MAX_SYMBOLS, CodingTables
 
 __all__ = [
     "MAX_SYMBOLS",

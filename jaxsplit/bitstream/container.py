@@ -45,14 +45,11 @@ class Writer:
         """Appends one frame.
 
         Args:
-          payload: as `EntropyCoder.encode` returns it.
+          payload: as `EntropyCoder.encode` returns it; a ConfigError if it exceeds the header's.
           rate_index: index of its rate in the header.
 
         Returns:
           Size of the frame in bytes: the total cost of the image.
-
-        Raises:
-          ConfigError: the frame does not fit the header.
         """
         frame = pack_frame(payload, rate_index, len(self._longest))
         if len(payload) > self._longest[rate_index]:
@@ -89,16 +86,15 @@ class Reader:
     At the end of a container the checksum is verified; bytes behind it stay unread.
 
     Args:
-      file: binary and blocking, such as an open file or `socket.makefile("rb")`; only `read` is
-        called.
+      file: binary and blocking, such as an open file or `socket.makefile("rb")`.
       stream: the input may end after any frame, as when a connection is closed.
 
     Attributes:
       header: give it to `Header.check` before reading on: it bounds the size of a frame.
 
     Raises:
-      NewerVersionError: written by a newer version of jaxsplit.
-      BitstreamError: not a container, truncated or corrupted; also while iterating.
+      BitstreamError: not a container, truncated, corrupted, or of a newer version
+        (NewerVersionError); also while iterating.
 
     >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
@@ -194,8 +190,7 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
       The header and all frames.
 
     Raises:
-      NewerVersionError: written by a newer version of jaxsplit.
-      BitstreamError: not a container, truncated or corrupted.
+      BitstreamError: as in `Reader`, or bytes follow its end.
 
     >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
@@ -208,8 +203,7 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
 def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
     """Iterates over the frames of a container and their sizes in bytes, without frame checks.
 
-    A small file may hold very many empty frames. Errors are those of `read_container`, while
-    iterating.
+    A small file may hold very many empty frames. Errors are those of `read_container`.
 
     Args:
       data: the whole file.

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from jaxsplit.bitstream.frames import Cursor, corrupted, pack_varint
-from jaxsplit.bitstream.range_coder import MAX_SYMBOLS
+from jaxsplit.bitstream.tables import MAX_SYMBOLS
 from jaxsplit.errors import (
     BitstreamError,
     ConfigError,
@@ -52,15 +52,10 @@ class RateInfo:
 
     def __post_init__(self) -> None:
         size = len(self.rate_id.encode(errors="replace"))
-        if not 1 <= size <= _MAX_ID_BYTES:
+        if not 1 <= size <= _MAX_ID_BYTES or _CONTROLS.search(self.rate_id):
             raise ConfigError(
-                f"rate id {self.rate_id[:80]!r} has {size} bytes, expected 1 … {_MAX_ID_BYTES}; "
-                "choose a shorter name"
-            )
-        if _CONTROLS.search(self.rate_id):
-            raise ConfigError(
-                f"rate id {self.rate_id!r} has control characters, expected printable ones; "
-                "choose another name"
+                f"rate id {self.rate_id[:80]!r} has {size} bytes, expected 1 … {_MAX_ID_BYTES} and "
+                "no control characters; choose another name"
             )
         object.__setattr__(self, "tables", _digits(self.tables))
         shape = tuple(int(size) for size in self.shape)

@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 
-from jaxsplit.codec.rate import FamilyRate, Rates
+from jaxsplit.codec.runtime import FamilyRate, Rates
 from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.tasks import AGREEMENT, UNNAMED_CLASSES, Task
 

@@ -43,7 +43,7 @@ class Receiver(Runtime):
         frames: Sequence[bytes | bitstream.Frame],
         count: Callable[[int], None] | None = None,
     ) -> Outputs:
-        """Decodes frames of any rates to the network's outputs for their images.
+        """Decodes frames of any rates to the network's outputs.
 
         Apart from the outputs, memory holds the symbols of at most `batch_size` images per rate.
 
@@ -64,10 +64,8 @@ class Receiver(Runtime):
         def flush(rate_id: str) -> None:
             places, symbols = zip(*waiting.pop(rate_id), strict=True)
             found = self.predict(np.stack(symbols), rate_id)
-            for all_rows, rows in zip(
-                jax.tree.leaves(outputs), jax.tree.leaves(found), strict=True
-            ):
-                all_rows[list(places)] = rows
+            for to, rows in zip(*map(jax.tree.leaves, (outputs, found)), strict=True):
+                to[list(places)] = rows
 
         for place, frame in enumerate(frames):
             if count is not None:
@@ -86,14 +84,11 @@ class Receiver(Runtime):
         """Decodes frames of one rate to the symbols that were sent.
 
         Args:
-          frames: as in `decode`.
+          frames: as in `decode`; one of another rate is a BitstreamError too.
           rate_id: name of their rate.
 
         Returns:
           Symbols int32 [N, h', w', C], in the order of the frames.
-
-        Raises:
-          BitstreamError: a frame is damaged, of another rate or of another family.
         """
         opened = [self._open(frame) for frame in frames]
         if other := {name for name, _ in opened} - {rate_id}:
@@ -120,13 +115,10 @@ class Receiver(Runtime):
 
         Args:
           symbols: int32 [N, h', w', C], see `symbols`.
-          rate_id: name of their rate.
+          rate_id: name of their rate; a FamilyError if it is unknown.
 
         Returns:
           Outputs, float32 [N, …], such as logits [N, K].
-
-        Raises:
-          FamilyError: there is no such rate.
         """
         rate = self._rate(rate_id)
         program = _outputs_program(rate.split)

@@ -23,21 +23,16 @@ class Sender(Runtime):
     """Encodes images on the device: image → head → encoder → symbols → frame.
 
     All rates share the compiled program of the head. Rates of one architecture also share that of
-    the unit, since parameters are arguments.
+    the unit, since parameters are arguments. For the arguments and their errors see `Runtime`.
 
     An image gives the same bytes in any process on a machine, on any number of devices, and at any
     position of any batch, since batches are padded to one size. Another batch_size is another
     program, whose sums XLA may order differently, which can change a symbol at the edge of
     rounding: of 1.35 million symbols none changed on a CPU (ResNet-8 in batches of 1 to 250, the S1
-    units on ResNet-50 in batches of 1 to 32). Where bytes must not depend on the number of images,
-    use one batch_size.
+    units on ResNet-50 in batches of 1 to 32).
 
-    For the arguments and their errors see `Runtime`.
-
-    >>> from jaxsplit.weights.load import load_backbone
     >>> from jaxsplit.family.pretrained import load_pretrained
-    >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
-    >>> sender = Sender(family, load_backbone("fashion_mnist_resnet8"))
+    >>> sender, _ = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").codec()
     >>> images = np.zeros((2, 28, 28, 1), np.uint8)
     >>> [len(sender(images, rate=rate)) for rate in ("r1", "r5")]  # a frame for each image
     [2, 2]
@@ -51,10 +46,9 @@ class Sender(Runtime):
         max_bytes: int | None = None,
         quality: float | None = None,
     ) -> list[bytes]:
-        """Encodes images at a rate that is named, or chosen by bytes or accuracy.
+        """Encodes images at a rate that is named, or chosen by bytes or accuracy: give one of them.
 
-        Exactly one of rate, max_bytes and quality is given. The last two use the measured figures
-        of the family, on the images that its card names.
+        max_bytes and quality use the measured figures of the family.
 
         Args:
           images: preprocessed by the backbone's preprocessing, uint8 [N, h, w, c].
@@ -89,14 +83,10 @@ class Sender(Runtime):
         """Encodes images at one rate.
 
         Args:
-          images: preprocessed, uint8 [N, h, w, c].
-          rate_id: name of the rate.
+          images, rate_id: as in `symbols`, with its errors.
 
         Returns:
           N frames, in the order of the images.
-
-        Raises:
-          FamilyError: as in `symbols`.
         """
         return self.frames(self.symbols(images, rate_id), rate_id)
 
@@ -104,14 +94,11 @@ class Sender(Runtime):
         """Codes symbols as one frame for each image.
 
         Args:
-          symbols: int32 [N, h', w', C], see `symbols`.
+          symbols: int32 [N, h', w', C], see `symbols`; a FamilyError if they are others.
           rate_id: name of their rate.
 
         Returns:
           N frames, in the order of the images.
-
-        Raises:
-          FamilyError: symbols of another type or shape; nothing is encoded then.
         """
         rate = self._rate(rate_id)
         expected = rate.split.latent_shape
@@ -135,13 +122,10 @@ class Sender(Runtime):
           decodes exactly.
 
         Raises:
-          FamilyError: there is no such rate, the images have another shape, or a latent is not a
-            finite number.
+          FamilyError: no such rate, images of another shape, or a latent that is not finite.
         """
         self._check(images)
-        quantise = self._quantiser(rate_id)
-        found = in_batches(lambda batch: quantise(self._head(batch)), images, self.batch_size)
-        return _finite(found, rate_id)
+        return self._quantise(images, rate_id, self._head)
 
     def features(self, images: np.ndarray) -> Features:
         """Runs the head alone: `quantise(features(images), rate_id)` equals `symbols`.
@@ -150,10 +134,7 @@ class Sender(Runtime):
           images: preprocessed, uint8 [N, h, w, c].
 
         Returns:
-          Features at the cut, float32 arrays [N, …].
-
-        Raises:
-          FamilyError: the images have another shape.
+          Features at the cut, float32 arrays [N, …]; a FamilyError for images of another shape.
         """
         self._check(images)
         return in_batches(self._head, images, self.batch_size)
@@ -166,11 +147,7 @@ class Sender(Runtime):
           rate_id: name of the rate.
 
         Returns:
-          Symbols int32 [N, h', w', C], as in `symbols`.
-
-        Raises:
-          FamilyError: there is no such rate, features of another type or shape, or a latent is
-            not a finite number.
+          Symbols int32 [N, h', w', C], with the errors of `symbols`.
         """
         units = self._rate(rate_id).split.units
         if jax.tree.structure(features) != units.structure:
@@ -181,7 +158,7 @@ class Sender(Runtime):
                     f"features are {array.dtype} {array.shape[1:]}; at {self.family.cut} they "
                     f"are float32 {tensor.shape}"
                 )
-        return _finite(in_batches(self._quantiser(rate_id), features, self.batch_size), rate_id)
+        return self._quantise(features, rate_id, lambda batch: batch)
 
     def _check(self, images: np.ndarray) -> None:
         expected = self.backbone.preprocessing.input_shape
@@ -200,18 +177,20 @@ class Sender(Runtime):
             lambda x: x if x.dtype == np.float32 else x.astype(np.float32), features
         )
 
-    def _quantiser(self, rate_id: str) -> Callable[[Features], jax.Array]:
+    def _quantise(
+        self, inputs: Features, rate_id: str, head: Callable[[Features], Features]
+    ) -> np.ndarray:
         rate = self._rate(rate_id)
-        return functools.partial(_symbols_program(rate.split), rate.unit, rate.offsets)
-
-
-def _finite(symbols: np.ndarray, rate_id: str) -> np.ndarray:
-    if (symbols == NOT_FINITE).any():
-        raise FamilyError(
-            f"rate {rate_id} gives latents that are infinite or not numbers: its parameters, the "
-            "backbone's weights or the features are; train or load them again"
+        program = _symbols_program(rate.split)
+        symbols: np.ndarray = in_batches(
+            lambda batch: program(rate.unit, rate.offsets, head(batch)), inputs, self.batch_size
         )
-    return symbols
+        if (symbols == NOT_FINITE).any():
+            raise FamilyError(
+                f"rate {rate_id} gives latents that are infinite or not numbers: its parameters, "
+                "the backbone's weights or the features are; train or load them again"
+            )
+        return symbols
 
 
 @functools.lru_cache

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxsplit import networks
 from jaxsplit.codec import Receiver, Sender
-from jaxsplit.codec.rate import FamilyRate
+from jaxsplit.codec.runtime import FamilyRate
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family.files import read_family, write_family
@@ -25,7 +25,7 @@ from jaxsplit.weights.load import load_backbone
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RateFamily:
-    """The rates of one cut of one backbone, in any order.
+    """The rates of one cut of one backbone.
 
     Attributes:
       backbone: name of the network.
@@ -33,11 +33,8 @@ class RateFamily:
       weights: name of the weights for `load_backbone`; None: they must be given.
       preprocessing: of the images.
       cut: endpoint of the backbone.
-      rates: at least one.
+      rates: at least one, in any order; a ConfigError if two have the same name.
       card: origin and measurements, see `jaxsplit.evaluation.card`; not in the fingerprint.
-
-    Raises:
-      ConfigError: there is no rate, or two have the same name.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
@@ -173,14 +170,6 @@ class RateFamily:
         Raises:
           FamilyError: the family belongs to another backbone, or names none.
           WeightsError: its backbone's weights are not here.
-
-        >>> import numpy as np
-        >>> from jaxsplit.family.pretrained import load_pretrained
-        >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
-        >>> sender, receiver = family.codec()
-        >>> frames = sender(np.zeros((1, 28, 28, 1), np.uint8), rate="r3")
-        >>> receiver(frames).shape
-        (1, 10)
         """
         backbone = self.backbone_of() if backbone is None else backbone
         return Sender(self, backbone, batch_size), Receiver(self, backbone, batch_size)
@@ -223,11 +212,8 @@ class RateFamily:
         """Writes the family atomically: an interrupted save leaves the previous family.
 
         Args:
-          directory: the folder.
+          directory: the folder; a FamilyError if it cannot be written.
           packed: one safetensors file for each rate, for distribution, in place of an orbax folder.
-
-        Raises:
-          FamilyError: the folder cannot be written.
         """
         described = {
             "backbone": {

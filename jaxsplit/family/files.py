@@ -22,7 +22,7 @@ from flax import traverse_util
 
 from jaxsplit import _moved
 from jaxsplit.bitstream import CodingTables, run_self_test, write_self_test
-from jaxsplit.codec.rate import FamilyRate
+from jaxsplit.codec.runtime import FamilyRate
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsError
 from jaxsplit.io import checkpoint

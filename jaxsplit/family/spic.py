@@ -53,7 +53,7 @@ class PublishedNetwork:
       backbone: its name; `deeplabv3_resnet50` is DeepLabV3 on a ResNet-50 with output stride 8,
         and `aspp.branch1` its branch of dilation 12, which the other four bypass.
       preprocessing: of the images.
-      sites: the authors' name of a cut → its site. "US" units were trained without labels.
+      sites: by the authors' names of cuts. "US" units were trained without labels.
     """
 
     backbone: str
@@ -113,43 +113,41 @@ NETWORKS: Mapping[str, PublishedNetwork] = {
 def import_families(
     folder: str | os.PathLike[str], task: str = "classification", cut: str | None = None
 ) -> dict[str, RateFamily]:
-    """Imports the units of `read_units`, with the same arguments and errors, as families.
+    """Imports published units as families, with the arguments and errors of `read_units`.
 
     Returns:
-      The authors' name of a cut → its family, with tables from the published symbol counts, not
-      bound to weights.
+      The authors' name of a cut → its family, not bound to weights.
     """
-    units = read_units(folder, task, cut)
-    network = NETWORKS[task]
-    return {
-        name: RateFamily(
-            backbone=network.backbone,
+    families = {}
+    for name, rates in read_units(folder, task, cut).items():
+        network = NETWORKS[task]
+        families[name] = RateFamily(
+            network.backbone,
             backbone_fingerprint=None,
             weights=None,
             preprocessing=network.preprocessing,
             cut=network.sites[name].cut,
             rates=tuple(rates),
         )
-        for name, rates in units.items()
-    }
+    return families
 
 
 def read_units(
     folder: str | os.PathLike[str], task: str = "classification", cut: str | None = None
 ) -> dict[str, list[FamilyRate]]:
-    """Reads published units: the authors' name of a cut → its units in the JSON file's order.
-
-    `Bottleneck(unit.spec, NETWORKS[task].sites[cut].shape)` runs one.
+    """Reads published units, with tables from the published symbol counts.
 
     Args:
       folder: with `<task>.json` and the weights files that it names.
       task: "classification" or "segmentation".
       cut: "S1", "S2", "S3", "US1" or "US2"; None: all in the folder.
 
+    Returns:
+      The authors' name of a cut → its units, in the order of the JSON file.
+
     Raises:
       ConfigError: no such task or cut.
-      WeightsError: a file is missing or damaged, or its tensors don't match the unit in the JSON
-        file; all missing, unknown and misshapen ones are listed.
+      WeightsError: a file is missing or damaged, or its tensors don't match the JSON file.
     """
     if task not in NETWORKS:
         raise ConfigError(f"no units were published for {task!r}, only for {', '.join(NETWORKS)}")

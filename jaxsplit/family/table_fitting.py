@@ -29,13 +29,12 @@ def fit_tables(
 ) -> RateFamily:
     """Fits the coding tables of a family to the symbols of images; units and offsets don't change.
 
-    Useful for units that were trained on other images or on another network's features, and for
-    priors that don't match the latents.
+    Useful for units that were trained on other images or on another network's features.
 
     Args:
       family: the rates.
       backbone: what the family runs on; the result is bound to it.
-      source: images; labels are not used.
+      source: images, at least one (else a DataError); labels are not used.
       tables: "shared", one table for all channels of a rate, as in the published units; "channels",
         one for each channel; "places", at most 64, shared by spatial positions of like statistics.
       tell: log callback, called with the progress in images.
@@ -45,7 +44,6 @@ def fit_tables(
 
     Raises:
       ConfigError: unknown `tables`.
-      DataError: there is no image.
       FamilyError: the family belongs to another backbone.
     """
     tell(f"reading {len(source)} images")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxsplit.bitstream import CodingTables, EntropyCoder, run_self_test, write_self_test
-from jaxsplit.bitstream.self_test import self_test_symbols
+from jaxsplit.bitstream.range_coder import self_test_symbols
 from jaxsplit.errors import CoderError
 
 

@@ -93,8 +93,7 @@ class Reader:
       header: give it to `Header.check` before reading on: it bounds the size of a frame.
 
     Raises:
-      BitstreamError: not a container, truncated, corrupted, or of a newer version
-        (NewerVersionError); also while iterating.
+      BitstreamError: not a container, newer, truncated or corrupted; also while iterating.
 
     >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
@@ -114,7 +113,7 @@ class Reader:
 
     @property
     def position(self) -> int:
-        """Bytes read so far, the header included."""
+        """Bytes read so far."""
         return self._cursor.position
 
     @property
@@ -133,12 +132,22 @@ class Reader:
 
     def _frames(self) -> Iterator[Frame]:
         cursor, n_rates = self._cursor, len(self.header.rates)
-        while not (self._ended or (self._stream and cursor.at_end())):
+        while not self._ended:
             start = cursor.position
-            opened = read_frame(cursor, n_rates, self._longest, self._version)
+            try:
+                opened = read_frame(cursor, n_rates, self._longest, self._version)
+            except BitstreamError:
+                if self._stream and cursor.position == start:  # the input ends after a frame
+                    return
+                raise
             if opened is None:
                 self._ended = True
-                self._check_end()
+                actual = _checksum(cursor.crc)
+                checksum = cursor.take(_CRC_BYTES, "checksum")
+                if actual != checksum:
+                    raise corrupted(
+                        f"checksum {actual[::-1].hex()}, expected {checksum[::-1].hex()}"
+                    )
                 return
             frame, label = opened
             if self._flags & FRAME_CHECKS:
@@ -148,17 +157,11 @@ class Reader:
             self._count += 1
             yield frame
 
-    def _check_end(self) -> None:
-        actual = _checksum(self._cursor.crc)
-        checksum = self._cursor.take(_CRC_BYTES, "checksum")
-        if actual != checksum:
-            raise corrupted(f"checksum {actual[::-1].hex()}, expected {checksum[::-1].hex()}")
-
 
 def write_container(
     header: Header, frames: Iterable[Frame], *, frame_checks: bool = False
 ) -> bytes:
-    """Returns a whole container as bytes.
+    """Writes a whole container.
 
     Args:
       header, frame_checks: as for `Writer`.
@@ -184,13 +187,10 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
     """Reads a container; time and memory are proportional to its size.
 
     Args:
-      data: the whole file.
+      data: the whole file; for errors see `Reader`.
 
     Returns:
       The header and all frames.
-
-    Raises:
-      BitstreamError: as in `Reader`, or bytes follow its end.
 
     >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
@@ -203,10 +203,8 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
 def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
     """Iterates over the frames of a container and their sizes in bytes, without frame checks.
 
-    A small file may hold very many empty frames. Errors are those of `read_container`.
-
     Args:
-      data: the whole file.
+      data: the whole file, which may hold very many empty frames; for errors see `Reader`.
 
     Returns:
       An iterator over (frame, bytes).

@@ -47,10 +47,7 @@ def pack_frame(payload: bytes, rate_index: int, n_rates: int) -> bytes:
       n_rates: number of rates in the header.
 
     Returns:
-      Label and payload. The label takes one byte up to 127 // n_rates - 1 bytes of payload.
-
-    Raises:
-      ConfigError: the rate is not in the header, or the payload exceeds 2**28 bytes.
+      Label and payload; a ConfigError if the rate or a payload of over 2**28 bytes does not fit.
 
     >>> pack_frame(b"abc", rate_index=2, n_rates=5)
     b'\\x12abc'
@@ -205,21 +202,16 @@ class FileCursor(Cursor):
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(b"", 0)
         self._file = file
-        self._ahead = b""
         self.crc = 0
-
-    def at_end(self) -> bool:
-        """Whether the input ends here; blocks until a byte arrives."""
-        self._ahead = self._ahead or self._read(1)
-        return not self._ahead
 
     def take_up_to(self, size: int) -> bytes:
         """See `Cursor.take_up_to`."""
         parts, left = [], size
         while left:
             # In chunks: `read` may allocate all that is requested, and a forged length is large.
-            part = self._ahead[:left] or self._read(min(left, _CHUNK_BYTES))
-            self._ahead = b""
+            part = self._file.read(min(left, _CHUNK_BYTES))
+            if part is None:  # "nothing yet" must not pass for the end
+                raise ConfigError("the file is non-blocking; give a blocking one")
             if not part:
                 break
             parts.append(part)
@@ -228,12 +220,6 @@ class FileCursor(Cursor):
         self.position += len(taken)
         self.crc = zlib.crc32(taken, self.crc)
         return taken
-
-    def _read(self, size: int) -> bytes:
-        part = self._file.read(size)
-        if part is None:  # "nothing yet" must not pass for the end
-            raise ConfigError("the file is non-blocking; give a blocking one")
-        return part
 
 
 def not_shortest(what: str, end: int) -> BitstreamError:

@@ -32,15 +32,12 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 @dataclass(frozen=True)
 class RateInfo:
-    """A container's entry for one rate.
+    """A container's entry for one rate; a ConfigError if it does not fit the format.
 
     Args:
       rate_id: name in the family, 1 … 64 bytes of UTF-8 without control characters.
       tables: fingerprint of the coding tables in hexadecimal; the first 32 digits are kept.
       shape: (h, w, channels) of the latents; at most 2**22 symbols.
-
-    Raises:
-      ConfigError: an argument does not fit the format.
 
     >>> RateInfo("low", tables="1F" * 32, shape=(4, 4, 64)).tables  # half of a SHA-256 is kept
     '1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f'
@@ -69,15 +66,12 @@ class RateInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """Header of a container.
+    """Header of a container; a ConfigError if it does not fit the format.
 
     Args:
       family: fingerprint of the family in hexadecimal; the first 32 digits are kept.
       rates: 1 … 255 rates with distinct ids; a frame's rate_index is an index into them.
       image: (h, w, channels) of the encoded images; None if unknown.
-
-    Raises:
-      ConfigError: an argument does not fit the format.
 
     >>> ours = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),), image=(28, 28, 1))
     >>> ours.check(ours)
@@ -91,7 +85,7 @@ class Header:
         object.__setattr__(self, "family", _digits(self.family))
         object.__setattr__(self, "rates", tuple(self.rates))
         ids = [rate.rate_id for rate in self.rates]
-        if not 1 <= len(ids) <= MAX_RATES or len(set(ids)) != len(ids):
+        if not 1 <= len(set(ids)) == len(ids) <= MAX_RATES:
             raise ConfigError(
                 f"a container of {len(ids)} rates, expected 1 … {MAX_RATES} with distinct ids"
             )
@@ -140,7 +134,7 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
       flags: FRAME_CHECKS if frames carry checks, else 0.
 
     Returns:
-      The bytes that precede the first frame.
+      The bytes before the first frame.
 
     >>> len(pack_header(Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))))
     49

@@ -25,11 +25,7 @@ _FRESH_SCALE = (2**64 - 1) >> _CODER_BITS
 def categorical(counts: np.ndarray) -> Any:
     """Builds the coder's model whose symbol j has exactly the probability `counts[j]` / 65536.
 
-    Args:
-      counts: [n] integers >= 1 with sum 65536, n >= 2.
-
-    Raises:
-      CoderError: the installed coder rounds these counts differently.
+    The counts are n >= 2 integers >= 1 with sum 65536. A CoderError if the coder rounds otherwise.
     """
     counts = np.asarray(counts, np.int64)
     # The coder gives every symbol one unit and distributes the remaining 2**24 - n in proportion
@@ -83,9 +79,7 @@ _PIECE = 16
 
 
 def escape_bits(values: np.ndarray, minima: np.ndarray, maxima: np.ndarray) -> np.ndarray:
-    """Computes the bits that follow the escape symbol, float64 in the shape of `values`.
-
-    The values lie outside their tables, whose lowest and highest symbols are `minima` and `maxima`.
+    """Computes the bits that follow the escapes of values outside their tables' minima and maxima.
 
     >>> escape_bits(np.int32([8, 9, -2**31]), np.int32([0] * 3), np.int32([7] * 3)).round(2)
     array([ 2.,  4., 48.])

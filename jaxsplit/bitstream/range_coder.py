@@ -38,13 +38,10 @@ _CODER_ERRORS = (AssertionError, KeyError, ValueError)
 
 
 class EntropyCoder:
-    """Range coder for latents of one rate; its constructor verifies every interval.
+    """Range coder for latents of one rate.
 
     Args:
-      tables: the rate's tables.
-
-    Raises:
-      CoderError: the installed coder does not reproduce the tables.
+      tables: the rate's tables; a CoderError if the installed coder does not reproduce them.
 
     >>> from jaxsplit.entropy import tables_from_counts
     >>> coder = EntropyCoder(tables_from_counts({-1: 9, 0: 9}, channels=1))
@@ -83,15 +80,12 @@ class EntropyCoder:
         """Encodes a latent.
 
         Args:
-          symbols: int32 [h, w, channels]; any value.
+          symbols: int32 [h, w, channels], of any value; a ConfigError for others.
 
         Returns:
           The payload. On average it exceeds `tables.information_bits(symbols)` / 8 by 0.32 bytes
           and a rounding of 0.00013 bits per symbol, never by more than a byte and the rounding. It
           may be shorter: trailing symbols that are the lowest of their tables add nothing.
-
-        Raises:
-          ConfigError: not int32, or another shape.
         """
         symbols = np.asarray(symbols)
         if symbols.dtype != np.int32 or symbols.ndim != 3:
@@ -125,15 +119,11 @@ class EntropyCoder:
         checksum detects. A payload longer than the information of its symbols is refused.
 
         Args:
-          data: the payload.
-          shape: (h, w) of the latent.
+          data: the payload; a BitstreamError if it is invalid or too long.
+          shape: (h, w) of the latent; a ConfigError if it is not positive, or too large.
 
         Returns:
           int32 [h, w, channels].
-
-        Raises:
-          BitstreamError: the payload is invalid or too long.
-          ConfigError: the shape is not positive, or too large.
         """
         pixels = self._check_shape((*shape, self.tables.channels))
         data = bytes(data)
@@ -284,7 +274,7 @@ def self_test_symbols(tables: CodingTables) -> np.ndarray:
 
 
 def write_self_test(coder: EntropyCoder) -> bytes:
-    """Encodes the self-test of a rate when it is saved.
+    """Encodes the self-test of a rate that is saved.
 
     Args:
       coder: of the rate's tables.
@@ -303,11 +293,8 @@ def run_self_test(coder: EntropyCoder, payload: bytes) -> None:
     """Decodes a stored self-test, encodes its symbols again and compares both.
 
     Args:
-      coder: of the rate's tables.
+      coder: of the rate's tables; a CoderError if symbols or bytes differ.
       payload: of `write_self_test`.
-
-    Raises:
-      CoderError: the symbols or the bytes differ.
 
     >>> from jaxsplit.entropy import tables_from_counts
     >>> coder = EntropyCoder(tables_from_counts({0: 30, 1: 9, 3: 1}, channels=2))

@@ -28,9 +28,6 @@ _DTYPES = {
 class CodingTables:
     """Integer probabilities of the symbols of a latent, in units of 1 / 65536.
 
-    Either each channel has its own table, or each spatial position and channel selects one of a
-    few shared tables. No symbol is coded conditionally on another.
-
     Tables are saved with the rate and never recomputed: two devices can get different integers
     from the same floating-point probabilities. Instances compare and hash by `fingerprint`; their
     arrays are read-only copies.
@@ -49,8 +46,6 @@ class CodingTables:
 
     >>> from jaxsplit.entropy import tables_from_counts
     >>> tables = tables_from_counts({-1: 30, 0: 30}, channels=2)
-    >>> tables.channels, tables.maxima.tolist()
-    (2, [0, 0])
     >>> round(tables.information_bits(np.array([[-1, 0], [0, 0]], np.int32)), 2)
     4.1
     """
@@ -204,7 +199,7 @@ class CodingTables:
         """Rebuilds tables from `to_arrays`.
 
         Args:
-          arrays: name → array; a ConfigError if one is missing or unknown, or they are no tables.
+          arrays: name → array; a ConfigError if they are no tables.
 
         Returns:
           Tables with the same fingerprint.

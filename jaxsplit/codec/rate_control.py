@@ -31,8 +31,7 @@ def rates_for(
       task: of the network, whose quality is retained; classification by default.
 
     Raises:
-      ConfigError: not exactly one is given, max_bytes is not a positive integer, or quality is not
-        above 0 and at most 1.
+      ConfigError: not exactly one is given, or a value is impossible.
       FamilyError: no such rate, none that good, or a family that was not measured.
     """
     given: Mapping[str, object] = {"rate": rate, "max_bytes": max_bytes, "quality": quality}

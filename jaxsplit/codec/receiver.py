@@ -48,14 +48,12 @@ class Receiver(Runtime):
         Apart from the outputs, memory holds the symbols of at most `batch_size` images per rate.
 
         Args:
-          frames: N of them, as bytes or from a `bitstream.Reader`.
+          frames: N of them, as bytes or from a `bitstream.Reader`; a BitstreamError if one is
+            damaged or of another family.
           count: callback, called with the number of frames read so far.
 
         Returns:
           Outputs in the order of the frames, float32 [N, …], such as logits [N, K].
-
-        Raises:
-          BitstreamError: a frame is damaged or of another family.
         """
         shapes = self.backbone.output_shapes
         outputs = jax.tree.map(lambda x: np.empty((len(frames), *x.shape), x.dtype), shapes)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxsplit import bitstream, networks
-from jaxsplit.bitstream import CodingTables, EntropyCoder
+from jaxsplit import networks
+from jaxsplit.bitstream import CodingTables, EntropyCoder, Header, RateInfo
 from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.split import Split, make_split
 from jaxsplit.units import UnitSpec, Variables
@@ -26,7 +26,7 @@ class FamilyRate:
     """One rate: a trained unit, its tables and its measured figures.
 
     Attributes:
-      rate_id: its name, of letters, digits, ".", "_" and "-".
+      rate_id: its name, of letters, digits, ".", "_" and "-"; a ConfigError otherwise.
       lmbda: rate weight (lambda) of its training; None where unknown.
       spec: the unit, or units.
       variables: {"params": {"encoder", "decoder", "prior"}, "batch_stats"} as trained; an imported
@@ -35,9 +35,6 @@ class FamilyRate:
       measured: figures of an evaluation, see `jaxsplit.evaluation.card.with_measured`:
         bytes_per_image in bytes; top1, uncompressed_top1 and agreement as shares, 0 … 1, and their
         95 % intervals.
-
-    Raises:
-      ConfigError: the name has other characters.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> rate = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")["r3"]
@@ -59,9 +56,8 @@ class FamilyRate:
     @property
     def digest(self) -> str:
         """sha256 of the parameters and the tables."""
-        return hashlib.sha256(
-            (networks.fingerprint(self.variables) + self.tables.fingerprint).encode()
-        ).hexdigest()
+        content = networks.fingerprint(self.variables) + self.tables.fingerprint
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def packed_arrays(self) -> dict[str, np.ndarray]:
         """Returns variables and tables as a packed family stores them, by name.
@@ -116,15 +112,7 @@ class RateRuntime:
 
 
 def check_fits(split: Split, rate: FamilyRate) -> None:
-    """Checks that a rate's unit and tables fit its spec at this cut.
-
-    Args:
-      split: the cut with the rate's spec.
-      rate: of a family.
-
-    Raises:
-      FamilyError: the family is damaged, or belongs to another network.
-    """
+    """Checks that a rate's unit and tables fit the split with its spec; a FamilyError if not."""
     tables, latent = rate.tables, split.latent_shape
     found = (tables.channels,) if tables.places is None else tuple(map(int, tables.places.shape))
     expected = split.units.variable_shapes()
@@ -151,11 +139,8 @@ class Runtime:
 
     Args:
       family: the rates.
-      backbone: what the family was trained on.
+      backbone: what the family was trained on; a FamilyError if they don't fit.
       batch_size: images per run; the last batch of a call is padded to it.
-
-    Raises:
-      FamilyError: the family is damaged or belongs to another backbone.
     """
 
     def __init__(self, family: Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
@@ -177,17 +162,15 @@ class Runtime:
             )
 
     @property
-    def header(self) -> bitstream.Header:
-        """Header of containers of this family."""
-        rates = tuple(
-            bitstream.RateInfo(
-                rate.rate_id, rate.tables.fingerprint, self._rates[rate.rate_id].split.latent_shape
-            )
+    def header(self) -> Header:
+        """Header of containers and streams of this family."""
+        shapes = {rate_id: rate.split.latent_shape for rate_id, rate in self._rates.items()}
+        rates = [
+            RateInfo(rate.rate_id, rate.tables.fingerprint, shapes[rate.rate_id])
             for rate in self.family.rates
-        )
-        return bitstream.Header(
-            self.family.fingerprint, rates, self.backbone.preprocessing.input_shape
-        )
+        ]
+        image = self.backbone.preprocessing.input_shape
+        return Header(self.family.fingerprint, tuple(rates), image)
 
     def _rate(self, rate_id: str) -> RateRuntime:
         self.family[rate_id]  # an unknown rate is a FamilyError

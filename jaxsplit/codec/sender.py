@@ -118,8 +118,7 @@ class Sender(Runtime):
           rate_id: name of the rate.
 
         Returns:
-          Rounded latents without the tables' offsets, int32 [N, h', w', C], which a receiver
-          decodes exactly.
+          Rounded latents minus the tables' offsets, int32 [N, h', w', C].
 
         Raises:
           FamilyError: no such rate, images of another shape, or a latent that is not finite.

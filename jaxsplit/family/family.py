@@ -168,8 +168,7 @@ class RateFamily:
           The sender, images to frames, and the receiver, frames to outputs.
 
         Raises:
-          FamilyError: the family belongs to another backbone, or names none.
-          WeightsError: its backbone's weights are not here.
+          FamilyError, WeightsError: as in `bind` and `backbone_of`.
         """
         backbone = self.backbone_of() if backbone is None else backbone
         return Sender(self, backbone, batch_size), Receiver(self, backbone, batch_size)
@@ -196,7 +195,7 @@ class RateFamily:
         )
 
     def with_rates(self, rates: Iterable[FamilyRate]) -> Self:
-        """Replaces the rates, and drops figures that were measured with the old ones.
+        """Replaces the rates, and drops all measured figures.
 
         Args:
           rates: in the order of the new family.

@@ -28,6 +28,7 @@ from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsEr
 from jaxsplit.io import checkpoint
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.untrusted import read_safetensors
+from jaxsplit.units import Variables
 from jaxsplit.units.unit import check_stored, spec_from_form
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
@@ -93,14 +94,10 @@ def read_family(directory: Path) -> dict[str, Any]:
 
 def is_packed(directory: Path) -> bool:
     """Returns whether a family's index names safetensors files, whose size in memory is known."""
-    try:
-        return bool(_read_index(directory)["format"] == PACKED_VERSION)
-    except FamilyError:
-        return False
+    return bool(_read_index(directory)["format"] == PACKED_VERSION)
 
 
 def _read_index(directory: Path) -> dict[str, Any]:
-    """Reads an index of a known format; its other entries are not checked."""
     try:
         index = json.loads((directory / INDEX).read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -156,13 +153,11 @@ def _read_rate(directory: Path, entry: dict[str, Any], key: str) -> FamilyRate:
     place = entry[key]
     if not re.fullmatch(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*", place):
         raise FamilyError(f"{place!r} lies outside of the family")
-    tree = _read_tree(directory / place)
     rate = FamilyRate(
         entry["rate_id"],
         entry["lambda"],
         spec_from_form(entry["spec"]),
-        tree["variables"],
-        CodingTables.from_arrays(tree["tables"]),
+        *_read_arrays(directory / place),
         entry["measured"],
     )
     if rate.digest != entry["digest"]:
@@ -171,23 +166,23 @@ def _read_rate(directory: Path, entry: dict[str, Any], key: str) -> FamilyRate:
     return rate
 
 
-def _read_tree(path: Path) -> dict[str, Any]:
+def _read_arrays(path: Path) -> tuple[Variables, CodingTables]:
     if path.is_dir():
-        return checkpoint.load_tree(path)
-    arrays = {
-        name: array.astype(np.float32) if array.dtype == np.float16 else array
-        for name, array in read_safetensors(path).items()
-    }
-    return traverse_util.unflatten_dict(arrays, sep="/")
+        tree = checkpoint.load_tree(path)
+    else:
+        arrays = {
+            name: array.astype(np.float32) if array.dtype == np.float16 else array
+            for name, array in read_safetensors(path).items()
+        }
+        tree = traverse_util.unflatten_dict(arrays, sep="/")
+    return tree["variables"], CodingTables.from_arrays(tree["tables"])
 
 
 def _holds(path: Path, rate: FamilyRate) -> bool:
     """Returns whether the file or folder with the rate's digest has the rate's content."""
     try:
-        tree = _read_tree(path)
-        tables = CodingTables.from_arrays(tree["tables"])
-        stored = dataclasses.replace(rate, variables=tree["variables"], tables=tables)
-        return stored.digest == rate.digest
+        variables, tables = _read_arrays(path)
+        return dataclasses.replace(rate, variables=variables, tables=tables).digest == rate.digest
     except _DAMAGES:
         return False
 

@@ -34,9 +34,9 @@ def load_pretrained(name: str | os.PathLike[str]) -> RateFamily:
     """Loads a trained family. Nothing in a folder or a download is executed.
 
     Args:
-      name: one of `pretrained_names()`; a folder, such as a training's `family`; or a repository of
+      name: a folder, such as a training's `family`; one of `pretrained_names()`; or a repository of
         the Hugging Face Hub, `hf:owner/name[/folder][@revision]`, which is downloaded once
-        (`pip install "jaxsplit[hub]"`). A folder takes precedence over a name in the package.
+        (`pip install "jaxsplit[hub]"`).
 
     Returns:
       The family; `RateFamily.codec` loads its backbone and makes sender and receiver.
@@ -63,7 +63,7 @@ def load_pretrained(name: str | os.PathLike[str]) -> RateFamily:
 
 
 def _download(name: str) -> Path:
-    """Downloads a family from the Hub and returns its local folder."""
+    """Downloads a packed family from the Hub and returns its local folder."""
     found = _HUB.fullmatch(name)
     if found is None:
         raise FamilyError(
@@ -85,10 +85,9 @@ def _download(name: str) -> Path:
         raise FamilyError(
             f"cannot download {name} ({reason}); check the name, the revision and the connection"
         ) from error
-    found_folder = Path(local) / folder
-    if not (found_folder / INDEX).exists() or is_packed(found_folder):
-        return found_folder
-    raise FamilyError(
-        f"{name} is not a packed family, and others may be of any size once they are read: its "
-        "owner can pack it with jaxsplit pack"
-    )
+    if not is_packed(Path(local) / folder):
+        raise FamilyError(
+            f"{name} is not a packed family, and others may be of any size once they are read: its "
+            "owner can pack it with jaxsplit pack"
+        )
+    return Path(local) / folder

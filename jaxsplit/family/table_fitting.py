@@ -33,18 +33,16 @@ def fit_tables(
 
     Args:
       family: the rates.
-      backbone: what the family runs on; the result is bound to it.
+      backbone: what the family runs on, to which the result is bound; a FamilyError if the family
+        belongs to another.
       source: images, at least one (else a DataError); labels are not used.
       tables: "shared", one table for all channels of a rate, as in the published units; "channels",
-        one for each channel; "places", at most 64, shared by spatial positions of like statistics.
+        one for each channel; "places", at most 64, shared by spatial positions of like statistics;
+        a ConfigError for others.
       tell: log callback, called with the progress in images.
 
     Returns:
       The family with new tables and without measured figures.
-
-    Raises:
-      ConfigError: unknown `tables`.
-      FamilyError: the family belongs to another backbone.
     """
     tell(f"reading {len(source)} images")
     images, _ = data.load_arrays(source, backbone.preprocessing)

@@ -142,8 +142,7 @@ class Split:
         """Returns the code length of every element under the prior.
 
         Args:
-          unit: variables of one rate.
-          latents: rounded, or with noise.
+          unit, latents: as in `decode`.
 
         Returns:
           Bits, arrays like the latents; `train.losses.rate` sums them for each image.
@@ -154,7 +153,8 @@ class Split:
         """Rounds latents to the symbols of a frame, see `quantization.to_symbols`.
 
         Args:
-          latents, offsets: arrays [B, …, C], and the offsets [C] of each.
+          latents: arrays [B, …, C].
+          offsets: of each array [C].
 
         Returns:
           int32 [B, *latent_shape]; `NOT_FINITE` for what is no finite number.
@@ -182,15 +182,13 @@ def make_split(
 
     Args:
       backbone: the network.
-      cut: one of its cuts, see `networks.cuts`.
-      spec: the unit of every array that crosses, or `units.per_tensor` for one each.
+      cut: one of its cuts, see `networks.cuts`; a ConfigError otherwise.
+      spec: the unit of every array that crosses, or `units.per_tensor` for one each; a ConfigError
+        if one does not fit.
       axis_name: as in `Split`; None outside training.
 
     Returns:
       The split, without parameters; see `Split.init`.
-
-    Raises:
-      ConfigError: there is no such cut, or a unit does not fit there.
 
     >>> from jaxsplit.units import BottleneckSpec
     >>> from jaxsplit.weights.load import load_backbone

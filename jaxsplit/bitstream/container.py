@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from jaxsplit.bitstream.frames import FileCursor, Frame, corrupted, pack_frame, read_frame
-from jaxsplit.bitstream.header import FRAME_CHECKS, Header, pack_header, read_header
+from jaxsplit.bitstream.header import FRAME_CHECKS, Header, RateInfo, pack_header, read_header
 from jaxsplit.bitstream.range_coder import MAX_SYMBOL_BYTES
 from jaxsplit.errors import BitstreamError, ConfigError
 
@@ -26,7 +26,6 @@ class Writer:
       header: the container's header.
       frame_checks: add a checksum of four bytes to every frame, which locates damage.
 
-    >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> with Writer(io.BytesIO(), header) as writer:
     ...     writer.write(b"abc", rate_index=0)
@@ -35,7 +34,7 @@ class Writer:
 
     def __init__(self, file: BinaryIO, header: Header, *, frame_checks: bool = False) -> None:
         self._file = file
-        self._longest = _longest_payloads(header)
+        self._longest = _longest_payloads(header.rates)
         self._checked = frame_checks
         self._count = 0
         self._crc = 0
@@ -95,7 +94,6 @@ class Reader:
     Raises:
       BitstreamError: not a container, newer, truncated or corrupted; also while iterating.
 
-    >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> sent = pack_header(header) + pack_frame(b"abc", rate_index=0, n_rates=1)
     >>> list(Reader(io.BytesIO(sent), stream=True))
@@ -108,18 +106,9 @@ class Reader:
         self._count = 0
         self._ended = False
         self._error: BitstreamError | None = None
-        self.header, self._version, self._flags = read_header(self._cursor)
-        self._longest = _longest_payloads(self.header)
-
-    @property
-    def position(self) -> int:
-        """Bytes read so far."""
-        return self._cursor.position
-
-    @property
-    def check_bytes(self) -> int:
-        """Bytes that the checksum adds to each frame."""
-        return _CRC_BYTES if self._flags & FRAME_CHECKS else 0
+        self.header, self._version, flags = read_header(self._cursor)
+        self._checked = bool(flags & FRAME_CHECKS)
+        self._longest = _longest_payloads(self.header.rates)
 
     def __iter__(self) -> Iterator[Frame]:
         if self._error is not None:  # frame boundaries are unknown after an error
@@ -150,7 +139,7 @@ class Reader:
                     )
                 return
             frame, label = opened
-            if self._flags & FRAME_CHECKS:
+            if self._checked:
                 check = _frame_check(self._count, label + frame.payload)
                 if cursor.take(_CRC_BYTES, "frame check") != check:
                     raise corrupted(f"frame {self._count}, at byte {start}, fails its check")
@@ -170,7 +159,6 @@ def write_container(
     Returns:
       The content of a `.jspl` file.
 
-    >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> data = write_container(header, [Frame(0, b"abc"), Frame(0, b"")])
     >>> read_container(data) == (header, [Frame(0, b"abc"), Frame(0, b"")])
@@ -192,7 +180,6 @@ def read_container(data: bytes) -> tuple[Header, list[Frame]]:
     Returns:
       The header and all frames.
 
-    >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> read_container(write_container(header, [Frame(0, b"abc")]))[1]
     [Frame(rate_index=0, payload=b'abc')]
@@ -209,7 +196,6 @@ def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
     Returns:
       An iterator over (frame, bytes).
 
-    >>> from jaxsplit.bitstream import RateInfo
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> data = write_container(header, [Frame(0, b"abc"), Frame(0, b"")], frame_checks=True)
     >>> [size for _, size in frame_sizes(data)]
@@ -217,16 +203,17 @@ def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
     """
     file = io.BytesIO(data)
     reader = Reader(file)
-    start = reader.position
+    cursor, check = reader._cursor, _CRC_BYTES if reader._checked else 0
+    start = cursor.position
     for frame in reader:
-        yield frame, reader.position - start - reader.check_bytes
-        start = reader.position
+        yield frame, cursor.position - start - check
+        start = cursor.position
     if rest := len(file.read()):
         raise corrupted(f"{rest} bytes follow its end")
 
 
-def _longest_payloads(header: Header) -> list[int]:
-    return [MAX_SYMBOL_BYTES * math.prod(rate.shape) for rate in header.rates]
+def _longest_payloads(rates: tuple[RateInfo, ...]) -> list[int]:
+    return [MAX_SYMBOL_BYTES * math.prod(rate.shape) for rate in rates]
 
 
 def _frame_check(number: int, frame: bytes) -> bytes:

@@ -74,10 +74,7 @@ def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]
       start: offset of the frame.
 
     Returns:
-      The frame, and the offset of the next one.
-
-    Raises:
-      BitstreamError: truncated, corrupted, or an end marker instead of a frame.
+      The frame, and the offset of the next one; a BitstreamError if there is no whole frame.
 
     >>> unpack_frame(pack_frame(b"abc", 1, n_rates=2), n_rates=2)
     (Frame(rate_index=1, payload=b'abc'), 4)

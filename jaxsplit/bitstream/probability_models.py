@@ -46,12 +46,7 @@ def categorical(counts: np.ndarray) -> Any:
 
 
 def intervals(model: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads start and width of every symbol's interval from the coder, int64 [size] in 2**-24.
-
-    >>> starts, widths = intervals(categorical(np.array([65000, 536])), 2)
-    >>> (starts // 256).tolist(), (widths // 256).tolist()
-    ([0, 65000], [65000, 536])
-    """
+    """Reads start and width of every symbol's interval from the coder, int64 [size] in 2**-24."""
     starts, widths = [], []
     for symbol in range(size):
         encoder = constriction.stream.queue.RangeEncoder()
@@ -101,10 +96,7 @@ def encode_escapes(
 
 
 def decode_escapes(decoder: Any, minima: np.ndarray, maxima: np.ndarray) -> np.ndarray:
-    """Reads n >= 1 values outside their tables, int64 [n], from a range decoder.
-
-    A corrupted stream can give values beyond int32; the caller checks.
-    """
+    """Reads n >= 1 values outside their tables, int64 [n]; corrupted ones may be beyond int32."""
     lengths = decoder.decode(_LENGTHS, minima.size).astype(np.int64) + 1
     low, high, long = _piece_sizes(lengths)
     fair = decoder.decode(_UNIFORM, low).astype(np.int64)

@@ -269,8 +269,7 @@ def self_test_symbols(tables: CodingTables) -> np.ndarray:
     escaped = (index % _ESCAPE_EVERY == 0) | (entries == tables.sizes[row] - 1)
     symbols = np.where(escaped, outside, lowest + entries)
     # Clipped to the end of int32, whether or not that symbol is in the table.
-    bounded = np.clip(symbols, _INT32.min, _INT32.max).astype(np.int32)
-    return bounded.reshape(rows.shape)
+    return np.clip(symbols, _INT32.min, _INT32.max).astype(np.int32).reshape(rows.shape)
 
 
 def write_self_test(coder: EntropyCoder) -> bytes:

@@ -30,7 +30,7 @@ class CodingTables:
 
     Tables are saved with the rate and never recomputed: two devices can get different integers
     from the same floating-point probabilities. Instances compare and hash by `fingerprint`; their
-    arrays are read-only copies.
+    arrays are read-only copies. Invalid ones are a ConfigError.
 
     Args:
       counts: int32 [tables, width]. Row t holds `sizes[t]` entries >= 1 with sum 65536, then
@@ -40,9 +40,6 @@ class CodingTables:
       offsets: float32 [channels], finite: rounding offsets in quantization steps, only stored.
       places: uint8 [h, w, channels]: table index of each position; every table is used. None:
         channel c has table c, in latents of any size.
-
-    Raises:
-      ConfigError: the arrays are not valid tables.
 
     >>> from jaxsplit.entropy import tables_from_counts
     >>> tables = tables_from_counts({-1: 30, 0: 30}, channels=2)

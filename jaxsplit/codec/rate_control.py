@@ -1,10 +1,10 @@
-"""Rate control by a family's measured figures and by real frames."""
+"""Rate control by a family's measured figures."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 from jaxsplit.codec.runtime import FamilyRate, Rates
 from jaxsplit.errors import ConfigError, FamilyError
@@ -65,40 +65,6 @@ def rates_for(
             f"{best.rate_id}, keeps {kept[best.rate_id]:.4f}"
         )
     return [min(good, key=_bytes).rate_id]
-
-
-def frames_within(
-    max_bytes: int,
-    rates: Sequence[str],
-    count: int,
-    encode: Callable[[str, list[int]], list[bytes]],
-) -> list[bytes]:
-    """Returns for each of `count` images the frame of the first rate that is short enough.
-
-    `encode` takes a rate and places of images, 0 … count - 1, and gives their frames. An image that
-    fits at no rate is a FamilyError.
-
-    >>> lengths = {"r1": (9, 4), "r2": (5, 2)}  # bytes of two images
-    >>> encode = lambda rate, places: [bytes(lengths[rate][place]) for place in places]
-    >>> [len(frame) for frame in frames_within(6, ["r1", "r2"], 2, encode)]
-    [5, 4]
-    """
-    found: dict[int, bytes] = {}
-    least: dict[int, int] = {}  # shortest frame of each image
-    left = list(range(count))
-    for rate_id in rates:
-        for place, frame in zip(left, encode(rate_id, left), strict=True):
-            if len(frame) <= max_bytes:
-                found[place] = frame
-            least[place] = min(len(frame), least.get(place, len(frame)))
-        left = [place for place in left if place not in found]
-        if not left:
-            return [found[place] for place in range(count)]
-    which = "the image" if count == 1 else f"image {left[0]}"
-    raise FamilyError(
-        f"{which} takes at least {least[left[0]]} bytes, more than max_bytes = {max_bytes}: "
-        "raise it"
-    )
 
 
 def _retention(rate: FamilyRate, task: Task) -> float:

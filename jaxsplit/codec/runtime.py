@@ -32,9 +32,8 @@ class FamilyRate:
       variables: {"params": {"encoder", "decoder", "prior"}, "batch_stats"} as trained; an imported
         unit may come without a prior.
       tables: coding tables of its symbols.
-      measured: figures of an evaluation, see `jaxsplit.evaluation.card.with_measured`:
-        bytes_per_image in bytes; top1, uncompressed_top1 and agreement as shares, 0 … 1, and their
-        95 % intervals.
+      measured: figures of an evaluation, see `jaxsplit.evaluation.card.with_measured`; shares are
+        0 … 1.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> rate = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")["r3"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from jaxsplit import bitstream
-from jaxsplit.codec import rate_control
+from jaxsplit.codec.rate_control import rates_for
 from jaxsplit.codec.runtime import Runtime
 from jaxsplit.errors import FamilyError
 from jaxsplit.networks import Features
@@ -68,16 +69,10 @@ class Sender(Runtime):
             that was not measured, or images of another shape.
         """
         task = self.backbone.task
-        rates = rate_control.rates_for(self.family, rate, max_bytes, quality, task)
+        rates = rates_for(self.family, rate, max_bytes, quality, task)
         if max_bytes is None:
             return self.encode(images, rates[0])
-        features = self.features(images)  # the head runs once
-
-        def encode(rate_id: str, places: list[int]) -> list[bytes]:
-            some = jax.tree.map(lambda x: x[places], features)
-            return self.frames(self.quantise(some, rate_id), rate_id)
-
-        return rate_control.frames_within(max_bytes, rates, len(images), encode)
+        return self._encode_within(images, rates, max_bytes)
 
     def encode(self, images: np.ndarray, rate_id: str) -> list[bytes]:
         """Encodes images at one rate.
@@ -158,6 +153,28 @@ class Sender(Runtime):
                     f"are float32 {tensor.shape}"
                 )
         return self._quantise(features, rate_id, lambda batch: batch)
+
+    def _encode_within(self, images: np.ndarray, rates: list[str], max_bytes: int) -> list[bytes]:
+        """Returns each image's frame at the first rate where it is short enough."""
+        features = self.features(images)  # the head runs once
+        found: dict[int, bytes] = {}
+        least: dict[int, int] = {}  # shortest frame of each image
+        left = list(range(len(images)))
+        for rate_id in rates:
+            some = jax.tree.map(operator.itemgetter(left), features)
+            frames = self.frames(self.quantise(some, rate_id), rate_id)
+            for place, frame in zip(left, frames, strict=True):
+                if len(frame) <= max_bytes:
+                    found[place] = frame
+                least[place] = min(len(frame), least.get(place, len(frame)))
+            left = [place for place in left if place not in found]
+            if not left:
+                return [found[place] for place in range(len(images))]
+        which = "the image" if len(images) == 1 else f"image {left[0]}"
+        raise FamilyError(
+            f"{which} takes at least {least[left[0]]} bytes, more than max_bytes = {max_bytes}: "
+            "raise it"
+        )
 
     def _check(self, images: np.ndarray) -> None:
         expected = self.backbone.preprocessing.input_shape

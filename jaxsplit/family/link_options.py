@@ -23,12 +23,12 @@ def link_options(
     """
     options = []
     for name, family in families.items():
-        if family.backbone != backbone.name:
-            raise ConfigError(f"the family {name} is of {family.backbone}, not of {backbone.name}")
-        if family.preprocessing.input_shape != backbone.preprocessing.input_shape:
+        ours = backbone.name, backbone.preprocessing.input_shape
+        theirs = family.backbone, family.preprocessing.input_shape
+        if theirs != ours:
             raise ConfigError(
-                f"the family {name} was measured on images of {family.preprocessing.input_shape}, "
-                f"the network has {backbone.preprocessing.input_shape}"
+                f"the family {name} is of {theirs[0]} with images of {theirs[1]}, not of {ours[0]} "
+                f"with images of {ours[1]}"
             )
         for rate in family.rates:
             if "bytes_per_image" not in rate.measured:

@@ -30,30 +30,20 @@ from jaxsplit.weights.formats import read_tensors
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A cut of the authors, with the geometry of its units.
-
-    Attributes:
-      cut: our name of the endpoint.
-      shape: (H, W, Cin) of the features.
-      padding: zeros around the encoder's input.
-      decoder_forms: stride → (kernel, padding) of the transposed convolution.
-    """
+    """A cut of the authors, with the geometry of its units."""
 
     cut: str
-    shape: tuple[int, int, int]
-    padding: int
-    decoder_forms: Mapping[int, tuple[int, int]]
+    shape: tuple[int, int, int]  # of the features
+    padding: int  # zeros around the encoder's input
+    decoder_forms: Mapping[int, tuple[int, int]]  # stride → kernel and padding
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedNetwork:
-    """A network that units were published for.
+    """A network that units were published for; its sites by the authors' names of cuts.
 
-    Attributes:
-      backbone: its name; `deeplabv3_resnet50` is DeepLabV3 on a ResNet-50 with output stride 8,
-        and `aspp.branch1` its branch of dilation 12, which the other four bypass.
-      preprocessing: of the images.
-      sites: by the authors' names of cuts. "US" units were trained without labels.
+    `deeplabv3_resnet50` is DeepLabV3 on a ResNet-50 with output stride 8, and `aspp.branch1` its
+    branch of dilation 12, which the other four bypass. "US" units were trained without labels.
     """
 
     backbone: str

@@ -33,16 +33,19 @@ def fit_tables(
 
     Args:
       family: the rates.
-      backbone: what the family runs on, to which the result is bound; a FamilyError if the family
-        belongs to another.
-      source: images, at least one (else a DataError); labels are not used.
+      backbone: what the family runs on.
+      source: images; labels are not used.
       tables: "shared", one table for all channels of a rate, as in the published units; "channels",
-        one for each channel; "places", at most 64, shared by spatial positions of like statistics;
-        a ConfigError for others.
+        one for each channel; "places", at most 64, shared by spatial positions of like statistics.
       tell: log callback, called with the progress in images.
 
     Returns:
-      The family with new tables and without measured figures.
+      The family with new tables, bound to the backbone, without measured figures.
+
+    Raises:
+      ConfigError: unknown `tables`.
+      DataError: there is no image.
+      FamilyError: the family belongs to another backbone.
     """
     tell(f"reading {len(source)} images")
     images, _ = data.load_arrays(source, backbone.preprocessing)
@@ -97,12 +100,10 @@ def _fitted(symbols: np.ndarray, offsets: np.ndarray, tables: str) -> CodingTabl
         if symbols.ndim != 4:
             symbols = symbols.reshape(len(symbols), 1, -1, channels)
         return tables_by_place(symbols, offsets)
-    if tables == "shared":
-        return tables_from_counts(_histogram(symbols), channels, offsets)
-    each = [(_histogram(symbols[..., c]), 1, offsets[c : c + 1]) for c in range(channels)]
-    return stack_tables([tables_from_counts(*one) for one in each])
-
-
-def _histogram(symbols: np.ndarray) -> dict[int, int]:
-    values, counts = np.unique(symbols, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    width = channels if tables == "shared" else 1  # channels of one table
+    fitted = []
+    for group in (slice(start, start + width) for start in range(0, channels, width)):
+        values, counts = np.unique(symbols[..., group], return_counts=True)
+        histogram = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        fitted.append(tables_from_counts(histogram, width, offsets[group]))
+    return stack_tables(fitted)

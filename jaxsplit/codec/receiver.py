@@ -119,9 +119,12 @@ class Receiver(Runtime):
           Outputs, float32 [N, …], such as logits [N, K].
         """
         rate = self._rate(rate_id)
-        program = _outputs_program(rate.split)
-        run = functools.partial(program, self._variables, rate.unit, rate.offsets)
-        return in_batches(run, symbols, self.batch_size)
+        run = _outputs_program(rate.split)
+        return in_batches(
+            lambda batch: run(self._variables, rate.unit, rate.offsets, batch),
+            symbols,
+            self.batch_size,
+        )
 
 
 @functools.lru_cache

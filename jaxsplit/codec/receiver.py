@@ -62,8 +62,10 @@ class Receiver(Runtime):
         def flush(rate_id: str) -> None:
             places, symbols = zip(*waiting.pop(rate_id), strict=True)
             found = self.predict(np.stack(symbols), rate_id)
-            for to, rows in zip(*map(jax.tree.leaves, (outputs, found)), strict=True):
-                to[list(places)] = rows
+            for all_rows, rows in zip(
+                jax.tree.leaves(outputs), jax.tree.leaves(found), strict=True
+            ):
+                all_rows[list(places)] = rows
 
         for place, frame in enumerate(frames):
             if count is not None:

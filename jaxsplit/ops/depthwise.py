@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Most products along a row that the weight gradient sums in one fused loop.
 _RUN = 16
@@ -137,12 +138,9 @@ def _pad(x: jax.Array, pads: Pads) -> jax.Array:
 
 def _taps(x: jax.Array, k: int, stride: int) -> list[jax.Array]:
     """Slices of a padded x [B, H, W, C] that each of the k² weights multiplies: [B, h, w, C]."""
-    h, w = ((n - k) // stride + 1 for n in x.shape[1:3])
-    return [
-        x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
-        for i in range(k)
-        for j in range(k)
-    ]
+    # One past the last row and column that weight [0, 0] multiplies.
+    h, w = ((n - k) // stride * stride + 1 for n in x.shape[1:3])
+    return [x[:, i : i + h : stride, j : j + w : stride] for i, j in np.ndindex(k, k)]
 
 
 def _weighted(taps: list[jax.Array], kernel: jax.Array) -> jax.Array:
@@ -157,21 +155,17 @@ def _correlations(x: jax.Array, g: jax.Array, k: int, stride: int) -> jax.Array:
     # Sums products along a row before writing anything. Summing whole taps copies each of them
     # out of `x` first, which takes several times as long on CPUs.
     run = max(n for n in range(1, _RUN + 1) if w % n == 0)
+    rows, columns = stride * (h - 1) + 1, stride * (w - run) + 1
+
+    def products(i: int, j: int, n: int) -> jax.Array:
+        """Those of weight [i, j] in every `run`-th column from the n-th."""
+        j += stride * n
+        tap = x[:, i : i + rows : stride, j : j + columns : stride * run]
+        return tap * g[:, :, n::run]
+
     sums = [
-        functools.reduce(
-            jnp.add,
-            (
-                x[
-                    :,
-                    i : i + stride * (h - 1) + 1 : stride,
-                    j + stride * n : j + stride * (w - run + n) + 1 : stride * run,
-                ]
-                * g[:, :, n::run]
-                for n in range(run)
-            ),
-        )
-        for i in range(k)
-        for j in range(k)
+        functools.reduce(jnp.add, (products(i, j, n) for n in range(run)))
+        for i, j in np.ndindex(k, k)
     ]
     return jnp.stack(sums).sum(axis=(1, 2, 3), dtype=jnp.float32).reshape(k, k, channels)
 
@@ -183,27 +177,19 @@ def _phases(
     batch, h, w, _ = x.shape
     reach = -(-k // stride)  # inputs that touch one output, along one axis
     rows, columns = (-(-(n + before) // stride) for n, before in zip(size, padding, strict=True))
-    x = jnp.pad(
-        x, ((0, 0), (reach - 1, max(0, rows - h)), (reach - 1, max(0, columns - w)), (0, 0))
-    )
+    x = _pad(x, ((reach - 1, max(0, rows - h)), (reach - 1, max(0, columns - w))))
     # One multiplier at a time as [rows, columns, C]: the channels stay contiguous.
     inputs = x.reshape(*x.shape[:3], channels, multiplier).transpose(4, 0, 1, 2, 3)
-    spare = reach * stride - k
-    taps = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0)))
-    taps = jax.lax.optimization_barrier(taps).reshape(
-        reach, stride, reach, stride, channels, multiplier
-    )
+    spare = (0, reach * stride - k)
+    taps = jax.lax.optimization_barrier(jnp.pad(kernel, (spare, spare, (0, 0), (0, 0))))
+    taps = taps.reshape(reach, stride, reach, stride, channels, multiplier)
     # All phases of one tap at once give long contiguous runs of memory.
     phases = [
         inputs[n, :, reach - 1 - i :, reach - 1 - j :][:, :rows, :columns, None, None]
         * taps[None, None, None, i, :, j, :, :, n]
-        for i in range(reach)
-        for j in range(reach)
-        for n in range(multiplier)
+        for i, j, n in np.ndindex(reach, reach, multiplier)
     ]
-    full = functools.reduce(jnp.add, phases)
-    full = full.transpose(0, 1, 3, 2, 4, 5).reshape(
-        batch, rows * stride, columns * stride, channels
-    )
+    full = functools.reduce(jnp.add, phases).transpose(0, 1, 3, 2, 4, 5)
+    full = full.reshape(batch, rows * stride, columns * stride, channels)
     top, left = padding
     return full[:, top : top + size[0], left : left + size[1]]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit.ops.depthwise import Pads, depthwise_conv
+from jaxsplit.ops.depthwise import Pads, Pair, depthwise_conv, keeping_arguments
 
 # From _WIDE channels on, gradients use the implementations below. From _DEEP channels and _PIXELS
 # pixels in a batch on, Winograd's algorithm is the fastest.
@@ -20,8 +20,6 @@ _WIDE, _DEEP, _PIXELS = 64, 256, 1024
 _INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 _KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
-
-_Pair = tuple[jax.Array, jax.Array]  # x and kernel, or their gradients
 
 
 @jax.custom_vjp
@@ -41,11 +39,7 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel
 
 
-def _pointwise_fwd(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, _Pair]:
-    return x @ kernel, (x, kernel)
-
-
-def _pointwise_bwd(residuals: _Pair, g: jax.Array) -> _Pair:
+def _pointwise_bwd(residuals: Pair, g: jax.Array) -> Pair:
     x, kernel = residuals
     rows, columns = (y.reshape(-1, y.shape[-1]) for y in (x, g))
     # XLA would materialize the transpose of the wide operand, which takes longer than the product.
@@ -61,7 +55,7 @@ def _product(narrow: jax.Array, wide: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(jax.lax.optimization_barrier(narrow.T) @ wide)
 
 
-pointwise.defvjp(_pointwise_fwd, _pointwise_bwd)
+pointwise.defvjp(keeping_arguments(pointwise), _pointwise_bwd)
 
 
 def conv(
@@ -73,8 +67,8 @@ def conv(
 ) -> jax.Array:
     """Convolution in the fastest implementation for its kernel.
 
-    A 1×1 convolution is a matrix product, a depthwise one a sum of shifted multiply-adds. On CPUs
-    both run faster than XLA's convolution, with the same values.
+    On CPUs, 1×1 convolutions as matrix products and depthwise ones as sums of shifted multiply-adds
+    are faster than XLA's, with the same values.
 
     Args:
       x: float [B, H, W, c].
@@ -124,13 +118,7 @@ def _deep_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.
     return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
 
 
-def _deep_conv_fwd(
-    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
-) -> tuple[jax.Array, _Pair]:
-    return _deep_conv(x, kernel, stride, pads), (x, kernel)
-
-
-def _deep_conv_bwd(stride: int, pads: Pads, residuals: _Pair, g: jax.Array) -> _Pair:
+def _deep_conv_bwd(stride: int, pads: Pads, residuals: Pair, g: jax.Array) -> Pair:
     x, kernel = residuals
 
     def direct(g: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -143,7 +131,7 @@ def _deep_conv_bwd(stride: int, pads: Pads, residuals: _Pair, g: jax.Array) -> _
     return by_x, by_kernel
 
 
-_deep_conv.defvjp(_deep_conv_fwd, _deep_conv_bwd)
+_deep_conv.defvjp(keeping_arguments(_deep_conv), _deep_conv_bwd)
 
 
 def _suits_winograd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> bool:
@@ -179,8 +167,8 @@ def _back_on_cpu(
 def winograd_conv(x: jax.Array, kernel: jax.Array, adjoint: bool = False) -> jax.Array:
     """3×3 convolution of stride 1 with one zero on every side, by Winograd's F(2×2, 3×3).
 
-    Each tile of 2×2 outputs takes sixteen multiplications instead of 36, done as sixteen matrix
-    products over all tiles. In float32 the rounding errors are about those of a direct convolution.
+    A tile of 2×2 outputs takes 16 multiplications instead of 36, in matrix products over all tiles.
+    In float32 the rounding errors are about those of a direct convolution.
 
     Args:
       x: float [B, H, W, c].

@@ -115,67 +115,30 @@ class Pointwise(nn.Module):
         return ops.pointwise(x, kernel.astype(x.dtype))
 
 
-class Bias(nn.Module):
-    """Adds a bias to each channel."""
+class Norm(nn.Module):
+    """Batch normalisation with the variables of `nn.BatchNorm`, or a bias; then the activation."""
+
+    spec: Architecture
+    activation: str
+    axis_name: str | None = None
+    first_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-class TrainingNorm(nn.Module):
-    """Batch normalisation by the batch's moments, with the variables of `nn.BatchNorm`."""
-
-    rectify: bool
-    axis_name: str | None
-    first_scale: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (x.shape[-1],)
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        shape, last = x.shape[-1:], (1,) * (x.ndim - 1) + (-1,)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        activation = ACTIVATIONS[self.activation]
+        if not self.spec.batch_norm:
+            return activation(x + bias.reshape(last))
         first = nn.initializers.constant(self.first_scale)
         scale = self.param("scale", first, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        averages = [
-            self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32),
-            self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32),
-        ]
-        y, moments = ops.batch_norm(x, scale, bias, EPSILON, self.rectify, self.axis_name)
-        for average, moment in zip(averages, moments, strict=True):
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if not train:
+            gain = jax.lax.rsqrt(var.value.reshape(last) + EPSILON) * scale.reshape(last)
+            return activation((x - mean.value.reshape(last)) * gain + bias.reshape(last))
+        rectify = self.activation == "relu"
+        y, moments = ops.batch_norm(x, scale, bias, EPSILON, rectify, self.axis_name)
+        for average, moment in zip((mean, var), moments, strict=True):
             average.value = _MOMENTUM * average.value + (1 - _MOMENTUM) * moment
         return y
-
-
-def norm(
-    module: nn.Module, name: str, x: jax.Array, train: bool, activation: str, scale: float = 1.0
-) -> jax.Array:
-    """Applies batch normalisation, or a bias where `module.spec` has none, and the activation.
-
-    Args:
-      module: the caller, with `spec` and `axis_name`.
-      name: of the parameters.
-      x: float [B, h, w, C]; the result has its shape.
-      train: normalise by the batch's moments.
-      activation: one of `ACTIVATIONS`.
-      scale: initial scale.
-    """
-    if not module.spec.batch_norm:
-        return ACTIVATIONS[activation](Bias(name=name)(x))
-    if train:
-        return TrainingNorm(activation == "relu", module.axis_name, scale, name=name)(x)
-    first = nn.initializers.constant(scale)
-    stored = nn.BatchNorm(use_running_average=True, epsilon=EPSILON, scale_init=first, name=name)
-    return ACTIVATIONS[activation](stored(x))
-
-
-def depthwise_kernel(
-    module: nn.Module, size: int, channels: int, multiplier: int, reach: int, fan: int = 1
-) -> jax.Array:
-    """Declares the parameter "depthwise", [size, size, channels, multiplier].
-
-    It is initialised to keep the inputs' variance: `reach` taps a side reach one output, with `fan`
-    inputs each.
-    """
-    init = nn.initializers.normal((reach * reach * fan) ** -0.5)
-    return module.param("depthwise", init, (size, size, channels, multiplier), jnp.float32)

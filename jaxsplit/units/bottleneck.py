@@ -14,7 +14,7 @@ from jaxsplit import entropy, ops
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
-from jaxsplit.units.architecture import EPSILON, Architecture, Pointwise, depthwise_kernel, norm
+from jaxsplit.units.architecture import EPSILON, Architecture, Norm, Pointwise
 from jaxsplit.units.unit import Shape, Unit, Variables, register
 
 #: Standard deviation of a fresh unit's latents, and scale of its prior, in quantisation steps.
@@ -184,14 +184,16 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        spec = self.spec
-        kernel = depthwise_kernel(self, spec.kernel, x.shape[-1], spec.multiplier, spec.kernel)
+        spec, size = self.spec, self.spec.kernel
+        init = nn.initializers.normal((size * size) ** -0.5)  # keeps the inputs' variance
+        shape = (size, size, x.shape[-1], spec.multiplier)
+        kernel = self.param("depthwise", init, shape, jnp.float32)
         x = ops.depthwise_conv(x, kernel, spec.stride, spec.padding)
-        x = norm(self, "depthwise_norm", x, train, spec.activation)
+        x = Norm(spec, spec.activation, self.axis_name, name="depthwise_norm")(x, train)
         x = Pointwise(spec.channels, name="pointwise")(x)
         first = INITIAL_LATENT_STD * spec.step
-        x = norm(self, "pointwise_norm", x, train, spec.latent_activation, first)
-        return x / spec.step
+        latent = Norm(spec, spec.latent_activation, self.axis_name, first, name="pointwise_norm")
+        return latent(x, train) / spec.step
 
 
 class Decoder(nn.Module):
@@ -207,14 +209,15 @@ class Decoder(nn.Module):
         height, width, channels = self.shape
         filters = spec.decoder_filters
         x = Pointwise(channels * filters, name="pointwise")(z * spec.step)
-        x = norm(self, "pointwise_norm", x, train, spec.activation)
+        x = Norm(spec, spec.activation, self.axis_name, name="pointwise_norm")(x, train)
         size, padding = spec.decoder_form
-        # About (k / s)² taps reach one output, from `filters` inputs each.
+        # Keeps the variance: about (k / s)² taps reach one output, from `filters` inputs each.
         reach = -(-size // spec.stride)
-        kernel = depthwise_kernel(self, size, channels, filters, reach, filters)
+        init = nn.initializers.normal((reach * reach * filters) ** -0.5)
+        kernel = self.param("depthwise", init, (size, size, channels, filters), jnp.float32)
         output = spec.output_size(height, width)
         x = ops.depthwise_conv_transpose(x, kernel, spec.stride, padding, output)
-        return norm(self, "depthwise_norm", x, train, spec.output_activation)
+        return Norm(spec, spec.output_activation, self.axis_name, name="depthwise_norm")(x, train)
 
 
 class Bottleneck(nn.Module):

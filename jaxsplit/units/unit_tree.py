@@ -58,17 +58,15 @@ class UnitTree:
     def at(cls, features: Features, spec: UnitSpec) -> UnitTree:
         """Returns the units for the features of one image, `jax.ShapeDtypeStruct`s.
 
-        Args:
-          spec: one unit for all, or a `PerTensor`.
-
         Raises:
-          ConfigError: an array has no unit, a unit no array, they do not fit, or what crosses are
-            no floating-point arrays.
+          ConfigError: an array has no unit, a unit no array, one does not fit the other, or an
+            array is not floating-point.
         """
         leaves, structure = jax.tree.flatten_with_path(features)
         if not leaves:
             raise ConfigError("nothing crosses the cut; expected at least one array")
-        tensors = []
+        tensors: list[Tensor] = []
+        channels = 0
         for path, leaf in leaves:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             if not re.fullmatch(r"[\w.-]*", name) or name in _RESERVED:
@@ -81,13 +79,12 @@ class UnitTree:
             unit = spec.unit_of(name) if isinstance(spec, PerTensor) else spec
             tensors.append(Tensor(name, leaf.shape, unit))
             try:
-                tensors[-1].latent_shape  # noqa: B018 — refuses a unit that doesn't fit
+                channels += tensors[-1].latent_shape[-1]
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}" if name else str(error)) from error
         if isinstance(spec, PerTensor) and len(spec.units) > len(tensors):
             names = ", ".join(tensor.name for tensor in tensors)
             raise ConfigError(f"{len(spec.units)} units, but only {names or 'one array'} crosses")
-        channels = sum(tensor.latent_shape[-1] for tensor in tensors)
         if len(tensors) > 1 and channels > MOST_TABLES:
             raise ConfigError(
                 f"latents of {channels} channels in all; several arrays share one frame, which has "

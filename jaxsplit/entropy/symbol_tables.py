@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxsplit.bitstream.probability_models import TOTAL
 from jaxsplit.bitstream.tables import CodingTables
 from jaxsplit.entropy.prior_tables import integer_counts
 from jaxsplit.errors import ConfigError
@@ -57,24 +58,23 @@ def tables_from_counts(
     >>> tables.sizes.tolist(), tables.minima.tolist()
     ([5, 5], [0, 0])
     """
-    # Checked as Python integers, which may exceed every array dtype.
-    symbols = sorted(map(operator.index, counts))
     wrong = sum(not 0 <= n <= _MOST for n in counts.values())
     if wrong or not any(counts.values()):
         raise ConfigError(
             f"symbol counts must be 0 … {_MOST:g} and one above 0; of {len(counts)} counts, "
             f"{wrong or 'all'} {'are out of range' if wrong else 'are 0'}"
         )
+    # Checked as Python integers, which may exceed every array dtype.
+    symbols = sorted(operator.index(symbol) for symbol, n in counts.items() if n)
     if symbols[0] < _INT32.min or symbols[-1] > _INT32.max:
         raise ConfigError("symbols must be int32, expected -2147483648 … 2147483647")
-    values = np.array(symbols, np.int64)
-    weights = np.array([counts[symbol] for symbol in symbols], np.float64)
-    if channels < 1 or not 2 <= max_width <= 65536:
+    if channels < 1 or not 2 <= max_width <= TOTAL:
         raise ConfigError(
             f"tables: got channels={channels}, max_width={max_width}; expected channels >= 1 and "
-            "2 <= max_width <= 65536"
+            f"2 <= max_width <= {TOTAL}"
         )
-    values, weights = values[weights > 0], weights[weights > 0]
+    values = np.array(symbols, np.int64)
+    weights = np.array([counts[symbol] for symbol in symbols], np.float64)
     # The best range starts at a counted symbol and has `most` entries.
     most = max_width - 1
     before = np.concatenate([[0], np.cumsum(weights)])

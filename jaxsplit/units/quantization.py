@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from jaxsplit import ops
 
-#: An array, or as many as cross the cut, in one tree.
+#: An array, or a tree of the arrays that cross the cut.
 Latents = Any
-#: Of each array [C], in the same tree.
+#: The offsets [C] of each array, in the same tree.
 Offsets = Any
 
 #: The symbol of a latent that is not a finite number: beyond the limit of all others.
@@ -27,8 +27,8 @@ _SYMBOL_LIMIT = 2.0**31 - 128  # the largest float32 that int32 holds
 def add_noise(latents: Latents, keys: jax.Array) -> Latents:
     """Adds uniform noise of one step in place of rounding; `keys` [B] has one for each image."""
     noisy = []
-    for place, x in enumerate(jax.tree.leaves(latents)):
-        own = keys if not place else jax.vmap(lambda k, i=place: jax.random.fold_in(k, i))(keys)
+    for n, x in enumerate(jax.tree.leaves(latents)):
+        own = keys if not n else jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys)
         noisy.append(jax.vmap(ops.add_uniform_noise)(x, own))
     return jax.tree.unflatten(jax.tree.structure(latents), noisy)
 

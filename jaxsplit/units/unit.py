@@ -173,13 +173,13 @@ class Unit(abc.ABC):
         return True
 
     def variable_shapes(self, shape: Shape) -> Variables | None:
-        """Returns the shapes of encoder and decoder variables, as a tree of tuples.
+        """Returns the shapes of encoder and decoder variables.
 
         Args:
           shape: of one image's features.
 
         Returns:
-          The tree; None: unknown, and a loaded family's arrays are not checked.
+          A tree of tuples; None: unknown, and a loaded family's arrays are not checked.
         """
         return None
 
@@ -213,19 +213,19 @@ def register(unit: _U) -> _U:
     >>> spec_from_form(BottleneckSpec(channels=8).form).channels
     8
     """
-    kind = getattr(unit, "kind", None)
+    kind, name = getattr(unit, "kind", None), unit.__name__
     if not isinstance(kind, str) or not kind or not dataclasses.is_dataclass(unit):
-        raise ConfigError(f"{unit.__name__} needs a class attribute `kind` and to be a dataclass")
+        raise ConfigError(f"{name} needs a class attribute `kind` and to be a dataclass")
     if unit.__hash__ is None or kind == _PER_TENSOR:
-        raise ConfigError(f"{unit.__name__} needs to be frozen, and a kind other than {kind!r}")
-    if (other := _KINDS.get(kind)) and not _is_again(unit, other):
-        raise ConfigError(f"the kind {kind!r} of {unit.__name__} is taken by {other.__name__}")
+        raise ConfigError(f"{name} needs to be frozen, and a kind other than {kind!r}")
+    if (other := _KINDS.get(kind)) and not _same_class(unit, other):
+        raise ConfigError(f"the kind {kind!r} of {name} is taken by {other.__name__}")
     _KINDS[kind] = unit
     return unit
 
 
-def _is_again(unit: type, other: type | None) -> bool:
-    """Whether two classes are one: a notebook's cell that is run again defines it again."""
+def _same_class(unit: type, other: type | None) -> bool:
+    """Whether two classes have one name: running a notebook's cell again defines it again."""
     names = ("__module__", "__qualname__")
     return other is not None and all(getattr(unit, n) == getattr(other, n) for n in names)
 
@@ -274,13 +274,11 @@ def per_tensor(units: Mapping[str, Unit]) -> PerTensor:
     """Assigns a unit to each array that crosses a cut.
 
     Args:
-      units: name of an array, a key of the dictionary that the head returns → its unit.
+      units: name of an array, a key of the dictionary that the head returns → its unit; a
+        ConfigError if there is none.
 
     Returns:
       The units as one spec, for `make_split` and `Rate`.
-
-    Raises:
-      ConfigError: `units` is empty.
 
     >>> from jaxsplit.units import BottleneckSpec
     >>> per_tensor({"skip": BottleneckSpec(2), "deep": BottleneckSpec(8)}).unit_of("skip").channels
@@ -294,7 +292,7 @@ def per_tensor(units: Mapping[str, Unit]) -> PerTensor:
 def check_stored(spec: UnitSpec) -> None:
     """Raises a ConfigError if a class is not registered: a family of it couldn't be loaded."""
     for unit in dict(spec.units).values() if isinstance(spec, PerTensor) else [spec]:
-        if not _is_again(type(unit), _KINDS.get(unit.kind)):
+        if not _same_class(type(unit), _KINDS.get(unit.kind)):
             raise ConfigError(
                 f"{type(unit).__name__} is not registered: decorate the class with "
                 "jaxsplit.units.register, so that a stored family finds it"
@@ -317,7 +315,7 @@ def _from_form(form: Mapping[str, Any]) -> Unit:
     """Rebuilds one unit; a form without "kind" is that of a `BottleneckSpec`."""
 
     def as_stored(value: Any) -> Any:
-        """JSON's lists as the tuples that they were."""
+        """Returns JSON's lists as the tuples that they were."""
         return tuple(map(as_stored, value)) if isinstance(value, list) else value
 
     fields = {name: as_stored(value) for name, value in form.items() if name != "kind"}

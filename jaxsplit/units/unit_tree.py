@@ -20,7 +20,7 @@ from jaxsplit.networks import Features
 from jaxsplit.units.quantization import Latents, Offsets
 from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables
 
-#: Names that parameters have in trees of the library.
+#: Names of other parameters in the library's trees.
 _RESERVED = ("network", "prior")
 
 
@@ -42,7 +42,7 @@ class Tensor:
 class UnitTree:
     """The units of a cut, as functions of trees with an array for each unit.
 
-    Features, latents and offsets have the same tree; a bare array is the simplest. `unit` is
+    Features, latents and offsets have the same tree, in the simplest case a bare array. `unit` is
     {"params", "batch_stats"} of one rate; where several arrays cross, each collection has an entry
     for each array's name. For arguments of methods see `Split` and `Unit`.
 
@@ -188,12 +188,9 @@ class UnitTree:
 
     def tables(self, unit: Variables, offsets: Offsets) -> CodingTables:
         """Freezes the priors into one set of tables for a frame, see `Unit.tables`."""
-        return self.join_tables(
-            [
-                one.unit.tables(own, np.asarray(offset, np.float32))
-                for one, own, offset in self._each(unit, offsets)
-            ]
-        )
+        each = self._each(unit, offsets)
+        found = [one.unit.tables(own, np.asarray(o, np.float32)) for one, own, o in each]
+        return self.join_tables(found)
 
     def join_tables(self, tables: list[CodingTables]) -> CodingTables:
         """Joins each array's tables, in the tree's order, into one set for a frame."""
@@ -219,22 +216,23 @@ class UnitTree:
         return jax.tree.unflatten(self.structure, leaves)
 
     def _own(self, unit: Variables) -> Iterator[tuple[Tensor, Variables]]:
-        """Each array and the variables of its unit, without collections that have no entry."""
+        """Yields each array and the variables of its unit."""
         for one in self.tensors:
             if len(self.tensors) == 1:
                 yield one, unit
             else:
+                # A unit without statistics has no entry in their collection.
                 yield one, {kind: tree[one.name] for kind, tree in unit.items() if one.name in tree}
 
     def _each(
         self, unit: Variables, tree: Latents
     ) -> Iterator[tuple[Tensor, Variables, jax.Array]]:
-        """Each array, the variables of its unit, and its leaf of a tree."""
+        """Yields each array, the variables of its unit, and its leaf of a tree."""
         for (one, own), leaf in zip(self._own(unit), jax.tree.leaves(tree), strict=True):
             yield one, own, leaf
 
     def _joined(self, own: Iterable[Variables]) -> Variables:
-        """Variables of all units in one tree, as `_own` takes them apart."""
+        """Joins the variables of all units, as `_own` separates them."""
         if len(self.tensors) == 1:
             return next(iter(own))
         joined: Variables = {}
@@ -244,8 +242,7 @@ class UnitTree:
         return joined
 
     def _trained(self, pairs: Iterable[tuple[jax.Array, Variables]]) -> tuple[Latents, Variables]:
-        """A tree of arrays, and the statistics of all units."""
+        """Returns the tree of arrays, and the statistics of all units."""
         leaves, found = zip(*pairs, strict=True)
-        # As `init` gives them: a unit without statistics has no entry.
         stats = self._joined({"batch_stats": own} if own else {} for own in found)
         return self._tree(leaves), stats.get("batch_stats", {})

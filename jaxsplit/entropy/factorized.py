@@ -6,9 +6,9 @@ channel is the logistic function of
     f_K ∘ … ∘ f_1(z),   f_k(x) = g_k(softplus(H_k) x + b_k),   g_k(x) = x + tanh(a_k) ⊙ tanh(x)
 
 without g in the last layer. It increases, since softplus(H) > 0 and |tanh(a)| < 1. tanh saturates,
-so the density has exponential tails with the same slope on both sides. It fits smooth densities
-within 1 %. A spike beside a long one-sided tail, as ReLU features have, costs some 0.1 to 0.3 bits
-per symbol above its entropy.
+so both tails are exponential with the same slope. Smooth densities are fitted within 1 %; a spike
+beside a long one-sided tail, as ReLU features have, costs 0.1 to 0.3 bits per symbol above its
+entropy.
 
 Source: Ballé, Minnen, Singh, Hwang, Johnston 2018, arXiv 1802.01436, appendix 6.1.
 """
@@ -108,10 +108,9 @@ def cumulative_logits(params: Params, z: jax.Array) -> jax.Array:
 def log_likelihood(params: Params, z: jax.Array) -> jax.Array:
     """Computes log P(z - 1/2 < Z <= z + 1/2), natural logarithm.
 
-    This is the log-probability of the symbol at a rounded z, and the log-density of
-    Z + U(-1/2, 1/2) at any z: one function gives the rate of noisy latents in training and of
-    rounded ones in coding. Accurate far into the tails, where it falls linearly and its gradient
-    points back.
+    The log-probability of the symbol at a rounded z, and the log-density of Z + U(-1/2, 1/2) at any
+    z: the rate of rounded latents in coding and of noisy ones in training. Accurate far into the
+    tails, where it falls linearly and its gradient points back.
 
     Args:
       params: as from `init_params`.
@@ -127,8 +126,8 @@ def log_likelihood(params: Params, z: jax.Array) -> jax.Array:
     """
 
     def block(layers: list[_Layer], x: jax.Array) -> jax.Array:
-        # Propagates the lower logits and their growth over the interval side by side. The
-        # difference of two large logits would lose the growth to rounding.
+        # The growth of the logits over the interval is propagated beside the lower ones: the
+        # difference of two large logits would lose it to rounding.
         lower = x - 0.5
         growth = jnp.ones((x.shape[0], 1, 1), x.dtype)
         for matrix, bias, factor in layers:
@@ -183,8 +182,7 @@ def quantile(params: Params, p: float) -> jax.Array:
         return cumulative_logits(params, z) < target
 
     def widen(_: int, reach: jax.Array) -> jax.Array:
-        short = is_below(reach) | ~is_below(-reach)
-        return jnp.where(short, 2 * reach, reach)
+        return jnp.where(is_below(reach) | ~is_below(-reach), 2 * reach, reach)
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
@@ -205,7 +203,7 @@ def median(params: Params) -> jax.Array:
       params: as from `init_params`.
 
     Returns:
-      float32 [C], in units of the quantization step.
+      float32 [C], see `quantile`.
 
     >>> median(init_params(jax.random.key(0), channels=5)).shape
     (5,)
@@ -264,9 +262,9 @@ _MIN_GROWTH = 1e-12
 def log_logistic_mass(lower: jax.Array, growth: jax.Array) -> jax.Array:
     """Computes log(sigmoid(lower + growth) - sigmoid(lower)), stable for all finite arguments.
 
-    With u = lower + growth, the difference is sigmoid(u) sigmoid(-lower) (1 - exp(-growth)): no
-    cancellation. In the tails value and gradient are those of a straight line. A growth below 1e-12
-    counts as 1e-12, with a gradient that still raises it.
+    The difference is sigmoid(lower + growth) sigmoid(-lower) (1 - exp(-growth)): no cancellation.
+    In the tails it is a straight line. A growth below 1e-12 counts as 1e-12, with a gradient that
+    still raises it.
     """
     growth = jnp.maximum(growth, _MIN_GROWTH)
     upper = lower + growth
@@ -290,8 +288,6 @@ class FactorizedPrior(nn.Module):
 
     It never quantizes: pass noisy latents in training and rounded ones for the rate of real
     symbols. `variables["params"]` are the parameters of the functions of this package.
-
-    Source: Ballé et al. 2018, arXiv 1802.01436, appendix 6.1.
 
     Attributes:
       channels: number of latent channels C.
@@ -321,8 +317,8 @@ class FactorizedPrior(nn.Module):
         def initial(key: jax.Array) -> dict[str, jax.Array]:
             return init_params(key, self.channels, self.filters, self.init_scale)
 
-        names = jax.eval_shape(lambda: initial(jax.random.key(0)))
         params = {
-            name: self.param(name, lambda key, name=name: initial(key)[name]) for name in names
+            name: self.param(name, lambda key, name=name: initial(key)[name])
+            for name in jax.eval_shape(initial, jax.random.key(0))
         }
         return bits(params, z)

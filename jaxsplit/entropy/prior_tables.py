@@ -71,8 +71,6 @@ class ExactDensity:
     """The factorized density in float64 numpy: cumulative, interval masses and quantiles.
 
     `params` are as from `factorized.init_params`; a ConfigError if they are others, or not finite.
-
-    Source: Ballé et al. 2018, arXiv 1802.01436, appendix 6.1.
     """
 
     def __init__(self, params: Mapping[str, ArrayLike]):
@@ -85,12 +83,11 @@ class ExactDensity:
                 f"factorized prior: got parameters {sorted(arrays)}, expected matrix_k, bias_k and "
                 "factor_k as from init_params; pass the inner dict, variables['params']"
             )
-        for name, value in arrays.items():
-            if not np.isfinite(value).all():
-                raise ConfigError(
-                    f"factorized prior: {name} is not finite: the training diverged; train with a "
-                    "lower learning rate"
-                )
+        if bad := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
+            raise ConfigError(
+                f"factorized prior: {bad[0]} is not finite: the training diverged; train with a "
+                "lower learning rate"
+            )
         self.channels = len(arrays["bias_0"])
         self._layers = [
             (
@@ -132,30 +129,29 @@ class ExactDensity:
     def quantiles(self, p: float) -> np.ndarray:
         """Computes the p-quantiles by bisection, within ±2^64."""
         target = np.log(p) - np.log1p(-p)
+
+        def is_below(z: np.ndarray) -> np.ndarray:
+            return self.logits(z[:, None])[:, 0] < target
+
         reach = np.ones(self.channels)
         for _ in range(64):
-            inside = self._at(-reach) < target
-            inside &= self._at(reach) >= target
-            reach = np.where(inside, reach, 2 * reach)
+            reach = np.where(is_below(-reach) & ~is_below(reach), reach, 2 * reach)
         low, high = -reach, reach
         for _ in range(128):
             middle = 0.5 * (low + high)
-            below = self._at(middle) < target
+            below = is_below(middle)
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         return 0.5 * (low + high)
-
-    def _at(self, z: np.ndarray) -> np.ndarray:
-        return self.logits(z[:, None])[:, 0]
 
 
 def rounding_offsets(prior: Mapping[str, ArrayLike] | Density) -> np.ndarray:
     """Finds the offset in [median - 1/2, median + 1/2) of the least symbol entropy per channel.
 
-    The unit transmits s = round(z - offset) and decodes s + offset. The mean symbol entropy over a
-    uniformly drawn offset equals the rate of noisy latents, since rounding around a random offset
-    adds uniform noise. So the best offset never costs more than the rate in training, if the
-    latents follow the prior. It puts the peak of a narrow channel in the middle of a cell. Channels
-    wider than some 30 steps are insensitive and round around their median.
+    The unit transmits s = round(z - offset) and decodes s + offset. Rounding around a random offset
+    adds uniform noise, so the mean entropy over all offsets is the rate of noisy latents: the best
+    offset never costs more than the rate in training, if the latents follow the prior. It puts the
+    peak of a narrow channel in the middle of a cell. Channels wider than some 30 steps are
+    insensitive and round around their median.
 
     Args:
       prior: parameters of a factorized prior, as from `factorized.init_params`, or a `Density`;
@@ -195,8 +191,7 @@ def integer_counts(probabilities: np.ndarray, total: int = TOTAL) -> np.ndarray:
     n_i = max(1, ceil(1 / (exp(λ / p_i) - 1))). λ is bisected; ties go to the earliest entries.
 
     Args:
-      probabilities: [n], finite and >= 0, of any sum; 1 <= n <= total; a ConfigError
-        otherwise.
+      probabilities: [n], finite, >= 0, of any sum; 1 <= n <= total; a ConfigError otherwise.
       total: sum of the counts.
 
     Returns:
@@ -243,14 +238,13 @@ def build_tables(
 ) -> CodingTables:
     """Converts a prior to the integer tables that sender and receiver share.
 
-    The table of a channel covers the symbols between its quantiles at tail_mass and 1 - tail_mass.
-    The escape, its last entry, has the probability of all others. Probabilities are computed in
-    float64 and converted to counts by `integer_counts`.
+    A channel's table covers the symbols between its quantiles at tail_mass and 1 - tail_mass. The
+    escape, its last entry, has the probability of all others. Counts are from `integer_counts`.
 
     Args:
       prior: parameters of a factorized prior, as from `factorized.init_params`, or a `Density`.
-      offsets: rounding offsets [C] in units of the quantization step, such as `median(params)`, or
-        zeros for units trained without. Default: `rounding_offsets(prior)`.
+      offsets: rounding offsets [C] in units of the quantization step. Default:
+        `rounding_offsets(prior)`.
       tail_mass: probability of the escape on each side, 0 < tail_mass < 1/2.
       max_width: most entries per channel with the escape, 2 … 65536. A wider density keeps the
         symbols around its median and escapes the others.

@@ -1,9 +1,8 @@
 """Integer tables of counted symbols, per latent or shared between positions, and joined tables.
 
 Symbol statistics depend on the position: near the edge of an image most symbols are equal. A table
-per position would have to be stored, and estimated from few symbols, so `tables_by_place` clusters
-positions with similar histograms. The prior remains factorized: a table depends on the position
-alone.
+per position would be large and estimated from few symbols, so `tables_by_place` clusters positions
+with similar histograms. The prior remains factorized: a table depends on the position alone.
 """
 
 import collections
@@ -12,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxsplit.bitstream.probability_models import TOTAL
 from jaxsplit.bitstream.tables import CodingTables
 from jaxsplit.entropy.prior_tables import integer_counts
 from jaxsplit.errors import ConfigError
@@ -39,7 +39,7 @@ def tables_from_counts(
     """Builds tables from one histogram of symbols, the same for all channels.
 
     The table covers the lowest to the highest counted symbol. The escape gets one pseudo-count, so
-    that every int32 can be coded even if `counts` come from other images.
+    every int32 can be coded.
 
     Args:
       counts: symbol (int32) → its count, 0 … 1e30, at least one > 0.
@@ -58,24 +58,23 @@ def tables_from_counts(
     >>> tables.sizes.tolist(), tables.minima.tolist()
     ([5, 5], [0, 0])
     """
-    # Checked as Python integers, which may exceed every array dtype.
-    symbols = sorted(map(operator.index, counts))
     wrong = sum(not 0 <= n <= _MOST for n in counts.values())
     if wrong or not any(counts.values()):
         raise ConfigError(
             f"symbol counts must be 0 … {_MOST:g} and one above 0; of {len(counts)} counts, "
             f"{wrong or 'all'} {'are out of range' if wrong else 'are 0'}"
         )
+    # Checked as Python integers, which may exceed every array dtype.
+    symbols = sorted(operator.index(symbol) for symbol, n in counts.items() if n)
     if symbols[0] < _INT32.min or symbols[-1] > _INT32.max:
         raise ConfigError("symbols must be int32, expected -2147483648 … 2147483647")
-    values = np.array(symbols, np.int64)
-    weights = np.array([counts[symbol] for symbol in symbols], np.float64)
-    if channels < 1 or not 2 <= max_width <= 65536:
+    if channels < 1 or not 2 <= max_width <= TOTAL:
         raise ConfigError(
             f"tables: got channels={channels}, max_width={max_width}; expected channels >= 1 and "
-            "2 <= max_width <= 65536"
+            f"2 <= max_width <= {TOTAL}"
         )
-    values, weights = values[weights > 0], weights[weights > 0]
+    values = np.array(symbols, np.int64)
+    weights = np.array([counts[symbol] for symbol in symbols], np.float64)
     # The best range starts at a counted symbol and has `most` entries.
     most = max_width - 1
     before = np.concatenate([[0], np.cumsum(weights)])
@@ -99,7 +98,7 @@ def tables_by_place(
 ) -> CodingTables:
     """Fits tables to the symbols of each position; similar positions share a table.
 
-    Starts with one table, then repeatedly adds one for the position with the highest excess cost.
+    Starts with one table and adds one for the position with the highest excess cost, repeatedly.
     Then k-means: each position takes its cheapest table, each table is refitted to its positions.
 
     Args:
@@ -138,10 +137,7 @@ def tables_by_place(
         seen = counts[places == table].sum(axis=0)
         histogram = {value: int(n) for value, n in zip(values, seen, strict=True) if n}
         parts.append(tables_from_counts(histogram, 1))
-    rows = stack_tables(parts)
-    return CodingTables(
-        rows.counts, rows.sizes, rows.minima, offsets, places.reshape(shape).astype(np.uint8)
-    )
+    return _concatenated(parts, offsets, places.reshape(shape))
 
 
 def _histograms(symbols: np.ndarray) -> tuple[list[int], np.ndarray]:
@@ -211,9 +207,7 @@ def stack_tables(parts: Sequence[CodingTables]) -> CodingTables:
     >>> stack_tables([tables_from_counts({0: 1}, 1), tables_from_counts({3: 1, 5: 1}, 2)]).channels
     3
     """
-    return CodingTables(
-        *_concatenated(parts), offsets=np.concatenate([part.offsets for part in parts])
-    )
+    return _concatenated(parts, np.concatenate([part.offsets for part in parts]))
 
 
 def join_tables(parts: Sequence[tuple[CodingTables, tuple[int, ...]]]) -> CodingTables:
@@ -253,16 +247,20 @@ def join_tables(parts: Sequence[tuple[CodingTables, tuple[int, ...]]]) -> Coding
             f"{first} tables for one frame, expected at most {MOST_TABLES}; use units with fewer "
             "channels, or tables that channels share"
         )
-    return CodingTables(
-        *_concatenated([tables for tables, _ in parts]),
-        offsets=np.concatenate(offsets),
-        places=np.concatenate(places).astype(np.uint8).reshape(1, 1, -1),
-    )
+    joint = np.concatenate(places).reshape(1, 1, -1)
+    return _concatenated([tables for tables, _ in parts], np.concatenate(offsets), joint)
 
 
-def _concatenated(parts: Sequence[CodingTables]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _concatenated(
+    parts: Sequence[CodingTables], offsets: np.ndarray, places: np.ndarray | None = None
+) -> CodingTables:
     """Concatenates counts, padded to one width, sizes and minima."""
     width = max(part.counts.shape[1] for part in parts)
     counts = [np.pad(part.counts, ((0, 0), (0, width - part.counts.shape[1]))) for part in parts]
-    sizes, minima = [part.sizes for part in parts], [part.minima for part in parts]
-    return np.concatenate(counts), np.concatenate(sizes), np.concatenate(minima)
+    return CodingTables(
+        np.concatenate(counts),
+        np.concatenate([part.sizes for part in parts]),
+        np.concatenate([part.minima for part in parts]),
+        offsets,
+        None if places is None else places.astype(np.uint8),
+    )

@@ -7,8 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-_Moments = tuple[jax.Array, jax.Array]
-_Output = tuple[jax.Array, _Moments]
+_Output = tuple[jax.Array, tuple[jax.Array, jax.Array]]
 # x, scale, bias, mean and 1/√(var + ε).
 _Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
@@ -24,8 +23,8 @@ def batch_norm(
 ) -> _Output:
     """Normalizes by the batch moments: (x - mean) / √(var + ε) · scale + bias, then ReLU.
 
-    The gradient is computed in closed form from `x` alone. Automatic differentiation of the
-    formula would store five arrays of that size.
+    The closed-form gradient needs `x` alone; automatic differentiation would store five arrays of
+    that size.
 
     Args:
       x: float [..., C].
@@ -55,7 +54,7 @@ def _batch_norm_fwd(
     axis_name: str | None,
 ) -> tuple[_Output, _Residuals]:
     exact = x.astype(jnp.float32)
-    mean, square = _averages((exact, jnp.square(exact)), axis_name)
+    mean, square = _across(_averages(exact, jnp.square(exact)), axis_name)
     var = jnp.maximum(square - jnp.square(mean), 0.0)
     inverse = jax.lax.rsqrt(var + epsilon)
     y = _affine(exact, scale * inverse, bias - mean * scale * inverse)
@@ -77,22 +76,23 @@ def _batch_norm_bwd(
     if rectify:
         g = jnp.where(_affine(exact, factor, bias - mean * factor) > 0, g, 0.0)
     count = x.size // x.shape[-1]
-    local = _averages((g, g * exact), None)
+    by_bias, product = _averages(g, g * exact)
     # The sum over centred x follows from sums over raw x: no further pass over memory.
-    by_scale = (local[1] - mean * local[0]) * inverse
-    average, slope = local[0], by_scale
-    if axis_name is not None:
-        average, slope = jax.lax.pmean((average, slope), axis_name)
+    by_scale = (product - mean * by_bias) * inverse
+    average, slope = _across((by_bias, by_scale), axis_name)
     shift = mean * inverse * slope - average
     dx = _affine(g, factor, factor * shift) - _affine(exact, factor * inverse * slope, None)
-    return dx.astype(x.dtype), count * by_scale, count * local[0]
+    return dx.astype(x.dtype), count * by_scale, count * by_bias
 
 
 batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
 
 
-def _averages(arrays: tuple[jax.Array, ...], axis_name: str | None) -> tuple[jax.Array, ...]:
-    averages = tuple(x.mean(axis=range(x.ndim - 1)) for x in arrays)
+def _averages(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(x.mean(axis=range(x.ndim - 1)) for x in arrays)
+
+
+def _across(averages: tuple[jax.Array, ...], axis_name: str | None) -> tuple[jax.Array, ...]:
     return averages if axis_name is None else jax.lax.pmean(averages, axis_name)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxsplit.ops.depthwise import depthwise_conv
+from jaxsplit.ops.depthwise import Pads, Pair, depthwise_conv, keeping_arguments
 
 # From _WIDE channels on, gradients use the implementations below. From _DEEP channels and _PIXELS
 # pixels in a batch on, Winograd's algorithm is the fastest.
@@ -19,9 +20,6 @@ _WIDE, _DEEP, _PIXELS = 64, 256, 1024
 _INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 _KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
-
-Pads = tuple[tuple[int, int], tuple[int, int]]
-_Pair = tuple[jax.Array, jax.Array]  # x and kernel, or their gradients
 
 
 @jax.custom_vjp
@@ -41,11 +39,7 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel
 
 
-def _pointwise_fwd(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, _Pair]:
-    return x @ kernel, (x, kernel)
-
-
-def _pointwise_bwd(residuals: _Pair, g: jax.Array) -> _Pair:
+def _pointwise_bwd(residuals: Pair, g: jax.Array) -> Pair:
     x, kernel = residuals
     rows, columns = (y.reshape(-1, y.shape[-1]) for y in (x, g))
     # XLA would materialize the transpose of the wide operand, which takes longer than the product.
@@ -61,7 +55,7 @@ def _product(narrow: jax.Array, wide: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(jax.lax.optimization_barrier(narrow.T) @ wide)
 
 
-pointwise.defvjp(_pointwise_fwd, _pointwise_bwd)
+pointwise.defvjp(keeping_arguments(pointwise), _pointwise_bwd)
 
 
 def conv(
@@ -70,13 +64,11 @@ def conv(
     stride: int = 1,
     padding: int | str = 0,
     depthwise: bool = False,
-    *,
-    form: str | None = None,
 ) -> jax.Array:
     """Convolution in the fastest implementation for its kernel.
 
-    A 1×1 convolution is a matrix product, a depthwise one a sum of shifted multiply-adds. On CPUs
-    both run faster than XLA's convolution, with the same values.
+    On CPUs, 1×1 convolutions as matrix products and depthwise ones as sums of shifted multiply-adds
+    are faster than XLA's, with the same values.
 
     Args:
       x: float [B, H, W, c].
@@ -85,90 +77,61 @@ def conv(
       padding: number of zeros on every side, or "SAME" for h = ⌈H / stride⌉ with an odd zero
         below and to the right.
       depthwise: each channel has its own filter.
-      form: "direct" forces XLA's convolution; None selects the fastest implementation.
 
     Returns:
       float [B, h, w, features].
 
     Raises:
-      ValueError: unknown padding or form.
+      ValueError: unknown padding.
 
     >>> x, kernel = jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1))
     >>> conv(x, kernel, stride=2, padding="SAME")[0, 1, :, 0].tolist()
     [6.0, 9.0, 6.0]
     """
-    if form not in (None, "direct"):
-        raise ValueError(f"form is {form!r}; expected None or 'direct'")
-    k = kernel.shape[0]
+    k = len(kernel)
     if not isinstance(padding, str):
         pads: Pads = ((padding, padding), (padding, padding))
     elif padding == "SAME":
-        pads = (_same_padding(x.shape[1], k, stride), _same_padding(x.shape[2], k, stride))
+        rows, columns = jax.lax.padtype_to_pads(x.shape[1:3], (k, k), (stride, stride), "SAME")
+        pads = (rows, columns)
     else:
         raise ValueError(f"padding is {padding!r}; expected a number or 'SAME'")
-    if form is None and depthwise:
+    if depthwise:
         return depthwise_conv(x, kernel.transpose(0, 1, 3, 2), stride, pads)
-    if form is None and k == 1 and padding in (0, "SAME"):
+    if k == 1 and padding in (0, "SAME"):
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    if form is None and min(kernel.shape[2:]) >= _WIDE:
+    if min(kernel.shape[2:]) >= _WIDE:
         return _deep_conv(x, kernel, stride, pads)
-    return _direct(x, kernel, stride, pads, x.shape[-1] if depthwise else 1)
+    return _direct(x, kernel, stride, pads)
 
 
-def _direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=pads,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+def _direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    form = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=form)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _deep_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """Convolution of many channels with gradients that are faster than XLA's on a CPU."""
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(_on_cpu, stride=stride, pads=pads),
-        default=functools.partial(_direct, stride=stride, pads=pads),
-    )
+    direct = functools.partial(_direct, stride=stride, pads=pads)
+    on_cpu = winograd_conv if _suits_winograd(x, kernel, stride, pads) else direct
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
 
 
-def _deep_conv_fwd(
-    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
-) -> tuple[jax.Array, _Pair]:
-    return _deep_conv(x, kernel, stride, pads), (x, kernel)
-
-
-def _deep_conv_bwd(stride: int, pads: Pads, residuals: _Pair, g: jax.Array) -> _Pair:
+def _deep_conv_bwd(stride: int, pads: Pads, residuals: Pair, g: jax.Array) -> Pair:
     x, kernel = residuals
 
     def direct(g: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.linear_transpose(lambda x: _direct(x, kernel, stride, pads), x)(g)[0]
 
-    by_x = jax.lax.platform_dependent(
-        g,
-        kernel,
-        cpu=functools.partial(
-            _back_on_cpu, stride=stride, pads=pads, size=(x.shape[1], x.shape[2])
-        ),
-        default=direct,
-    )
+    on_cpu = functools.partial(_back_on_cpu, stride=stride, pads=pads, size=x.shape[1:3])
+    by_x = jax.lax.platform_dependent(g, kernel, cpu=on_cpu, default=direct)
     # XLA removes this as dead code where the kernel is frozen.
     (by_kernel,) = jax.linear_transpose(lambda k: _direct(x, k, stride, pads), kernel)(g)
     return by_x, by_kernel
 
 
-_deep_conv.defvjp(_deep_conv_fwd, _deep_conv_bwd)
-
-
-def _on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    if _suits_winograd(x, kernel, stride, pads):
-        return winograd_conv(x, kernel)
-    return _direct(x, kernel, stride, pads)
+_deep_conv.defvjp(keeping_arguments(_deep_conv), _deep_conv_bwd)
 
 
 def _suits_winograd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> bool:
@@ -178,17 +141,16 @@ def _suits_winograd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) ->
 
 
 def _back_on_cpu(
-    g: jax.Array, kernel: jax.Array, stride: int, pads: Pads, size: tuple[int, int]
+    g: jax.Array, kernel: jax.Array, stride: int, pads: Pads, size: tuple[int, ...]
 ) -> jax.Array:
     """Gradient with respect to the input, as a convolution or as a sum of matrix products."""
     k = len(kernel)
     if _suits_winograd(g, kernel, stride, pads):
         return winograd_conv(g, kernel, adjoint=True)
     if stride == 1:
-        mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
         (top, bottom), (left, right) = pads
         back = ((k - 1 - top, k - 1 - bottom), (k - 1 - left, k - 1 - right))
-        return _direct(g, mirrored, 1, back)
+        return _direct(g, kernel[::-1, ::-1].swapaxes(2, 3), 1, back)
 
     def spread(i: int, j: int) -> jax.Array:
         """Scatters the products with the weights [i, j] to their input positions."""
@@ -199,20 +161,14 @@ def _back_on_cpu(
         y = g @ kernel[i, j].T
         return jax.lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), *moves, (0, 0, 0)))
 
-    return functools.reduce(jnp.add, (spread(i, j) for i in range(k) for j in range(k)))
-
-
-def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Number of zeros before and after an axis under TensorFlow's "SAME" padding."""
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
+    return functools.reduce(jnp.add, (spread(i, j) for i, j in np.ndindex(k, k)))
 
 
 def winograd_conv(x: jax.Array, kernel: jax.Array, adjoint: bool = False) -> jax.Array:
     """3×3 convolution of stride 1 with one zero on every side, by Winograd's F(2×2, 3×3).
 
-    Each tile of 2×2 outputs takes sixteen multiplications instead of 36, done as sixteen matrix
-    products over all tiles. In float32 the rounding errors are about those of a direct convolution.
+    A tile of 2×2 outputs takes 16 multiplications instead of 36, in matrix products over all tiles.
+    In float32 the rounding errors are about those of a direct convolution.
 
     Args:
       x: float [B, H, W, c].
@@ -255,10 +211,9 @@ def _stack(matrix: Sequence[Sequence[float]], parts: list[jax.Array]) -> jax.Arr
 
 def _combine(matrix: Sequence[Sequence[float]], parts: list[jax.Array]) -> list[jax.Array]:
     """Multiplies the matrix by the vector of arrays and skips zero coefficients."""
-    return [
-        functools.reduce(
-            jnp.add,
-            (part if c == 1 else c * part for c, part in zip(row, parts, strict=True) if c),
-        )
-        for row in matrix
-    ]
+
+    def total(row: Sequence[float]) -> jax.Array:
+        terms = [part if c == 1 else c * part for c, part in zip(row, parts, strict=True) if c]
+        return functools.reduce(jnp.add, terms)
+
+    return [total(row) for row in matrix]

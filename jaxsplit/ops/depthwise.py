@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Most products along a row that the weight gradient sums in one fused loop.
 _RUN = 16
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
-_Pair = tuple[jax.Array, jax.Array]  # x and kernel, or their gradients
+Pair = tuple[jax.Array, jax.Array]  # x and kernel, or their gradients
 
 
 def depthwise_conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    stride: int = 1,
-    padding: int | Sequence[tuple[int, int]] = 0,
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | Pads = 0
 ) -> jax.Array:
     """Depthwise convolution as a sum of shifted multiply-adds.
 
-    On CPUs this and its gradients run many times faster than a grouped convolution, with the same
+    On CPUs it and its gradients are many times faster than a grouped convolution, with the same
     values. On other devices XLA fuses it into one pass over `x`.
 
     Args:
@@ -39,7 +37,7 @@ def depthwise_conv(
     [4.0, 4.0, 4.0, 4.0]
     """
     k, _, channels, multiplier = kernel.shape
-    pads = ((padding, padding),) * 2 if isinstance(padding, int) else (padding[0], padding[1])
+    pads = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
     if multiplier == 1:
         return _conv(x, kernel[..., 0], stride, pads)
     # Several filters per channel: one small matrix product each, with a matrix product as gradient.
@@ -55,8 +53,8 @@ def depthwise_conv_transpose(
 ) -> jax.Array:
     """Transposed depthwise convolution, computed phase by phase.
 
-    Each of the stride² output phases is an ordinary depthwise convolution of `x` with the taps
-    that reach it, so no multiplication is spent on the zeros of a dilated input.
+    Each of the stride² output phases is a depthwise convolution of `x` with the taps that reach it:
+    no multiplication is spent on the zeros of a dilated input.
 
     Args:
       x: float [B, h, w, C·m].
@@ -77,17 +75,18 @@ def depthwise_conv_transpose(
     return _phases(x, kernel, stride, (padding, padding), size)
 
 
+def keeping_arguments(function: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, Pair]]:
+    """Returns the forward pass of a custom gradient that needs the arguments x and kernel."""
+    return lambda x, kernel, *rest: (function(x, kernel, *rest), (x, kernel))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """`depthwise_conv` with a kernel [k, k, C]."""
     return _weighted(_taps(_pad(x, pads), len(kernel), stride), kernel)
 
 
-def _conv_fwd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> tuple[jax.Array, _Pair]:
-    return _conv(x, kernel, stride, pads), (x, kernel)
-
-
-def _conv_bwd(stride: int, pads: Pads, residuals: _Pair, g: jax.Array) -> _Pair:
+def _conv_bwd(stride: int, pads: Pads, residuals: Pair, g: jax.Array) -> Pair:
     x, kernel = residuals
     by_kernel = _correlations(_pad(x, pads), g, len(kernel), stride)
     before = (pads[0][0], pads[1][0])
@@ -95,7 +94,7 @@ def _conv_bwd(stride: int, pads: Pads, residuals: _Pair, g: jax.Array) -> _Pair:
     return by_x, by_kernel.astype(kernel.dtype)
 
 
-_conv.defvjp(_conv_fwd, _conv_bwd)
+_conv.defvjp(keeping_arguments(_conv), _conv_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -106,28 +105,20 @@ def _transpose(
     return _phases(x, kernel[..., None], stride, padding, size)
 
 
-def _transpose_fwd(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int], size: tuple[int, int]
-) -> tuple[jax.Array, _Pair]:
-    return _transpose(x, kernel, stride, padding, size), (x, kernel)
-
-
 def _transpose_bwd(
-    stride: int, padding: tuple[int, int], size: tuple[int, int], residuals: _Pair, g: jax.Array
-) -> _Pair:
+    stride: int, padding: tuple[int, int], size: tuple[int, int], residuals: Pair, g: jax.Array
+) -> Pair:
     x, kernel = residuals
     k = len(kernel)
     # One window per pixel of `x`, whatever was cropped below and to the right.
-    ends = [
-        (m - 1) * stride + k - n - before
-        for n, m, before in zip(g.shape[1:3], x.shape[1:3], padding, strict=True)
-    ]
-    g = _pad(g, ((padding[0], ends[0]), (padding[1], ends[1])))
+    sides = zip(g.shape[1:3], x.shape[1:3], padding, strict=True)
+    rows, columns = ((before, (m - 1) * stride + k - n - before) for n, m, before in sides)
+    g = _pad(g, (rows, columns))
     by_kernel = _correlations(g, x, k, stride)
     return _weighted(_taps(g, k, stride), kernel), by_kernel.astype(kernel.dtype)
 
 
-_transpose.defvjp(_transpose_fwd, _transpose_bwd)
+_transpose.defvjp(keeping_arguments(_transpose), _transpose_bwd)
 
 
 def _pad(x: jax.Array, pads: Pads) -> jax.Array:
@@ -137,12 +128,9 @@ def _pad(x: jax.Array, pads: Pads) -> jax.Array:
 
 def _taps(x: jax.Array, k: int, stride: int) -> list[jax.Array]:
     """Slices of a padded x [B, H, W, C] that each of the k² weights multiplies: [B, h, w, C]."""
-    h, w = ((n - k) // stride + 1 for n in x.shape[1:3])
-    return [
-        x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
-        for i in range(k)
-        for j in range(k)
-    ]
+    # One past the last row and column that weight [0, 0] multiplies.
+    h, w = ((n - k) // stride * stride + 1 for n in x.shape[1:3])
+    return [x[:, i : i + h : stride, j : j + w : stride] for i, j in np.ndindex(k, k)]
 
 
 def _weighted(taps: list[jax.Array], kernel: jax.Array) -> jax.Array:
@@ -157,21 +145,17 @@ def _correlations(x: jax.Array, g: jax.Array, k: int, stride: int) -> jax.Array:
     # Sums products along a row before writing anything. Summing whole taps copies each of them
     # out of `x` first, which takes several times as long on CPUs.
     run = max(n for n in range(1, _RUN + 1) if w % n == 0)
+    rows, columns = stride * (h - 1) + 1, stride * (w - run) + 1
+
+    def products(i: int, j: int, n: int) -> jax.Array:
+        """Those of weight [i, j] in every `run`-th column from the n-th."""
+        j += stride * n
+        tap = x[:, i : i + rows : stride, j : j + columns : stride * run]
+        return tap * g[:, :, n::run]
+
     sums = [
-        functools.reduce(
-            jnp.add,
-            (
-                x[
-                    :,
-                    i : i + stride * (h - 1) + 1 : stride,
-                    j + stride * n : j + stride * (w - run + n) + 1 : stride * run,
-                ]
-                * g[:, :, n::run]
-                for n in range(run)
-            ),
-        )
-        for i in range(k)
-        for j in range(k)
+        functools.reduce(jnp.add, (products(i, j, n) for n in range(run)))
+        for i, j in np.ndindex(k, k)
     ]
     return jnp.stack(sums).sum(axis=(1, 2, 3), dtype=jnp.float32).reshape(k, k, channels)
 
@@ -183,27 +167,19 @@ def _phases(
     batch, h, w, _ = x.shape
     reach = -(-k // stride)  # inputs that touch one output, along one axis
     rows, columns = (-(-(n + before) // stride) for n, before in zip(size, padding, strict=True))
-    x = jnp.pad(
-        x, ((0, 0), (reach - 1, max(0, rows - h)), (reach - 1, max(0, columns - w)), (0, 0))
-    )
+    x = _pad(x, ((reach - 1, max(0, rows - h)), (reach - 1, max(0, columns - w))))
     # One multiplier at a time as [rows, columns, C]: the channels stay contiguous.
     inputs = x.reshape(*x.shape[:3], channels, multiplier).transpose(4, 0, 1, 2, 3)
-    spare = reach * stride - k
-    taps = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0)))
-    taps = jax.lax.optimization_barrier(taps).reshape(
-        reach, stride, reach, stride, channels, multiplier
-    )
+    spare = (0, reach * stride - k)
+    taps = jax.lax.optimization_barrier(jnp.pad(kernel, (spare, spare, (0, 0), (0, 0))))
+    taps = taps.reshape(reach, stride, reach, stride, channels, multiplier)
     # All phases of one tap at once give long contiguous runs of memory.
     phases = [
         inputs[n, :, reach - 1 - i :, reach - 1 - j :][:, :rows, :columns, None, None]
         * taps[None, None, None, i, :, j, :, :, n]
-        for i in range(reach)
-        for j in range(reach)
-        for n in range(multiplier)
+        for i, j, n in np.ndindex(reach, reach, multiplier)
     ]
-    full = functools.reduce(jnp.add, phases)
-    full = full.transpose(0, 1, 3, 2, 4, 5).reshape(
-        batch, rows * stride, columns * stride, channels
-    )
+    full = functools.reduce(jnp.add, phases).transpose(0, 1, 3, 2, 4, 5)
+    full = full.reshape(batch, rows * stride, columns * stride, channels)
     top, left = padding
     return full[:, top : top + size[0], left : left + size[1]]

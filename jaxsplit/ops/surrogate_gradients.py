@@ -31,7 +31,7 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 
 
 def add_uniform_noise(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Adds independent noise from U[-1/2, 1/2), the differentiable proxy for rounding.
+    """Adds independent noise from U[-1/2, 1/2), a differentiable proxy for rounding.
 
     Args:
       x: any shape, floating.
@@ -52,8 +52,7 @@ def add_uniform_noise(x: jax.Array, key: jax.Array) -> jax.Array:
 def lower_bound(x: jax.Array, bound: jax.Array | float) -> jax.Array:
     """max(x, bound) with a gradient that still lets descent raise x from below the bound.
 
-    With cotangent g the gradient with respect to x is g where x >= bound or g < 0 (a descent step
-    would raise x), else 0. The bound itself gets no gradient.
+    The cotangent g reaches x where x >= bound or g < 0 (descent raises x); the bound gets none.
 
     Args:
       x: any shape, floating.

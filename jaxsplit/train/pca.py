@@ -26,7 +26,7 @@ from jaxsplit.train.losses import Distortion
 from jaxsplit.train.rate_groups import Group
 from jaxsplit.train.records import CurveState
 from jaxsplit.units import BottleneckSpec, UnitSpec, Variables
-from jaxsplit.units.layers import EPSILON
+from jaxsplit.units.architecture import EPSILON
 
 _FINEST = 1e-3  # smallest step, relative to the features' root mean square
 _FLATTEST = 1e-6  # smallest eigenvalue of a metric, relative to their mean

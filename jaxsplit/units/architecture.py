@@ -1,13 +1,22 @@
-"""The architecture of the paper's unit: kernels, strides, widths, and the sizes they give."""
+"""The architecture of the paper's unit: kernels, strides and widths, and the layers it uses."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 
-from jaxsplit.errors import ConfigError
-from jaxsplit.units.layers import ACTIVATIONS
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
+from jaxsplit import ops
+from jaxsplit.errors import ConfigError
+
+#: Of every batch normalisation.
+EPSILON = 1e-5
+ACTIVATIONS = {"relu": nn.relu, "none": lambda x: x}
+
+_MOMENTUM = 0.9  # of the running averages
 _MOST_STRIDE = 64
 
 
@@ -17,7 +26,7 @@ class Architecture:
 
     Attributes:
       channels: C, channels of the latent.
-      stride: s of the depthwise convolutions.
+      stride: s of the depthwise convolutions, at most 64.
       kernel: side of the encoder's depthwise kernel.
       padding: zeros around the encoder's input.
       decoder_kernel, decoder_padding: the same for the transposed convolution; default: the
@@ -30,12 +39,6 @@ class Architecture:
       output_activation: on the reconstruction; "relu" where the features are ≥ 0.
       batch_norm: normalise after every convolution; without it every convolution has a bias.
       crop: cut the reconstruction to the size of the features.
-
-    Raises:
-      ConfigError: an impossible size, step or activation.
-
-    >>> Architecture(channels=64, stride=2).latent_size(7, 7)
-    (4, 4)
     """
 
     channels: int
@@ -60,11 +63,11 @@ class Architecture:
                     f"{name} is {getattr(self, name)!r}; expected one of {sorted(ACTIVATIONS)}"
                 )
         kernel, padding = self.decoder_form
-        counts = (self.channels, self.stride, self.kernel, self.multiplier, kernel)
-        whole = (*counts, self.decoder_filters, self.padding, padding)
-        if not all(type(count) is int for count in whole):
+        filters = (self.multiplier, self.decoder_filters)
+        counts = (self.channels, self.stride, self.kernel, kernel, *filters)
+        if not all(type(count) is int for count in (*counts, self.padding, padding)):
             raise ConfigError(f"sizes and numbers of a unit are whole numbers: {self}")
-        if min(*counts, self.decoder_filters) < 1 or not 0 < self.step < math.inf:
+        if min(counts) < 1 or not 0 < self.step < math.inf:
             raise ConfigError(
                 f"channels, stride, kernels, multiplier, step must be positive: {self}"
             )
@@ -74,24 +77,17 @@ class Architecture:
             raise ConfigError(f"strides must be at most {_MOST_STRIDE}: {self}")
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
-        """Returns rows and columns of the latent for features of (height, width).
-
-        They are less than 1 where the features are smaller than the kernel.
-        """
+        """Returns (rows, columns) of the latent; below 1 if the features are too small."""
         h, w = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in (height, width))
         return h, w
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Returns rows and columns of the reconstruction for features of (height, width).
-
-        They are those of the features with `crop`, else of the transposed convolution.
-        """
+        """Returns (rows, columns) of the reconstruction: with `crop`, those of the features."""
         if self.crop:
             return height, width
         kernel, padding = self.decoder_form
-        h, w = (
-            (n - 1) * self.stride - 2 * padding + kernel for n in self.latent_size(height, width)
-        )
+        latent = self.latent_size(height, width)
+        h, w = ((n - 1) * self.stride - 2 * padding + kernel for n in latent)
         return h, w
 
     @property
@@ -105,3 +101,44 @@ class Architecture:
         kernel = self.kernel if self.decoder_kernel is None else self.decoder_kernel
         padding = self.padding if self.decoder_padding is None else self.decoder_padding
         return kernel, padding
+
+
+class Pointwise(nn.Module):
+    """1×1 convolution without a bias."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        return ops.pointwise(x, kernel.astype(x.dtype))
+
+
+class Norm(nn.Module):
+    """Batch normalisation with the variables of `nn.BatchNorm`, or a bias; then the activation."""
+
+    spec: Architecture
+    activation: str
+    axis_name: str | None = None
+    first_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        shape, last = x.shape[-1:], (1,) * (x.ndim - 1) + (-1,)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        activation = ACTIVATIONS[self.activation]
+        if not self.spec.batch_norm:
+            return activation(x + bias.reshape(last))
+        first = nn.initializers.constant(self.first_scale)
+        scale = self.param("scale", first, shape, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if not train:
+            gain = jax.lax.rsqrt(var.value.reshape(last) + EPSILON) * scale.reshape(last)
+            return activation((x - mean.value.reshape(last)) * gain + bias.reshape(last))
+        rectify = self.activation == "relu"
+        y, moments = ops.batch_norm(x, scale, bias, EPSILON, rectify, self.axis_name)
+        for average, moment in zip((mean, var), moments, strict=True):
+            average.value = _MOMENTUM * average.value + (1 - _MOMENTUM) * moment
+        return y

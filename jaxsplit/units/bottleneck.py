@@ -14,8 +14,7 @@ from jaxsplit import entropy, ops
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
-from jaxsplit.units.architecture import Architecture
-from jaxsplit.units.layers import EPSILON, Pointwise, depthwise_kernel, norm
+from jaxsplit.units.architecture import EPSILON, Architecture, Norm, Pointwise
 from jaxsplit.units.unit import Shape, Unit, Variables, register
 
 #: Standard deviation of a fresh unit's latents, and scale of its prior, in quantisation steps.
@@ -29,14 +28,14 @@ class BottleneckSpec(Architecture, Unit):
     """The paper's unit for features [B, H, W, C] (Datta et al. 2022, arXiv 2208.11596).
 
     Depthwise k×k, stride s → 1×1 to `channels` → quantise → 1×1 → depthwise transposed k×k, stride
-    s, with a factorized prior. Its fields are those of `Architecture`: channels, stride, kernel,
-    padding, multiplier, step, activations, batch_norm, …
+    s, with a factorized prior. For the fields see `Architecture`.
 
     Raises:
       ConfigError: an impossible size, step or activation.
 
-    >>> BottleneckSpec(channels=64, stride=2).latent_shape((7, 7, 2048))
-    (4, 4, 64)
+    >>> spec = BottleneckSpec(channels=64, stride=2)
+    >>> spec.latent_size(7, 7), spec.latent_shape((7, 7, 2048))
+    ((4, 4), (4, 4, 64))
     """
 
     kind: ClassVar[str] = "bottleneck"
@@ -98,8 +97,7 @@ class BottleneckSpec(Architecture, Unit):
 
     def bits(self, variables: Variables, latents: jax.Array) -> jax.Array:
         """Returns the factorized prior's bits of every element; see `Unit.bits`."""
-        prior: Any = FactorizedPrior(self.channels)
-        return prior.apply({"params": variables["params"]["prior"]}, latents)
+        return entropy.bits(variables["params"]["prior"], latents)
 
     def has_prior(self, variables: Variables) -> bool:
         """Returns whether the variables hold a prior; the published units have none."""
@@ -119,50 +117,42 @@ class BottleneckSpec(Architecture, Unit):
         """Returns the shapes of encoder and decoder, without tracing: specs may be untrusted."""
         channels, (kernel, _) = shape[-1], self.decoder_form
         wide, decoded = channels * self.multiplier, channels * self.decoder_filters
-        # In the order of the convolutions: depthwise kernel, pointwise kernel, outputs of each.
-        parts = {
-            "encoder": (
-                (self.kernel, self.kernel, channels, self.multiplier),
-                (wide, self.channels),
-                {"depthwise_norm": wide, "pointwise_norm": self.channels},
-            ),
-            "decoder": (
-                (kernel, kernel, channels, self.decoder_filters),
-                (self.channels, decoded),
-                {"pointwise_norm": decoded, "depthwise_norm": channels},
-            ),
-        }
-
-        def norms(widths: dict[str, int], *names: str) -> Variables:
-            return {norm: {name: (width,) for name in names} for norm, width in widths.items()}
-
         learned = ("scale", "bias") if self.batch_norm else ("bias",)
-        params = {
-            part: {
+
+        def half(depthwise: Shape, pointwise: Shape, width: int) -> Variables:
+            return {
                 "depthwise": depthwise,
+                "depthwise_norm": dict.fromkeys(learned, (width,)),
                 "pointwise": {"kernel": pointwise},
-                **norms(widths, *learned),
+                "pointwise_norm": dict.fromkeys(learned, pointwise[1:]),
             }
-            for part, (depthwise, pointwise, widths) in parts.items()
+
+        first = (self.kernel, self.kernel, channels, self.multiplier)
+        last = (kernel, kernel, channels, self.decoder_filters)
+        params = {
+            "encoder": half(first, (wide, self.channels), wide),
+            "decoder": half(last, (self.channels, decoded), channels),
         }
         if not self.batch_norm:
             return {"params": params}
-        stats = {part: norms(widths, "mean", "var") for part, (_, _, widths) in parts.items()}
+        norms, moments = ("depthwise_norm", "pointwise_norm"), ("mean", "var")
+        stats = {
+            part: {norm: dict.fromkeys(moments, layers[norm]["bias"]) for norm in norms}
+            for part, layers in params.items()
+        }
         return {"params": params, "batch_stats": stats}
 
     def fold(self, variables: Variables) -> tuple[BottleneckSpec, Variables]:
         """Folds batch normalisation into the convolutions, see `Unit.fold`."""
         if not self.batch_norm:
             return self, variables
-        params = {name: dict(tree) for name, tree in variables["params"].items()}
-        stats = variables["batch_stats"]
-        for part, layers in params.items():
-            if part == "prior":
-                continue
+        params = dict(variables["params"])
+        for part, stats in variables["batch_stats"].items():
+            layers = params[part] = dict(params[part])
             for conv in ("depthwise", "pointwise"):
-                norm, moments = layers[f"{conv}_norm"], stats[part][f"{conv}_norm"]
+                norm, moments = layers[f"{conv}_norm"], stats[f"{conv}_norm"]
                 scale = norm["scale"] / jnp.sqrt(moments["var"] + EPSILON)
-                bias = norm["bias"] - moments["mean"] * scale
+                layers[f"{conv}_norm"] = {"bias": norm["bias"] - moments["mean"] * scale}
                 kernel = layers[conv]
                 if conv == "pointwise":
                     layers[conv] = {"kernel": kernel["kernel"] * scale[None]}
@@ -170,7 +160,6 @@ class BottleneckSpec(Architecture, Unit):
                     layers[conv] = kernel * scale.reshape(1, 1, *kernel.shape[2:])
                 else:
                     layers[conv] = kernel * scale[None, None, :, None]
-                layers[f"{conv}_norm"] = {"bias": bias}
         return dataclasses.replace(self, batch_norm=False), {"params": params}
 
     def _module(self, shape: Shape, axis_name: str | None = None) -> Any:
@@ -181,12 +170,10 @@ class BottleneckSpec(Architecture, Unit):
     def _train(
         self, method: str, variables: Variables, x: jax.Array, shape: Shape, axis_name: str | None
     ) -> tuple[jax.Array, Variables]:
-        half = f"{method}r"  # encode runs the encoder, decode the decoder
         y, updated = self._module(shape, axis_name).apply(
             variables, x, True, method=method, mutable=["batch_stats"]
         )
-        stats = variables.get("batch_stats", {})
-        return y, {**stats, half: updated["batch_stats"][half]} if self.batch_norm else stats
+        return y, updated.get("batch_stats", {})
 
 
 class Encoder(nn.Module):
@@ -197,14 +184,16 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        spec = self.spec
-        kernel = depthwise_kernel(self, spec.kernel, x.shape[-1], spec.multiplier, spec.kernel)
+        spec, size = self.spec, self.spec.kernel
+        init = nn.initializers.normal((size * size) ** -0.5)  # keeps the inputs' variance
+        shape = (size, size, x.shape[-1], spec.multiplier)
+        kernel = self.param("depthwise", init, shape, jnp.float32)
         x = ops.depthwise_conv(x, kernel, spec.stride, spec.padding)
-        x = norm(self, "depthwise_norm", x, train, spec.activation)
+        x = Norm(spec, spec.activation, self.axis_name, name="depthwise_norm")(x, train)
         x = Pointwise(spec.channels, name="pointwise")(x)
         first = INITIAL_LATENT_STD * spec.step
-        x = norm(self, "pointwise_norm", x, train, spec.latent_activation, first)
-        return x / spec.step
+        latent = Norm(spec, spec.latent_activation, self.axis_name, first, name="pointwise_norm")
+        return latent(x, train) / spec.step
 
 
 class Decoder(nn.Module):
@@ -220,14 +209,15 @@ class Decoder(nn.Module):
         height, width, channels = self.shape
         filters = spec.decoder_filters
         x = Pointwise(channels * filters, name="pointwise")(z * spec.step)
-        x = norm(self, "pointwise_norm", x, train, spec.activation)
+        x = Norm(spec, spec.activation, self.axis_name, name="pointwise_norm")(x, train)
         size, padding = spec.decoder_form
-        # About (k / s)² taps reach one output, from `filters` inputs each.
+        # Keeps the variance: about (k / s)² taps reach one output, from `filters` inputs each.
         reach = -(-size // spec.stride)
-        kernel = depthwise_kernel(self, size, channels, filters, reach, filters)
+        init = nn.initializers.normal((reach * reach * filters) ** -0.5)
+        kernel = self.param("depthwise", init, (size, size, channels, filters), jnp.float32)
         output = spec.output_size(height, width)
         x = ops.depthwise_conv_transpose(x, kernel, spec.stride, padding, output)
-        return norm(self, "depthwise_norm", x, train, spec.output_activation)
+        return Norm(spec, spec.output_activation, self.axis_name, name="depthwise_norm")(x, train)
 
 
 class Bottleneck(nn.Module):

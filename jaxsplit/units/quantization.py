@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from jaxsplit import ops
 
-#: An array, or as many as cross the cut, in one tree.
+#: An array, or a tree of the arrays that cross the cut.
 Latents = Any
-#: Of each array [C], in the same tree.
+#: The offsets [C] of each array, in the same tree.
 Offsets = Any
 
 #: The symbol of a latent that is not a finite number: beyond the limit of all others.
@@ -25,19 +25,16 @@ _SYMBOL_LIMIT = 2.0**31 - 128  # the largest float32 that int32 holds
 
 
 def add_noise(latents: Latents, keys: jax.Array) -> Latents:
-    """Adds uniform noise of one step to arrays [B, …], which replaces rounding in training.
-
-    There is one random key for each image, [B].
-    """
+    """Adds uniform noise of one step in place of rounding; `keys` [B] has one for each image."""
     noisy = []
-    for place, x in enumerate(jax.tree.leaves(latents)):
-        own = keys if not place else jax.vmap(lambda k, i=place: jax.random.fold_in(k, i))(keys)
+    for n, x in enumerate(jax.tree.leaves(latents)):
+        own = keys if not n else jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys)
         noisy.append(jax.vmap(ops.add_uniform_noise)(x, own))
     return jax.tree.unflatten(jax.tree.structure(latents), noisy)
 
 
 def round_latents(latents: Latents, offsets: Offsets, *, straight_through: bool = False) -> Latents:
-    """Rounds latents, arrays [B, …, C], to whole numbers of steps from offsets [C] of each array.
+    """Rounds latents to whole numbers of steps from the offsets.
 
     With `straight_through`, gradients pass through the rounding.
     """
@@ -48,15 +45,7 @@ def round_latents(latents: Latents, offsets: Offsets, *, straight_through: bool 
 
 
 def to_symbols(latents: Latents, offsets: Offsets) -> Latents:
-    """Rounds latents to symbols around offsets.
-
-    Args:
-      latents: arrays [B, …, C].
-      offsets: of each array [C].
-
-    Returns:
-      int32 arrays of the same shapes; `NOT_FINITE` for what is no finite number.
-    """
+    """Rounds latents to symbols, int32; `NOT_FINITE` for what is no finite number."""
 
     def symbols(z: jax.Array, offset: jax.Array) -> jax.Array:
         rounded = jnp.round(z - _along(offset, z))
@@ -67,15 +56,7 @@ def to_symbols(latents: Latents, offsets: Offsets) -> Latents:
 
 
 def from_symbols(symbols: Latents, offsets: Offsets) -> Latents:
-    """Reconstructs rounded latents.
-
-    Args:
-      symbols: int32 arrays [B, …, C].
-      offsets: of each array [C].
-
-    Returns:
-      float32 arrays, as the decoder gets them.
-    """
+    """Reconstructs rounded latents, float32, as the decoder gets them."""
     return jax.tree.map(lambda x, o: x.astype(jnp.float32) + _along(o, x), symbols, offsets)
 
 

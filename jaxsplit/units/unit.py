@@ -22,11 +22,10 @@ Shape = tuple[int, ...]
 class Unit(abc.ABC):
     """An encoder for the device, a decoder for the server, and an entropy model.
 
-    A unit codes one array at a cut. It is a frozen dataclass, so it is hashable, and a family
-    stores its fields; parameters are arguments. All methods are pure functions of arrays with a
-    leading axis B of images and can be jitted. Latents are in quantisation steps: the coded symbol
-    is `round(latent - offset)`, with an offset for each channel, the latent's last axis. Six
-    methods are abstract; the others have defaults.
+    A unit codes one array at a cut. It is a frozen dataclass: hashable, and a family stores its
+    fields. Methods are pure functions of arrays [B, …] of B images. Latents are in quantisation
+    steps: the coded symbol is `round(latent - offset)`, with an offset for each channel, the
+    latent's last axis. Six methods are abstract; the others have defaults.
 
     Attributes:
       kind: name under which `register` files the class, and a family stores it.
@@ -158,7 +157,7 @@ class Unit(abc.ABC):
           variables: as trained.
 
         Returns:
-          The unit and its variables as they run in inference; by default unchanged.
+          The unit and its variables for inference; by default unchanged.
         """
         return self, variables
 
@@ -174,13 +173,13 @@ class Unit(abc.ABC):
         return True
 
     def variable_shapes(self, shape: Shape) -> Variables | None:
-        """Returns the shapes of encoder and decoder variables, as a tree of tuples.
+        """Returns the shapes of encoder and decoder variables.
 
         Args:
           shape: of one image's features.
 
         Returns:
-          The tree; None: unknown, and a loaded family's arrays are not checked.
+          A tree of tuples; None: unknown, and a loaded family's arrays are not checked.
         """
         return None
 
@@ -210,47 +209,25 @@ def register(unit: _U) -> _U:
     Raises:
       ConfigError: it has no kind, or another class has it.
 
-    >>> from jaxsplit import units
-    >>> from_form(units.BottleneckSpec(channels=8).form).channels
+    >>> from jaxsplit.units import BottleneckSpec
+    >>> spec_from_form(BottleneckSpec(channels=8).form).channels
     8
     """
-    kind = getattr(unit, "kind", None)
+    kind, name = getattr(unit, "kind", None), unit.__name__
     if not isinstance(kind, str) or not kind or not dataclasses.is_dataclass(unit):
-        raise ConfigError(f"{unit.__name__} needs a class attribute `kind` and to be a dataclass")
+        raise ConfigError(f"{name} needs a class attribute `kind` and to be a dataclass")
     if unit.__hash__ is None or kind == _PER_TENSOR:
-        raise ConfigError(f"{unit.__name__} needs to be frozen, and a kind other than {kind!r}")
-    if (other := _KINDS.get(kind)) and not _is_again(unit, other):
-        raise ConfigError(f"the kind {kind!r} of {unit.__name__} is taken by {other.__name__}")
+        raise ConfigError(f"{name} needs to be frozen, and a kind other than {kind!r}")
+    if (other := _KINDS.get(kind)) and not _same_class(unit, other):
+        raise ConfigError(f"the kind {kind!r} of {name} is taken by {other.__name__}")
     _KINDS[kind] = unit
     return unit
 
 
-def _is_again(unit: type, other: type | None) -> bool:
-    """Whether two classes are one: a notebook's cell that is run again defines it again."""
+def _same_class(unit: type, other: type | None) -> bool:
+    """Whether two classes have one name: running a notebook's cell again defines it again."""
     names = ("__module__", "__qualname__")
     return other is not None and all(getattr(unit, n) == getattr(other, n) for n in names)
-
-
-def _hashable(value: Any) -> Any:
-    """JSON's lists as the tuples that they were."""
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
-
-
-def from_form(form: Mapping[str, Any]) -> Unit:
-    """Rebuilds a unit from `Unit.form`: fields and "kind", by default that of `BottleneckSpec`.
-
-    Raises:
-      ConfigError: the kind is not registered, or a field has an impossible value.
-      TypeError: a field is missing or unknown.
-    """
-    fields = {name: _hashable(value) for name, value in form.items() if name != "kind"}
-    kind = form.get("kind", "bottleneck")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ConfigError(
-            f"no unit of kind {kind!r} is registered: import the module that defines it first"
-            f"{did_you_mean(str(kind), _KINDS)}"
-        )
-    return _KINDS[kind](**fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,13 +274,11 @@ def per_tensor(units: Mapping[str, Unit]) -> PerTensor:
     """Assigns a unit to each array that crosses a cut.
 
     Args:
-      units: name of an array, a key of the dictionary that the head returns → its unit.
+      units: name of an array, a key of the dictionary that the head returns → its unit; a
+        ConfigError if there is none.
 
     Returns:
       The units as one spec, for `make_split` and `Rate`.
-
-    Raises:
-      ConfigError: `units` is empty.
 
     >>> from jaxsplit.units import BottleneckSpec
     >>> per_tensor({"skip": BottleneckSpec(2), "deep": BottleneckSpec(8)}).unit_of("skip").channels
@@ -315,12 +290,9 @@ def per_tensor(units: Mapping[str, Unit]) -> PerTensor:
 
 
 def check_stored(spec: UnitSpec) -> None:
-    """Checks that a family of these units could be loaded again.
-
-    Raises a ConfigError if a class is not registered.
-    """
-    for unit in [unit for _, unit in spec.units] if isinstance(spec, PerTensor) else [spec]:
-        if not _is_again(type(unit), _KINDS.get(unit.kind)):
+    """Raises a ConfigError if a class is not registered: a family of it couldn't be loaded."""
+    for unit in dict(spec.units).values() if isinstance(spec, PerTensor) else [spec]:
+        if not _same_class(type(unit), _KINDS.get(unit.kind)):
             raise ConfigError(
                 f"{type(unit).__name__} is not registered: decorate the class with "
                 "jaxsplit.units.register, so that a stored family finds it"
@@ -328,7 +300,29 @@ def check_stored(spec: UnitSpec) -> None:
 
 
 def spec_from_form(form: Mapping[str, Any]) -> UnitSpec:
-    """Rebuilds a unit or a `PerTensor` from its `form`; see `from_form`."""
+    """Rebuilds a unit or a `PerTensor` from its `form`.
+
+    Raises:
+      ConfigError: a kind is not registered, or a field has an impossible value.
+      TypeError: a field is missing or unknown.
+    """
     if form.get("kind") != _PER_TENSOR:
-        return from_form(form)
-    return per_tensor({str(name): from_form(own) for name, own in form["units"].items()})
+        return _from_form(form)
+    return per_tensor({str(name): _from_form(own) for name, own in form["units"].items()})
+
+
+def _from_form(form: Mapping[str, Any]) -> Unit:
+    """Rebuilds one unit; a form without "kind" is that of a `BottleneckSpec`."""
+
+    def as_stored(value: Any) -> Any:
+        """Returns JSON's lists as the tuples that they were."""
+        return tuple(map(as_stored, value)) if isinstance(value, list) else value
+
+    fields = {name: as_stored(value) for name, value in form.items() if name != "kind"}
+    kind = form.get("kind", "bottleneck")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ConfigError(
+            f"no unit of kind {kind!r} is registered: import the module that defines it first"
+            f"{did_you_mean(str(kind), _KINDS)}"
+        )
+    return _KINDS[kind](**fields)

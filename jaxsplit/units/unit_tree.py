@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,7 @@ from jaxsplit.networks import Features
 from jaxsplit.units.quantization import Latents, Offsets
 from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables
 
-_T = TypeVar("_T")
-
-#: Names that parameters have in trees of the library.
+#: Names of other parameters in the library's trees.
 _RESERVED = ("network", "prior")
 
 
@@ -43,7 +42,7 @@ class Tensor:
 class UnitTree:
     """The units of a cut, as functions of trees with an array for each unit.
 
-    Features, latents and offsets have the same tree; a bare array is the simplest. `unit` is
+    Features, latents and offsets have the same tree, in the simplest case a bare array. `unit` is
     {"params", "batch_stats"} of one rate; where several arrays cross, each collection has an entry
     for each array's name. For arguments of methods see `Split` and `Unit`.
 
@@ -59,17 +58,15 @@ class UnitTree:
     def at(cls, features: Features, spec: UnitSpec) -> UnitTree:
         """Returns the units for the features of one image, `jax.ShapeDtypeStruct`s.
 
-        Args:
-          spec: one unit for all, or a `PerTensor`.
-
         Raises:
-          ConfigError: an array has no unit, a unit no array, they do not fit, or what crosses are
-            no floating-point arrays.
+          ConfigError: an array has no unit, a unit no array, one does not fit the other, or an
+            array is not floating-point.
         """
         leaves, structure = jax.tree.flatten_with_path(features)
         if not leaves:
             raise ConfigError("nothing crosses the cut; expected at least one array")
-        tensors = []
+        tensors: list[Tensor] = []
+        channels = 0
         for path, leaf in leaves:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             if not re.fullmatch(r"[\w.-]*", name) or name in _RESERVED:
@@ -82,13 +79,12 @@ class UnitTree:
             unit = spec.unit_of(name) if isinstance(spec, PerTensor) else spec
             tensors.append(Tensor(name, leaf.shape, unit))
             try:
-                tensors[-1].latent_shape  # noqa: B018 — refuses a unit that doesn't fit
+                channels += tensors[-1].latent_shape[-1]
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}" if name else str(error)) from error
         if isinstance(spec, PerTensor) and len(spec.units) > len(tensors):
             names = ", ".join(tensor.name for tensor in tensors)
             raise ConfigError(f"{len(spec.units)} units, but only {names or 'one array'} crosses")
-        channels = sum(tensor.latent_shape[-1] for tensor in tensors)
         if len(tensors) > 1 and channels > MOST_TABLES:
             raise ConfigError(
                 f"latents of {channels} channels in all; several arrays share one frame, which has "
@@ -120,7 +116,7 @@ class UnitTree:
     def features(self, batch: int) -> Features:
         """Returns the features of a batch as `jax.ShapeDtypeStruct`s, float32 [batch, …]."""
         return self._tree(
-            [jax.ShapeDtypeStruct((batch, *one.shape), jnp.float32) for one in self.tensors]
+            jax.ShapeDtypeStruct((batch, *one.shape), jnp.float32) for one in self.tensors
         )
 
     def init(self, key: jax.Array) -> Variables:
@@ -128,16 +124,16 @@ class UnitTree:
         several = len(self.tensors) > 1
         keys = jax.random.split(key, len(self.tensors)) if several else [key]
         pairs = zip(self.tensors, keys, strict=True)
-        return self._joined([tensor.unit.init(own, tensor.shape) for tensor, own in pairs])
+        return self._joined(one.unit.init(own, one.shape) for one, own in pairs)
 
     def encode(self, unit: Variables, features: Features) -> Latents:
         """Runs the encoders."""
-        return self._tree(self._each(lambda own, one, x: one.unit.encode(own, x), unit, features))
+        return self._tree(one.unit.encode(own, x) for one, own, x in self._each(unit, features))
 
     def decode(self, unit: Variables, latents: Latents) -> Features:
         """Runs the decoders."""
         return self._tree(
-            self._each(lambda own, one, z: one.unit.decode(own, z, one.shape), unit, latents)
+            one.unit.decode(own, z, one.shape) for one, own, z in self._each(unit, latents)
         )
 
     def encode_train(
@@ -145,119 +141,108 @@ class UnitTree:
     ) -> tuple[Latents, Variables]:
         """Runs `encode` in a training step; see `Unit.encode_train`."""
         return self._trained(
-            self._each(lambda own, one, x: one.unit.encode_train(own, x, axis_name), unit, features)
+            one.unit.encode_train(own, x, axis_name) for one, own, x in self._each(unit, features)
         )
 
     def decode_train(
         self, unit: Variables, latents: Latents, axis_name: str | None
     ) -> tuple[Features, Variables]:
         """Runs `decode` in a training step; see `Unit.encode_train`."""
-
-        def run(own: Variables, one: Tensor, z: jax.Array) -> tuple[jax.Array, Variables]:
-            return one.unit.decode_train(own, z, one.shape, axis_name)
-
-        return self._trained(self._each(run, unit, latents))
+        return self._trained(
+            one.unit.decode_train(own, z, one.shape, axis_name)
+            for one, own, z in self._each(unit, latents)
+        )
 
     def bits(self, unit: Variables, latents: Latents) -> Latents:
         """Returns the code length of every element under the priors."""
-        return self._tree(self._each(lambda own, one, z: one.unit.bits(own, z), unit, latents))
+        return self._tree(one.unit.bits(own, z) for one, own, z in self._each(unit, latents))
 
     def has_prior(self, unit: Variables) -> bool:
         """Returns whether `bits` can be computed, see `Unit.has_prior`."""
-        return all(tensor.unit.has_prior(self._own(unit, tensor.name)) for tensor in self.tensors)
+        return all(one.unit.has_prior(own) for one, own in self._own(unit))
 
     def separate(self, symbols: jax.Array | np.ndarray) -> Latents:
         """Splits symbols [B, *latent_shape] of frames into a tree of each array's."""
-        if len(self.tensors) == 1:
-            return self._tree([symbols.reshape(-1, *self.tensors[0].latent_shape)])
-        parts, begin = [], 0
-        for tensor in self.tensors:
-            end = begin + math.prod(tensor.latent_shape)
-            parts.append(symbols[..., begin:end].reshape(-1, *tensor.latent_shape))
-            begin = end
-        return self._tree(parts)
+        shapes = [one.latent_shape for one in self.tensors]
+        ends = [0, *itertools.accumulate(map(math.prod, shapes))]
+        flat = symbols.reshape(-1, ends[-1])
+        parts = zip(itertools.pairwise(ends), shapes, strict=True)
+        return self._tree(flat[:, i:j].reshape(-1, *shape) for (i, j), shape in parts)
 
     def zero_offsets(self) -> Offsets:
         """Returns offsets of 0, float32 [C] for each array."""
-        return self._tree([jnp.zeros(tensor.latent_shape[-1]) for tensor in self.tensors])
+        return self._tree(jnp.zeros(one.latent_shape[-1]) for one in self.tensors)
 
     def best_offsets(self, unit: Variables) -> Offsets:
         """Returns the offsets that cost the fewest bits under the prior, see `Unit.offsets`."""
-
-        def offsets(own: Variables, one: Tensor) -> np.ndarray:
-            return one.unit.offsets(own, one.latent_shape[-1])
-
-        return self._tree([offsets(self._own(unit, one.name), one) for one in self.tensors])
+        return self._tree(
+            one.unit.offsets(own, one.latent_shape[-1]) for one, own in self._own(unit)
+        )
 
     def stored_offsets(self, tables: CodingTables) -> Offsets:
         """Returns the offsets in tables, as a tree of each array's [C]."""
         if len(self.tensors) == 1:
             return self._tree([tables.offsets])
-        offsets = self.separate(tables.offsets[None, None, None])
+        offsets = self.separate(tables.offsets)
         return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[0], offsets)
 
     def tables(self, unit: Variables, offsets: Offsets) -> CodingTables:
         """Freezes the priors into one set of tables for a frame, see `Unit.tables`."""
-        found = [
-            tensor.unit.tables(self._own(unit, tensor.name), np.asarray(offset, np.float32))
-            for tensor, offset in zip(self.tensors, jax.tree.leaves(offsets), strict=True)
-        ]
+        each = self._each(unit, offsets)
+        found = [one.unit.tables(own, np.asarray(o, np.float32)) for one, own, o in each]
         return self.join_tables(found)
 
     def join_tables(self, tables: list[CodingTables]) -> CodingTables:
         """Joins each array's tables, in the tree's order, into one set for a frame."""
         if len(tables) == 1:
             return tables[0]
-        shapes = [tensor.latent_shape for tensor in self.tensors]
+        shapes = [one.latent_shape for one in self.tensors]
         return join_tables(list(zip(tables, shapes, strict=True)))
 
     def fold(self, unit: Variables) -> tuple[UnitTree, Variables]:
         """Returns the units and a rate's variables for inference, see `Unit.fold`."""
-        tensors, variables = [], []
-        for tensor in self.tensors:
-            folded, own = tensor.unit.fold(self._own(unit, tensor.name))
-            tensors.append(dataclasses.replace(tensor, unit=folded))
-            variables.append(own)
-        return dataclasses.replace(self, tensors=tuple(tensors)), self._joined(variables)
+        folded = [one.unit.fold(own) for one, own in self._own(unit)]
+        pairs = zip(self.tensors, folded, strict=True)
+        tensors = tuple(dataclasses.replace(one, unit=plain) for one, (plain, _) in pairs)
+        return dataclasses.replace(self, tensors=tensors), self._joined(own for _, own in folded)
 
     def variable_shapes(self) -> Variables | None:
         """Returns the shapes of encoders and decoders, see `Unit.variable_shapes`."""
-        shapes = [tensor.unit.variable_shapes(tensor.shape) for tensor in self.tensors]
+        shapes = [one.unit.variable_shapes(one.shape) for one in self.tensors]
         known = [own for own in shapes if own is not None]
         return self._joined(known) if len(known) == len(shapes) else None
 
-    def _tree(self, leaves: Sequence[object]) -> Any:
+    def _tree(self, leaves: Iterable[object]) -> Any:
         return jax.tree.unflatten(self.structure, leaves)
 
-    def _own(self, unit: Variables, name: str) -> Variables:
-        """Variables of one array's unit, without collections that have no entry for it."""
-        if len(self.tensors) == 1:
-            return unit
-        return {kind: tree[name] for kind, tree in unit.items() if name in tree}
-
-    def _joined(self, own: list[Variables]) -> Variables:
-        if len(own) == 1:
-            return own[0]
-        joined: Variables = {}
-        for tensor, variables in zip(self.tensors, own, strict=True):
-            for kind, tree in variables.items():
-                joined.setdefault(kind, {})[tensor.name] = tree
-        return joined
+    def _own(self, unit: Variables) -> Iterator[tuple[Tensor, Variables]]:
+        """Yields each array and the variables of its unit."""
+        for one in self.tensors:
+            if len(self.tensors) == 1:
+                yield one, unit
+            else:
+                # A unit without statistics has no entry in their collection.
+                yield one, {kind: tree[one.name] for kind, tree in unit.items() if one.name in tree}
 
     def _each(
-        self,
-        function: Callable[[Variables, Tensor, jax.Array], _T],
-        unit: Variables,
-        tree: Latents,
-    ) -> list[_T]:
-        """One array's result after the other."""
-        return [
-            function(self._own(unit, tensor.name), tensor, x)
-            for tensor, x in zip(self.tensors, jax.tree.leaves(tree), strict=True)
-        ]
+        self, unit: Variables, tree: Latents
+    ) -> Iterator[tuple[Tensor, Variables, jax.Array]]:
+        """Yields each array, the variables of its unit, and its leaf of a tree."""
+        for (one, own), leaf in zip(self._own(unit), jax.tree.leaves(tree), strict=True):
+            yield one, own, leaf
 
-    def _trained(self, pairs: list[tuple[jax.Array, Variables]]) -> tuple[Latents, Variables]:
-        """A tree of arrays, and the statistics of all units."""
-        # As `init` gives them: a unit without statistics has no entry.
-        stats = self._joined([{"batch_stats": own} if own else {} for _, own in pairs])
-        return self._tree([x for x, _ in pairs]), stats.get("batch_stats", {})
+    def _joined(self, own: Iterable[Variables]) -> Variables:
+        """Joins the variables of all units, as `_own` separates them."""
+        if len(self.tensors) == 1:
+            return next(iter(own))
+        joined: Variables = {}
+        for one, variables in zip(self.tensors, own, strict=True):
+            for kind, tree in variables.items():
+                joined.setdefault(kind, {})[one.name] = tree
+        return joined
+
+    def _trained(self, pairs: Iterable[tuple[jax.Array, Variables]]) -> tuple[Latents, Variables]:
+        """Returns the tree of arrays, and the statistics of all units."""
+        leaves, found = zip(*pairs, strict=True)
+        stats = self._joined({"batch_stats": own} if own else {} for own in found)
+        return self._tree(leaves), stats.get("batch_stats", {})

@@ -32,6 +32,17 @@ def grouped_conv(x, kernel, stride, padding):
     )
 
 
+def direct_conv(x, kernel, stride, padding, depthwise):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding if padding == "SAME" else [(padding, padding)] * 2,
+        dimension_numbers=NUMBERS,
+        feature_group_count=x.shape[-1] if depthwise else 1,
+    )
+
+
 def dilated_conv(x, kernel, stride, padding, size):
     """Transposed convolution as a convolution of inputs dilated by `stride`."""
     k, _, channels, _ = kernel.shape
@@ -168,50 +179,40 @@ def test_the_dtype_is_kept():
     ("k", "depthwise"), [(1, False), (1, True), (3, True), (5, True), (3, False)]
 )
 @pytest.mark.parametrize("size", [(7, 8), (6, 5)])
-def test_both_forms_of_a_convolution_give_the_same_values(size, k, depthwise, stride, padding):
+def test_every_form_of_a_convolution_gives_the_values_of_xlas(size, k, depthwise, stride, padding):
     x = normal(0, 2, *size, 6)
     kernel = normal(1, k, k, *((1, 6) if depthwise else (6, 4)))
     fast = conv(x, kernel, stride, padding, depthwise)
-    direct = conv(x, kernel, stride, padding, depthwise, form="direct")
+    direct = direct_conv(x, kernel, stride, padding, depthwise)
     assert fast.shape == direct.shape
     close(fast, direct)
-    if padding == "SAME":
-        groups = 6 if depthwise else 1
-        expected = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            "SAME",
-            dimension_numbers=NUMBERS,
-            feature_group_count=groups,
-        )
-        close(direct, expected)
 
 
-def test_unknown_paddings_and_forms_are_refused():
+def test_unknown_paddings_are_refused():
     x, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((1, 1, 2, 2))
     with pytest.raises(ValueError, match="VALID"):
         conv(x, kernel, padding="VALID")
-    with pytest.raises(ValueError, match="fastest"):
-        conv(x, kernel, form="fastest")
     assert conv(x, kernel, padding=np.int64(0), stride=3).shape == (1, 2, 2, 2)
 
 
 def test_the_form_of_a_convolution_is_chosen_by_its_kernel():
     """The programs of 1×1 and depthwise convolutions contain no XLA convolution."""
     x = jnp.zeros((1, 4, 4, 6))
-    for shape, depthwise in (((1, 1, 6, 4), False), ((3, 3, 1, 6), True)):
-        for form, expected in ((None, 0), ("direct", 1)):
-            run = functools.partial(conv, padding=shape[0] // 2, depthwise=depthwise, form=form)
-            program = str(jax.make_jaxpr(run)(x, jnp.zeros(shape)))
-            assert program.count("conv_general_dilated[") == expected
+    for shape, depthwise, expected in (
+        ((1, 1, 6, 4), False, 0),
+        ((3, 3, 1, 6), True, 0),
+        ((3, 3, 6, 4), False, 1),
+    ):
+        run = functools.partial(conv, padding=shape[0] // 2, depthwise=depthwise)
+        program = str(jax.make_jaxpr(run)(x, jnp.zeros(shape)))
+        assert program.count("conv_general_dilated[") == expected
 
 
 def test_a_padding_that_differs_between_rows_and_columns_has_a_gradient():
     x, kernel = normal(0, 2, 9, 8, 5), normal(1, 3, 3, 1, 5)
     ours, theirs = (
-        jax.vjp(lambda x, k, form=form: conv(x, k, 2, "SAME", depthwise=True, form=form), x, kernel)
-        for form in (None, "direct")
+        jax.vjp(lambda x, k, run=run: run(x, k, 2, "SAME", True), x, kernel)
+        for run in (conv, direct_conv)
     )
     close(ours[0], theirs[0])
     for gradient, expected in zip(ours[1](ours[0]), theirs[1](ours[0]), strict=True):

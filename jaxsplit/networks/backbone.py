@@ -123,16 +123,15 @@ def make_backbone(
     Args:
       name: of your choice; families of the network carry it.
       network: see `as_network`; a ConfigError if it is none.
-      variables, preprocessing, task, card: as in `Backbone`; class names follow the logits.
+      variables, preprocessing, task, card: as in `Backbone`; class names in the logits' order.
 
     Returns:
       The backbone, fingerprinted.
 
-    >>> module = create("resnet8_small", num_classes=2)
-    >>> variables = module.init(jax.random.key(0), np.zeros((1, 8, 8, 3)))
-    >>> backbone = make_backbone("own", module, variables, Preprocessing((8, 8)), ["cat", "dog"])
-    >>> backbone.feature_shapes["stem"].shape, backbone.class_names
-    ((8, 8, 16), ('cat', 'dog'))
+    >>> known = open_embedded("fashion_mnist_resnet8")
+    >>> parts = known.network, known.variables, known.preprocessing
+    >>> make_backbone("own", *parts, "abcdefghij").class_names[9]
+    'j'
     """
     known = task if isinstance(task, Task) else Classification(tuple(task))
     digest = fingerprint(variables)

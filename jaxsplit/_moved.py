@@ -53,6 +53,8 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.losses": ("jaxsplit.train.losses", "jaxsplit.tasks.classification"),
     "jaxsplit.models": "jaxsplit.networks",
     "jaxsplit.models.chain": "jaxsplit.networks.layers",
+    "jaxsplit.models.inverted_residual": "jaxsplit.networks.residual",
+    "jaxsplit.models.resnet": "jaxsplit.networks.residual",
     "jaxsplit.models.safe_tensors": "jaxsplit.io.untrusted",
     "jaxsplit.notices": "jaxsplit.io.log",
     "jaxsplit.plan": "jaxsplit.cost",
@@ -116,6 +118,7 @@ NAMES: dict[str, str] = {
     "jaxsplit.importers.spic.Task": "jaxsplit.family.spic PublishedNetwork",
     "jaxsplit.models.layers.Form": "jaxsplit.networks.layers NormConfig",
     "jaxsplit.models.layers.fold_batch_norm": "jaxsplit.networks.layers fold_normalization",
+    "jaxsplit.networks.fold_batch_norm": "jaxsplit.networks.layers fold_normalization",
     "jaxsplit.plan.comparison.to_dict": "jaxsplit.cost.link plan_to_dict",
     "jaxsplit.pretrained.PretrainedFamily": "jaxsplit.family RateFamily",
     "jaxsplit.train.feature_files.FeatureFiles": "jaxsplit.io.array_cache ArrayCache",
@@ -174,6 +177,8 @@ def renamed(module: str) -> Callable[[str], Any]:
         old = f"{module}.{name}"
         if old in ENDED:
             raise AttributeError(f"{old} has gone; in its place: {ENDED[old]}")
+        if old in MODULES:
+            return importlib.import_module(old)
         if old not in NAMES:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         home, new = NAMES[old].split()

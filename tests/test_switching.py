@@ -1,19 +1,18 @@
 """Another rate costs next to nothing: what `tests/benchmarks/switching.py` measures."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "benchmarks" / "switching.py"
+SCRIPTS = Path(__file__).parent / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def switching():
-    spec = importlib.util.spec_from_file_location("switching", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        yield importlib.import_module("switching")
 
 
 def test_a_switch_compiles_nothing_and_takes_less_than_a_millisecond(switching):

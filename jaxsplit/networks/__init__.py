@@ -1,8 +1,6 @@
 """Frozen networks with named endpoints, and the places where they can be cut."""
 
-import warnings
-
-from jaxsplit.errors import JaxsplitWarning
+from jaxsplit._moved import renamed
 from jaxsplit.networks.backbone import (
     SUFFIX,
     Backbone,
@@ -24,7 +22,7 @@ from jaxsplit.networks.network import (
     Variables,
     as_network,
 )
-from jaxsplit.networks.registry import create, cuts, endpoint_shapes, names
+from jaxsplit.networks.residual import create, cuts, endpoint_shapes, names
 
 __all__ = [
     "SUFFIX",
@@ -51,14 +49,4 @@ __all__ = [
     "save_backbone",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name != "fold_batch_norm":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(
-        "jaxsplit.networks.fold_batch_norm is now called fold_normalization; the old name goes "
-        "with the next version",
-        JaxsplitWarning,
-        stacklevel=2,
-    )
-    return fold_normalization
+__getattr__ = renamed(__name__)

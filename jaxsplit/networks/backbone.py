@@ -29,11 +29,18 @@ from jaxsplit.io.untrusted import (
     shown,
     shown_shape,
 )
-from jaxsplit.networks.network import LinenNetwork, Network, Variables, as_network
-from jaxsplit.networks.registry import create
+from jaxsplit.networks.network import (
+    LinenNetwork,
+    Network,
+    Variables,
+    as_network,
+    shapes_of_one,
+    variable_shapes,
+)
+from jaxsplit.networks.residual import create
 from jaxsplit.tasks import Classification, Task
 
-#: Where the weights are that come with the package.
+#: The weights in the package.
 ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
 SUFFIX = ".safetensors"
 # The entry of the file's metadata that holds what isn't a tensor, as JSON.
@@ -45,14 +52,14 @@ class Backbone:
     """A frozen network: what is cut, and what a family is bound to. See `make_backbone`.
 
     Attributes:
-      name: of the architecture, as `jaxsplit.networks.create` knows it, or of your own.
-      network: its functions; a Linen module with endpoints becomes a `LinenNetwork`.
+      name: of the architecture, as in `jaxsplit.networks.create`, or of your own.
+      network: a Linen module with endpoints becomes a `LinenNetwork`.
       variables: its arrays, such as {"params", "batch_stats"}, float32.
       preprocessing: how an image becomes the network's input.
       task: what the outputs mean; names of classes become a `Classification`.
-      fingerprint: sha256 of the canonical float32 variables, before any folding.
+      fingerprint: of the variables before any folding, see `fingerprint`.
       card: where the weights come from (command, seed, data, accuracy).
-      weights: name under which `jaxsplit.load_backbone` finds them; None for a file.
+      weights: name for `jaxsplit.load_backbone`; None for a file.
 
     >>> backbone = open_embedded("fashion_mnist_resnet8")
     >>> backbone.name, backbone.preprocessing.input_shape, backbone.class_names[9]
@@ -75,11 +82,7 @@ class Backbone:
 
     @property
     def module(self) -> Any:
-        """The Linen module.
-
-        Raises:
-          ConfigError: the network is none.
-        """
+        """The Linen module; a ConfigError if the network has none."""
         if not isinstance(self.network, LinenNetwork):
             raise ConfigError(f"{self.name} is a {type(self.network).__name__}, no Linen module")
         return self.network.module
@@ -97,16 +100,10 @@ class Backbone:
     @functools.cached_property
     def output_shapes(self) -> Any:
         """The outputs for one image: `jax.ShapeDtypeStruct`s without the leading axis."""
-        image = jax.ShapeDtypeStruct((1, *self.preprocessing.input_shape), np.float32)
-        outputs = jax.eval_shape(self.network, self.variables, image)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), outputs)
+        return shapes_of_one(self.network, self.variables, self.preprocessing.input_shape)
 
     def fold(self) -> Backbone:
-        """Returns the same network with its batch normalisation folded into its convolutions.
-
-        A network that does not know how stays as it is. The fingerprint stays: it is of the same
-        weights.
-        """
+        """Returns the backbone with its network folded, see `Network.fold`; same fingerprint."""
         network, variables = self.network.fold(self.variables)
         if variables is self.variables:
             return self
@@ -125,26 +122,16 @@ def make_backbone(
 
     Args:
       name: of your choice; families of the network carry it.
-      network: a Linen module with `endpoints()` and `(x, start=…, stop=…)`, a `FunctionNetwork`, or
-        any other `Network`; a ConfigError for anything else.
-      variables: its arrays, in inference mode: a pytree, such as {"params", "batch_stats"}.
-      preprocessing: how an image becomes its input.
-      task: what its outputs mean; class names in the order of the logits for a classifier.
-      card: what to remember of the weights.
+      network: see `as_network`; a ConfigError if it is none.
+      variables, preprocessing, task, card: as in `Backbone`; class names in the logits' order.
 
     Returns:
       The backbone, fingerprinted.
 
-    >>> from jaxsplit.networks.network import FunctionNetwork
-    >>> own = FunctionNetwork(
-    ...     lambda variables, images, cut: images[:, ::2, ::2],
-    ...     lambda variables, features, cut: features.mean(axis=(1, 2)) @ variables["w"],
-    ...     ("half",),
-    ... )
-    >>> variables = {"w": np.ones((3, 2))}
-    >>> backbone = make_backbone("own", own, variables, Preprocessing((8, 8)), ["cat", "dog"])
-    >>> backbone.feature_shapes["half"].shape, backbone.class_names
-    ((4, 4, 3), ('cat', 'dog'))
+    >>> known = open_embedded("fashion_mnist_resnet8")
+    >>> parts = known.network, known.variables, known.preprocessing
+    >>> make_backbone("own", *parts, "abcdefghij").class_names[9]
+    'j'
     """
     known = task if isinstance(task, Task) else Classification(tuple(task))
     digest = fingerprint(variables)
@@ -155,7 +142,7 @@ def embedded_weights() -> tuple[str, ...]:
     """Lists the weights in the package, for `open_embedded`.
 
     Returns:
-      Their names in alphabetical order.
+      Their names, sorted.
 
     >>> "fashion_mnist_resnet8" in embedded_weights()
     True
@@ -191,11 +178,11 @@ def fingerprint(variables: Variables) -> str:
     >>> fingerprint({"params": {"w": np.zeros((2,))}})[:8]
     '2d09e3a0'
     """
-    digest = hashlib.sha256()
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree.leaves_with_path(variables)
     }
+    digest = hashlib.sha256()
     for path, leaf in sorted(leaves.items()):
         value = np.asarray(leaf, dtype="<f4")
         digest.update(f"{path}{value.shape}".encode())
@@ -213,9 +200,7 @@ def save_backbone(
     card: dict[str, Any],
     dtype: str = "float16",
 ) -> None:
-    """Writes weights and card as one safetensors file.
-
-    The same weights always give the same bytes.
+    """Writes weights and card as one safetensors file; equal ones give equal bytes.
 
     Args:
       path: file to write; replaced atomically.
@@ -229,10 +214,9 @@ def save_backbone(
 
     >>> import tempfile
     >>> own = open_embedded("fashion_mnist_resnet8")
-    >>> known = {"name": own.name, "preprocessing": own.preprocessing}
-    >>> known |= {"class_names": own.class_names, "card": {"seed": 0}}
+    >>> known = {name: getattr(own, name) for name in ("name", "preprocessing", "class_names")}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_backbone(f"{folder}/own.safetensors", own.variables, **known)
+    ...     save_backbone(f"{folder}/own.safetensors", own.variables, card={"seed": 0}, **known)
     ...     read_backbone(f"{folder}/own.safetensors").card
     {'seed': 0}
     """
@@ -267,7 +251,7 @@ def holds_backbone(path: str | os.PathLike[str]) -> bool:
       path: of any file.
 
     Returns:
-      False for weights of another package too, and for a missing or unreadable file.
+      False for weights of another package, and for a missing or unreadable file.
 
     >>> holds_backbone("nowhere")
     False
@@ -279,13 +263,13 @@ def holds_backbone(path: str | os.PathLike[str]) -> bool:
 
 
 def read_backbone(path: str | os.PathLike[str]) -> Backbone:
-    """Reads what `save_backbone` wrote. Nothing in there is executed.
+    """Reads a file of `save_backbone`; nothing in it is executed.
 
     Args:
       path: of the file.
 
     Returns:
-      The network, without a name for its weights.
+      The backbone, without a name for its weights.
 
     Raises:
       WeightsError: the file is missing, is no such file, or does not fit the model that it names.
@@ -300,12 +284,11 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
             "name it too"
         )
     try:
-        known = _described(metadata[_HEADER])
+        found = _without_variables(metadata[_HEADER])
     except (ConfigError, KeyError, RecursionError, ValueError) as error:
         text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise damaged(f"{where} is not a backbone file of jaxsplit ({shown(text, 200)})") from error
-    image = jax.ShapeDtypeStruct((1, *known["preprocessing"].input_shape), np.float32)
-    tree = jax.eval_shape(known["network"].init, jax.random.key(0), image)
+    tree = variable_shapes(found.module, found.preprocessing.input_shape)
     tensors, expected = read_safetensors(path), traverse_util.flatten_dict(tree, sep="/")
     wrong = [
         f"{shown(key)} is {_shape(tensors, key)}, expected {_shape(expected, key)}"
@@ -313,29 +296,23 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
         if _shape(expected, key) != _shape(tensors, key)
     ]
     if wrong:
-        raise WeightsError(f"{where} does not fit {known['name']}: {listed(wrong)}")
+        raise WeightsError(f"{where} does not fit {found.name}: {listed(wrong)}")
     variables = traverse_util.unflatten_dict(finite_floats(tensors, where), sep="/")
-    return Backbone(variables=variables, fingerprint=fingerprint(variables), **known)
+    return dataclasses.replace(found, variables=variables, fingerprint=fingerprint(variables))
 
 
-def _described(text: str) -> dict[str, Any]:
-    """A file's description of its network beside the tensors, as fields of a `Backbone`."""
+def _without_variables(text: str) -> Backbone:
+    """Makes the backbone that a file describes beside its tensors."""
     header = json.loads(text)
     if not isinstance(header, dict):
         raise ConfigError("its description is no object")
     name, class_names, card = header["name"], header["class_names"], header["card"]
     if not isinstance(name, str) or not isinstance(card, dict):
         raise ConfigError("its name is no text, or its card no object")
-    listed = isinstance(class_names, list) and class_names
-    if not listed or not all(isinstance(one, str) for one in class_names):
+    if not isinstance(class_names, list) or {str} != set(map(type, class_names)):
         raise ConfigError("its class names are no list of texts")
-    return {
-        "name": name,
-        "network": create(name, len(class_names)),
-        "preprocessing": Preprocessing.from_dict(header["preprocessing"]),
-        "task": Classification(tuple(class_names)),
-        "card": card,
-    }
+    preprocessing = Preprocessing.from_dict(header["preprocessing"])
+    return make_backbone(name, create(name, len(class_names)), {}, preprocessing, class_names, card)
 
 
 def _shape(tree: dict[str, Any], key: str) -> str:

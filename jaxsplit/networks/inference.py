@@ -1,9 +1,10 @@
-"""Running a frozen network, or a part of it, over many images."""
+"""Runs a frozen network, or a part of it, over many images."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +19,10 @@ from jaxsplit.tasks import Outputs
 #: Jitted (variables, images uint8 [B, h, w, c]) → (cut → features, outputs or None).
 HeadProgram = Callable[[Variables, Any], tuple[dict[str, Features], Outputs | None]]
 
-_BATCH_PIXELS = 32 * 224 * 224
-
 
 def batch_size(input_shape: tuple[int, ...]) -> int:
     """Returns how many images (H, W, c) to run at once: a batch's features stay moderate."""
-    return min(250, max(1, _BATCH_PIXELS // (input_shape[0] * input_shape[1])))
+    return min(250, max(1, 32 * 224 * 224 // (input_shape[0] * input_shape[1])))
 
 
 def pad_rows(tree: Any, size: int) -> Any:
@@ -41,22 +40,21 @@ def pad_rows(tree: Any, size: int) -> Any:
 
 
 def in_batches(run: Callable[[Any], Any], tree: Any, size: int) -> Any:
-    """Applies `run` to batches of one size, so that no number of inputs compiles anew.
+    """Applies `run` to a tree of arrays [N, …] in batches of one size, the last padded.
 
-    `tree` is an array [N, …], or a tree of such; the last batch is padded with zeros. Returns what
-    `run` gives for all N, as NumPy arrays.
+    Returns what `run` gives for all N, as NumPy arrays.
 
     >>> in_batches(lambda x: 2 * x, np.arange(5), size=2).tolist()
     [0, 2, 4, 6, 8]
     """
-    parts, count = [], len(jax.tree.leaves(tree)[0])
+    count = len(jax.tree.leaves(tree)[0])
     if count == size:  # one image on a device: nothing to cut, pad or join
         return jax.tree.map(np.asarray, run(tree))
+    parts = []
     for start in range(0, max(count, 1), size):
-        batch = jax.tree.map(lambda x, start=start: x[start : start + size], tree)
-        rows = min(size, count - start)
+        batch = jax.tree.map(operator.itemgetter(slice(start, start + size)), tree)
         done = run(pad_rows(batch, size))
-        parts.append(jax.tree.map(lambda x, rows=rows: np.asarray(x)[:rows], done))
+        parts.append(jax.tree.map(lambda x, left=count - start: np.asarray(x)[:left], done))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
@@ -69,11 +67,10 @@ def head_program(
     outputs: bool = False,
     precision: str | None = "highest",
 ) -> HeadProgram:
-    """Compiles the network up to some cuts in its order, or through them all.
+    """Compiles the network up to the last of some cuts in its order; without cuts, all of it.
 
-    With `outputs`, what is behind the last cut runs too; without cuts, it alone. `precision` is
-    that of matrix products: "highest" for sender and receiver; None, what jax is set to, for
-    training.
+    With `outputs`, the rest runs too. `precision` is that of matrix products: "highest" for sender
+    and receiver; None, jax's own setting, for training.
     """
 
     def run(variables: Variables, images: jax.Array) -> tuple[dict[str, Features], Outputs | None]:
@@ -81,11 +78,10 @@ def head_program(
         with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
             if not cuts:
                 return {}, network(variables, pixels)
-            if outputs:
-                return network.at_cuts(variables, pixels, cuts)
-            if len(cuts) == 1:
+            if len(cuts) == 1 and not outputs:
                 return {cuts[0]: network.head(variables, pixels, cuts[0])}, None
-            return network.at_cuts(variables, pixels, cuts)[0], None
+            features, found = network.at_cuts(variables, pixels, cuts)
+            return features, found if outputs else None
 
     return jax.jit(run)
 

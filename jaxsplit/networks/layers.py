@@ -14,19 +14,13 @@ import numpy as np
 from jaxsplit import ops
 from jaxsplit.errors import ConfigError
 
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+_KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 _NORM, _CONV = "bn", "conv"  # a block's "bn1" normalizes its "conv1"
 
 
 @dataclasses.dataclass(frozen=True)
 class NormConfig:
-    """Batch normalization settings that all layers of a network share.
-
-    Attributes:
-      epsilon: term that every batch normalization adds to the variance.
-      axis_name: device axis over which training averages the batch statistics.
-      folded: convolutions have a bias instead of a batch normalization.
-    """
+    """Batch normalization settings that all layers of a network share; see `Chain`."""
 
     epsilon: float = 1e-5
     axis_name: str | None = None
@@ -40,8 +34,7 @@ class Conv(nn.Module):
       features: output channels.
       size: side of the kernel.
       stride: of both axes.
-      padding: number of zeros on every side, or "SAME" as in TensorFlow: h = ⌈H / stride⌉ with an
-        odd zero below and to the right.
+      padding: "SAME" as in TensorFlow, see `ops.conv`; None for size // 2 zeros on every side.
       depthwise: each channel has its own filter; `features` is c.
       bias: add a bias.
     """
@@ -49,15 +42,16 @@ class Conv(nn.Module):
     features: int
     size: int = 1
     stride: int = 1
-    padding: int | str = 0
+    padding: str | None = None
     depthwise: bool = False
     bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, 1 if self.depthwise else x.shape[-1], self.features)
-        kernel = self.param("kernel", _he_normal, shape, jnp.float32)
-        x = ops.conv(x, kernel.astype(x.dtype), self.stride, self.padding, self.depthwise)
+        kernel = self.param("kernel", _KERNEL_INIT, shape, jnp.float32)
+        padding = self.padding or self.size // 2
+        x = ops.conv(x, kernel.astype(x.dtype), self.stride, padding, self.depthwise)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             x = x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
@@ -73,17 +67,13 @@ def conv_norm(
     *,
     size: int = 1,
     stride: int = 1,
-    padding: int | str = 0,
+    padding: str | None = None,
     depthwise: bool = False,
 ) -> jax.Array:
-    """Applies a convolution and its batch normalization, inside a compact module.
+    """Applies a `Conv` and its batch normalization, inside a compact module.
 
-    The layers are named "conv" + suffix and "bn" + suffix; for their arguments see `Conv`.
-
-    Args:
-      x: float [B, H, W, c]; the result is [B, h, w, features].
-      config: batch normalization settings of the network.
-      train: normalize by the statistics of the batch.
+    The layers are named "conv" + suffix and "bn" + suffix. With `train`, the normalization is by
+    the statistics of the batch.
     """
     name = _CONV + suffix
     x = Conv(features, size, stride, padding, depthwise, bias=config.folded, name=name)(x)
@@ -104,14 +94,16 @@ class ConvBlock(nn.Module):
     width: int
     size: int
     stride: int
-    padding: int | str
     config: NormConfig
+    padding: str | None = None
     activation: Callable[[jax.Array], jax.Array] = nn.relu
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        conv: dict[str, Any] = {"size": self.size, "stride": self.stride, "padding": self.padding}
-        return self.activation(conv_norm(x, self.config, train, self.width, **conv))
+        size, stride, padding = self.size, self.stride, self.padding
+        return self.activation(
+            conv_norm(x, self.config, train, self.width, size=size, stride=stride, padding=padding)
+        )
 
 
 class Classifier(nn.Module):
@@ -125,15 +117,14 @@ class Classifier(nn.Module):
         return nn.Dense(self.num_classes, name="dense")(x.mean(axis=(1, 2)))
 
 
-#: Endpoint → constructor of the module that ends there.
-Blocks = Mapping[str, Callable[..., nn.Module]]
+#: Constructor of a block, which takes `name`; the block is called with (x, train).
+Block = Callable[..., nn.Module]
 
 
 class Chain(nn.Module, kw_only=True):
     """A network whose blocks are all named endpoints; any part of the chain can be run.
 
-    Head and tail of a cut are parts of the chain, so they execute the same operations as the
-    unsplit network.
+    Head and tail of a cut execute the same operations as the unsplit network.
 
     Attributes:
       num_classes: length of the logits.
@@ -141,14 +132,10 @@ class Chain(nn.Module, kw_only=True):
       folded: batch normalization is folded into the convolutions, see `fold_normalization`.
 
     >>> import functools
-    >>> class Stem(nn.Module):
-    ...     @nn.compact
-    ...     def __call__(self, x, train):
-    ...         return nn.relu(nn.Conv(8, (3, 3), strides=2)(x))
     >>> class Tiny(Chain):
     ...     def chain(self):
-    ...         logits = functools.partial(Classifier, self.num_classes)
-    ...         return {"stem": functools.partial(Stem), "logits": logits}
+    ...         stem = functools.partial(ConvBlock, 8, 3, 2, NormConfig())
+    ...         return {"stem": stem, "logits": functools.partial(Classifier, self.num_classes)}
     >>> Tiny(num_classes=10).endpoints()
     ('stem', 'logits')
     """
@@ -157,22 +144,14 @@ class Chain(nn.Module, kw_only=True):
     axis_name: str | None = None
     folded: bool = False
 
-    def chain(self) -> Blocks:
-        """Returns endpoint → constructor of its block, in order; to be defined by the subclass.
-
-        A constructor takes `name`; its module is called with (x, train).
-        """
+    def chain(self) -> Mapping[str, Block]:
+        """Returns endpoint → its block, in order; to be defined by the subclass."""
         raise NotImplementedError
 
     @property
     def epsilon(self) -> float:
         """Term that every batch normalization adds to the variance."""
         return 1e-5
-
-    @property
-    def norm_config(self) -> NormConfig:
-        """Batch normalization settings that all layers share."""
-        return NormConfig(self.epsilon, self.axis_name, self.folded)
 
     def endpoints(self) -> tuple[str, ...]:
         """Returns the names of all endpoints, from the image to the logits."""
@@ -201,7 +180,7 @@ class Chain(nn.Module, kw_only=True):
         chain = self.chain()
         names = list(chain)
         for name in (start, stop):
-            if name is not None and name not in chain:
+            if name not in (None, *names):
                 raise ConfigError(f"no endpoint is called {name!r}; there are {', '.join(names)}")
         first = 0 if start is None else names.index(start) + 1
         last = len(names) - 1 if stop is None else names.index(stop)

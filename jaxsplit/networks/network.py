@@ -25,9 +25,9 @@ Variables = Any
 class Network(abc.ABC):
     """A frozen network that can be cut, as pure functions of its variables.
 
-    A network is a value: hashable, and the key of compiled programs. Three methods are to be
-    written; `tail(head(images))` must equal the unsplit network at every cut, and all that the tail
-    needs must cross: it sees the features and nothing else.
+    A network is hashable: the key of compiled programs. Subclasses define `cuts`, `head` and
+    `tail`. `tail(head(images))` must equal the unsplit network at every cut; the tail sees nothing
+    but the features.
 
     >>> from jaxsplit import networks
     >>> as_network(networks.create("resnet8_small", num_classes=10)).cuts()[0]
@@ -56,8 +56,7 @@ class Network(abc.ABC):
         """Runs the network behind a cut.
 
         Args:
-          variables, cut: as in `head`.
-          features: as `head` gives them.
+          variables, features, cut: those of `head`, and what it returned.
 
         Returns:
           The outputs, arrays [B, …]: logits [B, K] of a classifier.
@@ -99,13 +98,12 @@ class Network(abc.ABC):
         Returns:
           Cut → `jax.ShapeDtypeStruct`, or a tree of them, without the leading axis.
         """
-        image = jax.ShapeDtypeStruct((1, *_checked(input_shape)), jnp.float32)
 
         def run(variables: Variables, image: jax.Array) -> dict[str, Features]:
             return self.at_cuts(variables, image, self.cuts())[0]
 
-        shapes = jax.eval_shape(run, variables, image)
-        return {cut: jax.tree.map(_of_one, shapes[cut]) for cut in self.cuts()}
+        shapes = shapes_of_one(run, variables, input_shape)
+        return {cut: shapes[cut] for cut in self.cuts()}
 
     def fold(self, variables: Variables) -> tuple[Self, Variables]:
         """Folds batch normalisation into convolutions, where the network knows how.
@@ -129,8 +127,8 @@ class LinenNetwork(Network):
     """A Linen module with named endpoints.
 
     Attributes:
-      module: has `endpoints()`, the names of its parts in order, the outputs last, and takes
-        `(x, start=…, stop=…)`: x is the output of `start` (None: images), `stop` what is returned.
+      module: has `endpoints()`, its parts in order, the outputs last, and takes
+        `(x, start=…, stop=…)`, as `Chain` does.
 
     >>> from jaxsplit import networks
     >>> networks.LinenNetwork(networks.create("resnet8_small", num_classes=10)).cuts()
@@ -160,15 +158,14 @@ class LinenNetwork(Network):
     ) -> tuple[dict[str, Features], Outputs]:
         """Runs every part once; see `Network.at_cuts`."""
         x, start, features = images, None, {}
-        for stop in cuts:
-            x = self.module.apply(variables, x, start=start, stop=stop)
-            start = stop
-            features[stop] = x
+        for cut in cuts:
+            features[cut] = x = self.module.apply(variables, x, start=start, stop=cut)
+            start = cut
         return features, self.module.apply(variables, x, start=start)
 
     def feature_shapes(self, variables: Variables, input_shape: tuple[int, ...]) -> dict[str, Any]:
-        """Traces the module once for all its copies; see `Network.feature_shapes`."""
-        return dict(_endpoint_features(self.module, _checked(input_shape)))
+        """Ignores the variables, and traces equal modules once; see `Network.feature_shapes`."""
+        return dict(_linen_feature_shapes(self, tuple(input_shape)))
 
     def fold(self, variables: Variables) -> tuple[LinenNetwork, Variables]:
         """Folds the batch normalisation of a module that knows `folded`; see `Network.fold`."""
@@ -188,16 +185,13 @@ class FunctionNetwork(Network):
     """A network as two functions: an NNX or Equinox model, or cuts through skip connections.
 
     Attributes:
-      head_function: (variables, images, cut) → features; see `Network.head`.
-      tail_function: (variables, features, cut) → outputs; see `Network.tail`.
+      head_function, tail_function: see `Network.head` and `Network.tail`.
       names: of the cuts, in order.
 
     >>> def head(variables, images, cut):
     ...     return {"low": images[:, ::2, ::2], "mean": images.mean(axis=(1, 2))}
-    >>> def tail(variables, features, cut):
-    ...     return features["mean"] @ variables["w"] + features["low"].mean()
-    >>> network = FunctionNetwork(head, tail, ("middle",))
-    >>> network({"w": jnp.ones((3, 10))}, jnp.ones((2, 8, 8, 3))).shape
+    >>> network = FunctionNetwork(head, lambda w, features, cut: features["mean"] @ w, ("middle",))
+    >>> network(jnp.ones((3, 10)), jnp.ones((2, 8, 8, 3))).shape
     (2, 10)
     """
 
@@ -210,7 +204,7 @@ class FunctionNetwork(Network):
             raise ConfigError(f"the cuts are {self.names}; expected different names, at least one")
 
     def cuts(self) -> tuple[str, ...]:
-        """Returns the names."""
+        """Returns `names`."""
         return self.names
 
     def head(self, variables: Variables, images: jax.Array, cut: str) -> Features:
@@ -245,21 +239,26 @@ def as_network(network: Network | nn.Module) -> Network:
     )
 
 
-def _checked(input_shape: tuple[int, ...]) -> tuple[int, ...]:
+def variable_shapes(module: nn.Module, input_shape: tuple[int, ...]) -> Variables:
+    """Returns the shapes of a module's variables, of its `init` for an image (H, W, c)."""
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), _image(input_shape))
+
+
+def shapes_of_one(
+    run: Callable[[Variables, jax.Array], Any], variables: Variables, input_shape: tuple[int, ...]
+) -> Any:
+    """Returns the shapes that `run` gives for one image (H, W, c), without the leading axis."""
+    found = jax.eval_shape(run, variables, _image(input_shape))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), found)
+
+
+def _image(input_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")
-    return tuple(input_shape)
-
-
-def _of_one(batch: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(batch.shape[1:], batch.dtype)
+    return jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
 
 
 @functools.lru_cache
-def _endpoint_features(
-    module: nn.Module, input_shape: tuple[int, ...]
-) -> tuple[tuple[str, Any], ...]:
-    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    variables = jax.eval_shape(module.init, jax.random.key(0), image)
-    shapes = Network.feature_shapes(LinenNetwork(module), variables, input_shape)
-    return tuple(shapes.items())
+def _linen_feature_shapes(network: LinenNetwork, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    variables = variable_shapes(network.module, input_shape)
+    return Network.feature_shapes(network, variables, input_shape)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from jaxsplit import networks
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, WeightsError, did_you_mean
 from jaxsplit.networks import Backbone
+from jaxsplit.networks.network import variable_shapes
 from jaxsplit.tasks import Classification
 from jaxsplit.weights import imagenet, name_maps
 from jaxsplit.weights.formats import format_of, read_tensors
@@ -201,9 +201,8 @@ def abstract_backbone(
             Preprocessing(_SMALL) if small else imagenet.preprocessing(name)
         )
         count = classes or (_SMALL_CLASSES if small else imagenet.NUM_CLASSES)
-        module, key = networks.create(name, count), jax.eval_shape(lambda: jax.random.key(0))
-        image = jax.ShapeDtypeStruct((1, *preprocessing.input_shape), jnp.float32)
-        shapes = jax.eval_shape(module.init, key, image)
+        module = networks.create(name, count)
+        shapes = variable_shapes(module, preprocessing.input_shape)
         network, task = networks.as_network(module), Classification(tuple(map(str, range(count))))
         found = Backbone(name, network, shapes, preprocessing, task, "", {})
     else:

@@ -12,15 +12,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.io.untrusted import finite_floats, is_floating, listed, shown, shown_shape
-from jaxsplit.networks.resnet import ResNet
+from jaxsplit.networks.network import variable_shapes
+from jaxsplit.networks.residual import ResNet
 
 Convention = Callable[[str, str], str]
 VariablePath = tuple[str, ...]
@@ -144,9 +143,7 @@ def _ours(value: np.ndarray) -> np.ndarray:
 @functools.lru_cache
 def _shapes(name: str, classes: int) -> dict[VariablePath, tuple[int, ...]]:
     """Returns path of each variable → its shape."""
-    module = networks.create(name, classes)
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    tree = jax.eval_shape(module.init, jax.random.key(0), image)
+    tree = variable_shapes(networks.create(name, classes), (64, 64, 3))
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()}
 
 

@@ -12,12 +12,12 @@ Exit status 1 says that a frame decoded to other symbols. The default is the fam
 the package on 2,000 embedded images; with `--family F --data SOURCE --weights FILE` any other.
 """
 
-import argparse
 import platform
 import sys
 
 import jax
 import numpy as np
+from harness import make_parser
 
 from jaxsplit import bitstream, data
 from jaxsplit.codec import Receiver, Sender
@@ -28,9 +28,7 @@ BATCH = 50
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("action", choices=("encode", "decode"))
     parser.add_argument("file")
     parser.add_argument("--family", default="resnet8_small-fashion_mnist/stage1.block1")

@@ -12,19 +12,16 @@ folded: 1e-4), or that a batch of 32 takes longer than PyTorch's best. Needs
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
-import json
 import os
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
+from harness import in_turns, make_parser, write_json
 from PIL import Image
 
 from jaxsplit.weights.load import PACKAGES, load_backbone
@@ -33,9 +30,7 @@ PIXELS, LOGITS, FOLDED, SPEED = 1, 1e-3, 1e-4, 1.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of image files")
     parser.add_argument("--resnet50", type=Path, help="weights with torchvision's names")
     parser.add_argument("--rounds", type=int, default=9)
@@ -55,8 +50,7 @@ def main() -> int:
         report["networks"][name] = compare(
             name, theirs, backbone, transform, pictures, options.rounds
         )
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(options.json, report)
     failed = [name for name, network in report["networks"].items() if network["fails"]]
     print(f"out of tolerance: {', '.join(failed)}" if failed else "all within tolerance")
     return 1 if failed else 0
@@ -153,19 +147,6 @@ def compare(name, theirs, backbone, transform, pictures, rounds):
     off = max(report["logits_kept"], report["logits_folded"]) > LOGITS
     report["fails"] = bool(slow or off or grey > PIXELS or report["kept_against_folded"] > FOLDED)
     return report
-
-
-def in_turns(calls, rounds):
-    """Median seconds of each call; one of each in every round."""
-    for call in calls.values():
-        call()
-    times = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 if __name__ == "__main__":

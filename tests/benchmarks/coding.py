@@ -18,13 +18,13 @@ bytes ≤ 2 % of the head. Needs `pip install ".[bench]" compressai torchac`, th
 `pip install "numpy>=2"`: CompressAI asks for an older one, but runs with it.
 """
 
-import argparse
-import json
 import os
 import statistics
 import sys
 import time
 from pathlib import Path
+
+from harness import make_parser, say_missed, write_json
 
 SHAPES = ((64, 4, 4), (64, 7, 7), (24, 28, 28))
 BATCHES = (1, 64)
@@ -37,9 +37,7 @@ SUPPORT = 41  # entries of every table, with the escape
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each shape and batch")
     parser.add_argument("--threads", type=int, default=1)
@@ -71,12 +69,8 @@ def main() -> int:
             )
         if share > HEAD:
             report["failed"].append(f"features to bytes take {100 * share:.2f} % of the head")
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(
-        "\n" + ("\n".join(["missed:", *report["failed"]]) if report["failed"] else "all bars met")
-    )
-    return 1 if report["failed"] else 0
+    write_json(options.json, report)
+    return say_missed(report["failed"])
 
 
 def make_tables(channels):

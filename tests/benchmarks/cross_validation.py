@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import make_parser
 from sweep import train
 
 from jaxsplit import data, load_backbone
@@ -158,9 +159,7 @@ def image_files(
 
 def parse() -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("config")
     parser.add_argument("--data", required=True, help="folder:DIR")
     parser.add_argument("--workdir", type=Path, required=True)

@@ -17,16 +17,13 @@ bits that priors charge; the chosen points in full, and the grid beside them, by
 Nothing is trained twice: the same command resumes where it was stopped.
 """
 
-import argparse
 import dataclasses
 import json
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-from training import provenance
+from harness import make_parser, provenance, run_jaxsplit, write_json
 
 TWO = 2.0  # standard errors
 
@@ -45,21 +42,8 @@ def search(options, overrides):
     """The search's document, after the search where there is none."""
     found = options.workdir / "design.json"
     if not found.exists():
-        run("design", options.config, options.workdir, overrides)
+        run_jaxsplit("design", options.config, options.workdir, overrides)
     return json.loads(found.read_text())
-
-
-def run(command, config, workdir, overrides):
-    """One command of jaxsplit; its output goes beside its folder."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", "jaxsplit", command, "--config", config]
-    with (workdir / "log").open("a") as log:
-        subprocess.run(
-            [*words, "--workdir", str(workdir), *(f"--config.{text}" for text in overrides)],
-            check=True,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
 
 
 def write_grid(path, design, cuts):
@@ -80,7 +64,7 @@ def write_grid(path, design, cuts):
 def train(config, cut, workdir, overrides):
     """Trains all units of a cut, where that has not been done."""
     if not (workdir / "curve.json").exists():
-        run("train", f"{config}:{cut}", workdir, overrides)
+        run_jaxsplit("train", f"{config}:{cut}", workdir, overrides)
 
 
 def measured(config, cut, workdir, estimated):
@@ -179,9 +163,7 @@ def table(rows, title):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("config", nargs="?", default="resnet20_design:cifar10")
     parser.add_argument("--data", help="of the configuration, such as folder:DIR")
     parser.add_argument("--workdir", type=Path, required=True)
@@ -221,7 +203,7 @@ def main():
             "cuts": cuts,
             "minutes": document["minutes"],
         }
-        options.json.write_text(json.dumps({**about, **found}, indent=1) + "\n")
+        write_json(options.json, {**about, **found})
 
 
 if __name__ == "__main__":

@@ -8,11 +8,8 @@ Printed are Spearman's rank correlations of counted multiply-accumulates and tim
 whose heads only grow, and over the parts between them, which is the harder question.
 """
 
-import argparse
 import functools
-import json
 import os
-import statistics
 import time
 from pathlib import Path
 
@@ -24,6 +21,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
+from harness import in_turns, make_parser, write_json
 
 from jaxsplit import networks
 from jaxsplit.cost import make_plan
@@ -54,19 +52,13 @@ def measure(name: str, repeats: int) -> dict[str, object]:
     variables = jax.jit(module.init)(jax.random.key(0), image)
     variables = jax.device_put(networks.fold_normalization(variables, module.epsilon))
     module = module.clone(folded=True)
-    runs, given, start = [], jax.device_put(image), None
+    calls, given, start = {}, jax.device_put(image), None
     for stop in module.endpoints():
         program = jax.jit(functools.partial(part, module, start, stop))
         run = functools.partial(program, variables, given)
         given, start = run(), stop
-        runs.append(run)
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(repeats):
-        for run, found in zip(runs, times, strict=True):
-            begun = time.process_time()
-            run().block_until_ready()
-            found.append(time.process_time() - begun)
-    seconds = [statistics.median(found) for found in times]
+        calls[stop] = lambda run=run: run().block_until_ready()
+    seconds = list(in_turns(calls, repeats, time.process_time).values())
     plan = make_plan(module, shape, jax.eval_shape(lambda: variables), channels=(4,), strides=(2,))
     heads = [cut.device_macs for cut in plan.cuts]
     macs = np.diff([0, *heads, plan.macs]).tolist()
@@ -83,9 +75,7 @@ def measure(name: str, repeats: int) -> dict[str, object]:
 
 def main() -> None:
     """Prints the correlations and writes the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("networks", nargs="+", metavar="NETWORK")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", type=Path)
@@ -103,8 +93,7 @@ def main() -> None:
             row["endpoints"], row["macs"], row["milliseconds"], strict=True
         ):
             print(f"  {endpoint:<16} {macs / 1e6:9.2f} MMAC {spent:8.2f} ms")
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(options.json, found)
 
 
 if __name__ == "__main__":

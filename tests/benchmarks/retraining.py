@@ -24,16 +24,13 @@ DIR gets checkpoints and cached features, and in `unit`, `tail` and `all` what `
 reads. The same command resumes where it was stopped.
 """
 
-import argparse
 import dataclasses
 import datetime
-import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
-from training import provenance
+from harness import make_parser, provenance, write_json
 
 MASKS = {"unit": "unit alone", "tail": "unit and tail", "all": "everything"}
 LAMBDAS = {"r1": 2e-3, "r2": 5e-4, "r3": 1.2e-4, "r4": 3e-5}
@@ -42,9 +39,7 @@ POINT = ("lmbda", "bytes_per_image", "top1", "top1_interval", "n_images")
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--data", default="tfds:fashion_mnist")
     parser.add_argument("--masks", default=",".join(MASKS), help="unit, tail, all; several")
@@ -121,10 +116,7 @@ def run(config, options, workdir):
     }
 
     def save():
-        if options.json:
-            partial = options.json.with_name(options.json.name + ".partial")
-            partial.write_text(json.dumps(report, indent=1) + "\n")
-            os.replace(partial, options.json)
+        write_json(options.json, report)
 
     curves = {}
     for mask in options.masks.split(","):

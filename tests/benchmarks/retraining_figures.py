@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
-from training import in_turns
+from harness import in_turns
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate, common_rates, quality_at

@@ -19,7 +19,6 @@ of those counts too, which is not the same. "Huffman" is the authors' coder: a s
 of their published counts. Exit status 1 says that something failed.
 """
 
-import argparse
 import heapq
 import itertools
 import json
@@ -27,6 +26,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+from harness import make_parser, write_json
 from rich.console import Console
 from rich.table import Table
 
@@ -241,9 +241,7 @@ def draw(path, uncut, rows, published, pixels):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--spic", type=Path, required=True, help="folder of the published units")
     parser.add_argument("--weights", type=Path, required=True, help="a ResNet-50")
     parser.add_argument("--images", type=Path, required=True, help="a tar file or a folder")
@@ -264,8 +262,7 @@ def main():
         family = import_families(args.spic, cut=cut)[cut]
         rows += measure_cut(cut, family, published, backbone, images, labels)
     Console(width=140).print(make_table(uncut, rows))
-    if args.json:
-        args.json.write_text(json.dumps({"uncut_top1": uncut, "units": rows}, indent=1) + "\n")
+    write_json(args.json, {"uncut_top1": uncut, "units": rows})
     if args.plot:
         points = json.loads(args.published.read_text()) if args.published else None
         draw(args.plot, uncut, rows, points, images.shape[1] * images.shape[2])

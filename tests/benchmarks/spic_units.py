@@ -10,13 +10,13 @@ exit status 1 says that a unit has fewer than 99.99 % of its symbols in common, 
 further apart than 1e-3.
 """
 
-import argparse
 import json
 import math
 from pathlib import Path
 
 import jax
 import numpy as np
+from harness import make_parser, write_json
 from rich.console import Console
 from rich.table import Table
 
@@ -70,9 +70,7 @@ def compare(file, unit, shape, rng, count):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--spic", type=Path, required=True, help="folder of the published units")
     parser.add_argument("--symbols", type=int, default=20_000, help="at least, for each unit")
     parser.add_argument("--seed", type=int, default=0)
@@ -110,8 +108,7 @@ def main():
     table.add_section()
     table.add_row("worst", "", "", "", "", f"{100 * equal:.4f}", "", f"{difference:.1e}", "")
     Console(width=110).print(table)
-    if args.json:
-        args.json.write_text(json.dumps({"worst": worst, "units": rows}, indent=1) + "\n")
+    write_json(args.json, {"worst": worst, "units": rows})
     return 0 if equal >= SAME and difference <= NEAR else 1
 
 

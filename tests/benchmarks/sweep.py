@@ -13,14 +13,12 @@ of them share their cached features, and those that differ in their tables alone
 
 import argparse
 import hashlib
-import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import make_parser, run_jaxsplit, write_json
 
 from jaxsplit.errors import JaxsplitError
 from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
@@ -41,16 +39,8 @@ def train(config: str, options: list[str], folder: Path, features: Path) -> floa
     for made in folder.parent.glob("*/checkpoints-*"):
         if not made.is_symlink() and not (folder / made.name).exists():
             (folder / made.name).symlink_to(made.resolve())
-    overrides = [f"--config.{option}" for option in options]
-    command = [sys.executable, "-m", "jaxsplit", "train", "--config", config]
     start = time.monotonic()
-    with (folder / "log").open("w") as log:
-        subprocess.run(
-            [*command, "--workdir", str(folder), *overrides],
-            check=True,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    run_jaxsplit("train", config, folder, options)
     taken.write_text(f"{time.monotonic() - start:.0f}\n")
     return float(taken.read_text())
 
@@ -100,9 +90,7 @@ def render(trial: str, runs: list[dict[str, Any]]) -> str:
 
 def parse() -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("config")
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--common", default="", help="KEY=VALUE … of every trial")
@@ -139,16 +127,15 @@ def main() -> None:
             runs.append({**figures, **distance(first[seed], folder, options)})
         rows.append({"trial": trial or "as it is", "runs": runs})
         print(render(rows[-1]["trial"], runs), flush=True)
-        if options.json is not None:
-            report = {
-                "config": options.config,
-                "common": options.common,
-                "splits": "folds" if options.folds else options.split or ALWAYS,
-                "quality": options.quality,
-                "drops": options.drops,
-                "trials": rows,
-            }
-            options.json.write_text(json.dumps(report, indent=1) + "\n")
+        report = {
+            "config": options.config,
+            "common": options.common,
+            "splits": "folds" if options.folds else options.split or ALWAYS,
+            "quality": options.quality,
+            "drops": options.drops,
+            "trials": rows,
+        }
+        write_json(options.json, report)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ by jax.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import time
@@ -23,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from harness import make_parser, write_json
 
 from jaxsplit import data
 from jaxsplit.family.pretrained import load_pretrained
@@ -126,9 +125,7 @@ def measure(name: str, images: int, turns: int, seed: int = 0) -> dict[str, Any]
 
 def main() -> None:
     """Prints the figures, and writes JSON where asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--family", default=FAMILY)
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--turns", type=int, default=2000)
@@ -152,8 +149,7 @@ def main() -> None:
         f"{found['bytes_of_the_backbone']}; the family is loaded in "
         f"{found['loading_the_family_ms']:.1f} ms"
     )
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(options.json, found)
 
 
 if __name__ == "__main__":

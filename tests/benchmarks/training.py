@@ -19,18 +19,14 @@ times, with cached features 1.2, 1.1 and 1.1 times; six rates at S1 within 4 GB;
 an older one, but runs with it.
 """
 
-import argparse
-import datetime
-import importlib.metadata
-import json
 import multiprocessing
 import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from harness import in_turns, make_parser, provenance, say_missed, write_json
 
 CUTS = {"S1": "stage4.block3", "S2": "stage4.block1", "S3": "stage3.block5"}
 # In PyTorch's time over ours: head recomputed, features cached.
@@ -43,9 +39,7 @@ PACKAGES = ("jax", "jaxlib", "torch", "compressai")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--cuts", default="S1,S2,S3")
     parser.add_argument("--batching", default="map,vmap,unroll", help="vmap, map, unroll; several")
     parser.add_argument("--rounds", type=int, default=5)
@@ -67,33 +61,8 @@ def main() -> int:
         report["failed"] += judge(cut, row)
         report["cuts"][cut] = row
         show(cut, row)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(
-        "\n" + ("\n".join(["missed:", *report["failed"]]) if report["failed"] else "all bars met")
-    )
-    return 1 if report["failed"] else 0
-
-
-def provenance(packages):
-    """When, on what and with which versions."""
-    import jax
-
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.is_file() else []
-    networks = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "device": {
-            "platform": jax.default_backend(),
-            "kind": jax.devices()[0].device_kind,
-            "cpu": networks[0] if networks else platform.processor() or platform.machine(),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
-    }
+    write_json(options.json, report)
+    return say_missed(report["failed"])
 
 
 def compare(cut, ways, rounds):
@@ -277,19 +246,6 @@ def disagreement(cut, theirs, backbone, data):
         float(np.abs(np.asarray(a) - b).max() / np.abs(b).max())
         for a, b in zip(ours, pair, strict=True)
     )
-
-
-def in_turns(calls, rounds):
-    """Median seconds of each call; one of each in every round."""
-    for call in calls.values():
-        call()
-    times = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def in_own_process(function, *arguments):

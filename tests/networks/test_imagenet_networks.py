@@ -10,9 +10,8 @@ import pytest
 
 from jaxsplit import networks
 from jaxsplit.cost import count_macs
-from jaxsplit.networks.inverted_residual import InvertedResidual
 from jaxsplit.networks.layers import NormConfig
-from jaxsplit.networks.resnet import BottleneckBlock
+from jaxsplit.networks.residual import BottleneckBlock, InvertedResidual
 
 # Millions of parameters and of multiply-adds of convolutions and the classifier, counted in
 # torchvision's and timm's own modules; side of the input.

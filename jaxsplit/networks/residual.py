@@ -1,0 +1,322 @@
+"""Residual networks by name: ResNets, MobileNetV2 and EfficientNet-Lite.
+
+Sources: He et al. 2016, arXiv 1512.03385; Sandler et al. 2018, arXiv 1801.04381; Tan and Le 2019,
+arXiv 1905.11946, in the Lite variant of 2020 (no squeeze-and-excitation, ReLU6, stem and top of
+fixed width).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxsplit.errors import ConfigError
+from jaxsplit.networks.layers import Block, Chain, Classifier, ConvBlock, NormConfig, conv_norm
+from jaxsplit.networks.network import LinenNetwork
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetSize:
+    """Architecture of a residual network; each stage after the first halves the resolution.
+
+    Attributes:
+      blocks: residual blocks in each stage.
+      widths: channels of each stage; inside the blocks if `bottleneck`.
+      bottleneck: blocks of 1×1, 3×3 and 1×1, with four times as many output channels.
+      small: for small images, with a 3×3 stem and shortcuts without convolutions.
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    bottleneck: bool = False
+    small: bool = False
+
+
+_WIDTHS = (64, 128, 256, 512)
+_SMALL_WIDTHS = (16, 32, 64)
+RESNETS = {
+    "resnet8_small": ResNetSize((1, 1, 1), _SMALL_WIDTHS, small=True),
+    "resnet20_small": ResNetSize((3, 3, 3), _SMALL_WIDTHS, small=True),
+    "resnet56_small": ResNetSize((9, 9, 9), _SMALL_WIDTHS, small=True),
+    "resnet18": ResNetSize((2, 2, 2, 2), _WIDTHS),
+    "resnet34": ResNetSize((3, 4, 6, 3), _WIDTHS),
+    "resnet50": ResNetSize((3, 4, 6, 3), _WIDTHS, bottleneck=True),
+    "resnet101": ResNetSize((3, 4, 23, 3), _WIDTHS, bottleneck=True),
+    "resnet152": ResNetSize((3, 8, 36, 3), _WIDTHS, bottleneck=True),
+}
+
+
+class Stem(nn.Module):
+    """7×7 convolution and 3×3 max-pooling of stride 2: [B, H, W, c] → [B, H/4, W/4, width]."""
+
+    width: int
+    config: NormConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.relu(conv_norm(x, self.config, train, self.width, size=7, stride=2))
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut.
+
+    Without `projection`, the shortcut takes every `stride`-th pixel and pads new channels with
+    zeros (option A of He et al.); with it, see `_projection` (option B).
+    """
+
+    width: int
+    stride: int
+    config: NormConfig
+    projection: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y = conv_norm(x, self.config, train, self.width, "1", size=3, stride=self.stride)
+        y = conv_norm(nn.relu(y), self.config, train, self.width, "2", size=3)
+        if self.projection:
+            return nn.relu(y + _projection(x, y, self.stride, self.config, train))
+        shortcut = x[:, :: self.stride, :: self.stride]
+        if grown := self.width - x.shape[-1]:
+            shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (grown // 2, grown - grown // 2)))
+        return nn.relu(y + shortcut)
+
+
+class BottleneckBlock(nn.Module):
+    """1×1, 3×3 and 1×1 convolutions and a shortcut; the 3×3 has the stride (version 1.5)."""
+
+    width: int
+    stride: int
+    config: NormConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y = conv_norm(x, self.config, train, self.width, "1")
+        y = conv_norm(nn.relu(y), self.config, train, self.width, "2", size=3, stride=self.stride)
+        y = conv_norm(nn.relu(y), self.config, train, 4 * self.width, "3")
+        return nn.relu(y + _projection(x, y, self.stride, self.config, train))
+
+
+class ResNet(Chain, kw_only=True):
+    """Residual network: He et al., table 1 (version 1.5), or section 4.2 for small images."""
+
+    size: ResNetSize
+
+    def chain(self) -> dict[str, Block]:
+        """Returns endpoint → its block; see `Chain.chain`."""
+        size, config = self.size, NormConfig(self.epsilon, self.axis_name, self.folded)
+        block: Block = BottleneckBlock
+        if not size.bottleneck:
+            block = functools.partial(BasicBlock, projection=not size.small)
+        stem: Block = functools.partial(Stem, size.widths[0], config)
+        if size.small:
+            stem = functools.partial(ConvBlock, size.widths[0], 3, 1, config)
+        blocks = _name_blocks(
+            [functools.partial(block, width, 2 if i and not j else 1, config) for j in range(count)]
+            for i, (count, width) in enumerate(zip(size.blocks, size.widths, strict=True))
+        )
+        return {"stem": stem, **blocks, "logits": functools.partial(Classifier, self.num_classes)}
+
+
+def _projection(
+    x: jax.Array, y: jax.Array, stride: int, config: NormConfig, train: bool
+) -> jax.Array:
+    """Returns `x` in the shape of `y`: unchanged, or through a 1×1 convolution."""
+    if stride == 1 and x.shape[-1] == y.shape[-1]:
+        return x
+    return conv_norm(x, config, train, y.shape[-1], "_shortcut", stride=stride)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Consecutive blocks of one width; only the first has the stride. See `InvertedResidual`."""
+
+    expansion: int
+    width: int
+    blocks: int
+    stride: int
+    kernel: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class InvertedResidualSize:
+    """Architecture of a network of inverted residual blocks.
+
+    Attributes:
+      stages: the blocks.
+      padding: see `layers.Conv`.
+      epsilon: term that batch normalization adds to the variance.
+    """
+
+    stages: tuple[Stage, ...]
+    padding: str | None = None
+    epsilon: float = 1e-5
+
+
+# Both networks have these expansions and strides.
+_EXPANSIONS, _STRIDES = (1, 6, 6, 6, 6, 6, 6), (1, 2, 2, 2, 1, 2, 1)
+_MOBILENET_V2 = tuple(
+    map(Stage, _EXPANSIONS, (16, 24, 32, 64, 96, 160, 320), (1, 2, 3, 4, 3, 3, 1), _STRIDES)
+)
+_LITE_WIDTHS, _LITE_BLOCKS = (16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)
+_LITE_KERNELS = (3, 3, 5, 3, 5, 5, 3)
+# Width and depth of EfficientNet-Lite0 … 4, as multiples of Lite0's.
+_LITE_SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))
+
+
+def _lite(width: float, depth: float) -> InvertedResidualSize:
+    """Scales EfficientNet-Lite0; the first and the last stage keep their depth."""
+    widths = (_round_to_8(one * width) for one in _LITE_WIDTHS)
+    first, *middle, last = _LITE_BLOCKS
+    blocks = (first, *(math.ceil(one * depth) for one in middle), last)
+    stages = tuple(map(Stage, _EXPANSIONS, widths, blocks, _STRIDES, _LITE_KERNELS))
+    return InvertedResidualSize(stages, padding="SAME", epsilon=1e-3)
+
+
+def _round_to_8(width: float) -> int:
+    """Returns the nearest multiple of 8 that is at least 90 % of `width`."""
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * width else rounded + 8
+
+
+SIZES = {
+    "mobilenet_v2": InvertedResidualSize(_MOBILENET_V2),
+    **{f"efficientnet_lite{i}": _lite(*scales) for i, scales in enumerate(_LITE_SCALES)},
+}
+
+
+class InvertedResidual(nn.Module):
+    """1×1 expansion, depthwise k×k, 1×1 projection to `width`; a shortcut if the shape is equal."""
+
+    expansion: int
+    width: int
+    kernel: int
+    stride: int
+    padding: str | None
+    config: NormConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        norm = functools.partial(conv_norm, config=self.config, train=train)
+        inside, y = self.expansion * x.shape[-1], x
+        if self.expansion > 1:
+            y = nn.relu6(norm(y, features=inside, suffix="_expand"))
+        across = functools.partial(norm, size=self.kernel, stride=self.stride, padding=self.padding)
+        y = nn.relu6(across(y, features=inside, suffix="_depthwise", depthwise=True))
+        y = norm(y, features=self.width, suffix="_project")
+        return x + y if self.stride == 1 and x.shape[-1] == self.width else y
+
+
+class InvertedResidualNet(Chain, kw_only=True):
+    """Stem, stages of inverted residual blocks, a 1×1 convolution and the classifier."""
+
+    size: InvertedResidualSize
+
+    @property
+    def epsilon(self) -> float:
+        """Term that every batch normalization adds to the variance."""
+        return self.size.epsilon
+
+    def chain(self) -> dict[str, Block]:
+        """Returns endpoint → its block; see `Chain.chain`."""
+        padding, config = self.size.padding, NormConfig(self.epsilon, self.axis_name, self.folded)
+        ends = functools.partial(ConvBlock, config=config, activation=nn.relu6)
+
+        def blocks(stage: Stage) -> Iterator[Block]:
+            inside = functools.partial(InvertedResidual, stage.expansion, stage.width, stage.kernel)
+            for stride in (stage.stride, *(1,) * (stage.blocks - 1)):
+                yield functools.partial(inside, stride, padding, config)
+
+        return {
+            "stem": functools.partial(ends, 32, 3, 2, padding=padding),
+            **_name_blocks(map(blocks, self.size.stages)),
+            "top": functools.partial(ends, 1280, 1, 1),
+            "logits": functools.partial(Classifier, self.num_classes),
+        }
+
+
+def _name_blocks(stages: Iterable[Iterable[Block]]) -> dict[str, Block]:
+    return {
+        f"stage{i}.block{j}": block
+        for i, stage in enumerate(stages, 1)
+        for j, block in enumerate(stage, 1)
+    }
+
+
+Shape = tuple[int, int, int]
+
+_NETWORKS: dict[str, Callable[..., Chain]] = {
+    **{name: functools.partial(ResNet, size=size) for name, size in RESNETS.items()},
+    **{name: functools.partial(InvertedResidualNet, size=size) for name, size in SIZES.items()},
+}
+
+
+def names() -> tuple[str, ...]:
+    """Lists the networks; weights have names of their own, see `embedded_weights`.
+
+    Returns:
+      Names for `create`.
+
+    >>> "resnet8_small" in names()
+    True
+    """
+    return tuple(_NETWORKS)
+
+
+def create(
+    name: str, num_classes: int, axis_name: str | None = None, *, folded: bool = False
+) -> Chain:
+    """Creates the Linen module of a network, without parameters.
+
+    Args:
+      name: one of `names()`; a ConfigError otherwise.
+      num_classes: length of the logits.
+      axis_name, folded: see `Chain`.
+
+    Returns:
+      The module, with Flax's `init` and `apply`.
+
+    >>> create("resnet8_small", 10).endpoints()
+    ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
+    """
+    if name not in _NETWORKS:
+        raise ConfigError(f"no network is called {name!r}; expected one of {', '.join(names())}")
+    return _NETWORKS[name](num_classes=num_classes, axis_name=axis_name, folded=folded)
+
+
+def cuts(name: str, input_shape: Shape = (224, 224, 3)) -> dict[str, Shape]:
+    """Returns the feature shape (H, W, C) at every cut of a network.
+
+    Args:
+      name, input_shape: one of `names()`, and (H, W, c) of one image; a ConfigError otherwise.
+
+    Returns:
+      Cut → shape, in the network's order.
+
+    >>> cuts("resnet50")["stage4.block3"]
+    (7, 7, 2048)
+    """
+    return endpoint_shapes(create(name, num_classes=2), input_shape)
+
+
+def endpoint_shapes(module: nn.Module, input_shape: Shape) -> dict[str, Shape]:
+    """Returns the feature shape (H, W, C) at every endpoint but the logits; nothing is run.
+
+    Args:
+      module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, such as a `Chain`.
+      input_shape: (H, W, c) of one image; a ConfigError otherwise.
+
+    Returns:
+      Endpoint → shape, in the network's order.
+
+    >>> endpoint_shapes(create("resnet8_small", num_classes=10), (28, 28, 1))["stage3.block1"]
+    (7, 7, 64)
+    """
+    found = LinenNetwork(module).feature_shapes(None, input_shape)
+    return {name: features.shape for name, features in found.items()}

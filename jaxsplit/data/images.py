@@ -66,6 +66,11 @@ def convert(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
+def to_pillow(image: np.ndarray) -> Image.Image:
+    """Makes a Pillow image from uint8 [H, W, 1 or 3]."""
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+
+
 def _to_array(image: Image.Image, name: str) -> np.ndarray:
     if "exif" in image.info:
         image = ImageOps.exif_transpose(image)

@@ -25,19 +25,12 @@ _BatchT = TypeVar("_BatchT")
 
 
 class ImageBatch(TypedDict):
-    """A batch of examples; padding has a black image, label and index -1 and mask False.
+    """A batch of examples; padding has a black image, label and index -1 and mask False."""
 
-    Attributes:
-      image: uint8 [B, h, w, c].
-      label: int32 [B].
-      index: int64 [B], index of the example in the source.
-      mask: bool [B].
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    index: np.ndarray
-    mask: np.ndarray
+    image: np.ndarray  # uint8 [B, h, w, c]
+    label: np.ndarray  # int32 [B]
+    index: np.ndarray  # int64 [B], in the source
+    mask: np.ndarray  # bool [B]
 
 
 # Images and labels of each source, by the geometry of their preprocessing.
@@ -177,8 +170,7 @@ def num_batches(examples: int, batch_size: int, drop_remainder: bool = False) ->
     """Computes the number of batches in an epoch.
 
     Args:
-      examples: number of examples.
-      batch_size: examples per batch.
+      examples, batch_size: numbers of examples, in all and per batch.
       drop_remainder: drop an incomplete last batch.
 
     Returns:
@@ -195,12 +187,9 @@ def step_indices(
 ) -> np.ndarray:
     """Returns the example indices of one step, int64 [B], padded with -1; a pure function."""
     epoch, position = divmod(step, per_epoch)
-    begin = position * batch_size
-    end = min(begin + batch_size, examples)
-    chosen = np.full(batch_size, -1, np.int64)
+    begin, end = position * batch_size, min((position + 1) * batch_size, examples)
     order = np.arange(begin, end) if seed is None else _order(examples, seed, epoch)[begin:end]
-    chosen[: len(order)] = order
-    return chosen
+    return np.pad(order, (0, batch_size - len(order)), constant_values=-1)
 
 
 @functools.lru_cache(maxsize=4)

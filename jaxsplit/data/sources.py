@@ -62,7 +62,6 @@ class Source:
       keep: int64 [N], indices of the selected examples; None: all.
 
     Attributes:
-      name, split: as given.
       class_names: names of the classes; a label is an index into them.
 
     >>> source = open_source("embedded", split="train", limit=100)

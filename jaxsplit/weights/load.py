@@ -43,9 +43,7 @@ class Package:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise WeightsError(
-                f"cannot read {path}: {error.strerror}; reinstall {self.name}"
-            ) from error
+            raise WeightsError(f"cannot read {path}: {error}; reinstall {self.name}") from error
         if found != self.sha256:
             raise WeightsError(
                 f"{path} is not the published file: its sha256 is {found[:12]}…, expected "

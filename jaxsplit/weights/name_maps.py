@@ -109,20 +109,6 @@ def from_tensors(
     bias = tensors.get(sources["params", "logits", "dense", "bias"])
     classes = len(bias) if bias is not None and bias.ndim == 1 and len(bias) else 1000
     shapes = {sources[path]: _to_torch(shape) for path, shape in _shapes(name, classes).items()}
-    if problems := _problems(tensors, shapes):
-        raise WeightsError(
-            f"{where} does not fit {name}, whose tensors are named as in {' or '.join(known)}; "
-            + "; ".join(f"{kind}: {listed(parts)}" for kind, parts in problems.items())
-        )
-    floats = finite_floats(tensors, where)
-    flat = {path: _from_torch(floats.pop(key)) for path, key in sources.items()}
-    return traverse_util.unflatten_dict(flat), classes
-
-
-def _problems(
-    tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]
-) -> dict[str, list[str]]:
-    """Returns kind of problem → affected tensors, formatted for a message."""
     problems = {
         "missing": [shown(key) for key in sorted(shapes.keys() - tensors.keys())],
         "unused": [shown(key) for key in sorted(tensors.keys() - shapes.keys())],
@@ -132,23 +118,27 @@ def _problems(
             if key in tensors and tensors[key].shape != shape
         ],
     }
-    return {kind: found for kind, found in problems.items() if found}
+    if any(problems.values()):
+        raise WeightsError(
+            f"{where} does not fit {name}, whose tensors are named as in {' or '.join(known)}; "
+            + "; ".join(f"{kind}: {listed(parts)}" for kind, parts in problems.items() if parts)
+        )
+    floats = finite_floats(tensors, where)
+    flat = {path: _from_torch(floats.pop(key)) for path, key in sources.items()}
+    return traverse_util.unflatten_dict(flat), classes
 
 
 def _to_torch(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Converts the shape of our array to PyTorch's layout."""
     return tuple(shape[axis] for axis in _AXES.get(len(shape), range(len(shape))))
 
 
 def _from_torch(value: np.ndarray) -> np.ndarray:
-    """Converts PyTorch's array to our layout, contiguous."""
     axes = _AXES.get(value.ndim, range(value.ndim))
     return np.ascontiguousarray(value.transpose(np.argsort(axes)))
 
 
 @functools.lru_cache
 def _shapes(name: str, classes: int) -> dict[VariablePath, tuple[int, ...]]:
-    """Returns path of each variable → its shape."""
     module = networks.create(name, classes)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     tree = jax.eval_shape(module.init, jax.random.key(0), image)

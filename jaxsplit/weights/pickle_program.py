@@ -53,12 +53,8 @@ def run(
             code = file.read(1)
             opcode = _OPCODES.get(code)
             if opcode is None:
-                if not code and len(data) > MAX_BYTES:
-                    raise WeightsError(
-                        f"its pickle has more than {MAX_BYTES} bytes; save the model's "
-                        "state_dict() alone"
-                    )
-                what = f"has the byte {code.hex()} for an opcode" if code else "is truncated"
+                ends = f"is truncated, or has more than {MAX_BYTES} bytes"
+                what = f"has the byte {code.hex()} for an opcode" if code else ends
                 raise damaged(f"its pickle {what}")
             if opcode.name == "STOP":
                 return machine.stack.pop(), file.tell()
@@ -106,10 +102,8 @@ class _Machine:
                 stack.append(number)
             case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
                 stack.append(_CONSTANTS[name])
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_DICT":
-                stack.append({})
+            case "EMPTY_LIST" | "EMPTY_DICT":
+                stack.append([] if name == "EMPTY_LIST" else {})
             case "MARK":
                 self._marked.append(stack)
                 self.stack = []

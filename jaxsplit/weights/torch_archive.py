@@ -164,9 +164,7 @@ def _legacy_storages(
     for key in keys:
         storage = known.get(key) if isinstance(key, str) else None
         if storage is None or key in starts:
-            raise damaged(
-                f"storage {shown(key)} is not in its pickle, or twice in its list of storages"
-            )
+            raise damaged(f"storage {shown(key)} is not in its pickle, or twice in its list")
         file.seek(position)
         count = int.from_bytes(file.read(8), "little", signed=True)
         position += 8

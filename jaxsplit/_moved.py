@@ -50,6 +50,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.importers.pretrained": "jaxsplit.weights.load",
     "jaxsplit.importers.spic": "jaxsplit.family.spic",
     "jaxsplit.importers.tensor_files": "jaxsplit.weights.formats",
+    "jaxsplit.importers.torch_tensors": "jaxsplit.weights.torch_archive",
     "jaxsplit.losses": ("jaxsplit.train.losses", "jaxsplit.tasks.classification"),
     "jaxsplit.models": "jaxsplit.networks",
     "jaxsplit.models.chain": "jaxsplit.networks.layers",

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
+from jaxsplit.data.images import to_pillow
 from jaxsplit.errors import ConfigError
 
 
@@ -35,8 +36,7 @@ class Augmentation:
         counts_fit = self.padding >= 0 and self.cutout >= 0
         if not (counts_fit and 0 <= self.fill <= 255 and 0 < self.zoom <= 1):
             raise ConfigError(
-                f"got {self}, expected padding and cutout >= 0, fill 0 … 255 and 0 < zoom <= 1; "
-                "change the value that is out of range"
+                f"got {self}, expected padding and cutout >= 0, fill 0 … 255 and 0 < zoom <= 1"
             )
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -78,12 +78,11 @@ class Augmentation:
         return windows[np.arange(count), top, left].reshape(images.shape)
 
     def _zoom(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        height, width, channels = image.shape
+        height, width, _ = image.shape
         share, down, right = rng.uniform(self.zoom, 1), rng.random(), rng.random()
         top, left = (1 - share) * down * height, (1 - share) * right * width
         box = (left, top, left + share * width, top + share * height)
-        picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-        zoomed = picture.resize((width, height), Image.Resampling.BICUBIC, box)
+        zoomed = to_pillow(image).resize((width, height), Image.Resampling.BICUBIC, box)
         return np.asarray(zoomed).reshape(image.shape)
 
 
@@ -112,14 +111,11 @@ class Views:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.count < 1 or self.seed < 0:
+        equal = self.count > 1 and self.augmentation is None
+        if self.count < 1 or self.seed < 0 or equal:
             raise ConfigError(
-                f"{self.count} views with seed {self.seed}; expected 1 or more, and a seed >= 0"
-            )
-        if self.count > 1 and self.augmentation is None:
-            raise ConfigError(
-                f"{self.count} views of every image without an augmentation would be equal; "
-                "give an augmentation, or take 1 view"
+                f"{self.count} views with seed {self.seed} and augmentation {self.augmentation}; "
+                "expected 1 or more, only 1 without an augmentation, and a seed >= 0"
             )
 
     def __len__(self) -> int:

@@ -31,7 +31,6 @@ CLASS_NAMES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
-_FILES = {"train": "train", "test": "t10k"}
 
 
 def read_idx(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -40,9 +39,9 @@ def read_idx(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     Returns images, uint8 [N, 28, 28], and labels, uint8 [N]; a DataError if a file is missing or no
     idx.
     """
-    stem = _FILES[split]
-    images = _read_array(Path(folder) / f"{stem}-images-idx3-ubyte", 3)
-    labels = _read_array(Path(folder) / f"{stem}-labels-idx1-ubyte", 1)
+    stem = {"train": "train", "test": "t10k"}[split]
+    images = _read_array(Path(folder, f"{stem}-images-idx3-ubyte"), 3)
+    labels = _read_array(Path(folder, f"{stem}-labels-idx1-ubyte"), 1)
     if len(images) != len(labels):
         raise DataError(f"{folder}: {len(images)} images but {len(labels)} labels in {split}")
     return images, labels
@@ -56,7 +55,11 @@ def write(
     Given `train` or `test`, the embedded subset: so many images, balanced over the classes. Else
     the full set, `fashion_mnist/3.0.1`.
     """
-    part = train is not None or test is not None
+    if train is None and test is None:
+        name, version, content = "fashion_mnist", "3.0.1", "all of it"
+    else:
+        name, version = EMBEDDED, "1.0.0"
+        content = "the first images of each class in each split"
     splits = {}
     for split, count in (("train", train), ("test", test)):
         images, labels = read_idx(idx, split)
@@ -66,11 +69,10 @@ def write(
             chosen = spread(labels, count)
             images, labels = images[chosen], labels[chosen]
         splits[split] = zip(map(encode_png, images), labels.tolist(), strict=True)
-    content = "the first images of each class in each split" if part else "all of it"
     return write_prepared(
         out,
-        EMBEDDED if part else "fashion_mnist",
-        "1.0.0" if part else "3.0.1",
+        name,
+        version,
         splits,
         CLASS_NAMES,
         (28, 28, 1),
@@ -97,7 +99,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def _read_array(path: Path, ndim: int) -> np.ndarray:
-    zipped = path.with_name(path.name + ".gz")
+    zipped = Path(f"{path}.gz")
     try:
         data = gzip.decompress(zipped.read_bytes()) if zipped.exists() else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

@@ -26,37 +26,37 @@ def open_records(path: str, split: str | None) -> tuple["FolderRecords", str]:
     Raises:
       DataError: no such folder or split, a class without images, or a class not in classes.txt.
     """
+    name = f"folder:{path}"
     try:
-        return _open(path, split)
+        records, split = _open(Path(path).expanduser(), name, split)
     except OSError as error:
-        raise DataError(f"cannot read folder:{path}: {error}") from error
-
-
-def _open(path: str, split: str | None) -> tuple["FolderRecords", str]:
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        raise DataError(f"folder:{path}: no such folder; check the path")
-    below = {folder.name: _subfolders(folder) for folder in _subfolders(root)}
-    if not below:
-        raise DataError(f"folder:{path} has no subfolders, expected [split/]class/image files")
-    if any(below.values()) and not any(_image_files(root / name) for name in below):
-        split = choose_split(split, list(below), f"folder:{path}")
-        top, inside = root / split, below[split]
-        # A split may lack classes of another, so labels count the classes of all splits.
-        names = sorted({folder.name for folders in below.values() for folder in folders})
-    else:
-        split = choose_split(split, ["all"], f"folder:{path}")
-        top, inside, names = root, _subfolders(root), list(below)
-    for listing in (root / "classes.txt", top / "classes.txt"):
-        if listing.is_file():
-            names = _read_classes(listing, [folder.name for folder in inside])
-            break
-    records = FolderRecords(f"folder:{path}", top, names)
+        raise DataError(f"cannot read {name}: {error}") from error
     if not len(records):
         raise DataError(
-            f"folder:{path} has no images in its split {split}, expected {split}/class/image files"
+            f"{name} has no images in its split {split}, expected {split}/class/image files"
         )
     return records, split
+
+
+def _open(root: Path, name: str, split: str | None) -> tuple["FolderRecords", str]:
+    if not root.is_dir():
+        raise DataError(f"{name}: no such folder; check the path")
+    below = {folder.name: _subfolders(folder) for folder in _subfolders(root)}
+    if not below:
+        raise DataError(f"{name} has no subfolders, expected [split/]class/image files")
+    if any(below.values()) and not any(_image_files(root / one) for one in below):
+        split = choose_split(split, list(below), name)
+        top, inside = root / split, below[split]
+        # A split may lack classes of another, so labels count the classes of all splits.
+        classes = sorted({folder.name for folders in below.values() for folder in folders})
+    else:
+        split = choose_split(split, ["all"], name)
+        top, inside, classes = root, _subfolders(root), list(below)
+    for listing in (root / "classes.txt", top / "classes.txt"):
+        if listing.is_file():
+            classes = _read_classes(listing, {folder.name for folder in inside})
+            break
+    return FolderRecords(name, top, classes), split
 
 
 class FolderRecords:
@@ -65,7 +65,7 @@ class FolderRecords:
     def __init__(self, name: str, top: Path, class_names: list[str]):
         self.class_names = tuple(class_names)
         self._top = top
-        self._files: list[str] = []
+        self._files: list[str] = []  # below top: paths would take more memory
         labels: list[int] = []
         digest, listing = hashlib.sha256(), hashlib.sha256()
         for label, class_name in enumerate(class_names):
@@ -79,10 +79,10 @@ class FolderRecords:
                     "the folder"
                 )
             for file, size, modified in files:
-                self._files.append(f"{folder.name}/{file}")
                 listed = f"{folder.name}/{file}\0{size}"
                 listing.update(f"{listed}\n".encode())
                 digest.update(f"{listed}\0{modified}\n".encode())
+            self._files.extend(f"{folder.name}/{file}" for file, _, _ in files)
             labels.extend([label] * len(files))
         self._labels = np.array(labels, np.int32)
         self.identity = f"folder {digest.hexdigest()}"
@@ -97,10 +97,7 @@ class FolderRecords:
 
     def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
         """Returns (image, label) for each index; images are uint8 [H, W, C]."""
-        return [
-            (decode_image(self._top / self._files[index]), int(self._labels[index]))
-            for index in indices
-        ]
+        return [(decode_image(self._top / self._files[i]), int(self._labels[i])) for i in indices]
 
 
 def _folder_name(class_name: str) -> str:
@@ -122,13 +119,12 @@ def _image_files(folder: Path) -> list[tuple[str, int, int]]:
         )
 
 
-def _read_classes(listing: Path, present: list[str]) -> list[str]:
+def _read_classes(listing: Path, present: set[str]) -> list[str]:
     lines = listing.read_text("utf-8-sig", "replace").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     folders = set(map(_folder_name, names))
     if len(folders) != len(names):
         raise DataError(f'{listing} names a class twice ("/" counts as "_"); remove one')
-    unknown = sorted(set(present) - folders)
-    if unknown:
+    if unknown := sorted(present - folders):
         raise DataError(f"{listing} lacks these class folders: {', '.join(unknown)}; add them")
     return names

@@ -12,6 +12,7 @@ from jaxsplit.errors import DataError, JaxsplitWarning, warn_once
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+_GREY = ("1", "L", "LA", "La")  # Pillow's modes, with or without transparency
 
 
 def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
@@ -55,8 +56,11 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} has too many pixels to decode safely; make it smaller") from error
     except Exception as error:  # Pillow's plugins raise errors of any kind on damaged files
-        missing = isinstance(error, FileNotFoundError)
-        reason = "no such file" if missing else _one_line(error)
+        reason = " ".join(str(error).split()) or repr(error)
+        if isinstance(error, FileNotFoundError):
+            reason = "no such file"
+        elif "cannot identify image file" in reason:  # followed by the name of a BytesIO
+            reason = "not an image file"
         raise DataError(f"cannot read {name} as an image: {reason}") from error
 
 
@@ -66,6 +70,11 @@ def convert(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
+def to_pillow(image: np.ndarray) -> Image.Image:
+    """Makes a Pillow image from uint8 [H, W, 1 or 3]."""
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+
+
 def _to_array(image: Image.Image, name: str) -> np.ndarray:
     if "exif" in image.info:
         image = ImageOps.exif_transpose(image)
@@ -73,14 +82,14 @@ def _to_array(image: Image.Image, name: str) -> np.ndarray:
         return np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)[..., None]
     if image.has_transparency_data:
         image = _on_white(image, name)
-    grey = image.mode in ("1", "L", "LA", "La", "F")
+    grey = image.mode in (*_GREY, "F")
     array = np.asarray(convert(image, 1 if grey else 3))
     return array[..., None] if grey else array
 
 
 def _on_white(image: Image.Image, name: str) -> Image.Image:
     """Composites on white: the colours under transparent pixels are arbitrary."""
-    layers = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
+    layers = image.convert("LA" if image.mode in _GREY else "RGBA")
     alpha = layers.getchannel("A")
     opaque = layers.convert(layers.mode.removesuffix("A"))
     if alpha.getextrema() == (255, 255):
@@ -93,9 +102,3 @@ def _on_white(image: Image.Image, name: str) -> Image.Image:
     white = Image.new(opaque.mode, opaque.size, "white")
     white.paste(opaque, mask=alpha)
     return white
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    # Pillow's message names its own BytesIO object.
-    return "not an image file" if "cannot identify image file" in text else text or repr(error)

@@ -21,29 +21,22 @@ from jaxsplit.errors import ConfigError
 ENDLESS = 2**40  # steps
 _CHUNK = 128  # images that a thread decodes at a time
 
-_Arrays = tuple[np.ndarray, np.ndarray]  # images and labels
 _BatchT = TypeVar("_BatchT")
 
 
 class ImageBatch(TypedDict):
-    """A batch of examples; padding has a black image, label and index -1 and mask False.
+    """A batch of examples; padding has a black image, label and index -1 and mask False."""
 
-    Attributes:
-      image: uint8 [B, h, w, c].
-      label: int32 [B].
-      index: int64 [B], index of the example in the source.
-      mask: bool [B].
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    index: np.ndarray
-    mask: np.ndarray
+    image: np.ndarray  # uint8 [B, h, w, c]
+    label: np.ndarray  # int32 [B]
+    index: np.ndarray  # int64 [B], in the source
+    mask: np.ndarray  # bool [B]
 
 
-_DECODED: weakref.WeakKeyDictionary[Source, dict[tuple[object, ...], _Arrays]] = (
-    weakref.WeakKeyDictionary()
-)
+# Images and labels of each source, by the geometry of their preprocessing.
+_DECODED: weakref.WeakKeyDictionary[
+    Source, dict[tuple[object, ...], tuple[np.ndarray, np.ndarray]]
+] = weakref.WeakKeyDictionary()
 
 
 def batches(
@@ -84,15 +77,13 @@ def batches(
     >>> next(batches(small, Preprocessing((28, 28), 1), 4, seed=0))["image"].shape
     (4, 28, 28, 1)
     """
-    if batch_size < 1 or start_step < 0 or (epochs is not None and epochs < 0):
+    if batch_size < 1 or min(start_step, epochs or 0, seed or 0) < 0:
         raise ConfigError(
-            "expected batch_size ≥ 1, start_step ≥ 0 and epochs ≥ 0 or None; "
-            f"got {batch_size}, {start_step} and {epochs}"
+            f"got batch_size {batch_size}, start_step {start_step}, epochs {epochs}, seed {seed}; "
+            "expected batch_size ≥ 1 and the others ≥ 0"
         )
     if seed is None and augment is not None:
         raise ConfigError("got an augmentation without a seed; give a seed")
-    if seed is not None and seed < 0:
-        raise ConfigError(f"got seed {seed}, expected at least 0")
     per_epoch = num_batches(len(source), batch_size, drop_remainder)
     if not per_epoch:
         raise ConfigError(
@@ -114,10 +105,9 @@ def batches(
 def reader(
     source: Source, preprocessing: Preprocessing, memory_limit: int = 2**30
 ) -> tuple[Callable[[np.ndarray], ImageBatch], int]:
-    """Makes a function that reads arbitrary examples as one batch without augmentation.
+    """Makes a function from indices, int64 [B] with -1 for padding, to a batch of those examples.
 
-    The function takes indices, int64 [B] with -1 for padding. Also returns the number of threads to
-    call it in.
+    Also returns the number of threads to call it in.
     """
     if len(source) * math.prod(preprocessing.input_shape) <= memory_limit:
         return functools.partial(_from_memory, *load_arrays(source, preprocessing)), 1
@@ -144,11 +134,8 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
         images = np.empty((len(source), *preprocessing.input_shape), np.uint8)
         labels = np.empty(len(source), np.int32)
         chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
-
-        def fetch(step: int) -> ImageBatch:
-            return _from_source(source, preprocessing, chunks[step])
-
-        for batch in stream(fetch, 0, len(chunks), _threads()):
+        read = functools.partial(_from_source, source, preprocessing)
+        for batch in stream(lambda step: read(chunks[step]), 0, len(chunks), _threads()):
             images[batch["index"]] = batch["image"]
             labels[batch["index"]] = batch["label"]
         images.flags.writeable = labels.flags.writeable = False
@@ -176,16 +163,14 @@ def _from_source(source: Source, preprocessing: Preprocessing, index: np.ndarray
 
 
 def _threads() -> int:
-    """One thread per core, at most 16: Pillow decodes outside the GIL."""
-    return min(os.cpu_count() or 1, 16)
+    return min(os.cpu_count() or 1, 16)  # Pillow decodes outside the GIL
 
 
 def num_batches(examples: int, batch_size: int, drop_remainder: bool = False) -> int:
     """Computes the number of batches in an epoch.
 
     Args:
-      examples: number of examples.
-      batch_size: examples per batch.
+      examples, batch_size: numbers of examples, in all and per batch.
       drop_remainder: drop an incomplete last batch.
 
     Returns:
@@ -202,12 +187,9 @@ def step_indices(
 ) -> np.ndarray:
     """Returns the example indices of one step, int64 [B], padded with -1; a pure function."""
     epoch, position = divmod(step, per_epoch)
-    begin = position * batch_size
-    end = min(begin + batch_size, examples)
-    chosen = np.full(batch_size, -1, np.int64)
+    begin, end = position * batch_size, min((position + 1) * batch_size, examples)
     order = np.arange(begin, end) if seed is None else _order(examples, seed, epoch)[begin:end]
-    chosen[: len(order)] = order
-    return chosen
+    return np.pad(order, (0, batch_size - len(order)), constant_values=-1)
 
 
 @functools.lru_cache(maxsize=4)
@@ -244,10 +226,8 @@ def endless_steps(
 
     The shards of all processes, concatenated, are the batch of a single-process run. `fetch` maps
     example indices, int64 [batch_size / process_count], to their batch. See `batches` and `stream`.
-
-    Raises:
-      ConfigError: there are fewer examples than a batch, a batch does not divide evenly, or there
-        is no such process.
+    Raises a ConfigError if there are fewer examples than a batch, it does not divide evenly, or
+    there is no such process.
     """
     per_epoch = num_batches(examples, batch_size, drop_remainder=True) if batch_size > 0 else 0
     if not per_epoch:
@@ -267,10 +247,8 @@ def endless_steps(
             f"the nearest size that does is {near}"
         )
     mine = slice(process_index * share, (process_index + 1) * share)
-    return stream(
-        lambda step: fetch(step_indices(examples, batch_size, per_epoch, seed, step)[mine]),
-        start_step,
-        ENDLESS,
-        threads,
-        ahead,
-    )
+
+    def fetch_mine(step: int) -> _BatchT:
+        return fetch(step_indices(examples, batch_size, per_epoch, seed, step)[mine])
+
+    return stream(fetch_mine, start_step, ENDLESS, threads, ahead)

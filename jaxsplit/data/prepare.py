@@ -5,26 +5,20 @@ that no other process imports TensorFlow.
 """
 
 import argparse
-import difflib
 import importlib.util
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from jaxsplit.errors import DataError
+from jaxsplit.errors import DataError, did_you_mean
 
 
 def prepare(name: str, data_dir: str | Path) -> None:
     """Downloads the dataset `NAME[/CONFIG][:VERSION]` and writes it as array_record.
 
-    Runs in a subprocess.
-
-    Raises:
-      DataError: TFDS has no such dataset or TensorFlow is not installed, both checked without the
-        network; or TFDS could not prepare the dataset.
+    Runs in a subprocess. Raises a DataError without TensorFlow, or if TFDS fails.
     """
-    check_known(name, data_dir)
     arguments = ["-m", "jaxsplit.data.prepare", name, "--data-dir", str(data_dir)]
     command = shlex.join(["python", *arguments])
     if not _has_tensorflow():
@@ -48,9 +42,10 @@ def check_known(name: str, data_dir: str | Path) -> None:
     known = tfds.list_builders(with_community_datasets=False)
     base = name.partition(":")[0].partition("/")[0]
     if base not in known:
-        near = difflib.get_close_matches(base, known, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise DataError(f"tfds:{name}: not in {data_dir}, and TFDS has no such dataset{hint}")
+        raise DataError(
+            f"tfds:{name}: not in {data_dir}, and TFDS has no such dataset"
+            f"{did_you_mean(base, known)}"
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,18 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from jaxsplit.data.images import convert
+from jaxsplit.data.images import convert, to_pillow
 from jaxsplit.errors import ConfigError
 
-_INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 _LONGEST = 65_535  # pixels of a side, as in JPEG
 _LEAST_STD = 1e-30  # the smallest divisor in float32
-
 
 _ArrayT = TypeVar("_ArrayT")  # of numpy or jax
 
@@ -58,27 +52,23 @@ class Preprocessing:
         # Values from a file may be of any type.
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise ConfigError(f"channels is {self.channels!r}, expected 1 (grey) or 3 (RGB)")
-        if not isinstance(self.interpolation, str) or self.interpolation not in _INTERPOLATIONS:
-            raise ConfigError(
-                f"unknown interpolation {self.interpolation!r}, "
-                f"expected one of {', '.join(_INTERPOLATIONS)}"
-            )
-        size, resize, sides = self.size, self.resize, f"1 … {_LONGEST}"
+        if self.interpolation not in _INTERPOLATIONS:
+            known = ", ".join(_INTERPOLATIONS)
+            raise ConfigError(f"interpolation is {self.interpolation!r}, expected one of {known}")
+        size, resize = self.size, self.resize
         if not isinstance(size, tuple) or len(size) != 2 or not all(map(_is_side, size)):
-            raise ConfigError(f"size is {size!r}, expected (height, width) in pixels, each {sides}")
-        if resize is not None and not _is_side(resize):
-            raise ConfigError(f"resize is {resize!r}, expected {sides} pixels")
-        if resize is not None and resize < max(size):
+            raise ConfigError(f"size is {size!r}, expected (height, width), each 1 … {_LONGEST}")
+        if resize is not None and not (_is_side(resize) and resize >= max(size)):
             raise ConfigError(
-                f"resize is {resize}, expected at least the longer side of the crop {size}"
+                f"resize is {resize!r}, expected None or {max(size)} … {_LONGEST}: at least the "
+                f"longer side of the crop {size}"
             )
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if not isinstance(values, tuple) or not all(map(_is_number, values)):
-                raise ConfigError(f"{name} is {values!r}, expected a tuple of finite numbers")
-            if len(values) not in (1, self.channels):
+            fits = isinstance(values, tuple) and len(values) in (1, self.channels)
+            if not fits or not all(map(_is_number, values)):
                 raise ConfigError(
-                    f"{name} has {len(values)} values, expected 1 or {self.channels} (channels)"
+                    f"{name} is {values!r}, expected 1 or {self.channels} (channels) finite numbers"
                 )
         if min(self.std) < _LEAST_STD:
             raise ConfigError(f"std is {self.std}, expected positive numbers")
@@ -99,23 +89,18 @@ class Preprocessing:
         """
         if image.shape == self.input_shape and self.resize in (None, min(self.size)):
             return image
-        picture = convert(
-            Image.fromarray(image[..., 0] if image.shape[2] == 1 else image), self.channels
-        )
+        picture = convert(to_pillow(image), self.channels)
         height, width = self.size
         if self.resize is None:
             scale = max(height / picture.height, width / picture.width)
         else:
             scale = self.resize / min(picture.size)
         # The longer side is rounded down as in torchvision, but not below the crop.
-        scaled = (
-            max(width, int(picture.width * scale + 1e-6)),
-            max(height, int(picture.height * scale + 1e-6)),
-        )
+        sides = [int(side * scale + 1e-6) for side in picture.size]
+        scaled = max(width, sides[0]), max(height, sides[1])
         if scaled != picture.size:
-            picture = picture.resize(scaled, _INTERPOLATIONS[self.interpolation])
-        left = round((scaled[0] - width) / 2)
-        top = round((scaled[1] - height) / 2)
+            picture = picture.resize(scaled, Image.Resampling[self.interpolation.upper()])
+        left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
         cropped = np.asarray(picture.crop((left, top, left + width, top + height)))
         return cropped.reshape(self.input_shape)
 
@@ -137,10 +122,8 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as lists, strings and numbers, for JSON."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
+        values = dataclasses.asdict(self)
+        return {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
@@ -152,18 +135,16 @@ class Preprocessing:
         Returns:
           The preprocessing.
         """
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"preprocessing is {values!r}, expected keys and values")
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
+        if not isinstance(values, Mapping) or "size" not in values:
+            raise ConfigError("preprocessing needs keys and values, at least size: [height, width]")
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(values.keys() - set(known)):
             raise ConfigError(
-                f"unknown preprocessing keys {', '.join(unknown)}, "
-                f"expected some of {', '.join(sorted(known))}"
+                f"unknown preprocessing keys {', '.join(unknown)}, expected some of "
+                f"{', '.join(known)}"
             )
-        if "size" not in values:
-            raise ConfigError("preprocessing lacks the key size; add [height, width]")
         fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+            key: tuple(x) if isinstance(x, list) else x for key, x in values.items()
         }
         return cls(**fields)
 

@@ -44,7 +44,7 @@ class Records(Protocol):
 
 
 class Example(TypedDict):
-    """A labelled image: uint8 [H, W, C] and an index into the source's class names."""
+    """A labelled image, uint8 [H, W, C], and an index into the source's class names."""
 
     image: np.ndarray
     label: int
@@ -56,14 +56,12 @@ class Source:
     See `open_source`.
 
     Args:
-      name: name of the source, e.g. `"tfds:cifar10"`; with the config if a TFDS dataset has
-        several, even if none was requested: `"tfds:imagenette/160px-v2"`.
+      name: name of the source, with the config that was selected: `"tfds:imagenette/160px-v2"`.
       split: name of the split; `"all"` for a folder without splits.
       records: examples of the split.
       keep: int64 [N], indices of the selected examples; None: all.
 
     Attributes:
-      name, split: as given.
       class_names: names of the classes; a label is an index into them.
 
     >>> source = open_source("embedded", split="train", limit=100)
@@ -96,9 +94,8 @@ class Source:
         """Returns several examples, which some sources read much faster than one by one."""
         if self._keep is not None:
             indices = [int(self._keep[index]) for index in indices]
-        return [
-            Example(image=image, label=label) for image, label in self._records.examples(indices)
-        ]
+        found = self._records.examples(indices)
+        return [Example(image=image, label=label) for image, label in found]
 
     def __repr__(self) -> str:
         return f"Source({self.name!r}, split={self.split!r}, {len(self)} images)"
@@ -106,17 +103,14 @@ class Source:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """Labels, int32 [N], read once without decoding an image."""
-        labels = np.asarray(self._records.labels(), np.int32)
+        labels = self._records.labels()
         labels = labels if self._keep is None else labels[self._keep]
         labels.flags.writeable = False
         return labels
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with the content, for cache keys.
-
-        Hashes names, versions, sizes and modification times but no pixels, in milliseconds.
-        """
+        """16 hexadecimal digits that change with names, versions, sizes and modification times."""
         return self._digest(self._records.identity)
 
     @functools.cached_property
@@ -145,8 +139,7 @@ def open_source(
       split: name of the split; None selects test, else val, else validation, else the only one.
         `NAME[A%:B%]` is a percent range of every class: `train[:90%]` and `train[90%:]` are
         disjoint, so the second can validate settings without the test images.
-      data_dir: TFDS data_dir; None: TFDS's default (`$TFDS_DATA_DIR`, else
-        `~/tensorflow_datasets`). Other sources ignore it.
+      data_dir: TFDS data_dir; default: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
       limit: maximum number of examples, balanced over the classes (see `spread`).
 
     Returns:
@@ -170,27 +163,23 @@ def open_source(
     elif scheme == "folder" and rest:
         records, split = folder.open_records(rest, split)
     else:
-        meant = f"; did you mean folder:{name}?" if Path(name).is_dir() else ""
         raise DataError(
             f"unknown data source {name!r}: expected embedded, tfds:NAME[/CONFIG] or folder:PATH"
-            f"{meant}"
+            + (f"; did you mean folder:{name}?" if Path(name).is_dir() else "")
         )
     source = Source(name, split, records)
     if part is not None:
         keep = part_of(source.labels, *part)
-        if not len(keep):
-            raise DataError(
-                f"{name} has no image in {split}[{part[0]}%:{part[1]}%]; take a wider range"
-            )
         source = Source(name, f"{split}[{part[0]}%:{part[1]}%]", records, keep)
+        if not len(source):
+            raise DataError(f"{name} has no image in {source.split}; take a wider range")
     if limit is None:
         return source
     if limit < 1:
         raise DataError(f"got limit {limit}, expected at least 1")
     if limit >= len(source):
         return source
-    keep = spread(source.labels, limit)
-    return Source(name, source.split, records, keep if part is None else source.keep[keep])
+    return Source(name, source.split, records, source.keep[spread(source.labels, limit)])
 
 
 def portable_name(name: str) -> str:

@@ -32,10 +32,8 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
     """Returns the folder of a dataset prepared as array_record in a TFDS data_dir, or None.
 
     The name is `NAME[/CONFIG][:VERSION]`. The version defaults to the newest, the config to TFDS's
-    default config if it is present, else to the only one present.
-
-    Raises:
-      DataError: the name is malformed, or several configs are present and none is the default.
+    default config if it is present, else to the only one present. Raises a DataError if the name is
+    malformed, or several configs are present and none is the default.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -46,9 +44,8 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
     elif folder.is_dir() and not _versions(folder):
         configs = sorted(entry.name for entry in folder.iterdir() if _versions(entry))
         metadata = folder / ".config" / "metadata.json"
-        default = ""
-        if metadata.is_file():
-            default = json.loads(metadata.read_text()).get("default_config_name", "")
+        known = json.loads(metadata.read_text()) if metadata.is_file() else {}
+        default = known.get("default_config_name", "")
         if len(configs) > 1 and default not in configs:
             raise DataError(f"tfds:{name} has several configs; choose one: {', '.join(configs)}")
         if configs:
@@ -63,10 +60,8 @@ def open_records(
     """Opens one split of a dataset, prepared first if necessary, and returns its name.
 
     See `find_prepared` for `name` and `open_source` for `split` and `data_dir`. The source is
-    called `title`, or `tfds:` and the name with the selected config.
-
-    Raises:
-      DataError: not prepared, no such split, or not labelled images.
+    called `title`, or `tfds:` and the name with the selected config. Raises a DataError if it is
+    not prepared, has no such split, or has no labelled images.
     """
     root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     folder = find_prepared(name, root)
@@ -74,15 +69,13 @@ def open_records(
         from jaxsplit.data.prepare import check_known, prepare
 
         check_known(name, root)
-        mocked = _mocked(name, root)
-        if mocked is not None:
+        if (mocked := _mocked(name, root)) is not None:
             # A mocked builder has no split information and accepts any split.
             splits = list(mocked.info.splits) or [split or "test"]
             split = choose_split(split, splits, f"tfds:{name}")
             return PreparedRecords(title or f"tfds:{name}", mocked, split), split
         prepare(name, root)
-        folder = find_prepared(name, root)
-        if folder is None:
+        if (folder := find_prepared(name, root)) is None:
             raise DataError(f"tfds:{name} was prepared but is not in {root}; check data_dir")
     import tensorflow_datasets as tfds
 
@@ -110,14 +103,11 @@ class PreparedRecords:
     def __init__(self, name: str, builder, split: str):
         from tensorflow_datasets import features
 
-        self._image: str
-        self._label: str
-        self._image, self._label = builder.info.supervised_keys or ("image", "label")
+        keys: tuple[str, str] = builder.info.supervised_keys or ("image", "label")
+        self._image, self._label = keys
         known = dict(builder.info.features.items())
-        label = known.get(self._label)
-        if not isinstance(label, features.ClassLabel) or not isinstance(
-            known.get(self._image), features.Image
-        ):
+        image, label = map(known.get, keys)
+        if not isinstance(image, features.Image) or not isinstance(label, features.ClassLabel):
             raise DataError(
                 f"{name} has the features {', '.join(known)}, expected an image and a class label; "
                 "use a dataset for image classification"
@@ -127,14 +117,12 @@ class PreparedRecords:
         self._name = f"{name}, split {split}"
         # Serialized records, before TFDS's decoding.
         self._records = builder.as_data_source(split).data_source
-        info = Path(builder.data_dir) / "dataset_info.json"
-        sizes = sorted(
-            (file.name, file.stat().st_size) for file in info.parent.glob("*.array_record*")
-        )
-        known_info = info.read_bytes() if info.is_file() else b""  # absent if mocked
-        digest = hashlib.sha256(known_info + json.dumps(sizes).encode())
-        self.identity = f"tfds {builder.info.full_name} {digest.hexdigest()}"
-        self.listing = self.identity
+        folder = Path(builder.data_dir)
+        info = folder / "dataset_info.json"
+        content = info.read_bytes() if info.is_file() else b""  # absent if mocked
+        sizes = sorted((file.name, file.stat().st_size) for file in folder.glob("*.array_record*"))
+        digest = hashlib.sha256(content + json.dumps(sizes).encode())
+        self.identity = self.listing = f"tfds {builder.info.full_name} {digest.hexdigest()}"
 
     def __len__(self) -> int:
         return len(self._records)
@@ -156,8 +144,8 @@ class PreparedRecords:
     def _read(self, indices: Sequence[int]) -> list[tuple[bytes | np.ndarray, int]]:
         try:
             if _is_mock(self._records):  # gives decoded examples
-                mocked = [self._records[index] for index in indices]
-                return [(record[self._image], int(record[self._label])) for record in mocked]
+                examples = [self._records[index] for index in indices]
+                return [(one[self._image], int(one[self._label])) for one in examples]
             # In one call: single reads cost as much as decoding small images.
             return [self._parse(record) for record in self._records.__getitems__(indices)]
         except Exception as error:  # damaged file: array_record's or protobuf's error
@@ -172,11 +160,8 @@ class PreparedRecords:
 
 
 def _mocked(name: str, data_dir: Path):
-    """Returns the builder of a dataset mocked by `tfds.testing.mock_data`, else None.
-
-    Some builders print long messages without TensorFlow, so none is made unless the mocks are
-    imported.
-    """
+    """Returns the builder of a dataset mocked by `tfds.testing.mock_data`, else None."""
+    # Without TensorFlow some builders print long messages, so none is made without the mocks.
     if "tensorflow_datasets.testing.mocking" not in sys.modules:
         return None
     import tensorflow_datasets as tfds
@@ -190,7 +175,6 @@ def _mocked(name: str, data_dir: Path):
 
 
 def _is_mock(records) -> bool:
-    """Whether the records come from `tfds.testing.mock_data`."""
     return isinstance(records, unittest.mock.NonCallableMock)
 
 
@@ -201,16 +185,12 @@ def _unreadable(what: str, error: Exception) -> DataError:
 
 def _versions(folder: Path) -> list[Path]:
     """Lists the prepared versions in a folder, oldest first."""
-    if not folder.is_dir():
-        return []
     found = [
-        entry
-        for entry in folder.iterdir()
-        if _VERSION.fullmatch(entry.name)
-        and (entry / "features.json").is_file()
-        and any(entry.glob("*.array_record*"))
+        features.parent
+        for features in folder.glob("*/features.json")
+        if _VERSION.fullmatch(features.parent.name) and any(features.parent.glob("*.array_record*"))
     ]
-    return sorted(found, key=lambda entry: tuple(map(int, entry.name.split("."))))
+    return sorted(found, key=lambda version: tuple(map(int, version.name.split("."))))
 
 
 def write_prepared(
@@ -230,15 +210,12 @@ def write_prepared(
 
     Args:
       data_dir: a TFDS data_dir; the dataset is written to `data_dir/name/version`.
-      name: name of the dataset, e.g. `fashion_mnist`.
-      version: `X.Y.Z`.
+      name, version: of the dataset, e.g. `fashion_mnist` and `3.0.1`.
       splits: for each split, pairs of an encoded image (PNG or JPEG) and its label. TFDS reserves
         the name `all`.
       class_names: names of the classes.
       shape: (height, width, channels) of all images; None where it varies.
-      description: free text.
-      homepage: URL of the dataset.
-      licence: name or text of the licence.
+      description, homepage, licence: free text about the dataset.
 
     Returns:
       The dataset's folder.
@@ -256,12 +233,11 @@ def write_prepared(
     )
     info.location.urls.append(homepage)
     info.redistribution_info.license = licence
-    info.supervised_keys.tuple.items.add(feature_key="image")
-    info.supervised_keys.tuple.items.add(feature_key="label")
+    for key in ("image", "label"):
+        info.supervised_keys.tuple.items.add(feature_key=key)
     for split, examples in splits.items():
-        writer = ArrayRecordWriter(
-            str(folder / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1"
-        )
+        file = folder / f"{name}-{split}.array_record-00000-of-00001"
+        writer = ArrayRecordWriter(str(file), "group_size:1")
         count = size = 0
         for encoded, label in examples:
             example = tf_example_pb2.Example()
@@ -279,12 +255,7 @@ def write_prepared(
             num_bytes=size,
             filepath_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
         )
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=shape),
-            "label": tfds.features.ClassLabel(names=list(class_names)),
-        }
-    )
-    features.save_config(folder)
+    image, label = tfds.features.Image(shape=shape), tfds.features.ClassLabel(names=class_names)
+    tfds.features.FeaturesDict({"image": image, "label": label}).save_config(folder)
     write_dataset_info_proto(info, folder)
     return folder

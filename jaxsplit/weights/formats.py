@@ -34,14 +34,15 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       WeightsError: no such file, another format, damaged, or without tensors.
     """
     kind = format_of(path)
+    tree: object
     if kind == "torch":
         tree = torch_archive.read(path)
-        tensors = _state_dict(tree)
-    elif kind == "npz":
-        with opened(path) as file:
-            tree = tensors = read_npz(file)
+    elif kind == "safetensors":
+        tree = read_safetensors(path)
     else:
-        tree = tensors = read_safetensors(path)
+        with opened(path) as file:
+            tree = read_npz(file)
+    tensors = _state_dict(tree)
     if not tensors:
         found = ", ".join(map(shown, list(tree)[:8])) if isinstance(tree, dict) else ""
         raise WeightsError(
@@ -74,22 +75,15 @@ def format_of(path: str | os.PathLike[str]) -> str:
 
 
 def _is_npz(file: BinaryIO) -> bool:
-    names = list(read_directory(file))
-    return not any(name.endswith("/data.pkl") for name in names) and any(
-        name.endswith(".npy") for name in names
-    )
+    names = read_directory(file)
+    torch = any(name.endswith("/data.pkl") for name in names)
+    return not torch and any(name.endswith(".npy") for name in names)
 
 
 def _state_dict(tree: object) -> dict[str, np.ndarray]:
     """Returns the named arrays of a dict, or of its first entry in STATE_DICTS that has any."""
     if not isinstance(tree, dict):
         return {}
-    found = {
-        key: value
-        for key, value in tree.items()
-        if isinstance(key, str) and isinstance(value, np.ndarray)
-    }
-    keys = iter(STATE_DICTS)
-    while not found and (key := next(keys, None)):
-        found = _state_dict(tree.get(key))
-    return found
+    found = {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, np.ndarray)}
+    nested = (_state_dict(tree.get(key)) for key in STATE_DICTS)
+    return found or next(filter(None, nested), {})

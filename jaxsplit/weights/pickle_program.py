@@ -26,17 +26,8 @@ MAX_KEY = 1024
 
 _T = TypeVar("_T")
 
-_HANDLED = {
-    *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
-    *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
-    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
-    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"),
-    *("EMPTY_DICT", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
-    "BINPERSID",
-}
-_OPCODES = {op.code.encode("latin-1"): op for op in pickletools.opcodes if op.name in _HANDLED}
-_NAMES = {op.code.encode("latin-1"): op.name for op in pickletools.opcodes}
+_OPCODES = {op.code.encode("latin-1"): op for op in pickletools.opcodes}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
 def run(
@@ -56,17 +47,18 @@ def run(
       WeightsError: truncated, malformed or too long, or with a global that `names` lacks.
     """
     file = io.BytesIO(data[:MAX_BYTES])
-    machine = _Machine(names, load)
+    machine = _Machine(file, names, load)
     try:
         for _ in range(max_opcodes):
             code = file.read(1)
             opcode = _OPCODES.get(code)
             if opcode is None:
-                raise WeightsError(_unknown(code, len(data)))
-            argument = _argument(opcode, file)
+                ends = f"is truncated, or has more than {MAX_BYTES} bytes"
+                what = f"has the byte {code.hex()} for an opcode" if code else ends
+                raise damaged(f"its pickle {what}")
             if opcode.name == "STOP":
                 return machine.stack.pop(), file.tell()
-            machine.step(opcode.name, argument)
+            machine.step(opcode)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = shown(str(error) or type(error).__name__)
         raise damaged(f"its pickle is malformed at byte {file.tell()} ({reason})") from error
@@ -75,66 +67,46 @@ def run(
     )
 
 
-def _argument(opcode: pickletools.OpcodeInfo, file: io.BytesIO) -> object:
-    if opcode.name == "GLOBAL":
-        # pickletools decodes escapes, which gives a Python warning.
-        lines = file.readline(), file.readline()
-        if not all(line.endswith(b"\n") for line in lines):
-            raise ValueError("a name without an end")
-        return ".".join(line[:-1].decode() for line in lines)
-    return opcode.arg.reader(file) if opcode.arg else None
-
-
-def _unknown(code: bytes, size: int) -> str:
-    if code in _NAMES:
-        return (
-            f"its pickle uses the opcode {_NAMES[code]}, expected those that tensors need; "
-            "in torch, save model.state_dict() with the default pickle protocol"
-        )
-    if not code and size > MAX_BYTES:
-        return f"its pickle has more than {MAX_BYTES} bytes; save the model's state_dict() alone"
-    what = f"has the byte {code.hex()} for an opcode" if code else "is truncated"
-    return f"its pickle {what}; get the file again"
-
-
 class _Machine:
     """The state of the stack machine: stack, marks and memo."""
 
-    def __init__(self, names: Mapping[str, object], load: Callable[[object], object]) -> None:
+    def __init__(
+        self, file: io.BytesIO, names: Mapping[str, object], load: Callable[[object], object]
+    ) -> None:
         self.stack: list[object] = []
         self._marked: list[list[object]] = []
         self._memo: dict[object, object] = {}
-        self._names = names
-        self._load = load
+        self._file, self._names, self._load = file, names, load
 
-    def step(self, name: str, argument: object) -> None:
+    def step(self, opcode: pickletools.OpcodeInfo) -> None:
         """Executes one opcode; malformed programs raise the errors that `run` converts."""
-        stack = self.stack
+        stack, name = self.stack, opcode.name
         match name:
             case "BINPUT" | "LONG_BINPUT":
-                self._memo[argument] = stack[-1]
+                self._memo[self._argument(opcode)] = stack[-1]
             case "MEMOIZE":
                 self._memo[len(self._memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET":
-                if argument not in self._memo:
-                    raise LookupError(f"nothing is in the memo at {argument}")
-                stack.append(self._memo[argument])
+                place = self._argument(opcode)
+                if place not in self._memo:
+                    raise LookupError(f"nothing is in the memo at {place}")
+                stack.append(self._memo[place])
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING":
-                stack.append(argument)
+                stack.append(self._argument(opcode))
             case "BININT" | "BININT1" | "BININT2" | "BINFLOAT":
-                stack.append(argument)
+                stack.append(self._argument(opcode))
             case "LONG1":
-                bits = _expected(argument, int).bit_length()
-                if bits > 64:
-                    raise ValueError(f"an integer of {bits} bits")
-                stack.append(argument)
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+                number = _expected(self._argument(opcode), int)
+                if number.bit_length() > 64:
+                    raise ValueError(f"an integer of {number.bit_length()} bits")
+                stack.append(number)
+            case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
+                stack.append(_CONSTANTS[name])
+            case "EMPTY_LIST" | "EMPTY_DICT":
+                stack.append([] if name == "EMPTY_LIST" else {})
             case "MARK":
                 self._marked.append(stack)
                 self.stack = []
-            case "EMPTY_TUPLE":
-                stack.append(())
             case "TUPLE":
                 self._from_mark().append(tuple(stack))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
@@ -142,15 +114,11 @@ class _Machine:
                 if len(stack) < count:
                     raise IndexError("an empty stack")
                 stack[-count:] = [tuple(stack[-count:])]
-            case "EMPTY_LIST":
-                stack.append([])
             case "APPEND":
                 item = stack.pop()
                 _expected(stack[-1], list).append(item)
             case "APPENDS":
                 _expected(self._from_mark()[-1], list).extend(stack)
-            case "EMPTY_DICT":
-                stack.append({})
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
                 put(_expected(stack[-1], dict), key, value)
@@ -159,7 +127,11 @@ class _Machine:
                 for key, value in zip(stack[::2], stack[1::2], strict=True):
                     put(target, key, value)
             case "GLOBAL":
-                stack.append(self._global(_expected(argument, str)))
+                # pickletools decodes escapes, which gives a Python warning.
+                lines = self._file.readline(), self._file.readline()
+                if not all(line.endswith(b"\n") for line in lines):
+                    raise ValueError("a name without an end")
+                stack.append(self._global(".".join(line[:-1].decode() for line in lines)))
             case "STACK_GLOBAL":
                 last, first = _expected(stack.pop(), str), _expected(stack.pop(), str)
                 stack.append(self._global(f"{first}.{last}"))
@@ -173,16 +145,22 @@ class _Machine:
                 if len(arguments) > MAX_ARGUMENTS:
                     raise TypeError(f"a call with {len(arguments)} arguments")
                 stack.append(function(*arguments))
-            case "BUILD":
-                stack.pop()  # attributes, such as a state dict's _metadata: dropped
-            case "POP":
+            case "POP" | "BUILD":  # attributes, such as a state dict's _metadata, are dropped
                 stack.pop()
             case "POP_MARK":
                 self._from_mark()
             case "DUP":
                 stack.append(stack[-1])
+            case "PROTO" | "FRAME":
+                self._argument(opcode)
             case _:
-                assert name in ("PROTO", "FRAME"), name
+                raise WeightsError(
+                    f"its pickle uses the opcode {name}, expected those that tensors need; "
+                    "in torch, save model.state_dict() with the default pickle protocol"
+                )
+
+    def _argument(self, opcode: pickletools.OpcodeInfo) -> object:
+        return opcode.arg.reader(self._file) if opcode.arg else None
 
     def _from_mark(self) -> list[object]:
         """Removes the last mark and returns the stack below it, which becomes `self.stack`."""
@@ -190,16 +168,17 @@ class _Machine:
         return self.stack
 
     def _global(self, name: str) -> object:
-        if name not in self._names:
-            tensor = name.startswith("torch._utils._rebuild") or name.endswith("Storage")
+        if name in self._names:
+            return self._names[name]
+        if name.startswith("torch._utils._rebuild") or name.endswith("Storage"):
             raise WeightsError(
                 f"it has a tensor of an unsupported kind ({shown(name)}), expected dense numbers "
                 "of 8 to 64 bits; in torch, save it as float32"
-                if tensor
-                else f"it has an object of {shown(name)}, expected only tensors, dicts, lists, "
-                "numbers and strings; in torch, save model.state_dict() rather than the model"
             )
-        return self._names[name]
+        raise WeightsError(
+            f"it has an object of {shown(name)}, expected only tensors, dicts, lists, numbers and "
+            "strings; in torch, save model.state_dict() rather than the model"
+        )
 
 
 def put(target: dict[object, object], key: object, value: object) -> None:

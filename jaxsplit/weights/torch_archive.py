@@ -4,24 +4,28 @@
     legacy              pickles: magic number, protocol 1001, host, the object, storage keys;
                         per key an int64 count and the values, always little-endian
 
-The pickles only describe tensors. Every description is checked against the file before memory is
-allocated. Each storage that a tensor uses is read once, into a new array.
+A pickle describes a tensor as a view of a storage, whose values lie outside the pickle: dtype,
+offset, shape and strides, in elements. So the program runs to its end first and gives descriptions
+only. Each is checked against the file before memory is allocated, and each storage that a tensor
+uses is read once, into a new array.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable
 from typing import BinaryIO
 
+import ml_dtypes
 import numpy as np
 
 from jaxsplit.errors import WeightsError
 from jaxsplit.io.untrusted import damaged, opened, shown, size_of
-from jaxsplit.weights import pickle_program
-from jaxsplit.weights.torch_tensors import NAMES, Storage, build, storage_of
+from jaxsplit.weights.pickle_program import MAX_BYTES, MAX_KEY, put, run
 from jaxsplit.weights.zip_archive import Entry, read_directory
 
 #: A zip entry, or the end of an empty zip. "PK" alone may begin a safetensors header's length.
@@ -32,6 +36,26 @@ LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 HEAD_BYTES = 32
 _LEGACY_PROTOCOL = 1001
 _PREAMBLE_OPCODES = 100
+
+MAX_RANK = 32
+MAX_DEPTH = 32
+MAX_OBJECTS = 1_000_000
+#: Names may share values, as tied weights do, but the arrays must not grow without bound.
+MAX_EXPANSION = 4
+_MAX_ELEMENTS = 2**48
+
+_DTYPES = {
+    "Double": np.dtype("float64"),
+    "Float": np.dtype("float32"),
+    "Half": np.dtype("float16"),
+    "BFloat16": np.dtype(ml_dtypes.bfloat16),
+    "Long": np.dtype("int64"),
+    "Int": np.dtype("int32"),
+    "Short": np.dtype("int16"),
+    "Char": np.dtype("int8"),
+    "Byte": np.dtype("uint8"),
+    "Bool": np.dtype("bool"),
+}
 
 
 def read(path: str | os.PathLike[str]) -> object:
@@ -50,33 +74,28 @@ def read(path: str | os.PathLike[str]) -> object:
             return _read_zip(file)
         if LEGACY_MAGIC in head:
             return _read_legacy(file, head.index(LEGACY_MAGIC) + len(LEGACY_MAGIC))
-    raise WeightsError(
-        f"{os.fspath(path)}: begins with {shown(head[:8])}, expected a file of torch.save; "
-        "give such a file"
-    )
+        raise WeightsError(f"begins with {shown(head[:8])}, expected a file of torch.save")
 
 
 def _read_zip(file: BinaryIO) -> object:
     entries = _records(read_directory(file))
     program = entries["data.pkl"]
-    if program.size > pickle_program.MAX_BYTES:
+    if program.info.file_size > MAX_BYTES:
         raise WeightsError(
-            f"its pickle has {program.size} bytes, expected at most {pickle_program.MAX_BYTES}; "
+            f"its pickle has {program.info.file_size} bytes, expected at most {MAX_BYTES}; "
             "in torch, save model.state_dict() alone"
         )
-    load = _Storages()
-    tree, _ = pickle_program.run(program.read(file), NAMES, load)
-    order = entries["byteorder"].read(file) if "byteorder" in entries else b"little"
+    tree, _ = run(bytes(program.read()), NAMES, functools.partial(storage_of, known={}))
+    order = bytes(entries["byteorder"].read()) if "byteorder" in entries else b"little"
     if order not in (b"little", b"big"):
         raise damaged(f"its byte order is {shown(order)}, expected little or big")
-    swapped = order.decode() != sys.byteorder
 
     def values(storage: Storage) -> np.ndarray:
         entry = entries.get(f"data/{storage.key}")
-        if entry is None or entry.size != storage.nbytes:
-            found = f"has {entry.size} bytes" if entry else "is missing"
+        if entry is None or entry.info.file_size != storage.nbytes:
+            found = f"has {entry.info.file_size} bytes" if entry else "is missing"
             raise damaged(f"storage {shown(storage.key)} {found}, expected {storage.nbytes} bytes")
-        return _values(entry.read_array(file), storage, swapped)
+        return _values(entry.read(), storage, order.decode())
 
     return build(tree, functools.cache(values), size_of(file))
 
@@ -97,48 +116,45 @@ def _records(entries: dict[str, Entry]) -> dict[str, Entry]:
             "data.pkl; give a file of torch.save"
         )
     for name, entry in records.items():
-        if entry.deflated:
-            raise WeightsError(
-                f"entry {shown(name)} is compressed, expected stored as torch does; "
-                "load and save it with torch"
-            )
+        if entry.info.compress_type:
+            raise WeightsError(f"entry {shown(name)} is compressed; load and save it with torch")
     return records
 
 
 def _read_legacy(file: BinaryIO, position: int) -> object:
-    def run(load: Callable[[object], object], **limits: int) -> object:
+    known: dict[str, Storage] = {}
+
+    def run_next(**limits: int) -> object:
         nonlocal position
         file.seek(position)
-        left = size_of(file) - position
-        data = file.read(min(left, pickle_program.MAX_BYTES + 1))
-        value, length = pickle_program.run(data, NAMES, load, **limits)
+        data = file.read(min(size_of(file) - position, MAX_BYTES + 1))
+        value, length = run(data, NAMES, functools.partial(storage_of, known=known), **limits)
         position += length
         return value
 
-    load = _Storages()
-    protocol = run(load, max_opcodes=_PREAMBLE_OPCODES)
+    protocol = run_next(max_opcodes=_PREAMBLE_OPCODES)
     if protocol != _LEGACY_PROTOCOL:
         raise WeightsError(
             f"has torch's protocol {shown(protocol)}, expected {_LEGACY_PROTOCOL}; "
             "load and save it with a newer torch"
         )
-    run(load, max_opcodes=_PREAMBLE_OPCODES)  # type sizes and byte order of the host: unused
-    tree, keys = run(load), run(load)
-    starts = _legacy_storages(file, position, keys, load)
+    run_next(max_opcodes=_PREAMBLE_OPCODES)  # type sizes and byte order of the host: unused
+    tree, keys = run_next(), run_next()
+    starts = _legacy_storages(file, position, keys, known)
 
     def values(storage: Storage) -> np.ndarray:
         if storage.key not in starts:
             raise damaged(f"storage {shown(storage.key)} is missing")
-        array = np.empty(storage.nbytes, np.uint8)
+        data = bytearray(storage.nbytes)
         file.seek(starts[storage.key])
-        file.readinto(array.data)  # type: ignore[attr-defined]
-        return _values(array, storage, sys.byteorder != "little")
+        file.readinto(data)  # type: ignore[attr-defined]
+        return _values(data, storage, "little")
 
     return build(tree, functools.cache(values), size_of(file))
 
 
 def _legacy_storages(
-    file: BinaryIO, position: int, keys: object, storages: _Storages
+    file: BinaryIO, position: int, keys: object, known: dict[str, Storage]
 ) -> dict[str, int]:
     """Returns the offset of each storage's values, checked to lie inside the file."""
     if not isinstance(keys, list):
@@ -146,11 +162,9 @@ def _legacy_storages(
     starts: dict[str, int] = {}
     size = size_of(file)
     for key in keys:
-        storage = storages.known.get(key) if isinstance(key, str) else None
+        storage = known.get(key) if isinstance(key, str) else None
         if storage is None or key in starts:
-            raise damaged(
-                f"storage {shown(key)} is not in its pickle, or twice in its list of storages"
-            )
+            raise damaged(f"storage {shown(key)} is not in its pickle, or twice in its list")
         file.seek(position)
         count = int.from_bytes(file.read(8), "little", signed=True)
         position += 8
@@ -164,24 +178,172 @@ def _legacy_storages(
     return starts
 
 
-class _Storages:
-    """Resolves persistent ids to storages; equal keys must be equal storages."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Storage] = {}
-
-    def __call__(self, persistent_id: object) -> Storage:
-        storage = storage_of(persistent_id)
-        if self.known.setdefault(storage.key, storage) != storage:
-            raise damaged(f"storage {shown(storage.key)} has two sizes or dtypes")
-        return storage
-
-
-def _values(data: np.ndarray, storage: Storage, swapped: bool) -> np.ndarray:
+def _values(data: bytearray, storage: Storage, byteorder: str) -> np.ndarray:
     """Converts bytes [nbytes] to the storage's values [size] in native byte order."""
     item = storage.dtype.itemsize
-    if swapped and item > 1:
-        data.view(f"u{item}").byteswap(inplace=True)
+    if byteorder != sys.byteorder and item > 1:
+        np.frombuffer(data, f"u{item}").byteswap(inplace=True)
     if storage.dtype == np.bool_:
-        return data != 0  # bytes other than 0 and 1 are not valid bools
-    return data.view(storage.dtype)
+        return np.frombuffer(data, np.uint8) != 0  # bytes other than 0 and 1 are not valid bools
+    return np.frombuffer(data, storage.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """A sequence of `size` elements in the file, identified by its key."""
+
+    key: str
+    dtype: np.dtype
+    size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes in the file."""
+        return self.size * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A view of a storage, verified to lie inside it; offset and strides in elements."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its elements in bytes."""
+        return math.prod(self.shape) * self.storage.dtype.itemsize
+
+    def view(self, values: np.ndarray) -> np.ndarray:
+        """Returns the array [*shape] that views the storage's values [size]."""
+        if not self.nbytes:
+            return np.zeros(self.shape, values.dtype)
+        # An axis of one element may have any stride, even one that overflows numpy's arithmetic.
+        pairs = zip(self.shape, self.strides, strict=True)
+        strides = [(stride if size > 1 else 1) * values.itemsize for size, stride in pairs]
+        return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides)
+
+
+def storage_of(persistent_id: object, known: dict[str, Storage]) -> Storage:
+    """Parses a persistent id ("storage", type, key, device, size[, view]), and adds it to `known`.
+
+    Raises a WeightsError for another id, or a known key with another size or dtype.
+    """
+    if isinstance(persistent_id, tuple) and len(persistent_id) in (5, 6):
+        match persistent_id[:5]:
+            case ("storage", np.dtype() as dtype, str(key), str(), int(size)) if (
+                0 <= size < _MAX_ELEMENTS and len(key) <= MAX_KEY
+            ):
+                if persistent_id[5:] not in ((), (None,)):
+                    raise WeightsError(
+                        f"storage {shown(key)} is a view of another, as in files of torch < 0.4; "
+                        "load and save it with a newer torch"
+                    )
+                storage = Storage(key, dtype, size)
+                if known.setdefault(key, storage) != storage:
+                    raise damaged(f"storage {shown(key)} has two sizes or dtypes")
+                return storage
+    raise damaged("its pickle refers to a storage in an unknown way")
+
+
+def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> Tensor:
+    """Replaces torch._utils._rebuild_tensor and _rebuild_tensor_v2; drops gradients and hooks."""
+    if not (
+        isinstance(storage, Storage)
+        and isinstance(offset, int)
+        and isinstance(shape, tuple)
+        and isinstance(strides, tuple)
+        and len(shape) == len(strides) <= MAX_RANK
+        and all(type(n) is int and 0 <= n < _MAX_ELEMENTS for n in (offset, *shape, *strides))
+    ):
+        raise damaged("its pickle describes a tensor in an unknown way")
+    elements = math.prod(shape)
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if elements and last >= storage.size:
+        raise damaged(
+            f"a tensor of shape {shape} reaches element {last} of storage "
+            f"{shown(storage.key)}, which has {storage.size}"
+        )
+    # An empty tensor takes no memory, but numpy multiplies its other sizes.
+    if elements > storage.size or math.prod(max(n, 1) for n in shape) > _MAX_ELEMENTS:
+        raise WeightsError(
+            f"a tensor of shape {shape} is expanded from the {storage.size} elements of "
+            f"storage {shown(storage.key)}; in torch, save tensor.clone()"
+        )
+    return Tensor(storage, offset, shape, strides)
+
+
+def _content(data: object, *_: object) -> object:
+    return data  # the tuple of a torch.Size, the tensor of a torch.nn.Parameter
+
+
+def _ordered_dict(pairs: object = None) -> dict[object, object]:
+    """Replaces collections.OrderedDict, to which Python 2's pickles pass all items."""
+    result: dict[object, object] = {}
+    if isinstance(pairs, list):
+        for key, value in pairs:
+            put(result, key, value)
+        pairs.clear()  # a program may pass the same list again and again
+    elif pairs is not None:
+        raise TypeError("an OrderedDict of items that are not a list")
+    return result
+
+
+#: Replacements of the globals in a pickle of tensors.
+NAMES: dict[str, object] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch.Size": _content,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _content,
+    "torch._utils._rebuild_parameter_with_state": _content,
+    "torch.nn.parameter.Parameter": _content,
+    **{f"torch.{name}Storage": dtype for name, dtype in _DTYPES.items()},
+    **{f"torch.cuda.{name}Storage": dtype for name, dtype in _DTYPES.items()},
+}
+
+
+def build(tree: object, values: Callable[[Storage], np.ndarray], file_size: int) -> object:
+    """Copies a pickle program's tree of dicts, lists, tuples and scalars with arrays for tensors.
+
+    `values` returns the values [size] of a storage. The arrays may take MAX_EXPANSION times as many
+    bytes as the file.
+
+    Raises:
+      WeightsError: deeper than MAX_DEPTH (it may contain itself), more than MAX_OBJECTS objects,
+        more bytes than allowed, or objects that are not data.
+    """
+    n_objects = n_bytes = 0
+
+    def copy(node: object, depth: int) -> object:
+        nonlocal n_objects, n_bytes
+        n_objects += 1
+        if n_objects > MAX_OBJECTS or depth > MAX_DEPTH:
+            raise WeightsError(
+                f"its objects are nested deeper than {MAX_DEPTH}, or more than {MAX_OBJECTS}; "
+                "in torch, save model.state_dict() alone"
+            )
+        match node:
+            case None | str() | int() | float():
+                return node
+            case Tensor():
+                n_bytes += node.nbytes
+                if n_bytes > MAX_EXPANSION * file_size:
+                    raise WeightsError(
+                        f"its tensors add up to more than {MAX_EXPANSION} times the file; "
+                        "in torch, save a clone() of tensors that share their memory"
+                    )
+                return node.view(values(node.storage))
+            case dict():
+                return {key: copy(value, depth + 1) for key, value in node.items()}
+            case list():
+                return [copy(value, depth + 1) for value in node]
+            case tuple():
+                return tuple(copy(value, depth + 1) for value in node)
+        raise WeightsError(
+            "it has a bare storage, type or function, expected tensors; save model.state_dict()"
+        )
+
+    return copy(tree, 0)

@@ -1,22 +1,20 @@
 """Reads untrusted zip files, and .npz files of numeric arrays, with bounded memory.
 
-All entries are validated before one is read: each lies inside the file, and none overlaps another,
-appears twice, is encrypted or has a name that would leave its folder. An entry has exactly the size
-and, if given, the checksum of the directory. Arrays are read without pickle. Nothing is written to
+`zipfile` compares headers, sizes and checksums with the directory. Checked here before an entry is
+read: the directory's size, and that every entry lies inside the file, overlaps no other, appears
+once and has a name that stays in its folder. Arrays are read without pickle. Nothing is written to
 disk.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 import struct
-import tokenize
 import warnings
 import zipfile
 import zlib
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -25,63 +23,31 @@ from jaxsplit.io.untrusted import damaged, shown, size_of
 
 #: Bytes of a zip's directory: about a hundred per entry.
 MAX_DIRECTORY = 2**23
-_ENCRYPTED = 0x1 | 0x40
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
-# Exceptions of zipfile on a damaged directory.
-_DIRECTORY_ERRORS = (
-    *(ArithmeticError, EOFError, LookupError, NotImplementedError, ValueError),
-    *(struct.error, zipfile.BadZipFile),
+_LOCAL_HEADER = 30  # bytes before an entry's name
+# Exceptions of zipfile on damaged content.
+_DAMAGE = (
+    *(ArithmeticError, EOFError, LookupError, RuntimeError, ValueError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
 )
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """An entry: `stored` bytes at offset `start` of the file, `size` bytes when decompressed.
+class Entry(NamedTuple):
+    """An entry of a zip file."""
 
-    Its methods raise a WeightsError if size or checksum differ from the directory's.
-    """
+    archive: zipfile.ZipFile
+    info: zipfile.ZipInfo
 
-    name: str
-    start: int
-    stored: int
-    size: int
-    crc: int
-    deflated: bool
-
-    def read(self, file: BinaryIO) -> bytes:
-        """Returns the content; takes `stored` more bytes while decompressing."""
-        file.seek(self.start)
-        data = file.read(self.stored)
-        if self.deflated:
-            try:
-                # One byte more than promised detects longer content.
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
-            except zlib.error as error:
-                raise damaged(f"entry {shown(self.name)} is corrupted") from error
-        if len(data) != self.size:
-            raise damaged(
-                f"entry {shown(self.name)} does not have the {self.size} bytes that the zip's "
-                "directory says"
-            )
-        self._check(data)
+    def read(self) -> bytearray:
+        """Returns the content, of the directory's size and checksum; else a WeightsError."""
+        name, size = shown(self.info.orig_filename), self.info.file_size
+        try:
+            with self.archive.open(self.info) as content:
+                data = bytearray(content.read(size))
+        except _DAMAGE as error:
+            raise damaged(f"entry {name} is damaged ({shown(str(error), 150)})") from error
+        if len(data) != size:
+            raise damaged(f"entry {name} has {len(data)} bytes, but {size} in the zip's directory")
         return data
-
-    def read_array(self, file: BinaryIO) -> np.ndarray:
-        """Returns the content of an uncompressed entry as a new uint8 array [size]."""
-        array = np.empty(self.size, np.uint8)
-        file.seek(self.start)
-        file.readinto(array.data)  # type: ignore[attr-defined]
-        self._check(array.data)
-        return array
-
-    def _check(self, data: bytes | memoryview) -> None:
-        # torch writes 0 if its checksums are disabled.
-        if self.crc and (crc := zlib.crc32(data)) != self.crc:
-            raise damaged(
-                f"entry {shown(self.name)} is corrupted: its checksum is {crc:08x}, expected "
-                f"{self.crc:08x}"
-            )
 
 
 class _Bounded:
@@ -105,57 +71,39 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
     Raises a WeightsError if it is damaged, or has entries that a weight file does not have.
     """
     try:
-        infos = zipfile.ZipFile(cast(BinaryIO, _Bounded(file))).infolist()
-    except _DIRECTORY_ERRORS as error:
+        archive = zipfile.ZipFile(cast(BinaryIO, _Bounded(file)))
+    except _DAMAGE as error:
         raise damaged(f"its zip directory is damaged ({shown(str(error))})") from error
+    archive.fp = file  # entries may be larger than the directory
     entries: dict[str, Entry] = {}
-    file_size = size_of(file)
-    for info in infos:
-        entry = _entry(file, info, file_size)
-        if entry.name in entries:
-            raise damaged(f"entry {shown(entry.name)} appears twice")
-        entries[entry.name] = entry
-    end = 0
-    for entry in sorted(entries.values(), key=lambda entry: entry.start):
-        if entry.start < end and entry.stored:
-            raise damaged(f"entry {shown(entry.name)} overlaps another")
-        end = max(end, entry.start + entry.stored)
+    file_size, end = size_of(file), 0
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        name, method = info.orig_filename, info.compress_type
+        begin, previous_end = info.header_offset, end
+        end = begin + _LOCAL_HEADER + info.compress_size
+        if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
+            raise damaged(f"entry {shown(name)} would leave the folder")
+        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise WeightsError(
+                f"entry {shown(name)} is compressed by method {method}, expected stored or "
+                "deflated; save the file again"
+            )
+        if begin < 0 or end > file_size:
+            raise damaged(f"entry {shown(name)} is not inside the file")
+        if name in entries:
+            raise damaged(f"entry {shown(name)} appears twice")
+        if begin < previous_end:
+            raise damaged(f"entry {shown(name)} overlaps another")
+        if method == zipfile.ZIP_STORED and not info.CRC:
+            del info.CRC  # torch writes 0 if its checksums are disabled
+        entries[name] = Entry(archive, info)
     return {name: entry for name, entry in entries.items() if not name.endswith("/")}
-
-
-def _entry(file: BinaryIO, info: zipfile.ZipInfo, file_size: int) -> Entry:
-    name = info.orig_filename
-    if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
-        raise damaged(f"entry {shown(name)} would leave the folder")
-    if info.flag_bits & _ENCRYPTED:
-        raise WeightsError(f"entry {shown(name)} is encrypted; decrypt the file first")
-    if info.compress_type not in _METHODS:
-        raise WeightsError(
-            f"entry {shown(name)} is compressed by method {info.compress_type}, expected stored "
-            "or deflated; save the file again"
-        )
-    deflated = info.compress_type == zipfile.ZIP_DEFLATED
-    if not deflated and info.compress_size != info.file_size:
-        raise damaged(f"entry {shown(name)} is stored with two sizes")
-    header = b""
-    if 0 <= info.header_offset < file_size:
-        file.seek(info.header_offset)
-        header = file.read(_LOCAL_HEADER.size)
-    if len(header) < _LOCAL_HEADER.size or header[:4] != b"PK\3\4":
-        raise damaged(f"entry {shown(name)} is not where the zip says")
-    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-    start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-    if start + info.compress_size > file_size:
-        raise damaged(f"entry {shown(name)} is truncated")
-    return Entry(name, start, info.compress_size, info.file_size, info.CRC, deflated)
 
 
 #: The arrays of a .npz may be this many times larger than the file, or _FREE bytes.
 MAX_RATIO = 20
 _FREE = 2**26
 _SUFFIX = ".npy"
-# Exceptions of numpy's header parser, which uses Python's own parser.
-_DAMAGE = (MemoryError, RecursionError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
 
 
 def read_npz(file: BinaryIO) -> dict[str, np.ndarray]:
@@ -164,43 +112,38 @@ def read_npz(file: BinaryIO) -> dict[str, np.ndarray]:
     Raises:
       WeightsError: damaged, larger than MAX_RATIO times the file, or with non-numeric arrays.
     """
-    entries = [entry for name, entry in read_directory(file).items() if name.endswith(_SUFFIX)]
+    entries = read_directory(file)
+    arrays = {name: entry for name, entry in entries.items() if name.endswith(_SUFFIX)}
     limit = max(_FREE, MAX_RATIO * size_of(file))
-    total = sum(entry.size for entry in entries)
+    total = sum(entry.info.file_size for entry in arrays.values())
     if total > limit:
         raise WeightsError(
             f"its arrays claim {total} bytes, expected at most {limit}; save them with np.savez"
         )
-    return {entry.name.removesuffix(_SUFFIX): _array(entry, file) for entry in entries}
+    return {name.removesuffix(_SUFFIX): _array(entry) for name, entry in arrays.items()}
 
 
-def _array(entry: Entry, file: BinaryIO) -> np.ndarray:
-    data = io.BytesIO(entry.read(file))
+def _array(entry: Entry) -> np.ndarray:
+    content = entry.read()
+    name, data = f"array {shown(entry.info.orig_filename)}", io.BytesIO(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            version = np.lib.format.read_magic(data)
-            header = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = header(data)
-    except (*_DAMAGE, Warning) as error:
-        raise damaged(
-            f"array {shown(entry.name)} has a damaged header ({shown(str(error))})"
-        ) from error
+            if np.lib.format.read_magic(data) == (1, 0):
+                header = np.lib.format.read_array_header_1_0(data)
+            else:
+                header = np.lib.format.read_array_header_2_0(data)
+    except Exception as error:  # numpy parses the header by Python's parser: errors of many kinds
+        raise damaged(f"{name} has a damaged header ({shown(str(error))})") from error
+    shape, fortran, dtype = header
     if dtype.kind not in "biuf":
         raise WeightsError(
-            f"array {shown(entry.name)} has dtype {shown(str(dtype))}, expected numbers; "
-            "save float32 arrays"
+            f"{name} has dtype {shown(str(dtype))}, expected numbers; save float32 arrays"
         )
-    left = entry.size - data.tell()
+    left = len(content) - data.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
-        raise damaged(
-            f"array {shown(entry.name)} of shape {shown(str(shape))} and {dtype} has {left} bytes"
-        )
+        raise damaged(f"{name} of shape {shown(str(shape))} and {dtype} has {left} bytes")
     if not left and math.prod(max(size, 1) for size in shape) > 2**48:
-        raise damaged(f"array {shown(entry.name)} has the invalid shape {shown(str(shape))}")
-    flat = np.frombuffer(data.getbuffer(), dtype, offset=data.tell())
+        raise damaged(f"{name} has the invalid shape {shown(str(shape))}")
+    flat = np.frombuffer(content, dtype, offset=data.tell())
     return flat.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))

@@ -90,7 +90,7 @@ def test_unknown_names_are_refused(tmp_path, monkeypatch):
         load_backbone("nothing_like_it")
     with pytest.raises(WeightsError, match="no weights are included for the network resnet50"):
         load_backbone("resnet50")
-    with pytest.raises(WeightsError, match=r"no weights at missing\.safetensors"):
+    with pytest.raises(WeightsError, match=r"no weights called 'missing\.safetensors'"):
         load_backbone("missing.safetensors")
     with pytest.raises(ConfigError, match="resnet19"):
         load_backbone("resnet19", "missing.safetensors")

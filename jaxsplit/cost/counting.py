@@ -1,8 +1,9 @@
-"""Multiply-accumulates and parameters, counted in traced programs: of any, and of a split."""
+"""Multiply-accumulates and parameters, counted in traced programs."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -13,27 +14,25 @@ from jax.extend import core
 
 from jaxsplit.networks import Backbone, Network
 from jaxsplit.split import Split
+from jaxsplit.units import Unit
 from jaxsplit.units.unit_tree import UnitTree
 
-# A nested program with a count of its own: its implementation also multiplies by zeros.
+# A nested program that is counted as a whole: its implementation also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"
 
-_Folding = TypeVar("_Folding", bound=Network | UnitTree)
+_Folding = TypeVar("_Folding", bound=Network | Unit | UnitTree)
 
 
 def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> int:
     """Counts the parameters that the result of `function(variables, *args)` depends on.
 
-    A leaf of variables["params"] counts whole if the traced program uses it, else not at all.
-    Running moments of batch normalisation don't count.
-
     Args:
       function: any function that JAX can trace.
-      variables: {"params", …}.
+      variables: {"params", …}; other collections, such as running moments, don't count.
       *args: arrays, or shapes as in `jax.eval_shape`.
 
     Returns:
-      The number of parameters.
+      The number of parameters. A leaf counts whole if the traced program uses it.
 
     >>> variables = {"params": {"kernel": jnp.zeros((3, 5)), "elsewhere": jnp.zeros(7)}}
     >>> count_params(lambda v, x: x @ v["params"]["kernel"], variables, jnp.zeros((2, 3)))
@@ -57,11 +56,12 @@ def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dic
 
 def _used(program: core.Jaxpr, wanted: Sequence[bool]) -> list[bool]:
     """For each input of a program, whether its wanted outputs depend on it."""
-    needed = {
-        var
-        for var, is_wanted in zip(program.outvars, wanted, strict=True)
-        if is_wanted and not isinstance(var, core.Literal)
-    }
+
+    def chosen(atoms: Sequence[core.Var | core.Literal], flags: Sequence[bool]) -> set[core.Var]:
+        pairs = zip(atoms, flags, strict=True)
+        return {atom for atom, flag in pairs if flag and not isinstance(atom, core.Literal)}
+
+    needed = chosen(program.outvars, wanted)
     for equation in reversed(program.eqns):
         outputs = [var in needed for var in equation.outvars]
         if not any(outputs):
@@ -69,19 +69,12 @@ def _used(program: core.Jaxpr, wanted: Sequence[bool]) -> list[bool]:
         inputs = [True] * len(equation.invars)
         if equation.primitive.name in ("jit", "pjit"):
             inputs = _used(equation.params["jaxpr"].jaxpr, outputs)
-        needed |= {
-            var
-            for var, is_used in zip(equation.invars, inputs, strict=True)
-            if is_used and not isinstance(var, core.Literal)
-        }
+        needed |= chosen(equation.invars, inputs)
     return [var in needed for var in program.invars]
 
 
 def as_it_runs(folding: _Folding, variables: Any) -> tuple[_Folding, Any]:
-    """Folds batch normalisation of a network or of units, as in inference.
-
-    Returns what runs, and its variables as shapes.
-    """
+    """Folds batch normalisation, as in inference; returns what runs, and its variables' shapes."""
     found: list[Any] = []  # folding gives its own kind
 
     def run(variables: Any) -> Any:
@@ -96,11 +89,10 @@ def as_it_runs(folding: _Folding, variables: Any) -> tuple[_Folding, Any]:
 def count_macs(function: Callable[..., Any], *args: Any) -> int:
     """Counts the multiply-accumulates of one call.
 
-    Convolutions, matrix products and elementwise multiplications count. The latter, because
-    depthwise convolutions are written as shifted multiply-adds; a few multiplications of
-    normalisation therefore count too. Additions, comparisons and divisions don't. In a transposed
-    convolution each input meets each weight once, whatever its implementation. The most expensive
-    branch of a condition counts.
+    Convolutions, matrix products and elementwise multiplications count: depthwise convolutions are
+    shifted multiply-adds. Additions, comparisons and divisions don't. In a transposed convolution
+    each input meets each weight once, whatever its implementation. The most expensive branch of a
+    condition counts.
 
     Args:
       function: any function that JAX can trace.
@@ -147,13 +139,9 @@ def program_macs(jaxpr: Any) -> int:
 
 def _inner(params: dict[str, Any]) -> list[Any]:
     """The programs inside an equation: a jitted call, a custom derivative or a loop."""
-    found = []
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            inner = getattr(item, "jaxpr", item)
-            if hasattr(inner, "eqns"):
-                found.append(inner)
-    return found
+    values = (x if isinstance(x, tuple | list) else (x,) for x in params.values())
+    programs = (getattr(x, "jaxpr", x) for x in itertools.chain.from_iterable(values))
+    return [program for program in programs if hasattr(program, "eqns")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +149,10 @@ class SplitCost:
     """Multiply-accumulates of the four stages for one image, and their parameters.
 
     Attributes:
-      head, encoder, decoder, tail: multiply-accumulates (see `count_macs`) of network and unit
-        with batch normalisation folded, as in inference.
-      head_params, encoder_params, decoder_params, tail_params: parameters (see `count_params`), of
-        the network as stored and of the unit with batch normalisation folded. Coding tables don't
-        count.
+      head, encoder, decoder, tail: multiply-accumulates (see `count_macs`), with batch
+        normalisation folded, as in inference.
+      head_params, encoder_params, decoder_params, tail_params: parameters (see `count_params`) of
+        the network as stored and of the folded unit, without coding tables.
 
     >>> cost = SplitCost(100_000, 20_000, 20_000, 9_900_000, 200, 300, 300, 70_000)
     >>> cost.device_macs, cost.device_params, cost.device_share
@@ -208,7 +195,7 @@ class SplitCost:
 
 
 def split_cost(split: Split, backbone: Backbone) -> SplitCost:
-    """Counts the four stages of a split, with batch normalisation folded; nothing is run.
+    """Counts the four stages of a split; nothing is run.
 
     Args:
       split: any cut and unit.
@@ -222,10 +209,8 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     >>> split_cost(make_split(backbone, "stem", BottleneckSpec(8)), backbone).head
     112896
     """
-    key = jax.random.key(0)
     images = jnp.zeros((1, *backbone.preprocessing.input_shape))
-    fresh = jax.eval_shape(split.init, key)
-    units, unit = as_it_runs(split.units, fresh)
+    units, unit = as_it_runs(split.units, jax.eval_shape(split.init, jax.random.key(0)))
     features = units.features(batch=1)
     latents = jax.eval_shape(units.encode, unit, features)
     seen = jax.eval_shape(units.decode, unit, latents)  # larger if a unit doesn't crop

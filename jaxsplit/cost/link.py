@@ -55,11 +55,11 @@ class Link:
         Returns:
           Milliseconds of each part.
         """
-        return Timing(
-            device_macs / self.device_gmacs / 1e6,
-            0.0 if sent_bytes is None else self.rtt_ms + 8 * sent_bytes / self.bandwidth_mbps / 1e3,
-            server_macs / self.server_gmacs / 1e6,
-        )
+        transfer = 0.0
+        if sent_bytes is not None:
+            transfer = self.rtt_ms + 8 * sent_bytes / self.bandwidth_mbps / 1e3
+        device, server = device_macs / self.device_gmacs, server_macs / self.server_gmacs
+        return Timing(device / 1e6, transfer, server / 1e6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Option:
     """One way to compute a prediction: a cut with a unit, or one of the two extremes.
 
     Attributes:
-      name: of the option.
+      name: its title.
       cut: endpoint; None for an extreme: all on the device, or the image sent.
       unit: at the cut.
       sent_bytes: bytes of one image; None: nothing is sent.
@@ -132,17 +132,16 @@ def option(
     quality: float | None = None,
 ) -> Option:
     """Builds the option of a cut with a unit that sends `sent_bytes` an image."""
-    timing = link.time(
-        cut.device_macs + unit.encoder_macs, sent_bytes, unit.decoder_macs + cut.server_macs
-    )
+    device_macs = cut.device_macs + unit.encoder_macs
+    timing = link.time(device_macs, sent_bytes, unit.decoder_macs + cut.server_macs)
     return Option(name or cut.cut, cut.cut, unit, sent_bytes, timing, quality)
 
 
 def ends(link: Link, plan: Plan, image_bytes: float) -> tuple[Option, Option]:
     """Builds the two extremes: all on the device, and the image sent to the server."""
     alone = Option("all on the device", None, None, None, link.time(plan.macs, None, 0))
-    sent = link.time(0, image_bytes, plan.macs)
-    return alone, Option("image sent", None, None, image_bytes, sent)
+    timing = link.time(0, image_bytes, plan.macs)
+    return alone, Option("image sent", None, None, image_bytes, timing)
 
 
 def best(options: Iterable[Option]) -> Option:
@@ -152,7 +151,7 @@ def best(options: Iterable[Option]) -> Option:
       options: at least one; a ConfigError otherwise.
 
     Returns:
-      The fastest; of several the first.
+      The first of the fastest.
 
     >>> near, far = Timing(80, 0, 0), Timing(0, 32, 0.4)
     >>> options = [Option("device", None, None, None, near), Option("sent", None, None, 9, far)]
@@ -225,32 +224,23 @@ def compare(
 ) -> Comparison:
     """Computes the latency of every cut of a plan on a link.
 
-    Args:
-      plan: the cuts.
-      link: device, server and connection.
-      symbols: latent size (see `CutPlan.unit_of`).
-      bits_per_symbol: assumed bits of a latent symbol.
-      image_bytes: bytes of an image that is sent instead.
-      trained: options with measured bytes.
-
-    Raises:
-      ConfigError: no unit fits any cut, or a number is not positive and finite.
+    Units have about `symbols` latent symbols (see `CutPlan.unit_of`) of `bits_per_symbol`; an image
+    that is sent instead has `image_bytes`; bytes of `trained` options were measured. Raises a
+    ConfigError if no unit fits any cut, or a number is not positive and finite.
     """
     if not (0 < bits_per_symbol < math.inf and 0 < image_bytes < math.inf):
         raise ConfigError(
             f"{bits_per_symbol} bits per symbol and {image_bytes} bytes of an image; "
             "expected more than 0 and less than infinity"
         )
-    chosen = [(cut, cut.unit_of(symbols)) for cut in plan.cuts]
-    options = [
-        option(link, cut, unit, unit.latent_symbols * bits_per_symbol / 8)
-        for cut, unit in chosen
-        if unit is not None
-    ]
-    best(options)  # raises if there is none
-    return Comparison(
-        link, bits_per_symbol, tuple(options), ends(link, plan, image_bytes), tuple(trained)
+    found = Comparison(link, bits_per_symbol, (), ends(link, plan, image_bytes), tuple(trained))
+    options = tuple(
+        option(link, cut, unit, found.sent_bytes(unit))
+        for cut in plan.cuts
+        if (unit := cut.unit_of(symbols)) is not None
     )
+    best(options)  # raises if there is none
+    return dataclasses.replace(found, cuts=options)
 
 
 def plan_to_dict(plan: Plan, comparison: Comparison | None, symbols: int) -> dict[str, object]:

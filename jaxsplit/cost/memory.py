@@ -45,13 +45,10 @@ class _Operation(NamedTuple):
 def peak_bytes(jaxpr: core.Jaxpr) -> int:
     """Peak bytes of activations while the operations of a program run in order.
 
-    Buffers are the argument, the result, and the inputs and outputs of convolutions, matrix
+    Buffers are the argument, the results, and the inputs and outputs of convolutions, matrix
     products and reductions. Elementwise operations and copies between them have no buffer of
     their own where a single operation reads them. A buffer is freed after its last reader. Weights
-    and the workspace of convolutions are not counted.
-
-    Args:
-      jaxpr: program of the weights, then one argument as its last input, with one output.
+    and the workspace of convolutions are not counted. The argument is the program's last input.
 
     >>> import jax
     >>> weights, x = jax.numpy.zeros((8, 8)), jax.numpy.zeros((4, 8))
@@ -59,10 +56,10 @@ def peak_bytes(jaxpr: core.Jaxpr) -> int:
     256
     """
     values = [_value(var) for var in jaxpr.invars]
-    operations, (result,) = _flatten(jaxpr, values)
     given = values[-1]
-    steps, result = _active(operations, given, result)
-    buffers = _buffers(steps, result)
+    operations, returned = _flatten(jaxpr, values)
+    steps, results = _active(operations, given, returned)
+    buffers = _buffers(steps, results)
     sources: dict[_Value, frozenset[_Value]] = {given: frozenset((given,))}
     last: dict[_Value, int] = {}
     born: dict[int, list[_Value]] = {}
@@ -78,7 +75,7 @@ def peak_bytes(jaxpr: core.Jaxpr) -> int:
     for time, new in sorted(born.items()):
         live.update(new)
         peak = max(peak, sum(value.bytes for value in live))
-        live = {value for value in live if last.get(value, -1) > time or value is result}
+        live = {value for value in live if last.get(value, -1) > time or value in results}
     return peak
 
 
@@ -131,8 +128,8 @@ def _called(equation: core.JaxprEqn) -> core.Jaxpr | None:
 
 
 def _active(
-    operations: Sequence[_Operation], given: _Value, result: _Value
-) -> tuple[list[_Operation], _Value]:
+    operations: Sequence[_Operation], given: _Value, results: Sequence[_Value]
+) -> tuple[list[_Operation], set[_Value]]:
     """The operations that depend on the argument; values that share a buffer become one."""
     same: dict[_Value, _Value] = {}
     active = {given}
@@ -146,13 +143,13 @@ def _active(
             continue
         active.update(outputs)
         steps.append(_Operation(name, [value for value in inputs if value in active], outputs))
-    return steps, same.get(result, result)
+    return steps, {same.get(value, value) for value in results}
 
 
-def _buffers(steps: Sequence[_Operation], result: _Value) -> set[_Value]:
+def _buffers(steps: Sequence[_Operation], results: set[_Value]) -> set[_Value]:
     """The values that need a buffer."""
     readers = Counter[_Value]()
-    kept = {result}
+    kept = set(results)
     for name, inputs, outputs in steps:
         readers.update(set(inputs))
         if name not in _FUSED:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
-from jaxsplit.cost.counting import as_it_runs, count_macs, program_macs, used_params
+from jaxsplit.cost.counting import as_it_runs, program_macs, used_params
 from jaxsplit.cost.memory import peak_bytes
 from jaxsplit.cost.unit_plan import UnitPlan, unit_grid
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks import Features, LinenNetwork, Network, as_network
+from jaxsplit.networks import Features, LinenNetwork, Network, Variables, as_network
 from jaxsplit.units import Shape
 
 CHANNELS, STRIDES = (4, 8, 16, 32, 64), (1, 2, 4, 8)
@@ -33,11 +35,11 @@ class CutPlan:
       cut: endpoint of the network.
       feature_shape: (H, W, C) of the features at the cut, or of another rank; (n,) where several
         arrays of n numbers cross it.
-      device_macs, server_macs: multiply-accumulates of head and tail without a unit (see
-        `count_macs`), with batch normalisation folded if the network supports it.
+      device_macs, server_macs: multiply-accumulates of head and tail (see `count_macs`), with batch
+        normalisation folded if the network supports it.
       device_params, server_params: parameters that head and tail use.
-      device_peak_bytes: peak bytes of the head's float32 activations (see `memory.peak_bytes`),
-        without its weights of 4 · device_params bytes.
+      device_peak_bytes: peak of the head's float32 activations (see `memory.peak_bytes`), without
+        its weights.
       units: the units of the grid that fit the features.
 
     >>> from jaxsplit import networks
@@ -72,13 +74,13 @@ class CutPlan:
         return self.device_params / max(self.device_params + self.server_params, 1)
 
     def unit_of(self, symbols: int = SYMBOLS) -> UnitPlan | None:
-        """Selects the unit whose latent size is nearest to a target; ties: the cheapest encoder.
+        """Selects the unit whose latent size is nearest to a target.
 
         Args:
           symbols: latent integers of one image.
 
         Returns:
-          One of `units`; None if there is none.
+          One of `units`, of equal ones that with the cheapest encoder; None if there is none.
         """
 
         def distance(unit: UnitPlan) -> tuple[float, int]:
@@ -130,19 +132,14 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a dict for JSON: {"network", "input_shape", "macs", "params", "cuts": […]}."""
-        return {
-            "network": self.name,
-            "input_shape": self.input_shape,
-            "macs": self.macs,
-            "params": self.params,
-            "cuts": [cut.to_dict() for cut in self.cuts],
-        }
+        values = {key: value for key, value in vars(self).items() if key != "name"}
+        return {"network": self.name, **values, "cuts": [cut.to_dict() for cut in self.cuts]}
 
 
 def make_plan(
     network: Network | nn.Module,
     input_shape: Shape,
-    variables: Any = None,
+    variables: Variables | None = None,
     *,
     name: str | None = None,
     channels: Iterable[int] = CHANNELS,
@@ -153,8 +150,7 @@ def make_plan(
     Args:
       network: a `Network`, or a Linen module with `endpoints()` and `(x, start=…, stop=…)`.
       input_shape: (H, W, c) of one image.
-      variables: its arrays, or their shapes as in `jax.eval_shape`; None: the shapes of a module's
-        `init`.
+      variables: its arrays, or their shapes; None: those of a module's `init`.
       name: of the network; default: its class.
       channels, strides: the grid of units, for cuts that one array (H, W, C) crosses.
 
@@ -162,14 +158,15 @@ def make_plan(
       All cuts, from the image to the outputs, each with its units.
 
     Raises:
-      ConfigError: the image is too small for the network, a number of the grid is invalid, or
-        variables are missing.
+      ConfigError: the image is too small, the grid is invalid, or variables are missing.
 
     >>> from jaxsplit import networks
     >>> len(make_plan(networks.create("resnet8_small", 10), (28, 28, 1))["stage1.block1"].units)
     12
     """
     name = name or type(network).__name__
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")
     network, channels = as_network(network), tuple(channels)
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     try:
@@ -178,85 +175,99 @@ def make_plan(
                 raise ConfigError(f"{name} has no init: give its variables")
             variables = jax.eval_shape(network.module.init, jax.random.key(0), image)
         if isinstance(network, LinenNetwork):
-            found = _linen_costs(network, variables, image)
+            whole, halves = _linen_parts(network, variables, image)
         else:
-            found = _costs(network, variables, image)
+            whole, halves = _parts(network, variables, image)
     except (flax.errors.FlaxError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{name} takes no images of {input_shape}: {error}") from error
-    grids = dict[Shape, tuple[UnitPlan, ...]]()
-    for shape in {cut.feature_shape for cut in found.cuts}:
-        grids[shape] = tuple(unit_grid(shape, channels, strides)) if len(shape) == 3 else ()
-    cuts = [dataclasses.replace(cut, units=grids[cut.feature_shape]) for cut in found.cuts]
-    return dataclasses.replace(found, name=name, cuts=tuple(cuts))
+    shapes = {cut: _shape(head[-1].output) for cut, (head, _) in halves.items()}
+    grids = {shape: tuple(unit_grid(shape, channels, strides)) for shape in {*shapes.values()}}
+    cuts = [
+        CutPlan(
+            cut,
+            shapes[cut],
+            sum(part.macs for part in head),
+            sum(part.macs for part in tail),
+            _params(head),
+            _params(tail),
+            max(part.peak_bytes for part in head),
+            grids[shapes[cut]],
+        )
+        for cut, (head, tail) in halves.items()
+    ]
+    macs = sum(part.macs for part in whole)
+    return Plan(name, tuple(input_shape), macs, _params(whole), tuple(cuts))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """A traced part of a network: its program folded, its parameters (path → size) unfolded."""
+
+    program: core.Jaxpr
+    params: dict[str, int]
+    output: Features
+
+    @functools.cached_property
+    def macs(self) -> int:
+        return program_macs(self.program)
+
+    @functools.cached_property
+    def peak_bytes(self) -> int:
+        return peak_bytes(self.program)
+
+
+#: Parts of the unsplit network, and cut → parts of its head and tail.
+_Parts = tuple[list[_Part], dict[str, tuple[list[_Part], list[_Part]]]]
+_Run = Callable[..., Features]  # of a network, its variables and an input
+
+
+def _tracer(network: Network, variables: Variables) -> Callable[[_Run, Features], _Part]:
+    folded, arrays = as_it_runs(network, variables)
+
+    def trace(run: _Run, x: Features) -> _Part:
+        make_program = jax.make_jaxpr(functools.partial(run, folded), return_shape=True)
+        program, output = make_program(arrays, x)
+        params = used_params(functools.partial(run, network), variables, x)
+        return _Part(program.jaxpr, params, output)
+
+    return trace
+
+
+def _parts(network: Network, variables: Variables, image: jax.ShapeDtypeStruct) -> _Parts:
+    """Traces the network, and the head and the tail of every cut."""
+    trace = _tracer(network, variables)
+    halves: dict[str, tuple[list[_Part], list[_Part]]] = {}
+    for cut in network.cuts():
+        head = trace(lambda network, *given, cut=cut: network.head(*given, cut), image)
+        tail = trace(lambda network, *given, cut=cut: network.tail(*given, cut), head.output)
+        halves[cut] = ([head], [tail])
+    return [trace(lambda network, *given: network(*given), image)], halves
+
+
+def _linen_parts(
+    network: LinenNetwork, variables: Variables, image: jax.ShapeDtypeStruct
+) -> _Parts:
+    """Traces every part between endpoints once; heads and tails consist of them."""
+    trace, names = _tracer(network, variables), network.module.endpoints()
+    parts: list[_Part] = []
+    for start, stop in itertools.pairwise((None, *names)):
+        x = parts[-1].output if parts else image
+        parts.append(trace(functools.partial(_segment, start, stop), x))
+    return parts, {name: (parts[: i + 1], parts[i + 1 :]) for i, name in enumerate(names[:-1])}
+
+
+def _segment(
+    start: str | None, stop: str, network: LinenNetwork, variables: Variables, x: jax.Array
+) -> jax.Array:
+    return network.module.apply(variables, x, start=start, stop=stop)
 
 
 def _shape(features: Features) -> Shape:
-    """The shape of one array, or (n,) of the numbers in several."""
-    leaves = jax.tree.leaves(features)
-    return leaves[0].shape if len(leaves) == 1 else (sum(math.prod(x.shape) for x in leaves),)
+    """The shape of one image's array, or (n,) of the numbers in several."""
+    shapes = [x.shape[1:] for x in jax.tree.leaves(features)]
+    return shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
 
 
-def _costs(network: Network, variables: Any, image: Any) -> Plan:
-    """Traces head and tail of every cut."""
-    shapes, cuts = network.feature_shapes(variables, image.shape[1:]), []
-    runs, arrays = as_it_runs(network, variables)  # parameters are counted unfolded
-    for cut in network.cuts():
-        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), shapes[cut])
-        head, tail = (functools.partial(_half, runs, half, cut) for half in ("head", "tail"))
-        device, server = (functools.partial(_half, network, half, cut) for half in ("head", "tail"))
-        program = jax.make_jaxpr(head)(arrays, image).jaxpr
-        cuts.append(
-            CutPlan(
-                cut,
-                _shape(shapes[cut]),
-                program_macs(program),
-                count_macs(tail, arrays, batch),
-                _numbers([used_params(device, variables, image)]),
-                _numbers([used_params(server, variables, batch)]),
-                peak_bytes(program),
-            )
-        )
-    params = _numbers([used_params(network, variables, image)])
-    return Plan("", image.shape[1:], count_macs(runs, arrays, image), params, tuple(cuts))
-
-
-def _half(network: Network, half: str, cut: str, variables: Any, x: Any) -> Any:
-    return getattr(network, half)(variables, x, cut)
-
-
-def _linen_costs(network: LinenNetwork, variables: Any, image: Any) -> Plan:
-    """Traces every part of a chain once; a cut's costs are sums over parts."""
-    folded, arrays = as_it_runs(network, variables)  # parameters are counted unfolded
-    shapes, macs, used, peaks = [], [], [], []
-    start, given, names = None, image, network.module.endpoints()
-    for stop in names:
-        run = functools.partial(_part, folded.module, start, stop)
-        closed, result = jax.make_jaxpr(run, return_shape=True)(arrays, given)
-        part = functools.partial(_part, network.module, start, stop)
-        used.append(used_params(part, variables, given))
-        macs.append(program_macs(closed.jaxpr))
-        peaks.append(peak_bytes(closed.jaxpr))
-        shapes.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), result))
-        start, given = stop, result
-    cuts = [
-        CutPlan(
-            name,
-            _shape(shapes[i]),
-            sum(macs[: i + 1]),
-            sum(macs[i + 1 :]),
-            _numbers(used[: i + 1]),
-            _numbers(used[i + 1 :]),
-            max(peaks[: i + 1]),
-        )
-        for i, name in enumerate(names[:-1])
-    ]
-    return Plan("", image.shape[1:], sum(macs), _numbers(used), tuple(cuts))
-
-
-def _part(module: Any, start: str | None, stop: str, variables: Any, x: jax.Array) -> jax.Array:
-    return module.apply(variables, x, start=start, stop=stop)
-
-
-def _numbers(used: Iterable[dict[str, int]]) -> int:
+def _params(parts: Sequence[_Part]) -> int:
     """Parameters of several parts; leaves that two of them share count once."""
-    return sum({path: size for leaves in used for path, size in leaves.items()}.values())
+    return sum({path: size for part in parts for path, size in part.params.items()}.values())

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.cost.counting import count_macs, program_macs
+from jaxsplit.cost.counting import as_it_runs, count_macs, program_macs
 from jaxsplit.cost.memory import peak_bytes
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.units import BottleneckSpec, Shape
@@ -27,8 +27,7 @@ class UnitPlan:
       encoder_macs, decoder_macs: multiply-accumulates (see `count_macs`), with batch normalisation
         folded as in inference.
       encoder_params, decoder_params: parameters, with scales and biases of the normalisation.
-      stored_bytes: of the float32 arrays of a rate in a family, without coding tables: parameters,
-        running moments and prior.
+      stored_bytes: of a rate's float32 arrays, with running moments and prior, without tables.
       encoder_peak_bytes: peak of the encoder's activations (see `memory.peak_bytes`).
 
     >>> unit = plan_unit(BottleneckSpec(channels=8), (14, 14, 32))
@@ -51,10 +50,10 @@ class UnitPlan:
         return math.prod(self.latent_shape)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns a dict for JSON: all counts, and the channels and stride of `spec`."""
-        values = {"channels": self.spec.channels, "stride": self.spec.stride}
-        values |= {key: value for key, value in vars(self).items() if key != "spec"}
-        return {**values, "latent_symbols": self.latent_symbols}
+        """Returns all counts, and the channels and stride of `spec`, ready for JSON."""
+        counts = {key: value for key, value in vars(self).items() if key != "spec"}
+        size = {"channels": self.spec.channels, "stride": self.spec.stride}
+        return {**size, **counts, "latent_symbols": self.latent_symbols}
 
 
 def grid_spec(channels: int, stride: int) -> BottleneckSpec:
@@ -65,7 +64,7 @@ def grid_spec(channels: int, stride: int) -> BottleneckSpec:
       stride: of the depthwise convolutions, in positions of the features.
 
     Returns:
-      The spec; a ConfigError if a number is invalid for a unit.
+      The spec; a ConfigError if a number is invalid.
 
     >>> grid_spec(64, 2).latent_size(7, 7), grid_spec(64, 4).latent_size(8, 8)
     ((4, 4), (2, 2))
@@ -87,15 +86,12 @@ def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> 
     [(4, 4, 4)]
     """
     specs = [grid_spec(c, s) for c in sorted(set(channels)) for s in sorted(set(strides))]
-    fitting = [spec for spec in specs if fits(spec, shape)]
-    return [plan_unit(spec, shape) for spec in fitting]
+    return [plan_unit(spec, shape) for spec in specs if fits(spec, shape)]
 
 
 def fits(spec: BottleneckSpec, shape: Shape) -> bool:
     """Whether a unit has a latent for features (H, W, Cin), with no more channels than they."""
-    if len(shape) != 3:
-        return False
-    return min(spec.latent_size(*shape[:2])) >= 1 and spec.channels <= shape[2]
+    return len(shape) == 3 and min(spec.latent_size(*shape[:2])) >= 1 and spec.channels <= shape[2]
 
 
 def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
@@ -112,22 +108,17 @@ def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
     7392
     """
     latent = spec.latent_shape(shape)
-    arrays = _abstract(spec.variable_shapes(shape))
-    folded = jax.eval_shape(lambda variables: spec.fold(variables)[1], arrays)
-    plain = dataclasses.replace(spec, batch_norm=False)
-
-    def decode(variables: Any, z: jax.Array) -> Any:
-        return plain.decode(variables, z, shape)
-
-    features = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    program = jax.make_jaxpr(plain.encode)(folded, features).jaxpr
-    received = jax.ShapeDtypeStruct((1, *latent), jnp.float32)
+    shapes = spec.variable_shapes(shape)
+    arrays = jax.tree.map(_float32, shapes, is_leaf=lambda node: isinstance(node, tuple))
+    plain, folded = as_it_runs(spec, arrays)
+    decode = functools.partial(plain.decode, shape=shape)
+    program = jax.make_jaxpr(plain.encode)(folded, _float32((1, *shape))).jaxpr
     sizes = {part: _numbers(tree) for part, tree in arrays["params"].items()}
     return UnitPlan(
         spec,
         latent,
         program_macs(program),
-        count_macs(decode, folded, received),
+        count_macs(decode, folded, _float32((1, *latent))),
         sizes["encoder"],
         sizes["decoder"],
         4 * (_numbers(arrays) + _prior_numbers(spec.channels)),
@@ -137,16 +128,12 @@ def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
 
 @functools.lru_cache
 def _prior_numbers(channels: int) -> int:
-    z = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
+    z = _float32((1, 1, 1, channels))
     return _numbers(jax.eval_shape(FactorizedPrior(channels).init, jax.random.key(0), z))
 
 
-def _abstract(shapes: Any) -> Any:
-    return jax.tree.map(
-        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
-        shapes,
-        is_leaf=lambda node: isinstance(node, tuple),
-    )
+def _float32(shape: Shape) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def _numbers(tree: Any) -> int:

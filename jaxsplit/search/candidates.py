@@ -7,17 +7,12 @@ import hashlib
 import json
 import math
 
-from jaxsplit.cost import Plan, grid_spec, plan_unit
-from jaxsplit.cost.unit_plan import fits
+from jaxsplit.cost import Plan, unit_grid
 from jaxsplit.errors import ConfigError
 from jaxsplit.units.bottleneck import BottleneckSpec
 
 # These change the length or the output of a search, and none of its trainings.
 _OUTSIDE = ("minutes", "most_drop", "points", "full_steps")
-
-
-def _positive(value: float) -> bool:
-    return 0 < value < math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +26,12 @@ class DesignConfig:
       minutes: time limit of the whole search.
       rungs: rounds of training and comparison.
       on_features: share of the first rung's training that minimises the feature error at the cut,
-        whose steps take a fraction of the time. Later steps distil the unsplit network's outputs
-        behind the tail, as in a full training.
+        with fast steps. Later steps distil the unsplit network's outputs, as in a full training.
       keep: share of the candidates of each cut that a comparison keeps.
       weight: of the relative squared feature error in the loss, against lambda · bits.
-      most_drop: share of top-1 that a point of the front may lose against the unsplit network. It
-        removes none before the end: units trained on features only have low accuracy.
+      most_drop: how much worse than the unsplit network a point of the front may be, in the unit
+        of the task's metric: for top-1 a share, 0 … 1. It removes none before the end: units
+        trained on features only have low accuracy.
       data, train_split, test_split: images to train on, and to compare on.
       limit, evaluate_limit: max_samples of both; comparisons before the last use fewer.
       batch_size, learning_rate, prior_rate, ema, seed: as in `CurveConfig`.
@@ -84,17 +79,18 @@ class DesignConfig:
             raise ConfigError(f"lambdas are {self.lambdas}; expected numbers ≥ 0")
         if len({f"{lmbda:g}" for lmbda in self.lambdas}) < len(self.lambdas):
             raise ConfigError(f"lambdas are {self.lambdas}; expected different ones")
-        for names, fits_in, expected in (
-            (("minutes", "weight", "learning_rate", "cache_gib"), _positive, "more than 0"),
+        positive = ("minutes", "weight", "learning_rate", "cache_gib")
+        for names, valid, expected in (
+            (positive, lambda x: 0 < x < math.inf, "more than 0"),
             (("rungs", "batch_size", "points"), lambda x: x >= 1, "at least 1"),
             (("full_steps",), lambda x: x >= 20, "at least 20"),
-            (("most_drop", "on_features"), lambda x: 0 <= x <= 1, "from 0 to 1"),
+            (("on_features",), lambda x: 0 <= x <= 1, "from 0 to 1"),
             (("keep",), lambda x: 0 < x <= 1, "more than 0 and at most 1"),
             (("ema",), lambda x: 0 <= x < 1, "from 0 to below 1"),
-            (("prior_rate",), lambda x: 0 <= x < math.inf, "at least 0"),
+            (("most_drop", "prior_rate"), lambda x: 0 <= x < math.inf, "at least 0"),
         ):
             for name in names:
-                if not fits_in(getattr(self, name)):
+                if not valid(getattr(self, name)):
                     raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}")
 
     @property
@@ -115,7 +111,7 @@ class Candidate:
       lmbda: distortion per bit.
       device_macs: multiply-accumulates of head and encoder for one image.
 
-    >>> Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000).name
+    >>> Candidate("stem", BottleneckSpec(8), 1e-3, device_macs=160_000).name
     'stem c8 s2 0.001'
     """
 
@@ -131,14 +127,14 @@ class Candidate:
 
     def to_dict(self) -> dict[str, object]:
         """Returns cut, channels, stride, lambda and multiply-accumulates, ready for JSON."""
-        form = {"channels": self.spec.channels, "stride": self.spec.stride}
-        return {"cut": self.cut, **form, "lambda": self.lmbda, "device_macs": self.device_macs}
+        size = {"channels": self.spec.channels, "stride": self.spec.stride}
+        return {"cut": self.cut, **size, "lambda": self.lmbda, "device_macs": self.device_macs}
 
 
 def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
     """Returns the candidates of a search, those of one architecture at one cut together.
 
-    A cut is left out where head and encoder cost as much as the unsplit network: running that on
+    A unit is left out where head and encoder cost as much as the unsplit network: running that on
     the device is better and sends nothing.
 
     Args:
@@ -146,8 +142,7 @@ def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
       plan: of its network.
 
     Returns:
-      Candidates whose unit fits its cut, with fewer multiply-accumulates on the device than the
-      network has, in the order of cuts, channels, strides and lambdas.
+      All others that fit their cut, in the order of cuts, channels, strides and lambdas.
 
     Raises:
       ConfigError: there is no such cut, or no candidate.
@@ -159,17 +154,12 @@ def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
     >>> [candidate.name for candidate in candidates(config, plan)]
     ['stem c8 s2 0.001', 'stem c8 s2 0.0001']
     """
-    cuts = [plan[name] for name in dict.fromkeys(config.cuts)] or plan.cuts
-    specs = [
-        grid_spec(c, s) for c in sorted(set(config.channels)) for s in sorted(set(config.strides))
-    ]
     found = []
-    for cut in cuts:
-        for spec in specs:
-            if fits(spec, cut.feature_shape):
-                macs = cut.device_macs + plan_unit(spec, cut.feature_shape).encoder_macs
-                if macs < plan.macs:
-                    found += [Candidate(cut.cut, spec, lmbda, macs) for lmbda in config.lambdas]
+    for cut in [plan[name] for name in dict.fromkeys(config.cuts)] or plan.cuts:
+        for unit in unit_grid(cut.feature_shape, config.channels, config.strides):
+            macs = cut.device_macs + unit.encoder_macs
+            if macs < plan.macs:
+                found += [Candidate(cut.cut, unit.spec, lmbda, macs) for lmbda in config.lambdas]
     if not found:
         raise ConfigError(
             "no unit of the grid fits any cut and leaves the device less to do than the whole "

@@ -24,11 +24,8 @@ class SearchCheckpoint:
     """Finished rungs, states of the remaining trials, and the time spent.
 
     Args:
-      workdir: its folder.
+      workdir: its folder; a ConfigError if search.json can't be read.
       key: of the search.
-
-    Raises:
-      ConfigError: search.json can't be read.
 
     Attributes:
       path: of search.json.
@@ -46,9 +43,8 @@ class SearchCheckpoint:
                 found = json.loads(self.path.read_text(), parse_constant=lambda _: None)
                 matches = found["key"] == key
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise ConfigError(
-                    f"{self.path} is damaged: delete it, or use another folder"
-                ) from error
+                message = f"{self.path} is damaged: delete it, or use another folder"
+                raise ConfigError(message) from error
             self.values = found if matches else self.values
             self.other = not matches
         self._before = self.values["seconds"]
@@ -59,11 +55,7 @@ class SearchCheckpoint:
         return self._before + time.monotonic() - self._started
 
     def write(self) -> None:
-        """Writes search.json.
-
-        Raises:
-          ConfigError: the file can't be written.
-        """
+        """Writes search.json; raises a ConfigError."""
         self.values["seconds"] = self.seconds
         text = json.dumps(self.values, indent=1, allow_nan=False) + "\n"
         write_whole(self.path, text.encode())
@@ -73,8 +65,7 @@ class SearchCheckpoint:
     ) -> tuple[list[Trial], bool]:
         """Returns the stored trials, or fresh ones of all; whether they train on outputs already.
 
-        Raises:
-          CheckpointError: the states can't be read.
+        Raises a CheckpointError if the states can't be read.
         """
         kept = self.values["kept"]
         if kept is None:
@@ -89,9 +80,8 @@ class SearchCheckpoint:
                     one.state = _unpacked(found[one.candidate.name], one.state)
                     one.settled = kept["distilled"]
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise CheckpointError(
-                f"cannot read {path}: {error}; delete {self.path} to start again"
-            ) from error
+            message = f"cannot read {path}: {error}; delete {self.path} to start again"
+            raise CheckpointError(message) from error
         return trials, kept["distilled"]
 
     def save(self, trials: Sequence[Trial], distilled: bool) -> None:
@@ -115,19 +105,16 @@ class SearchCheckpoint:
 
 def _packed(state: TrainState) -> np.ndarray:
     """Bytes of all arrays in one: a search has tens of thousands of small ones."""
-    leaves = jax.tree.leaves(state)
-    return np.concatenate([np.frombuffer(np.asarray(x).tobytes(), np.uint8) for x in leaves])
+    content = b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))
+    return np.frombuffer(content, np.uint8)
 
 
 def _unpacked(packed: np.ndarray, like: TrainState) -> TrainState:
     """The state again, with the shapes and dtypes of `like`."""
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([np.asarray(x).nbytes for x in leaves])
-    parts = np.split(np.asarray(packed), ends[:-1])
-    return jax.tree.unflatten(
-        structure,
-        [
-            np.frombuffer(part.tobytes(), np.asarray(x).dtype).reshape(np.shape(x))
-            for part, x in zip(parts, leaves, strict=True)
-        ],
-    )
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, like))
+    parts = np.split(packed, np.cumsum([x.nbytes for x in leaves])[:-1])
+    arrays = [
+        np.frombuffer(part.tobytes(), x.dtype).reshape(x.shape)
+        for part, x in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, arrays)

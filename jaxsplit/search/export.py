@@ -12,7 +12,7 @@ from jaxsplit.search.candidates import DesignConfig
 from jaxsplit.search.pareto import Result
 from jaxsplit.train.config import CurveConfig
 
-# Fields of a search's configuration that a training's has too.
+# Fields of a search that a training has too.
 _SHARED = ("data", "batch_size", "learning_rate", "prior_rate", "ema", "seed")
 
 _TEMPLATE = '''\
@@ -64,12 +64,9 @@ def write_config(path: Path, config: DesignConfig, chosen: Sequence[Result]) -> 
     The rates of a cut are called r1, r2, …, the fewest bytes first.
 
     Args:
-      path: Python file to write.
+      path: Python file to write; a ConfigError if it can't be written.
       config: the search.
       chosen: at least one result.
-
-    Raises:
-      ConfigError: the file can't be written.
     """
     cuts: dict[str, dict[str, tuple[int, int, float]]] = {}
     for result in sorted(chosen, key=lambda result: result.bytes_per_image):
@@ -78,6 +75,9 @@ def write_config(path: Path, config: DesignConfig, chosen: Sequence[Result]) -> 
         rates[f"r{len(rates) + 1}"] = (spec.channels, spec.stride, lmbda)
     features = config.full_steps // 20
     noise = (config.full_steps - features) // 2
+    values = {name: getattr(config, name) for name in _SHARED} | _splits(config)
+    usual = {field.name: field.default for field in dataclasses.fields(CurveConfig)}
+    lines = [f"    config.{name} = {x!r}" for name, x in values.items() if x != usual[name]]
     text = _TEMPLATE.format(
         name=path.name,
         cuts=", ".join(cuts),
@@ -88,17 +88,9 @@ def write_config(path: Path, config: DesignConfig, chosen: Sequence[Result]) -> 
         features=features,
         noise=noise,
         rounding=config.full_steps - features - noise,
-        values=_values(config),
+        values="\n".join(lines),
     )
     write_whole(path, text.encode())
-
-
-def _values(config: DesignConfig) -> str:
-    """Lines for values of the search that differ from a training's defaults."""
-    values = {name: getattr(config, name) for name in _SHARED} | _splits(config)
-    usual = {field.name: field.default for field in dataclasses.fields(CurveConfig)}
-    lines = [f"    config.{name} = {x!r}" for name, x in values.items() if x != usual[name]]
-    return "\n".join(lines)
 
 
 def _splits(config: DesignConfig) -> dict[str, str]:
@@ -106,6 +98,6 @@ def _splits(config: DesignConfig) -> dict[str, str]:
     train, test = (split.partition("[")[0] for split in (config.train_split, config.test_split))
     if train != test:
         return {"train_split": train, "test_split": test}
-    if train != CurveConfig.test_split:
-        return {"train_split": train}  # the test is on images that the search never saw
-    return {"train_split": config.train_split, "test_split": config.test_split}
+    if train == CurveConfig.test_split:
+        return {"train_split": config.train_split, "test_split": config.test_split}
+    return {"train_split": train}  # the test is on images that the search never saw

@@ -25,8 +25,8 @@ class Result:
       n_images: number of images of both.
       metric: label, unit and direction of the quality.
 
-    >>> from jaxsplit.cost import grid_spec
-    >>> candidate = Candidate("stem", grid_spec(channels=8, stride=2), 1e-3, device_macs=160_000)
+    >>> from jaxsplit.units import BottleneckSpec
+    >>> candidate = Candidate("stem", BottleneckSpec(8), 1e-3, device_macs=160_000)
     >>> Result(candidate, 500, bytes_per_image=41.5, quality=0.875, n_images=1000).costs
     (41.5, 0.125, 160000)
     """
@@ -49,7 +49,7 @@ class Result:
         return self.metric.sign * self.quality
 
     def to_dict(self, name: str = "top1") -> dict[str, Any]:
-        """Returns the fields ready for JSON.
+        """Converts to JSON.
 
         Args:
           name: of the quality.
@@ -57,12 +57,10 @@ class Result:
         Returns:
           Field → value, None for a number that is not finite.
         """
-        values = {
-            name: x if math.isfinite(x) else None
-            for name, x in (("bytes_per_image", self.bytes_per_image), (name, self.quality))
-        }
+        values = {"bytes_per_image": self.bytes_per_image, name: self.quality}
+        finite = {name: x if math.isfinite(x) else None for name, x in values.items()}
         counts = {"steps": self.steps, "n_images": self.n_images}
-        return {**self.candidate.to_dict(), **values, **counts}
+        return {**self.candidate.to_dict(), **finite, **counts}
 
     @classmethod
     def from_dict(
@@ -71,17 +69,14 @@ class Result:
         """Rebuilds a result from `to_dict`.
 
         Args:
-          candidate: its candidate.
+          candidate, task: of the result, and of the network.
           said: steps, bytes_per_image, the task's quality and n_images; None becomes nan.
-          task: of the network.
 
         Returns:
           The same result.
         """
-        size, value = (
-            math.nan if said[name] is None else said[name]
-            for name in ("bytes_per_image", task.quality)
-        )
+        given = said["bytes_per_image"], said[task.quality]
+        size, value = (math.nan if x is None else x for x in given)
         metric = task.metric(task.quality)
         return cls(candidate, said["steps"], size, value, said["n_images"], metric)
 
@@ -127,14 +122,12 @@ def choose_by_cut(results: Sequence[Result], keep: float) -> list[Result]:
     that send less than a byte an image have collapsed and come last; by their bytes they would be
     kept.
     """
-    places: dict[str, list[int]] = {}
-    for i, result in enumerate(results):
-        places.setdefault(result.candidate.cut, []).append(i)
     costs, chosen = _costs(results)[:, :2], list[int]()
     costs[costs[:, 0] < 1] = np.inf
-    for mine in places.values():
-        count = max(1, round(keep * len(mine)))
-        chosen += [mine[i] for i in _best(costs[mine], count)]
+    cuts = np.array([result.candidate.cut for result in results])
+    for cut in np.unique(cuts):
+        mine = np.flatnonzero(cuts == cut)
+        chosen += mine[_best(costs[mine], max(1, round(keep * len(mine))))].tolist()
     return [results[i] for i in sorted(chosen)]
 
 
@@ -144,11 +137,9 @@ def _costs(results: Sequence[Result]) -> np.ndarray:
 
 def _best(costs: np.ndarray, count: int) -> list[int]:
     """Rising indices of `count` rows of costs [N, K], see `choose`."""
-    ranks = front_ranks(costs)
-    chosen: list[int] = []
+    ranks, chosen = front_ranks(costs), list[int]()
     for rank in range(ranks.max(initial=-1) + 1):
-        layer = np.flatnonzero(ranks == rank).tolist()
-        room = count - len(chosen)
+        layer, room = np.flatnonzero(ranks == rank).tolist(), count - len(chosen)
         chosen += layer if len(layer) <= room else _spread(costs, layer, room)
     return sorted(chosen)
 
@@ -156,10 +147,8 @@ def _best(costs: np.ndarray, count: int) -> list[int]:
 def _spread(costs: np.ndarray, layer: list[int], count: int) -> list[int]:
     """Selects `count` indices of a front that are far apart, by farthest-point sampling."""
     places = costs[layer].argsort(axis=0, kind="stable").argsort(axis=0) / max(len(layer) - 1, 1)
-    picked: list[int] = []
-    for axis in (1, 0, 2)[: costs.shape[1]]:  # the most accurate, the smallest, the cheapest
-        picked.append(int(places[:, axis].argmin()))
-    picked = list(dict.fromkeys(picked))[:count]
+    extremes = places.argmin(axis=0).tolist()  # the smallest, the most accurate, the cheapest
+    picked = list(dict.fromkeys((extremes[1], extremes[0], *extremes[2:])))[:count]
     while len(picked) < count:
         apart = np.abs(places[:, None] - places[None, picked]).sum(axis=2).min(axis=1)
         apart[picked] = -1
@@ -168,12 +157,9 @@ def _spread(costs: np.ndarray, layer: list[int], count: int) -> list[int]:
 
 
 def front(results: Sequence[Result], least: float = -math.inf) -> list[Result]:
-    """Returns the Pareto front, fewest bytes first.
+    """Returns the Pareto front of results with a `level` of at least `least`, fewest bytes first.
 
-    Args:
-      results: all results.
-      least: smallest `Result.level` of the front; where no result reaches it, the largest there
-        is.
+    Where no result reaches `least`, the largest level is the least.
     """
     finite = [result for result in results if np.isfinite(result.costs).all()] or results
     least = min(least, max((result.level for result in finite), default=least))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,10 @@ from jaxsplit.networks import Features
 from jaxsplit.networks.inference import batch_size, pad_rows
 from jaxsplit.search.candidates import Candidate, DesignConfig
 from jaxsplit.split import Split, make_split
-from jaxsplit.tasks import Outputs, Targets
+from jaxsplit.tasks import Targets
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.batches import FeatureCache
-from jaxsplit.train.losses import Distortion
+from jaxsplit.train.losses import Distortion, DistortionInputs, Scale
 from jaxsplit.train.optimizer import make_optimizer, make_schedule
 from jaxsplit.train.rate_groups import Group, with_best_offsets
 from jaxsplit.train.records import Batch, Constants, CurveState, TrainState
@@ -38,14 +38,16 @@ _WARMUP = 20  # steps; the schedule is constant then, as the number of steps is 
 _NO_NETWORK: networks.Variables = {"params": {}}  # no step runs a tail
 _PHASE = Phase(1, Distortion(), "round")
 
+#: Sums over images of bits and of metrics' statistics, and the number of images.
+Sums = dict[str, np.ndarray]
+
 
 @dataclasses.dataclass(eq=False)
 class Trial:
     """A candidate and the state of its training.
 
     Attributes:
-      candidate: the unit and its cut.
-      split: of both.
+      candidate, split: the unit and its cut.
       state: of one rate, on the host, see `init_state`.
       settled: whether offsets are the best for the prior; steps on features change the prior.
     """
@@ -102,10 +104,9 @@ class Trainer:
         self._first_state = functools.cache(self._make_first_state)
         self._step = functools.cache(self._make_step)
         self._reconstruct = functools.cache(self._make_reconstruct)
-        self._output_slopes = functools.cache(self._make_output_slopes)
+        self._slopes = functools.cache(self._make_slopes)
         self._rounded = functools.cache(self._make_rounded)
         self._measure = functools.cache(self._make_measure)
-        self._feature_slopes = self._make_feature_slopes()
 
     def trials(self, chosen: Sequence[Candidate]) -> list[Trial]:
         """Returns fresh trials of the candidates, in their order."""
@@ -115,73 +116,52 @@ class Trainer:
             found.append(Trial(one, split, self._first_state(self._shared(split))))
         return found
 
-    def _make_first_state(self, split: Split) -> TrainState:
-        ema = self.config.ema > 0
-        any_rate = (Rate("any", 0.0),)  # all start from the same state
-        return jax.device_get(init_state(split, any_rate, self.adam, self.config.seed, ema))
-
     def advance(self, trial: Trial, steps: int, distilled: bool = True) -> None:
-        """Trains a trial for more steps, and returns when they are done.
+        """Trains a trial for more steps, in place, and returns when they are done.
 
-        Args:
-          trial: changed in place.
-          steps: their number.
-          distilled: distil the unsplit network's outputs behind the tail; False: minimise the
-            feature error at the cut.
+        `distilled` steps distil the unsplit network's outputs behind the tail; others minimise the
+        feature error at the cut.
         """
-        config, cut = self.config, trial.split.cut
+        cut, shared = trial.split.cut, self._shared(trial.split)
         if distilled:
             trial.settle()
-        shared = self._shared(trial.split)
-        run, reconstruct = self._step(shared), self._reconstruct(shared)
+        step, reconstruct = self._step(shared), self._reconstruct(shared)
+        slopes_at = self._slopes(cut if distilled else shared.cut, distilled)
         scale = jnp.asarray(self.train[cut].scale, jnp.float32)
-        rates = rate_constants(trial.rates, config.seed)
+        rates = rate_constants(trial.rates, self.config.seed)
         constants = parallel.replicate(Constants(_NO_NETWORK, scale, rates), self.devices)
         state = parallel.replicate(trial.state, self.devices)
         first = int(trial.state.step)
-        for step in range(first, first + steps):
-            batch = parallel.shard(self._batch(cut, step), self.devices)
-            (seen,) = reconstruct(batch, (state, constants))
-            if distilled:
-                slopes = self._output_slopes(cut)((seen, batch.teacher), self._variables)
-            else:
-                slopes = self._feature_slopes((seen, batch.features), constants.scale)
-            state, _ = run(state, dataclasses.replace(batch, slopes=(slopes,)), constants)
+        for number in range(first, first + steps):
+            batch = parallel.shard(self._batch(cut, number), self.devices)
+            (seen,) = reconstruct(state, batch, constants)
+            slopes = slopes_at(seen, batch, self._variables, constants.scale)
+            state, _ = step(state, dataclasses.replace(batch, slopes=(slopes,)), constants)
             jax.block_until_ready(state.step)  # a step is several programs
         trial.state, trial.settled = parallel.unreplicate(state), distilled
 
     def _batch(self, cut: str, step: int) -> Batch:
         """The batch of a step: the same images for all candidates."""
-        cache, size = self.train[cut], self.config.batch_size
-        rng = np.random.default_rng((self.config.seed, step))
-        index = np.sort(rng.choice(len(cache), size, False))
-        return Batch(
-            index.astype(np.int32),
-            cache.targets[index],
-            features=cache.features[index],
-            teacher=cache.teacher[index],
-        )
+        rng, cache = np.random.default_rng((self.config.seed, step)), self.train[cut]
+        return cache.batch(np.sort(rng.choice(len(cache), self.config.batch_size, False)))
 
-    def compare(self, trial: Trial, part: int) -> dict[str, np.ndarray | int]:
-        """Returns sums over a part of the test images: bits, statistics of metrics, images."""
-        size, cut = self.part_size, trial.split.cut
-        chosen = self._part(part)
-        cache, count = self.test[cut], len(chosen)
-        counted = np.arange(size) < count
-        batch = Batch(
-            np.arange(size, dtype=np.int32),
-            pad_rows(cache.targets[chosen], size),
-            features=pad_rows(cache.features[chosen], size),
-        )
-        sent, mask = parallel.shard((batch, counted), self.devices)
+    def compare(self, trial: Trial, part: np.ndarray) -> Sums:
+        """Returns sums over a part of the test images."""
+        cut = trial.split.cut
         trial.settle()
         unit = jax.tree.map(lambda x: x[0], (trial.state.result, trial.state.offsets))
-        unit = parallel.replicate(unit, self.devices)
-        seen, bits = self._rounded(self._shared(trial.split))((sent.features, mask), unit)
-        measured = self._measure(cut)((seen, sent.targets, mask), self._variables)
-        sums = {"bits": bits, **measured}
-        totals = {name: np.asarray(x).sum(axis=0) for name, x in sums.items()}
-        return {name: x.astype(np.float64) for name, x in totals.items()} | {"images": count}
+        batch = pad_rows(self.test[cut].batch(part), self.part_size)
+        batch = parallel.shard(batch, self.devices)
+        rounded = self._rounded(self._shared(trial.split))
+        seen, bits = rounded(batch.features, *parallel.replicate(unit, self.devices))
+        measured = self._measure(cut)(seen, batch.targets, self._variables)
+
+        def total(x: jax.Array) -> np.ndarray:
+            images = np.asarray(x).reshape(self.part_size, *x.shape[2:])[: len(part)]
+            return images.sum(axis=0, dtype=np.float64)
+
+        sums = {name: total(x) for name, x in {"bits": bits, **measured}.items()}
+        return {**sums, "images": np.asarray(len(part))}
 
     @property
     def part_size(self) -> int:
@@ -194,20 +174,17 @@ class Trainer:
         """Number of test images."""
         return len(self._images)
 
-    def parts(self, limit: int) -> Iterator[int]:
-        """Yields the parts that hold about `limit` test images."""
-        yield from range(-(-min(limit, len(self._images)) // self.part_size))
-
-    def _part(self, part: int) -> np.ndarray:
-        """Rising indices of a part's images."""
-        return np.sort(self._order[part * self.part_size : (part + 1) * self.part_size])
+    def parts(self, limit: int) -> list[np.ndarray]:
+        """Returns parts of about `limit` test images in all: rising indices."""
+        starts = range(0, min(limit, self.test_images), self.part_size)
+        return [np.sort(self._order[start : start + self.part_size]) for start in starts]
 
     def unsplit_quality(self, limit: int) -> float:
         """Returns the unsplit network's quality on the images in `parts(limit)`."""
-        images = np.concatenate([self._part(part) for part in self.parts(limit)])
+        images = self._images.batch(np.concatenate(self.parts(limit)))
         task = self.backbone.task
-        measured = task.measure(self._images.teacher[images], self._images.targets[images])
-        mean = np.asarray(measured[task.quality]).mean(axis=0, dtype=np.float64)
+        measured = task.measure(images.teacher, images.targets)[task.quality]
+        mean = np.asarray(measured).mean(axis=0, dtype=np.float64)
         return float(task.metric(task.quality).value(mean))
 
     def _shared(self, split: Split) -> Split:
@@ -215,52 +192,48 @@ class Trainer:
         cut = self._first_cuts.setdefault(split.shape, split.cut)
         return dataclasses.replace(split, cut=cut)
 
+    def _make_first_state(self, split: Split) -> TrainState:
+        ema = self.config.ema > 0
+        any_rate = (Rate("any", 0.0),)  # all start from the same state
+        return jax.device_get(init_state(split, any_rate, self.adam, self.config.seed, ema))
+
     def _make_step(self, split: Split) -> Step:
         step = make_step(split, _PHASE, self.adam, ema=self.config.ema)
         return parallel.parallel_step(step, self.devices)
 
-    def _make_reconstruct(self, split: Split) -> Callable[..., tuple[Features, ...]]:
-        reconstruct = make_reconstruct(split, _PHASE)
+    def _make_reconstruct(
+        self, split: Split
+    ) -> Callable[[TrainState, Batch, Constants], tuple[Features, ...]]:
+        return parallel.parallel_function(make_reconstruct(split, _PHASE), self.devices)
 
-        def run(batch: Batch, given: tuple[TrainState, Constants]) -> tuple[Features, ...]:
-            state, constants = given
-            return reconstruct(state, batch, constants)
-
-        return parallel.parallel_function(run, self.devices)
-
-    def _make_feature_slopes(self) -> Callable[..., Features]:
-        def run(given: tuple[jax.Array, jax.Array], scale: jax.Array) -> jax.Array:
-            seen, features = given
-
-            def distortion(x: jax.Array) -> jax.Array:
-                error = losses.feature_error(x, features.astype(jnp.float32), scale)
-                return self.config.weight * error.sum()
-
-            return jax.grad(distortion)(seen)
-
-        return parallel.parallel_function(run, self.devices)
-
-    def _make_output_slopes(self, cut: str) -> Callable[..., Features]:
+    def _make_slopes(self, cut: str, distilled: bool) -> Callable[..., Features]:
+        """Gradient of the distortion with respect to the reconstruction."""
         network, task = self.backbone.network, self.backbone.task
+        weights = {"distillation": 0.0, "features": self.config.weight}
+        distortion = Distortion() if distilled else Distortion(**weights)
 
-        def run(given: tuple[Features, Outputs], variables: networks.Variables) -> jax.Array:
-            seen, teacher = given
+        def run(
+            seen: Features, batch: Batch, variables: networks.Variables, scale: Scale
+        ) -> Features:
+            features = jax.tree.map(lambda x: x.astype(jnp.float32), batch.features)
 
-            def distortion(x: jax.Array) -> jax.Array:
-                return task.distillation(network.tail(variables, x, cut), teacher).sum()
+            def total(x: Features) -> jax.Array:
+                outputs = network.tail(variables, x, cut) if distilled else None
+                inputs = (x, features, outputs, batch.teacher, batch.targets, scale, task)
+                return distortion(DistortionInputs(*inputs)).sum()
 
-            return jax.grad(distortion)(seen)
+            return jax.grad(total)(seen)
 
         return parallel.parallel_function(run, self.devices)
 
     def _make_rounded(self, split: Split) -> Callable[..., tuple[Features, jax.Array]]:
+        """Reconstruction with rounded latents, and the bits of each image."""
+
         def run(
-            given: tuple[Features, jax.Array], rate: tuple[Variables, Offsets]
+            features: Features, unit: Variables, offsets: Offsets
         ) -> tuple[Features, jax.Array]:
-            (features, counted), (unit, offsets) = given, rate
             latents = split.round(split.encode(unit, features.astype(jnp.float32)), offsets)
-            bits = losses.rate(split.bits(unit, latents))
-            return split.decode(unit, latents), jnp.where(counted, bits, 0.0).sum()
+            return split.decode(unit, latents), losses.rate(split.bits(unit, latents))
 
         return parallel.parallel_function(run, self.devices)
 
@@ -268,15 +241,8 @@ class Trainer:
         network, task = self.backbone.network, self.backbone.task
 
         def run(
-            given: tuple[Features, Targets, jax.Array], variables: networks.Variables
+            seen: Features, targets: Targets, variables: networks.Variables
         ) -> dict[str, jax.Array]:
-            seen, targets, counted = given
-            measured = task.measure(network.tail(variables, seen, cut), targets)
-
-            def total(statistics: jax.Array) -> jax.Array:
-                shown = counted.reshape(-1, *[1] * (statistics.ndim - 1))
-                return jnp.where(shown, statistics, 0).sum(axis=0)
-
-            return {name: total(statistics) for name, statistics in measured.items()}
+            return task.measure(network.tail(variables, seen, cut), targets)
 
         return parallel.parallel_function(run, self.devices)

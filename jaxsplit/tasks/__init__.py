@@ -2,8 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from jaxsplit.tasks.metric import AGREEMENT, CLASSIFICATION_METRICS, Metric, metric_of
-from jaxsplit.tasks.task import Outputs, Targets, Task
+from jaxsplit.tasks.task import (
+    AGREEMENT,
+    CLASSIFICATION_METRICS,
+    Metric,
+    Outputs,
+    Targets,
+    Task,
+    metric_of,
+)
 
 if TYPE_CHECKING:
     from jaxsplit.tasks.classification import UNNAMED_CLASSES, Classification

@@ -13,8 +13,7 @@ import optax
 
 from jaxsplit.data import Source
 from jaxsplit.errors import ConfigError, DataError
-from jaxsplit.tasks.metric import CLASSIFICATION_METRICS, Metric
-from jaxsplit.tasks.task import Task
+from jaxsplit.tasks.task import CLASSIFICATION_METRICS, Metric, Task
 
 __all__ = ["UNNAMED_CLASSES", "Classification", "cross_entropy", "distillation"]
 
@@ -118,14 +117,7 @@ class Classification(Task):
         return jnp.take_along_axis(log_p, drawn[:, None], axis=1)[:, 0]
 
     def check_source(self, source: Source) -> None:
-        """Checks that labels have the network's classes, in its order.
-
-        Args:
-          source: the images.
-
-        Raises:
-          DataError: the class names of the source are not those of the network.
-        """
+        """Checks that labels have the network's classes, in its order; see `Task`."""
         ours, theirs = self.class_names, source.class_names
         if ours == theirs:
             return

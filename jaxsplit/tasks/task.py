@@ -1,25 +1,157 @@
-"""The interface of a task: losses, metrics and predictions of a network's outputs."""
+"""The interface of a task and its metrics; imports no jax."""
 
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from jaxsplit.data import Source
-from jaxsplit.tasks.metric import Metric, metric_of
+from jaxsplit.errors import ConfigError
 
 if TYPE_CHECKING:
     import jax
 
-    from jaxsplit.tasks.metric import Mean
+    _Mean = TypeVar("_Mean", jax.Array, np.ndarray)
 
+#: The metric that compares with the unsplit network, of every task.
+AGREEMENT = "agreement"
 #: Outputs of a network for a batch: logits [B, K] of a classifier, any pytree of arrays [B, …].
 Outputs = Any
 #: Targets of a batch: labels int [B] for a classifier, any pytree of arrays [B, …].
 Targets = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """Label, unit and direction of a task's metric.
+
+    Attributes:
+      label: for columns of tables, such as "top-1".
+      unit: such as "%", for which a share from 0 to 1 is shown times 100.
+      higher_is_better: the metric's direction.
+      name: for axes, such as "top-1 accuracy"; the label by default.
+      ratios: False where an image's statistic is its own value and the metric their mean, such as
+        top-1. True where it is the numerators and denominators of K ratios, [2, K]: the metric is
+        the mean of the K ratios of sums over images, such as a mean intersection over union.
+
+    >>> metric = Metric("top-1", "%", name="top-1 accuracy")
+    >>> metric.show(0.875), metric.show_drop(0.925, 0.875), metric.cost(0.875)
+    ('87.50', '5.00', 0.125)
+    """
+
+    label: str
+    unit: str
+    higher_is_better: bool = True
+    name: str = ""
+    ratios: bool = False
+
+    def value(self, mean: _Mean) -> _Mean:
+        """Computes the metric of sets of images from the means of their statistics.
+
+        Args:
+          mean: [R] for R sets, or [R, 2, K] of ratios; NumPy or JAX.
+
+        Returns:
+          The values, [R]. A ratio without a denominator is left out; without any it is 0.
+        """
+        if not self.ratios:
+            return mean
+        above, below = mean[..., 0, :], mean[..., 1, :]
+        seen = below > 0
+        count = seen.sum(axis=-1)
+        return (above * seen / (below + ~seen)).sum(axis=-1) / (count + (count == 0))
+
+    @property
+    def is_share(self) -> bool:
+        """Whether values are shares, 0 … 1, that are shown in percent."""
+        return self.unit == "%"
+
+    @property
+    def scale(self) -> float:
+        """The factor from a value to what is shown: 100 for a share, else 1."""
+        return 100.0 if self.is_share else 1.0
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, else -1: `sign * value` rises with the quality."""
+        return 1 if self.higher_is_better else -1
+
+    @property
+    def drop_unit(self) -> str:
+        """Unit of a difference of two values: percentage points for shares."""
+        return "pp" if self.is_share else self.unit
+
+    @property
+    def title(self) -> str:
+        """Name and unit, for an axis: "top-1 accuracy (%)"."""
+        return f"{self.name or self.label} ({self.unit})" if self.unit else self.name or self.label
+
+    def show(self, value: float | None, digits: int = 2) -> str:
+        """Formats a value in the metric's unit.
+
+        Args:
+          value: of the metric; None for an unknown one.
+          digits: after the decimal point.
+
+        Returns:
+          The text, "n/a" for None.
+        """
+        return "n/a" if value is None else f"{self.scale * value:.{digits}f}"
+
+    def show_drop(self, unsplit: float, value: float) -> str:
+        """Formats the loss of a value against the unsplit network's.
+
+        Args:
+          unsplit, value: of the metric.
+
+        Returns:
+          The text; negative for a gain.
+        """
+        return f"{self.scale * self.sign * (unsplit - value):z.2f}"
+
+    def cost(self, value: float) -> float:
+        """Converts a value to a cost.
+
+        Args:
+          value: of the metric.
+
+        Returns:
+          1 - value where higher is better, else the value.
+        """
+        return 1 - value if self.higher_is_better else value
+
+
+#: Metrics of a classification; those of a file that names none.
+CLASSIFICATION_METRICS: Mapping[str, Metric] = {
+    "top1": Metric("top-1", "%", name="top-1 accuracy"),
+    "top5": Metric("top-5", "%", name="top-5 accuracy"),
+}
+
+
+def metric_of(metrics: Mapping[str, Metric], name: str) -> Metric:
+    """Returns one of a task's metrics, or "agreement" with the unsplit network.
+
+    Agreement is the first metric with the unsplit network's predictions as targets.
+
+    Args:
+      metrics: of the task, the quality first.
+      name: of the metric; a ConfigError if there is none such.
+
+    Returns:
+      Label, unit and direction.
+
+    >>> metric_of({"rmse": Metric("RMSE", "m", higher_is_better=False)}, AGREEMENT)
+    Metric(label='agreement', unit='m', higher_is_better=False, name='', ratios=False)
+    """
+    if name == AGREEMENT:
+        return dataclasses.replace(next(iter(metrics.values())), label=AGREEMENT, name="")
+    if name not in metrics:
+        raise ConfigError(f"unknown metric {name!r}; choose {' or '.join((*metrics, AGREEMENT))}")
+    return metrics[name]
 
 
 class Task(abc.ABC):
@@ -64,8 +196,7 @@ class Task(abc.ABC):
         """Computes the distance to the unsplit network's outputs, without targets.
 
         Args:
-          outputs: of the network, through the unit.
-          teacher: of the unsplit network.
+          outputs, teacher: of the network, through the unit; of the unsplit network.
           temperature: larger ones give unlikely outputs more weight.
 
         Returns:
@@ -98,7 +229,7 @@ class Task(abc.ABC):
         """
         return {name: np.asarray(x) for name, x in self.measure(outputs, targets).items()}
 
-    def values(self, means: Mapping[str, Mean]) -> dict[str, Mean]:
+    def values(self, means: Mapping[str, _Mean]) -> dict[str, _Mean]:
         """Computes metrics from means over images, see `Metric.value`.
 
         Args:
@@ -122,7 +253,7 @@ class Task(abc.ABC):
         """
 
     def agreement(self, outputs: Outputs, predicted: Targets) -> np.ndarray:
-        """Computes the agreement with the unsplit network: `quality`, its predictions as targets.
+        """Computes `quality` with the unsplit network's predictions as targets.
 
         Args:
           outputs: of the network, through the unit.
@@ -134,16 +265,13 @@ class Task(abc.ABC):
         return np.asarray(self.measure(outputs, predicted)[self.quality])
 
     def metric(self, name: str) -> Metric:
-        """Returns the label, unit and direction of a metric, or of "agreement".
+        """Returns one of the metrics, or "agreement", see `metric_of`.
 
         Args:
-          name: of the metric.
+          name: of the metric; a ConfigError if there is none such.
 
         Returns:
           Label, unit and direction.
-
-        Raises:
-          ConfigError: the task has no such metric.
         """
         return metric_of(self.metrics, name)
 
@@ -161,9 +289,6 @@ class Task(abc.ABC):
 
         Returns:
           float [B], in nats, without a gradient through the draw.
-
-        Raises:
-          NotImplementedError: the task does not define it.
         """
         raise NotImplementedError(f"{self.name} defines no sampled_log_likelihood")
 
@@ -171,10 +296,7 @@ class Task(abc.ABC):
         """Checks that images have targets of this task.
 
         Args:
-          source: the images.
-
-        Raises:
-          DataError: the targets don't fit the task, such as labels of other classes.
+          source: the images; a DataError if their targets don't fit, such as other classes.
         """
 
     def describe(self, outputs: Outputs) -> list[dict[str, object]]:

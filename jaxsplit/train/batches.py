@@ -46,6 +46,15 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(jax.tree.leaves(self.features)[0])
 
+    def batch(self, index: np.ndarray) -> Batch:
+        """Returns the examples of an index, int [B]: features, teacher and targets."""
+        for array in jax.tree.leaves((self.features, self.teacher)):
+            _prefetch(array, index)
+        features, teacher, targets = jax.tree.map(
+            lambda x: x[index], (self.features, self.teacher, self.targets)
+        )
+        return Batch(index.astype(np.int32), targets, features=features, teacher=teacher)
+
     def batches(
         self, batch_size: int, seed: int, start_step: int = 0, **process: int
     ) -> Iterator[Batch]:
@@ -62,18 +71,10 @@ class FeatureCache:
           ConfigError: there are fewer examples than a batch takes, or no equal shares.
         """
 
-        def fetch(index: np.ndarray) -> Batch:
-            for array in jax.tree.leaves((self.features, self.teacher)):
-                _prefetch(array, index)
-            features, teacher, targets = jax.tree.map(
-                lambda x: x[index], (self.features, self.teacher, self.targets)
-            )
-            return Batch(index.astype(np.int32), targets, features=features, teacher=teacher)
-
         row_bytes = sum(array[:1].nbytes for array in jax.tree.leaves(self.features))
         batch_bytes = max(1, row_bytes * batch_size // process.get("process_count", 1))
         return endless_steps(
-            fetch,
+            self.batch,
             len(self),
             batch_size,
             seed,

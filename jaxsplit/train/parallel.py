@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ AXIS = "devices"
 AHEAD = 4
 
 _Tree = TypeVar("_Tree")
+_Given = ParamSpec("_Given")
 _State = TypeVar("_State")
 _Batch = TypeVar("_Batch")
 _Constants = TypeVar("_Constants")
@@ -125,9 +126,9 @@ def parallel_step(
 
 
 def parallel_function(
-    function: Callable[[_Batch, _Constants], _Tree], devices: list[jax.Device]
-) -> Callable[[_Batch, _Constants], _Tree]:
-    """Maps `function(batch, constants)` over devices; `constants` come from `replicate`."""
+    function: Callable[_Given, _Tree], devices: list[jax.Device]
+) -> Callable[_Given, _Tree]:
+    """Maps a function over devices; its arguments come from `shard` or `replicate`."""
     return jax.pmap(function, axis_name=AXIS, devices=devices)
 
 

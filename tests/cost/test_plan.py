@@ -156,7 +156,24 @@ def test_any_network_with_endpoints_is_planned():
     assert (first.device_params, first.server_params) == (block, block + dense)
 
 
+def test_several_arrays_cross_a_cut_of_functions():
+    def head(variables, images, cut):
+        return {"low": images[:, ::2, ::2], "mean": images.mean(axis=(1, 2))}
+
+    def tail(variables, features, cut):
+        return features["mean"] @ variables["w"] + features["low"].mean()
+
+    network = networks.FunctionNetwork(head, tail, ("middle",))
+    plan = make_plan(network, (8, 8, 3), {"w": jnp.ones((3, 10))})
+    (cut,) = plan.cuts
+    assert (plan.macs, plan.params) == (cut.server_macs, cut.server_params) == (30, 30)
+    assert (cut.feature_shape, cut.units) == ((4 * 4 * 3 + 3,), ())
+    assert cut.device_peak_bytes == 4 * (8 * 8 * 3 + 4 * 4 * 3 + 3)  # the image and both arrays
+
+
 def test_images_that_do_not_fit_are_refused():
+    with pytest.raises(ConfigError, match="all positive"):
+        make_plan(Tied(), (8, 3))
     with pytest.raises(ConfigError, match="takes no images"):
         make_plan(networks.create("resnet8_small", 10), (28, 28, 1), {"params": {}})
     with pytest.raises(ConfigError, match="has no cut 'stage9'"):

@@ -72,7 +72,8 @@ def test_nothing_to_choose_from_is_said(plan, changes, words):
         {"full_steps": 19},
         {"on_features": 1.1},
         {"on_features": -0.1},
-        {"most_drop": 1.5},
+        {"most_drop": -0.1},
+        {"most_drop": math.inf},
         {"ema": 1.0},
     ],
 )

@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxsplit import networks
 from jaxsplit.errors import CheckpointError, ConfigError
-from jaxsplit.io.log import tell_nobody
+from jaxsplit.io.log import no_log
 from jaxsplit.search import Design
 from jaxsplit.search import checkpoint as checkpoint_module
 from jaxsplit.search.candidates import Candidate, DesignConfig
@@ -17,7 +17,7 @@ from jaxsplit.search.checkpoint import SearchCheckpoint
 from jaxsplit.search.halving import run_rungs, search
 from jaxsplit.search.pareto import Result
 from jaxsplit.search.trainer import Trial
-from jaxsplit.tasks import Classification
+from jaxsplit.tasks import Classification, Metric
 from jaxsplit.train.records import TrainState
 from jaxsplit.units.bottleneck import BottleneckSpec
 
@@ -75,7 +75,7 @@ class Counting:
         return {"bits": 8 * images / one.lmbda, "top1": images * worth, "images": images}
 
     def parts(self, limit):
-        yield from range(-(-min(limit, 400) // self.part_size))
+        return range(-(-min(limit, 400) // self.part_size))
 
 
 def _state():
@@ -89,7 +89,7 @@ def clock(monkeypatch):
     return found
 
 
-def run(trainer, folder, config=CONFIG, tell=tell_nobody):
+def run(trainer, folder, config=CONFIG, tell=no_log):
     folder.mkdir(exist_ok=True)
     checkpoint = SearchCheckpoint(folder, config.key)
     run_rungs(config, trainer, CANDIDATES, checkpoint, tell)
@@ -263,6 +263,23 @@ def test_devices_that_cannot_share_a_batch_come_up_first(tmp_path):
     with pytest.raises(ConfigError, match="cannot share a batch of 30"):
         search(dataclasses.replace(CONFIG, batch_size=30), backbone, tmp_path / "search")
     assert not (tmp_path / "search").exists()
+
+
+def test_a_share_loses_at_most_all_and_other_metrics_have_limits_in_their_unit(tmp_path):
+    backbone = networks.open_embedded("fashion_mnist_resnet8")
+    config = dataclasses.replace(CONFIG, most_drop=1.5, cuts=("stage9",))
+    with pytest.raises(ConfigError, match=r"most_drop is 1\.5; top-1 is a share"):
+        search(config, backbone, tmp_path / "search")
+    assert not (tmp_path / "search").exists()
+
+    @dataclasses.dataclass(frozen=True)
+    class Distance(Classification):
+        quality = "error"
+        metrics = MappingProxyType({"error": Metric("error", "places", higher_is_better=False)})
+
+    other = dataclasses.replace(backbone, task=Distance(backbone.class_names))
+    with pytest.raises(ConfigError, match="no cut 'stage9'"):  # the next check
+        search(config, other, tmp_path / "search")
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):

@@ -222,6 +222,7 @@ def test_a_search_ranks_by_the_task_s_metric(name, tiny_backbone, tmp_path):
         limit=64,
         evaluate_limit=64,
         batch_size=32,
+        most_drop={"recall": 0.2, "error": 1.5}[name],  # 1.5 places
     )
     found = search(config, dataclasses.replace(tiny_backbone, task=task), tmp_path)
     metric = task.metric(name)
@@ -230,6 +231,10 @@ def test_a_search_ranks_by_the_task_s_metric(name, tiny_backbone, tmp_path):
     assert min(result.costs[1] for result in found.front) == min(
         metric.cost(result.quality) for result in found.results
     )
+    levels = [result.level for result in found.front]
+    nearest = max(result.level for result in found.results)
+    least = metric.sign * found.unsplit_quality - config.most_drop
+    assert min(levels) >= min(least, nearest)
     stored = json.loads((tmp_path / "search.json").read_text())
     assert all(name in result for result in stored["rungs"][-1]["results"])
     assert metric.label in render(found)

@@ -79,17 +79,27 @@ class Metric:
         """Name and unit, for an axis: "top-1 accuracy (%)"."""
         return f"{self.name or self.label} ({self.unit})" if self.unit else self.name or self.label
 
-    def show(self, value: float | None, digits: int = 2) -> str:
+    def show(self, value: float | None, digits: int = 2, plus: str = "") -> str:
         """Formats a value in the metric's unit.
 
         Args:
           value: of the metric; None for an unknown one.
-          digits: behind the point.
+          digits: behind the point; below 1 in another unit than "%", significant ones, and one
+            more of them.
+          plus: "+" to write the sign of positive values too.
 
         Returns:
           The text, "n/a" for None.
+
+        >>> distance = Metric("RMSE", "m", higher_is_better=False)
+        >>> distance.show(3.4567), distance.show(0.012345), distance.show(0.012345, digits=1)
+        ('3.46', '0.0123', '0.012')
         """
-        return "n/a" if value is None else f"{self.scale * value:.{digits}f}"
+        if value is None:
+            return "n/a"
+        if self.is_share or abs(value) >= 1:
+            return f"{self.scale * value:{plus}z.{digits}f}"
+        return f"{value:{plus}z#.{digits + 1}g}"
 
     def show_drop(self, unsplit: float, value: float) -> str:
         """Formats the loss of a value against the unsplit network's.
@@ -100,7 +110,7 @@ class Metric:
         Returns:
           The text; negative for a gain.
         """
-        return f"{self.scale * self.sign * (unsplit - value):z.2f}"
+        return self.show(self.sign * (unsplit - value))
 
     @property
     def sign(self) -> int:

@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image, features
 
-from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.image_headers import header_bytes
+from jaxsplit import tasks
+from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.intervals import metric_value
 from jaxsplit.evaluation.points import CodecPoint
 from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, Outputs, Task, metric_of
@@ -43,6 +43,9 @@ _SAVE: dict[str, dict] = {
     "webp": {"method": 6},
     "avif": {"speed": 6, "max_threads": 1},
 }
+# JPEG markers (ITU-T T.81, table B.1) and the sizes of WebP's headers (RFC 9649 and RFC 6386).
+_SCAN, _END = 0xDA, 0xD9
+_RIFF_HEADER, _CHUNK_HEADER, _FRAME_HEADER = 12, 8, 10
 _SLICE = 50  # images per task of a thread; smaller tasks cost more to distribute
 
 
@@ -89,11 +92,35 @@ def sweep(
     >>> point.top1, point.agreement, point.bytes_per_image > point.header_bytes_per_image
     (0.75, 1.0, True)
     """
-    from jaxsplit import tasks
-
     task = task or tasks.UNNAMED_CLASSES
     qualities = _checked_qualities(codec, qualities)
     images, targets, unsplit = np.asarray(images), np.asarray(targets), np.asarray(unsplit)
+    _check_arrays(images, targets, unsplit)
+    if batch_size < 1:
+        raise ConfigError(f"the batch size is {batch_size}, expected at least 1")
+    batch_size = min(batch_size, len(images))
+    points = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for quality in qualities:
+            total = np.zeros(2, np.int64)  # bytes of files and of headers
+            found: dict[str, list[np.ndarray]] = {task.quality: [], AGREEMENT: []}
+            for start in range(0, len(images), batch_size):
+                part = slice(start, start + batch_size)
+                decoded, sizes = _coded(pool, images[part], codec, quality)
+                total += sizes
+                outputs = _outputs(predict, decoded, batch_size)
+                measured = task.measure(outputs, targets[part])[task.quality]
+                found[task.quality].append(np.asarray(measured))
+                found[AGREEMENT].append(task.agreement(outputs, unsplit[part]))
+            metrics = {
+                name: metric_value(np.concatenate(parts), task.metric(name))
+                for name, parts in found.items()
+            }
+            points.append(CodecPoint(codec, quality, *(total / len(images)), metrics))
+    return tuple(points)
+
+
+def _check_arrays(images: np.ndarray, targets: np.ndarray, unsplit: np.ndarray) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ConfigError(
             f"images are {images.dtype} {images.shape}, expected uint8 [N, height, width, 1 or 3]"
@@ -104,29 +131,6 @@ def sweep(
                 f"{name} are {given.shape} for {len(images)} images, expected one for each of "
                 "at least one image"
             )
-    if batch_size < 1:
-        raise ConfigError(f"the batch size is {batch_size}, expected at least 1")
-    batch_size = min(batch_size, len(images))
-    points = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for quality in qualities:
-            sizes, headers = 0, 0
-            found: dict[str, list[np.ndarray]] = {task.quality: [], AGREEMENT: []}
-            for start in range(0, len(images), batch_size):
-                part = slice(start, start + batch_size)
-                decoded, size, header = _coded(pool, images[part], codec, quality)
-                sizes, headers = sizes + size, headers + header
-                outputs = _outputs(predict, decoded, batch_size)
-                measured = task.measure(outputs, targets[part])[task.quality]
-                found[task.quality].append(np.asarray(measured))
-                found[AGREEMENT].append(task.agreement(outputs, unsplit[part]))
-            metrics = {
-                name: metric_value(np.concatenate(parts), task.metric(name))
-                for name, parts in found.items()
-            }
-            count = len(images)
-            points.append(CodecPoint(codec, quality, sizes / count, headers / count, metrics))
-    return tuple(points)
 
 
 def sweep_to(
@@ -153,8 +157,6 @@ def sweep_to(
     Returns:
       All measured points, by rising quality.
     """
-    from jaxsplit import tasks
-
     task = task or tasks.UNNAMED_CLASSES
     name = check_goal(measure, task.quality)
     metric = task.metric(name)
@@ -242,43 +244,43 @@ def _checked_qualities(codec: str, qualities: Sequence[int] | None) -> tuple[int
     return tuple(int(quality) for quality in chosen)
 
 
-def _through_codec(images: np.ndarray, codec: str, quality: int) -> tuple[np.ndarray, int, int]:
-    """Returns decoded images [n, h, w, c] and the bytes of their files and headers."""
-    decoded, sizes, headers = np.empty_like(images), 0, 0
+def _coded(
+    pool: ThreadPoolExecutor, images: np.ndarray, codec: str, quality: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes images with several threads; returns what is decoded, and bytes of files, headers."""
+    slices = [images[i : i + _SLICE] for i in range(0, len(images), _SLICE)]
+    parts = pool.map(lambda part: _through_codec(part, codec, quality), slices)
+    decoded, sizes = zip(*parts, strict=True)
+    return np.concatenate(decoded), np.sum(sizes, axis=0)
+
+
+def _through_codec(
+    images: np.ndarray, codec: str, quality: int
+) -> tuple[np.ndarray, tuple[int, int]]:
+    decoded, size, header = np.empty_like(images), 0, 0
+    grey = images.shape[3] == 1
+    options = _SAVE[codec] | ({"subsampling": "4:0:0"} if grey and codec == "avif" else {})
     for image, out in zip(images, decoded, strict=True):
-        grey = image.shape[2] == 1
         file = io.BytesIO()
-        options = _SAVE[codec] | ({"subsampling": "4:0:0"} if grey and codec == "avif" else {})
         # For WebP, Pillow itself converts grey to RGB.
         Image.fromarray(image[..., 0] if grey else image).save(
             file, codec, quality=quality, **options
         )
-        encoded = file.getvalue()
-        with Image.open(io.BytesIO(encoded), formats=[codec]) as received:
+        with Image.open(file, formats=[codec]) as received:
             pixels = np.asarray(received.convert("L" if grey else "RGB"))
-        out[...] = pixels[..., None] if grey else pixels
-        sizes += len(encoded)
-        headers += header_bytes(encoded)
-    return decoded, sizes, headers
-
-
-def _coded(
-    pool: ThreadPoolExecutor, images: np.ndarray, codec: str, quality: int
-) -> tuple[np.ndarray, int, int]:
-    """Returns decoded images, and the bytes of all files and headers, coded by several threads."""
-    slices = [images[i : i + _SLICE] for i in range(0, len(images), _SLICE)]
-    parts = pool.map(lambda part: _through_codec(part, codec, quality), slices)
-    decoded, sizes, headers = zip(*parts, strict=True)
-    return np.concatenate(decoded), sum(sizes), sum(headers)
+        out[...] = pixels.reshape(out.shape)
+        size += len(file.getvalue())
+        header += header_bytes(file.getvalue())
+    return decoded, (size, header)
 
 
 def _outputs(predict: Callable[[np.ndarray], Outputs], images: np.ndarray, size: int) -> Outputs:
     """Returns the network's outputs for images [n, …], padded to a batch of `size`."""
     import jax
 
-    full = np.zeros((size, *images.shape[1:]), np.uint8)
-    full[: len(images)] = images
-    outputs = predict(full)
+    from jaxsplit.networks.inference import pad_rows
+
+    outputs = predict(pad_rows(images, size))
     for leaf in jax.tree.leaves(outputs):
         if not np.ndim(leaf) or len(leaf) < len(images):
             raise ConfigError(
@@ -286,3 +288,82 @@ def _outputs(predict: Callable[[np.ndarray], Outputs], images: np.ndarray, size:
                 "each image"
             )
     return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(images)], outputs)
+
+
+def header_bytes(encoded: bytes) -> int:
+    """Counts the bytes of a JPEG, lossy WebP or AVIF file that are not coefficients.
+
+    JPEG: all markers and tables, also the image's own Huffman tables, so that the payload is a
+    lower bound. WebP: all chunks but the frame, and the frame's own header. AVIF (ISO/IEC
+    14496-12): every box but the content of `mdat`; AV1's headers in there count as payload.
+
+    Args:
+      encoded: a whole file of one image.
+
+    Returns:
+      The bytes of the header.
+
+    Raises:
+      DataError: another format, or a truncated file.
+
+    >>> import io
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (28, 28)).save(file, "WEBP")
+    >>> header_bytes(file.getvalue())
+    30
+    """
+    if encoded[:2] == b"\xff\xd8":
+        payload = _jpeg_payload(encoded)
+    elif encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        payload = _webp_payload(encoded)
+    elif encoded[4:12] == b"ftypavif":
+        payload = _avif_payload(encoded)
+    else:
+        payload = 0
+    if payload < 1:
+        raise DataError(
+            "cannot tell header from payload: expected a whole JPEG, lossy WebP or AVIF file, got "
+            f"{len(encoded)} bytes that start with {encoded[:4]!r}"
+        )
+    return len(encoded) - payload
+
+
+def _jpeg_payload(encoded: bytes) -> int:
+    position = 2
+    while position + 4 <= len(encoded):
+        marker = encoded[position + 1]
+        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+        if marker == _SCAN:
+            whole = encoded[-2:] == bytes([0xFF, _END])
+            return len(encoded) - position - 2 if whole else 0
+    return 0
+
+
+def _webp_payload(encoded: bytes) -> int:
+    position = _RIFF_HEADER
+    while position + _CHUNK_HEADER <= len(encoded):
+        name = encoded[position : position + 4]
+        size = int.from_bytes(encoded[position + 4 : position + 8], "little")
+        position += _CHUNK_HEADER + size + size % 2
+        if name == b"VP8 ":
+            return size - _FRAME_HEADER if position <= len(encoded) else 0
+    return 0
+
+
+def _avif_payload(encoded: bytes) -> int:
+    """Counts the bytes inside `mdat` boxes; 0 unless boxes fill the file to its last byte."""
+    position, payload = 0, 0
+    while position + 8 <= len(encoded):
+        size, header = int.from_bytes(encoded[position : position + 4], "big"), 8
+        name = encoded[position + 4 : position + 8]
+        if size == 0:  # up to the end of the file
+            size = len(encoded) - position
+        elif size == 1:  # a 64-bit size follows
+            size, header = int.from_bytes(encoded[position + 8 : position + 16], "big"), 16
+        if size < header:
+            return 0
+        if name == b"mdat":
+            payload += size - header
+        position += size
+    return payload if position == len(encoded) else 0

@@ -11,8 +11,16 @@ from rich.text import Text
 
 from jaxsplit.cost import SYMBOLS, CutPlan, Plan, UnitPlan
 from jaxsplit.cost.link import Comparison, Option
-from jaxsplit.reports.plot import GREY, new_figure, plain_numbers, write_png
-from jaxsplit.reports.table import amount, as_text, empty_table
+from jaxsplit.reports.elements import (
+    GREY,
+    add_grid,
+    amount,
+    as_text,
+    empty_table,
+    new_figure,
+    plain_numbers,
+    write_png,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -180,8 +188,7 @@ def plot_plan(
     size = "×".join(map(str, plan.input_shape))
     figure.suptitle(f"Where to cut {plan.name}, images of {size}", fontsize=14, parse_math=False)
     for axes in (upper, lower):
-        axes.grid(True, axis="y", which="major", color="#dddddd", linewidth=0.8)
-        axes.set_axisbelow(True)
+        add_grid(axes, "y")
         axes.legend(loc="center left", bbox_to_anchor=(1.005, 0.5), fontsize=10, frameon=False)
     write_png(path, figure)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,17 +11,17 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES
 from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
-from jaxsplit.io.files import write_whole
+from jaxsplit.reports.elements import GREY, add_grid, new_figure, plain_numbers, write_png
+from jaxsplit.tasks import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
 _BELOW = 12.0  # percentage points shown below the lowest rate
 _NEAR = 2.0  # the raw image is shown up to this multiple of the largest size
-#: Colours of the rates' line, and of marks beside it.
-RATES, GREY = "#0b5fa5", "#444444"
+#: Colour of the rates' line.
+RATES = "#0b5fa5"
 #: Image codec → colour and marker.
 CODECS = {"jpeg": ("#c8501e", "s"), "webp": ("#2e8b57", "^"), "avif": ("#8e44ad", "D")}
 
@@ -92,7 +91,7 @@ def draw_curve(
     # This order groups related entries in the columns of the legend.
     _draw_rates(axes, curve)
     metric = curve.metrics[curve.quality]
-    _draw_unsplit(axes, _shown(curve, curve.unsplit), metric.unit)
+    _draw_unsplit(axes, curve.unsplit[curve.quality].mean, metric)
     for name, points in swept.items():
         _draw_codec(axes, curve, name, points)
     axes.set_xlabel("bytes per image (mean, logarithmic)", fontsize=12)
@@ -100,39 +99,11 @@ def draw_curve(
     title = title or f"Accuracy through real bytes, {curve.n_images} images"
     # A dollar sign in a name must not start a formula.
     axes.set_title(title, fontsize=14, pad=12, parse_math=False)
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
+    add_grid(axes)
     columns = max(2, 1 + len(swept))
     size = 11 if columns < 4 else 8.5
     figure.legend(loc="outside lower center", ncols=columns, fontsize=size, frameon=False)
     return figure
-
-
-def new_figure() -> Figure:
-    """Creates an empty figure of 1200 × 800 pixels that no pyplot state knows."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def write_png(path: str | Path, figure: Figure) -> None:
-    """Writes a figure atomically; the same figure gives the same file.
-
-    Raises:
-      ConfigError: the file can't be written.
-    """
-    drawn = io.BytesIO()
-    # Without its version in the metadata matplotlib writes the same bytes for the same pixels.
-    figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
-    write_whole(Path(path), drawn.getvalue())
-
-
-def plain_numbers(value: float, position: object) -> str:
-    """Formats a tick of a logarithmic axis without powers of ten."""
-    return f"{value:,.10g}"
 
 
 def _draw_rates(axes: Axes, curve: Curve) -> None:
@@ -217,11 +188,12 @@ def _draw_codec(axes: Axes, curve: Curve, name: str, points: Sequence[CodecPoint
     )
 
 
-def _draw_unsplit(axes: Axes, unsplit: float, unit: str) -> None:
-    axes.axhline(unsplit, color=GREY, linewidth=1.4, zorder=1, label="unsplit network")
+def _draw_unsplit(axes: Axes, unsplit: float, metric: Metric) -> None:
+    height = metric.scale * unsplit
+    axes.axhline(height, color=GREY, linewidth=1.4, zorder=1, label="unsplit network")
     axes.annotate(
-        f"unsplit network, {unsplit:.2f} {unit}".rstrip(),
-        (0.008, unsplit),
+        f"unsplit network, {metric.show(unsplit)} {metric.unit}".rstrip(),
+        (0.008, height),
         xycoords=("axes fraction", "data"),
         xytext=(0, 5),
         textcoords="offset points",

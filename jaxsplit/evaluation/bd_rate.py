@@ -9,9 +9,8 @@ Curves are (rate, quality) of each point, in any units, the same for both. Domin
 ignored: those with a higher rate than another point and no better quality. `higher_is_better` is
 the direction of the quality.
 
-Confidence intervals over the choice of images are of a paired bootstrap (Efron and Tibshirani, "An
-Introduction to the Bootstrap", 1993, chapter 13): images are drawn with replacement, the same ones
-for both curves, and the BD-rate is computed for each draw.
+Confidence intervals are of a paired bootstrap (Efron and Tibshirani, "An Introduction to the
+Bootstrap", 1993, chapter 13): images are drawn with replacement, the same ones for both curves.
 """
 
 import math
@@ -30,7 +29,7 @@ RateQuality = Iterable[tuple[float, float]]
 Limits = tuple[float, float]
 
 #: Interpolants, and how many points they need. PCHIP (Fritsch and Butland, 1984) stays in the range
-#: of two neighbours. Akima's (1970) is smoother; through two points the package draws a line.
+#: of two neighbours. Akima's (1970) is smoother.
 METHODS = {"pchip": 2, "akima": 3}
 #: Qualities, and drops below the unsplit network, that exclude nothing.
 UNLIMITED, EVERYTHING = (-math.inf, math.inf), (math.inf, -math.inf)
@@ -187,31 +186,28 @@ def drop_limits(unsplit: float, drops: tuple[float, float], metric: Metric) -> L
     return low, high
 
 
-def _fronts(
-    reference: RateQuality, test: RateQuality, method: str, higher_is_better: bool
-) -> list[np.ndarray]:
-    return [_front(points, method, higher_is_better) for points in (reference, test)]
+def _fronts(reference: RateQuality, test: RateQuality, method: str, up: bool) -> list[np.ndarray]:
+    return [_front(points, method, up) for points in (reference, test)]
 
 
-def _front(points: RateQuality, method: str, higher_is_better: bool) -> np.ndarray:
+def _front(points: RateQuality, method: str, up: bool) -> np.ndarray:
     """Returns the Pareto front [2, n]: ln rate and quality, rate strictly rising."""
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     given = [(float(rate), float(quality)) for rate, quality in points]
     if not all(math.isfinite(r) and math.isfinite(q) and r > 0 for r, q in given):
         raise ConfigError(f"expected finite qualities at positive finite rates, got {given}")
-    sign = 1 if higher_is_better else -1
+    sign = 1 if up else -1
     # Sorted after the logarithm, which can make close rates equal; the best of equals comes first.
-    logs = sorted(((math.log(r), q) for r, q in given), key=lambda one: (one[0], -sign * one[1]))
+    logs = sorted((math.log(rate), -sign * quality) for rate, quality in given)
     front: list[tuple[float, float]] = []
-    for point in logs:
-        if not front or sign * point[1] > sign * front[-1][1]:
-            front.append(point)
+    for log, worse in logs:
+        if not front or worse < -sign * front[-1][1]:
+            front.append((log, -sign * worse))
     if len(front) < METHODS[method]:
-        least = {2: "two", 3: "three"}[METHODS[method]]
         raise ConfigError(
-            f"expected at least {least} points for {method}, each better than all of lower rate; "
-            f"got {given}"
+            f"expected at least {METHODS[method]} points for {method}, each better than all of "
+            f"lower rate; got {given}"
         )
     return np.array(front).T
 
@@ -268,11 +264,9 @@ class BootstrapInterval:
 
     Args:
       low, high: its limits, BD-rate in percent.
-      level: share of the resamples between them, such as 0.95.
-      resamples: number of resamples.
+      level, resamples, seed: as in `bd_rate_interval`.
       undefined: resamples without a BD-rate; each counts as below `low` and as above `high`.
       n_images: number of images that were drawn from.
-      seed: of the draws.
     """
 
     low: float
@@ -298,8 +292,7 @@ def bd_rate_interval(
 ) -> BootstrapInterval:
     """Computes the interval of `test`'s BD-rate against `reference`, over draws of the images.
 
-    Mean bytes, qualities, Pareto front, overlap and the unsplit network's quality, which the
-    drops are counted from, are computed anew for each draw.
+    Everything is computed anew for each draw, also the unsplit network's quality.
 
     Args:
       reference, test: the same images through both families.
@@ -309,8 +302,7 @@ def bd_rate_interval(
       drops: largest and smallest drop below the unsplit network to compare, such as (0.06, 0.005);
         by default all that both curves reach.
       level: share of the draws inside the interval.
-      resamples: number of draws.
-      seed: of the draws; the same seed gives the same interval on any machine.
+      resamples, seed: number and seed of the draws; a seed gives one interval on any machine.
 
     Raises:
       ConfigError: the images are not the same, or too many draws have no BD-rate for an interval.
@@ -328,8 +320,7 @@ def bd_rate_interval(
             values.append(bd_rate(*curves, method=method, limits=limits, higher_is_better=up))
         except ConfigError as error:
             reason = str(error)
-    undefined = resamples - len(values)
-    tail = (1 - level) / 2
+    undefined, tail = resamples - len(values), (1 - level) / 2
     # An undefined BD-rate may have any value: it counts as beyond both limits, the worst case.
     beyond = np.full(undefined, np.inf)
     low = float(np.quantile(np.concatenate([-beyond, values]), tail, method="lower"))
@@ -345,10 +336,9 @@ def _resampled(
     reference: PerImage, test: PerImage, quality: str, metric: Metric, resamples: int, seed: int
 ) -> Iterator[tuple]:
     """Yields for each draw the unsplit network's quality and (bytes, quality) of both curves."""
-    found = [side.statistics(quality) for side in (reference, test)]
-    parts = [found[0].unsplit[None]]
-    for side, statistics in zip((reference, test), found, strict=True):
-        parts += [side.bytes, statistics.rates]
+    parts = [reference.statistics(quality).unsplit[None]]
+    for side in (reference, test):
+        parts += [side.bytes, side.statistics(quality).rates]
     # Images first, then one column for each rate and number of a statistic.
     columns = [np.moveaxis(part, 1, 0) for part in parts]
     table = np.concatenate([part.reshape(len(part), -1) for part in columns], 1).astype(np.float64)
@@ -357,8 +347,5 @@ def _resampled(
         for means in batch:
             split = zip(np.split(means, ends), columns, strict=True)
             unsplit, *both = (row.reshape(part.shape[1:]) for row, part in split)
-            curves = (
-                np.stack([size, metric.value(value)], axis=1)
-                for size, value in (both[:2], both[2:])
-            )
+            curves = [np.stack([x, metric.value(y)], 1) for x, y in (both[:2], both[2:])]
             yield float(metric.value(unsplit)[0]), *curves

@@ -155,10 +155,8 @@ def compare_curves(
 
     Args:
       reference, test: the curves.
-      quality: the compared metric: that of the curves' task by default, such as "top1", or
-        "agreement" with the unsplit network.
-      method: the interpolant, of `bd_rate.METHODS`.
-      drops: largest and smallest drop below the unsplit network to compare, such as (0.06, 0.005).
+      quality: the compared metric: that of the curves' task by default, or "agreement".
+      method, drops: as in `bd_rate_interval`.
 
     Raises:
       ConfigError: as in `bd_rate`; the curves are of other metrics, or have no such metric; the

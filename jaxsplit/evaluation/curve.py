@@ -1,7 +1,7 @@
 """Rate–accuracy curves and their file, `curve.json`.
 
-`quickstart`, `train` and `evaluate` write the file. Its numbers are the shortest decimals that read
-back as the same float64, so equal curves are equal files.
+Its numbers are the shortest decimals that read back as the same float64, so equal curves are equal
+files.
 """
 
 import itertools
@@ -60,9 +60,7 @@ class Origin:
         check_fields(self)
 
     def same_images(self, other: "Origin") -> bool:
-        """Returns whether both have the same images, not only the same data.
-
-        The networks may differ.
+        """Returns whether both have the same images, not only the same data; networks may differ.
 
         Raises:
           ConfigError: the data or the classes differ.
@@ -136,10 +134,10 @@ class Curve:
         """Returns label, unit and direction of a metric.
 
         Args:
-          name: of the metric, or "agreement"; a ConfigError if it is unknown.
+          name: of the metric, or "agreement".
 
         Returns:
-          The metric.
+          The metric; a ConfigError if it is unknown.
         """
         return metric_of(self.metrics, name)
 
@@ -172,9 +170,8 @@ class Curve:
         return json.dumps(content, indent=2) + "\n"
 
     def _written(self, point: RatePoint | CodecPoint) -> dict[str, object]:
-        """Returns a point as it is stored: without its codec and entries that are unknown."""
+        """Returns a point as it is stored; the order of keys is that of older files."""
         flat = _flat(point.metrics)
-        # The order of keys is that of older files.
         names = (self.quality,) if isinstance(point, RatePoint) else tuple(point.metrics)
         entries: dict[str, object] = {}
         for name, value in vars(point).items():

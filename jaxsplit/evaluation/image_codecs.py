@@ -1,11 +1,9 @@
 """Image-codec baselines: JPEG, WebP and AVIF images as input of the unsplit network.
 
-JPEG and WebP are set to their smallest files. JPEG optimizes the Huffman tables of each image
-(`optimize=True`), WebP searches longest (`method=6`: 2 to 6 % fewer bytes than Pillow's default 4
-on 28 × 28 images, for 1.4 times the time). AVIF has Pillow's default speed 6, in one thread, since
-its bytes depend on the number of threads: speeds 4 to 0 took 4 to 60 times as long for about 1 %
-fewer bytes on 28 × 28 images. Colour has Pillow's default 4:2:0 chroma. Grey is one component in
-JPEG and AVIF; WebP has no grey, so it is coded as RGB and decoded to luma.
+JPEG and WebP are set to their smallest files: JPEG optimizes the Huffman tables of each image, WebP
+searches longest. AVIF has Pillow's default speed: slower ones took 4 to 60 times as long for about
+1 % fewer bytes on 28 × 28 images. Colour has Pillow's default 4:2:0 chroma. Grey is one component
+in JPEG and AVIF; WebP has no grey, so it is coded as RGB and decoded to luma.
 
 Files of small images are mostly header, which a system could agree on once: it is counted apart.
 """
@@ -30,8 +28,7 @@ TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 #: Allowed values of Pillow's quality; above 95, JPEG grows without improving.
 QUALITIES = {"jpeg": range(1, 96), "webp": range(0, 101), "avif": range(0, 101)}
 
-#: Default qualities of `sweep`: dense at low qualities, where each step costs many bytes and where
-#: the curves of bottlenecks lie.
+#: Default qualities of `sweep`: dense where the curves of bottlenecks lie.
 DEFAULT_QUALITIES = {
     "jpeg": (1, 3, 5, 7, 10, 15, 20, 30, 45, 60, 80, 90, 95),
     "webp": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100),
@@ -41,7 +38,7 @@ DEFAULT_QUALITIES = {
 _SAVE: dict[str, dict] = {
     "jpeg": {"optimize": True},
     "webp": {"method": 6},
-    "avif": {"speed": 6, "max_threads": 1},
+    "avif": {"speed": 6, "max_threads": 1},  # the bytes depend on the number of threads
 }
 # JPEG markers (ITU-T T.81, table B.1) and the sizes of WebP's headers (RFC 9649 and RFC 6386).
 _SCAN, _END = 0xDA, 0xD9
@@ -61,8 +58,7 @@ def sweep(
 ) -> tuple[CodecPoint, ...]:
     """Measures an image codec over its qualities: size of files, and the task's metrics.
 
-    Without the network, a 28 × 28 image takes about 0.15 ms (JPEG), 0.35 ms (WebP) or 2.5 ms (AVIF)
-    per quality on one core. Threads share the images, since Pillow releases Python's lock.
+    Threads share the images, since Pillow releases Python's lock.
 
     Args:
       images: uint8 [N, h, w, c], c = 1 (grey) or 3 (RGB).
@@ -128,8 +124,7 @@ def _check_arrays(images: np.ndarray, targets: np.ndarray, unsplit: np.ndarray) 
     for name, given in (("targets", targets), ("predictions of the unsplit network", unsplit)):
         if given.shape[:1] != images.shape[:1] or given.shape != targets.shape or not len(given):
             raise ConfigError(
-                f"{name} are {given.shape} for {len(images)} images, expected one for each of "
-                "at least one image"
+                f"{name} are {given.shape}, expected one for each of {len(images)} images"
             )
 
 
@@ -146,8 +141,7 @@ def sweep_to(
     """Sweeps an image codec, densely around the smallest files that reach some goals.
 
     After `DEFAULT_QUALITIES`, each goal is bisected between the lowest quality that reaches it
-    and the next lower one, so that the coarseness of a grid costs no codec bytes. Accuracy is noisy
-    over qualities: one below the bisected range may reach the goal too.
+    and the next lower one, so that the coarseness of a grid costs no codec bytes.
 
     Args:
       images, targets, unsplit, predict, codec, task: as in `sweep`.
@@ -161,18 +155,18 @@ def sweep_to(
     name = check_goal(measure, task.quality)
     metric = task.metric(name)
 
-    def swept(qualities: Sequence[int] | None = None) -> tuple[CodecPoint, ...]:
-        return sweep(images, targets, unsplit, predict, codec, qualities, task=task)
+    def swept(qualities: Sequence[int] | None) -> dict[int, CodecPoint]:
+        points = sweep(images, targets, unsplit, predict, codec, qualities, task=task)
+        return {point.quality: point for point in points}
 
-    points = {point.quality: point for point in swept()}
+    points = swept(None)
     for goal in sorted(set(goals)):
         while True:
             reaching = [q for q, point in points.items() if _reaches(point, goal, name, metric)]
             below = [q for q in points if q < min(reaching, default=0)]
             if not below or min(reaching) - max(below) < 2:
                 break
-            middle = (min(reaching) + max(below)) // 2
-            points[middle] = swept([middle])[0]
+            points |= swept([(min(reaching) + max(below)) // 2])
     return tuple(points[quality] for quality in sorted(points))
 
 
@@ -200,14 +194,7 @@ def _reaches(point: CodecPoint, goal: float, name: str, metric: Metric) -> bool:
 
 
 def check_goal(metric: str | None, quality: str) -> str:
-    """Checks the metric at which codecs are compared with a rate.
-
-    Args:
-      metric: its name; None for the quality.
-      quality: of the task.
-
-    Returns:
-      The name.
+    """Returns the metric at which codecs are compared with a rate: by default the task's quality.
 
     Raises:
       ConfigError: it is neither the quality nor "agreement": codecs are measured by these.
@@ -236,12 +223,11 @@ def _checked_qualities(codec: str, qualities: Sequence[int] | None) -> tuple[int
     check_codec(codec)
     allowed = QUALITIES[codec]
     chosen = DEFAULT_QUALITIES[codec] if qualities is None else tuple(qualities)
-    for quality in chosen:
-        if quality not in allowed:
-            raise ConfigError(
-                f"{codec} quality {quality} is not an integer from {allowed[0]} to {allowed[-1]}"
-            )
-    return tuple(int(quality) for quality in chosen)
+    if wrong := [quality for quality in chosen if quality not in allowed]:
+        raise ConfigError(
+            f"{codec} quality {wrong[0]} is not an integer from {allowed[0]} to {allowed[-1]}"
+        )
+    return tuple(map(int, chosen))
 
 
 def _coded(
@@ -262,13 +248,10 @@ def _through_codec(
     options = _SAVE[codec] | ({"subsampling": "4:0:0"} if grey and codec == "avif" else {})
     for image, out in zip(images, decoded, strict=True):
         file = io.BytesIO()
-        # For WebP, Pillow itself converts grey to RGB.
-        Image.fromarray(image[..., 0] if grey else image).save(
-            file, codec, quality=quality, **options
-        )
+        pixels = image[..., 0] if grey else image  # for WebP, Pillow itself converts grey to RGB
+        Image.fromarray(pixels).save(file, codec, quality=quality, **options)
         with Image.open(file, formats=[codec]) as received:
-            pixels = np.asarray(received.convert("L" if grey else "RGB"))
-        out[...] = pixels.reshape(out.shape)
+            out[...] = np.reshape(received.convert("L" if grey else "RGB"), out.shape)
         size += len(file.getvalue())
         header += header_bytes(file.getvalue())
     return decoded, (size, header)
@@ -283,10 +266,7 @@ def _outputs(predict: Callable[[np.ndarray], Outputs], images: np.ndarray, size:
     outputs = predict(pad_rows(images, size))
     for leaf in jax.tree.leaves(outputs):
         if not np.ndim(leaf) or len(leaf) < len(images):
-            raise ConfigError(
-                f"predict returned {np.shape(leaf)}, expected outputs [batch, …] with a row for "
-                "each image"
-            )
+            raise ConfigError(f"predict returned {np.shape(leaf)}, expected outputs [{size}, …]")
     return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(images)], outputs)
 
 
@@ -301,7 +281,7 @@ def header_bytes(encoded: bytes) -> int:
       encoded: a whole file of one image.
 
     Returns:
-      The bytes of the header.
+      The number of bytes.
 
     Raises:
       DataError: another format, or a truncated file.

@@ -13,7 +13,6 @@ The file lies beside `curve.json`. It is a NumPy archive, read without pickles:
     unsplit.NAME  [N, …]            those of the unsplit network
 
 Without statistics a file has the metrics "top1" and "agreement": equal classes.
-`evaluation.bd_rate` computes confidence intervals of the distance of two curves from it.
 """
 
 import io

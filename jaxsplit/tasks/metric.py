@@ -84,22 +84,22 @@ class Metric:
 
         Args:
           value: of the metric; None for an unknown one.
-          digits: behind the point; below 1 in another unit than "%", significant ones, and one
-            more of them.
+          digits: of a share, behind the point. In another unit there are two, or three
+            significant ones below 0.1.
           plus: "+" to write the sign of positive values too.
 
         Returns:
           The text, "n/a" for None.
 
         >>> distance = Metric("RMSE", "m", higher_is_better=False)
-        >>> distance.show(3.4567), distance.show(0.012345), distance.show(0.012345, digits=1)
-        ('3.46', '0.0123', '0.012')
+        >>> distance.show(3.4567), distance.show(0.012345), distance.show(0)
+        ('3.46', '0.0123', '0.00')
         """
         if value is None:
             return "n/a"
-        if self.is_share or abs(value) >= 1:
+        if self.is_share:
             return f"{self.scale * value:{plus}z.{digits}f}"
-        return f"{value:{plus}z#.{digits + 1}g}"
+        return f"{value:{plus}#.3g}" if 0 < abs(value) < 0.1 else f"{value:{plus}z.2f}"
 
     def show_drop(self, unsplit: float, value: float) -> str:
         """Formats the loss of a value against the unsplit network's.

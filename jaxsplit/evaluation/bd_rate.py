@@ -312,8 +312,7 @@ def bd_rate_interval(
     if resamples < 1 or not 0 < level < 1:
         raise ConfigError(f"{resamples} resamples and the level {level} don't define an interval")
     metric = metric or metric_of(CLASSIFICATION_METRICS, quality)
-    values, reason = [], ""
-    up = metric.higher_is_better
+    values, reason, up = [], "", metric.higher_is_better
     for unsplit, *curves in _resampled(reference, test, quality, metric, resamples, seed):
         limits = drop_limits(unsplit, drops, metric)
         try:

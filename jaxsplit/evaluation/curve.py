@@ -267,7 +267,7 @@ def _points(
     """Returns stored points; `known` are fields that the file has elsewhere."""
     if not isinstance(found, list):
         raise ConfigError(f"{where} is not a list")
-    perhaps = optional(point)
+    perhaps: tuple[str, ...] = optional(point)
     required = {entry.name for entry in fields(point)} - {*perhaps, *known, "metrics"}
     keys = ["lambda" if name == "lmbda" else name for name in required]
     points = []
@@ -275,7 +275,7 @@ def _points(
         values, others = _split(entry, keys, f"{where}[{number}]", metrics, perhaps)
         if "lambda" in others:
             others["lmbda"] = others.pop("lambda")
-        points.append(point(metrics=values, **known, **others))
+        points.append(point(**(others | known | {"metrics": values})))
     return tuple(points)
 
 

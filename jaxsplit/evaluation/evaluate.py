@@ -143,22 +143,15 @@ def evaluate_images(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """Predictions for N images and their metrics.
-
-    Attributes:
-      predicted: integers [N, …], see `Task.predict`.
-      statistics: metric → statistics of each image, [N, …], agreement among them.
-    """
+    """Predictions [N, …] for N images; metric → statistics [N, …], also of the agreement."""
 
     predicted: np.ndarray
     statistics: Mapping[str, np.ndarray]
 
     def values(self, task: Task) -> dict[str, Value]:
         """Returns the metrics of the images together, with 95 % intervals."""
-        return {
-            name: metric_value(images, task.metric(name))
-            for name, images in self.statistics.items()
-        }
+        found = self.statistics
+        return {name: metric_value(images, task.metric(name)) for name, images in found.items()}
 
 
 def measure_unsplit(
@@ -170,12 +163,7 @@ def measure_unsplit(
 ) -> Predictions:
     """Measures the unsplit network's predictions; the agreement is with themselves.
 
-    Args:
-      task: of the network.
-      predict: images uint8 [B, h, w, c] → outputs.
-      images: uint8 [N, h, w, c].
-      targets: of the images.
-      size: images at once.
+    `predict` maps `size` images uint8 [B, h, w, c] to outputs.
     """
     return _measured(task, lambda part: predict(images[part]), targets, size)
 
@@ -209,7 +197,7 @@ def _statistics(
     names = () if type(task) is Classification else (task.quality, AGREEMENT)
     return {
         name: Statistics(
-            np.array([measured.statistics[name] for measured in rates]), unsplit.statistics[name]
+            np.array([one.statistics[name] for one in rates]), unsplit.statistics[name]
         )
         for name in names
     }
@@ -222,11 +210,9 @@ def _link(
     images: np.ndarray,
     tell: Callable[[int, int], None],
 ) -> tuple[list[int], list[np.ndarray], Callable[[slice], Outputs]]:
-    """Connects sender and receiver at one rate.
+    """Returns a function from a slice of the images to their outputs behind real frames.
 
-    Returns:
-      A function from a slice of the images to their outputs behind real frames; and the lengths of
-      these frames and the decoded symbols, two lists that it appends to.
+    Before it, two lists that it appends to: the lengths of the frames and the decoded symbols.
     """
     lengths: list[int] = []
     symbols: list[np.ndarray] = []

@@ -112,7 +112,8 @@ def sweep(
                 name: metric_value(np.concatenate(parts), task.metric(name))
                 for name, parts in found.items()
             }
-            points.append(CodecPoint(codec, quality, *(total / len(images)), metrics))
+            size, header = total / len(images)
+            points.append(CodecPoint(codec, quality, size, header, metrics))
     return tuple(points)
 
 
@@ -251,7 +252,7 @@ def _through_codec(
         pixels = image[..., 0] if grey else image  # for WebP, Pillow itself converts grey to RGB
         Image.fromarray(pixels).save(file, codec, quality=quality, **options)
         with Image.open(file, formats=[codec]) as received:
-            out[...] = np.reshape(received.convert("L" if grey else "RGB"), out.shape)
+            out[...] = np.asarray(received.convert("L" if grey else "RGB")).reshape(out.shape)
         size += len(file.getvalue())
         header += header_bytes(file.getvalue())
     return decoded, (size, header)

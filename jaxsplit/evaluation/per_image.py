@@ -1,6 +1,6 @@
 """Frame length, prediction and statistics of every image at every rate: `images.npz`.
 
-The file lies beside `curve.json`. It is a NumPy archive, read without pickles:
+The file lies beside `curve.json`: a NumPy archive, read without pickles.
 
     version     int64 []            1, or 2 with the last two
     rate_ids    str [rates]         in the order of the curve's points
@@ -98,12 +98,12 @@ class PerImage:
         if self.bytes.min() < 0:
             raise ConfigError(f"an image has {self.bytes.min()} bytes")
         for name, (rates, unsplit) in self.measured.items():
-            if {rates.dtype.kind, unsplit.dtype.kind} - set("biuf"):
-                raise ConfigError(f"statistics of {name} are {rates.dtype}, expected numbers")
-            if rates.shape != (*each, *unsplit.shape[1:]) or unsplit.shape[:1] != one:
+            numbers = not {rates.dtype.kind, unsplit.dtype.kind} - set("biuf")
+            fits = rates.shape == (*each, *unsplit.shape[1:]) and unsplit.shape[:1] == one
+            if not (numbers and fits):
                 raise ConfigError(
-                    f"statistics of {name} are {list(rates.shape)} and {list(unsplit.shape)}, "
-                    f"expected {[*each, '…']} and {[*one, '…']}"
+                    f"statistics of {name} are {rates.dtype} {list(rates.shape)} and "
+                    f"{list(unsplit.shape)}, expected numbers {[*each, '…']} and {[*one, '…']}"
                 )
 
     def statistics(self, metric: str) -> Statistics:

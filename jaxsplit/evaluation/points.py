@@ -156,16 +156,7 @@ def check_keys(
 
 
 def check_values(values: Values, metrics: Mapping[str, Metric], prefix: str = "") -> None:
-    """Checks that values are of known metrics, the quality among them, and shares 0 … 1.
-
-    Args:
-      values: of a point or of the unsplit network.
-      metrics: of the task, the quality first.
-      prefix: of the names in messages.
-
-    Raises:
-      ConfigError: they are not.
-    """
+    """Checks that values are of known metrics, the quality among them, and shares 0 … 1."""
     if (quality := next(iter(metrics))) not in values:
         raise ConfigError(f"there is no {quality} among {', '.join(values) or 'the metrics'}")
     for name, (mean, interval) in values.items():
@@ -176,11 +167,7 @@ def check_values(values: Values, metrics: Mapping[str, Metric], prefix: str = ""
 
 
 def check_fields(record: Any) -> None:
-    """Converts numbers and metrics of a frozen dataclass to its types, from those of NumPy too.
-
-    Raises:
-      ConfigError: a field is of another type, not finite, or out of its range.
-    """
+    """Converts the fields of a frozen dataclass to its types; a ConfigError if one can't be."""
     for entry in fields(record):
         check, value = _CHECKS.get(entry.type), getattr(record, entry.name)
         if check is None or (value is None and isinstance(entry.type, UnionType)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -80,10 +81,9 @@ def draw_curve(
     }
     low, high = _scale_quality(axes, curve, swept)
     sizes = [point.bytes_per_image for point in curve.points]
-    for points in swept.values():
-        for point in points:
-            if low <= _shown(curve, point.metrics) <= high:
-                sizes += [point.bytes_per_image, point.payload_bytes_per_image]
+    for point in itertools.chain(*swept.values()):
+        if low <= _shown(curve, point.metrics) <= high:
+            sizes += [point.bytes_per_image, point.payload_bytes_per_image]
     if raw_bytes is not None and raw_bytes < _NEAR * max(sizes):
         sizes.append(raw_bytes)
         _draw_raw(axes, raw_bytes)
@@ -166,26 +166,14 @@ def intervals(
 def _draw_codec(axes: Axes, curve: Curve, name: str, points: Sequence[CodecPoint]) -> None:
     colour, marker = CODECS[name]
     tops = [_shown(curve, point.metrics) for point in points]
-    axes.plot(
-        [point.bytes_per_image for point in points],
-        tops,
-        color=colour,
-        marker=marker,
-        markersize=6,
-        linewidth=1.8,
-        label=f"{TITLES[name]} to the unsplit network, whole files",
-    )
-    axes.plot(
-        [point.payload_bytes_per_image for point in points],
-        tops,
-        color=colour,
-        marker=marker,
-        markersize=4,
-        linewidth=1.2,
-        linestyle="--",
-        alpha=0.5,
-        label=f"{TITLES[name]} without its header",
-    )
+    whole = [point.bytes_per_image for point in points]
+    payload = [point.payload_bytes_per_image for point in points]
+    label = f"{TITLES[name]} to the unsplit network, whole files"
+    [line] = axes.plot(whole, tops, color=colour, marker=marker, label=label)
+    line.set(markersize=6, linewidth=1.8)
+    label = f"{TITLES[name]} without its header"
+    [line] = axes.plot(payload, tops, color=colour, marker=marker, label=label)
+    line.set(markersize=4, linewidth=1.2, linestyle="--", alpha=0.5)
 
 
 def _draw_unsplit(axes: Axes, unsplit: float, metric: Metric) -> None:
@@ -234,12 +222,12 @@ def _scale_quality(
     below, room = (_BELOW, 0.5) if metric.is_share else (span, 0.05 * span)
     bottom = max(min(tops) - below, min(tops + others) - 0.1 * (top - min(tops + others)) - room)
     bottom = min([bottom, *(end - room for end in ends)])  # wide intervals stay whole
-    limits = sorted((metric.sign * bottom, metric.sign * (top + 0.09 * (top - bottom))))
-    if limits[0] == limits[1]:
-        limits = [limits[0] - 0.5, limits[1] + 0.5]
-    axes.set_ylim(*limits)
+    low, high = sorted((metric.sign * bottom, metric.sign * (top + 0.09 * (top - bottom))))
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    axes.set_ylim(low, high)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 5, 10]))
-    return limits[0], limits[1]
+    return low, high
 
 
 def _scale_bytes(axes: Axes, smallest: float, largest: float) -> None:

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     from jaxsplit import data
     from jaxsplit.evaluation import image_codecs
     from jaxsplit.experiments.run import measure
-    from jaxsplit.reports import table
+    from jaxsplit.reports import curve_table
 
     baselines = () if options.baselines == "none" else tuple(options.baselines.split(","))
     for codec in baselines:
@@ -76,4 +76,9 @@ def run(options: argparse.Namespace) -> None:
         )
     names = "curve.json, curve.png, images.npz, report.html"
     summary = "" if options.out is None else f"wrote {names} to {options.out}"
-    show(options, f"{rows}\n{table.render_details(curve)}", json.loads(curve.to_json()), summary)
+    show(
+        options,
+        f"{rows}\n{curve_table.render_details(curve)}",
+        json.loads(curve.to_json()),
+        summary,
+    )

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     """Writes a family with a complete card."""
     from jaxsplit import data
     from jaxsplit.evaluation import card, evaluate
-    from jaxsplit.reports import table
+    from jaxsplit.reports import curve_table
 
     family, backbone = open_family(options)
     check_images(options, "data")
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         source = data.open_source(options.data, split=options.split, limit=options.limit)
         with progress_bar(options) as progress:
             curve, seen = evaluate.evaluate_images(family, backbone, source, progress.log)
-        rows = table.render(curve)
+        rows = curve_table.render(curve)
         family = card.with_measured(family, curve, seen, source)
     family.save(options.output, packed=True)
     size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())

@@ -4,22 +4,35 @@ The distances are those of Bjøntegaard, "Calculation of average PSNR difference
 (VCEG-M33, 2001), as the `bjontegaard` package computes them: with interpolants through any number
 of points, in place of one cubic through four. The package is imported when a distance is computed,
 since it imports scipy and matplotlib.
+
+Curves are (rate, quality) of each point, in any units, the same for both. Dominated points are
+ignored: those with a higher rate than another point and no better quality. `higher_is_better` is
+the direction of the quality.
+
+Confidence intervals are of a paired bootstrap (Efron and Tibshirani, "An Introduction to the
+Bootstrap", 1993, chapter 13): images are drawn with replacement, the same ones for both curves.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jaxsplit.errors import ConfigError
+from jaxsplit.evaluation.intervals import resampled_means
+from jaxsplit.evaluation.per_image import PerImage
+from jaxsplit.tasks import CLASSIFICATION_METRICS, Metric, metric_of
 
 RateQuality = Iterable[tuple[float, float]]
+Limits = tuple[float, float]
 
 #: Interpolants, and how many points they need. PCHIP (Fritsch and Butland, 1984) stays in the range
-#: of two neighbours. Akima's (1970) is smoother; through two points the package draws a line.
+#: of two neighbours. Akima's (1970) is smoother.
 METHODS = {"pchip": 2, "akima": 3}
+#: Qualities, and drops below the unsplit network, that exclude nothing.
+UNLIMITED, EVERYTHING = (-math.inf, math.inf), (math.inf, -math.inf)
 
 
 @dataclass(frozen=True)
@@ -42,12 +55,13 @@ class Overlap:
 def overlap(
     reference: RateQuality,
     test: RateQuality,
-    limits: tuple[float, float] = (-math.inf, math.inf),
+    limits: Limits = UNLIMITED,
+    higher_is_better: bool = True,
 ) -> Overlap:
     """Computes the qualities that both curves reach, inside the limits.
 
     Args:
-      reference, test: (rate, quality) of each point; dominated ones are ignored, see `bd_rate`.
+      reference, test, higher_is_better: the curves.
       limits: lowest and highest quality to compare.
 
     Raises:
@@ -57,7 +71,7 @@ def overlap(
     >>> print(both.low, both.high, f"{both.of_reference:.2f} {both.of_limits:.2f}")
     0.85 0.87 0.20 0.40
     """
-    return _overlap(_front(reference), _front(test), limits)
+    return _overlap(_fronts(reference, test, "pchip", higher_is_better), limits)
 
 
 def bd_rate(
@@ -65,16 +79,16 @@ def bd_rate(
     test: RateQuality,
     *,
     method: str = "pchip",
-    limits: tuple[float, float] = (-math.inf, math.inf),
+    limits: Limits = UNLIMITED,
+    higher_is_better: bool = True,
 ) -> float:
     """Computes the Bjøntegaard delta rate: the bytes of `test` at equal quality, in percent.
 
     100 · (exp(mean of ln rate_test(q) - ln rate_reference(q)) - 1) over the qualities q that both
-    curves reach. Dominated points are ignored: those with a higher rate than another point and no
-    better quality.
+    curves reach.
 
     Args:
-      reference, test: (rate, quality) of each point; any units, the same for both.
+      reference, test, higher_is_better: the curves.
       method: the interpolant, of `METHODS`.
       limits: lowest and highest quality to compare, where both curves reach them. Points outside
         the limits still shape the interpolants.
@@ -90,20 +104,27 @@ def bd_rate(
     >>> round(bd_rate(curve, [(0.9 * rate, quality) for rate, quality in curve]), 6)
     -10.0
     """
-    fronts = _front(reference, method), _front(test, method)
-    both = _overlap(*fronts, limits)
-    curves = fronts[0][::-1], fronts[1][::-1]
-    return 100 * math.expm1(_mean_difference(*curves, method, both.low, both.high))
+    fronts = _fronts(reference, test, method, higher_is_better)
+    both = _overlap(fronts, limits)
+    # ln rate over the quality, which rises.
+    curves = [front[::-1, :: 1 if higher_is_better else -1] for front in fronts]
+    return 100 * math.expm1(_mean_difference(curves, method, both.low, both.high))
 
 
-def bd_accuracy(reference: RateQuality, test: RateQuality, *, method: str = "pchip") -> float:
+def bd_accuracy(
+    reference: RateQuality,
+    test: RateQuality,
+    *,
+    method: str = "pchip",
+    higher_is_better: bool = True,
+) -> float:
     """Computes the Bjøntegaard delta accuracy: the gain of `test` at equal rate.
 
     100 · mean of quality_test(ln rate) - quality_reference(ln rate), over logarithms of the rates
     that both curves have.
 
     Args:
-      reference, test: (rate, quality) of each point, such as top-1 as 0 … 1.
+      reference, test, higher_is_better: the curves, such as with top-1 as 0 … 1.
       method: the interpolant, of `METHODS`.
 
     Returns:
@@ -116,18 +137,21 @@ def bd_accuracy(reference: RateQuality, test: RateQuality, *, method: str = "pch
     >>> round(bd_accuracy(curve, [(rate, quality + 0.02) for rate, quality in curve]), 6)
     2.0
     """
-    fronts = _front(reference, method), _front(test, method)
-    low, high = max(float(f[0][0]) for f in fronts), min(float(f[0][-1]) for f in fronts)
+    fronts = _fronts(reference, test, method, higher_is_better)
+    low, high = _common_logs(fronts)
     if not low < high:
-        raise _no_range("rate", np.exp(fronts[0][0]), np.exp(fronts[1][0]))
-    return 100 * _mean_difference(*fronts, method, low, high)
+        raise _no_range("rate", [np.exp(front[0]) for front in fronts])
+    gain = _mean_difference(fronts, method, low, high)
+    return 100 * (gain if higher_is_better else -gain)
 
 
-def quality_at(points: RateQuality, rate: float, *, method: str = "pchip") -> float | None:
+def quality_at(
+    points: RateQuality, rate: float, *, method: str = "pchip", higher_is_better: bool = True
+) -> float | None:
     """Interpolates the quality of a curve at a rate, over the logarithm of the rate.
 
     Args:
-      points: (rate, quality) of each; dominated ones are ignored, see `bd_rate`.
+      points, higher_is_better: the curve.
       rate: in the curve's unit.
       method: the interpolant, of `METHODS`.
 
@@ -141,87 +165,186 @@ def quality_at(points: RateQuality, rate: float, *, method: str = "pchip") -> fl
     >>> round(quality_at(curve, 80.0), 6), quality_at(curve, 49.0)
     (0.89, None)
     """
-    front = _front(points, method)
+    front = _front(points, method, higher_is_better)
     log = math.log(rate)
     if not front[0][0] <= log <= front[0][-1]:
         return None
-    return float(_interpolants(front, front, method)[0](log))
+    return float(_interpolants([front, front], method)[0](log))
 
 
-def common_rates(reference: RateQuality, test: RateQuality) -> tuple[float, float]:
+def common_rates(
+    reference: RateQuality, test: RateQuality, *, higher_is_better: bool = True
+) -> tuple[float, float]:
     """Returns the lowest and highest rate that both curves have, the range of `bd_accuracy`."""
-    logs = [_front(points)[0] for points in (reference, test)]
-    return math.exp(max(log[0] for log in logs)), math.exp(min(log[-1] for log in logs))
+    low, high = _common_logs(_fronts(reference, test, "pchip", higher_is_better))
+    return math.exp(low), math.exp(high)
 
 
-def _front(points: RateQuality, method: str = "pchip") -> np.ndarray:
-    """Returns the Pareto front [2, n]: ln rate and quality, both strictly rising."""
+def drop_limits(unsplit: float, drops: tuple[float, float], metric: Metric) -> Limits:
+    """Returns the limits of a quality for the largest and smallest drop below `unsplit`."""
+    low, high = (unsplit - metric.sign * drop for drop in drops[:: metric.sign])
+    return low, high
+
+
+def _fronts(reference: RateQuality, test: RateQuality, method: str, up: bool) -> list[np.ndarray]:
+    return [_front(points, method, up) for points in (reference, test)]
+
+
+def _front(points: RateQuality, method: str, up: bool) -> np.ndarray:
+    """Returns the Pareto front [2, n]: ln rate and quality, rate strictly rising."""
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     given = [(float(rate), float(quality)) for rate, quality in points]
     if not all(math.isfinite(r) and math.isfinite(q) and r > 0 for r, q in given):
         raise ConfigError(f"expected finite qualities at positive finite rates, got {given}")
+    sign = 1 if up else -1
     # Sorted after the logarithm, which can make close rates equal; the best of equals comes first.
-    logs = sorted(((math.log(r), q) for r, q in given), key=lambda point: (point[0], -point[1]))
+    logs = sorted((math.log(rate), -sign * quality) for rate, quality in given)
     front: list[tuple[float, float]] = []
-    for point in logs:
-        if not front or point[1] > front[-1][1]:
-            front.append(point)
+    for log, worse in logs:
+        if not front or worse < -sign * front[-1][1]:
+            front.append((log, -sign * worse))
     if len(front) < METHODS[method]:
-        least = {2: "two", 3: "three"}[METHODS[method]]
         raise ConfigError(
-            f"expected at least {least} points for {method}, each better than all of lower rate; "
-            f"got {given}"
+            f"expected at least {METHODS[method]} points for {method}, each better than all of "
+            f"lower rate; got {given}"
         )
     return np.array(front).T
 
 
-def _overlap(reference: np.ndarray, test: np.ndarray, limits: tuple[float, float]) -> Overlap:
+def _overlap(fronts: list[np.ndarray], limits: Limits) -> Overlap:
     if not limits[0] < limits[1]:
         raise ConfigError(f"the limits {limits[0]:.4g} and {limits[1]:.4g} are not increasing")
-    spans = [(float(front[1][0]), float(front[1][-1])) for front in (reference, test)]
-    low = max(limits[0], *(span[0] for span in spans))
-    high = min(limits[1], *(span[1] for span in spans))
+    spans = [(float(front[1].min()), float(front[1].max())) for front in fronts]
+    low, high = (max(ends[0] for ends in (*spans, limits)), min(e[1] for e in (*spans, limits)))
     if not low < high:
-        raise _no_range("quality", reference[1], test[1], limits)
+        raise _no_range("quality", [front[1] for front in fronts], limits)
     shares = [(high - low) / (span[1] - span[0]) for span in (*spans, limits)]
     # With an infinite limit there is no requested range to have a share of.
     of_limits = shares[2] if math.isfinite(limits[1] - limits[0]) else None
     return Overlap(low, high, shares[0], shares[1], of_limits)
 
 
-def _no_range(
-    axis: str,
-    reference: np.ndarray,
-    test: np.ndarray,
-    limits: tuple[float, float] = (-math.inf, math.inf),
-) -> ConfigError:
-    spans = [f"{values[0]:.4g} … {values[-1]:.4g}" for values in (reference, test)]
+def _common_logs(fronts: list[np.ndarray]) -> tuple[float, float]:
+    return max(float(f[0][0]) for f in fronts), min(float(f[0][-1]) for f in fronts)
+
+
+def _no_range(axis: str, values: list[np.ndarray], limits: Limits = UNLIMITED) -> ConfigError:
+    spans = [f"{min(one):.4g} … {max(one):.4g}" for one in values]
     within = f" within {limits[0]:.4g} … {limits[1]:.4g}" if np.isfinite(limits).any() else ""
     return ConfigError(
         f"the curves share no range of {axis}{within}: {' and '.join(spans)}; measure more points"
     )
 
 
-def _mean_difference(
-    reference: np.ndarray, test: np.ndarray, method: str, low: float, high: float
-) -> float:
+def _mean_difference(fronts: list[np.ndarray], method: str, low: float, high: float) -> float:
     """Returns the mean of y_test(x) - y_reference(x), low ≤ x ≤ high, of curves (x, y) [2, n]."""
-    interpolants = _interpolants(reference, test, method)
-    areas = [float(interpolant.integrate(low, high)) for interpolant in interpolants]
-    return (areas[1] - areas[0]) / (high - low)
+    reference, test = (float(one.integrate(low, high)) for one in _interpolants(fronts, method))
+    return (test - reference) / (high - low)
 
 
-def _interpolants(reference: np.ndarray, test: np.ndarray, method: str) -> list[Any]:
+def _interpolants(fronts: list[np.ndarray], method: str) -> list[Any]:
     from bjontegaard import bd_linear
 
     # The package takes no limits: its interpolants are integrated between ours.
     _, *interpolants = bd_linear(
-        *reference,
-        *test,
+        *fronts[0],
+        *fronts[1],
         method=method,
         require_matching_points=False,
         interpolators=True,
         min_overlap=0,
     )
     return interpolants
+
+
+@dataclass(frozen=True)
+class BootstrapInterval:
+    """Percentile interval of a BD-rate, with the settings of its bootstrap.
+
+    Args:
+      low, high: its limits, BD-rate in percent.
+      level, resamples, seed: as in `bd_rate_interval`.
+      undefined: resamples without a BD-rate; each counts as below `low` and as above `high`.
+      n_images: number of images that were drawn from.
+    """
+
+    low: float
+    high: float
+    level: float
+    resamples: int
+    undefined: int
+    n_images: int
+    seed: int
+
+
+def bd_rate_interval(
+    reference: PerImage,
+    test: PerImage,
+    *,
+    metric: Metric | None = None,
+    quality: str = "top1",
+    method: str = "pchip",
+    drops: tuple[float, float] = EVERYTHING,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> BootstrapInterval:
+    """Computes the interval of `test`'s BD-rate against `reference`, over draws of the images.
+
+    Everything is computed anew for each draw, also the unsplit network's quality.
+
+    Args:
+      reference, test: the same images through both families.
+      quality: the compared metric, or "agreement" with the unsplit network.
+      metric: its unit and direction; None for a metric of a classification.
+      method: the interpolant, of `METHODS`.
+      drops: largest and smallest drop below the unsplit network to compare, such as (0.06, 0.005);
+        by default all that both curves reach.
+      level: share of the draws inside the interval.
+      resamples, seed: number and seed of the draws; a seed gives one interval on any machine.
+
+    Raises:
+      ConfigError: the images are not the same, or too many draws have no BD-rate for an interval.
+    """
+    if not reference.same_images(test):
+        raise ConfigError("the two curves have different images or networks")
+    if resamples < 1 or not 0 < level < 1:
+        raise ConfigError(f"{resamples} resamples and the level {level} don't define an interval")
+    metric = metric or metric_of(CLASSIFICATION_METRICS, quality)
+    values, reason, up = [], "", metric.higher_is_better
+    for unsplit, *curves in _resampled(reference, test, quality, metric, resamples, seed):
+        limits = drop_limits(unsplit, drops, metric)
+        try:
+            values.append(bd_rate(*curves, method=method, limits=limits, higher_is_better=up))
+        except ConfigError as error:
+            reason = str(error)
+    undefined, tail = resamples - len(values), (1 - level) / 2
+    # An undefined BD-rate may have any value: it counts as beyond both limits, the worst case.
+    beyond = np.full(undefined, np.inf)
+    low = float(np.quantile(np.concatenate([-beyond, values]), tail, method="lower"))
+    high = float(np.quantile(np.concatenate([values, beyond]), 1 - tail, method="higher"))
+    if not np.isfinite([low, high]).all():
+        raise ConfigError(
+            f"{undefined} of {resamples} resamples have no BD-rate, such as: {reason}"
+        )
+    return BootstrapInterval(low, high, level, resamples, undefined, len(reference.labels), seed)
+
+
+def _resampled(
+    reference: PerImage, test: PerImage, quality: str, metric: Metric, resamples: int, seed: int
+) -> Iterator[tuple]:
+    """Yields for each draw the unsplit network's quality and (bytes, quality) of both curves."""
+    parts = [reference.statistics(quality).unsplit[None]]
+    for side in (reference, test):
+        parts += [side.bytes, side.statistics(quality).rates]
+    # Images first, then one column for each rate and number of a statistic.
+    columns = [np.moveaxis(part, 1, 0) for part in parts]
+    table = np.concatenate([part.reshape(len(part), -1) for part in columns], 1).astype(np.float64)
+    ends = np.cumsum([math.prod(part.shape[1:]) for part in columns])[:-1]
+    for batch in resampled_means(table, resamples, seed):
+        for means in batch:
+            split = zip(np.split(means, ends), columns, strict=True)
+            unsplit, *both = (row.reshape(part.shape[1:]) for row, part in split)
+            curves = [np.stack([x, metric.value(y)], 1) for x, y in (both[:2], both[2:])]
+            yield float(metric.value(unsplit)[0]), *curves

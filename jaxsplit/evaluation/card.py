@@ -35,12 +35,11 @@ CHECKED_IMAGES = 50
 def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Source) -> Family:
     """Returns the family with the figures of an evaluation, in place of any that it had.
 
-    Each rate gets its figures as `measured`: bytes_per_image, bytes_p5 and bytes_p95 in bytes;
-    the task's quality and agreement, such as top1 as a share, 0 … 1, and their 95 % intervals as
-    top1_interval; the unsplit network's quality as uncompressed_top1; n_images. The card gets
-    `evaluation`: the images, the unsplit network's quality, versions, and as `check`, for the first
-    images of every class, the length of each frame and the prediction (a class, or a checksum),
-    which an unchanged family reproduces.
+    Each rate gets its figures as `measured`: sizes in bytes; the task's quality and agreement, such
+    as top1 and top1_interval; the unsplit network's quality as uncompressed_top1; n_images. The
+    card gets `evaluation`: the images, the unsplit network's quality, versions, and as `check`, for
+    the first images of every class, the length of each frame and the prediction (a class, or a
+    checksum), which an unchanged family reproduces.
 
     Args:
       family: the rates.

@@ -1,17 +1,14 @@
 """Comparison of two measured curves, as `jaxsplit compare` prints it."""
 
 import math
-from dataclasses import asdict, dataclass, replace
-from itertools import takewhile
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
 
 from jaxsplit import _moved
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation import bd_rate as bd
 from jaxsplit.evaluation import per_image
-from jaxsplit.evaluation.bootstrap import EVERYTHING, BootstrapInterval, bd_rate_interval
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.tasks import Metric
 
@@ -44,25 +41,22 @@ class MeasuredCurve:
         return cls(str(path), curve, found)
 
     def rate_quality(self, quality: str) -> list[tuple[float, float]]:
-        """Returns (bytes per image, quality) of every rate, negated where lower is better."""
-        metric = self.curve.metric(quality)
+        """Returns (bytes per image, quality) of every rate."""
         if quality == self.curve.quality:
-            return [(size, metric.sign * value) for size, value in self.curve.rate_quality()]
+            return self.curve.rate_quality()
         if self.images is None:
             raise DataError(
                 f"{self.name} has no {per_image.FILE}, which {quality} is computed from: "
                 "write one with jaxsplit evaluate --out"
             )
-        values = metric.value(self.images.statistics(quality).rates.mean(1, dtype=np.float64))
-        return list(zip(self.images.bytes.mean(axis=1), metric.sign * values, strict=True))
+        values, _ = self.images.statistics(quality).values(self.curve.metric(quality))
+        return list(zip(self.images.bytes.mean(axis=1), values, strict=True))
 
     def unsplit_quality(self, quality: str) -> float:
-        """Returns the unsplit network's quality, negated where lower is better."""
-        metric = self.curve.metric(quality)
+        """Returns the unsplit network's quality."""
         if self.images is None or quality in self.curve.unsplit:
-            return metric.sign * self.curve.unsplit[quality].mean
-        unsplit = self.images.statistics(quality).unsplit
-        return metric.sign * float(metric.value(unsplit.mean(0, dtype=np.float64)))
+            return self.curve.unsplit[quality].mean
+        return self.images.statistics(quality).values(self.curve.metric(quality))[1]
 
 
 @dataclass(frozen=True)
@@ -92,7 +86,7 @@ class CurveComparison:
     bd_accuracy_points: float | None
     overlap: bd.Overlap
     common_bytes: tuple[float, float] | None
-    interval: BootstrapInterval | None
+    interval: bd.BootstrapInterval | None
     no_interval: str
     same_images: bool | None
 
@@ -113,7 +107,8 @@ class CurveComparison:
             )
         points, where = "n/a", "the curves share no range of bytes"
         if self.bd_accuracy_points is not None and self.common_bytes is not None:
-            points = f"{self.bd_accuracy_points:+.2f} {metric.drop_unit}"
+            gain = metric.show(self.bd_accuracy_points / metric.scale, plus="+")
+            points = f"{gain} {metric.drop_unit}"
             where = f"from {self.common_bytes[0]:.1f} to {self.common_bytes[1]:.1f} bytes an image"
         shares = f"{100 * both.of_reference:.0f} % of the reference's, "
         shares += f"{100 * both.of_test:.0f} % of the test's"
@@ -143,7 +138,7 @@ class CurveComparison:
 def _told_apart(one: str, other: str) -> tuple[str, str]:
     """Returns two paths without their common leading folders."""
     folders = [Path(path).parent.parts for path in (one, other)]
-    common = sum(takewhile(bool, (a == b for a, b in zip(*folders, strict=False))))
+    common = len(os.path.commonprefix(folders))  # noqa: RUF071 - of tuples, not of characters
     short, shorter = (Path(*Path(path).parts[common:]).as_posix() for path in (one, other))
     return short, shorter
 
@@ -154,16 +149,14 @@ def compare_curves(
     *,
     quality: str | None = None,
     method: str = "pchip",
-    drops: tuple[float, float] = EVERYTHING,
+    drops: tuple[float, float] = bd.EVERYTHING,
 ) -> CurveComparison:
     """Computes the distances between two curves, with an interval where their images are equal.
 
     Args:
       reference, test: the curves.
-      quality: the compared metric: that of the curves' task by default, such as "top1", or
-        "agreement" with the unsplit network.
-      method: the interpolant, of `bd_rate.METHODS`.
-      drops: largest and smallest drop below the unsplit network to compare, such as (0.06, 0.005).
+      quality: the compared metric: that of the curves' task by default, or "agreement".
+      method, drops: as in `bd_rate_interval`.
 
     Raises:
       ConfigError: as in `bd_rate`; the curves are of other metrics, or have no such metric; the
@@ -183,48 +176,52 @@ def compare_curves(
             f"{unit}, expected the first to be larger"
         )
     same_images = _same_images(reference, test)
-    if quality in reference.curve.unsplit and drops != EVERYTHING:
+    if quality in reference.curve.unsplit and drops != bd.EVERYTHING:
         _check_same_unsplit(reference, test, quality)
     curves = reference.rate_quality(quality), test.rate_quality(quality)
-    unsplit = reference.unsplit_quality(quality)
-    limits = unsplit - drops[0], unsplit - drops[1]
-    bd_rate = bd.bd_rate(*curves, method=method, limits=limits)
-    overlap = bd.overlap(*curves, limits=limits)
-    if not metric.higher_is_better:
-        overlap = replace(overlap, low=-overlap.high, high=-overlap.low)
-    low, high = bd.common_rates(*curves)
+    limits = bd.drop_limits(reference.unsplit_quality(quality), drops, metric)
+    up = metric.higher_is_better
+    low, high = bd.common_rates(*curves, higher_is_better=up)
     bd_accuracy = None
     if low < high:
-        bd_accuracy = bd.bd_accuracy(*curves, method=method) * (metric.scale / 100)
-    interval, reason = None, ""
-    if lacking := [side.name for side in (reference, test) if side.images is None]:
-        reason = f"no {per_image.FILE} in {' and '.join(lacking)}"
-    elif reference.images is not None and test.images is not None:
-        try:
-            interval = bd_rate_interval(
-                reference.images,
-                test.images,
-                metric=metric,
-                quality=quality,
-                method=method,
-                drops=drops,
-            )
-        except ConfigError as error:
-            reason = str(error)
+        bd_accuracy = bd.bd_accuracy(*curves, method=method, higher_is_better=up)
+        bd_accuracy *= metric.scale / 100
+    interval, reason = _interval(reference, test, metric, quality, method, drops)
     return CurveComparison(
         reference=reference.name,
         test=test.name,
         quality=quality,
         metric=metric,
         method=method,
-        bd_rate_percent=bd_rate,
+        bd_rate_percent=bd.bd_rate(*curves, method=method, limits=limits, higher_is_better=up),
         bd_accuracy_points=bd_accuracy,
-        overlap=overlap,
+        overlap=bd.overlap(*curves, limits, up),
         common_bytes=None if bd_accuracy is None else (low, high),
         interval=interval,
         no_interval=reason,
         same_images=same_images,
     )
+
+
+def _interval(
+    reference: MeasuredCurve,
+    test: MeasuredCurve,
+    metric: Metric,
+    quality: str,
+    method: str,
+    drops: tuple[float, float],
+) -> tuple[bd.BootstrapInterval | None, str]:
+    """Returns the interval of the BD-rate, or the reason why there is none."""
+    if reference.images is None or test.images is None:
+        lacking = [side.name for side in (reference, test) if side.images is None]
+        return None, f"no {per_image.FILE} in {' and '.join(lacking)}"
+    pair = reference.images, test.images
+    try:
+        return bd.bd_rate_interval(
+            *pair, metric=metric, quality=quality, method=method, drops=drops
+        ), ""
+    except ConfigError as error:
+        return None, str(error)
 
 
 def _same_images(reference: MeasuredCurve, test: MeasuredCurve) -> bool | None:

@@ -1,14 +1,15 @@
 """Rate–accuracy curves and their file, `curve.json`.
 
-`quickstart`, `train` and `evaluate` write the file. Its numbers are the shortest decimals that read
-back as the same float64, so equal curves are equal files.
+Its numbers are the shortest decimals that read back as the same float64, so equal curves are equal
+files.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.image_codecs import QUALITIES
@@ -18,14 +19,15 @@ from jaxsplit.evaluation.points import (
     Value,
     Values,
     attribute_of,
+    check_fields,
     check_keys,
     check_values,
     optional,
-    set_count,
-    set_values,
 )
 from jaxsplit.io.files import write_whole
 from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, metric_of
+
+Point = TypeVar("Point", RatePoint, CodecPoint)
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,10 @@ class Origin:
     jax: str
 
     def __post_init__(self) -> None:
-        set_count(self, "classes")
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if entry.name != "classes" and not isinstance(value, str):
-                raise ConfigError(f"{entry.name} is {value!r}, expected a string")
+        check_fields(self)
 
     def same_images(self, other: "Origin") -> bool:
-        """Returns whether both have the same images, not only the same data.
-
-        The networks may differ.
+        """Returns whether both have the same images, not only the same data; networks may differ.
 
         Raises:
           ConfigError: the data or the classes differ.
@@ -113,17 +109,15 @@ class Curve:
     )
 
     def __post_init__(self) -> None:
-        set_values(self, "unsplit")
-        set_count(self, "n_images")
+        check_fields(self)
         object.__setattr__(self, "points", tuple(self.points))
         names = [point.rate_id for point in self.points]
         if len(set(names)) < len(names):
             raise ConfigError(f"two points of a curve have the same rate id: {', '.join(names)}")
-        every = (self.points, *self.baselines.values())
         if AGREEMENT in self.unsplit:
             raise ConfigError("the unsplit network's agreement is with itself, it is not stored")
         check_values(self.unsplit, self.metrics, "uncompressed_")
-        for point in (point for points in every for point in points):
+        for point in itertools.chain(self.points, *self.baselines.values()):
             check_values(point.metrics, self.metrics)
 
     @property
@@ -140,10 +134,10 @@ class Curve:
         """Returns label, unit and direction of a metric.
 
         Args:
-          name: of the metric, or "agreement"; a ConfigError if it is unknown.
+          name: of the metric, or "agreement".
 
         Returns:
-          The metric.
+          The metric; a ConfigError if it is unknown.
         """
         return metric_of(self.metrics, name)
 
@@ -166,7 +160,7 @@ class Curve:
         content["points"] = [self._written(point) for point in self.points]
         if self.baselines:
             content["baselines"] = {
-                codec: [self._written(point, without="codec") for point in points]
+                codec: [self._written(point) for point in points]
                 for codec, points in self.baselines.items()
             }
         if self.origin is not None:
@@ -175,19 +169,19 @@ class Curve:
             content["metrics"] = {name: asdict(metric) for name, metric in self.metrics.items()}
         return json.dumps(content, indent=2) + "\n"
 
-    def _written(self, point: RatePoint | CodecPoint, without: str = "") -> dict[str, object]:
-        """Returns a point as it is stored: without entries that are unknown."""
-        flat, perhaps = _flat(point.metrics), optional(type(point))
-        # The order of keys is that of older files.
+    def _written(self, point: RatePoint | CodecPoint) -> dict[str, object]:
+        """Returns a point as it is stored; the order of keys is that of older files."""
+        flat = _flat(point.metrics)
         names = (self.quality,) if isinstance(point, RatePoint) else tuple(point.metrics)
         entries: dict[str, object] = {}
-        for entry in fields(point):
-            value = getattr(point, entry.name)
-            if entry.name == "metrics":
-                entries |= {name: flat[name] for name in names}
-            elif entry.name != without and not (entry.name in perhaps and value is None):
-                entries[_json_key(entry.name)] = value
-            if entry.name == "table_bits_per_image":
+        for name, value in vars(point).items():
+            if name == "metrics":
+                entries |= {metric: flat[metric] for metric in names}
+            elif name == "lmbda":
+                entries["lambda"] = value
+            elif name != "codec" and value is not None:
+                entries[name] = value
+            if name == "table_bits_per_image":
                 entries |= flat
         return entries | flat
 
@@ -246,31 +240,21 @@ def _parsed(content: Any) -> Curve:
     check_keys(baselines, (), "baselines", tuple(QUALITIES))
     if origin is not None:
         check_keys(origin, tuple(entry.name for entry in fields(Origin)), "origin")
-    return Curve(
-        unsplit=unsplit,
-        **n_images,
-        points=tuple(
-            RatePoint(**entry) for entry in _points(content["points"], RatePoint, "points", metrics)
-        ),
-        baselines={
-            codec: tuple(
-                CodecPoint(codec, **entry)
-                for entry in _points(given, CodecPoint, codec, metrics, without="codec")
-            )
-            for codec, given in baselines.items()
-        },
-        origin=None if origin is None else Origin(**origin),
-        metrics=metrics,
-    )
+        origin = Origin(**origin)
+    read = {
+        codec: _points(points, CodecPoint, codec, metrics, codec=codec)
+        for codec, points in baselines.items()
+    }
+    points = _points(content["points"], RatePoint, "points", metrics)
+    return Curve(unsplit, points=points, baselines=read, origin=origin, metrics=metrics, **n_images)
 
 
 def _metrics(found: Any) -> dict[str, Metric]:
     """Returns the metrics that a file describes."""
-    names = tuple(entry.name for entry in fields(Metric))
     if not isinstance(found, dict) or not found:
         raise ConfigError("metrics is not a dict of at least one metric")
     for name, entry in found.items():
-        check_keys(entry, names, f"metrics[{name!r}]")
+        check_keys(entry, tuple(one.name for one in fields(Metric)), f"metrics[{name!r}]")
         for key, value in entry.items():
             if type(value) is not (bool if key in ("higher_is_better", "ratios") else str):
                 raise ConfigError(f"{key} of metrics[{name!r}] is {value!r}")
@@ -278,19 +262,21 @@ def _metrics(found: Any) -> dict[str, Metric]:
 
 
 def _points(
-    found: Any, point: type, where: str, metrics: Mapping[str, Metric], without: str = ""
-) -> list[dict[str, Any]]:
-    """Returns stored points as arguments of their class."""
+    found: Any, point: type[Point], where: str, metrics: Mapping[str, Metric], **known: str
+) -> tuple[Point, ...]:
+    """Returns stored points; `known` are fields that the file has elsewhere."""
     if not isinstance(found, list):
         raise ConfigError(f"{where} is not a list")
-    names = {_json_key(one.name): one.name for one in fields(point)}
-    perhaps = optional(point)
-    required = [key for key, name in names.items() if name not in (*perhaps, without, "metrics")]
-    arguments = []
+    perhaps: tuple[str, ...] = optional(point)
+    required = {entry.name for entry in fields(point)} - {*perhaps, *known, "metrics"}
+    keys = ["lambda" if name == "lmbda" else name for name in required]
+    points = []
     for number, entry in enumerate(found):
-        values, others = _split(entry, required, f"{where}[{number}]", metrics, perhaps)
-        arguments.append({names[key]: x for key, x in others.items()} | {"metrics": values})
-    return arguments
+        values, others = _split(entry, keys, f"{where}[{number}]", metrics, perhaps)
+        if "lambda" in others:
+            others["lmbda"] = others.pop("lambda")
+        points.append(point(**(others | known | {"metrics": values})))
+    return tuple(points)
 
 
 def _split(
@@ -301,19 +287,11 @@ def _split(
     perhaps: Iterable[str] = (),
 ) -> tuple[Values, dict[str, Any]]:
     """Splits a stored entry into its metrics and its other keys."""
-    names = (*metrics, AGREEMENT)
-    intervals = tuple(f"{name}_interval" for name in names)
-    quality = next(iter(metrics))
-    others = [name for name in (*names, *intervals) if name != quality]
-    check_keys(entry, (*required, quality), where, (*perhaps, *others))
-    values = {
-        name: Value(entry[name], entry.get(f"{name}_interval")) for name in names if name in entry
-    }
-    for name, interval in zip(names, intervals, strict=True):
-        if interval in entry and name not in entry:
-            raise ConfigError(f"{where} has {interval} without {name}")
-    return values, {key: x for key, x in entry.items() if key not in (*names, *intervals)}
-
-
-def _json_key(name: str) -> str:
-    return "lambda" if name == "lmbda" else name
+    quality, *names = *metrics, AGREEMENT
+    intervals = {name: f"{name}_interval" for name in (quality, *names)}
+    check_keys(entry, (*required, quality), where, (*perhaps, *names, *intervals.values()))
+    values = {}
+    for name, interval in intervals.items():
+        if name in entry or interval in entry:
+            values[name] = Value(entry.pop(name, None), entry.pop(interval, None))
+    return values, entry

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from jaxsplit.errors import BitstreamError
 from jaxsplit.evaluation.curve import Curve, Origin
 from jaxsplit.evaluation.intervals import Value, metric_value
 from jaxsplit.evaluation.per_image import PerImage, Statistics, checksums
-from jaxsplit.evaluation.points import RatePoint
+from jaxsplit.evaluation.points import RatePoint, Values
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size, in_batches
@@ -43,11 +42,7 @@ def evaluate(
     """Measures the rate–accuracy curve of a family through real bytes.
 
     Args:
-      family: the rates.
-      backbone: what the family was trained on.
-      source: labelled test images.
-      tell: log callback, called with each rate and its progress in images.
-      rate_ids: the rates to measure; None for all.
+      family, backbone, source, tell, rate_ids: as in `evaluate_images`.
 
     Returns:
       The curve: a point for each rate, with the bytes of real frames, which were decoded.
@@ -74,16 +69,10 @@ def evaluate_images(
 ) -> tuple[Curve, PerImage]:
     """Measures the curve, and keeps the frame length and prediction of every image.
 
-    Every image is encoded to a frame, which is decoded before the tail runs. `bytes_per_image` is
-    the mean length of the frames, headers included. `estimated_bits_per_image` is the code length
-    of the same symbols under the prior (under the tables, where an imported unit has no prior).
-    `table_bits_per_image` is their information content under the integer tables. Usually the three
-    rise in this order. Only the last step is guaranteed, and checked: the bytes are at most those
-    of the tables, one for the end of the payload and those of the frame. (They can be fewer: the
-    payload of a blank image may be empty.)
-
-    Each point also has the task's metrics with 95 % intervals, the agreement with the unsplit
-    network among them, the rate's cost on device and server, and its stored size.
+    Every image is encoded to a frame, which is decoded before the tail runs. Usually estimated
+    bits, table bits and bytes (see `RatePoint`) rise in this order. Checked is only that the bytes
+    are at most those of the tables, one for the end of the payload and those of the frame. (They
+    can be fewer: the payload of a blank image may be empty.) Metrics have 95 % intervals.
 
     Args:
       family: the rates.
@@ -108,44 +97,37 @@ def evaluate_images(
     tell(f"reading {len(source)} images")
     images, targets = data.load_arrays(source, backbone.preprocessing)
     size = batch_size(backbone.preprocessing.input_shape)
-    parts = [slice(start, start + size) for start in range(0, len(images), size)]
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
     tell("running the unsplit network")
     unsplit = measure_unsplit(task, predictor(backbone), images, targets, size)
-    pixels = images.shape[1] * images.shape[2]
-    specs = {rate.spec for rate in rates}
-    costs = {spec: split_cost(make_split(backbone, family.cut, spec), backbone) for spec in specs}
+    cost_of = functools.cache(lambda split: split_cost(split, backbone))
     points, all_lengths, all_measured = [], [], []
     for number, rate in enumerate(rates, 1):
-        what = f"evaluating {rate.rate_id}, {number} of {len(rates)}"
-        sent, measured = [], []
-        for part in parts:
-            tell(what, part.start, len(images))
-            lengths, decoded, outputs = _send(sender, receiver, images[part], rate.rate_id)
-            sent.append((lengths, decoded))
-            measured.append(_measured(task, outputs, targets[part], unsplit.predicted[part]))
-        lengths, decoded = (np.concatenate(some) for some in zip(*sent, strict=True))
+        say = functools.partial(tell, f"evaluating {rate.rate_id}, {number} of {len(rates)}")
+        # Frames are sent and decoded as the outputs of their images are asked for.
+        lengths, symbols, outputs_of = _link(sender, receiver, rate.rate_id, images, say)
+        measured = _measured(task, outputs_of, targets, size, unsplit.predicted)
+        split = make_split(backbone, family.cut, rate.spec)
+        metrics = measured.values(task)
+        points.append(_point(rate, split, cost_of(split), backbone, lengths, symbols, metrics))
         all_lengths.append(lengths)
-        all_measured.append(_joined(measured))
-        sizes = _sizes(rate, lengths, decoded)
-        points.append(
-            RatePoint(
-                rate_id=rate.rate_id,
-                lmbda=rate.lmbda,
-                estimated_bits_per_image=_estimated_bits(family, backbone, rate.rate_id, decoded),
-                bits_per_pixel=8 * sizes["bytes_per_image"] / pixels,
-                metrics=all_measured[-1].values(task),
-                n_images=len(images),
-                **sizes,
-                **_cost(rate, costs[rate.spec], backbone),
-            )
-        )
+        all_measured.append(measured)
     values = unsplit.values(task)
     curve = Curve(
         unsplit={name: value for name, value in values.items() if name != AGREEMENT},
         n_images=len(images),
         points=tuple(points),
-        origin=_origin(backbone, family.cut, source),
+        origin=Origin(
+            backbone=backbone.name,
+            backbone_fingerprint=backbone.fingerprint,
+            cut=family.cut,
+            data=data.portable_name(source.name),
+            split=source.split,
+            data_fingerprint=source.listing,
+            classes=len(source.class_names),
+            jaxsplit=__version__,
+            jax=jax.__version__,
+        ),
         metrics=task.metrics,
     )
     seen = PerImage(
@@ -161,22 +143,15 @@ def evaluate_images(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """Predictions for N images and their metrics.
-
-    Attributes:
-      predicted: integers [N, …], see `Task.predict`.
-      statistics: metric → statistics of each image, [N, …], agreement among them.
-    """
+    """Predictions [N, …] for N images; metric → statistics [N, …], also of the agreement."""
 
     predicted: np.ndarray
     statistics: Mapping[str, np.ndarray]
 
     def values(self, task: Task) -> dict[str, Value]:
         """Returns the metrics of the images together, with 95 % intervals."""
-        return {
-            name: metric_value(images, task.metric(name))
-            for name, images in self.statistics.items()
-        }
+        found = self.statistics
+        return {name: metric_value(images, task.metric(name)) for name, images in found.items()}
 
 
 def measure_unsplit(
@@ -188,34 +163,31 @@ def measure_unsplit(
 ) -> Predictions:
     """Measures the unsplit network's predictions; the agreement is with themselves.
 
-    Args:
-      task: of the network.
-      predict: images uint8 [B, h, w, c] → outputs.
-      images: uint8 [N, h, w, c].
-      targets: of the images.
-      size: images at once.
+    `predict` maps `size` images uint8 [B, h, w, c] to outputs.
     """
-    parts = []
-    for start in range(0, len(images), size):
-        outputs = predict(images[start : start + size])
-        parts.append(_measured(task, outputs, targets[start : start + size], None))
-    return _joined(parts)
+    return _measured(task, lambda part: predict(images[part]), targets, size)
 
 
 def _measured(
-    task: Task, outputs: Outputs, targets: np.ndarray, unsplit: np.ndarray | None
+    task: Task,
+    run: Callable[[slice], Outputs],
+    targets: np.ndarray,
+    size: int,
+    unsplit: np.ndarray | None = None,
 ) -> Predictions:
-    predicted = np.asarray(task.predict(outputs))
-    agreement = task.agreement(outputs, predicted if unsplit is None else unsplit)
-    return Predictions(predicted, {**task.evaluate(outputs, targets), AGREEMENT: agreement})
-
-
-def _joined(parts: Sequence[Predictions]) -> Predictions:
-    statistics = {
-        name: np.concatenate([part.statistics[name] for part in parts])
-        for name in parts[0].statistics
-    }
-    return Predictions(np.concatenate([part.predicted for part in parts]), statistics)
+    """Measures the outputs that `run` gives for slices of the images, `size` at once."""
+    predicted: list[np.ndarray] = []
+    statistics: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(targets), size):
+        part = slice(start, start + size)
+        outputs = run(part)
+        predicted.append(np.asarray(task.predict(outputs)))
+        agreement = task.agreement(outputs, predicted[-1] if unsplit is None else unsplit[part])
+        found = {**task.evaluate(outputs, targets[part]), AGREEMENT: agreement}
+        for name, images in found.items():
+            statistics.setdefault(name, []).append(images)
+    joined = {name: np.concatenate(parts) for name, parts in statistics.items()}
+    return Predictions(np.concatenate(predicted), joined)
 
 
 def _statistics(
@@ -225,70 +197,80 @@ def _statistics(
     names = () if type(task) is Classification else (task.quality, AGREEMENT)
     return {
         name: Statistics(
-            np.array([measured.statistics[name] for measured in rates]), unsplit.statistics[name]
+            np.array([one.statistics[name] for one in rates]), unsplit.statistics[name]
         )
         for name in names
     }
 
 
-def _sizes(rate: FamilyRate, lengths: np.ndarray, decoded: np.ndarray) -> dict[str, Any]:
-    """Returns the sizes of a point; a BitstreamError where the coder wastes bytes."""
-    length = float(np.mean(lengths))
-    # Lengths of real frames, without interpolation.
-    p5, p95 = np.percentile(lengths, (5, 95), method="inverted_cdf")
-    table_bits = rate.tables.information_bits(decoded) / len(decoded)
-    if length > table_bits / 8 + _MOST_OVERHEAD + _ROUNDING * decoded[0].size:
+def _link(
+    sender: Sender,
+    receiver: Receiver,
+    rate_id: str,
+    images: np.ndarray,
+    tell: Callable[[int, int], None],
+) -> tuple[list[int], list[np.ndarray], Callable[[slice], Outputs]]:
+    """Returns a function from a slice of the images to their outputs behind real frames.
+
+    Before it, two lists that it appends to: the lengths of the frames and the decoded symbols.
+    """
+    lengths: list[int] = []
+    symbols: list[np.ndarray] = []
+
+    def outputs_of(part: slice) -> Outputs:
+        tell(part.start, len(images))
+        sent = sender.symbols(images[part], rate_id)
+        frames = sender.frames(sent, rate_id)
+        decoded = receiver.symbols(frames, rate_id)
+        if not np.array_equal(sent, decoded):
+            raise BitstreamError(f"rate {rate_id}: a frame decoded to other symbols")
+        lengths.extend(len(frame) for frame in frames)
+        symbols.append(decoded)
+        return receiver.predict(decoded, rate_id)
+
+    return lengths, symbols, outputs_of
+
+
+def _point(
+    rate: FamilyRate,
+    split: Split,
+    cost: SplitCost,
+    backbone: networks.Backbone,
+    lengths: Sequence[int],
+    parts: Sequence[np.ndarray],
+    metrics: Values,
+) -> RatePoint:
+    """Returns a rate's point; a BitstreamError where the coder wastes bytes."""
+    symbols, length = np.concatenate(parts), float(np.mean(lengths))
+    table_bits = rate.tables.information_bits(symbols) / len(symbols)
+    if length > table_bits / 8 + _MOST_OVERHEAD + _ROUNDING * symbols[0].size:
         raise BitstreamError(
             f"rate {rate.rate_id}: {length:.1f} bytes an image, but its tables explain "
             f"{table_bits / 8:.1f}: the coder wastes bytes"
         )
-    return {
-        "bytes_per_image": length,
-        "table_bits_per_image": table_bits,
-        "bytes_p5": p5,
-        "bytes_p95": p95,
-    }
-
-
-def _send(
-    sender: Sender, receiver: Receiver, images: np.ndarray, rate_id: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns lengths of frames [n], their decoded symbols, and the network's outputs."""
-    symbols = sender.symbols(images, rate_id)
-    frames = sender.frames(symbols, rate_id)
-    decoded = receiver.symbols(frames, rate_id)
-    if not np.array_equal(symbols, decoded):
-        raise BitstreamError(f"rate {rate_id}: a frame decoded to other symbols")
-    lengths = np.array([len(frame) for frame in frames])
-    return lengths, decoded, receiver.predict(decoded, rate_id)
-
-
-def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origin:
-    return Origin(
-        backbone=backbone.name,
-        backbone_fingerprint=backbone.fingerprint,
-        cut=cut,
-        data=data.portable_name(source.name),
-        split=source.split,
-        data_fingerprint=source.listing,
-        classes=len(source.class_names),
-        jaxsplit=__version__,
-        jax=jax.__version__,
-    )
-
-
-def _cost(rate: FamilyRate, cost: SplitCost, backbone: networks.Backbone) -> dict[str, Any]:
-    """Returns the fields of a point for the rate's cost."""
+    # Lengths of real frames, without interpolation.
+    p5, p95 = np.percentile(lengths, (5, 95), method="inverted_cdf")
+    shape = backbone.preprocessing.input_shape
     whole = max(4 * sum(leaf.size for leaf in jax.tree.leaves(backbone.variables)), 1)
-    return {
-        "device_macs": cost.device_macs,
-        "device_share": cost.device_share,
-        "device_params": cost.device_params,
-        "server_macs": cost.server_macs,
-        "server_params": cost.server_params,
-        "unit_bytes": rate.stored_bytes,
-        "unit_share": rate.stored_bytes / whole,
-    }
+    return RatePoint(
+        rate_id=rate.rate_id,
+        lmbda=rate.lmbda,
+        bytes_per_image=length,
+        estimated_bits_per_image=_estimated_bits(split, rate, symbols, batch_size(shape)),
+        bits_per_pixel=8 * length / (shape[0] * shape[1]),
+        metrics=metrics,
+        n_images=len(lengths),
+        table_bits_per_image=table_bits,
+        bytes_p5=p5,
+        bytes_p95=p95,
+        device_macs=cost.device_macs,
+        device_share=cost.device_share,
+        device_params=cost.device_params,
+        server_macs=cost.server_macs,
+        server_params=cost.server_params,
+        unit_bytes=rate.stored_bytes,
+        unit_share=rate.stored_bytes / whole,
+    )
 
 
 def predictor(backbone: networks.Backbone) -> Callable[[np.ndarray], np.ndarray]:
@@ -297,17 +279,13 @@ def predictor(backbone: networks.Backbone) -> Callable[[np.ndarray], np.ndarray]
     return functools.partial(networks.predict, backbone.network, variables, backbone.preprocessing)
 
 
-def _estimated_bits(
-    family: RateFamily, backbone: networks.Backbone, rate_id: str, symbols: np.ndarray
-) -> float:
-    rate = family[rate_id]
-    split = make_split(backbone, family.cut, rate.spec)
+def _estimated_bits(split: Split, rate: FamilyRate, symbols: np.ndarray, size: int) -> float:
+    """Returns the mean code length under the prior; under the tables where there is none."""
     if not split.units.has_prior(rate.variables):
         return rate.tables.information_bits(symbols) / len(symbols)
     offsets = split.units.stored_offsets(rate.tables)
     run = functools.partial(_bits_program(split), rate.variables, offsets)
-    bits = in_batches(run, symbols, batch_size(backbone.preprocessing.input_shape))
-    return float(np.mean(bits, dtype=np.float64))
+    return float(np.mean(in_batches(run, symbols, size), dtype=np.float64))
 
 
 @functools.lru_cache

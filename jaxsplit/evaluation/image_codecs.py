@@ -1,11 +1,9 @@
 """Image-codec baselines: JPEG, WebP and AVIF images as input of the unsplit network.
 
-JPEG and WebP are set to their smallest files. JPEG optimizes the Huffman tables of each image
-(`optimize=True`), WebP searches longest (`method=6`: 2 to 6 % fewer bytes than Pillow's default 4
-on 28 × 28 images, for 1.4 times the time). AVIF has Pillow's default speed 6, in one thread, since
-its bytes depend on the number of threads: speeds 4 to 0 took 4 to 60 times as long for about 1 %
-fewer bytes on 28 × 28 images. Colour has Pillow's default 4:2:0 chroma. Grey is one component in
-JPEG and AVIF; WebP has no grey, so it is coded as RGB and decoded to luma.
+JPEG and WebP are set to their smallest files: JPEG optimizes the Huffman tables of each image, WebP
+searches longest. AVIF has Pillow's default speed: slower ones took 4 to 60 times as long for about
+1 % fewer bytes on 28 × 28 images. Colour has Pillow's default 4:2:0 chroma. Grey is one component
+in JPEG and AVIF; WebP has no grey, so it is coded as RGB and decoded to luma.
 
 Files of small images are mostly header, which a system could agree on once: it is counted apart.
 """
@@ -18,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image, features
 
-from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.image_headers import header_bytes
+from jaxsplit import tasks
+from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.intervals import metric_value
 from jaxsplit.evaluation.points import CodecPoint
 from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, Outputs, Task, metric_of
@@ -30,8 +28,7 @@ TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 #: Allowed values of Pillow's quality; above 95, JPEG grows without improving.
 QUALITIES = {"jpeg": range(1, 96), "webp": range(0, 101), "avif": range(0, 101)}
 
-#: Default qualities of `sweep`: dense at low qualities, where each step costs many bytes and where
-#: the curves of bottlenecks lie.
+#: Default qualities of `sweep`: dense where the curves of bottlenecks lie.
 DEFAULT_QUALITIES = {
     "jpeg": (1, 3, 5, 7, 10, 15, 20, 30, 45, 60, 80, 90, 95),
     "webp": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100),
@@ -41,8 +38,11 @@ DEFAULT_QUALITIES = {
 _SAVE: dict[str, dict] = {
     "jpeg": {"optimize": True},
     "webp": {"method": 6},
-    "avif": {"speed": 6, "max_threads": 1},
+    "avif": {"speed": 6, "max_threads": 1},  # the bytes depend on the number of threads
 }
+# JPEG markers (ITU-T T.81, table B.1) and the sizes of WebP's headers (RFC 9649 and RFC 6386).
+_SCAN, _END = 0xDA, 0xD9
+_RIFF_HEADER, _CHUNK_HEADER, _FRAME_HEADER = 12, 8, 10
 _SLICE = 50  # images per task of a thread; smaller tasks cost more to distribute
 
 
@@ -58,8 +58,7 @@ def sweep(
 ) -> tuple[CodecPoint, ...]:
     """Measures an image codec over its qualities: size of files, and the task's metrics.
 
-    Without the network, a 28 × 28 image takes about 0.15 ms (JPEG), 0.35 ms (WebP) or 2.5 ms (AVIF)
-    per quality on one core. Threads share the images, since Pillow releases Python's lock.
+    Threads share the images, since Pillow releases Python's lock.
 
     Args:
       images: uint8 [N, h, w, c], c = 1 (grey) or 3 (RGB).
@@ -89,33 +88,22 @@ def sweep(
     >>> point.top1, point.agreement, point.bytes_per_image > point.header_bytes_per_image
     (0.75, 1.0, True)
     """
-    from jaxsplit import tasks
-
     task = task or tasks.UNNAMED_CLASSES
     qualities = _checked_qualities(codec, qualities)
     images, targets, unsplit = np.asarray(images), np.asarray(targets), np.asarray(unsplit)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ConfigError(
-            f"images are {images.dtype} {images.shape}, expected uint8 [N, height, width, 1 or 3]"
-        )
-    for name, given in (("targets", targets), ("predictions of the unsplit network", unsplit)):
-        if given.shape[:1] != images.shape[:1] or given.shape != targets.shape or not len(given):
-            raise ConfigError(
-                f"{name} are {given.shape} for {len(images)} images, expected one for each of "
-                "at least one image"
-            )
+    _check_arrays(images, targets, unsplit)
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}, expected at least 1")
     batch_size = min(batch_size, len(images))
     points = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for quality in qualities:
-            sizes, headers = 0, 0
+            total = np.zeros(2, np.int64)  # bytes of files and of headers
             found: dict[str, list[np.ndarray]] = {task.quality: [], AGREEMENT: []}
             for start in range(0, len(images), batch_size):
                 part = slice(start, start + batch_size)
-                decoded, size, header = _coded(pool, images[part], codec, quality)
-                sizes, headers = sizes + size, headers + header
+                decoded, sizes = _coded(pool, images[part], codec, quality)
+                total += sizes
                 outputs = _outputs(predict, decoded, batch_size)
                 measured = task.measure(outputs, targets[part])[task.quality]
                 found[task.quality].append(np.asarray(measured))
@@ -124,9 +112,21 @@ def sweep(
                 name: metric_value(np.concatenate(parts), task.metric(name))
                 for name, parts in found.items()
             }
-            count = len(images)
-            points.append(CodecPoint(codec, quality, sizes / count, headers / count, metrics))
+            size, header = total / len(images)
+            points.append(CodecPoint(codec, quality, size, header, metrics))
     return tuple(points)
+
+
+def _check_arrays(images: np.ndarray, targets: np.ndarray, unsplit: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise ConfigError(
+            f"images are {images.dtype} {images.shape}, expected uint8 [N, height, width, 1 or 3]"
+        )
+    for name, given in (("targets", targets), ("predictions of the unsplit network", unsplit)):
+        if given.shape[:1] != images.shape[:1] or given.shape != targets.shape or not len(given):
+            raise ConfigError(
+                f"{name} are {given.shape}, expected one for each of {len(images)} images"
+            )
 
 
 def sweep_to(
@@ -142,8 +142,7 @@ def sweep_to(
     """Sweeps an image codec, densely around the smallest files that reach some goals.
 
     After `DEFAULT_QUALITIES`, each goal is bisected between the lowest quality that reaches it
-    and the next lower one, so that the coarseness of a grid costs no codec bytes. Accuracy is noisy
-    over qualities: one below the bisected range may reach the goal too.
+    and the next lower one, so that the coarseness of a grid costs no codec bytes.
 
     Args:
       images, targets, unsplit, predict, codec, task: as in `sweep`.
@@ -153,24 +152,22 @@ def sweep_to(
     Returns:
       All measured points, by rising quality.
     """
-    from jaxsplit import tasks
-
     task = task or tasks.UNNAMED_CLASSES
     name = check_goal(measure, task.quality)
     metric = task.metric(name)
 
-    def swept(qualities: Sequence[int] | None = None) -> tuple[CodecPoint, ...]:
-        return sweep(images, targets, unsplit, predict, codec, qualities, task=task)
+    def swept(qualities: Sequence[int] | None) -> dict[int, CodecPoint]:
+        points = sweep(images, targets, unsplit, predict, codec, qualities, task=task)
+        return {point.quality: point for point in points}
 
-    points = {point.quality: point for point in swept()}
+    points = swept(None)
     for goal in sorted(set(goals)):
         while True:
             reaching = [q for q, point in points.items() if _reaches(point, goal, name, metric)]
             below = [q for q in points if q < min(reaching, default=0)]
             if not below or min(reaching) - max(below) < 2:
                 break
-            middle = (min(reaching) + max(below)) // 2
-            points[middle] = swept([middle])[0]
+            points |= swept([(min(reaching) + max(below)) // 2])
     return tuple(points[quality] for quality in sorted(points))
 
 
@@ -198,14 +195,7 @@ def _reaches(point: CodecPoint, goal: float, name: str, metric: Metric) -> bool:
 
 
 def check_goal(metric: str | None, quality: str) -> str:
-    """Checks the metric at which codecs are compared with a rate.
-
-    Args:
-      metric: its name; None for the quality.
-      quality: of the task.
-
-    Returns:
-      The name.
+    """Returns the metric at which codecs are compared with a rate: by default the task's quality.
 
     Raises:
       ConfigError: it is neither the quality nor "agreement": codecs are measured by these.
@@ -234,55 +224,127 @@ def _checked_qualities(codec: str, qualities: Sequence[int] | None) -> tuple[int
     check_codec(codec)
     allowed = QUALITIES[codec]
     chosen = DEFAULT_QUALITIES[codec] if qualities is None else tuple(qualities)
-    for quality in chosen:
-        if quality not in allowed:
-            raise ConfigError(
-                f"{codec} quality {quality} is not an integer from {allowed[0]} to {allowed[-1]}"
-            )
-    return tuple(int(quality) for quality in chosen)
-
-
-def _through_codec(images: np.ndarray, codec: str, quality: int) -> tuple[np.ndarray, int, int]:
-    """Returns decoded images [n, h, w, c] and the bytes of their files and headers."""
-    decoded, sizes, headers = np.empty_like(images), 0, 0
-    for image, out in zip(images, decoded, strict=True):
-        grey = image.shape[2] == 1
-        file = io.BytesIO()
-        options = _SAVE[codec] | ({"subsampling": "4:0:0"} if grey and codec == "avif" else {})
-        # For WebP, Pillow itself converts grey to RGB.
-        Image.fromarray(image[..., 0] if grey else image).save(
-            file, codec, quality=quality, **options
+    if wrong := [quality for quality in chosen if quality not in allowed]:
+        raise ConfigError(
+            f"{codec} quality {wrong[0]} is not an integer from {allowed[0]} to {allowed[-1]}"
         )
-        encoded = file.getvalue()
-        with Image.open(io.BytesIO(encoded), formats=[codec]) as received:
-            pixels = np.asarray(received.convert("L" if grey else "RGB"))
-        out[...] = pixels[..., None] if grey else pixels
-        sizes += len(encoded)
-        headers += header_bytes(encoded)
-    return decoded, sizes, headers
+    return tuple(map(int, chosen))
 
 
 def _coded(
     pool: ThreadPoolExecutor, images: np.ndarray, codec: str, quality: int
-) -> tuple[np.ndarray, int, int]:
-    """Returns decoded images, and the bytes of all files and headers, coded by several threads."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes images with several threads; returns what is decoded, and bytes of files, headers."""
     slices = [images[i : i + _SLICE] for i in range(0, len(images), _SLICE)]
     parts = pool.map(lambda part: _through_codec(part, codec, quality), slices)
-    decoded, sizes, headers = zip(*parts, strict=True)
-    return np.concatenate(decoded), sum(sizes), sum(headers)
+    decoded, sizes = zip(*parts, strict=True)
+    return np.concatenate(decoded), np.sum(sizes, axis=0)
+
+
+def _through_codec(
+    images: np.ndarray, codec: str, quality: int
+) -> tuple[np.ndarray, tuple[int, int]]:
+    decoded, size, header = np.empty_like(images), 0, 0
+    grey = images.shape[3] == 1
+    options = _SAVE[codec] | ({"subsampling": "4:0:0"} if grey and codec == "avif" else {})
+    for image, out in zip(images, decoded, strict=True):
+        file = io.BytesIO()
+        pixels = image[..., 0] if grey else image  # for WebP, Pillow itself converts grey to RGB
+        Image.fromarray(pixels).save(file, codec, quality=quality, **options)
+        with Image.open(file, formats=[codec]) as received:
+            out[...] = np.asarray(received.convert("L" if grey else "RGB")).reshape(out.shape)
+        size += len(file.getvalue())
+        header += header_bytes(file.getvalue())
+    return decoded, (size, header)
 
 
 def _outputs(predict: Callable[[np.ndarray], Outputs], images: np.ndarray, size: int) -> Outputs:
     """Returns the network's outputs for images [n, …], padded to a batch of `size`."""
     import jax
 
-    full = np.zeros((size, *images.shape[1:]), np.uint8)
-    full[: len(images)] = images
-    outputs = predict(full)
+    from jaxsplit.networks.inference import pad_rows
+
+    outputs = predict(pad_rows(images, size))
     for leaf in jax.tree.leaves(outputs):
         if not np.ndim(leaf) or len(leaf) < len(images):
-            raise ConfigError(
-                f"predict returned {np.shape(leaf)}, expected outputs [batch, …] with a row for "
-                "each image"
-            )
+            raise ConfigError(f"predict returned {np.shape(leaf)}, expected outputs [{size}, …]")
     return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(images)], outputs)
+
+
+def header_bytes(encoded: bytes) -> int:
+    """Counts the bytes of a JPEG, lossy WebP or AVIF file that are not coefficients.
+
+    JPEG: all markers and tables, also the image's own Huffman tables, so that the payload is a
+    lower bound. WebP: all chunks but the frame, and the frame's own header. AVIF (ISO/IEC
+    14496-12): every box but the content of `mdat`; AV1's headers in there count as payload.
+
+    Args:
+      encoded: a whole file of one image.
+
+    Returns:
+      The number of bytes.
+
+    Raises:
+      DataError: another format, or a truncated file.
+
+    >>> import io
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (28, 28)).save(file, "WEBP")
+    >>> header_bytes(file.getvalue())
+    30
+    """
+    if encoded[:2] == b"\xff\xd8":
+        payload = _jpeg_payload(encoded)
+    elif encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        payload = _webp_payload(encoded)
+    elif encoded[4:12] == b"ftypavif":
+        payload = _avif_payload(encoded)
+    else:
+        payload = 0
+    if payload < 1:
+        raise DataError(
+            "cannot tell header from payload: expected a whole JPEG, lossy WebP or AVIF file, got "
+            f"{len(encoded)} bytes that start with {encoded[:4]!r}"
+        )
+    return len(encoded) - payload
+
+
+def _jpeg_payload(encoded: bytes) -> int:
+    position = 2
+    while position + 4 <= len(encoded):
+        marker = encoded[position + 1]
+        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+        if marker == _SCAN:
+            whole = encoded[-2:] == bytes([0xFF, _END])
+            return len(encoded) - position - 2 if whole else 0
+    return 0
+
+
+def _webp_payload(encoded: bytes) -> int:
+    position = _RIFF_HEADER
+    while position + _CHUNK_HEADER <= len(encoded):
+        name = encoded[position : position + 4]
+        size = int.from_bytes(encoded[position + 4 : position + 8], "little")
+        position += _CHUNK_HEADER + size + size % 2
+        if name == b"VP8 ":
+            return size - _FRAME_HEADER if position <= len(encoded) else 0
+    return 0
+
+
+def _avif_payload(encoded: bytes) -> int:
+    """Counts the bytes inside `mdat` boxes; 0 unless boxes fill the file to its last byte."""
+    position, payload = 0, 0
+    while position + 8 <= len(encoded):
+        size, header = int.from_bytes(encoded[position : position + 4], "big"), 8
+        name = encoded[position + 4 : position + 8]
+        if size == 0:  # up to the end of the file
+            size = len(encoded) - position
+        elif size == 1:  # a 64-bit size follows
+            size, header = int.from_bytes(encoded[position + 8 : position + 16], "big"), 16
+        if size < header:
+            return 0
+        if name == b"mdat":
+            payload += size - header
+        position += size
+    return payload if position == len(encoded) else 0

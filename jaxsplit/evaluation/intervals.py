@@ -62,8 +62,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = successes / n, n = trials. Unlike
     p ± z √(p(1-p)/n) it is accurate near 0 and 1 too, and stays between them.
 
-    Wilson, "Probable inference, the law of succession, and statistical inference", J. Am. Stat.
-    Assoc. 22 (1927).
+    Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
 
     Args:
       successes: 0 … trials.

@@ -1,6 +1,6 @@
 """Frame length, prediction and statistics of every image at every rate: `images.npz`.
 
-The file lies beside `curve.json`. It is a NumPy archive, read without pickles:
+The file lies beside `curve.json`: a NumPy archive, read without pickles.
 
     version     int64 []            1, or 2 with the last two
     rate_ids    str [rates]         in the order of the curve's points
@@ -13,7 +13,6 @@ The file lies beside `curve.json`. It is a NumPy archive, read without pickles:
     unsplit.NAME  [N, …]            those of the unsplit network
 
 Without statistics a file has the metrics "top1" and "agreement": equal classes.
-`evaluation.bootstrap` computes confidence intervals of the distance of two curves from it.
 """
 
 import io
@@ -29,12 +28,14 @@ import numpy as np
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.io.files import write_whole
-from jaxsplit.tasks import AGREEMENT
+from jaxsplit.tasks import AGREEMENT, Metric
 
 #: Name of the file in a folder that `jaxsplit evaluate --out` writes.
 FILE = "images.npz"
 
-_ARRAYS = {"rate_ids": 1, "bytes": 2, "predicted": 2, "labels": 1, "uncut": 1}  # their ranks
+_ARRAYS = ("rate_ids", "bytes", "predicted", "labels", "uncut")
+# What a damaged archive raises in NumPy and zipfile.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError)
 _RATES, _UNSPLIT = "rates.", "unsplit."
 
 
@@ -43,6 +44,11 @@ class Statistics(NamedTuple):
 
     rates: np.ndarray
     unsplit: np.ndarray
+
+    def values(self, metric: Metric) -> tuple[np.ndarray, float]:
+        """Returns the metric of the rates [rates], and of the unsplit network."""
+        rates = metric.value(self.rates.mean(axis=1, dtype=np.float64))
+        return rates, float(metric.value(self.unsplit.mean(axis=0, dtype=np.float64)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +98,12 @@ class PerImage:
         if self.bytes.min() < 0:
             raise ConfigError(f"an image has {self.bytes.min()} bytes")
         for name, (rates, unsplit) in self.measured.items():
-            if {rates.dtype.kind, unsplit.dtype.kind} - set("biuf"):
-                raise ConfigError(f"statistics of {name} are {rates.dtype}, expected numbers")
-            if rates.shape != (*each, *unsplit.shape[1:]) or unsplit.shape[:1] != one:
+            numbers = not {rates.dtype.kind, unsplit.dtype.kind} - set("biuf")
+            fits = rates.shape == (*each, *unsplit.shape[1:]) and unsplit.shape[:1] == one
+            if not (numbers and fits):
                 raise ConfigError(
-                    f"statistics of {name} are {list(rates.shape)} and {list(unsplit.shape)}, "
-                    f"expected {[*each, '…']} and {[*one, '…']}"
+                    f"statistics of {name} are {rates.dtype} {list(rates.shape)} and "
+                    f"{list(unsplit.shape)}, expected numbers {[*each, '…']} and {[*one, '…']}"
                 )
 
     def statistics(self, metric: str) -> Statistics:
@@ -116,27 +122,25 @@ class PerImage:
 
     def belongs_to(self, curve: Curve) -> bool:
         """Returns whether the curve is the mean over these images."""
-        counts = {curve.n_images, *(point.n_images for point in curve.points)}
-        ids = tuple(point.rate_id for point in curve.points)
-        if self.rate_ids != ids or {len(self.labels)} != counts:
-            return False
-        try:
-            rates, unsplit = self.statistics(curve.quality)
-        except ConfigError:
+        counts = {curve.n_images, len(self.labels), *(point.n_images for point in curve.points)}
+        if self.rate_ids != tuple(point.rate_id for point in curve.points) or len(counts) > 1:
             return False
         metric = curve.metrics[curve.quality]
-        if unsplit.ndim != 3 if metric.ratios else unsplit.ndim != 1:
+        try:
+            statistics = self.statistics(curve.quality)
+        except ConfigError:
             return False
-        wide = np.float64
-        means = self.bytes.mean(axis=1), metric.value(rates.mean(axis=1, dtype=wide))
-        value = metric.value(unsplit.mean(axis=0, dtype=wide))
-        return np.allclose(curve.rate_quality(), np.stack(means, axis=1), rtol=1e-9, atol=0) and (
-            bool(np.isclose(curve.unsplit[curve.quality].mean, value))
+        if statistics.unsplit.ndim != (3 if metric.ratios else 1):
+            return False
+        rates, unsplit = statistics.values(metric)
+        points = np.stack([self.bytes.mean(axis=1), rates], axis=1)
+        return np.allclose(curve.rate_quality(), points, rtol=1e-9, atol=0) and bool(
+            np.isclose(curve.unsplit[curve.quality].mean, unsplit)
         )
 
     def write(self, path: str | Path) -> None:
         """Writes the file; a killed write leaves the one that was there."""
-        arrays = {name: getattr(self, name).astype(np.int32) for name in list(_ARRAYS)[1:]}
+        arrays = {name: getattr(self, name).astype(np.int32) for name in _ARRAYS[1:]}
         for name, (rates, unsplit) in self.measured.items():
             arrays |= {_RATES + name: rates, _UNSPLIT + name: unsplit}
         file = io.BytesIO()
@@ -153,28 +157,23 @@ class PerImage:
         """
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                found = {name: archive[name] for name in ("version", *_ARRAYS)}
-                version = found.pop("version")
-                metrics = [key.removeprefix(_RATES) for key in archive if key.startswith(_RATES)]
+                found = {name: archive[name] for name in _ARRAYS}
                 measured = {
-                    name: Statistics(archive[_RATES + name], archive[_UNSPLIT + name])
-                    for name in metrics
+                    name: Statistics(archive[key], archive[_UNSPLIT + name])
+                    for key in archive
+                    if (name := key.removeprefix(_RATES)) != key
                 }
+                version = archive["version"]
+                if version.shape or version != (2 if measured else 1):
+                    raise ConfigError(f"version {version}, expected 1, or 2 with statistics")
+            return cls(**found, measured=measured)
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-            raise _damaged(path, error) from error
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-            raise _damaged(path, error) from error
-        if version.shape or version != (2 if measured else 1):
-            raise DataError(f"{path} has version {version}, expected 1, or 2 with statistics")
-        try:
-            for name, rank in _ARRAYS.items():
-                if found[name].ndim != rank:
-                    raise ConfigError(f"{name} has {found[name].ndim} axes, expected {rank}")
-            return cls(**found, measured=measured)
-        except ConfigError as error:
-            raise _damaged(path, error) from error
+        except (*_DAMAGE, zipfile.BadZipFile, zlib.error, ConfigError) as error:
+            raise DataError(
+                f"{path} holds no per-image records: {error}; write one with jaxsplit evaluate "
+                "--out"
+            ) from error
 
 
 def checksums(predictions: np.ndarray) -> np.ndarray:
@@ -195,9 +194,3 @@ def checksums(predictions: np.ndarray) -> np.ndarray:
     rows = np.ascontiguousarray(predictions, np.int32 if whole else None)
     rows = rows.reshape(len(predictions), -1)
     return np.array([zlib.crc32(row.tobytes()) for row in rows]).astype(np.int32).astype(np.int64)
-
-
-def _damaged(path: str | Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path} holds no per-image records: {error}; write one with jaxsplit evaluate --out"
-    )

@@ -1,8 +1,9 @@
 """Points of a rate–accuracy curve, their metrics, and validation of their values."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ class Measured:
     """Metrics as attributes: `point.top1` is `point.metrics["top1"].mean`, also _interval."""
 
     metrics: Values
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name != "metrics":
@@ -95,19 +99,9 @@ class RatePoint(Measured):
     unit_share: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rate_id, str) or not self.rate_id:
-            raise ConfigError(f"rate_id is {self.rate_id!r}, expected a name")
-        for name in ("bytes_per_image", "estimated_bits_per_image", "bits_per_pixel"):
-            set_number(self, name)
-        set_values(self, "metrics")
-        set_count(self, "n_images")
-        for name in ("lmbda", *optional(RatePoint)):
-            if getattr(self, name) is None:
-                continue
-            if name.endswith(("_macs", "_params")) or name == "unit_bytes":
-                set_count(self, name)
-            else:
-                set_number(self, name)
+        super().__post_init__()
+        if not self.rate_id:
+            raise ConfigError("rate_id is '', expected a name")
 
 
 @dataclass(frozen=True)
@@ -136,12 +130,6 @@ class CodecPoint(Measured):
     header_bytes_per_image: float
     metrics: Values = field(hash=False)
 
-    def __post_init__(self) -> None:
-        set_count(self, "quality", lowest=0)
-        for name in ("bytes_per_image", "header_bytes_per_image"):
-            set_number(self, name)
-        set_values(self, "metrics")
-
     @property
     def payload_bytes_per_image(self) -> float:
         """Mean bytes without the header, which a system could agree on once."""
@@ -167,55 +155,8 @@ def check_keys(
         raise ConfigError(f"{where} has {got}, expected {sorted(expected)}{perhaps}")
 
 
-def _number(name: str, value: object, low: float = 0.0, high: float = math.inf) -> float:
-    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        number = float(value)
-        if math.isfinite(number) and low <= number <= high:
-            return number
-    raise ConfigError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
-
-
-def set_number(instance: object, name: str) -> None:
-    """Converts an attribute to float; a ConfigError unless it is finite and at least 0."""
-    object.__setattr__(instance, name, _number(name, getattr(instance, name)))
-
-
-def set_values(instance: object, name: str) -> None:
-    """Converts an attribute to `Values`, from values, pairs or plain numbers."""
-    values = {}
-    if not isinstance(found := getattr(instance, name), Mapping):
-        raise ConfigError(
-            f'{name} is {found!r}, expected values by metric, such as {{"top1": 0.9}}'
-        )
-    for metric, given in found.items():
-        mean, interval = given if isinstance(given, (tuple, list)) else (given, None)
-        mean = _number(metric, mean, -math.inf)
-        if interval is not None:
-            if not isinstance(interval, (list, tuple)) or len(interval) != 2:
-                raise ConfigError(
-                    f"{metric}_interval is {interval!r}, expected its lower and upper limit"
-                )
-            low, high = (_number(f"{metric}_interval", end, -math.inf) for end in interval)
-            if low > high:
-                raise ConfigError(
-                    f"{metric}_interval is {interval!r}, expected the lower limit first"
-                )
-            interval = (low, high)
-        values[metric] = Value(mean, interval)
-    object.__setattr__(instance, name, values)
-
-
 def check_values(values: Values, metrics: Mapping[str, Metric], prefix: str = "") -> None:
-    """Checks that values are of known metrics, the quality among them, and shares 0 … 1.
-
-    Args:
-      values: of a point or of the unsplit network.
-      metrics: of the task, the quality first.
-      prefix: of the names in messages.
-
-    Raises:
-      ConfigError: they are not.
-    """
+    """Checks that values are of known metrics, the quality among them, and shares 0 … 1."""
     if (quality := next(iter(metrics))) not in values:
         raise ConfigError(f"there is no {quality} among {', '.join(values) or 'the metrics'}")
     for name, (mean, interval) in values.items():
@@ -225,9 +166,64 @@ def check_values(values: Values, metrics: Mapping[str, Metric], prefix: str = ""
                 _number(f"{prefix}{name}_interval", end, 0.0, 1.0)
 
 
-def set_count(instance: object, name: str, lowest: int = 1) -> None:
-    """Converts an attribute to int; a ConfigError unless it is whole and at least `lowest`."""
-    value = getattr(instance, name)
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < lowest:
-        raise ConfigError(f"{name} is {value!r}, expected a whole number of at least {lowest}")
-    object.__setattr__(instance, name, int(value))
+def check_fields(record: Any) -> None:
+    """Converts the fields of a frozen dataclass to its types; a ConfigError if one can't be."""
+    for entry in fields(record):
+        check, value = _CHECKS.get(entry.type), getattr(record, entry.name)
+        if check is None or (value is None and isinstance(entry.type, UnionType)):
+            continue
+        object.__setattr__(record, entry.name, check(entry.name, value))
+
+
+def _number(name: str, value: object, low: float = 0.0, high: float = math.inf) -> float:
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number) and low <= number <= high:
+            return number
+    raise ConfigError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
+
+
+def _count(name: str, value: object) -> int:
+    lowest = 0 if name == "quality" else 1
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= lowest:
+        return int(value)
+    raise ConfigError(f"{name} is {value!r}, expected a whole number of at least {lowest}")
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} is {value!r}, expected a string")
+    return value
+
+
+def _values(name: str, found: object) -> Values:
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            f'{name} is {found!r}, expected values by metric, such as {{"top1": 0.9}}'
+        )
+    values = {}
+    for metric, given in found.items():
+        mean, interval = given if isinstance(given, (tuple, list)) else (given, None)
+        ends = None if interval is None else _interval(f"{metric}_interval", interval)
+        values[metric] = Value(_number(metric, mean, -math.inf), ends)
+    return values
+
+
+def _interval(name: str, given: object) -> tuple[float, float]:
+    if not isinstance(given, (list, tuple)) or len(given) != 2:
+        raise ConfigError(f"{name} is {given!r}, expected its lower and upper limit")
+    low, high = (_number(name, end, -math.inf) for end in given)
+    if low > high:
+        raise ConfigError(f"{name} is {given!r}, expected the lower limit first")
+    return low, high
+
+
+# Type of a field → what checks and converts it.
+_CHECKS: dict[Any, Callable[[str, object], object]] = {
+    str: _text,
+    int: _count,
+    int | None: _count,
+    float: _number,
+    float | None: _number,
+    Values: _values,
+}

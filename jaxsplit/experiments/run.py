@@ -17,7 +17,7 @@ from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.family import RateFamily
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.log import Log, no_log
-from jaxsplit.reports import html, plot, table
+from jaxsplit.reports import curve_html, curve_plot, curve_table
 from jaxsplit.train import distributed
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
 from jaxsplit.train.config import CurveConfig
@@ -184,7 +184,7 @@ def measure(
         curve.write(directory / "curve.json")
         seen.write(directory / FILE)
         title = f"{backbone.name} cut after {family.cut}, {len(images)} images of {source.name}"
-        plot.plot_curve(directory / "curve.png", curve, codecs, title, raw_bytes=raw)
+        curve_plot.plot_curve(directory / "curve.png", curve, codecs, title, raw_bytes=raw)
         described = {
             "backbone": f"{backbone.name}, weights {backbone.weights or backbone.fingerprint[:12]}",
             "data": f"{source.name}, split {source.split}",
@@ -192,8 +192,8 @@ def measure(
             "family": family.fingerprint,
             **{f"unit of {rate.rate_id}": rate.spec for rate in family.rates},
         }
-        html.write_report(directory / "report.html", curve, title, described)
-    return Measurement(curve, seen, table.render(curve, codecs, raw, compare_at))
+        curve_html.write_report(directory / "report.html", curve, title, described)
+    return Measurement(curve, seen, curve_table.render(curve, codecs, raw, compare_at))
 
 
 def run_backbone(

@@ -11,8 +11,16 @@ from rich.text import Text
 
 from jaxsplit.cost import SYMBOLS, CutPlan, Plan, UnitPlan
 from jaxsplit.cost.link import Comparison, Option
-from jaxsplit.reports.plot import GREY, new_figure, plain_numbers, write_png
-from jaxsplit.reports.table import amount, as_text, empty_table
+from jaxsplit.reports.elements import (
+    GREY,
+    add_grid,
+    amount,
+    as_text,
+    empty_table,
+    new_figure,
+    plain_numbers,
+    write_png,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -180,8 +188,7 @@ def plot_plan(
     size = "×".join(map(str, plan.input_shape))
     figure.suptitle(f"Where to cut {plan.name}, images of {size}", fontsize=14, parse_math=False)
     for axes in (upper, lower):
-        axes.grid(True, axis="y", which="major", color="#dddddd", linewidth=0.8)
-        axes.set_axisbelow(True)
+        add_grid(axes, "y")
         axes.legend(loc="center left", bbox_to_anchor=(1.005, 0.5), fontsize=10, frameon=False)
     write_png(path, figure)
 
@@ -191,13 +198,11 @@ def _draw_shares(axes: Axes, plan: Plan) -> None:
     macs = [100 * cut.device_macs_share for cut in plan.cuts]
     params = [100 * cut.device_params_share for cut in plan.cuts]
     places = range(len(names))
-    label = "multiply-accumulates\non the device"
-    axes.bar(places, macs, width=0.7, color=_DEVICE, label=label)
     rest = [100 - share for share in macs]
-    label = "multiply-accumulates\non the server"
-    axes.bar(places, rest, bottom=macs, width=0.7, color=_SERVER, alpha=0.25, label=label)
-    label = "parameters\non the device"
-    axes.plot(places, params, color=GREY, marker="o", linewidth=1.8, label=label)
+    work, kept = "multiply-accumulates\non the", "parameters\non the device"
+    axes.bar(places, macs, 0.7, color=_DEVICE, label=f"{work} device")
+    axes.bar(places, rest, 0.7, bottom=macs, color=_SERVER, alpha=0.25, label=f"{work} server")
+    axes.plot(places, params, color=GREY, marker="o", linewidth=1.8, label=kept)
     for place, share in zip(places, macs, strict=True):
         axes.text(place, share + 1, f"{share:.0f}", ha="center", fontsize=9, color=GREY)
     axes.set_ylim(0, 108)
@@ -210,12 +215,9 @@ def _draw_times(axes: Axes, comparison: Comparison) -> None:
     options = [sent, *comparison.cuts, alone]
     bottoms = [0.0] * len(options)
     places = range(len(options))
-    for name, colour, field in (
-        ("device", _DEVICE, "device_ms"),
-        ("transfer", _TRANSFER, "transfer_ms"),
-        ("server", _SERVER, "server_ms"),
-    ):
-        heights = [getattr(one.timing, field) for one in options]
+    colours = {"device": _DEVICE, "transfer": _TRANSFER, "server": _SERVER}
+    for name, colour in colours.items():
+        heights = [getattr(one.timing, f"{name}_ms") for one in options]
         axes.bar(places, heights, bottom=bottoms, width=0.7, color=colour, label=name)
         bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
     top = max(bottoms)
@@ -242,19 +244,16 @@ def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | N
     raw = [cut.feature_bytes for cut in plan.cuts]
     axes.bar(places, raw, width=0.7, color=GREY, alpha=0.35, label="features\nin float32")
     bits = 8.0 if comparison is None else comparison.bits_per_symbol
-    sizes = []
-    label: str | None = f"the unit's latent,\n{bits:g} bits a symbol\n(C: channels, s: stride)"
-    for place, cut in zip(places, plan.cuts, strict=True):
-        unit = cut.unit_of(symbols)
-        if unit is None:
-            continue
-        sizes.append(unit.latent_symbols * bits / 8)
-        axes.plot(place, sizes[-1], "o", color=_LATENT, markersize=8, label=label)
-        size = f"C{unit.spec.channels}\ns{unit.spec.stride}"
+    units = {place: cut.unit_of(symbols) for place, cut in zip(places, plan.cuts, strict=True)}
+    known = {place: unit for place, unit in units.items() if unit is not None}
+    sizes = [unit.latent_symbols * bits / 8 for unit in known.values()]
+    label = f"the unit's latent,\n{bits:g} bits a symbol\n(C: channels, s: stride)"
+    axes.plot(list(known), sizes, "o", color=_LATENT, markersize=8, label=label)
+    for (place, unit), size in zip(known.items(), sizes, strict=True):
+        text = f"C{unit.spec.channels}\ns{unit.spec.stride}"
         axes.annotate(
-            *(size, (place, sizes[-1])), xytext=(0, 8), textcoords="offset points", ha="center"
+            *(text, (place, size)), xytext=(0, 8), textcoords="offset points", ha="center"
         ).set_fontsize(9)
-        label = None  # one entry of the legend for all
     image, label = float(math.prod(plan.input_shape)), "the image,\nraw"
     if comparison is not None and comparison.ends[1].sent_bytes:
         image, label = comparison.ends[1].sent_bytes, "the image,\nas sent"

@@ -7,8 +7,16 @@ from pathlib import Path
 
 from rich.text import Text
 
-from jaxsplit.reports.plot import GREY, new_figure, plain_numbers, write_png
-from jaxsplit.reports.table import amount, as_text, empty_table
+from jaxsplit.reports.elements import (
+    GREY,
+    add_grid,
+    amount,
+    as_text,
+    empty_table,
+    new_figure,
+    plain_numbers,
+    write_png,
+)
 from jaxsplit.search import Design
 from jaxsplit.search.pareto import Result
 from jaxsplit.tasks import Metric
@@ -111,10 +119,8 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
         figure.legend(title=title, fontsize=10, ncols=4, handlelength=0, loc="outside lower center")
     unsplit = metric.scale * design.unsplit_quality
     axes.axhline(unsplit, color=GREY, linewidth=1.4, zorder=1)
-    text, beside = (
-        f"unsplit network, {unsplit:.2f} {metric.unit}".rstrip(),
-        axes.get_yaxis_transform(),
-    )
+    text = f"unsplit network, {metric.show(design.unsplit_quality)} {metric.unit}".rstrip()
+    beside = axes.get_yaxis_transform()
     axes.text(0.008, unsplit, text, color=GREY, fontsize=11, va="bottom", transform=beside)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(plain_numbers))
@@ -128,8 +134,7 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     room = metric.sign * (1 if metric.is_share else 0.05 * abs(far))
     ends = unsplit - 1.3 * far - room, unsplit + 0.1 * far + room
     axes.set_ylim(min(ends), max(ends))
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
+    add_grid(axes)
     write_png(path, figure)
 
 

@@ -90,17 +90,27 @@ class Metric:
         """Name and unit, for an axis: "top-1 accuracy (%)"."""
         return f"{self.name or self.label} ({self.unit})" if self.unit else self.name or self.label
 
-    def show(self, value: float | None, digits: int = 2) -> str:
+    def show(self, value: float | None, digits: int = 2, plus: str = "") -> str:
         """Formats a value in the metric's unit.
 
         Args:
           value: of the metric; None for an unknown one.
-          digits: after the decimal point.
+          digits: of a share, after the decimal point. In another unit there are two, or three
+            significant ones below 0.1.
+          plus: "+" to write the sign of positive values too.
 
         Returns:
           The text, "n/a" for None.
+
+        >>> distance = Metric("RMSE", "m", higher_is_better=False)
+        >>> distance.show(3.4567), distance.show(0.012345), distance.show(0)
+        ('3.46', '0.0123', '0.00')
         """
-        return "n/a" if value is None else f"{self.scale * value:.{digits}f}"
+        if value is None:
+            return "n/a"
+        if self.is_share:
+            return f"{self.scale * value:{plus}z.{digits}f}"
+        return f"{value:{plus}#.3g}" if 0 < abs(value) < 0.1 else f"{value:{plus}z.2f}"
 
     def show_drop(self, unsplit: float, value: float) -> str:
         """Formats the loss of a value against the unsplit network's.
@@ -111,7 +121,7 @@ class Metric:
         Returns:
           The text; negative for a gain.
         """
-        return f"{self.scale * self.sign * (unsplit - value):z.2f}"
+        return self.show(self.sign * (unsplit - value))
 
     def cost(self, value: float) -> float:
         """Converts a value to a cost.

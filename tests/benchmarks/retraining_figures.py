@@ -7,8 +7,13 @@ import numpy as np
 from harness import in_turns
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate, common_rates, quality_at
-from jaxsplit.evaluation.bootstrap import bd_rate_interval
+from jaxsplit.evaluation.bd_rate import (
+    bd_accuracy,
+    bd_rate,
+    bd_rate_interval,
+    common_rates,
+    quality_at,
+)
 from jaxsplit.split import make_split
 from jaxsplit.train import curve, parallel
 from jaxsplit.train.fine_tuning import learning_blocks

@@ -195,7 +195,7 @@ def test_limits_that_nothing_reaches_are_refused():
 
 
 def test_methods_say_what_they_need():
-    with pytest.raises(ConfigError, match="at least three points for akima"):
+    with pytest.raises(ConfigError, match="at least 3 points for akima"):
         bd_rate(REFERENCE, OTHER[:2], method="akima")
     with pytest.raises(ConfigError, match="unknown method 'cubic'; choose one of pchip, akima"):
         bd_rate(REFERENCE, OTHER, method="cubic")
@@ -213,9 +213,9 @@ def test_curves_without_a_common_range_are_refused():
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        ([], "at least two points"),
-        ([(10.0, 0.5)], "at least two points"),
-        ([(10.0, 0.5), (20.0, 0.4)], "at least two points"),
+        ([], "at least 2 points"),
+        ([(10.0, 0.5)], "at least 2 points"),
+        ([(10.0, 0.5), (20.0, 0.4)], "at least 2 points"),
         ([(0.0, 0.5), (20.0, 0.6)], "positive finite rates"),
         ([(10.0, math.nan), (20.0, 0.6)], "positive finite rates"),
         ([(10.0, 0.5), (math.inf, 0.6)], "positive finite rates"),

@@ -8,8 +8,7 @@ import pytest
 from evaluation import measured
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.bd_rate import bd_rate
-from jaxsplit.evaluation.bootstrap import bd_rate_interval
+from jaxsplit.evaluation.bd_rate import bd_rate, bd_rate_interval
 
 DROPS = (0.25, 0.08)
 

@@ -11,8 +11,7 @@ import pytest
 from evaluation import measured
 
 from jaxsplit.cli import main
-from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate
-from jaxsplit.evaluation.bootstrap import bd_rate_interval
+from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate, bd_rate_interval
 from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 from jaxsplit.evaluation.curve import Origin
 

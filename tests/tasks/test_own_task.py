@@ -22,7 +22,7 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.intervals import metric_value
 from jaxsplit.evaluation.per_image import checksums
 from jaxsplit.experiments.run import measure
-from jaxsplit.reports import plot, table
+from jaxsplit.reports import curve_plot, curve_table
 from jaxsplit.reports.search import render
 from jaxsplit.search import DesignConfig, search
 from jaxsplit.tasks import Classification, Metric
@@ -161,7 +161,7 @@ def test_the_reports_name_the_metric(measured):
     point = found.curve.points[0]
     assert metric.label in found.table
     assert metric.show(point.metrics[backbone.task.quality].mean) in found.table
-    assert metric.label in table.render_details(found.curve)
+    assert metric.label in curve_table.render_details(found.curve)
     page = (folder / "report.html").read_text()
     assert metric.title in page
     assert metric.show(found.curve.unsplit[backbone.task.quality].mean) in page
@@ -251,14 +251,14 @@ def test_where_less_is_better_the_plot_shows_the_good_points_of_codecs(measured,
     name = found.curve.quality
     metric, scale = found.curve.metrics[name], found.curve.metrics[name].scale
     codecs = {"jpeg": found.curve.baselines["jpeg"]}
-    [axes] = plot.draw_curve(found.curve, codecs).axes
+    [axes] = curve_plot.draw_curve(found.curve, codecs).axes
     low, high = axes.get_ylim()
     values = [scale * point.metrics[name].mean for point in found.curve.points]
     assert low < min(values) < max(values) < high
     worst = max(codecs["jpeg"], key=lambda point: metric.cost(point.metrics[name].mean))
     terrible = {name: 0.0 if metric.higher_is_better else 1e6, "agreement": 0.0}
     far = dataclasses.replace(worst, bytes_per_image=1e9, metrics=terrible)
-    [axes] = plot.draw_curve(found.curve, {"jpeg": [*codecs["jpeg"], far]}).axes
+    [axes] = curve_plot.draw_curve(found.curve, {"jpeg": [*codecs["jpeg"], far]}).axes
     assert axes.get_xlim()[1] < 1e8
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES
-from jaxsplit.evaluation.intervals import Value
-from jaxsplit.evaluation.points import RatePoint, Values
+from jaxsplit.evaluation.points import Values
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.versions import versions
-from jaxsplit.reports import plot
-from jaxsplit.tasks import AGREEMENT, Metric
+from jaxsplit.reports import curve_plot as plot
+from jaxsplit.reports.elements import GREY, interval, number
+from jaxsplit.tasks import AGREEMENT
 
 # Colour of the plot → variable of the page's style, which has one for light and dark screens each.
 _COLOURS = {
     "#000000": "text",
     "#ffffff": "back",
     "#dddddd": "faint",
-    plot.GREY: "grey",
+    GREY: "grey",
     plot.RATES: "rates",
     **{colour: name for name, (colour, _) in plot.CODECS.items()},
 }
@@ -73,11 +73,10 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
 <title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
 <p>Every image was encoded to a frame of real bytes, and decoded again before the network's tail.
-The unsplit network has a {_named(curve)} on {curve.n_images}
-images{_between(curve)}.</p>
+The unsplit network has a {_unsplit(curve)}.</p>
 <div class="wide">{_svg(curve)}</div>
 <h2>Rates</h2><div class="wide">{_rates(curve)}</div>
-<h2>Costs</h2><div class="wide">{_costs(curve.points)}</div>
+<h2>Costs</h2><div class="wide">{_costs(curve)}</div>
 {_baselines(curve)}
 <h2>Configuration</h2>{_pairs(configuration or {})}
 <h2>Versions</h2>{_pairs(versions())}
@@ -94,7 +93,7 @@ def _svg(curve: Curve) -> str:
     metric, ends = curve.metrics[curve.quality], curve.unsplit[curve.quality].interval
     if ends is not None:
         low, high = (metric.scale * end for end in ends)
-        axes.axhspan(low, high, color=plot.GREY, alpha=0.15, linewidth=0, zorder=0)
+        axes.axhspan(low, high, color=GREY, alpha=0.15, linewidth=0, zorder=0)
     for codec, points in curve.baselines.items():
         if known := plot.intervals(curve, points):
             axes.vlines(*zip(*known, strict=True), color=plot.CODECS[codec][0], alpha=0.5)
@@ -119,11 +118,11 @@ def _rates(curve: Curve) -> str:
     rows = [
         (
             point.rate_id,
-            _number(point.lmbda, ".3g"),
+            number(point.lmbda, ".3g"),
             f"{point.bytes_per_image:.1f}",
-            f"{_number(point.bytes_p5, '.0f')}–{_number(point.bytes_p95, '.0f')}",
+            f"{number(point.bytes_p5, '.0f')}–{number(point.bytes_p95, '.0f')}",
             f"{point.estimated_bits_per_image:.1f}",
-            _number(point.table_bits_per_image, ".1f"),
+            number(point.table_bits_per_image, ".1f"),
             f"{point.bits_per_pixel:.3f}",
             *_metric_cells(curve, names, point.metrics),
         )
@@ -132,23 +131,27 @@ def _rates(curve: Curve) -> str:
     return _table(head, rows)
 
 
-def _costs(points: Iterable[RatePoint]) -> str:
-    head = ["rate", "device MACs", "of the network", "device parameters", "server MACs"]
-    head += ["server parameters", "unit's stored bytes", "of the backbone's"]
+def _costs(curve: Curve) -> str:
+    columns = {
+        "device MACs": ("device_macs", ","),
+        "of the network": ("device_share", ".2%"),
+        "device parameters": ("device_params", ","),
+        "server MACs": ("server_macs", ","),
+        "server parameters": ("server_params", ","),
+        "unit's stored bytes": ("unit_bytes", ","),
+        "of the backbone's": ("unit_share", ".2%"),
+    }
     rows = [
         (
             point.rate_id,
-            _number(point.device_macs, ","),
-            _percent(point.device_share, " %"),
-            _number(point.device_params, ","),
-            _number(point.server_macs, ","),
-            _number(point.server_params, ","),
-            _number(point.unit_bytes, ","),
-            _percent(point.unit_share, " %"),
+            *(
+                number(getattr(point, name), form).replace("%", " %")
+                for name, form in columns.values()
+            ),
         )
-        for point in points
+        for point in curve.points
     ]
-    return _table(head, rows)
+    return _table(["rate", *columns], rows)
 
 
 def _baselines(curve: Curve) -> str:
@@ -190,14 +193,6 @@ def _pairs(values: Mapping[str, object]) -> str:
     return f"<dl>{inner}</dl>"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "n/a" if value is None else format(value, form)
-
-
-def _percent(value: float | None, unit: str = "") -> str:
-    return "n/a" if value is None else f"{100 * value:.2f}{unit}"
-
-
 def _metric_heads(curve: Curve, names: Iterable[str]) -> Iterator[str]:
     for metric in map(curve.metric, names):
         yield from (f"{metric.label} {metric.unit}", "95 % interval")
@@ -207,23 +202,14 @@ def _metric_cells(curve: Curve, names: Iterable[str], values: Values) -> Iterato
     for name in names:
         value = values.get(name)
         yield curve.metric(name).show(value and value.mean)
-        yield _interval(value, curve.metric(name))
+        yield interval(value, curve.metric(name), "–")
 
 
-def _interval(value: Value | None, metric: Metric) -> str:
-    if value is None or value.interval is None:
-        return "n/a"
-    return "–".join(metric.show(end, 1) for end in value.interval)
-
-
-def _named(curve: Curve) -> str:
-    metric = curve.metrics[curve.quality]
-    value = metric.show(curve.unsplit[curve.quality].mean)
-    return html.escape(f"{metric.label} of {value} {metric.unit}".rstrip())
-
-
-def _between(curve: Curve) -> str:
+def _unsplit(curve: Curve) -> str:
+    """The unsplit network's quality and its interval, as a part of a sentence."""
     value, metric = curve.unsplit[curve.quality], curve.metrics[curve.quality]
-    if value.interval is None:
-        return ""
-    return html.escape(f" (95 % interval {_interval(value, metric)} {metric.unit}".rstrip() + ")")
+    text = f"{metric.label} of {metric.show(value.mean)} {metric.unit}".rstrip()
+    text += f" on {curve.n_images}\nimages"
+    if value.interval is not None:
+        text += f" (95 % interval {interval(value, metric, '–')} {metric.unit}".rstrip() + ")"
+    return html.escape(text)

@@ -10,7 +10,7 @@ from PIL import Image
 from points import changed, make_codec, make_curve, make_rate
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.reports.plot import plot_curve
+from jaxsplit.reports.curve_plot import plot_curve
 
 
 def _curve(names=("r0", "r1", "r2"), scale=1.0):
@@ -156,8 +156,8 @@ import sys
 from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.points import RatePoint
-from jaxsplit.reports import html
-from jaxsplit.reports.plot import plot_curve
+from jaxsplit.reports import curve_html as html
+from jaxsplit.reports.curve_plot import plot_curve
 heavy = {{"jax", "flax", "matplotlib", "scipy"}} & set(sys.modules)
 assert not heavy, heavy
 point = RatePoint("r", 1, 9, 9, 1, {{"top1": 0.8}}, 1)

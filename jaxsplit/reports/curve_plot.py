@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,17 +12,17 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES
 from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
-from jaxsplit.io.files import write_whole
+from jaxsplit.reports.elements import GREY, add_grid, new_figure, plain_numbers, write_png
+from jaxsplit.tasks import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
 _BELOW = 12.0  # percentage points shown below the lowest rate
 _NEAR = 2.0  # the raw image is shown up to this multiple of the largest size
-#: Colours of the rates' line, and of marks beside it.
-RATES, GREY = "#0b5fa5", "#444444"
+#: Colour of the rates' line.
+RATES = "#0b5fa5"
 #: Image codec → colour and marker.
 CODECS = {"jpeg": ("#c8501e", "s"), "webp": ("#2e8b57", "^"), "avif": ("#8e44ad", "D")}
 
@@ -81,10 +81,9 @@ def draw_curve(
     }
     low, high = _scale_quality(axes, curve, swept)
     sizes = [point.bytes_per_image for point in curve.points]
-    for points in swept.values():
-        for point in points:
-            if low <= _shown(curve, point.metrics) <= high:
-                sizes += [point.bytes_per_image, point.payload_bytes_per_image]
+    for point in itertools.chain(*swept.values()):
+        if low <= _shown(curve, point.metrics) <= high:
+            sizes += [point.bytes_per_image, point.payload_bytes_per_image]
     if raw_bytes is not None and raw_bytes < _NEAR * max(sizes):
         sizes.append(raw_bytes)
         _draw_raw(axes, raw_bytes)
@@ -92,7 +91,7 @@ def draw_curve(
     # This order groups related entries in the columns of the legend.
     _draw_rates(axes, curve)
     metric = curve.metrics[curve.quality]
-    _draw_unsplit(axes, _shown(curve, curve.unsplit), metric.unit)
+    _draw_unsplit(axes, curve.unsplit[curve.quality].mean, metric)
     for name, points in swept.items():
         _draw_codec(axes, curve, name, points)
     axes.set_xlabel("bytes per image (mean, logarithmic)", fontsize=12)
@@ -100,39 +99,11 @@ def draw_curve(
     title = title or f"Accuracy through real bytes, {curve.n_images} images"
     # A dollar sign in a name must not start a formula.
     axes.set_title(title, fontsize=14, pad=12, parse_math=False)
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
+    add_grid(axes)
     columns = max(2, 1 + len(swept))
     size = 11 if columns < 4 else 8.5
     figure.legend(loc="outside lower center", ncols=columns, fontsize=size, frameon=False)
     return figure
-
-
-def new_figure() -> Figure:
-    """Creates an empty figure of 1200 × 800 pixels that no pyplot state knows."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def write_png(path: str | Path, figure: Figure) -> None:
-    """Writes a figure atomically; the same figure gives the same file.
-
-    Raises:
-      ConfigError: the file can't be written.
-    """
-    drawn = io.BytesIO()
-    # Without its version in the metadata matplotlib writes the same bytes for the same pixels.
-    figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
-    write_whole(Path(path), drawn.getvalue())
-
-
-def plain_numbers(value: float, position: object) -> str:
-    """Formats a tick of a logarithmic axis without powers of ten."""
-    return f"{value:,.10g}"
 
 
 def _draw_rates(axes: Axes, curve: Curve) -> None:
@@ -195,33 +166,22 @@ def intervals(
 def _draw_codec(axes: Axes, curve: Curve, name: str, points: Sequence[CodecPoint]) -> None:
     colour, marker = CODECS[name]
     tops = [_shown(curve, point.metrics) for point in points]
-    axes.plot(
-        [point.bytes_per_image for point in points],
-        tops,
-        color=colour,
-        marker=marker,
-        markersize=6,
-        linewidth=1.8,
-        label=f"{TITLES[name]} to the unsplit network, whole files",
-    )
-    axes.plot(
-        [point.payload_bytes_per_image for point in points],
-        tops,
-        color=colour,
-        marker=marker,
-        markersize=4,
-        linewidth=1.2,
-        linestyle="--",
-        alpha=0.5,
-        label=f"{TITLES[name]} without its header",
-    )
+    whole = [point.bytes_per_image for point in points]
+    payload = [point.payload_bytes_per_image for point in points]
+    label = f"{TITLES[name]} to the unsplit network, whole files"
+    [line] = axes.plot(whole, tops, color=colour, marker=marker, label=label)
+    line.set(markersize=6, linewidth=1.8)
+    label = f"{TITLES[name]} without its header"
+    [line] = axes.plot(payload, tops, color=colour, marker=marker, label=label)
+    line.set(markersize=4, linewidth=1.2, linestyle="--", alpha=0.5)
 
 
-def _draw_unsplit(axes: Axes, unsplit: float, unit: str) -> None:
-    axes.axhline(unsplit, color=GREY, linewidth=1.4, zorder=1, label="unsplit network")
+def _draw_unsplit(axes: Axes, unsplit: float, metric: Metric) -> None:
+    height = metric.scale * unsplit
+    axes.axhline(height, color=GREY, linewidth=1.4, zorder=1, label="unsplit network")
     axes.annotate(
-        f"unsplit network, {unsplit:.2f} {unit}".rstrip(),
-        (0.008, unsplit),
+        f"unsplit network, {metric.show(unsplit)} {metric.unit}".rstrip(),
+        (0.008, height),
         xycoords=("axes fraction", "data"),
         xytext=(0, 5),
         textcoords="offset points",
@@ -262,12 +222,12 @@ def _scale_quality(
     below, room = (_BELOW, 0.5) if metric.is_share else (span, 0.05 * span)
     bottom = max(min(tops) - below, min(tops + others) - 0.1 * (top - min(tops + others)) - room)
     bottom = min([bottom, *(end - room for end in ends)])  # wide intervals stay whole
-    limits = sorted((metric.sign * bottom, metric.sign * (top + 0.09 * (top - bottom))))
-    if limits[0] == limits[1]:
-        limits = [limits[0] - 0.5, limits[1] + 0.5]
-    axes.set_ylim(*limits)
+    low, high = sorted((metric.sign * bottom, metric.sign * (top + 0.09 * (top - bottom))))
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    axes.set_ylim(low, high)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 5, 10]))
-    return limits[0], limits[1]
+    return low, high
 
 
 def _scale_bytes(axes: Axes, smallest: float, largest: float) -> None:

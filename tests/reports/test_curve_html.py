@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from points import changed, make_codec, make_curve, make_rate
 
-from jaxsplit.reports.html import report, write_report
+from jaxsplit.reports.curve_html import report, write_report
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -1,12 +1,9 @@
-"""Tables of a rate–accuracy curve as plain text, identical in a terminal, a pipe and a file."""
+"""Tables of a rate–accuracy curve as plain text."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,10 +11,8 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES, check_goal, smallest_reaching
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
+from jaxsplit.reports.elements import amount, as_text, empty_table, interval, number, percent
 from jaxsplit.tasks import AGREEMENT, Metric
-
-#: Width of a table, in characters.
-WIDTH = 110
 
 _NOTE = (
     "{}: the smallest mean file, over Pillow's qualities, with which the unsplit network reaches "
@@ -55,52 +50,49 @@ def table(
     swept = {codec: tuple(points) for codec, points in (codecs or {}).items()}
     quality, measure = curve.metrics[curve.quality], check_goal(measure, curve.quality)
     metric = curve.metric(measure)
-    agreement = "agree-\nment" + (" %" if metric.is_share else "")
-    titles = [TITLES[codec] for codec in swept]
     # Three columns of codecs fit only with the header below the file size.
     space = "\n" if len(swept) > 2 else " "
-    columns = ["lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
-    columns += [f"{quality.label}\n{quality.unit}"]
-    columns += [f"drop\n{quality.drop_unit}" if measure == curve.quality else agreement]
-    columns += [f"{title}{space}bytes\n(header)" for title in titles]
-    result = empty_table(
-        f"Rates against the unsplit network, {_images(curve)}",
-        columns,
-        _NOTE.format(", ".join(titles), metric.label) if titles else None,
-    )
-    for point in curve.points:
-        result.add_row(
-            Text(point.rate_id),  # rich reads a plain string as markup
-            "n/a" if point.lmbda is None else f"{point.lmbda:.3g}",
-            _mean(point.bytes_per_image),
-            _mean(point.estimated_bits_per_image),
-            "n/a" if point.table_bits_per_image is None else _mean(point.table_bits_per_image),
-            f"{point.bits_per_pixel:.3f}",
-            quality.show(point.metrics[curve.quality].mean),
-            _drop(curve, point)
-            if measure == curve.quality
-            else _share(point.metrics, measure, metric),
-            *(
-                _smallest(points, point.metrics.get(measure), measure, metric, space)
-                for points in swept.values()
-            ),
-        )
-    result.add_section()
+    titles = [TITLES[codec] for codec in swept]
+
+    def codec_cells(goal: Value | None) -> Iterator[str]:
+        for points in swept.values():
+            found = goal and smallest_reaching(points, goal.mean, measure, metric)
+            if found:
+                header = _mean(found.header_bytes_per_image)
+                yield f"{_mean(found.bytes_per_image)}{space}({header})"
+            else:
+                yield "n/a"
+
     unsplit = curve.unsplit[curve.quality]
     whole: Value | None = unsplit
+    beside, drop = f"drop\n{quality.drop_unit}", "0.00"
     if measure != curve.quality:  # the unsplit network's agreement with itself
         whole = Value(1.0) if metric.is_share else None
-    result.add_row(
-        "unsplit",
-        "",
-        "" if raw_bytes is None else f"{raw_bytes} raw",
-        "",
-        "",
-        "",
-        quality.show(unsplit.mean),
-        "0.00" if measure == curve.quality else metric.show(whole and whole.mean),
-        *(_smallest(points, whole, measure, metric, space) for points in swept.values()),
-    )
+        beside = "agree-\nment" + (" %" if metric.is_share else "")
+        drop = metric.show(whole and whole.mean)
+    columns = ["lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
+    columns += [f"{quality.label}\n{quality.unit}", beside]
+    columns += [f"{title}{space}bytes\n(header)" for title in titles]
+    note = _NOTE.format(", ".join(titles), metric.label) if titles else None
+    result = empty_table(f"Rates against the unsplit network, {_images(curve)}", columns, note)
+    for point in curve.points:
+        value = point.metrics[curve.quality].mean
+        lost = quality.show_drop(unsplit.mean, value)
+        result.add_row(
+            Text(point.rate_id),  # rich reads a plain string as markup
+            number(point.lmbda, ".3g"),
+            _mean(point.bytes_per_image),
+            _mean(point.estimated_bits_per_image),
+            _mean(point.table_bits_per_image),
+            f"{point.bits_per_pixel:.3f}",
+            quality.show(value),
+            lost if measure == curve.quality else _shown(point.metrics, measure, metric),
+            *codec_cells(point.metrics.get(measure)),
+        )
+    result.add_section()
+    raw = "" if raw_bytes is None else f"{raw_bytes} raw"
+    shown = quality.show(unsplit.mean)
+    result.add_row("unsplit", "", raw, "", "", "", shown, drop, *codec_cells(whole))
     return result
 
 
@@ -140,13 +132,16 @@ def details(curve: Curve) -> Table:
     columns += ["device\nMACs %", "device\nparams", "server\nMACs %", "server\nparams"]
     columns += ["unit bytes\n(share %)"]
     result = empty_table(f"Costs of the rates, {_images(curve)}", columns, _DETAILS_NOTE)
+
+    def cells(values: Values) -> Iterator[str]:
+        yield interval(values[first], quality)
+        yield from (_shown(values, name, curve.metrics[name]) for name in others)
+
     for point in curve.points:
-        values = [_share(point.metrics, name, curve.metrics[name]) for name in others]
-        shown = _interval(point.metrics[first], quality)
-        result.add_row(Text(point.rate_id), shown, *values, *_details(point, curve))
+        name = Text(point.rate_id)
+        result.add_row(name, *cells(point.metrics), *_details(point, curve.metric(AGREEMENT)))
     result.add_section()
-    unsplit = (_share(curve.unsplit, name, curve.metrics[name]) for name in others)
-    result.add_row("unsplit", _interval(curve.unsplit[first], quality), *unsplit)
+    result.add_row("unsplit", *cells(curve.unsplit))
     return result
 
 
@@ -163,67 +158,26 @@ def render_details(curve: Curve) -> str:
     return as_text(details(curve))
 
 
-def _drop(curve: Curve, point: RatePoint) -> str:
-    values = (metrics[curve.quality].mean for metrics in (curve.unsplit, point.metrics))
-    return curve.metrics[curve.quality].show_drop(*values)
-
-
-def _share(values: Values, name: str, metric: Metric) -> str:
+def _shown(values: Values, name: str, metric: Metric) -> str:
     return metric.show(values[name].mean if name in values else None)
 
 
-def _details(point: RatePoint, curve: Curve) -> tuple[str, ...]:
-    agreement, metric = "n/a", curve.metric(AGREEMENT)
-    if (value := point.metrics.get(AGREEMENT)) is not None:
-        agreement = metric.show(value.mean, 1)
-        if value.interval is not None:
-            agreement += f" ({_interval(value, metric)})"
+def _details(point: RatePoint, metric: Metric) -> Iterator[str]:
+    """Yields agreement, sizes of frames, and costs."""
+    agreement, ends = point.metrics.get(AGREEMENT), interval(point.metrics.get(AGREEMENT), metric)
+    shown = metric.show(agreement and agreement.mean, 1)
+    yield shown if ends == "n/a" else f"{shown} ({ends})"
     frames = (point.bytes_p5, point.bytes_p95)
+    yield "n/a" if None in frames else "-".join(f"{size:.0f}" for size in frames)
+    yield percent(point.device_share, 1)
+    yield amount(point.device_params)
     server_share = None
     if point.device_macs is not None and point.server_macs and point.device_share is not None:
         server_share = point.server_macs * point.device_share / point.device_macs
-    unit = amount(point.unit_bytes)
-    if point.unit_share is not None:
-        unit += f" ({_percent(point.unit_share, 1)})"
-    return (
-        agreement,
-        "n/a" if None in frames else "-".join(f"{size:.0f}" for size in frames),
-        _percent(point.device_share, 1),
-        amount(point.device_params),
-        _percent(server_share, 1),
-        amount(point.server_params),
-        unit,
-    )
-
-
-def empty_table(
-    title: str, columns: Iterable[str], caption: str | None, first: str = "rate"
-) -> Table:
-    """Creates a table without rows: a column of names called `first`, then columns of figures."""
-    result = Table(
-        box=box.ASCII2,
-        title=title,
-        caption=caption,
-        caption_justify="left",
-        title_style="bold",
-        caption_style="",
-    )
-    result.add_column(first, overflow="fold")
-    for name in columns:
-        result.add_column(name, justify="right", no_wrap=True)
-    return result
-
-
-def as_text(table: Table) -> str:
-    """Renders a table as plain text, whatever the environment."""
-    file = io.StringIO()
-    # In a notebook rich displays HTML and leaves the file empty by default.
-    console = Console(
-        file=file, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False
-    )
-    console.print(table)
-    # rich pads the lines of title and caption with blanks.
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+    yield percent(server_share, 1)
+    yield amount(point.server_params)
+    share = "" if point.unit_share is None else f" ({percent(point.unit_share, 1)})"
+    yield amount(point.unit_bytes) + share
 
 
 def _images(curve: Curve) -> str:
@@ -232,33 +186,6 @@ def _images(curve: Curve) -> str:
     return f"{few} images" if few == many else f"{few} to {many} images"
 
 
-def _mean(value: float) -> str:
+def _mean(value: float | None) -> str:
     """Formats a mean with one decimal below 1000, else with none."""
-    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
-
-
-def _smallest(
-    points: Iterable[CodecPoint], goal: Value | None, name: str, metric: Metric, space: str
-) -> str:
-    point = None if goal is None else smallest_reaching(points, goal.mean, name, metric)
-    if point is None:
-        return "n/a"
-    return f"{_mean(point.bytes_per_image)}{space}({_mean(point.header_bytes_per_image)})"
-
-
-def _percent(share: float | None, digits: int) -> str:
-    return "n/a" if share is None else f"{100 * share:.{digits}f}"
-
-
-def _interval(value: Value, metric: Metric) -> str:
-    return "-".join(metric.show(end, 1) for end in value.interval) if value.interval else "n/a"
-
-
-def amount(count: int | None) -> str:
-    """Formats a count in four or five characters: 831, 73.4k, 4.65M, 25.6M."""
-    if count is None:
-        return "n/a"
-    for size, letter in ((10**3, "k"), (10**6, "M"), (10**9, "G")):
-        if 999.5 * size / 1000 <= count < 999.5 * size:
-            return f"{count / size:.3g}{letter}"
-    return str(count)
+    return number(value, ".1f" if value is None or value < 1000 else ".0f")

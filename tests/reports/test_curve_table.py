@@ -5,7 +5,8 @@ import re
 import pytest
 from points import make_codec, make_curve, make_rate
 
-from jaxsplit.reports.table import WIDTH, render, render_details
+from jaxsplit.reports.curve_table import render, render_details
+from jaxsplit.reports.elements import WIDTH
 
 
 def _point(rate_id="r0", top1=0.875, **changes):

@@ -18,10 +18,9 @@ from jaxsplit.split import Split, make_split
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.batches import FeatureCache
-from jaxsplit.train.losses import Distortion
 from jaxsplit.train.optimizer import make_optimizer, make_schedule
 from jaxsplit.train.rate_groups import Group, with_best_offsets
-from jaxsplit.train.records import Batch, Constants, CurveState, TrainState
+from jaxsplit.train.state import Batch, Constants, CurveState, TrainState
 from jaxsplit.train.step import (
     Phase,
     Rate,
@@ -36,7 +35,7 @@ from jaxsplit.units.quantization import Offsets
 
 _WARMUP = 20  # steps; the schedule is constant then, as the number of steps is not known
 _NO_NETWORK: networks.Variables = {"params": {}}  # no step runs a tail
-_PHASE = Phase(1, Distortion(), "round")
+_PHASE = Phase(1, losses.LinearDistortion(), "round")
 
 
 @dataclasses.dataclass(eq=False)
@@ -146,7 +145,7 @@ class Trainer:
                 slopes = self._output_slopes(cut)((seen, batch.teacher), self._variables)
             else:
                 slopes = self._feature_slopes((seen, batch.features), constants.scale)
-            state, _ = run(state, dataclasses.replace(batch, slopes=(slopes,)), constants)
+            state, _ = run(state, dataclasses.replace(batch, teacher=slopes), constants)
             jax.block_until_ready(state.step)  # a step is several programs
         trial.state, trial.settled = parallel.unreplicate(state), distilled
 

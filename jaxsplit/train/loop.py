@@ -16,7 +16,7 @@ import numpy as np
 from jaxsplit.errors import Interrupted
 from jaxsplit.io import checkpoint
 from jaxsplit.train import distributed, parallel
-from jaxsplit.train.metrics import Metrics, Reports, check_state
+from jaxsplit.train.metrics import Metrics, Outcome, Reports, check_state
 from jaxsplit.train.step import StepMetrics
 
 
@@ -82,16 +82,10 @@ def fit(
         return state
     reports = reports or Reports()
     devices = parallel.devices_for(batch_size)
-    run = parallel.parallel_step(_with_stop(step), devices)
-    # Replicated once: with every step, a large backbone would be copied to every device again.
-    replicated = parallel.replicate(state, devices)
-    constants = parallel.replicate(constants, devices)
-    source = batches(first)
     reports.begin(first, steps, batch_size)
     with stop_request() as request, distributed.together():
-        for done in range(first + 1, steps + 1):
-            sent = _send(next(source), request.signal, batch_size, devices)
-            replicated, outcome = run(replicated, sent, constants)
+        running = _run(state, step, batches(first), constants, batch_size, devices, request)
+        for done, (replicated, outcome) in zip(range(first + 1, steps + 1), running, strict=False):
             reports.add(done, outcome)
             # Several processes stop at the same step, where all have read the signal.
             stop = reports.stop if jax.process_count() > 1 else request.signal
@@ -116,14 +110,27 @@ def fit(
     return state
 
 
-def _send(
-    batch: _Batch, number: int, batch_size: int, devices: list[jax.Device]
-) -> tuple[_Batch, np.ndarray]:
-    """Splits this process's part of a batch and its signal's number over its devices."""
-    if jax.process_count() > 1 and len(jax.tree.leaves(batch)[0]) == batch_size:
-        batch = distributed.share(batch)
-    signals = np.full(jax.local_device_count(), number, np.int32)
-    return parallel.shard((batch, signals), devices)
+def _run(
+    state: _State,
+    step: Callable[[_State, _Batch, _Constants], tuple[_State, StepMetrics]],
+    source: Iterator[_Batch],
+    constants: _Constants,
+    batch_size: int,
+    devices: list[jax.Device],
+    request: StopRequest,
+) -> Iterator[tuple[_State, Outcome]]:
+    """Runs steps endlessly; yields the replicated state and the outcome of each."""
+    run = parallel.parallel_step(_with_stop(step), devices)
+    # Replicated once: with every step, a large backbone would be copied to every device again.
+    replicated = parallel.replicate(state, devices)
+    constants = parallel.replicate(constants, devices)
+    for batch in source:
+        if jax.process_count() > 1 and len(jax.tree.leaves(batch)[0]) == batch_size:
+            batch = distributed.share(batch)
+        signals = np.full(jax.local_device_count(), request.signal, np.int32)
+        sent = parallel.shard((batch, signals), devices)
+        replicated, outcome = run(replicated, sent, constants)
+        yield replicated, outcome
 
 
 def _with_stop(

@@ -116,13 +116,14 @@ def principal_unit(
     }
     widths = np.sqrt(variances) / step / _LOGISTIC_STD
     prior = _centred(factorized.init_params(key, channels, init_scale=np.maximum(widths, 0.1)))
-    params = {part: {name: one[0] for name, one in norm.items()} for part, norm in norms.items()}
-    stats = {part: {name: one[1] for name, one in norm.items()} for part, norm in norms.items()}
-    params["encoder"] |= {"depthwise": pixels, "pointwise": {"kernel": basis * inner}}
-    params["decoder"] |= {"depthwise": pixels, "pointwise": {"kernel": back.T / inner}}
-    unit: Variables = {"params": {**params, "prior": prior}}
-    if spec.batch_norm:
-        unit["batch_stats"] = stats
+    kernels = {"encoder": basis * inner, "decoder": back.T / inner}
+    params: Variables = {"prior": prior}
+    stats: Variables = {}
+    for part, norm in norms.items():
+        params[part] = {"depthwise": pixels, "pointwise": {"kernel": kernels[part]}}
+        params[part] |= {name: scale for name, (scale, _) in norm.items()}
+        stats[part] = {name: moments for name, (_, moments) in norm.items()}
+    unit = {"params": params} | ({"batch_stats": stats} if spec.batch_norm else {})
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), unit)
 
 

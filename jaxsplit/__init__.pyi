@@ -40,8 +40,8 @@ from jaxsplit.split import make_split as make_split
 from jaxsplit.tasks import Task as Task
 from jaxsplit.train.config import CurveConfig as CurveConfig
 from jaxsplit.train.curve import train_curve as train_curve
+from jaxsplit.train.curve import train_family as train_family
 from jaxsplit.train.losses import Distortion as Distortion
-from jaxsplit.train.recipe import train_family as train_family
 from jaxsplit.train.step import Phase as Phase
 from jaxsplit.train.step import Rate as Rate
 from jaxsplit.units import Bottleneck as Bottleneck

@@ -17,7 +17,7 @@ from jaxsplit.errors import CheckpointError, ConfigError
 from jaxsplit.io.files import read_file, write_whole
 from jaxsplit.search.candidates import Candidate
 from jaxsplit.search.trainer import Trainer, Trial
-from jaxsplit.train.records import TrainState
+from jaxsplit.train.state import TrainState
 
 
 class SearchCheckpoint:

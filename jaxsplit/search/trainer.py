@@ -21,7 +21,7 @@ from jaxsplit.train.batches import FeatureCache
 from jaxsplit.train.losses import Distortion, DistortionInputs, Scale
 from jaxsplit.train.optimizer import make_optimizer, make_schedule
 from jaxsplit.train.rate_groups import Group, with_best_offsets
-from jaxsplit.train.records import Batch, Constants, CurveState, TrainState
+from jaxsplit.train.state import Batch, Constants, CurveState, TrainState
 from jaxsplit.train.step import (
     Phase,
     Rate,
@@ -36,7 +36,7 @@ from jaxsplit.units.quantization import Offsets
 
 _WARMUP = 20  # steps; the schedule is constant then, as the number of steps is not known
 _NO_NETWORK: networks.Variables = {"params": {}}  # no step runs a tail
-_PHASE = Phase(1, Distortion(), "round")
+_PHASE = Phase(1, losses.LinearDistortion(), "round")
 
 #: Sums over images of bits and of metrics' statistics, and the number of images.
 Sums = dict[str, np.ndarray]
@@ -136,7 +136,7 @@ class Trainer:
             batch = parallel.shard(self._batch(cut, number), self.devices)
             (seen,) = reconstruct(state, batch, constants)
             slopes = slopes_at(seen, batch, self._variables, constants.scale)
-            state, _ = step(state, dataclasses.replace(batch, slopes=(slopes,)), constants)
+            state, _ = step(state, dataclasses.replace(batch, teacher=slopes), constants)
             jax.block_until_ready(state.step)  # a step is several programs
         trial.state, trial.settled = parallel.unreplicate(state), distilled
 

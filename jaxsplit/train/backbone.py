@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,14 @@ import optax
 
 from jaxsplit import data, networks
 from jaxsplit.data import Augmentation, Preprocessing
+from jaxsplit.data.pipeline import ImageBatch
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
 from jaxsplit.train import loop, parallel
-from jaxsplit.train.config import check_values
+from jaxsplit.train.config import check_batch, check_values, digest
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
-from jaxsplit.train.records import TrainState
+from jaxsplit.train.state import TrainState
 from jaxsplit.train.step import StepMetrics
-
-_Batch = dict[str, np.ndarray]  # "image", "label"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +63,13 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
-        if not 0 <= self.warmup <= 1:
+        if self.warmup > 1:
             raise ConfigError(f"warmup is {self.warmup}; expected a share from 0 to 1")
 
     @property
     def key(self) -> str:
         """Short name of this training, for the folder of its checkpoints."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest(dataclasses.asdict(self))
 
 
 def train_backbone(
@@ -90,43 +86,32 @@ def train_backbone(
       Variables {"params", "batch_stats"}, and a report: top-1 on the test split, its size, steps.
 
     Raises:
-      ConfigError: there are fewer training images than a batch takes, or `initial` is another
-        network.
+      ConfigError: there are too few training images, or `initial` is another network.
       DataError: `initial` has other classes.
     """
     source = data.open_source(config.data, split=config.train_split, limit=config.limit)
-    num_classes = len(source.class_names)
-    steps_per_epoch = data.num_batches(len(source), config.batch_size, drop_remainder=True)
-    if not steps_per_epoch:
-        raise ConfigError(
-            f"{len(source)} training images don't fill one batch of {config.batch_size}: "
-            "raise the limit or make the batches smaller"
-        )
+    check_batch(len(source), config.batch_size)
+    steps_per_epoch = len(source) // config.batch_size
     steps = config.epochs * steps_per_epoch
     optimizer = _make_optimizer(config, steps)
     variables = _first_variables(config, source, initial)
-
-    def batches(start: int) -> Iterator[_Batch]:
-        for batch in data.batches(
-            source,
-            config.preprocessing,
-            config.batch_size,
-            seed=config.seed,
-            epochs=None,
-            augment=config.augmentation,
-            drop_remainder=True,
-            start_step=start,
-        ):
-            yield {"image": batch["image"], "label": batch["label"]}
-
-    start = initial.fingerprint if initial is not None else ""
-    key = checkpoint.key(config.key, source.listing, start)
+    key = checkpoint.key(config.key, source.listing, initial.fingerprint if initial else "")
     checkpoints = workdir / f"checkpoints-{key}" if workdir else None
+    num_classes = len(source.class_names)
     with MetricsWriter(workdir, key=key) as writer:
         state = loop.fit(
             loop.resume(TrainState.create(variables, optimizer), checkpoints),
             _make_step(config, optimizer, num_classes),
-            batches,
+            lambda start: data.batches(
+                source,
+                config.preprocessing,
+                config.batch_size,
+                seed=config.seed,
+                epochs=None,
+                augment=config.augmentation,
+                drop_remainder=True,
+                start_step=start,
+            ),
             steps,
             batch_size=config.batch_size,
             constants=None,
@@ -148,13 +133,11 @@ def train_backbone(
 def _make_optimizer(config: BackboneConfig, steps: int) -> optax.GradientTransformation:
     """SGD with momentum and a cosine schedule; arrays of one dimension do not decay."""
     warmup = max(1, round(config.warmup * steps))
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, warmup, max(steps, warmup + 1)
-    )
+    end = max(steps, warmup + 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, end)
+    decayed = functools.partial(jax.tree.map, lambda p: p.ndim > 1)
     return optax.chain(
-        optax.add_decayed_weights(
-            config.weight_decay, mask=functools.partial(jax.tree.map, lambda p: p.ndim > 1)
-        ),
+        optax.add_decayed_weights(config.weight_decay, decayed),
         optax.sgd(schedule, momentum=config.momentum, nesterov=True),
     )
 
@@ -175,27 +158,24 @@ def _first_variables(
 
 def _make_step(
     config: BackboneConfig, optimizer: optax.GradientTransformation, num_classes: int
-) -> Callable[[TrainState, _Batch, None], tuple[TrainState, StepMetrics]]:
+) -> Callable[[TrainState, ImageBatch, None], tuple[TrainState, StepMetrics]]:
     """The step, to be mapped over `parallel.AXIS`: (state, batch, None) → (state, metrics)."""
     module = networks.create(config.model, num_classes, parallel.AXIS)
 
     def loss(
-        params: optax.Params, batch_stats: networks.Variables, batch: _Batch
+        params: optax.Params, batch_stats: networks.Variables, batch: ImageBatch
     ) -> tuple[jax.Array, tuple[networks.Variables, jax.Array]]:
         images = config.preprocessing.normalise(batch["image"])
-        logits, updates = module.apply(
-            {"params": params, "batch_stats": batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        targets = optax.smooth_labels(
-            jax.nn.one_hot(batch["label"], num_classes), config.label_smoothing
-        )
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
+        targets = jax.nn.one_hot(batch["label"], num_classes)
+        targets = optax.smooth_labels(targets, config.label_smoothing)
         correct = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
         return optax.softmax_cross_entropy(logits, targets).mean(), (updates, correct)
 
-    def step(state: TrainState, batch: _Batch, constants: None) -> tuple[TrainState, StepMetrics]:
+    def step(
+        state: TrainState, batch: ImageBatch, constants: None
+    ) -> tuple[TrainState, StepMetrics]:
         del constants
         (value, (updates, correct)), grads = jax.value_and_grad(loss, has_aux=True)(
             state.params, state.batch_stats, batch

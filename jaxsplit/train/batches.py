@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import mmap
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -17,12 +16,11 @@ import numpy as np
 from jaxsplit import data
 from jaxsplit.data.pipeline import endless_steps, reader
 from jaxsplit.networks import Backbone, Features
-from jaxsplit.networks.inference import batch_size, head_program, pad_rows
+from jaxsplit.networks.inference import batch_size, head_program, in_batches
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.losses import Scale
-from jaxsplit.train.records import Batch
+from jaxsplit.train.state import Batch
 
-_Tree = TypeVar("_Tree")
 _AHEAD_BYTES = 2**28
 _SAMPLE_BYTES = 2**28
 
@@ -36,12 +34,14 @@ class FeatureCache:
       teacher: outputs of the unsplit network, such as logits float32 [M, K].
       targets: of the images, such as labels int32 [M].
       scale: mean square of the features.
+      images: the same examples, which batches then hold too, for training heads.
     """
 
     features: Features
     teacher: Outputs
     targets: Targets
     scale: Scale
+    images: ImageBatches | None = None
 
     def __len__(self) -> int:
         return len(jax.tree.leaves(self.features)[0])
@@ -64,22 +64,27 @@ class FeatureCache:
           batch_size: examples in a batch, over all processes.
           seed: of the order.
           start_step: first step; an iteration from 0 gives the same batch there.
-          **process: process_index and process_count: this process's number and their count: it
-            gets its share of each batch, and has all features.
+          **process: process_index and process_count: this process, which has all features, gets
+            its share of each batch.
 
         Raises:
           ConfigError: there are fewer examples than a batch takes, or no equal shares.
         """
+        show, threads = self.images.fetcher() if self.images else (None, 1)
+
+        def fetch(index: np.ndarray) -> Batch:
+            batch = self.batch(index)
+            return dataclasses.replace(batch, images=show(index).images) if show else batch
 
         row_bytes = sum(array[:1].nbytes for array in jax.tree.leaves(self.features))
         batch_bytes = max(1, row_bytes * batch_size // process.get("process_count", 1))
         return endless_steps(
-            self.batch,
+            fetch,
             len(self),
             batch_size,
             seed,
             start_step,
-            threads=2,  # one reads while the other waits for the disk
+            threads=max(2, threads),  # one reads while the other waits for the disk
             ahead=min(4, max(1, _AHEAD_BYTES // batch_bytes)),
             **process,
         )
@@ -87,11 +92,10 @@ class FeatureCache:
     def in_turn(self, size: int) -> Iterator[Batch]:
         """Yields every example once, without the teacher, in batches of `size`."""
         for start in range(0, len(self), size):
-            index = np.arange(start, min(start + size, len(self)), dtype=np.int32)
-            part = slice(start, start + size)
-            features, targets = jax.tree.map(
-                lambda x, part=part: x[part], (self.features, self.targets)
-            )
+            part = slice(start, min(start + size, len(self)))
+            index = np.arange(part.start, part.stop, dtype=np.int32)
+            kept = self.features, self.targets
+            features, targets = jax.tree.map(lambda x, part=part: x[part], kept)
             yield Batch(index, targets, features=features)
 
 
@@ -113,45 +117,27 @@ class ImageBatches:
         self, batch_size: int, seed: int, start_step: int = 0, **process: int
     ) -> Iterator[Batch]:
         """Yields shuffled batches: images, targets and index; see `FeatureCache.batches`."""
+        fetch, threads = self.fetcher()
+        total = len(self.source) * len(self.views)
+        return endless_steps(fetch, total, batch_size, seed, start_step, threads=threads, **process)
+
+    def fetcher(self) -> tuple[Callable[[np.ndarray], Batch], int]:
+        """Returns a function from the examples' indices to their batch, and threads to call it."""
         read, threads = reader(self.source, self.preprocessing)
         count = len(self.source)
 
         def fetch(index: np.ndarray) -> Batch:
             batch = read(index % count)
             images = self.views.apply(batch["image"], index % count, index // count)
-            return Batch(index.astype(np.int32), batch["label"], images=images)
+            return Batch(index.astype(np.int32), batch["label"], images)
 
-        total = count * len(self.views)
-        return endless_steps(fetch, total, batch_size, seed, start_step, threads=threads, **process)
+        return fetch, threads
 
     def in_turn(self, size: int) -> Iterator[Batch]:
         """Yields every image once, without augmentation, in batches of `size`."""
         for batch in data.batches(self.source, self.preprocessing, size):
             kept = batch["mask"]
             yield Batch(batch["index"][kept], batch["label"][kept], images=batch["image"][kept])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class WithImages:
-    """The examples of a `FeatureCache` with their images, for training heads.
-
-    Attributes:
-      cache, images: of the same examples.
-    """
-
-    cache: FeatureCache
-    images: ImageBatches
-
-    @property
-    def scale(self) -> Scale:
-        """Mean square of the frozen head's features."""
-        return self.cache.scale
-
-    def batches(self, *args: int, **place: int) -> Iterator[Batch]:
-        """Yields batches of both, see `FeatureCache.batches`."""
-        both = self.cache.batches(*args, **place), self.images.batches(*args, **place)
-        for cached, shown in zip(*both, strict=True):
-            yield dataclasses.replace(cached, images=shown.images)
 
 
 def _prefetch(array: np.ndarray, rows: np.ndarray) -> None:
@@ -195,22 +181,14 @@ def sampled_features(
 ) -> Features:
     """Returns what `sample_of` returns for a cache of the same examples."""
     shapes = [x.shape for x in jax.tree.leaves(backbone.feature_shapes[cut])]
-    count = len(source) * len(views)
-    examples = sample_rows((count, *max(shapes, key=math.prod)), len(views))
-    numbers, view = examples % len(source), examples // len(source)
+    count = len(source)
+    examples = sample_rows((count * len(views), *max(shapes, key=math.prod)), len(views))
     read, _ = reader(source, backbone.preprocessing)
-    size = batch_size(backbone.preprocessing.input_shape)
     program = head_program(backbone.network, (cut,), backbone.preprocessing, precision=None)
     variables = jax.device_put(backbone.variables)
-    sample = []
-    for first in range(0, len(examples), size):
-        chosen = slice(first, first + size)
-        images = views.apply(read(numbers[chosen])["image"], numbers[chosen], view[chosen])
-        features = program(variables, pad_rows(images, size))[0][cut]
-        sample.append(first_rows(features, len(images)))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *sample)
 
+    def run(index: np.ndarray) -> Features:
+        images = views.apply(read(index % count)["image"], index % count, index // count)
+        return program(variables, images)[0][cut]
 
-def first_rows(tree: _Tree, rows: int) -> _Tree:
-    """Returns a padded batch's arrays [size, …] without the padding."""
-    return jax.tree.map(lambda x: np.asarray(x)[:rows], tree)
+    return in_batches(run, examples, batch_size(backbone.preprocessing.input_shape))

@@ -15,11 +15,10 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.family.table_fitting import SHARINGS
 from jaxsplit.io.identity import identity
 from jaxsplit.train.features import CACHES, DTYPES
-from jaxsplit.train.fine_tuning import TRAINABLE
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.optimizer import make_schedule
 from jaxsplit.train.pca import check_principal
-from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, Phase, Rate
+from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, TRAINABLE, Phase, Rate
 from jaxsplit.units import BottleneckSpec, UnitSpec
 
 STARTS = ("random", "principal")
@@ -43,6 +42,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "network_rate": _AT_LEAST_0,
     "weight_decay": _AT_LEAST_0,
     "evaluate_every": _AT_LEAST_0,
+    "warmup": _AT_LEAST_0,
     "max_norm": _ABOVE_0,
     "cache_gib": _ABOVE_0,
     "decay_to": (lambda x: 0 < x <= 1, "more than 0 and at most 1"),
@@ -71,6 +71,20 @@ def check_values(config: object) -> None:
             raise ConfigError(
                 f"{name} is {getattr(config, name)!r}; expected one of {', '.join(known)}"
             )
+
+
+def digest(values: object) -> str:
+    """Returns a short name of JSON values, for the folder of a training's checkpoints."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_batch(examples: int, batch_size: int) -> None:
+    """Raises a ConfigError unless there are enough training examples for a batch."""
+    if examples < batch_size:
+        raise ConfigError(
+            f"{examples} training examples don't fill one batch of {batch_size}: "
+            "raise the limit or make the batches smaller"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,15 +132,10 @@ class CurveConfig:
     Raises:
       ConfigError: an impossible value, or two that don't go together.
 
-    >>> from jaxsplit.train.losses import Distortion
-    >>> config = CurveConfig(
-    ...     backbone="fashion_mnist_resnet8",
-    ...     cut="stage1.block1",
-    ...     spec=BottleneckSpec(channels=12),
-    ...     rates=(Rate("r1", 1e-3), Rate("r2", 1e-4)),
-    ...     phases=(Phase(1000, Distortion()),),
-    ... )
-    >>> config.steps
+    >>> rates = Rate("r1", 1e-3), Rate("r2", 1e-4)
+    >>> phases = (Phase(1000, Distortion()),)
+    >>> spec = BottleneckSpec(channels=12)
+    >>> CurveConfig("fashion_mnist_resnet8", "stage1.block1", spec, rates, phases).steps
     1000
     """
 
@@ -174,8 +183,6 @@ class CurveConfig:
         if len(set(names)) < len(names):
             raise ConfigError(f"rates need different names; got {', '.join(names)}")
         check_values(self)
-        if self.warmup < 0:
-            raise ConfigError(f"warmup is {self.warmup}; expected at least 0")
         self.learning_rates()
         self.shown  # noqa: B018 — refuses impossible views
         if self.start == "principal":
@@ -207,9 +214,7 @@ class CurveConfig:
     @property
     def shown(self) -> Views:
         """The augmentations per image."""
-        # Without random augmentation, trainings with other seeds share their features.
-        seed = 0 if self.augmentation is None else self.seed
-        return Views(self.views, self.augmentation, self.flip, seed)
+        return Views(self.views, self.augmentation, self.flip, self.seed)
 
     @property
     def steps(self) -> int:
@@ -231,4 +236,4 @@ class CurveConfig:
         silent = _SILENT + (_OF_NETWORKS if self.trainable == "unit" else ())
         silent += ("optimizer",) if self.optimizer is None else ()
         trained = {name: value for name, value in values.items() if name not in silent}
-        return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:12]
+        return digest(trained)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsplit import data, networks
+from jaxsplit.data import Source, open_source, portable_name
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.family.table_fitting import fit_tables
@@ -21,38 +21,131 @@ from jaxsplit.io import checkpoint
 from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.io.versions import versions
-from jaxsplit.networks import LinenNetwork
+from jaxsplit.networks import Backbone, LinenNetwork, fingerprint
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import Classification
 from jaxsplit.train import batches, features, loop, parallel
-from jaxsplit.train.batches import WithImages
-from jaxsplit.train.config import CurveConfig
-from jaxsplit.train.fine_tuning import NETWORK, learning_blocks
-from jaxsplit.train.losses import Distortion, Scale
-from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports
-from jaxsplit.train.optimizer import make_optimizer as make_adam
-from jaxsplit.train.pca import with_principal_units
+from jaxsplit.train.batches import FeatureCache, ImageBatches
+from jaxsplit.train.config import CurveConfig, check_batch
+from jaxsplit.train.losses import Distortion, DistortionLoss
+from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
 from jaxsplit.train.rate_groups import (
     Group,
-    group_constants,
+    first_state,
+    fit_phases,
     in_order,
-    init_groups,
-    make_curve_step,
     make_evaluate,
     make_groups,
-    with_best_offsets,
+    with_principal_units,
 )
-from jaxsplit.train.records import CurveConstants, CurveState
-from jaxsplit.train.step import Phase, cast_params
+from jaxsplit.train.state import CurveState
+from jaxsplit.train.step import NETWORK, Phase, Rate, with_blocks
+from jaxsplit.units import BottleneckSpec, UnitSpec
 
-#: `features.compute` for one cut: source, views=… → its features, or its images.
-Compute = Callable[..., features.FeatureCache | features.ImageBatches]
-Examples = features.FeatureCache | features.ImageBatches | WithImages
+
+def default_phases(steps: int, distortion: DistortionLoss | None = None) -> tuple[Phase, ...]:
+    """Returns phases: feature error for a tenth of the steps, then noise, then rounding.
+
+    Args:
+      steps: of all phases together.
+      distortion: of the last two; default: distillation from the unsplit network.
+
+    >>> [(phase.steps, phase.quantization) for phase in default_phases(1000)]
+    [(100, 'noise'), (450, 'noise'), (450, 'round')]
+    """
+    distortion = distortion or Distortion()
+    first = steps // 10
+    second = (steps - first) // 2
+    return (
+        Phase(first, Distortion(distillation=0.0, features=10.0)),
+        Phase(second, distortion),
+        Phase(steps - first - second, distortion, "round"),
+    )
+
+
+def train_family(
+    backbone: Backbone,
+    cut: str,
+    lambdas: Mapping[str, float],
+    *,
+    data: str = "embedded",
+    channels: int = 12,
+    stride: int = 2,
+    spec: UnitSpec | None = None,
+    specs: Mapping[str, UnitSpec] | None = None,
+    loss: DistortionLoss | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    steps: int = 1200,
+    phases: Sequence[Phase] | None = None,
+    workdir: str | Path | None = None,
+    progress: Progress | None = None,
+    tell: Log | None = None,
+    **options: Any,
+) -> RateFamily:
+    """Trains all rates of one cut in one run.
+
+    Args:
+      backbone: the frozen network, such as from `load_backbone`.
+      cut: one of its endpoints.
+      lambdas: rate weight of each rate, by its name; smaller means more bits.
+      data: the images, as `--data` takes them.
+      channels, stride: of every unit, with 3×3 kernels up to stride 2 and stride×stride ones above.
+      spec: the unit, in place of channels and stride: a `BottleneckSpec`, a `jaxsplit.units.Unit`
+        of your own, or `jaxsplit.units.per_tensor` where several arrays cross the cut.
+      specs: units of rates that differ from it, by their names.
+      loss: the distortion of the last two phases, a `Distortion` or a callable of your own (see
+        `losses.DistortionLoss`); default: distillation from the unsplit network.
+      optimizer: of each rate's parameters, in place of Adam with clipping and a schedule.
+      steps: length, see `default_phases`.
+      phases: the phases of the training, in place of steps and loss.
+      workdir: folder for checkpoints, metrics and cached features; the same call resumes from
+        there. None keeps everything in memory.
+      progress: called with step, steps and metrics, such as a `jaxsplit.io.progress.ProgressBar`.
+      tell: log callback.
+      **options: other fields of `CurveConfig`: batch_size, learning_rate, ema, seed, limit, …
+
+    Returns:
+      The family, ready for `Sender`, `Receiver` and `save`.
+
+    Raises:
+      ConfigError: an argument doesn't fit.
+      DataError: the images are of other classes than the backbone's.
+
+    >>> import jaxsplit
+    >>> backbone = jaxsplit.load_backbone("fashion_mnist_resnet8")
+    >>> family = train_family(
+    ...     backbone, "stage3.block1", {"r1": 1e-3, "r2": 1e-4}, channels=4,
+    ...     phases=[Phase(4, Distortion(distillation=0, features=1))], limit=64, batch_size=16,
+    ... )
+    >>> [(rate.rate_id, rate.spec.channels) for rate in family.rates]
+    [('r1', 4), ('r2', 4)]
+    """
+    if unknown := sorted(set(specs or {}) - set(lambdas)):
+        raise ConfigError(f"specs has {', '.join(unknown)}; the rates are {', '.join(lambdas)}")
+    if spec is None:
+        spec = BottleneckSpec.from_stride(channels, stride)
+    rates = tuple(Rate(name, lmbda, (specs or {}).get(name)) for name, lmbda in lambdas.items())
+    try:
+        config = CurveConfig(
+            # A backbone from a file has no name; its fingerprint keys the checkpoints.
+            backbone=backbone.weights or backbone.fingerprint,
+            cut=cut,
+            spec=spec,
+            rates=rates,
+            phases=default_phases(steps, loss) if phases is None else tuple(phases),
+            data=data,
+            optimizer=optimizer,
+            **options,
+        )
+    except TypeError as error:
+        raise ConfigError(f"train_family: {error}") from error
+    folder = None if workdir is None else Path(workdir)
+    return train_curve(config, backbone, folder, progress, tell)
 
 
 def train_curve(
     config: CurveConfig,
-    backbone: networks.Backbone,
+    backbone: Backbone,
     workdir: Path | None = None,
     progress: Progress | None = None,
     tell: Log | None = None,
@@ -75,29 +168,21 @@ def train_curve(
         a batch equally, or the network is trained too, for which see `train_networks`.
       DataError: the images are of other classes than the backbone's.
 
-    >>> from jaxsplit.units.bottleneck import BottleneckSpec
-    >>> from jaxsplit.weights.load import load_backbone
-    >>> from jaxsplit.train.losses import Distortion
-    >>> from jaxsplit.train.step import Phase, Rate
-    >>> family = train_curve(
-    ...     CurveConfig(
-    ...         backbone="fashion_mnist_resnet8",
-    ...         cut="stage3.block1",
-    ...         spec=BottleneckSpec(channels=4),
-    ...         rates=(Rate("r1", 1e-3),),
-    ...         phases=(Phase(4, Distortion(distillation=0, features=1)),),
-    ...         limit=64,
-    ...         batch_size=16,
-    ...     ),
-    ...     load_backbone("fashion_mnist_resnet8"),
+    >>> import jaxsplit
+    >>> backbone = jaxsplit.load_backbone("fashion_mnist_resnet8")
+    >>> phase = Phase(4, Distortion(distillation=0, features=1))
+    >>> config = CurveConfig(
+    ...     "fashion_mnist_resnet8", "stage3.block1", BottleneckSpec(channels=4),
+    ...     rates=(Rate("r1", 1e-3),), phases=(phase,), limit=64, batch_size=16,
     ... )
+    >>> family = train_curve(config, backbone)
     >>> family.cut, family["r1"].tables.channels
     ('stage3.block1', 4)
     """
     if config.trainable != "unit":
         raise ConfigError(
             f"trainable is {config.trainable!r}, but a family has one frozen network: expected "
-            "'unit', or call jaxsplit.train.recipe.train_networks"
+            "'unit', or call jaxsplit.train.curve.train_networks"
         )
     family, source = train_rates(config, backbone, workdir, progress, tell)
     if config.tables == "prior":
@@ -105,13 +190,47 @@ def train_curve(
     return fit_tables(family, backbone.fold(), source, tables=config.tables)
 
 
-def train_rates(
+def train_networks(
     config: CurveConfig,
-    backbone: networks.Backbone,
+    backbone: Backbone,
     workdir: Path | None = None,
     progress: Progress | None = None,
     tell: Log | None = None,
-) -> tuple[RateFamily, data.Source]:
+) -> tuple[tuple[RateFamily, Backbone], ...]:
+    """Trains as `train_curve` does, for any `config.trainable`.
+
+    Feature errors and distillation refer to the frozen network. For arguments and errors see
+    `train_curve`; the backbone should not be folded.
+
+    Returns:
+      For every rate a family of it alone, and its network.
+    """
+    family, source = train_rates(config, backbone, workdir, progress, tell)
+    pairs = []
+    for rate in family.rates:
+        params, own = dict(rate.variables["params"]), backbone
+        if blocks := params.pop(NETWORK, {}):
+            variables = with_blocks(backbone.variables, blocks)
+            own = dataclasses.replace(
+                backbone, variables=variables, fingerprint=fingerprint(variables), weights=None
+            )
+        rate = dataclasses.replace(rate, variables={**rate.variables, "params": params})
+        alone = dataclasses.replace(
+            family, rates=(rate,), backbone_fingerprint=own.fingerprint, weights=own.weights
+        )
+        if config.tables != "prior":
+            alone = fit_tables(alone, own, source, tables=config.tables)
+        pairs.append((alone, own))
+    return tuple(pairs)
+
+
+def train_rates(
+    config: CurveConfig,
+    backbone: Backbone,
+    workdir: Path | None = None,
+    progress: Progress | None = None,
+    tell: Log | None = None,
+) -> tuple[RateFamily, Source]:
     """Trains as `train_curve` does, for any `config.trainable`, without fitting tables.
 
     Returns:
@@ -121,16 +240,14 @@ def train_rates(
     log = tell or no_log
     frozen = backbone.fold()
     groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
-    source = data.open_source(config.data, split=config.train_split, limit=config.limit)
+    source = open_source(config.data, split=config.train_split, limit=config.limit)
     backbone.task.check_source(source)
-    count = len(source) * len(config.shown)
-    if count < config.batch_size:  # before hours of features
-        raise ConfigError(
-            f"{count} training examples don't fill one batch of {config.batch_size}: "
-            "raise the limit or make the batches smaller"
-        )
-    parallel.devices_for(config.batch_size)  # refuses a batch that they can't share
-    keep: Compute = functools.partial(
+    # What can't be trained is refused before hours of features.
+    check_batch(len(source) * len(config.shown), config.batch_size)
+    parallel.devices_for(config.batch_size)
+    if config.start == "principal":
+        groups[0].split.units.one  # noqa: B018 — refuses several arrays
+    cached = functools.partial(
         features.compute,
         frozen,
         config.cut,
@@ -140,155 +257,56 @@ def train_rates(
         max_bytes=int(min(config.cache_gib * 2**30, 2**62)),
         tell=log,
     )
-    if config.start == "principal":
-        groups[0].split.units.one  # noqa: B018 — refuses several arrays before hours of features
-    examples: Examples = keep(source, views=config.shown)
+    examples = cached(source, views=config.shown)
+    key = _checkpoint_key(config, frozen, source)
+    directory = workdir / f"checkpoints-{key}" if workdir else None
+    state = loop.resume(first_state(config, backbone, groups), directory)
+    if int(state.step):
+        log(f"{int(state.step)} of {config.steps} steps are done")
+    elif config.start == "principal":
+        log("computing principal components")
+        if isinstance(examples, FeatureCache):
+            sample = batches.sample_of(examples, len(config.shown))
+        else:
+            sample = batches.sampled_features(frozen, config.cut, source, config.shown)
+        state = with_principal_units(config, frozen, groups, state, sample, examples.scale)
+    if config.trainable == "all" and isinstance(examples, FeatureCache):
+        images = ImageBatches(source, backbone.preprocessing, config.shown, examples.scale)
+        examples = dataclasses.replace(examples, images=images)
+    measure = None
+    if config.evaluate_every:
+        test = open_source(config.data, split=config.test_split, limit=config.evaluate_limit)
+        size = batch_size(backbone.preprocessing.input_shape)
+        in_turn = functools.partial(cached(test).in_turn, size)
+        measure = make_evaluate(groups, frozen, in_turn, config.batching)
+    names = [rate.rate_id for rate in config.rates]
+    with MetricsWriter(workdir, names, key) as writer:
+        reports = Reports(total=config.steps, names=names, progress=progress, writer=writer)
+        state = fit_phases(config, backbone, groups, state, examples, measure, reports, directory)
+    return freeze(config, backbone, groups, state), source
+
+
+def _checkpoint_key(config: CurveConfig, frozen: Backbone, source: Source) -> str:
     # The config holds only names of network and images, whose content may change.
     own = [
         json.dumps(identity(value), sort_keys=True)
         for value, kind in ((frozen.network, LinenNetwork), (frozen.task, Classification))
         if type(value) is not kind
     ]
-    key = checkpoint.key(config.key, backbone.fingerprint, source.listing, *own)
-    directory = workdir / f"checkpoints-{key}" if workdir else None
-    state = loop.resume(first_state(config, backbone, groups), directory)
-    if int(state.step):
-        log(f"{int(state.step)} of {config.steps} steps are done")
-    first = config.phases[0].distortion
-    if config.start == "principal" and isinstance(first, Distortion) and not int(state.step):
-        log("computing principal components")
-        # Some of the examples, equally many of each view.
-        if isinstance(examples, features.FeatureCache):
-            sample = batches.sample_of(examples, len(config.shown))
-        else:
-            sample = batches.sampled_features(frozen, config.cut, source, config.shown)
-        origin = {"backbone": frozen, "distortion": first, "scale": examples.scale}
-        state = with_principal_units(groups, state, sample, **origin, seed=config.seed)
-    if config.trainable == "all" and isinstance(examples, features.FeatureCache):
-        shown = backbone.preprocessing, config.shown, examples.scale
-        examples = WithImages(examples, features.ImageBatches(source, *shown))
-    evaluate = None
-    if config.evaluate_every:
-        test = data.open_source(config.data, split=config.test_split, limit=config.evaluate_limit)
-        evaluate = _evaluation(config, frozen, groups, keep(test))
-    names = [rate.rate_id for rate in config.rates]
-    with MetricsWriter(workdir, names, key) as writer:
-        reports = Reports(total=config.steps, names=names, progress=progress, writer=writer)
-        state = _fit(
-            config,
-            backbone,
-            groups,
-            state,
-            examples,
-            evaluate,
-            reports=reports,
-            directory=directory,
-        )
-    return freeze(config, backbone, groups, state), source
-
-
-def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
-    """Returns the optimizer of the units, and of the network's blocks where they are trained."""
-    if config.optimizer is not None:
-        return config.optimizer
-    rates = {"prior": config.prior_rate}
-    if config.trainable != "unit":
-        rates[NETWORK] = config.network_rate
-    return make_adam(config.learning_rates(), max_norm=config.max_norm, **rates)
-
-
-def first_state(
-    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group]
-) -> CurveState:
-    """Returns the state at step 0; `backbone` is the network before any folding."""
-    blocks = learning_blocks(groups[0].split, backbone.variables, config.trainable)
-    return init_groups(groups, make_optimizer(config), config.seed, config.ema > 0, blocks)
-
-
-def make_constants(
-    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group], scale: Scale
-) -> CurveConstants:
-    """Returns the constants of `make_curve_step`; `scale` is the features'."""
-    frozen = jax.tree.map(jnp.asarray, backbone.fold().variables)
-    return CurveConstants(
-        backbone=cast_params(frozen, config.compute_dtype),
-        scale=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scale),
-        groups=group_constants(groups, config.seed),
-        network=None if config.trainable == "unit" else backbone.variables,
-    )
-
-
-def _evaluation(
-    config: CurveConfig,
-    backbone: networks.Backbone,
-    groups: Sequence[Group],
-    examples: features.FeatureCache | features.ImageBatches,
-) -> Callable[[Phase, CurveState], Metrics]:
-    """(phase, state) → validation metrics and bits of every rate."""
-    size = batch_size(backbone.preprocessing.input_shape)
-    in_turn = functools.partial(examples.in_turn, size)
-    measure = make_evaluate(groups, backbone, in_turn, config.batching)
-
-    def evaluate(phase: Phase, state: CurveState) -> Metrics:
-        noisy = phase.quantization == "noise"
-        return measure(with_best_offsets(groups, state) if noisy else state)
-
-    return evaluate
-
-
-def _fit(
-    config: CurveConfig,
-    backbone: networks.Backbone,
-    groups: Sequence[Group],
-    state: CurveState,
-    examples: Examples,
-    evaluate: Callable[[Phase, CurveState], Metrics] | None,
-    **options: Any,
-) -> CurveState:
-    """Runs all phases; `options` are those of `loop.fit`."""
-    adam = make_optimizer(config)
-    constants = make_constants(config, backbone, groups, examples.scale)
-    place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    ids = [[rate.rate_id for rate in group.rates] for group in groups]
-    end = 0
-    for phase in config.phases:
-        if phase.quantization == "round" and int(state.step) == end:
-            state = with_best_offsets(groups, state)
-        end += phase.steps
-        step = make_curve_step(
-            groups,
-            phase,
-            adam,
-            backbone.preprocessing,
-            batching=config.batching,
-            compute_dtype=config.compute_dtype,
-            ema=config.ema,
-        )
-        state = loop.fit(
-            state,
-            step,
-            lambda start: examples.batches(config.batch_size, config.seed, start, **place),
-            end,
-            batch_size=config.batch_size,
-            constants=constants,
-            groups=ids,
-            evaluate=evaluate and functools.partial(evaluate, phase),
-            evaluate_every=config.evaluate_every,
-            **options,
-        )
-    return with_best_offsets(groups, state) if config.phases[-1].quantization == "noise" else state
+    return checkpoint.key(config.key, frozen.fingerprint, source.listing, *own)
 
 
 def freeze(
-    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group], state: CurveState
+    config: CurveConfig, backbone: Backbone, groups: Sequence[Group], state: CurveState
 ) -> RateFamily:
     """Returns the family of a trained state, with tables of the priors."""
     frozen = []
     for group, trained in zip(groups, state.groups, strict=True):
         rates = []
         for i, rate in enumerate(group.rates):
-            variables = jax.tree.map(lambda x, i=i: np.asarray(x[i]), trained.result)
-            offsets = jax.tree.map(lambda x, i=i: np.asarray(x[i]), trained.offsets)
+            variables, offsets = jax.tree.map(
+                lambda x, i=i: np.asarray(x[i]), (trained.result, trained.offsets)
+            )
             tables = group.split.units.tables(variables, offsets)
             spec = rate.spec or config.spec
             rates.append(FamilyRate(rate.rate_id, rate.lmbda, spec, variables, tables))
@@ -301,7 +319,7 @@ def freeze(
         cut=config.cut,
         rates=tuple(in_order(groups, frozen)),
         card={
-            "data": data.portable_name(config.data),
+            "data": portable_name(config.data),
             "split": config.train_split,
             "seed": config.seed,
             "versions": versions(),

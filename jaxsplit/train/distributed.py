@@ -1,4 +1,4 @@
-"""Training in several processes, usually one a host: joining, barriers and lost processes."""
+"""Several processes that train together, usually one a host: joining, barriers, lost ones."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _HEARTBEAT_S = 30
 _SHUTDOWN_S = 7 * 24 * 3600
 # Barriers need names: all processes pass the same ones in the same order.
 _BARRIERS = itertools.count()
+_LOST = (jax.errors.JaxRuntimeError, ValueError)  # errors of a collective without all processes
 
 _Tree = TypeVar("_Tree")
 
@@ -33,8 +34,7 @@ def join(
     Args:
       coordinator: "HOST:PORT" of process 0, or "auto": jax asks the cluster (a TPU pod, Slurm,
         Open MPI, Kubernetes). None does so only where `launched_together`.
-      process_id: number of this process, from 0.
-      processes: how many there are.
+      process_id, processes: number of this process, from 0, and how many there are.
 
     Raises:
       ConfigError: the arguments don't fit.
@@ -109,22 +109,22 @@ def from_first(tree: _Tree) -> _Tree:
     """Broadcasts the first process's tree; the others' trees give structure and shapes."""
     if jax.process_count() == 1:
         return tree
-    from jax.experimental import multihost_utils
-
-    wait_for_all("broadcast")
-    with together((jax.errors.JaxRuntimeError, ValueError)):
-        return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+    return jax.tree.map(np.asarray, _collective("broadcast_one_to_all", tree))
 
 
 def largest(number: int) -> int:
     """Returns the maximum of a number over processes."""
     if jax.process_count() == 1:
         return number
+    return int(np.max(_collective("process_allgather", np.int32(number))))
+
+
+def _collective(name: str, tree: _Tree) -> _Tree:
     from jax.experimental import multihost_utils
 
-    wait_for_all("maximum")
-    with together((jax.errors.JaxRuntimeError, ValueError)):
-        return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+    wait_for_all(name)
+    with together(_LOST):
+        return getattr(multihost_utils, name)(tree)
 
 
 def wait_for_all(reason: str) -> None:
@@ -134,10 +134,9 @@ def wait_for_all(reason: str) -> None:
     """
     if not _several():
         return
-    with together((jax.errors.JaxRuntimeError, ValueError)):
-        _state().client.wait_at_barrier(
-            f"{reason}, {next(_BARRIERS)}", timeout_in_ms=1000 * _SHUTDOWN_S
-        )
+    with together(_LOST):
+        barrier = f"{reason}, {next(_BARRIERS)}"
+        _state().client.wait_at_barrier(barrier, timeout_in_ms=1000 * _SHUTDOWN_S)
 
 
 def _state() -> Any:
@@ -156,8 +155,8 @@ def _several() -> bool:
 def leaving_errors() -> Iterator[None]:
     """Ends one of several processes at once on an error that the others do not have.
 
-    A normal exit would wait for the others, which wait for this one; without its heartbeats jax
-    ends them too. All processes see stop requests and non-finite losses, and exit normally.
+    A normal exit would wait for the others; without this one's heartbeats jax ends them too. All
+    processes see stop requests and non-finite losses, and exit normally.
     """
     try:
         yield

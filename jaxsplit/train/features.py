@@ -23,7 +23,7 @@ from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
 from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks import Backbone, Features, LinenNetwork
-from jaxsplit.networks.inference import batch_size, head_program, pad_rows
+from jaxsplit.networks.inference import batch_size, head_program, in_batches
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train import batches
 from jaxsplit.train.batches import FeatureCache, ImageBatches
@@ -39,13 +39,9 @@ _SECONDS_BETWEEN_REPORTS = 10
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeadRun:
-    """The run of the frozen head over the examples of a training.
+    """The run of a frozen head, up to some cuts, over the examples of a training.
 
-    Attributes:
-      backbone, cuts: the frozen network, and where it is cut.
-      source, views: training images, and augmentations of each.
-      dtype: of the stored features.
-      log: log callback.
+    `dtype` is that of the stored features.
     """
 
     backbone: Backbone
@@ -60,7 +56,7 @@ class HeadRun:
         """Images of one run of the head."""
         return batch_size(self.backbone.preprocessing.input_shape)
 
-    @functools.cached_property
+    @property
     def layout(self) -> tuple[dict[str, Features], Outputs, Targets]:
         """Shapes of an image's arrays: cut → features, the teacher's outputs, the target."""
         shapes = self.backbone.feature_shapes
@@ -122,8 +118,7 @@ def compute(
     Several processes may share a directory: one computes, the others wait.
 
     Args:
-      backbone: the frozen network.
-      cut: where it is cut.
+      backbone, cut: the frozen network, and where it is cut.
       source: training images, decoded on demand.
       views: augmentations per image; None: the image itself.
       dtype: of the stored features; float16 and bfloat16 halve the space.
@@ -177,7 +172,6 @@ def _compute(
     """Cut → features, from the cache as far as it is complete; None without a cache."""
     if run.dtype not in DTYPES:
         raise ConfigError(f"feature dtype is {run.dtype!r}; expected one of {', '.join(DTYPES)}")
-    shapes = run.shapes
     if cache not in CACHES or (cache == "disk" and directory is None):
         raise ConfigError(
             f"cache is {cache!r} and its directory {directory}; expected one of "
@@ -185,16 +179,9 @@ def _compute(
         )
     files = None
     if directory is not None and cache in ("auto", "disk"):
-        about = run.about
-        files = ArrayCache(
-            directory / key(about),
-            about,
-            shapes,
-            images=len(run.source),
-            views=len(run.views),
-            part_images=run.size,
-        )
-    if cache == "none" or not _fits(shapes, files, max_bytes, cache, run.log):
+        folder, images, views = directory / key(run.about), len(run.source), len(run.views)
+        files = ArrayCache(folder, run.about, run.shapes, images, views, part_images=run.size)
+    if cache == "none" or not _fits(run, files, max_bytes, cache):
         return None
     arrays = (_in_memory(run) if files is None else _on_disk(files, run)).values()
     features, teacher, targets = jax.tree.unflatten(jax.tree.structure(run.layout), arrays)
@@ -214,18 +201,13 @@ def key(about: dict[str, object]) -> str:
 def run_parts(
     run: HeadRun, parts: Sequence[int] | None
 ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
-    """Computes parts of a cache.
+    """Computes parts of a cache, by their numbers; None: all.
 
-    Args:
-      run: network and examples.
-      parts: numbers of the parts; None for all. Part `k · V + v` is the k-th run of images in
-        view v of V: a run is decoded once for all of its views.
+    Part `k · V + v` is the k-th run of images in view v of V: a run is decoded once for all of its
+    views. Raises a ConfigError if features are too large for their dtype, or not finite.
 
     Yields:
       The part, its first row, and its rows by the names of `run.shapes`.
-
-    Raises:
-      ConfigError: the features are too large for their dtype, or not finite.
     """
     size, count, views = run.size, len(run.source), run.views
     wanted = set(range(-(-count // size) * len(views)) if parts is None else parts)
@@ -248,13 +230,10 @@ def run_parts(
                 continue
             index = batch["index"]
             images = views.apply(batch["image"], index, np.full(len(index), view))
-            seen = program(variables, pad_rows(images, size))
-            features, outputs = batches.first_rows(seen, len(index))
-            stored = {
-                cut: jax.tree.map(functools.partial(_as_dtype, dtype=run.dtype, cut=cut), tree)
-                for cut, tree in features.items()
-            }
-            leaves = jax.tree.leaves((stored, outputs, batch["label"]))
+            features, outputs = in_batches(functools.partial(program, variables), images, size)
+            for cut, tree in features.items():
+                features[cut] = jax.tree.map(lambda x, cut=cut: _as_dtype(x, run.dtype, cut), tree)
+            leaves = jax.tree.leaves((features, outputs, batch["label"]))
             yield part, view * count + i * size, dict(zip(run.shapes, leaves, strict=True))
             done += 1
             if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
@@ -276,9 +255,9 @@ def _as_dtype(features: np.ndarray, dtype: str, cut: str) -> np.ndarray:
     return stored
 
 
-def _fits(shapes: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, log: Log) -> bool:
+def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: int, cache: str) -> bool:
     """Returns whether the features fit the cache; raises a ConfigError unless it is "auto"."""
-    lacking = size = sum(map(array_bytes, shapes.values()))
+    lacking = size = sum(map(array_bytes, run.shapes.values()))
     limits = [("the limit", max_bytes)]
     if files is None:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -296,7 +275,7 @@ def _fits(shapes: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, 
     exceeded = [f"{name} is {_gib(limit)}" for name, limit in limits if lacking > max(limit, 0)]
     if not exceeded:
         return True
-    shape, dtype = next(iter(shapes.values()))
+    shape, dtype = next(iter(run.shapes.values()))
     problem = (
         f"the features of {shape[0]} examples, {'×'.join(map(str, shape[1:]))} in {dtype}, take "
         f"{_gib(size)}, but {' and '.join(exceeded)}"
@@ -307,7 +286,7 @@ def _fits(shapes: Shapes, files: ArrayCache | None, max_bytes: int, cache: str, 
             f"{problem}; {smaller}; take fewer views, limit the images, raise the limit, or "
             "use no cache: the head then runs in every step"
         )
-    log(f"{problem}: the head will run in every step")
+    run.log(f"{problem}: the head will run in every step")
     return False
 
 

@@ -16,16 +16,16 @@ import numpy as np
 from jaxsplit.errors import Interrupted
 from jaxsplit.io import checkpoint
 from jaxsplit.train import distributed, parallel
-from jaxsplit.train.metrics import Metrics, Reports, check_state
+from jaxsplit.train.metrics import Metrics, Outcome, Reports, check_state
 from jaxsplit.train.step import StepMetrics
 
 
 class State(Protocol):
-    """A tree of arrays that counts its steps."""
+    """A tree of arrays that counts its finished steps."""
 
     @property
     def step(self) -> jax.Array:
-        """Number of finished steps."""
+        """Their number."""
 
 
 _State = TypeVar("_State", bound=State)
@@ -62,10 +62,8 @@ def fit(
     Args:
       state: not replicated, such as from `resume`.
       step: mapped over devices here; metrics are means over the whole batch, scalars or [R].
-      batches: number of finished steps → batches from there on: whole ones, or this process's
-        parts.
-      steps: number of the last step.
-      batch_size: examples in a batch, over all devices of all processes.
+      batches: number of finished steps → batches from there on, whole ones or this process's parts.
+      steps, batch_size: number of the last step, and examples over all devices of all processes.
       constants: a tree that no step changes, such as a frozen network's variables.
       reports: of metrics of the steps, and of evaluations.
       groups: names of the rates along the leading axis of each of `state.groups`, for errors.
@@ -84,21 +82,11 @@ def fit(
         return state
     reports = reports or Reports()
     devices = parallel.devices_for(batch_size)
-    run = parallel.parallel_step(_with_stop(step), devices)
-    replicated = parallel.replicate(state, devices)
-    # Once: with every step, a large backbone would be copied to every device again.
-    constants = parallel.replicate(constants, devices)
-    source = batches(first)
     reports.begin(first, steps, batch_size)
     with stop_request() as request, distributed.together():
-        for done in range(first + 1, steps + 1):
-            part = next(source)
-            if jax.process_count() > 1 and len(jax.tree.leaves(part)[0]) == batch_size:
-                part = distributed.share(part)
-            stops = np.full(jax.local_device_count(), request.signal, np.int32)
-            sent = parallel.shard((part, stops), devices)
-            replicated, metrics = run(replicated, sent, constants)
-            reports.add(done, metrics)
+        running = _run(state, step, batches(first), constants, batch_size, devices, request)
+        for done, (replicated, outcome) in zip(range(first + 1, steps + 1), running, strict=False):
+            reports.add(done, outcome)
             # Several processes stop at the same step, where all have read the signal.
             stop = reports.stop if jax.process_count() > 1 else request.signal
             saves = directory is not None and (done % save_every == 0 or done == steps or stop)
@@ -109,22 +97,40 @@ def fit(
             reports.drain()
             state = parallel.unreplicate(replicated)
             check_state(done, state, groups)
-            if directory is not None and saves and stop:
+            if saves and stop:
                 _save(directory, done, state)  # first: a resumed run skips this step
             if evaluate is not None and evaluates:
                 reports.evaluated(done, evaluate(state))
-            if directory is not None and saves and not stop:
+            if saves and not stop:
                 _save(directory, done, state)
             if done == steps:  # a later signal would be lost with this request
                 stop = stop or distributed.largest(request.signal)
             if stop:
-                resumes = "which is saved: the same command resumes from there"
-                raise Interrupted(
-                    f"stopped by {signal.Signals(stop).name} after step {done}, "
-                    f"{resumes if directory else 'unsaved'}",
-                    stop,
-                )
+                raise _interrupted(stop, done, directory)
     return state
+
+
+def _run(
+    state: _State,
+    step: Callable[[_State, _Batch, _Constants], tuple[_State, StepMetrics]],
+    source: Iterator[_Batch],
+    constants: _Constants,
+    batch_size: int,
+    devices: list[jax.Device],
+    request: StopRequest,
+) -> Iterator[tuple[_State, Outcome]]:
+    """Runs steps endlessly; yields the replicated state and the outcome of each."""
+    run = parallel.parallel_step(_with_stop(step), devices)
+    # Replicated once: with every step, a large backbone would be copied to every device again.
+    replicated = parallel.replicate(state, devices)
+    constants = parallel.replicate(constants, devices)
+    for batch in source:
+        if jax.process_count() > 1 and len(jax.tree.leaves(batch)[0]) == batch_size:
+            batch = distributed.share(batch)
+        signals = np.full(jax.local_device_count(), request.signal, np.int32)
+        sent = parallel.shard((batch, signals), devices)
+        replicated, outcome = run(replicated, sent, constants)
+        yield replicated, outcome
 
 
 def _with_stop(
@@ -142,10 +148,18 @@ def _with_stop(
     return run
 
 
-def _save(directory: Path, done: int, state: State) -> None:
-    if distributed.is_first():
+def _save(directory: Path | None, done: int, state: State) -> None:
+    if directory is not None and distributed.is_first():
         checkpoint.save_step(directory, done, state)
     distributed.wait_for_all(f"step {done} is saved")
+
+
+def _interrupted(number: int, done: int, directory: Path | None) -> Interrupted:
+    resumes = "which is saved: the same command resumes from there"
+    name = signal.Signals(number).name
+    return Interrupted(
+        f"stopped by {name} after step {done}, {resumes if directory else 'unsaved'}", number
+    )
 
 
 class StopRequest:
@@ -157,9 +171,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Records the first SIGINT or SIGTERM instead of ending; then restores the handlers.
+    """Records the first SIGINT or SIGTERM; a second one can end a long save.
 
-    A second signal can end a long save. Other threads than the main one record no signal.
+    Other threads than the main one record no signal.
 
     >>> with stop_request() as request:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -170,21 +184,15 @@ def stop_request() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with contextlib.ExitStack() as before:
 
-    def restore() -> None:
-        for number, handler in before.items():
+        def note(number: int, frame: FrameType | None) -> None:
+            del frame
+            request.signal = number
+            before.close()  # restores the handlers
+
+        for number in (signal.SIGINT, signal.SIGTERM):
             # None is a handler that Python didn't install and can't restore.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        del frame
-        request.signal = number
-        restore()
-
-    for number in before:
-        signal.signal(number, note)
-    try:
+            before.callback(signal.signal, number, signal.getsignal(number) or signal.SIG_DFL)
+            signal.signal(number, note)
         yield request
-    finally:
-        restore()

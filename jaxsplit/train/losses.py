@@ -46,8 +46,7 @@ def feature_error(reconstruction: Features, features: Features, scale: Scale) ->
       scale: mean square of the features over the training set: a number for each array.
 
     Returns:
-      float [B], the mean over arrays: 0 without loss, 1 for a reconstruction of zeros where the
-      features have their mean size.
+      float [B], the mean over arrays: 0 without loss, about 1 for a reconstruction of zeros.
 
     >>> features = jnp.full((1, 2, 2, 3), 4.0)
     >>> feature_error(features + 1, features, scale=16.0).tolist()
@@ -93,7 +92,8 @@ class DistortionInputs(NamedTuple):
 class DistortionLoss(Protocol):
     """A distortion: a `Distortion`, or a hashable callable of your own.
 
-    Set `needs_tail = False` on one that does not use `outputs`: the tail is then not run.
+    Set `needs_tail = False` on one that does not use `outputs`, and `needs_teacher = False` on one
+    that does not use `teacher`: they are then not computed.
 
     >>> def own(seen):
     ...     return seen.task.loss(seen.outputs, seen.targets)
@@ -112,14 +112,21 @@ class DistortionLoss(Protocol):
         """
 
 
-def needs_tail(distortion: DistortionLoss) -> bool:
-    """Returns whether a distortion needs the tail's outputs; by default it does."""
-    return getattr(distortion, "needs_tail", True)
+class LinearDistortion:
+    """Linear function of the reconstruction: its gradient is `seen.teacher`, its value 0.
 
+    A step then runs no tail: the gradient of the distortion behind it comes from another program.
+    """
 
-def needs_teacher(distortion: DistortionLoss) -> bool:
-    """Returns whether a distortion needs the unsplit network's outputs; by default it does."""
-    return getattr(distortion, "needs_teacher", True)
+    needs_tail = False
+
+    def __call__(self, seen: DistortionInputs) -> jax.Array:
+        """Computes zeros, float [B]."""
+
+        def linear(slope: jax.Array, x: jax.Array) -> jax.Array:
+            return slope * (x - jax.lax.stop_gradient(x))
+
+        return rate(jax.tree.map(linear, seen.teacher, seen.reconstruction))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +172,7 @@ class Distortion:
         """Computes the weighted sum of each image.
 
         Args:
-          seen: with outputs where `needs_tail`, unless the tail's part is added elsewhere.
+          seen: with outputs where `needs_tail`.
 
         Returns:
           float [B]; the parts that depend on outputs are in nats.
@@ -174,9 +181,9 @@ class Distortion:
         if self.features:
             error = feature_error(seen.reconstruction, seen.features, seen.scale)
             total += self.features * error
-        if seen.outputs is not None and self.distillation:
+        if self.distillation:
             lost = seen.task.distillation(seen.outputs, seen.teacher, self.temperature)
             total += self.distillation * lost
-        if seen.outputs is not None and self.labels:
+        if self.labels:
             total += self.labels * seen.task.loss(seen.outputs, seen.targets)
         return total

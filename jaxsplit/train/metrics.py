@@ -25,11 +25,8 @@ class MetricsWriter:
     """Writes a training's metrics into a folder, as `metrics.jsonl` and TensorBoard events.
 
     A line is `{"step": 20, "images_per_second": 812.5, "loss": {"r1": 1.5, "r2": 0.75}, …}`; the
-    tags of the events are `images_per_second`, `loss/r1`, `loss/r2`. Nothing is written before
-    `begin`, which a training calls with the step that it starts or resumes from.
-
-    Files of another training in the folder are moved to `metrics-KEY`, with that training's key,
-    and back when it is resumed.
+    tags of the events are `images_per_second`, `loss/r1`, `loss/r2`. Files of another training are
+    moved to `metrics-KEY`, with that training's key, and back when it is resumed.
 
     Args:
       directory: the folder, made where it is missing; None: nothing is written.
@@ -46,9 +43,7 @@ class MetricsWriter:
     """
 
     def __init__(self, directory: Path | None, names: Sequence[str] = (), key: str = "") -> None:
-        self._directory = directory
-        self._key = key
-        self._names = tuple(names)
+        self._directory, self._names, self._key = directory, tuple(names), key
         self._lines: Any = None
         self._events: Any = None
 
@@ -61,7 +56,7 @@ class MetricsWriter:
             self._events.close()
 
     def begin(self, step: int) -> None:
-        """Opens the files once, and drops their entries of steps after `step`."""
+        """Opens the files at the first call, and drops their entries of steps after `step`."""
         if self._directory is None or self._lines is not None:
             return
         from tensorboardX.event_file_writer import EventsWriter
@@ -76,8 +71,7 @@ class MetricsWriter:
         self._lines = path.open("a", encoding="utf-8")
         # One file a run: names have seconds, and two runs may start within one.
         self._events = EventsWriter(str(self._directory / "events"), f".{os.getpid()}.{step}")
-        start = SessionLog(status=SessionLog.START)
-        # It makes TensorBoard drop this and later steps of earlier files.
+        start = SessionLog(status=SessionLog.START)  # drops this and later steps of earlier files
         self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
         self._events.flush()
 
@@ -96,13 +90,14 @@ class MetricsWriter:
                 continue
             # Without as many names, rates are numbered.
             names = self._names if len(self._names) == len(array) else range(len(array))
-            line[name] = {str(rate): _finite(x) for rate, x in zip(names, array, strict=True)}
-            scalars |= {f"{name}/{rate}": x for rate, x in zip(names, array, strict=True)}
+            values = dict(zip(names, array, strict=True))
+            line[name] = {str(rate): _finite(x) for rate, x in values.items()}
+            scalars |= {f"{name}/{rate}": x for rate, x in values.items()}
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
-        values = [Summary.Value(tag=tag, simple_value=float(x)) for tag, x in scalars.items()]
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-        self._events.write_event(event)
+        shown = [Summary.Value(tag=tag, simple_value=float(x)) for tag, x in scalars.items()]
+        summary = Summary(value=shown)
+        self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
         self._events.flush()
 
 
@@ -134,14 +129,13 @@ def _finite(value: np.ndarray) -> float | None:
 def _length_until(path: Path, step: int) -> int:
     """Bytes of the lines up to `step`, or to an incomplete line of a killed run."""
     length = 0
-    with path.open("rb") as lines:
-        for line in lines:
-            try:
-                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                    break
-            except (ValueError, KeyError, TypeError):
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
                 break
-            length += len(line)
+        except (ValueError, KeyError, TypeError):
+            break
+        length += len(line)
     return length
 
 
@@ -151,9 +145,11 @@ Metrics = dict[str, np.ndarray]
 #: Of a step on devices: metrics, and the number of a signal or 0.
 Outcome = tuple[dict[str, jax.Array], jax.Array]
 
-#: Progress callback: number of finished steps, of all steps, and metrics of the last step. Metrics
-#: of an evaluation, named `eval_…`, come in a call of their own.
+#: Progress callback: number of finished steps, of all steps, and metrics of the last step; those of
+#: an evaluation, named `eval_…`, come in a call of their own.
 Progress = Callable[[int, int, Metrics], None]
+
+_ADVICE = "lower the learning rate or the bound on the gradient's norm"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -164,7 +160,7 @@ class Reports:
       total: steps of the whole training; None: up to the last one of `begin`.
       every: steps between reports; the last step is reported too.
       names: of the rates, for errors.
-      progress, writer: get the metrics, in the first process only; the writer stays open.
+      progress, writer: get the metrics, in the first process only.
       stop: number of a signal that a process received before a step that was read, or 0.
     """
 
@@ -229,8 +225,7 @@ class Reports:
 
 def check_metrics(step: int, metrics: Metrics, names: Sequence[str] = ()) -> None:
     """Raises a NonFiniteError with step, metrics and rates if metrics are not finite."""
-    wrong = {name: ~np.isfinite(value) for name, value in metrics.items()}
-    wrong = {name: mask for name, mask in wrong.items() if mask.any()}
+    wrong = {name: ~np.isfinite(x) for name, x in metrics.items() if not np.isfinite(x).all()}
     if not wrong:
         return
     rates = {int(i) for mask in wrong.values() if mask.ndim for i in np.flatnonzero(mask)}
@@ -238,7 +233,7 @@ def check_metrics(step: int, metrics: Metrics, names: Sequence[str] = ()) -> Non
     whose = f" for the rates {', '.join(known)}" if known else ""
     raise NonFiniteError(
         f"step {step}: {' and '.join(wrong)} not finite{whose}; checkpoints are of earlier steps: "
-        "lower the learning rate or the bound on the gradient's norm"
+        f"{_ADVICE}"
     )
 
 
@@ -253,10 +248,9 @@ def check_state(step: int, state: object, groups: Sequence[Sequence[str]] = ()) 
         whose = ""
         if groups:
             finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
-            names = groups[path[1].idx]  # .groups[…] begins the path
-            wrong = [name for name, good in zip(names, finite, strict=True) if not good]
-            whose = f" for the rates {', '.join(wrong)}"
+            names = np.asarray(groups[path[1].idx])  # .groups[…] begins the path
+            whose = f" for the rates {', '.join(names[~finite])}"
         raise NonFiniteError(
             f"step {step}: the state's {jax.tree_util.keystr(path)} is not finite{whose} and "
-            "isn't saved: lower the learning rate or the bound on the gradient's norm"
+            f"isn't saved: {_ADVICE}"
         )

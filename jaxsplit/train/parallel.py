@@ -1,4 +1,4 @@
-"""Data parallelism over devices: the only module that uses `pmap`."""
+"""Data parallelism over the devices of all processes, by `pmap`, which only this module uses."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.errors import ConfigError
+from jaxsplit.networks.inference import pad_rows
 
 __all__ = ["use_cpu_cores"]  # the rest is for the trainings of this package
 
@@ -22,8 +23,7 @@ __all__ = ["use_cpu_cores"]  # the rest is for the trainings of this package
 AXIS = "devices"
 
 #: Steps in flight. XLA's CPU client blocks a thread for every step beyond 32, in a pool as large as
-#: the number of cores: a step that the others wait for may then find none, and all devices hang in
-#: its first sum. A stop request waits for this many steps.
+#: the number of cores: all devices may then hang in a sum. A stop request waits for these steps.
 AHEAD = 4
 
 _Tree = TypeVar("_Tree")
@@ -36,10 +36,10 @@ _Constants = TypeVar("_Constants")
 def use_cpu_cores(batch_size: int) -> None:
     """Makes CPU cores (at most 8) devices, as many as divide the batch.
 
-    XLA distributes a training step over cores poorly: on two cores, one device per core took a
-    step of ResNet-8 or ResNet-20 in 1/1.3 of the time of one device over both. Call it before jax
-    is used; later calls change nothing. It has no effect on other platforms, where XLA_FLAGS sets
-    the number of devices, or in one of several processes, which may share the cores.
+    XLA distributes a training step over cores poorly: on two cores, one device per core took 1/1.3
+    of the time of one device over both. Call it before jax is used; later calls change nothing. It
+    has no effect on other platforms, where XLA_FLAGS sets the number of devices, or in one of
+    several processes, which may share the cores.
 
     Args:
       batch_size: examples of a step, over all devices.
@@ -136,17 +136,16 @@ def make_sums(
     function: Callable[[_Constants, _Batch], dict[str, jax.Array]],
     devices: list[jax.Device] | None = None,
 ) -> Callable[[_Constants, Iterable[_Batch]], dict[str, np.ndarray]]:
-    """Maps a function over devices and sums its values over examples.
-
-    Batches may have any length: they are padded, and padding doesn't count.
+    """Maps a function over devices of this process and sums its values over examples.
 
     Args:
       function: pure, (variables, batch) → {name: [B, …]}, one entry for each example.
-      devices: of this process; default: all of them.
+      devices: default: all of this process.
 
     Returns:
       (variables, batches) → {name: sum over all examples, float64 […]}, and "examples", their
-      number. Batches are trees of arrays [B, …]; those no longer than the first share a program.
+      number. Batches are trees of arrays [B, …] of any length; those no longer than the first
+      share a program.
     """
     devices = devices or jax.local_devices()
 
@@ -166,26 +165,19 @@ def make_sums(
     def sums(variables: _Constants, batches: Iterable[_Batch]) -> dict[str, np.ndarray]:
         variables = replicate(variables, devices)
         totals: dict[str, np.ndarray] = {}
-        size, pending = 0, None
+        size, in_flight = 0, []
         for batch in batches:
             count = len(jax.tree.leaves(batch)[0])
             size = max(size, -(-count // len(devices)) * len(devices))
-            counts = np.arange(size) < count
-            filled = jax.tree.map(lambda x, size=size: _fill_up(x, size), batch)
-            result = program(variables, shard(filled, devices), shard(counts, devices))
-            if pending is not None:  # read while the devices are busy with the next
-                _add(totals, pending)
-            pending = result
-        if pending is not None:
-            _add(totals, pending)
+            padded = pad_rows(batch, size), np.arange(size) < count  # padding doesn't count
+            in_flight.append(program(variables, *shard(padded, devices)))
+            if len(in_flight) > 1:  # read while the devices are busy with the next
+                _add(totals, in_flight.pop(0))
+        for result in in_flight:
+            _add(totals, result)
         return totals
 
     return sums
-
-
-def _fill_up(array: np.ndarray, size: int) -> np.ndarray:
-    fill = np.zeros((size - len(array), *array.shape[1:]), array.dtype)
-    return np.concatenate([array, fill]) if len(fill) else np.asarray(array)
 
 
 def _add(totals: dict[str, np.ndarray], sums: dict[str, np.ndarray]) -> None:

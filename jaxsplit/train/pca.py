@@ -2,16 +2,12 @@
 
 A unit with linear stages can be a classic transform coder: patches of the features in their PCA
 basis, rounded with one step. Near the original features the loss is a quadratic form of the error,
-see `loss_metric`; basis and step are optimal under it. They depend on the second moments of
-features and gradients only.
+see `loss_metric`; basis and step are optimal under it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +19,6 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
 from jaxsplit.train.losses import Distortion
-from jaxsplit.train.rate_groups import Group
-from jaxsplit.train.records import CurveState
 from jaxsplit.units import BottleneckSpec, UnitSpec, Variables
 from jaxsplit.units.architecture import EPSILON
 
@@ -93,44 +87,44 @@ def principal_unit(
     inputs = split.shape[-1] * k * k
     if channels > inputs:
         raise ConfigError(f"{channels} channels of {inputs} components at {split.cut}")
-    seen = patches(np.asarray(features, np.float64), k).reshape(-1, inputs)  # channel, row, column
+    seen = patches(np.asarray(features, np.float64), k).reshape(-1, inputs)
     mean, covariance = seen.mean(axis=0), np.cov(seen.T).reshape(inputs, inputs)
     root = np.eye(inputs) if metric is None else _root(metric * inputs / np.trace(metric))
     values, vectors = np.linalg.eigh(root @ covariance @ root)
-    values, vectors = values[::-1][:channels], vectors[:, ::-1][:, :channels]
-    variances = np.maximum(values, 0)
+    variances, vectors = np.maximum(values[::-1][:channels], 0), vectors[:, ::-1][:, :channels]
     basis, back = root @ vectors, np.linalg.solve(root, vectors)
     # Filter i · k + j selects pixel (i, j) of a patch.
     pixels = np.tile(np.eye(k * k).reshape(k, k, 1, k * k), (1, 1, split.shape[-1], 1))
     gain = spec.step / step
-    # Normalisation takes the gain: kernels keep the magnitude of random ones, which suits Adam's
-    # steps.
+    # Normalisation takes the gain: kernels keep the magnitude of random ones, as suits Adam.
     inner = 1.0 if spec.batch_norm else gain
     kept = ((back * variances) * back).sum(axis=1)  # variance of the reconstruction
     per_channel = mean.reshape(-1, k * k)
     spread = kept.reshape(-1, k * k).mean(axis=1) + per_channel.var(axis=1)
     decoded = per_channel.mean(axis=1)
-    layers = {
+    latent = mean @ basis * inner, variances * inner**2, np.zeros(channels), gain / inner
+    output = np.zeros(inputs), kept * (gain / inner) ** 2, mean, inner / gain
+    norms = {
         "encoder": {
-            "depthwise": pixels,
-            "depthwise_norm": _Norm(mean, np.diag(covariance), mean),
-            "pointwise": {"kernel": basis * inner},
-            "pointwise_norm": _Norm(
-                mean @ basis * inner, variances * inner**2, np.zeros(channels), gain / inner
-            ),
+            "depthwise_norm": _norm(spec, mean, np.diag(covariance), mean),
+            "pointwise_norm": _norm(spec, *latent),
         },
         "decoder": {
-            "pointwise": {"kernel": back.T / inner},
-            "pointwise_norm": _Norm(
-                np.zeros(inputs), kept * (gain / inner) ** 2, mean, inner / gain
-            ),
-            "depthwise": pixels,
-            "depthwise_norm": _Norm(decoded, spread, decoded),
+            "pointwise_norm": _norm(spec, *output),
+            "depthwise_norm": _norm(spec, decoded, spread, decoded),
         },
     }
     widths = np.sqrt(variances) / step / _LOGISTIC_STD
     prior = _centred(factorized.init_params(key, channels, init_scale=np.maximum(widths, 0.1)))
-    return _variables(layers, prior, spec.batch_norm)
+    kernels = {"encoder": basis * inner, "decoder": back.T / inner}
+    params: Variables = {"prior": prior}
+    stats: Variables = {}
+    for part, norm in norms.items():
+        params[part] = {"depthwise": pixels, "pointwise": {"kernel": kernels[part]}}
+        params[part] |= {name: scale for name, (scale, _) in norm.items()}
+        stats[part] = {name: moments for name, (_, moments) in norm.items()}
+    unit = {"params": params} | ({"batch_stats": stats} if spec.batch_norm else {})
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), unit)
 
 
 def _centred(prior: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -146,76 +140,25 @@ def _root(metric: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(values, _FLATTEST))) @ vectors.T
 
 
-class _Norm(NamedTuple):
-    """Moments before and after a normalisation.
+def _norm(
+    spec: BottleneckSpec,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    after: np.ndarray,
+    gain: float = 1.0,
+) -> tuple[Variables, Variables]:
+    """Parameters and statistics of a normalisation of an input of this mean and variance.
 
-    Attributes:
-      mean, variance: of each channel of its input.
-      after: mean of its output.
-      gain: standard deviation of its output, relative to its input.
+    Its output has the mean `after` and `gain` times the input's standard deviation.
     """
-
-    mean: np.ndarray
-    variance: np.ndarray
-    after: np.ndarray
-    gain: float = 1.0
-
-
-def _variables(layers: Variables, prior: Variables, batch_norm: bool) -> Variables:
-    """Layers, with a `_Norm` behind each convolution, as a unit's variables."""
-    params: Variables = {"prior": prior}
-    stats: Variables = {}
-    for part, tree in layers.items():
-        params[part], stats[part] = {}, {}
-        for name, value in tree.items():
-            if not isinstance(value, _Norm):
-                params[part][name] = value
-            elif not batch_norm:
-                params[part][name] = {"bias": value.after - value.gain * value.mean}
-            else:
-                scale = np.sqrt(value.variance + EPSILON) * value.gain
-                params[part][name] = {"bias": value.after, "scale": scale}
-                stats[part][name] = {"mean": value.mean, "var": value.variance}
-    tree = {"params": params} | ({"batch_stats": stats} if batch_norm else {})
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
-
-
-def with_principal_units(
-    groups: Sequence[Group],
-    state: CurveState,
-    features: np.ndarray,
-    *,
-    backbone: Backbone,
-    distortion: Distortion,
-    scale: float,
-    seed: int,
-) -> CurveState:
-    """Returns the state at step 0 with units from `principal_unit`, each with its lambda's step.
-
-    For features, distortion and scale see `loss_metric`; `seed` is also that of the priors.
-    """
-    states, key = [], jax.random.key(seed)
-    for group, old in zip(groups, state.groups, strict=True):
-        stride = check_principal(group.split.spec).stride
-        metric = loss_metric(group.split, stride, backbone, features, distortion, scale, key)
-        price = float(np.trace(metric)) / len(metric)
-        units = [
-            principal_unit(group.split, features, best_step(rate.lmbda, price, scale), key, metric)
-            for rate in group.rates
-        ]
-        units = jax.tree.map(lambda *leaves: jnp.stack(leaves), *units)
-        new = dataclasses.replace(
-            old,
-            params={**old.params, **units["params"]},  # keeps blocks of the network
-            batch_stats=units.get("batch_stats", {}),
-        )
-        states.append(dataclasses.replace(new, ema=new.variables) if old.ema else new)
-    return CurveState(tuple(states))
+    if not spec.batch_norm:
+        return {"bias": after - gain * mean}, {}
+    scale = np.sqrt(variance + EPSILON) * gain
+    return {"bias": after, "scale": scale}, {"mean": mean, "var": variance}
 
 
 def loss_metric(
     split: Split,
-    stride: int,
     backbone: Backbone,
     features: np.ndarray,
     distortion: Distortion,
@@ -231,7 +174,6 @@ def loss_metric(
 
     Args:
       split, backbone, distortion: the cut, the frozen network, and the weights of the loss.
-      stride: side of a patch, the input of one position of the latent.
       features, scale: float [N, H, W, Cin], a sample of the training's, and its mean square.
       key: of the drawn targets.
 
@@ -241,41 +183,34 @@ def loss_metric(
 
     Source: Martens 2020, New insights and perspectives on the natural gradient method.
     """
-    inputs = split.shape[-1] * stride**2
+    inputs = split.shape[-1] * check_principal(split.spec).stride ** 2
     metric = np.eye(inputs) * distortion.features / (np.prod(split.shape) * scale)
     weights = (distortion.distillation, distortion.temperature), (distortion.labels, 1.0)
     for weight, temperature in weights:
         if weight:
-            metric += weight / 2 * _fisher(split, stride, backbone, features, temperature, key)
+            metric += weight / 2 * _fisher(split, backbone, features, temperature, key)
     return metric
 
 
 def _fisher(
-    split: Split,
-    k: int,
-    backbone: Backbone,
-    features: np.ndarray,
-    temperature: float,
-    key: jax.Array,
+    split: Split, backbone: Backbone, features: np.ndarray, temperature: float, key: jax.Array
 ) -> np.ndarray:
     """Mean outer product of a patch's gradients, for targets drawn at a temperature: [n, n]."""
+    k = check_principal(split.spec).stride
     inputs = split.shape[-1] * k * k
 
-    @jax.jit
-    def slopes(variables: networks.Variables, x: jax.Array, key: jax.Array) -> jax.Array:
-        def drawn(x: jax.Array) -> jax.Array:
-            outputs = split.tail(variables, x)
-            likelihood = split.task.sampled_log_likelihood(outputs, key, temperature)
-            # The square root of distillation's factor, the squared temperature.
-            return temperature * likelihood.sum()
+    def drawn(x: jax.Array, variables: networks.Variables, key: jax.Array) -> jax.Array:
+        outputs = split.tail(variables, x)
+        likelihood = split.task.sampled_log_likelihood(outputs, key, temperature)
+        # The square root of distillation's factor, the squared temperature.
+        return temperature * likelihood.sum()
 
-        return jax.grad(drawn)(x)
-
+    slopes = jax.jit(jax.grad(drawn))
     total, count = np.zeros((inputs, inputs)), 0
     for start in range(0, len(features), _BATCH):
         batch = jnp.asarray(features[start : start + _BATCH], jnp.float32)
         for draw in jax.random.split(jax.random.fold_in(key, start), _DRAWS):
-            found = patches(np.asarray(slopes(backbone.variables, batch, draw), np.float64), k)
+            found = patches(np.asarray(slopes(batch, backbone.variables, draw), np.float64), k)
             found = found.reshape(-1, inputs)
             total += found.T @ found
             count += len(found)

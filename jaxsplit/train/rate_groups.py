@@ -1,13 +1,12 @@
-"""Groups of rates: rates whose units have one architecture share a program.
-
-Their state, training step and validation.
-"""
+"""Groups of rates whose units have one architecture: their state, training and validation."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +17,21 @@ from jaxsplit import networks
 from jaxsplit.data import Preprocessing
 from jaxsplit.networks import Variables
 from jaxsplit.split import Split, make_split
-from jaxsplit.train import losses, parallel
-from jaxsplit.train.metrics import Metrics
-from jaxsplit.train.records import Batch, CurveConstants, CurveState, RateConstants
+from jaxsplit.train import loop, losses, parallel
+from jaxsplit.train.batches import FeatureCache, ImageBatches
+from jaxsplit.train.config import CurveConfig
+from jaxsplit.train.metrics import Metrics, Reports
+from jaxsplit.train.optimizer import make_optimizer as make_adam
+from jaxsplit.train.pca import best_step, loss_metric, principal_unit
+from jaxsplit.train.state import Batch, Constants, CurveState
 from jaxsplit.train.step import (
+    NETWORK,
     Phase,
     Rate,
     StepMetrics,
     cast_params,
     init_state,
+    learning_blocks,
     make_step,
     over_rates,
     rate_constants,
@@ -35,21 +40,14 @@ from jaxsplit.units import UnitSpec
 from jaxsplit.units.quantization import Offsets
 
 _T = TypeVar("_T")
-#: The training step of a whole curve.
-CurveStep = Callable[[CurveState, Batch, CurveConstants], tuple[CurveState, StepMetrics]]
+CurveStep = Callable[[CurveState, Batch, Constants], tuple[CurveState, StepMetrics]]
 # The network's variables, and a unit and offsets for each group.
 _Evaluated = tuple[Variables, tuple[tuple[Variables, Offsets], ...]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Rates whose units have one architecture.
-
-    Attributes:
-      split: the cut with that unit.
-      rates: at least one.
-      places: indices of the rates in the curve.
-    """
+    """Rates whose units have one architecture, the cut with it, and their indices in the curve."""
 
     split: Split
     rates: tuple[Rate, ...]
@@ -67,86 +65,125 @@ def make_groups(
     places: dict[UnitSpec, list[int]] = {}
     for place, rate in enumerate(rates):
         places.setdefault(rate.spec or spec, []).append(place)
-    return tuple(
-        Group(
-            make_split(backbone, cut, form, axis_name),
-            tuple(rates[place] for place in found),
-            tuple(found),
-        )
-        for form, found in places.items()
-    )
+    groups = []
+    for form, found in places.items():
+        split = make_split(backbone, cut, form, axis_name)
+        groups.append(Group(split, tuple(rates[place] for place in found), tuple(found)))
+    return tuple(groups)
 
 
 def in_order(groups: Sequence[Group], per_group: Sequence[Iterable[_T]]) -> list[_T]:
     """Returns one value a rate, in the order of the curve, from the groups' values."""
-    found = {
-        place: value
-        for group, values in zip(groups, per_group, strict=True)
-        for place, value in zip(group.places, values, strict=True)
-    }
+    found: dict[int, _T] = {}
+    for group, values in zip(groups, per_group, strict=True):
+        found |= zip(group.places, values, strict=True)
     return [found[place] for place in sorted(found)]
 
 
-def init_groups(
-    groups: Sequence[Group],
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    ema: bool = False,
-    blocks: Variables | None = None,
+def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
+    """Returns the optimizer of the units, and of the network's blocks where they are trained."""
+    if config.optimizer is not None:
+        return config.optimizer
+    rates = {"prior": config.prior_rate}
+    if config.trainable != "unit":
+        rates[NETWORK] = config.network_rate
+    return make_adam(config.learning_rates(), max_norm=config.max_norm, **rates)
+
+
+def first_state(
+    config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group]
 ) -> CurveState:
-    """Returns the state of all rates at step 0, see `init_state`."""
-    return CurveState(
-        tuple(
-            init_state(group.split, group.rates, optimizer, seed, ema, blocks) for group in groups
-        )
+    """Returns the state at step 0; `backbone` is the network before any folding."""
+    blocks = learning_blocks(groups[0].split, backbone.variables, config.trainable)
+    options = make_optimizer(config), config.seed, config.ema > 0, blocks
+    return CurveState(tuple(init_state(one.split, one.rates, *options) for one in groups))
+
+
+def make_constants(
+    config: CurveConfig, backbone: networks.Backbone, scale: losses.Scale
+) -> Constants:
+    """Returns the constants of `make_curve_step`; `scale` is the features'."""
+    frozen = jax.tree.map(jnp.asarray, backbone.fold().variables)
+    return Constants(
+        backbone=cast_params(frozen, config.compute_dtype),
+        scale=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scale),
+        rates=rate_constants(config.rates, config.seed),
+        network=None if config.trainable == "unit" else backbone.variables,
     )
 
 
-def group_constants(groups: Sequence[Group], seed: int) -> tuple[RateConstants, ...]:
-    """Returns rate weights and noise keys of every group, for `CurveConstants.groups`."""
-    return tuple(rate_constants(group.rates, seed) for group in groups)
+def with_principal_units(
+    config: CurveConfig,
+    frozen: networks.Backbone,
+    groups: Sequence[Group],
+    state: CurveState,
+    features: np.ndarray,
+    scale: float,
+) -> CurveState:
+    """Returns the state at step 0 with units from `principal_unit`, each with its lambda's step.
+
+    For features and scale see `loss_metric`.
+    """
+    distortion = config.phases[0].distortion
+    assert isinstance(distortion, losses.Distortion)  # the config refuses others
+    states, key = [], jax.random.key(config.seed)
+    for group, old in zip(groups, state.groups, strict=True):
+        metric = loss_metric(group.split, frozen, features, distortion, scale, key)
+        price = float(np.trace(metric)) / len(metric)
+        units = [
+            principal_unit(group.split, features, best_step(rate.lmbda, price, scale), key, metric)
+            for rate in group.rates
+        ]
+        units = jax.tree.map(lambda *leaves: jnp.stack(leaves), *units)
+        new = dataclasses.replace(
+            old,
+            params={**old.params, **units["params"]},  # keeps blocks of the network
+            batch_stats=units.get("batch_stats", {}),
+        )
+        states.append(dataclasses.replace(new, ema=new.variables) if old.ema else new)
+    return CurveState(tuple(states))
 
 
 def make_curve_step(
-    groups: Sequence[Group],
-    phase: Phase,
-    optimizer: optax.GradientTransformation,
-    preprocessing: Preprocessing,
-    *,
-    compute_dtype: str = "float32",
-    **options: Any,
+    config: CurveConfig, groups: Sequence[Group], phase: Phase, preprocessing: Preprocessing
 ) -> CurveStep:
     """Returns the training step of all rates, to be mapped over `parallel.AXIS`.
 
-    It takes (state, batch, constants), see `make_step`. The batch has features and teacher, or
-    images: then the head runs here, once for all rates, behind the backbone's `preprocessing`.
-    Where heads are trained it needs images, and is faster with the frozen head's features too.
+    It takes (state, batch, constants), with the constants of all rates in their order. The batch
+    has features and teacher, or images: then the head runs here, once for all rates, behind the
+    backbone's `preprocessing`. Where heads are trained it needs images, and is faster with the
+    frozen head's features too.
     """
-    options["compute_dtype"] = compute_dtype
-    steps = [make_step(group.split, phase, optimizer, **options) for group in groups]
+    dtype = config.compute_dtype
+    make = functools.partial(
+        make_step, batching=config.batching, compute_dtype=dtype, ema=config.ema
+    )
+    steps = [make(group.split, phase, make_optimizer(config)) for group in groups]
     order = np.argsort([place for group in groups for place in group.places])
     split = groups[0].split  # head and tail are the same in all groups
 
     def with_head(batch: Batch, backbone: Variables) -> Batch:
-        pixels = preprocessing.normalise(batch.images).astype(compute_dtype)
+        pixels = preprocessing.normalise(batch.images).astype(dtype)
         if batch.features is not None:
             return dataclasses.replace(batch, pixels=pixels)
-        frozen = cast_params(backbone, compute_dtype)
-        features = jax.lax.stop_gradient(split.head(frozen, pixels))
+        frozen = cast_params(backbone, dtype)
+        features = split.head(frozen, pixels)
         teacher = None
-        if losses.needs_teacher(phase.distortion):
-            outputs = jax.lax.stop_gradient(split.tail(frozen, features))
+        if getattr(phase.distortion, "needs_teacher", True):
+            outputs = split.tail(frozen, features)
             teacher = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
         return dataclasses.replace(batch, features=features, teacher=teacher, pixels=pixels)
 
     def step(
-        state: CurveState, batch: Batch, constants: CurveConstants
+        state: CurveState, batch: Batch, constants: Constants
     ) -> tuple[CurveState, StepMetrics]:
         if batch.images is not None:
             batch = with_head(batch, constants.backbone)
         states, metrics = [], []
-        for run, one, rates in zip(steps, state.groups, constants.groups, strict=True):
-            one, measured = run(one, batch, constants.of(rates))
+        for run, group, one in zip(steps, groups, state.groups, strict=True):
+            places = np.asarray(group.places)
+            rates = jax.tree.map(lambda x, places=places: x[places], constants.rates)
+            one, measured = run(one, batch, dataclasses.replace(constants, rates=rates))
             states.append(one)
             metrics.append(measured)
         joined = jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *metrics)
@@ -169,6 +206,11 @@ def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
     return CurveState(tuple(states))
 
 
+def _with_offsets(groups: Sequence[Group], phase: Phase, state: CurveState) -> CurveState:
+    """The state with the offsets that a family of it has: a rounding phase keeps its own."""
+    return with_best_offsets(groups, state) if phase.quantization == "noise" else state
+
+
 def make_evaluate(
     groups: Sequence[Group],
     backbone: networks.Backbone,
@@ -178,8 +220,8 @@ def make_evaluate(
     """Returns a function that measures rounded latents, mapped over this process's devices.
 
     evaluate(state) → means over all images {"bits": [R], metric: [R]}, of the units' running means
-    where there are some, with the state's offsets. The bits are the prior's. `batches` is called
-    for each evaluation and yields every image once, with targets, and features or images.
+    where there are some. The bits are the prior's. `batches` yields every image once, with targets,
+    and features or images.
     """
 
     def measure(variables: _Evaluated, batch: Batch) -> StepMetrics:
@@ -214,3 +256,42 @@ def make_evaluate(
         return groups[0].split.task.values({name: x / count for name, x in totals.items()})
 
     return evaluate
+
+
+def fit_phases(
+    config: CurveConfig,
+    backbone: networks.Backbone,
+    groups: Sequence[Group],
+    state: CurveState,
+    examples: FeatureCache | ImageBatches,
+    measure: Callable[[CurveState], Metrics] | None,
+    reports: Reports,
+    directory: Path | None,
+) -> CurveState:
+    """Runs all phases, see `loop.fit`; `measure` comes from `make_evaluate`."""
+    constants = make_constants(config, backbone, examples.scale)
+    process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+    def run(state: CurveState, phase: Phase, end: int) -> CurveState:
+        evaluate = measure and (lambda state: measure(_with_offsets(groups, phase, state)))
+        return loop.fit(
+            state,
+            make_curve_step(config, groups, phase, backbone.preprocessing),
+            lambda start: examples.batches(config.batch_size, config.seed, start, **process),
+            end,
+            batch_size=config.batch_size,
+            constants=constants,
+            reports=reports,
+            groups=[[rate.rate_id for rate in group.rates] for group in groups],
+            evaluate=evaluate,
+            evaluate_every=config.evaluate_every,
+            directory=directory,
+        )
+
+    end = 0
+    for phase in config.phases:
+        if phase.quantization == "round" and int(state.step) == end:
+            state = with_best_offsets(groups, state)
+        end += phase.steps
+        state = run(state, phase, end)
+    return _with_offsets(groups, config.phases[-1], state)

@@ -14,21 +14,23 @@ import optax
 from jax.typing import DTypeLike
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks import Features, Variables
+from jaxsplit.networks import Features, LinenNetwork, Variables
 from jaxsplit.split import Split
 from jaxsplit.train import losses, parallel
-from jaxsplit.train.fine_tuning import NETWORK, rate_features, rate_network
-from jaxsplit.train.records import Batch, Constants, RateConstants, TrainState
+from jaxsplit.train.state import Batch, Constants, RateConstants, TrainState
 from jaxsplit.units import BottleneckSpec, UnitSpec
 from jaxsplit.units.quantization import Offsets
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
 BATCHINGS = ("auto", "vmap", "map", "unroll")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+#: Trainable parameters: the unit, unit and tail, or all.
+TRAINABLE = ("unit", "tail", "all")
+#: Name of a rate's own blocks of the network in its parameters, beside encoder, decoder and prior.
+NETWORK = "network"
 
 #: Metric → means over a batch, scalars or, over the rates, [R].
 StepMetrics = dict[str, jax.Array]
-#: The training step of rates of one architecture.
 Step = Callable[[TrainState, Batch, Constants], tuple[TrainState, StepMetrics]]
 
 _Tree = TypeVar("_Tree")
@@ -66,8 +68,8 @@ class Phase:
       steps: its length.
       distortion: a `Distortion` or a callable of your own, see `losses.DistortionLoss`.
       quantization: of the decoder's input: "noise", or "round" with straight-through gradients,
-        around the offsets that are best for the prior at the beginning of the phase; the family
-        keeps them. The bits are always those of the noisy latent.
+        around the offsets that are best for the prior at the beginning of the phase and stay in
+        the family. The bits are always those of the noisy latent.
 
     >>> Phase(1000, losses.Distortion(), "round").quantization
     'round'
@@ -110,20 +112,68 @@ def init_state(
         raise ConfigError(f"a unit's parameters can't be called {NETWORK!r}: rename them")
     if blocks:
         variables = {**variables, "params": {**variables["params"], NETWORK: blocks}}
-    one = TrainState.create(variables, optimizer, split.units.zero_offsets(), ema)
+    one = TrainState.create(variables, optimizer)
+    offsets, mean = split.units.zero_offsets(), one.variables if ema else ()
+    one = dataclasses.replace(one, offsets=offsets, ema=mean)
     stacked = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), one)
     return dataclasses.replace(stacked, step=one.step)
+
+
+def learning_blocks(split: Split, variables: Variables, trainable: str) -> Variables:
+    """Returns the blocks that are trained with every unit: none, those behind the cut, or all.
+
+    They start from the frozen ones and belong to one rate. Their batch normalisation stays in
+    inference mode: moments are constant, scale and bias are trained.
+    """
+    if trainable == "unit":
+        return {}
+    names = _endpoints(split)
+    first = names.index(split.cut) + 1 if trainable == "tail" else 0
+    chosen = {name.replace(".", "_") for name in names[first:]}
+    return {name: block for name, block in variables["params"].items() if name in chosen}
+
+
+def with_blocks(variables: Variables, blocks: Variables) -> Variables:
+    """Replaces the parameters of some blocks in a network's variables."""
+    return {**variables, "params": {**variables["params"], **blocks}}
+
+
+def rate_network(split: Split, params: optax.Params, constants: Constants) -> Variables:
+    """Returns the variables of a rate's network, with its own blocks where some are trained."""
+    if NETWORK not in params:
+        return constants.backbone
+    assert constants.network is not None
+    variables = with_blocks(constants.network, params[NETWORK])
+    if split.network.folded and "batch_stats" in variables:
+        return split.network.fold(variables)[1]
+    return variables
+
+
+def rate_features(split: Split, params: optax.Params, network: Variables, batch: Batch) -> Features:
+    """Returns the inputs of a rate's encoder, from the frozen head or from its own `network`."""
+    learned = params.get(NETWORK, {})
+    if learned and _endpoints(split)[0].replace(".", "_") in learned:
+        assert batch.pixels is not None
+        return split.head(network, batch.pixels)
+    return batch.features
+
+
+def _endpoints(split: Split) -> tuple[str, ...]:
+    if not isinstance(split.network, LinenNetwork):
+        raise ConfigError(
+            f"{type(split.network).__name__}: only blocks of a Linen network can be trained; "
+            "expected trainable 'unit'"
+        )
+    return tuple(split.network.module.endpoints())
 
 
 def over_rates(function: Callable[..., _Tree], batching: str) -> Callable[..., _Tree]:
     """Vectorises a function of one rate over trees with a leading axis of rates.
 
-    Args:
-      function: of the trees of one rate.
-      batching: "vmap" computes the rates side by side and shares common work; "map" one after
-        the other, in the memory of one; "unroll" as "map", but without a loop, in an order that
-        XLA chooses; "auto" is "unroll" on CPUs, where it was measured fastest at every cut that
-        was tried, though it compiles longer, and "vmap" elsewhere.
+    `batching` "vmap" computes the rates side by side and shares common work; "map" one after the
+    other, in the memory of one; "unroll" as "map", but without a loop, in an order that XLA
+    chooses; "auto" is "unroll" on CPUs, where it was measured fastest at every cut that was tried,
+    though it compiles longer, and "vmap" elsewhere.
     """
     if batching == "auto":
         batching = "unroll" if jax.default_backend() == "cpu" else "vmap"
@@ -162,20 +212,12 @@ class _RateState(NamedTuple):
     batch_stats: Variables
     offsets: Offsets
     lmbda: jax.Array
-    key: jax.Array
-    slopes: Features | None = None
+    key: jax.Array  # of the noise of this step
 
-    @classmethod
-    def of(cls, state: TrainState, batch: Batch, constants: Constants) -> _RateState:
-        slopes = None
-        if batch.slopes is not None:
-            slopes = jax.tree.map(lambda *rates: jnp.stack(rates), *batch.slopes)
-        rates = constants.rates
-        return cls(state.params, state.batch_stats, state.offsets, rates.lmbda, rates.key, slopes)
 
-    def at(self, step: jax.Array) -> _RateState:
-        """One rate with the noise key of a step."""
-        return self._replace(key=jax.random.fold_in(self.key, step))
+def _rate_states(state: TrainState, rates: RateConstants) -> _RateState:
+    keys = jax.vmap(jax.random.fold_in, (0, None))(rates.key, state.step)
+    return _RateState(state.params, state.batch_stats, state.offsets, rates.lmbda, keys)
 
 
 def make_step(
@@ -194,32 +236,26 @@ def make_step(
       phase: distortion and quantisation.
       optimizer: applied to each rate by itself.
       batching: vectorization over the rates, see `over_rates`.
-      compute_dtype: of the unit's and the tail's arithmetic; parameters, prior, rounding and loss
-        stay float32.
+      compute_dtype: of the unit's and the tail's arithmetic; all else stays float32.
       ema: decay of the running mean, smaller in the first steps; 0 where the state has none.
 
     Returns:
       step(state, batch, constants) → (state, metrics). The batch has features and teacher, and
       pixels where heads are trained; `constants.rates` are of these rates. Metrics are means over
-      the batch, [R]: loss, bits, distortion, and the task's against the targets.
-
-      Where a batch has slopes, the step runs no tail: it linearises the distortion behind the
-      tail, which has the same gradient. The metrics then lack its value.
+      the batch, [R]: loss, bits, distortion, and, where the tail runs, the task's.
     """
 
     def step(
         state: TrainState, batch: Batch, constants: Constants
     ) -> tuple[TrainState, StepMetrics]:
         def one_rate(rate: _RateState) -> tuple[_Loss, optax.Updates]:
-            rate = rate.at(state.step)
-
             def loss(params: optax.Params) -> _Loss:
                 own = rate._replace(params=params)
                 return _loss(split, phase, compute_dtype, own, batch, constants)
 
             return jax.value_and_grad(loss, has_aux=True)(rate.params)
 
-        rates = _RateState.of(state, batch, constants)
+        rates = _rate_states(state, constants.rates)
         (_, (batch_stats, metrics)), grads = over_rates(one_rate, batching)(rates)
         grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
         metrics = split.task.values(metrics)
@@ -241,54 +277,33 @@ def make_step(
 def make_reconstruct(
     split: Split, phase: Phase
 ) -> Callable[[TrainState, Batch, Constants], tuple[Features, ...]]:
-    """Returns a function that computes the tail's inputs in a step of `make_step`.
+    """Returns a function that computes the tail's input in a step of `make_step`, for every rate.
 
-    It maps (state, batch, constants) to features float32 [B, …] for every rate, with the noise or
-    the rounding of a step from this state with this batch.
+    It maps (state, batch, constants) to features float32 [B, …].
     """
 
     def reconstruct(state: TrainState, batch: Batch, constants: Constants) -> tuple[Features, ...]:
         def one_rate(rate: _RateState) -> Features:
-            own = rate.at(state.step)
-            return _forward(split, phase, "float32", own, batch, constants).reconstruction
+            network = rate_network(split, rate.params, constants)
+            return _run_unit(split, phase, "float32", rate, batch, network)[0]
 
-        seen = jax.vmap(one_rate)(_RateState.of(state, batch, constants)._replace(slopes=None))
-        return tuple(
-            jax.tree.map(lambda x, i=i: x[i], seen) for i in range(len(constants.rates.key))
-        )
+        seen = jax.vmap(one_rate)(_rate_states(state, constants.rates))
+        count = len(constants.rates.key)
+        return tuple(jax.tree.map(lambda x, i=i: x[i], seen) for i in range(count))
 
     return reconstruct
-
-
-class _Forward(NamedTuple):
-    """Intermediate values of one rate's step.
-
-    Attributes:
-      seen: the tail's input, in the dtype of the arithmetic.
-      reconstruction: the same in float32.
-      bits: float [B].
-      stats: new batch statistics.
-      network: variables of the network, in the dtype of the arithmetic.
-    """
-
-    seen: Features
-    reconstruction: Features
-    bits: jax.Array
-    stats: Variables
-    network: Variables
 
 
 def _cast(tree: _Tree, dtype: DTypeLike) -> _Tree:
     return jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
-def _forward(
-    split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, constants: Constants
-) -> _Forward:
-    """Runs one rate from the features to the tail's input."""
+def _run_unit(
+    split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, network: Variables
+) -> tuple[Features, jax.Array, Variables]:
+    """Computes the tail's input, bits [B] and new batch statistics of one rate."""
     exact = {"params": rate.params, "batch_stats": rate.batch_stats}
     unit = cast_params(exact, dtype)
-    network = cast_params(rate_network(split, rate.params, constants), dtype)
     features = _cast(rate_features(split, rate.params, network, batch), dtype)
     latents, stats = split.units.encode_train(unit, features, split.axis_name)
     latents = _cast(latents, jnp.float32)
@@ -299,23 +314,23 @@ def _forward(
     quantized = noisy
     if phase.quantization == "round":
         quantized = split.round(latents, rate.offsets, straight_through=True)
-    seen, stats = split.units.decode_train(
-        {**unit, "batch_stats": stats}, _cast(quantized, dtype), split.axis_name
-    )
-    return _Forward(seen, _cast(seen, jnp.float32), bits, stats, network)
+    unit = {**unit, "batch_stats": stats}
+    seen, stats = split.units.decode_train(unit, _cast(quantized, dtype), split.axis_name)
+    return seen, bits, stats
 
 
 def _loss(
     split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, constants: Constants
 ) -> _Loss:
     """Computes one rate's loss, and its (batch statistics, metrics)."""
-    made = _forward(split, phase, dtype, rate, batch, constants)
+    network = cast_params(rate_network(split, rate.params, constants), dtype)
+    seen, bits, stats = _run_unit(split, phase, dtype, rate, batch, network)
     outputs = None
-    if losses.needs_tail(phase.distortion) and rate.slopes is None:
-        outputs = _cast(split.tail(made.network, made.seen), jnp.float32)
+    if getattr(phase.distortion, "needs_tail", True):
+        outputs = _cast(split.tail(network, seen), jnp.float32)
     distortion = phase.distortion(
         losses.DistortionInputs(
-            reconstruction=made.reconstruction,
+            reconstruction=_cast(seen, jnp.float32),
             features=_cast(batch.features, jnp.float32),
             outputs=outputs,
             teacher=batch.teacher,
@@ -324,16 +339,9 @@ def _loss(
             task=split.task,
         )
     )
-    if rate.slopes is not None:
-        distortion += losses.rate(jax.tree.map(_linear, rate.slopes, made.reconstruction))
-    value = jnp.mean(distortion + rate.lmbda * made.bits)
-    metrics = {"loss": value, "bits": made.bits.mean(), "distortion": distortion.mean()}
+    value = jnp.mean(distortion + rate.lmbda * bits)
+    metrics = {"loss": value, "bits": bits.mean(), "distortion": distortion.mean()}
     if outputs is not None:
         measured = split.task.measure(outputs, batch.targets)
         metrics |= {name: jnp.mean(x, axis=0) for name, x in measured.items()}
-    return value, (made.stats, metrics)
-
-
-def _linear(slope: jax.Array, x: jax.Array) -> jax.Array:
-    """Zeros whose gradient with respect to x is `slope`."""
-    return slope * (x - jax.lax.stop_gradient(x))
+    return value, (stats, metrics)

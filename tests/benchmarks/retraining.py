@@ -66,7 +66,7 @@ def make_config(options):
     """Of the frozen network; only `trainable` differs between the three."""
     from jaxsplit import BottleneckSpec
     from jaxsplit.train.config import CurveConfig
-    from jaxsplit.train.recipe import default_phases
+    from jaxsplit.train.curve import default_phases
     from jaxsplit.train.step import Rate
 
     config = CurveConfig(
@@ -142,7 +142,7 @@ def measure(config, backbone, source, workdir, entry, save):
     from jaxsplit.evaluation import evaluate
     from jaxsplit.evaluation.curve import Curve
     from jaxsplit.evaluation.per_image import FILE, PerImage
-    from jaxsplit.train.recipe import train_networks
+    from jaxsplit.train.curve import train_networks
 
     pairs = train_networks(config, backbone, workdir, progress(config.trainable), say)
     images, labels = data.load_arrays(source, backbone.preprocessing)

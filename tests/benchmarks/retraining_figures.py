@@ -15,10 +15,10 @@ from jaxsplit.evaluation.bd_rate import (
     quality_at,
 )
 from jaxsplit.split import make_split
-from jaxsplit.train import curve, parallel
-from jaxsplit.train.fine_tuning import learning_blocks
+from jaxsplit.train import parallel, rate_groups
 from jaxsplit.train.rate_groups import make_curve_step, make_groups
-from jaxsplit.train.records import Batch
+from jaxsplit.train.state import Batch
+from jaxsplit.train.step import learning_blocks
 
 ROUNDS = 15  # of timed steps
 
@@ -71,10 +71,10 @@ class OneRate:
     def __init__(self, config, backbone, phase):
         frozen, devices = backbone.fold(), parallel.devices_for(config.batch_size)
         groups = make_groups(frozen, config.cut, config.spec, config.rates[:1], parallel.AXIS)
-        adam = curve.make_optimizer(config)
-        step = make_curve_step(groups, phase, adam, frozen.preprocessing, batching="unroll")
-        state = curve.first_state(config, backbone, groups)
-        constants = curve.make_constants(config, backbone, groups, 1.0)
+        config = dataclasses.replace(config, batching="unroll")
+        step = make_curve_step(config, groups, phase, frozen.preprocessing)
+        state = rate_groups.first_state(config, backbone, groups)
+        constants = rate_groups.make_constants(config, backbone, 1.0)
         self._state = parallel.replicate(state, devices)
         self._constants = parallel.replicate(constants, devices)
         batch = random_batch(config, groups[0].split, frozen)

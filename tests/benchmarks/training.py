@@ -140,7 +140,7 @@ class Ours:
 
         from jaxsplit.train import parallel
         from jaxsplit.train.losses import Distortion
-        from jaxsplit.train.records import Constants
+        from jaxsplit.train.state import Constants
         from jaxsplit.train.step import Phase, Rate, init_state, make_step, rate_constants
 
         backbone = backbone.fold()
@@ -203,7 +203,7 @@ def make_batch(cut, theirs):
     with torch.no_grad():
         features = theirs.head(torch.randn(BATCH, 3, SIZE, SIZE))
         teacher = theirs.tail(features)
-    from jaxsplit.train.records import Batch
+    from jaxsplit.train.state import Batch
 
     labels = np.random.default_rng(0).integers(0, CLASSES, BATCH).astype(np.int32)
     features = np.ascontiguousarray(features.permute(0, 2, 3, 1).numpy())
@@ -274,7 +274,7 @@ def random_backbone():
 def random_batch(shape):
     import numpy as np
 
-    from jaxsplit.train.records import Batch
+    from jaxsplit.train.state import Batch
 
     rng = np.random.default_rng(0)
     features = np.maximum(rng.standard_normal((BATCH, *shape), np.float32), 0)

@@ -18,7 +18,7 @@ from jaxsplit.search.halving import run_rungs, search
 from jaxsplit.search.pareto import Result
 from jaxsplit.search.trainer import Trial
 from jaxsplit.tasks import Classification, Metric
-from jaxsplit.train.records import TrainState
+from jaxsplit.train.state import TrainState
 from jaxsplit.units.bottleneck import BottleneckSpec
 
 CONFIG = DesignConfig("any", lambdas=(1e-3, 1e-4, 1e-5), minutes=10.0, rungs=3, keep=0.4)

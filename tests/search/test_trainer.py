@@ -14,7 +14,7 @@ from jaxsplit.search.trainer import Trainer
 from jaxsplit.train import parallel
 from jaxsplit.train.batches import FeatureCache
 from jaxsplit.train.losses import Distortion
-from jaxsplit.train.records import Constants
+from jaxsplit.train.state import Constants
 from jaxsplit.train.step import Phase, make_step, rate_constants
 
 CUT = "stage3.block1"  # small and fast

@@ -9,8 +9,8 @@ import pytest
 from jaxsplit import data
 from jaxsplit.split import make_split
 from jaxsplit.train import features, parallel
-from jaxsplit.train.curve import make_optimizer
-from jaxsplit.train.records import Constants
+from jaxsplit.train.rate_groups import make_optimizer
+from jaxsplit.train.state import Constants
 from jaxsplit.train.step import init_state, make_step, rate_constants
 
 

@@ -52,7 +52,7 @@ def test_batch_statistics_have_moved_from_where_they_began(tiny_training):
 
 def test_fewer_images_than_a_batch_are_refused(tiny_training):
     config = dataclasses.replace(tiny_training[0], limit=20)
-    with pytest.raises(ConfigError, match=r"20 training images .* batch of 32"):
+    with pytest.raises(ConfigError, match=r"20 training examples .* batch of 32"):
         train_backbone(config, None)
 
 

@@ -97,7 +97,7 @@ def _never(*_, **__):
 
 
 def test_a_state_that_is_no_number_is_said_to_be_a_rates(config, tiny_backbone, monkeypatch):
-    init = curve.init_groups
+    init = curve.first_state
 
     def spoiled(*args):
         state = init(*args)  # one group of a and c, one of wide
@@ -105,7 +105,7 @@ def test_a_state_that_is_no_number_is_said_to_be_a_rates(config, tiny_backbone, 
         ema = jax.tree.map(lambda x: x.at[1].set(np.nan), first.ema)
         return state.replace(groups=(first.replace(ema=ema), *state.groups[1:]))
 
-    monkeypatch.setattr(curve, "init_groups", spoiled)
+    monkeypatch.setattr(curve, "first_state", spoiled)
     with pytest.raises(NonFiniteError, match=r"step 4: .*ema.* not finite for the rates c and is"):
         train_curve(dataclasses.replace(config, evaluate_every=0), tiny_backbone)
 

@@ -14,12 +14,10 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import evaluate
 from jaxsplit.split import make_split
 from jaxsplit.tasks import classification
-from jaxsplit.train import curve, features, losses, parallel
-from jaxsplit.train.batches import WithImages
-from jaxsplit.train.fine_tuning import NETWORK, learning_blocks, with_blocks
+from jaxsplit.train import features, losses, parallel, rate_groups
+from jaxsplit.train.curve import train_networks
 from jaxsplit.train.rate_groups import make_curve_step, make_groups
-from jaxsplit.train.recipe import train_networks
-from jaxsplit.train.step import Phase, Rate
+from jaxsplit.train.step import NETWORK, Phase, Rate, learning_blocks, with_blocks
 from jaxsplit.units.bottleneck import Bottleneck
 
 HEAD = {"stem", "stage1_block1", "stage2_block1"}
@@ -129,20 +127,20 @@ def plain_loss(split, backbone, unit, blocks, batch, key, scale):
 @pytest.mark.parametrize("mask", ["tail", "all"])
 def test_gradients_are_those_of_the_plain_loss(config, problem, monkeypatch, mask):
     """Folded inside of the step or not: the same function of the same parameters."""
-    config = dataclasses.replace(config, rates=(Rate("a", LMBDA),), trainable=mask)
-    backbone, folded = problem.backbone, problem.backbone.fold()
-    monkeypatch.setattr(curve, "make_optimizer", lambda config: optax.sgd(1.0))
-    groups = make_groups(folded, config.cut, config.spec, config.rates, parallel.AXIS)
-    step = make_curve_step(
-        groups, Phase(1, DISTILLED, "round"), optax.sgd(1.0), folded.preprocessing
+    config = dataclasses.replace(
+        config, rates=(Rate("a", LMBDA),), trainable=mask, optimizer=optax.sgd(1.0)
     )
+    backbone, folded = problem.backbone, problem.backbone.fold()
+    groups = make_groups(folded, config.cut, config.spec, config.rates, parallel.AXIS)
+    phase = Phase(1, DISTILLED, "round")
+    step = make_curve_step(config, groups, phase, folded.preprocessing)
     images, _ = data.load_arrays(
         data.open_source("embedded", split="train", limit=64), folded.preprocessing
     )
     batch = problem.batch()
     batch = dataclasses.replace(batch, images=images[batch.index])
-    state = curve.first_state(config, backbone, groups)
-    constants = curve.make_constants(config, backbone, groups, problem.cache.scale)
+    state = rate_groups.first_state(config, backbone, groups)
+    constants = rate_groups.make_constants(config, backbone, problem.cache.scale)
     devices = jax.devices()[:1]
     replicated = (parallel.replicate(tree, devices) for tree in (state, constants))
     first, fixed = replicated
@@ -155,7 +153,7 @@ def test_gradients_are_those_of_the_plain_loss(config, problem, monkeypatch, mas
 
     split = dataclasses.replace(make_split(backbone, config.cut, config.spec), axis_name=None)
     blocks = before["params"].pop(NETWORK)
-    key = jax.random.fold_in(constants.groups[0].key[0], 0)
+    key = jax.random.fold_in(constants.rates.key[0], 0)
     if mask == "tail":  # the cached features, not the images, are what the tail learns from
         monkeypatch.setattr(type(split), "head", lambda *_: jnp.asarray(batch.features))
 
@@ -192,8 +190,7 @@ def test_a_head_learns_the_same_without_cached_features(trained, config, tiny_ba
 def test_images_come_with_their_own_features(problem):
     source = data.open_source("embedded", split="train", limit=64)
     shown = features.ImageBatches(source, problem.backbone.preprocessing, data.Views(), 1.0)
-    both = WithImages(problem.cache, shown)
-    assert both.scale == problem.cache.scale
+    both = dataclasses.replace(problem.cache, images=shown)
     images, labels = data.load_arrays(source, problem.backbone.preprocessing)
     ours, theirs = both.batches(8, 0, 9), problem.cache.batches(8, 0, 9)
     for _ in range(3):
@@ -216,7 +213,7 @@ def test_the_network_learns_at_a_rate_of_its_own(config, tiny_backbone):
         params = {"encoder": jnp.zeros(1), "prior": jnp.zeros(1), NETWORK: jnp.zeros(1)}
         if rate is None:
             del params[NETWORK]
-        adam = curve.make_optimizer(masked)
+        adam = rate_groups.make_optimizer(masked)
         gradient = jax.tree.map(jnp.ones_like, params)
         change, _ = adam.update(gradient, adam.init(params), params)
         unit = float(change["encoder"][0])

@@ -19,7 +19,9 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def split(backbone):
-    spec = BottleneckSpec(channels=8, stride=2, kernel=2, padding=0, multiplier=4)
+    spec = BottleneckSpec(
+        channels=8, stride=2, kernel=2, padding=0, multiplier=4, activation="none"
+    )
     return make_split(backbone, "stage2.block1", spec)
 
 
@@ -35,7 +37,7 @@ def test_of_the_features_alone_it_is_the_mean_square(split, backbone, features):
     scale = float(np.square(features).mean())
     key = jax.random.key(0)
     metric = loss_metric(
-        split, 2, backbone, features, Distortion(distillation=0.0, features=2.0), scale, key
+        split, backbone, features, Distortion(distillation=0.0, features=2.0), scale, key
     )
     error = np.random.default_rng(0).normal(size=(1, *split.shape))
     cost = np.einsum("nhwi,ij,nhwj->", patches(error, 2), metric, patches(error, 2))
@@ -48,7 +50,6 @@ def test_of_the_answers_it_is_what_small_errors_cost(split, backbone, features, 
     scale, key = float(np.square(features).mean()), jax.random.key(0)
     metric = loss_metric(
         split,
-        2,
         backbone,
         features,
         Distortion(distillation=3.0, temperature=temperature),

@@ -16,7 +16,7 @@ from jaxsplit.errors import CheckpointError, ConfigError, Interrupted, NonFinite
 from jaxsplit.io import checkpoint
 from jaxsplit.train import loop, parallel
 from jaxsplit.train.metrics import Reports
-from jaxsplit.train.records import TrainState
+from jaxsplit.train.state import TrainState
 
 OPTIMIZER = optax.adam(0.05)
 REPORTS = ("total", "every", "names", "progress", "writer")

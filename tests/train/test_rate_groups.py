@@ -12,15 +12,14 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.train import parallel
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.rate_groups import (
-    group_constants,
+    first_state,
     in_order,
-    init_groups,
     make_curve_step,
     make_groups,
     with_best_offsets,
 )
-from jaxsplit.train.records import Batch, CurveConstants
-from jaxsplit.train.step import Phase, Rate
+from jaxsplit.train.state import Batch, Constants
+from jaxsplit.train.step import Phase, Rate, rate_constants
 
 FEATURES = Phase(1, Distortion(distillation=0, features=1))
 ALL = Phase(1, Distortion(labels=1, distillation=0.5, features=1), "round")
@@ -41,15 +40,17 @@ def train(problem, tiny_config):
             problem.backbone, tiny_config.cut, tiny_config.spec, rates, parallel.AXIS
         )
         devices = jax.devices()[:1]
-        preprocessing = problem.backbone.preprocessing
-        step = make_curve_step(groups, phase, optimizer, preprocessing, **options)
+        config = dataclasses.replace(
+            tiny_config, optimizer=optimizer, ema=0.0, batching="vmap", **options
+        )
+        step = make_curve_step(config, groups, phase, problem.backbone.preprocessing)
         program = parallel.parallel_step(step, devices)
-        constants = CurveConstants(
+        constants = Constants(
             backbone=problem.backbone.variables,
             scale=np.float32(problem.cache.scale),
-            groups=group_constants(groups, 0),
+            rates=rate_constants(rates, 0),
         )
-        state = parallel.replicate(init_groups(groups, optimizer, 0), devices)
+        state = parallel.replicate(first_state(config, problem.backbone, groups), devices)
         constants = parallel.replicate(constants, devices)
         for batch in batches:
             state, metrics = program(state, parallel.shard(batch, devices), constants)

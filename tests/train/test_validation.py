@@ -8,9 +8,14 @@ import pytest
 
 from jaxsplit import data
 from jaxsplit.evaluation import evaluate
-from jaxsplit.train.curve import freeze, make_optimizer
-from jaxsplit.train.rate_groups import init_groups, make_evaluate, make_groups, with_best_offsets
-from jaxsplit.train.records import Batch
+from jaxsplit.train.curve import freeze
+from jaxsplit.train.rate_groups import (
+    first_state,
+    make_evaluate,
+    make_groups,
+    with_best_offsets,
+)
+from jaxsplit.train.state import Batch
 from jaxsplit.train.step import Rate
 
 
@@ -22,7 +27,7 @@ def test_an_evaluation_agrees_with_real_bytes(problem, tiny_config, tiny_backbon
         tiny_config, rates=(Rate("a", 1.0), Rate("b", 1.0, other), Rate("c", 1.0)), ema=0.9
     )
     groups = make_groups(tiny_backbone, config.cut, config.spec, config.rates)
-    state = jax.device_get(init_groups(groups, make_optimizer(config), 0, ema=True))
+    state = jax.device_get(first_state(config, tiny_backbone, groups))
     rng = np.random.default_rng(0)
 
     def moved(x):

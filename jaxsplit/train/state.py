@@ -1,4 +1,4 @@
-"""The records that pass between the functions of a training."""
+"""State, batch and constants of a training step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,8 @@ class Batch:
       index: number of each example, int32 [B]: its noise depends on it.
       targets: of the images, such as labels int32 [B].
       images: preprocessed, uint8 [B, h, w, c], where the head runs in the step.
-      features: of the frozen head.
-      teacher: outputs of the unsplit network.
+      features, teacher: of the frozen head, and outputs of the unsplit network.
       pixels: normalised images, where heads are trained.
-      slopes: where the step runs no tail, for each rate the gradient of each image's distortion
-        behind the tail with respect to the reconstruction.
     """
 
     index: jax.Array | np.ndarray
@@ -37,17 +34,11 @@ class Batch:
     features: Features | None = None
     teacher: Outputs | None = None
     pixels: jax.Array | None = None
-    slopes: tuple[Features, ...] | None = None
 
 
 @flax.struct.dataclass
 class RateConstants:
-    """Rate weights and noise keys of R rates of one architecture.
-
-    Attributes:
-      lmbda: float32 [R].
-      key: random keys of the noise, [R].
-    """
+    """Rate weights, float32 [R], and random keys of the noise, [R], of R rates."""
 
     lmbda: jax.Array
     key: jax.Array
@@ -55,12 +46,12 @@ class RateConstants:
 
 @flax.struct.dataclass
 class Constants:
-    """Constants of a training step of the rates of one architecture.
+    """Constants of a training step.
 
     Attributes:
       backbone: variables of the frozen network, folded.
       scale: see `losses.Scale`.
-      rates: rate weights and noise keys.
+      rates: of the step: all rates of a curve, or those of one architecture.
       network: variables before any folding, where blocks of the network are trained.
     """
 
@@ -68,20 +59,6 @@ class Constants:
     scale: Scale
     rates: RateConstants
     network: Variables | None = None
-
-
-@flax.struct.dataclass
-class CurveConstants:
-    """`Constants` of a training step of all rates of a curve, with those of every group."""
-
-    backbone: Variables
-    scale: Scale
-    groups: tuple[RateConstants, ...]
-    network: Variables | None = None
-
-    def of(self, rates: RateConstants) -> Constants:
-        """Returns the constants of one of the groups."""
-        return Constants(self.backbone, self.scale, rates, self.network)
 
 
 @flax.struct.dataclass
@@ -104,22 +81,10 @@ class TrainState:
     ema: Variables = ()
 
     @classmethod
-    def create(
-        cls,
-        variables: Variables,
-        optimizer: optax.GradientTransformation,
-        offsets: Offsets = (),
-        ema: bool = False,
-    ) -> TrainState:
-        """Returns the state at step 0 of `{"params", "batch_stats"}`."""
-        state = cls(
-            step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(variables["params"]),
-            offsets=offsets,
-        )
-        return state.replace(ema=state.variables) if ema else state  # type: ignore[attr-defined]
+    def create(cls, variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
+        """Returns the state at step 0 of `{"params", "batch_stats"}`, without offsets and ema."""
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        return cls(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
 
     @property
     def variables(self) -> Variables:

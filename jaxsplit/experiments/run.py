@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from jaxsplit.evaluation.card import with_measured
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.family import RateFamily
-from jaxsplit.io.files import write_whole
+from jaxsplit.io.files import write_json
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.reports import html, plot, table
 from jaxsplit.train import distributed
@@ -241,5 +240,5 @@ def run_backbone(
         class_names=test.class_names,
         card=card,
     )
-    write_whole(directory / "report.json", (json.dumps(card, indent=1) + "\n").encode())
+    write_json(directory / "report.json", card)
     return card

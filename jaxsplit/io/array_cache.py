@@ -30,7 +30,7 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 
-from jaxsplit.io.files import write_whole
+from jaxsplit.io.files import write_json, write_whole
 from jaxsplit.io.log import Log
 
 #: name → (shape with a leading axis of rows, name of the dtype)
@@ -101,8 +101,7 @@ class ArrayCache:
         if reason := self._foreign():
             log(f"the cached features in {self.folder} {reason}: recomputing all of them")
             self._clear()
-        manifest = json.dumps(self._manifest(), indent=1) + "\n"
-        write_whole(self.folder / "manifest.json", manifest.encode())
+        write_json(self.folder / "manifest.json", self._manifest())
         sums = self._read_sums()
         for name, shape in self.shapes.items():
             with open(self._path(name), "ab") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -51,6 +52,11 @@ def write_whole(path: Path, content: bytes, *, make_folder: bool = False) -> Non
                 raise
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {reason(error)}") from error
+
+
+def write_json(path: Path, document: object) -> None:
+    """Writes a JSON document atomically; raises a ConfigError."""
+    write_whole(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def _umask() -> int:

@@ -12,92 +12,48 @@ from typing import Any
 
 from jaxsplit.errors import warn_once
 
-#: Old name → new name, or the names of all modules that its content went to. A module below an old
-#: package that isn't named itself has the same name below the new one.
-MODULES: dict[str, str | tuple[str, ...]] = {
-    "jaxsplit.bottleneck": "jaxsplit.units.bottleneck",
-    "jaxsplit.card": "jaxsplit.evaluation.card",
-    "jaxsplit.checkpoint": "jaxsplit.io.checkpoint",
-    "jaxsplit.coding": "jaxsplit.bitstream",
-    "jaxsplit.coding.bitstream": "jaxsplit.bitstream.container",
-    "jaxsplit.coding.entropy_coder": "jaxsplit.bitstream.range_coder",
-    "jaxsplit.config": "jaxsplit.experiments.config",
-    "jaxsplit.data.prepared": "jaxsplit.data.tfds_records",
-    "jaxsplit.data.steps": "jaxsplit.data.pipeline",
-    "jaxsplit.data.views": "jaxsplit.data.augmentation",
-    "jaxsplit.design": "jaxsplit.search",
-    "jaxsplit.design.front": "jaxsplit.search.pareto",
-    "jaxsplit.design.search": "jaxsplit.search.halving",
-    "jaxsplit.entropy.empirical": "jaxsplit.entropy.symbol_tables",
-    "jaxsplit.entropy.prior": "jaxsplit.entropy.factorized",
-    "jaxsplit.entropy.places": "jaxsplit.entropy.symbol_tables",
-    "jaxsplit.entropy.tables": "jaxsplit.entropy.prior_tables",
-    "jaxsplit.evaluation.accuracy": "jaxsplit.evaluation.evaluate",
-    "jaxsplit.evaluation.bd": "jaxsplit.evaluation.bd_rate",
-    "jaxsplit.evaluation.design_report": "jaxsplit.reports.search",
-    "jaxsplit.evaluation.html": "jaxsplit.reports.html",
-    "jaxsplit.evaluation.images": "jaxsplit.evaluation.per_image",
-    "jaxsplit.evaluation.origin": "jaxsplit.evaluation.curve",
-    "jaxsplit.evaluation.plan_plot": "jaxsplit.reports.plan",
-    "jaxsplit.evaluation.plan_table": "jaxsplit.reports.plan",
-    "jaxsplit.evaluation.plot": "jaxsplit.reports.plot",
-    "jaxsplit.evaluation.report": "jaxsplit.reports.table",
-    "jaxsplit.experiment": "jaxsplit.experiments.run",
-    "jaxsplit.family.rate": "jaxsplit.codec.rate",
-    "jaxsplit.fitting": "jaxsplit.family.table_fitting",
-    "jaxsplit.importers": "jaxsplit.weights",
-    "jaxsplit.importers.names": "jaxsplit.weights.name_maps",
-    "jaxsplit.importers.pretrained": "jaxsplit.weights.load",
-    "jaxsplit.importers.spic": "jaxsplit.family.spic",
-    "jaxsplit.importers.tensor_files": "jaxsplit.weights.formats",
-    "jaxsplit.losses": ("jaxsplit.train.losses", "jaxsplit.tasks.classification"),
-    "jaxsplit.models": "jaxsplit.networks",
-    "jaxsplit.models.chain": "jaxsplit.networks.layers",
-    "jaxsplit.models.safe_tensors": "jaxsplit.io.untrusted",
-    "jaxsplit.notices": "jaxsplit.io.log",
-    "jaxsplit.plan": "jaxsplit.cost",
-    "jaxsplit.plan.comparison": "jaxsplit.cost.link",
-    "jaxsplit.plan.cost": "jaxsplit.cost.counting",
-    "jaxsplit.plan.cuts": "jaxsplit.cost.plan",
-    "jaxsplit.plan.units": "jaxsplit.cost.unit_plan",
-    "jaxsplit.pretrained": "jaxsplit.family.pretrained",
-    "jaxsplit.progress": "jaxsplit.io.progress",
-    "jaxsplit.train.curve_config": "jaxsplit.train.config",
-    "jaxsplit.train.evaluation": "jaxsplit.train.rate_groups",
-    "jaxsplit.train.networks": "jaxsplit.train.recipe",
-    "jaxsplit.train.principal": "jaxsplit.train.pca",
-    "jaxsplit.train.processes": "jaxsplit.train.distributed",
-    "jaxsplit.train.state": "jaxsplit.train.records",
-    "jaxsplit.train.trainable": "jaxsplit.train.fine_tuning",
-    "jaxsplit.codec.choice": "jaxsplit.codec.rate_control",
-    "jaxsplit.codec.end": "jaxsplit.codec.runtime",
-    "jaxsplit.codec.programs": "jaxsplit.codec.sender",
-    "jaxsplit.entropy.exact": "jaxsplit.entropy.prior_tables",
-    "jaxsplit.entropy.logistic": "jaxsplit.entropy.factorized",
-    "jaxsplit.files": "jaxsplit.io.files",
-    "jaxsplit.ops.rounding": "jaxsplit.ops.surrogate_gradients",
-    "jaxsplit.ops.winograd": "jaxsplit.ops.convolution",
-    "jaxsplit.train.examples": "jaxsplit.train.batches",
-    "jaxsplit.train.feature_files": "jaxsplit.io.array_cache",
-    "jaxsplit.train.groups": "jaxsplit.train.rate_groups",
-    "jaxsplit.train.head": ("jaxsplit.train.features", "jaxsplit.train.batches"),
-    "jaxsplit.train.reports": "jaxsplit.train.metrics",
-    "jaxsplit.train.sensitivity": "jaxsplit.train.pca",
-    "jaxsplit.train.start": "jaxsplit.train.curve",
-    "jaxsplit.train.stopping": "jaxsplit.train.loop",
-    "jaxsplit.versions": "jaxsplit.io.versions",
-    "jaxsplit.coding.escapes": "jaxsplit.bitstream.probability_models",
-    "jaxsplit.coding.intervals": "jaxsplit.bitstream.probability_models",
-    "jaxsplit.data.writer": "jaxsplit.data.tfds_records",
-    "jaxsplit.design.features": "jaxsplit.train.features",
-    "jaxsplit.design.journal": "jaxsplit.search.checkpoint",
-    "jaxsplit.design.keeper": "jaxsplit.search.checkpoint",
-    "jaxsplit.evaluation.checks": "jaxsplit.evaluation.points",
-    "jaxsplit.importers.npz_archive": "jaxsplit.weights.zip_archive",
-    "jaxsplit.importers.spic_unit": "jaxsplit.family.spic",
-    "jaxsplit.importers.zip_entries": "jaxsplit.weights.zip_archive",
-    "jaxsplit.models.floats": "jaxsplit.io.untrusted",
-    "jaxsplit.models.weight_file": "jaxsplit.io.untrusted",
+# Package: old module and its new names without "jaxsplit.", …; several if its content was divided.
+_MODULES = """\
+jaxsplit: bottleneck units.bottleneck, card evaluation.card, checkpoint io.checkpoint
+jaxsplit: coding bitstream, config experiments.config, design search, experiment experiments.run
+jaxsplit: files io.files, fitting family.table_fitting, importers weights
+jaxsplit: losses train.losses tasks.classification, models networks, notices io.log, plan cost
+jaxsplit: pretrained family.pretrained, progress io.progress, versions io.versions
+jaxsplit.codec: choice codec.rate_control, end codec.runtime, programs codec.sender
+jaxsplit.coding: bitstream bitstream.container, entropy_coder bitstream.range_coder
+jaxsplit.coding: escapes bitstream.probability_models, intervals bitstream.probability_models
+jaxsplit.data: prepared data.tfds_records, steps data.pipeline, views data.augmentation
+jaxsplit.data: writer data.tfds_records
+jaxsplit.design: features train.features, front search.pareto, journal search.checkpoint
+jaxsplit.design: keeper search.checkpoint, search search.halving
+jaxsplit.entropy: empirical entropy.symbol_tables, exact entropy.prior_tables
+jaxsplit.entropy: logistic entropy.factorized, places entropy.symbol_tables
+jaxsplit.entropy: prior entropy.factorized, tables entropy.prior_tables
+jaxsplit.evaluation: accuracy evaluation.evaluate, bd evaluation.bd_rate, checks evaluation.points
+jaxsplit.evaluation: design_report reports.search, html reports.html, images evaluation.per_image
+jaxsplit.evaluation: origin evaluation.curve, plan_plot reports.plan, plan_table reports.plan
+jaxsplit.evaluation: plot reports.plot, report reports.table
+jaxsplit.family: rate codec.rate
+jaxsplit.importers: names weights.name_maps, npz_archive weights.zip_archive
+jaxsplit.importers: pretrained weights.load, spic family.spic, spic_unit family.spic
+jaxsplit.importers: tensor_files weights.formats, zip_entries weights.zip_archive
+jaxsplit.models: chain networks.layers, floats io.untrusted, safe_tensors io.untrusted
+jaxsplit.models: weight_file io.untrusted
+jaxsplit.ops: rounding ops.surrogate_gradients, winograd ops.convolution
+jaxsplit.plan: comparison cost.link, cost cost.counting, cuts cost.plan, units cost.unit_plan
+jaxsplit.train: curve_config train.config, evaluation train.rate_groups, examples train.batches
+jaxsplit.train: feature_files io.array_cache, groups train.rate_groups
+jaxsplit.train: head train.features train.batches, networks train.recipe, principal train.pca
+jaxsplit.train: processes train.distributed, reports train.metrics, sensitivity train.pca
+jaxsplit.train: start train.curve, state train.records, stopping train.loop
+jaxsplit.train: trainable train.fine_tuning
+"""
+#: Old name → new names. A module below an old package that isn't named itself has the same name
+#: below the new one.
+MODULES = {
+    f"{package}.{old}": tuple(f"jaxsplit.{name}" for name in new)
+    for package, moves in (line.split(": ") for line in _MODULES.splitlines())
+    for old, *new in map(str.split, moves.split(", "))
 }
 
 #: Old name of a function or class → module and name of the new one, called in the same way.
@@ -121,62 +77,62 @@ NAMES: dict[str, str] = {
     "jaxsplit.train.feature_files.form_bytes": "jaxsplit.io.array_cache array_bytes",
 }
 
-#: Old name of a module, function or class that is called in another way now → what to use.
-ENDED: dict[str, str] = {
-    "jaxsplit.bottleneck.unit_shapes": "BottleneckSpec.variable_shapes",
-    "jaxsplit.codec.choice.best_first": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.choice.cheapest": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.choice.check_request": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.choice.retained": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.programs.logits_program": "jaxsplit.Receiver.predict",
-    "jaxsplit.codec.programs.symbols_program": "jaxsplit.Sender.symbols",
-    "jaxsplit.codec.programs.head_program": "jaxsplit.networks.inference.head_program",
-    "jaxsplit.evaluation.checks.set_number": "jaxsplit.evaluation.points.set_number",
-    "jaxsplit.models.inverted_residual.ConvBlock": "jaxsplit.networks.layers.ConvBlock",
-    "jaxsplit.plan.memory.peak_bytes": "jaxsplit.cost.memory.peak_bytes",
-    "jaxsplit.train.head.run_parts": "jaxsplit.train.features.run_parts",
-    "jaxsplit.train.head.sampled_features": "jaxsplit.train.batches.sampled_features",
-    "jaxsplit.train.reports.Reports": "jaxsplit.train.metrics.Reports",
-    "jaxsplit.train.sensitivity.loss_metric": "jaxsplit.train.pca.loss_metric",
-    "jaxsplit.describe": "the command `jaxsplit info`",
-    "jaxsplit.design.features.CutFeatures": "jaxsplit.train.features.compute_at_cuts",
-    "jaxsplit.design.journal.Journal": "jaxsplit.search.checkpoint.SearchCheckpoint",
-    "jaxsplit.design.keeper.Keeper": "jaxsplit.search.checkpoint.SearchCheckpoint",
-    "jaxsplit.design.search.climb": "jaxsplit.search.halving.run_rungs",
-    "jaxsplit.evaluation.checks.set_interval": "jaxsplit.evaluation.points.set_values",
-    "jaxsplit.evaluation.html_chart": "jaxsplit.reports.plot.draw_curve",
-    "jaxsplit.importers.spic_unit.unit_variables": "jaxsplit.family.spic.import_families",
-    "jaxsplit.models.resnet.SmallResNet": "jaxsplit.networks.create",
-    "jaxsplit.models.resnet.SmallStem": "jaxsplit.networks.create",
-    "jaxsplit.plan.field": "nothing, receptive fields are computed no longer",
-    "jaxsplit.plan.program": "jaxsplit.cost.memory.peak_bytes",
-    "jaxsplit.planning": "the command `jaxsplit plan`",
-    "jaxsplit.terminal": "rich.console.Console",
-    "jaxsplit.train.evaluation.evaluation_step": "jaxsplit.train.rate_groups.make_evaluate",
-    "jaxsplit.train.evaluation.in_turn": "jaxsplit.train.batches.FeatureCache",
-    "jaxsplit.design.features.compute": "jaxsplit.train.features.compute_at_cuts",
-    "jaxsplit.design.features.describe": "jaxsplit.train.features.HeadRun",
-    "jaxsplit.train.features.describe": "jaxsplit.train.features.HeadRun",
-    "jaxsplit.train.features.some_features": "jaxsplit.train.batches.sample_of",
+# What to use → old names, without "jaxsplit.", that are called in another way now.
+_ENDED = {
+    "BottleneckSpec.variable_shapes": "bottleneck.unit_shapes",
+    "jaxsplit.Receiver.predict": "codec.programs.logits_program",
+    "jaxsplit.Sender.symbols": "codec.programs.symbols_program",
+    "jaxsplit.codec.rate_control.rates_for": "codec.choice.best_first codec.choice.cheapest "
+    "codec.choice.check_request codec.choice.retained",
+    "jaxsplit.cost.memory.peak_bytes": "plan.memory.peak_bytes plan.program",
+    "jaxsplit.evaluation.points.set_number": "evaluation.checks.set_number",
+    "jaxsplit.evaluation.points.set_values": "evaluation.checks.set_interval",
+    "jaxsplit.family.spic.import_families": "importers.spic_unit.unit_variables",
+    "jaxsplit.networks.create": "models.resnet.SmallResNet models.resnet.SmallStem",
+    "jaxsplit.networks.inference.head_program": "codec.programs.head_program",
+    "jaxsplit.networks.layers.ConvBlock": "models.inverted_residual.ConvBlock",
+    "jaxsplit.reports.plot.draw_curve": "evaluation.html_chart",
+    "jaxsplit.search.checkpoint.SearchCheckpoint": "design.journal.Journal design.keeper.Keeper",
+    "jaxsplit.search.halving.run_rungs": "design.search.climb",
+    "jaxsplit.train.batches.FeatureCache": "train.evaluation.in_turn",
+    "jaxsplit.train.batches.sample_of": "train.features.some_features",
+    "jaxsplit.train.batches.sampled_features": "train.head.sampled_features",
+    "jaxsplit.train.features.HeadRun": "design.features.describe train.features.describe",
+    "jaxsplit.train.features.compute_at_cuts": "design.features.CutFeatures "
+    "design.features.compute",
+    "jaxsplit.train.features.run_parts": "train.head.run_parts",
+    "jaxsplit.train.metrics.Reports": "train.reports.Reports",
+    "jaxsplit.train.pca.loss_metric": "train.sensitivity.loss_metric",
+    "jaxsplit.train.rate_groups.make_evaluate": "train.evaluation.evaluation_step",
+    "nothing, receptive fields are computed no longer": "plan.field",
+    "rich.console.Console": "terminal",
+    "the command `jaxsplit info`": "describe",
+    "the command `jaxsplit plan`": "planning",
 }
+#: Old name of a module, function or class that is called in another way now → what to use.
+ENDED = {f"jaxsplit.{old}": new for new, olds in _ENDED.items() for old in olds.split()}
 
 
-def renamed(module: str) -> Callable[[str], Any]:
+def renamed(module: str, homes: Sequence[ModuleType] = ()) -> Callable[[str], Any]:
     """Returns a module's `__getattr__`, for the old names of its functions and classes.
 
     Args:
       module: its name, old or new.
+      homes: the new modules of an old one, for names that stay the same.
     """
 
     def get(name: str) -> Any:
         old = f"{module}.{name}"
         if old in ENDED:
             raise AttributeError(f"{old} has gone; in its place: {ENDED[old]}")
-        if old not in NAMES:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        home, new = NAMES[old].split()
-        warn_once(old, f"{old} is now {home}.{new}; the old name goes with the next version")
-        return operator.attrgetter(new)(importlib.import_module(home))
+        if old in NAMES:
+            home, new = NAMES[old].split()
+            warn_once(old, f"{old} is now {home}.{new}; the old name goes with the next version")
+            return operator.attrgetter(new)(importlib.import_module(home))
+        for one in homes:
+            if hasattr(one, name):
+                return getattr(one, name)
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     return get
 
@@ -187,11 +143,10 @@ def new_names(old: str) -> tuple[str, ...]:
     >>> new_names("jaxsplit.plan.units"), new_names("jaxsplit.plan.link"), new_names("jaxsplit.ops")
     (('jaxsplit.cost.unit_plan',), ('jaxsplit.cost.link',), ())
     """
-    if old in MODULES:
-        found = MODULES[old]
-        return (found,) if isinstance(found, str) else found
     package, _, leaf = old.rpartition(".")
-    return tuple(f"{name}.{leaf}" for name in new_names(package)) if package else ()
+    if old in MODULES or not package:
+        return MODULES.get(old, ())
+    return tuple(f"{name}.{leaf}" for name in new_names(package))
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -214,21 +169,9 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Connects an old module with the new ones, and warns."""
-        names = new_names(module.__name__)
-        modules = [importlib.import_module(name) for name in names]
-
-        get = renamed(module.__name__)
-
-        def forward(name: str) -> Any:
-            if f"{module.__name__}.{name}" not in {*NAMES, *ENDED}:
-                for one in modules:
-                    if hasattr(one, name):
-                        return getattr(one, name)
-            return get(name)
-
-        module.__dict__["__getattr__"] = forward
+        name, new = module.__name__, new_names(module.__name__)
+        module.__dict__["__getattr__"] = renamed(name, [*map(importlib.import_module, new)])
         warn_once(
-            module.__name__,
-            f"{module.__name__} is now called {' and '.join(names)}; the old name goes with the "
-            "next version",
+            name,
+            f"{name} is now called {' and '.join(new)}; the old name goes with the next version",
         )

@@ -48,14 +48,15 @@ def evaluate(options: argparse.Namespace) -> None:
     for codec in baselines:
         image_codecs.check_codec(codec)
     family, backbone = open_family(options)
-    image_codecs.check_goal(options.compare_at, backbone.task.quality)
+    goal = image_codecs.check_goal(options.compare_at, backbone.task.quality)
     if options.out is not None:
         check_writable(options.out)
     rates = None if options.rates is None else options.rates.split(",")
     source = data.open_source(options.data, split=options.split, limit=options.limit)
     with progress_bar(options) as progress:
-        shown = (options.out, progress.log, rates, baselines, options.compare_at)
-        curve, _, rows = measure(family, backbone, source, *shown)
+        curve, _, rows = measure(
+            family, backbone, source, options.out, progress.log, rates, baselines, goal
+        )
     names = "curve.json, curve.png, images.npz, report.html"
     summary = "" if options.out is None else f"wrote {names} to {options.out}"
     show(options, f"{rows}\n{table.render_details(curve)}", json.loads(curve.to_json()), summary)

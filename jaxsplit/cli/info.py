@@ -35,14 +35,7 @@ def info(options: argparse.Namespace) -> None:
 
 
 def describe(name: str | None = None) -> Description:
-    """Describes a family, a `.jspl` file or weights.
-
-    Args:
-      name: folder of a family, `.jspl` file, file of weights, or name of known weights or of an
-        embedded family; None lists embedded families and weights.
-
-    Raises:
-      JaxsplitError: it doesn't exist or is damaged.
+    """Describes a family, a `.jspl` file or weights, by path or name; None lists embedded ones.
 
     >>> describe("fashion_mnist_resnet8").lines[0]
     'backbone fashion_mnist_resnet8: resnet8_small, 10 classes'

@@ -71,9 +71,7 @@ def check_writable(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):  # a unique name: other processes may check too
             pass
-    except FileExistsError as error:
-        raise ConfigError(
-            f"cannot write to {directory}: it is a file; give another folder"
-        ) from error
     except OSError as error:
-        raise ConfigError(f"cannot write to {directory}: {reason(error)}") from error
+        is_file = isinstance(error, FileExistsError)
+        why = "it is a file; give another folder" if is_file else reason(error)
+        raise ConfigError(f"cannot write to {directory}: {why}") from error

@@ -12,48 +12,48 @@ from typing import Any
 
 from jaxsplit.errors import warn_once
 
-# Package: old module and its new names without "jaxsplit.", …; several if its content was divided.
+# package:old=new,…, where new names lack "jaxsplit."; A+B if the content was divided.
 _MODULES = """\
-jaxsplit: bottleneck units.bottleneck, card evaluation.card, checkpoint io.checkpoint
-jaxsplit: coding bitstream, config experiments.config, design search, experiment experiments.run
-jaxsplit: files io.files, fitting family.table_fitting, importers weights
-jaxsplit: losses train.losses tasks.classification, models networks, notices io.log, plan cost
-jaxsplit: pretrained family.pretrained, progress io.progress, versions io.versions
-jaxsplit.codec: choice codec.rate_control, end codec.runtime, programs codec.sender
-jaxsplit.coding: bitstream bitstream.container, entropy_coder bitstream.range_coder
-jaxsplit.coding: escapes bitstream.probability_models, intervals bitstream.probability_models
-jaxsplit.data: prepared data.tfds_records, steps data.pipeline, views data.augmentation
-jaxsplit.data: writer data.tfds_records
-jaxsplit.design: features train.features, front search.pareto, journal search.checkpoint
-jaxsplit.design: keeper search.checkpoint, search search.halving
-jaxsplit.entropy: empirical entropy.symbol_tables, exact entropy.prior_tables
-jaxsplit.entropy: logistic entropy.factorized, places entropy.symbol_tables
-jaxsplit.entropy: prior entropy.factorized, tables entropy.prior_tables
-jaxsplit.evaluation: accuracy evaluation.evaluate, bd evaluation.bd_rate, checks evaluation.points
-jaxsplit.evaluation: design_report reports.search, html reports.html, images evaluation.per_image
-jaxsplit.evaluation: origin evaluation.curve, plan_plot reports.plan, plan_table reports.plan
-jaxsplit.evaluation: plot reports.plot, report reports.table
-jaxsplit.family: rate codec.rate
-jaxsplit.importers: names weights.name_maps, npz_archive weights.zip_archive
-jaxsplit.importers: pretrained weights.load, spic family.spic, spic_unit family.spic
-jaxsplit.importers: tensor_files weights.formats, zip_entries weights.zip_archive
-jaxsplit.models: chain networks.layers, floats io.untrusted, safe_tensors io.untrusted
-jaxsplit.models: weight_file io.untrusted
-jaxsplit.ops: rounding ops.surrogate_gradients, winograd ops.convolution
-jaxsplit.plan: comparison cost.link, cost cost.counting, cuts cost.plan, units cost.unit_plan
-jaxsplit.train: curve_config train.config, evaluation train.rate_groups, examples train.batches
-jaxsplit.train: feature_files io.array_cache, groups train.rate_groups
-jaxsplit.train: head train.features train.batches, networks train.recipe, principal train.pca
-jaxsplit.train: processes train.distributed, reports train.metrics, sensitivity train.pca
-jaxsplit.train: start train.curve, state train.records, stopping train.loop
-jaxsplit.train: trainable train.fine_tuning
+jaxsplit:bottleneck=units.bottleneck,card=evaluation.card,checkpoint=io.checkpoint
+jaxsplit:coding=bitstream,config=experiments.config,design=search,experiment=experiments.run
+jaxsplit:files=io.files,fitting=family.table_fitting,importers=weights
+jaxsplit:losses=train.losses+tasks.classification,models=networks,notices=io.log,plan=cost
+jaxsplit:pretrained=family.pretrained,progress=io.progress,versions=io.versions
+jaxsplit.codec:choice=codec.rate_control,end=codec.runtime,programs=codec.sender
+jaxsplit.coding:bitstream=bitstream.container,entropy_coder=bitstream.range_coder
+jaxsplit.coding:escapes=bitstream.probability_models,intervals=bitstream.probability_models
+jaxsplit.data:prepared=data.tfds_records,steps=data.pipeline,views=data.augmentation
+jaxsplit.data:writer=data.tfds_records
+jaxsplit.design:features=train.features,front=search.pareto,journal=search.checkpoint
+jaxsplit.design:keeper=search.checkpoint,search=search.halving
+jaxsplit.entropy:empirical=entropy.symbol_tables,exact=entropy.prior_tables
+jaxsplit.entropy:logistic=entropy.factorized,places=entropy.symbol_tables
+jaxsplit.entropy:prior=entropy.factorized,tables=entropy.prior_tables
+jaxsplit.evaluation:accuracy=evaluation.evaluate,bd=evaluation.bd_rate,checks=evaluation.points
+jaxsplit.evaluation:design_report=reports.search,html=reports.html,images=evaluation.per_image
+jaxsplit.evaluation:origin=evaluation.curve,plan_plot=reports.plan,plan_table=reports.plan
+jaxsplit.evaluation:plot=reports.plot,report=reports.table
+jaxsplit.family:rate=codec.rate
+jaxsplit.importers:names=weights.name_maps,npz_archive=weights.zip_archive
+jaxsplit.importers:pretrained=weights.load,spic=family.spic,spic_unit=family.spic
+jaxsplit.importers:tensor_files=weights.formats,zip_entries=weights.zip_archive
+jaxsplit.models:chain=networks.layers,floats=io.untrusted,safe_tensors=io.untrusted
+jaxsplit.models:weight_file=io.untrusted
+jaxsplit.ops:rounding=ops.surrogate_gradients,winograd=ops.convolution
+jaxsplit.plan:comparison=cost.link,cost=cost.counting,cuts=cost.plan,units=cost.unit_plan
+jaxsplit.train:curve_config=train.config,evaluation=train.rate_groups,examples=train.batches
+jaxsplit.train:feature_files=io.array_cache,groups=train.rate_groups
+jaxsplit.train:head=train.features+train.batches,networks=train.recipe,principal=train.pca
+jaxsplit.train:processes=train.distributed,reports=train.metrics,sensitivity=train.pca
+jaxsplit.train:start=train.curve,state=train.records,stopping=train.loop
+jaxsplit.train:trainable=train.fine_tuning
 """
 #: Old name → new names. A module below an old package that isn't named itself has the same name
 #: below the new one.
 MODULES = {
-    f"{package}.{old}": tuple(f"jaxsplit.{name}" for name in new)
-    for package, moves in (line.split(": ") for line in _MODULES.splitlines())
-    for old, *new in map(str.split, moves.split(", "))
+    f"{package}.{old}": tuple(f"jaxsplit.{name}" for name in new.split("+"))
+    for package, moves in (line.split(":") for line in _MODULES.splitlines())
+    for old, new in (move.split("=") for move in moves.split(","))
 }
 
 #: Old name of a function or class → module and name of the new one, called in the same way.

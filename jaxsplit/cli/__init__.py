@@ -1,4 +1,4 @@
-"""The command line `jaxsplit COMMAND`: a module for each command, with its options and its body.
+"""The command line `jaxsplit COMMAND`: its commands, each declared with its body.
 
 A body imports heavy modules when it runs: `--help` must be instant.
 """

@@ -1,12 +1,13 @@
-"""The parser, its error messages, the arguments that commands share, and the examples of --help."""
+"""Declarations of commands, the arguments that they share, the parser, and examples of --help."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NamedTuple, NoReturn
 
 from jaxsplit.errors import ConfigError, did_you_mean
 
@@ -44,36 +45,100 @@ jaxsplit import spic spic/ -o families/s3 --cut S3 --fit-on folder:images --weig
 """
 
 
-def epilog(command: str, note: str = "") -> str:
-    """Formats the examples of a command and a note as the end of its help.
+Body = Callable[[argparse.Namespace], None]
+#: Adds something to a parser, or to a group of its arguments.
+Part = Callable[[argparse.ArgumentParser | argparse._ArgumentGroup], object]
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+      words: its name, such as "import spic".
+      run: its body; the first line of its docstring is the purpose in the help.
+      parts: its arguments beside --quiet and --json.
+      note: last line of its help.
+    """
+
+    words: str
+    run: Body
+    parts: tuple[Part, ...]
+    note: str
+
+    def add_to(self, commands: argparse._SubParsersAction[Parser]) -> None:
+        """Adds the command to those of a parser."""
+        purpose = (self.run.__doc__ or "").partition("\n")[0]
+        parser = add_parser(commands, self.words, purpose, self.note)
+        for part in (QUIET, JSON, *self.parts):
+            part(parser)
+        parser.set_defaults(command=self.words, run=self.run)
+
+
+def command(words: str, *parts: Part, note: str = "") -> Callable[[Body], Command]:
+    """Makes a `Command` of its body, as a decorator."""
+    return lambda run: Command(words, run, parts, note)
+
+
+def argument(
+    name: str,
+    metavar: str | tuple[str, str] | None,
+    text: str,
+    kind: Callable[[str], object] = str,
+    **settings: object,
+) -> Part:
+    """Declares an argument: name, name of its value, help, type and settings of argparse."""
+    return operator.methodcaller(
+        "add_argument", name, metavar=metavar, help=text, type=kind, **settings
+    )
+
+
+def flag(*names: str, text: str) -> Part:
+    """Declares an option without a value."""
+    return operator.methodcaller("add_argument", *names, action="store_true", help=text)
+
+
+def group(title: str, text: str, *parts: Part) -> Part:
+    """Declares arguments under a title in the help."""
+    return lambda parser: _add_all(parts, parser.add_argument_group(title, text))
+
+
+def one_of(*parts: Part, required: bool = False) -> Part:
+    """Declares arguments of which at most one may be given."""
+    return lambda parser: _add_all(parts, parser.add_mutually_exclusive_group(required=required))
+
+
+def _add_all(parts: Sequence[Part], group: argparse._ArgumentGroup) -> None:
+    for part in parts:
+        part(group)
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[Parser], words: str, purpose: str, note: str = ""
+) -> Parser:
+    """Adds a parser for `jaxsplit WORDS`, with its examples and a note at the end of its help.
 
     A word before other commands has the examples of all of them.
-
-    >>> epilog("info").splitlines()[:2]
-    ['examples:', '  jaxsplit info']
-    >>> len(epilog("import").splitlines())
-    5
     """
-    start = f"jaxsplit {command} "
-    lines = [f"  {line}" for line in EXAMPLES.splitlines() if f"{line} ".startswith(start)]
-    shown = "\n".join(["examples:", *lines]) if lines else ""
-    return "\n\n".join(filter(None, (shown, note)))
+    start = f"jaxsplit {words} "
+    examples = [f"  {line}\n" for line in EXAMPLES.splitlines() if f"{line} ".startswith(start)]
+    return commands.add_parser(
+        words.split()[-1],
+        help=purpose,
+        description=purpose,
+        epilog=f"examples:\n{''.join(examples)}\n{note}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 class Parser(argparse.ArgumentParser):
     """Raises errors of one line, where argparse prints its usage and exits."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        # A misspelt option must not become another one.
-        super().__init__(*arguments, **{"allow_abbrev": False, **options})
-
     def error(self, message: str) -> NoReturn:
         """Raises `ConfigError`."""
         for action in self._actions:
             # argparse doesn't list the commands when one is missing.
-            if isinstance(action, argparse._SubParsersAction) and message.endswith(
-                f"required: {action.metavar}"
-            ):
+            if action.choices and message.endswith(f"required: {action.metavar}"):
                 message = f"{action.metavar} is missing: one of {', '.join(action.choices)}"
         raise ConfigError(f"{message} (see {self.prog} --help)")
 
@@ -97,13 +162,12 @@ class Parser(argparse.ArgumentParser):
             name, equals, value = word.partition("=")
             if name == "--":
                 return
-            if not name.startswith("--") or name.startswith("--config."):
+            if name in known or not name.startswith("--") or name.startswith("--config."):
                 continue
-            if name not in known:
-                near = did_you_mean(name, known)
-                if "--config" in known and (key := _config_key(words, name[2:])):
-                    near = f"; did you mean --config.{key}={value if equals else 'VALUE'}?"
-                self.error(f"there is no option {name}{near}")
+            near = did_you_mean(name, known)
+            if "--config" in known and (key := _config_key(words, name[2:])):
+                near = f"; did you mean --config.{key}={value if equals else 'VALUE'}?"
+            self.error(f"there is no option {name}{near}")
 
 
 def _config_key(words: Sequence[str], name: str) -> str | None:
@@ -120,94 +184,32 @@ def _config_key(words: Sequence[str], name: str) -> str | None:
         return None
 
 
-class Commands:
-    """Adds commands to a parser, each with --quiet, --json and its examples.
-
-    Args:
-      parser: of the program, or of a word before the commands.
-      metavar: name of a command in the help.
-      words: words of the parser, such as ("import",).
-    """
-
-    def __init__(
-        self, parser: argparse.ArgumentParser, metavar: str, words: tuple[str, ...] = ()
-    ) -> None:
-        self._parsers = parser.add_subparsers(required=True, metavar=metavar, parser_class=Parser)
-        self._words = words
-
-    def add(
-        self, name: str, text: str, run: Callable[[argparse.Namespace], None], note: str = ""
-    ) -> argparse.ArgumentParser:
-        """Adds a command and returns its parser, for its own options.
-
-        Args:
-          name: its last word.
-          text: its purpose in one sentence.
-          run: its body.
-          note: last line of its help.
-        """
-        command = " ".join((*self._words, name))
-        parser = self._add_parser(name, text, epilog(command, note))
-        parser.add_argument(
-            "-q", "--quiet", action="store_true", help="no progress, no summary: results and errors"
-        )
-        parser.add_argument("--json", action="store_true", help="print one JSON document, no text")
-        parser.set_defaults(command=command, run=run)
-        return parser
-
-    def group(self, name: str, text: str, metavar: str) -> Commands:
-        """Adds a word before commands of its own."""
-        words = (*self._words, name)
-        return Commands(self._add_parser(name, text, epilog(" ".join(words))), metavar, words)
-
-    def _add_parser(self, name: str, text: str, end: str) -> argparse.ArgumentParser:
-        kind = argparse.RawDescriptionHelpFormatter
-        return self._parsers.add_parser(
-            name, help=text, description=text, epilog=end, formatter_class=kind
-        )
+QUIET = flag("-q", "--quiet", text="no progress, no summary: results and errors")
+JSON = flag("--json", text="print one JSON document, no text")
+_FAMILIES = "a trained folder, a family of the package (jaxsplit info lists them) or of the hub"
+#: The options of `output.open_family`.
+FAMILY = (
+    argument("--family", "DIR|NAME|hf:NAME", _FAMILIES, required=True),
+    one_of(
+        argument("--backbone", "NAME", "weights by name, embedded or of an installed package"),
+        argument("--weights", "FILE", "file of weights to use", Path),
+    ),
+)
+_WORKDIR = "for checkpoints and results; the same command resumes from it"
+WORKDIR = argument("--workdir", "DIR", _WORKDIR, Path, required=True)
 
 
-def add_options(
-    command: argparse.ArgumentParser | argparse._ArgumentGroup,
-    *rows: tuple[str, Callable[[str], object], str, str],
-) -> None:
-    """Adds options of one value, default None: (name, type, name of the value, help) each."""
-    for name, kind, metavar, text in rows:
-        command.add_argument(name, type=kind, metavar=metavar, help=text)
-
-
-def add_output(command: argparse.ArgumentParser, metavar: str, text: str = "to write") -> None:
-    """Adds the required option -o, --output."""
-    command.add_argument("-o", "--output", type=Path, required=True, metavar=metavar, help=text)
-
-
-def add_workdir(command: argparse.ArgumentParser) -> None:
-    """Adds the required option --workdir of a training or a search."""
-    text = "for checkpoints and results; the same command resumes from it"
-    command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help=text)
-
-
-def add_family(command: argparse.ArgumentParser) -> None:
-    """Adds --family, and --backbone or --weights for its network."""
-    command.add_argument(
-        "--family",
-        required=True,
-        metavar="DIR|NAME|hf:NAME",
-        help="a trained folder, a family of the package (jaxsplit info lists them) or of the hub",
+def output_option(metavar: str, text: str = "to write") -> Part:
+    """Declares the required option -o, --output."""
+    return operator.methodcaller(
+        "add_argument", "-o", "--output", type=Path, required=True, metavar=metavar, help=text
     )
-    weights = command.add_mutually_exclusive_group()
-    weights.add_argument(
-        "--backbone", metavar="NAME", help="weights by name, embedded or of an installed package"
-    )
-    weights.add_argument("--weights", type=Path, metavar="FILE", help="file of weights to use")
 
 
-def add_images(
-    command: argparse.ArgumentParser, *, split: str = "of these images; default as in evaluate"
-) -> None:
-    """Adds --split and --limit, with the help of the first."""
-    command.add_argument("--split", metavar="NAME", help=split)
-    command.add_argument("--limit", type=int, metavar="N", help="images, spread over the classes")
+def image_options(split: str = "of these images; default as in evaluate") -> tuple[Part, Part]:
+    """Declares --split and --limit, with the help of the first."""
+    limit = argument("--limit", "N", "images, spread over the classes", int)
+    return argument("--split", "NAME", split), limit
 
 
 def check_images(options: argparse.Namespace, name: str) -> None:
@@ -217,20 +219,13 @@ def check_images(options: argparse.Namespace, name: str) -> None:
         raise ConfigError(f"--split and --limit need the images of --{flag} SOURCE")
 
 
-def add_config(command: argparse.ArgumentParser, *kinds: str) -> None:
-    """Adds --config and --help-config for these kinds; `program.parse` takes the overrides."""
-    command.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE|NAME[:ARG]",
-        help="a shipped configuration or a file; --config.KEY=VALUE overrides",
-    )
-    command.add_argument(
-        "--help-config",
-        action=_HelpConfig,
-        nargs=0,
-        const=kinds,
-        help="list the keys of a configuration with defaults and meaning, and exit",
+def config_options(*kinds: str) -> tuple[Part, Part]:
+    """Declares --config and --help-config for these kinds; `program.parse` takes the overrides."""
+    text = "a shipped configuration or a file; --config.KEY=VALUE overrides"
+    keys = "list the keys of a configuration with defaults and meaning, and exit"
+    return (
+        argument("--config", "FILE|NAME[:ARG]", text, required=True),
+        argument("--help-config", None, keys, action=_HelpConfig, nargs=0, const=kinds),
     )
 
 

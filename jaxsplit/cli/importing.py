@@ -6,31 +6,34 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from jaxsplit.cli.arguments import Commands, add_images, add_options, add_output, check_images
+from jaxsplit.cli.arguments import (
+    argument,
+    check_images,
+    command,
+    image_options,
+    output_option,
+)
 from jaxsplit.cli.output import SOON, progress_bar, show
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import read_file
 
-
-def add(commands: Commands) -> None:
-    """Adds the commands of each format."""
-    formats = commands.group("import", "Convert weights and units of other packages.", "FORMAT")
-    _add_backbone(formats)
-    _add_spic(formats)
-
-
-def _add_backbone(formats: Commands) -> None:
-    command = formats.add("backbone", "Convert weights to safetensors.", import_backbone)
-    command.add_argument("name", metavar="NAME", help="a network, such as resnet50")
-    command.add_argument("file", type=Path, metavar="FILE", help="safetensors, torch or npz")
-    add_output(command, "OUT.safetensors")
-    names = "names of the classes, one a line (default: those of ImageNet, or numbers)"
-    side = "shorter side of an image before the crop (default: that of the published weights)"
-    add_options(command, ("--classes", Path, "FILE", names), ("--resize", int, "N", side))
+_CLASSES = "names of the classes, one a line (default: those of ImageNet, or numbers)"
+_SIDE = "shorter side of an image before the crop (default: that of the published weights)"
+_TASKS = ("classification", "segmentation")
+_TASK = "of the published units (default: classification)"
+_PUBLISHED = "with classification.json, segmentation.json and the weights they name"
 
 
+@command(
+    "import backbone",
+    argument("name", "NAME", "a network, such as resnet50"),
+    argument("file", "FILE", "safetensors, torch or npz", Path),
+    output_option("OUT.safetensors"),
+    argument("--classes", "FILE", _CLASSES, Path),
+    argument("--resize", "N", _SIDE, int),
+)
 def import_backbone(options: argparse.Namespace) -> None:
-    """Converts a network's weights to a file with its name, classes and preprocessing."""
+    """Convert weights to safetensors."""
     from jaxsplit import networks
     from jaxsplit.tasks import Classification
     from jaxsplit.weights.load import load_backbone
@@ -66,33 +69,18 @@ def import_backbone(options: argparse.Namespace) -> None:
     show(options, "", {"file": str(options.output), **facts}, summary)
 
 
-def _add_spic(formats: Commands) -> None:
-    command = formats.add("spic", "Convert the units of the paper's authors.", import_spic)
-    command.add_argument(
-        "folder",
-        type=Path,
-        metavar="FOLDER",
-        help="with classification.json, segmentation.json and the weights they name",
-    )
-    written = "folder to write: the family with --cut, else one folder for each cut"
-    add_output(command, "FAMILY", written)
-    command.add_argument(
-        "--task",
-        choices=("classification", "segmentation"),
-        default="classification",
-        help="of the published units (default: classification)",
-    )
-    add_options(
-        command,
-        ("--cut", str, "S1", "S1, S2, S3, US1 or US2 (default: all)"),
-        ("--fit-on", str, "SOURCE", "images to fit tables on (default: published tables)"),
-    )
-    add_images(command)
-    add_options(command, ("--weights", Path, "FILE", "of the network, for --fit-on"))
-
-
+@command(
+    "import spic",
+    argument("folder", "FOLDER", _PUBLISHED, Path),
+    output_option("FAMILY", "folder to write: the family with --cut, else one folder for each cut"),
+    argument("--task", None, _TASK, choices=_TASKS, default=_TASKS[0]),
+    argument("--cut", "S1", "S1, S2, S3, US1 or US2 (default: all)"),
+    argument("--fit-on", "SOURCE", "images to fit tables on (default: published tables)"),
+    *image_options(),
+    argument("--weights", "FILE", "of the network, for --fit-on", Path),
+)
 def import_spic(options: argparse.Namespace) -> None:
-    """Converts the units published by the paper's authors to families."""
+    """Convert the units of the paper's authors."""
     from jaxsplit import data
     from jaxsplit.family.spic import NETWORKS, import_families
     from jaxsplit.family.table_fitting import fit_tables

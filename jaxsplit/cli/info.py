@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxsplit.cli.arguments import Commands
+from jaxsplit.cli.arguments import argument, command
 from jaxsplit.cli.output import show
 from jaxsplit.io.files import read_file
 
@@ -24,29 +24,18 @@ class Description(NamedTuple):
     document: Mapping[str, object]
 
 
-def add(commands: Commands) -> None:
-    """Adds the command."""
-    command = commands.add("info", "Describe a family, a .jspl file or weights.", run)
-    command.add_argument(
-        "path", nargs="?", metavar="PATH|NAME", help="default: list what is embedded"
-    )
-
-
-def run(options: argparse.Namespace) -> None:
-    """Describes a family, a .jspl file or weights."""
+@command(
+    "info",
+    argument("path", "PATH|NAME", "default: list what is embedded", nargs="?"),
+)
+def info(options: argparse.Namespace) -> None:
+    """Describe a family, a .jspl file or weights."""
     found = describe(options.path)
     show(options, "\n".join(found.lines), found.document)
 
 
 def describe(name: str | None = None) -> Description:
-    """Describes a family, a `.jspl` file or weights.
-
-    Args:
-      name: folder of a family, `.jspl` file, file of weights, or name of known weights or of an
-        embedded family; None lists embedded families and weights.
-
-    Raises:
-      JaxsplitError: it doesn't exist or is damaged.
+    """Describes a family, a `.jspl` file or weights, by path or name; None lists embedded ones.
 
     >>> describe("fashion_mnist_resnet8").lines[0]
     'backbone fashion_mnist_resnet8: resnet8_small, 10 classes'

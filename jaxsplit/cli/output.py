@@ -17,11 +17,7 @@ SOON = 2.0
 
 
 def open_family(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
-    """Opens the family and the network of the options of `arguments.add_family`.
-
-    Raises:
-      JaxsplitError: one of them is missing or damaged, or the network is not the family's.
-    """
+    """Opens the family and the network of the options `arguments.FAMILY`."""
     from jaxsplit.family.pretrained import load_pretrained
 
     family = load_pretrained(options.family)
@@ -30,13 +26,9 @@ def open_family(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
 
 
 def show(options: argparse.Namespace, text: str, document: object, summary: str = "") -> None:
-    """Prints the results of a command, and its summary unless --json or --quiet is given.
+    """Prints the results of a command and a summary of its work.
 
-    Args:
-      options: of the command.
-      text: the results, "" for none.
-      document: the results for --json.
-      summary: of the command's work.
+    With --json, prints only the document; with --quiet, no summary.
     """
     if options.json:
         print(json.dumps(document, indent=2))
@@ -50,13 +42,7 @@ def show(options: argparse.Namespace, text: str, document: object, summary: str 
 def progress_bar(
     options: argparse.Namespace, names: Sequence[str] = (), *, after: float = 0.0
 ) -> ProgressBar:
-    """Creates the progress of a command.
-
-    Args:
-      options: of the command.
-      names: of the rates.
-      after: seconds before it is shown.
-    """
+    """Creates the progress of a command with rates of these names, shown after some seconds."""
     from jaxsplit.io.progress import ProgressBar
 
     return ProgressBar(names, quiet=options.quiet, after=after)

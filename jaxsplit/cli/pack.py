@@ -6,42 +6,33 @@ import argparse
 import dataclasses
 
 from jaxsplit.cli.arguments import (
-    Commands,
-    add_family,
-    add_images,
-    add_output,
+    FAMILY,
+    argument,
     card_entry,
     check_images,
+    command,
+    flag,
+    image_options,
+    output_option,
 )
 from jaxsplit.cli.output import open_family, progress_bar, show
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import check_writable
 
-
-def add(commands: Commands) -> None:
-    """Adds the command."""
-    command = commands.add("pack", "Write a family with a complete card, to ship or upload.", run)
-    add_family(command)
-    add_output(command, "DIR")
-    command.add_argument(
-        "--data", metavar="SOURCE", help="measure on these images (default: keep the figures)"
-    )
-    add_images(command)
-    command.add_argument(
-        "--half", action="store_true", help="round parameters to float16: half of the bytes"
-    )
-    command.add_argument(
-        "--card",
-        action="append",
-        default=[],
-        type=card_entry,
-        metavar="KEY=VALUE",
-        help="entry of the card beside those of the training: limits, license, … (repeatable)",
-    )
+_ENTRY = "entry of the card beside those of the training: limits, license, … (repeatable)"
 
 
-def run(options: argparse.Namespace) -> None:
-    """Writes a family with a complete card."""
+@command(
+    "pack",
+    *FAMILY,
+    output_option("DIR"),
+    argument("--data", "SOURCE", "measure on these images (default: keep the figures)"),
+    *image_options(),
+    flag("--half", text="round parameters to float16: half of the bytes"),
+    argument("--card", "KEY=VALUE", _ENTRY, card_entry, action="append", default=[]),
+)
+def pack(options: argparse.Namespace) -> None:
+    """Write a family with a complete card, to ship or upload."""
     from jaxsplit import data
     from jaxsplit.evaluation import card, evaluate
     from jaxsplit.reports import curve_table

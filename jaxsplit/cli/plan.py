@@ -8,64 +8,46 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxsplit.cli.arguments import Commands, add_options, positive, positives
+from jaxsplit.cli.arguments import argument, command, group, positive, positives
 from jaxsplit.cli.output import show
 from jaxsplit.errors import ConfigError
 
 if TYPE_CHECKING:
     from jaxsplit.cost import Link
 
-
-def add(commands: Commands) -> None:
-    """Adds the command."""
-    command = commands.add(
-        "plan",
-        "Count the costs of every cut of a network, and of the units there.",
-        run,
-        "Shapes are traced: nothing is run, and no weights are needed.",
-    )
-    command.add_argument(
-        "backbone", metavar="BACKBONE", help="a network, weights by name, or a file of weights"
-    )
-    add_options(command, ("--weights", Path, "FILE", "of the network; not needed"))
-    command.add_argument(
-        "--input",
-        type=positive,
-        nargs=2,
-        metavar=("H", "W"),
-        help="image size (default: that of the weights)",
-    )
-    nearest = "show the unit of each cut whose latent is nearest to N symbols (default: 1024)"
-    add_options(
-        command,
-        ("--classes", positive, "N", "number, for a network without weights"),
-        ("--channels", positives, "A,B", "of the units (default: 4,8,16,32,64)"),
-        ("--strides", positives, "A,B", "of the units (default: 1,2,4,8)"),
-        ("--symbols", positive, "N", nearest),
-        ("--cut", str, "CUT", "also show every unit of this cut"),
-    )
-    link = command.add_argument_group("a link", "all three speeds, or none")
-    add_options(
-        link,
-        ("--device-gmacs", float, "R", "speed of the device, 1e9 multiply-accumulates a second"),
-        ("--server-gmacs", float, "R", "the same of the server"),
-        ("--bandwidth-mbps", float, "R", "speed from device to server, 1e6 bits a second"),
-        ("--rtt-ms", float, "T", "round-trip time (default: 0)"),
-        ("--bits-per-symbol", float, "B", "assumed for a unit (default: 2)"),
-        ("--image-bytes", float, "N", "size of an image sent whole (default: uncompressed)"),
-    )
-    link.add_argument(
-        "--family",
-        nargs="+",
-        action="extend",
-        metavar="F",
-        help="trained families of this network: adds their rates with measured bytes",
-    )
-    add_options(command, ("--plot", Path, "FILE.png", "write a plot"))
+_SIZE = "image size (default: that of the weights)"
+_NEAREST = "show the unit of each cut whose latent is nearest to N symbols (default: 1024)"
+_SPEED = "speed of the device, 1e9 multiply-accumulates a second"
+_WHOLE = "size of an image sent whole (default: uncompressed)"
+_FAMILIES = "trained families of this network: adds their rates with measured bytes"
 
 
-def run(options: argparse.Namespace) -> None:
-    """Prints the costs of every cut and unit of a network."""
+@command(
+    "plan",
+    argument("backbone", "BACKBONE", "a network, weights by name, or a file of weights"),
+    argument("--weights", "FILE", "of the network; not needed", Path),
+    argument("--input", ("H", "W"), _SIZE, positive, nargs=2),
+    argument("--classes", "N", "number, for a network without weights", positive),
+    argument("--channels", "A,B", "of the units (default: 4,8,16,32,64)", positives),
+    argument("--strides", "A,B", "of the units (default: 1,2,4,8)", positives),
+    argument("--symbols", "N", _NEAREST, positive),
+    argument("--cut", "CUT", "also show every unit of this cut"),
+    group(
+        "a link",
+        "all three speeds, or none",
+        argument("--device-gmacs", "R", _SPEED, float),
+        argument("--server-gmacs", "R", "the same of the server", float),
+        argument("--bandwidth-mbps", "R", "speed from device to server, 1e6 bits a second", float),
+        argument("--rtt-ms", "T", "round-trip time (default: 0)", float),
+        argument("--bits-per-symbol", "B", "assumed for a unit (default: 2)", float),
+        argument("--image-bytes", "N", _WHOLE, float),
+        argument("--family", "F", _FAMILIES, nargs="+", action="extend"),
+    ),
+    argument("--plot", "FILE.png", "write a plot", Path),
+    note="Shapes are traced: nothing is run, and no weights are needed.",
+)
+def plan(options: argparse.Namespace) -> None:
+    """Count the costs of every cut of a network, and of the units there."""
     from jaxsplit.cost import CHANNELS, STRIDES, SYMBOLS, make_plan
     from jaxsplit.cost.link import BITS_PER_SYMBOL, compare, plan_to_dict
     from jaxsplit.family.link_options import link_options

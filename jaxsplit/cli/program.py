@@ -9,20 +9,15 @@ import sys
 from collections.abc import Sequence
 
 from jaxsplit import __version__
-from jaxsplit.cli import (
-    compare,
-    decode,
-    design,
-    encode,
-    evaluate,
-    importing,
-    info,
-    pack,
-    plan,
-    train,
-)
-from jaxsplit.cli.arguments import Commands, Parser
+from jaxsplit.cli import coding, evaluate, importing, info, pack, plan, train
+from jaxsplit.cli.arguments import Parser, add_parser
 from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, one_line
+
+#: In the order of the help; those below "import" follow.
+COMMANDS = (
+    *(train.quickstart, train.train, evaluate.evaluate, evaluate.compare, plan.plan),
+    *(train.design, pack.pack, coding.encode, coding.decode, info.info),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,13 +94,16 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="jaxsplit COMMAND --help has the options and examples; start with:\n"
         "  jaxsplit quickstart",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"jaxsplit {__version__}")
-    commands = Commands(parser, "COMMAND")
-    train.add_quickstart(commands)
-    train.add_train(commands)
-    for module in (evaluate, compare, plan, design, pack, encode, decode, info, importing):
-        module.add(commands)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_to(commands)
+    formats = add_parser(commands, "import", "Convert weights and units of other packages.")
+    commands = formats.add_subparsers(required=True, metavar="FORMAT")
+    for command in (importing.import_backbone, importing.import_spic):
+        command.add_to(commands)
     return parser
 
 

@@ -23,13 +23,7 @@ _NAMES: dict[object, tuple[str, str]] = {
 
 
 class Key(NamedTuple):
-    """A key of a dataclass.
-
-    Attributes:
-      type: as in an annotation.
-      default: `dataclasses.MISSING` if the key is required.
-      meaning: its entry in the docstring's section "Attributes", or the field's metadata "meaning".
-    """
+    """A key of a dataclass: its annotation, default (MISSING if required) and documentation."""
 
     type: object
     default: object
@@ -37,12 +31,14 @@ class Key(NamedTuple):
 
 
 def keys(cls: type) -> dict[str, Key]:
-    """Lists the keys of a dataclass: name → type, default and meaning."""
+    """Lists the keys of a dataclass by name.
+
+    The meaning is the field's metadata "meaning", or its entry in the docstring's "Attributes".
+    """
     hints, meanings, found = typing.get_type_hints(cls), _attributes(cls), dict[str, Key]()
     for field in dataclasses.fields(cls):
-        factory, default = field.default_factory, field.default
-        if factory is not dataclasses.MISSING:
-            default = factory()
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
         meaning = field.metadata.get("meaning", meanings.get(field.name, ""))
         found[field.name] = Key(hints[field.name], default, meaning)
     return found
@@ -62,14 +58,11 @@ def build(form: object, value: object, key: str = "") -> Any:
     (1, 2.5)
     """
     members = _members(form)
-    if value is None and types.NoneType in members:
-        return None
-    # If no member fits, the first one is named in the message.
-    form = next((one for one in members if _fits(value, one)), members[0])
-    parts = typing.get_args(form)
-    if not _fits(value, form):
-        name, _ = _name(form)
+    form = next((one for one in members if _fits(value, one)), None)
+    if form is None:
+        name, _ = _name(members[0])
         raise ConfigError(f"{key} is {value!r}; expected a {name}")
+    parts = typing.get_args(form)
     if dataclasses.is_dataclass(form) and isinstance(value, dict):
         return _build_dataclass(typing.cast(type, form), value, key)
     if isinstance(value, tuple | list):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from jaxsplit.evaluation.card import with_measured
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.family import RateFamily
-from jaxsplit.io.files import write_whole
+from jaxsplit.io.files import write_json
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.reports import curve_html, curve_plot, curve_table
 from jaxsplit.train import distributed
@@ -35,9 +34,8 @@ class CurveResult:
 
     Attributes:
       family: with its measurement on its card.
-      curve: through real bytes, beside image codecs.
+      curve, table: as in `Measurement`.
       cost: of the rate with the most expensive encoder.
-      table: the curve as text.
     """
 
     family: RateFamily
@@ -78,8 +76,7 @@ def run_curve(
       directory: for `family/`, `curve.json`, `curve.png`, and, with `resume`, checkpoints.
       command: for the family's card.
       resume: keep checkpoints and cached features on disk, and resume from existing ones.
-      progress: callback with the training's metrics.
-      log: callback with the current work.
+      progress, log: callbacks with the training's metrics, and with the current work.
 
     Returns:
       The results; None in other processes than the first.
@@ -107,13 +104,7 @@ def run_curve(
     if not distributed.is_first():
         return None
     measured = measure(
-        family,
-        backbone,
-        source,
-        directory,
-        log,
-        baselines=config.baselines,
-        compare_at=config.compare_at,
+        family, backbone, source, directory, log, None, config.baselines, config.compare_at
     )
     if command is not None:
         family = dataclasses.replace(family, card={"command": command, **family.card})
@@ -141,8 +132,7 @@ def measure(
       log: callback with the current work.
       rate_ids: the rates to measure; None: all.
       baselines: image codecs of `image_codecs.QUALITIES`.
-      compare_at: metric at which codecs are compared with a rate: None for the task's, such as
-        "top1", or "agreement".
+      compare_at: metric at which codecs are compared: "agreement", or None for the task's.
 
     Returns:
       The curve with the codecs' points, the results of each image, and the table.
@@ -169,8 +159,8 @@ def measure(
     images, targets = data.load_arrays(source, backbone.preprocessing)
     predict = evaluate.predictor(backbone)
     unsplit = evaluate.measure_unsplit(task, predict, images, targets)
-    goals = [point.metrics[compare_at].mean for point in curve.points]
-    goals.append(unsplit.values(task)[compare_at].mean)
+    values = [*(point.metrics for point in curve.points), unsplit.values(task)]
+    goals = [metrics[compare_at].mean for metrics in values]
     codecs = {}
     for codec in baselines:
         log(f"comparing with {codec}")
@@ -210,8 +200,7 @@ def run_backbone(
       progress: callback with the metrics.
 
     Returns:
-      The card: command, data, seed and measured values; only the last in other processes than
-      the first.
+      The card: command, data, seed and measured values; in other processes only the last.
 
     Raises:
       ConfigError, DataError, WeightsError: as in `run_curve`.
@@ -227,12 +216,8 @@ def run_backbone(
     variables, measured = train_backbone(config, directory, progress, initial)
     if not distributed.is_first():
         return measured
-    card = {
-        "command": command,
-        "data": data.portable_name(config.data),
-        "seed": config.seed,
-        **measured,
-    }
+    source = data.portable_name(config.data)
+    card = {"command": command, "data": source, "seed": config.seed, **measured}
     networks.save_backbone(
         directory / "weights.safetensors",
         variables,
@@ -241,5 +226,5 @@ def run_backbone(
         class_names=test.class_names,
         card=card,
     )
-    write_whole(directory / "report.json", (json.dumps(card, indent=1) + "\n").encode())
+    write_json(directory / "report.json", card)
     return card

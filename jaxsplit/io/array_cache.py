@@ -6,9 +6,9 @@ view. A cache is complete if the checksums of all parts match, so an interrupted
 and a flipped bit are the same case: the affected parts are recomputed. Several hosts may share one
 cache on a shared file system.
 
-The whole cache is verified when it is opened. CRC-32 detects accidental damage and was the fastest
-checksum of zlib and hashlib: 1.6 GB/s on one core, SHA-256 0.6. The read also warms the page cache
-for the training's random access.
+The whole cache is verified when it is opened, which also warms the page cache. CRC-32 detects
+accidental damage and was the fastest checksum of zlib and hashlib: 1.6 GB/s on one core, SHA-256
+0.6.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 
-from jaxsplit.io.files import write_whole
+from jaxsplit.io.files import write_json, write_whole
 from jaxsplit.io.log import Log
 
 #: name → (shape with a leading axis of rows, name of the dtype)
@@ -52,9 +52,8 @@ class ArrayCache:
     """Arrays on disk whose rows are written in parts.
 
     Attributes:
-      folder: folder of the files.
-      about: everything that the arrays depend on, as JSON values; files with another `about` are
-        not reused.
+      folder: of the files.
+      about: what the arrays depend on, as JSON values; files with another `about` are not reused.
       shapes: shapes and dtypes of the arrays, all with `images · views` rows.
       images, views: row `view · images + i` is image `i` in a view.
       part_images: images per part, fewer in the last range; part `k · views + view` is the k-th
@@ -101,8 +100,7 @@ class ArrayCache:
         if reason := self._foreign():
             log(f"the cached features in {self.folder} {reason}: recomputing all of them")
             self._clear()
-        manifest = json.dumps(self._manifest(), indent=1) + "\n"
-        write_whole(self.folder / "manifest.json", manifest.encode())
+        write_json(self.folder / "manifest.json", self._manifest())
         sums = self._read_sums()
         for name, shape in self.shapes.items():
             with open(self._path(name), "ab") as file:
@@ -114,16 +112,11 @@ class ArrayCache:
             check = functools.partial(self._checksum, self.arrays())
             found = dict(zip(sums, pool.map(check, sums), strict=True))
         whole = {part: value for part, value in sums.items() if found[part] == value}
+        cached = f"of {self.parts} parts of the cached features in {self.folder} are"
         if len(whole) < len(sums):
-            log(
-                f"{len(sums) - len(whole)} of {self.parts} parts of the cached features in "
-                f"{self.folder} are damaged: recomputing them"
-            )
+            log(f"{len(sums) - len(whole)} {cached} damaged: recomputing them")
         elif 0 < len(whole) < self.parts:
-            log(
-                f"{len(whole)} of {self.parts} parts of the features are in {self.folder} from an "
-                "interrupted run: resuming"
-            )
+            log(f"{len(whole)} {cached} from an interrupted run: resuming")
         if len(whole) < self.parts:
             self._reserve(clear=not whole)
         # Drops damaged parts, and an incomplete line of a killed process.
@@ -155,10 +148,8 @@ class ArrayCache:
         return self.folder / f"{name}.bin"
 
     def _manifest(self) -> dict[str, object]:
-        arrays = {
-            name: {"shape": list(shape), "dtype": dtype}
-            for name, (shape, dtype) in self.shapes.items()
-        }
+        items = self.shapes.items()
+        arrays = {name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in items}
         sizes = {name: getattr(self, name) for name in ("images", "views", "part_images")}
         return {"format": _FORMAT, **self.about, "arrays": arrays, **sizes}
 

@@ -34,11 +34,8 @@ def save_tree(path: str | os.PathLike[str], tree: object) -> None:
         with _checkpointer() as checkpointer:
             checkpointer.save(path, arrays)
     except Exception as error:  # orbax raises errors of several libraries
-        text = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"cannot write the checkpoint {path}: {text}; the same command resumes from the last "
-            "complete one"
-        ) from error
+        advice = "the same command resumes from the last complete one"
+        raise CheckpointError(_failure("write", path, error, advice)) from error
     # On some file systems orbax leaves a file that contains the absolute path, which a shared
     # family should not reveal. The commit is the rename of the folder.
     (path / "commit_success.txt").unlink(missing_ok=True)
@@ -73,22 +70,20 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
         with _checkpointer() as checkpointer:
             tree = checkpointer.restore(path, target)
     except Exception as error:  # orbax raises errors of several libraries
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"cannot read the checkpoint {path}: {reason}; delete it to use an earlier one"
-        ) from error
+        advice = "delete it to use an earlier one"
+        raise CheckpointError(_failure("read", path, error, advice)) from error
     tree = jax.tree.map(np.asarray, tree)
-    if target is not None:
-        stored, wanted = ([x.shape for x in jax.tree.leaves(t)] for t in (tree, target))
-        if stored != wanted:
-            got, expected = next(
-                pair for pair in zip(stored, wanted, strict=True) if len({*pair}) > 1
-            )
+    for got, wanted in zip(jax.tree.leaves(tree), jax.tree.leaves(target), strict=False):
+        if got.shape != wanted.shape:
             raise CheckpointError(
-                f"the checkpoint {path} has an array of shape {got}, expected {expected}: it is of "
-                "another training; use another folder"
+                f"the checkpoint {path} has an array of shape {got.shape}, expected "
+                f"{wanted.shape}: it is of another training; use another folder"
             )
     return tree
+
+
+def _failure(verb: str, path: Path, error: Exception, advice: str) -> str:
+    return f"cannot {verb} the checkpoint {path}: {' '.join(str(error).split())[:300]}; {advice}"
 
 
 def key(config: str, *fingerprints: str) -> str:

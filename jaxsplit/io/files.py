@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -53,6 +54,11 @@ def write_whole(path: Path, content: bytes, *, make_folder: bool = False) -> Non
         raise ConfigError(f"cannot write {path}: {reason(error)}") from error
 
 
+def write_json(path: Path, document: object) -> None:
+    """Writes a JSON document atomically; raises a ConfigError."""
+    write_whole(path, (json.dumps(document, indent=1) + "\n").encode())
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -65,9 +71,7 @@ def check_writable(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):  # a unique name: other processes may check too
             pass
-    except FileExistsError as error:
-        raise ConfigError(
-            f"cannot write to {directory}: it is a file; give another folder"
-        ) from error
     except OSError as error:
-        raise ConfigError(f"cannot write to {directory}: {reason(error)}") from error
+        is_file = isinstance(error, FileExistsError)
+        why = "it is a file; give another folder" if is_file else reason(error)
+        raise ConfigError(f"cannot write to {directory}: {why}") from error

@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from jaxsplit.errors import JaxsplitWarning
 
@@ -54,12 +54,8 @@ def shown_as_lines(*, quiet: bool = False) -> Iterator[None]:
 
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        _print(record.getMessage())
+        _show(record.getMessage())
 
 
-def _show(message: Warning | str, *place: Any, **line: Any) -> None:
-    _print(str(message))
-
-
-def _print(text: str) -> None:
-    print(f"jaxsplit: warning: {' '.join(text.split())}", file=sys.stderr)
+def _show(message: Warning | str, *place: object, **line: object) -> None:
+    print(f"jaxsplit: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -36,8 +36,8 @@ _SELDOM = 10.0  # seconds between two lines of a log, outside of the training st
 class ProgressBar:
     """Shows the metrics of a training, and other work that is logged.
 
-    A terminal has a bar with the table of the rates below. A notebook cell has one line that
-    changes. A file, a pipe and `!jaxsplit` in a notebook get a line now and then.
+    A terminal has a bar above the table of the rates, a notebook cell one line that changes. A
+    file, a pipe and `!jaxsplit` in a notebook get a line now and then.
 
     Args:
       names: of the rates, in the order of the metrics' axis.
@@ -82,8 +82,7 @@ class ProgressBar:
         """Shows the metrics of a step; those of an evaluation stay beside later steps.
 
         Args:
-          step: of `steps`.
-          steps: of the training.
+          step, steps: number of the step, and of all steps.
           metrics: by name, one number or one for each rate.
         """
         self._metrics |= metrics
@@ -104,9 +103,7 @@ class ProgressBar:
 
         Args:
           text: describes the work; another text begins new work.
-          done: finished part of `total`.
-          total: all of the work; None: unknown.
-          unit: of both.
+          done, total, unit: finished and whole amount of work (None: unknown), and their unit.
         """
         if time.monotonic() - self._begun < self._after:
             return
@@ -131,8 +128,7 @@ class ProgressBar:
             self._bar.begin(text, done, total)
         if self._is_inside and self._is_live:
             self._bar.start()  # with the first work, not with the `with` statement
-        [task] = self._bar.task_ids
-        is_drawn = is_new or done == total
+        [task], is_drawn = self._bar.task_ids, is_new or done == total
         self._bar.update(
             task, completed=done, total=total, count=count, metrics=metrics, refresh=is_drawn
         )
@@ -142,10 +138,8 @@ class ProgressBar:
         """Whether to write another line: lines of a cell are replaced, so they may be frequent."""
         twentieths, waited = int(done * 20 // total), time.monotonic() - self._shown
         if self._cell is not None:
-            due = waited >= _OFTEN
-        else:
-            due = twentieths > self._twentieths and waited >= pause
-        if due:
+            return waited >= _OFTEN
+        if due := twentieths > self._twentieths and waited >= pause:
             self._twentieths = twentieths
         return due
 
@@ -204,8 +198,7 @@ class _Bar(Progress):
 class _Cell:
     """One line in the output of a notebook cell, which each new line replaces."""
 
-    def __init__(self) -> None:
-        self._handle: DisplayHandle | None = None
+    _handle: DisplayHandle | None = None
 
     @classmethod
     def here(cls) -> _Cell | None:
@@ -239,22 +232,14 @@ def _line(metrics: Mapping[str, np.ndarray]) -> str:
 
 
 def _show(value: np.ndarray) -> str:
-    """Formats a number, a few numbers, or the range of many.
-
-    >>> _show(np.array([400.0, 80.0])), _show(np.arange(20.0))
-    ('400/80', '0…19')
-    """
+    """Formats a number, a few numbers, or the range of many."""
     if np.size(value) <= _FEW:
         return "/".join(f"{x:.3g}" for x in np.ravel(value))
     return f"{np.min(value):.3g}…{np.max(value):.3g}"
 
 
 def _amount(number: float) -> str:
-    """Formats a number with one decimal unless it is 0.
-
-    >>> _amount(250), _amount(6.04), _amount(15.5)
-    ('250', '6', '15.5')
-    """
+    """Formats a number with one decimal unless it is 0."""
     return f"{number:.1f}".removesuffix(".0")
 
 

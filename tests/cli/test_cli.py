@@ -887,10 +887,10 @@ def test_a_damaged_family_is_refused(family, tmp_path):
 
 
 def test_an_interrupt_is_no_traceback(monkeypatch):
-    def interrupted(options):
+    def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxsplit.cli.info.run", interrupted)
+    monkeypatch.setattr("jaxsplit.cli.info.describe", interrupted)
     done = run("info")
     assert (done.code, done.out, done.err) == (130, "", "jaxsplit: interrupted\n")
 

@@ -1,0 +1,132 @@
+"""`jaxsplit encode` and `jaxsplit decode`: the work of the device, and that of the server."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxsplit.cli.arguments import FAMILY, argument, command, flag, one_of, output_option
+from jaxsplit.cli.output import SOON, open_family, progress_bar, show
+from jaxsplit.errors import BitstreamError, ConfigError, FamilyError
+from jaxsplit.io.files import read_file, write_whole
+
+if TYPE_CHECKING:
+    from jaxsplit.bitstream import Frame
+    from jaxsplit.codec import Receiver
+    from jaxsplit.tasks import Outputs
+
+# Images whose results are in memory at once, whatever the file's length.
+_DECODED_AT_ONCE = 1024
+_SHARE = "the fewest bytes that keep this share of the unsplit network's top-1, such as 0.98"
+
+
+@command(
+    "encode",
+    argument("images", "IMAGE", "image files of any size", nargs="+"),
+    *FAMILY,
+    one_of(
+        argument("--rate", "ID", "name of a rate"),
+        argument("--max-bytes", "N", "the best rate of each image in at most N bytes", int),
+        argument("--quality", "SHARE", _SHARE, float),
+        required=True,
+    ),
+    output_option("FILE.jspl"),
+    flag("--frame-checks", text="add four bytes an image that detect damage"),
+)
+def encode(options: argparse.Namespace) -> None:
+    """Encode image files to a .jspl file, as a device does."""
+    import numpy as np
+
+    from jaxsplit import bitstream, data
+    from jaxsplit.codec import Sender
+    from jaxsplit.codec.rate_control import rates_for
+
+    family, backbone = open_family(options)
+    request = {name: getattr(options, name) for name in ("rate", "max_bytes", "quality")}
+    rates_for(family, **request, task=backbone.task)  # refused before images are read
+    for name in options.images:
+        if options.output.exists() and Path(name).exists() and options.output.samefile(name):
+            raise ConfigError(f"--output is the image {name}: name another file")
+    # One at a time, so that the bytes of an image are independent of the others.
+    sender = Sender(family, backbone, batch_size=1)
+    images, frames, total = list[np.ndarray](), list[bytes](), len(options.images)
+    with progress_bar(options, after=SOON) as progress:
+        for name in options.images:
+            progress.log("reading", len(images), total)
+            images.append(backbone.preprocessing.apply(data.decode_image(Path(name))))
+        for name, image in zip(options.images, images, strict=True):
+            progress.log("encoding", len(frames), total)
+            try:
+                frames += sender(image[np.newaxis], **request)
+            except FamilyError as error:
+                raise FamilyError(f"{name}: {error}") from error
+    count = len(family.rates)
+    opened = [bitstream.unpack_frame(frame, count)[0] for frame in frames]
+    written = bitstream.write_container(sender.header, opened, frame_checks=options.frame_checks)
+    write_whole(options.output, written)
+    payload = sum(map(len, frames))
+    summary = (
+        f"{len(frames)} {'image' if len(frames) == 1 else 'images'}, {payload} bytes "
+        f"({payload / len(frames):.1f} an image) and {len(written) - payload} of header: "
+        f"{options.output}"
+    )
+    rates = [family.rates[frame.rate_index].rate_id for frame in opened]
+    listed = [
+        {"image": name, "rate": rate, "bytes": len(frame)}
+        for name, rate, frame in zip(options.images, rates, frames, strict=True)
+    ]
+    document = {"file": str(options.output), "bytes": len(written), "images": listed}
+    show(options, "", document, summary)
+
+
+@command(
+    "decode",
+    argument("file", "FILE.jspl", "written by encode", Path),
+    *FAMILY,
+)
+def decode(options: argparse.Namespace) -> None:
+    """Decode a .jspl file to predictions, as a server does."""
+    from jaxsplit import bitstream
+    from jaxsplit.codec import Receiver
+
+    content = read_file(options.file)
+    family, backbone = open_family(options)
+    receiver = Receiver(family, backbone)
+    try:
+        receiver.check(bitstream.Reader(io.BytesIO(content)).header)
+    except BitstreamError as error:
+        raise type(error)(f"{options.file}, for {options.family}: {error}") from error
+    # Read to its checksum before anything is printed.
+    total = sum(1 for _ in bitstream.frame_sizes(content))
+    receiver.batch_size = min(max(total, 1), 32)
+    number, separator = 0, "["
+    frames = bitstream.frame_sizes(content)
+    while batch := list(itertools.islice(frames, _DECODED_AT_ONCE)):
+        read = [frame for frame, _ in batch]
+        outputs = _decode(receiver, read, number, total, options)
+        for said, (frame, size) in zip(backbone.task.describe(outputs), batch, strict=True):
+            rate = family.rates[frame.rate_index].rate_id
+            if options.json:
+                values = {"image": number, **said, "rate": rate, "bytes": size}
+                print(f"{separator}\n{textwrap.indent(json.dumps(values, indent=1), ' ')}", end="")
+                separator = ","
+            else:
+                texts = (f"{x:.4f}" if isinstance(x, float) else str(x) for x in said.values())
+                print(f"{number}  {'  '.join(texts)}  {size} bytes  rate {rate}")
+            number += 1
+    if options.json:
+        print("\n]" if number else "[]")
+
+
+def _decode(
+    receiver: Receiver, frames: list[Frame], first: int, total: int, options: argparse.Namespace
+) -> Outputs:
+    """Returns outputs of the frames from number `first` on, of `total` in all."""
+    # The bar is gone before results are printed: both may be on one terminal.
+    with progress_bar(options, after=SOON) as progress:
+        return receiver.decode(frames, lambda done: progress.log("decoding", first + done, total))

@@ -37,16 +37,27 @@ def _forget_programs():
 
 
 HASTY = "jax_disable_most_optimizations"
+# Programs without fused loops compile in a third of the time where little else is optimized.
+UNFUSED = "xla_cpu_use_fusion_emitters"
 
 
 @contextlib.contextmanager
 def _compiled(hastily):
     """How programs are compiled inside, in this process and in those that it starts."""
     import jax
+    from jax._src import compiler
+
+    def options(*args, **kwargs):
+        found = compile_options(*args, **kwargs)
+        found.env_option_overrides = [*found.env_option_overrides, (UNFUSED, not hastily)]
+        return found
 
     before = jax.config.read(HASTY)
+    compile_options = compiler.get_compile_options
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(HASTY.upper(), str(int(hastily)))
+        patch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --{UNFUSED}={not hastily}".lower())
+        patch.setattr(compiler, "get_compile_options", options)
         jax.config.update(HASTY, hastily)
         try:
             yield
@@ -54,14 +65,14 @@ def _compiled(hastily):
             jax.config.update(HASTY, before)
 
 
-@pytest.fixture(scope="module")
-def hasty():
+@pytest.fixture(scope="module", autouse=True)
+def _compilation(request):
     """Compiles in half of the time what then runs slower, here and in processes that are started.
 
-    For modules about what trainings and commands do with programs. Those about numbers and bytes
-    compile as users do, and so does `test_quickstart_as_a_user_runs_it`.
+    Modules about numbers and bytes are marked `optimized` and compile as users do, and so does
+    `test_quickstart_as_a_user_runs_it`.
     """
-    with _compiled(hastily=True):
+    with _compiled(hastily=request.node.get_closest_marker("optimized") is None):
         yield
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.optimized
+
 SCRIPT = Path(__file__).parent / "benchmarks" / "across_machines.py"
 
 

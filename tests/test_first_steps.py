@@ -22,6 +22,8 @@ from jaxsplit.cli.program import make_parser, parse
 from jaxsplit.errors import CheckpointError, JaxsplitWarning, warn_once
 from jaxsplit.io import checkpoint, log
 
+pytestmark = pytest.mark.optimized
+
 FAMILY = "resnet8_small-fashion_mnist/stage1.block1"
 TO = ("--family", FAMILY, "--rate", "r5", "-o", "x.jspl")
 

@@ -20,9 +20,6 @@ runner = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(runner)
 
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
-
 def read(name):
     notebook = nbformat.read(FOLDER / name, as_version=4)
     nbformat.validate(notebook)

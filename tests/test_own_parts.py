@@ -18,8 +18,6 @@ from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 PREPROCESSING = jaxsplit.Preprocessing((12, 12), 1, mean=(0.3,), std=(0.35,))
 CLASSES = jaxsplit.open_source("embedded", limit=10).class_names
 

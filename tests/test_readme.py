@@ -46,8 +46,6 @@ EXAMPLES = {  # a phrase of each block of Python
     "file of weights": "resnet18.pth",
 }
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 
 def python_blocks():
     return [block for text in TEXTS.values() for block in docs.blocks(text, "python")]

@@ -21,9 +21,6 @@ MASKS = ("unit", "tail", "all")
 KINDS = ("stored", "device_switch", "server_switch")
 
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
-
 @pytest.mark.slow
 def test_the_table_of_three_trainings(tmp_path):
     report = tmp_path / "report.json"

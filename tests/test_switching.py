@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.optimized
+
 SCRIPTS = Path(__file__).parent / "benchmarks"
 
 

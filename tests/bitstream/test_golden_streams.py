@@ -21,6 +21,8 @@ from jaxsplit.bitstream import (
 )
 from jaxsplit.bitstream.header import VERSION
 
+pytestmark = pytest.mark.optimized
+
 GOLDEN = json.loads(Path(__file__).with_name("golden_streams.json").read_text())
 NAMES = tuple(GOLDEN["streams"])
 PLACED = Path(__file__).with_name("golden_places.json")

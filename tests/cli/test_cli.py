@@ -35,9 +35,6 @@ COMMANDS = (
 RATES = ("r1", "r2", "r3", "r4", "r5")
 
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _warnings_stay_errors():
     """The command line hides dependencies' warnings unless somebody asks for them."""

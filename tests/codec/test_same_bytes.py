@@ -14,6 +14,8 @@ from jaxsplit.codec import Sender
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.weights.load import load_backbone
 
+pytestmark = pytest.mark.optimized
+
 FAMILY, BACKBONE, RATES, COUNT = (
     "resnet8_small-fashion_mnist/stage1.block1",
     "fashion_mnist_resnet8",

@@ -10,6 +10,8 @@ from jaxsplit.entropy import factorized
 from jaxsplit.entropy.factorized import log_logistic_mass
 from jaxsplit.errors import ConfigError
 
+pytestmark = pytest.mark.optimized
+
 # Jitted, since compiling once is faster than per operation. Another test compares with and without
 # jit.
 _bits = jax.jit(factorized.bits)

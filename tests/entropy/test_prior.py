@@ -8,6 +8,8 @@ import pytest
 from jaxsplit.entropy import FactorizedPrior, bits, build_tables, init_params
 from jaxsplit.errors import ConfigError
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize("filters", [(3, 3, 3), [2]])
 def test_owns_the_parameters_of_the_functions(filters):

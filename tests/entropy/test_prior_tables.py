@@ -11,6 +11,8 @@ import pytest
 from jaxsplit.entropy import bits, build_tables, integer_counts, median, rounding_offsets
 from jaxsplit.errors import ConfigError
 
+pytestmark = pytest.mark.optimized
+
 PLACES = {
     "narrow": {"scale": 0.03},
     "narrow, away": {"scale": 0.03, "shift": -17.4},

@@ -8,6 +8,8 @@ from jaxsplit.bitstream.probability_models import TOTAL
 from jaxsplit.entropy import tables_by_place, tables_from_counts
 from jaxsplit.errors import ConfigError
 
+pytestmark = pytest.mark.optimized
+
 INT32 = np.iinfo(np.int32)
 
 

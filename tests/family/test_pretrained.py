@@ -14,6 +14,8 @@ from jaxsplit.errors import FamilyError
 from jaxsplit.family import RateFamily, pretrained
 from jaxsplit.family.pretrained import load_pretrained, pretrained_names
 
+pytestmark = pytest.mark.optimized
+
 RESNET8 = "resnet8_small-fashion_mnist/stage1.block1"
 
 

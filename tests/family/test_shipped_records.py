@@ -8,6 +8,8 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.family.pretrained import load_pretrained
 
+pytestmark = pytest.mark.optimized
+
 CURVES = Path(__file__).parents[1] / "benchmarks" / "results" / "curves"
 CUTS = {"early": "stage4.block3", "middle": "stage6.block1", "late": "stage6.block4"}
 

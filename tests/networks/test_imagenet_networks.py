@@ -13,6 +13,8 @@ from jaxsplit.cost import count_macs
 from jaxsplit.networks.layers import NormConfig
 from jaxsplit.networks.residual import BottleneckBlock, InvertedResidual
 
+pytestmark = pytest.mark.optimized
+
 # Millions of parameters and of multiply-adds of convolutions and the classifier, counted in
 # torchvision's and timm's own modules; side of the input.
 PUBLISHED = {

@@ -7,6 +7,8 @@ import pytest
 
 from jaxsplit import data, networks
 
+pytestmark = pytest.mark.optimized
+
 # Least top-1 on all 10,000 test images, from the card; the goal for CIFAR-10 is 0.88.
 BARS = {
     "cifar10_resnet20": 0.87,

@@ -9,6 +9,8 @@ import pytest
 
 from jaxsplit.ops import batch_norm
 
+pytestmark = pytest.mark.optimized
+
 EPSILON = 1e-5
 
 

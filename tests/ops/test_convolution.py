@@ -9,6 +9,8 @@ import pytest
 
 from jaxsplit.ops import conv, depthwise_conv, depthwise_conv_transpose
 
+pytestmark = pytest.mark.optimized
+
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 # Sums of at most 9·9·2 products of order 1, in another order: float32 keeps 1e-5 with a margin.

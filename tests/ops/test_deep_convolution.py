@@ -8,6 +8,8 @@ import pytest
 from jaxsplit.ops import conv, pointwise
 from jaxsplit.ops.convolution import winograd_conv
 
+pytestmark = pytest.mark.optimized
+
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

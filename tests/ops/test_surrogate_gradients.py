@@ -7,6 +7,8 @@ import pytest
 
 from jaxsplit.ops import add_uniform_noise, lower_bound, round_straight_through
 
+pytestmark = pytest.mark.optimized
+
 
 def test_straight_through_gives_exact_integers_and_the_identity_gradient():
     x = jnp.asarray(np.random.default_rng(0).normal(0, 1e4, 4096), jnp.float32)

@@ -29,8 +29,6 @@ from jaxsplit.tasks import Classification, Metric
 from jaxsplit.train.curve import train_curve
 from jaxsplit.train.step import Phase
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker")
 CLASSES = (*NAMES, "Bag", "Ankle boot")
 

@@ -21,6 +21,7 @@ from jaxsplit.weights.load import load_backbone
 
 CONFIG = Path(__file__).parent / "tiny_curve.py"
 ROOT = Path(__file__).parent.parent.parent
+DEVICES = "--xla_force_host_platform_device_count"
 LAST = 360  # step of the long training
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("meeting")]
@@ -34,7 +35,7 @@ def launch(tmp_path):
     def start(variant, workdir, *arguments, devices=4):
         environment = {
             **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}={devices}",  # the last one counts
             "PYTHONPATH": str(ROOT),
         }
         words = ["train", "--config", f"{CONFIG}:{variant}", "--workdir", str(workdir), *arguments]

@@ -122,11 +122,8 @@ def tables_by_place(
     # Renumbered in the order of their first positions; unused tables are dropped.
     _, first, nearest = np.unique(nearest, return_index=True, return_inverse=True)
     places = np.argsort(np.argsort(first))[nearest]
-    parts = []
-    for table in range(len(first)):
-        seen = counts[places == table].sum(axis=0)
-        histogram = {value: int(n) for value, n in zip(values, seen, strict=True) if n}
-        parts.append(tables_from_counts(histogram, 1))
+    seen = [counts[places == table].sum(axis=0).tolist() for table in range(len(first))]
+    parts = [tables_from_counts(dict(zip(values, own, strict=True)), 1) for own in seen]
     return _concatenated(parts, offsets, places.reshape(shape))
 
 

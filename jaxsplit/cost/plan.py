@@ -12,7 +12,6 @@ from typing import Any
 import flax
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.extend import core
 
 from jaxsplit.cost.counting import as_it_runs, program_macs, used_params
@@ -20,6 +19,7 @@ from jaxsplit.cost.memory import peak_bytes
 from jaxsplit.cost.unit_plan import UnitPlan, unit_grid
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, LinenNetwork, Network, Variables, as_network
+from jaxsplit.networks.network import one_image, variable_shapes
 from jaxsplit.units import Shape
 
 CHANNELS, STRIDES = (4, 8, 16, 32, 64), (1, 2, 4, 8)
@@ -165,15 +165,12 @@ def make_plan(
     12
     """
     name = name or type(network).__name__
-    if len(input_shape) != 3 or min(input_shape) < 1:
-        raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")
-    network, channels = as_network(network), tuple(channels)
-    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    network, channels, image = as_network(network), tuple(channels), one_image(input_shape)
     try:
         if variables is None:
             if not isinstance(network, LinenNetwork):
                 raise ConfigError(f"{name} has no init: give its variables")
-            variables = jax.eval_shape(network.module.init, jax.random.key(0), image)
+            variables = variable_shapes(network.module, input_shape)
         if isinstance(network, LinenNetwork):
             whole, halves = _linen_parts(network, variables, image)
         else:

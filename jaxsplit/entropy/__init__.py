@@ -1,14 +1,7 @@
 """The entropy model: a learned density per channel, its rate in bits, and integer tables."""
 
-from jaxsplit.entropy.factorized import (
-    FactorizedPrior,
-    bits,
-    cumulative_logits,
-    init_params,
-    log_likelihood,
-    median,
-    quantile,
-)
+from jaxsplit._moved import renamed
+from jaxsplit.entropy.factorized import FactorizedPrior, bits, cumulative_logits, init_params
 from jaxsplit.entropy.prior_tables import Density, build_tables, integer_counts, rounding_offsets
 from jaxsplit.entropy.symbol_tables import (
     join_tables,
@@ -26,11 +19,10 @@ __all__ = [
     "init_params",
     "integer_counts",
     "join_tables",
-    "log_likelihood",
-    "median",
-    "quantile",
     "rounding_offsets",
     "stack_tables",
     "tables_by_place",
     "tables_from_counts",
 ]
+
+__getattr__ = renamed(__name__)

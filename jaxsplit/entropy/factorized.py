@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsplit._moved import renamed
 from jaxsplit.errors import ConfigError
 
 Params = Mapping[str, jax.Array]
@@ -105,23 +106,24 @@ def cumulative_logits(params: Params, z: jax.Array) -> jax.Array:
     return _by_blocks(block, params, z)
 
 
-def log_likelihood(params: Params, z: jax.Array) -> jax.Array:
-    """Computes log P(z - 1/2 < Z <= z + 1/2), natural logarithm.
+def bits(params: Params, z: jax.Array) -> jax.Array:
+    """Computes the information content of z in bits: -log2 P(z - 1/2 < Z <= z + 1/2).
 
-    The log-probability of the symbol at a rounded z, and the log-density of Z + U(-1/2, 1/2) at any
-    z: the rate of rounded latents in coding and of noisy ones in training. Accurate far into the
-    tails, where it falls linearly and its gradient points back.
+    The rate of rounded latents in coding, and of noisy ones in training, by the log-density of
+    Z + U(-1/2, 1/2). Accurate far into the tails, where it grows linearly and its gradient points
+    back.
 
     Args:
       params: as from `init_params`.
-      z: [..., C], in units of the quantization step; symbol + offset of a coder with offsets.
+      z: [..., C], noisy or rounded, in units of the quantization step; symbol + offset of a coder
+        with offsets.
 
     Returns:
-      float32 [..., C], <= 0, finite for finite z.
+      Bits, float32 [..., C], >= 0 and finite for finite z, not summed.
 
     >>> params = init_params(jax.random.key(0), channels=1, init_scale=1.0)
     >>> grid = jnp.arange(-50.0, 51.0)[:, None]
-    >>> round(jnp.exp(log_likelihood(params, grid)).sum().item(), 5)
+    >>> round(jnp.exp2(-bits(params, grid)).sum().item(), 5)
     1.0
     """
 
@@ -139,76 +141,7 @@ def log_likelihood(params: Params, z: jax.Array) -> jax.Array:
                 lower = lower + factor * tanh_lower
         return log_logistic_mass(lower, growth)[:, 0]
 
-    return _by_blocks(block, params, z)
-
-
-def bits(params: Params, z: jax.Array) -> jax.Array:
-    """Computes the information content of z in bits: -log2 P(z - 1/2 < Z <= z + 1/2).
-
-    Args:
-      params: as from `init_params`.
-      z: [..., C], noisy or rounded, in units of the quantization step.
-
-    Returns:
-      Bits, float32 [..., C], >= 0, not summed.
-
-    >>> params = init_params(jax.random.key(0), channels=3)
-    >>> bits(params, jnp.zeros((2, 4, 4, 3))).shape
-    (2, 4, 4, 3)
-    """
-    return log_likelihood(params, z) * (-1 / math.log(2))
-
-
-def quantile(params: Params, p: float) -> jax.Array:
-    """Computes the p-quantile of every channel by bisection, without gradient.
-
-    Args:
-      params: as from `init_params`.
-      p: probability, 0 < p < 1; a ConfigError otherwise.
-
-    Returns:
-      float32 [C], in units of the quantization step; within ±2^64.
-
-    >>> quantile(init_params(jax.random.key(0), channels=2), 0.9).shape
-    (2,)
-    """
-    if not 0 < p < 1:
-        raise ConfigError(f"quantile: got p={p}, expected 0 < p < 1")
-    target = math.log(p) - math.log1p(-p)
-    params = jax.lax.stop_gradient(dict(params))
-    channels = params["bias_0"].shape[0]
-
-    def is_below(z: jax.Array) -> jax.Array:
-        return cumulative_logits(params, z) < target
-
-    def widen(_: int, reach: jax.Array) -> jax.Array:
-        return jnp.where(is_below(reach) | ~is_below(-reach), 2 * reach, reach)
-
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        below = is_below(middle)
-        return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
-    reach = jax.lax.fori_loop(0, 64, widen, jnp.ones(channels, jnp.float32))
-    # 64 steps resolve a z near the bounds to the last bit; the rest serve a z much closer to 0.
-    low, high = jax.lax.fori_loop(0, 96, halve, (-reach, reach))
-    return 0.5 * (low + high)
-
-
-def median(params: Params) -> jax.Array:
-    """Computes the median of every channel.
-
-    Args:
-      params: as from `init_params`.
-
-    Returns:
-      float32 [C], see `quantile`.
-
-    >>> median(init_params(jax.random.key(0), channels=5)).shape
-    (5,)
-    """
-    return quantile(params, 0.5)
+    return _by_blocks(block, params, z) * (-1 / math.log(2))
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -322,3 +255,6 @@ class FactorizedPrior(nn.Module):
             for name in jax.eval_shape(initial, jax.random.key(0))
         }
         return bits(params, z)
+
+
+__getattr__ = renamed(__name__)

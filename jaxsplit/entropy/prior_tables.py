@@ -15,7 +15,11 @@ from jaxsplit.bitstream.probability_models import TOTAL
 from jaxsplit.bitstream.tables import CodingTables
 from jaxsplit.errors import ConfigError
 
+#: Most entries of a channel's table, with the escape.
+MAX_WIDTH = 4096
+
 _INT32 = np.iinfo(np.int32)
+_TAIL_MASS = 2**-16  # probability of the escape on each side
 _GROUP = 16  # channels evaluated at a time, to bound the memory of wide tables
 _PHASES = 32  # candidate offsets per quantization step
 _REACH = 64  # symbols on each side of the median that are evaluated for an offset
@@ -230,41 +234,30 @@ def integer_counts(probabilities: np.ndarray, total: int = TOTAL) -> np.ndarray:
 
 
 def build_tables(
-    prior: Mapping[str, ArrayLike] | Density,
-    offsets: np.ndarray | None = None,
-    *,
-    tail_mass: float = 2**-16,
-    max_width: int = 4096,
+    prior: Mapping[str, ArrayLike] | Density, offsets: np.ndarray | None = None
 ) -> CodingTables:
     """Converts a prior to the integer tables that sender and receiver share.
 
-    A channel's table covers the symbols between its quantiles at tail_mass and 1 - tail_mass. The
-    escape, its last entry, has the probability of all others. Counts are from `integer_counts`.
+    A channel's table covers the symbols between its quantiles at 2^-16 and 1 - 2^-16, but at most
+    4095 around its median. The escape, its last entry, has the probability of all others. Counts
+    are from `integer_counts`.
 
     Args:
       prior: parameters of a factorized prior, as from `factorized.init_params`, or a `Density`.
       offsets: rounding offsets [C] in units of the quantization step. Default:
         `rounding_offsets(prior)`.
-      tail_mass: probability of the escape on each side, 0 < tail_mass < 1/2.
-      max_width: most entries per channel with the escape, 2 … 65536. A wider density keeps the
-        symbols around its median and escapes the others.
 
     Returns:
-      The tables, [C, width] with width <= max_width.
+      The tables, [C, width] with width <= 4096.
 
     Raises:
-      ConfigError: an argument is out of range, or the prior is not finite.
+      ConfigError: the offsets do not fit, or the prior is not finite.
 
     >>> import jax
     >>> from jaxsplit.entropy import factorized
     >>> build_tables(factorized.init_params(jax.random.key(0), channels=2)).channels
     2
     """
-    if not 0 < tail_mass < 0.5 or not 2 <= max_width <= TOTAL:
-        raise ConfigError(
-            f"tables: got tail_mass={tail_mass}, max_width={max_width}; expected "
-            f"0 < tail_mass < 1/2 and 2 <= max_width <= {TOTAL}"
-        )
     density = _density(prior)
     offsets = np.asarray(rounding_offsets(density) if offsets is None else offsets, np.float32)
     if offsets.shape != (density.channels,) or not np.isfinite(offsets).all():
@@ -275,9 +268,9 @@ def build_tables(
     origin = offsets.astype(np.float64)
     low, middle, high = (
         np.clip(np.rint(density.quantiles(p) - origin), _INT32.min, _INT32.max)
-        for p in (tail_mass, 0.5, 1 - tail_mass)
+        for p in (_TAIL_MASS, 0.5, 1 - _TAIL_MASS)
     )
-    most = max_width - 1
+    most = MAX_WIDTH - 1
     first = np.clip(middle - most // 2, low, np.maximum(low, high - most + 1))
     numbers = np.minimum(high - first + 1, most)
     counts = np.zeros((density.channels, int(numbers.max()) + 1), np.int32)

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxsplit.bitstream.probability_models import TOTAL
 from jaxsplit.bitstream.tables import CodingTables
-from jaxsplit.entropy.prior_tables import integer_counts
+from jaxsplit.entropy.prior_tables import MAX_WIDTH, integer_counts
 from jaxsplit.errors import ConfigError
 
 #: Table indices are uint8.
@@ -30,23 +29,17 @@ _MOST_COUNTS, _FEWEST_VALUES, _COUNTED_AT_ONCE = 1 << 24, 64, 1 << 22
 
 
 def tables_from_counts(
-    counts: Mapping[int, float],
-    channels: int,
-    offsets: np.ndarray | None = None,
-    *,
-    max_width: int = 4096,
+    counts: Mapping[int, float], channels: int, offsets: np.ndarray | None = None
 ) -> CodingTables:
     """Builds tables from one histogram of symbols, the same for all channels.
 
-    The table covers the lowest to the highest counted symbol. The escape gets one pseudo-count, so
-    every int32 can be coded.
+    The table covers the lowest to the highest counted symbol, or of a wider histogram the 4095
+    symbols with the highest count. The escape gets one pseudo-count, so every int32 can be coded.
 
     Args:
       counts: symbol (int32) → its count, 0 … 1e30, at least one > 0.
       channels: channels C of the latent.
       offsets: rounding offsets, float32 [C], in units of the quantization step; None: zeros.
-      max_width: most entries with the escape, 2 … 65536. A wider histogram keeps the range with the
-        most symbols and escapes the others.
 
     Returns:
       The tables, [C, width].
@@ -68,15 +61,12 @@ def tables_from_counts(
     symbols = sorted(operator.index(symbol) for symbol, n in counts.items() if n)
     if symbols[0] < _INT32.min or symbols[-1] > _INT32.max:
         raise ConfigError("symbols must be int32, expected -2147483648 … 2147483647")
-    if channels < 1 or not 2 <= max_width <= TOTAL:
-        raise ConfigError(
-            f"tables: got channels={channels}, max_width={max_width}; expected channels >= 1 and "
-            f"2 <= max_width <= {TOTAL}"
-        )
+    if channels < 1:
+        raise ConfigError(f"tables of {channels} channels; expected at least 1")
     values = np.array(symbols, np.int64)
     weights = np.array([counts[symbol] for symbol in symbols], np.float64)
     # The best range starts at a counted symbol and has `most` entries.
-    most = max_width - 1
+    most = MAX_WIDTH - 1
     before = np.concatenate([[0], np.cumsum(weights)])
     ends = np.searchsorted(values, values + most)
     start = int(np.argmax(before[ends] - before[:-1]))
@@ -132,11 +122,8 @@ def tables_by_place(
     # Renumbered in the order of their first positions; unused tables are dropped.
     _, first, nearest = np.unique(nearest, return_index=True, return_inverse=True)
     places = np.argsort(np.argsort(first))[nearest]
-    parts = []
-    for table in range(len(first)):
-        seen = counts[places == table].sum(axis=0)
-        histogram = {value: int(n) for value, n in zip(values, seen, strict=True) if n}
-        parts.append(tables_from_counts(histogram, 1))
+    seen = [counts[places == table].sum(axis=0).tolist() for table in range(len(first))]
+    parts = [tables_from_counts(dict(zip(values, own, strict=True)), 1) for own in seen]
     return _concatenated(parts, offsets, places.reshape(shape))
 
 

@@ -30,11 +30,8 @@ def pad_rows(tree: Any, size: int) -> Any:
 
     def padded(array: np.ndarray) -> np.ndarray:
         array = np.asarray(array)
-        if len(array) == size:
-            return array
-        rows = np.zeros((size, *array.shape[1:]), array.dtype)
-        rows[: len(array)] = array
-        return rows
+        missing = size - len(array)
+        return np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)]) if missing else array
 
     return jax.tree.map(padded, tree)
 

@@ -241,18 +241,19 @@ def as_network(network: Network | nn.Module) -> Network:
 
 def variable_shapes(module: nn.Module, input_shape: tuple[int, ...]) -> Variables:
     """Returns the shapes of a module's variables, of its `init` for an image (H, W, c)."""
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), _image(input_shape))
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), one_image(input_shape))
 
 
 def shapes_of_one(
     run: Callable[[Variables, jax.Array], Any], variables: Variables, input_shape: tuple[int, ...]
 ) -> Any:
     """Returns the shapes that `run` gives for one image (H, W, c), without the leading axis."""
-    found = jax.eval_shape(run, variables, _image(input_shape))
+    found = jax.eval_shape(run, variables, one_image(input_shape))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), found)
 
 
-def _image(input_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+def one_image(input_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """Returns the shape of a batch of one normalised image (H, W, c)."""
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")
     return jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)

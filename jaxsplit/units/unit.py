@@ -214,11 +214,10 @@ def register(unit: _U) -> _U:
     8
     """
     kind, name = getattr(unit, "kind", None), unit.__name__
-    if not isinstance(kind, str) or not kind or not dataclasses.is_dataclass(unit):
-        raise ConfigError(f"{name} needs a class attribute `kind` and to be a dataclass")
-    if unit.__hash__ is None or kind == _PER_TENSOR:
-        raise ConfigError(f"{name} needs to be frozen, and a kind other than {kind!r}")
-    if (other := _KINDS.get(kind)) and not _same_class(unit, other):
+    if not kind or not dataclasses.is_dataclass(unit) or unit.__hash__ is None:
+        raise ConfigError(f"{name} needs a class attribute `kind`, and to be a dataclass, frozen")
+    other = PerTensor if kind == _PER_TENSOR else _KINDS.get(kind)
+    if other and not _same_class(unit, other):
         raise ConfigError(f"the kind {kind!r} of {name} is taken by {other.__name__}")
     _KINDS[kind] = unit
     return unit

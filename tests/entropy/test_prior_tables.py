@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit.entropy import bits, build_tables, integer_counts, median, rounding_offsets
+from jaxsplit.entropy import bits, build_tables, integer_counts, prior_tables, rounding_offsets
+from jaxsplit.entropy.prior_tables import ExactDensity
 from jaxsplit.errors import ConfigError
 
 pytestmark = pytest.mark.optimized
@@ -48,9 +49,10 @@ def _cells(reference, params, tables, channel):
     return np.append(np.diff(cdf), 1 - cdf[-1] + cdf[0])
 
 
-def test_tables_are_tables_for_any_prior(placed):
+def test_tables_are_tables_for_any_prior(placed, monkeypatch):
+    monkeypatch.setattr(prior_tables, "MAX_WIDTH", 512)
     name, params = placed
-    tables = build_tables(params, max_width=512)
+    tables = build_tables(params)
     assert tables.channels == 5
     assert (tables.counts.sum(axis=1) == 65536).all()
     used = np.arange(tables.counts.shape[1]) < tables.sizes[:, None]
@@ -58,7 +60,7 @@ def test_tables_are_tables_for_any_prior(placed):
     assert (tables.counts[~used] == 0).all()
     assert tables.counts.shape[1] == tables.sizes.max() <= 512
     assert (tables.sizes == 512).all() == (name in ("widest", "flat"))
-    again = build_tables({k: jnp.asarray(v) for k, v in params.items()}, max_width=512)
+    again = build_tables({k: jnp.asarray(v) for k, v in params.items()})
     assert again.fingerprint == tables.fingerprint
 
 
@@ -74,10 +76,11 @@ def test_expected_code_length_is_the_entropy(placed, reference):
         assert entropy - 1e-9 <= cost <= 1.001 * entropy + 1.5 * counts.size / 65536
 
 
-def test_tails_left_to_the_escape_are_as_asked(random_params, reference):
+def test_tails_left_to_the_escape_are_as_asked(random_params, reference, monkeypatch):
     params = random_params(21, 4, scale=2.0)
     for tail_mass in (0.1, 2**-10, 2**-16):
-        tables = build_tables(params, tail_mass=tail_mass)
+        monkeypatch.setattr(prior_tables, "_TAIL_MASS", tail_mass)
+        tables = build_tables(params)
         for channel in range(4):
             p = _cells(reference, params, tables, channel)
             assert p[-1] <= 2 * tail_mass
@@ -109,7 +112,7 @@ def test_rounding_costs_no_more_than_noise_at_the_default_offsets(scale, random_
     rounded = np.asarray(jax.jit(bits)(params, np.rint(z - offsets) + offsets), np.float64)
     rounded = rounded.mean(axis=0)
     assert rounded.mean() <= 1.005 * noisy.mean()
-    assert (np.abs(offsets - np.asarray(median(params))) <= 0.5 + 1e-5).all()
+    assert (np.abs(offsets - ExactDensity(params).quantiles(0.5)) <= 0.5 + 1e-5).all()
 
 
 def test_offsets_put_a_narrow_peak_in_the_middle_of_its_cell(random_params, reference):
@@ -118,14 +121,15 @@ def test_offsets_put_a_narrow_peak_in_the_middle_of_its_cell(random_params, refe
     one_cell = reference.cdf(params, offsets + 0.5) - reference.cdf(params, offsets - 0.5)
     assert (one_cell > 0.999).all()
     # Half a step away it straddles two cells and costs a bit.
-    split = build_tables(params, np.asarray(median(params)) + 0.5)
+    split = build_tables(params, ExactDensity(params).quantiles(0.5) + 0.5)
     p = [_cells(reference, params, split, c) for c in range(8)]
     assert min(-(q[q > 0] * np.log2(q[q > 0])).sum() for q in p) > 0.99
 
 
 def test_given_offsets_are_kept(random_params, reference):
     params = random_params(28, 3, scale=4.0, shift=2.0)
-    for offsets in (np.zeros(3), np.array([0.1, -0.4, 7.3]), median(params)):
+    medians = ExactDensity(params).quantiles(0.5)
+    for offsets in (np.zeros(3), np.array([0.1, -0.4, 7.3]), medians):
         tables = build_tables(params, offsets)
         np.testing.assert_array_equal(tables.offsets, np.asarray(offsets, np.float32))
         p = _cells(reference, params, tables, 1)
@@ -183,10 +187,6 @@ def test_integer_counts_of_limiting_cases():
 
 def test_misuse_is_refused(random_params):
     params = random_params(30, 3)
-    with pytest.raises(ConfigError, match="tail_mass=0"):
-        build_tables(params, tail_mass=0.0)
-    with pytest.raises(ConfigError, match="max_width=1"):
-        build_tables(params, max_width=1)
     with pytest.raises(ConfigError, match=r"offsets of shape \(2,\).*\(3,\)"):
         build_tables(params, np.zeros(2))
     with pytest.raises(ConfigError, match=r"variables\['params'\]"):

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from jaxsplit.cost.counting import as_it_runs, program_macs, used_params
-from jaxsplit.cost.memory import peak_bytes
+from jaxsplit.cost.counting import as_it_runs, peak_bytes, program_macs, used_params
 from jaxsplit.cost.unit_plan import UnitPlan, unit_grid
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, LinenNetwork, Network, Variables, as_network
@@ -38,7 +37,7 @@ class CutPlan:
       device_macs, server_macs: multiply-accumulates of head and tail (see `count_macs`), with batch
         normalisation folded if the network supports it.
       device_params, server_params: parameters that head and tail use.
-      device_peak_bytes: peak of the head's float32 activations (see `memory.peak_bytes`), without
+      device_peak_bytes: peak of the head's float32 activations (see `counting.peak_bytes`), without
         its weights.
       units: the units of the grid that fit the features.
 
@@ -82,11 +81,8 @@ class CutPlan:
         Returns:
           One of `units`, of equal ones that with the cheapest encoder; None if there is none.
         """
-
-        def distance(unit: UnitPlan) -> tuple[float, int]:
-            return abs(math.log(unit.latent_symbols / symbols)), unit.encoder_macs
-
-        return min(self.units, key=distance, default=None)
+        by_cost = sorted(self.units, key=lambda unit: unit.encoder_macs)
+        return min(by_cost, key=lambda u: abs(math.log(u.latent_symbols / symbols)), default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns counts, shares of both sides and units, ready for JSON."""
@@ -174,10 +170,7 @@ def make_plan(
             if not isinstance(network, LinenNetwork):
                 raise ConfigError(f"{name} has no init: give its variables")
             variables = jax.eval_shape(network.module.init, jax.random.key(0), image)
-        if isinstance(network, LinenNetwork):
-            whole, halves = _linen_parts(network, variables, image)
-        else:
-            whole, halves = _parts(network, variables, image)
+        whole, halves = _parts(network, variables, image)
     except (flax.errors.FlaxError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{name} takes no images of {input_shape}: {error}") from error
     shapes = {cut: _shape(head[-1].output) for cut, (head, _) in halves.items()}
@@ -186,8 +179,8 @@ def make_plan(
         CutPlan(
             cut,
             shapes[cut],
-            sum(part.macs for part in head),
-            sum(part.macs for part in tail),
+            _macs(head),
+            _macs(tail),
             _params(head),
             _params(tail),
             max(part.peak_bytes for part in head),
@@ -195,8 +188,7 @@ def make_plan(
         )
         for cut, (head, tail) in halves.items()
     ]
-    macs = sum(part.macs for part in whole)
-    return Plan(name, tuple(input_shape), macs, _params(whole), tuple(cuts))
+    return Plan(name, tuple(input_shape), _macs(whole), _params(whole), tuple(cuts))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -216,27 +208,29 @@ class _Part:
         return peak_bytes(self.program)
 
 
-#: Parts of the unsplit network, and cut → parts of its head and tail.
-_Parts = tuple[list[_Part], dict[str, tuple[list[_Part], list[_Part]]]]
-_Run = Callable[..., Features]  # of a network, its variables and an input
+def _parts(
+    network: Network, variables: Variables, image: jax.ShapeDtypeStruct
+) -> tuple[list[_Part], dict[str, tuple[list[_Part], list[_Part]]]]:
+    """Traces the parts of the unsplit network, and for every cut those of its head and tail.
 
-
-def _tracer(network: Network, variables: Variables) -> Callable[[_Run, Features], _Part]:
+    Heads and tails of a Linen module consist of its parts between endpoints, each traced once.
+    """
     folded, arrays = as_it_runs(network, variables)
 
-    def trace(run: _Run, x: Features) -> _Part:
+    def trace(run: Callable[..., Features], x: Features) -> _Part:
         make_program = jax.make_jaxpr(functools.partial(run, folded), return_shape=True)
         program, output = make_program(arrays, x)
         params = used_params(functools.partial(run, network), variables, x)
         return _Part(program.jaxpr, params, output)
 
-    return trace
-
-
-def _parts(network: Network, variables: Variables, image: jax.ShapeDtypeStruct) -> _Parts:
-    """Traces the network, and the head and the tail of every cut."""
-    trace = _tracer(network, variables)
-    halves: dict[str, tuple[list[_Part], list[_Part]]] = {}
+    if isinstance(network, LinenNetwork):
+        parts: list[_Part] = []
+        names = network.module.endpoints()
+        for start, stop in itertools.pairwise((None, *names)):
+            ends, x = {"start": start, "stop": stop}, parts[-1].output if parts else image
+            parts.append(trace(lambda network, *x, ends=ends: network.module.apply(*x, **ends), x))
+        return parts, {name: (parts[: i + 1], parts[i + 1 :]) for i, name in enumerate(names[:-1])}
+    halves = {}
     for cut in network.cuts():
         head = trace(lambda network, *given, cut=cut: network.head(*given, cut), image)
         tail = trace(lambda network, *given, cut=cut: network.tail(*given, cut), head.output)
@@ -244,22 +238,8 @@ def _parts(network: Network, variables: Variables, image: jax.ShapeDtypeStruct) 
     return [trace(lambda network, *given: network(*given), image)], halves
 
 
-def _linen_parts(
-    network: LinenNetwork, variables: Variables, image: jax.ShapeDtypeStruct
-) -> _Parts:
-    """Traces every part between endpoints once; heads and tails consist of them."""
-    trace, names = _tracer(network, variables), network.module.endpoints()
-    parts: list[_Part] = []
-    for start, stop in itertools.pairwise((None, *names)):
-        x = parts[-1].output if parts else image
-        parts.append(trace(functools.partial(_segment, start, stop), x))
-    return parts, {name: (parts[: i + 1], parts[i + 1 :]) for i, name in enumerate(names[:-1])}
-
-
-def _segment(
-    start: str | None, stop: str, network: LinenNetwork, variables: Variables, x: jax.Array
-) -> jax.Array:
-    return network.module.apply(variables, x, start=start, stop=stop)
+def _macs(parts: Sequence[_Part]) -> int:
+    return sum(part.macs for part in parts)
 
 
 def _shape(features: Features) -> Shape:

@@ -11,10 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.cost.counting import as_it_runs, count_macs, program_macs
-from jaxsplit.cost.memory import peak_bytes
+from jaxsplit.cost.counting import as_it_runs, count_macs, peak_bytes, program_macs
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.units import BottleneckSpec, Shape
+
+#: The unit of a grid, by channels and stride.
+grid_spec = BottleneckSpec.from_stride
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class UnitPlan:
         folded as in inference.
       encoder_params, decoder_params: parameters, with scales and biases of the normalisation.
       stored_bytes: of a rate's float32 arrays, with running moments and prior, without tables.
-      encoder_peak_bytes: peak of the encoder's activations (see `memory.peak_bytes`).
+      encoder_peak_bytes: peak of the encoder's activations (see `counting.peak_bytes`).
 
     >>> unit = plan_unit(BottleneckSpec(channels=8), (14, 14, 32))
     >>> unit.latent_shape, unit.latent_symbols
@@ -54,22 +56,6 @@ class UnitPlan:
         counts = {key: value for key, value in vars(self).items() if key != "spec"}
         size = {"channels": self.spec.channels, "stride": self.spec.stride}
         return {**size, **counts, "latent_symbols": self.latent_symbols}
-
-
-def grid_spec(channels: int, stride: int) -> BottleneckSpec:
-    """Returns the unit of a grid, see `BottleneckSpec.from_stride`.
-
-    Args:
-      channels: of the latent.
-      stride: of the depthwise convolutions, in positions of the features.
-
-    Returns:
-      The spec; a ConfigError if a number is invalid.
-
-    >>> grid_spec(64, 2).latent_size(7, 7), grid_spec(64, 4).latent_size(8, 8)
-    ((4, 4), (2, 2))
-    """
-    return BottleneckSpec.from_stride(channels, stride)
 
 
 def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> list[UnitPlan]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES
-from jaxsplit.evaluation.points import Values
+from jaxsplit.evaluation.points import RatePoint, Values
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.versions import versions
 from jaxsplit.reports import curve_plot as plot
@@ -54,13 +54,10 @@ def write_report(
     """Writes the page atomically.
 
     Args:
-      path: file to write.
+      path: file to write; a ConfigError if it can't be written.
       curve: at least one point.
       title: of the page.
       configuration: names and values to show below the tables.
-
-    Raises:
-      ConfigError: the file can't be written.
     """
     write_whole(Path(path), report(curve, title, configuration).encode())
 
@@ -75,8 +72,8 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
 <p>Every image was encoded to a frame of real bytes, and decoded again before the network's tail.
 The unsplit network has a {_unsplit(curve)}.</p>
 <div class="wide">{_svg(curve)}</div>
-<h2>Rates</h2><div class="wide">{_rates(curve)}</div>
-<h2>Costs</h2><div class="wide">{_costs(curve)}</div>
+{_rates(curve)}
+{_costs(curve)}
 {_baselines(curve)}
 <h2>Configuration</h2>{_pairs(configuration or {})}
 <h2>Versions</h2>{_pairs(versions())}
@@ -128,7 +125,7 @@ def _rates(curve: Curve) -> str:
         )
         for point in curve.points
     ]
-    return _table(head, rows)
+    return _table("Rates", head, rows)
 
 
 def _costs(curve: Curve) -> str:
@@ -141,17 +138,14 @@ def _costs(curve: Curve) -> str:
         "unit's stored bytes": ("unit_bytes", ","),
         "of the backbone's": ("unit_share", ".2%"),
     }
-    rows = [
-        (
-            point.rate_id,
-            *(
-                number(getattr(point, name), form).replace("%", " %")
-                for name, form in columns.values()
-            ),
-        )
-        for point in curve.points
-    ]
-    return _table(["rate", *columns], rows)
+
+    def cells(point: RatePoint) -> Iterator[str]:
+        yield point.rate_id
+        for name, form in columns.values():
+            yield number(getattr(point, name), form).replace("%", " %")
+
+    rows = [tuple(cells(point)) for point in curve.points]
+    return _table("Costs", ["rate", *columns], rows)
 
 
 def _baselines(curve: Curve) -> str:
@@ -168,21 +162,17 @@ def _baselines(curve: Curve) -> str:
         for codec, points in curve.baselines.items()
         for point in points
     ]
-    if not rows:
-        return ""
-    return (
-        "<h2>Baselines: image codecs and the unsplit network</h2>"
-        f'<div class="wide">{_table(head, rows)}</div>'
-    )
+    return _table("Baselines: image codecs and the unsplit network", head, rows) if rows else ""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     def cells(values: Sequence[str], tag: str) -> str:
         inner = "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values)
         return f"<tr>{inner}</tr>"
 
     body = "".join(cells(row, "td") for row in rows)
-    return f"<table><thead>{cells(head, 'th')}</thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead>{cells(head, 'th')}</thead><tbody>{body}</tbody></table>"
+    return f'<h2>{title}</h2><div class="wide">{table}</div>'
 
 
 def _pairs(values: Mapping[str, object]) -> str:

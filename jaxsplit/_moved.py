@@ -65,7 +65,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.plan.cost": "jaxsplit.cost.counting",
     "jaxsplit.plan.cuts": "jaxsplit.cost.plan",
     "jaxsplit.plan.memory": "jaxsplit.cost.counting",
-    "jaxsplit.plan.units": "jaxsplit.cost.unit_plan",
+    "jaxsplit.plan.units": "jaxsplit.cost.plan",
     "jaxsplit.pretrained": "jaxsplit.family.pretrained",
     "jaxsplit.progress": "jaxsplit.io.progress",
     "jaxsplit.train.curve_config": "jaxsplit.train.config",
@@ -206,7 +206,7 @@ def new_names(old: str) -> tuple[str, ...]:
     """Returns the names of the modules that an old one's content went to; () if it didn't move.
 
     >>> new_names("jaxsplit.plan.units"), new_names("jaxsplit.plan.link"), new_names("jaxsplit.ops")
-    (('jaxsplit.cost.unit_plan',), ('jaxsplit.cost.link',), ())
+    (('jaxsplit.cost.plan',), ('jaxsplit.cost.link',), ())
     """
     if old in MODULES:
         found = MODULES[old]

@@ -6,8 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
-from jaxsplit.cost.plan import CutPlan, Plan
-from jaxsplit.cost.unit_plan import UnitPlan
+from jaxsplit.cost.plan import CutPlan, Plan, UnitPlan
 from jaxsplit.errors import ConfigError
 from jaxsplit.tasks import CLASSIFICATION_METRICS, Metric
 

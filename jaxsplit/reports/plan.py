@@ -240,10 +240,8 @@ def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | N
     label = f"the unit's latent,\n{bits:g} bits a symbol\n(C: channels, s: stride)"
     axes.plot(list(known), sizes, "o", color=_LATENT, markersize=8, label=label)
     for (place, unit), size in zip(known.items(), sizes, strict=True):
-        text = f"C{unit.spec.channels}\ns{unit.spec.stride}"
-        axes.annotate(
-            *(text, (place, size)), xytext=(0, 8), textcoords="offset points", ha="center"
-        ).set_fontsize(9)
+        text, at = f"C{unit.spec.channels}\ns{unit.spec.stride}", (place, size)
+        axes.annotate(text, at, (0, 8), textcoords="offset points", ha="center", fontsize=9)
     image, label = float(math.prod(plan.input_shape)), "the image,\nraw"
     if comparison is not None and comparison.ends[1].sent_bytes:
         image, label = comparison.ends[1].sent_bytes, "the image,\nas sent"
@@ -259,9 +257,7 @@ def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | N
 
 
 def _name_places(axes: Axes, names: Sequence[str], first: int = 0) -> None:
-    axes.set_xticks(range(first, first + len(names)))
-    labels = axes.set_xticklabels(names, rotation=30, ha="right", fontsize=9)
-    for label in labels:
-        label.set_parse_math(False)
+    places = range(first, first + len(names))
+    axes.set_xticks(places, names, rotation=30, ha="right", fontsize=9, parse_math=False)
     if not first:
         axes.set_xlim(-0.8, len(names) - 0.2)

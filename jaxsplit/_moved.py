@@ -64,7 +64,8 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.plan.comparison": "jaxsplit.cost.link",
     "jaxsplit.plan.cost": "jaxsplit.cost.counting",
     "jaxsplit.plan.cuts": "jaxsplit.cost.plan",
-    "jaxsplit.plan.units": "jaxsplit.cost.unit_plan",
+    "jaxsplit.plan.memory": "jaxsplit.cost.counting",
+    "jaxsplit.plan.units": "jaxsplit.cost.plan",
     "jaxsplit.pretrained": "jaxsplit.family.pretrained",
     "jaxsplit.progress": "jaxsplit.io.progress",
     "jaxsplit.train.curve_config": "jaxsplit.train.config",
@@ -141,7 +142,7 @@ ENDED: dict[str, str] = {
     "jaxsplit.coding.frames.truncated": "jaxsplit.bitstream.frames.Cursor.take",
     "jaxsplit.evaluation.checks.set_number": "jaxsplit.evaluation.points.check_fields",
     "jaxsplit.models.inverted_residual.ConvBlock": "jaxsplit.networks.layers.ConvBlock",
-    "jaxsplit.plan.memory.peak_bytes": "jaxsplit.cost.memory.peak_bytes",
+    "jaxsplit.plan.memory.peak_bytes": "jaxsplit.cost.counting.peak_bytes",
     "jaxsplit.train.head.run_parts": "jaxsplit.train.features.run_parts",
     "jaxsplit.train.head.sampled_features": "jaxsplit.train.batches.sampled_features",
     "jaxsplit.train.groups.group_constants": "jaxsplit.train.step.rate_constants",
@@ -169,12 +170,13 @@ ENDED: dict[str, str] = {
     "jaxsplit.design.search.climb": "jaxsplit.search.halving.run_rungs",
     "jaxsplit.evaluation.checks.set_count": "jaxsplit.evaluation.points.check_fields",
     "jaxsplit.evaluation.checks.set_interval": "jaxsplit.evaluation.points.check_fields",
+    "jaxsplit.evaluation.report.empty_table": "jaxsplit.reports.elements.make_table",
     "jaxsplit.evaluation.html_chart": "jaxsplit.reports.curve_plot.draw_curve",
     "jaxsplit.importers.spic_unit.unit_variables": "jaxsplit.family.spic.import_families",
     "jaxsplit.models.resnet.SmallResNet": "jaxsplit.networks.create",
     "jaxsplit.models.resnet.SmallStem": "jaxsplit.networks.create",
     "jaxsplit.plan.field": "nothing, receptive fields are computed no longer",
-    "jaxsplit.plan.program": "jaxsplit.cost.memory.peak_bytes",
+    "jaxsplit.plan.program": "jaxsplit.cost.counting.peak_bytes",
     "jaxsplit.planning": "the command `jaxsplit plan`",
     "jaxsplit.terminal": "rich.console.Console",
     "jaxsplit.train.evaluation.evaluation_step": "jaxsplit.train.rate_groups.make_evaluate",
@@ -212,7 +214,7 @@ def new_names(old: str) -> tuple[str, ...]:
     """Returns the names of the modules that an old one's content went to; () if it didn't move.
 
     >>> new_names("jaxsplit.plan.units"), new_names("jaxsplit.plan.link"), new_names("jaxsplit.ops")
-    (('jaxsplit.cost.unit_plan',), ('jaxsplit.cost.link',), ())
+    (('jaxsplit.cost.plan',), ('jaxsplit.cost.link',), ())
     """
     if old in MODULES:
         found = MODULES[old]

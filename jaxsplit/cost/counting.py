@@ -1,16 +1,18 @@
-"""Multiply-accumulates and parameters, counted in traced programs."""
+"""Multiply-accumulates, parameters and memory of activations, counted in traced programs."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from jaxsplit.networks import Backbone, Network
 from jaxsplit.split import Split
@@ -19,6 +21,21 @@ from jaxsplit.units.unit_tree import UnitTree
 
 # A nested program that is counted as a whole: its implementation also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"
+_ELEMENTWISE = """
+abs acos add add_any and asin atan2 cbrt ceil clamp conj convert_element_type copy cos div eq erf
+erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg
+nextafter not optimization_barrier or pow rem round rsqrt select_n sign sin sqrt square
+stop_gradient sub tan tanh xor
+"""
+_COPIES = "broadcast_in_dim concatenate iota pad reshape rev slice split squeeze stack transpose"
+# A compiler fuses these into their reader, without a buffer, where there is one reader.
+_FUSED = frozenset(f"{_ELEMENTWISE} {_COPIES}".split())
+# Their outputs share the buffers of their inputs.
+_ALIASES = ("optimization_barrier", "reshape", "squeeze")
+# Parameters that hold the program of a call.
+_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+# These run their program many times, or on single elements.
+_OPAQUE = ("scan", "while", "reduce", "reduce_window")
 
 _Folding = TypeVar("_Folding", bound=Network | Unit | UnitTree)
 
@@ -44,7 +61,7 @@ def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> in
 def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dict[str, int]:
     """Maps the path of each parameter that `count_params` counts to its size."""
     program = jax.make_jaxpr(function)(variables, *args).jaxpr
-    used = _used(program, [True] * len(program.outvars))
+    _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
     paths_and_leaves = jax.tree_util.tree_leaves_with_path(variables)
     collections = isinstance(variables, Mapping) and "params" in variables
     return {
@@ -52,25 +69,6 @@ def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dic
         for (path, leaf), is_used in zip(paths_and_leaves, used, strict=False)
         if is_used and (not collections or path[0].key == "params")
     }
-
-
-def _used(program: core.Jaxpr, wanted: Sequence[bool]) -> list[bool]:
-    """For each input of a program, whether its wanted outputs depend on it."""
-
-    def chosen(atoms: Sequence[core.Var | core.Literal], flags: Sequence[bool]) -> set[core.Var]:
-        pairs = zip(atoms, flags, strict=True)
-        return {atom for atom, flag in pairs if flag and not isinstance(atom, core.Literal)}
-
-    needed = chosen(program.outvars, wanted)
-    for equation in reversed(program.eqns):
-        outputs = [var in needed for var in equation.outvars]
-        if not any(outputs):
-            continue
-        inputs = [True] * len(equation.invars)
-        if equation.primitive.name in ("jit", "pjit"):
-            inputs = _used(equation.params["jaxpr"].jaxpr, outputs)
-        needed |= chosen(equation.invars, inputs)
-    return [var in needed for var in program.invars]
 
 
 def as_it_runs(folding: _Folding, variables: Any) -> tuple[_Folding, Any]:
@@ -142,6 +140,124 @@ def _inner(params: dict[str, Any]) -> list[Any]:
     values = (x if isinstance(x, tuple | list) else (x,) for x in params.values())
     programs = (getattr(x, "jaxpr", x) for x in itertools.chain.from_iterable(values))
     return [program for program in programs if hasattr(program, "eqns")]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Value:
+    """An array of the program: an input, a constant or the output of an operation."""
+
+    bytes: int
+
+
+class _Operation(NamedTuple):
+    """An equation of the program, with the values that it reads and writes."""
+
+    name: str
+    inputs: Sequence[_Value]
+    outputs: Sequence[_Value]
+
+
+def peak_bytes(jaxpr: core.Jaxpr) -> int:
+    """Peak bytes of activations while the operations of a program run in order.
+
+    Buffers are the argument, the results, and the inputs and outputs of convolutions, matrix
+    products and reductions. Elementwise operations and copies between them have no buffer of
+    their own where a single operation reads them. A buffer is freed after its last reader. Weights
+    and the workspace of convolutions are not counted. The argument is the program's last input.
+
+    >>> import jax
+    >>> weights, x = jax.numpy.zeros((8, 8)), jax.numpy.zeros((4, 8))
+    >>> peak_bytes(jax.make_jaxpr(lambda weights, x: (x + 1) @ weights)(weights, x).jaxpr)
+    256
+    """
+    values = [_value(var) for var in jaxpr.invars]
+    given = values[-1]
+    steps, returned = _flatten(jaxpr, values, {given})
+    results = set(returned)
+    buffers = _buffers(steps, results)
+    sources: dict[_Value, frozenset[_Value]] = {given: frozenset((given,))}
+    last: dict[_Value, int] = {}
+    born: dict[int, list[_Value]] = {}
+    for time, (name, inputs, outputs) in enumerate(steps):
+        read = frozenset[_Value]().union(*(sources.get(value, ()) for value in inputs))
+        kept = [value for value in outputs if value in buffers]
+        for value in outputs:
+            sources[value] = frozenset((value,)) if value in buffers else read
+        if kept or name not in _FUSED:
+            born[time] = kept
+            last.update(dict.fromkeys(read, time))
+    live, peak = {given}, given.bytes
+    for time, new in sorted(born.items()):
+        live.update(new)
+        peak = max(peak, sum(value.bytes for value in live))
+        live = {value for value in live if last.get(value, -1) > time or value in results}
+    return peak
+
+
+def _value(var: core.Var | core.Literal) -> _Value:
+    aval = var.aval
+    itemsize = getattr(getattr(aval, "dtype", None), "itemsize", 0)
+    return _Value(math.prod(getattr(aval, "shape", ())) * itemsize)
+
+
+def _flatten(
+    jaxpr: core.Jaxpr, inputs: Sequence[_Value], active: set[_Value]
+) -> tuple[list[_Operation], list[_Value]]:
+    """The operations of a program that depend on `active` values, in order, and its outputs.
+
+    Calls are inlined: jitted ones, custom derivatives and checkpoints; of implementations for
+    several platforms the default one. Loops, conditions and reductions stay single operations.
+    What the operations write becomes active too; outputs that share a buffer are its one value.
+    """
+    known: dict[core.Var, _Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def look_up(var: core.Var | core.Literal) -> _Value:
+        if isinstance(var, core.Literal):
+            return _value(var)
+        return known.setdefault(var, _value(var))  # a constant, where it isn't known
+
+    operations: list[_Operation] = []
+    for equation in jaxpr.eqns:
+        read = [look_up(var) for var in equation.invars]
+        inner, name = _called(equation), equation.primitive.name
+        if inner is not None:
+            inside, given = _flatten(inner, read[1:] if name == "cond" else read, active)
+            operations += inside
+        elif name in _ALIASES:
+            given = read[: len(equation.outvars)]
+        else:
+            given = [_value(var) for var in equation.outvars]
+            if not active.isdisjoint(read):  # else it is arithmetic of weights alone
+                active.update(given)
+                operations.append(_Operation(name, [x for x in read if x in active], given))
+        known.update(zip(equation.outvars, given, strict=True))
+    return operations, [look_up(var) for var in jaxpr.outvars]
+
+
+def _called(equation: core.JaxprEqn) -> core.Jaxpr | None:
+    """The program of a call; None for every other equation."""
+    params, name = equation.params, equation.primitive.name
+    if name == "cond":
+        platforms = params.get("branches_platforms")
+        if platforms is None:
+            return None
+        default = next((i for i, names in enumerate(platforms) if names is None), -1)
+        return params["branches"][default].jaxpr
+    if name in _OPAQUE:
+        return None
+    found = next((params[key] for key in _CALLED if key in params), None)
+    return getattr(found, "jaxpr", found)
+
+
+def _buffers(steps: Sequence[_Operation], results: set[_Value]) -> set[_Value]:
+    """The values that need a buffer."""
+    readers = Counter[_Value]()
+    kept = set(results)
+    for name, inputs, outputs in steps:
+        readers.update(set(inputs))
+        if name not in _FUSED:
+            kept.update(inputs, outputs)
+    return kept | {value for value, count in readers.items() if count > 1}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
-from jaxsplit.cost.plan import CutPlan, Plan
-from jaxsplit.cost.unit_plan import UnitPlan
+from jaxsplit.cost.plan import CutPlan, Plan, UnitPlan
 from jaxsplit.errors import ConfigError
 from jaxsplit.tasks import CLASSIFICATION_METRICS, Metric
 
@@ -233,14 +232,14 @@ def compare(
             f"{bits_per_symbol} bits per symbol and {image_bytes} bytes of an image; "
             "expected more than 0 and less than infinity"
         )
-    found = Comparison(link, bits_per_symbol, (), ends(link, plan, image_bytes), tuple(trained))
-    options = tuple(
-        option(link, cut, unit, found.sent_bytes(unit))
+    cuts = tuple(
+        option(link, cut, unit, unit.latent_symbols * bits_per_symbol / 8)
         for cut in plan.cuts
         if (unit := cut.unit_of(symbols)) is not None
     )
-    best(options)  # raises if there is none
-    return dataclasses.replace(found, cuts=options)
+    best(cuts)  # raises if there is none
+    both = ends(link, plan, image_bytes)
+    return Comparison(link, bits_per_symbol, cuts, both, tuple(trained))
 
 
 def plan_to_dict(plan: Plan, comparison: Comparison | None, symbols: int) -> dict[str, object]:

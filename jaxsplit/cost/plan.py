@@ -1,4 +1,4 @@
-"""Costs of every cut of a network, from traces of its segments between endpoints."""
+"""Costs of every cut of a network, from traces of its parts, and of units there."""
 
 from __future__ import annotations
 
@@ -7,24 +7,132 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import flax.linen as nn
 import jax
-from jax.extend import core
+import jax.numpy as jnp
 
-from jaxsplit.cost.counting import as_it_runs, program_macs, used_params
-from jaxsplit.cost.memory import peak_bytes
-from jaxsplit.cost.unit_plan import UnitPlan, unit_grid
+from jaxsplit.cost.counting import as_it_runs, count_macs, peak_bytes, program_macs, used_params
+from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, LinenNetwork, Network, Variables, as_network
 from jaxsplit.networks.network import one_image, variable_shapes
-from jaxsplit.units import Shape
+from jaxsplit.units import BottleneckSpec, Shape
 
 CHANNELS, STRIDES = (4, 8, 16, 32, 64), (1, 2, 4, 8)
 #: Latent size for which a unit is chosen at each cut, so that cuts are compared at equal size.
 SYMBOLS = 1024
+#: The unit of a grid, by channels and stride.
+grid_spec = BottleneckSpec.from_stride
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitPlan:
+    """Costs of a unit at a cut, for one image.
+
+    Attributes:
+      spec: its architecture.
+      latent_shape: (h, w, C) of the latent.
+      encoder_macs, decoder_macs: multiply-accumulates (see `count_macs`), with batch normalisation
+        folded as in inference.
+      encoder_params, decoder_params: parameters, with scales and biases of the normalisation.
+      stored_bytes: of a rate's float32 arrays, with running moments and prior, without tables.
+      encoder_peak_bytes: peak of the encoder's activations (see `counting.peak_bytes`).
+
+    >>> unit = plan_unit(BottleneckSpec(channels=8), (14, 14, 32))
+    >>> unit.latent_shape, unit.latent_symbols
+    ((7, 7, 8), 392)
+    """
+
+    spec: BottleneckSpec
+    latent_shape: Shape
+    encoder_macs: int
+    decoder_macs: int
+    encoder_params: int
+    decoder_params: int
+    stored_bytes: int
+    encoder_peak_bytes: int
+
+    @property
+    def latent_symbols(self) -> int:
+        """Integers coded for one image."""
+        return math.prod(self.latent_shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all counts, and the channels and stride of `spec`, ready for JSON."""
+        counts = {key: value for key, value in vars(self).items() if key != "spec"}
+        size = {"channels": self.spec.channels, "stride": self.spec.stride}
+        return {**size, **counts, "latent_symbols": self.latent_symbols}
+
+
+def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> list[UnitPlan]:
+    """Plans the units of a grid that fit features of one shape (see `fits`).
+
+    Args:
+      shape: (H, W, Cin).
+      channels, strides: the grid; a ConfigError if a number is invalid for a unit.
+
+    Returns:
+      The units, by channels and then by stride.
+
+    >>> [unit.latent_shape for unit in unit_grid((7, 7, 64), channels=(4, 128), strides=(2, 8))]
+    [(4, 4, 4)]
+    """
+    specs = [grid_spec(c, s) for c in sorted(set(channels)) for s in sorted(set(strides))]
+    return [plan_unit(spec, shape) for spec in specs if fits(spec, shape)]
+
+
+def fits(spec: BottleneckSpec, shape: Shape) -> bool:
+    """Whether a unit has a latent for features (H, W, Cin), with no more channels than they."""
+    return len(shape) == 3 and min(spec.latent_size(*shape[:2])) >= 1 and spec.channels <= shape[2]
+
+
+def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
+    """Counts the costs of a unit from its traces; nothing is run.
+
+    Args:
+      spec: its architecture.
+      shape: (H, W, Cin) of the features; a ConfigError if its kernel is larger.
+
+    Returns:
+      The counts.
+
+    >>> plan_unit(grid_spec(channels=8, stride=2), (14, 14, 32)).stored_bytes
+    7392
+    """
+    latent = spec.latent_shape(shape)
+    shapes = spec.variable_shapes(shape)
+    arrays = jax.tree.map(_float32, shapes, is_leaf=lambda node: isinstance(node, tuple))
+    plain, folded = as_it_runs(spec, arrays)
+    decode = functools.partial(plain.decode, shape=shape)
+    program = jax.make_jaxpr(plain.encode)(folded, _float32((1, *shape))).jaxpr
+    sizes = {part: _numbers(tree) for part, tree in arrays["params"].items()}
+    return UnitPlan(
+        spec,
+        latent,
+        program_macs(program),
+        count_macs(decode, folded, _float32((1, *latent))),
+        sizes["encoder"],
+        sizes["decoder"],
+        4 * (_numbers(arrays) + _prior_numbers(spec.channels)),
+        peak_bytes(program),
+    )
+
+
+@functools.lru_cache
+def _prior_numbers(channels: int) -> int:
+    z = _float32((1, 1, 1, channels))
+    return _numbers(jax.eval_shape(FactorizedPrior(channels).init, jax.random.key(0), z))
+
+
+def _float32(shape: Shape) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _numbers(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +146,7 @@ class CutPlan:
       device_macs, server_macs: multiply-accumulates of head and tail (see `count_macs`), with batch
         normalisation folded if the network supports it.
       device_params, server_params: parameters that head and tail use.
-      device_peak_bytes: peak of the head's float32 activations (see `memory.peak_bytes`), without
+      device_peak_bytes: peak of the head's float32 activations (see `counting.peak_bytes`), without
         its weights.
       units: the units of the grid that fit the features.
 
@@ -82,11 +190,8 @@ class CutPlan:
         Returns:
           One of `units`, of equal ones that with the cheapest encoder; None if there is none.
         """
-
-        def distance(unit: UnitPlan) -> tuple[float, int]:
-            return abs(math.log(unit.latent_symbols / symbols)), unit.encoder_macs
-
-        return min(self.units, key=distance, default=None)
+        by_cost = sorted(self.units, key=lambda unit: unit.encoder_macs)
+        return min(by_cost, key=lambda u: abs(math.log(u.latent_symbols / symbols)), default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns counts, shares of both sides and units, ready for JSON."""
@@ -171,10 +276,7 @@ def make_plan(
             if not isinstance(network, LinenNetwork):
                 raise ConfigError(f"{name} has no init: give its variables")
             variables = variable_shapes(network.module, input_shape)
-        if isinstance(network, LinenNetwork):
-            whole, halves = _linen_parts(network, variables, image)
-        else:
-            whole, halves = _parts(network, variables, image)
+        whole, halves = _parts(network, variables, image)
     except (flax.errors.FlaxError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{name} takes no images of {input_shape}: {error}") from error
     shapes = {cut: _shape(head[-1].output) for cut, (head, _) in halves.items()}
@@ -196,67 +298,43 @@ def make_plan(
     return Plan(name, tuple(input_shape), macs, _params(whole), tuple(cuts))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Part:
-    """A traced part of a network: its program folded, its parameters (path → size) unfolded."""
+class _Part(NamedTuple):
+    """Costs of a part of a network: those of its folded program, its parameters unfolded."""
 
-    program: core.Jaxpr
-    params: dict[str, int]
+    macs: int
+    peak_bytes: int
+    params: dict[str, int]  # path → size
     output: Features
 
-    @functools.cached_property
-    def macs(self) -> int:
-        return program_macs(self.program)
 
-    @functools.cached_property
-    def peak_bytes(self) -> int:
-        return peak_bytes(self.program)
+def _parts(
+    network: Network, variables: Variables, image: jax.ShapeDtypeStruct
+) -> tuple[list[_Part], dict[str, tuple[list[_Part], list[_Part]]]]:
+    """Traces the parts of the unsplit network, and for every cut those of its head and tail.
 
-
-#: Parts of the unsplit network, and cut → parts of its head and tail.
-_Parts = tuple[list[_Part], dict[str, tuple[list[_Part], list[_Part]]]]
-_Run = Callable[..., Features]  # of a network, its variables and an input
-
-
-def _tracer(network: Network, variables: Variables) -> Callable[[_Run, Features], _Part]:
+    Heads and tails of a Linen module consist of its parts between endpoints, each traced once.
+    """
     folded, arrays = as_it_runs(network, variables)
 
-    def trace(run: _Run, x: Features) -> _Part:
+    def trace(run: Callable[..., Features], x: Features) -> _Part:
         make_program = jax.make_jaxpr(functools.partial(run, folded), return_shape=True)
         program, output = make_program(arrays, x)
         params = used_params(functools.partial(run, network), variables, x)
-        return _Part(program.jaxpr, params, output)
+        return _Part(program_macs(program.jaxpr), peak_bytes(program.jaxpr), params, output)
 
-    return trace
-
-
-def _parts(network: Network, variables: Variables, image: jax.ShapeDtypeStruct) -> _Parts:
-    """Traces the network, and the head and the tail of every cut."""
-    trace = _tracer(network, variables)
-    halves: dict[str, tuple[list[_Part], list[_Part]]] = {}
+    if isinstance(network, LinenNetwork):
+        parts: list[_Part] = []
+        names = network.module.endpoints()
+        for start, stop in itertools.pairwise((None, *names)):
+            ends, x = {"start": start, "stop": stop}, parts[-1].output if parts else image
+            parts.append(trace(lambda network, *x, ends=ends: network.module.apply(*x, **ends), x))
+        return parts, {name: (parts[: i + 1], parts[i + 1 :]) for i, name in enumerate(names[:-1])}
+    halves = {}
     for cut in network.cuts():
         head = trace(lambda network, *given, cut=cut: network.head(*given, cut), image)
         tail = trace(lambda network, *given, cut=cut: network.tail(*given, cut), head.output)
         halves[cut] = ([head], [tail])
     return [trace(lambda network, *given: network(*given), image)], halves
-
-
-def _linen_parts(
-    network: LinenNetwork, variables: Variables, image: jax.ShapeDtypeStruct
-) -> _Parts:
-    """Traces every part between endpoints once; heads and tails consist of them."""
-    trace, names = _tracer(network, variables), network.module.endpoints()
-    parts: list[_Part] = []
-    for start, stop in itertools.pairwise((None, *names)):
-        x = parts[-1].output if parts else image
-        parts.append(trace(functools.partial(_segment, start, stop), x))
-    return parts, {name: (parts[: i + 1], parts[i + 1 :]) for i, name in enumerate(names[:-1])}
-
-
-def _segment(
-    start: str | None, stop: str, network: LinenNetwork, variables: Variables, x: jax.Array
-) -> jax.Array:
-    return network.module.apply(variables, x, start=start, stop=stop)
 
 
 def _shape(features: Features) -> Shape:

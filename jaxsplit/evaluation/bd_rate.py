@@ -1,13 +1,11 @@
 """Bjøntegaard deltas: the mean distance of two rate–accuracy curves, in bytes or accuracy.
 
-The distances are those of Bjøntegaard, "Calculation of average PSNR differences between RD-curves"
-(VCEG-M33, 2001), as the `bjontegaard` package computes them: with interpolants through any number
-of points, in place of one cubic through four. The package is imported when a distance is computed,
-since it imports scipy and matplotlib.
+Bjøntegaard, "Calculation of average PSNR differences between RD-curves" (VCEG-M33, 2001), with
+interpolants through any number of points, in place of one cubic through four. The `bjontegaard`
+package computes them; it imports scipy and matplotlib, so it is imported on first use.
 
-Curves are (rate, quality) of each point, in any units, the same for both. Dominated points are
-ignored: those with a higher rate than another point and no better quality. `higher_is_better` is
-the direction of the quality.
+Curves are (rate, quality) of each point. Ignored are dominated points, of a higher rate than
+another one and no better quality. `higher_is_better` is the direction of the quality.
 
 Confidence intervals are of a paired bootstrap (Efron and Tibshirani, "An Introduction to the
 Bootstrap", 1993, chapter 13): images are drawn with replacement, the same ones for both curves.
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.intervals import resampled_means
+from jaxsplit.evaluation.intervals import drawn_means, resampled
 from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.tasks import CLASSIFICATION_METRICS, Metric, metric_of
 
@@ -41,8 +39,8 @@ class Overlap:
 
     Args:
       low, high: its limits, in the curves' unit.
-      of_reference, of_test: its share of each curve's range, 0 … 1.
-      of_limits: its share of the requested limits; None unless both were given.
+      of_reference, of_test, of_limits: its share of each curve's range and of the requested
+        limits, 0 … 1; the last is None unless both limits were given.
     """
 
     low: float
@@ -314,7 +312,7 @@ def bd_rate_interval(
     metric = metric or metric_of(CLASSIFICATION_METRICS, quality)
     values, reason, up = [], "", metric.higher_is_better
     for unsplit, *curves in _resampled(reference, test, quality, metric, resamples, seed):
-        limits = drop_limits(unsplit, drops, metric)
+        limits = drop_limits(float(unsplit), drops, metric)
         try:
             values.append(bd_rate(*curves, method=method, limits=limits, higher_is_better=up))
         except ConfigError as error:
@@ -335,16 +333,11 @@ def _resampled(
     reference: PerImage, test: PerImage, quality: str, metric: Metric, resamples: int, seed: int
 ) -> Iterator[tuple]:
     """Yields for each draw the unsplit network's quality and (bytes, quality) of both curves."""
-    parts = [reference.statistics(quality).unsplit[None]]
-    for side in (reference, test):
-        parts += [side.bytes, side.statistics(quality).rates]
-    # Images first, then one column for each rate and number of a statistic.
-    columns = [np.moveaxis(part, 1, 0) for part in parts]
-    table = np.concatenate([part.reshape(len(part), -1) for part in columns], 1).astype(np.float64)
-    ends = np.cumsum([math.prod(part.shape[1:]) for part in columns])[:-1]
-    for batch in resampled_means(table, resamples, seed):
-        for means in batch:
-            split = zip(np.split(means, ends), columns, strict=True)
-            unsplit, *both = (row.reshape(part.shape[1:]) for row, part in split)
-            curves = [np.stack([x, metric.value(y)], 1) for x, y in (both[:2], both[2:])]
-            yield float(metric.value(unsplit)[0]), *curves
+    unsplit = reference.statistics(quality).unsplit
+    sides = [(side.bytes, side.statistics(quality).rates) for side in (reference, test)]
+    for counts in resampled(len(reference.labels), resamples, seed):
+        curves = [
+            np.stack([drawn_means(counts, x, 1), metric.value(drawn_means(counts, y, 1))], -1)
+            for x, y in sides
+        ]
+        yield from zip(metric.value(drawn_means(counts, unsplit)), *curves, strict=True)

@@ -1,8 +1,7 @@
 """The card of a family: origin, measured figures, limits and licence.
 
-The card is a part of `family.json`. Training writes command, data, split, seed and versions; an
-evaluation writes its figures (`with_measured`); limits and licence are given by a person, with
-`jaxsplit pack --card`. The figures of each rate are stored with the rate.
+A part of `family.json`: training writes command, data, split, seed and versions, an evaluation its
+figures (`with_measured`), and a person limits and licence, with `jaxsplit pack --card`.
 """
 
 from __future__ import annotations
@@ -35,11 +34,10 @@ CHECKED_IMAGES = 50
 def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Source) -> Family:
     """Returns the family with the figures of an evaluation, in place of any that it had.
 
-    Each rate gets its figures as `measured`: sizes in bytes; the task's quality and agreement, such
-    as top1 and top1_interval; the unsplit network's quality as uncompressed_top1; n_images. The
-    card gets `evaluation`: the images, the unsplit network's quality, versions, and as `check`, for
-    the first images of every class, the length of each frame and the prediction (a class, or a
-    checksum), which an unchanged family reproduces.
+    Each rate gets `measured`: sizes in bytes; the task's quality and agreement, such as top1 and
+    top1_interval; the unsplit network's quality as uncompressed_top1; n_images. The card gets
+    `evaluation`: the images, the unsplit network's quality, versions, and as `check` the length of
+    each frame and the prediction (a class, or a checksum) for some images of every class.
 
     Args:
       family: the rates.

@@ -27,8 +27,7 @@ class MeasuredCurve:
     def open(cls, path: str | Path) -> "MeasuredCurve":
         """Reads a `curve.json`, or the one in a folder, and the `images.npz` beside it.
 
-        Raises:
-          DataError: a file is missing or damaged, or they come from different evaluations.
+        A DataError if a file is missing or damaged, or they come from different evaluations.
         """
         file = Path(path) / _CURVE if Path(path).is_dir() else Path(path)
         curve = Curve.read(file)
@@ -186,7 +185,19 @@ def compare_curves(
     if low < high:
         bd_accuracy = bd.bd_accuracy(*curves, method=method, higher_is_better=up)
         bd_accuracy *= metric.scale / 100
-    interval, reason = _interval(reference, test, metric, quality, method, drops)
+    interval: bd.BootstrapInterval | None = None
+    no_interval = ""
+    if reference.images is None or test.images is None:
+        lacking = [side.name for side in (reference, test) if side.images is None]
+        no_interval = f"no {per_image.FILE} in {' and '.join(lacking)}"
+    else:
+        images = reference.images, test.images
+        try:
+            interval = bd.bd_rate_interval(
+                *images, metric=metric, quality=quality, method=method, drops=drops
+            )
+        except ConfigError as error:
+            no_interval = str(error)
     return CurveComparison(
         reference=reference.name,
         test=test.name,
@@ -198,30 +209,9 @@ def compare_curves(
         overlap=bd.overlap(*curves, limits, up),
         common_bytes=None if bd_accuracy is None else (low, high),
         interval=interval,
-        no_interval=reason,
+        no_interval=no_interval,
         same_images=same_images,
     )
-
-
-def _interval(
-    reference: MeasuredCurve,
-    test: MeasuredCurve,
-    metric: Metric,
-    quality: str,
-    method: str,
-    drops: tuple[float, float],
-) -> tuple[bd.BootstrapInterval | None, str]:
-    """Returns the interval of the BD-rate, or the reason why there is none."""
-    if reference.images is None or test.images is None:
-        lacking = [side.name for side in (reference, test) if side.images is None]
-        return None, f"no {per_image.FILE} in {' and '.join(lacking)}"
-    pair = reference.images, test.images
-    try:
-        return bd.bd_rate_interval(
-            *pair, metric=metric, quality=quality, method=method, drops=drops
-        ), ""
-    except ConfigError as error:
-        return None, str(error)
 
 
 def _same_images(reference: MeasuredCurve, test: MeasuredCurve) -> bool | None:

@@ -39,11 +39,8 @@ class Origin:
       cut: the endpoint after which it was cut.
       data, split: source of the images, without local folders, and its split.
       data_fingerprint: of these images, the same for a copy elsewhere.
-      classes: number of classes.
+      classes: their number, at least 1.
       jaxsplit, jax: versions.
-
-    Raises:
-      ConfigError: an entry is not a string, or the number of classes is not a positive integer.
     """
 
     backbone: str
@@ -60,11 +57,7 @@ class Origin:
         check_fields(self)
 
     def same_images(self, other: "Origin") -> bool:
-        """Returns whether both have the same images, not only the same data; networks may differ.
-
-        Raises:
-          ConfigError: the data or the classes differ.
-        """
+        """Returns whether both have the same images; a ConfigError if data or classes differ."""
         if self.data_fingerprint == other.data_fingerprint:
             return True
         if (self.data, self.classes) != (other.data, other.classes):
@@ -131,25 +124,11 @@ class Curve:
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     def metric(self, name: str) -> Metric:
-        """Returns label, unit and direction of a metric.
-
-        Args:
-          name: of the metric, or "agreement".
-
-        Returns:
-          The metric; a ConfigError if it is unknown.
-        """
+        """Returns label, unit and direction of a metric or "agreement"; see `metric_of`."""
         return metric_of(self.metrics, name)
 
     def rate_quality(self, metric: str | None = None) -> list[tuple[float, float]]:
-        """Returns the points of a rate–quality curve, for `bd_rate`.
-
-        Args:
-          metric: its name; None for the quality.
-
-        Returns:
-          (bytes per image, metric) of every point.
-        """
+        """Returns (bytes per image, metric) of every point; the quality by default."""
         name = metric or self.quality
         return [(point.bytes_per_image, point.metrics[name].mean) for point in self.points]
 
@@ -186,22 +165,12 @@ class Curve:
         return entries | flat
 
     def write(self, path: str | Path) -> None:
-        """Writes `curve.json`; a killed write leaves the file that was there.
-
-        Args:
-          path: of the file.
-        """
+        """Writes `curve.json`; a killed write leaves the file that was there."""
         write_whole(Path(path), self.to_json().encode())
 
     @classmethod
     def read(cls, path: str | Path) -> "Curve":
         """Reads what `write` wrote.
-
-        Args:
-          path: of the file.
-
-        Returns:
-          An equal curve.
 
         Raises:
           DataError: the file is missing, not JSON, or not of this schema.

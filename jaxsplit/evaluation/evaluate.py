@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -14,7 +13,8 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import SplitCost, split_cost
 from jaxsplit.errors import BitstreamError
 from jaxsplit.evaluation.curve import Curve, Origin
-from jaxsplit.evaluation.intervals import Value, metric_value
+from jaxsplit.evaluation.image_codecs import sweep_to
+from jaxsplit.evaluation.intervals import Predictions, measure_outputs
 from jaxsplit.evaluation.per_image import PerImage, Statistics, checksums
 from jaxsplit.evaluation.points import RatePoint, Values
 from jaxsplit.family import FamilyRate, RateFamily
@@ -66,6 +66,8 @@ def evaluate_images(
     source: data.Source,
     tell: Log | None = None,
     rate_ids: Iterable[str] | None = None,
+    baselines: Iterable[str] = (),
+    compare_at: str | None = None,
 ) -> tuple[Curve, PerImage]:
     """Measures the curve, and keeps the frame length and prediction of every image.
 
@@ -81,6 +83,8 @@ def evaluate_images(
       tell: log callback, called with each rate and its progress in images.
       rate_ids: the rates to measure, in the order of the curve's points; None for all. The choice
         doesn't change frames, which are those of the whole family.
+      baselines: image codecs to measure too, see `image_codecs.sweep_to`.
+      compare_at: the metric whose values on the curve they shall reach; None: the task's quality.
 
     Returns:
       The curve, and the per-image records that it averages.
@@ -99,35 +103,34 @@ def evaluate_images(
     size = batch_size(backbone.preprocessing.input_shape)
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
     tell("running the unsplit network")
-    unsplit = measure_unsplit(task, predictor(backbone), images, targets, size)
+    predict = predictor(backbone)
+    unsplit = measure_outputs(task, lambda part: predict(images[part]), targets, size)
     cost_of = functools.cache(lambda split: split_cost(split, backbone))
     points, all_lengths, all_measured = [], [], []
     for number, rate in enumerate(rates, 1):
         say = functools.partial(tell, f"evaluating {rate.rate_id}, {number} of {len(rates)}")
-        # Frames are sent and decoded as the outputs of their images are asked for.
-        lengths, symbols, outputs_of = _link(sender, receiver, rate.rate_id, images, say)
-        measured = _measured(task, outputs_of, targets, size, unsplit.predicted)
+        measured, lengths, symbols = _measure_rate(
+            task, sender, receiver, rate.rate_id, images, targets, unsplit.predicted, say
+        )
         split = make_split(backbone, family.cut, rate.spec)
         metrics = measured.values(task)
         points.append(_point(rate, split, cost_of(split), backbone, lengths, symbols, metrics))
         all_lengths.append(lengths)
         all_measured.append(measured)
-    values = unsplit.values(task)
+    values, name = unsplit.values(task), compare_at or task.quality
+    goals = [metrics[name].mean for metrics in (*(point.metrics for point in points), values)]
+    swept = {}
+    for codec in baselines:
+        tell(f"comparing with {codec}")
+        swept[codec] = sweep_to(
+            images, targets, unsplit.predicted, predict, codec, goals, name, task
+        )
     curve = Curve(
         unsplit={name: value for name, value in values.items() if name != AGREEMENT},
         n_images=len(images),
         points=tuple(points),
-        origin=Origin(
-            backbone=backbone.name,
-            backbone_fingerprint=backbone.fingerprint,
-            cut=family.cut,
-            data=data.portable_name(source.name),
-            split=source.split,
-            data_fingerprint=source.listing,
-            classes=len(source.class_names),
-            jaxsplit=__version__,
-            jax=jax.__version__,
-        ),
+        baselines=swept,
+        origin=_origin(backbone, family.cut, source),
         metrics=task.metrics,
     )
     seen = PerImage(
@@ -141,53 +144,18 @@ def evaluate_images(
     return curve, seen
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Predictions:
-    """Predictions [N, …] for N images; metric → statistics [N, …], also of the agreement."""
-
-    predicted: np.ndarray
-    statistics: Mapping[str, np.ndarray]
-
-    def values(self, task: Task) -> dict[str, Value]:
-        """Returns the metrics of the images together, with 95 % intervals."""
-        found = self.statistics
-        return {name: metric_value(images, task.metric(name)) for name, images in found.items()}
-
-
-def measure_unsplit(
-    task: Task,
-    predict: Callable[[np.ndarray], Outputs],
-    images: np.ndarray,
-    targets: np.ndarray,
-    size: int = 250,
-) -> Predictions:
-    """Measures the unsplit network's predictions; the agreement is with themselves.
-
-    `predict` maps `size` images uint8 [B, h, w, c] to outputs.
-    """
-    return _measured(task, lambda part: predict(images[part]), targets, size)
-
-
-def _measured(
-    task: Task,
-    run: Callable[[slice], Outputs],
-    targets: np.ndarray,
-    size: int,
-    unsplit: np.ndarray | None = None,
-) -> Predictions:
-    """Measures the outputs that `run` gives for slices of the images, `size` at once."""
-    predicted: list[np.ndarray] = []
-    statistics: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(targets), size):
-        part = slice(start, start + size)
-        outputs = run(part)
-        predicted.append(np.asarray(task.predict(outputs)))
-        agreement = task.agreement(outputs, predicted[-1] if unsplit is None else unsplit[part])
-        found = {**task.evaluate(outputs, targets[part]), AGREEMENT: agreement}
-        for name, images in found.items():
-            statistics.setdefault(name, []).append(images)
-    joined = {name: np.concatenate(parts) for name, parts in statistics.items()}
-    return Predictions(np.concatenate(predicted), joined)
+def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origin:
+    return Origin(
+        backbone=backbone.name,
+        backbone_fingerprint=backbone.fingerprint,
+        cut=cut,
+        data=data.portable_name(source.name),
+        split=source.split,
+        data_fingerprint=source.listing,
+        classes=len(source.class_names),
+        jaxsplit=__version__,
+        jax=jax.__version__,
+    )
 
 
 def _statistics(
@@ -203,21 +171,21 @@ def _statistics(
     }
 
 
-def _link(
+def _measure_rate(
+    task: Task,
     sender: Sender,
     receiver: Receiver,
     rate_id: str,
     images: np.ndarray,
+    targets: np.ndarray,
+    unsplit: np.ndarray,
     tell: Callable[[int, int], None],
-) -> tuple[list[int], list[np.ndarray], Callable[[slice], Outputs]]:
-    """Returns a function from a slice of the images to their outputs behind real frames.
-
-    Before it, two lists that it appends to: the lengths of the frames and the decoded symbols.
-    """
+) -> tuple[Predictions, list[int], np.ndarray]:
+    """Sends the images; returns their predictions, and the lengths and symbols of the frames."""
     lengths: list[int] = []
     symbols: list[np.ndarray] = []
 
-    def outputs_of(part: slice) -> Outputs:
+    def run(part: slice) -> Outputs:
         tell(part.start, len(images))
         sent = sender.symbols(images[part], rate_id)
         frames = sender.frames(sent, rate_id)
@@ -228,7 +196,9 @@ def _link(
         symbols.append(decoded)
         return receiver.predict(decoded, rate_id)
 
-    return lengths, symbols, outputs_of
+    size = batch_size(images.shape[1:])
+    measured = measure_outputs(task, run, targets, size, unsplit)
+    return measured, lengths, np.concatenate(symbols)
 
 
 def _point(
@@ -237,11 +207,11 @@ def _point(
     cost: SplitCost,
     backbone: networks.Backbone,
     lengths: Sequence[int],
-    parts: Sequence[np.ndarray],
+    symbols: np.ndarray,
     metrics: Values,
 ) -> RatePoint:
     """Returns a rate's point; a BitstreamError where the coder wastes bytes."""
-    symbols, length = np.concatenate(parts), float(np.mean(lengths))
+    length = float(np.mean(lengths))
     table_bits = rate.tables.information_bits(symbols) / len(symbols)
     if length > table_bits / 8 + _MOST_OVERHEAD + _ROUNDING * symbols[0].size:
         raise BitstreamError(

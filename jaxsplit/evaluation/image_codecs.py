@@ -1,11 +1,10 @@
 """Image-codec baselines: JPEG, WebP and AVIF images as input of the unsplit network.
 
-JPEG and WebP are set to their smallest files: JPEG optimizes the Huffman tables of each image, WebP
-searches longest. AVIF has Pillow's default speed: slower ones took 4 to 60 times as long for about
-1 % fewer bytes on 28 × 28 images. Colour has Pillow's default 4:2:0 chroma. Grey is one component
-in JPEG and AVIF; WebP has no grey, so it is coded as RGB and decoded to luma.
-
-Files of small images are mostly header, which a system could agree on once: it is counted apart.
+JPEG and WebP are set to their smallest files: optimized Huffman tables, and the longest search.
+AVIF has Pillow's default speed: slower ones took 4 to 60 times as long for about 1 % fewer bytes on
+28 × 28 images. Chroma is 4:2:0, Pillow's default. Grey is one component in JPEG and AVIF; WebP has
+no grey, so it is coded as RGB and decoded to luma. Small files are mostly header, which a system
+could agree on once: it is counted apart.
 """
 
 import io
@@ -18,7 +17,7 @@ from PIL import Image, features
 
 from jaxsplit import tasks
 from jaxsplit.errors import ConfigError, DataError
-from jaxsplit.evaluation.intervals import metric_value
+from jaxsplit.evaluation.intervals import measure_outputs, metric_value
 from jaxsplit.evaluation.points import CodecPoint
 from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, Outputs, Task, metric_of
 
@@ -95,26 +94,23 @@ def sweep(
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}, expected at least 1")
     batch_size = min(batch_size, len(images))
-    points = []
+
+    def measure(quality: int) -> CodecPoint:
+        total = np.zeros(2, np.int64)  # bytes of files and of headers
+
+        def run(part: slice) -> Outputs:
+            decoded, sizes = _coded(pool, images[part], codec, quality)
+            np.add(total, sizes, out=total)
+            return _outputs(predict, decoded, batch_size)
+
+        found = measure_outputs(task, run, targets, batch_size, unsplit).statistics
+        names = (task.quality, AGREEMENT)
+        metrics = {name: metric_value(found[name], task.metric(name)) for name in names}
+        size, header = total / len(images)
+        return CodecPoint(codec, quality, size, header, metrics)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for quality in qualities:
-            total = np.zeros(2, np.int64)  # bytes of files and of headers
-            found: dict[str, list[np.ndarray]] = {task.quality: [], AGREEMENT: []}
-            for start in range(0, len(images), batch_size):
-                part = slice(start, start + batch_size)
-                decoded, sizes = _coded(pool, images[part], codec, quality)
-                total += sizes
-                outputs = _outputs(predict, decoded, batch_size)
-                measured = task.measure(outputs, targets[part])[task.quality]
-                found[task.quality].append(np.asarray(measured))
-                found[AGREEMENT].append(task.agreement(outputs, unsplit[part]))
-            metrics = {
-                name: metric_value(np.concatenate(parts), task.metric(name))
-                for name, parts in found.items()
-            }
-            size, header = total / len(images)
-            points.append(CodecPoint(codec, quality, size, header, metrics))
-    return tuple(points)
+        return tuple(map(measure, qualities))
 
 
 def _check_arrays(images: np.ndarray, targets: np.ndarray, unsplit: np.ndarray) -> None:
@@ -197,8 +193,7 @@ def _reaches(point: CodecPoint, goal: float, name: str, metric: Metric) -> bool:
 def check_goal(metric: str | None, quality: str) -> str:
     """Returns the metric at which codecs are compared with a rate: by default the task's quality.
 
-    Raises:
-      ConfigError: it is neither the quality nor "agreement": codecs are measured by these.
+    A ConfigError if it is neither that nor "agreement": codecs are measured by these.
     """
     if metric not in (None, quality, AGREEMENT):
         raise ConfigError(f"codecs are compared by {quality} or {AGREEMENT}, not by {metric!r}")
@@ -206,11 +201,7 @@ def check_goal(metric: str | None, quality: str) -> str:
 
 
 def check_codec(codec: str) -> None:
-    """Checks that a codec is known and that Pillow was built with it.
-
-    Raises:
-      ConfigError: it is unknown or missing.
-    """
+    """Checks that a codec is known and that Pillow was built with it; else a ConfigError."""
     if codec not in QUALITIES:
         raise ConfigError(f"unknown image codec {codec!r}; choose among: {', '.join(QUALITIES)}")
     if codec in ("webp", "avif") and not features.check(codec):

@@ -1,15 +1,15 @@
-"""Values of metrics over a set of images, and their 95 % intervals over the choice of images."""
+"""Metrics of a set of images, and their 95 % intervals over the choice of images."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.tasks import Metric
+from jaxsplit.tasks import AGREEMENT, Metric, Outputs, Task
 
-__all__ = ["Interval", "Value", "metric_value", "resampled_means", "wilson_interval"]
+__all__ = ["Interval", "Value", "metric_value", "wilson_interval"]
 
 #: Lower and upper limit of a metric.
 Interval = tuple[float, float]
@@ -49,9 +49,8 @@ def metric_value(statistics: np.ndarray, metric: Metric) -> Value:
     count, mean = len(statistics), float(metric.value(statistics.mean(0, dtype=np.float64)))
     if statistics.dtype == bool and not metric.ratios:
         return Value(mean, wilson_interval(int(statistics.sum()), count))
-    table = statistics.reshape(count, -1).astype(np.float64)
-    means = np.concatenate(list(resampled_means(table, _RESAMPLES, seed=0)))
-    values = metric.value(means.reshape(-1, *statistics.shape[1:]))
+    draws = resampled(count, _RESAMPLES, seed=0)
+    values = metric.value(np.concatenate([drawn_means(draw, statistics) for draw in draws]))
     low, high = np.quantile(values, (0.025, 0.975))
     return Value(mean, (float(low), float(high)))
 
@@ -89,28 +88,64 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return low, high
 
 
-def resampled_means(table: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields means over draws of rows with replacement, a number of draws at a time.
+def resampled(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draws images with replacement.
 
     Args:
-      table: float64 [N, K].
+      images: their number N.
       resamples: number of draws.
-      seed: of the draws; the same seed gives the same means on any machine.
+      seed: of the draws; the same seed gives the same ones on any machine.
 
     Yields:
-      float64 [n, K] for the next n draws.
+      float64 [n, N] for the next n draws: how often each image was drawn.
 
-    >>> [means.shape for means in resampled_means(np.eye(5), resamples=120, seed=0)]
-    [(100, 5), (20, 5)]
+    >>> [(counts.shape, counts.sum()) for counts in resampled(5, resamples=120, seed=0)]
+    [((100, 5), np.float64(500.0)), ((20, 5), np.float64(100.0))]
     """
-    images = len(table)
     draws = np.random.default_rng(seed)
     for start in range(0, resamples, _AT_ONCE):
-        counts = np.stack(
-            [
-                np.bincount(draws.integers(images, size=images), minlength=images)
-                for _ in range(min(_AT_ONCE, resamples - start))
-            ]
-        )
-        # Sums of integers are exact in float64, so the order of the additions doesn't matter.
-        yield counts.astype(np.float64) @ table / images
+        rows = (draws.integers(images, size=images) for _ in range(start, resamples)[:_AT_ONCE])
+        yield np.stack([np.bincount(row, minlength=images) for row in rows]).astype(np.float64)
+
+
+def drawn_means(counts: np.ndarray, statistics: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Returns the means [n, …] over draws [n, N] of statistics whose `axis` is N images."""
+    # Sums of integers are exact in float64, so the order of the additions doesn't matter.
+    return np.tensordot(counts, statistics.astype(np.float64), (1, axis)) / counts.shape[1]
+
+
+class Predictions(NamedTuple):
+    """Predictions [N, …] for N images; metric → statistics [N, …], also of the agreement."""
+
+    predicted: np.ndarray
+    statistics: dict[str, np.ndarray]
+
+    def values(self, task: Task) -> dict[str, Value]:
+        """Returns the metrics of the images together, with 95 % intervals."""
+        found = self.statistics
+        return {name: metric_value(images, task.metric(name)) for name, images in found.items()}
+
+
+def measure_outputs(
+    task: Task,
+    run: Callable[[slice], Outputs],
+    targets: np.ndarray,
+    size: int,
+    unsplit: np.ndarray | None = None,
+) -> Predictions:
+    """Measures the outputs that `run` gives for slices of the images, `size` at once.
+
+    The agreement is with `unsplit`, predictions of the unsplit network; None: with themselves.
+    """
+    predicted: list[np.ndarray] = []
+    statistics: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(targets), size):
+        part = slice(start, start + size)
+        outputs = run(part)
+        predicted.append(np.asarray(task.predict(outputs)))
+        agreement = task.agreement(outputs, predicted[-1] if unsplit is None else unsplit[part])
+        found = {**task.evaluate(outputs, targets[part]), AGREEMENT: agreement}
+        for name, images in found.items():
+            statistics.setdefault(name, []).append(images)
+    joined = {name: np.concatenate(parts) for name, parts in statistics.items()}
+    return Predictions(np.concatenate(predicted), joined)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.family import RateFamily
 from jaxsplit.io.files import write_json
-from jaxsplit.io.log import Log, no_log
+from jaxsplit.io.log import Log
 from jaxsplit.reports import curve_html, curve_plot, curve_table
 from jaxsplit.train import distributed
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
@@ -150,31 +151,19 @@ def measure(
     >>> [point.rate_id for point in measured.curve.points], measured.seen.labels.shape
     (['r5'], (20,))
     """
-    log = log or no_log
-    task = backbone.task
-    compare_at = image_codecs.check_goal(compare_at, task.quality)
+    compare_at = image_codecs.check_goal(compare_at, backbone.task.quality)
     for codec in baselines:
         image_codecs.check_codec(codec)
-    curve, seen = evaluate.evaluate_images(family, backbone, source, log, rate_ids)
-    images, targets = data.load_arrays(source, backbone.preprocessing)
-    predict = evaluate.predictor(backbone)
-    unsplit = evaluate.measure_unsplit(task, predict, images, targets)
-    values = [*(point.metrics for point in curve.points), unsplit.values(task)]
-    goals = [metrics[compare_at].mean for metrics in values]
-    codecs = {}
-    for codec in baselines:
-        log(f"comparing with {codec}")
-        codecs[codec] = image_codecs.sweep_to(
-            images, targets, unsplit.predicted, predict, codec, goals, compare_at, task
-        )
-    curve = dataclasses.replace(curve, baselines=codecs)
-    raw = images[0].size
+    curve, seen = evaluate.evaluate_images(
+        family, backbone, source, log, rate_ids, baselines, compare_at
+    )
+    raw = math.prod(backbone.preprocessing.input_shape)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         curve.write(directory / "curve.json")
         seen.write(directory / FILE)
-        title = f"{backbone.name} cut after {family.cut}, {len(images)} images of {source.name}"
-        curve_plot.plot_curve(directory / "curve.png", curve, codecs, title, raw_bytes=raw)
+        title = f"{backbone.name} cut after {family.cut}, {curve.n_images} images of {source.name}"
+        curve_plot.plot_curve(directory / "curve.png", curve, curve.baselines, title, raw_bytes=raw)
         described = {
             "backbone": f"{backbone.name}, weights {backbone.weights or backbone.fingerprint[:12]}",
             "data": f"{source.name}, split {source.split}",
@@ -183,7 +172,7 @@ def measure(
             **{f"unit of {rate.rate_id}": rate.spec for rate in family.rates},
         }
         curve_html.write_report(directory / "report.html", curve, title, described)
-    return Measurement(curve, seen, curve_table.render(curve, codecs, raw, compare_at))
+    return Measurement(curve, seen, curve_table.render(curve, curve.baselines, raw, compare_at))
 
 
 def run_backbone(

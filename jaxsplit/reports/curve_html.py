@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES
-from jaxsplit.evaluation.points import Values
+from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.versions import versions
 from jaxsplit.reports import curve_plot as plot
 from jaxsplit.reports.elements import GREY, interval, number
 from jaxsplit.tasks import AGREEMENT
+
+Point = TypeVar("Point", bound=RatePoint | CodecPoint)
+#: Title of a column, and what it has of a point.
+Column = tuple[str, Callable[[Point], str]]
 
 # Colour of the plot → variable of the page's style, which has one for light and dark screens each.
 _COLOURS = {
@@ -54,13 +61,10 @@ def write_report(
     """Writes the page atomically.
 
     Args:
-      path: file to write.
+      path: file to write; a ConfigError if it can't be written.
       curve: at least one point.
       title: of the page.
       configuration: names and values to show below the tables.
-
-    Raises:
-      ConfigError: the file can't be written.
     """
     write_whole(Path(path), report(curve, title, configuration).encode())
 
@@ -75,8 +79,8 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
 <p>Every image was encoded to a frame of real bytes, and decoded again before the network's tail.
 The unsplit network has a {_unsplit(curve)}.</p>
 <div class="wide">{_svg(curve)}</div>
-<h2>Rates</h2><div class="wide">{_rates(curve)}</div>
-<h2>Costs</h2><div class="wide">{_costs(curve)}</div>
+{_rates(curve)}
+{_costs(curve)}
 {_baselines(curve)}
 <h2>Configuration</h2>{_pairs(configuration or {})}
 <h2>Versions</h2>{_pairs(versions())}
@@ -112,77 +116,71 @@ def _svg(curve: Curve) -> str:
 
 
 def _rates(curve: Curve) -> str:
-    names = (*curve.metrics, AGREEMENT)
-    head = ["rate", "lambda", "bytes / image", "5–95 %", "estimated bits", "table bits"]
-    head += ["bits / pixel", *_metric_heads(curve, names)]
-    rows = [
-        (
-            point.rate_id,
-            number(point.lmbda, ".3g"),
-            f"{point.bytes_per_image:.1f}",
-            f"{number(point.bytes_p5, '.0f')}–{number(point.bytes_p95, '.0f')}",
-            f"{point.estimated_bits_per_image:.1f}",
-            number(point.table_bits_per_image, ".1f"),
-            f"{point.bits_per_pixel:.3f}",
-            *_metric_cells(curve, names, point.metrics),
-        )
-        for point in curve.points
+    columns: list[Column[RatePoint]] = [
+        ("rate", lambda point: point.rate_id),
+        ("lambda", lambda point: number(point.lmbda, ".3g")),
+        ("bytes / image", lambda point: f"{point.bytes_per_image:.1f}"),
+        ("5–95 %", lambda p: f"{number(p.bytes_p5, '.0f')}–{number(p.bytes_p95, '.0f')}"),
+        ("estimated bits", lambda point: f"{point.estimated_bits_per_image:.1f}"),
+        ("table bits", lambda point: number(point.table_bits_per_image, ".1f")),
+        ("bits / pixel", lambda point: f"{point.bits_per_pixel:.3f}"),
+        *_metrics(curve, (*curve.metrics, AGREEMENT)),
     ]
-    return _table(head, rows)
+    return _table("Rates", columns, curve.points)
 
 
 def _costs(curve: Curve) -> str:
-    columns = {
-        "device MACs": ("device_macs", ","),
-        "of the network": ("device_share", ".2%"),
-        "device parameters": ("device_params", ","),
-        "server MACs": ("server_macs", ","),
-        "server parameters": ("server_params", ","),
-        "unit's stored bytes": ("unit_bytes", ","),
-        "of the backbone's": ("unit_share", ".2%"),
-    }
-    rows = [
-        (
-            point.rate_id,
-            *(
-                number(getattr(point, name), form).replace("%", " %")
-                for name, form in columns.values()
-            ),
-        )
-        for point in curve.points
+    columns: list[Column[RatePoint]] = [
+        ("rate", lambda point: point.rate_id),
+        ("device MACs", lambda point: number(point.device_macs, ",")),
+        ("of the network", lambda point: number(point.device_share, ".2%").replace("%", " %")),
+        ("device parameters", lambda point: number(point.device_params, ",")),
+        ("server MACs", lambda point: number(point.server_macs, ",")),
+        ("server parameters", lambda point: number(point.server_params, ",")),
+        ("unit's stored bytes", lambda point: number(point.unit_bytes, ",")),
+        ("of the backbone's", lambda point: number(point.unit_share, ".2%").replace("%", " %")),
     ]
-    return _table(["rate", *columns], rows)
+    return _table("Costs", columns, curve.points)
 
 
 def _baselines(curve: Curve) -> str:
-    names = (curve.quality, AGREEMENT)
-    head = ["codec", "quality", "bytes / image", "of these header", *_metric_heads(curve, names)]
-    rows = [
-        (
-            TITLES[codec],
-            str(point.quality),
-            f"{point.bytes_per_image:.1f}",
-            f"{point.header_bytes_per_image:.1f}",
-            *_metric_cells(curve, names, point.metrics),
-        )
-        for codec, points in curve.baselines.items()
-        for point in points
+    points = list(itertools.chain(*curve.baselines.values()))
+    columns: list[Column[CodecPoint]] = [
+        ("codec", lambda point: TITLES[point.codec]),
+        ("quality", lambda point: str(point.quality)),
+        ("bytes / image", lambda point: f"{point.bytes_per_image:.1f}"),
+        ("of these header", lambda point: f"{point.header_bytes_per_image:.1f}"),
+        *_metrics(curve, (curve.quality, AGREEMENT)),
     ]
-    if not rows:
-        return ""
-    return (
-        "<h2>Baselines: image codecs and the unsplit network</h2>"
-        f'<div class="wide">{_table(head, rows)}</div>'
-    )
+    title = "Baselines: image codecs and the unsplit network"
+    return _table(title, columns, points) if points else ""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def cells(values: Sequence[str], tag: str) -> str:
+def _metrics(curve: Curve, names: Iterable[str]) -> Iterator[Column[RatePoint | CodecPoint]]:
+    """Yields two columns for each metric: its value and interval."""
+
+    def mean(name: str, point: RatePoint | CodecPoint) -> str:
+        value = point.metrics.get(name)
+        return curve.metric(name).show(value and value.mean)
+
+    def ends(name: str, point: RatePoint | CodecPoint) -> str:
+        return interval(point.metrics.get(name), curve.metric(name), "–")
+
+    for name in names:
+        metric = curve.metric(name)
+        yield f"{metric.label} {metric.unit}", functools.partial(mean, name)
+        yield "95 % interval", functools.partial(ends, name)
+
+
+def _table(title: str, columns: Sequence[Column[Point]], points: Iterable[Point]) -> str:
+    def cells(values: Iterable[str], tag: str) -> str:
         inner = "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values)
         return f"<tr>{inner}</tr>"
 
-    body = "".join(cells(row, "td") for row in rows)
-    return f"<table><thead>{cells(head, 'th')}</thead><tbody>{body}</tbody></table>"
+    head = cells((title for title, _ in columns), "th")
+    body = "".join(cells((cell(point) for _, cell in columns), "td") for point in points)
+    table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+    return f'<h2>{title}</h2><div class="wide">{table}</div>'
 
 
 def _pairs(values: Mapping[str, object]) -> str:
@@ -191,18 +189,6 @@ def _pairs(values: Mapping[str, object]) -> str:
         for name, value in values.items()
     )
     return f"<dl>{inner}</dl>"
-
-
-def _metric_heads(curve: Curve, names: Iterable[str]) -> Iterator[str]:
-    for metric in map(curve.metric, names):
-        yield from (f"{metric.label} {metric.unit}", "95 % interval")
-
-
-def _metric_cells(curve: Curve, names: Iterable[str], values: Values) -> Iterator[str]:
-    for name in names:
-        value = values.get(name)
-        yield curve.metric(name).show(value and value.mean)
-        yield interval(value, curve.metric(name), "–")
 
 
 def _unsplit(curve: Curve) -> str:

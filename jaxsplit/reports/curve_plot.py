@@ -232,8 +232,6 @@ def _scale_quality(
 
 def _scale_bytes(axes: Axes, smallest: float, largest: float) -> None:
     """Sets a logarithmic axis around the sizes, with plain numbers for ticks."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     axes.set_xscale("log")
     margin = max(1.25, (largest / smallest) ** 0.07)
     low, high = smallest / margin, largest * margin
@@ -241,6 +239,6 @@ def _scale_bytes(axes: Axes, smallest: float, largest: float) -> None:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if high / low > 100 else (1, 1.5, 2, 3, 4, 5, 7)
     ticks = [step * 10.0**decade for decade in decades for step in steps]
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-    axes.xaxis.set_major_formatter(FuncFormatter(plain_numbers))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks([tick for tick in ticks if low <= tick <= high])
+    axes.xaxis.set_major_formatter(plain_numbers)
+    axes.minorticks_off()

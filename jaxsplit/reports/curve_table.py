@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from rich.table import Table
-from rich.text import Text
 
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES, check_goal, smallest_reaching
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
-from jaxsplit.reports.elements import amount, as_text, empty_table, interval, number, percent
+from jaxsplit.reports.elements import amount, as_text, interval, make_table, number, percent
 from jaxsplit.tasks import AGREEMENT, Metric
 
 _NOTE = (
@@ -70,30 +69,30 @@ def table(
         whole = Value(1.0) if metric.is_share else None
         beside = "agree-\nment" + (" %" if metric.is_share else "")
         drop = metric.show(whole and whole.mean)
-    columns = ["lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
+    columns = ["rate", "lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
     columns += [f"{quality.label}\n{quality.unit}", beside]
     columns += [f"{title}{space}bytes\n(header)" for title in titles]
     note = _NOTE.format(", ".join(titles), metric.label) if titles else None
-    result = empty_table(f"Rates against the unsplit network, {_images(curve)}", columns, note)
-    for point in curve.points:
+
+    def cells(point: RatePoint) -> Iterator[str]:
+        yield point.rate_id
+        yield number(point.lmbda, ".3g")
+        yield _mean(point.bytes_per_image)
+        yield _mean(point.estimated_bits_per_image)
+        yield _mean(point.table_bits_per_image)
+        yield f"{point.bits_per_pixel:.3f}"
         value = point.metrics[curve.quality].mean
-        lost = quality.show_drop(unsplit.mean, value)
-        result.add_row(
-            Text(point.rate_id),  # rich reads a plain string as markup
-            number(point.lmbda, ".3g"),
-            _mean(point.bytes_per_image),
-            _mean(point.estimated_bits_per_image),
-            _mean(point.table_bits_per_image),
-            f"{point.bits_per_pixel:.3f}",
-            quality.show(value),
-            lost if measure == curve.quality else _shown(point.metrics, measure, metric),
-            *codec_cells(point.metrics.get(measure)),
-        )
-    result.add_section()
+        yield quality.show(value)
+        if measure == curve.quality:
+            yield quality.show_drop(unsplit.mean, value)
+        else:
+            yield _shown(point.metrics, measure, metric)
+        yield from codec_cells(point.metrics.get(measure))
+
     raw = "" if raw_bytes is None else f"{raw_bytes} raw"
-    shown = quality.show(unsplit.mean)
-    result.add_row("unsplit", "", raw, "", "", "", shown, drop, *codec_cells(whole))
-    return result
+    last = ("unsplit", "", raw, "", "", "", quality.show(unsplit.mean), drop, *codec_cells(whole))
+    rows = [*(tuple(cells(point)) for point in curve.points), None, last]
+    return make_table(f"Rates against the unsplit network, {_images(curve)}", columns, rows, note)
 
 
 def render(
@@ -126,23 +125,21 @@ def details(curve: Curve) -> Table:
     """Builds the table of costs and confidence intervals of each rate; unknown values are n/a."""
     first, *others = curve.metrics
     quality = curve.metrics[first]
-    columns = [f"{quality.label} {quality.unit}\ninterval"]
+    columns = ["rate", f"{quality.label} {quality.unit}\ninterval"]
     columns += [f"{curve.metrics[name].label}\n{curve.metrics[name].unit}" for name in others]
     columns += [f"{AGREEMENT} {quality.unit}\n(interval)", "bytes\np5-p95"]
     columns += ["device\nMACs %", "device\nparams", "server\nMACs %", "server\nparams"]
     columns += ["unit bytes\n(share %)"]
-    result = empty_table(f"Costs of the rates, {_images(curve)}", columns, _DETAILS_NOTE)
 
-    def cells(values: Values) -> Iterator[str]:
+    def cells(name: str, values: Values) -> Iterator[str]:
+        yield name
         yield interval(values[first], quality)
-        yield from (_shown(values, name, curve.metrics[name]) for name in others)
+        yield from (_shown(values, other, curve.metrics[other]) for other in others)
 
-    for point in curve.points:
-        name = Text(point.rate_id)
-        result.add_row(name, *cells(point.metrics), *_details(point, curve.metric(AGREEMENT)))
-    result.add_section()
-    result.add_row("unsplit", *cells(curve.unsplit))
-    return result
+    agreement = curve.metric(AGREEMENT)
+    rates = [(*cells(p.rate_id, p.metrics), *_details(p, agreement)) for p in curve.points]
+    rows = (*rates, None, tuple(cells("unsplit", curve.unsplit)))
+    return make_table(f"Costs of the rates, {_images(curve)}", columns, rows, _DETAILS_NOTE)
 
 
 def render_details(curve: Curve) -> str:

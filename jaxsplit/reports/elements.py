@@ -6,13 +6,14 @@ matplotlib is imported on first use.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.io.files import write_whole
@@ -30,21 +31,23 @@ GREY = "#444444"
 _INCHES, _DPI = (12.0, 8.0), 100  # 1200 × 800 pixels
 
 
-def empty_table(
-    title: str, columns: Iterable[str], caption: str | None, first: str = "rate"
+def make_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str] | None],
+    caption: str | None = None,
 ) -> Table:
-    """Creates a table without rows: a column of names called `first`, then columns of figures."""
-    result = Table(
-        box=box.ASCII2,
-        title=title,
-        caption=caption,
-        caption_justify="left",
-        title_style="bold",
-        caption_style="",
-    )
-    result.add_column(first, overflow="fold")
-    for name in columns:
+    """Builds a table: a column of names, then columns of figures; a line in place of None."""
+    result = Table(box=box.ASCII2, title=title, title_style="bold")
+    result.caption, result.caption_justify, result.caption_style = caption, "left", ""
+    result.add_column(columns[0], overflow="fold")
+    for name in columns[1:]:
         result.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        if row is None:
+            result.add_section()
+        else:
+            result.add_row(*map(Text, row))  # rich reads a plain string as markup
     return result
 
 
@@ -109,11 +112,7 @@ def add_grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
 
 
 def write_png(path: str | Path, figure: Figure) -> None:
-    """Writes a figure atomically; the same figure gives the same file.
-
-    Raises:
-      ConfigError: the file can't be written.
-    """
+    """Writes a figure atomically; the same figure gives the same file."""
     drawn = io.BytesIO()
     # Without its version in the metadata matplotlib writes the same bytes for the same pixels.
     figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
 from jaxsplit.cost import SYMBOLS, CutPlan, Plan, UnitPlan
 from jaxsplit.cost.link import Comparison, Option
 from jaxsplit.reports.elements import (
@@ -16,7 +14,7 @@ from jaxsplit.reports.elements import (
     add_grid,
     amount,
     as_text,
-    empty_table,
+    make_table,
     new_figure,
     plain_numbers,
     write_png,
@@ -69,62 +67,56 @@ def render(plan: Plan, comparison: Comparison | None = None, symbols: int = SYMB
 def render_units(cut: CutPlan, comparison: Comparison | None = None) -> str:
     """Formats every unit of the grid at one cut as plain text."""
     title = f"Units at {cut.cut}, features {_shape(cut.feature_shape)}"
-    columns = [*_UNIT_COLUMNS[1:], *(() if comparison is None else ("bytes", "total\nms"))]
-    table = empty_table(title, columns, None, first=_UNIT_COLUMNS[0])
-    for unit in cut.units:
-        times: tuple[str, ...] = ()
-        if comparison is not None:
-            total = comparison.timing(cut, unit).total_ms
-            times = (amount(round(comparison.sent_bytes(unit))), _ms(total))
-        table.add_row(*_unit(unit), *times)
-    return as_text(table)
+    columns, rows = list(_UNIT_COLUMNS), [_unit(unit) for unit in cut.units]
+    if comparison is not None:
+        columns += ["bytes", "total\nms"]
+        sent = [amount(round(comparison.sent_bytes(unit))) for unit in cut.units]
+        total = [_ms(comparison.timing(cut, unit).total_ms) for unit in cut.units]
+        rows = [(*row, *times) for row, *times in zip(rows, sent, total, strict=True)]
+    return as_text(make_table(title, columns, rows))
 
 
 def _cuts(plan: Plan) -> str:
-    columns = ["features", "bytes", "device MACs\n(%)", "server MACs\n(%)"]
+    columns = ["cut", "features", "bytes", "device MACs\n(%)", "server MACs\n(%)"]
     columns += ["device\nparams (%)", "server\nparams", "memory"]
     note = _CUTS_NOTE.format(macs=amount(plan.macs), params=amount(plan.params))
     title = f"Cuts of {plan.name}, images of {_shape(plan.input_shape)}"
-    table = empty_table(title, columns, note, first="cut")
-    for cut in plan.cuts:
-        macs, params = cut.device_macs_share, cut.device_params_share
-        table.add_row(
-            Text(cut.cut),
+    rows = [
+        (
+            cut.cut,
             _shape(cut.feature_shape),
             amount(cut.feature_bytes),
-            _with_share(cut.device_macs, macs),
-            _with_share(cut.server_macs, 1 - macs),
-            _with_share(cut.device_params, params),
+            _with_share(cut.device_macs, cut.device_macs_share),
+            _with_share(cut.server_macs, 1 - cut.device_macs_share),
+            _with_share(cut.device_params, cut.device_params_share),
             amount(cut.server_params),
             amount(cut.device_peak_bytes),
         )
-    return as_text(table)
+        for cut in plan.cuts
+    ]
+    return as_text(make_table(title, columns, rows, note))
 
 
 def _units(plan: Plan, symbols: int) -> str:
-    note = _UNITS_NOTE.format(symbols)
-    table = empty_table("A unit for every cut", _UNIT_COLUMNS, note, first="cut")
-    for cut in plan.cuts:
-        unit = cut.unit_of(symbols)
-        table.add_row(Text(cut.cut), *(("none fits",) if unit is None else _unit(unit)))
-    return as_text(table)
+    units = {cut.cut: cut.unit_of(symbols) for cut in plan.cuts}
+    rows = [(cut, *(_unit(unit) if unit else ("none fits",))) for cut, unit in units.items()]
+    columns, note = ("cut", *_UNIT_COLUMNS), _UNITS_NOTE.format(symbols)
+    return as_text(make_table("A unit for every cut", columns, rows, note))
 
 
 def _times(title: str, options: Sequence[Option], note: str | None) -> str:
     measured = next((one.shown for one in options if one.quality is not None), None)
-    columns = ["cut", f"{measured.label}\n{measured.unit}"] if measured else []
+    columns = ["rate", "cut", f"{measured.label}\n{measured.unit}"] if measured else ["cut"]
     columns += ["C, s", "latent", "bytes", "device\nms", "transfer\nms", "server\nms", "total\nms"]
-    table = empty_table(title, columns, note, first="rate" if measured else "cut")
+    rows: list[tuple[str, ...] | None] = []
     for i, one in enumerate(options):
         if i and one.cut is None and options[i - 1].cut is not None:
-            table.add_section()
-        seen = (one.cut, one.shown.show(one.quality)) if measured else ()
+            rows.append(None)
+        seen = (one.cut or "", one.shown.show(one.quality)) if measured else ()
         size = ("", "") if one.unit is None else _unit(one.unit)[:2]
         sent = "" if one.sent_bytes is None else amount(round(one.sent_bytes))
-        timing = one.timing
-        spent = (timing.device_ms, timing.transfer_ms, timing.server_ms, timing.total_ms)
-        table.add_row(Text(one.name), *seen, *size, sent, *map(_ms, spent))
-    return as_text(table)
+        rows.append((one.name, *seen, *size, sent, *map(_ms, one.timing.to_dict().values())))
+    return as_text(make_table(title, columns, rows, note))
 
 
 def _verdict(comparison: Comparison) -> str:
@@ -224,7 +216,7 @@ def _draw_times(axes: Axes, comparison: Comparison) -> None:
     best = comparison.best_cut
     for place, (one, total) in enumerate(zip(options, bottoms, strict=True)):
         weight = "bold" if one is best else "normal"
-        text = f"fastest cut\n{_short(total)}" if one is best else _short(total)
+        text = f"fastest cut\n{_ms(total)}" if one is best else _ms(total)
         height = total + 0.01 * top
         axes.text(place, height, text, ha="center", va="bottom", fontsize=9, weight=weight)
     axes.set_ylim(0, 1.16 * top)
@@ -236,8 +228,6 @@ def _draw_times(axes: Axes, comparison: Comparison) -> None:
 
 
 def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | None) -> None:
-    from matplotlib.ticker import FuncFormatter
-
     names = [cut.cut for cut in plan.cuts]
     first = 0 if comparison is None else 1  # below the bars of the picture above
     places = range(first, first + len(names))
@@ -250,10 +240,8 @@ def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | N
     label = f"the unit's latent,\n{bits:g} bits a symbol\n(C: channels, s: stride)"
     axes.plot(list(known), sizes, "o", color=_LATENT, markersize=8, label=label)
     for (place, unit), size in zip(known.items(), sizes, strict=True):
-        text = f"C{unit.spec.channels}\ns{unit.spec.stride}"
-        axes.annotate(
-            *(text, (place, size)), xytext=(0, 8), textcoords="offset points", ha="center"
-        ).set_fontsize(9)
+        text, at = f"C{unit.spec.channels}\ns{unit.spec.stride}", (place, size)
+        axes.annotate(text, at, (0, 8), textcoords="offset points", ha="center", fontsize=9)
     image, label = float(math.prod(plan.input_shape)), "the image,\nraw"
     if comparison is not None and comparison.ends[1].sent_bytes:
         image, label = comparison.ends[1].sent_bytes, "the image,\nas sent"
@@ -261,7 +249,7 @@ def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | N
     axes.set_yscale("log")
     everything = [*raw, image, *sizes]
     axes.set_ylim(min(everything) / 2.5, max(everything) * 2.5)
-    axes.yaxis.set_major_formatter(FuncFormatter(plain_numbers))
+    axes.yaxis.set_major_formatter(plain_numbers)
     axes.set_ylabel("bytes an image (logarithmic)", fontsize=11)
     if comparison is not None:
         axes.set_xlim(-0.8, len(names) + 1.8)
@@ -269,13 +257,7 @@ def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | N
 
 
 def _name_places(axes: Axes, names: Sequence[str], first: int = 0) -> None:
-    axes.set_xticks(range(first, first + len(names)))
-    labels = axes.set_xticklabels(names, rotation=30, ha="right", fontsize=9)
-    for label in labels:
-        label.set_parse_math(False)
+    places = range(first, first + len(names))
+    axes.set_xticks(places, names, rotation=30, ha="right", fontsize=9, parse_math=False)
     if not first:
         axes.set_xlim(-0.8, len(names) - 0.2)
-
-
-def _short(milliseconds: float) -> str:
-    return f"{milliseconds:.0f}" if milliseconds >= 99.5 else f"{milliseconds:.3g}"

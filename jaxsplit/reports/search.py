@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.text import Text
-
 from jaxsplit.reports.elements import (
     GREY,
     add_grid,
     amount,
     as_text,
-    empty_table,
+    make_table,
     new_figure,
     plain_numbers,
     write_png,
@@ -32,9 +30,8 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
       chosen: results to mark, such as those for a full training.
     """
     metric = _metric(design)
-    columns = ["C, s", "lambda", "bytes", f"{metric.label}\n{metric.unit}"]
-    columns += [f"drop\n{metric.drop_unit}"]
-    columns += ["device MACs\n(%)", "steps"]
+    columns = ["cut", "C, s", "lambda", "bytes", f"{metric.label}\n{metric.unit}"]
+    columns += [f"drop\n{metric.drop_unit}", "device MACs\n(%)", "steps"]
     unit = "percentage points" if metric.is_share else metric.unit
     drop = f"{metric.scale * design.most_drop:g} {unit} of {metric.label}"
     floor = f"Results that lose more than {drop} are left out."
@@ -47,22 +44,20 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
         f"unsplit network: {metric.show(design.unsplit_quality)} {metric.unit}. A star: the "
         "configuration trains it in full."
     )
-    table = empty_table("The front of the search", columns, note, first="cut")
-    for result in design.front:
-        one = result.candidate
-        star = " *" if result in chosen else ""
-        share = 100 * one.device_macs / design.uncut_macs
-        table.add_row(
-            Text(one.cut + star),
+    rows = [
+        (
+            one.cut + (" *" if result in chosen else ""),
             f"{one.spec.channels}, {one.spec.stride}",
             f"{one.lmbda:g}",
             f"{result.bytes_per_image:.1f}",
             metric.show(result.quality),
             metric.show_drop(design.unsplit_quality, result.quality),
-            f"{amount(one.device_macs)} ({share:.1f})",
+            f"{amount(one.device_macs)} ({100 * one.device_macs / design.uncut_macs:.1f})",
             str(result.steps),
         )
-    return as_text(table)
+        for result, one in ((result, result.candidate) for result in design.front)
+    ]
+    return as_text(make_table("The front of the search", columns, rows, note))
 
 
 def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ()) -> None:
@@ -80,7 +75,7 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
       ConfigError: the file can't be written.
     """
     from matplotlib.patheffects import withStroke
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator
 
     metric, figure = _metric(design), new_figure()
     axes = figure.add_subplot()
@@ -123,8 +118,8 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     beside = axes.get_yaxis_transform()
     axes.text(0.008, unsplit, text, color=GREY, fontsize=11, va="bottom", transform=beside)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(plain_numbers))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(plain_numbers)
+    axes.minorticks_off()
     axes.set_xlabel("bytes an image (estimated, logarithmic)", fontsize=12)
     axes.set_ylabel(metric.title, fontsize=12)
     title = f"{len(design.results)} candidates, {len(design.front)} on the front"

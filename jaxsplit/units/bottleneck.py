@@ -50,6 +50,10 @@ class BottleneckSpec(Architecture, Unit):
 
         Returns:
           The unit; all else is as by default.
+
+        >>> spec = BottleneckSpec.from_stride(64, 4)
+        >>> spec.kernel, spec.latent_size(8, 8)
+        (4, (2, 2))
         """
         kernel, padding = (3, 1) if stride <= 2 else (stride, 0)
         return cls(channels, stride, kernel, padding)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxsplit import ops
-from jaxsplit.cost.memory import peak_bytes
+from jaxsplit.cost.counting import peak_bytes
 
 W = jnp.ones((3, 3, 4, 4))
 ONE = 4 * 8 * 8 * 4  # bytes of [1, 8, 8, 4]

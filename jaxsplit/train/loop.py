@@ -120,7 +120,15 @@ def _run(
     request: StopRequest,
 ) -> Iterator[tuple[_State, Outcome]]:
     """Runs steps endlessly; yields the replicated state and the outcome of each."""
-    run = parallel.parallel_step(_with_stop(step), devices)
+
+    def with_stop(
+        state: _State, sent: tuple[_Batch, np.ndarray], constants: _Constants
+    ) -> tuple[_State, Outcome]:
+        batch, signals = sent
+        state, metrics = step(state, batch, constants)
+        return state, (metrics, jax.lax.pmax(signals.max(), parallel.AXIS))
+
+    run = parallel.parallel_step(with_stop, devices)
     # Replicated once: with every step, a large backbone would be copied to every device again.
     replicated = parallel.replicate(state, devices)
     constants = parallel.replicate(constants, devices)
@@ -131,21 +139,6 @@ def _run(
         sent = parallel.shard((batch, signals), devices)
         replicated, outcome = run(replicated, sent, constants)
         yield replicated, outcome
-
-
-def _with_stop(
-    step: Callable[[_State, _Batch, _Constants], tuple[_State, StepMetrics]],
-) -> Callable[..., tuple[_State, tuple[StepMetrics, jax.Array]]]:
-    """Adds signal numbers to a step: (batch, own signals) → (metrics, signal of any process)."""
-
-    def run(
-        state: _State, sent: tuple[_Batch, np.ndarray], constants: _Constants
-    ) -> tuple[_State, tuple[StepMetrics, jax.Array]]:
-        batch, stops = sent
-        state, metrics = step(state, batch, constants)
-        return state, (metrics, jax.lax.pmax(stops.max(), parallel.AXIS))
-
-    return run
 
 
 def _save(directory: Path | None, done: int, state: State) -> None:

@@ -11,7 +11,6 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxsplit import networks
 from jaxsplit.data import Preprocessing
@@ -21,11 +20,9 @@ from jaxsplit.train import loop, losses, parallel
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.metrics import Metrics, Reports
-from jaxsplit.train.optimizer import make_optimizer as make_adam
 from jaxsplit.train.pca import best_step, loss_metric, principal_unit
 from jaxsplit.train.state import Batch, Constants, CurveState
 from jaxsplit.train.step import (
-    NETWORK,
     Phase,
     Rate,
     StepMetrics,
@@ -80,22 +77,12 @@ def in_order(groups: Sequence[Group], per_group: Sequence[Iterable[_T]]) -> list
     return [found[place] for place in sorted(found)]
 
 
-def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
-    """Returns the optimizer of the units, and of the network's blocks where they are trained."""
-    if config.optimizer is not None:
-        return config.optimizer
-    rates = {"prior": config.prior_rate}
-    if config.trainable != "unit":
-        rates[NETWORK] = config.network_rate
-    return make_adam(config.learning_rates(), max_norm=config.max_norm, **rates)
-
-
 def first_state(
     config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group]
 ) -> CurveState:
     """Returns the state at step 0; `backbone` is the network before any folding."""
     blocks = learning_blocks(groups[0].split, backbone.variables, config.trainable)
-    options = make_optimizer(config), config.seed, config.ema > 0, blocks
+    options = config.make_optimizer(), config.seed, config.ema > 0, blocks
     return CurveState(tuple(init_state(one.split, one.rates, *options) for one in groups))
 
 
@@ -158,7 +145,7 @@ def make_curve_step(
     make = functools.partial(
         make_step, batching=config.batching, compute_dtype=dtype, ema=config.ema
     )
-    steps = [make(group.split, phase, make_optimizer(config)) for group in groups]
+    steps = [make(group.split, phase, config.make_optimizer()) for group in groups]
     order = np.argsort([place for group in groups for place in group.places])
     split = groups[0].split  # head and tail are the same in all groups
 

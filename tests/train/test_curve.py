@@ -106,7 +106,7 @@ def test_a_state_that_is_no_number_is_said_to_be_a_rates(config, tiny_backbone, 
         return state.replace(groups=(first.replace(ema=ema), *state.groups[1:]))
 
     monkeypatch.setattr(curve, "first_state", spoiled)
-    with pytest.raises(NonFiniteError, match=r"step 4: .*ema.* not finite for the rates c and is"):
+    with pytest.raises(NonFiniteError, match=r"step 4: .*ema.* not finite for the rates c;"):
         train_curve(dataclasses.replace(config, evaluate_every=0), tiny_backbone)
 
 

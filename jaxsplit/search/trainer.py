@@ -199,8 +199,8 @@ class Trainer:
     def _make_slopes(self, cut: str, distilled: bool) -> Callable[..., Features]:
         """Gradient of the distortion with respect to the reconstruction."""
         network, task = self.backbone.network, self.backbone.task
-        weights = {"distillation": 0.0, "features": self.config.weight}
-        distortion = Distortion() if distilled else Distortion(**weights)
+        on_features = Distortion(distillation=0.0, features=self.config.weight)
+        distortion = Distortion() if distilled else on_features
 
         def run(
             seen: Features, batch: Batch, variables: networks.Variables, scale: Scale

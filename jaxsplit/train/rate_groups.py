@@ -38,8 +38,7 @@ from jaxsplit.units.quantization import Offsets
 
 _T = TypeVar("_T")
 CurveStep = Callable[[CurveState, Batch, Constants], tuple[CurveState, StepMetrics]]
-# The network's variables, and a unit and offsets for each group.
-_Evaluated = tuple[Variables, tuple[tuple[Variables, Offsets], ...]]
+_Units = tuple[tuple[Variables, Offsets], ...]  # a unit and offsets for each group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +61,10 @@ def make_groups(
     places: dict[UnitSpec, list[int]] = {}
     for place, rate in enumerate(rates):
         places.setdefault(rate.spec or spec, []).append(place)
-    groups = []
-    for form, found in places.items():
-        split = make_split(backbone, cut, form, axis_name)
-        groups.append(Group(split, tuple(rates[place] for place in found), tuple(found)))
-    return tuple(groups)
+    return tuple(
+        Group(make_split(backbone, cut, unit, axis_name), tuple(rates[i] for i in found), (*found,))
+        for unit, found in places.items()
+    )
 
 
 def in_order(groups: Sequence[Group], per_group: Sequence[Iterable[_T]]) -> list[_T]:
@@ -211,7 +209,7 @@ def make_evaluate(
     and features or images.
     """
 
-    def measure(variables: _Evaluated, batch: Batch) -> StepMetrics:
+    def measure(variables: tuple[Variables, _Units], batch: Batch) -> StepMetrics:
         network, units = variables
         if batch.images is not None:
             pixels = backbone.preprocessing.normalise(batch.images)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -17,18 +17,10 @@ from jaxsplit.errors import Interrupted
 from jaxsplit.io import checkpoint
 from jaxsplit.train import distributed, parallel
 from jaxsplit.train.metrics import Metrics, Outcome, Reports, check_state
+from jaxsplit.train.state import CurveState, TrainState
 from jaxsplit.train.step import StepMetrics
 
-
-class State(Protocol):
-    """A tree of arrays that counts its finished steps."""
-
-    @property
-    def step(self) -> jax.Array:
-        """Their number."""
-
-
-_State = TypeVar("_State", bound=State)
+_State = TypeVar("_State", bound=TrainState | CurveState)
 _Batch = TypeVar("_Batch")
 _Constants = TypeVar("_Constants")
 
@@ -141,7 +133,7 @@ def _run(
         yield replicated, outcome
 
 
-def _save(directory: Path | None, done: int, state: State) -> None:
+def _save(directory: Path | None, done: int, state: object) -> None:
     if directory is not None and distributed.is_first():
         checkpoint.save_step(directory, done, state)
     distributed.wait_for_all(f"step {done} is saved")

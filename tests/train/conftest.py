@@ -13,11 +13,6 @@ from jaxsplit.train.state import Constants
 from jaxsplit.train.step import init_state, make_step, rate_constants
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _hasty(hasty):
-    """Of trainings the tests hold what they do with programs, not what the compiler does."""
-
-
 class Problem:
     """Runs training steps of the tiny unit; each kind of step is compiled once in a session."""
 

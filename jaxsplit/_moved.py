@@ -71,6 +71,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.train.curve_config": "jaxsplit.train.config",
     "jaxsplit.train.evaluation": "jaxsplit.train.rate_groups",
     "jaxsplit.train.networks": "jaxsplit.train.curve",
+    "jaxsplit.train.optimizer": "jaxsplit.train.config",
     "jaxsplit.train.principal": "jaxsplit.train.pca",
     "jaxsplit.train.processes": "jaxsplit.train.distributed",
     "jaxsplit.train.recipe": "jaxsplit.train.curve",
@@ -123,10 +124,14 @@ NAMES: dict[str, str] = {
     "jaxsplit.models.layers.Form": "jaxsplit.networks.layers NormConfig",
     "jaxsplit.models.layers.fold_batch_norm": "jaxsplit.networks.layers fold_normalization",
     "jaxsplit.networks.fold_batch_norm": "jaxsplit.networks.layers fold_normalization",
+    "jaxsplit.notices.Tell": "jaxsplit.io.log Log",
+    "jaxsplit.notices.tell_nobody": "jaxsplit.io.log no_log",
     "jaxsplit.plan.comparison.to_dict": "jaxsplit.cost.link plan_to_dict",
     "jaxsplit.pretrained.PretrainedFamily": "jaxsplit.family RateFamily",
     "jaxsplit.train.feature_files.FeatureFiles": "jaxsplit.io.array_cache ArrayCache",
     "jaxsplit.train.feature_files.form_bytes": "jaxsplit.io.array_cache array_bytes",
+    "jaxsplit.train.optimizer.make_optimizer": "jaxsplit.train.config clipped_adam",
+    "jaxsplit.train.start.make_optimizer": "jaxsplit.train.config CurveConfig.make_optimizer",
 }
 
 #: Old name of a module, function or class that is called in another way now → what to use.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 
 from jaxsplit.cost import Plan, unit_grid
 from jaxsplit.errors import ConfigError
+from jaxsplit.train.config import check_values, digest
 from jaxsplit.units.bottleneck import BottleneckSpec
 
 # These change the length or the output of a search, and none of its trainings.
@@ -79,26 +78,13 @@ class DesignConfig:
             raise ConfigError(f"lambdas are {self.lambdas}; expected numbers ≥ 0")
         if len({f"{lmbda:g}" for lmbda in self.lambdas}) < len(self.lambdas):
             raise ConfigError(f"lambdas are {self.lambdas}; expected different ones")
-        positive = ("minutes", "weight", "learning_rate", "cache_gib")
-        for names, valid, expected in (
-            (positive, lambda x: 0 < x < math.inf, "more than 0"),
-            (("rungs", "batch_size", "points"), lambda x: x >= 1, "at least 1"),
-            (("full_steps",), lambda x: x >= 20, "at least 20"),
-            (("on_features",), lambda x: 0 <= x <= 1, "from 0 to 1"),
-            (("keep",), lambda x: 0 < x <= 1, "more than 0 and at most 1"),
-            (("ema",), lambda x: 0 <= x < 1, "from 0 to below 1"),
-            (("most_drop", "prior_rate"), lambda x: 0 <= x < math.inf, "at least 0"),
-        ):
-            for name in names:
-                if not valid(getattr(self, name)):
-                    raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}")
+        check_values(self)
 
     @property
     def key(self) -> str:
         """Short name of this search, independent of its time limit."""
         values = dataclasses.asdict(self)
-        kept = {name: value for name, value in values.items() if name not in _OUTSIDE}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+        return digest({name: x for name, x in values.items() if name not in _OUTSIDE})
 
 
 @dataclasses.dataclass(frozen=True)

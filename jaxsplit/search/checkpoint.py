@@ -88,8 +88,7 @@ class SearchCheckpoint:
         """Writes the states first, then search.json, which names their file."""
         name = f"states_{int(trials[0].state.step)}_{len(trials)}.npz"
         packed: dict[str, Any] = {one.candidate.name: _packed(one.state) for one in trials}
-        before = self.values["kept"]
-        if before is None or before["states"] != name:  # else the file is there
+        if (self.values["kept"] or {}).get("states") != name:  # else the file is there
             content = io.BytesIO()
             np.savez(content, **packed)
             write_whole(self.path.parent / name, content.getvalue())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,15 @@ import numpy as np
 from jaxsplit import data, networks
 from jaxsplit.cost import make_plan
 from jaxsplit.errors import ConfigError
-from jaxsplit.io.checkpoint import key as checkpoint_key
-from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.search.checkpoint import SearchCheckpoint
 from jaxsplit.search.pareto import Result, choose_by_cut, front
 from jaxsplit.search.trainer import Sums, Trainer, Trial
-from jaxsplit.tasks import UNNAMED_CLASSES, Classification, Task
+from jaxsplit.tasks import UNNAMED_CLASSES, Task
 from jaxsplit.train import features, parallel
+from jaxsplit.train.config import check_batch
+from jaxsplit.train.curve import training_key
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,12 +114,13 @@ def search(
     everything = candidates(config, plan)
     sources = _sources(config, backbone)
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoint = SearchCheckpoint(workdir, _key(config, backbone, sources))
+    fingerprints = (str(source.fingerprint) for source in sources)
+    checkpoint = SearchCheckpoint(workdir, training_key(config.key, backbone, *fingerprints))
     if checkpoint.other:
         tell(f"{checkpoint.path} is of a search with other values or images: starting again")
     frozen = backbone.fold()
     cuts = tuple(dict.fromkeys(one.cut for one in everything))
-    folder, limit = workdir / "features", int(config.cache_gib * 2**30)
+    folder, limit = workdir / "features", config.cache_gib * 2**30
     seen = [
         features.compute_at_cuts(frozen, cuts, source, directory=folder, max_bytes=limit, tell=tell)
         for source in sources
@@ -169,19 +169,8 @@ def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Sou
     ]
     for source in sources:
         backbone.task.check_source(source)
-    if len(sources[0]) < config.batch_size:
-        raise ConfigError(
-            f"{len(sources[0])} training images don't fill a batch of {config.batch_size}"
-        )
+    check_batch(len(sources[0]), config.batch_size)
     return sources
-
-
-def _key(config: DesignConfig, backbone: networks.Backbone, sources: Sequence[data.Source]) -> str:
-    """Short name of a search of one network and these images."""
-    task = backbone.task
-    own = () if type(task) is Classification else (json.dumps(identity(task)),)
-    fingerprints = (str(source.fingerprint) for source in sources)
-    return checkpoint_key(config.key, backbone.fingerprint, *fingerprints, *own)
 
 
 def run_rungs(

@@ -64,21 +64,21 @@ class Result:
 
     @classmethod
     def from_dict(
-        cls, candidate: Candidate, said: Mapping[str, Any], task: Task = UNNAMED_CLASSES
+        cls, candidate: Candidate, stored: Mapping[str, Any], task: Task = UNNAMED_CLASSES
     ) -> Result:
         """Rebuilds a result from `to_dict`.
 
         Args:
           candidate, task: of the result, and of the network.
-          said: steps, bytes_per_image, the task's quality and n_images; None becomes nan.
+          stored: steps, bytes_per_image, the task's quality and n_images; None becomes nan.
 
         Returns:
           The same result.
         """
-        given = said["bytes_per_image"], said[task.quality]
+        given = stored["bytes_per_image"], stored[task.quality]
         size, value = (math.nan if x is None else x for x in given)
         metric = task.metric(task.quality)
-        return cls(candidate, said["steps"], size, value, said["n_images"], metric)
+        return cls(candidate, stored["steps"], size, value, stored["n_images"], metric)
 
 
 def dominance(costs: np.ndarray) -> np.ndarray:

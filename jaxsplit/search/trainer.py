@@ -18,13 +18,14 @@ from jaxsplit.split import Split, make_split
 from jaxsplit.tasks import Targets
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.batches import FeatureCache
+from jaxsplit.train.config import clipped_adam, make_schedule
 from jaxsplit.train.losses import Distortion, DistortionInputs, Scale
-from jaxsplit.train.optimizer import make_optimizer, make_schedule
 from jaxsplit.train.rate_groups import Group, with_best_offsets
 from jaxsplit.train.state import Batch, Constants, CurveState, TrainState
 from jaxsplit.train.step import (
     Phase,
     Rate,
+    Reconstruct,
     Step,
     init_state,
     make_reconstruct,
@@ -63,8 +64,7 @@ class Trial:
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.state.result))
         if finite and not self.settled:
             group = Group(self.split, self.rates, (0,))
-            (state,) = with_best_offsets((group,), CurveState((self.state,))).groups
-            self.state = state
+            (self.state,) = with_best_offsets((group,), CurveState((self.state,))).groups
         self.settled = True
 
     @property
@@ -94,16 +94,18 @@ class Trainer:
         self.config, self.backbone, self.train, self.test = config, backbone, train, test
         self.devices = parallel.devices_for(config.batch_size)
         schedule = make_schedule("constant", config.learning_rate, 2 * _WARMUP, warmup=_WARMUP)
-        self.adam = make_optimizer(schedule, max_norm=1.0, prior=config.prior_rate)
+        self.adam = clipped_adam(schedule, max_norm=1.0, prior=config.prior_rate)
         self._first_cuts: dict[Shape, str] = {}
         self._variables = parallel.replicate(backbone.variables, self.devices)
         self._images = next(iter(test.values()))  # targets and teacher are the same at all cuts
+        self.test_images = len(self._images)
+        size, count = batch_size(backbone.preprocessing.input_shape), len(self.devices)
+        self.part_size = -(-size // count) * count  # test images of a part, for all devices
         # Images are sorted by class; a part must hold all classes.
-        self._order = np.random.default_rng(config.seed).permutation(len(self._images))
+        self._order = np.random.default_rng(config.seed).permutation(self.test_images)
         # Compiled once for each argument, for the life of the trainer.
         self._first_state = functools.cache(self._make_first_state)
         self._step = functools.cache(self._make_step)
-        self._reconstruct = functools.cache(self._make_reconstruct)
         self._slopes = functools.cache(self._make_slopes)
         self._rounded = functools.cache(self._make_rounded)
         self._measure = functools.cache(self._make_measure)
@@ -125,7 +127,7 @@ class Trainer:
         cut, shared = trial.split.cut, self._shared(trial.split)
         if distilled:
             trial.settle()
-        step, reconstruct = self._step(shared), self._reconstruct(shared)
+        step, reconstruct = self._step(shared)
         slopes_at = self._slopes(cut if distilled else shared.cut, distilled)
         scale = jnp.asarray(self.train[cut].scale, jnp.float32)
         rates = rate_constants(trial.rates, self.config.seed)
@@ -163,17 +165,6 @@ class Trainer:
         sums = {name: total(x) for name, x in {"bits": bits, **measured}.items()}
         return {**sums, "images": np.asarray(len(part))}
 
-    @property
-    def part_size(self) -> int:
-        """Test images of a part, a multiple of the devices."""
-        size = batch_size(self.backbone.preprocessing.input_shape)
-        return -(-size // len(self.devices)) * len(self.devices)
-
-    @property
-    def test_images(self) -> int:
-        """Number of test images."""
-        return len(self._images)
-
     def parts(self, limit: int) -> list[np.ndarray]:
         """Returns parts of about `limit` test images in all: rising indices."""
         starts = range(0, min(limit, self.test_images), self.part_size)
@@ -197,20 +188,19 @@ class Trainer:
         any_rate = (Rate("any", 0.0),)  # all start from the same state
         return jax.device_get(init_state(split, any_rate, self.adam, self.config.seed, ema))
 
-    def _make_step(self, split: Split) -> Step:
+    def _make_step(self, split: Split) -> tuple[Step, Reconstruct]:
         step = make_step(split, _PHASE, self.adam, ema=self.config.ema)
-        return parallel.parallel_step(step, self.devices)
-
-    def _make_reconstruct(
-        self, split: Split
-    ) -> Callable[[TrainState, Batch, Constants], tuple[Features, ...]]:
-        return parallel.parallel_function(make_reconstruct(split, _PHASE), self.devices)
+        reconstruct = make_reconstruct(split, _PHASE)
+        return (
+            parallel.parallel_step(step, self.devices),
+            parallel.parallel_step(reconstruct, self.devices, donate=False),
+        )
 
     def _make_slopes(self, cut: str, distilled: bool) -> Callable[..., Features]:
         """Gradient of the distortion with respect to the reconstruction."""
         network, task = self.backbone.network, self.backbone.task
-        weights = {"distillation": 0.0, "features": self.config.weight}
-        distortion = Distortion() if distilled else Distortion(**weights)
+        on_features = Distortion(distillation=0.0, features=self.config.weight)
+        distortion = Distortion() if distilled else on_features
 
         def run(
             seen: Features, batch: Batch, variables: networks.Variables, scale: Scale
@@ -224,7 +214,7 @@ class Trainer:
 
             return jax.grad(total)(seen)
 
-        return parallel.parallel_function(run, self.devices)
+        return parallel.parallel_step(run, self.devices, donate=False)
 
     def _make_rounded(self, split: Split) -> Callable[..., tuple[Features, jax.Array]]:
         """Reconstruction with rounded latents, and the bits of each image."""
@@ -235,7 +225,7 @@ class Trainer:
             latents = split.round(split.encode(unit, features.astype(jnp.float32)), offsets)
             return split.decode(unit, latents), losses.rate(split.bits(unit, latents))
 
-        return parallel.parallel_function(run, self.devices)
+        return parallel.parallel_step(run, self.devices, donate=False)
 
     def _make_measure(self, cut: str) -> Callable[..., dict[str, jax.Array]]:
         network, task = self.backbone.network, self.backbone.task
@@ -245,4 +235,4 @@ class Trainer:
         ) -> dict[str, jax.Array]:
             return task.measure(network.tail(variables, seen, cut), targets)
 
-        return parallel.parallel_function(run, self.devices)
+        return parallel.parallel_step(run, self.devices, donate=False)

@@ -93,7 +93,7 @@ def train_backbone(
     check_batch(len(source), config.batch_size)
     steps_per_epoch = len(source) // config.batch_size
     steps = config.epochs * steps_per_epoch
-    optimizer = _make_optimizer(config, steps)
+    optimizer = _sgd(config, steps)
     variables = _first_variables(config, source, initial)
     key = checkpoint.key(config.key, source.listing, initial.fingerprint if initial else "")
     checkpoints = workdir / f"checkpoints-{key}" if workdir else None
@@ -130,8 +130,8 @@ def train_backbone(
     return stored, {"top1": top1, "test_images": len(labels), "steps": steps}
 
 
-def _make_optimizer(config: BackboneConfig, steps: int) -> optax.GradientTransformation:
-    """SGD with momentum and a cosine schedule; arrays of one dimension do not decay."""
+def _sgd(config: BackboneConfig, steps: int) -> optax.GradientTransformation:
+    """SGD with Nesterov's momentum and a cosine schedule; arrays of one dimension do not decay."""
     warmup = max(1, round(config.warmup * steps))
     end = max(steps, warmup + 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, end)

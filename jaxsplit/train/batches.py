@@ -91,12 +91,9 @@ class FeatureCache:
 
     def in_turn(self, size: int) -> Iterator[Batch]:
         """Yields every example once, without the teacher, in batches of `size`."""
+        whole = Batch(np.arange(len(self), dtype=np.int32), self.targets, features=self.features)
         for start in range(0, len(self), size):
-            part = slice(start, min(start + size, len(self)))
-            index = np.arange(part.start, part.stop, dtype=np.int32)
-            kept = self.features, self.targets
-            features, targets = jax.tree.map(lambda x, part=part: x[part], kept)
-            yield Batch(index, targets, features=features)
+            yield jax.tree.map(lambda x, rows=slice(start, start + size): x[rows], whole)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,26 +166,25 @@ def mean_square(sample: Features) -> Scale:
     return jax.tree.map(lambda x: float(np.square(x).mean()), sample)
 
 
-def sample_of(cache: FeatureCache, views: int) -> Features:
-    """Returns float32 features of some of the examples, `views` of each image."""
-    shapes = [x.shape[1:] for x in jax.tree.leaves(cache.features)]
-    rows = sample_rows((len(cache), *max(shapes, key=math.prod)), views)  # the same of all arrays
-    return jax.tree.map(lambda x: np.asarray(x[rows], np.float32), cache.features)
+def sample_of(features: Features, views: int) -> Features:
+    """Returns some of the rows of features, as float32, of `views` views of each image."""
+    largest = max((x.shape for x in jax.tree.leaves(features)), key=math.prod)
+    rows = sample_rows(largest, views)  # the same of all arrays
+    return jax.tree.map(lambda x: np.asarray(x[rows], np.float32), features)
 
 
 def sampled_features(
     backbone: Backbone, cut: str, source: data.Source, views: data.Views
 ) -> Features:
-    """Returns what `sample_of` returns for a cache of the same examples."""
+    """Computes the rows that `sample_of` returns of cached features of the same examples."""
     shapes = [x.shape for x in jax.tree.leaves(backbone.feature_shapes[cut])]
-    count = len(source)
-    examples = sample_rows((count * len(views), *max(shapes, key=math.prod)), len(views))
-    read, _ = reader(source, backbone.preprocessing)
+    largest = max(shapes, key=math.prod)
+    examples = sample_rows((len(source) * len(views), *largest), len(views))
+    fetch, _ = ImageBatches(source, backbone.preprocessing, views, None).fetcher()
     program = head_program(backbone.network, (cut,), backbone.preprocessing, precision=None)
     variables = jax.device_put(backbone.variables)
-
-    def run(index: np.ndarray) -> Features:
-        images = views.apply(read(index % count)["image"], index % count, index // count)
-        return program(variables, images)[0][cut]
-
-    return in_batches(run, examples, batch_size(backbone.preprocessing.input_shape))
+    return in_batches(
+        lambda index: program(variables, fetch(index).images)[0][cut],
+        examples,
+        batch_size(backbone.preprocessing.input_shape),
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import jax
 import optax
 
 from jaxsplit.data import Augmentation, Views
@@ -16,11 +18,11 @@ from jaxsplit.family.table_fitting import SHARINGS
 from jaxsplit.io.identity import identity
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.losses import Distortion
-from jaxsplit.train.optimizer import make_schedule
 from jaxsplit.train.pca import check_principal
-from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, TRAINABLE, Phase, Rate
+from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, NETWORK, TRAINABLE, Phase, Rate
 from jaxsplit.units import BottleneckSpec, UnitSpec
 
+SCHEDULES = ("constant", "cosine", "exponential", "step")
 STARTS = ("random", "principal")
 TABLES = ("prior", *SHARINGS)
 # These change reports and products of a training, not its parameters.
@@ -32,23 +34,34 @@ _OF_NETWORKS = ("trainable", "network_rate")
 _AT_LEAST_0 = (lambda x: 0 <= x < math.inf, "at least 0")
 _AT_LEAST_1 = (lambda x: x >= 1, "at least 1")
 _ABOVE_0 = (lambda x: x > 0, "more than 0")
+_FINITE = (lambda x: 0 < x < math.inf, "a finite number above 0")
 _BELOW_1 = (lambda x: 0 <= x < 1, "from 0 to below 1")
+_SHARE = (lambda x: 0 <= x <= 1, "from 0 to 1")
+_POSITIVE_SHARE = (lambda x: 0 < x <= 1, "more than 0 and at most 1")
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "batch_size": _AT_LEAST_1,
     "epochs": _AT_LEAST_1,
     "seed": (lambda x: 0 <= x < 2**32, "0 … 2**32 - 1"),
-    "learning_rate": (lambda x: 0 < x < math.inf, "a finite number above 0"),
+    "rungs": _AT_LEAST_1,
+    "points": _AT_LEAST_1,
+    "full_steps": (lambda x: x >= 20, "at least 20"),
+    "learning_rate": _FINITE,
+    "minutes": _FINITE,
+    "weight": _FINITE,
     "prior_rate": _AT_LEAST_0,
     "network_rate": _AT_LEAST_0,
     "weight_decay": _AT_LEAST_0,
     "evaluate_every": _AT_LEAST_0,
     "warmup": _AT_LEAST_0,
+    "most_drop": _AT_LEAST_0,
     "max_norm": _ABOVE_0,
     "cache_gib": _ABOVE_0,
-    "decay_to": (lambda x: 0 < x <= 1, "more than 0 and at most 1"),
+    "decay_to": _POSITIVE_SHARE,
+    "keep": _POSITIVE_SHARE,
     "ema": _BELOW_1,
     "momentum": _BELOW_1,
-    "label_smoothing": (lambda x: 0 <= x <= 1, "from 0 to 1"),
+    "label_smoothing": _SHARE,
+    "on_features": _SHARE,
 }
 _CHOICES = {
     "cache": CACHES,
@@ -85,6 +98,76 @@ def check_batch(examples: int, batch_size: int) -> None:
             f"{examples} training examples don't fill one batch of {batch_size}: "
             "raise the limit or make the batches smaller"
         )
+
+
+def make_schedule(
+    name: str,
+    peak: float,
+    steps: int,
+    *,
+    warmup: int = 0,
+    decay_to: float = 0.01,
+    milestones: Sequence[float] = (0.5, 0.75),
+) -> optax.Schedule:
+    """Returns a learning-rate schedule: a linear warm-up to `peak`, then one of four shapes.
+
+    Args:
+      name: "constant"; "cosine" and "exponential", which reach `decay_to` of the peak at the last
+        step; "step", which falls by the same factor at each of the `milestones`, to `decay_to` of
+        the peak after the last one.
+      peak: after the warm-up.
+      steps: of the whole training.
+      warmup: steps, at most half of the training.
+      decay_to: final fraction of the peak.
+      milestones: rising fractions of the training.
+
+    Raises:
+      ConfigError: there is no such schedule, or milestones are not rising fractions.
+
+    >>> schedule = make_schedule("step", 1.0, 100, decay_to=0.01, milestones=(0.5, 0.75))
+    >>> [round(float(schedule(step)), 4) for step in (0, 49, 50, 75)]
+    [1.0, 1.0, 0.1, 0.01]
+    """
+    rising = list(milestones) == sorted(set(milestones))
+    if not rising or not all(0 < share < 1 for share in milestones):
+        raise ConfigError(f"milestones are {milestones!r}; expected shares between 0 and 1, rising")
+    warmup = min(warmup, max(1, steps // 2))
+    if name == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, 2), decay_to * peak)
+    if name == "constant":
+        after = optax.constant_schedule(peak)
+    elif name == "exponential":
+        after = optax.exponential_decay(peak, max(steps - warmup, 1), decay_to)
+    elif name == "step":
+        factor = decay_to ** (1 / max(len(milestones), 1))
+        falls = {max(round(share * steps) - warmup, 0): factor for share in milestones}
+        after = optax.piecewise_constant_schedule(peak, falls)
+    else:
+        raise ConfigError(f"schedule is {name!r}; expected one of {', '.join(SCHEDULES)}")
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def clipped_adam(
+    schedule: optax.Schedule, *, max_norm: float = math.inf, **rates: float
+) -> optax.GradientTransformation:
+    """Returns Adam with clipping by the global norm of a rate's gradient, without weight decay.
+
+    `rates` are learning-rate multipliers of parts of the parameters, by name.
+    """
+    scaled = [
+        optax.masked(optax.scale(rate), functools.partial(_mask, part))
+        for part, rate in rates.items()
+    ]
+    return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(schedule), *scaled)
+
+
+def _mask(part: str, tree: optax.Params) -> optax.Params:
+    """True for each array under a part's name, such as the prior of any unit."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(getattr(key, "key", None) == part for key in path), tree
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +266,7 @@ class CurveConfig:
         if len(set(names)) < len(names):
             raise ConfigError(f"rates need different names; got {', '.join(names)}")
         check_values(self)
-        self.learning_rates()
+        self.make_optimizer()  # refuses an impossible schedule
         self.shown  # noqa: B018 — refuses impossible views
         if self.start == "principal":
             for rate in self.rates:
@@ -200,9 +283,9 @@ class CurveConfig:
                 "evaluations during a training use the frozen network: expected 0"
             )
 
-    def learning_rates(self) -> optax.Schedule:
-        """Returns the learning rate as a function of the step."""
-        return make_schedule(
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """Returns the optimizer of each rate's unit, and of its blocks of the network."""
+        schedule = make_schedule(
             self.schedule,
             self.learning_rate,
             self.steps,
@@ -210,6 +293,12 @@ class CurveConfig:
             decay_to=self.decay_to,
             milestones=self.milestones,
         )
+        if self.optimizer is not None:
+            return self.optimizer
+        rates = {"prior": self.prior_rate}
+        if self.trainable != "unit":
+            rates[NETWORK] = self.network_rate
+        return clipped_adam(schedule, max_norm=self.max_norm, **rates)
 
     @property
     def shown(self) -> Views:

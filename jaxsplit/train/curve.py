@@ -33,7 +33,6 @@ from jaxsplit.train.rate_groups import (
     Group,
     first_state,
     fit_phases,
-    in_order,
     make_evaluate,
     make_groups,
     with_principal_units,
@@ -254,11 +253,11 @@ def train_rates(
         dtype=config.feature_dtype,
         directory=workdir / "features" if workdir else None,
         cache=config.cache,
-        max_bytes=int(min(config.cache_gib * 2**30, 2**62)),
+        max_bytes=config.cache_gib * 2**30,
         tell=log,
     )
     examples = cached(source, views=config.shown)
-    key = _checkpoint_key(config, frozen, source)
+    key = training_key(config.key, frozen, source.listing)
     directory = workdir / f"checkpoints-{key}" if workdir else None
     state = loop.resume(first_state(config, backbone, groups), directory)
     if int(state.step):
@@ -266,7 +265,7 @@ def train_rates(
     elif config.start == "principal":
         log("computing principal components")
         if isinstance(examples, FeatureCache):
-            sample = batches.sample_of(examples, len(config.shown))
+            sample = batches.sample_of(examples.features, len(config.shown))
         else:
             sample = batches.sampled_features(frozen, config.cut, source, config.shown)
         state = with_principal_units(config, frozen, groups, state, sample, examples.scale)
@@ -286,38 +285,39 @@ def train_rates(
     return freeze(config, backbone, groups, state), source
 
 
-def _checkpoint_key(config: CurveConfig, frozen: Backbone, source: Source) -> str:
-    # The config holds only names of network and images, whose content may change.
+def training_key(config: str, backbone: Backbone, *images: str) -> str:
+    """Returns a short name of a training, from the key of its config and its inputs.
+
+    Configs only name network and images, whose content may change.
+    """
     own = [
         json.dumps(identity(value), sort_keys=True)
-        for value, kind in ((frozen.network, LinenNetwork), (frozen.task, Classification))
+        for value, kind in ((backbone.network, LinenNetwork), (backbone.task, Classification))
         if type(value) is not kind
     ]
-    return checkpoint.key(config.key, frozen.fingerprint, source.listing, *own)
+    return checkpoint.key(config, backbone.fingerprint, *images, *own)
 
 
 def freeze(
     config: CurveConfig, backbone: Backbone, groups: Sequence[Group], state: CurveState
 ) -> RateFamily:
     """Returns the family of a trained state, with tables of the priors."""
-    frozen = []
+    rates = {}
     for group, trained in zip(groups, state.groups, strict=True):
-        rates = []
         for i, rate in enumerate(group.rates):
             variables, offsets = jax.tree.map(
                 lambda x, i=i: np.asarray(x[i]), (trained.result, trained.offsets)
             )
             tables = group.split.units.tables(variables, offsets)
             spec = rate.spec or config.spec
-            rates.append(FamilyRate(rate.rate_id, rate.lmbda, spec, variables, tables))
-        frozen.append(rates)
+            rates[rate.rate_id] = FamilyRate(rate.rate_id, rate.lmbda, spec, variables, tables)
     return RateFamily(
         backbone=backbone.name,
         backbone_fingerprint=backbone.fingerprint,
         weights=backbone.weights,
         preprocessing=backbone.preprocessing,
         cut=config.cut,
-        rates=tuple(in_order(groups, frozen)),
+        rates=tuple(rates[rate.rate_id] for rate in config.rates),
         card={
             "data": portable_name(config.data),
             "split": config.train_split,

@@ -110,7 +110,7 @@ def compute(
     dtype: str = "float32",
     directory: Path | None = None,
     cache: str = "auto",
-    max_bytes: int = MAX_BYTES,
+    max_bytes: float = MAX_BYTES,
     tell: Log | None = None,
 ) -> FeatureCache | ImageBatches:
     """Runs the head over every view of every image once, or resumes a stopped computation.
@@ -152,7 +152,7 @@ def compute_at_cuts(
     *,
     dtype: str = "float16",
     directory: Path,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: float = MAX_BYTES,
     tell: Log | None = None,
 ) -> dict[str, FeatureCache]:
     """Runs the network once over every image and caches the features at several cuts on disk.
@@ -167,7 +167,7 @@ def compute_at_cuts(
 
 
 def _compute(
-    run: HeadRun, directory: Path | None, cache: str, max_bytes: int
+    run: HeadRun, directory: Path | None, cache: str, max_bytes: float
 ) -> dict[str, FeatureCache] | None:
     """Cut → features, from the cache as far as it is complete; None without a cache."""
     if run.dtype not in DTYPES:
@@ -187,9 +187,8 @@ def _compute(
     features, teacher, targets = jax.tree.unflatten(jax.tree.structure(run.layout), arrays)
     found = {}
     for cut in run.cuts:
-        cached = FeatureCache(features[cut], teacher, targets, None)
-        scale = batches.mean_square(batches.sample_of(cached, len(run.views)))
-        found[cut] = dataclasses.replace(cached, scale=scale)
+        scale = batches.mean_square(batches.sample_of(features[cut], len(run.views)))
+        found[cut] = FeatureCache(features[cut], teacher, targets, scale)
     return found
 
 
@@ -255,10 +254,10 @@ def _as_dtype(features: np.ndarray, dtype: str, cut: str) -> np.ndarray:
     return stored
 
 
-def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: int, cache: str) -> bool:
+def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: float, cache: str) -> bool:
     """Returns whether the features fit the cache; raises a ConfigError unless it is "auto"."""
     lacking = size = sum(map(array_bytes, run.shapes.values()))
-    limits = [("the limit", max_bytes)]
+    limits: list[tuple[str, float]] = [("the limit", max_bytes)]
     if files is None:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         limits.append(("half of the memory", memory // 2))
@@ -290,7 +289,7 @@ def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: int, cache: str) ->
     return False
 
 
-def _gib(size: int) -> str:
+def _gib(size: float) -> str:
     return f"{size / 2**30:.3g} GiB"
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -17,18 +17,10 @@ from jaxsplit.errors import Interrupted
 from jaxsplit.io import checkpoint
 from jaxsplit.train import distributed, parallel
 from jaxsplit.train.metrics import Metrics, Outcome, Reports, check_state
+from jaxsplit.train.state import CurveState, TrainState
 from jaxsplit.train.step import StepMetrics
 
-
-class State(Protocol):
-    """A tree of arrays that counts its finished steps."""
-
-    @property
-    def step(self) -> jax.Array:
-        """Their number."""
-
-
-_State = TypeVar("_State", bound=State)
+_State = TypeVar("_State", bound=TrainState | CurveState)
 _Batch = TypeVar("_Batch")
 _Constants = TypeVar("_Constants")
 
@@ -120,7 +112,15 @@ def _run(
     request: StopRequest,
 ) -> Iterator[tuple[_State, Outcome]]:
     """Runs steps endlessly; yields the replicated state and the outcome of each."""
-    run = parallel.parallel_step(_with_stop(step), devices)
+
+    def with_stop(
+        state: _State, sent: tuple[_Batch, np.ndarray], constants: _Constants
+    ) -> tuple[_State, Outcome]:
+        batch, signals = sent
+        state, metrics = step(state, batch, constants)
+        return state, (metrics, jax.lax.pmax(signals.max(), parallel.AXIS))
+
+    run = parallel.parallel_step(with_stop, devices)
     # Replicated once: with every step, a large backbone would be copied to every device again.
     replicated = parallel.replicate(state, devices)
     constants = parallel.replicate(constants, devices)
@@ -133,22 +133,7 @@ def _run(
         yield replicated, outcome
 
 
-def _with_stop(
-    step: Callable[[_State, _Batch, _Constants], tuple[_State, StepMetrics]],
-) -> Callable[..., tuple[_State, tuple[StepMetrics, jax.Array]]]:
-    """Adds signal numbers to a step: (batch, own signals) → (metrics, signal of any process)."""
-
-    def run(
-        state: _State, sent: tuple[_Batch, np.ndarray], constants: _Constants
-    ) -> tuple[_State, tuple[StepMetrics, jax.Array]]:
-        batch, stops = sent
-        state, metrics = step(state, batch, constants)
-        return state, (metrics, jax.lax.pmax(stops.max(), parallel.AXIS))
-
-    return run
-
-
-def _save(directory: Path | None, done: int, state: State) -> None:
+def _save(directory: Path | None, done: int, state: object) -> None:
     if directory is not None and distributed.is_first():
         checkpoint.save_step(directory, done, state)
     distributed.wait_for_all(f"step {done} is saved")

@@ -122,11 +122,9 @@ class LinearDistortion:
 
     def __call__(self, seen: DistortionInputs) -> jax.Array:
         """Computes zeros, float [B]."""
-
-        def linear(slope: jax.Array, x: jax.Array) -> jax.Array:
-            return slope * (x - jax.lax.stop_gradient(x))
-
-        return rate(jax.tree.map(linear, seen.teacher, seen.reconstruction))
+        x = seen.reconstruction
+        moved = jax.tree.map(jnp.subtract, x, jax.lax.stop_gradient(x))
+        return rate(jax.tree.map(jnp.multiply, seen.teacher, moved))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ class MetricsWriter:
 
     Args:
       directory: the folder, made where it is missing; None: nothing is written.
-      names: of the rates, in the order of the metrics' axis.
+      names: of the rates, in the order of the metrics' axis; default: their numbers.
       key: name of the training; "": files in the folder are its own.
 
     >>> import tempfile
@@ -77,7 +77,7 @@ class MetricsWriter:
 
     def write(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Writes metrics: arrays [R], over the rates, or scalars."""
-        if self._directory is None:
+        if self._lines is None:
             return
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
@@ -88,16 +88,14 @@ class MetricsWriter:
             if np.ndim(array) == 0:
                 line[name], scalars[name] = _finite(array), array
                 continue
-            # Without as many names, rates are numbered.
-            names = self._names if len(self._names) == len(array) else range(len(array))
-            values = dict(zip(names, array, strict=True))
+            values = dict(zip(self._names or range(len(array)), array, strict=True))
             line[name] = {str(rate): _finite(x) for rate, x in values.items()}
             scalars |= {f"{name}/{rate}": x for rate, x in values.items()}
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
         shown = [Summary.Value(tag=tag, simple_value=float(x)) for tag, x in scalars.items()]
-        summary = Summary(value=shown)
-        self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=shown))
+        self._events.write_event(event)
         self._events.flush()
 
 
@@ -148,8 +146,6 @@ Outcome = tuple[dict[str, jax.Array], jax.Array]
 #: Progress callback: number of finished steps, of all steps, and metrics of the last step; those of
 #: an evaluation, named `eval_…`, come in a call of their own.
 Progress = Callable[[int, int, Metrics], None]
-
-_ADVICE = "lower the learning rate or the bound on the gradient's norm"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -230,11 +226,7 @@ def check_metrics(step: int, metrics: Metrics, names: Sequence[str] = ()) -> Non
         return
     rates = {int(i) for mask in wrong.values() if mask.ndim for i in np.flatnonzero(mask)}
     known = [names[i] if i < len(names) else f"number {i}" for i in sorted(rates)]
-    whose = f" for the rates {', '.join(known)}" if known else ""
-    raise NonFiniteError(
-        f"step {step}: {' and '.join(wrong)} not finite{whose}; checkpoints are of earlier steps: "
-        f"{_ADVICE}"
-    )
+    raise _not_finite(step, " and ".join(wrong), known, "checkpoints are of earlier steps")
 
 
 def check_state(step: int, state: object, groups: Sequence[Sequence[str]] = ()) -> None:
@@ -245,12 +237,18 @@ def check_state(step: int, state: object, groups: Sequence[Sequence[str]] = ()) 
     for path, leaf in jax.tree.leaves_with_path(state):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact) or np.isfinite(leaf).all():
             continue
-        whose = ""
+        rates: Sequence[str] = ()
         if groups:
             finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
             names = np.asarray(groups[path[1].idx])  # .groups[…] begins the path
-            whose = f" for the rates {', '.join(names[~finite])}"
-        raise NonFiniteError(
-            f"step {step}: the state's {jax.tree_util.keystr(path)} is not finite{whose} and "
-            f"isn't saved: {_ADVICE}"
-        )
+            rates = names[~finite].tolist()
+        array = f"the state's {jax.tree_util.keystr(path)} is"
+        raise _not_finite(step, array, rates, "the state isn't saved")
+
+
+def _not_finite(step: int, what: str, rates: Sequence[str], saved: str) -> NonFiniteError:
+    whose = f" for the rates {', '.join(rates)}" if len(rates) else ""
+    return NonFiniteError(
+        f"step {step}: {what} not finite{whose}; {saved}: lower the learning rate or the bound on "
+        "the gradient's norm"
+    )

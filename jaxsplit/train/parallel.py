@@ -28,7 +28,6 @@ AHEAD = 4
 
 _Tree = TypeVar("_Tree")
 _Given = ParamSpec("_Given")
-_State = TypeVar("_State")
 _Batch = TypeVar("_Batch")
 _Constants = TypeVar("_Constants")
 
@@ -116,20 +115,15 @@ def _local(devices: Iterable[jax.Device]) -> int:
 
 
 def parallel_step(
-    step: Callable[[_State, _Batch, _Constants], tuple[_State, _Tree]], devices: list[jax.Device]
-) -> Callable[[_State, _Batch, _Constants], tuple[_State, _Tree]]:
-    """Maps `step(state, batch, constants)` over devices; it averages over `AXIS` itself.
-
-    `state` and `constants` come from `replicate`, `batch` from `shard`; the state is donated.
-    """
-    return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=(0,))
-
-
-def parallel_function(
-    function: Callable[_Given, _Tree], devices: list[jax.Device]
+    step: Callable[_Given, _Tree], devices: list[jax.Device], *, donate: bool = True
 ) -> Callable[_Given, _Tree]:
-    """Maps a function over devices; its arguments come from `shard` or `replicate`."""
-    return jax.pmap(function, axis_name=AXIS, devices=devices)
+    """Maps a function over devices, such as `step(state, batch, constants)`.
+
+    It averages over `AXIS` itself. Arguments come from `replicate` or `shard`; the first one is
+    donated.
+    """
+    donated = (0,) if donate else ()
+    return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=donated)
 
 
 def make_sums(

@@ -11,7 +11,6 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxsplit import networks
 from jaxsplit.data import Preprocessing
@@ -21,11 +20,9 @@ from jaxsplit.train import loop, losses, parallel
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.metrics import Metrics, Reports
-from jaxsplit.train.optimizer import make_optimizer as make_adam
 from jaxsplit.train.pca import best_step, loss_metric, principal_unit
 from jaxsplit.train.state import Batch, Constants, CurveState
 from jaxsplit.train.step import (
-    NETWORK,
     Phase,
     Rate,
     StepMetrics,
@@ -41,8 +38,7 @@ from jaxsplit.units.quantization import Offsets
 
 _T = TypeVar("_T")
 CurveStep = Callable[[CurveState, Batch, Constants], tuple[CurveState, StepMetrics]]
-# The network's variables, and a unit and offsets for each group.
-_Evaluated = tuple[Variables, tuple[tuple[Variables, Offsets], ...]]
+_Units = tuple[tuple[Variables, Offsets], ...]  # a unit and offsets for each group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +61,10 @@ def make_groups(
     places: dict[UnitSpec, list[int]] = {}
     for place, rate in enumerate(rates):
         places.setdefault(rate.spec or spec, []).append(place)
-    groups = []
-    for form, found in places.items():
-        split = make_split(backbone, cut, form, axis_name)
-        groups.append(Group(split, tuple(rates[place] for place in found), tuple(found)))
-    return tuple(groups)
+    return tuple(
+        Group(make_split(backbone, cut, unit, axis_name), tuple(rates[i] for i in found), (*found,))
+        for unit, found in places.items()
+    )
 
 
 def in_order(groups: Sequence[Group], per_group: Sequence[Iterable[_T]]) -> list[_T]:
@@ -80,22 +75,12 @@ def in_order(groups: Sequence[Group], per_group: Sequence[Iterable[_T]]) -> list
     return [found[place] for place in sorted(found)]
 
 
-def make_optimizer(config: CurveConfig) -> optax.GradientTransformation:
-    """Returns the optimizer of the units, and of the network's blocks where they are trained."""
-    if config.optimizer is not None:
-        return config.optimizer
-    rates = {"prior": config.prior_rate}
-    if config.trainable != "unit":
-        rates[NETWORK] = config.network_rate
-    return make_adam(config.learning_rates(), max_norm=config.max_norm, **rates)
-
-
 def first_state(
     config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group]
 ) -> CurveState:
     """Returns the state at step 0; `backbone` is the network before any folding."""
     blocks = learning_blocks(groups[0].split, backbone.variables, config.trainable)
-    options = make_optimizer(config), config.seed, config.ema > 0, blocks
+    options = config.make_optimizer(), config.seed, config.ema > 0, blocks
     return CurveState(tuple(init_state(one.split, one.rates, *options) for one in groups))
 
 
@@ -158,7 +143,7 @@ def make_curve_step(
     make = functools.partial(
         make_step, batching=config.batching, compute_dtype=dtype, ema=config.ema
     )
-    steps = [make(group.split, phase, make_optimizer(config)) for group in groups]
+    steps = [make(group.split, phase, config.make_optimizer()) for group in groups]
     order = np.argsort([place for group in groups for place in group.places])
     split = groups[0].split  # head and tail are the same in all groups
 
@@ -224,7 +209,7 @@ def make_evaluate(
     and features or images.
     """
 
-    def measure(variables: _Evaluated, batch: Batch) -> StepMetrics:
+    def measure(variables: tuple[Variables, _Units], batch: Batch) -> StepMetrics:
         network, units = variables
         if batch.images is not None:
             pixels = backbone.preprocessing.normalise(batch.images)

@@ -32,6 +32,7 @@ NETWORK = "network"
 #: Metric → means over a batch, scalars or, over the rates, [R].
 StepMetrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch, Constants], tuple[TrainState, StepMetrics]]
+Reconstruct = Callable[[TrainState, Batch, Constants], tuple[Features, ...]]
 
 _Tree = TypeVar("_Tree")
 # A rate's loss, and its new batch statistics and metrics.
@@ -274,13 +275,8 @@ def make_step(
     return step
 
 
-def make_reconstruct(
-    split: Split, phase: Phase
-) -> Callable[[TrainState, Batch, Constants], tuple[Features, ...]]:
-    """Returns a function that computes the tail's input in a step of `make_step`, for every rate.
-
-    It maps (state, batch, constants) to features float32 [B, …].
-    """
+def make_reconstruct(split: Split, phase: Phase) -> Reconstruct:
+    """Returns (state, batch, constants) → each rate's input of the tail in `make_step`'s step."""
 
     def reconstruct(state: TrainState, batch: Batch, constants: Constants) -> tuple[Features, ...]:
         def one_rate(rate: _RateState) -> Features:

@@ -9,7 +9,6 @@ import pytest
 from jaxsplit import data
 from jaxsplit.split import make_split
 from jaxsplit.train import features, parallel
-from jaxsplit.train.rate_groups import make_optimizer
 from jaxsplit.train.state import Constants
 from jaxsplit.train.step import init_state, make_step, rate_constants
 
@@ -23,7 +22,7 @@ class Problem:
         source = data.open_source("embedded", split="train", limit=64)
         self.cache = features.compute(backbone, config.cut, source)
         # A step of SGD at rate 1 is the gradient itself.
-        self.optimizers = {"sgd": optax.sgd(1.0), "adam": make_optimizer(config)}
+        self.optimizers = {"sgd": optax.sgd(1.0), "adam": config.make_optimizer()}
         self._programs = {}
 
     def batch(self, step=0, size=8):

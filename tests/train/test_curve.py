@@ -10,6 +10,7 @@ import pytest
 from jaxsplit import data, train_curve, train_family
 from jaxsplit.codec import Sender
 from jaxsplit.errors import ConfigError, JaxsplitError, NonFiniteError
+from jaxsplit.tasks import Classification
 from jaxsplit.train import curve, features
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
@@ -106,8 +107,19 @@ def test_a_state_that_is_no_number_is_said_to_be_a_rates(config, tiny_backbone, 
         return state.replace(groups=(first.replace(ema=ema), *state.groups[1:]))
 
     monkeypatch.setattr(curve, "first_state", spoiled)
-    with pytest.raises(NonFiniteError, match=r"step 4: .*ema.* not finite for the rates c and is"):
+    with pytest.raises(NonFiniteError, match=r"step 4: .*ema.* not finite for the rates c;"):
         train_curve(dataclasses.replace(config, evaluate_every=0), tiny_backbone)
+
+
+def test_another_task_behind_the_same_network_is_another_training(tiny_backbone):
+    @dataclasses.dataclass(frozen=True)
+    class Own(Classification):
+        margin: float = 1.0
+
+    names = tiny_backbone.class_names
+    tasks = tiny_backbone.task, Own(names), Own(names, margin=2.0)
+    backbones = [dataclasses.replace(tiny_backbone, task=task) for task in tasks]
+    assert len({curve.training_key("key", backbone, "images") for backbone in backbones}) == 3
 
 
 @pytest.mark.parametrize("tables", ["shared", "channels"])

@@ -213,7 +213,7 @@ def test_the_network_learns_at_a_rate_of_its_own(config, tiny_backbone):
         params = {"encoder": jnp.zeros(1), "prior": jnp.zeros(1), NETWORK: jnp.zeros(1)}
         if rate is None:
             del params[NETWORK]
-        adam = rate_groups.make_optimizer(masked)
+        adam = masked.make_optimizer()
         gradient = jax.tree.map(jnp.ones_like, params)
         change, _ = adam.update(gradient, adam.init(params), params)
         unit = float(change["encoder"][0])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.train.optimizer import SCHEDULES, make_optimizer, make_schedule
+from jaxsplit.train.config import SCHEDULES, clipped_adam, make_schedule
 
 
 def rates(name, steps=100, **options):
@@ -58,13 +58,13 @@ def test_what_is_no_schedule_is_refused(arguments):
 def test_the_prior_learns_faster_and_the_gradient_is_bounded():
     params = {"encoder": jnp.zeros(2), "prior": jnp.zeros(2)}
     gradient = {"encoder": jnp.array([3.0, 0.0]), "prior": jnp.array([0.0, 4.0])}
-    optimizer = make_optimizer(lambda step: 0.1, max_norm=1.0, prior=3.0)
+    optimizer = clipped_adam(lambda step: 0.1, max_norm=1.0, prior=3.0)
     change, state = optimizer.update(gradient, optimizer.init(params), params)
     # Adam's first step is the learning rate, whatever the gradient.
     np.testing.assert_allclose(change["encoder"], [-0.1, 0], rtol=1e-4)
     np.testing.assert_allclose(change["prior"], [0, -0.3], rtol=1e-4)
     first_moment = state[1][0].mu
     np.testing.assert_allclose(first_moment["encoder"], [0.1 * 3 / 5, 0], rtol=1e-5)
-    unbounded = make_optimizer(lambda step: 0.1)
+    unbounded = clipped_adam(lambda step: 0.1)
     _, state = unbounded.update(gradient, unbounded.init(params), params)
     np.testing.assert_allclose(state[1][0].mu["prior"], [0, 0.4], rtol=1e-5)

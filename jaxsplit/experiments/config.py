@@ -121,20 +121,15 @@ def to_dataclass(values: dict[str, object]) -> Config:
     if isinstance(shared, dict) and isinstance(specs, dict):
         values["specs"] = {name: {**shared, **dict(own)} for name, own in specs.items()}
     curve = vars(fields.build(kind, values)).copy()
-    rates = _rates(curve.pop("lambdas"), curve.pop("specs"), curve["spec"])
-    return CurveConfig(rates=rates, **curve)
-
-
-def _rates(
-    lambdas: dict[str, float], specs: dict[str, BottleneckSpec], shared: BottleneckSpec
-) -> tuple[Rate, ...]:
+    lambdas, specs = curve.pop("lambdas"), curve.pop("specs")
     for name in specs:
         if name not in lambdas:
             listed = did_you_mean(name, lambdas) or f"; there are {', '.join(lambdas)}"
             raise ConfigError(f"the configuration has no rate for {f'specs.{name}'!r}{listed}")
     # A rate with the shared spec has None, so that the key of the training stays the same.
-    own = {name: spec for name, spec in specs.items() if spec != shared}
-    return tuple(Rate(name, float(lmbda), own.get(name)) for name, lmbda in lambdas.items())
+    own = {name: spec for name, spec in specs.items() if spec != curve["spec"]}
+    rates = tuple(Rate(name, float(lmbda), own.get(name)) for name, lmbda in lambdas.items())
+    return CurveConfig(rates=rates, **curve)
 
 
 def _read(name: str) -> dict[str, object]:

@@ -24,10 +24,6 @@ def no_log(text: str, done: float = 0, total: float | None = None, unit: str = "
     """No-op log callback."""
 
 
-Tell = Log
-tell_nobody = no_log
-
-
 @contextlib.contextmanager
 def shown_as_lines(*, quiet: bool = False) -> Iterator[None]:
     """Prints each warning of this package as one line on stderr, and none of its dependencies.

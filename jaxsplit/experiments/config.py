@@ -7,8 +7,8 @@ dataclass needs nothing here.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +136,11 @@ def _read(name: str) -> dict[str, object]:
     """Runs get_config of `NAME[:ARG]`."""
     file, _, arg = name.partition(":")
     path = find(file)
-    spec = importlib.util.spec_from_file_location(f"jaxsplit_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        variants = list(getattr(module, "VARIANTS", [arg]))
-        config = module.get_config(*[arg] * bool(arg)) if not arg or arg in variants else None
+        module = runpy.run_path(os.fspath(path))
+        variants = list(module.get("VARIANTS", [arg]))
+        given = (arg,) if arg else ()
+        config = module["get_config"](*given) if not arg or arg in variants else None
     except Exception as error:  # a user's file may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"{path} is not a configuration: {reason}") from error

@@ -26,6 +26,7 @@ from jaxsplit.io.untrusted import check_tensors, finite_floats, shown
 from jaxsplit.units import BottleneckSpec, Variables
 from jaxsplit.weights import imagenet
 from jaxsplit.weights.formats import read_tensors
+from jaxsplit.weights.name_maps import TORCH_NAMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,6 @@ _LAYERS = {
     ("decoder", "depthwise"): ("conv2_5", (2, 3, 0, 1)),
     ("decoder", "depthwise_norm"): ("bn5_1", (0,)),
 }
-_TENSORS = {"bias": "bias", "mean": "running_mean", "var": "running_var"}  # others: "weight"
 _UNUSED = ("priorEncoder.", "priorDecoder.", "bitEstimator_z.")
 
 
@@ -197,7 +197,7 @@ def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> Variables:
     sources, shapes = {}, {}
     for path, shape in traverse_util.flatten_dict(spec.variable_shapes((1, 1, width))).items():
         layer, axes = _LAYERS[path[1:3]]
-        name = f"{layer}.{_TENSORS.get(path[-1], 'weight')}"
+        name = f"{layer}.{TORCH_NAMES.get(path[-1], 'weight')}"
         sources[path] = name, axes, shape
         shapes[name] = tuple((*shape, 1, 1)[axis] for axis in axes)
     check_tensors(tensors, shapes, f"{file} does not hold the unit's tensors")

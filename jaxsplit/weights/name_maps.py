@@ -23,13 +23,16 @@ from jaxsplit.networks.residual import ResNet
 
 VariablePath = tuple[str, ...]
 
-_TENSORS = {"bias": "bias", "mean": "running_mean", "var": "running_var"}  # others: "weight"
-# Layers outside the blocks, and their names in each package.
-_ENDS = ("stem_conv", "stem_bn", "top_conv", "top_bn", "logits_dense")
-_END_NAMES = {
-    "torchvision": (*(f"features.{i}" for i in ("0.0", "0.1", "18.0", "18.1")), "classifier.1"),
-    "timm": ("conv_stem", "bn1", "conv_head", "bn2", "classifier"),
-    "efficientnet_lite_pytorch": ("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc"),
+#: Name of a variable → PyTorch's; the others are a "weight".
+TORCH_NAMES = {"bias": "bias", "mean": "running_mean", "var": "running_var"}
+# Layers of inverted-residual networks outside the blocks, and their names in these packages.
+_PACKAGES = ("torchvision", "timm", "efficientnet_lite_pytorch")
+_ENDS = {
+    "stem_conv": ("features.0.0", "conv_stem", "_conv_stem"),
+    "stem_bn": ("features.0.1", "bn1", "_bn0"),
+    "top_conv": ("features.18.0", "conv_head", "_conv_head"),
+    "top_bn": ("features.18.1", "bn2", "_bn1"),
+    "logits_dense": ("classifier.1", "classifier", "_fc"),
 }
 # PyTorch's order of the axes of our arrays, by rank.
 _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
@@ -59,7 +62,7 @@ def source_names(name: str, package: str) -> dict[VariablePath, str]:
         blocks = [end.replace(".", "_") for end in module.endpoints() if end.startswith("stage")]
         convention = functools.partial(_inverted_residual, package, blocks)
     return {
-        path: f"{convention(path[1], path[2])}.{_TENSORS.get(path[3], 'weight')}"
+        path: f"{convention(path[1], path[2])}.{TORCH_NAMES.get(path[3], 'weight')}"
         for path in _shapes(name, 1000)
     }
 
@@ -81,9 +84,7 @@ def from_tensors(
     known = packages(name)
     if not known:
         advice = "give a file of networks.save_backbone"
-        raise WeightsError(
-            f"{name} is a network of jaxsplit alone, without other weights; {advice}"
-        )
+        raise WeightsError(f"no other package has weights of jaxsplit's own {name}; {advice}")
     for key in [key for key in tensors if key.endswith("num_batches_tracked")]:
         del tensors[key]
     # If no package's names fit, the errors refer to the best match.
@@ -127,7 +128,7 @@ def _resnet(block: str, layer: str) -> str:
 
 def _inverted_residual(package: str, blocks: list[str], block: str, layer: str) -> str:
     if f"{block}_{layer}" in _ENDS:
-        return _END_NAMES[package][_ENDS.index(f"{block}_{layer}")]
+        return _ENDS[f"{block}_{layer}"][_PACKAGES.index(package)]
     stage, number = map(int, re.findall(r"\d+", block))
     kind, place = layer.split("_")
     order = ("expand", "depthwise", "project")

@@ -90,10 +90,9 @@ def argument(
     kind: Callable[[str], object] = str,
     **settings: object,
 ) -> Part:
-    """Declares an argument: name, name of its value, help, type and settings of argparse."""
-    return operator.methodcaller(
-        "add_argument", name, metavar=metavar, help=text, type=kind, **settings
-    )
+    """Declares an argument: name or names, name of its value, help, type, settings of argparse."""
+    settings |= {"metavar": metavar, "help": text, "type": kind}
+    return operator.methodcaller("add_argument", *name.split(", "), **settings)
 
 
 def flag(*names: str, text: str) -> Part:
@@ -202,9 +201,7 @@ WORKDIR = argument("--workdir", "DIR", _WORKDIR, Path, required=True)
 
 def output_option(metavar: str, text: str = "to write") -> Part:
     """Declares the required option -o, --output."""
-    return operator.methodcaller(
-        "add_argument", "-o", "--output", type=Path, required=True, metavar=metavar, help=text
-    )
+    return argument("-o, --output", metavar, text, Path, required=True)
 
 
 def image_options(split: str = "of these images; default as in evaluate") -> tuple[Part, Part]:

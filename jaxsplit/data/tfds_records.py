@@ -142,14 +142,14 @@ class PreparedRecords:
         return found
 
     def _read(self, indices: Sequence[int]) -> list[tuple[bytes | np.ndarray, int]]:
-        from tensorflow_datasets.proto.tf_example_pb2 import Example
+        from tensorflow_datasets.proto import tf_example_pb2
 
         try:
             if _is_mock(self._records):  # gives decoded examples
                 examples = [self._records[index] for index in indices]
                 return [(one[self._image], int(one[self._label])) for one in examples]
             # In one call: single reads cost as much as decoding small images.
-            records = map(Example.FromString, self._records.__getitems__(indices))
+            records = map(tf_example_pb2.Example.FromString, self._records.__getitems__(indices))
             fields = [record.features.feature for record in records]
             return [
                 (one[self._image].bytes_list.value[0], one[self._label].int64_list.value[0])

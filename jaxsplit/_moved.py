@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.abc
-import importlib.machinery
 import operator
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -193,24 +193,28 @@ ENDED: dict[str, str] = {
 }
 
 
-def renamed(module: str) -> Callable[[str], Any]:
+def renamed(module: str, homes: Sequence[ModuleType] = ()) -> Callable[[str], Any]:
     """Returns a module's `__getattr__`, for the old names of its functions and classes.
 
     Args:
       module: its name, old or new.
+      homes: modules that have its other names.
     """
 
     def get(name: str) -> Any:
         old = f"{module}.{name}"
         if old in ENDED:
             raise AttributeError(f"{old} has gone; in its place: {ENDED[old]}")
+        if old in NAMES:
+            home, new = NAMES[old].split()
+            warn_once(old, f"{old} is now {home}.{new}; the old name goes with the next version")
+            return operator.attrgetter(new)(importlib.import_module(home))
+        for one in homes:
+            if hasattr(one, name):
+                return getattr(one, name)
         if old in MODULES:
             return importlib.import_module(old)
-        if old not in NAMES:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        home, new = NAMES[old].split()
-        warn_once(old, f"{old} is now {home}.{new}; the old name goes with the next version")
-        return operator.attrgetter(new)(importlib.import_module(home))
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     return get
 
@@ -235,32 +239,19 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     module is executed twice.
     """
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, fullname: str, *_: object, **__: object) -> ModuleSpec | None:
         """Finds the old names of `MODULES` and the modules below them."""
-        del path, target
         if fullname in ENDED:
             raise ModuleNotFoundError(f"{fullname} has gone; in its place: {ENDED[fullname]}")
         if not fullname.startswith("jaxsplit.") or not new_names(fullname):
             return None
-        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        return ModuleSpec(fullname, self, is_package=True)
 
     def exec_module(self, module: ModuleType) -> None:
         """Connects an old module with the new ones, and warns."""
         names = new_names(module.__name__)
-        modules = [importlib.import_module(name) for name in names]
-
-        get = renamed(module.__name__)
-
-        def forward(name: str) -> Any:
-            if f"{module.__name__}.{name}" not in {*NAMES, *ENDED}:
-                for one in modules:
-                    if hasattr(one, name):
-                        return getattr(one, name)
-            return get(name)
-
-        module.__dict__["__getattr__"] = forward
+        homes = [importlib.import_module(name) for name in names]
+        module.__dict__["__getattr__"] = renamed(module.__name__, homes)
         warn_once(
             module.__name__,
             f"{module.__name__} is now called {' and '.join(names)}; the old name goes with the "

@@ -1,4 +1,4 @@
-"""Declarations of commands, the arguments that they share, the parser, and examples of --help."""
+"""Declarations of commands, the options that they share and what these do, parser and examples."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ import json
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from jaxsplit.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from jaxsplit.family import RateFamily
+    from jaxsplit.io.progress import ProgressBar
+    from jaxsplit.networks import Backbone
+
+#: Seconds of work that need no progress.
+SOON = 2.0
 
 #: Examples of all commands, one a line; each ends the help of its command.
 EXAMPLES = """\
@@ -46,18 +54,15 @@ jaxsplit import spic spic/ -o families/s3 --cut S3 --fit-on folder:images --weig
 
 
 Body = Callable[[argparse.Namespace], None]
+Target = argparse.ArgumentParser | argparse._ArgumentGroup
 #: Adds something to a parser, or to a group of its arguments.
-Part = Callable[[argparse.ArgumentParser | argparse._ArgumentGroup], object]
+Part = Callable[[Target], object]
 
 
 class Command(NamedTuple):
-    """A command.
+    """A command: its name, such as "import spic", body, arguments and the last line of its help.
 
-    Attributes:
-      words: its name, such as "import spic".
-      run: its body; the first line of its docstring is the purpose in the help.
-      parts: its arguments beside --quiet and --json.
-      note: last line of its help.
+    The first line of the body's docstring is the purpose in the help.
     """
 
     words: str
@@ -69,8 +74,7 @@ class Command(NamedTuple):
         """Adds the command to those of a parser."""
         purpose = (self.run.__doc__ or "").partition("\n")[0]
         parser = add_parser(commands, self.words, purpose, self.note)
-        for part in (QUIET, JSON, *self.parts):
-            part(parser)
+        _add_all((QUIET, JSON, *self.parts), parser)
         parser.set_defaults(command=self.words, run=self.run)
 
 
@@ -86,10 +90,9 @@ def argument(
     kind: Callable[[str], object] = str,
     **settings: object,
 ) -> Part:
-    """Declares an argument: name, name of its value, help, type and settings of argparse."""
-    return operator.methodcaller(
-        "add_argument", name, metavar=metavar, help=text, type=kind, **settings
-    )
+    """Declares an argument: name or names, name of its value, help, type, settings of argparse."""
+    settings |= {"metavar": metavar, "help": text, "type": kind}
+    return operator.methodcaller("add_argument", *name.split(", "), **settings)
 
 
 def flag(*names: str, text: str) -> Part:
@@ -107,18 +110,15 @@ def one_of(*parts: Part, required: bool = False) -> Part:
     return lambda parser: _add_all(parts, parser.add_mutually_exclusive_group(required=required))
 
 
-def _add_all(parts: Sequence[Part], group: argparse._ArgumentGroup) -> None:
+def _add_all(parts: Sequence[Part], target: Target) -> None:
     for part in parts:
-        part(group)
+        part(target)
 
 
 def add_parser(
     commands: argparse._SubParsersAction[Parser], words: str, purpose: str, note: str = ""
 ) -> Parser:
-    """Adds a parser for `jaxsplit WORDS`, with its examples and a note at the end of its help.
-
-    A word before other commands has the examples of all of them.
-    """
+    """Adds a parser for `jaxsplit WORDS`; its help ends with all examples below, and a note."""
     start = f"jaxsplit {words} "
     examples = [f"  {line}\n" for line in EXAMPLES.splitlines() if f"{line} ".startswith(start)]
     return commands.add_parser(
@@ -187,7 +187,7 @@ def _config_key(words: Sequence[str], name: str) -> str | None:
 QUIET = flag("-q", "--quiet", text="no progress, no summary: results and errors")
 JSON = flag("--json", text="print one JSON document, no text")
 _FAMILIES = "a trained folder, a family of the package (jaxsplit info lists them) or of the hub"
-#: The options of `output.open_family`.
+#: The options of `open_family`.
 FAMILY = (
     argument("--family", "DIR|NAME|hf:NAME", _FAMILIES, required=True),
     one_of(
@@ -201,9 +201,7 @@ WORKDIR = argument("--workdir", "DIR", _WORKDIR, Path, required=True)
 
 def output_option(metavar: str, text: str = "to write") -> Part:
     """Declares the required option -o, --output."""
-    return operator.methodcaller(
-        "add_argument", "-o", "--output", type=Path, required=True, metavar=metavar, help=text
-    )
+    return argument("-o, --output", metavar, text, Path, required=True)
 
 
 def image_options(split: str = "of these images; default as in evaluate") -> tuple[Part, Part]:
@@ -230,13 +228,7 @@ def config_options(*kinds: str) -> tuple[Part, Part]:
 
 
 class _HelpConfig(argparse.Action):
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option: str | None = None,
-    ) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         from jaxsplit.experiments import config
 
         print("\n\n".join(map(config.describe, self.const)))
@@ -276,3 +268,40 @@ def card_entry(text: str) -> tuple[str, object]:
         return key, json.loads(value)
     except ValueError:
         return key, value
+
+
+def open_family(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
+    """Opens the family and the network of the options `FAMILY`."""
+    from jaxsplit.family.pretrained import load_pretrained
+
+    family = load_pretrained(options.family)
+    backbone = family.backbone_of(options.backbone, options.weights)
+    return family.bind(backbone), backbone
+
+
+def show(options: argparse.Namespace, text: str, document: object, summary: str = "") -> None:
+    """Prints the results of a command and a summary of its work.
+
+    With --json, prints only the document; with --quiet, no summary.
+    """
+    if options.json:
+        print(json.dumps(document, indent=2))
+        return
+    if text:
+        print(text)
+    if summary and not options.quiet:
+        print(summary)
+
+
+def images_text(count: int) -> str:
+    """Formats a number of images."""
+    return f"{count} image" if count == 1 else f"{count} images"
+
+
+def progress_bar(
+    options: argparse.Namespace, names: Sequence[str] = (), *, after: float = 0.0
+) -> ProgressBar:
+    """Creates the progress of a command with rates of these names, shown after some seconds."""
+    from jaxsplit.io.progress import ProgressBar
+
+    return ProgressBar(names, quiet=options.quiet, after=after)

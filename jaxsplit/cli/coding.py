@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import itertools
 import json
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from jaxsplit.cli.arguments import FAMILY, argument, command, flag, one_of, output_option
-from jaxsplit.cli.output import SOON, open_family, progress_bar, show
+from jaxsplit.cli import arguments as cli
 from jaxsplit.errors import BitstreamError, ConfigError, FamilyError
 from jaxsplit.io.files import read_file, write_whole
-
-if TYPE_CHECKING:
-    from jaxsplit.bitstream import Frame
-    from jaxsplit.codec import Receiver
-    from jaxsplit.tasks import Outputs
+from jaxsplit.io.log import Log
 
 # Images whose results are in memory at once, whatever the file's length.
 _DECODED_AT_ONCE = 1024
 _SHARE = "the fewest bytes that keep this share of the unsplit network's top-1, such as 0.98"
 
 
-@command(
+@cli.command(
     "encode",
-    argument("images", "IMAGE", "image files of any size", nargs="+"),
-    *FAMILY,
-    one_of(
-        argument("--rate", "ID", "name of a rate"),
-        argument("--max-bytes", "N", "the best rate of each image in at most N bytes", int),
-        argument("--quality", "SHARE", _SHARE, float),
+    cli.argument("images", "IMAGE", "image files of any size", nargs="+"),
+    *cli.FAMILY,
+    cli.one_of(
+        cli.argument("--rate", "ID", "name of a rate"),
+        cli.argument("--max-bytes", "N", "the best rate of each image in at most N bytes", int),
+        cli.argument("--quality", "SHARE", _SHARE, float),
         required=True,
     ),
-    output_option("FILE.jspl"),
-    flag("--frame-checks", text="add four bytes an image that detect damage"),
+    cli.output_option("FILE.jspl"),
+    cli.flag("--frame-checks", text="add four bytes an image that detect damage"),
 )
 def encode(options: argparse.Namespace) -> None:
     """Encode image files to a .jspl file, as a device does."""
@@ -46,7 +41,7 @@ def encode(options: argparse.Namespace) -> None:
     from jaxsplit.codec import Sender
     from jaxsplit.codec.rate_control import rates_for
 
-    family, backbone = open_family(options)
+    family, backbone = cli.open_family(options)
     request = {name: getattr(options, name) for name in ("rate", "max_bytes", "quality")}
     rates_for(family, **request, task=backbone.task)  # refused before images are read
     for name in options.images:
@@ -55,7 +50,7 @@ def encode(options: argparse.Namespace) -> None:
     # One at a time, so that the bytes of an image are independent of the others.
     sender = Sender(family, backbone, batch_size=1)
     images, frames, total = list[np.ndarray](), list[bytes](), len(options.images)
-    with progress_bar(options, after=SOON) as progress:
+    with cli.progress_bar(options, after=cli.SOON) as progress:
         for name in options.images:
             progress.log("reading", len(images), total)
             images.append(backbone.preprocessing.apply(data.decode_image(Path(name))))
@@ -71,9 +66,8 @@ def encode(options: argparse.Namespace) -> None:
     write_whole(options.output, written)
     payload = sum(map(len, frames))
     summary = (
-        f"{len(frames)} {'image' if len(frames) == 1 else 'images'}, {payload} bytes "
-        f"({payload / len(frames):.1f} an image) and {len(written) - payload} of header: "
-        f"{options.output}"
+        f"{cli.images_text(len(frames))}, {payload} bytes ({payload / len(frames):.1f} an image) "
+        f"and {len(written) - payload} of header: {options.output}"
     )
     rates = [family.rates[frame.rate_index].rate_id for frame in opened]
     listed = [
@@ -81,13 +75,13 @@ def encode(options: argparse.Namespace) -> None:
         for name, rate, frame in zip(options.images, rates, frames, strict=True)
     ]
     document = {"file": str(options.output), "bytes": len(written), "images": listed}
-    show(options, "", document, summary)
+    cli.show(options, "", document, summary)
 
 
-@command(
+@cli.command(
     "decode",
-    argument("file", "FILE.jspl", "written by encode", Path),
-    *FAMILY,
+    cli.argument("file", "FILE.jspl", "written by encode", Path),
+    *cli.FAMILY,
 )
 def decode(options: argparse.Namespace) -> None:
     """Decode a .jspl file to predictions, as a server does."""
@@ -95,7 +89,7 @@ def decode(options: argparse.Namespace) -> None:
     from jaxsplit.codec import Receiver
 
     content = read_file(options.file)
-    family, backbone = open_family(options)
+    family, backbone = cli.open_family(options)
     receiver = Receiver(family, backbone)
     try:
         receiver.check(bitstream.Reader(io.BytesIO(content)).header)
@@ -107,8 +101,10 @@ def decode(options: argparse.Namespace) -> None:
     number, separator = 0, "["
     frames = bitstream.frame_sizes(content)
     while batch := list(itertools.islice(frames, _DECODED_AT_ONCE)):
-        read = [frame for frame, _ in batch]
-        outputs = _decode(receiver, read, number, total, options)
+        # The bar is gone before results are printed: both may be on one terminal.
+        with cli.progress_bar(options, after=cli.SOON) as progress:
+            log = functools.partial(_log_decoded, progress.log, number, total)
+            outputs = receiver.decode([frame for frame, _ in batch], log)
         for said, (frame, size) in zip(backbone.task.describe(outputs), batch, strict=True):
             rate = family.rates[frame.rate_index].rate_id
             if options.json:
@@ -123,10 +119,5 @@ def decode(options: argparse.Namespace) -> None:
         print("\n]" if number else "[]")
 
 
-def _decode(
-    receiver: Receiver, frames: list[Frame], first: int, total: int, options: argparse.Namespace
-) -> Outputs:
-    """Returns outputs of the frames from number `first` on, of `total` in all."""
-    # The bar is gone before results are printed: both may be on one terminal.
-    with progress_bar(options, after=SOON) as progress:
-        return receiver.decode(frames, lambda done: progress.log("decoding", first + done, total))
+def _log_decoded(log: Log, first: int, total: int, done: int) -> None:
+    log("decoding", first + done, total)

@@ -1,14 +1,15 @@
-"""`jaxsplit evaluate` and `jaxsplit compare`: rate–accuracy curves, and their BD-rate."""
+"""`jaxsplit evaluate`, `compare` and `pack`: rate–accuracy curves, BD-rate, measured families."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 from pathlib import Path
 
-from jaxsplit.cli.arguments import FAMILY, argument, command, image_options
-from jaxsplit.cli.output import open_family, progress_bar, show
+from jaxsplit.cli import arguments as cli
+from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import check_writable
 
 _SOURCE = "embedded (the default), tfds:NAME[/CONFIG] or folder:PATH"
@@ -24,17 +25,18 @@ _METRIC = (
 _METHOD = "interpolation of the curves"
 _FROM = "leave out larger drops from the unsplit network (default: none)"
 _TO = "leave out smaller drops from the unsplit network (default: none)"
+_ENTRY = "entry of the card beside those of the training: limits, license, … (repeatable)"
 
 
-@command(
+@cli.command(
     "evaluate",
-    *FAMILY,
-    argument("--data", "SOURCE", _SOURCE, default="embedded"),
-    *image_options("default: test, else val, validation or the only one"),
-    argument("--rates", "A,B", "names of rates (default: all)"),
-    argument("--out", "DIR", "for curve.json, curve.png, report.html", Path),
-    argument("--baselines", "A,B|none", _BASELINES, default="jpeg,webp"),
-    argument("--compare-at", "METRIC", _GOAL),
+    *cli.FAMILY,
+    cli.argument("--data", "SOURCE", _SOURCE, default="embedded"),
+    *cli.image_options("default: test, else val, validation or the only one"),
+    cli.argument("--rates", "A,B", "names of rates (default: all)"),
+    cli.argument("--out", "DIR", "for curve.json, curve.png, report.html", Path),
+    cli.argument("--baselines", "A,B|none", _BASELINES, default="jpeg,webp"),
+    cli.argument("--compare-at", "METRIC", _GOAL),
     note="--json prints the content of curve.json.",
 )
 def evaluate(options: argparse.Namespace) -> None:
@@ -47,34 +49,30 @@ def evaluate(options: argparse.Namespace) -> None:
     baselines = () if options.baselines == "none" else tuple(options.baselines.split(","))
     for codec in baselines:
         image_codecs.check_codec(codec)
-    family, backbone = open_family(options)
-    goal = image_codecs.check_goal(options.compare_at, backbone.task.quality)
-    if options.out is not None:
-        check_writable(options.out)
+    family, backbone = cli.open_family(options)
+    out: Path | None = options.out
+    if out is not None:
+        check_writable(out)
     rates = None if options.rates is None else options.rates.split(",")
     source = data.open_source(options.data, split=options.split, limit=options.limit)
-    with progress_bar(options) as progress:
+    with cli.progress_bar(options) as progress:
         curve, _, rows = measure(
-            family, backbone, source, options.out, progress.log, rates, baselines, goal
+            family, backbone, source, out, progress.log, rates, baselines, options.compare_at
         )
     names = "curve.json, curve.png, images.npz, report.html"
-    summary = "" if options.out is None else f"wrote {names} to {options.out}"
-    show(
-        options,
-        f"{rows}\n{curve_table.render_details(curve)}",
-        json.loads(curve.to_json()),
-        summary,
-    )
+    summary = "" if out is None else f"wrote {names} to {out}"
+    text = f"{rows}\n{curve_table.render_details(curve)}"
+    cli.show(options, text, json.loads(curve.to_json()), summary)
 
 
-@command(
+@cli.command(
     "compare",
-    argument("reference", "REFERENCE", "curve.json, or its folder"),
-    argument("test", "TEST", "the same of the curve to compare"),
-    argument("--quality", "METRIC", _METRIC),
-    argument("--method", None, _METHOD, choices=("pchip", "akima"), default="pchip"),
-    argument("--from-drop", "PP", _FROM, float, default=math.inf),
-    argument("--to-drop", "PP", _TO, float, default=-math.inf),
+    cli.argument("reference", "REFERENCE", "curve.json, or its folder"),
+    cli.argument("test", "TEST", "the same of the curve to compare"),
+    cli.argument("--quality", "METRIC", _METRIC),
+    cli.argument("--method", None, _METHOD, choices=("pchip", "akima"), default="pchip"),
+    cli.argument("--from-drop", "PP", _FROM, float, default=math.inf),
+    cli.argument("--to-drop", "PP", _TO, float, default=-math.inf),
     note="The interval needs the images.npz of evaluate --out in both folders, of the same images.",
 )
 def compare(options: argparse.Namespace) -> None:
@@ -91,4 +89,46 @@ def compare(options: argparse.Namespace) -> None:
         method=options.method,
         drops=(options.from_drop / scale, options.to_drop / scale),
     )
-    show(options, result.render(), result.to_dict())
+    cli.show(options, result.render(), result.to_dict())
+
+
+@cli.command(
+    "pack",
+    *cli.FAMILY,
+    cli.output_option("DIR"),
+    cli.argument("--data", "SOURCE", "measure on these images (default: keep the figures)"),
+    *cli.image_options(),
+    cli.flag("--half", text="round parameters to float16: half of the bytes"),
+    cli.argument("--card", "KEY=VALUE", _ENTRY, cli.card_entry, action="append", default=[]),
+)
+def pack(options: argparse.Namespace) -> None:
+    """Write a family with a complete card, to ship or upload."""
+    from jaxsplit import data
+    from jaxsplit.evaluation import card, evaluate
+    from jaxsplit.reports import curve_table
+
+    family, backbone = cli.open_family(options)
+    cli.check_images(options, "data")
+    if options.half:
+        family = family.half()
+    family = dataclasses.replace(family, card=family.card | dict(options.card))
+    missing = card.missing(family.card)
+    if options.data is not None and "evaluation" in missing:
+        missing.remove("evaluation")
+    if missing:  # refused before the evaluation
+        needed = [f"--card {key}=…" for key in missing if key != "evaluation"]
+        needed += ["--data SOURCE"] if "evaluation" in missing else []
+        raise ConfigError(f"the card lacks {', '.join(missing)}: give {' '.join(needed)}")
+    check_writable(options.output)
+    rows = ""
+    if options.data is not None:
+        source = data.open_source(options.data, split=options.split, limit=options.limit)
+        with cli.progress_bar(options) as progress:
+            curve, seen = evaluate.evaluate_images(family, backbone, source, progress.log)
+        rows = curve_table.render(curve)
+        family = card.with_measured(family, curve, seen, source)
+    family.save(options.output, packed=True)
+    size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())
+    summary = f"{len(family.rates)} rates, {size / 1000:.1f} kB: {options.output}"
+    names = [rate.rate_id for rate in family.rates]
+    cli.show(options, rows, {"family": str(options.output), "rates": names, "bytes": size}, summary)

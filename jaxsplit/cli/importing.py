@@ -6,14 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from jaxsplit.cli.arguments import (
-    argument,
-    check_images,
-    command,
-    image_options,
-    output_option,
-)
-from jaxsplit.cli.output import SOON, progress_bar, show
+from jaxsplit.cli import arguments as cli
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import read_file
 
@@ -24,13 +17,13 @@ _TASK = "of the published units (default: classification)"
 _PUBLISHED = "with classification.json, segmentation.json and the weights they name"
 
 
-@command(
+@cli.command(
     "import backbone",
-    argument("name", "NAME", "a network, such as resnet50"),
-    argument("file", "FILE", "safetensors, torch or npz", Path),
-    output_option("OUT.safetensors"),
-    argument("--classes", "FILE", _CLASSES, Path),
-    argument("--resize", "N", _SIDE, int),
+    cli.argument("name", "NAME", "a network, such as resnet50"),
+    cli.argument("file", "FILE", "safetensors, torch or npz", Path),
+    cli.output_option("OUT.safetensors"),
+    cli.argument("--classes", "FILE", _CLASSES, Path),
+    cli.argument("--resize", "N", _SIDE, int),
 )
 def import_backbone(options: argparse.Namespace) -> None:
     """Convert weights to safetensors."""
@@ -42,14 +35,14 @@ def import_backbone(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.output}: the name must end in {networks.SUFFIX}")
     backbone = load_backbone(options.name, options.file)
     if options.classes is not None:
-        names = tuple(read_file(options.classes).decode("utf-8-sig", "replace").split("\n"))
-        names = tuple(name.strip() for name in names if name.strip())
+        lines = read_file(options.classes).decode("utf-8-sig", "replace").split("\n")
+        names = tuple(filter(None, map(str.strip, lines)))
         if len(names) != len(backbone.class_names):
             raise ConfigError(
                 f"{options.classes} names {len(names)} classes, but {options.file} has "
                 f"{len(backbone.class_names)}"
             )
-        backbone = dataclasses.replace(backbone, task=Classification(tuple(names)))
+        backbone = dataclasses.replace(backbone, task=Classification(names))
     if options.resize is not None:
         preprocessing = dataclasses.replace(backbone.preprocessing, resize=options.resize)
         backbone = dataclasses.replace(backbone, preprocessing=preprocessing)
@@ -66,18 +59,20 @@ def import_backbone(options: argparse.Namespace) -> None:
     facts = {"backbone": backbone.name, "classes": count, "fingerprint": backbone.fingerprint}
     summary = f"{backbone.name}, {count} classes: {options.output}\n"
     summary += f"fingerprint {backbone.fingerprint}"
-    show(options, "", {"file": str(options.output), **facts}, summary)
+    cli.show(options, "", {"file": str(options.output), **facts}, summary)
 
 
-@command(
+@cli.command(
     "import spic",
-    argument("folder", "FOLDER", _PUBLISHED, Path),
-    output_option("FAMILY", "folder to write: the family with --cut, else one folder for each cut"),
-    argument("--task", None, _TASK, choices=_TASKS, default=_TASKS[0]),
-    argument("--cut", "S1", "S1, S2, S3, US1 or US2 (default: all)"),
-    argument("--fit-on", "SOURCE", "images to fit tables on (default: published tables)"),
-    *image_options(),
-    argument("--weights", "FILE", "of the network, for --fit-on", Path),
+    cli.argument("folder", "FOLDER", _PUBLISHED, Path),
+    cli.output_option(
+        "FAMILY", "folder to write: the family with --cut, else one folder for each cut"
+    ),
+    cli.argument("--task", None, _TASK, choices=_TASKS, default=_TASKS[0]),
+    cli.argument("--cut", "S1", "S1, S2, S3, US1 or US2 (default: all)"),
+    cli.argument("--fit-on", "SOURCE", "images to fit tables on (default: published tables)"),
+    *cli.image_options(),
+    cli.argument("--weights", "FILE", "of the network, for --fit-on", Path),
 )
 def import_spic(options: argparse.Namespace) -> None:
     """Convert the units of the paper's authors."""
@@ -88,16 +83,14 @@ def import_spic(options: argparse.Namespace) -> None:
 
     if (options.fit_on is None) != (options.weights is None):
         raise ConfigError("--fit-on SOURCE and --weights FILE go together: give both or neither")
-    check_images(options, "fit_on")
-    backbone = None
+    cli.check_images(options, "fit_on")
+    families = import_families(options.folder, options.task, options.cut)
     if options.fit_on is not None:
         network = NETWORKS[options.task]
         source = data.open_source(options.fit_on, split=options.split, limit=options.limit)
         backbone = load_backbone(network.backbone, options.weights)
         backbone = dataclasses.replace(backbone, preprocessing=network.preprocessing)
-    families = import_families(options.folder, options.task, options.cut)
-    if backbone is not None:
-        with progress_bar(options, after=SOON) as progress:
+        with cli.progress_bar(options, after=cli.SOON) as progress:
             for cut, family in families.items():
                 families[cut] = fit_tables(family, backbone, source, tell=progress.log)
     listed, lines = [], []
@@ -107,4 +100,4 @@ def import_spic(options: argparse.Namespace) -> None:
         names = [rate.rate_id for rate in family.rates]
         listed.append({"cut": cut, "family": str(folder), "rates": names})
         lines.append(f"{cut}: {len(names)} rates at {family.cut} of {family.backbone}: {folder}")
-    show(options, "", listed, "\n".join(lines))
+    cli.show(options, "", listed, "\n".join(lines))

@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxsplit.cli.arguments import argument, command
-from jaxsplit.cli.output import show
+from jaxsplit.cli import arguments as cli
 from jaxsplit.io.files import read_file
-
-_DEEPEST = 8  # levels of a card's values that are shown
 
 
 class Description(NamedTuple):
@@ -24,14 +21,14 @@ class Description(NamedTuple):
     document: Mapping[str, object]
 
 
-@command(
+@cli.command(
     "info",
-    argument("path", "PATH|NAME", "default: list what is embedded", nargs="?"),
+    cli.argument("path", "PATH|NAME", "default: list what is embedded", nargs="?"),
 )
 def info(options: argparse.Namespace) -> None:
     """Describe a family, a .jspl file or weights."""
     found = describe(options.path)
-    show(options, "\n".join(found.lines), found.document)
+    cli.show(options, "\n".join(found.lines), found.document)
 
 
 def describe(name: str | None = None) -> Description:
@@ -67,18 +64,14 @@ def _stream(path: Path) -> Description:
     for frame, size in bitstream.frame_sizes(content):
         images[frame.rate_index] += 1
         sizes[frame.rate_index] += size
-    lines = [f"{path}: {_images(images.total())}, family {header.family}"]
+    lines = [f"{path}: {cli.images_text(images.total())}, family {header.family}"]
     rates = []
     for i, rate in enumerate(header.rates):
         found = {"latent": list(rate.shape), "images": images[i], "bytes": sizes[i]}
         rates.append({"rate": rate.rate_id, **found})
-        counts = f"{_images(images[i])}, {sizes[i]} bytes"
+        counts = f"{cli.images_text(images[i])}, {sizes[i]} bytes"
         lines.append(f"  {rate.rate_id}: latent {tuple(rate.shape)}, {counts}")
     return Description(lines, {"images": images.total(), "family": header.family, "rates": rates})
-
-
-def _images(count: int) -> str:
-    return f"{count} image" if count == 1 else f"{count} images"
 
 
 def _backbone(name: str) -> Description:
@@ -129,7 +122,7 @@ def _family(name: str) -> Description:
 
 def _shown(value: object, depth: int = 0) -> str:
     """Formats a value of a card on one line, also one from an untrusted file."""
-    if depth > _DEEPEST:
+    if depth > 8:
         return "…"
     if isinstance(value, float):
         return f"{value:g}"

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxsplit.cli.arguments import argument, command, group, positive, positives
-from jaxsplit.cli.output import show
+from jaxsplit.cli import arguments as cli
 from jaxsplit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,28 +21,30 @@ _WHOLE = "size of an image sent whole (default: uncompressed)"
 _FAMILIES = "trained families of this network: adds their rates with measured bytes"
 
 
-@command(
+@cli.command(
     "plan",
-    argument("backbone", "BACKBONE", "a network, weights by name, or a file of weights"),
-    argument("--weights", "FILE", "of the network; not needed", Path),
-    argument("--input", ("H", "W"), _SIZE, positive, nargs=2),
-    argument("--classes", "N", "number, for a network without weights", positive),
-    argument("--channels", "A,B", "of the units (default: 4,8,16,32,64)", positives),
-    argument("--strides", "A,B", "of the units (default: 1,2,4,8)", positives),
-    argument("--symbols", "N", _NEAREST, positive),
-    argument("--cut", "CUT", "also show every unit of this cut"),
-    group(
+    cli.argument("backbone", "BACKBONE", "a network, weights by name, or a file of weights"),
+    cli.argument("--weights", "FILE", "of the network; not needed", Path),
+    cli.argument("--input", ("H", "W"), _SIZE, cli.positive, nargs=2),
+    cli.argument("--classes", "N", "number, for a network without weights", cli.positive),
+    cli.argument("--channels", "A,B", "of the units (default: 4,8,16,32,64)", cli.positives),
+    cli.argument("--strides", "A,B", "of the units (default: 1,2,4,8)", cli.positives),
+    cli.argument("--symbols", "N", _NEAREST, cli.positive),
+    cli.argument("--cut", "CUT", "also show every unit of this cut"),
+    cli.group(
         "a link",
         "all three speeds, or none",
-        argument("--device-gmacs", "R", _SPEED, float),
-        argument("--server-gmacs", "R", "the same of the server", float),
-        argument("--bandwidth-mbps", "R", "speed from device to server, 1e6 bits a second", float),
-        argument("--rtt-ms", "T", "round-trip time (default: 0)", float),
-        argument("--bits-per-symbol", "B", "assumed for a unit (default: 2)", float),
-        argument("--image-bytes", "N", _WHOLE, float),
-        argument("--family", "F", _FAMILIES, nargs="+", action="extend"),
+        cli.argument("--device-gmacs", "R", _SPEED, float),
+        cli.argument("--server-gmacs", "R", "the same of the server", float),
+        cli.argument(
+            "--bandwidth-mbps", "R", "speed from device to server, 1e6 bits a second", float
+        ),
+        cli.argument("--rtt-ms", "T", "round-trip time (default: 0)", float),
+        cli.argument("--bits-per-symbol", "B", "assumed for a unit (default: 2)", float),
+        cli.argument("--image-bytes", "N", _WHOLE, float),
+        cli.argument("--family", "F", _FAMILIES, nargs="+", action="extend"),
     ),
-    argument("--plot", "FILE.png", "write a plot", Path),
+    cli.argument("--plot", "FILE.png", "write a plot", Path),
     note="Shapes are traced: nothing is run, and no weights are needed.",
 )
 def plan(options: argparse.Namespace) -> None:
@@ -65,25 +66,15 @@ def plan(options: argparse.Namespace) -> None:
         options.backbone, options.weights, options.input, options.classes, measured
     )
     shape = backbone.preprocessing.input_shape
-    plan = make_plan(
-        backbone.network,
-        shape,
-        backbone.variables,
-        name=backbone.name,
-        channels=options.channels or CHANNELS,
-        strides=options.strides or STRIDES,
-    )
+    channels, strides = options.channels or CHANNELS, options.strides or STRIDES
+    parts = backbone.network, shape, backbone.variables
+    plan = make_plan(*parts, name=backbone.name, channels=channels, strides=strides)
     comparison = None
     if link is not None:
-        bits, size = options.bits_per_symbol, options.image_bytes
-        comparison = compare(
-            plan,
-            link,
-            symbols,
-            BITS_PER_SYMBOL if bits is None else bits,
-            math.prod(shape) if size is None else size,
-            link_options(families, backbone, link),
-        )
+        bits = BITS_PER_SYMBOL if options.bits_per_symbol is None else options.bits_per_symbol
+        size = math.prod(shape) if options.image_bytes is None else options.image_bytes
+        rates = link_options(families, backbone, link)
+        comparison = compare(plan, link, symbols, bits, size, rates)
     shown = None if options.cut is None else plan[options.cut]
     if options.plot is not None:
         try:
@@ -94,25 +85,22 @@ def plan(options: argparse.Namespace) -> None:
     if shown is not None:
         text += "\n" + report.render_units(shown, comparison)
     summary = "" if options.plot is None else f"wrote {options.plot}"
-    show(options, text, plan_to_dict(plan, comparison, symbols), summary)
+    cli.show(options, text, plan_to_dict(plan, comparison, symbols), summary)
 
 
 def _link(options: argparse.Namespace) -> Link | None:
-    """The link of the options; None if there is none.
-
-    Raises:
-      ConfigError: only a part of it is given.
-    """
+    """Returns the link of the options, None without one; a ConfigError for a part of one."""
     from jaxsplit.cost import Link
 
     names = ("device_gmacs", "server_gmacs", "bandwidth_mbps")
     values = {name: getattr(options, name) for name in names}
-    if all(value is None for value in values.values()):
+    missing = [name for name, value in values.items() if value is None]
+    if len(missing) == len(names):
         others = ("rtt_ms", "bits_per_symbol", "image_bytes", "family")
         if given := [name for name in others if getattr(options, name) is not None]:
             raise ConfigError(f"{_flags(given)} needs a link: give {_flags(names)} too")
         return None
-    if missing := [name for name, value in values.items() if value is None]:
+    if missing:
         raise ConfigError(f"a link also needs {_flags(missing)}")
     return Link(**values, rtt_ms=options.rtt_ms or 0.0)
 

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Sequence
 
 from jaxsplit import __version__
-from jaxsplit.cli import coding, evaluate, importing, info, pack, plan, train
+from jaxsplit.cli import coding, evaluate, importing, info, plan, train
 from jaxsplit.cli.arguments import Parser, add_parser
 from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, one_line
 
 #: In the order of the help; those below "import" follow.
 COMMANDS = (
     *(train.quickstart, train.train, evaluate.evaluate, evaluate.compare, plan.plan),
-    *(train.design, pack.pack, coding.encode, coding.decode, info.info),
+    *(train.design, evaluate.pack, coding.encode, coding.decode, info.info),
 )
 
 
@@ -68,8 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Parses a command line: its options, its `run`, and `--config.KEY=VALUE` as `overrides`.
 
-    Raises:
-      ConfigError: a word is unknown or missing, or an invalid value.
+    Raises a ConfigError for a word that is unknown or missing, and for an invalid value.
 
     >>> parse(["train", "--config", "mine", "--workdir", "w", "--config.seed=1"]).overrides
     {'seed': '1'}

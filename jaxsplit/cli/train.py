@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxsplit.cli.arguments import WORKDIR, argument, command, config_options, flag, group
-from jaxsplit.cli.output import progress_bar, show
+from jaxsplit.cli import arguments as cli
 from jaxsplit.errors import ConfigError, Interrupted
 from jaxsplit.io.files import check_writable, write_json
 
@@ -22,11 +21,11 @@ _OUT = "for curve, report and family (default: jaxsplit_quickstart)"
 _HOSTS = "the same command on each; TPU pods, Slurm and Open MPI need none of these"
 
 
-@command(
+@cli.command(
     "quickstart",
-    argument("--out", "DIR", _OUT, Path, default=Path("jaxsplit_quickstart")),
-    argument("--seed", "N", "default: 0", int, default=0),
-    flag("--smoke", text="a few steps on a few images"),
+    cli.argument("--out", "DIR", _OUT, Path, default=Path("jaxsplit_quickstart")),
+    cli.argument("--seed", "N", "default: 0", int, default=0),
+    cli.flag("--smoke", text="a few steps on a few images"),
 )
 def quickstart(options: argparse.Namespace) -> None:
     """Train a rate-accuracy curve on the embedded images and show it with real bytes."""
@@ -40,16 +39,16 @@ def quickstart(options: argparse.Namespace) -> None:
     _run_curve(loaded, options, options.out, command, resume=False)  # type: ignore[arg-type]
 
 
-@command(
+@cli.command(
     "train",
-    *config_options("curve", "backbone"),
-    WORKDIR,
-    group(
+    *cli.config_options("curve", "backbone"),
+    cli.WORKDIR,
+    cli.group(
         "several hosts",
         _HOSTS,
-        argument("--coordinator", "HOST:PORT|auto", "address of the first process"),
-        argument("--process-id", "I", "index of this process, from 0", int),
-        argument("--processes", "N", "number of processes", int),
+        cli.argument("--coordinator", "HOST:PORT|auto", "address of the first process"),
+        cli.argument("--process-id", "I", "index of this process, from 0", int),
+        cli.argument("--processes", "N", "number of processes", int),
     ),
 )
 def train(options: argparse.Namespace) -> None:
@@ -69,11 +68,11 @@ def train(options: argparse.Namespace) -> None:
             _run_curve(loaded, options, options.workdir, _repeated(options), resume=True)
             return
         parallel.use_cpu_cores(loaded.batch_size)
-        with progress_bar(options) as progress:
+        with cli.progress_bar(options) as progress:
             card = run.run_backbone(loaded, options.workdir, _repeated(options), progress)
         if distributed.is_first():
             text = f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images"
-            show(options, text, card, f"wrote {options.workdir / 'weights.safetensors'}")
+            cli.show(options, text, card, f"wrote {options.workdir / 'weights.safetensors'}")
 
 
 def _repeated(options: argparse.Namespace) -> str:
@@ -97,7 +96,7 @@ def _run_curve(
 
     parallel.use_cpu_cores(config.batch_size)
     start = time.monotonic()
-    with progress_bar(options, [rate.rate_id for rate in config.rates]) as progress:
+    with cli.progress_bar(options, [rate.rate_id for rate in config.rates]) as progress:
         result = run.run_curve(
             config, out, resume=resume, command=command, progress=progress, log=progress.log
         )
@@ -107,18 +106,17 @@ def _run_curve(
     text = (
         f"cut {config.cut}: of the network's {(cost.head + cost.tail) / 1e6:.2f} M "
         f"multiply-accumulates the device runs {100 * cost.device_share:.1f} % "
-        f"(encoder {cost.encoder / 1e6:.2f} M)\n"
-        f"{result.table}"
+        f"(encoder {cost.encoder / 1e6:.2f} M)\n{result.table}"
     )
     seconds = time.monotonic() - start
     summary = f"wrote {out}/curve.json, {out}/curve.png and {out}/family in {seconds:.0f} s"
-    show(options, text, json.loads(result.curve.to_json()), summary)
+    cli.show(options, text, json.loads(result.curve.to_json()), summary)
 
 
-@command(
+@cli.command(
     "design",
-    *config_options("design"),
-    WORKDIR,
+    *cli.config_options("design"),
+    cli.WORKDIR,
     note="The same command resumes a search that was stopped.",
 )
 def design(options: argparse.Namespace) -> None:
@@ -136,18 +134,17 @@ def design(options: argparse.Namespace) -> None:
     check_writable(options.workdir)
     # CPU cores are no devices here: at late cuts a step of one unit is too small to share (on two
     # cores 1.5 times the time; at early cuts 0.7 times).
-    with progress_bar(options) as progress:
+    with cli.progress_bar(options) as progress:
         backbone = load_backbone(loaded.backbone)
         try:
             found = search(loaded, backbone, options.workdir, progress.log)
         except KeyboardInterrupt as stopped:
             resumes = "interrupted: the same command resumes from the last checkpoint"
             raise Interrupted(resumes, signal.SIGINT) from stopped
-    chosen = choose(found.front, loaded.points)
-    write_config(options.workdir / "chosen.py", loaded, chosen)
-    document = found.to_dict()
-    write_json(options.workdir / "design.json", document)
-    search_report.plot_design(options.workdir / "design.png", found, chosen)
-    names = ", ".join(f"{options.workdir}/{name}" for name in ("design.json", "design.png"))
-    summary = f"wrote {names} and {options.workdir}/chosen.py in {found.minutes:.1f} minutes"
-    show(options, search_report.render(found, chosen), document, summary)
+    chosen, document, out = choose(found.front, loaded.points), found.to_dict(), options.workdir
+    write_config(out / "chosen.py", loaded, chosen)
+    write_json(out / "design.json", document)
+    search_report.plot_design(out / "design.png", found, chosen)
+    names = f"{out}/design.json, {out}/design.png and {out}/chosen.py"
+    summary = f"wrote {names} in {found.minutes:.1f} minutes"
+    cli.show(options, search_report.render(found, chosen), document, summary)

@@ -36,8 +36,7 @@ CLASS_NAMES = (
 def read_idx(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads the split `train` or `test` from `*-idx3-ubyte[.gz]` and `*-idx1-ubyte[.gz]`.
 
-    Returns images, uint8 [N, 28, 28], and labels, uint8 [N]; a DataError if a file is missing or no
-    idx.
+    Returns images, uint8 [N, 28, 28], and labels, uint8 [N]; a DataError if a file is bad.
     """
     stem = {"train": "train", "test": "t10k"}[split]
     images = _read_array(Path(folder, f"{stem}-images-idx3-ubyte"), 3)
@@ -55,11 +54,9 @@ def write(
     Given `train` or `test`, the embedded subset: so many images, balanced over the classes. Else
     the full set, `fashion_mnist/3.0.1`.
     """
+    name, version, content = EMBEDDED, "1.0.0", "the first images of each class in each split"
     if train is None and test is None:
         name, version, content = "fashion_mnist", "3.0.1", "all of it"
-    else:
-        name, version = EMBEDDED, "1.0.0"
-        content = "the first images of each class in each split"
     splits = {}
     for split, count in (("train", train), ("test", test)):
         images, labels = read_idx(idx, split)

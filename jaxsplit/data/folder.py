@@ -23,8 +23,7 @@ from jaxsplit.errors import DataError
 def open_records(path: str, split: str | None) -> tuple["FolderRecords", str]:
     """Opens one split of a folder and returns its name; without splits it is `all`.
 
-    Raises:
-      DataError: no such folder or split, a class without images, or a class not in classes.txt.
+    Raises a DataError: no such folder or split, a class without images or not in classes.txt.
     """
     name = f"folder:{path}"
     try:
@@ -52,15 +51,14 @@ def _open(root: Path, name: str, split: str | None) -> tuple["FolderRecords", st
     else:
         split = choose_split(split, ["all"], name)
         top, inside, classes = root, _subfolders(root), list(below)
-    for listing in (root / "classes.txt", top / "classes.txt"):
-        if listing.is_file():
-            classes = _read_classes(listing, {folder.name for folder in inside})
-            break
+    listings = [folder / "classes.txt" for folder in (root, top)]
+    if listing := next(filter(Path.is_file, listings), None):
+        classes = _read_classes(listing, {folder.name for folder in inside})
     return FolderRecords(name, top, classes), split
 
 
 class FolderRecords:
-    """Records of one split, ordered by class and file name."""
+    """Records of one split, ordered by class and file name; `labels` are int32 [N]."""
 
     def __init__(self, name: str, top: Path, class_names: list[str]):
         self.class_names = tuple(class_names)
@@ -74,30 +72,24 @@ class FolderRecords:
                 continue
             files = _image_files(folder)
             if not files:
-                raise DataError(
-                    f"{name}: class {class_name!r} has no images in {folder}; add some, or remove "
-                    "the folder"
-                )
+                what = f"class {class_name!r} has no images in {folder}"
+                raise DataError(f"{name}: {what}; add some, or remove the folder")
             for file, size, modified in files:
                 listed = f"{folder.name}/{file}\0{size}"
                 listing.update(f"{listed}\n".encode())
                 digest.update(f"{listed}\0{modified}\n".encode())
-            self._files.extend(f"{folder.name}/{file}" for file, _, _ in files)
-            labels.extend([label] * len(files))
-        self._labels = np.array(labels, np.int32)
+                self._files.append(f"{folder.name}/{file}")
+                labels.append(label)
+        self.labels = np.array(labels, np.int32)
         self.identity = f"folder {digest.hexdigest()}"
         self.listing = f"folder {listing.hexdigest()}"
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def labels(self) -> np.ndarray:
-        """Returns int32 [N]."""
-        return self._labels
-
     def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
         """Returns (image, label) for each index; images are uint8 [H, W, C]."""
-        return [(decode_image(self._top / self._files[i]), int(self._labels[i])) for i in indices]
+        return [(decode_image(self._top / self._files[i]), int(self.labels[i])) for i in indices]
 
 
 def _folder_name(class_name: str) -> str:

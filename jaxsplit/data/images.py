@@ -43,11 +43,8 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
             # The further pictures of an MPO are previews, not an animation.
             if getattr(image, "is_animated", False) and image.format != "MPO":
-                warn_once(
-                    "animated",
-                    f"{name} is animated: only its first frame is used; to use another frame, save "
-                    "it as an image of its own",
-                )
+                advice = "to use another frame, save it as an image of its own"
+                warn_once("animated", f"{name} is animated: only its first frame is used; {advice}")
             return _to_array(image, name)
     except JaxsplitWarning:  # raised if warnings are errors
         raise
@@ -94,11 +91,8 @@ def _on_white(image: Image.Image, name: str) -> Image.Image:
     opaque = layers.convert(layers.mode.removesuffix("A"))
     if alpha.getextrema() == (255, 255):
         return opaque
-    warn_once(
-        "transparent",
-        f"{name} is partly transparent: it is composited on white; for another background, save "
-        "the image with it",
-    )
+    advice = "for another background, save the image with it"
+    warn_once("transparent", f"{name} is partly transparent: composited on white; {advice}")
     white = Image.new(opaque.mode, opaque.size, "white")
     white.paste(opaque, mask=alpha)
     return white

@@ -20,6 +20,7 @@ from jaxsplit.errors import ConfigError
 
 ENDLESS = 2**40  # steps
 _CHUNK = 128  # images that a thread decodes at a time
+_THREADS = min(os.cpu_count() or 1, 16)  # Pillow decodes outside the GIL
 
 _BatchT = TypeVar("_BatchT")
 
@@ -34,9 +35,8 @@ class ImageBatch(TypedDict):
 
 
 # Images and labels of each source, by the geometry of their preprocessing.
-_DECODED: weakref.WeakKeyDictionary[
-    Source, dict[tuple[object, ...], tuple[np.ndarray, np.ndarray]]
-] = weakref.WeakKeyDictionary()
+_Arrays = tuple[np.ndarray, np.ndarray]
+_DECODED = weakref.WeakKeyDictionary[Source, dict[tuple[object, ...], _Arrays]]()
 
 
 def batches(
@@ -62,8 +62,8 @@ def batches(
       augment: random augmentation; requires a seed.
       drop_remainder: drop each epoch's incomplete last batch instead of padding it.
       start_step: first step, counted over epochs; the data continue as if started at 0.
-      memory_limit: decoded images of at most so many bytes are kept in memory, shared by all
-        iterations over the source. Larger sources are decoded on the fly.
+      memory_limit: decoded images of at most so many bytes are kept in memory for all iterations
+        over the source. Larger sources are decoded on the fly.
 
     Returns:
       An iterator over batches of constant shapes, see `ImageBatch`.
@@ -86,9 +86,7 @@ def batches(
         raise ConfigError("got an augmentation without a seed; give a seed")
     per_epoch = num_batches(len(source), batch_size, drop_remainder)
     if not per_epoch:
-        raise ConfigError(
-            f"{source!r} doesn't fill one batch of {batch_size}; use a smaller batch_size"
-        )
+        raise ConfigError(f"{source!r} doesn't fill one batch of {batch_size}; use smaller batches")
     read, threads = reader(source, preprocessing, memory_limit)
 
     def fetch(step: int) -> ImageBatch:
@@ -105,13 +103,10 @@ def batches(
 def reader(
     source: Source, preprocessing: Preprocessing, memory_limit: int = 2**30
 ) -> tuple[Callable[[np.ndarray], ImageBatch], int]:
-    """Makes a function from indices, int64 [B] with -1 for padding, to a batch of those examples.
-
-    Also returns the number of threads to call it in.
-    """
+    """Makes a function from indices, int64 [B], -1 for padding, to a batch; and its threads."""
     if len(source) * math.prod(preprocessing.input_shape) <= memory_limit:
         return functools.partial(_from_memory, *load_arrays(source, preprocessing)), 1
-    return functools.partial(_from_source, source, preprocessing), _threads()
+    return functools.partial(_from_source, source, preprocessing), _THREADS
 
 
 def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +130,7 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
         labels = np.empty(len(source), np.int32)
         chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
         read = functools.partial(_from_source, source, preprocessing)
-        for batch in stream(lambda step: read(chunks[step]), 0, len(chunks), _threads()):
+        for batch in stream(lambda step: read(chunks[step]), 0, len(chunks), _THREADS):
             images[batch["index"]] = batch["image"]
             labels[batch["index"]] = batch["label"]
         images.flags.writeable = labels.flags.writeable = False
@@ -144,12 +139,9 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
 
 
 def _from_memory(images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> ImageBatch:
-    mask = index >= 0
-    batch = ImageBatch(image=images[index], label=labels[index], index=index, mask=mask)
-    if not mask.all():
-        batch["image"][~mask] = 0
-        batch["label"][~mask] = -1
-    return batch
+    image, label, mask = images[index], labels[index], index >= 0
+    image[~mask], label[~mask] = 0, -1
+    return ImageBatch(image=image, label=label, index=index, mask=mask)
 
 
 def _from_source(source: Source, preprocessing: Preprocessing, index: np.ndarray) -> ImageBatch:
@@ -160,10 +152,6 @@ def _from_source(source: Source, preprocessing: Preprocessing, index: np.ndarray
         images[position] = preprocessing.apply(example["image"])
         labels[position] = example["label"]
     return ImageBatch(image=images, label=labels, index=index, mask=mask)
-
-
-def _threads() -> int:
-    return min(os.cpu_count() or 1, 16)  # Pillow decodes outside the GIL
 
 
 def num_batches(examples: int, batch_size: int, drop_remainder: bool = False) -> int:
@@ -202,7 +190,7 @@ def stream(
 ) -> Iterator[_BatchT]:
     """Iterates over fetch(start), …, fetch(stop - 1) in order, prefetched by grain's threads.
 
-    The threads call `fetch` ahead of the iteration, by `ahead` batches or, by default, two each.
+    They are `ahead` batches ahead of the iteration, by default two each.
     """
     from grain import python as grain  # importing takes most of a second
 

@@ -17,7 +17,7 @@ from jaxsplit.errors import DataError, did_you_mean
 def prepare(name: str, data_dir: str | Path) -> None:
     """Downloads the dataset `NAME[/CONFIG][:VERSION]` and writes it as array_record.
 
-    Runs in a subprocess. Raises a DataError without TensorFlow, or if TFDS fails.
+    Raises a DataError without TensorFlow, or if TFDS fails.
     """
     arguments = ["-m", "jaxsplit.data.prepare", name, "--data-dir", str(data_dir)]
     command = shlex.join(["python", *arguments])

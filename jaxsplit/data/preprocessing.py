@@ -138,11 +138,9 @@ class Preprocessing:
         if not isinstance(values, Mapping) or "size" not in values:
             raise ConfigError("preprocessing needs keys and values, at least size: [height, width]")
         known = [field.name for field in dataclasses.fields(cls)]
-        if unknown := sorted(values.keys() - set(known)):
-            raise ConfigError(
-                f"unknown preprocessing keys {', '.join(unknown)}, expected some of "
-                f"{', '.join(known)}"
-            )
+        if unknown := ", ".join(sorted(values.keys() - set(known))):
+            expected = ", ".join(known)
+            raise ConfigError(f"unknown preprocessing keys {unknown}, expected some of {expected}")
         fields: dict[str, Any] = {
             key: tuple(x) if isinstance(x, list) else x for key, x in values.items()
         }

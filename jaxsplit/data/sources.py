@@ -1,7 +1,5 @@
 """Sources of labelled images: the embedded set, TFDS datasets, folders of image files.
 
-One string selects a source, on the command line (`--data`) and in Python:
-
 - `embedded`: 6,000 + 2,000 images of Fashion-MNIST, included in the package
 - `tfds:NAME[/CONFIG][:VERSION]`: any TFDS dataset prepared as array_record
 - `folder:PATH`: image files in `[split/]class/`
@@ -34,8 +32,9 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
     def labels(self) -> np.ndarray:
-        """Returns int32 [N] without decoding an image."""
+        """int32 [N], read once without decoding an image."""
         ...
 
     def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
@@ -72,11 +71,8 @@ class Source:
     """
 
     def __init__(self, name: str, split: str, records: Records, keep: np.ndarray | None = None):
-        self.name = name
-        self.split = split
-        self.class_names = records.class_names
-        self._records = records
-        self._keep = keep
+        self.name, self.split, self.class_names = name, split, records.class_names
+        self._records, self._keep = records, keep
 
     @property
     def keep(self) -> np.ndarray:
@@ -103,7 +99,7 @@ class Source:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """Labels, int32 [N], read once without decoding an image."""
-        labels = self._records.labels()
+        labels = self._records.labels
         labels = labels if self._keep is None else labels[self._keep]
         labels.flags.writeable = False
         return labels
@@ -169,17 +165,15 @@ def open_source(
         )
     source = Source(name, split, records)
     if part is not None:
-        keep = part_of(source.labels, *part)
-        source = Source(name, f"{split}[{part[0]}%:{part[1]}%]", records, keep)
+        split = f"{split}[{part[0]}%:{part[1]}%]"
+        source = Source(name, split, records, part_of(source.labels, *part))
         if not len(source):
-            raise DataError(f"{name} has no image in {source.split}; take a wider range")
-    if limit is None:
-        return source
-    if limit < 1:
+            raise DataError(f"{name} has no image in {split}; take a wider range")
+    if limit is not None and limit < 1:
         raise DataError(f"got limit {limit}, expected at least 1")
-    if limit >= len(source):
+    if limit is None or limit >= len(source):
         return source
-    return Source(name, source.split, records, source.keep[spread(source.labels, limit)])
+    return Source(name, split, records, source.keep[spread(source.labels, limit)])
 
 
 def portable_name(name: str) -> str:

@@ -60,17 +60,12 @@ def parse_split(split: str | None) -> tuple[str | None, tuple[int, int] | None]:
 def choose_split(split: str | None, available: Sequence[str], name: str) -> str:
     """Returns the requested split of the dataset `name`, or the default one.
 
-    Raises:
-      DataError: no such split, or none requested and no default among several.
+    Raises a DataError if there is no such split, or none requested and no default among several.
     """
     listed = ", ".join(available)
-    if split is not None:
-        if split not in available:
-            raise DataError(f"{name} has no split {split!r}; it has: {listed}")
-        return split
-    for default in _DEFAULT_SPLITS:
-        if default in available:
-            return default
-    if len(available) == 1:
-        return available[0]
-    raise DataError(f"{name} has several splits and none is the default; choose one of: {listed}")
+    if split is not None and split not in available:
+        raise DataError(f"{name} has no split {split!r}; it has: {listed}")
+    defaults = [default for default in _DEFAULT_SPLITS if default in available]
+    if split is None and not defaults and len(available) != 1:
+        raise DataError(f"{name} has several splits, none the default; choose one of: {listed}")
+    return split or [*defaults, *available][0]

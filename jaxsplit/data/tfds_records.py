@@ -4,6 +4,7 @@ The folder is located here instead of by `tfds.builder`, which retries on the ne
 if a name is not on disk.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -31,9 +32,9 @@ def default_data_dir() -> Path:
 def find_prepared(name: str, data_dir: Path) -> Path | None:
     """Returns the folder of a dataset prepared as array_record in a TFDS data_dir, or None.
 
-    The name is `NAME[/CONFIG][:VERSION]`. The version defaults to the newest, the config to TFDS's
-    default config if it is present, else to the only one present. Raises a DataError if the name is
-    malformed, or several configs are present and none is the default.
+    The version of `NAME[/CONFIG][:VERSION]` defaults to the newest, the config to TFDS's default if
+    present, else to the only one. Raises a DataError if the name is malformed, or several configs
+    are present and none is the default.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -59,9 +60,8 @@ def open_records(
 ) -> tuple["PreparedRecords", str]:
     """Opens one split of a dataset, prepared first if necessary, and returns its name.
 
-    See `find_prepared` for `name` and `open_source` for `split` and `data_dir`. The source is
-    called `title`, or `tfds:` and the name with the selected config. Raises a DataError if it is
-    not prepared, has no such split, or has no labelled images.
+    See `find_prepared` and `open_source`. `title` defaults to `tfds:` and the name with its config.
+    Raises a DataError if it is not prepared, has no such split, or no labelled images.
     """
     root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     folder = find_prepared(name, root)
@@ -83,8 +83,7 @@ def open_records(
         # Given a version, TFDS uses the files on disk without a network request.
         full_name = folder.parent.relative_to(root).as_posix()
         builder = tfds.builder(f"{full_name}:{folder.name}", data_dir=root)
-        if title is None:
-            title = f"tfds:{full_name}{name[name.index(':') :] if ':' in name else ''}"
+        title = title or f"tfds:{full_name}{''.join(name.partition(':')[1:])}"
         split = choose_split(split, list(builder.info.splits), title)
         return PreparedRecords(title, builder, split), split
     except DataError:
@@ -127,8 +126,9 @@ class PreparedRecords:
     def __len__(self) -> int:
         return len(self._records)
 
+    @functools.cached_property
     def labels(self) -> np.ndarray:
-        """Returns int32 [N] without decoding an image."""
+        """int32 [N], read without decoding an image."""
         chunks = (range(i, min(i + 1024, len(self))) for i in range(0, len(self), 1024))
         return np.array([label for c in chunks for _, label in self._read(c)], np.int32)
 
@@ -142,21 +142,21 @@ class PreparedRecords:
         return found
 
     def _read(self, indices: Sequence[int]) -> list[tuple[bytes | np.ndarray, int]]:
+        from tensorflow_datasets.proto import tf_example_pb2
+
         try:
             if _is_mock(self._records):  # gives decoded examples
                 examples = [self._records[index] for index in indices]
                 return [(one[self._image], int(one[self._label])) for one in examples]
             # In one call: single reads cost as much as decoding small images.
-            return [self._parse(record) for record in self._records.__getitems__(indices)]
+            records = map(tf_example_pb2.Example.FromString, self._records.__getitems__(indices))
+            fields = [record.features.feature for record in records]
+            return [
+                (one[self._image].bytes_list.value[0], one[self._label].int64_list.value[0])
+                for one in fields
+            ]
         except Exception as error:  # damaged file: array_record's or protobuf's error
             raise _unreadable(self._name, error) from error
-
-    def _parse(self, record: bytes) -> tuple[bytes, int]:
-        from tensorflow_datasets.proto import tf_example_pb2
-
-        fields = tf_example_pb2.Example.FromString(record).features.feature
-        image, label = fields[self._image].bytes_list, fields[self._label].int64_list
-        return image.value[0], label.value[0]
 
 
 def _mocked(name: str, data_dir: Path):

@@ -7,8 +7,8 @@ dataclass needs nothing here.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -121,34 +121,26 @@ def to_dataclass(values: dict[str, object]) -> Config:
     if isinstance(shared, dict) and isinstance(specs, dict):
         values["specs"] = {name: {**shared, **dict(own)} for name, own in specs.items()}
     curve = vars(fields.build(kind, values)).copy()
-    rates = _rates(curve.pop("lambdas"), curve.pop("specs"), curve["spec"])
-    return CurveConfig(rates=rates, **curve)
-
-
-def _rates(
-    lambdas: dict[str, float], specs: dict[str, BottleneckSpec], shared: BottleneckSpec
-) -> tuple[Rate, ...]:
+    lambdas, specs = curve.pop("lambdas"), curve.pop("specs")
     for name in specs:
         if name not in lambdas:
             listed = did_you_mean(name, lambdas) or f"; there are {', '.join(lambdas)}"
             raise ConfigError(f"the configuration has no rate for {f'specs.{name}'!r}{listed}")
     # A rate with the shared spec has None, so that the key of the training stays the same.
-    own = {name: spec for name, spec in specs.items() if spec != shared}
-    return tuple(Rate(name, float(lmbda), own.get(name)) for name, lmbda in lambdas.items())
+    own = {name: spec for name, spec in specs.items() if spec != curve["spec"]}
+    rates = tuple(Rate(name, float(lmbda), own.get(name)) for name, lmbda in lambdas.items())
+    return CurveConfig(rates=rates, **curve)
 
 
 def _read(name: str) -> dict[str, object]:
     """Runs get_config of `NAME[:ARG]`."""
     file, _, arg = name.partition(":")
     path = find(file)
-    spec = importlib.util.spec_from_file_location(f"jaxsplit_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        variants = list(getattr(module, "VARIANTS", [arg]))
-        config = module.get_config(*[arg] * bool(arg)) if not arg or arg in variants else None
+        module = runpy.run_path(os.fspath(path))
+        variants = list(module.get("VARIANTS", [arg]))
+        given = (arg,) if arg else ()
+        config = module["get_config"](*given) if not arg or arg in variants else None
     except Exception as error:  # a user's file may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"{path} is not a configuration: {reason}") from error

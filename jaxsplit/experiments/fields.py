@@ -60,8 +60,7 @@ def build(form: object, value: object, key: str = "") -> Any:
     members = _members(form)
     form = next((one for one in members if _fits(value, one)), None)
     if form is None:
-        name, _ = _name(members[0])
-        raise ConfigError(f"{key} is {value!r}; expected a {name}")
+        raise ConfigError(f"{key} is {value!r}; expected a {_name(members[0])[0]}")
     parts = typing.get_args(form)
     if dataclasses.is_dataclass(form) and isinstance(value, dict):
         return _build_dataclass(typing.cast(type, form), value, key)
@@ -178,13 +177,12 @@ def _attributes(cls: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
 
 
-def describe(cls: type) -> Iterator[str]:
-    """Yields lines with every key of a dataclass, its default and its meaning; nested ones too."""
-    yield from _described(cls, "", set())
+def describe(cls: type, prefix: str = "", seen: set[type] | None = None) -> Iterator[str]:
+    """Yields lines with every key of a dataclass, its default and its meaning; nested ones too.
 
-
-def _described(cls: type, prefix: str, seen: set[type]) -> Iterator[str]:
-    entries = list(keys(cls).items())
+    Keys begin with `prefix`. Keys of dataclasses in `seen` are not repeated.
+    """
+    entries, seen = list(keys(cls).items()), set() if seen is None else seen
     for i, (name, key) in enumerate(entries):
         default = f" = {key.default!r}"
         if key.default is dataclasses.MISSING:
@@ -197,7 +195,7 @@ def _described(cls: type, prefix: str, seen: set[type]) -> Iterator[str]:
                 yield f"  {path}KEY: the keys of {inner.__name__}, as above"
             else:
                 seen.add(inner)
-                yield from _described(inner, path, seen)
+                yield from describe(inner, path, seen)
 
 
 def _nested(form: object, path: str) -> Iterator[tuple[str, type]]:

@@ -29,8 +29,7 @@ from jaxsplit.weights.load import load_backbone
 __all__ = ["CurveResult", "Measurement", "measure", "run_backbone", "run_curve"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class CurveResult:
+class CurveResult(NamedTuple):
     """Result of `run_curve`.
 
     Attributes:
@@ -104,14 +103,14 @@ def run_curve(
     family = train_curve(config, backbone, directory if resume else None, progress, log)
     if not distributed.is_first():
         return None
-    measured = measure(
+    curve, seen, table = measure(
         family, backbone, source, directory, log, None, config.baselines, config.compare_at
     )
     if command is not None:
         family = dataclasses.replace(family, card={"command": command, **family.card})
-    family = with_measured(family, measured.curve, measured.seen, source)
+    family = with_measured(family, curve, seen, source)
     family.save(directory / "family")
-    return CurveResult(family, measured.curve, cost, measured.table)
+    return CurveResult(family, curve, cost, table)
 
 
 def measure(

@@ -22,10 +22,11 @@ from jaxsplit.data import Preprocessing
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import FamilyRate, RateFamily
-from jaxsplit.io.untrusted import finite_floats, listed, shown, shown_shape
+from jaxsplit.io.untrusted import check_tensors, finite_floats, shown
 from jaxsplit.units import BottleneckSpec, Variables
 from jaxsplit.weights import imagenet
 from jaxsplit.weights.formats import read_tensors
+from jaxsplit.weights.name_maps import TORCH_NAMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,6 @@ _LAYERS = {
     ("decoder", "depthwise"): ("conv2_5", (2, 3, 0, 1)),
     ("decoder", "depthwise_norm"): ("bn5_1", (0,)),
 }
-_TENSORS = {"bias": "bias", "mean": "running_mean", "var": "running_var"}  # others: "weight"
 _UNUSED = ("priorEncoder.", "priorDecoder.", "bitEstimator_z.")
 
 
@@ -108,18 +108,12 @@ def import_families(
     Returns:
       The authors' name of a cut → its family, not bound to weights.
     """
-    families = {}
-    for name, rates in read_units(folder, task, cut).items():
-        network = NETWORKS[task]
-        families[name] = RateFamily(
-            network.backbone,
-            backbone_fingerprint=None,
-            weights=None,
-            preprocessing=network.preprocessing,
-            cut=network.sites[name].cut,
-            rates=tuple(rates),
-        )
-    return families
+    units, network = read_units(folder, task, cut), NETWORKS[task]
+    unbound = network.backbone, None, None, network.preprocessing  # no fingerprint, no weights
+    return {
+        name: RateFamily(*unbound, network.sites[name].cut, tuple(rates))
+        for name, rates in units.items()
+    }
 
 
 def read_units(
@@ -179,8 +173,8 @@ def _read_unit(index: Path, name: str, entry: Any, site: Site | None) -> FamilyR
             latent_activation="relu",
             crop=False,
         )
-        file, counts = entry["weights"], entry["symbol_counts"]
-        counts = {int(symbol): float(n) for symbol, n in counts.items()}
+        file = entry["weights"]
+        counts = {int(symbol): float(n) for symbol, n in entry["symbol_counts"].items()}
         if file != Path(file).name or not file.isprintable():
             raise ConfigError(f"{file!r} is not the name of a file in the folder")
         # Read before the tables are made: the tensors bound the number of channels.
@@ -203,21 +197,13 @@ def _unit_variables(file: Path, spec: BottleneckSpec, width: int) -> Variables:
     sources, shapes = {}, {}
     for path, shape in traverse_util.flatten_dict(spec.variable_shapes((1, 1, width))).items():
         layer, axes = _LAYERS[path[1:3]]
-        name = f"{layer}.{_TENSORS.get(path[-1], 'weight')}"
+        name = f"{layer}.{TORCH_NAMES.get(path[-1], 'weight')}"
         sources[path] = name, axes, shape
         shapes[name] = tuple((*shape, 1, 1)[axis] for axis in axes)
-    wrong = [
-        f"{shown(name)} is {shown_shape(tensors[name].shape) if name in tensors else 'missing'}, "
-        f"expected {shapes.get(name, 'nothing')}"
-        for name in sorted(tensors.keys() | shapes.keys())
-        if name not in tensors or tensors[name].shape != shapes.get(name)
-    ]
-    if wrong:
-        raise WeightsError(f"{file} does not hold the unit's tensors: {listed(wrong)}")
+    check_tensors(tensors, shapes, f"{file} does not hold the unit's tensors")
     floats = finite_floats(tensors, str(file))
-    return traverse_util.unflatten_dict(
-        {
-            path: floats[name].transpose(axes).reshape(shape)
-            for path, (name, axes, shape) in sources.items()
-        }
-    )
+    flat = {
+        path: floats[name].transpose(axes).reshape(shape)
+        for path, (name, axes, shape) in sources.items()
+    }
+    return traverse_util.unflatten_dict(flat)

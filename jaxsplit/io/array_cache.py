@@ -2,13 +2,11 @@
 
 A folder contains one raw file per array, `manifest.json` (contents and shapes) and `parts.txt` (a
 line per finished part: its number and the CRC-32 of its bytes). A part is a range of images in one
-view. A cache is complete if the checksums of all parts match, so an interrupted build, a short file
-and a flipped bit are the same case: the affected parts are recomputed. Several hosts may share one
-cache on a shared file system.
+view. A cache is complete if the checksums of all parts match: an interrupted build, a short file
+and a flipped bit are the same case, in which parts are recomputed. Hosts may share one cache.
 
-The whole cache is verified when it is opened, which also warms the page cache. CRC-32 detects
-accidental damage and was the fastest checksum of zlib and hashlib: 1.6 GB/s on one core, SHA-256
-0.6.
+The whole cache is verified when it is opened, which also warms the page cache. CRC-32 was the
+fastest checksum of zlib and hashlib: 1.6 GB/s on one core, SHA-256 0.6.
 """
 
 from __future__ import annotations
@@ -54,10 +52,9 @@ class ArrayCache:
     Attributes:
       folder: of the files.
       about: what the arrays depend on, as JSON values; files with another `about` are not reused.
-      shapes: shapes and dtypes of the arrays, all with `images · views` rows.
+      shapes: of the arrays, all with `images · views` rows.
       images, views: row `view · images + i` is image `i` in a view.
-      part_images: images per part, fewer in the last range; part `k · views + view` is the k-th
-        range in a view.
+      part_images: images per part; part `k · views + view` is the k-th range in a view.
     """
 
     folder: Path
@@ -76,12 +73,9 @@ class ArrayCache:
         """Returns the disk space that the files still need, in bytes."""
         if len(self._read_sums()) == self.parts:  # the file system may compress them
             return 0
-        lacking = 0
-        for name, shape in self.shapes.items():
-            path = self._path(name)
-            there = path.stat().st_blocks * 512 if path.is_file() else 0
-            lacking += max(0, array_bytes(shape) - there)
-        return lacking
+        paths = {name: self._path(name) for name in self.shapes}
+        there = {name: x.stat().st_blocks * 512 for name, x in paths.items() if x.is_file()}
+        return sum(max(0, array_bytes(x) - there.get(name, 0)) for name, x in self.shapes.items())
 
     @contextlib.contextmanager
     def locked(self, log: Log) -> Iterator[None]:
@@ -104,8 +98,7 @@ class ArrayCache:
         sums = self._read_sums()
         for name, shape in self.shapes.items():
             with open(self._path(name), "ab") as file:
-                if file.tell() != array_bytes(shape):
-                    os.ftruncate(file.fileno(), array_bytes(shape))
+                file.truncate(array_bytes(shape))
         if sums and (size := sum(map(array_bytes, self.shapes.values()))) >= 2**30:
             log(f"checking {size / 2**30:.3g} GiB of cached features")
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
@@ -155,24 +148,25 @@ class ArrayCache:
 
     def _foreign(self) -> str | None:
         """Returns why the files cannot be reused; None if they can, or there are none."""
+        ours = self._manifest()
         try:
             stored = json.loads((self.folder / "manifest.json").read_text())
         except FileNotFoundError:
-            others = [path for path in self.folder.iterdir() if path.name != "lock"]
-            return "lack their manifest" if others else None
+            return "lack their manifest" if self._files() else None
         except ValueError:
             return "have a damaged manifest"
-        ours = self._manifest()
         if stored == ours:
             return None
         theirs = stored if isinstance(stored, dict) else {}
         differ = [name for name in ours if theirs.get(name) != ours[name]] or sorted(theirs)
         return f"are of another setting ({', '.join(differ)} differ)"
 
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if path.name != "lock"]
+
     def _clear(self) -> None:
-        for path in self.folder.iterdir():
-            if path.name != "lock":
-                path.unlink()
+        for path in self._files():
+            path.unlink()
 
     def _read_sums(self) -> dict[int, int]:
         try:
@@ -200,9 +194,8 @@ class ArrayCache:
 
     def _checksum(self, arrays: dict[str, np.ndarray], part: int) -> int:
         run, view = divmod(part, self.views)
-        begin = run * self.part_images
-        end = min(begin + self.part_images, self.images)
-        rows = slice(view * self.images + begin, view * self.images + end)
+        begin, first = run * self.part_images, view * self.images
+        rows = slice(first + begin, first + min(begin + self.part_images, self.images))
         value = 0
         for array in arrays.values():
             value = zlib.crc32(_content(array[rows]), value)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,12 +32,9 @@ def save_tree(path: str | os.PathLike[str], tree: object) -> None:
     _check_space(path, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
     if path.exists():
         shutil.rmtree(path)
-    try:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(path, arrays)
-    except Exception as error:  # orbax raises errors of several libraries
-        advice = "the same command resumes from the last complete one"
-        raise CheckpointError(_failure("write", path, error, advice)) from error
+    advice = "the same command resumes from the last complete one"
+    with _explained(f"cannot write the checkpoint {path}", advice), _checkpointer() as checkpointer:
+        checkpointer.save(path, arrays)
     # On some file systems orbax leaves a file that contains the absolute path, which a shared
     # family should not reveal. The commit is the rename of the folder.
     (path / "commit_success.txt").unlink(missing_ok=True)
@@ -57,22 +56,15 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
     """Reads a pytree written by `save_tree`, with numpy arrays as leaves.
 
     The result has the containers of `like`, a tree of the expected structure and shapes; without
-    it, nested dicts.
-
-    Raises:
-      CheckpointError: the folder is missing, damaged, or contains another tree.
+    it, nested dicts. Raises a CheckpointError if the folder is missing, damaged, or another tree's.
     """
     path = Path(path).absolute()
     if not path.is_dir():
         raise CheckpointError(f"no checkpoint at {path}; check the path")
     target = None if like is None else jax.tree.map(np.asarray, like)
-    try:
-        with _checkpointer() as checkpointer:
-            tree = checkpointer.restore(path, target)
-    except Exception as error:  # orbax raises errors of several libraries
-        advice = "delete it to use an earlier one"
-        raise CheckpointError(_failure("read", path, error, advice)) from error
-    tree = jax.tree.map(np.asarray, tree)
+    advice = "delete it to use an earlier one"
+    with _explained(f"cannot read the checkpoint {path}", advice), _checkpointer() as checkpointer:
+        tree = jax.tree.map(np.asarray, checkpointer.restore(path, target))
     for got, wanted in zip(jax.tree.leaves(tree), jax.tree.leaves(target), strict=False):
         if got.shape != wanted.shape:
             raise CheckpointError(
@@ -82,8 +74,13 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
     return tree
 
 
-def _failure(verb: str, path: Path, error: Exception, advice: str) -> str:
-    return f"cannot {verb} the checkpoint {path}: {' '.join(str(error).split())[:300]}; {advice}"
+@contextlib.contextmanager
+def _explained(complaint: str, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # orbax raises errors of several libraries
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{complaint}: {reason}; {advice}") from error
 
 
 def key(config: str, *fingerprints: str) -> str:
@@ -92,10 +89,9 @@ def key(config: str, *fingerprints: str) -> str:
 
 
 def save_step(directory: str | os.PathLike[str], step: int, state: object, keep: int = 2) -> None:
-    """Writes the state of one step and deletes all but the newest `keep` steps.
+    """Writes the state of one step into the training's folder; keeps the newest `keep` steps.
 
-    The folder is of this training alone. Remains of killed saves are deleted, and so are later
-    steps, which this training could not read or has discarded.
+    Deletes remains of killed saves and later steps, which the training has discarded.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -112,18 +108,18 @@ def restore_latest(directory: str | os.PathLike[str], state: _State) -> _State:
 
     Raises a CheckpointError if steps were saved, but none can be read.
     """
-    failure: CheckpointError | None = None
+    failures: list[CheckpointError] = []
     for step in reversed(_steps(Path(directory))):
         try:
             tree = load_tree(Path(directory) / f"step_{step}", state)
         except CheckpointError as error:
-            failure = failure or error
+            failures.append(error)
             continue
-        if failure is not None:
-            logging.getLogger(__name__).warning("%s; resuming from step %d", failure, step)
+        if failures:
+            logging.getLogger(__name__).warning("%s; resuming from step %d", failures[0], step)
         return tree
-    if failure is not None:
-        raise failure
+    if failures:
+        raise failures[0]
     return state
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -39,17 +40,16 @@ def write_whole(path: Path, content: bytes, *, make_folder: bool = False) -> Non
             return
         path = path.resolve()  # keeps a symbolic link
         # A temporary file per writer: of two concurrent writers one wins, with a whole file.
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            partial = Path(file.name)
-            try:
+        partial = path.with_name(path.name + secrets.token_hex(4))
+        try:
+            with open(partial, "xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                partial.chmod(0o666 & ~_umask())
-                os.replace(partial, path)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {reason(error)}") from error
 
@@ -57,12 +57,6 @@ def write_whole(path: Path, content: bytes, *, make_folder: bool = False) -> Non
 def write_json(path: Path, document: object) -> None:
     """Writes a JSON document atomically; raises a ConfigError."""
     write_whole(path, (json.dumps(document, indent=1) + "\n").encode())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def check_writable(directory: Path) -> None:

@@ -7,19 +7,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich import progress as rich_progress
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -42,7 +36,7 @@ class ProgressBar:
     Args:
       names: of the rates, in the order of the metrics' axis.
       quiet: show nothing.
-      after: seconds before logged work is shown: shorter work needs no progress.
+      after: seconds before logged work is shown.
 
     >>> with ProgressBar(["r1", "r2"], quiet=True) as bar:  # as `progress=bar, log=bar.log`
     ...     bar.log("computing features")
@@ -56,8 +50,26 @@ class ProgressBar:
         # `!` in a notebook looks like a terminal, but its cursor can't move up.
         fixed = console.is_dumb_terminal or "JPY_PARENT_PID" in os.environ
         self._is_live = console.is_terminal and not (quiet or fixed)
-        self._bar = _Bar(console, disable=not self._is_live)
-        self._cell = None if quiet else _Cell.here()
+        self._bar = rich_progress.Progress(
+            rich_progress.SpinnerColumn(),
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(bar_width=24),
+            rich_progress.TextColumn("{task.fields[count]}"),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TimeRemainingColumn(compact=True),
+            rich_progress.TextColumn("{task.fields[metrics]}"),
+            get_time=time.monotonic,
+        )
+        self._tables: list[Table] = []  # below the bar
+        self._live = Live(
+            console=console,
+            transient=True,
+            redirect_stdout=False,  # results are printed meanwhile, and go to stdout
+            get_renderable=lambda: Group(self._bar, *self._tables),
+        )
+        self._text, self._first = "", 0.0  # current work, and how much was done before
+        self._has_cell = not quiet and _is_in_cell()
+        self._cell: DisplayHandle | None = None
         self._names, self._quiet = tuple(names), quiet
         self._metrics: dict[str, np.ndarray] = {}
         self._step = ""  # last line of a training
@@ -72,9 +84,9 @@ class ProgressBar:
     def __exit__(self, kind: object, *exception: object) -> None:
         self._is_inside = False
         if self._is_live:
-            self._bar.stop()
+            self._live.stop()
         # The last line of a cell stays: it must not name unfinished work after the end.
-        if self._cell is not None and self._bar.text not in ("", "training") and kind is None:
+        if self._has_cell and self._text not in ("", "training") and kind is None:
             done = f"done in {_duration(time.monotonic() - self._begun)}"
             self._print("  ".join(filter(None, (self._step, done))))
 
@@ -89,7 +101,7 @@ class ProgressBar:
         shape = (len(self._names),) if 1 < len(self._names) <= _FEW else None
         rows = {name: x for name, x in self._metrics.items() if np.shape(x) == shape}
         others = {name: x for name, x in self._metrics.items() if name not in rows}
-        self._bar.below = _table(self._names, rows) if rows else None
+        self._tables = [_table(self._names, rows)] if rows else []
         self._show("training", step, steps, f"{step}/{steps}", _line(others))
         evaluation = all(name.startswith("eval_") for name in metrics)
         if not self._is_live and (self._is_due(step, steps) or step == steps or evaluation):
@@ -107,8 +119,8 @@ class ProgressBar:
         """
         if time.monotonic() - self._begun < self._after:
             return
-        count = "" if total is None else f"{_amount(done)}/{_amount(total)} {unit}"
-        self._bar.below = None
+        count = "" if total is None else f"{round(done, 1):.12g}/{round(total, 1):.12g} {unit}"
+        self._tables = []
         is_new = self._show(text, done, total, count)
         if self._is_live:
             return
@@ -123,21 +135,24 @@ class ProgressBar:
         self, text: str, done: float, total: float | None, count: str, metrics: str = ""
     ) -> bool:
         """Updates the bar; returns whether the work is new."""
-        if is_new := text != self._bar.text:
+        if is_new := text != self._text:
             self._twentieths, self._shown = 0, -math.inf
-            self._bar.begin(text, done, total)
+            self._text, self._first = text, done
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+            self._bar.add_task(text, total=total, completed=done, count="", metrics="")  # type: ignore[arg-type]
+        [task] = self._bar.task_ids
+        self._bar.update(task, completed=done, total=total, count=count, metrics=metrics)
         if self._is_inside and self._is_live:
-            self._bar.start()  # with the first work, not with the `with` statement
-        [task], is_drawn = self._bar.task_ids, is_new or done == total
-        self._bar.update(
-            task, completed=done, total=total, count=count, metrics=metrics, refresh=is_drawn
-        )
+            self._live.start()  # with the first work, not with the `with` statement
+            if is_new or done == total:
+                self._live.refresh()
         return is_new
 
     def _is_due(self, done: float, total: float, pause: float = 0.0) -> bool:
         """Whether to write another line: lines of a cell are replaced, so they may be frequent."""
         twentieths, waited = int(done * 20 // total), time.monotonic() - self._shown
-        if self._cell is not None:
+        if self._has_cell:
             return waited >= _OFTEN
         if due := twentieths > self._twentieths and waited >= pause:
             self._twentieths = twentieths
@@ -146,75 +161,32 @@ class ProgressBar:
     def _left(self) -> str:
         """The time left at the mean speed so far; "" if it is unknown."""
         [task] = self._bar.tasks
-        first, done, total = task.fields["first"], task.completed, task.total
+        first, done, total = self._first, task.completed, task.total
         if total is None or not task.elapsed or not first < done < total:
             return ""
         return f"  {_duration(task.elapsed / (done - first) * (total - done))} left"
 
     def _print(self, text: str) -> None:
         self._shown = time.monotonic()
-        if self._cell is not None:
-            self._cell.show(text)
+        if self._has_cell:
+            self._show_in_cell({"text/plain": text})
         elif not self._quiet:
-            print(text, file=self._bar.console.file, flush=True)
+            print(text, file=self._live.console.file, flush=True)
 
-
-class _Bar(Progress):
-    """One task at a time, and a table below it."""
-
-    def __init__(self, console: Console, *, disable: bool) -> None:
-        self.text = ""
-        self.below: RenderableType | None = None
-        super().__init__(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[metrics]}"),
-            console=console,
-            transient=True,
-            refresh_per_second=4,
-            redirect_stdout=False,  # results are printed meanwhile, and go to stdout
-            get_time=time.monotonic,
-            disable=disable,
-        )
-
-    def begin(self, text: str, done: float, total: float | None) -> None:
-        """Replaces the task; work done before is no part of its speed."""
-        for task in self.task_ids:
-            self.remove_task(task)
-        self.text = text
-        self.add_task(text, total=total, completed=done, count="", metrics="", first=done)  # type: ignore[arg-type]
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        """Yields the bar and the table."""
-        yield from super().get_renderables()
-        if self.below is not None:
-            yield self.below
-
-
-class _Cell:
-    """One line in the output of a notebook cell, which each new line replaces."""
-
-    _handle: DisplayHandle | None = None
-
-    @classmethod
-    def here(cls) -> _Cell | None:
-        """The output of the running cell; None outside of a notebook. Imports nothing."""
-        found = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-        # IPython in a terminal has no kernel.
-        return cls() if hasattr(found, "kernel") else None
-
-    def show(self, text: str) -> None:
+    def _show_in_cell(self, data: dict[str, str]) -> None:
+        """Shows data in the output of the notebook cell, in place of earlier ones."""
         from IPython.display import display
 
-        data = {"text/plain": text}
-        if self._handle is None:
-            self._handle = display(data, raw=True, display_id=True)
+        if self._cell is None:
+            self._cell = display(data, raw=True, display_id=True)
         else:
-            self._handle.update(data, raw=True)
+            self._cell.update(data, raw=True)
+
+
+def _is_in_cell() -> bool:
+    """Whether a notebook cell is running; imports nothing."""
+    found = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(found, "kernel")  # IPython in a terminal has none
 
 
 def _table(names: Sequence[str], metrics: Mapping[str, np.ndarray]) -> Table:
@@ -226,21 +198,16 @@ def _table(names: Sequence[str], metrics: Mapping[str, np.ndarray]) -> Table:
 
 def _line(metrics: Mapping[str, np.ndarray]) -> str:
     return "  ".join(
-        f"{float(value):.0f} images/s" if name == "images_per_second" else f"{name} {_show(value)}"
+        f"{float(value):.0f} images/s" if name == "images_per_second" else f"{name} {_few(value)}"
         for name, value in metrics.items()
     )
 
 
-def _show(value: np.ndarray) -> str:
+def _few(value: np.ndarray) -> str:
     """Formats a number, a few numbers, or the range of many."""
     if np.size(value) <= _FEW:
         return "/".join(f"{x:.3g}" for x in np.ravel(value))
     return f"{np.min(value):.3g}…{np.max(value):.3g}"
-
-
-def _amount(number: float) -> str:
-    """Formats a number with one decimal unless it is 0."""
-    return f"{number:.1f}".removesuffix(".0")
 
 
 def _duration(seconds: float) -> str:

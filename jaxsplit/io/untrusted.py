@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors looks up
@@ -30,8 +30,7 @@ HEAD_BYTES = 9
 def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens a regular file and prefixes every `WeightsError` of the block with its path.
 
-    Raises:
-      WeightsError: no such file, a folder or device, not readable, or the block ran out of memory.
+    Also raises one for no such file, a folder or device, no permission, and too little memory.
     """
     try:
         # Opening a pipe would block, and a device has no end.
@@ -39,20 +38,18 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise WeightsError("is not a file, expected a file of weights; give the file itself")
         with open(path, "rb") as file:
             yield file
-    except WeightsError as error:
-        raise WeightsError(f"{_name(path)}: {error}") from error
-    except FileNotFoundError as error:
-        raise WeightsError(f"{_name(path)}: there is no such file; check the path") from error
-    except MemoryError as error:
-        raise WeightsError(
-            f"{_name(path)}: its content exceeds the available memory; get the file again, or use "
-            "a larger machine"
-        ) from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise WeightsError(
-            f"{_name(path)}: cannot be read ({reason}); check the file and its permissions"
-        ) from error
+    except (WeightsError, MemoryError, OSError) as error:
+        raise WeightsError(f"{_name(path)}: {_complaint(error)}") from error
+
+
+def _complaint(error: WeightsError | MemoryError | OSError) -> str:
+    if isinstance(error, MemoryError):
+        return "its content exceeds the available memory; get another, or use a larger machine"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file; check the path"
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or error}); check the file and its permissions"
+    return str(error)
 
 
 def _is_regular(path: str | os.PathLike[str]) -> bool:
@@ -74,10 +71,7 @@ def size_of(file: BinaryIO) -> int:
 
 
 def shown(value: object, length: int = 60) -> str:
-    """Formats a value of the file for a message: escaped, on one line, shortened.
-
-    Containers are shown by type only, since they may contain themselves.
-    """
+    """Formats a value of the file for a message: escaped, shortened; containers by type only."""
     if not isinstance(value, str | bytes):
         return str(value) if isinstance(value, int | float) else f"a {type(value).__name__}"
     return repr(value[:length]) + "…" * (len(value) > length)
@@ -99,11 +93,32 @@ def listed(parts: Iterable[str]) -> str:
     return ", ".join(parts[:_LISTED]) + more
 
 
+def check_tensors(
+    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], complaint: str
+) -> None:
+    """Compares names and shapes [*size] of tensors with the expected ones.
+
+    Raises a WeightsError, `complaint` and those that are missing, unused or of another shape.
+    """
+    problems = {
+        "missing": [shown(name) for name in sorted(shapes.keys() - tensors.keys())],
+        "unused": [shown(name) for name in sorted(tensors.keys() - shapes.keys())],
+        "of another shape": [
+            f"{shown(name)} is {shown_shape(tensors[name].shape)}, expected {shape}"
+            for name, shape in shapes.items()
+            if name in tensors and tensors[name].shape != shape
+        ],
+    }
+    listings = [f"{kind}: {listed(parts)}" for kind, parts in problems.items() if parts]
+    if listings:
+        raise WeightsError("; ".join([complaint, *listings]))
+
+
 def finite_floats(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     """Converts the tensors [*size] of the file `where` to float32.
 
-    Tensors are removed from the given dict as they are converted, so that a large file is not in
-    memory twice. Those whose names end in "var" are variances.
+    Removes them from the dict meanwhile, so that a large file is not in memory twice. Those whose
+    names end in "var" are variances.
 
     Raises:
       WeightsError: tensors are not floating point, not finite in float32, or negative variances.
@@ -138,6 +153,12 @@ def damaged(what: str) -> WeightsError:
     return WeightsError(f"{what}; get the file again")
 
 
+def foreign(head: bytes, expected: str) -> WeightsError:
+    """Makes the error for a file of another format, which begins with `head`."""
+    what = f"begins with {shown(head[:8])}" if head else "is empty"
+    return damaged(f"{what}, expected {expected}")
+
+
 def begins_safetensors(head: bytes) -> bool:
     """Whether `head` begins a safetensors file: the header's length in 8 bytes, then JSON."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER
@@ -152,8 +173,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Returns the tensors by name, with shapes [*size] and dtypes as stored.
 
-    Raises:
-      WeightsError: no such file, not safetensors, damaged, or with dtypes that numpy lacks.
+    Raises a WeightsError: no such file, not safetensors, damaged, or with dtypes that numpy lacks.
     """
     with _reader(path) as reader:
         return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
@@ -164,15 +184,12 @@ def _reader(path: str | os.PathLike[str]) -> Iterator[safetensors.safe_open]:
     with opened(path) as file:
         head = file.read(HEAD_BYTES)
         if not begins_safetensors(head):
-            what = f"begins with {shown(head[:8])}" if head else "is empty"
-            raise damaged(f"{what}, expected a .safetensors")
+            raise foreign(head, "a .safetensors")
         np.empty(size_of(file), np.uint8)  # raises MemoryError where the library would panic
         try:
             with safetensors.safe_open(os.fspath(path), framework="numpy") as reader:
                 yield reader
         # Dtypes that numpy lacks (8 bits and fewer) give an AttributeError or a TypeError.
         except (safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
-            raise WeightsError(
-                f"is not a .safetensors that numpy can read ({shown(str(error), 200)}); "
-                "get the file again, or save it in float32"
-            ) from error
+            what = f"is not a .safetensors that numpy can read ({shown(str(error), 200)})"
+            raise WeightsError(f"{what}; get the file again, or save it in float32") from error

@@ -21,13 +21,13 @@ from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.untrusted import (
+    check_tensors,
     damaged,
     finite_floats,
     listed,
     read_metadata,
     read_safetensors,
     shown,
-    shown_shape,
 )
 from jaxsplit.networks.network import (
     LinenNetwork,
@@ -289,14 +289,9 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
         text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise damaged(f"{where} is not a backbone file of jaxsplit ({shown(text, 200)})") from error
     tree = variable_shapes(found.module, found.preprocessing.input_shape)
-    tensors, expected = read_safetensors(path), traverse_util.flatten_dict(tree, sep="/")
-    wrong = [
-        f"{shown(key)} is {_shape(tensors, key)}, expected {_shape(expected, key)}"
-        for key in sorted(expected.keys() | tensors.keys())
-        if _shape(expected, key) != _shape(tensors, key)
-    ]
-    if wrong:
-        raise WeightsError(f"{where} does not fit {found.name}: {listed(wrong)}")
+    shapes = {key: x.shape for key, x in traverse_util.flatten_dict(tree, sep="/").items()}
+    tensors = read_safetensors(path)
+    check_tensors(tensors, shapes, f"{where} does not fit {found.name}")
     variables = traverse_util.unflatten_dict(finite_floats(tensors, where), sep="/")
     return dataclasses.replace(found, variables=variables, fingerprint=fingerprint(variables))
 
@@ -313,7 +308,3 @@ def _without_variables(text: str) -> Backbone:
         raise ConfigError("its class names are no list of texts")
     preprocessing = Preprocessing.from_dict(header["preprocessing"])
     return make_backbone(name, create(name, len(class_names)), {}, preprocessing, class_names, card)
-
-
-def _shape(tree: dict[str, Any], key: str) -> str:
-    return shown_shape(tree[key].shape) if key in tree else "missing"

@@ -6,12 +6,18 @@ The format is detected from the content, not from the suffix. No format can exec
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
 
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.untrusted import begins_safetensors, opened, read_safetensors, shown
+from jaxsplit.io.untrusted import (
+    begins_safetensors,
+    foreign,
+    listed,
+    opened,
+    read_safetensors,
+    shown,
+)
 from jaxsplit.weights import torch_archive
 from jaxsplit.weights.zip_archive import read_directory, read_npz
 
@@ -26,25 +32,15 @@ _PREFIX = "module."
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Returns all arrays of a weight file by name, with shapes [*size] and dtypes as stored.
 
-    The file is one of torch.save, a .safetensors or a .npz, with any suffix. A checkpoint may
-    contain the weights in an entry (`STATE_DICTS`); other content, such as optimizer state, is
-    ignored. A prefix "module." of all names is removed.
-
-    Raises:
-      WeightsError: no such file, another format, damaged, or without tensors.
+    A checkpoint may contain the weights in an entry (`STATE_DICTS`); other content, such as
+    optimizer state, is ignored. A prefix "module." of all names is removed. Raises a WeightsError:
+    no such file, another format, damaged, or without tensors.
     """
-    kind = format_of(path)
-    tree: object
-    if kind == "torch":
-        tree = torch_archive.read(path)
-    elif kind == "safetensors":
-        tree = read_safetensors(path)
-    else:
-        with opened(path) as file:
-            tree = read_npz(file)
+    readers = {"torch": torch_archive.read, "safetensors": read_safetensors, "npz": _read_npz}
+    tree = readers[format_of(path)](path)
     tensors = _state_dict(tree)
     if not tensors:
-        found = ", ".join(map(shown, list(tree)[:8])) if isinstance(tree, dict) else ""
+        found = listed(map(shown, tree)) if isinstance(tree, dict) else ""
         raise WeightsError(
             f"{os.fspath(path)}: got a {type(tree).__name__} without named tensors "
             f"({found or 'empty'}), expected a state dict; in torch, save model.state_dict()"
@@ -55,29 +51,24 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """Detects the format of a file from its first bytes: "torch", "npz" or "safetensors".
-
-    Raises a WeightsError if there is no such file, or it has another format.
-    """
+    """Detects the format of a file: "torch", "npz" or "safetensors"; else a WeightsError."""
     with opened(path) as file:
         head = file.read(torch_archive.HEAD_BYTES)
         if torch_archive.LEGACY_MAGIC in head:
             return "torch"
         if head.startswith(torch_archive.ZIP_MAGICS):
-            return "npz" if _is_npz(file) else "torch"
+            names = read_directory(file)
+            is_torch = any(name.endswith("/data.pkl") for name in names)
+            is_npz = not is_torch and any(name.endswith(".npy") for name in names)
+            return "npz" if is_npz else "torch"
         if begins_safetensors(head):
             return "safetensors"
-        what = f"begins with {shown(head[:8])}" if head else "is empty"
-        raise WeightsError(
-            f"{what}, expected a file of torch.save, a .safetensors or a .npz; "
-            "get the file again, or convert it to one of these"
-        )
+        raise foreign(head, "a file of torch.save, a .safetensors or a .npz")
 
 
-def _is_npz(file: BinaryIO) -> bool:
-    names = read_directory(file)
-    torch = any(name.endswith("/data.pkl") for name in names)
-    return not torch and any(name.endswith(".npy") for name in names)
+def _read_npz(path: str | os.PathLike[str]) -> object:
+    with opened(path) as file:
+        return read_npz(file)
 
 
 def _state_dict(tree: object) -> dict[str, np.ndarray]:

@@ -12,9 +12,7 @@ from jaxsplit.errors import DataError
 NUM_CLASSES = 1000
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# EfficientNet-Lite0 … 4: side of the input in pixels, cropped from a resize 32 pixels larger.
-_LITE_SIDES = (224, 240, 260, 280, 300)
-_LITE_MARGIN = 32
+_LITE_SIDES = (224, 240, 260, 280, 300)  # of EfficientNet-Lite0 … 4's input, in pixels
 
 
 def preprocessing(name: str) -> Preprocessing:
@@ -28,9 +26,7 @@ def preprocessing(name: str) -> Preprocessing:
     """
     if name.startswith("efficientnet_lite"):
         side = _LITE_SIDES[int(name[-1])]
-        return Preprocessing(
-            (side, side), 3, side + _LITE_MARGIN, "bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
-        )
+        return Preprocessing((side, side), 3, side + 32, "bicubic", (0.5,) * 3, (0.5,) * 3)
     return Preprocessing((224, 224), 3, 256, "bilinear", _MEAN, _STD)
 
 

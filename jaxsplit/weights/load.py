@@ -14,7 +14,7 @@ import jax
 from jaxsplit import networks
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, WeightsError, did_you_mean
-from jaxsplit.networks import Backbone
+from jaxsplit.networks import Backbone, make_backbone
 from jaxsplit.networks.network import variable_shapes
 from jaxsplit.tasks import Classification
 from jaxsplit.weights import imagenet, name_maps
@@ -40,8 +40,7 @@ class Package:
             )
         path = Path(spec.submodule_search_locations[0]) / inner
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise WeightsError(f"cannot read {path}: {error}; reinstall {self.name}") from error
         if found != self.sha256:
@@ -52,8 +51,7 @@ class Package:
         return path
 
 
-_SMALL = (32, 32)  # input of the networks for small images, as in CIFAR
-_SMALL_CLASSES = 10
+_SMALL, _SMALL_CLASSES = (32, 32), 10  # of the networks for small images, as in CIFAR
 
 #: Network → package of its weights (Apache-2.0).
 PACKAGES = {
@@ -88,8 +86,7 @@ def load_backbone(
       file: such a file, or a state dict of torchvision, timm or efficientnet_lite_pytorch as
         safetensors, torch or npz. Its preprocessing is that of `weights.imagenet`, its classes are
         ImageNet's if there are 1,000, else numbers; `dataclasses.replace` changes them. Of timm's
-        EfficientNet-Lite use the weights named "tf_…": timm's own have the same tensor names, but
-        other padding and normalization.
+        EfficientNet-Lite use the weights named "tf_…": others differ in padding.
       fold: fold the batch normalization into the convolutions, for speed.
 
     Returns:
@@ -102,19 +99,18 @@ def load_backbone(
     >>> load_backbone("fashion_mnist_resnet8").module.endpoints()
     ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
     """
-    backbone = _by_name(name) if file is None else _from_file(str(name), Path(file))
+    backbone = _by_name(str(name)) if file is None else _from_file(str(name), Path(file))
     return backbone.fold() if fold else backbone
 
 
-def _by_name(name: str | os.PathLike[str]) -> Backbone:
-    path, text = Path(name), str(name)
-    known = (*networks.embedded_weights(), *PACKAGES)
+def _by_name(text: str) -> Backbone:
+    path, embedded = Path(text), networks.embedded_weights()
     if text in PACKAGES:
         package = PACKAGES[text]
         backbone = import_backbone(text, package.path())
         card = {"package": package.name, "file": Path(package.file).name, "license": "Apache-2.0"}
         return dataclasses.replace(backbone, weights=text, card=card)
-    if text in known:
+    if text in embedded:
         return networks.open_embedded(text)
     if text in networks.names():
         raise WeightsError(f"no weights are included for the network {text}; give a file of them")
@@ -126,10 +122,9 @@ def _by_name(name: str | os.PathLike[str]) -> Backbone:
             f"{path} does not name its network; give the name too, as in "
             'load_backbone("resnet50", FILE) or jaxsplit import backbone resnet50 FILE'
         )
-    raise WeightsError(
-        f"no weights called {text!r}: give a file or one of {', '.join(known)}"
-        f"{did_you_mean(text, known)}"
-    )
+    known = (*embedded, *PACKAGES)
+    listed = f"{', '.join(known)}{did_you_mean(text, known)}"
+    raise WeightsError(f"no weights called {text!r}: give a file or one of {listed}")
 
 
 def _from_file(name: str, path: Path) -> Backbone:
@@ -138,10 +133,8 @@ def _from_file(name: str, path: Path) -> Backbone:
         return import_backbone(name, path)
     backbone = networks.read_backbone(path)
     if backbone.name != name:
-        raise WeightsError(
-            f"{path} has weights of {backbone.name}, expected {name}; name {backbone.name}, or "
-            "give another file"
-        )
+        what = f"{path} has weights of {backbone.name}, expected {name}"
+        raise WeightsError(f"{what}; name {backbone.name}, or give another file")
     return backbone
 
 
@@ -153,15 +146,9 @@ def import_backbone(name: str, path: Path) -> Backbone:
     variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
     known = classes == imagenet.NUM_CLASSES
     class_names = imagenet.class_names() if known else tuple(map(str, range(classes)))
-    return Backbone(
-        name=name,
-        network=networks.as_network(networks.create(name, classes)),
-        variables=variables,
-        preprocessing=imagenet.preprocessing(name),
-        task=Classification(class_names),
-        fingerprint=networks.fingerprint(variables),
-        card={"imported": path.name},
-    )
+    preprocessing, card = imagenet.preprocessing(name), {"imported": path.name}
+    network = networks.create(name, classes)
+    return make_backbone(name, network, variables, preprocessing, class_names, card)
 
 
 def abstract_backbone(
@@ -181,8 +168,7 @@ def abstract_backbone(
         weights, 10 classes for small networks.
 
     Raises:
-      ConfigError: there is no such network, `size` is invalid, or `classes` is given beside
-        weights.
+      ConfigError: no such network, `size` is invalid, or `classes` are given beside weights.
       WeightsError: there are no such weights.
     """
     known = (*networks.names(), *networks.embedded_weights())
@@ -196,10 +182,8 @@ def abstract_backbone(
         network, task = networks.as_network(module), Classification(tuple(map(str, range(count))))
         found = Backbone(name, network, shapes, preprocessing, task, "", {})
     elif weights is None and name not in (*known, *PACKAGES) and not Path(name).exists():
-        raise ConfigError(
-            f"no network called {name!r}: give one of {', '.join(known)}, or a file of weights"
-            f"{did_you_mean(name, known)}"
-        )
+        expected = f"one of {', '.join(known)}, or a file of weights{did_you_mean(name, known)}"
+        raise ConfigError(f"no network called {name!r}: give {expected}")
     elif classes is not None:
         raise ConfigError(f"{classes} classes: the weights of {name} have their own")
     else:

@@ -17,32 +17,22 @@ from flax import traverse_util
 
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
-from jaxsplit.io.untrusted import finite_floats, listed, shown, shown_shape
+from jaxsplit.io.untrusted import check_tensors, finite_floats
 from jaxsplit.networks.network import variable_shapes
 from jaxsplit.networks.residual import ResNet
 
 VariablePath = tuple[str, ...]
 
-_TENSORS = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-_IGNORED = "num_batches_tracked"
-# Layers outside the blocks, and their names in each package.
-_ENDS = ("stem_conv", "stem_bn", "top_conv", "top_bn", "logits_dense")
-_END_NAMES = {
-    "torchvision": (
-        "features.0.0",
-        "features.0.1",
-        "features.18.0",
-        "features.18.1",
-        "classifier.1",
-    ),
-    "timm": ("conv_stem", "bn1", "conv_head", "bn2", "classifier"),
-    "efficientnet_lite_pytorch": ("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc"),
+#: Name of a variable → PyTorch's; the others are a "weight".
+TORCH_NAMES = {"bias": "bias", "mean": "running_mean", "var": "running_var"}
+# Layers of inverted-residual networks outside the blocks, and their names in these packages.
+_PACKAGES = ("torchvision", "timm", "efficientnet_lite_pytorch")
+_ENDS = {
+    "stem_conv": ("features.0.0", "conv_stem", "_conv_stem"),
+    "stem_bn": ("features.0.1", "bn1", "_bn0"),
+    "top_conv": ("features.18.0", "conv_head", "_conv_head"),
+    "top_bn": ("features.18.1", "bn2", "_bn1"),
+    "logits_dense": ("classifier.1", "classifier", "_fc"),
 }
 # PyTorch's order of the axes of our arrays, by rank.
 _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
@@ -57,10 +47,9 @@ def packages(name: str) -> tuple[str, ...]:
 
 
 def source_names(name: str, package: str) -> dict[VariablePath, str]:
-    """Returns the names of the tensors of one of a network's `packages`; a ConfigError for others.
+    """Returns path of each variable → name of its tensor in one of a network's `packages`.
 
-    Returns:
-      Path of each variable, as in `flax.traverse_util.flatten_dict` → name of its tensor.
+    Paths are those of `flax.traverse_util.flatten_dict`. Raises a ConfigError for other packages.
 
     >>> source_names("resnet18", "timm")["params", "stage1_block2", "conv1", "kernel"]
     'layer1.1.conv1.weight'
@@ -73,7 +62,8 @@ def source_names(name: str, package: str) -> dict[VariablePath, str]:
         blocks = [end.replace(".", "_") for end in module.endpoints() if end.startswith("stage")]
         convention = functools.partial(_inverted_residual, package, blocks)
     return {
-        path: f"{convention(path[1], path[2])}.{_TENSORS[path[3]]}" for path in _shapes(name, 1000)
+        path: f"{convention(path[1], path[2])}.{TORCH_NAMES.get(path[3], 'weight')}"
+        for path in _shapes(name, 1000)
     }
 
 
@@ -82,46 +72,29 @@ def from_tensors(
 ) -> tuple[dict[str, Any], int]:
     """Converts the tensors of one of a network's `packages` to our variables.
 
-    Tensors are removed from the dict as they are converted, so that a large file is not in memory
-    twice. `where` names the file in errors.
+    Removes them from the dict meanwhile, so that a large file is not in memory twice. `where` names
+    the file in errors.
 
     Returns:
       {"params", "batch_stats"}, float32, and the number of classes.
 
     Raises:
-      WeightsError: tensors are missing, unused, of another shape, not floating point, not finite,
-        or negative variances.
+      WeightsError: see `check_tensors` and `finite_floats`.
     """
     known = packages(name)
     if not known:
-        raise WeightsError(
-            f"{name} is jaxsplit's own network, for which no other package has weights; give a "
-            "file of networks.save_backbone"
-        )
-    for key in [key for key in tensors if key.endswith(_IGNORED)]:
+        advice = "give a file of networks.save_backbone"
+        raise WeightsError(f"no other package has weights of jaxsplit's own {name}; {advice}")
+    for key in [key for key in tensors if key.endswith("num_batches_tracked")]:
         del tensors[key]
     # If no package's names fit, the errors refer to the best match.
-    sources = max(
-        (source_names(name, package) for package in known),
-        key=lambda names: len(tensors.keys() & names.values()),
-    )
+    candidates = [source_names(name, package) for package in known]
+    sources = max(candidates, key=lambda names: len(tensors.keys() & names.values()))
     bias = tensors.get(sources["params", "logits", "dense", "bias"])
     classes = len(bias) if bias is not None and bias.ndim == 1 and len(bias) else 1000
     shapes = {sources[path]: _to_torch(shape) for path, shape in _shapes(name, classes).items()}
-    problems = {
-        "missing": [shown(key) for key in sorted(shapes.keys() - tensors.keys())],
-        "unused": [shown(key) for key in sorted(tensors.keys() - shapes.keys())],
-        "of another shape": [
-            f"{shown(key)} is {shown_shape(tensors[key].shape)}, expected {shape}"
-            for key, shape in shapes.items()
-            if key in tensors and tensors[key].shape != shape
-        ],
-    }
-    if any(problems.values()):
-        raise WeightsError(
-            f"{where} does not fit {name}, whose tensors are named as in {' or '.join(known)}; "
-            + "; ".join(f"{kind}: {listed(parts)}" for kind, parts in problems.items() if parts)
-        )
+    named = f"whose tensors are named as in {' or '.join(known)}"
+    check_tensors(tensors, shapes, f"{where} does not fit {name}, {named}")
     floats = finite_floats(tensors, where)
     flat = {path: _from_torch(floats.pop(key)) for path, key in sources.items()}
     return traverse_util.unflatten_dict(flat), classes
@@ -143,26 +116,20 @@ def _shapes(name: str, classes: int) -> dict[VariablePath, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()}
 
 
-def _stage_and_number(block: str) -> tuple[int, int]:
-    """Parses "stage2_block3" to (2, 3)."""
-    stage, number = re.findall(r"\d+", block)
-    return int(stage), int(number)
-
-
 def _resnet(block: str, layer: str) -> str:
     if block == "logits":
         return "fc"
     if block == "stem":
         return f"{layer}1"
-    stage, number = _stage_and_number(block)
+    stage, number = map(int, re.findall(r"\d+", block))  # of "stage2_block3"
     layer = {"conv_shortcut": "downsample.0", "bn_shortcut": "downsample.1"}.get(layer, layer)
     return f"layer{stage}.{number - 1}.{layer}"
 
 
 def _inverted_residual(package: str, blocks: list[str], block: str, layer: str) -> str:
     if f"{block}_{layer}" in _ENDS:
-        return _END_NAMES[package][_ENDS.index(f"{block}_{layer}")]
-    stage, number = _stage_and_number(block)
+        return _ENDS[f"{block}_{layer}"][_PACKAGES.index(package)]
+    stage, number = map(int, re.findall(r"\d+", block))
     kind, place = layer.split("_")
     order = ("expand", "depthwise", "project")
     if package == "efficientnet_lite_pytorch":

@@ -41,10 +41,8 @@ def run(
     At most MAX_BYTES are read, and `max_opcodes` run. `names` has the values of globals by full
     name ("collections.OrderedDict"). The program may call functions among them with any arguments.
     They must raise for invalid ones and not take time in proportion to their arguments, which may
-    be passed many times. `load` converts a persistent id to a value.
-
-    Raises:
-      WeightsError: truncated, malformed or too long, or with a global that `names` lacks.
+    be passed many times. `load` converts a persistent id to a value. Raises a WeightsError for a
+    truncated, malformed or too long program, and for a global that `names` lacks.
     """
     file = io.BytesIO(data[:MAX_BYTES])
     machine = _Machine(file, names, load)

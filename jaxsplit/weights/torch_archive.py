@@ -6,8 +6,7 @@
 
 A pickle describes a tensor as a view of a storage, whose values lie outside the pickle: dtype,
 offset, shape and strides, in elements. So the program runs to its end first and gives descriptions
-only. Each is checked against the file before memory is allocated, and each storage that a tensor
-uses is read once, into a new array.
+only. Each is checked against the file before memory is allocated; each storage is read once.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.untrusted import damaged, opened, shown, size_of
+from jaxsplit.io.untrusted import damaged, foreign, opened, shown, size_of
 from jaxsplit.weights.pickle_program import MAX_BYTES, MAX_KEY, put, run
 from jaxsplit.weights.zip_archive import Entry, read_directory
 
@@ -61,12 +60,9 @@ _DTYPES = {
 def read(path: str | os.PathLike[str]) -> object:
     """Reads the argument of `torch.save`: a tree of dicts, lists, tuples, arrays and scalars.
 
-    Arrays have the tensors' shapes [*size] and dtypes (bfloat16 from `ml_dtypes`). Tensors that
-    share memory in torch also share it here.
-
-    Raises:
-      WeightsError: no such file, another format, damaged, malicious, or with objects other than
-        tensors, numbers and strings, such as a whole model.
+    Arrays have the tensors' shapes [*size] and dtypes (bfloat16 from `ml_dtypes`), and share memory
+    as in torch. Raises a WeightsError: no such file, another format, damaged, malicious, or with
+    other objects, such as a whole model.
     """
     with opened(path) as file:
         head = file.read(HEAD_BYTES)
@@ -74,7 +70,7 @@ def read(path: str | os.PathLike[str]) -> object:
             return _read_zip(file)
         if LEGACY_MAGIC in head:
             return _read_legacy(file, head.index(LEGACY_MAGIC) + len(LEGACY_MAGIC))
-        raise WeightsError(f"begins with {shown(head[:8])}, expected a file of torch.save")
+        raise foreign(head, "a file of torch.save")
 
 
 def _read_zip(file: BinaryIO) -> object:
@@ -308,12 +304,9 @@ NAMES: dict[str, object] = {
 def build(tree: object, values: Callable[[Storage], np.ndarray], file_size: int) -> object:
     """Copies a pickle program's tree of dicts, lists, tuples and scalars with arrays for tensors.
 
-    `values` returns the values [size] of a storage. The arrays may take MAX_EXPANSION times as many
-    bytes as the file.
-
-    Raises:
-      WeightsError: deeper than MAX_DEPTH (it may contain itself), more than MAX_OBJECTS objects,
-        more bytes than allowed, or objects that are not data.
+    `values` returns the values [size] of a storage. Raises a WeightsError for a tree deeper than
+    MAX_DEPTH (it may contain itself), more than MAX_OBJECTS objects, arrays of more bytes than
+    MAX_EXPANSION times the file, and objects that are not data.
     """
     n_objects = n_bytes = 0
 
@@ -338,10 +331,8 @@ def build(tree: object, values: Callable[[Storage], np.ndarray], file_size: int)
                 return node.view(values(node.storage))
             case dict():
                 return {key: copy(value, depth + 1) for key, value in node.items()}
-            case list():
-                return [copy(value, depth + 1) for value in node]
-            case tuple():
-                return tuple(copy(value, depth + 1) for value in node)
+            case list() | tuple():
+                return type(node)(copy(value, depth + 1) for value in node)
         raise WeightsError(
             "it has a bare storage, type or function, expected tensors; save model.state_dict()"
         )

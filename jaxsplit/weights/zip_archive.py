@@ -2,8 +2,7 @@
 
 `zipfile` compares headers, sizes and checksums with the directory. Checked here before an entry is
 read: the directory's size, and that every entry lies inside the file, overlaps no other, appears
-once and has a name that stays in its folder. Arrays are read without pickle. Nothing is written to
-disk.
+once and has a name that stays in its folder. Arrays are read without pickle.
 """
 
 from __future__ import annotations
@@ -66,10 +65,7 @@ class _Bounded:
 
 
 def read_directory(file: BinaryIO) -> dict[str, Entry]:
-    """Returns the validated entries of a zip file by name, without folders.
-
-    Raises a WeightsError if it is damaged, or has entries that a weight file does not have.
-    """
+    """Returns the validated entries of a zip file by name, without folders; else a WeightsError."""
     try:
         archive = zipfile.ZipFile(cast(BinaryIO, _Bounded(file)))
     except _DAMAGE as error:
@@ -103,39 +99,35 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
 #: The arrays of a .npz may be this many times larger than the file, or _FREE bytes.
 MAX_RATIO = 20
 _FREE = 2**26
-_SUFFIX = ".npy"
 
 
 def read_npz(file: BinaryIO) -> dict[str, np.ndarray]:
     """Returns the numeric arrays of an open .npz by name, in native byte order.
 
-    Raises:
-      WeightsError: damaged, larger than MAX_RATIO times the file, or with non-numeric arrays.
+    Raises a WeightsError: damaged, larger than MAX_RATIO times the file, or not of numbers.
     """
     entries = read_directory(file)
-    arrays = {name: entry for name, entry in entries.items() if name.endswith(_SUFFIX)}
+    arrays = {x.removesuffix(".npy"): one for x, one in entries.items() if x.endswith(".npy")}
     limit = max(_FREE, MAX_RATIO * size_of(file))
-    total = sum(entry.info.file_size for entry in arrays.values())
-    if total > limit:
+    if (total := sum(entry.info.file_size for entry in arrays.values())) > limit:
         raise WeightsError(
             f"its arrays claim {total} bytes, expected at most {limit}; save them with np.savez"
         )
-    return {name.removesuffix(_SUFFIX): _array(entry) for name, entry in arrays.items()}
+    return {name: _array(entry) for name, entry in arrays.items()}
 
 
 def _array(entry: Entry) -> np.ndarray:
     content = entry.read()
     name, data = f"array {shown(entry.info.orig_filename)}", io.BytesIO(content)
+    npy = np.lib.format
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            if np.lib.format.read_magic(data) == (1, 0):
-                header = np.lib.format.read_array_header_1_0(data)
-            else:
-                header = np.lib.format.read_array_header_2_0(data)
+            is_old = npy.read_magic(data) == (1, 0)
+            read = npy.read_array_header_1_0 if is_old else npy.read_array_header_2_0
+            shape, fortran, dtype = read(data)
     except Exception as error:  # numpy parses the header by Python's parser: errors of many kinds
         raise damaged(f"{name} has a damaged header ({shown(str(error))})") from error
-    shape, fortran, dtype = header
     if dtype.kind not in "biuf":
         raise WeightsError(
             f"{name} has dtype {shown(str(dtype))}, expected numbers; save float32 arrays"

@@ -252,16 +252,12 @@ def test_all_wrong_tensors_are_listed_at_once(folder):
     tensors["conv2_5.bias"] = np.zeros(1024, np.float32)
     np.savez(folder / "S3-1.npz", **tensors)
     message = refused(folder, "S3-1.npz does not hold the unit's tensors")
-    for part in (
-        "'bn4_1.bias' is missing, expected (1024,)",
-        "'bn5_1.running_var' is missing, expected (1024,)",
-        "'conv2_5.weight' is (1024, 1, 3, 3), expected (1024, 1, 5, 5)",
-        "'conv2_5.bias' is (1024,), expected nothing",
-    ):
-        assert part in message
-    assert message.count("expected") == 4
+    assert message.endswith(
+        "; missing: 'bn4_1.bias', 'bn5_1.running_var'; unused: 'conv2_5.bias'; "
+        "of another shape: 'conv2_5.weight' is (1024, 1, 3, 3), expected (1024, 1, 5, 5)"
+    )
     np.savez(folder / "S3-1.npz", **{f"\x1b{i}" * 100: np.zeros(1) for i in range(1000)})
-    message = refused(folder, r"'\\x1b0\\x1b0.*… is \(1,\), expected nothing.* and \d+ more")
+    message = refused(folder, r"missing: .*; unused: '\\x1b0\\x1b0.*… and \d+ more")
     assert len(message) < 2000
 
 

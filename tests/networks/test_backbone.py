@@ -237,9 +237,9 @@ def test_other_shapes_and_names_are_refused(saved):
 
     refuses(put(kernel, (64, 4)), "resnet8_small", kernel, "(64, 4)", "(64, 3)")
     rewritten(saved, lambda arrays, _: arrays.pop(kernel))
-    refuses(saved, kernel, "missing", "(64, 3)")
+    refuses(saved, f"missing: '{kernel}'")
     networks.read_backbone(put(kernel, (64, 3)))
-    refuses(put(f"{kernel}/x", (1,)), f"{kernel}/x", "(1,)", "missing")
+    refuses(put(f"{kernel}/x", (1,)), f"unused: '{kernel}/x'")
     hostile = "\x1b[2J" + "w" * 10**5
     refuses(put(hostile, (1,)), r"'\x1b[2Jwww")
 

@@ -19,9 +19,9 @@ from jaxsplit.reports import curve_plot as plot
 from jaxsplit.reports.elements import GREY, interval, number
 from jaxsplit.tasks import AGREEMENT
 
-Point = TypeVar("Point", bound=RatePoint | CodecPoint)
+_Point = TypeVar("_Point", bound=RatePoint | CodecPoint)
 #: Title of a column, and what it has of a point.
-Column = tuple[str, Callable[[Point], str]]
+Column = tuple[str, Callable[[_Point], str]]
 
 # Colour of the plot → variable of the page's style, which has one for light and dark screens each.
 _COLOURS = {
@@ -172,7 +172,7 @@ def _metrics(curve: Curve, names: Iterable[str]) -> Iterator[Column[RatePoint | 
         yield "95 % interval", functools.partial(ends, name)
 
 
-def _table(title: str, columns: Sequence[Column[Point]], points: Iterable[Point]) -> str:
+def _table(title: str, columns: Sequence[Column[_Point]], points: Iterable[_Point]) -> str:
     def cells(values: Iterable[str], tag: str) -> str:
         inner = "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values)
         return f"<tr>{inner}</tr>"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.abc
 import operator
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from jaxsplit.errors import warn_once
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 #: Old name → new name, or the names of all modules that its content went to. A module below an old
 #: package that isn't named itself has the same name below the new one.
@@ -217,6 +220,23 @@ def renamed(module: str, homes: Sequence[ModuleType] = ()) -> Callable[[str], An
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     return get
+
+
+def renamed_argument(old: str, new: str) -> Callable[[_Function], _Function]:
+    """Lets a function take a keyword argument by its old name too, with a warning."""
+
+    def decorate(function: _Function) -> _Function:
+        @functools.wraps(function)
+        def call(*args: object, **kwargs: object) -> object:
+            if old in kwargs:
+                name = f"{function.__qualname__}({old}=…)"
+                warn_once(name, f"{name} is now {new}=…; the old name goes with the next version")
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return cast(_Function, call)
+
+    return decorate
 
 
 def new_names(old: str) -> tuple[str, ...]:

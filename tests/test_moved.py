@@ -1,6 +1,7 @@
 """Modules under the names that they had before work, with a warning that names the new one."""
 
 import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import jaxsplit
-from jaxsplit import _moved
+from jaxsplit import _moved, data
+from jaxsplit.errors import JaxsplitWarning
+from jaxsplit.evaluation import evaluate
 
 # Functions and classes of the version before, without those of the command line.
 OLD_NAMES = {
@@ -152,3 +155,11 @@ def test_what_is_told_to_be_used_exists():
                 value = getattr(value, part, None) or importlib.import_module(
                     f"{value.__name__}.{part}"
                 )
+
+
+def test_an_argument_has_its_old_name_too(tiny_family, tiny_backbone):
+    few, said = data.open_source("embedded", split="test", limit=4), []
+    with pytest.warns(JaxsplitWarning, match=r"evaluate\(tell=…\) is now log=…"):
+        evaluate.evaluate(tiny_family, tiny_backbone, few, tell=lambda text, *_: said.append(text))
+    assert said[0] == "reading 4 images"
+    assert "log" in inspect.signature(evaluate.evaluate).parameters

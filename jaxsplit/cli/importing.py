@@ -92,7 +92,7 @@ def import_spic(options: argparse.Namespace) -> None:
         backbone = dataclasses.replace(backbone, preprocessing=network.preprocessing)
         with cli.progress_bar(options, after=cli.SOON) as progress:
             for cut, family in families.items():
-                families[cut] = fit_tables(family, backbone, source, tell=progress.log)
+                families[cut] = fit_tables(family, backbone, source, log=progress.log)
     listed, lines = [], []
     for cut, family in families.items():
         folder = options.output if options.cut else options.output / cut

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxsplit import __version__, data, networks
+from jaxsplit._moved import renamed_argument
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import SplitCost, split_cost
 from jaxsplit.errors import BitstreamError
@@ -32,17 +33,18 @@ _MOST_OVERHEAD = 1 + 6
 _ROUNDING = 4 * 0.0057 / 8
 
 
+@renamed_argument("tell", "log")
 def evaluate(
     family: RateFamily,
     backbone: networks.Backbone,
     source: data.Source,
-    tell: Log | None = None,
+    log: Log | None = None,
     rate_ids: Iterable[str] | None = None,
 ) -> Curve:
     """Measures the rate–accuracy curve of a family through real bytes.
 
     Args:
-      family, backbone, source, tell, rate_ids: as in `evaluate_images`.
+      family, backbone, source, log, rate_ids: as in `evaluate_images`.
 
     Returns:
       The curve: a point for each rate, with the bytes of real frames, which were decoded.
@@ -57,14 +59,15 @@ def evaluate(
     >>> [(point.rate_id, point.n_images) for point in curve.points]
     [('r5', 20)]
     """
-    return evaluate_images(family, backbone, source, tell, rate_ids)[0]
+    return evaluate_images(family, backbone, source, log, rate_ids)[0]
 
 
+@renamed_argument("tell", "log")
 def evaluate_images(
     family: RateFamily,
     backbone: networks.Backbone,
     source: data.Source,
-    tell: Log | None = None,
+    log: Log | None = None,
     rate_ids: Iterable[str] | None = None,
     baselines: Iterable[str] = (),
     compare_at: str | None = None,
@@ -80,7 +83,7 @@ def evaluate_images(
       family: the rates.
       backbone: what the family was trained on.
       source: labelled test images.
-      tell: log callback, called with each rate and its progress in images.
+      log: log callback, called with each rate and its progress in images.
       rate_ids: the rates to measure, in the order of the curve's points; None for all. The choice
         doesn't change frames, which are those of the whole family.
       baselines: image codecs to measure too, see `image_codecs.sweep_to`.
@@ -94,21 +97,21 @@ def evaluate_images(
       BitstreamError: a frame did not decode to the symbols that were sent, or is too long.
       DataError: the images have other classes than the backbone.
     """
-    tell = tell or no_log
+    log = log or no_log
     task = backbone.task
     task.check_source(source)
     rates = family.rates if rate_ids is None else [family[rate_id] for rate_id in rate_ids]
-    tell(f"reading {len(source)} images")
+    log(f"reading {len(source)} images")
     images, targets = data.load_arrays(source, backbone.preprocessing)
     size = batch_size(backbone.preprocessing.input_shape)
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
-    tell("running the unsplit network")
+    log("running the unsplit network")
     predict = predictor(backbone)
     unsplit = measure_outputs(task, lambda part: predict(images[part]), targets, size)
     cost_of = functools.cache(lambda split: split_cost(split, backbone))
     points, all_lengths, all_measured = [], [], []
     for number, rate in enumerate(rates, 1):
-        say = functools.partial(tell, f"evaluating {rate.rate_id}, {number} of {len(rates)}")
+        say = functools.partial(log, f"evaluating {rate.rate_id}, {number} of {len(rates)}")
         measured, lengths, symbols = _measure_rate(
             task, sender, receiver, rate.rate_id, images, targets, unsplit.predicted, say
         )
@@ -121,7 +124,7 @@ def evaluate_images(
     goals = [metrics[name].mean for metrics in (*(point.metrics for point in points), values)]
     swept = {}
     for codec in baselines:
-        tell(f"comparing with {codec}")
+        log(f"comparing with {codec}")
         swept[codec] = sweep_to(
             images, targets, unsplit.predicted, predict, codec, goals, name, task
         )
@@ -179,14 +182,14 @@ def _measure_rate(
     images: np.ndarray,
     targets: np.ndarray,
     unsplit: np.ndarray,
-    tell: Callable[[int, int], None],
+    log: Callable[[int, int], None],
 ) -> tuple[Predictions, list[int], np.ndarray]:
     """Sends the images; returns their predictions, and the lengths and symbols of the frames."""
     lengths: list[int] = []
     symbols: list[np.ndarray] = []
 
     def run(part: slice) -> Outputs:
-        tell(part.start, len(images))
+        log(part.start, len(images))
         sent = sender.symbols(images[part], rate_id)
         frames = sender.frames(sent, rate_id)
         decoded = receiver.symbols(frames, rate_id)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxsplit import data, networks
+from jaxsplit._moved import renamed_argument
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.codec import Sender
 from jaxsplit.entropy import stack_tables, tables_by_place, tables_from_counts
@@ -19,13 +20,14 @@ from jaxsplit.networks.inference import batch_size
 SHARINGS = ("shared", "channels", "places")
 
 
+@renamed_argument("tell", "log")
 def fit_tables(
     family: RateFamily,
     backbone: networks.Backbone,
     source: data.Source,
     *,
     tables: str = "shared",
-    tell: Log = no_log,
+    log: Log = no_log,
 ) -> RateFamily:
     """Fits the coding tables of a family to the symbols of images; units and offsets don't change.
 
@@ -37,7 +39,7 @@ def fit_tables(
       source: images; labels are not used.
       tables: "shared", one table for all channels of a rate, as in the published units; "channels",
         one for each channel; "places", at most 64, shared by spatial positions of like statistics.
-      tell: log callback, called with the progress in images.
+      log: log callback, called with the progress in images.
 
     Returns:
       The family with new tables, bound to the backbone, without measured figures.
@@ -47,7 +49,7 @@ def fit_tables(
       DataError: there is no image.
       FamilyError: the family belongs to another backbone.
     """
-    tell(f"reading {len(source)} images")
+    log(f"reading {len(source)} images")
     images, _ = data.load_arrays(source, backbone.preprocessing)
     if not len(images):
         raise DataError(f"{source.name} has no images to fit tables to")
@@ -57,7 +59,7 @@ def fit_tables(
     symbols = {name: np.empty((len(images), *shapes[name]), np.int32) for name in shapes}
     # Batch by batch: the head runs once for all rates, and its features are not kept.
     for start in range(0, len(images), size):
-        tell(f"fitting tables at {family.cut}", start, len(images))
+        log(f"fitting tables at {family.cut}", start, len(images))
         features = sender.features(images[start : start + size])
         for name, found in symbols.items():
             found[start : start + size] = sender.quantise(features, name)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxsplit import data, networks
+from jaxsplit._moved import renamed_argument
 from jaxsplit.cost import make_plan
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.log import Log, no_log
@@ -66,11 +67,12 @@ class Design:
         }
 
 
+@renamed_argument("tell", "log")
 def search(
     config: DesignConfig,
     backbone: networks.Backbone,
     workdir: Path,
-    tell: Log | None = None,
+    log: Log | None = None,
 ) -> Design:
     """Runs a search, or resumes one that was stopped.
 
@@ -85,7 +87,7 @@ def search(
       config: the search.
       backbone: the frozen network.
       workdir: for features, states and search.json, from which a longer search resumes.
-      tell: log callback, with the minutes spent and their limit.
+      log: log callback, with the minutes spent and their limit.
 
     Returns:
       All results and the front.
@@ -101,7 +103,7 @@ def search(
     Traceback (most recent call last):
     jaxsplit.errors.ConfigError: no unit of the grid fits any cut and leaves ...
     """
-    tell = tell or no_log
+    log = log or no_log
     # Refused before anything is computed.
     parallel.devices_for(config.batch_size)
     metric = backbone.task.metric(backbone.task.quality)
@@ -117,16 +119,16 @@ def search(
     fingerprints = (str(source.fingerprint) for source in sources)
     checkpoint = SearchCheckpoint(workdir, training_key(config.key, backbone, *fingerprints))
     if checkpoint.other:
-        tell(f"{checkpoint.path} is of a search with other values or images: starting again")
+        log(f"{checkpoint.path} is of a search with other values or images: starting again")
     frozen = backbone.fold()
     cuts = tuple(dict.fromkeys(one.cut for one in everything))
     folder, limit = workdir / "features", config.cache_gib * 2**30
     seen = [
-        features.compute_at_cuts(frozen, cuts, source, directory=folder, max_bytes=limit, tell=tell)
+        features.compute_at_cuts(frozen, cuts, source, directory=folder, max_bytes=limit, log=log)
         for source in sources
     ]
     trainer = Trainer(config, frozen, *seen)
-    run_rungs(config, trainer, everything, checkpoint, tell)
+    run_rungs(config, trainer, everything, checkpoint, log)
     return _design(config, trainer, everything, checkpoint, plan.macs)
 
 
@@ -178,18 +180,18 @@ def run_rungs(
     trainer: Trainer,
     everything: Sequence[Candidate],
     checkpoint: SearchCheckpoint,
-    tell: Log,
+    log: Log,
 ) -> None:
     """Trains, compares and selects, rung by rung, from where the checkpoint ends.
 
     `everything` are all candidates. The checkpoint is updated after every step that the remaining
     ones have finished.
     """
-    run, rungs = _Run(config, trainer, checkpoint, tell), checkpoint.values["rungs"]
+    run, rungs = _Run(config, trainer, checkpoint, log), checkpoint.values["rungs"]
     quality = trainer.backbone.task.quality
     if len(rungs) == config.rungs:
         if config.minutes <= rungs[-1]["minutes"]:
-            tell("the search is finished: it resumes when given more minutes")
+            log("the search is finished: it resumes when given more minutes")
             return
         rungs.pop()  # more minutes extend the last rung
     trials, distilled = checkpoint.restore(trainer, everything)
@@ -232,13 +234,13 @@ class _Run:
     config: DesignConfig
     trainer: Trainer
     checkpoint: SearchCheckpoint
-    tell: Log
+    log: Log
 
     def each(self, text: str, trials: Sequence[Trial]) -> Iterator[Trial]:
         """Yields the trials and logs the time spent before each."""
         minutes = self.config.minutes
         for one in trials:
-            self.tell(text, min(self.checkpoint.seconds / 60, minutes), minutes, "minutes")
+            self.log(text, min(self.checkpoint.seconds / 60, minutes), minutes, "minutes")
             yield one
 
     def compile(self, trials: Sequence[Trial]) -> float:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Source, open_source, portable_name
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
@@ -62,6 +63,7 @@ def default_phases(steps: int, distortion: DistortionLoss | None = None) -> tupl
     )
 
 
+@renamed_argument("tell", "log")
 def train_family(
     backbone: Backbone,
     cut: str,
@@ -78,7 +80,7 @@ def train_family(
     phases: Sequence[Phase] | None = None,
     workdir: str | Path | None = None,
     progress: Progress | None = None,
-    tell: Log | None = None,
+    log: Log | None = None,
     **options: Any,
 ) -> RateFamily:
     """Trains all rates of one cut in one run.
@@ -100,7 +102,7 @@ def train_family(
       workdir: folder for checkpoints, metrics and cached features; the same call resumes from
         there. None keeps everything in memory.
       progress: called with step, steps and metrics, such as a `jaxsplit.io.progress.ProgressBar`.
-      tell: log callback.
+      log: log callback.
       **options: other fields of `CurveConfig`: batch_size, learning_rate, ema, seed, limit, …
 
     Returns:
@@ -139,15 +141,16 @@ def train_family(
     except TypeError as error:
         raise ConfigError(f"train_family: {error}") from error
     folder = None if workdir is None else Path(workdir)
-    return train_curve(config, backbone, folder, progress, tell)
+    return train_curve(config, backbone, folder, progress, log)
 
 
+@renamed_argument("tell", "log")
 def train_curve(
     config: CurveConfig,
     backbone: Backbone,
     workdir: Path | None = None,
     progress: Progress | None = None,
-    tell: Log | None = None,
+    log: Log | None = None,
 ) -> RateFamily:
     """Trains all rates behind one frozen head, and builds their tables.
 
@@ -157,7 +160,7 @@ def train_curve(
       workdir: folder for checkpoints, metrics and cached features; a checkpoint of the same
         config, weights and images is resumed. None keeps everything in memory.
       progress: called with the metrics of all rates.
-      tell: log callback.
+      log: log callback.
 
     Returns:
       The family, with tables according to `config.tables`; not yet measured.
@@ -183,7 +186,7 @@ def train_curve(
             f"trainable is {config.trainable!r}, but a family has one frozen network: expected "
             "'unit', or call jaxsplit.train.curve.train_networks"
         )
-    family, source = train_rates(config, backbone, workdir, progress, tell)
+    family, source = train_rates(config, backbone, workdir, progress, log)
     if config.tables == "prior":
         return family
     return fit_tables(family, backbone.fold(), source, tables=config.tables)
@@ -194,7 +197,7 @@ def train_networks(
     backbone: Backbone,
     workdir: Path | None = None,
     progress: Progress | None = None,
-    tell: Log | None = None,
+    log: Log | None = None,
 ) -> tuple[tuple[RateFamily, Backbone], ...]:
     """Trains as `train_curve` does, for any `config.trainable`.
 
@@ -204,7 +207,7 @@ def train_networks(
     Returns:
       For every rate a family of it alone, and its network.
     """
-    family, source = train_rates(config, backbone, workdir, progress, tell)
+    family, source = train_rates(config, backbone, workdir, progress, log)
     pairs = []
     for rate in family.rates:
         params, own = dict(rate.variables["params"]), backbone
@@ -223,12 +226,13 @@ def train_networks(
     return tuple(pairs)
 
 
+@renamed_argument("tell", "log")
 def train_rates(
     config: CurveConfig,
     backbone: Backbone,
     workdir: Path | None = None,
     progress: Progress | None = None,
-    tell: Log | None = None,
+    log: Log | None = None,
 ) -> tuple[RateFamily, Source]:
     """Trains as `train_curve` does, for any `config.trainable`, without fitting tables.
 
@@ -236,7 +240,7 @@ def train_rates(
       The family with tables of the priors, and the training images. Where blocks of the network
       are trained, variables of rates hold them too.
     """
-    log = tell or no_log
+    log = log or no_log
     frozen = backbone.fold()
     groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
     source = open_source(config.data, split=config.train_split, limit=config.limit)
@@ -254,7 +258,7 @@ def train_rates(
         directory=workdir / "features" if workdir else None,
         cache=config.cache,
         max_bytes=config.cache_gib * 2**30,
-        tell=log,
+        log=log,
     )
     examples = cached(source, views=config.shown)
     key = training_key(config.key, frozen, source.listing)

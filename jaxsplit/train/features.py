@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxsplit import _moved, data
+from jaxsplit._moved import renamed_argument
 from jaxsplit.data.pipeline import ImageBatch, reader, stream
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
@@ -101,6 +102,7 @@ class HeadRun:
         }
 
 
+@renamed_argument("tell", "log")
 def compute(
     backbone: Backbone,
     cut: str,
@@ -111,7 +113,7 @@ def compute(
     directory: Path | None = None,
     cache: str = "auto",
     max_bytes: float = MAX_BYTES,
-    tell: Log | None = None,
+    log: Log | None = None,
 ) -> FeatureCache | ImageBatches:
     """Runs the head over every view of every image once, or resumes a stopped computation.
 
@@ -126,7 +128,7 @@ def compute(
       cache: "disk", "memory", "none" (the head runs in every step), or "auto": on disk if there
         is a directory, else in memory, and none where they don't fit.
       max_bytes: largest size of the cache.
-      tell: log callback.
+      log: log callback.
 
     Returns:
       The features, or the images where they are not cached.
@@ -137,7 +139,7 @@ def compute(
     views = views or data.Views()
     if views.augmentation is None:  # the seed changes nothing: one cache serves all seeds
         views = dataclasses.replace(views, seed=0)
-    run = HeadRun(backbone, (cut,), source, views, dtype, tell or no_log)
+    run = HeadRun(backbone, (cut,), source, views, dtype, log or no_log)
     found = _compute(run, directory, cache, max_bytes)
     if found is None:
         scale = batches.mean_square(batches.sampled_features(backbone, cut, source, views))
@@ -145,6 +147,7 @@ def compute(
     return found[cut]
 
 
+@renamed_argument("tell", "log")
 def compute_at_cuts(
     backbone: Backbone,
     cuts: Sequence[str],
@@ -153,14 +156,14 @@ def compute_at_cuts(
     dtype: str = "float16",
     directory: Path,
     max_bytes: float = MAX_BYTES,
-    tell: Log | None = None,
+    log: Log | None = None,
 ) -> dict[str, FeatureCache]:
     """Runs the network once over every image and caches the features at several cuts on disk.
 
     Arguments and errors are those of `compute`; `cuts` are in the network's order. Teacher and
     targets are the same arrays at all cuts.
     """
-    run = HeadRun(backbone, tuple(cuts), source, data.Views(), dtype, tell or no_log)
+    run = HeadRun(backbone, tuple(cuts), source, data.Views(), dtype, log or no_log)
     found = _compute(run, directory, "disk", max_bytes)
     assert found is not None  # features that don't fit on the disk were refused
     return found

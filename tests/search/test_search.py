@@ -89,10 +89,10 @@ def clock(monkeypatch):
     return found
 
 
-def run(trainer, folder, config=CONFIG, tell=no_log):
+def run(trainer, folder, config=CONFIG, log=no_log):
     folder.mkdir(exist_ok=True)
     checkpoint = SearchCheckpoint(folder, config.key)
-    run_rungs(config, trainer, CANDIDATES, checkpoint, tell)
+    run_rungs(config, trainer, CANDIDATES, checkpoint, log)
     return checkpoint
 
 
@@ -112,11 +112,11 @@ def test_what_compiles_is_not_taken_for_what_a_step_takes(clock, tmp_path, minut
     config, said = dataclasses.replace(CONFIG, minutes=minutes), []
     compiled = {}
 
-    def tell(what, *_):
+    def log(what, *_):
         said.append(what)
         compiled.setdefault(what, len(trainer.seen))
 
-    checkpoint = run(trainer, tmp_path / "one", config, tell)
+    checkpoint = run(trainer, tmp_path / "one", config, log)
     assert said[0] == "compiling"
     first = next(what for what in said if what != "compiling")
     assert set(compiled.values()) == {0, len(trainer.seen)}
@@ -208,7 +208,7 @@ def test_what_was_learned_is_kept(clock, tmp_path):
 def test_a_finished_search_goes_on_with_more_minutes(clock, tmp_path):
     first = run(Counting(clock), tmp_path / "two").values["rungs"]
     said = list[tuple]()
-    run(Counting(clock), tmp_path / "two", tell=lambda *told: said.append(told))
+    run(Counting(clock), tmp_path / "two", log=lambda *told: said.append(told))
     assert said == [("the search is finished: it resumes when given more minutes",)]
     more = dataclasses.replace(CONFIG, minutes=2 * CONFIG.minutes)
     checkpoint = run(Counting(clock), tmp_path / "two", more)

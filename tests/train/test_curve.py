@@ -50,7 +50,7 @@ def test_plain_arguments_train_what_a_configuration_does(config, family, tiny_ba
         specs={"wide": config.rates[1].spec},
         phases=PHASES,
         workdir=tmp_path,
-        tell=told.append,
+        log=told.append,
         **{name: getattr(config, name) for name in ("limit", "batch_size", "ema", "learning_rate")},
         evaluate_every=4,
         evaluate_limit=30,

@@ -262,7 +262,7 @@ def test_what_is_not_whole_or_not_ours_is_computed_again_and_nothing_else(
     damage(folder, kind)
     computed.clear()
     told = []
-    cache = compute(directory=tmp_path, tell=told.append)
+    cache = compute(directory=tmp_path, log=told.append)
     assert len(computed) == again
     assert {name: (folder / name).read_bytes() for name in NAMES} == before
     np.testing.assert_allclose(cache.features, plain.features, 1e-5, 1e-5)
@@ -270,7 +270,7 @@ def test_what_is_not_whole_or_not_ours_is_computed_again_and_nothing_else(
         assert re.search(said, told[0])
     computed.clear()
     told.clear()
-    compute(directory=tmp_path, tell=told.append)
+    compute(directory=tmp_path, log=told.append)
     assert (computed, told) == ([], [])
 
 
@@ -287,7 +287,7 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(compute, tmp_path, small_part
         file.write("7 00")  # a killed process may leave half a line
     computed.stop_at = None
     told = []
-    assert_same(compute(directory=tmp_path / "stopped", tell=told.append), whole)
+    assert_same(compute(directory=tmp_path / "stopped", log=told.append), whole)
     assert sorted(computed) == list(range(8))
     assert any(f"{done} of 8 parts" in text for text in told) == (done > 0)
     (other,) = (tmp_path / "whole").iterdir()
@@ -359,7 +359,7 @@ def test_a_build_waits_for_another_process_and_says_so(compute, tmp_path, comput
         fcntl.flock(file, fcntl.LOCK_EX)  # of another open file: as another process would
         thread = threading.Thread(
             target=lambda: caches.append(
-                compute(directory=tmp_path, tell=lambda text: "waiting" in text and waiting.set())
+                compute(directory=tmp_path, log=lambda text: "waiting" in text and waiting.set())
             )
         )
         thread.start()
@@ -403,7 +403,7 @@ def test_features_that_are_too_large_are_refused_with_the_ways_out(compute, tmp_
 def test_features_that_are_too_large_leave_the_head_in_the_step(compute, tmp_path, on_disk):
     told = []
     directory = tmp_path if on_disk else None
-    found = compute(max_bytes=1000, directory=directory, tell=told.append)
+    found = compute(max_bytes=1000, directory=directory, log=told.append)
     assert isinstance(found, batches.ImageBatches)
     assert len(told) == 1
     assert "head will run in every step" in told[0]
@@ -607,7 +607,7 @@ def test_features_at_several_cuts_are_those_of_each_cut(problem, source, tmp_pat
 def test_features_at_several_cuts_are_found_again(compute_at_cuts, tmp_path, computed):
     first = compute_at_cuts(directory=tmp_path)
     told = []
-    second = compute_at_cuts(directory=tmp_path, tell=told.append)
+    second = compute_at_cuts(directory=tmp_path, log=told.append)
     assert computed == [0]
     assert not told
     for cut in CUTS:
@@ -643,7 +643,7 @@ def test_a_damaged_array_of_any_cut_is_computed_again(
         path.write_bytes(change(before[name]))
     computed.clear()
     told = []
-    repaired = compute_at_cuts(directory=tmp_path, tell=told.append)
+    repaired = compute_at_cuts(directory=tmp_path, log=told.append)
     assert len(computed) == again
     assert told
     assert list(tmp_path.iterdir()) == [folder]

@@ -194,12 +194,7 @@ class EntropyCoder:
 
 def _by_counts(tables: CodingTables, used: np.ndarray) -> tuple[np.ndarray, list[int], np.ndarray]:
     """Returns the coding order of channels with tables `used`, group sizes and first members."""
-    kinds: dict[bytes, int] = {}
-    kind_of = [
-        kinds.setdefault(row[:size].tobytes(), len(kinds))
-        for row, size in zip(tables.counts, tables.sizes, strict=True)
-    ]
-    kind = np.array(kind_of)[used]
+    kind = np.unique(tables.counts, axis=0, return_inverse=True)[1].ravel()[used]
     _, first, sizes = np.unique(kind, return_index=True, return_counts=True)
     turn = np.argsort(first)
     ranks = np.argsort(turn)

@@ -41,6 +41,8 @@ def rates_for(
             f"got {' and '.join(named) or 'no rate'}, expected exactly one of rate, max_bytes and "
             "quality"
         )
+    if rate is not None:
+        return [family[rate].rate_id]
     whole = isinstance(max_bytes, numbers.Integral) and not isinstance(max_bytes, bool)
     if max_bytes is not None and (not whole or max_bytes < 1):
         raise ConfigError(f"max_bytes is {max_bytes!r}, expected a positive integer")
@@ -50,8 +52,6 @@ def rates_for(
             f"quality is {quality!r}, expected a share of the unsplit network's {label}, above 0 "
             "and at most 1, such as 0.98"
         )
-    if rate is not None:
-        return [family[rate].rate_id]
     # Of equal retention the fewer bytes first.
     kept = {one.rate_id: _retention(one, task) for one in family.rates}
     ordered = sorted(family.rates, key=lambda one: (-kept[one.rate_id], _bytes(one)))

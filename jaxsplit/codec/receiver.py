@@ -93,12 +93,16 @@ class Receiver(Runtime):
         opened = [self._open(frame) for frame in frames]
         if other := {name for name, _ in opened} - {rate_id}:
             raise BitstreamError(f"expected frames of rate {rate_id}; got {', '.join(other)}")
-        shape = self._rate(rate_id).split.latent_shape
+        shape = self._rate(rate_id).latent_shape
         return np.array([one for _, one in opened], np.int32).reshape(-1, *shape)
+
+    @functools.cached_property
+    def _programs(self) -> dict[str, Callable[..., Outputs]]:
+        return {name: _outputs_program(rate.split) for name, rate in self._rates.items()}
 
     def _open(self, frame: bytes | bitstream.Frame) -> tuple[str, np.ndarray]:
         """Returns the rate's name and the symbols of one frame."""
-        count = len(self.family.rates)
+        count = len(self._rates)
         if not isinstance(frame, bitstream.Frame):
             size = len(frame)
             frame, end = bitstream.unpack_frame(frame, count)
@@ -107,8 +111,8 @@ class Receiver(Runtime):
         if not 0 <= frame.rate_index < count:
             raise BitstreamError(f"a frame of rate {frame.rate_index}, expected 0 … {count - 1}")
         rate_id = self.family.rates[frame.rate_index].rate_id
-        rate = self._rate(rate_id)
-        return rate_id, rate.coder.decode(frame.payload, rate.split.latent_shape[:2])
+        rate = self._rates[rate_id]
+        return rate_id, rate.coder.decode(frame.payload, rate.latent_shape[:2])
 
     def predict(self, symbols: np.ndarray, rate_id: str) -> Outputs:
         """Runs decoder and tail on symbols, without any bytes.
@@ -121,7 +125,7 @@ class Receiver(Runtime):
           Outputs, float32 [N, …], such as logits [N, K].
         """
         rate = self._rate(rate_id)
-        run = _outputs_program(rate.split)
+        run = self._programs[rate_id]
         return in_batches(
             lambda batch: run(self._variables, rate.unit, rate.offsets, batch),
             symbols,

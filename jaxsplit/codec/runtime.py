@@ -52,9 +52,9 @@ class FamilyRate:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.rate_id):
             raise ConfigError(f"{self.rate_id!r} is not a name of a rate: use letters and digits")
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
-        """sha256 of the parameters and the tables."""
+        """sha256 of the parameters and the tables, computed once: their arrays do not change."""
         content = networks.fingerprint(self.variables) + self.tables.fingerprint
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -105,6 +105,7 @@ class RateRuntime:
 
     index: int
     split: Split
+    latent_shape: tuple[int, int, int]
     unit: Variables
     offsets: Offsets
     coder: EntropyCoder
@@ -155,24 +156,25 @@ class Runtime:
             self._rates[rate.rate_id] = RateRuntime(
                 index,
                 folded,
+                folded.latent_shape,
                 jax.device_put(unit),
                 jax.tree.map(jnp.asarray, split.units.stored_offsets(rate.tables)),
                 rate.coder,
             )
 
-    @property
+    @functools.cached_property
     def header(self) -> Header:
         """Header of containers and streams of this family."""
-        shapes = {rate_id: rate.split.latent_shape for rate_id, rate in self._rates.items()}
         rates = [
-            RateInfo(rate.rate_id, rate.tables.fingerprint, shapes[rate.rate_id])
-            for rate in self.family.rates
+            RateInfo(name, rate.coder.tables.fingerprint, rate.latent_shape)
+            for name, rate in self._rates.items()
         ]
         image = self.backbone.preprocessing.input_shape
         return Header(self.family.fingerprint, tuple(rates), image)
 
     def _rate(self, rate_id: str) -> RateRuntime:
-        self.family[rate_id]  # an unknown rate is a FamilyError
+        if rate_id not in self._rates:
+            self.family[rate_id]  # a FamilyError
         return self._rates[rate_id]
 
 

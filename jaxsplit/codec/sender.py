@@ -14,7 +14,7 @@ from jaxsplit.codec.rate_control import rates_for
 from jaxsplit.codec.runtime import Runtime
 from jaxsplit.errors import FamilyError
 from jaxsplit.networks import Features
-from jaxsplit.networks.inference import head_program, in_batches
+from jaxsplit.networks.inference import HeadProgram, head_program, in_batches
 from jaxsplit.split import Split
 from jaxsplit.units import Variables
 from jaxsplit.units.quantization import NOT_FINITE, Offsets
@@ -68,8 +68,7 @@ class Sender(Runtime):
           FamilyError: no such rate, none that good, an image that fits at no rate, a family
             that was not measured, or images of another shape.
         """
-        task = self.backbone.task
-        rates = rates_for(self.family, rate, max_bytes, quality, task)
+        rates = rates_for(self.family, rate, max_bytes, quality, self.backbone.task)
         if max_bytes is None:
             return self.encode(images, rates[0])
         return self._encode_within(images, rates, max_bytes)
@@ -96,13 +95,13 @@ class Sender(Runtime):
           N frames, in the order of the images.
         """
         rate = self._rate(rate_id)
-        expected = rate.split.latent_shape
+        expected = rate.latent_shape
         if symbols.dtype != np.int32 or symbols.shape[1:] != expected:
             raise FamilyError(
                 f"symbols are {symbols.dtype} {symbols.shape[1:]}; at rate {rate_id} they are "
                 f"int32 {expected}"
             )
-        count = len(self.family.rates)
+        count = len(self._rates)
         return [bitstream.pack_frame(rate.coder.encode(one), rate.index, count) for one in symbols]
 
     def symbols(self, images: np.ndarray, rate_id: str) -> np.ndarray:
@@ -154,6 +153,14 @@ class Sender(Runtime):
                 )
         return self._quantise(features, rate_id, lambda batch: batch)
 
+    @functools.cached_property
+    def _head_program(self) -> HeadProgram:
+        return head_program(self.backbone.network, (self.family.cut,), self.backbone.preprocessing)
+
+    @functools.cached_property
+    def _programs(self) -> dict[str, Callable[[Variables, Offsets, Features], jax.Array]]:
+        return {name: _symbols_program(rate.split) for name, rate in self._rates.items()}
+
     def _encode_within(self, images: np.ndarray, rates: list[str], max_bytes: int) -> list[bytes]:
         """Returns each image's frame at the first rate where it is short enough."""
         features = self.features(images)  # the head runs once
@@ -185,9 +192,7 @@ class Sender(Runtime):
             )
 
     def _head(self, images: np.ndarray) -> Features:
-        backbone, cut = self.backbone, self.family.cut
-        run = head_program(backbone.network, (cut,), backbone.preprocessing)
-        features = run(self._variables, images)[0][cut]
+        features = self._head_program(self._variables, images)[0][self.family.cut]
         # A network may compute in less than float32; a unit does not. Converting takes time.
         return jax.tree.map(
             lambda x: x if x.dtype == np.float32 else x.astype(np.float32), features
@@ -197,7 +202,7 @@ class Sender(Runtime):
         self, inputs: Features, rate_id: str, head: Callable[[Features], Features]
     ) -> np.ndarray:
         rate = self._rate(rate_id)
-        program = _symbols_program(rate.split)
+        program = self._programs[rate_id]
         symbols: np.ndarray = in_batches(
             lambda batch: program(rate.unit, rate.offsets, head(batch)), inputs, self.batch_size
         )

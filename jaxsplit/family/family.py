@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -76,7 +77,7 @@ class RateFamily:
         """
         return dataclasses.replace(self, rates=tuple(self[rate_id] for rate_id in rate_ids))
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all that sender and receiver must share."""
         identity = {

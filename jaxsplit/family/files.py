@@ -14,7 +14,8 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -36,6 +37,7 @@ INDEX = "family.json"
 #: Patterns of the files of a packed family.
 FILES = (INDEX, "rates/*.safetensors")
 
+_Value = TypeVar("_Value")
 _DAMAGES = (
     *(AssertionError, AttributeError, LookupError, TypeError, ValueError),
     *(MemoryError, RecursionError, ConfigError, CheckpointError, WeightsError),
@@ -47,24 +49,20 @@ def write_family(
 ) -> None:
     """Writes a family atomically, see `RateFamily.save`.
 
-    `described` has the entries of the index other than format and rates. A unit whose class is not
-    registered is a ConfigError.
+    `described` has the other entries of the index. An unregistered unit is a ConfigError.
     """
     for rate in rates:
         check_stored(rate.spec)
     try:
         (directory / "rates").mkdir(parents=True, exist_ok=True)
         entries = [_write_rate(directory, rate, packed) for rate in rates]
-        version = PACKED_VERSION if packed else FORMAT_VERSION
-        index = {"format": version, **described, "rates": entries}
-        text = json.dumps(index, indent=1) + "\n"
+        index = {"format": PACKED_VERSION if packed else FORMAT_VERSION, **described}
+        text = json.dumps({**index, "rates": entries}, indent=1) + "\n"
         # Lists of numbers on one line; JSON strings contain no line breaks.
         text = re.sub(r"\[\n[-+.\deE,\s]*\]", lambda found: " ".join(found[0].split()), text)
         write_whole(directory / INDEX, text.encode())
-        named = {entry["file" if packed else "folder"] for entry in entries}
-        for path in (directory / "rates").iterdir():
-            if f"rates/{path.name}" in named:
-                continue
+        named = {directory / entry["file" if packed else "folder"] for entry in entries}
+        for path in {*(directory / "rates").iterdir()} - named:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -76,17 +74,19 @@ def write_family(
 def read_family(directory: Path) -> dict[str, Any]:
     """Reads the fields of a `RateFamily`, see `RateFamily.load`."""
     index = _read_index(directory)
-    key = "file" if index["format"] == PACKED_VERSION else "folder"
+    packed = index["format"] == PACKED_VERSION
     try:
-        _check_types(index)
+        backbone = index["backbone"]
         return {
-            "backbone": index["backbone"]["name"],
-            "backbone_fingerprint": index["backbone"]["fingerprint"],
-            "weights": index["backbone"]["weights"],
+            "backbone": _typed(backbone["name"], str, "its name is not a string"),
+            "backbone_fingerprint": _typed(
+                backbone["fingerprint"], str | None, "its fingerprint is not a string"
+            ),
+            "weights": _typed(backbone["weights"], str | None, "its weights are not a name"),
             "preprocessing": Preprocessing.from_dict(index["preprocessing"]),
-            "cut": index["cut"],
-            "rates": tuple(_read_rate(directory, entry, key) for entry in index["rates"]),
-            "card": index.get("card", {}),
+            "cut": _typed(index["cut"], str, "its cut is not a string"),
+            "card": _typed(index.get("card", {}), dict, "its card is not an object"),
+            "rates": tuple(_read_rate(directory, entry, packed) for entry in index["rates"]),
         }
     except _DAMAGES as error:
         raise FamilyError(f"the family at {directory} is damaged: {error}") from error
@@ -113,24 +113,15 @@ def _read_index(directory: Path) -> dict[str, Any]:
     return dict(index)
 
 
-def _check_types(index: dict[str, Any]) -> None:
-    values = {**index["backbone"], "cut": index["cut"]}
-    for name in ("cut", "name", "fingerprint", "weights"):
-        optional = name in ("fingerprint", "weights")
-        if not (isinstance(values[name], str) or (optional and values[name] is None)):
-            raise TypeError(f"its {name} is not a string")
-    if not isinstance(index.get("card", {}), dict):
-        raise TypeError("its card is not an object")
-    for entry in index["rates"]:
-        if not isinstance(entry["lambda"], int | float | None):
-            raise TypeError("a lambda is not a number")
-        if not isinstance(entry["measured"], dict):
-            raise TypeError("the measured figures of a rate are not an object")
+def _typed(value: _Value, expected: type | UnionType, problem: str) -> _Value:
+    if not isinstance(value, expected):
+        raise TypeError(problem)
+    return value
 
 
 def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, Any]:
     place = f"rates/{rate.rate_id}-{rate.digest[:12]}" + (".safetensors" if packed else "")
-    if not _holds(directory / place, rate):
+    if not _holds(directory / place, rate, packed):
         if packed:
             write_whole(directory / place, safetensors.numpy.save(rate.packed_arrays()))
         else:
@@ -148,17 +139,17 @@ def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, An
     }
 
 
-def _read_rate(directory: Path, entry: dict[str, Any], key: str) -> FamilyRate:
+def _read_rate(directory: Path, entry: dict[str, Any], packed: bool) -> FamilyRate:
     # Links are not resolved: downloaded files are links into a cache.
-    place = entry[key]
+    place = entry["file" if packed else "folder"]
     if not re.fullmatch(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*", place):
         raise FamilyError(f"{place!r} lies outside of the family")
     rate = FamilyRate(
         entry["rate_id"],
-        entry["lambda"],
+        _typed(entry["lambda"], int | float | None, "a lambda is not a number"),
         spec_from_form(entry["spec"]),
-        *_read_arrays(directory / place),
-        entry["measured"],
+        *_read_arrays(directory / place, packed),
+        _typed(entry["measured"], dict, "the measured figures of a rate are not an object"),
     )
     if rate.digest != entry["digest"]:
         raise FamilyError(f"rate {rate.rate_id} of {directory} was changed after it was saved")
@@ -166,22 +157,22 @@ def _read_rate(directory: Path, entry: dict[str, Any], key: str) -> FamilyRate:
     return rate
 
 
-def _read_arrays(path: Path) -> tuple[Variables, CodingTables]:
-    if path.is_dir():
-        tree = checkpoint.load_tree(path)
-    else:
+def _read_arrays(path: Path, packed: bool) -> tuple[Variables, CodingTables]:
+    if packed:
         arrays = {
             name: array.astype(np.float32) if array.dtype == np.float16 else array
             for name, array in read_safetensors(path).items()
         }
         tree = traverse_util.unflatten_dict(arrays, sep="/")
+    else:
+        tree = checkpoint.load_tree(path)
     return tree["variables"], CodingTables.from_arrays(tree["tables"])
 
 
-def _holds(path: Path, rate: FamilyRate) -> bool:
+def _holds(path: Path, rate: FamilyRate, packed: bool) -> bool:
     """Returns whether the file or folder with the rate's digest has the rate's content."""
     try:
-        variables, tables = _read_arrays(path)
+        variables, tables = _read_arrays(path, packed)
         return dataclasses.replace(rate, variables=variables, tables=tables).digest == rate.digest
     except _DAMAGES:
         return False

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from bitstream import mutations
 
-from jaxsplit import bitstream
+from jaxsplit import bitstream, codec, networks
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.entropy import build_tables, tables_by_place
 from jaxsplit.errors import BitstreamError, FamilyError, OtherFamilyError, OtherTablesError
@@ -352,6 +352,22 @@ def test_both_ends_use_the_coder_of_the_rate(tiny_family, sender, receiver):
     for rate in tiny_family.rates:
         assert sender._rate(rate.rate_id).coder is rate.coder
         assert receiver._rate(rate.rate_id).coder is rate.coder
+
+
+def test_what_does_not_change_is_computed_once(tiny_family, sender, receiver, monkeypatch):
+    images = np.zeros((1, 12, 12, 1), np.uint8)
+    (frame,) = sender(images, rate="mid")
+    expected = receiver([frame])
+    assert sender.header == receiver.header
+    monkeypatch.setattr(networks, "fingerprint", None)  # no array is hashed again,
+    for module in (codec.sender, codec.receiver):  # and no program looked up
+        monkeypatch.setattr(module, "_symbols_program", None, raising=False)
+        monkeypatch.setattr(module, "_outputs_program", None, raising=False)
+        monkeypatch.setattr(module, "head_program", None, raising=False)
+    assert sender.header is sender.header
+    assert tiny_family.bind(sender.backbone).fingerprint == tiny_family.fingerprint
+    assert sender(images, rate="mid") == [frame]
+    np.testing.assert_array_equal(receiver([frame]), expected)
 
 
 def placed(family, latents):

@@ -394,6 +394,21 @@ def test_a_missing_rate_is_an_error(folder):
     refused(folder, r"damaged: .*no (such file|checkpoint)")
 
 
+def test_the_format_decides_how_a_rate_is_read(tiny_family, folder, packed, tmp_path):
+    path = next((folder / "rates").glob("mid-*"))
+    tiny_family.save(tmp_path / "other", packed=not packed)
+    other = next((tmp_path / "other" / "rates").glob("mid-*"))
+    if packed:  # a folder may be of any size once it is read
+        path.unlink()
+        shutil.copytree(other, path)
+    else:
+        shutil.rmtree(path)
+        shutil.copy(other, path)
+    refused(folder, "damaged")
+    tiny_family.save(tmp_path / "new", packed=packed)
+    assert RateFamily.load(tmp_path / "new").fingerprint == tiny_family.fingerprint
+
+
 @pytest.mark.parametrize(
     "outside", ["../elsewhere", "/tmp", "rates/../../elsewhere", ".", "rates/.."]
 )

@@ -380,7 +380,7 @@ CHECKS = (
 
 
 def says(document: str, text: str) -> bool:
-    """Whether a document has the text; what is no document has nothing."""
+    """Returns whether a document has the text; other files have none."""
     if not document.endswith(".md"):
         return False
     if text.startswith("|"):

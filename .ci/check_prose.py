@@ -49,7 +49,7 @@ RULES = {  # rule: (what is found, what to write)
     "to the bit": (r"\bto the bit\b", "exactly, bit by bit"),
 }
 FIRST = "first words"  # of a docstring
-FIRST_WORDS = re.compile(r"(?:What|That|For what|Of what|By what|Whoever|Nobody|Whether it)\b")
+FIRST_WORDS = re.compile(r"(?:What|That|For what|Of what|By what|Whoever|Nobody|Whether)\b")
 PATTERNS = {rule: re.compile(pattern, re.IGNORECASE) for rule, (pattern, _) in RULES.items()}
 ADVICE = {rule: advice for rule, (_, advice) in RULES.items()}
 ADVICE[FIRST] = "begin with a verb or with the thing's name"

@@ -183,7 +183,7 @@ ENDED: dict[str, str] = {
     "jaxsplit.importers.spic_unit.unit_variables": "jaxsplit.family.spic.import_families",
     "jaxsplit.models.resnet.SmallResNet": "jaxsplit.networks.create",
     "jaxsplit.models.resnet.SmallStem": "jaxsplit.networks.create",
-    "jaxsplit.plan.field": "nothing, receptive fields are computed no longer",
+    "jaxsplit.plan.field": "nothing: receptive fields are no longer computed",
     "jaxsplit.plan.program": "jaxsplit.cost.counting.peak_bytes",
     "jaxsplit.planning": "the command `jaxsplit plan`",
     "jaxsplit.terminal": "rich.console.Console",

@@ -174,7 +174,7 @@ def test_what_is_lacking_is_seen():
 
 
 def is_ours(value):
-    """Whether something was defined in the package: an alias of a type was not."""
+    """Returns whether something was defined in the package: an alias of a type was not."""
     return getattr(value, "__module__", None) and value.__module__.startswith("jaxsplit.")
 
 

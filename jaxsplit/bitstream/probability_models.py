@@ -119,7 +119,7 @@ def _split(
 
 
 def _piece_sizes(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns alphabet sizes of the low pieces [n] and the high pieces, and who has a high one."""
+    """Returns alphabet sizes of low pieces [n] and high pieces, and which values have one."""
     long = lengths > _PIECE
     low = np.left_shift(1, np.minimum(lengths, _PIECE)).astype(np.int32)
     return low, np.left_shift(1, lengths[long] - _PIECE).astype(np.int32), long

@@ -27,7 +27,7 @@ def rates_for(
       family: the rates; measured, unless a rate is named.
       rate: name of a rate.
       max_bytes: most bytes of a frame: all rates, by falling accuracy retention.
-      quality: least accuracy retention: the rate of fewest measured bytes that has it.
+      quality: least accuracy retention; the rate with the fewest measured bytes that reaches it.
       task: of the network, whose quality is retained; classification by default.
 
     Raises:

@@ -85,7 +85,7 @@ def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> 
 
 
 def fits(spec: BottleneckSpec, shape: Shape) -> bool:
-    """Whether a unit has a latent for features (H, W, Cin), with no more channels than they."""
+    """Returns whether a unit has a latent for features (H, W, Cin), and no more channels."""
     return len(shape) == 3 and min(spec.latent_size(*shape[:2])) >= 1 and spec.channels <= shape[2]
 
 

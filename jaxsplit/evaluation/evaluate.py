@@ -75,9 +75,10 @@ def evaluate_images(
     """Measures the curve, and keeps the frame length and prediction of every image.
 
     Every image is encoded to a frame, which is decoded before the tail runs. Usually estimated
-    bits, table bits and bytes (see `RatePoint`) rise in this order. Checked is only that the bytes
-    are at most those of the tables, one for the end of the payload and those of the frame. (They
-    can be fewer: the payload of a blank image may be empty.) Metrics have 95 % intervals.
+    bits, table bits and bytes (see `RatePoint`) rise in this order. One relation is checked: a
+    frame has at most the bytes of its table bits, one more for the end of the payload, and its
+    label. It may have fewer: the payload of a blank image can be empty. Metrics have intervals of
+    95 %.
 
     Args:
       family: the rates.
@@ -87,7 +88,8 @@ def evaluate_images(
       rate_ids: the rates to measure, in the order of the curve's points; None for all. The choice
         doesn't change frames, which are those of the whole family.
       baselines: image codecs to measure too, see `image_codecs.sweep_to`.
-      compare_at: the metric whose values on the curve they shall reach; None: the task's quality.
+      compare_at: the metric at which image codecs are compared with the rates; None: the task's
+        quality.
 
     Returns:
       The curve, and the per-image records that it averages.

@@ -154,7 +154,7 @@ def _members(form: object) -> tuple[object, ...]:
 
 
 def _fits(value: object, form: object) -> bool:
-    """Whether a value has the outer form of a type that is no union."""
+    """Returns whether a value can be of a type, not a union, without looking inside it."""
     if dataclasses.is_dataclass(form) or typing.get_origin(form) is dict:
         return isinstance(value, dict)
     if typing.get_origin(form) is tuple:

@@ -13,7 +13,7 @@ _DEEPEST = 20  # closures within closures
 
 
 def identity(value: object, depth: int = 0) -> object:
-    """Returns what distinguishes a value from another, ready for JSON.
+    """Returns a description of a value that differs for different values, ready for JSON.
 
     A function is its code, defaults and what it closes over; a dataclass its class and fields. So
     two losses of one name with other margins differ, as do two optimizers with other rates. Below a
@@ -61,7 +61,7 @@ def _filled(cell: object) -> bool:
 
 
 def _code(code: CodeType) -> str:
-    """A digest of code, without the lines and the file that it stands in."""
+    """Returns a digest of code that ignores its file and line numbers."""
     inner = [_code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
     text = repr((code.co_code, code.co_names, inner))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -150,7 +150,7 @@ class ProgressBar:
         return is_new
 
     def _is_due(self, done: float, total: float, pause: float = 0.0) -> bool:
-        """Whether to write another line: lines of a cell are replaced, so they may be frequent."""
+        """Decides about another line: lines of a cell are replaced, so they may be frequent."""
         twentieths, waited = int(done * 20 // total), time.monotonic() - self._shown
         if self._has_cell:
             return waited >= _OFTEN
@@ -184,7 +184,7 @@ class ProgressBar:
 
 
 def _is_in_cell() -> bool:
-    """Whether a notebook cell is running; imports nothing."""
+    """Returns whether a notebook cell is running; imports nothing."""
     found = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(found, "kernel")  # IPython in a terminal has none
 

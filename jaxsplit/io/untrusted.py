@@ -139,7 +139,7 @@ def finite_floats(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.nd
 
 
 def is_floating(dtype: np.dtype) -> bool:
-    """Whether the dtype is floating point, bfloat16 included."""
+    """Returns whether the dtype is floating point, bfloat16 included."""
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
@@ -160,7 +160,7 @@ def foreign(head: bytes, expected: str) -> WeightsError:
 
 
 def begins_safetensors(head: bytes) -> bool:
-    """Whether `head` begins a safetensors file: the header's length in 8 bytes, then JSON."""
+    """Recognizes a safetensors file by its start: the header's length in 8 bytes, then JSON."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER
 
 

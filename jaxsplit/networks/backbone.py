@@ -245,7 +245,7 @@ def save_backbone(
 
 
 def holds_backbone(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a file of `save_backbone`.
+    """Returns whether a path is a file of `save_backbone`.
 
     Args:
       path: of any file.

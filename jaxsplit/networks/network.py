@@ -118,7 +118,7 @@ class Network(abc.ABC):
 
     @property
     def folded(self) -> bool:
-        """Whether `fold` was done; a part of what cached features depend on."""
+        """True after `fold`; cached features depend on it."""
         return False
 
 
@@ -176,7 +176,7 @@ class LinenNetwork(Network):
 
     @property
     def folded(self) -> bool:
-        """Whether the module's batch normalisation is folded."""
+        """True if the module's batch normalisation is folded."""
         return getattr(self.module, "folded", False)
 
 

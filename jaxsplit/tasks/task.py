@@ -67,7 +67,7 @@ class Metric:
 
     @property
     def is_share(self) -> bool:
-        """Whether values are shares, 0 … 1, that are shown in percent."""
+        """True for shares, 0 … 1, which are shown in percent."""
         return self.unit == "%"
 
     @property

@@ -201,8 +201,8 @@ class CurveConfig:
       tables: source of the integer tables: each rate's "prior", or the symbols of the training
         images after the training: one table for all channels ("shared"), one for each
         ("channels"), or a few for groups of spatial positions ("places").
-      evaluate_every, evaluate_limit: steps between evaluations, 0: none before the end; and
-        max_samples of each, None: all of the test split.
+      evaluate_every: steps between evaluations; 0: only one, after the last step.
+      evaluate_limit: number of test images of each evaluation; None: all of them.
       baselines: image codecs to compare the curve with: "jpeg", "webp", "avif".
       compare_at: metric at which they are compared: None for the task's, such as "top1", or
         "agreement" with the unsplit network.

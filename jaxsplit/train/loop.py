@@ -54,7 +54,8 @@ def fit(
     Args:
       state: not replicated, such as from `resume`.
       step: mapped over devices here; metrics are means over the whole batch, scalars or [R].
-      batches: number of finished steps → batches from there on, whole ones or this process's parts.
+      batches: maps the number of finished steps to the batches that follow; with several
+        processes, to the part of each batch that is this process's.
       steps, batch_size: number of the last step, and examples over all devices of all processes.
       constants: a tree that no step changes, such as a frozen network's variables.
       reports: of metrics of the steps, and of evaluations.

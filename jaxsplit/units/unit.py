@@ -224,7 +224,7 @@ def register(unit: _U) -> _U:
 
 
 def _same_class(unit: type, other: type | None) -> bool:
-    """Whether two classes have one name: running a notebook's cell again defines it again."""
+    """Returns whether two classes have one name, as after a notebook's cell ran twice."""
     names = ("__module__", "__qualname__")
     return other is not None and all(getattr(unit, n) == getattr(other, n) for n in names)
 

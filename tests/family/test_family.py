@@ -25,7 +25,7 @@ from jaxsplit.units.bottleneck import BottleneckSpec
 
 @pytest.fixture(params=["orbax", "packed"])
 def packed(request):
-    """Whether the folder has a file for each rate, and not a folder of orbax."""
+    """Returns whether the folder has a file for each rate, and not a folder of orbax."""
     return request.param == "packed"
 
 

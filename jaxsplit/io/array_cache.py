@@ -98,7 +98,8 @@ class ArrayCache:
         sums = self._read_sums()
         for name, shape in self.shapes.items():
             with open(self._path(name), "ab") as file:
-                file.truncate(array_bytes(shape))
+                if file.tell() != array_bytes(shape):  # else the file stays untouched
+                    file.truncate(array_bytes(shape))
         if sums and (size := sum(map(array_bytes, self.shapes.values()))) >= 2**30:
             log(f"checking {size / 2**30:.3g} GiB of cached features")
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:

@@ -220,7 +220,7 @@ def table(report):
                 f"{first:.1f} to {last:.1f} bytes; BD-rate {against['bd_rate']:+.1f} % "
                 f"({low:+.1f} to {high:+.1f})"
             )
-    return "\n".join([*lines, *distances, f"\nuncut network: {100 * report['uncut']:.2f} %"])
+    return "\n".join([*lines, *distances, f"\nunsplit network: {100 * report['uncut']:.2f} %"])
 
 
 if __name__ == "__main__":

@@ -228,7 +228,7 @@ def draw(path, uncut, rows, published, pixels):
                 alpha=0.5,
                 label=f"{cut}, published",
             )
-    axes.axhline(100 * uncut, color="#444444", linewidth=1.2, label="uncut, ours")
+    axes.axhline(100 * uncut, color="#444444", linewidth=1.2, label="unsplit, ours")
     axes.set_xscale("log")
     axes.set_xlabel("bits per pixel (payload, logarithmic)")
     axes.set_ylabel("top-1 accuracy (%)")

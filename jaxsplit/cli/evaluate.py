@@ -50,10 +50,13 @@ def evaluate(options: argparse.Namespace) -> None:
     for codec in baselines:
         image_codecs.check_codec(codec)
     family, backbone = cli.open_family(options)
+    image_codecs.check_goal(options.compare_at, backbone.task.quality)
+    rates = None if options.rates is None else options.rates.split(",")
+    if rates is not None:
+        family.select(rates)  # an unknown rate is refused before images are read
     out: Path | None = options.out
     if out is not None:
         check_writable(out)
-    rates = None if options.rates is None else options.rates.split(",")
     source = data.open_source(options.data, split=options.split, limit=options.limit)
     with cli.progress_bar(options) as progress:
         curve, _, rows = measure(

@@ -52,9 +52,9 @@ class FamilyRate:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.rate_id):
             raise ConfigError(f"{self.rate_id!r} is not a name of a rate: use letters and digits")
 
-    @functools.cached_property
+    @property
     def digest(self) -> str:
-        """sha256 of the parameters and the tables, computed once: their arrays do not change."""
+        """SHA-256 of the parameters and the tables."""
         content = networks.fingerprint(self.variables) + self.tables.fingerprint
         return hashlib.sha256(content.encode()).hexdigest()
 

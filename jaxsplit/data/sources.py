@@ -99,7 +99,7 @@ class Source:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """Labels, int32 [N], read once without decoding an image."""
-        labels = self._records.labels
+        labels = np.array(self._records.labels, np.int32)  # a copy: it becomes read-only
         labels = labels if self._keep is None else labels[self._keep]
         labels.flags.writeable = False
         return labels

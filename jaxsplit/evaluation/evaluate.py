@@ -14,7 +14,7 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import SplitCost, split_cost
 from jaxsplit.errors import BitstreamError
 from jaxsplit.evaluation.curve import Curve, Origin
-from jaxsplit.evaluation.image_codecs import sweep_to
+from jaxsplit.evaluation.image_codecs import check_codec, check_goal, sweep_to
 from jaxsplit.evaluation.intervals import Predictions, measure_outputs
 from jaxsplit.evaluation.per_image import PerImage, Statistics, checksums
 from jaxsplit.evaluation.points import RatePoint, Values
@@ -103,6 +103,9 @@ def evaluate_images(
     task = backbone.task
     task.check_source(source)
     rates = family.rates if rate_ids is None else [family[rate_id] for rate_id in rate_ids]
+    name, baselines = check_goal(compare_at, task.quality), tuple(baselines)
+    for codec in baselines:
+        check_codec(codec)
     log(f"reading {len(source)} images")
     images, targets = data.load_arrays(source, backbone.preprocessing)
     size = batch_size(backbone.preprocessing.input_shape)
@@ -122,7 +125,7 @@ def evaluate_images(
         points.append(_point(rate, split, cost_of(split), backbone, lengths, symbols, metrics))
         all_lengths.append(lengths)
         all_measured.append(measured)
-    values, name = unsplit.values(task), compare_at or task.quality
+    values = unsplit.values(task)
     goals = [metrics[name].mean for metrics in (*(point.metrics for point in points), values)]
     swept = {}
     for codec in baselines:

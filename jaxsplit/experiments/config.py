@@ -136,6 +136,8 @@ def _read(name: str) -> dict[str, object]:
     """Runs get_config of `NAME[:ARG]`."""
     file, _, arg = name.partition(":")
     path = find(file)
+    if path.suffix != ".py":  # `runpy` would run the program in a zip file, such as an .npz
+        raise ConfigError(f"{path} is not a Python file")
     try:
         module = runpy.run_path(os.fspath(path))
         variants = list(module.get("VARIANTS", [arg]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -77,7 +76,7 @@ class RateFamily:
         """
         return dataclasses.replace(self, rates=tuple(self[rate_id] for rate_id in rate_ids))
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of all that sender and receiver must share."""
         identity = {

@@ -201,7 +201,7 @@ class CurveConfig:
       tables: source of the integer tables: each rate's "prior", or the symbols of the training
         images after the training: one table for all channels ("shared"), one for each
         ("channels"), or a few for groups of spatial positions ("places").
-      evaluate_every: steps between evaluations; 0: only one, after the last step.
+      evaluate_every: steps between evaluations, one more after the last step; 0: none.
       evaluate_limit: number of test images of each evaluation; None: all of them.
       baselines: image codecs to compare the curve with: "jpeg", "webp", "avif".
       compare_at: metric at which they are compared: None for the task's, such as "top1", or

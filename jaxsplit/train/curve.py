@@ -192,6 +192,7 @@ def train_curve(
     return fit_tables(family, backbone.fold(), source, tables=config.tables)
 
 
+@renamed_argument("tell", "log")
 def train_networks(
     config: CurveConfig,
     backbone: Backbone,

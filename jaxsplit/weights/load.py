@@ -172,6 +172,8 @@ def abstract_backbone(
       WeightsError: there are no such weights.
     """
     known = (*networks.names(), *networks.embedded_weights())
+    if classes is not None and classes < 1:
+        raise ConfigError(f"got {classes} classes, expected at least 1")
     if weights is None and name in networks.names():
         small = name.endswith("_small")
         if preprocessing is None:

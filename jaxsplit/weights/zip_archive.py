@@ -22,6 +22,9 @@ from jaxsplit.io.untrusted import damaged, shown, size_of
 
 #: Bytes of a zip's directory: about a hundred per entry.
 MAX_DIRECTORY = 2**23
+_PIECE = 2**20
+_HIGHEST_RATIO = 1032  # of deflate
+_ENCRYPTED = 0x41  # flags of both kinds of encryption
 _LOCAL_HEADER = 30  # bytes before an entry's name
 # Exceptions of zipfile on damaged content.
 _DAMAGE = (
@@ -40,12 +43,15 @@ class Entry(NamedTuple):
         """Returns the content, of the directory's size and checksum; else a WeightsError."""
         name, size = shown(self.info.orig_filename), self.info.file_size
         try:
+            data, filled = bytearray(size), 0  # in pieces, so that it is in memory once
             with self.archive.open(self.info) as content:
-                data = bytearray(content.read(size))
+                while piece := content.read(min(_PIECE, size - filled)):
+                    data[filled : filled + len(piece)] = piece
+                    filled += len(piece)
         except _DAMAGE as error:
             raise damaged(f"entry {name} is damaged ({shown(str(error), 150)})") from error
-        if len(data) != size:
-            raise damaged(f"entry {name} has {len(data)} bytes, but {size} in the zip's directory")
+        if filled != size:
+            raise damaged(f"entry {name} has {filled} bytes, but {size} in the zip's directory")
         return data
 
 
@@ -84,13 +90,19 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
                 f"entry {shown(name)} is compressed by method {method}, expected stored or "
                 "deflated; save the file again"
             )
+        if info.flag_bits & _ENCRYPTED:
+            raise WeightsError(f"entry {shown(name)} is encrypted; decrypt the file first")
+        is_stored = method == zipfile.ZIP_STORED
+        most = info.compress_size * (1 if is_stored else _HIGHEST_RATIO)
+        if info.file_size > most or (is_stored and info.file_size < most):
+            raise damaged(f"entry {shown(name)} cannot have {info.file_size} bytes")
         if begin < 0 or end > file_size:
             raise damaged(f"entry {shown(name)} is not inside the file")
         if name in entries:
             raise damaged(f"entry {shown(name)} appears twice")
         if begin < previous_end:
             raise damaged(f"entry {shown(name)} overlaps another")
-        if method == zipfile.ZIP_STORED and not info.CRC:
+        if is_stored and not info.CRC:
             del info.CRC  # torch writes 0 if its checksums are disabled
         entries[name] = Entry(archive, info)
     return {name: entry for name, entry in entries.items() if not name.endswith("/")}

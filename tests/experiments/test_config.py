@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import runpy
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -414,3 +415,12 @@ def test_a_file_without_variants_takes_any_argument(tmp_path):
     )
     assert load(f"{path}:7").seed == 7
     assert load(str(path)).seed == 0
+
+
+def test_a_program_in_an_archive_is_not_run(tmp_path):
+    """`runpy` alone would run a weights file of this kind, given by mistake."""
+    path = tmp_path / "weights.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("__main__.py", "raise SystemExit('ran')")
+    with pytest.raises(ConfigError, match="is not a Python file"):
+        load(str(path))

@@ -110,7 +110,7 @@ def test_generated_parts_are_made_anew(docs, monkeypatch):
         ("ablations", "+57.6 %", "+57.5 %"),
         ("retraining", "53 and 56 times", "53 and 57 times"),
         ("imagenet", "15135, AVIF", "15134, AVIF"),
-        ("shipped_family", "92.75 |    0.90", "92.75 |    0.91"),
+        ("shipped_family", "92.75 | 0.90", "92.75 | 0.91"),
     ],
 )
 def test_a_wrong_figure_is_one_line(figures, monkeypatch, check, before, after):

@@ -153,6 +153,15 @@ def test_what_is_allowed_in_one_place_only():
     assert elsewhere == {"data/prepare.py", "data/fashion_mnist.py"}
 
 
+def test_benchmarks_use_what_the_package_has():
+    """They run by hand only, so that a private name that changed would not be noticed."""
+    of_compressai = {"_quantized_cdf", "_cdf_length", "_offset"}
+    known = {word for source in sources(PACKAGE).values() for word in re.findall(r"\w+", source)}
+    for path, source in sources(ROOT / "tests/benchmarks").items():
+        private = set(re.findall(r"(?<!self)\.(_[a-z]\w*)", source))
+        assert private - of_compressai <= known, path
+
+
 @pytest.mark.parametrize(
     ("source", "found"),
     [

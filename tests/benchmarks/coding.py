@@ -8,7 +8,7 @@ string of its own. Tables are built once; what a library does on every call of i
 counts. "plain" constriction keeps one model per channel and makes one call for each, with its range
 coder and its ANS; its streams are whole 32-bit words. Then the time from features on the device
 to a frame at ResNet-50's last cut is set against the head's, and its parts are timed by
-themselves: encoder and rounding, transfer to the host, entropy coding, frame. Weights are random,
+themselves: encoder and rounding (to the host), entropy coding, frame. Weights are random,
 which changes no time.
 
 Exit status 1 says that a bar was missed: at 64×4×4 encode ≥ 5 and decode ≥ 4 times as fast as
@@ -323,16 +323,9 @@ def features_to_bytes(seconds):
     # What a trained unit would send; the random one's symbols are as good as all zero.
     symbols = draw(rate.tables, (64, *sender.header.rates[0].shape[:2]), 1)
     payload = rate.coder.encode(symbols[0])
-    quantise = sender._quantiser("rate")
-    latest = {}
-
-    def encoder():
-        latest["symbols"] = quantise(features).block_until_ready()
-
     parts = {
         "head": lambda: sender.features(image),
-        "encoder and rounding": encoder,
-        "transfer to the host": lambda: np.asarray(latest["symbols"]),
+        "encoder and rounding": lambda: sender.quantise(features, "rate"),
         "entropy coding": lambda: rate.coder.encode(symbols[0]),
         "frame": lambda: pack_frame(payload, 0, 1),
         # The public calls in one go, with their checks: what a device pays.

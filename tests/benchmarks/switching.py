@@ -64,9 +64,10 @@ def paired(call: Callable[[str, int], Any], turns: Iterable[tuple[str, str]]) ->
 
 def chosen(end: Any, rate_ids: Iterable[str]) -> dict[str, float]:
     """Looking up what another rate runs: its program and its trees."""
-    lookup = getattr(end, "_quantiser", end._rate)
     # Of this thread alone, which is all that it runs in.
-    return spread([timed(lambda name=name: lookup(name), time.thread_time_ns) for name in rate_ids])
+    return spread(
+        [timed(lambda name=name: end._rate(name), time.thread_time_ns) for name in rate_ids]
+    )
 
 
 def measure(name: str, images: int, turns: int, seed: int = 0) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import functools
 import importlib
 import importlib.abc
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeVar, cast
@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from jaxsplit.errors import warn_once
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Class = TypeVar("_Class")
 
 #: Old name → new name, or the names of all modules that its content went to. A module below an old
 #: package that isn't named itself has the same name below the new one.
@@ -195,6 +196,27 @@ ENDED: dict[str, str] = {
     "jaxsplit.train.features.some_features": "jaxsplit.train.batches.sample_of",
 }
 
+#: Old → new name of an argument and configuration key, or of a value of one. A training's key, the
+#: name of its folder, has the old ones.
+CONFIG_NAMES = {
+    "limit": "max_samples",
+    "evaluate_limit": "max_eval_samples",
+    "views": "augmentations_per_image",
+    "batching": "rate_vectorization",
+    "decay_to": "final_lr_fraction",
+    "prior_rate": "prior_lr_multiplier",
+    "network_rate": "network_lr_multiplier",
+    "tables=places": "tables=positions",
+    "initialization=principal": "initialization=pca",
+    "start": "initialization",
+}
+#: Attribute of a class that ended → what to use.
+ENDED_ATTRIBUTES = {
+    "Reader.position": "jaxsplit.bitstream.frame_sizes",
+    "Reader.check_bytes": "jaxsplit.bitstream.frame_sizes",
+    "CurveConfig.learning_rates": "jaxsplit.train.config.make_schedule",
+}
+
 
 def renamed(module: str, homes: Sequence[ModuleType] = ()) -> Callable[[str], Any]:
     """Returns a module's `__getattr__`, for the old names of its functions and classes.
@@ -222,21 +244,98 @@ def renamed(module: str, homes: Sequence[ModuleType] = ()) -> Callable[[str], An
     return get
 
 
-def renamed_argument(old: str, new: str) -> Callable[[_Function], _Function]:
-    """Lets a function take a keyword argument by its old name too, with a warning."""
+def rename(values: dict[str, Any], names: Mapping[str, str], where: str = "") -> dict[str, Any]:
+    """Renames keys in place, and values of keys such as "tables=places"; warns if there is `where`.
+
+    >>> rename({"limit": 8, "tables": "places"}, CONFIG_NAMES)
+    {'tables': 'positions', 'max_samples': 8}
+    """
+    for old, new in names.items():
+        (name, _, was), (key, _, value) = old.partition("="), new.partition("=")
+        if name not in values or was not in ("", values[name]):
+            continue
+        if where:
+            text, now = where.format(f"{name}={was or '…'}"), f"{key}={value or '…'}"
+            warn_once(text, f"{text} is now {now}; the old name goes with the next version")
+        given = values.pop(name)
+        values[key] = value or given
+    return values
+
+
+def _called_with(
+    function: _Function, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> _Function:
+    """Lets a function or class be called with keyword arguments that are changed first."""
+    called: Callable[..., Any] = function
+    if isinstance(function, type):
+        called = function.__init__  # type: ignore[misc]
+
+    @functools.wraps(called)
+    def call(*args: object, **kwargs: object) -> object:
+        return called(*args, **change(kwargs))
+
+    if not isinstance(function, type):
+        return cast(_Function, call)
+    setattr(function, "__init__", call)  # noqa: B010 — where mypy would refuse it
+    return function
+
+
+def renamed_argument(old: str, new: str, unless: str = "") -> Callable[[_Function], _Function]:
+    """Lets a function or class take a keyword argument, or a value of one, by its old name too.
+
+    `unless` is an argument beside which `old` is the new name of another one.
+    """
 
     def decorate(function: _Function) -> _Function:
-        @functools.wraps(function)
-        def call(*args: object, **kwargs: object) -> object:
-            if old in kwargs:
-                name = f"{function.__qualname__}({old}=…)"
-                warn_once(name, f"{name} is now {new}=…; the old name goes with the next version")
-                kwargs[new] = kwargs.pop(old)
-            return function(*args, **kwargs)
-
-        return cast(_Function, call)
+        where = f"{function.__qualname__}({{}})"
+        return _called_with(
+            function, lambda given: given if unless in given else rename(given, {old: new}, where)
+        )
 
     return decorate
+
+
+def gathered_metrics(new: str, prefix: str = "") -> Callable[[_Function], _Function]:
+    """Lets a class take each metric as arguments, such as `top1` and `top1_interval`."""
+
+    def decorate(cls: _Function) -> _Function:
+        def change(given: dict[str, Any]) -> dict[str, Any]:
+            for metric in ("top1", "top5", "agreement"):
+                if (name := prefix + metric) in given:
+                    text = f"{cls.__qualname__}({name}=…) is now {new}={{'{metric}': …}}"
+                    warn_once(f"{cls}", f"{text}; the old name goes with the next version")
+                    value = given.pop(name), given.pop(f"{name}_interval", None)
+                    own = {} if value[0] is None else {metric: value}
+                    given[new] = {**given.get(new, {}), **own}
+            return given
+
+        return _called_with(cls, change)
+
+    return decorate
+
+
+def names_of(known: Container[str]) -> dict[str, str]:
+    """Returns the `CONFIG_NAMES` of a configuration with the `known` keys."""
+    return {old: new for old, new in CONFIG_NAMES.items() if new.partition("=")[0] in known}
+
+
+def renamed_attributes(cls: type[_Class]) -> type[_Class]:
+    """Lets fields of a configuration have their old names, and says what replaced attributes."""
+    names = names_of(cls.__annotations__)
+    for old, new in names.items():
+        cls = renamed_argument(old, new)(cls)
+
+    def get(self: _Class, name: str) -> Any:
+        old = f"{cls.__name__}.{name}"
+        if old in ENDED_ATTRIBUTES:
+            raise AttributeError(f"{old} has gone; in its place: {ENDED_ATTRIBUTES[old]}")
+        if name not in names:
+            raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
+        warn_once(old, f"{old} is now {names[name]}; the old name goes with the next version")
+        return getattr(self, names[name])
+
+    setattr(cls, "__getattr__", get)  # noqa: B010 — where mypy would find every attribute
+    return cls
 
 
 def new_names(old: str) -> tuple[str, ...]:

@@ -7,12 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxsplit
-from jaxsplit import _moved, data
+from jaxsplit import _moved, data, errors
+from jaxsplit.bitstream import Reader
+from jaxsplit.cost import link, make_plan
 from jaxsplit.errors import JaxsplitWarning
-from jaxsplit.evaluation import evaluate
+from jaxsplit.evaluation import evaluate, image_codecs
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.points import CodecPoint, RatePoint
+from jaxsplit.networks import Backbone
 
 # Functions and classes of the version before, without those of the command line.
 OLD_NAMES = {
@@ -119,6 +125,8 @@ def test_what_never_was_is_not_found(name):
 ASK_ALL = """
 import importlib, json, sys, warnings
 import jaxsplit
+from jaxsplit.bitstream import Reader
+from jaxsplit.cost import link, make_plan
 from jaxsplit.errors import JaxsplitWarning
 lost, silent = {}, []
 for module, names in json.loads(sys.argv[1]).items():
@@ -148,7 +156,11 @@ def test_every_public_name_of_the_version_before_is_found_or_says_what_replaced_
 
 
 def test_what_is_told_to_be_used_exists():
-    for told in (*_moved.ENDED.values(), *(new.replace(" ", ".") for new in _moved.NAMES.values())):
+    for told in (
+        *_moved.ENDED.values(),
+        *_moved.ENDED_ATTRIBUTES.values(),
+        *(new.replace(" ", ".") for new in _moved.NAMES.values()),
+    ):
         if told.startswith("jaxsplit."):
             value, parts = jaxsplit, told.split(".")[1:]
             for part in parts:
@@ -158,8 +170,74 @@ def test_what_is_told_to_be_used_exists():
 
 
 def test_an_argument_has_its_old_name_too(tiny_family, tiny_backbone):
-    few, said = data.open_source("embedded", split="test", limit=4), []
+    few, said = data.open_source("embedded", split="test", max_samples=4), []
     with pytest.warns(JaxsplitWarning, match=r"evaluate\(tell=…\) is now log=…"):
         evaluate.evaluate(tiny_family, tiny_backbone, few, tell=lambda text, *_: said.append(text))
     assert said[0] == "reading 4 images"
     assert "log" in inspect.signature(evaluate.evaluate).parameters
+
+
+@pytest.fixture
+def warns(monkeypatch):
+    """A context that expects one warning of each kind, whatever was warned of before."""
+    monkeypatch.setattr(errors, "_WARNED", set())
+    return lambda *names: pytest.warns(JaxsplitWarning, match=rf"({'|'.join(names)})=…\) is now")
+
+
+def test_a_sweep_has_its_old_arguments_too(warns):
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    labels, options = np.zeros(2, int), {"predict": lambda x: np.ones((len(x), 1))}
+    with warns("labels", "uncut"):
+        old = image_codecs.sweep(images, labels=labels, uncut=labels, qualities=(50,), **options)
+    assert old == image_codecs.sweep(images, labels, labels, qualities=(50,), **options)
+    with warns("labels", "uncut", "targets"):
+        old = image_codecs.sweep_to(
+            images, labels=labels, uncut=labels, codec="jpeg", targets=[0.5], **options
+        )
+    new = {"targets": labels, "unsplit": labels, "codec": "jpeg", "goals": [0.5]}
+    assert old == image_codecs.sweep_to(images, **new, **options)
+    with warns("target"):
+        found = image_codecs.smallest_reaching(old, target=0.5)
+    assert found == image_codecs.smallest_reaching(old, 0.5)
+
+
+def test_points_and_curves_have_their_old_arguments_too(warns):
+    given = {"rate_id": "r0", "lmbda": 0.01, "bytes_per_image": 52.0, "n_images": 200}
+    given |= {"estimated_bits_per_image": 400.0, "bits_per_pixel": 0.5}
+    old = {"top1": 0.9, "top1_interval": (0.8, 0.95), "top5": None, "agreement": 0.7}
+    with warns("RatePoint.top1"):
+        point = RatePoint(**given, **old)
+    assert point == RatePoint(**given, metrics={"top1": (0.9, (0.8, 0.95)), "agreement": 0.7})
+    codec = {"quality": 9, "bytes_per_image": 9.0, "header_bytes_per_image": 3.0}
+    with warns("CodecPoint.top1"):
+        found = CodecPoint("jpeg", **codec, top1=0.5, agreement=0.5)
+    assert found == CodecPoint("jpeg", **codec, metrics={"top1": 0.5, "agreement": 0.5})
+    with warns("Curve.uncompressed_top1"):
+        curve = Curve(uncompressed_top1=0.9, n_images=200, points=(point,))
+    assert curve == Curve({"top1": 0.9}, 200, (point,))
+    with pytest.raises(TypeError, match="'top2'"):
+        RatePoint(**given, top2=0.5)
+
+
+def test_a_backbone_has_its_old_arguments_too(warns, tiny_backbone):
+    values = {name: getattr(tiny_backbone, name) for name in ("module", "class_names", "variables")}
+    others = {"preprocessing": tiny_backbone.preprocessing, "fingerprint": "", "card": {}}
+    with warns("Backbone.module", "Backbone.class_names"):
+        backbone = Backbone("own", **values, **others)
+    assert backbone.network == tiny_backbone.network
+    assert backbone.task == tiny_backbone.task
+
+
+def test_an_option_of_a_link_has_its_old_argument_too(warns, tiny_backbone):
+    shape = tiny_backbone.preprocessing.input_shape
+    plan = make_plan(tiny_backbone.network, shape, channels=(4,), strides=(2,))
+    args = link.Link(1.0, 10.0, 1.0), plan.cuts[0], plan.cuts[0].units[0], 50.0
+    with warns("option.top1"):
+        found = link.option(*args, top1=0.5)
+    assert found == link.option(*args, quality=0.5)
+
+
+@pytest.mark.parametrize("name", ["position", "check_bytes"])
+def test_an_attribute_that_ended_says_what_to_use(name):
+    with pytest.raises(AttributeError, match=r"in its place: jaxsplit\.bitstream\.frame_sizes"):
+        getattr(Reader.__new__(Reader), name)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxsplit._moved import gathered_metrics
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.image_codecs import QUALITIES
 from jaxsplit.evaluation.points import (
@@ -69,6 +70,7 @@ class Origin:
         return False
 
 
+@gathered_metrics("unsplit", "uncompressed_")
 @dataclass(frozen=True)
 class Curve:
     """The rates of a family on one set of images, and the unsplit network on the same images.

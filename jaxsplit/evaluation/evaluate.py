@@ -54,7 +54,7 @@ def evaluate(
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
-    >>> source = data.open_source("embedded", limit=20)
+    >>> source = data.open_source("embedded", max_samples=20)
     >>> curve = evaluate(family, family.backbone_of(), source, rate_ids=["r5"])
     >>> [(point.rate_id, point.n_images) for point in curve.points]
     [('r5', 20)]

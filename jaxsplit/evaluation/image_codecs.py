@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, features
 
 from jaxsplit import tasks
+from jaxsplit._moved import renamed_argument
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.intervals import measure_outputs, metric_value
 from jaxsplit.evaluation.points import CodecPoint
@@ -45,6 +46,8 @@ _RIFF_HEADER, _CHUNK_HEADER, _FRAME_HEADER = 12, 8, 10
 _SLICE = 50  # images per task of a thread; smaller tasks cost more to distribute
 
 
+@renamed_argument("labels", "targets")
+@renamed_argument("uncut", "unsplit")
 def sweep(
     images: np.ndarray,
     targets: np.ndarray,
@@ -125,6 +128,9 @@ def _check_arrays(images: np.ndarray, targets: np.ndarray, unsplit: np.ndarray) 
             )
 
 
+@renamed_argument("targets", "goals", unless="goals")
+@renamed_argument("labels", "targets")
+@renamed_argument("uncut", "unsplit")
 def sweep_to(
     images: np.ndarray,
     targets: np.ndarray,
@@ -167,6 +173,7 @@ def sweep_to(
     return tuple(points[quality] for quality in sorted(points))
 
 
+@renamed_argument("target", "goal")
 def smallest_reaching(
     points: Iterable[CodecPoint],
     goal: float,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsplit._moved import gathered_metrics
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.tasks import AGREEMENT, Metric, metric_of
@@ -45,6 +46,7 @@ def attribute_of(values: Values, name: str) -> Any:
     raise AttributeError(f"no {name} among the metrics {', '.join(values)}")
 
 
+@gathered_metrics("metrics")
 @dataclass(frozen=True)
 class RatePoint(Measured):
     """Cost and quality of one rate, measured over a set of images.
@@ -104,6 +106,7 @@ class RatePoint(Measured):
             raise ConfigError("rate_id is '', expected a name")
 
 
+@gathered_metrics("metrics")
 @dataclass(frozen=True)
 class CodecPoint(Measured):
     """One quality of one codec, measured over a set of images.

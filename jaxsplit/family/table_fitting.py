@@ -17,9 +17,10 @@ from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size
 
 #: How tables are shared: one for all, one per channel, or by spatial position.
-SHARINGS = ("shared", "channels", "places")
+SHARINGS = ("shared", "channels", "positions")
 
 
+@renamed_argument("tables=places", "tables=positions")
 @renamed_argument("tell", "log")
 def fit_tables(
     family: RateFamily,
@@ -38,7 +39,7 @@ def fit_tables(
       backbone: what the family runs on.
       source: images; labels are not used.
       tables: "shared", one table for all channels of a rate, as in the published units; "channels",
-        one for each channel; "places", at most 64, shared by spatial positions of like statistics.
+        one for each channel; "positions", at most 64, shared by positions of like statistics.
       log: log callback, called with the progress in images.
 
     Returns:
@@ -66,6 +67,7 @@ def fit_tables(
     return with_tables_of(family.bind(backbone), symbols, backbone=backbone, tables=tables)
 
 
+@renamed_argument("tables=places", "tables=positions")
 def with_tables_of(
     family: RateFamily,
     symbols: Mapping[str, np.ndarray],
@@ -98,7 +100,7 @@ def with_tables_of(
 
 def _fitted(symbols: np.ndarray, offsets: np.ndarray, tables: str) -> CodingTables:
     channels = symbols.shape[-1]
-    if tables == "places":
+    if tables == "positions":
         if symbols.ndim != 4:
             symbols = symbols.reshape(len(symbols), 1, -1, channels)
         return tables_by_place(symbols, offsets)

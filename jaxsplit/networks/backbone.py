@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.io.files import write_whole
@@ -47,6 +48,8 @@ SUFFIX = ".safetensors"
 _HEADER = "jaxsplit"
 
 
+@renamed_argument("module", "network")
+@renamed_argument("class_names", "task")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
     """A frozen network: what is cut, and what a family is bound to. See `make_backbone`.

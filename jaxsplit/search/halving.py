@@ -166,8 +166,8 @@ def _design(
 def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Source]:
     """Opens and checks the training images and those of the comparisons."""
     sources = [
-        data.open_source(config.data, split=config.train_split, limit=config.limit),
-        data.open_source(config.data, split=config.test_split, limit=config.evaluate_limit),
+        data.open_source(config.data, split=config.train_split, max_samples=config.max_samples),
+        data.open_source(config.data, split=config.test_split, max_samples=config.max_eval_samples),
     ]
     for source in sources:
         backbone.task.check_source(source)

@@ -94,7 +94,7 @@ class Trainer:
         self.config, self.backbone, self.train, self.test = config, backbone, train, test
         self.devices = parallel.devices_for(config.batch_size)
         schedule = make_schedule("constant", config.learning_rate, 2 * _WARMUP, warmup=_WARMUP)
-        self.adam = clipped_adam(schedule, max_norm=1.0, prior=config.prior_rate)
+        self.adam = clipped_adam(schedule, max_norm=1.0, prior=config.prior_lr_multiplier)
         self._first_cuts: dict[Shape, str] = {}
         self._variables = parallel.replicate(backbone.variables, self.devices)
         self._images = next(iter(test.values()))  # targets and teacher are the same at all cuts

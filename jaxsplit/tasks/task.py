@@ -290,7 +290,7 @@ class Task(abc.ABC):
     ) -> jax.Array:
         """Computes the log-likelihood of a target drawn from the network's distribution.
 
-        Its gradient gives the Fisher information. Only start="principal" needs it.
+        Its gradient gives the Fisher information. Only initialization="pca" needs it.
 
         Args:
           outputs: of the network.

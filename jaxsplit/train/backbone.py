@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from jaxsplit import data, networks
+from jaxsplit._moved import renamed_attributes
 from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.data.pipeline import ImageBatch
 from jaxsplit.errors import ConfigError
@@ -25,6 +26,7 @@ from jaxsplit.train.state import TrainState
 from jaxsplit.train.step import StepMetrics
 
 
+@renamed_attributes
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
     """A training of a backbone; defaults suit small residual networks on small images.
@@ -40,7 +42,7 @@ class BackboneConfig:
       momentum, weight_decay: of SGD with Nesterov's momentum; only kernels decay.
       label_smoothing: share of the target spread over all classes.
       train_split, test_split: of the source. Test images are used once, after the training.
-      limit: max_samples of each split; None: all.
+      max_samples: images of each split; None: all.
       initial: weights to start from, see `load_backbone`; None: random ones.
     """
 
@@ -58,7 +60,7 @@ class BackboneConfig:
     label_smoothing: float = 0.0
     train_split: str = "train"
     test_split: str = "test"
-    limit: int | None = None
+    max_samples: int | None = None
     initial: str | None = None
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ def train_backbone(
       ConfigError: there are too few training images, or `initial` is another network.
       DataError: `initial` has other classes.
     """
-    source = data.open_source(config.data, split=config.train_split, limit=config.limit)
+    source = data.open_source(config.data, split=config.train_split, max_samples=config.max_samples)
     check_batch(len(source), config.batch_size)
     steps_per_epoch = len(source) // config.batch_size
     steps = config.epochs * steps_per_epoch
@@ -119,7 +121,7 @@ def train_backbone(
             directory=checkpoints,
             save_every=steps_per_epoch,
         )
-    test = data.open_source(config.data, split=config.test_split, limit=config.limit)
+    test = data.open_source(config.data, split=config.test_split, max_samples=config.max_samples)
     # Weights are stored in half precision, and measured as stored.
     stored = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), state.variables)
     images, labels = data.load_arrays(test, config.preprocessing)

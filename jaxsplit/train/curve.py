@@ -103,7 +103,7 @@ def train_family(
         there. None keeps everything in memory.
       progress: called with step, steps and metrics, such as a `jaxsplit.io.progress.ProgressBar`.
       log: log callback.
-      **options: other fields of `CurveConfig`: batch_size, learning_rate, ema, seed, limit, …
+      **options: other fields of `CurveConfig`: batch_size, learning_rate, ema, seed, max_samples, …
 
     Returns:
       The family, ready for `Sender`, `Receiver` and `save`.
@@ -116,7 +116,8 @@ def train_family(
     >>> backbone = jaxsplit.load_backbone("fashion_mnist_resnet8")
     >>> family = train_family(
     ...     backbone, "stage3.block1", {"r1": 1e-3, "r2": 1e-4}, channels=4,
-    ...     phases=[Phase(4, Distortion(distillation=0, features=1))], limit=64, batch_size=16,
+    ...     phases=[Phase(4, Distortion(distillation=0, features=1))],
+    ...     max_samples=64, batch_size=16,
     ... )
     >>> [(rate.rate_id, rate.spec.channels) for rate in family.rates]
     [('r1', 4), ('r2', 4)]
@@ -175,7 +176,7 @@ def train_curve(
     >>> phase = Phase(4, Distortion(distillation=0, features=1))
     >>> config = CurveConfig(
     ...     "fashion_mnist_resnet8", "stage3.block1", BottleneckSpec(channels=4),
-    ...     rates=(Rate("r1", 1e-3),), phases=(phase,), limit=64, batch_size=16,
+    ...     rates=(Rate("r1", 1e-3),), phases=(phase,), max_samples=64, batch_size=16,
     ... )
     >>> family = train_curve(config, backbone)
     >>> family.cut, family["r1"].tables.channels
@@ -244,12 +245,12 @@ def train_rates(
     log = log or no_log
     frozen = backbone.fold()
     groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
-    source = open_source(config.data, split=config.train_split, limit=config.limit)
+    source = open_source(config.data, split=config.train_split, max_samples=config.max_samples)
     backbone.task.check_source(source)
     # What can't be trained is refused before hours of features.
     check_batch(len(source) * len(config.shown), config.batch_size)
     parallel.devices_for(config.batch_size)
-    if config.start == "principal":
+    if config.initialization == "pca":
         groups[0].split.units.one  # noqa: B018 — refuses several arrays
     cached = functools.partial(
         features.compute,
@@ -267,7 +268,7 @@ def train_rates(
     state = loop.resume(first_state(config, backbone, groups), directory)
     if int(state.step):
         log(f"{int(state.step)} of {config.steps} steps are done")
-    elif config.start == "principal":
+    elif config.initialization == "pca":
         log("computing principal components")
         if isinstance(examples, FeatureCache):
             sample = batches.sample_of(examples.features, len(config.shown))
@@ -279,10 +280,12 @@ def train_rates(
         examples = dataclasses.replace(examples, images=images)
     measure = None
     if config.evaluate_every:
-        test = open_source(config.data, split=config.test_split, limit=config.evaluate_limit)
+        test = open_source(
+            config.data, split=config.test_split, max_samples=config.max_eval_samples
+        )
         size = batch_size(backbone.preprocessing.input_shape)
         in_turn = functools.partial(cached(test).in_turn, size)
-        measure = make_evaluate(groups, frozen, in_turn, config.batching)
+        measure = make_evaluate(groups, frozen, in_turn, config.rate_vectorization)
     names = [rate.rate_id for rate in config.rates]
     with MetricsWriter(workdir, names, key) as writer:
         reports = Reports(total=config.steps, names=names, progress=progress, writer=writer)

@@ -285,7 +285,7 @@ def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: float, cache: str) 
     if cache != "auto":
         smaller = "float16 halves them" if dtype == "float32" else f"{dtype} is the smallest form"
         raise ConfigError(
-            f"{problem}; {smaller}; take fewer views, limit the images, raise the limit, or "
+            f"{problem}; {smaller}; take fewer views or images (max_samples), raise the limit, or "
             "use no cache: the head then runs in every step"
         )
     run.log(f"{problem}: the head will run in every step")

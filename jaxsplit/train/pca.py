@@ -36,13 +36,13 @@ def check_principal(spec: UnitSpec) -> BottleneckSpec:
     have as many positions as there are depthwise filters.
     """
     if not isinstance(spec, BottleneckSpec):
-        raise ConfigError(f"start='principal' is for a BottleneckSpec; got {spec}")
+        raise ConfigError(f"initialization='pca' is for a BottleneckSpec; got {spec}")
     k = spec.kernel
     sides = (spec.stride, k, spec.padding, *spec.decoder_form, spec.multiplier)
     linear = spec.activation == spec.latent_activation == "none"
     if sides != (k, k, 0, k, 0, k * k) or spec.decoder_filters != k * k or not linear:
         raise ConfigError(
-            "start='principal' needs a unit whose stride and kernels are equal, paddings 0, "
+            "initialization='pca' needs a unit whose stride and kernels are equal, paddings 0, "
             "multipliers the kernel's square, activation and latent_activation none; got "
             f"{spec}"
         )

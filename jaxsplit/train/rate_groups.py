@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import networks
+from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Preprocessing
 from jaxsplit.networks import Variables
 from jaxsplit.split import Split, make_split
@@ -141,7 +142,7 @@ def make_curve_step(
     """
     dtype = config.compute_dtype
     make = functools.partial(
-        make_step, batching=config.batching, compute_dtype=dtype, ema=config.ema
+        make_step, rate_vectorization=config.rate_vectorization, compute_dtype=dtype, ema=config.ema
     )
     steps = [make(group.split, phase, config.make_optimizer()) for group in groups]
     order = np.argsort([place for group in groups for place in group.places])
@@ -196,11 +197,12 @@ def _with_offsets(groups: Sequence[Group], phase: Phase, state: CurveState) -> C
     return with_best_offsets(groups, state) if phase.quantization == "noise" else state
 
 
+@renamed_argument("batching", "rate_vectorization")
 def make_evaluate(
     groups: Sequence[Group],
     backbone: networks.Backbone,
     batches: Callable[[], Iterable[Batch]],
-    batching: str = "vmap",
+    rate_vectorization: str = "vmap",
 ) -> Callable[[CurveState], Metrics]:
     """Returns a function that measures rounded latents, mapped over this process's devices.
 
@@ -226,7 +228,7 @@ def make_evaluate(
                 bits = losses.rate(split.bits(unit, latents))
                 return {"bits": bits, **split.task.measure(outputs, batch.targets)}
 
-            measured.append(over_rates(one_rate, batching)(*own))
+            measured.append(over_rates(one_rate, rate_vectorization)(*own))
         return {
             name: jnp.stack(in_order(groups, [one[name] for one in measured]), axis=1)
             for name in measured[0]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
+from jaxsplit._moved import renamed_argument
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, LinenNetwork, Variables
 from jaxsplit.split import Split
@@ -22,7 +23,7 @@ from jaxsplit.units import BottleneckSpec, UnitSpec
 from jaxsplit.units.quantization import Offsets
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
-BATCHINGS = ("auto", "vmap", "map", "unroll")
+VECTORIZATIONS = ("auto", "vmap", "map", "unroll")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 #: Trainable parameters: the unit, unit and tail, or all.
 TRAINABLE = ("unit", "tail", "all")
@@ -168,19 +169,20 @@ def _endpoints(split: Split) -> tuple[str, ...]:
     return tuple(split.network.module.endpoints())
 
 
-def over_rates(function: Callable[..., _Tree], batching: str) -> Callable[..., _Tree]:
+@renamed_argument("batching", "rate_vectorization")
+def over_rates(function: Callable[..., _Tree], rate_vectorization: str) -> Callable[..., _Tree]:
     """Vectorises a function of one rate over trees with a leading axis of rates.
 
-    `batching` "vmap" computes the rates side by side and shares common work; "map" one after the
-    other, in the memory of one; "unroll" as "map", but without a loop, in an order that XLA
+    With "vmap", computes the rates side by side and shares common work; with "map", one after the
+    other, in the memory of one; "unroll" is as "map", but without a loop, in an order that XLA
     chooses; "auto" is "unroll" on CPUs, where it was measured fastest at every cut that was tried,
     though it compiles longer, and "vmap" elsewhere.
     """
-    if batching == "auto":
-        batching = "unroll" if jax.default_backend() == "cpu" else "vmap"
-    if batching == "vmap":
+    if rate_vectorization == "auto":
+        rate_vectorization = "unroll" if jax.default_backend() == "cpu" else "vmap"
+    if rate_vectorization == "vmap":
         return jax.vmap(function)
-    if batching == "map":
+    if rate_vectorization == "map":
         return lambda *trees: jax.lax.map(lambda one: function(*one), trees)
 
     def unrolled(*trees: Any) -> _Tree:
@@ -221,12 +223,13 @@ def _rate_states(state: TrainState, rates: RateConstants) -> _RateState:
     return _RateState(state.params, state.batch_stats, state.offsets, rates.lmbda, keys)
 
 
+@renamed_argument("batching", "rate_vectorization")
 def make_step(
     split: Split,
     phase: Phase,
     optimizer: optax.GradientTransformation,
     *,
-    batching: str = "vmap",
+    rate_vectorization: str = "vmap",
     compute_dtype: str = "float32",
     ema: float = 0.0,
 ) -> Step:
@@ -236,7 +239,7 @@ def make_step(
       split: the cut, with `axis_name=parallel.AXIS`.
       phase: distortion and quantisation.
       optimizer: applied to each rate by itself.
-      batching: vectorization over the rates, see `over_rates`.
+      rate_vectorization: see `over_rates`.
       compute_dtype: of the unit's and the tail's arithmetic; all else stays float32.
       ema: decay of the running mean, smaller in the first steps; 0 where the state has none.
 
@@ -257,7 +260,7 @@ def make_step(
             return jax.value_and_grad(loss, has_aux=True)(rate.params)
 
         rates = _rate_states(state, constants.rates)
-        (_, (batch_stats, metrics)), grads = over_rates(one_rate, batching)(rates)
+        (_, (batch_stats, metrics)), grads = over_rates(one_rate, rate_vectorization)(rates)
         grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
         metrics = split.task.values(metrics)
         updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)

@@ -153,7 +153,7 @@ class Ours:
         self._constants = parallel.replicate(jax.tree.map(jnp.asarray, constants), devices)
         self._state = parallel.replicate(init_state(split, rates, optimizer, 0), devices)
         self._batch = parallel.shard(data, devices)
-        step = make_step(split, Phase(1, Distortion()), optimizer, batching=batching)
+        step = make_step(split, Phase(1, Distortion()), optimizer, rate_vectorization=batching)
         start = time.perf_counter()
         step = parallel.parallel_step(step, devices)
         self._run = step.lower(self._state, self._batch, self._constants).compile()

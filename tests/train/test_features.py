@@ -42,7 +42,7 @@ class Stop(Exception):
 
 @pytest.fixture(scope="module")
 def source():
-    return data.open_source("embedded", split="train", limit=30)
+    return data.open_source("embedded", split="train", max_samples=30)
 
 
 @pytest.fixture
@@ -193,8 +193,8 @@ def test_whatever_changes_the_features_changes_their_key(
         key(backbone=dataclasses.replace(problem.backbone, variables=half)),  # of one fingerprint
         key(backbone=dataclasses.replace(problem.backbone, name="another")),
         key(backbone=dataclasses.replace(problem.backbone, preprocessing=preprocessing)),
-        key(source=data.open_source("embedded", split="test", limit=30)),
-        key(source=data.open_source("embedded", split="train", limit=31)),
+        key(source=data.open_source("embedded", split="test", max_samples=30)),
+        key(source=data.open_source("embedded", split="train", max_samples=31)),
         key(views=Views(flip=True)),
         key(views=CROPS),
         key(views=dataclasses.replace(CROPS, seed=4)),
@@ -315,7 +315,7 @@ embedded(pathlib.Path(sys.argv[1]))
 
 def embedded(directory, **options):
     backbone = load_backbone("fashion_mnist_resnet8")
-    source = data.open_source("embedded", split="train", limit=600)
+    source = data.open_source("embedded", split="train", max_samples=600)
     return features.compute(backbone, "stage1.block1", source, directory=directory, **options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from jaxsplit.networks.inference import HeadProgram, head_program, in_batches
 from jaxsplit.split import Split
 from jaxsplit.units import Variables
 from jaxsplit.units.quantization import NOT_FINITE, Offsets
+
+_Inputs = TypeVar("_Inputs", bound=Features)
 
 
 class Sender(Runtime):
@@ -199,7 +202,7 @@ class Sender(Runtime):
         )
 
     def _quantise(
-        self, inputs: Features, rate_id: str, head: Callable[[Features], Features]
+        self, inputs: _Inputs, rate_id: str, head: Callable[[_Inputs], Features]
     ) -> np.ndarray:
         rate = self._rate(rate_id)
         program = self._programs[rate_id]

@@ -318,5 +318,5 @@ def endpoint_shapes(module: nn.Module, input_shape: Shape) -> dict[str, Shape]:
     >>> endpoint_shapes(create("resnet8_small", num_classes=10), (28, 28, 1))["stage3.block1"]
     (7, 7, 64)
     """
-    found = LinenNetwork(module).feature_shapes(None, input_shape)
+    found = LinenNetwork(module).feature_shapes({}, input_shape)
     return {name: features.shape for name, features in found.items()}

@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -41,6 +41,7 @@ from jaxsplit.train.rate_groups import (
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import NETWORK, Phase, Rate, with_blocks
 from jaxsplit.units import BottleneckSpec, UnitSpec
+from jaxsplit.units.unit import Collection
 
 
 def default_phases(steps: int, distortion: DistortionLoss | None = None) -> tuple[Phase, ...]:
@@ -213,7 +214,7 @@ def train_networks(
     for rate in family.rates:
         params, own = dict(rate.variables["params"]), backbone
         if blocks := params.pop(NETWORK, {}):
-            variables = with_blocks(backbone.variables, blocks)
+            variables = with_blocks(backbone.variables, cast("Collection", blocks))
             own = dataclasses.replace(
                 backbone, variables=variables, fingerprint=fingerprint(variables), weights=None
             )

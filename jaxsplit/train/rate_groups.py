@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxsplit import networks
 from jaxsplit.data import Preprocessing
-from jaxsplit.networks import Variables
 from jaxsplit.split import Split, make_split
 from jaxsplit.train import loop, losses, parallel
 from jaxsplit.train.batches import FeatureCache, ImageBatches
@@ -33,7 +32,7 @@ from jaxsplit.train.step import (
     over_rates,
     rate_constants,
 )
-from jaxsplit.units import UnitSpec
+from jaxsplit.units import UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
 
 _T = TypeVar("_T")
@@ -102,8 +101,8 @@ def with_principal_units(
     frozen: networks.Backbone,
     groups: Sequence[Group],
     state: CurveState,
-    features: np.ndarray,
-    scale: float,
+    features: networks.Features,
+    scale: losses.Scale,
 ) -> CurveState:
     """Returns the state at step 0 with units from `principal_unit`, each with its lambda's step.
 
@@ -111,12 +110,15 @@ def with_principal_units(
     """
     distortion = config.phases[0].distortion
     assert isinstance(distortion, losses.Distortion)  # the config refuses others
+    sample, mean_square = cast("tuple[np.ndarray, float]", (features, scale))  # of one array
     states, key = [], jax.random.key(config.seed)
     for group, old in zip(groups, state.groups, strict=True):
-        metric = loss_metric(group.split, frozen, features, distortion, scale, key)
+        metric = loss_metric(group.split, frozen, sample, distortion, mean_square, key)
         price = float(np.trace(metric)) / len(metric)
         units = [
-            principal_unit(group.split, features, best_step(rate.lmbda, price, scale), key, metric)
+            principal_unit(
+                group.split, sample, best_step(rate.lmbda, price, mean_square), key, metric
+            )
             for rate in group.rates
         ]
         units = jax.tree.map(lambda *leaves: jnp.stack(leaves), *units)
@@ -147,7 +149,7 @@ def make_curve_step(
     order = np.argsort([place for group in groups for place in group.places])
     split = groups[0].split  # head and tail are the same in all groups
 
-    def with_head(batch: Batch, backbone: Variables) -> Batch:
+    def with_head(batch: Batch, backbone: networks.Variables) -> Batch:
         pixels = preprocessing.normalise(batch.images).astype(dtype)
         if batch.features is not None:
             return dataclasses.replace(batch, pixels=pixels)
@@ -209,7 +211,7 @@ def make_evaluate(
     and features or images.
     """
 
-    def measure(variables: tuple[Variables, _Units], batch: Batch) -> StepMetrics:
+    def measure(variables: tuple[networks.Variables, _Units], batch: Batch) -> StepMetrics:
         network, units = variables
         if batch.images is not None:
             pixels = backbone.preprocessing.normalise(batch.images)

@@ -7,13 +7,16 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from jaxsplit.networks import Features, Variables
+from jaxsplit import networks
+from jaxsplit.networks import Features
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.losses import Scale
+from jaxsplit.trees import Array
+from jaxsplit.units import Variables
 from jaxsplit.units.quantization import Offsets
+from jaxsplit.units.unit import Collection
 
 
 @flax.struct.dataclass
@@ -28,7 +31,7 @@ class Batch:
       pixels: normalised images, where heads are trained.
     """
 
-    index: jax.Array | np.ndarray
+    index: Array
     targets: Targets
     images: Any = None  # of numpy on the host, of jax in a step
     features: Features | None = None
@@ -55,10 +58,10 @@ class Constants:
       network: variables before any folding, where blocks of the network are trained.
     """
 
-    backbone: Variables
+    backbone: networks.Variables
     scale: Scale
     rates: RateConstants
-    network: Variables | None = None
+    network: networks.Variables | None = None
 
 
 @flax.struct.dataclass
@@ -75,10 +78,10 @@ class TrainState:
 
     step: jax.Array
     params: optax.Params
-    batch_stats: Variables
+    batch_stats: Collection
     opt_state: optax.OptState
     offsets: Offsets = ()
-    ema: Variables = ()
+    ema: Variables | tuple[()] = ()
 
     @classmethod
     def create(cls, variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:

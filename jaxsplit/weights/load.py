@@ -8,6 +8,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import jax
 
@@ -108,7 +109,11 @@ def _by_name(text: str) -> Backbone:
     if text in PACKAGES:
         package = PACKAGES[text]
         backbone = import_backbone(text, package.path())
-        card = {"package": package.name, "file": Path(package.file).name, "license": "Apache-2.0"}
+        card: dict[str, object] = {
+            "package": package.name,
+            "file": Path(package.file).name,
+            "license": "Apache-2.0",
+        }
         return dataclasses.replace(backbone, weights=text, card=card)
     if text in embedded:
         return networks.open_embedded(text)
@@ -146,8 +151,8 @@ def import_backbone(name: str, path: Path) -> Backbone:
     variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
     known = classes == imagenet.NUM_CLASSES
     class_names = imagenet.class_names() if known else tuple(map(str, range(classes)))
-    preprocessing, card = imagenet.preprocessing(name), {"imported": path.name}
-    network = networks.create(name, classes)
+    network, preprocessing = networks.create(name, classes), imagenet.preprocessing(name)
+    card: dict[str, object] = {"imported": path.name}
     return make_backbone(name, network, variables, preprocessing, class_names, card)
 
 
@@ -182,7 +187,8 @@ def abstract_backbone(
         module = networks.create(name, count)
         shapes = variable_shapes(module, preprocessing.input_shape)
         network, task = networks.as_network(module), Classification(tuple(map(str, range(count))))
-        found = Backbone(name, network, shapes, preprocessing, task, "", {})
+        traced = cast("networks.Variables", shapes)
+        found = Backbone(name, network, traced, preprocessing, task, "", {})
     elif weights is None and name not in (*known, *PACKAGES) and not Path(name).exists():
         expected = f"one of {', '.join(known)}, or a file of weights{did_you_mean(name, known)}"
         raise ConfigError(f"no network called {name!r}: give {expected}")

@@ -18,5 +18,6 @@ TreeOf = Union[  # what a dataclass holds has no type
     _Leaf, Mapping[str, "TreeOf[_Leaf]"], Sequence["TreeOf[_Leaf]"], "DataclassInstance"
 ]
 Tree = TreeOf[Array]
-#: A tree like one of arrays, with their shapes and types in their place.
-ShapeTree = TreeOf["jax.ShapeDtypeStruct"]
+#: Shapes and types in place of arrays, and what `jax.eval_shape` takes: any of both.
+Structs = TreeOf["jax.ShapeDtypeStruct"]
+Traced = TreeOf[Union[Array, "jax.ShapeDtypeStruct"]]

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
 import jax
@@ -130,7 +129,7 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
         )
 
 
-def _by_path(shapes: Mapping[str, TreeOf[Shape]]) -> dict[tuple[object, ...], object]:
+def _by_path(shapes: TreeOf[Shape]) -> dict[tuple[object, ...], object]:
     """Returns the shapes of encoders and decoders, all but the priors', by their paths."""
     leaves = jax.tree.leaves_with_path(shapes, is_leaf=lambda x: isinstance(x, tuple))
     return {path: shape for path, shape in leaves if jax.tree_util.DictKey("prior") not in path}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from typing import TypeVar
 
 import jax
 import numpy as np
@@ -19,8 +18,6 @@ from jaxsplit.networks.inference import HeadProgram, head_program, in_batches
 from jaxsplit.split import Split
 from jaxsplit.units import Variables
 from jaxsplit.units.quantization import NOT_FINITE, Offsets
-
-_Inputs = TypeVar("_Inputs", bound=Features)
 
 
 class Sender(Runtime):
@@ -202,7 +199,7 @@ class Sender(Runtime):
         )
 
     def _quantise(
-        self, inputs: _Inputs, rate_id: str, head: Callable[[_Inputs], Features]
+        self, inputs: Features, rate_id: str, head: Callable[..., Features]
     ) -> np.ndarray:
         rate = self._rate(rate_id)
         program = self._programs[rate_id]

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jaxsplit.cost.counting import as_it_runs, count_macs, peak_bytes, program_macs, used_params
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks import Features, LinenNetwork, Network, Variables, as_network
+from jaxsplit.networks import Features, LinenNetwork, Network, as_network
 from jaxsplit.networks.network import one_image, variable_shapes
-from jaxsplit.trees import ShapeTree
+from jaxsplit.trees import Structs, Traced
 from jaxsplit.units import BottleneckSpec, Shape
 
 CHANNELS, STRIDES = (4, 8, 16, 32, 64), (1, 2, 4, 8)
@@ -132,7 +132,7 @@ def _float32(shape: Shape) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def _numbers(tree: ShapeTree) -> int:
+def _numbers(tree: Structs) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
@@ -245,7 +245,7 @@ class Plan:
 def make_plan(
     network: Network | nn.Module,
     input_shape: Shape,
-    variables: Variables | ShapeTree | None = None,
+    variables: Traced | None = None,
     *,
     name: str | None = None,
     channels: Iterable[int] = CHANNELS,
@@ -305,11 +305,11 @@ class _Part(NamedTuple):
     macs: int
     peak_bytes: int
     params: dict[str, int]  # path → size
-    output: ShapeTree
+    output: Structs
 
 
 def _parts(
-    network: Network, variables: Variables | ShapeTree, image: jax.ShapeDtypeStruct
+    network: Network, variables: Traced, image: jax.ShapeDtypeStruct
 ) -> tuple[list[_Part], dict[str, tuple[list[_Part], list[_Part]]]]:
     """Traces the parts of the unsplit network, and for every cut those of its head and tail.
 
@@ -317,7 +317,7 @@ def _parts(
     """
     folded, arrays = as_it_runs(network, variables)
 
-    def trace(run: Callable[..., Features], x: ShapeTree) -> _Part:
+    def trace(run: Callable[..., Features], x: Structs) -> _Part:
         make_program = jax.make_jaxpr(functools.partial(run, folded), return_shape=True)
         program, output = make_program(arrays, x)
         params = used_params(functools.partial(run, network), variables, x)
@@ -338,7 +338,7 @@ def _parts(
     return [trace(lambda network, *given: network(*given), image)], halves
 
 
-def _shape(features: ShapeTree) -> Shape:
+def _shape(features: Structs) -> Shape:
     """The shape of one image's array, or (n,) of the numbers in several."""
     shapes = [x.shape[1:] for x in jax.tree.leaves(features)]
     return shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)

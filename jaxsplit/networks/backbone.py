@@ -39,7 +39,7 @@ from jaxsplit.networks.network import (
 )
 from jaxsplit.networks.residual import create
 from jaxsplit.tasks import Classification, Task
-from jaxsplit.trees import ShapeTree, Tree
+from jaxsplit.trees import Structs, Tree
 
 #: The weights in the package.
 ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
@@ -73,7 +73,7 @@ class Backbone:
     preprocessing: Preprocessing
     task: Task
     fingerprint: str
-    card: dict[str, object]
+    card: Mapping[str, object]
     weights: str | None = None
 
     def __post_init__(self) -> None:
@@ -94,12 +94,12 @@ class Backbone:
         return getattr(self.task, "class_names", ())
 
     @functools.cached_property
-    def feature_shapes(self) -> Mapping[str, ShapeTree]:
+    def feature_shapes(self) -> dict[str, Structs]:
         """The features of one image at every cut, see `Network.feature_shapes`."""
         return self.network.feature_shapes(self.variables, self.preprocessing.input_shape)
 
     @functools.cached_property
-    def output_shapes(self) -> ShapeTree:
+    def output_shapes(self) -> Structs:
         """The outputs for one image: `jax.ShapeDtypeStruct`s without the leading axis."""
         return shapes_of_one(self.network, self.variables, self.preprocessing.input_shape)
 
@@ -117,7 +117,7 @@ def make_backbone(
     variables: Variables,
     preprocessing: Preprocessing,
     task: Task | Sequence[str],
-    card: dict[str, object] | None = None,
+    card: Mapping[str, object] | None = None,
 ) -> Backbone:
     """Returns a network of your own as a backbone: ready to be cut, trained behind and coded.
 
@@ -198,7 +198,7 @@ def save_backbone(
     name: str,
     preprocessing: Preprocessing,
     class_names: tuple[str, ...],
-    card: dict[str, object],
+    card: Mapping[str, object],
     dtype: str = "float16",
 ) -> None:
     """Writes weights and card as one safetensors file; equal ones give equal bytes.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks.layers import LayerVariables, fold_normalization
 from jaxsplit.tasks import Outputs
-from jaxsplit.trees import ShapeTree, Tree
+from jaxsplit.trees import Structs, Traced, Tree
 
 #: Whatever crosses a cut: one array [B, H, W, C], tokens [B, N, D], or a dictionary of several.
 Features = Tree
@@ -89,9 +89,7 @@ class Network(abc.ABC):
         features = {cut: self.head(variables, images, cut) for cut in cuts}
         return features, self.tail(variables, features[cuts[-1]], cuts[-1])
 
-    def feature_shapes(
-        self, variables: Variables | ShapeTree, input_shape: tuple[int, ...]
-    ) -> Mapping[str, ShapeTree]:
+    def feature_shapes(self, variables: Traced, input_shape: tuple[int, ...]) -> dict[str, Structs]:
         """Returns the features of one image at every cut, without running anything.
 
         Args:
@@ -166,9 +164,7 @@ class LinenNetwork(Network):
             start = cut
         return features, self.module.apply(variables, x, start=start)
 
-    def feature_shapes(
-        self, variables: Variables | ShapeTree, input_shape: tuple[int, ...]
-    ) -> dict[str, jax.ShapeDtypeStruct]:
+    def feature_shapes(self, variables: Traced, input_shape: tuple[int, ...]) -> dict[str, Structs]:
         """Ignores the variables, and traces equal modules once; see `Network.feature_shapes`."""
         return dict(_linen_feature_shapes(self, tuple(input_shape)))
 
@@ -245,15 +241,13 @@ def as_network(network: Network | nn.Module) -> Network:
     )
 
 
-def variable_shapes(module: nn.Module, input_shape: tuple[int, ...]) -> Mapping[str, ShapeTree]:
+def variable_shapes(module: nn.Module, input_shape: tuple[int, ...]) -> Mapping[str, Structs]:
     """Returns the shapes of a module's variables, of its `init` for an image (H, W, c)."""
     return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), one_image(input_shape))
 
 
 def shapes_of_one(
-    run: Callable[[Variables, jax.Array], Tree],
-    variables: Variables | ShapeTree,
-    input_shape: tuple[int, ...],
+    run: Callable[[Variables, jax.Array], Tree], variables: Traced, input_shape: tuple[int, ...]
 ) -> Any:  # a tree of `jax.ShapeDtypeStruct`s like `run`'s
     """Returns the shapes that `run` gives for one image (H, W, c), without the leading axis."""
     found = jax.eval_shape(run, variables, one_image(input_shape))
@@ -270,7 +264,6 @@ def one_image(input_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
 @functools.lru_cache
 def _linen_feature_shapes(
     network: LinenNetwork, input_shape: tuple[int, ...]
-) -> dict[str, jax.ShapeDtypeStruct]:
+) -> dict[str, Structs]:
     variables = variable_shapes(network.module, input_shape)
-    found = Network.feature_shapes(network, variables, input_shape)
-    return cast("dict[str, jax.ShapeDtypeStruct]", found)  # a module has one array at a cut
+    return Network.feature_shapes(network, variables, input_shape)

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -319,4 +320,4 @@ def endpoint_shapes(module: nn.Module, input_shape: Shape) -> dict[str, Shape]:
     (7, 7, 64)
     """
     found = LinenNetwork(module).feature_shapes({}, input_shape)
-    return {name: features.shape for name, features in found.items()}
+    return {name: cast("jax.ShapeDtypeStruct", one).shape for name, one in found.items()}

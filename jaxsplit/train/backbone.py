@@ -22,8 +22,7 @@ from jaxsplit.train.config import check_batch, check_values, digest
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
 from jaxsplit.train.state import TrainState
 from jaxsplit.train.step import StepMetrics
-from jaxsplit.units import Variables
-from jaxsplit.units.unit import Collection
+from jaxsplit.units.unit import Collection, Variables
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,6 @@ from jaxsplit.train.rate_groups import (
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import NETWORK, Phase, Rate, with_blocks
 from jaxsplit.units import BottleneckSpec, UnitSpec
-from jaxsplit.units.unit import Collection
 
 
 def default_phases(steps: int, distortion: DistortionLoss | None = None) -> tuple[Phase, ...]:
@@ -214,7 +213,7 @@ def train_networks(
     for rate in family.rates:
         params, own = dict(rate.variables["params"]), backbone
         if blocks := params.pop(NETWORK, {}):
-            variables = with_blocks(backbone.variables, cast("Collection", blocks))
+            variables = with_blocks(backbone.variables, blocks)
             own = dataclasses.replace(
                 backbone, variables=variables, fingerprint=fingerprint(variables), weights=None
             )
@@ -274,7 +273,8 @@ def train_rates(
             sample = batches.sample_of(examples.features, len(config.shown))
         else:
             sample = batches.sampled_features(frozen, config.cut, source, config.shown)
-        state = with_principal_units(config, frozen, groups, state, sample, examples.scale)
+        one = cast("tuple[np.ndarray, float]", (sample, examples.scale))  # others are refused
+        state = with_principal_units(config, frozen, groups, state, *one)
     if config.trainable == "all" and isinstance(examples, FeatureCache):
         images = ImageBatches(source, backbone.preprocessing, config.shown, examples.scale)
         examples = dataclasses.replace(examples, images=images)

@@ -27,7 +27,7 @@ from jaxsplit.networks import Backbone, LinenNetwork
 from jaxsplit.networks.inference import batch_size, head_program, in_batches
 from jaxsplit.train import batches
 from jaxsplit.train.batches import FeatureCache, ImageBatches
-from jaxsplit.trees import ShapeTree
+from jaxsplit.trees import Structs
 
 DTYPES = ("float32", "float16", "bfloat16")
 CACHES = ("auto", "disk", "memory", "none")
@@ -58,7 +58,7 @@ class HeadRun:
         return batch_size(self.backbone.preprocessing.input_shape)
 
     @property
-    def layout(self) -> tuple[dict[str, ShapeTree], ShapeTree, ShapeTree]:
+    def layout(self) -> tuple[dict[str, Structs], Structs, Structs]:
         """Shapes of an image's arrays: cut → features, the teacher's outputs, the target."""
         shapes = self.backbone.feature_shapes
         label = jax.ShapeDtypeStruct((), np.dtype(np.int32))

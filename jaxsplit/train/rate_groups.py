@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -101,8 +101,8 @@ def with_principal_units(
     frozen: networks.Backbone,
     groups: Sequence[Group],
     state: CurveState,
-    features: networks.Features,
-    scale: losses.Scale,
+    features: np.ndarray,
+    scale: float,
 ) -> CurveState:
     """Returns the state at step 0 with units from `principal_unit`, each with its lambda's step.
 
@@ -110,15 +110,12 @@ def with_principal_units(
     """
     distortion = config.phases[0].distortion
     assert isinstance(distortion, losses.Distortion)  # the config refuses others
-    sample, mean_square = cast("tuple[np.ndarray, float]", (features, scale))  # of one array
     states, key = [], jax.random.key(config.seed)
     for group, old in zip(groups, state.groups, strict=True):
-        metric = loss_metric(group.split, frozen, sample, distortion, mean_square, key)
+        metric = loss_metric(group.split, frozen, features, distortion, scale, key)
         price = float(np.trace(metric)) / len(metric)
         units = [
-            principal_unit(
-                group.split, sample, best_step(rate.lmbda, price, mean_square), key, metric
-            )
+            principal_unit(group.split, features, best_step(rate.lmbda, price, scale), key, metric)
             for rate in group.rates
         ]
         units = jax.tree.map(lambda *leaves: jnp.stack(leaves), *units)

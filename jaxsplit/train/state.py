@@ -7,16 +7,14 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsplit import networks
-from jaxsplit.networks import Features
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.losses import Scale
-from jaxsplit.trees import Array
-from jaxsplit.units import Variables
 from jaxsplit.units.quantization import Offsets
-from jaxsplit.units.unit import Collection
+from jaxsplit.units.unit import Collection, Variables
 
 
 @flax.struct.dataclass
@@ -31,10 +29,10 @@ class Batch:
       pixels: normalised images, where heads are trained.
     """
 
-    index: Array
+    index: jax.Array | np.ndarray
     targets: Targets
     images: Any = None  # of numpy on the host, of jax in a step
-    features: Features | None = None
+    features: networks.Features | None = None
     teacher: Outputs | None = None
     pixels: jax.Array | None = None
 

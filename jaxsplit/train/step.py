@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
-from jaxsplit import networks
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks import Features, LinenNetwork
+from jaxsplit.networks import Features, LinenNetwork, Variables
 from jaxsplit.split import Split
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.state import Batch, Constants, RateConstants, TrainState
 from jaxsplit.trees import Tree
-from jaxsplit.units import BottleneckSpec, UnitSpec, Variables
+from jaxsplit.units import BottleneckSpec, UnitSpec
 from jaxsplit.units.quantization import Offsets
 from jaxsplit.units.unit import Collection
 
@@ -123,7 +122,7 @@ def init_state(
     return dataclasses.replace(stacked, step=one.step)
 
 
-def learning_blocks(split: Split, variables: networks.Variables, trainable: str) -> Collection:
+def learning_blocks(split: Split, variables: Variables, trainable: str) -> Collection:
     """Returns the blocks that are trained with every unit: none, those behind the cut, or all.
 
     They start from the frozen ones and belong to one rate. Their batch normalisation stays in
@@ -134,30 +133,28 @@ def learning_blocks(split: Split, variables: networks.Variables, trainable: str)
     names = _endpoints(split)
     first = names.index(split.cut) + 1 if trainable == "tail" else 0
     chosen = {name.replace(".", "_") for name in names[first:]}
-    params = cast("Variables", variables)["params"]  # of a Linen network
+    params = cast("Mapping[str, Collection]", variables)["params"]  # of a Linen network
     return {name: block for name, block in params.items() if name in chosen}
 
 
-def with_blocks(variables: networks.Variables, blocks: Collection) -> Variables:
+def with_blocks(variables: Variables, blocks: Tree) -> Variables:
     """Replaces the parameters of some blocks in the variables of a Linen network."""
-    variables = cast("Variables", variables)
-    return {**variables, "params": {**variables["params"], **blocks}}
+    old = cast("Mapping[str, Collection]", variables)
+    return {**old, "params": {**old["params"], **cast("Collection", blocks)}}
 
 
-def rate_network(split: Split, params: optax.Params, constants: Constants) -> networks.Variables:
+def rate_network(split: Split, params: optax.Params, constants: Constants) -> Variables:
     """Returns the variables of a rate's network, with its own blocks where some are trained."""
     if NETWORK not in params:
         return constants.backbone
     assert constants.network is not None
     variables = with_blocks(constants.network, params[NETWORK])
-    if split.network.folded and "batch_stats" in variables:
+    if split.network.folded and "batch_stats" in cast("Mapping[str, Tree]", variables):
         return split.network.fold(variables)[1]
     return variables
 
 
-def rate_features(
-    split: Split, params: optax.Params, network: networks.Variables, batch: Batch
-) -> Features:
+def rate_features(split: Split, params: optax.Params, network: Variables, batch: Batch) -> Features:
     """Returns the inputs of a rate's encoder, from the frozen head or from its own `network`."""
     learned = params.get(NETWORK, {})
     if learned and _endpoints(split)[0].replace(".", "_") in learned:
@@ -210,8 +207,7 @@ def cast_params(variables: _Tree, dtype: str) -> _Tree:
         return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     if isinstance(variables, Mapping) and "params" in variables:
-        params = jax.tree.map(one, variables["params"])
-        return cast("_Tree", {**variables, "params": params})
+        return cast("_Tree", {**variables, "params": jax.tree.map(one, variables["params"])})
     return jax.tree.map(one, variables)
 
 
@@ -304,12 +300,7 @@ def _cast(tree: _Tree, dtype: DTypeLike) -> _Tree:
 
 
 def _run_unit(
-    split: Split,
-    phase: Phase,
-    dtype: str,
-    rate: _RateState,
-    batch: Batch,
-    network: networks.Variables,
+    split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, network: Variables
 ) -> tuple[Features, jax.Array, Collection]:
     """Computes the tail's input, bits [B] and new batch statistics of one rate."""
     exact = {"params": rate.params, "batch_stats": rate.batch_stats}

@@ -15,8 +15,7 @@ from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.trees import Tree, TreeOf
 
 #: {"params": …} of one rate, and "batch_stats" where the unit normalises by running moments.
-Variables = Mapping[str, Mapping[str, Tree]]
-#: One of the two: name → arrays.
+Variables = Mapping[str, "Collection"]
 Collection = Mapping[str, Tree]
 #: Of one image's features: (H, W, C), or (N, D) of tokens.
 Shape = tuple[int, ...]

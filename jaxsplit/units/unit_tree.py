@@ -17,7 +17,7 @@ from jaxsplit.bitstream import CodingTables
 from jaxsplit.entropy.symbol_tables import MOST_TABLES, join_tables
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
-from jaxsplit.trees import ShapeTree, TreeOf
+from jaxsplit.trees import Structs, TreeOf
 from jaxsplit.units.quantization import Latents, Offsets
 from jaxsplit.units.unit import Collection, PerTensor, Shape, Unit, UnitSpec, Variables
 
@@ -57,7 +57,7 @@ class UnitTree:
     structure: jax.tree_util.PyTreeDef
 
     @classmethod
-    def at(cls, features: ShapeTree, spec: UnitSpec) -> UnitTree:
+    def at(cls, features: Structs, spec: UnitSpec) -> UnitTree:
         """Returns the units for the features of one image, `jax.ShapeDtypeStruct`s.
 
         Raises:
@@ -115,7 +115,7 @@ class UnitTree:
         height, width = positions if len(positions) == 2 else (1, math.prod(positions))
         return (height, width, channels)
 
-    def features(self, batch: int) -> ShapeTree:
+    def features(self, batch: int) -> Structs:
         """Returns the features of a batch as `jax.ShapeDtypeStruct`s, float32 [batch, …]."""
         return self._tree(
             jax.ShapeDtypeStruct((batch, *one.shape), jnp.float32) for one in self.tensors

@@ -109,11 +109,7 @@ def _by_name(text: str) -> Backbone:
     if text in PACKAGES:
         package = PACKAGES[text]
         backbone = import_backbone(text, package.path())
-        card: dict[str, object] = {
-            "package": package.name,
-            "file": Path(package.file).name,
-            "license": "Apache-2.0",
-        }
+        card = {"package": package.name, "file": Path(package.file).name, "license": "Apache-2.0"}
         return dataclasses.replace(backbone, weights=text, card=card)
     if text in embedded:
         return networks.open_embedded(text)
@@ -151,8 +147,8 @@ def import_backbone(name: str, path: Path) -> Backbone:
     variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
     known = classes == imagenet.NUM_CLASSES
     class_names = imagenet.class_names() if known else tuple(map(str, range(classes)))
-    network, preprocessing = networks.create(name, classes), imagenet.preprocessing(name)
-    card: dict[str, object] = {"imported": path.name}
+    preprocessing, card = imagenet.preprocessing(name), {"imported": path.name}
+    network = networks.create(name, classes)
     return make_backbone(name, network, variables, preprocessing, class_names, card)
 
 

@@ -17,7 +17,8 @@ from jaxsplit import networks
 from jaxsplit.bitstream import CodingTables, EntropyCoder, Header, RateInfo
 from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.split import Split, make_split
-from jaxsplit.units import UnitSpec, Variables
+from jaxsplit.trees import TreeOf
+from jaxsplit.units import Shape, UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
 
 
@@ -128,7 +129,7 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
         )
 
 
-def _by_path(shapes: Variables) -> dict[tuple[object, ...], object]:
+def _by_path(shapes: TreeOf[Shape]) -> dict[tuple[object, ...], object]:
     """Returns the shapes of encoders and decoders, all but the priors', by their paths."""
     leaves = jax.tree.leaves_with_path(shapes, is_leaf=lambda x: isinstance(x, tuple))
     return {path: shape for path, shape in leaves if jax.tree_util.DictKey("prior") not in path}

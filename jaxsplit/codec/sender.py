@@ -199,7 +199,7 @@ class Sender(Runtime):
         )
 
     def _quantise(
-        self, inputs: Features, rate_id: str, head: Callable[[Features], Features]
+        self, inputs: Features, rate_id: str, head: Callable[..., Features]
     ) -> np.ndarray:
         rate = self._rate(rate_id)
         program = self._programs[rate_id]

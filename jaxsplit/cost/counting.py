@@ -16,6 +16,7 @@ from jax.interpreters import partial_eval
 
 from jaxsplit.networks import Backbone, Network
 from jaxsplit.split import Split
+from jaxsplit.trees import Structs, Traced, Tree
 from jaxsplit.units import Unit
 from jaxsplit.units.unit_tree import UnitTree
 
@@ -40,7 +41,7 @@ _OPAQUE = ("scan", "while", "reduce", "reduce_window")
 _Folding = TypeVar("_Folding", bound=Network | Unit | UnitTree)
 
 
-def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> int:
+def count_params(function: Callable[..., Tree], variables: Traced, *args: Traced) -> int:
     """Counts the parameters that the result of `function(variables, *args)` depends on.
 
     Args:
@@ -58,7 +59,7 @@ def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> in
     return sum(used_params(function, variables, *args).values())
 
 
-def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dict[str, int]:
+def used_params(function: Callable[..., Tree], variables: Traced, *args: Traced) -> dict[str, int]:
     """Maps the path of each parameter that `count_params` counts to its size."""
     program = jax.make_jaxpr(function)(variables, *args).jaxpr
     _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
@@ -71,11 +72,11 @@ def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dic
     }
 
 
-def as_it_runs(folding: _Folding, variables: Any) -> tuple[_Folding, Any]:
+def as_it_runs(folding: _Folding, variables: Traced) -> tuple[_Folding, Mapping[str, Structs]]:
     """Folds batch normalisation, as in inference; returns what runs, and its variables' shapes."""
     found: list[Any] = []  # folding gives its own kind
 
-    def run(variables: Any) -> Any:
+    def run(variables: Any) -> Tree:
         folded, arrays = folding.fold(variables)
         found.append(folded)
         return arrays
@@ -84,7 +85,7 @@ def as_it_runs(folding: _Folding, variables: Any) -> tuple[_Folding, Any]:
     return found[0], shapes
 
 
-def count_macs(function: Callable[..., Any], *args: Any) -> int:
+def count_macs(function: Callable[..., Tree], *args: Traced) -> int:
     """Counts the multiply-accumulates of one call.
 
     Convolutions, matrix products and elementwise multiplications count: depthwise convolutions are
@@ -135,7 +136,7 @@ def program_macs(jaxpr: Any) -> int:
     return total
 
 
-def _inner(params: dict[str, Any]) -> list[Any]:
+def _inner(params: Mapping[str, object]) -> list[Any]:
     """The programs inside an equation: a jitted call, a custom derivative or a loop."""
     values = (x if isinstance(x, tuple | list) else (x,) for x in params.values())
     programs = (getattr(x, "jaxpr", x) for x in itertools.chain.from_iterable(values))
@@ -331,7 +332,7 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     latents = jax.eval_shape(units.encode, unit, features)
     seen = jax.eval_shape(units.decode, unit, latents)  # larger if a unit doesn't crop
 
-    def stages(network: Network, variables: Any) -> dict[str, tuple[Any, ...]]:
+    def stages(network: Network, variables: Traced) -> dict[str, tuple[Any, ...]]:
         cut = dataclasses.replace(split, network=network, units=units, axis_name=None)
         return {
             "head": (cut.head, variables, images),

@@ -251,7 +251,7 @@ def _point(
     )
 
 
-def predictor(backbone: networks.Backbone) -> Callable[[np.ndarray], np.ndarray]:
+def predictor(backbone: networks.Backbone) -> Callable[[np.ndarray], Outputs]:
     """Returns a function from images uint8 [N, h, w, c] to outputs of the unsplit network."""
     variables = jax.device_put(backbone.variables)
     return functools.partial(networks.predict, backbone.network, variables, backbone.preprocessing)

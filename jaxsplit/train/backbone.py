@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from jaxsplit.train.config import check_batch, check_values, digest
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
 from jaxsplit.train.state import TrainState
 from jaxsplit.train.step import StepMetrics
+from jaxsplit.units.unit import Collection, Variables
 
 
 @renamed_attributes
@@ -79,7 +79,7 @@ def train_backbone(
     workdir: Path | None,
     progress: Progress | None = None,
     initial: networks.Backbone | None = None,
-) -> tuple[networks.Variables, dict[str, Any]]:
+) -> tuple[Variables, dict[str, float]]:
     """Trains a backbone, or resumes its checkpoint in `workdir`, and tests it once.
 
     `initial` is the backbone that `config.initial` names; `progress` gets loss and accuracy.
@@ -128,7 +128,7 @@ def train_backbone(
     logits = networks.predict(
         networks.create(config.model, num_classes), stored, config.preprocessing, images
     )
-    top1 = float(np.mean(logits.argmax(-1) == labels))
+    top1 = float(np.mean(np.asarray(logits).argmax(-1) == labels))
     return stored, {"top1": top1, "test_images": len(labels), "steps": steps}
 
 
@@ -146,7 +146,7 @@ def _sgd(config: BackboneConfig, steps: int) -> optax.GradientTransformation:
 
 def _first_variables(
     config: BackboneConfig, source: data.Source, initial: networks.Backbone | None
-) -> networks.Variables:
+) -> Variables:
     """Variables of `initial`, or random ones."""
     if initial is None:
         module = networks.create(config.model, len(source.class_names))
@@ -165,8 +165,8 @@ def _make_step(
     module = networks.create(config.model, num_classes, parallel.AXIS)
 
     def loss(
-        params: optax.Params, batch_stats: networks.Variables, batch: ImageBatch
-    ) -> tuple[jax.Array, tuple[networks.Variables, jax.Array]]:
+        params: optax.Params, batch_stats: Collection, batch: ImageBatch
+    ) -> tuple[jax.Array, tuple[Variables, jax.Array]]:
         images = config.preprocessing.normalise(batch["image"])
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])

@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -274,7 +274,8 @@ def train_rates(
             sample = batches.sample_of(examples.features, len(config.shown))
         else:
             sample = batches.sampled_features(frozen, config.cut, source, config.shown)
-        state = with_principal_units(config, frozen, groups, state, sample, examples.scale)
+        one = cast("tuple[np.ndarray, float]", (sample, examples.scale))  # others are refused
+        state = with_principal_units(config, frozen, groups, state, *one)
     if config.trainable == "all" and isinstance(examples, FeatureCache):
         images = ImageBatches(source, backbone.preprocessing, config.shown, examples.scale)
         examples = dataclasses.replace(examples, images=images)

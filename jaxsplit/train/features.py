@@ -23,11 +23,11 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
 from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Log, no_log
-from jaxsplit.networks import Backbone, Features, LinenNetwork
+from jaxsplit.networks import Backbone, LinenNetwork
 from jaxsplit.networks.inference import batch_size, head_program, in_batches
-from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train import batches
 from jaxsplit.train.batches import FeatureCache, ImageBatches
+from jaxsplit.trees import Structs
 
 DTYPES = ("float32", "float16", "bfloat16")
 CACHES = ("auto", "disk", "memory", "none")
@@ -58,7 +58,7 @@ class HeadRun:
         return batch_size(self.backbone.preprocessing.input_shape)
 
     @property
-    def layout(self) -> tuple[dict[str, Features], Outputs, Targets]:
+    def layout(self) -> tuple[dict[str, Structs], Structs, Structs]:
         """Shapes of an image's arrays: cut → features, the teacher's outputs, the target."""
         shapes = self.backbone.feature_shapes
         label = jax.ShapeDtypeStruct((), np.dtype(np.int32))

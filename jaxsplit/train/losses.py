@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,10 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
 from jaxsplit.split import Latents
 from jaxsplit.tasks import Outputs, Targets, Task
+from jaxsplit.trees import Array, TreeOf
 
 #: Mean square of the features over the training set: a number for each array that crosses.
-Scale = Features
+Scale = TreeOf[Array | float]
 
 __all__ = ["Distortion", "DistortionInputs", "DistortionLoss", "feature_error", "rate"]
 
@@ -66,7 +67,7 @@ class DistortionInputs(NamedTuple):
     Attributes:
       reconstruction, features: at the cut, behind and before the unit, float [B, …].
       outputs: of the tail behind the unit; None where the distortion needs no tail.
-      teacher: outputs of the unsplit network.
+      teacher: outputs of the unsplit network; None where the distortion needs none.
       targets: of the images, such as labels int [B].
       scale: mean square of the features, see `feature_error`.
       task: of the network.
@@ -82,7 +83,7 @@ class DistortionInputs(NamedTuple):
     reconstruction: Features
     features: Features
     outputs: Outputs | None
-    teacher: Outputs
+    teacher: Outputs | None
     targets: Targets
     scale: Scale
     task: Task
@@ -176,12 +177,13 @@ class Distortion:
           float [B]; the parts that depend on outputs are in nats.
         """
         total = jnp.zeros(jax.tree.leaves(seen.features)[0].shape[:1])
+        outputs, teacher = cast("tuple[Outputs, Outputs]", (seen.outputs, seen.teacher))
         if self.features:
             error = feature_error(seen.reconstruction, seen.features, seen.scale)
             total += self.features * error
         if self.distillation:
-            lost = seen.task.distillation(seen.outputs, seen.teacher, self.temperature)
+            lost = seen.task.distillation(outputs, teacher, self.temperature)
             total += self.distillation * lost
         if self.labels:
-            total += self.labels * seen.task.loss(seen.outputs, seen.targets)
+            total += self.labels * seen.task.loss(outputs, seen.targets)
         return total

@@ -15,7 +15,6 @@ import numpy as np
 from jaxsplit import networks
 from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Preprocessing
-from jaxsplit.networks import Variables
 from jaxsplit.split import Split, make_split
 from jaxsplit.train import loop, losses, parallel
 from jaxsplit.train.batches import FeatureCache, ImageBatches
@@ -34,7 +33,7 @@ from jaxsplit.train.step import (
     over_rates,
     rate_constants,
 )
-from jaxsplit.units import UnitSpec
+from jaxsplit.units import UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
 
 _T = TypeVar("_T")
@@ -148,7 +147,7 @@ def make_curve_step(
     order = np.argsort([place for group in groups for place in group.places])
     split = groups[0].split  # head and tail are the same in all groups
 
-    def with_head(batch: Batch, backbone: Variables) -> Batch:
+    def with_head(batch: Batch, backbone: networks.Variables) -> Batch:
         pixels = preprocessing.normalise(batch.images).astype(dtype)
         if batch.features is not None:
             return dataclasses.replace(batch, pixels=pixels)
@@ -211,7 +210,7 @@ def make_evaluate(
     and features or images.
     """
 
-    def measure(variables: tuple[Variables, _Units], batch: Batch) -> StepMetrics:
+    def measure(variables: tuple[networks.Variables, _Units], batch: Batch) -> StepMetrics:
         network, units = variables
         if batch.images is not None:
             pixels = backbone.preprocessing.normalise(batch.images)

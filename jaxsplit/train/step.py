@@ -6,7 +6,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,10 @@ from jaxsplit.networks import Features, LinenNetwork, Variables
 from jaxsplit.split import Split
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.state import Batch, Constants, RateConstants, TrainState
+from jaxsplit.trees import Tree
 from jaxsplit.units import BottleneckSpec, UnitSpec
 from jaxsplit.units.quantization import Offsets
+from jaxsplit.units.unit import Collection
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
 VECTORIZATIONS = ("auto", "vmap", "map", "unroll")
@@ -37,7 +39,7 @@ Reconstruct = Callable[[TrainState, Batch, Constants], tuple[Features, ...]]
 
 _Tree = TypeVar("_Tree")
 # A rate's loss, and its new batch statistics and metrics.
-_Loss = tuple[jax.Array, tuple[Variables, StepMetrics]]
+_Loss = tuple[jax.Array, tuple[Collection, StepMetrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +104,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     ema: bool = False,
-    blocks: Variables | None = None,
+    blocks: Collection | None = None,
 ) -> TrainState:
     """Returns the state of all rates at step 0: every leaf but `step` has a leading axis R.
 
@@ -121,7 +123,7 @@ def init_state(
     return dataclasses.replace(stacked, step=one.step)
 
 
-def learning_blocks(split: Split, variables: Variables, trainable: str) -> Variables:
+def learning_blocks(split: Split, variables: Variables, trainable: str) -> Collection:
     """Returns the blocks that are trained with every unit: none, those behind the cut, or all.
 
     They start from the frozen ones and belong to one rate. Their batch normalisation stays in
@@ -132,12 +134,14 @@ def learning_blocks(split: Split, variables: Variables, trainable: str) -> Varia
     names = _endpoints(split)
     first = names.index(split.cut) + 1 if trainable == "tail" else 0
     chosen = {name.replace(".", "_") for name in names[first:]}
-    return {name: block for name, block in variables["params"].items() if name in chosen}
+    params = cast("Mapping[str, Collection]", variables)["params"]  # of a Linen network
+    return {name: block for name, block in params.items() if name in chosen}
 
 
-def with_blocks(variables: Variables, blocks: Variables) -> Variables:
-    """Replaces the parameters of some blocks in a network's variables."""
-    return {**variables, "params": {**variables["params"], **blocks}}
+def with_blocks(variables: Variables, blocks: Tree) -> Variables:
+    """Replaces the parameters of some blocks in the variables of a Linen network."""
+    old = cast("Mapping[str, Collection]", variables)
+    return {**old, "params": {**old["params"], **cast("Collection", blocks)}}
 
 
 def rate_network(split: Split, params: optax.Params, constants: Constants) -> Variables:
@@ -146,7 +150,7 @@ def rate_network(split: Split, params: optax.Params, constants: Constants) -> Va
         return constants.backbone
     assert constants.network is not None
     variables = with_blocks(constants.network, params[NETWORK])
-    if split.network.folded and "batch_stats" in variables:
+    if split.network.folded and "batch_stats" in cast("Mapping[str, Tree]", variables):
         return split.network.fold(variables)[1]
     return variables
 
@@ -157,6 +161,7 @@ def rate_features(split: Split, params: optax.Params, network: Variables, batch:
     if learned and _endpoints(split)[0].replace(".", "_") in learned:
         assert batch.pixels is not None
         return split.head(network, batch.pixels)
+    assert batch.features is not None
     return batch.features
 
 
@@ -185,7 +190,7 @@ def over_rates(function: Callable[..., _Tree], rate_vectorization: str) -> Calla
     if rate_vectorization == "map":
         return lambda *trees: jax.lax.map(lambda one: function(*one), trees)
 
-    def unrolled(*trees: Any) -> _Tree:
+    def unrolled(*trees: Tree) -> _Tree:
         count = len(jax.tree.leaves(trees)[0])
         done = [function(*jax.tree.map(lambda x, i=i: x[i], trees)) for i in range(count)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *done)
@@ -193,26 +198,26 @@ def over_rates(function: Callable[..., _Tree], rate_vectorization: str) -> Calla
     return unrolled
 
 
-def cast_params(variables: Variables, dtype: str) -> Variables:
+def cast_params(variables: _Tree, dtype: str) -> _Tree:
     """Casts parameters to `dtype`: the collection "params", where there are collections.
 
     >>> cast_params({"params": {"w": jnp.zeros(2)}}, "bfloat16")["params"]["w"].dtype.name
     'bfloat16'
     """
 
-    def cast(x: jax.Array) -> jax.Array:
+    def one(x: jax.Array) -> jax.Array:
         return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     if isinstance(variables, Mapping) and "params" in variables:
-        return {**variables, "params": jax.tree.map(cast, variables["params"])}
-    return jax.tree.map(cast, variables)
+        return cast("_Tree", {**variables, "params": jax.tree.map(one, variables["params"])})
+    return jax.tree.map(one, variables)
 
 
 class _RateState(NamedTuple):
     """State and constants of one rate, or of several with a leading axis."""
 
     params: optax.Params
-    batch_stats: Variables
+    batch_stats: Collection
     offsets: Offsets
     lmbda: jax.Array
     key: jax.Array  # of the noise of this step
@@ -299,7 +304,7 @@ def _cast(tree: _Tree, dtype: DTypeLike) -> _Tree:
 
 def _run_unit(
     split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, network: Variables
-) -> tuple[Features, jax.Array, Variables]:
+) -> tuple[Features, jax.Array, Collection]:
     """Computes the tail's input, bits [B] and new batch statistics of one rate."""
     exact = {"params": rate.params, "batch_stats": rate.batch_stats}
     unit = cast_params(exact, dtype)
@@ -325,6 +330,7 @@ def _loss(
     network = cast_params(rate_network(split, rate.params, constants), dtype)
     seen, bits, stats = _run_unit(split, phase, dtype, rate, batch, network)
     outputs = None
+    assert batch.features is not None
     if getattr(phase.distortion, "needs_tail", True):
         outputs = _cast(split.tail(network, seen), jnp.float32)
     distortion = phase.distortion(

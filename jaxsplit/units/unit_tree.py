@@ -6,8 +6,8 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,13 @@ from jaxsplit.bitstream import CodingTables
 from jaxsplit.entropy.symbol_tables import MOST_TABLES, join_tables
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
+from jaxsplit.trees import Structs, TreeOf
 from jaxsplit.units.quantization import Latents, Offsets
-from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables
+from jaxsplit.units.unit import Collection, PerTensor, Shape, Unit, UnitSpec, Variables
 
 #: Names of other parameters in the library's trees.
 _RESERVED = ("network", "prior")
+_Collection = TypeVar("_Collection")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ class UnitTree:
     structure: jax.tree_util.PyTreeDef
 
     @classmethod
-    def at(cls, features: Features, spec: UnitSpec) -> UnitTree:
+    def at(cls, features: Structs, spec: UnitSpec) -> UnitTree:
         """Returns the units for the features of one image, `jax.ShapeDtypeStruct`s.
 
         Raises:
@@ -113,7 +115,7 @@ class UnitTree:
         height, width = positions if len(positions) == 2 else (1, math.prod(positions))
         return (height, width, channels)
 
-    def features(self, batch: int) -> Features:
+    def features(self, batch: int) -> Structs:
         """Returns the features of a batch as `jax.ShapeDtypeStruct`s, float32 [batch, …]."""
         return self._tree(
             jax.ShapeDtypeStruct((batch, *one.shape), jnp.float32) for one in self.tensors
@@ -138,7 +140,7 @@ class UnitTree:
 
     def encode_train(
         self, unit: Variables, features: Features, axis_name: str | None
-    ) -> tuple[Latents, Variables]:
+    ) -> tuple[Latents, Collection]:
         """Runs `encode` in a training step; see `Unit.encode_train`."""
         return self._trained(
             one.unit.encode_train(own, x, axis_name) for one, own, x in self._each(unit, features)
@@ -146,7 +148,7 @@ class UnitTree:
 
     def decode_train(
         self, unit: Variables, latents: Latents, axis_name: str | None
-    ) -> tuple[Features, Variables]:
+    ) -> tuple[Features, Collection]:
         """Runs `decode` in a training step; see `Unit.encode_train`."""
         return self._trained(
             one.unit.decode_train(own, z, one.shape, axis_name)
@@ -206,7 +208,7 @@ class UnitTree:
         tensors = tuple(dataclasses.replace(one, unit=plain) for one, (plain, _) in pairs)
         return dataclasses.replace(self, tensors=tensors), self._joined(own for _, own in folded)
 
-    def variable_shapes(self) -> Variables | None:
+    def variable_shapes(self) -> Mapping[str, TreeOf[Shape]] | None:
         """Returns the shapes of encoders and decoders, see `Unit.variable_shapes`."""
         shapes = [one.unit.variable_shapes(one.shape) for one in self.tensors]
         known = [own for own in shapes if own is not None]
@@ -222,7 +224,8 @@ class UnitTree:
                 yield one, unit
             else:
                 # A unit without statistics has no entry in their collection.
-                yield one, {kind: tree[one.name] for kind, tree in unit.items() if one.name in tree}
+                own = {kind: tree[one.name] for kind, tree in unit.items() if one.name in tree}
+                yield one, cast("Variables", own)
 
     def _each(
         self, unit: Variables, tree: Latents
@@ -231,17 +234,17 @@ class UnitTree:
         for (one, own), leaf in zip(self._own(unit), jax.tree.leaves(tree), strict=True):
             yield one, own, leaf
 
-    def _joined(self, own: Iterable[Variables]) -> Variables:
+    def _joined(self, own: Iterable[Mapping[str, _Collection]]) -> Mapping[str, _Collection]:
         """Joins the variables of all units, as `_own` separates them."""
         if len(self.tensors) == 1:
             return next(iter(own))
-        joined: Variables = {}
+        joined: dict[str, Any] = {}  # a dictionary of collections is one too
         for one, variables in zip(self.tensors, own, strict=True):
             for kind, tree in variables.items():
                 joined.setdefault(kind, {})[one.name] = tree
         return joined
 
-    def _trained(self, pairs: Iterable[tuple[jax.Array, Variables]]) -> tuple[Latents, Variables]:
+    def _trained(self, pairs: Iterable[tuple[jax.Array, Collection]]) -> tuple[Latents, Collection]:
         """Returns the tree of arrays, and the statistics of all units."""
         leaves, found = zip(*pairs, strict=True)
         stats = self._joined({"batch_stats": own} if own else {} for own in found)

@@ -25,8 +25,6 @@ class Value(NamedTuple):
     Attributes:
       mean: the metric's value, such as the share of images that are classified correctly.
       interval: its 95 % interval; None where it is not known.
-
-    >>> Value(0.9).interval
     """
 
     mean: float
@@ -89,15 +87,9 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def resampled(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draws images with replacement.
+    """Draws N `images` with replacement: yields float64 [n, N], how often each of n draws has each.
 
-    Args:
-      images: their number N.
-      resamples: number of draws.
-      seed: of the draws; the same seed gives the same ones on any machine.
-
-    Yields:
-      float64 [n, N] for the next n draws: how often each image was drawn.
+    The same seed gives the same draws on any machine.
 
     >>> [(counts.shape, counts.sum()) for counts in resampled(5, resamples=120, seed=0)]
     [((100, 5), np.float64(500.0)), ((20, 5), np.float64(100.0))]

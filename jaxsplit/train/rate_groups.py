@@ -26,6 +26,7 @@ from jaxsplit.train.step import (
     Phase,
     Rate,
     StepMetrics,
+    cast,
     cast_params,
     init_state,
     learning_blocks,
@@ -155,8 +156,7 @@ def make_curve_step(
         features = split.head(frozen, pixels)
         teacher = None
         if getattr(phase.distortion, "needs_teacher", True):
-            outputs = split.tail(frozen, features)
-            teacher = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
+            teacher = cast(split.tail(frozen, features), jnp.float32)
         return dataclasses.replace(batch, features=features, teacher=teacher, pixels=pixels)
 
     def step(
@@ -191,21 +191,17 @@ def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
     return CurveState(tuple(states))
 
 
-def _with_offsets(groups: Sequence[Group], phase: Phase, state: CurveState) -> CurveState:
-    """The state with the offsets that a family of it has: a rounding phase keeps its own."""
-    return with_best_offsets(groups, state) if phase.quantization == "noise" else state
-
-
 def make_evaluate(
     groups: Sequence[Group],
     backbone: networks.Backbone,
     batches: Callable[[], Iterable[Batch]],
     batching: str = "vmap",
-) -> Callable[[CurveState], Metrics]:
+) -> Callable[..., Metrics]:
     """Returns a function that measures rounded latents, mapped over this process's devices.
 
-    evaluate(state) → means over all images {"bits": [R], metric: [R]}, of the units' running means
-    where there are some. The bits are the prior's. `batches` yields every image once, with targets,
+    evaluate(state, best_offsets=False) → means over all images {"bits": [R], metric: [R]}, of the
+    units' running means where there are some, with the state's offsets or those of
+    `with_best_offsets`. The bits are the prior's. `batches` yields every image once, with targets,
     and features or images.
     """
 
@@ -215,7 +211,7 @@ def make_evaluate(
             pixels = backbone.preprocessing.normalise(batch.images)
             features = groups[0].split.head(network, pixels)
         else:
-            features = jax.tree.map(lambda x: x.astype(jnp.float32), batch.features)
+            features = cast(batch.features, jnp.float32)
         measured = []
         for group, own in zip(groups, units, strict=True):
             split = group.split
@@ -234,7 +230,8 @@ def make_evaluate(
 
     sums = parallel.make_sums(measure)
 
-    def evaluate(state: CurveState) -> Metrics:
+    def evaluate(state: CurveState, best_offsets: bool = False) -> Metrics:
+        state = with_best_offsets(groups, state) if best_offsets else state
         units = tuple((group.result, group.offsets) for group in state.groups)
         totals = sums((backbone.variables, units), batches())
         count = totals.pop("examples")
@@ -249,34 +246,32 @@ def fit_phases(
     groups: Sequence[Group],
     state: CurveState,
     examples: FeatureCache | ImageBatches,
-    measure: Callable[[CurveState], Metrics] | None,
+    measure: Callable[..., Metrics] | None,
     reports: Reports,
     directory: Path | None,
 ) -> CurveState:
     """Runs all phases, see `loop.fit`; `measure` comes from `make_evaluate`."""
-    constants = make_constants(config, backbone, examples.scale)
     process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-    def run(state: CurveState, phase: Phase, end: int) -> CurveState:
-        evaluate = measure and (lambda state: measure(_with_offsets(groups, phase, state)))
-        return loop.fit(
-            state,
-            make_curve_step(config, groups, phase, backbone.preprocessing),
-            lambda start: examples.batches(config.batch_size, config.seed, start, **process),
-            end,
-            batch_size=config.batch_size,
-            constants=constants,
-            reports=reports,
-            groups=[[rate.rate_id for rate in group.rates] for group in groups],
-            evaluate=evaluate,
-            evaluate_every=config.evaluate_every,
-            directory=directory,
-        )
-
+    fit = functools.partial(
+        loop.fit,
+        batches=lambda start: examples.batches(config.batch_size, config.seed, start, **process),
+        batch_size=config.batch_size,
+        constants=make_constants(config, backbone, examples.scale),
+        reports=reports,
+        groups=[[rate.rate_id for rate in group.rates] for group in groups],
+        evaluate_every=config.evaluate_every,
+        directory=directory,
+    )
     end = 0
     for phase in config.phases:
-        if phase.quantization == "round" and int(state.step) == end:
-            state = with_best_offsets(groups, state)
+        noisy = phase.quantization == "noise"
+        if not noisy and int(state.step) == end:
+            state = with_best_offsets(groups, state)  # they stay, and go into the family
         end += phase.steps
-        state = run(state, phase, end)
-    return _with_offsets(groups, config.phases[-1], state)
+        state = fit(
+            state,
+            make_curve_step(config, groups, phase, backbone.preprocessing),
+            steps=end,
+            evaluate=measure and functools.partial(measure, best_offsets=noisy),
+        )
+    return with_best_offsets(groups, state) if noisy else state

@@ -114,8 +114,7 @@ class Predictions(NamedTuple):
 
     def values(self, task: Task) -> dict[str, Value]:
         """Returns the metrics of the images together, with 95 % intervals."""
-        found = self.statistics
-        return {name: metric_value(images, task.metric(name)) for name, images in found.items()}
+        return {name: metric_value(x, task.metric(name)) for name, x in self.statistics.items()}
 
 
 def measure_outputs(
@@ -129,15 +128,12 @@ def measure_outputs(
 
     The agreement is with `unsplit`, predictions of the unsplit network; None: with themselves.
     """
-    predicted: list[np.ndarray] = []
-    statistics: dict[str, list[np.ndarray]] = {}
+    predicted, statistics = [], []
     for start in range(0, len(targets), size):
         part = slice(start, start + size)
         outputs = run(part)
         predicted.append(np.asarray(task.predict(outputs)))
         agreement = task.agreement(outputs, predicted[-1] if unsplit is None else unsplit[part])
-        found = {**task.evaluate(outputs, targets[part]), AGREEMENT: agreement}
-        for name, images in found.items():
-            statistics.setdefault(name, []).append(images)
-    joined = {name: np.concatenate(parts) for name, parts in statistics.items()}
+        statistics.append({**task.evaluate(outputs, targets[part]), AGREEMENT: agreement})
+    joined = {name: np.concatenate([one[name] for one in statistics]) for name in statistics[0]}
     return Predictions(np.concatenate(predicted), joined)

@@ -177,7 +177,7 @@ class PerImage:
 
 
 def checksums(predictions: np.ndarray) -> np.ndarray:
-    """Returns a 32-bit value for each of N predictions, int64 [N]: itself, or a larger one's CRC-32.
+    """Returns 32 bits for each of N predictions, int64 [N]: itself, or the CRC-32 of a larger one.
 
     >>> checksums(np.array([7, 3])), len(set(checksums(np.eye(3, dtype=np.int32)).tolist()))
     (array([7, 3]), 3)

@@ -17,23 +17,13 @@ from jaxsplit.data import Preprocessing
 from jaxsplit.networks import Variables
 from jaxsplit.split import Split, make_split
 from jaxsplit.train import loop, losses, parallel
+from jaxsplit.train import step as rate_step
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.metrics import Metrics, Reports
 from jaxsplit.train.pca import best_step, loss_metric, principal_unit
 from jaxsplit.train.state import Batch, Constants, CurveState
-from jaxsplit.train.step import (
-    Phase,
-    Rate,
-    StepMetrics,
-    cast,
-    cast_params,
-    init_state,
-    learning_blocks,
-    make_step,
-    over_rates,
-    rate_constants,
-)
+from jaxsplit.train.step import Phase, Rate, StepMetrics
 from jaxsplit.units import UnitSpec
 from jaxsplit.units.quantization import Offsets
 
@@ -80,9 +70,9 @@ def first_state(
     config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group]
 ) -> CurveState:
     """Returns the state at step 0; `backbone` is the network before any folding."""
-    blocks = learning_blocks(groups[0].split, backbone.variables, config.trainable)
+    blocks = rate_step.learning_blocks(groups[0].split, backbone.variables, config.trainable)
     options = config.make_optimizer(), config.seed, config.ema > 0, blocks
-    return CurveState(tuple(init_state(one.split, one.rates, *options) for one in groups))
+    return CurveState(tuple(rate_step.init_state(one.split, one.rates, *options) for one in groups))
 
 
 def make_constants(
@@ -91,9 +81,9 @@ def make_constants(
     """Returns the constants of `make_curve_step`; `scale` is the features'."""
     frozen = jax.tree.map(jnp.asarray, backbone.fold().variables)
     return Constants(
-        backbone=cast_params(frozen, config.compute_dtype),
+        backbone=rate_step.cast_params(frozen, config.compute_dtype),
         scale=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scale),
-        rates=rate_constants(config.rates, config.seed),
+        rates=rate_step.rate_constants(config.rates, config.seed),
         network=None if config.trainable == "unit" else backbone.variables,
     )
 
@@ -142,7 +132,7 @@ def make_curve_step(
     """
     dtype = config.compute_dtype
     make = functools.partial(
-        make_step, batching=config.batching, compute_dtype=dtype, ema=config.ema
+        rate_step.make_step, batching=config.batching, compute_dtype=dtype, ema=config.ema
     )
     steps = [make(group.split, phase, config.make_optimizer()) for group in groups]
     order = np.argsort([place for group in groups for place in group.places])
@@ -152,11 +142,11 @@ def make_curve_step(
         pixels = preprocessing.normalise(batch.images).astype(dtype)
         if batch.features is not None:
             return dataclasses.replace(batch, pixels=pixels)
-        frozen = cast_params(backbone, dtype)
+        frozen = rate_step.cast_params(backbone, dtype)
         features = split.head(frozen, pixels)
         teacher = None
         if getattr(phase.distortion, "needs_teacher", True):
-            teacher = cast(split.tail(frozen, features), jnp.float32)
+            teacher = rate_step.cast(split.tail(frozen, features), jnp.float32)
         return dataclasses.replace(batch, features=features, teacher=teacher, pixels=pixels)
 
     def step(
@@ -211,7 +201,7 @@ def make_evaluate(
             pixels = backbone.preprocessing.normalise(batch.images)
             features = groups[0].split.head(network, pixels)
         else:
-            features = cast(batch.features, jnp.float32)
+            features = rate_step.cast(batch.features, jnp.float32)
         measured = []
         for group, own in zip(groups, units, strict=True):
             split = group.split
@@ -222,7 +212,7 @@ def make_evaluate(
                 bits = losses.rate(split.bits(unit, latents))
                 return {"bits": bits, **split.task.measure(outputs, batch.targets)}
 
-            measured.append(over_rates(one_rate, batching)(*own))
+            measured.append(rate_step.over_rates(one_rate, batching)(*own))
         return {
             name: jnp.stack(in_order(groups, [one[name] for one in measured]), axis=1)
             for name in measured[0]

@@ -118,7 +118,7 @@ def evaluate_images(
     for number, rate in enumerate(rates, 1):
         say = functools.partial(log, f"evaluating {rate.rate_id}, {number} of {len(rates)}")
         measured, lengths, symbols = _measure_rate(
-            task, sender, receiver, rate.rate_id, images, targets, unsplit.predicted, say
+            sender, receiver, rate.rate_id, images, targets, unsplit.predicted, say
         )
         split = make_split(backbone, family.cut, rate.spec)
         metrics = measured.values(task)
@@ -130,26 +130,13 @@ def evaluate_images(
     swept = {}
     for codec in baselines:
         log(f"comparing with {codec}")
-        swept[codec] = sweep_to(
-            images, targets, unsplit.predicted, predict, codec, goals, name, task
-        )
-    curve = Curve(
-        unsplit={name: value for name, value in values.items() if name != AGREEMENT},
-        n_images=len(images),
-        points=tuple(points),
-        baselines=swept,
-        origin=_origin(backbone, family.cut, source),
-        metrics=task.metrics,
-    )
-    seen = PerImage(
-        tuple(point.rate_id for point in points),
-        np.array(all_lengths),
-        np.array([checksums(measured.predicted) for measured in all_measured]),
-        checksums(targets),
-        checksums(unsplit.predicted),
-        _statistics(task, all_measured, unsplit),
-    )
-    return curve, seen
+        predicted = unsplit.predicted
+        swept[codec] = sweep_to(images, targets, predicted, predict, codec, goals, name, task)
+    del values[AGREEMENT]  # with itself
+    origin = _origin(backbone, family.cut, source)
+    curve = Curve(values, len(images), tuple(points), swept, origin, task.metrics)
+    ids = tuple(rate.rate_id for rate in rates)
+    return curve, _per_image(task, ids, all_lengths, all_measured, targets, unsplit)
 
 
 def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origin:
@@ -166,21 +153,28 @@ def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origi
     )
 
 
-def _statistics(
-    task: Task, rates: Sequence[Predictions], unsplit: Predictions
-) -> dict[str, Statistics]:
-    """Returns the statistics that `PerImage` keeps; top-1 follows from the predictions."""
+def _per_image(
+    task: Task,
+    rate_ids: tuple[str, ...],
+    lengths: Sequence[Sequence[int]],
+    rates: Sequence[Predictions],
+    targets: np.ndarray,
+    unsplit: Predictions,
+) -> PerImage:
+    # Top-1 follows from the predictions.
     names = () if type(task) is Classification else (task.quality, AGREEMENT)
-    return {
-        name: Statistics(
-            np.array([one.statistics[name] for one in rates]), unsplit.statistics[name]
-        )
-        for name in names
-    }
+    kept = {name: np.array([one.statistics[name] for one in rates]) for name in names}
+    return PerImage(
+        rate_ids,
+        np.array(lengths),
+        np.array([checksums(one.predicted) for one in rates]),
+        checksums(targets),
+        checksums(unsplit.predicted),
+        {name: Statistics(x, unsplit.statistics[name]) for name, x in kept.items()},
+    )
 
 
 def _measure_rate(
-    task: Task,
     sender: Sender,
     receiver: Receiver,
     rate_id: str,
@@ -204,7 +198,7 @@ def _measure_rate(
         symbols.append(decoded)
         return receiver.predict(decoded, rate_id)
 
-    size = batch_size(images.shape[1:])
+    task, size = sender.backbone.task, sender.batch_size
     measured = measure_outputs(task, run, targets, size, unsplit)
     return measured, lengths, np.concatenate(symbols)
 

@@ -173,9 +173,8 @@ def check_fields(record: Any) -> None:
     """Converts the fields of a frozen dataclass to its types; a ConfigError if one can't be."""
     for entry in fields(record):
         check, value = _CHECKS.get(entry.type), getattr(record, entry.name)
-        if check is None or (value is None and isinstance(entry.type, UnionType)):
-            continue
-        object.__setattr__(record, entry.name, check(entry.name, value))
+        if check and not (value is None and isinstance(entry.type, UnionType)):
+            object.__setattr__(record, entry.name, check(entry.name, value))
 
 
 def _number(name: str, value: object, low: float = 0.0, high: float = math.inf) -> float:
@@ -201,9 +200,7 @@ def _text(name: str, value: object) -> str:
 
 def _values(name: str, found: object) -> Values:
     if not isinstance(found, Mapping):
-        raise ConfigError(
-            f'{name} is {found!r}, expected values by metric, such as {{"top1": 0.9}}'
-        )
+        raise ConfigError(f"{name} is {found!r}, expected a dict of values by metric")
     values = {}
     for metric, given in found.items():
         mean, interval = given if isinstance(given, (tuple, list)) else (given, None)

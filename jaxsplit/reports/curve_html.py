@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import io
 import itertools
@@ -16,7 +15,7 @@ from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.versions import versions
 from jaxsplit.reports import curve_plot as plot
-from jaxsplit.reports.elements import GREY, interval, number
+from jaxsplit.reports.elements import GREY, interval, number, shown
 from jaxsplit.tasks import AGREEMENT
 
 _Point = TypeVar("_Point", bound=RatePoint | CodecPoint)
@@ -158,18 +157,10 @@ def _baselines(curve: Curve) -> str:
 
 def _metrics(curve: Curve, names: Iterable[str]) -> Iterator[Column[RatePoint | CodecPoint]]:
     """Yields two columns for each metric: its value and interval."""
-
-    def mean(name: str, point: RatePoint | CodecPoint) -> str:
-        value = point.metrics.get(name)
-        return curve.metric(name).show(value and value.mean)
-
-    def ends(name: str, point: RatePoint | CodecPoint) -> str:
-        return interval(point.metrics.get(name), curve.metric(name), "–")
-
     for name in names:
         metric = curve.metric(name)
-        yield f"{metric.label} {metric.unit}", functools.partial(mean, name)
-        yield "95 % interval", functools.partial(ends, name)
+        yield f"{metric.label} {metric.unit}", lambda p, n=name, m=metric: shown(p.metrics, n, m)
+        yield "95 % interval", lambda p, n=name, m=metric: interval(p.metrics.get(n), m, "–")
 
 
 def _table(title: str, columns: Sequence[Column[_Point]], points: Iterable[_Point]) -> str:

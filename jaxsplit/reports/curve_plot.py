@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _BELOW = 12.0  # percentage points shown below the lowest rate
 _NEAR = 2.0  # the raw image is shown up to this multiple of the largest size
+# Style of a text beside a line.
+_NOTE = {"textcoords": "offset points", "color": GREY, "fontsize": 11}
 #: Colour of the rates' line.
 RATES = "#0b5fa5"
 #: Image codec → colour and marker.
@@ -177,32 +179,17 @@ def _draw_codec(axes: Axes, curve: Curve, name: str, points: Sequence[CodecPoint
 
 
 def _draw_unsplit(axes: Axes, unsplit: float, metric: Metric) -> None:
-    height = metric.scale * unsplit
+    height, text = metric.scale * unsplit, f"unsplit network, {metric.show(unsplit)} {metric.unit}"
     axes.axhline(height, color=GREY, linewidth=1.4, zorder=1, label="unsplit network")
-    axes.annotate(
-        f"unsplit network, {metric.show(unsplit)} {metric.unit}".rstrip(),
-        (0.008, height),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 5),
-        textcoords="offset points",
-        color=GREY,
-        fontsize=11,
-    )
+    where = {"xycoords": ("axes fraction", "data"), "xytext": (0, 5), **_NOTE}
+    axes.annotate(text.rstrip(), (0.008, height), **where)
 
 
 def _draw_raw(axes: Axes, raw_bytes: int) -> None:
     axes.axvline(raw_bytes, color=GREY, linewidth=1.4, linestyle=":", zorder=1)
-    axes.annotate(
-        f"raw image, {raw_bytes:,} bytes",
-        (raw_bytes, 0.02),
-        xycoords=("data", "axes fraction"),
-        xytext=(-4, 0),
-        textcoords="offset points",
-        rotation=90,
-        ha="right",
-        color=GREY,
-        fontsize=11,
-    )
+    where = {"xycoords": ("data", "axes fraction"), "xytext": (-4, 0), **_NOTE}
+    text = f"raw image, {raw_bytes:,} bytes"
+    axes.annotate(text, (raw_bytes, 0.02), rotation=90, ha="right", **where)
 
 
 def _scale_quality(

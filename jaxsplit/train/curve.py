@@ -25,19 +25,12 @@ from jaxsplit.io.versions import versions
 from jaxsplit.networks import Backbone, LinenNetwork, fingerprint
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import Classification
-from jaxsplit.train import batches, features, loop, parallel
+from jaxsplit.train import batches, features, loop, parallel, rate_groups
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig, check_batch
 from jaxsplit.train.losses import Distortion, DistortionLoss
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
-from jaxsplit.train.rate_groups import (
-    Group,
-    first_state,
-    fit_phases,
-    make_evaluate,
-    make_groups,
-    with_principal_units,
-)
+from jaxsplit.train.rate_groups import Group, make_groups
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import NETWORK, Phase, Rate, with_blocks
 from jaxsplit.units import BottleneckSpec, UnitSpec
@@ -265,7 +258,7 @@ def train_rates(
     examples = cached(source, views=config.shown)
     key = training_key(config.key, frozen, source.listing)
     directory = workdir / f"checkpoints-{key}" if workdir else None
-    state = loop.resume(first_state(config, backbone, groups), directory)
+    state = loop.resume(rate_groups.first_state(config, backbone, groups), directory)
     if int(state.step):
         log(f"{int(state.step)} of {config.steps} steps are done")
     elif config.initialization == "pca":
@@ -275,7 +268,7 @@ def train_rates(
         else:
             sample = batches.sampled_features(frozen, config.cut, source, config.shown)
         one = cast("tuple[np.ndarray, float]", (sample, examples.scale))  # others are refused
-        state = with_principal_units(config, frozen, groups, state, *one)
+        state = rate_groups.with_principal_units(config, frozen, groups, state, *one)
     if config.trainable == "all" and isinstance(examples, FeatureCache):
         images = ImageBatches(source, backbone.preprocessing, config.shown, examples.scale)
         examples = dataclasses.replace(examples, images=images)
@@ -286,11 +279,13 @@ def train_rates(
         )
         size = batch_size(backbone.preprocessing.input_shape)
         in_turn = functools.partial(cached(test).in_turn, size)
-        measure = make_evaluate(groups, frozen, in_turn, config.rate_vectorization)
+        measure = rate_groups.make_evaluate(groups, frozen, in_turn, config.rate_vectorization)
     names = [rate.rate_id for rate in config.rates]
     with MetricsWriter(workdir, names, key) as writer:
         reports = Reports(total=config.steps, names=names, progress=progress, writer=writer)
-        state = fit_phases(config, backbone, groups, state, examples, measure, reports, directory)
+        state = rate_groups.fit_phases(
+            config, backbone, groups, state, examples, measure, reports, directory
+        )
     return freeze(config, backbone, groups, state), source
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
@@ -58,18 +59,17 @@ def feature_error(reconstruction: Features, features: Features, scale: Scale) ->
         return jnp.square(y - x).mean(axis=tuple(range(1, x.ndim))) / mean_square
 
     errors = jax.tree.leaves(jax.tree.map(relative, reconstruction, features, scale))
-    return errors[0] if len(errors) == 1 else functools.reduce(jnp.add, errors) / len(errors)
+    return functools.reduce(jnp.add, errors) / len(errors)
 
 
 class DistortionInputs(NamedTuple):
     """Inputs of a distortion, for a batch of B images.
 
     Attributes:
-      reconstruction, features: at the cut, behind and before the unit, float [B, …].
+      reconstruction, features, scale: as in `feature_error`.
       outputs: of the tail behind the unit; None where the distortion needs no tail.
       teacher: outputs of the unsplit network; None where the distortion needs none.
       targets: of the images, such as labels int [B].
-      scale: mean square of the features, see `feature_error`.
       task: of the network.
 
     >>> from jaxsplit.tasks import Classification
@@ -89,28 +89,10 @@ class DistortionInputs(NamedTuple):
     task: Task
 
 
-@runtime_checkable
-class DistortionLoss(Protocol):
-    """A distortion: a `Distortion`, or a hashable callable of your own.
-
-    Set `needs_tail = False` on one that does not use `outputs`, and `needs_teacher = False` on one
-    that does not use `teacher`: they are then not computed.
-
-    >>> def own(seen):
-    ...     return seen.task.loss(seen.outputs, seen.targets)
-    >>> isinstance(own, DistortionLoss)
-    True
-    """
-
-    def __call__(self, seen: DistortionInputs) -> jax.Array:
-        """Computes the distortion.
-
-        Args:
-          seen: of a batch.
-
-        Returns:
-          Of each image, float [B].
-        """
+#: A `Distortion`, or a hashable callable of your own, from a batch to the distortion of each image,
+#: float [B]. Set `needs_tail = False` on one that does not use `outputs`, and `needs_teacher =
+#: False` on one that does not use `teacher`: they are then not computed.
+DistortionLoss = Callable[[DistortionInputs], jax.Array]
 
 
 class LinearDistortion:
@@ -122,7 +104,7 @@ class LinearDistortion:
     needs_tail = False
 
     def __call__(self, seen: DistortionInputs) -> jax.Array:
-        """Computes zeros, float [B]."""
+        """Returns zeros, float [B]."""
         x = seen.reconstruction
         moved = jax.tree.map(jnp.subtract, x, jax.lax.stop_gradient(x))
         return rate(jax.tree.map(jnp.multiply, seen.teacher, moved))

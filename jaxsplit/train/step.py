@@ -80,7 +80,7 @@ class Phase:
     """
 
     steps: int
-    distortion: losses.Distortion | losses.DistortionLoss
+    distortion: losses.DistortionLoss
     quantization: str = "noise"
 
     def __post_init__(self) -> None:
@@ -198,19 +198,23 @@ def over_rates(function: Callable[..., _Tree], rate_vectorization: str) -> Calla
     return unrolled
 
 
+def _cast_floats(tree: _Tree, dtype: DTypeLike) -> _Tree:
+
+    def one(x: jax.Array) -> jax.Array:
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(one, tree)
+
+
 def cast_params(variables: _Tree, dtype: str) -> _Tree:
     """Casts parameters to `dtype`: the collection "params", where there are collections.
 
     >>> cast_params({"params": {"w": jnp.zeros(2)}}, "bfloat16")["params"]["w"].dtype.name
     'bfloat16'
     """
-
-    def one(x: jax.Array) -> jax.Array:
-        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
     if isinstance(variables, Mapping) and "params" in variables:
-        return cast("_Tree", {**variables, "params": jax.tree.map(one, variables["params"])})
-    return jax.tree.map(one, variables)
+        return cast("_Tree", {**variables, "params": _cast_floats(variables["params"], dtype)})
+    return _cast_floats(variables, dtype)
 
 
 class _RateState(NamedTuple):
@@ -298,19 +302,15 @@ def make_reconstruct(split: Split, phase: Phase) -> Reconstruct:
     return reconstruct
 
 
-def _cast(tree: _Tree, dtype: DTypeLike) -> _Tree:
-    return jax.tree.map(lambda x: x.astype(dtype), tree)
-
-
 def _run_unit(
     split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, network: Variables
 ) -> tuple[Features, jax.Array, Collection]:
     """Computes the tail's input, bits [B] and new batch statistics of one rate."""
     exact = {"params": rate.params, "batch_stats": rate.batch_stats}
     unit = cast_params(exact, dtype)
-    features = _cast(rate_features(split, rate.params, network, batch), dtype)
+    features = cast(rate_features(split, rate.params, network, batch), dtype)
     latents, stats = split.units.encode_train(unit, features, split.axis_name)
-    latents = _cast(latents, jnp.float32)
+    latents = cast(latents, jnp.float32)
     # Keys depend on the example, not on the device: n devices draw the noise of one.
     keys = jax.vmap(lambda i: jax.random.fold_in(rate.key, i))(batch.index)
     noisy = split.add_noise(latents, keys)
@@ -319,7 +319,7 @@ def _run_unit(
     if phase.quantization == "round":
         quantized = split.round(latents, rate.offsets, straight_through=True)
     unit = {**unit, "batch_stats": stats}
-    seen, stats = split.units.decode_train(unit, _cast(quantized, dtype), split.axis_name)
+    seen, stats = split.units.decode_train(unit, cast(quantized, dtype), split.axis_name)
     return seen, bits, stats
 
 
@@ -332,11 +332,11 @@ def _loss(
     outputs = None
     assert batch.features is not None
     if getattr(phase.distortion, "needs_tail", True):
-        outputs = _cast(split.tail(network, seen), jnp.float32)
+        outputs = cast(split.tail(network, seen), jnp.float32)
     distortion = phase.distortion(
         losses.DistortionInputs(
-            reconstruction=_cast(seen, jnp.float32),
-            features=_cast(batch.features, jnp.float32),
+            reconstruction=cast(seen, jnp.float32),
+            features=cast(batch.features, jnp.float32),
             outputs=outputs,
             teacher=batch.teacher,
             targets=batch.targets,

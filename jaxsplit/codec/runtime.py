@@ -115,7 +115,7 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
     """Checks that a rate's unit and tables fit the split with its spec; a FamilyError if not."""
     tables, latent = rate.tables, split.latent_shape
     found = (tables.channels,) if tables.places is None else tuple(map(int, tables.places.shape))
-    expected = split.units.variable_shapes()
+    expected = split.variable_shapes()
     stored = jax.tree.map(np.shape, rate.variables)
     problem = ""
     if found not in (latent, latent[-1:]):
@@ -158,7 +158,7 @@ class Runtime:
                 folded,
                 folded.latent_shape,
                 jax.device_put(unit),
-                jax.tree.map(jnp.asarray, split.units.stored_offsets(rate.tables)),
+                jax.tree.map(jnp.asarray, split.stored_offsets(rate.tables)),
                 rate.coder,
             )
 

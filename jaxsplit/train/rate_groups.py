@@ -183,7 +183,7 @@ def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
     for group, old in zip(groups, state.groups, strict=True):
         units = jax.tree.map(np.asarray, old.result)
         offsets = [
-            group.split.units.best_offsets(jax.tree.map(lambda x, i=i: x[i], units))
+            group.split.best_offsets(jax.tree.map(lambda x, i=i: x[i], units))
             for i in range(len(group.rates))
         ]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *offsets)

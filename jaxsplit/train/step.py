@@ -114,7 +114,7 @@ def init_state(
     if blocks:
         variables = {**variables, "params": {**variables["params"], NETWORK: blocks}}
     one = TrainState.create(variables, optimizer)
-    offsets, mean = split.units.zero_offsets(), one.variables if ema else ()
+    offsets, mean = split.zero_offsets(), one.variables if ema else ()
     one = dataclasses.replace(one, offsets=offsets, ema=mean)
     stacked = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), one)
     return dataclasses.replace(stacked, step=one.step)
@@ -301,7 +301,7 @@ def _run_unit(
     exact = {"params": rate.params, "batch_stats": rate.batch_stats}
     unit = cast_params(exact, dtype)
     features = _cast(rate_features(split, rate.params, network, batch), dtype)
-    latents, stats = split.units.encode_train(unit, features, split.axis_name)
+    latents, stats = split.encode_train(unit, features, split.axis_name)
     latents = _cast(latents, jnp.float32)
     # Keys depend on the example, not on the device: n devices draw the noise of one.
     keys = jax.vmap(lambda i: jax.random.fold_in(rate.key, i))(batch.index)
@@ -311,7 +311,7 @@ def _run_unit(
     if phase.quantization == "round":
         quantized = split.round(latents, rate.offsets, straight_through=True)
     unit = {**unit, "batch_stats": stats}
-    seen, stats = split.units.decode_train(unit, _cast(quantized, dtype), split.axis_name)
+    seen, stats = split.decode_train(unit, _cast(quantized, dtype), split.axis_name)
     return seen, bits, stats
 
 

@@ -78,25 +78,17 @@ class FamilyRate:
         return EntropyCoder(self.tables)
 
 
-class Rates(Protocol):
-    """Rates of one cut: the interface of `jaxsplit.RateFamily` for sender and receiver."""
+class _Rates(Protocol):
+    """Rates of one cut: what sender and receiver use of `jaxsplit.RateFamily`."""
 
     @property
-    def cut(self) -> str:
-        """See `RateFamily.cut`."""
-
+    def cut(self) -> str: ...
     @property
-    def rates(self) -> tuple[FamilyRate, ...]:
-        """See `RateFamily.rates`."""
-
+    def rates(self) -> tuple[FamilyRate, ...]: ...
     @property
-    def fingerprint(self) -> str:
-        """See `RateFamily.fingerprint`."""
-
+    def fingerprint(self) -> str: ...
     def __getitem__(self, rate_id: str) -> FamilyRate: ...
-
-    def bind(self, backbone: networks.Backbone) -> Self:
-        """See `RateFamily.bind`."""
+    def bind(self, backbone: networks.Backbone) -> Self: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -185,7 +185,7 @@ def test_what_is_brought_along_is_trained_saved_loaded_and_coded(name, packed, t
         bits = loaded[rate].tables.information_bits(symbols)
         assert bits / 8 <= sum(map(len, frames)) < bits / 8 + 5 * 4
         split = loaded.split(backbone, rate)
-        offsets = split.units.stored_offsets(loaded[rate].tables)
+        offsets = split.stored_offsets(loaded[rate].tables)
         features = split.decode(loaded[rate].variables, split.dequantize(symbols, offsets))
         expected = split.tail(backbone.variables, features)
         np.testing.assert_allclose(receiver(frames), expected, rtol=1e-4, atol=1e-4)

@@ -79,25 +79,17 @@ class FamilyRate:
         return EntropyCoder(self.tables)
 
 
-class Rates(Protocol):
-    """Rates of one cut: the interface of `jaxsplit.RateFamily` for sender and receiver."""
+class _Rates(Protocol):
+    """Rates of one cut: what sender and receiver use of `jaxsplit.RateFamily`."""
 
     @property
-    def cut(self) -> str:
-        """See `RateFamily.cut`."""
-
+    def cut(self) -> str: ...
     @property
-    def rates(self) -> tuple[FamilyRate, ...]:
-        """See `RateFamily.rates`."""
-
+    def rates(self) -> tuple[FamilyRate, ...]: ...
     @property
-    def fingerprint(self) -> str:
-        """See `RateFamily.fingerprint`."""
-
+    def fingerprint(self) -> str: ...
     def __getitem__(self, rate_id: str) -> FamilyRate: ...
-
-    def bind(self, backbone: networks.Backbone) -> Self:
-        """See `RateFamily.bind`."""
+    def bind(self, backbone: networks.Backbone) -> Self: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,7 +108,7 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
     """Checks that a rate's unit and tables fit the split with its spec; a FamilyError if not."""
     tables, latent = rate.tables, split.latent_shape
     found = (tables.channels,) if tables.places is None else tuple(map(int, tables.places.shape))
-    expected = split.units.variable_shapes()
+    expected = split.variable_shapes()
     stored = jax.tree.map(np.shape, rate.variables)
     problem = ""
     if found not in (latent, latent[-1:]):
@@ -159,7 +151,7 @@ class Runtime:
                 folded,
                 folded.latent_shape,
                 jax.device_put(unit),
-                jax.tree.map(jnp.asarray, split.units.stored_offsets(rate.tables)),
+                jax.tree.map(jnp.asarray, split.stored_offsets(rate.tables)),
                 rate.coder,
             )
 

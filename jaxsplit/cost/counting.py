@@ -18,7 +18,6 @@ from jaxsplit.networks import Backbone, Network
 from jaxsplit.split import Split
 from jaxsplit.trees import Structs, Traced, Tree
 from jaxsplit.units import Unit
-from jaxsplit.units.unit_tree import UnitTree
 
 # A nested program that is counted as a whole: its implementation also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"
@@ -38,7 +37,7 @@ _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 # These run their program many times, or on single elements.
 _OPAQUE = ("scan", "while", "reduce", "reduce_window")
 
-_Folding = TypeVar("_Folding", bound=Network | Unit | UnitTree)
+_Folding = TypeVar("_Folding", bound=Network | Unit | Split)
 
 
 def count_params(function: Callable[..., Tree], variables: Traced, *args: Traced) -> int:
@@ -327,13 +326,13 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     112896
     """
     images = jnp.zeros((1, *backbone.preprocessing.input_shape))
-    units, unit = as_it_runs(split.units, jax.eval_shape(split.init, jax.random.key(0)))
-    features = units.features(batch=1)
-    latents = jax.eval_shape(units.encode, unit, features)
-    seen = jax.eval_shape(units.decode, unit, latents)  # larger if a unit doesn't crop
+    folded, unit = as_it_runs(split, jax.eval_shape(split.init, jax.random.key(0)))
+    features = folded.features(batch=1)
+    latents = jax.eval_shape(folded.encode, unit, features)
+    seen = jax.eval_shape(folded.decode, unit, latents)  # larger if a unit doesn't crop
 
     def stages(network: Network, variables: Traced) -> dict[str, tuple[Any, ...]]:
-        cut = dataclasses.replace(split, network=network, units=units, axis_name=None)
+        cut = dataclasses.replace(folded, network=network, axis_name=None)
         return {
             "head": (cut.head, variables, images),
             "encoder": (cut.encode, unit, features),

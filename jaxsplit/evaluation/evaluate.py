@@ -253,9 +253,9 @@ def predictor(backbone: networks.Backbone) -> Callable[[np.ndarray], Outputs]:
 
 def _estimated_bits(split: Split, rate: FamilyRate, symbols: np.ndarray, size: int) -> float:
     """Returns the mean code length under the prior; under the tables where there is none."""
-    if not split.units.has_prior(rate.variables):
+    if not split.has_prior(rate.variables):
         return rate.tables.information_bits(symbols) / len(symbols)
-    offsets = split.units.stored_offsets(rate.tables)
+    offsets = split.stored_offsets(rate.tables)
     run = functools.partial(_bits_program(split), rate.variables, offsets)
     return float(np.mean(in_batches(run, symbols, size), dtype=np.float64))
 

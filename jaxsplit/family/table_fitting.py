@@ -90,10 +90,10 @@ def with_tables_of(
         if backbone is None:
             found = _fitted(seen, rate.tables.offsets, tables)
         else:
-            units = family.split(backbone, rate.rate_id).units
-            parts = units.separate(seen), units.stored_offsets(rate.tables)
+            split = family.split(backbone, rate.rate_id)
+            parts = split.separate(seen), split.stored_offsets(rate.tables)
             pairs = zip(*map(jax.tree.leaves, parts), strict=True)
-            found = units.join_tables([_fitted(own, offsets, tables) for own, offsets in pairs])
+            found = split.join_tables([_fitted(own, offsets, tables) for own, offsets in pairs])
         rates.append(replace(rate, tables=found))
     return family.with_rates(rates)
 

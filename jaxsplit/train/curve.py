@@ -244,7 +244,7 @@ def train_rates(
     check_batch(len(source) * len(config.shown), config.batch_size)
     parallel.devices_for(config.batch_size)
     if config.initialization == "pca":
-        groups[0].split.units.one  # noqa: B018 — refuses several arrays
+        groups[0].split.one  # noqa: B018 — refuses several arrays
     cached = functools.partial(
         features.compute,
         frozen,
@@ -312,7 +312,7 @@ def freeze(
             variables, offsets = jax.tree.map(
                 lambda x, i=i: np.asarray(x[i]), (trained.result, trained.offsets)
             )
-            tables = group.split.units.tables(variables, offsets)
+            tables = group.split.tables(variables, offsets)
             spec = rate.spec or config.spec
             rates[rate.rate_id] = FamilyRate(rate.rate_id, rate.lmbda, spec, variables, tables)
     return RateFamily(

@@ -149,7 +149,7 @@ def make_curve_step(
         features = split.head(frozen, pixels)
         teacher = None
         if getattr(phase.distortion, "needs_teacher", True):
-            teacher = rate_step.cast(split.tail(frozen, features), jnp.float32)
+            teacher = rate_step.cast_floats(split.tail(frozen, features), jnp.float32)
         return dataclasses.replace(batch, features=features, teacher=teacher, pixels=pixels)
 
     def step(
@@ -176,7 +176,7 @@ def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
     for group, old in zip(groups, state.groups, strict=True):
         units = jax.tree.map(np.asarray, old.result)
         offsets = [
-            group.split.units.best_offsets(jax.tree.map(lambda x, i=i: x[i], units))
+            group.split.best_offsets(jax.tree.map(lambda x, i=i: x[i], units))
             for i in range(len(group.rates))
         ]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *offsets)
@@ -205,7 +205,7 @@ def make_evaluate(
             pixels = backbone.preprocessing.normalise(batch.images)
             features = groups[0].split.head(network, pixels)
         else:
-            features = rate_step.cast(batch.features, jnp.float32)
+            features = rate_step.cast_floats(batch.features, jnp.float32)
         measured = []
         for group, own in zip(groups, units, strict=True):
             split = group.split

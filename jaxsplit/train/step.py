@@ -117,7 +117,7 @@ def init_state(
     if blocks:
         variables = {**variables, "params": {**variables["params"], NETWORK: blocks}}
     one = TrainState.create(variables, optimizer)
-    offsets, mean = split.units.zero_offsets(), one.variables if ema else ()
+    offsets, mean = split.zero_offsets(), one.variables if ema else ()
     one = dataclasses.replace(one, offsets=offsets, ema=mean)
     stacked = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), one)
     return dataclasses.replace(stacked, step=one.step)
@@ -198,7 +198,8 @@ def over_rates(function: Callable[..., _Tree], rate_vectorization: str) -> Calla
     return unrolled
 
 
-def _cast_floats(tree: _Tree, dtype: DTypeLike) -> _Tree:
+def cast_floats(tree: _Tree, dtype: DTypeLike) -> _Tree:
+    """Casts floating-point arrays to `dtype`."""
 
     def one(x: jax.Array) -> jax.Array:
         return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
@@ -213,8 +214,8 @@ def cast_params(variables: _Tree, dtype: str) -> _Tree:
     'bfloat16'
     """
     if isinstance(variables, Mapping) and "params" in variables:
-        return cast("_Tree", {**variables, "params": _cast_floats(variables["params"], dtype)})
-    return _cast_floats(variables, dtype)
+        return cast("_Tree", {**variables, "params": cast_floats(variables["params"], dtype)})
+    return cast_floats(variables, dtype)
 
 
 class _RateState(NamedTuple):
@@ -308,9 +309,9 @@ def _run_unit(
     """Computes the tail's input, bits [B] and new batch statistics of one rate."""
     exact = {"params": rate.params, "batch_stats": rate.batch_stats}
     unit = cast_params(exact, dtype)
-    features = cast(rate_features(split, rate.params, network, batch), dtype)
-    latents, stats = split.units.encode_train(unit, features, split.axis_name)
-    latents = cast(latents, jnp.float32)
+    features = cast_floats(rate_features(split, rate.params, network, batch), dtype)
+    latents, stats = split.encode_train(unit, features, split.axis_name)
+    latents = cast_floats(latents, jnp.float32)
     # Keys depend on the example, not on the device: n devices draw the noise of one.
     keys = jax.vmap(lambda i: jax.random.fold_in(rate.key, i))(batch.index)
     noisy = split.add_noise(latents, keys)
@@ -319,7 +320,7 @@ def _run_unit(
     if phase.quantization == "round":
         quantized = split.round(latents, rate.offsets, straight_through=True)
     unit = {**unit, "batch_stats": stats}
-    seen, stats = split.units.decode_train(unit, cast(quantized, dtype), split.axis_name)
+    seen, stats = split.decode_train(unit, cast_floats(quantized, dtype), split.axis_name)
     return seen, bits, stats
 
 
@@ -332,11 +333,11 @@ def _loss(
     outputs = None
     assert batch.features is not None
     if getattr(phase.distortion, "needs_tail", True):
-        outputs = cast(split.tail(network, seen), jnp.float32)
+        outputs = cast_floats(split.tail(network, seen), jnp.float32)
     distortion = phase.distortion(
         losses.DistortionInputs(
-            reconstruction=cast(seen, jnp.float32),
-            features=cast(batch.features, jnp.float32),
+            reconstruction=cast_floats(seen, jnp.float32),
+            features=cast_floats(batch.features, jnp.float32),
             outputs=outputs,
             teacher=batch.teacher,
             targets=batch.targets,

@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +42,11 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class UnitTree:
-    """The units of a cut, as functions of trees with an array for each unit.
+    """The units of a cut, as pure functions of trees with an array for each unit.
 
     Features, latents and offsets have the same tree, in the simplest case a bare array. `unit` is
     {"params", "batch_stats"} of one rate; where several arrays cross, each collection has an entry
-    for each array's name. For arguments of methods see `Split` and `Unit`.
+    for each array's name. Another rate is another `unit` of the same shapes, so nothing recompiles.
 
     Attributes:
       tensors: the arrays that cross, in the tree's order.
@@ -56,8 +56,8 @@ class UnitTree:
     tensors: tuple[Tensor, ...]
     structure: jax.tree_util.PyTreeDef
 
-    @classmethod
-    def at(cls, features: Structs, spec: UnitSpec) -> UnitTree:
+    @staticmethod
+    def at(features: Structs, spec: UnitSpec) -> UnitTree:
         """Returns the units for the features of one image, `jax.ShapeDtypeStruct`s.
 
         Raises:
@@ -92,7 +92,7 @@ class UnitTree:
                 f"latents of {channels} channels in all; several arrays share one frame, which has "
                 f"at most {MOST_TABLES} tables"
             )
-        return cls(tuple(tensors), structure)
+        return UnitTree(tuple(tensors), structure)
 
     @property
     def one(self) -> Tensor:
@@ -122,18 +122,21 @@ class UnitTree:
         )
 
     def init(self, key: jax.Array) -> Variables:
-        """Returns fresh variables of the units."""
+        """Returns fresh variables {"params", "batch_stats"}, float32, from a random key."""
         several = len(self.tensors) > 1
         keys = jax.random.split(key, len(self.tensors)) if several else [key]
         pairs = zip(self.tensors, keys, strict=True)
         return self._joined(one.unit.init(own, one.shape) for one, own in pairs)
 
     def encode(self, unit: Variables, features: Features) -> Latents:
-        """Runs the encoders."""
+        """Encodes features [B, …] to latents in quantisation steps, not yet rounded."""
         return self._tree(one.unit.encode(own, x) for one, own, x in self._each(unit, features))
 
     def decode(self, unit: Variables, latents: Latents) -> Features:
-        """Runs the decoders."""
+        """Decodes latents, rounded or with noise, to features [B, …].
+
+        They are larger than those of the head where a unit does not crop.
+        """
         return self._tree(
             one.unit.decode(own, z, one.shape) for one, own, z in self._each(unit, latents)
         )
@@ -156,7 +159,7 @@ class UnitTree:
         )
 
     def bits(self, unit: Variables, latents: Latents) -> Latents:
-        """Returns the code length of every element under the priors."""
+        """Returns the bits of every element under the priors; `train.losses.rate` sums them."""
         return self._tree(one.unit.bits(own, z) for one, own, z in self._each(unit, latents))
 
     def has_prior(self, unit: Variables) -> bool:
@@ -201,7 +204,7 @@ class UnitTree:
         shapes = [one.latent_shape for one in self.tensors]
         return join_tables(list(zip(tables, shapes, strict=True)))
 
-    def fold(self, unit: Variables) -> tuple[UnitTree, Variables]:
+    def fold(self, unit: Variables) -> tuple[Self, Variables]:
         """Returns the units and a rate's variables for inference, see `Unit.fold`."""
         folded = [one.unit.fold(own) for one, own in self._own(unit)]
         pairs = zip(self.tensors, folded, strict=True)

@@ -233,8 +233,8 @@ def disagreement(cut, theirs, backbone, data):
 
     @jax.jit
     def run(variables, tree, features):
-        latent, _ = split.units.encode_train(variables, features, None)
-        reconstruction, _ = split.units.decode_train(variables, latent, None)
+        latent, _ = split.encode_train(variables, features, None)
+        reconstruction, _ = split.decode_train(variables, latent, None)
         return reconstruction, split.tail(tree, reconstruction)
 
     ours = run(variables, backbone.fold().variables, data.features)

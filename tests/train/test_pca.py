@@ -28,7 +28,8 @@ def _spec(k, channels=None, **changes):
 
 def _split(spec):
     shape = jax.ShapeDtypeStruct((4, 6, CHANNELS), jnp.float32)
-    return Split(None, "cut", UnitTree.at(shape, spec), None)
+    tree = UnitTree.at(shape, spec)
+    return Split(tree.tensors, tree.structure, None, "cut", None)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,7 @@ def features():
 
 def _encode(split, unit, features, train=False):
     x = jnp.asarray(features)
-    return np.asarray(
-        split.units.encode_train(unit, x, None)[0] if train else split.encode(unit, x)
-    )
+    return np.asarray(split.encode_train(unit, x, None)[0] if train else split.encode(unit, x))
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -149,12 +149,8 @@ class _Value:
     bytes: int
 
 
-class _Operation(NamedTuple):
-    """An equation of the program, with the values that it reads and writes."""
-
-    name: str
-    inputs: Sequence[_Value]
-    outputs: Sequence[_Value]
+# Name of an equation of the program, and the values that it reads and writes.
+_Operation = tuple[str, list[_Value], list[_Value]]
 
 
 def peak_bytes(jaxpr: core.Jaxpr) -> int:
@@ -173,8 +169,10 @@ def peak_bytes(jaxpr: core.Jaxpr) -> int:
     values = [_value(var) for var in jaxpr.invars]
     given = values[-1]
     steps, returned = _flatten(jaxpr, values, {given})
-    results = set(returned)
-    buffers = _buffers(steps, results)
+    heavy = [(*inputs, *outputs) for name, inputs, outputs in steps if name not in _FUSED]
+    readers = Counter(itertools.chain.from_iterable({*inputs} for _, inputs, _ in steps))
+    shared = (value for value, count in readers.items() if count > 1)
+    buffers = {*returned, *shared, *itertools.chain.from_iterable(heavy)}
     sources: dict[_Value, frozenset[_Value]] = {given: frozenset((given,))}
     last: dict[_Value, int] = {}
     born: dict[int, list[_Value]] = {}
@@ -186,11 +184,12 @@ def peak_bytes(jaxpr: core.Jaxpr) -> int:
         if kept or name not in _FUSED:
             born[time] = kept
             last.update(dict.fromkeys(read, time))
+    last.update(dict.fromkeys(returned, len(steps)))
     live, peak = {given}, given.bytes
-    for time, new in sorted(born.items()):
+    for time, new in born.items():
         live.update(new)
         peak = max(peak, sum(value.bytes for value in live))
-        live = {value for value in live if last.get(value, -1) > time or value in results}
+        live = {value for value in live if last.get(value, -1) > time}
     return peak
 
 
@@ -229,7 +228,7 @@ def _flatten(
             given = [_value(var) for var in equation.outvars]
             if not active.isdisjoint(read):  # else it is arithmetic of weights alone
                 active.update(given)
-                operations.append(_Operation(name, [x for x in read if x in active], given))
+                operations.append((name, [x for x in read if x in active], given))
         known.update(zip(equation.outvars, given, strict=True))
     return operations, [look_up(var) for var in jaxpr.outvars]
 
@@ -247,17 +246,6 @@ def _called(equation: core.JaxprEqn) -> core.Jaxpr | None:
         return None
     found = next((params[key] for key in _CALLED if key in params), None)
     return getattr(found, "jaxpr", found)
-
-
-def _buffers(steps: Sequence[_Operation], results: set[_Value]) -> set[_Value]:
-    """The values that need a buffer."""
-    readers = Counter[_Value]()
-    kept = set(results)
-    for name, inputs, outputs in steps:
-        readers.update(set(inputs))
-        if name not in _FUSED:
-            kept.update(inputs, outputs)
-    return kept | {value for value, count in readers.items() if count > 1}
 
 
 @dataclasses.dataclass(frozen=True)

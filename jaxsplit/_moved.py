@@ -76,7 +76,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.train.evaluation": "jaxsplit.train.rate_groups",
     "jaxsplit.train.networks": "jaxsplit.train.curve",
     "jaxsplit.train.optimizer": "jaxsplit.train.config",
-    "jaxsplit.train.principal": "jaxsplit.train.pca",
+    "jaxsplit.train.principal": ("jaxsplit.train.pca", "jaxsplit.train.rate_groups"),
     "jaxsplit.train.processes": "jaxsplit.train.distributed",
     "jaxsplit.train.recipe": "jaxsplit.train.curve",
     "jaxsplit.train.trainable": "jaxsplit.train.step",
@@ -110,6 +110,10 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.importers.zip_entries": "jaxsplit.weights.zip_archive",
     "jaxsplit.models.floats": "jaxsplit.io.untrusted",
     "jaxsplit.models.weight_file": "jaxsplit.io.untrusted",
+    "jaxsplit.describe": "jaxsplit.cli.info",
+    "jaxsplit.evaluation.html_chart": "jaxsplit.reports.curve_plot",
+    "jaxsplit.planning": "jaxsplit.cli.plan",
+    "jaxsplit.terminal": "jaxsplit.io.progress",
 }
 
 #: Old name of a function or class → module and name of the new one, called in the same way.
@@ -139,32 +143,9 @@ NAMES: dict[str, str] = {
     "jaxsplit.train.start.make_optimizer": "jaxsplit.train.config CurveConfig.make_optimizer",
 }
 
-#: Old name of a module, function or class that is called in another way now → what to use.
+#: Old name of a function of a module that stays → what to use. A name that a module lost when it
+#: moved needs no entry: the error names the new module.
 ENDED: dict[str, str] = {
-    "jaxsplit.bottleneck.unit_shapes": "BottleneckSpec.variable_shapes",
-    "jaxsplit.codec.choice.best_first": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.choice.cheapest": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.choice.check_request": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.choice.retained": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.programs.logits_program": "jaxsplit.Receiver.predict",
-    "jaxsplit.codec.programs.symbols_program": "jaxsplit.Sender.symbols",
-    "jaxsplit.codec.programs.head_program": "jaxsplit.networks.inference.head_program",
-    "jaxsplit.coding.frames.truncated": "jaxsplit.bitstream.frames.Cursor.take",
-    "jaxsplit.evaluation.checks.set_number": "jaxsplit.evaluation.points.check_fields",
-    "jaxsplit.models.inverted_residual.ConvBlock": "jaxsplit.networks.layers.ConvBlock",
-    "jaxsplit.plan.memory.peak_bytes": "jaxsplit.cost.counting.peak_bytes",
-    "jaxsplit.train.head.run_parts": "jaxsplit.train.features.run_parts",
-    "jaxsplit.train.head.sampled_features": "jaxsplit.train.batches.sampled_features",
-    "jaxsplit.train.groups.group_constants": "jaxsplit.train.step.rate_constants",
-    "jaxsplit.train.groups.init_groups": "jaxsplit.train.rate_groups.first_state",
-    "jaxsplit.train.groups.make_curve_step": "jaxsplit.train.rate_groups.make_curve_step",
-    "jaxsplit.train.examples.WithImages": "jaxsplit.train.batches.FeatureCache",
-    "jaxsplit.train.reports.Reports": "jaxsplit.train.metrics.Reports",
-    "jaxsplit.train.start.make_constants": "jaxsplit.train.rate_groups.make_constants",
-    "jaxsplit.train.principal.with_principal_units": (
-        "jaxsplit.train.rate_groups.with_principal_units"
-    ),
-    "jaxsplit.train.sensitivity.loss_metric": "jaxsplit.train.pca.loss_metric",
     "jaxsplit.entropy.log_likelihood": "jaxsplit.entropy.bits",
     "jaxsplit.entropy.factorized.log_likelihood": "jaxsplit.entropy.bits",
     "jaxsplit.entropy.median": "jaxsplit.entropy.prior_tables.Density.quantiles",
@@ -172,27 +153,6 @@ ENDED: dict[str, str] = {
     "jaxsplit.entropy.quantile": "jaxsplit.entropy.prior_tables.Density.quantiles",
     "jaxsplit.entropy.factorized.quantile": "jaxsplit.entropy.prior_tables.Density.quantiles",
     "jaxsplit.ops.lower_bound": "jax.numpy.maximum, or a custom gradient of your own",
-    "jaxsplit.ops.rounding.lower_bound": "jax.numpy.maximum, or a custom gradient of your own",
-    "jaxsplit.describe": "the command `jaxsplit info`",
-    "jaxsplit.design.features.CutFeatures": "jaxsplit.train.features.cached",
-    "jaxsplit.design.journal.Journal": "jaxsplit.search.checkpoint.SearchCheckpoint",
-    "jaxsplit.design.keeper.Keeper": "jaxsplit.search.checkpoint.SearchCheckpoint",
-    "jaxsplit.design.search.climb": "jaxsplit.search.halving.run_rungs",
-    "jaxsplit.evaluation.checks.set_count": "jaxsplit.evaluation.points.check_fields",
-    "jaxsplit.evaluation.checks.set_interval": "jaxsplit.evaluation.points.check_fields",
-    "jaxsplit.evaluation.report.empty_table": "jaxsplit.reports.elements.make_table",
-    "jaxsplit.evaluation.html_chart": "jaxsplit.reports.curve_plot.draw_curve",
-    "jaxsplit.importers.spic_unit.unit_variables": "jaxsplit.family.spic.import_families",
-    "jaxsplit.models.resnet.SmallResNet": "jaxsplit.networks.create",
-    "jaxsplit.models.resnet.SmallStem": "jaxsplit.networks.create",
-    "jaxsplit.plan.field": "nothing: receptive fields are no longer computed",
-    "jaxsplit.plan.program": "jaxsplit.cost.counting.peak_bytes",
-    "jaxsplit.planning": "the command `jaxsplit plan`",
-    "jaxsplit.terminal": "rich.console.Console",
-    "jaxsplit.train.evaluation.evaluation_step": "jaxsplit.train.rate_groups.make_evaluate",
-    "jaxsplit.train.evaluation.in_turn": "jaxsplit.train.batches.FeatureCache",
-    "jaxsplit.design.features.compute": "jaxsplit.train.features.cached",
-    "jaxsplit.design.features.describe": "jaxsplit.train.features.HeadRun",
     "jaxsplit.train.features.describe": "jaxsplit.train.features.HeadRun",
     "jaxsplit.train.features.some_features": "jaxsplit.train.batches.sample_of",
 }
@@ -240,7 +200,8 @@ def renamed(module: str, homes: Sequence[ModuleType] = ()) -> Callable[[str], An
                 return getattr(one, name)
         if old in MODULES:
             return importlib.import_module(old)
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        moved = "".join(f" (now {new})" for new in new_names(module))
+        raise AttributeError(f"module {module!r}{moved} has no attribute {name!r}")
 
     return get
 
@@ -361,8 +322,6 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, fullname: str, *_: object, **__: object) -> ModuleSpec | None:
         """Finds the old names of `MODULES` and the modules below them."""
-        if fullname in ENDED:
-            raise ModuleNotFoundError(f"{fullname} has gone; in its place: {ENDED[fullname]}")
         if not fullname.startswith("jaxsplit.") or not new_names(fullname):
             return None
         return ModuleSpec(fullname, self, is_package=True)

@@ -79,7 +79,7 @@ class FamilyRate:
         return EntropyCoder(self.tables)
 
 
-class _Rates(Protocol):
+class Rates(Protocol):
     """Rates of one cut: what sender and receiver use of `jaxsplit.RateFamily`."""
 
     @property

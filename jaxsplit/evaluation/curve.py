@@ -255,9 +255,9 @@ def _taken(entry: Any, metrics: Mapping[str, Metric]) -> Values:
     return values
 
 
-def _record(kind: type[_Record], entry: Any, where: str, **known: object) -> _Record:
+def _record(kind: type[_Record], entry: Any, where: str, **known: Any) -> _Record:
     """Returns the record of a stored entry; `known` are fields that the file has elsewhere."""
     names = {_KEYS.get(one.name, one.name): one.name for one in fields(kind)}
-    perhaps = optional(kind)
+    perhaps: tuple[str, ...] = optional(kind)
     check_keys(entry, tuple(names.keys() - {*perhaps, *known}), where, perhaps)
     return kind(**known, **{names[key]: value for key, value in entry.items()})

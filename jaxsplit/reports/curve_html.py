@@ -16,7 +16,7 @@ from jaxsplit.io.files import write_whole
 from jaxsplit.io.versions import versions
 from jaxsplit.reports import curve_plot as plot
 from jaxsplit.reports.elements import GREY, interval, number, shown
-from jaxsplit.tasks import AGREEMENT
+from jaxsplit.tasks import AGREEMENT, Metric
 
 _Point = TypeVar("_Point", bound=RatePoint | CodecPoint)
 #: Title of a column, and what it has of a point.
@@ -159,8 +159,15 @@ def _metrics(curve: Curve, names: Iterable[str]) -> Iterator[Column[RatePoint | 
     """Yields two columns for each metric: its value and interval."""
     for name in names:
         metric = curve.metric(name)
-        yield f"{metric.label} {metric.unit}", lambda p, n=name, m=metric: shown(p.metrics, n, m)
-        yield "95 % interval", lambda p, n=name, m=metric: interval(p.metrics.get(n), m, "–")
+
+        def mean(p: RatePoint | CodecPoint, n: str = name, m: Metric = metric) -> str:
+            return shown(p.metrics, n, m)
+
+        def ends(p: RatePoint | CodecPoint, n: str = name, m: Metric = metric) -> str:
+            return interval(p.metrics.get(n), m, "–")
+
+        yield f"{metric.label} {metric.unit}", mean
+        yield "95 % interval", ends
 
 
 def _table(title: str, columns: Sequence[Column[_Point]], points: Iterable[_Point]) -> str:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _BELOW = 12.0  # percentage points shown below the lowest rate
 _NEAR = 2.0  # the raw image is shown up to this multiple of the largest size
-# Style of a text beside a line.
-_NOTE = {"textcoords": "offset points", "color": GREY, "fontsize": 11}
 #: Colour of the rates' line.
 RATES = "#0b5fa5"
 #: Image codec → colour and marker.
@@ -181,15 +179,22 @@ def _draw_codec(axes: Axes, curve: Curve, name: str, points: Sequence[CodecPoint
 def _draw_unsplit(axes: Axes, unsplit: float, metric: Metric) -> None:
     height, text = metric.scale * unsplit, f"unsplit network, {metric.show(unsplit)} {metric.unit}"
     axes.axhline(height, color=GREY, linewidth=1.4, zorder=1, label="unsplit network")
-    where = {"xycoords": ("axes fraction", "data"), "xytext": (0, 5), **_NOTE}
-    axes.annotate(text.rstrip(), (0.008, height), **where)
+    _note(axes, text.rstrip(), (0.008, height), ("axes fraction", "data"), xytext=(0, 5))
 
 
 def _draw_raw(axes: Axes, raw_bytes: int) -> None:
     axes.axvline(raw_bytes, color=GREY, linewidth=1.4, linestyle=":", zorder=1)
-    where = {"xycoords": ("data", "axes fraction"), "xytext": (-4, 0), **_NOTE}
+    place, where = (raw_bytes, 0.02), ("data", "axes fraction")
     text = f"raw image, {raw_bytes:,} bytes"
-    axes.annotate(text, (raw_bytes, 0.02), rotation=90, ha="right", **where)
+    _note(axes, text, place, where, xytext=(-4, 0), rotation=90, ha="right")
+
+
+def _note(
+    axes: Axes, text: str, xy: tuple[float, float], where: tuple[str, str], **how: Any
+) -> None:
+    """Writes a text beside a line; `where` are the coordinate systems of `xy`."""
+    how = {"textcoords": "offset points", "color": GREY, "fontsize": 11, **how}
+    axes.annotate(text, xy, xycoords=where, **how)
 
 
 def _scale_quality(

@@ -80,7 +80,8 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     for results, size, alpha in ((others, 18, 0.35), (design.front, 90, 1.0)):
         places = np.reshape([_place(result, metric) for result in results], (-1, 2))
         dots = axes.scatter(
-            *places.T,
+            places[:, 0],
+            places[:, 1],
             c=[100 * result.candidate.device_macs / design.uncut_macs for result in results],
             s=size,
             alpha=alpha,
@@ -123,8 +124,14 @@ def _draw_chosen(axes: Axes, chosen: Sequence[Result], metric: Metric) -> None:
     for number, result in enumerate(chosen, 1):
         one, place = result.candidate, _place(result, metric)
         axes.plot(*place, "o", markersize=14, fillstyle="none", color=elements.GREY)
-        beside = {"xytext": (8, 8), "textcoords": "offset points"}
-        axes.annotate(str(number), place, **beside, fontsize=11, path_effects=outline)
+        axes.annotate(
+            str(number),
+            place,
+            xytext=(8, 8),
+            textcoords="offset points",
+            fontsize=11,
+            path_effects=outline,
+        )
         name = f"{number}  {one.cut} C{one.spec.channels} s{one.spec.stride}, {one.lmbda:g}"
         axes.plot([], [], " ", label=name)
 

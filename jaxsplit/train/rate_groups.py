@@ -205,6 +205,7 @@ def make_evaluate(
             pixels = backbone.preprocessing.normalise(batch.images)
             features = groups[0].split.head(network, pixels)
         else:
+            assert batch.features is not None
             features = rate_step.cast_floats(batch.features, jnp.float32)
         measured = []
         for group, own in zip(groups, units, strict=True):

@@ -80,7 +80,7 @@ class Phase:
     """
 
     steps: int
-    distortion: losses.DistortionLoss
+    distortion: losses.Distortion | losses.DistortionLoss
     quantization: str = "noise"
 
     def __post_init__(self) -> None:

@@ -38,7 +38,6 @@ Step = Callable[[TrainState, Batch, Constants], tuple[TrainState, StepMetrics]]
 Reconstruct = Callable[[TrainState, Batch, Constants], tuple[Features, ...]]
 
 _Tree = TypeVar("_Tree")
-# A rate's loss, and its new batch statistics and metrics.
 _Loss = tuple[jax.Array, tuple[Collection, StepMetrics]]
 
 
@@ -265,7 +264,7 @@ def make_step(
         def one_rate(rate: _RateState) -> tuple[_Loss, optax.Updates]:
             def loss(params: optax.Params) -> _Loss:
                 own = rate._replace(params=params)
-                return _loss(split, phase, compute_dtype, own, batch, constants)
+                return _rate_distortion_loss(split, phase, compute_dtype, own, batch, constants)
 
             return jax.value_and_grad(loss, has_aux=True)(rate.params)
 
@@ -316,28 +315,26 @@ def _run_unit(
     keys = jax.vmap(lambda i: jax.random.fold_in(rate.key, i))(batch.index)
     noisy = split.add_noise(latents, keys)
     bits = losses.rate(split.bits(exact, noisy))
-    quantized = noisy
-    if phase.quantization == "round":
-        quantized = split.round(latents, rate.offsets, straight_through=True)
+    is_rounded = phase.quantization == "round"
+    quantized = split.round(latents, rate.offsets, straight_through=True) if is_rounded else noisy
     unit = {**unit, "batch_stats": stats}
     seen, stats = split.decode_train(unit, cast_floats(quantized, dtype), split.axis_name)
     return seen, bits, stats
 
 
-def _loss(
+def _rate_distortion_loss(
     split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, constants: Constants
 ) -> _Loss:
-    """Computes one rate's loss, and its (batch statistics, metrics)."""
+    """Computes one rate's distortion + lambda · bits, and its new (batch statistics, metrics)."""
     network = cast_params(rate_network(split, rate.params, constants), dtype)
     seen, bits, stats = _run_unit(split, phase, dtype, rate, batch, network)
     outputs = None
-    assert batch.features is not None
     if getattr(phase.distortion, "needs_tail", True):
         outputs = cast_floats(split.tail(network, seen), jnp.float32)
     distortion = phase.distortion(
         losses.DistortionInputs(
             reconstruction=cast_floats(seen, jnp.float32),
-            features=cast_floats(batch.features, jnp.float32),
+            features=cast_floats(cast("Features", batch.features), jnp.float32),
             outputs=outputs,
             teacher=batch.teacher,
             targets=batch.targets,

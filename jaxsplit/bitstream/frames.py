@@ -1,6 +1,5 @@
 """Packs and reads frames: a label of length and rate, then the payload, as in FORMAT.md."""
 
-import io
 import operator
 import zlib
 from collections.abc import Sequence
@@ -80,17 +79,17 @@ def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]
     >>> unpack_frame(pack_frame(b"abc", 1, n_rates=2), n_rates=2)
     (Frame(rate_index=1, payload=b'abc'), 4)
     """
-    cursor = FileCursor(io.BytesIO(data[start:]), checked=False)
+    cursor = Cursor(data, start)
     opened = read_frame(cursor, n_rates)
     if opened is None:
         raise BitstreamError(
             "got a container's end marker, expected a frame; read whole files with Reader"
         )
-    return opened[0], start + cursor.position
+    return opened[0], cursor.position
 
 
 def read_frame(
-    cursor: "FileCursor",
+    cursor: "Cursor",
     n_rates: int,
     longest: Sequence[int] | None = None,
     version: int = _VARINT_LABELS + 1,
@@ -124,7 +123,7 @@ def _pack_label(value: int) -> bytes:
     return bytes([_SIX_MARK]) + value.to_bytes(5, "big")
 
 
-def _read_label(cursor: "FileCursor") -> int:
+def _read_label(cursor: "Cursor") -> int:
     first = cursor.byte("frame length")
     if first < _TWO_MARK:
         return first
@@ -149,35 +148,17 @@ def pack_varint(value: int) -> bytes:
     return bytes(data)
 
 
-class FileCursor:
-    """A read position in an untrusted file, pipe or socket; `crc` is that of all bytes read so far.
+class Cursor:
+    """A read position in untrusted bytes; reading past the end raises a `BitstreamError`."""
 
-    Memory is bounded by the bytes received, and reading past the end raises a `BitstreamError`. The
-    file must be blocking: `read` returns fewer bytes than requested only at the end.
-    """
-
-    def __init__(self, file: BinaryIO, *, checked: bool = True) -> None:
-        self._file = file
-        self._checked = checked  # a checksum takes longer than the rest
-        self.position = 0
-        self.crc = 0
+    def __init__(self, data: bytes, position: int) -> None:
+        self._data = data
+        self.position = position
 
     def take_up_to(self, size: int) -> bytes:
         """Returns the next `size` bytes, fewer at the end."""
-        parts, left = [], size
-        while left:
-            # In chunks: `read` may allocate all that is requested, and a forged length is large.
-            part = self._file.read(min(left, _CHUNK_BYTES))
-            if part is None:  # "nothing yet" must not pass for the end
-                raise ConfigError("the file is non-blocking; give a blocking one")
-            if not part:
-                break
-            parts.append(part)
-            left -= len(part)
-        taken = b"".join(parts)
+        taken = bytes(self._data[self.position : self.position + size])
         self.position += len(taken)
-        if self._checked:
-            self.crc = zlib.crc32(taken, self.crc)
         return taken
 
     def take(self, size: int, what: str) -> bytes:
@@ -206,6 +187,36 @@ class FileCursor:
                     break
                 return value
         raise not_shortest(what, self.position)
+
+
+class FileCursor(Cursor):
+    """A cursor over a file, pipe or socket, with the CRC-32 of all bytes read so far.
+
+    Memory is bounded by the bytes received. The file must be blocking: `read` returns fewer bytes
+    than requested only at the end.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(b"", 0)
+        self._file = file
+        self.crc = 0
+
+    def take_up_to(self, size: int) -> bytes:
+        """See `Cursor.take_up_to`."""
+        parts, left = [], size
+        while left:
+            # In chunks: `read` may allocate all that is requested, and a forged length is large.
+            part = self._file.read(min(left, _CHUNK_BYTES))
+            if part is None:  # "nothing yet" must not pass for the end
+                raise ConfigError("the file is non-blocking; give a blocking one")
+            if not part:
+                break
+            parts.append(part)
+            left -= len(part)
+        taken = b"".join(parts)
+        self.position += len(taken)
+        self.crc = zlib.crc32(taken, self.crc)
+        return taken
 
 
 def not_shortest(what: str, end: int) -> BitstreamError:

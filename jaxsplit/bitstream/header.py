@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from jaxsplit.bitstream.frames import FileCursor, corrupted, pack_varint
+from jaxsplit.bitstream.frames import Cursor, corrupted, pack_varint
 from jaxsplit.bitstream.tables import MAX_SYMBOLS
 from jaxsplit.errors import (
     BitstreamError,
@@ -149,7 +149,7 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
     return b"".join(parts)
 
 
-def read_header(cursor: FileCursor) -> tuple[Header, int, int]:
+def read_header(cursor: Cursor) -> tuple[Header, int, int]:
     """Reads the header, its format version and its flags; a BitstreamError if it cannot."""
     magic = cursor.take_up_to(len(MAGIC))
     if not MAGIC.startswith(magic):
@@ -182,7 +182,7 @@ def read_header(cursor: FileCursor) -> tuple[Header, int, int]:
     return header, version, flags
 
 
-def _sizes(cursor: FileCursor, what: str) -> tuple[int, int, int]:
+def _sizes(cursor: Cursor, what: str) -> tuple[int, int, int]:
     return cursor.varint(what), cursor.varint(what), cursor.varint(what)
 
 

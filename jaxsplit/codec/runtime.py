@@ -136,7 +136,7 @@ class Runtime:
       batch_size: images per run; the last batch of a call is padded to it.
     """
 
-    def __init__(self, family: Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
+    def __init__(self, family: _Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
         self.family = family.bind(backbone)
         self.backbone = backbone
         self.batch_size = batch_size

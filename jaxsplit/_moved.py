@@ -210,7 +210,7 @@ def rename(values: dict[str, Any], names: Mapping[str, str], where: str = "") ->
     """Renames keys in place, and values of keys such as "tables=places"; warns if there is `where`.
 
     >>> rename({"limit": 8, "tables": "places"}, CONFIG_NAMES)
-    {'tables': 'positions', 'max_samples': 8}
+    {'max_samples': 8, 'tables': 'positions'}
     """
     for old, new in names.items():
         (name, _, was), (key, _, value) = old.partition("="), new.partition("=")

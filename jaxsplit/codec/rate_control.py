@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Mapping
 
-from jaxsplit.codec.runtime import FamilyRate, _Rates
+from jaxsplit.codec.runtime import FamilyRate, Rates
 from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.tasks import AGREEMENT, UNNAMED_CLASSES, Task
 
@@ -15,7 +15,7 @@ _ROUNDING = 1e-9
 
 
 def rates_for(
-    family: _Rates,
+    family: Rates,
     rate: str | None = None,
     max_bytes: int | None = None,
     quality: float | None = None,

@@ -80,16 +80,24 @@ class FamilyRate:
 
 
 class Rates(Protocol):
-    """Rates of one cut: what sender and receiver use of `jaxsplit.RateFamily`."""
+    """Rates of one cut: the interface of `jaxsplit.RateFamily` for sender and receiver."""
 
     @property
-    def cut(self) -> str: ...
+    def cut(self) -> str:
+        """See `RateFamily.cut`."""
+
     @property
-    def rates(self) -> tuple[FamilyRate, ...]: ...
+    def rates(self) -> tuple[FamilyRate, ...]:
+        """See `RateFamily.rates`."""
+
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """See `RateFamily.fingerprint`."""
+
     def __getitem__(self, rate_id: str) -> FamilyRate: ...
-    def bind(self, backbone: networks.Backbone) -> Self: ...
+
+    def bind(self, backbone: networks.Backbone) -> Self:
+        """See `RateFamily.bind`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,7 +144,7 @@ class Runtime:
       batch_size: images per run; the last batch of a call is padded to it.
     """
 
-    def __init__(self, family: _Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
+    def __init__(self, family: Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
         self.family = family.bind(backbone)
         self.backbone = backbone
         self.batch_size = batch_size

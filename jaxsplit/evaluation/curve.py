@@ -128,11 +128,25 @@ class Curve:
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     def metric(self, name: str) -> Metric:
-        """Returns label, unit and direction of a metric or "agreement", see `metric_of`."""
+        """Returns label, unit and direction of a metric.
+
+        Args:
+          name: of the metric, or "agreement"; a ConfigError if it is unknown.
+
+        Returns:
+          The metric.
+        """
         return metric_of(self.metrics, name)
 
     def rate_quality(self, metric: str | None = None) -> list[tuple[float, float]]:
-        """Returns (bytes per image, metric) of every point, for `bd_rate`; None: the quality."""
+        """Returns the points of a rate–quality curve, for `bd_rate`.
+
+        Args:
+          metric: its name; None for the quality.
+
+        Returns:
+          (bytes per image, metric) of every point.
+        """
         name = metric or self.quality
         return [(point.bytes_per_image, point.metrics[name].mean) for point in self.points]
 
@@ -167,12 +181,22 @@ class Curve:
         return entries | flat
 
     def write(self, path: str | Path) -> None:
-        """Writes `curve.json`; a killed write leaves the file that was there."""
+        """Writes `curve.json`; a killed write leaves the file that was there.
+
+        Args:
+          path: of the file.
+        """
         write_whole(Path(path), self.to_json().encode())
 
     @classmethod
     def read(cls, path: str | Path) -> "Curve":
         """Reads what `write` wrote.
+
+        Args:
+          path: of the file.
+
+        Returns:
+          An equal curve.
 
         Raises:
           DataError: the file is missing, not JSON, or not of this schema.

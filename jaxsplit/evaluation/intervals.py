@@ -25,6 +25,8 @@ class Value(NamedTuple):
     Attributes:
       mean: the metric's value, such as the share of images that are classified correctly.
       interval: its 95 % interval; None where it is not known.
+
+    >>> Value(0.9).interval
     """
 
     mean: float

@@ -11,7 +11,7 @@ from jaxsplit import data, train_curve, train_family
 from jaxsplit.codec import Sender
 from jaxsplit.errors import ConfigError, JaxsplitError, NonFiniteError
 from jaxsplit.tasks import Classification
-from jaxsplit.train import curve, features
+from jaxsplit.train import curve, features, rate_groups
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 
@@ -101,7 +101,7 @@ def _never(*_, **__):
 
 
 def test_a_state_that_is_no_number_is_said_to_be_a_rates(config, tiny_backbone, monkeypatch):
-    init = curve.first_state
+    init = rate_groups.first_state
 
     def spoiled(*args):
         state = init(*args)  # one group of a and c, one of wide
@@ -109,7 +109,7 @@ def test_a_state_that_is_no_number_is_said_to_be_a_rates(config, tiny_backbone, 
         ema = jax.tree.map(lambda x: x.at[1].set(np.nan), first.ema)
         return state.replace(groups=(first.replace(ema=ema), *state.groups[1:]))
 
-    monkeypatch.setattr(curve, "first_state", spoiled)
+    monkeypatch.setattr(rate_groups, "first_state", spoiled)
     with pytest.raises(NonFiniteError, match=r"step 4: .*ema.* not finite for the rates c;"):
         train_curve(dataclasses.replace(config, evaluate_every=0), tiny_backbone)
 

@@ -38,5 +38,5 @@ def get_config(arg: str = "resnet20") -> ml_collections.ConfigDict:
     config.label_smoothing = 0.0
     config.seed = 0
     if arg == "smoke":
-        config.limit = 500
+        config.max_samples = 500
     return config

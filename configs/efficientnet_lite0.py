@@ -55,7 +55,7 @@ def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
     }
     lambdas = LAMBDAS["late" if smoke else arg]
     config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(lambdas, 1)}
-    config.start = "principal"
+    config.initialization = "pca"
     config.phases = (
         {
             "steps": 0,
@@ -66,14 +66,14 @@ def get_config(arg: str = "middle") -> ml_collections.ConfigDict:
     config.tables = "channels"
     config.data = "folder:imagenet"
     config.test_split = "val"
-    config.views = 1 if smoke else 10
+    config.augmentations_per_image = 1 if smoke else 10
     config.augmentation = {"zoom": 0.7, "flip": True}
     config.feature_dtype = "float16"
     config.baselines = ("jpeg", "webp", "avif")
     config.compare_at = "agreement"
     config.seed = 0
     if smoke:
-        config.limit = 32
+        config.max_samples = 32
         config.batch_size = 32
         config.baselines = ()
     return config

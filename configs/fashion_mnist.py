@@ -28,14 +28,14 @@ def get_config(arg: str = "full") -> ml_collections.ConfigDict:
         {"steps": steps[1], "distortion": {"distillation": 1.0}},
         {"steps": steps[2], "distortion": {"distillation": 1.0}, "quantization": "round"},
     )
-    config.tables = "places"
+    config.tables = "positions"
     config.data = "embedded"
     config.flip = arg == "full"
     config.batch_size = 32
     config.learning_rate = 1e-2
     config.seed = 0
     if arg == "smoke":
-        config.limit = 128
+        config.max_samples = 128
         config.batch_size = 16
-        config.batching = "vmap"  # compiles fastest
+        config.rate_vectorization = "vmap"  # compiles fastest
     return config

@@ -33,5 +33,5 @@ def get_config(arg: str = "resnet8") -> ml_collections.ConfigDict:
     config.label_smoothing = 0.0
     config.seed = 0
     if arg == "smoke":
-        config.limit = 1000
+        config.max_samples = 1000
     return config

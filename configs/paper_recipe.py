@@ -112,8 +112,8 @@ def _small_images(config: ml_collections.ConfigDict, arg: str) -> None:
         },
     )
     if smoke:
-        config.limit = 500
-        config.batching = "vmap"  # compiles fastest
+        config.max_samples = 500
+        config.rate_vectorization = "vmap"  # compiles fastest
 
 
 def _imagenet(config: ml_collections.ConfigDict, arg: str) -> None:
@@ -143,7 +143,7 @@ def _imagenet(config: ml_collections.ConfigDict, arg: str) -> None:
         },
     )
     config.test_split = "val"
-    config.views = 10
+    config.augmentations_per_image = 10
     config.augmentation = {"zoom": 0.7, "flip": True}
     config.baselines = ("jpeg", "webp", "avif")
     config.compare_at = "agreement"

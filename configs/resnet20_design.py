@@ -28,5 +28,5 @@ def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
         config.backbone = "fashion_mnist_resnet8"
         config.cuts = ("stage2.block1",)
         config.channels, config.strides, config.lambdas = (4,), (2,), (1e-3, 6e-5)
-        config.limit, config.evaluate_limit, config.minutes, config.rungs = 64, 64, 0.02, 2
+        config.max_samples, config.max_eval_samples, config.minutes, config.rungs = 64, 64, 0.02, 2
     return config

@@ -42,13 +42,13 @@ def get_config(arg: str = "fashion_mnist") -> ml_collections.ConfigDict:
         {"steps": steps[1], "distortion": {"distillation": 1.0}},
         {"steps": steps[2], "distortion": {"distillation": 1.0}, "quantization": "round"},
     )
-    config.tables = "places"
+    config.tables = "positions"
     config.data = VARIANTS[arg]
     config.batch_size = 32
     config.learning_rate = 1e-2
     config.feature_dtype = "float16"
     config.seed = 0
     if smoke:
-        config.limit = 500
-        config.batching = "vmap"  # compiles fastest
+        config.max_samples = 500
+        config.rate_vectorization = "vmap"  # compiles fastest
     return config

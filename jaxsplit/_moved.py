@@ -6,7 +6,7 @@ import functools
 import importlib
 import importlib.abc
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeVar, cast
@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from jaxsplit.errors import warn_once
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Class = TypeVar("_Class")
 
 #: Old name → new name, or the names of all modules that its content went to. A module below an old
 #: package that isn't named itself has the same name below the new one.
@@ -75,7 +76,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.train.evaluation": "jaxsplit.train.rate_groups",
     "jaxsplit.train.networks": "jaxsplit.train.curve",
     "jaxsplit.train.optimizer": "jaxsplit.train.config",
-    "jaxsplit.train.principal": "jaxsplit.train.pca",
+    "jaxsplit.train.principal": ("jaxsplit.train.pca", "jaxsplit.train.rate_groups"),
     "jaxsplit.train.processes": "jaxsplit.train.distributed",
     "jaxsplit.train.recipe": "jaxsplit.train.curve",
     "jaxsplit.train.trainable": "jaxsplit.train.step",
@@ -109,6 +110,10 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "jaxsplit.importers.zip_entries": "jaxsplit.weights.zip_archive",
     "jaxsplit.models.floats": "jaxsplit.io.untrusted",
     "jaxsplit.models.weight_file": "jaxsplit.io.untrusted",
+    "jaxsplit.describe": "jaxsplit.cli.info",
+    "jaxsplit.evaluation.html_chart": "jaxsplit.reports.curve_plot",
+    "jaxsplit.planning": "jaxsplit.cli.plan",
+    "jaxsplit.terminal": "jaxsplit.io.progress",
 }
 
 #: Old name of a function or class → module and name of the new one, called in the same way.
@@ -117,6 +122,7 @@ NAMES: dict[str, str] = {
     "jaxsplit.codec.end.End": "jaxsplit.codec.runtime Runtime",
     "jaxsplit.codec.end.RateEnd": "jaxsplit.codec.runtime RateRuntime",
     "jaxsplit.data.sources.choose_split": "jaxsplit.data.splits choose_split",
+    "jaxsplit.entropy.exact.ExactDensity": "jaxsplit.entropy.prior_tables Density",
     "jaxsplit.evaluation.bootstrap.Interval": "jaxsplit.evaluation.bd_rate BootstrapInterval",
     "jaxsplit.evaluation.compare.Comparison": "jaxsplit.evaluation.compare CurveComparison",
     "jaxsplit.evaluation.compare.Measured": "jaxsplit.evaluation.compare MeasuredCurve",
@@ -137,62 +143,39 @@ NAMES: dict[str, str] = {
     "jaxsplit.train.start.make_optimizer": "jaxsplit.train.config CurveConfig.make_optimizer",
 }
 
-#: Old name of a module, function or class that is called in another way now → what to use.
+#: Old name of a function of a module that stays → what to use. A name that a module lost when it
+#: moved needs no entry: the error names the new module.
 ENDED: dict[str, str] = {
-    "jaxsplit.bottleneck.unit_shapes": "BottleneckSpec.variable_shapes",
-    "jaxsplit.codec.choice.best_first": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.choice.cheapest": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.choice.check_request": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.choice.retained": "jaxsplit.codec.rate_control.rates_for",
-    "jaxsplit.codec.programs.logits_program": "jaxsplit.Receiver.predict",
-    "jaxsplit.codec.programs.symbols_program": "jaxsplit.Sender.symbols",
-    "jaxsplit.codec.programs.head_program": "jaxsplit.networks.inference.head_program",
-    "jaxsplit.coding.frames.truncated": "jaxsplit.bitstream.frames.Cursor.take",
-    "jaxsplit.evaluation.checks.set_number": "jaxsplit.evaluation.points.check_fields",
-    "jaxsplit.models.inverted_residual.ConvBlock": "jaxsplit.networks.layers.ConvBlock",
-    "jaxsplit.plan.memory.peak_bytes": "jaxsplit.cost.counting.peak_bytes",
-    "jaxsplit.train.head.run_parts": "jaxsplit.train.features.run_parts",
-    "jaxsplit.train.head.sampled_features": "jaxsplit.train.batches.sampled_features",
-    "jaxsplit.train.groups.group_constants": "jaxsplit.train.step.rate_constants",
-    "jaxsplit.train.groups.init_groups": "jaxsplit.train.rate_groups.first_state",
-    "jaxsplit.train.groups.make_curve_step": "jaxsplit.train.rate_groups.make_curve_step",
-    "jaxsplit.train.examples.WithImages": "jaxsplit.train.batches.FeatureCache",
-    "jaxsplit.train.reports.Reports": "jaxsplit.train.metrics.Reports",
-    "jaxsplit.train.start.make_constants": "jaxsplit.train.rate_groups.make_constants",
-    "jaxsplit.train.principal.with_principal_units": (
-        "jaxsplit.train.rate_groups.with_principal_units"
-    ),
-    "jaxsplit.train.sensitivity.loss_metric": "jaxsplit.train.pca.loss_metric",
     "jaxsplit.entropy.log_likelihood": "jaxsplit.entropy.bits",
     "jaxsplit.entropy.factorized.log_likelihood": "jaxsplit.entropy.bits",
-    "jaxsplit.entropy.median": "jaxsplit.entropy.prior_tables.ExactDensity.quantiles",
-    "jaxsplit.entropy.factorized.median": "jaxsplit.entropy.prior_tables.ExactDensity.quantiles",
-    "jaxsplit.entropy.quantile": "jaxsplit.entropy.prior_tables.ExactDensity.quantiles",
-    "jaxsplit.entropy.factorized.quantile": "jaxsplit.entropy.prior_tables.ExactDensity.quantiles",
+    "jaxsplit.entropy.median": "jaxsplit.entropy.prior_tables.Density.quantiles",
+    "jaxsplit.entropy.factorized.median": "jaxsplit.entropy.prior_tables.Density.quantiles",
+    "jaxsplit.entropy.quantile": "jaxsplit.entropy.prior_tables.Density.quantiles",
+    "jaxsplit.entropy.factorized.quantile": "jaxsplit.entropy.prior_tables.Density.quantiles",
     "jaxsplit.ops.lower_bound": "jax.numpy.maximum, or a custom gradient of your own",
-    "jaxsplit.ops.rounding.lower_bound": "jax.numpy.maximum, or a custom gradient of your own",
-    "jaxsplit.describe": "the command `jaxsplit info`",
-    "jaxsplit.design.features.CutFeatures": "jaxsplit.train.features.compute_at_cuts",
-    "jaxsplit.design.journal.Journal": "jaxsplit.search.checkpoint.SearchCheckpoint",
-    "jaxsplit.design.keeper.Keeper": "jaxsplit.search.checkpoint.SearchCheckpoint",
-    "jaxsplit.design.search.climb": "jaxsplit.search.halving.run_rungs",
-    "jaxsplit.evaluation.checks.set_count": "jaxsplit.evaluation.points.check_fields",
-    "jaxsplit.evaluation.checks.set_interval": "jaxsplit.evaluation.points.check_fields",
-    "jaxsplit.evaluation.report.empty_table": "jaxsplit.reports.elements.make_table",
-    "jaxsplit.evaluation.html_chart": "jaxsplit.reports.curve_plot.draw_curve",
-    "jaxsplit.importers.spic_unit.unit_variables": "jaxsplit.family.spic.import_families",
-    "jaxsplit.models.resnet.SmallResNet": "jaxsplit.networks.create",
-    "jaxsplit.models.resnet.SmallStem": "jaxsplit.networks.create",
-    "jaxsplit.plan.field": "nothing: receptive fields are no longer computed",
-    "jaxsplit.plan.program": "jaxsplit.cost.counting.peak_bytes",
-    "jaxsplit.planning": "the command `jaxsplit plan`",
-    "jaxsplit.terminal": "rich.console.Console",
-    "jaxsplit.train.evaluation.evaluation_step": "jaxsplit.train.rate_groups.make_evaluate",
-    "jaxsplit.train.evaluation.in_turn": "jaxsplit.train.batches.FeatureCache",
-    "jaxsplit.design.features.compute": "jaxsplit.train.features.compute_at_cuts",
-    "jaxsplit.design.features.describe": "jaxsplit.train.features.HeadRun",
     "jaxsplit.train.features.describe": "jaxsplit.train.features.HeadRun",
     "jaxsplit.train.features.some_features": "jaxsplit.train.batches.sample_of",
+}
+
+#: Old → new name of an argument and configuration key, or of a value of one. A training's key, the
+#: name of its folder, has the old ones.
+CONFIG_NAMES = {
+    "limit": "max_samples",
+    "evaluate_limit": "max_eval_samples",
+    "views": "augmentations_per_image",
+    "batching": "rate_vectorization",
+    "decay_to": "final_lr_fraction",
+    "prior_rate": "prior_lr_multiplier",
+    "network_rate": "network_lr_multiplier",
+    "tables=places": "tables=positions",
+    "initialization=principal": "initialization=pca",
+    "start": "initialization",
+}
+#: Attribute of a class that ended → what to use.
+ENDED_ATTRIBUTES = {
+    "Reader.position": "jaxsplit.bitstream.frame_sizes",
+    "Reader.check_bytes": "jaxsplit.bitstream.frame_sizes",
+    "CurveConfig.learning_rates": "jaxsplit.train.config.make_schedule",
 }
 
 
@@ -217,26 +200,104 @@ def renamed(module: str, homes: Sequence[ModuleType] = ()) -> Callable[[str], An
                 return getattr(one, name)
         if old in MODULES:
             return importlib.import_module(old)
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        moved = "".join(f" (now {new})" for new in new_names(module))
+        raise AttributeError(f"module {module!r}{moved} has no attribute {name!r}")
 
     return get
 
 
-def renamed_argument(old: str, new: str) -> Callable[[_Function], _Function]:
-    """Lets a function take a keyword argument by its old name too, with a warning."""
+def rename(values: dict[str, Any], names: Mapping[str, str], where: str = "") -> dict[str, Any]:
+    """Renames keys in place, and values of keys such as "tables=places"; warns if there is `where`.
+
+    >>> rename({"limit": 8, "tables": "places"}, CONFIG_NAMES)
+    {'max_samples': 8, 'tables': 'positions'}
+    """
+    for old, new in names.items():
+        (name, _, was), (key, _, value) = old.partition("="), new.partition("=")
+        if name not in values or was not in ("", values[name]):
+            continue
+        if where:
+            text, now = where.format(f"{name}={was or '…'}"), f"{key}={value or '…'}"
+            warn_once(text, f"{text} is now {now}; the old name goes with the next version")
+        given = values.pop(name)
+        values[key] = value or given
+    return values
+
+
+def _called_with(
+    function: _Function, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> _Function:
+    """Lets a function or class be called with keyword arguments that are changed first."""
+    called: Callable[..., Any] = function
+    if isinstance(function, type):
+        called = function.__init__  # type: ignore[misc]
+
+    @functools.wraps(called)
+    def call(*args: object, **kwargs: object) -> object:
+        return called(*args, **change(kwargs))
+
+    if not isinstance(function, type):
+        return cast(_Function, call)
+    setattr(function, "__init__", call)  # noqa: B010 — where mypy would refuse it
+    return function
+
+
+def renamed_argument(old: str, new: str, unless: str = "") -> Callable[[_Function], _Function]:
+    """Lets a function or class take a keyword argument, or a value of one, by its old name too.
+
+    `unless` is an argument beside which `old` is the new name of another one.
+    """
 
     def decorate(function: _Function) -> _Function:
-        @functools.wraps(function)
-        def call(*args: object, **kwargs: object) -> object:
-            if old in kwargs:
-                name = f"{function.__qualname__}({old}=…)"
-                warn_once(name, f"{name} is now {new}=…; the old name goes with the next version")
-                kwargs[new] = kwargs.pop(old)
-            return function(*args, **kwargs)
-
-        return cast(_Function, call)
+        where = f"{function.__qualname__}({{}})"
+        return _called_with(
+            function, lambda given: given if unless in given else rename(given, {old: new}, where)
+        )
 
     return decorate
+
+
+def gathered_metrics(new: str, prefix: str = "") -> Callable[[_Function], _Function]:
+    """Lets a class take each metric as arguments, such as `top1` and `top1_interval`."""
+
+    def decorate(cls: _Function) -> _Function:
+        def change(given: dict[str, Any]) -> dict[str, Any]:
+            for metric in ("top1", "top5", "agreement"):
+                if (name := prefix + metric) in given:
+                    text = f"{cls.__qualname__}({name}=…) is now {new}={{'{metric}': …}}"
+                    warn_once(f"{cls}", f"{text}; the old name goes with the next version")
+                    value = given.pop(name), given.pop(f"{name}_interval", None)
+                    own = {} if value[0] is None else {metric: value}
+                    given[new] = {**given.get(new, {}), **own}
+            return given
+
+        return _called_with(cls, change)
+
+    return decorate
+
+
+def names_of(known: Container[str]) -> dict[str, str]:
+    """Returns the `CONFIG_NAMES` of a configuration with the `known` keys."""
+    return {old: new for old, new in CONFIG_NAMES.items() if new.partition("=")[0] in known}
+
+
+def renamed_attributes(cls: type[_Class]) -> type[_Class]:
+    """Lets fields of a configuration have their old names, and says what replaced attributes."""
+    names = names_of(cls.__annotations__)
+    for old, new in names.items():
+        cls = renamed_argument(old, new)(cls)
+
+    def get(self: _Class, name: str) -> Any:
+        old = f"{cls.__name__}.{name}"
+        if old in ENDED_ATTRIBUTES:
+            raise AttributeError(f"{old} has gone; in its place: {ENDED_ATTRIBUTES[old]}")
+        if name not in names:
+            raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
+        warn_once(old, f"{old} is now {names[name]}; the old name goes with the next version")
+        return getattr(self, names[name])
+
+    setattr(cls, "__getattr__", get)  # noqa: B010 — where mypy would find every attribute
+    return cls
 
 
 def new_names(old: str) -> tuple[str, ...]:
@@ -261,8 +322,6 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, fullname: str, *_: object, **__: object) -> ModuleSpec | None:
         """Finds the old names of `MODULES` and the modules below them."""
-        if fullname in ENDED:
-            raise ModuleNotFoundError(f"{fullname} has gone; in its place: {ENDED[fullname]}")
         if not fullname.startswith("jaxsplit.") or not new_names(fullname):
             return None
         return ModuleSpec(fullname, self, is_package=True)

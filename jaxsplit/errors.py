@@ -131,7 +131,7 @@ def one_line(error: OSError | MemoryError) -> str:
     'photo.png: No such file or directory'
     """
     if isinstance(error, MemoryError):
-        return "out of memory: use smaller batches, fewer images (limit) or a larger machine"
+        return "out of memory: use smaller batches, fewer images (max_samples) or a larger machine"
     return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
 
 

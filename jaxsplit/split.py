@@ -11,23 +11,21 @@ from jaxsplit import networks
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, Network
 from jaxsplit.tasks import Outputs, Task
-from jaxsplit.units import Shape, Unit, UnitSpec, Variables, quantization
+from jaxsplit.units import Shape, Unit, UnitSpec, quantization
 from jaxsplit.units.quantization import Latents, Offsets
 from jaxsplit.units.unit_tree import UnitTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class Split(UnitTree):
     """The stages head → encode → quantize | dequantize → decode → tail, and the prior's bits.
 
-    Every method is a pure function of its trees. Another rate is another `unit` tree of the same
-    shapes, so nothing recompiles. Where several arrays cross, features, latents and offsets have
-    the same tree, and the collections of `unit` an entry for each array's name.
+    The stages of the units (`init`, `encode`, `decode`, `bits`, `fold`, …) are those of `UnitTree`,
+    whose docstring describes the trees; see `Unit` for their arguments.
 
     Attributes:
       network: the frozen network.
       cut: name of the cut.
-      units: of the arrays that cross.
       task: of the network.
       axis_name: device axis over which training averages the units' batch statistics.
 
@@ -37,7 +35,7 @@ class Split:
     >>> split = make_split(backbone, "stage3.block1", BottleneckSpec(channels=4))
     >>> unit = split.init(jax.random.key(0))
     >>> features = split.head(backbone.variables, jnp.zeros((1, 28, 28, 1)))
-    >>> latents = split.round(split.encode(unit, features), split.units.zero_offsets())
+    >>> latents = split.round(split.encode(unit, features), split.zero_offsets())
     >>> logits = split.tail(backbone.variables, split.decode(unit, latents))
     >>> features.shape, latents.shape, split.bits(unit, latents).shape, logits.shape
     ((1, 7, 7, 64), (1, 4, 4, 4), (1, 4, 4, 4), (1, 10))
@@ -45,7 +43,6 @@ class Split:
 
     network: Network
     cut: str
-    units: UnitTree
     task: Task
     axis_name: str | None = None
 
@@ -55,28 +52,12 @@ class Split:
     @property
     def shape(self) -> Shape:
         """Shape of one image's features, where one array crosses."""
-        return self.units.one.shape
+        return self.one.shape
 
     @property
     def spec(self) -> Unit:
         """The unit, where one array crosses."""
-        return self.units.one.unit
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape (h, w, C) of one image's symbols, see `UnitTree.latent_shape`."""
-        return self.units.latent_shape
-
-    def init(self, key: jax.Array) -> Variables:
-        """Initialises the units.
-
-        Args:
-          key: a jax random key.
-
-        Returns:
-          Fresh variables {"params", "batch_stats"}, float32.
-        """
-        return self.units.init(key)
+        return self.one.unit
 
     def head(self, variables: networks.Variables, images: jax.Array) -> Features:
         """Runs the network up to the cut.
@@ -102,53 +83,6 @@ class Split:
         """
         return self.network.tail(variables, features, self.cut)
 
-    def encode(self, unit: Variables, features: Features) -> Latents:
-        """Runs the encoders.
-
-        Args:
-          unit: variables of one rate.
-          features: arrays [B, …].
-
-        Returns:
-          Latents in quantisation steps, not yet rounded.
-        """
-        return self.units.encode(unit, features)
-
-    def decode(self, unit: Variables, latents: Latents) -> Features:
-        """Runs the decoders.
-
-        Args:
-          unit: variables of one rate.
-          latents: rounded, or with noise.
-
-        Returns:
-          Features for `tail`; larger than the head's where a unit does not crop.
-        """
-        return self.units.decode(unit, latents)
-
-    def fold(self, unit: Variables) -> tuple[Split, Variables]:
-        """Prepares the units for inference, see `Unit.fold`.
-
-        Args:
-          unit: variables of one rate.
-
-        Returns:
-          The split and the variables for inference.
-        """
-        units, folded = self.units.fold(unit)
-        return dataclasses.replace(self, units=units), folded
-
-    def bits(self, unit: Variables, latents: Latents) -> Latents:
-        """Returns the code length of every element under the prior.
-
-        Args:
-          unit, latents: as in `decode`.
-
-        Returns:
-          Bits, arrays like the latents; `train.losses.rate` sums them for each image.
-        """
-        return self.units.bits(unit, latents)
-
     def quantize(self, latents: Latents, offsets: Offsets) -> jax.Array:
         """Rounds latents to the symbols of a frame, see `quantization.to_symbols`.
 
@@ -172,7 +106,7 @@ class Split:
         Returns:
           Latents, as the decoder gets them.
         """
-        return quantization.from_symbols(self.units.separate(symbols), offsets)
+        return quantization.from_symbols(self.separate(symbols), offsets)
 
 
 def make_split(
@@ -203,4 +137,5 @@ def make_split(
         units = UnitTree.at(shapes[cut], spec)
     except ConfigError as error:
         raise ConfigError(f"{backbone.name} cut after {cut}: {error}") from error
-    return Split(backbone.network, cut, units, backbone.task, axis_name)
+    parts = units.tensors, units.structure
+    return Split(*parts, backbone.network, cut, backbone.task, axis_name)

@@ -111,7 +111,7 @@ def tiny_training():
         preprocessing=Preprocessing((12, 12), 1, mean=(0.3,), std=(0.35,)),
         epochs=8,
         batch_size=32,
-        limit=256,
+        max_samples=256,
     )
     losses = []
     with _compiled(hastily=False):  # whichever module asks first
@@ -153,7 +153,7 @@ def tiny_config():
         spec=BottleneckSpec(channels=3, stride=2),
         rates=(Rate("high", 3e-5), Rate("mid", 3e-4), Rate("low", 2e-3)),
         phases=(Phase(600, Distortion(distillation=0, features=1)),),
-        limit=512,
+        max_samples=512,
         batch_size=32,
         learning_rate=2e-2,
     )
@@ -173,7 +173,7 @@ def tiny_test_source():
     """Labelled images that nothing tiny was trained on."""
     from jaxsplit import data
 
-    return data.open_source("embedded", split="test", limit=200)
+    return data.open_source("embedded", split="test", max_samples=200)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parent / "benchmarks" / "across_machines.py"
 
 def _run(*arguments):
     return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments), "--limit", "40"],
+        [sys.executable, SCRIPT, *map(str, arguments), "--max-samples", "40"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])},

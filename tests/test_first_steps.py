@@ -52,7 +52,7 @@ def refused(*arguments):
 
 
 def garment():
-    (example,) = data.open_source("embedded", limit=1)
+    (example,) = data.open_source("embedded", max_samples=1)
     return Image.fromarray(example["image"][..., 0])
 
 
@@ -175,7 +175,7 @@ def test_odd_images_are_what_they_look_like(desk):
             for override, words in (
                 ("--config.learning_rat=1", ["did you mean learning_rate?"]),
                 ("--config.specs.r9.channels=1", ["'specs.r9'", "there are r1, r2"]),
-                ("--config.colour=1", ["'colour'", "learning_rate, limit"]),
+                ("--config.colour=1", ["'colour'", "learning_rate, max_"]),
                 ("--config.learning_rate=fast", ["'fast' is no number: write one such as 0.01"]),
                 ("--config.seed", ["write --config.seed=VALUE, in one word"]),
                 ("--config.baselines=jpeg", ["'jpeg' is no tuple: write one such as ('jpeg',)"]),
@@ -212,7 +212,18 @@ def files_of_at_most(size):
 
 
 def test_a_disk_that_fills_up_is_one_line(desk):
-    words = ("evaluate", "--family", FAMILY, "--limit", 20, "--rates", "r1", "--out", "out", "-q")
+    words = (
+        "evaluate",
+        "--family",
+        FAMILY,
+        "--max-samples",
+        20,
+        "--rates",
+        "r1",
+        "--out",
+        "out",
+        "-q",
+    )
     with files_of_at_most(200):
         line = refused(*words, "--baselines", "none")
     assert "File too large" in line

@@ -7,48 +7,58 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxsplit
-from jaxsplit import _moved, data
+from jaxsplit import _moved, data, errors
+from jaxsplit.bitstream import Reader
+from jaxsplit.cost import link, make_plan
 from jaxsplit.errors import JaxsplitWarning
-from jaxsplit.evaluation import evaluate
+from jaxsplit.evaluation import evaluate, image_codecs
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.points import CodecPoint, RatePoint
+from jaxsplit.networks import Backbone
 
 # Functions and classes of the version before, without those of the command line.
 OLD_NAMES = {
     module: names.split()
     for module, names in json.loads((Path(__file__).parent / "old_names.json").read_text()).items()
 }
-RENAMED = {*_moved.NAMES, *_moved.ENDED}
-# A name of every old module that was not renamed, by which the module's content is recognized.
-ATTRIBUTES = {
-    module: kept[0]
+# Names of every old module that were not renamed, by which the module's content is recognized.
+KEPT = {
+    module: [name for name in names if f"{module}.{name}" not in _moved.NAMES]
     for module, names in OLD_NAMES.items()
     if module in _moved.MODULES
-    and (kept := [name for name in names if f"{module}.{name}" not in RENAMED])
 }
 # A package without names of its own; other modules have imported its module by then.
-ATTRIBUTES = dict(sorted({**ATTRIBUTES, "jaxsplit.importers": "load"}.items()))
+KEPT = dict(sorted({**KEPT, "jaxsplit.importers": ["load"]}.items()))
+# Old modules none of whose names is left as it was.
+EMPTY = {
+    *("jaxsplit.design.journal", "jaxsplit.design.keeper", "jaxsplit.evaluation.html_chart"),
+    *("jaxsplit.importers.spic_unit", "jaxsplit.planning", "jaxsplit.terminal"),
+}
 # Modules below old packages, which the table doesn't name.
 BELOW = {
-    "jaxsplit.coding.frames": "Frame",
-    "jaxsplit.coding.tables": "CodingTables",
-    "jaxsplit.importers.imagenet": "class_names",
-    "jaxsplit.models.backbone": "Backbone",
-    "jaxsplit.models.resnet": "ResNet",
-    "jaxsplit.plan.link": "Link",
+    "jaxsplit.coding.frames": ["Frame"],
+    "jaxsplit.coding.tables": ["CodingTables"],
+    "jaxsplit.importers.imagenet": ["class_names"],
+    "jaxsplit.models.backbone": ["Backbone"],
+    "jaxsplit.models.resnet": ["ResNet"],
+    "jaxsplit.plan.link": ["Link"],
 }
 
 IMPORT_ALL = """
 import importlib, json, sys, warnings
 import jaxsplit
 found = {}
-for name, attribute in json.loads(sys.argv[1]).items():
+for name, attributes in json.loads(sys.argv[1]).items():
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", jaxsplit.JaxsplitWarning)
-        value = getattr(importlib.import_module(name), attribute)
-    texts = [str(one.message) for one in warned if name in str(one.message)]
-    found[name] = texts, getattr(value, "__module__", None)
+        module = importlib.import_module(name)
+        value = next((getattr(module, one) for one in attributes if hasattr(module, one)), None)
+    texts = [str(one.message) for one in warned if f"{name} is" in str(one.message)]
+    found[name] = texts, value is not None, getattr(value, "__module__", None)
 print(json.dumps(found))
 """
 
@@ -61,14 +71,14 @@ def run(program, *arguments):
 
 
 def test_every_entry_of_the_table_has_its_content():
-    renamed = {old.rpartition(".")[0] for old in RENAMED}
-    assert ATTRIBUTES.keys() | renamed >= _moved.MODULES.keys()
-    asked = ATTRIBUTES | BELOW
-    found = json.loads(run(IMPORT_ALL, json.dumps(asked))[0])
-    for old, (texts, _) in found.items():
+    assert KEPT.keys() == _moved.MODULES.keys()
+    found = json.loads(run(IMPORT_ALL, json.dumps(KEPT | BELOW))[0])
+    for old, (texts, _, _) in found.items():
         (text,) = texts
         assert text.startswith(f"{old} is now called {_moved.new_names(old)[0]}")
-    homes = {old: home for old, (_, home) in found.items() if home is not None}
+    renamed = {old.rpartition(".")[0] for old in _moved.NAMES}
+    assert {old for old, (_, has_content, _) in found.items() if not has_content} - renamed == EMPTY
+    homes = {old: home for old, (_, _, home) in found.items() if home is not None}
     assert len(homes) > 40
     assert not {home for home in homes.values() if _moved.new_names(home)}
 
@@ -119,6 +129,8 @@ def test_what_never_was_is_not_found(name):
 ASK_ALL = """
 import importlib, json, sys, warnings
 import jaxsplit
+from jaxsplit.bitstream import Reader
+from jaxsplit.cost import link, make_plan
 from jaxsplit.errors import JaxsplitWarning
 lost, silent = {}, []
 for module, names in json.loads(sys.argv[1]).items():
@@ -136,19 +148,26 @@ print(json.dumps([lost, silent]))
 """
 
 
-def test_every_public_name_of_the_version_before_is_found_or_says_what_replaced_it():
+def test_every_public_name_of_the_version_before_is_found_or_says_where_it_was():
     found = run(ASK_ALL, json.dumps(OLD_NAMES), json.dumps(list(_moved.NAMES)))[0]
     lost, silent = json.loads(found)
     assert not silent  # a function's new name is told
     for old, message in lost.items():
-        (told,) = [text for end, text in _moved.ENDED.items() if f"{old}.".startswith(f"{end}.")]
-        assert message.endswith(f"in its place: {told}")
-    ended = {end for end in _moved.ENDED if any(f"{old}.".startswith(f"{end}.") for old in lost)}
-    assert ended == set(_moved.ENDED)
+        if old in _moved.ENDED:
+            assert message.endswith(f"in its place: {_moved.ENDED[old]}")
+        else:
+            homes = _moved.new_names(old.rpartition(".")[0])
+            assert homes
+            assert all(home in message for home in homes)
+    assert _moved.ENDED.keys() <= lost.keys()
 
 
 def test_what_is_told_to_be_used_exists():
-    for told in (*_moved.ENDED.values(), *(new.replace(" ", ".") for new in _moved.NAMES.values())):
+    for told in (
+        *_moved.ENDED.values(),
+        *_moved.ENDED_ATTRIBUTES.values(),
+        *(new.replace(" ", ".") for new in _moved.NAMES.values()),
+    ):
         if told.startswith("jaxsplit."):
             value, parts = jaxsplit, told.split(".")[1:]
             for part in parts:
@@ -158,8 +177,74 @@ def test_what_is_told_to_be_used_exists():
 
 
 def test_an_argument_has_its_old_name_too(tiny_family, tiny_backbone):
-    few, said = data.open_source("embedded", split="test", limit=4), []
+    few, said = data.open_source("embedded", split="test", max_samples=4), []
     with pytest.warns(JaxsplitWarning, match=r"evaluate\(tell=…\) is now log=…"):
         evaluate.evaluate(tiny_family, tiny_backbone, few, tell=lambda text, *_: said.append(text))
     assert said[0] == "reading 4 images"
     assert "log" in inspect.signature(evaluate.evaluate).parameters
+
+
+@pytest.fixture
+def warns(monkeypatch):
+    """A context that expects one warning of each kind, whatever was warned of before."""
+    monkeypatch.setattr(errors, "_WARNED", set())
+    return lambda *names: pytest.warns(JaxsplitWarning, match=rf"({'|'.join(names)})=…\) is now")
+
+
+def test_a_sweep_has_its_old_arguments_too(warns):
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    labels, options = np.zeros(2, int), {"predict": lambda x: np.ones((len(x), 1))}
+    with warns("labels", "uncut"):
+        old = image_codecs.sweep(images, labels=labels, uncut=labels, qualities=(50,), **options)
+    assert old == image_codecs.sweep(images, labels, labels, qualities=(50,), **options)
+    with warns("labels", "uncut", "targets"):
+        old = image_codecs.sweep_to(
+            images, labels=labels, uncut=labels, codec="jpeg", targets=[0.5], **options
+        )
+    new = {"targets": labels, "unsplit": labels, "codec": "jpeg", "goals": [0.5]}
+    assert old == image_codecs.sweep_to(images, **new, **options)
+    with warns("target"):
+        found = image_codecs.smallest_reaching(old, target=0.5)
+    assert found == image_codecs.smallest_reaching(old, 0.5)
+
+
+def test_points_and_curves_have_their_old_arguments_too(warns):
+    given = {"rate_id": "r0", "lmbda": 0.01, "bytes_per_image": 52.0, "n_images": 200}
+    given |= {"estimated_bits_per_image": 400.0, "bits_per_pixel": 0.5}
+    old = {"top1": 0.9, "top1_interval": (0.8, 0.95), "top5": None, "agreement": 0.7}
+    with warns("RatePoint.top1"):
+        point = RatePoint(**given, **old)
+    assert point == RatePoint(**given, metrics={"top1": (0.9, (0.8, 0.95)), "agreement": 0.7})
+    codec = {"quality": 9, "bytes_per_image": 9.0, "header_bytes_per_image": 3.0}
+    with warns("CodecPoint.top1"):
+        found = CodecPoint("jpeg", **codec, top1=0.5, agreement=0.5)
+    assert found == CodecPoint("jpeg", **codec, metrics={"top1": 0.5, "agreement": 0.5})
+    with warns("Curve.uncompressed_top1"):
+        curve = Curve(uncompressed_top1=0.9, n_images=200, points=(point,))
+    assert curve == Curve({"top1": 0.9}, 200, (point,))
+    with pytest.raises(TypeError, match="'top2'"):
+        RatePoint(**given, top2=0.5)
+
+
+def test_a_backbone_has_its_old_arguments_too(warns, tiny_backbone):
+    values = {name: getattr(tiny_backbone, name) for name in ("module", "class_names", "variables")}
+    others = {"preprocessing": tiny_backbone.preprocessing, "fingerprint": "", "card": {}}
+    with warns("Backbone.module", "Backbone.class_names"):
+        backbone = Backbone("own", **values, **others)
+    assert backbone.network == tiny_backbone.network
+    assert backbone.task == tiny_backbone.task
+
+
+def test_an_option_of_a_link_has_its_old_argument_too(warns, tiny_backbone):
+    shape = tiny_backbone.preprocessing.input_shape
+    plan = make_plan(tiny_backbone.network, shape, channels=(4,), strides=(2,))
+    args = link.Link(1.0, 10.0, 1.0), plan.cuts[0], plan.cuts[0].units[0], 50.0
+    with warns("option.top1"):
+        found = link.option(*args, top1=0.5)
+    assert found == link.option(*args, quality=0.5)
+
+
+@pytest.mark.parametrize("name", ["position", "check_bytes"])
+def test_an_attribute_that_ended_says_what_to_use(name):
+    with pytest.raises(AttributeError, match=r"in its place: jaxsplit\.bitstream\.frame_sizes"):
+        getattr(Reader.__new__(Reader), name)

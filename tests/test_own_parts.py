@@ -19,7 +19,7 @@ from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase
 
 PREPROCESSING = jaxsplit.Preprocessing((12, 12), 1, mean=(0.3,), std=(0.35,))
-CLASSES = jaxsplit.open_source("embedded", limit=10).class_names
+CLASSES = jaxsplit.open_source("embedded", max_samples=10).class_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ TRAINED = {
     "two arrays, one unit for both": (lambda: linen_halves(UNet()), BOTTLENECK, {}),
     "tokens": (lambda: linen_halves(ViT()), Projection(4), {}),
     "an NNX model": (nnx_halves, BOTTLENECK, {"tables": "channels"}),
-    "two plain functions": (plain_halves, BOTTLENECK, {"tables": "places"}),
+    "two plain functions": (plain_halves, BOTTLENECK, {"tables": "positions"}),
 }
 
 
@@ -159,7 +159,7 @@ def trained(name):
         {"r1": 1e-3, "r2": 1e-5},
         spec=spec,
         phases=None if "steps" in options else phases,
-        limit=64,
+        max_samples=64,
         batch_size=16,
         **options,
     )
@@ -173,7 +173,7 @@ def test_what_is_brought_along_is_trained_saved_loaded_and_coded(name, packed, t
     family.save(tmp_path / "family", packed=packed)
     loaded = jaxsplit.RateFamily.load(tmp_path / "family")
     assert loaded.fingerprint == family.fingerprint
-    source = jaxsplit.open_source("embedded", split="test", limit=5)
+    source = jaxsplit.open_source("embedded", split="test", max_samples=5)
     images, _ = jaxsplit.data.load_arrays(source, PREPROCESSING)
     sender, receiver = loaded.codec(backbone, batch_size=5)
     for rate in ("r1", "r2"):
@@ -185,7 +185,7 @@ def test_what_is_brought_along_is_trained_saved_loaded_and_coded(name, packed, t
         bits = loaded[rate].tables.information_bits(symbols)
         assert bits / 8 <= sum(map(len, frames)) < bits / 8 + 5 * 4
         split = loaded.split(backbone, rate)
-        offsets = split.units.stored_offsets(loaded[rate].tables)
+        offsets = split.stored_offsets(loaded[rate].tables)
         features = split.decode(loaded[rate].variables, split.dequantize(symbols, offsets))
         expected = split.tail(backbone.variables, features)
         np.testing.assert_allclose(receiver(frames), expected, rtol=1e-4, atol=1e-4)

@@ -70,7 +70,7 @@ def shortened(words):
     if words[0] == "quickstart":
         return [*words, "--smoke"]
     if words[0] in ("evaluate", "pack"):
-        return [*words, "--limit", "64"]  # the last one counts
+        return [*words, "--max-samples", "64"]  # the last one counts
     words = [
         f"{word.partition(':')[0]}:smoke" if before == "--config" and "." not in word else word
         for before, word in zip(["", *words], words, strict=False)
@@ -79,7 +79,7 @@ def shortened(words):
     if words[0] == "train":
         words.append("--config.baselines=()")
         if "runs/fashion_mnist" not in words:  # is compared with the quickstart: the same images
-            words.append("--config.limit=64")
+            words.append("--config.max_samples=64")
     return words
 
 
@@ -124,7 +124,7 @@ def test_commands_are_found_and_shortened():
     assert found == [["a", "b"], ["c", "d"], ["e", "f"]]
     assert shortened(["train", "--config", "x:y", "--workdir", "z"])[2] == "x:smoke"
     assert shortened(["train", "--config", "mine.py"])[2:4] == ["mine.py", "--config.baselines=()"]
-    assert shortened(["evaluate", "--family", "x"])[-2:] == ["--limit", "64"]
+    assert shortened(["evaluate", "--family", "x"])[-2:] == ["--max-samples", "64"]
     assert shortened(["quickstart"]) == ["quickstart", "--smoke"]
 
 
@@ -179,7 +179,7 @@ def test_the_connection_example_runs():
 @pytest.mark.slow
 def test_the_training_example_runs(desk):
     code = example("training")
-    short = code.replace("steps=1200", "steps=3, limit=100")
+    short = code.replace("steps=1200", "steps=3, max_samples=100")
     assert short != code
     run_example(short)
     family = load_pretrained("runs/notebook/family")
@@ -190,8 +190,10 @@ def test_the_training_example_runs(desk):
 def test_the_network_of_one_s_own_runs(desk):
     code = example("own network")
     assert sum(1 for line in code.splitlines() if line.strip()) <= 30
-    short = code.replace("steps=1200", "steps=1, limit=64").replace("limit=100", "limit=4")
-    assert short.count("limit=") == 2
+    short = code.replace("steps=1200", "steps=1, max_samples=64").replace(
+        "max_samples=100", "max_samples=4"
+    )
+    assert short.count("max_samples=") == 2
     lines = run_example(short).splitlines()
     assert [line.split()[0] for line in lines] == ["low", "middle", "high", "4"]
     shares = [int(re.search(r"(\d+) % on", line)[1]) for line in lines[:3]]

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+from jaxsplit._moved import renamed_attributes
 from jaxsplit.bitstream.frames import FileCursor, Frame, corrupted, pack_frame, read_frame
 from jaxsplit.bitstream.header import FRAME_CHECKS, Header, RateInfo, pack_header, read_header
 from jaxsplit.bitstream.range_coder import MAX_SYMBOL_BYTES
@@ -79,6 +80,7 @@ class Writer:
             self.close()
 
 
+@renamed_attributes
 class Reader:
     """Iterates over the frames of a container or an open-ended stream, as they arrive.
 

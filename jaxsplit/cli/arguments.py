@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from jaxsplit._moved import CONFIG_NAMES
 from jaxsplit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ jaxsplit quickstart --smoke --out look
 jaxsplit train --config fashion_mnist --workdir runs/fashion_mnist
 jaxsplit train --config fashion_mnist:smoke --workdir runs/look --config.learning_rate=1e-3
 jaxsplit train --config my_experiment.py --workdir /content/drive/MyDrive/runs/mine
-jaxsplit evaluate --family runs/fashion_mnist/family --limit 500
+jaxsplit evaluate --family runs/fashion_mnist/family --max-samples 500
 jaxsplit evaluate --family runs/mine/family --data folder:photos --rates r1,r3 --out runs/measured
 jaxsplit evaluate --family resnet8_small-fashion_mnist/stage1.block1 --json
 jaxsplit compare runs/paper runs/ours
@@ -177,7 +178,7 @@ def _config_key(words: Sequence[str], name: str) -> str | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", nargs="?")
     given, _ = parser.parse_known_args(list(words))
-    name = name.replace("-", "_")
+    name = CONFIG_NAMES.get(name := name.replace("-", "_"), name)
     try:
         return name if given.config and name in config.known_keys(given.config) else None
     except ConfigError:  # raised again when it is loaded
@@ -205,16 +206,16 @@ def output_option(metavar: str, text: str = "to write") -> Part:
 
 
 def image_options(split: str = "of these images; default as in evaluate") -> tuple[Part, Part]:
-    """Declares --split and --limit, with the help of the first."""
-    limit = argument("--limit", "N", "images, spread over the classes", int)
-    return argument("--split", "NAME", split), limit
+    """Declares --split and --max-samples, with the help of the first."""
+    count = argument("--max-samples, --limit", "N", "images, spread over the classes", int)
+    return argument("--split", "NAME", split), count
 
 
 def check_images(options: argparse.Namespace, name: str) -> None:
     """Raises a ConfigError if --split or --limit come without their images, the option `name`."""
-    if getattr(options, name) is None and (options.split, options.limit) != (None, None):
+    if getattr(options, name) is None and (options.split, options.max_samples) != (None, None):
         flag = name.replace("_", "-")
-        raise ConfigError(f"--split and --limit need the images of --{flag} SOURCE")
+        raise ConfigError(f"--split and --max-samples need the images of --{flag} SOURCE")
 
 
 def config_options(*kinds: str) -> tuple[Part, Part]:

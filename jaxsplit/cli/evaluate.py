@@ -57,7 +57,7 @@ def evaluate(options: argparse.Namespace) -> None:
     out: Path | None = options.out
     if out is not None:
         check_writable(out)
-    source = data.open_source(options.data, split=options.split, limit=options.limit)
+    source = data.open_source(options.data, options.split, max_samples=options.max_samples)
     with cli.progress_bar(options) as progress:
         curve, _, rows = measure(
             family, backbone, source, out, progress.log, rates, baselines, options.compare_at
@@ -125,7 +125,7 @@ def pack(options: argparse.Namespace) -> None:
     check_writable(options.output)
     rows = ""
     if options.data is not None:
-        source = data.open_source(options.data, split=options.split, limit=options.limit)
+        source = data.open_source(options.data, options.split, max_samples=options.max_samples)
         with cli.progress_bar(options) as progress:
             curve, seen = evaluate.evaluate_images(family, backbone, source, progress.log)
         rows = curve_table.render(curve)

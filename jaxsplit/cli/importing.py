@@ -87,7 +87,7 @@ def import_spic(options: argparse.Namespace) -> None:
     families = import_families(options.folder, options.task, options.cut)
     if options.fit_on is not None:
         network = NETWORKS[options.task]
-        source = data.open_source(options.fit_on, split=options.split, limit=options.limit)
+        source = data.open_source(options.fit_on, options.split, max_samples=options.max_samples)
         backbone = load_backbone(network.backbone, options.weights)
         backbone = dataclasses.replace(backbone, preprocessing=network.preprocessing)
         with cli.progress_bar(options, after=cli.SOON) as progress:

@@ -17,7 +17,8 @@ from jaxsplit import networks
 from jaxsplit.bitstream import CodingTables, EntropyCoder, Header, RateInfo
 from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.split import Split, make_split
-from jaxsplit.units import UnitSpec, Variables
+from jaxsplit.trees import TreeOf
+from jaxsplit.units import Shape, UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
 
 
@@ -115,7 +116,7 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
     """Checks that a rate's unit and tables fit the split with its spec; a FamilyError if not."""
     tables, latent = rate.tables, split.latent_shape
     found = (tables.channels,) if tables.places is None else tuple(map(int, tables.places.shape))
-    expected = split.units.variable_shapes()
+    expected = split.variable_shapes()
     stored = jax.tree.map(np.shape, rate.variables)
     problem = ""
     if found not in (latent, latent[-1:]):
@@ -128,7 +129,7 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
         )
 
 
-def _by_path(shapes: Variables) -> dict[tuple[object, ...], object]:
+def _by_path(shapes: TreeOf[Shape]) -> dict[tuple[object, ...], object]:
     """Returns the shapes of encoders and decoders, all but the priors', by their paths."""
     leaves = jax.tree.leaves_with_path(shapes, is_leaf=lambda x: isinstance(x, tuple))
     return {path: shape for path, shape in leaves if jax.tree_util.DictKey("prior") not in path}
@@ -158,7 +159,7 @@ class Runtime:
                 folded,
                 folded.latent_shape,
                 jax.device_put(unit),
-                jax.tree.map(jnp.asarray, split.units.stored_offsets(rate.tables)),
+                jax.tree.map(jnp.asarray, split.stored_offsets(rate.tables)),
                 rate.coder,
             )
 

@@ -142,10 +142,10 @@ class Sender(Runtime):
         Returns:
           Symbols int32 [N, h', w', C], with the errors of `symbols`.
         """
-        units = self._rate(rate_id).split.units
-        if jax.tree.structure(features) != units.structure:
-            raise FamilyError(f"features are {type(features).__name__}; expected {units.structure}")
-        for array, tensor in zip(jax.tree.leaves(features), units.tensors, strict=True):
+        split = self._rate(rate_id).split
+        if jax.tree.structure(features) != split.structure:
+            raise FamilyError(f"features are {type(features).__name__}; expected {split.structure}")
+        for array, tensor in zip(jax.tree.leaves(features), split.tensors, strict=True):
             if array.dtype != np.float32 or array.shape[1:] != tensor.shape:
                 raise FamilyError(
                     f"features are {array.dtype} {array.shape[1:]}; at {self.family.cut} they "
@@ -199,7 +199,7 @@ class Sender(Runtime):
         )
 
     def _quantise(
-        self, inputs: Features, rate_id: str, head: Callable[[Features], Features]
+        self, inputs: Features, rate_id: str, head: Callable[..., Features]
     ) -> np.ndarray:
         rate = self._rate(rate_id)
         program = self._programs[rate_id]

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ from jax.interpreters import partial_eval
 
 from jaxsplit.networks import Backbone, Network
 from jaxsplit.split import Split
+from jaxsplit.trees import Structs, Traced, Tree
 from jaxsplit.units import Unit
-from jaxsplit.units.unit_tree import UnitTree
 
 # A nested program that is counted as a whole: its implementation also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"
@@ -37,10 +37,10 @@ _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 # These run their program many times, or on single elements.
 _OPAQUE = ("scan", "while", "reduce", "reduce_window")
 
-_Folding = TypeVar("_Folding", bound=Network | Unit | UnitTree)
+_Folding = TypeVar("_Folding", bound=Network | Unit | Split)
 
 
-def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> int:
+def count_params(function: Callable[..., Tree], variables: Traced, *args: Traced) -> int:
     """Counts the parameters that the result of `function(variables, *args)` depends on.
 
     Args:
@@ -58,7 +58,7 @@ def count_params(function: Callable[..., Any], variables: Any, *args: Any) -> in
     return sum(used_params(function, variables, *args).values())
 
 
-def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dict[str, int]:
+def used_params(function: Callable[..., Tree], variables: Traced, *args: Traced) -> dict[str, int]:
     """Maps the path of each parameter that `count_params` counts to its size."""
     program = jax.make_jaxpr(function)(variables, *args).jaxpr
     _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
@@ -71,11 +71,11 @@ def used_params(function: Callable[..., Any], variables: Any, *args: Any) -> dic
     }
 
 
-def as_it_runs(folding: _Folding, variables: Any) -> tuple[_Folding, Any]:
+def as_it_runs(folding: _Folding, variables: Traced) -> tuple[_Folding, Mapping[str, Structs]]:
     """Folds batch normalisation, as in inference; returns what runs, and its variables' shapes."""
     found: list[Any] = []  # folding gives its own kind
 
-    def run(variables: Any) -> Any:
+    def run(variables: Any) -> Tree:
         folded, arrays = folding.fold(variables)
         found.append(folded)
         return arrays
@@ -84,7 +84,7 @@ def as_it_runs(folding: _Folding, variables: Any) -> tuple[_Folding, Any]:
     return found[0], shapes
 
 
-def count_macs(function: Callable[..., Any], *args: Any) -> int:
+def count_macs(function: Callable[..., Tree], *args: Traced) -> int:
     """Counts the multiply-accumulates of one call.
 
     Convolutions, matrix products and elementwise multiplications count: depthwise convolutions are
@@ -135,7 +135,7 @@ def program_macs(jaxpr: Any) -> int:
     return total
 
 
-def _inner(params: dict[str, Any]) -> list[Any]:
+def _inner(params: Mapping[str, object]) -> list[Any]:
     """The programs inside an equation: a jitted call, a custom derivative or a loop."""
     values = (x if isinstance(x, tuple | list) else (x,) for x in params.values())
     programs = (getattr(x, "jaxpr", x) for x in itertools.chain.from_iterable(values))
@@ -149,12 +149,8 @@ class _Value:
     bytes: int
 
 
-class _Operation(NamedTuple):
-    """An equation of the program, with the values that it reads and writes."""
-
-    name: str
-    inputs: Sequence[_Value]
-    outputs: Sequence[_Value]
+# Name of an equation of the program, and the values that it reads and writes.
+_Operation = tuple[str, list[_Value], list[_Value]]
 
 
 def peak_bytes(jaxpr: core.Jaxpr) -> int:
@@ -173,8 +169,10 @@ def peak_bytes(jaxpr: core.Jaxpr) -> int:
     values = [_value(var) for var in jaxpr.invars]
     given = values[-1]
     steps, returned = _flatten(jaxpr, values, {given})
-    results = set(returned)
-    buffers = _buffers(steps, results)
+    heavy = [(*inputs, *outputs) for name, inputs, outputs in steps if name not in _FUSED]
+    readers = Counter(itertools.chain.from_iterable({*inputs} for _, inputs, _ in steps))
+    shared = (value for value, count in readers.items() if count > 1)
+    buffers = {*returned, *shared, *itertools.chain.from_iterable(heavy)}
     sources: dict[_Value, frozenset[_Value]] = {given: frozenset((given,))}
     last: dict[_Value, int] = {}
     born: dict[int, list[_Value]] = {}
@@ -186,11 +184,12 @@ def peak_bytes(jaxpr: core.Jaxpr) -> int:
         if kept or name not in _FUSED:
             born[time] = kept
             last.update(dict.fromkeys(read, time))
+    last.update(dict.fromkeys(returned, len(steps)))
     live, peak = {given}, given.bytes
-    for time, new in sorted(born.items()):
+    for time, new in born.items():
         live.update(new)
         peak = max(peak, sum(value.bytes for value in live))
-        live = {value for value in live if last.get(value, -1) > time or value in results}
+        live = {value for value in live if last.get(value, -1) > time}
     return peak
 
 
@@ -229,7 +228,7 @@ def _flatten(
             given = [_value(var) for var in equation.outvars]
             if not active.isdisjoint(read):  # else it is arithmetic of weights alone
                 active.update(given)
-                operations.append(_Operation(name, [x for x in read if x in active], given))
+                operations.append((name, [x for x in read if x in active], given))
         known.update(zip(equation.outvars, given, strict=True))
     return operations, [look_up(var) for var in jaxpr.outvars]
 
@@ -247,17 +246,6 @@ def _called(equation: core.JaxprEqn) -> core.Jaxpr | None:
         return None
     found = next((params[key] for key in _CALLED if key in params), None)
     return getattr(found, "jaxpr", found)
-
-
-def _buffers(steps: Sequence[_Operation], results: set[_Value]) -> set[_Value]:
-    """The values that need a buffer."""
-    readers = Counter[_Value]()
-    kept = set(results)
-    for name, inputs, outputs in steps:
-        readers.update(set(inputs))
-        if name not in _FUSED:
-            kept.update(inputs, outputs)
-    return kept | {value for value, count in readers.items() if count > 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,13 +314,13 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     112896
     """
     images = jnp.zeros((1, *backbone.preprocessing.input_shape))
-    units, unit = as_it_runs(split.units, jax.eval_shape(split.init, jax.random.key(0)))
-    features = units.features(batch=1)
-    latents = jax.eval_shape(units.encode, unit, features)
-    seen = jax.eval_shape(units.decode, unit, latents)  # larger if a unit doesn't crop
+    folded, unit = as_it_runs(split, jax.eval_shape(split.init, jax.random.key(0)))
+    features = folded.features(batch=1)
+    latents = jax.eval_shape(folded.encode, unit, features)
+    seen = jax.eval_shape(folded.decode, unit, latents)  # larger if a unit doesn't crop
 
-    def stages(network: Network, variables: Any) -> dict[str, tuple[Any, ...]]:
-        cut = dataclasses.replace(split, network=network, units=units, axis_name=None)
+    def stages(network: Network, variables: Traced) -> dict[str, tuple[Any, ...]]:
+        cut = dataclasses.replace(folded, network=network, axis_name=None)
         return {
             "head": (cut.head, variables, images),
             "encoder": (cut.encode, unit, features),

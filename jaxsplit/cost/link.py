@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
+from jaxsplit._moved import renamed_argument
 from jaxsplit.cost.plan import CutPlan, Plan, UnitPlan
 from jaxsplit.errors import ConfigError
 from jaxsplit.tasks import CLASSIFICATION_METRICS, Metric
@@ -122,6 +123,7 @@ class Option:
         return {**values, self.metric: self.quality, **self.timing.to_dict()}
 
 
+@renamed_argument("top1", "quality")
 def option(
     link: Link,
     cut: CutPlan,

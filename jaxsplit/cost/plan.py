@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax
 import flax.linen as nn
@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jaxsplit.cost.counting import as_it_runs, count_macs, peak_bytes, program_macs, used_params
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks import Features, LinenNetwork, Network, Variables, as_network
+from jaxsplit.networks import Features, LinenNetwork, Network, as_network
 from jaxsplit.networks.network import one_image, variable_shapes
+from jaxsplit.trees import Structs, Traced
 from jaxsplit.units import BottleneckSpec, Shape
 
 CHANNELS, STRIDES = (4, 8, 16, 32, 64), (1, 2, 4, 8)
@@ -60,7 +61,7 @@ class UnitPlan:
         """Integers coded for one image."""
         return math.prod(self.latent_shape)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns all counts, and the channels and stride of `spec`, ready for JSON."""
         counts = {key: value for key, value in vars(self).items() if key != "spec"}
         size = {"channels": self.spec.channels, "stride": self.spec.stride}
@@ -131,7 +132,7 @@ def _float32(shape: Shape) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def _numbers(tree: Any) -> int:
+def _numbers(tree: Structs) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
@@ -193,7 +194,7 @@ class CutPlan:
         by_cost = sorted(self.units, key=lambda unit: unit.encoder_macs)
         return min(by_cost, key=lambda u: abs(math.log(u.latent_symbols / symbols)), default=None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns counts, shares of both sides and units, ready for JSON."""
         return {
             **vars(self),
@@ -235,7 +236,7 @@ class Plan:
         known = ", ".join(cut.cut for cut in self.cuts)
         raise ConfigError(f"{self.name} has no cut {name!r}; it has {known}")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns a dict for JSON: {"network", "input_shape", "macs", "params", "cuts": […]}."""
         values = {key: value for key, value in vars(self).items() if key != "name"}
         return {"network": self.name, **values, "cuts": [cut.to_dict() for cut in self.cuts]}
@@ -244,7 +245,7 @@ class Plan:
 def make_plan(
     network: Network | nn.Module,
     input_shape: Shape,
-    variables: Variables | None = None,
+    variables: Traced | None = None,
     *,
     name: str | None = None,
     channels: Iterable[int] = CHANNELS,
@@ -304,11 +305,11 @@ class _Part(NamedTuple):
     macs: int
     peak_bytes: int
     params: dict[str, int]  # path → size
-    output: Features
+    output: Structs
 
 
 def _parts(
-    network: Network, variables: Variables, image: jax.ShapeDtypeStruct
+    network: Network, variables: Traced, image: jax.ShapeDtypeStruct
 ) -> tuple[list[_Part], dict[str, tuple[list[_Part], list[_Part]]]]:
     """Traces the parts of the unsplit network, and for every cut those of its head and tail.
 
@@ -316,7 +317,7 @@ def _parts(
     """
     folded, arrays = as_it_runs(network, variables)
 
-    def trace(run: Callable[..., Features], x: Features) -> _Part:
+    def trace(run: Callable[..., Features], x: Structs) -> _Part:
         make_program = jax.make_jaxpr(functools.partial(run, folded), return_shape=True)
         program, output = make_program(arrays, x)
         params = used_params(functools.partial(run, network), variables, x)
@@ -337,7 +338,7 @@ def _parts(
     return [trace(lambda network, *given: network(*given), image)], halves
 
 
-def _shape(features: Features) -> Shape:
+def _shape(features: Structs) -> Shape:
     """The shape of one image's array, or (n,) of the numbers in several."""
     shapes = [x.shape[1:] for x in jax.tree.leaves(features)]
     return shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)

@@ -1,7 +1,7 @@
 """Labelled images: sources (`open_source`) and the input pipeline (`batches`).
 
 >>> from jaxsplit.data import Preprocessing, batches, open_source
->>> source = open_source("embedded", split="train", limit=64)
+>>> source = open_source("embedded", split="train", max_samples=64)
 >>> [batch["image"].shape for batch in batches(source, Preprocessing((28, 28), 1), 32, seed=0)]
 [(32, 28, 28, 1), (32, 28, 28, 1)]
 """

@@ -73,7 +73,7 @@ def batches(
       DataError: an image cannot be read; also while iterating.
 
     >>> from jaxsplit.data.sources import open_source
-    >>> small = open_source("embedded", limit=10)
+    >>> small = open_source("embedded", max_samples=10)
     >>> next(batches(small, Preprocessing((28, 28), 1), 4, seed=0))["image"].shape
     (4, 28, 28, 1)
     """
@@ -120,7 +120,7 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
       Read-only images, uint8 [N, h, w, c], and labels, int32 [N].
 
     >>> from jaxsplit.data.sources import open_source
-    >>> load_arrays(open_source("embedded", limit=20), Preprocessing((14, 14), 1))[0].shape
+    >>> load_arrays(open_source("embedded", max_samples=20), Preprocessing((14, 14), 1))[0].shape
     (20, 14, 14, 1)
     """
     decoded = _DECODED.setdefault(source, {})
@@ -221,7 +221,7 @@ def endless_steps(
     if not per_epoch:
         raise ConfigError(
             f"{examples} training examples don't fill one batch of {batch_size}; "
-            "raise the limit or make the batches smaller"
+            "raise max_samples or make the batches smaller"
         )
     if not 0 <= process_index < process_count:
         raise ConfigError(

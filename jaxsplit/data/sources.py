@@ -63,10 +63,10 @@ class Source:
     Attributes:
       class_names: names of the classes; a label is an index into them.
 
-    >>> source = open_source("embedded", split="train", limit=100)
+    >>> source = open_source("embedded", split="train", max_samples=100)
     >>> len(source), source.class_names[source[0]["label"]]
     (100, 'Ankle boot')
-    >>> np.bincount(source.labels).tolist()  # a limit is spread over the classes
+    >>> np.bincount(source.labels).tolist()  # fewer are spread over the classes
     [10, 10, 10, 10, 10, 10, 10, 10, 10, 10]
     """
 
@@ -122,11 +122,12 @@ class Source:
         return digest.hexdigest()[:16]
 
 
+@_moved.renamed_argument("limit", "max_samples")
 def open_source(
     name: str,
     split: str | None = None,
     data_dir: str | Path | None = None,
-    limit: int | None = None,
+    max_samples: int | None = None,
 ) -> Source:
     """Opens a source of labelled images.
 
@@ -136,7 +137,7 @@ def open_source(
         `NAME[A%:B%]` is a percent range of every class: `train[:90%]` and `train[90%:]` are
         disjoint, so the second can validate settings without the test images.
       data_dir: TFDS data_dir; default: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
-      limit: maximum number of examples, balanced over the classes (see `spread`).
+      max_samples: maximum number of examples, balanced over the classes (see `spread`).
 
     Returns:
       The source; images are decoded on access.
@@ -144,7 +145,7 @@ def open_source(
     Raises:
       DataError: no such source or split, or it cannot be read.
 
-    >>> source = open_source("embedded", limit=20)
+    >>> source = open_source("embedded", max_samples=20)
     >>> source, source[0]["image"].shape
     (Source('embedded', split='test', 20 images), (28, 28, 1))
     """
@@ -169,11 +170,11 @@ def open_source(
         source = Source(name, split, records, part_of(source.labels, *part))
         if not len(source):
             raise DataError(f"{name} has no image in {split}; take a wider range")
-    if limit is not None and limit < 1:
-        raise DataError(f"got limit {limit}, expected at least 1")
-    if limit is None or limit >= len(source):
+    if max_samples is not None and max_samples < 1:
+        raise DataError(f"got max_samples {max_samples}, expected at least 1")
+    if max_samples is None or max_samples >= len(source):
         return source
-    return Source(name, split, records, source.keep[spread(source.labels, limit)])
+    return Source(name, split, records, source.keep[spread(source.labels, max_samples)])
 
 
 def portable_name(name: str) -> str:

@@ -16,6 +16,8 @@ Source: Ballé, Minnen, Singh, Hwang, Johnston 2018, arXiv 1802.01436, appendix 
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
@@ -27,6 +29,7 @@ from jaxsplit.errors import ConfigError
 
 Params = Mapping[str, jax.Array]
 _Layer = tuple[jax.Array, jax.Array, jax.Array | None]
+_Array = TypeVar("_Array", jax.Array, np.ndarray)
 _Pair = tuple[jax.Array, jax.Array]
 
 # Elements of z per block. The layers' intermediates then fit a CPU's cache, which makes the
@@ -149,21 +152,26 @@ def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def _layers(params: Params) -> list[_Layer]:
-    """Returns softplus(H) [C, r_out, r_in], b and tanh(a) or None [C, r_out, 1] of each layer."""
-    layers: list[_Layer] = []
-    while (matrix := params.get(f"matrix_{len(layers)}")) is not None:
-        bias, factor = params[f"bias_{len(layers)}"], params.get(f"factor_{len(layers)}")
-        slope = None if factor is None else jnp.tanh(factor)[:, :, None]
-        layers.append((jax.nn.softplus(matrix), bias[:, :, None], slope))
-    return layers
+def layers(
+    params: Mapping[str, _Array], xp: ModuleType
+) -> list[tuple[_Array, _Array, _Array | None]]:
+    """Returns softplus(H) [C, r_out, r_in], b and tanh(a) or None [C, r_out, 1] of each layer.
+
+    `xp` is the module of the arrays: jax.numpy or numpy.
+    """
+    found: list[tuple[_Array, _Array, _Array | None]] = []
+    while (matrix := params.get(f"matrix_{len(found)}")) is not None:
+        bias, factor = params[f"bias_{len(found)}"], params.get(f"factor_{len(found)}")
+        slope = None if factor is None else xp.tanh(factor)[:, :, None]
+        found.append((xp.logaddexp(matrix, 0), bias[:, :, None], slope))
+    return found
 
 
 def _by_blocks(
     block: Callable[[list[_Layer], jax.Array], jax.Array], params: Params, z: jax.Array
 ) -> jax.Array:
     """Applies block(layers, x [C, 1, n]) -> [C, n] to z [..., C], a block at a time."""
-    layers = _layers(params)
+    found = layers(params, jnp)
     channels = params["bias_0"].shape[0]
     if z.ndim < 1 or z.shape[-1] != channels:
         raise ConfigError(
@@ -175,13 +183,13 @@ def _by_blocks(
     n = x.shape[1]
     size = 8 * max(_BLOCK // (8 * channels), 1)
     if n <= size:
-        y = block(layers, x[:, None])
+        y = block(found, x[:, None])
     else:
         blocks = -(-n // size)
         x = jnp.pad(x, ((0, 0), (0, blocks * size - n)))
         x = jnp.moveaxis(x.reshape(channels, blocks, size), 1, 0)
         # Recomputing a block in the backward pass is faster than reading it from memory.
-        apply = jax.checkpoint(lambda x: block(layers, x[:, None]), prevent_cse=False)
+        apply = jax.checkpoint(lambda x: block(found, x[:, None]), prevent_cse=False)
         y = jnp.moveaxis(jax.lax.map(apply, x), 0, 1).reshape(channels, -1)[:, :n]
     return y.T.reshape(z.shape)
 

@@ -6,13 +6,13 @@ numpy makes the results independent of an accelerator's arithmetic.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxsplit.bitstream.probability_models import TOTAL
 from jaxsplit.bitstream.tables import CodingTables
+from jaxsplit.entropy import factorized
 from jaxsplit.errors import ConfigError
 
 #: Most entries of a channel's table, with the escape.
@@ -26,55 +26,18 @@ _REACH = 64  # symbols on each side of the median that are evaluated for an offs
 _TOLERANCE = 1e-4  # bits per symbol; smaller gains keep the offset nearest to the median
 
 
-class Density(Protocol):
-    """A density for each channel, in float64 NumPy: what tables are made from.
+class Density:
+    """The factorized density in float64 numpy: what tables are made from.
+
+    A density of your own needs no more than `channels`, `masses`, `tails` and `quantiles`.
+
+    Args:
+      params: as from `factorized.init_params`; a ConfigError if they are others, or not finite.
 
     >>> import jax
-    >>> from jaxsplit.entropy import factorized
-    >>> density: Density = ExactDensity(factorized.init_params(jax.random.key(0), channels=2))
+    >>> density = Density(factorized.init_params(jax.random.key(0), channels=2))
     >>> density.channels, density.quantiles(0.5).shape
     (2, (2,))
-    """
-
-    @property
-    def channels(self) -> int:
-        """Number of channels C."""
-
-    def masses(self, edges: np.ndarray) -> np.ndarray:
-        """Returns the masses of intervals, accurate far into the tails.
-
-        Args:
-          edges: [C, n + 1], rising.
-
-        Returns:
-          P(edges[:, j] < Z <= edges[:, j + 1]), [C, n].
-        """
-
-    def tails(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Returns the mass outside an interval.
-
-        Args:
-          low, high: its ends, [C].
-
-        Returns:
-          P(Z <= low or Z > high), [C].
-        """
-
-    def quantiles(self, p: float) -> np.ndarray:
-        """Returns quantiles.
-
-        Args:
-          p: 0 < p < 1.
-
-        Returns:
-          The z at which each channel's cumulative reaches p, [C].
-        """
-
-
-class ExactDensity:
-    """The factorized density in float64 numpy: cumulative, interval masses and quantiles.
-
-    `params` are as from `factorized.init_params`; a ConfigError if they are others, or not finite.
     """
 
     def __init__(self, params: Mapping[str, ArrayLike]):
@@ -93,17 +56,17 @@ class ExactDensity:
                 "lower learning rate"
             )
         self.channels = len(arrays["bias_0"])
-        self._layers = [
-            (
-                np.logaddexp(0, arrays[f"matrix_{k}"]),
-                arrays[f"bias_{k}"][:, :, None],
-                np.tanh(arrays[f"factor_{k}"])[:, :, None] if k < depth - 1 else None,
-            )
-            for k in range(depth)
-        ]
+        self._layers = factorized.layers(arrays, np)
 
     def logits(self, z: np.ndarray) -> np.ndarray:
-        """Computes the logits of the cumulative at z [C, n], float64 [C, n]."""
+        """Computes the logits of the cumulative.
+
+        Args:
+          z: [C, n].
+
+        Returns:
+          float64 [C, n].
+        """
         result = np.empty(np.shape(z))
         for first in range(0, self.channels, _GROUP):
             group = slice(first, first + _GROUP)
@@ -116,7 +79,14 @@ class ExactDensity:
         return result
 
     def masses(self, edges: np.ndarray) -> np.ndarray:
-        """Computes the masses of intervals; see `Density.masses`."""
+        """Computes the masses of intervals, accurate far into the tails.
+
+        Args:
+          edges: [C, n + 1], rising.
+
+        Returns:
+          P(edges[:, j] < Z <= edges[:, j + 1]), [C, n].
+        """
         logits = self.logits(edges)
         lower, upper = logits[:, :-1], logits[:, 1:]
         # Log-space keeps masses far below the spacing of floats near 1.
@@ -125,13 +95,27 @@ class ExactDensity:
         return np.exp(shrink - np.logaddexp(0, -upper) - np.logaddexp(0, lower))
 
     def tails(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Computes the mass outside an interval; see `Density.tails`."""
+        """Computes the mass outside an interval.
+
+        Args:
+          low, high: its ends, [C].
+
+        Returns:
+          P(Z <= low or Z > high), [C].
+        """
         below = np.exp(-np.logaddexp(0, -self.logits(low[:, None])))
         above = np.exp(-np.logaddexp(0, self.logits(high[:, None])))
         return (below + above)[:, 0]
 
     def quantiles(self, p: float) -> np.ndarray:
-        """Computes the p-quantiles by bisection, within ±2^64."""
+        """Computes quantiles by bisection, within ±2^64.
+
+        Args:
+          p: 0 < p < 1.
+
+        Returns:
+          The z at which each channel's cumulative reaches p, [C].
+        """
         target = np.log(p) - np.log1p(-p)
 
         def is_below(z: np.ndarray) -> np.ndarray:
@@ -165,11 +149,10 @@ def rounding_offsets(prior: Mapping[str, ArrayLike] | Density) -> np.ndarray:
       float32 [C], in units of the quantization step.
 
     >>> import jax
-    >>> from jaxsplit.entropy import factorized
     >>> rounding_offsets(factorized.init_params(jax.random.key(0), channels=3)).shape
     (3,)
     """
-    density = _density(prior)
+    density = Density(prior) if isinstance(prior, Mapping) else prior
     medians = density.quantiles(0.5)
     steps = np.arange(-_REACH * _PHASES, _REACH * _PHASES + 1) / _PHASES - 0.5
     # Slivers of 1 / PHASES step; a cell at phase j is PHASES consecutive slivers from the j-th.
@@ -254,11 +237,10 @@ def build_tables(
       ConfigError: the offsets do not fit, or the prior is not finite.
 
     >>> import jax
-    >>> from jaxsplit.entropy import factorized
     >>> build_tables(factorized.init_params(jax.random.key(0), channels=2)).channels
     2
     """
-    density = _density(prior)
+    density = Density(prior) if isinstance(prior, Mapping) else prior
     offsets = np.asarray(rounding_offsets(density) if offsets is None else offsets, np.float32)
     if offsets.shape != (density.channels,) or not np.isfinite(offsets).all():
         raise ConfigError(
@@ -286,7 +268,3 @@ def build_tables(
         minima=first.astype(np.int32),
         offsets=offsets,
     )
-
-
-def _density(prior: Mapping[str, ArrayLike] | Density) -> Density:
-    return ExactDensity(prior) if isinstance(prior, Mapping) else prior

@@ -1,7 +1,9 @@
 """Comparison of two measured curves, as `jaxsplit compare` prints it."""
 
+import functools
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -185,19 +187,10 @@ def compare_curves(
     if low < high:
         bd_accuracy = bd.bd_accuracy(*curves, method=method, higher_is_better=up)
         bd_accuracy *= metric.scale / 100
-    interval: bd.BootstrapInterval | None = None
-    no_interval = ""
-    if reference.images is None or test.images is None:
-        lacking = [side.name for side in (reference, test) if side.images is None]
-        no_interval = f"no {per_image.FILE} in {' and '.join(lacking)}"
-    else:
-        images = reference.images, test.images
-        try:
-            interval = bd.bd_rate_interval(
-                *images, metric=metric, quality=quality, method=method, drops=drops
-            )
-        except ConfigError as error:
-            no_interval = str(error)
+    bootstrap = functools.partial(
+        bd.bd_rate_interval, metric=metric, quality=quality, method=method, drops=drops
+    )
+    interval, no_interval = _interval(reference, test, bootstrap)
     return CurveComparison(
         reference=reference.name,
         test=test.name,
@@ -212,6 +205,21 @@ def compare_curves(
         no_interval=no_interval,
         same_images=same_images,
     )
+
+
+def _interval(
+    reference: MeasuredCurve,
+    test: MeasuredCurve,
+    bootstrap: Callable[[per_image.PerImage, per_image.PerImage], bd.BootstrapInterval],
+) -> tuple[bd.BootstrapInterval | None, str]:
+    """Returns the interval of the BD-rate, or None and the reason why there is none."""
+    if reference.images is None or test.images is None:
+        lacking = [side.name for side in (reference, test) if side.images is None]
+        return None, f"no {per_image.FILE} in {' and '.join(lacking)}"
+    try:
+        return bootstrap(reference.images, test.images), ""
+    except ConfigError as error:
+        return None, str(error)
 
 
 def _same_images(reference: MeasuredCurve, test: MeasuredCurve) -> bool | None:
@@ -230,12 +238,9 @@ def _check_same_unsplit(reference: MeasuredCurve, test: MeasuredCurve, quality: 
     if lacking := [side.name for side in (reference, test) if quality not in side.curve.unsplit]:
         raise ConfigError(f"there is no {quality} of the unsplit network in {lacking[0]}")
     curves = reference.curve, test.curve
-    first, second = ((curve.unsplit[quality].mean, curve.n_images) for curve in curves)
-    if not (math.isclose(first[0], second[0]) and first[1] == second[1]):
-        said = " and ".join(
-            f"{metric.show(value)} {metric.unit} on {count} images"
-            for value, count in (first, second)
-        )
+    seen = [(curve.unsplit[quality].mean, curve.n_images) for curve in curves]
+    if not math.isclose(seen[0][0], seen[1][0]) or seen[0][1] != seen[1][1]:
+        said = " and ".join(f"{metric.show(x)} {metric.unit} on {n} images" for x, n in seen)
         raise ConfigError(
             f"the unsplit networks have {said}: drops are comparable only where they are equal; "
             "evaluate both with one network on the same images, or compare without drops"

@@ -6,11 +6,12 @@ files.
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxsplit._moved import gathered_metrics
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.image_codecs import QUALITIES
 from jaxsplit.evaluation.points import (
@@ -26,8 +27,6 @@ from jaxsplit.evaluation.points import (
 )
 from jaxsplit.io.files import write_whole
 from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, metric_of
-
-Point = TypeVar("Point", RatePoint, CodecPoint)
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,11 @@ class Origin:
         return False
 
 
+_Record = TypeVar("_Record", RatePoint, CodecPoint, Origin, Metric)
+_KEYS = {"lmbda": "lambda"}  # field of a point → its key in a file
+
+
+@gathered_metrics("unsplit", "uncompressed_")
 @dataclass(frozen=True)
 class Curve:
     """The rates of a family on one set of images, and the unsplit network on the same images.
@@ -170,10 +174,8 @@ class Curve:
         for name, value in vars(point).items():
             if name == "metrics":
                 entries |= {metric: flat[metric] for metric in names}
-            elif name == "lmbda":
-                entries["lambda"] = value
-            elif name != "codec" and value is not None:
-                entries[name] = value
+            elif name == "lmbda" or (name != "codec" and value is not None):
+                entries[_KEYS.get(name, name)] = value
             if name == "table_bits_per_image":
                 entries |= flat
         return entries | flat
@@ -228,63 +230,58 @@ def _flat(values: Values) -> dict[str, object]:
 def _parsed(content: Any) -> Curve:
     check_keys(content, ("uncompressed", "points"), "the file", ("baselines", "origin", "metrics"))
     metrics = _metrics(content["metrics"]) if "metrics" in content else CLASSIFICATION_METRICS
-    unsplit, n_images = _split(content["uncompressed"], ("n_images",), "uncompressed", metrics)
-    baselines, origin = content.get("baselines", {}), content.get("origin")
+    unsplit, baselines = content["uncompressed"], content.get("baselines", {})
+    origin, values = content.get("origin"), _taken(unsplit, metrics)
+    check_keys(unsplit, ("n_images",), "uncompressed")
     check_keys(baselines, (), "baselines", tuple(QUALITIES))
-    if origin is not None:
-        check_keys(origin, tuple(entry.name for entry in fields(Origin)), "origin")
-        origin = Origin(**origin)
-    read = {
-        codec: _points(points, CodecPoint, codec, metrics, codec=codec)
-        for codec, points in baselines.items()
-    }
-    points = _points(content["points"], RatePoint, "points", metrics)
-    return Curve(unsplit, points=points, baselines=read, origin=origin, metrics=metrics, **n_images)
+    return Curve(
+        values,
+        unsplit["n_images"],
+        points=_points(RatePoint, content["points"], "points", metrics),
+        baselines={
+            codec: _points(CodecPoint, found, codec, metrics, codec=codec)
+            for codec, found in baselines.items()
+        },
+        origin=None if origin is None else _record(Origin, origin, "origin"),
+        metrics=metrics,
+    )
 
 
 def _metrics(found: Any) -> dict[str, Metric]:
     """Returns the metrics that a file describes."""
     if not isinstance(found, dict) or not found:
         raise ConfigError("metrics is not a dict of at least one metric")
-    for name, entry in found.items():
-        check_keys(entry, tuple(one.name for one in fields(Metric)), f"metrics[{name!r}]")
-        for key, value in entry.items():
+    metrics = {name: _record(Metric, entry, f"metrics[{name!r}]") for name, entry in found.items()}
+    for name, metric in metrics.items():
+        for key, value in vars(metric).items():
             if type(value) is not (bool if key in ("higher_is_better", "ratios") else str):
                 raise ConfigError(f"{key} of metrics[{name!r}] is {value!r}")
-    return {name: Metric(**entry) for name, entry in found.items()}
+    return metrics
 
 
 def _points(
-    found: Any, point: type[Point], where: str, metrics: Mapping[str, Metric], **known: str
-) -> tuple[Point, ...]:
-    """Returns stored points; `known` are fields that the file has elsewhere."""
+    kind: type[_Record], found: Any, where: str, metrics: Mapping[str, Metric], **known: str
+) -> tuple[_Record, ...]:
     if not isinstance(found, list):
         raise ConfigError(f"{where} is not a list")
-    perhaps: tuple[str, ...] = optional(point)
-    required = {entry.name for entry in fields(point)} - {*perhaps, *known, "metrics"}
-    keys = ["lambda" if name == "lmbda" else name for name in required]
-    points = []
-    for number, entry in enumerate(found):
-        values, others = _split(entry, keys, f"{where}[{number}]", metrics, perhaps)
-        if "lambda" in others:
-            others["lmbda"] = others.pop("lambda")
-        points.append(point(**(others | known | {"metrics": values})))
-    return tuple(points)
+    return tuple(
+        _record(kind, entry, f"{where}[{i}]", metrics=_taken(entry, metrics), **known)
+        for i, entry in enumerate(found)
+    )
 
 
-def _split(
-    entry: Any,
-    required: Iterable[str],
-    where: str,
-    metrics: Mapping[str, Metric],
-    perhaps: Iterable[str] = (),
-) -> tuple[Values, dict[str, Any]]:
-    """Splits a stored entry into its metrics and its other keys."""
-    quality, *names = *metrics, AGREEMENT
-    intervals = {name: f"{name}_interval" for name in (quality, *names)}
-    check_keys(entry, (*required, quality), where, (*perhaps, *names, *intervals.values()))
-    values = {}
-    for name, interval in intervals.items():
-        if name in entry or interval in entry:
-            values[name] = Value(entry.pop(name, None), entry.pop(interval, None))
-    return values, entry
+def _taken(entry: Any, metrics: Mapping[str, Metric]) -> Values:
+    """Removes the metrics from a stored entry, and returns them."""
+    values, left = {}, entry if isinstance(entry, dict) else {}
+    for name in (*metrics, AGREEMENT):
+        if left.keys() & {name, f"{name}_interval"}:
+            values[name] = Value(left.pop(name, None), left.pop(f"{name}_interval", None))
+    return values
+
+
+def _record(kind: type[_Record], entry: Any, where: str, **known: Any) -> _Record:
+    """Returns the record of a stored entry; `known` are fields that the file has elsewhere."""
+    names = {_KEYS.get(one.name, one.name): one.name for one in fields(kind)}
+    perhaps: tuple[str, ...] = optional(kind)
+    check_keys(entry, tuple(names.keys() - {*perhaps, *known}), where, perhaps)
+    return kind(**known, **{names[key]: value for key, value in entry.items()})

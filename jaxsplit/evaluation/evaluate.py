@@ -54,7 +54,7 @@ def evaluate(
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
-    >>> source = data.open_source("embedded", limit=20)
+    >>> source = data.open_source("embedded", max_samples=20)
     >>> curve = evaluate(family, family.backbone_of(), source, rate_ids=["r5"])
     >>> [(point.rate_id, point.n_images) for point in curve.points]
     [('r5', 20)]
@@ -118,7 +118,7 @@ def evaluate_images(
     for number, rate in enumerate(rates, 1):
         say = functools.partial(log, f"evaluating {rate.rate_id}, {number} of {len(rates)}")
         measured, lengths, symbols = _measure_rate(
-            task, sender, receiver, rate.rate_id, images, targets, unsplit.predicted, say
+            sender, receiver, rate.rate_id, images, targets, unsplit.predicted, say
         )
         split = make_split(backbone, family.cut, rate.spec)
         metrics = measured.values(task)
@@ -130,26 +130,13 @@ def evaluate_images(
     swept = {}
     for codec in baselines:
         log(f"comparing with {codec}")
-        swept[codec] = sweep_to(
-            images, targets, unsplit.predicted, predict, codec, goals, name, task
-        )
-    curve = Curve(
-        unsplit={name: value for name, value in values.items() if name != AGREEMENT},
-        n_images=len(images),
-        points=tuple(points),
-        baselines=swept,
-        origin=_origin(backbone, family.cut, source),
-        metrics=task.metrics,
-    )
-    seen = PerImage(
-        tuple(point.rate_id for point in points),
-        np.array(all_lengths),
-        np.array([checksums(measured.predicted) for measured in all_measured]),
-        checksums(targets),
-        checksums(unsplit.predicted),
-        _statistics(task, all_measured, unsplit),
-    )
-    return curve, seen
+        predicted = unsplit.predicted
+        swept[codec] = sweep_to(images, targets, predicted, predict, codec, goals, name, task)
+    del values[AGREEMENT]  # with itself
+    origin = _origin(backbone, family.cut, source)
+    curve = Curve(values, len(images), tuple(points), swept, origin, task.metrics)
+    ids = tuple(rate.rate_id for rate in rates)
+    return curve, _per_image(task, ids, all_lengths, all_measured, targets, unsplit)
 
 
 def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origin:
@@ -166,21 +153,28 @@ def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origi
     )
 
 
-def _statistics(
-    task: Task, rates: Sequence[Predictions], unsplit: Predictions
-) -> dict[str, Statistics]:
-    """Returns the statistics that `PerImage` keeps; top-1 follows from the predictions."""
+def _per_image(
+    task: Task,
+    rate_ids: tuple[str, ...],
+    lengths: Sequence[Sequence[int]],
+    rates: Sequence[Predictions],
+    targets: np.ndarray,
+    unsplit: Predictions,
+) -> PerImage:
+    # Top-1 follows from the predictions.
     names = () if type(task) is Classification else (task.quality, AGREEMENT)
-    return {
-        name: Statistics(
-            np.array([one.statistics[name] for one in rates]), unsplit.statistics[name]
-        )
-        for name in names
-    }
+    kept = {name: np.array([one.statistics[name] for one in rates]) for name in names}
+    return PerImage(
+        rate_ids,
+        np.array(lengths),
+        np.array([checksums(one.predicted) for one in rates]),
+        checksums(targets),
+        checksums(unsplit.predicted),
+        {name: Statistics(x, unsplit.statistics[name]) for name, x in kept.items()},
+    )
 
 
 def _measure_rate(
-    task: Task,
     sender: Sender,
     receiver: Receiver,
     rate_id: str,
@@ -204,7 +198,7 @@ def _measure_rate(
         symbols.append(decoded)
         return receiver.predict(decoded, rate_id)
 
-    size = batch_size(images.shape[1:])
+    task, size = sender.backbone.task, sender.batch_size
     measured = measure_outputs(task, run, targets, size, unsplit)
     return measured, lengths, np.concatenate(symbols)
 
@@ -251,7 +245,7 @@ def _point(
     )
 
 
-def predictor(backbone: networks.Backbone) -> Callable[[np.ndarray], np.ndarray]:
+def predictor(backbone: networks.Backbone) -> Callable[[np.ndarray], Outputs]:
     """Returns a function from images uint8 [N, h, w, c] to outputs of the unsplit network."""
     variables = jax.device_put(backbone.variables)
     return functools.partial(networks.predict, backbone.network, variables, backbone.preprocessing)
@@ -259,9 +253,9 @@ def predictor(backbone: networks.Backbone) -> Callable[[np.ndarray], np.ndarray]
 
 def _estimated_bits(split: Split, rate: FamilyRate, symbols: np.ndarray, size: int) -> float:
     """Returns the mean code length under the prior; under the tables where there is none."""
-    if not split.units.has_prior(rate.variables):
+    if not split.has_prior(rate.variables):
         return rate.tables.information_bits(symbols) / len(symbols)
-    offsets = split.units.stored_offsets(rate.tables)
+    offsets = split.stored_offsets(rate.tables)
     run = functools.partial(_bits_program(split), rate.variables, offsets)
     return float(np.mean(in_batches(run, symbols, size), dtype=np.float64))
 

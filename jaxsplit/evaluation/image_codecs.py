@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, features
 
 from jaxsplit import tasks
+from jaxsplit._moved import renamed_argument
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.intervals import measure_outputs, metric_value
 from jaxsplit.evaluation.points import CodecPoint
@@ -45,6 +46,8 @@ _RIFF_HEADER, _CHUNK_HEADER, _FRAME_HEADER = 12, 8, 10
 _SLICE = 50  # images per task of a thread; smaller tasks cost more to distribute
 
 
+@renamed_argument("labels", "targets")
+@renamed_argument("uncut", "unsplit")
 def sweep(
     images: np.ndarray,
     targets: np.ndarray,
@@ -87,6 +90,10 @@ def sweep(
     >>> point.top1, point.agreement, point.bytes_per_image > point.header_bytes_per_image
     (0.75, 1.0, True)
     """
+    import jax
+
+    from jaxsplit.networks.inference import in_batches
+
     task = task or tasks.UNNAMED_CLASSES
     qualities = _checked_qualities(codec, qualities)
     images, targets, unsplit = np.asarray(images), np.asarray(targets), np.asarray(unsplit)
@@ -101,7 +108,13 @@ def sweep(
         def run(part: slice) -> Outputs:
             decoded, sizes = _coded(pool, images[part], codec, quality)
             np.add(total, sizes, out=total)
-            return _outputs(predict, decoded, batch_size)
+            outputs = in_batches(predict, decoded, batch_size)
+            shapes = map(np.shape, jax.tree.leaves(outputs))
+            if wrong := [shape for shape in shapes if shape[:1] != (len(decoded),)]:
+                raise ConfigError(
+                    f"predict returned {wrong[0]}, expected outputs [{batch_size}, …]"
+                )
+            return outputs
 
         found = measure_outputs(task, run, targets, batch_size, unsplit).statistics
         names = (task.quality, AGREEMENT)
@@ -125,6 +138,9 @@ def _check_arrays(images: np.ndarray, targets: np.ndarray, unsplit: np.ndarray) 
             )
 
 
+@renamed_argument("targets", "goals", unless="goals")
+@renamed_argument("labels", "targets")
+@renamed_argument("uncut", "unsplit")
 def sweep_to(
     images: np.ndarray,
     targets: np.ndarray,
@@ -167,6 +183,7 @@ def sweep_to(
     return tuple(points[quality] for quality in sorted(points))
 
 
+@renamed_argument("target", "goal")
 def smallest_reaching(
     points: Iterable[CodecPoint],
     goal: float,
@@ -247,19 +264,6 @@ def _through_codec(
         size += len(file.getvalue())
         header += header_bytes(file.getvalue())
     return decoded, (size, header)
-
-
-def _outputs(predict: Callable[[np.ndarray], Outputs], images: np.ndarray, size: int) -> Outputs:
-    """Returns the network's outputs for images [n, …], padded to a batch of `size`."""
-    import jax
-
-    from jaxsplit.networks.inference import pad_rows
-
-    outputs = predict(pad_rows(images, size))
-    for leaf in jax.tree.leaves(outputs):
-        if not np.ndim(leaf) or len(leaf) < len(images):
-            raise ConfigError(f"predict returned {np.shape(leaf)}, expected outputs [{size}, …]")
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(images)], outputs)
 
 
 def header_bytes(encoded: bytes) -> int:

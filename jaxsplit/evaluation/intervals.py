@@ -89,15 +89,9 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def resampled(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draws images with replacement.
+    """Draws N `images` with replacement: yields float64 [n, N], how often each of n draws has each.
 
-    Args:
-      images: their number N.
-      resamples: number of draws.
-      seed: of the draws; the same seed gives the same ones on any machine.
-
-    Yields:
-      float64 [n, N] for the next n draws: how often each image was drawn.
+    The same seed gives the same draws on any machine.
 
     >>> [(counts.shape, counts.sum()) for counts in resampled(5, resamples=120, seed=0)]
     [((100, 5), np.float64(500.0)), ((20, 5), np.float64(100.0))]
@@ -122,8 +116,7 @@ class Predictions(NamedTuple):
 
     def values(self, task: Task) -> dict[str, Value]:
         """Returns the metrics of the images together, with 95 % intervals."""
-        found = self.statistics
-        return {name: metric_value(images, task.metric(name)) for name, images in found.items()}
+        return {name: metric_value(x, task.metric(name)) for name, x in self.statistics.items()}
 
 
 def measure_outputs(
@@ -137,15 +130,12 @@ def measure_outputs(
 
     The agreement is with `unsplit`, predictions of the unsplit network; None: with themselves.
     """
-    predicted: list[np.ndarray] = []
-    statistics: dict[str, list[np.ndarray]] = {}
+    predicted, statistics = [], []
     for start in range(0, len(targets), size):
         part = slice(start, start + size)
         outputs = run(part)
         predicted.append(np.asarray(task.predict(outputs)))
         agreement = task.agreement(outputs, predicted[-1] if unsplit is None else unsplit[part])
-        found = {**task.evaluate(outputs, targets[part]), AGREEMENT: agreement}
-        for name, images in found.items():
-            statistics.setdefault(name, []).append(images)
-    joined = {name: np.concatenate(parts) for name, parts in statistics.items()}
+        statistics.append({**task.evaluate(outputs, targets[part]), AGREEMENT: agreement})
+    joined = {name: np.concatenate([one[name] for one in statistics]) for name in statistics[0]}
     return Predictions(np.concatenate(predicted), joined)

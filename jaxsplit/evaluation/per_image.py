@@ -177,13 +177,7 @@ class PerImage:
 
 
 def checksums(predictions: np.ndarray) -> np.ndarray:
-    """Returns an integer for each prediction: itself, or the CRC-32 of a larger one.
-
-    Args:
-      predictions: [N] or [N, …].
-
-    Returns:
-      int64 [N] of 32-bit values: equal for equal predictions.
+    """Returns 32 bits for each of N predictions, int64 [N]: itself, or the CRC-32 of a larger one.
 
     >>> checksums(np.array([7, 3])), len(set(checksums(np.eye(3, dtype=np.int32)).tolist()))
     (array([7, 3]), 3)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsplit._moved import gathered_metrics
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.tasks import AGREEMENT, Metric, metric_of
@@ -45,6 +46,7 @@ def attribute_of(values: Values, name: str) -> Any:
     raise AttributeError(f"no {name} among the metrics {', '.join(values)}")
 
 
+@gathered_metrics("metrics")
 @dataclass(frozen=True)
 class RatePoint(Measured):
     """Cost and quality of one rate, measured over a set of images.
@@ -104,6 +106,7 @@ class RatePoint(Measured):
             raise ConfigError("rate_id is '', expected a name")
 
 
+@gathered_metrics("metrics")
 @dataclass(frozen=True)
 class CodecPoint(Measured):
     """One quality of one codec, measured over a set of images.
@@ -170,9 +173,8 @@ def check_fields(record: Any) -> None:
     """Converts the fields of a frozen dataclass to its types; a ConfigError if one can't be."""
     for entry in fields(record):
         check, value = _CHECKS.get(entry.type), getattr(record, entry.name)
-        if check is None or (value is None and isinstance(entry.type, UnionType)):
-            continue
-        object.__setattr__(record, entry.name, check(entry.name, value))
+        if check and not (value is None and isinstance(entry.type, UnionType)):
+            object.__setattr__(record, entry.name, check(entry.name, value))
 
 
 def _number(name: str, value: object, low: float = 0.0, high: float = math.inf) -> float:
@@ -198,9 +200,7 @@ def _text(name: str, value: object) -> str:
 
 def _values(name: str, found: object) -> Values:
     if not isinstance(found, Mapping):
-        raise ConfigError(
-            f'{name} is {found!r}, expected values by metric, such as {{"top1": 0.9}}'
-        )
+        raise ConfigError(f"{name} is {found!r}, expected a dict of values by metric")
     values = {}
     for metric, given in found.items():
         mean, interval = given if isinstance(given, (tuple, list)) else (given, None)

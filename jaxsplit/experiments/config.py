@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from jaxsplit._moved import names_of, rename
 from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.experiments import fields
 from jaxsplit.search import DesignConfig
@@ -84,8 +85,9 @@ def load(name: str, overrides: dict[str, str] | None = None) -> Config:
     32
     """
     values = _read(name)
+    given = _renamed(_kind(values), dict(overrides or {}))
     # Whole mappings first: other lambdas are other rates.
-    for key, text in sorted((overrides or {}).items(), key=lambda item: item[0].count(".")):
+    for key, text in sorted(given.items(), key=lambda item: item[0].count(".")):
         fields.override(_kind(values), values, key, text)
     return to_dataclass(values)
 
@@ -113,7 +115,7 @@ def describe(kind: str) -> str:
 def to_dataclass(values: dict[str, object]) -> Config:
     """Converts nested dicts to the dataclass of their "kind"."""
     kind = _kind(values)
-    values = {key: value for key, value in values.items() if key != "kind"}
+    values = _renamed(kind, {key: value for key, value in values.items() if key != "kind"})
     if kind is not _CurveFile:
         return fields.build(kind, values)
     # A rate's spec has only what differs: merged before it is built, since fields are required.
@@ -151,7 +153,12 @@ def _read(name: str) -> dict[str, object]:
         raise ConfigError(f"{path} has no variant {arg!r}; {listed}")
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError(f"{path} gives a {type(config).__name__}; expected a ConfigDict")
-    return config.to_dict()
+    values = config.to_dict()
+    return _renamed(_kind(values), values)
+
+
+def _renamed(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    return rename(values, names_of(fields.keys(kind)), "the configuration key {}")
 
 
 def _kind(values: dict[str, object]) -> type:

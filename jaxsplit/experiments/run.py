@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxsplit import data, networks
+from jaxsplit._moved import renamed_argument
 from jaxsplit.cost import SplitCost, split_cost
 from jaxsplit.evaluation import evaluate, image_codecs
 from jaxsplit.evaluation.card import with_measured
@@ -58,6 +59,7 @@ class Measurement(NamedTuple):
     table: str
 
 
+@renamed_argument("tell", "log")
 def run_curve(
     config: CurveConfig,
     directory: Path,
@@ -99,7 +101,7 @@ def run_curve(
     groups = make_groups(backbone, config.cut, config.spec, config.rates)
     cost = max((split_cost(group.split, backbone) for group in groups), key=lambda c: c.encoder)
     # Opened before the training, so that missing images are reported at once.
-    source = data.open_source(config.data, split=config.test_split, limit=config.limit)
+    source = data.open_source(config.data, split=config.test_split, max_samples=config.max_samples)
     family = train_curve(config, backbone, directory if resume else None, progress, log)
     if not distributed.is_first():
         return None
@@ -113,6 +115,7 @@ def run_curve(
     return CurveResult(family, curve, cost, table)
 
 
+@renamed_argument("tell", "log")
 def measure(
     family: RateFamily,
     backbone: networks.Backbone,
@@ -143,7 +146,7 @@ def measure(
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
-    >>> source = data.open_source("embedded", limit=20)
+    >>> source = data.open_source("embedded", max_samples=20)
     >>> measured = measure(
     ...     family, family.backbone_of(), source, None, rate_ids=["r5"], baselines=()
     ... )
@@ -194,12 +197,12 @@ def run_backbone(
       ConfigError, DataError, WeightsError: as in `run_curve`.
 
     >>> preprocessing = data.Preprocessing((28, 28), 1, mean=(0.286,), std=(0.353,))
-    >>> config = BackboneConfig("resnet8_small", "embedded", preprocessing, limit=100)
+    >>> config = BackboneConfig("resnet8_small", "embedded", preprocessing, max_samples=100)
     >>> run_backbone(config, Path("mine"), command="mine.py")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     jaxsplit.errors.ConfigError: 100 training examples don't fill one batch of 128: ...
     """
-    test = data.open_source(config.data, split=config.test_split, limit=config.limit)
+    test = data.open_source(config.data, split=config.test_split, max_samples=config.max_samples)
     initial = None if config.initial is None else load_backbone(config.initial)
     variables, measured = train_backbone(config, directory, progress, initial)
     if not distributed.is_first():

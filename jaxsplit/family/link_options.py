@@ -40,7 +40,7 @@ def link_options(
             sent = rate.measured["bytes_per_image"]
             timing = link.time(cost.device_macs, sent, cost.server_macs)
             unit = None
-            if isinstance(rate.spec, BottleneckSpec) and len(split.units.tensors) == 1:
+            if isinstance(rate.spec, BottleneckSpec) and len(split.tensors) == 1:
                 unit = plan_unit(rate.spec, split.shape)
             title, metric = f"{Path(name).name} {rate.rate_id}", backbone.task.quality
             value, shown = rate.measured.get(metric), backbone.task.metric(metric)

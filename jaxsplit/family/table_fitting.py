@@ -17,9 +17,10 @@ from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size
 
 #: How tables are shared: one for all, one per channel, or by spatial position.
-SHARINGS = ("shared", "channels", "places")
+SHARINGS = ("shared", "channels", "positions")
 
 
+@renamed_argument("tables=places", "tables=positions")
 @renamed_argument("tell", "log")
 def fit_tables(
     family: RateFamily,
@@ -38,7 +39,7 @@ def fit_tables(
       backbone: what the family runs on.
       source: images; labels are not used.
       tables: "shared", one table for all channels of a rate, as in the published units; "channels",
-        one for each channel; "places", at most 64, shared by spatial positions of like statistics.
+        one for each channel; "positions", at most 64, shared by positions of like statistics.
       log: log callback, called with the progress in images.
 
     Returns:
@@ -66,6 +67,7 @@ def fit_tables(
     return with_tables_of(family.bind(backbone), symbols, backbone=backbone, tables=tables)
 
 
+@renamed_argument("tables=places", "tables=positions")
 def with_tables_of(
     family: RateFamily,
     symbols: Mapping[str, np.ndarray],
@@ -88,17 +90,17 @@ def with_tables_of(
         if backbone is None:
             found = _fitted(seen, rate.tables.offsets, tables)
         else:
-            units = family.split(backbone, rate.rate_id).units
-            parts = units.separate(seen), units.stored_offsets(rate.tables)
+            split = family.split(backbone, rate.rate_id)
+            parts = split.separate(seen), split.stored_offsets(rate.tables)
             pairs = zip(*map(jax.tree.leaves, parts), strict=True)
-            found = units.join_tables([_fitted(own, offsets, tables) for own, offsets in pairs])
+            found = split.join_tables([_fitted(own, offsets, tables) for own, offsets in pairs])
         rates.append(replace(rate, tables=found))
     return family.with_rates(rates)
 
 
 def _fitted(symbols: np.ndarray, offsets: np.ndarray, tables: str) -> CodingTables:
     channels = symbols.shape[-1]
-    if tables == "places":
+    if tables == "positions":
         if symbols.ndim != 4:
             symbols = symbols.reshape(len(symbols), 1, -1, channels)
         return tables_by_place(symbols, offsets)

@@ -7,9 +7,9 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.io.files import write_whole
@@ -39,6 +40,7 @@ from jaxsplit.networks.network import (
 )
 from jaxsplit.networks.residual import create
 from jaxsplit.tasks import Classification, Task
+from jaxsplit.trees import Structs, Tree
 
 #: The weights in the package.
 ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
@@ -47,6 +49,8 @@ SUFFIX = ".safetensors"
 _HEADER = "jaxsplit"
 
 
+@renamed_argument("module", "network")
+@renamed_argument("class_names", "task")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
     """A frozen network: what is cut, and what a family is bound to. See `make_backbone`.
@@ -72,7 +76,7 @@ class Backbone:
     preprocessing: Preprocessing
     task: Task
     fingerprint: str
-    card: dict[str, Any]
+    card: Mapping[str, object]
     weights: str | None = None
 
     def __post_init__(self) -> None:
@@ -93,12 +97,12 @@ class Backbone:
         return getattr(self.task, "class_names", ())
 
     @functools.cached_property
-    def feature_shapes(self) -> dict[str, Any]:
+    def feature_shapes(self) -> dict[str, Structs]:
         """The features of one image at every cut, see `Network.feature_shapes`."""
         return self.network.feature_shapes(self.variables, self.preprocessing.input_shape)
 
     @functools.cached_property
-    def output_shapes(self) -> Any:
+    def output_shapes(self) -> Structs:
         """The outputs for one image: `jax.ShapeDtypeStruct`s without the leading axis."""
         return shapes_of_one(self.network, self.variables, self.preprocessing.input_shape)
 
@@ -116,7 +120,7 @@ def make_backbone(
     variables: Variables,
     preprocessing: Preprocessing,
     task: Task | Sequence[str],
-    card: dict[str, Any] | None = None,
+    card: Mapping[str, object] | None = None,
 ) -> Backbone:
     """Returns a network of your own as a backbone: ready to be cut, trained behind and coded.
 
@@ -197,7 +201,7 @@ def save_backbone(
     name: str,
     preprocessing: Preprocessing,
     class_names: tuple[str, ...],
-    card: dict[str, Any],
+    card: Mapping[str, object],
     dtype: str = "float16",
 ) -> None:
     """Writes weights and card as one safetensors file; equal ones give equal bytes.
@@ -220,7 +224,7 @@ def save_backbone(
     ...     read_backbone(f"{folder}/own.safetensors").card
     {'seed': 0}
     """
-    if "batch_stats" not in variables:
+    if "batch_stats" not in cast("Mapping[str, Tree]", variables):
         raise WeightsError(
             f"cannot write {path}: its batch normalisation is folded away; "
             "save the variables as they were before fold()"

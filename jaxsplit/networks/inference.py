@@ -6,7 +6,7 @@ import contextlib
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -15,9 +15,12 @@ import numpy as np
 from jaxsplit.data import Preprocessing
 from jaxsplit.networks.network import Features, Network, Variables, as_network
 from jaxsplit.tasks import Outputs
+from jaxsplit.trees import Array, Tree
 
 #: Jitted (variables, images uint8 [B, h, w, c]) → (cut → features, outputs or None).
-HeadProgram = Callable[[Variables, Any], tuple[dict[str, Features], Outputs | None]]
+HeadProgram = Callable[[Variables, Array], tuple[dict[str, Features], Outputs | None]]
+
+_Tree = TypeVar("_Tree")
 
 
 def batch_size(input_shape: tuple[int, ...]) -> int:
@@ -25,7 +28,7 @@ def batch_size(input_shape: tuple[int, ...]) -> int:
     return min(250, max(1, 32 * 224 * 224 // (input_shape[0] * input_shape[1])))
 
 
-def pad_rows(tree: Any, size: int) -> Any:
+def pad_rows(tree: _Tree, size: int) -> _Tree:
     """Pads a tree of arrays [n, …] to [size, …], so that no number of rows compiles anew."""
 
     def padded(array: np.ndarray) -> np.ndarray:
@@ -36,10 +39,10 @@ def pad_rows(tree: Any, size: int) -> Any:
     return jax.tree.map(padded, tree)
 
 
-def in_batches(run: Callable[[Any], Any], tree: Any, size: int) -> Any:
+def in_batches(run: Callable[[Any], object], tree: Tree, size: int) -> Any:
     """Applies `run` to a tree of arrays [N, …] in batches of one size, the last padded.
 
-    Returns what `run` gives for all N, as NumPy arrays.
+    Returns what `run` gives for all N, as NumPy arrays. `run` may ask for the tree's own type.
 
     >>> in_batches(lambda x: 2 * x, np.arange(5), size=2).tolist()
     [0, 2, 4, 6, 8]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,8 +12,11 @@ import numpy as np
 
 from jaxsplit import ops
 from jaxsplit.errors import ConfigError
+from jaxsplit.trees import Array
 
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+#: Collection → block → layer → name → array.
+LayerVariables = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Array]]]]
 _NORM, _CONV = "bn", "conv"  # a block's "bn1" normalizes its "conv1"
 
 
@@ -190,7 +192,7 @@ class Chain(nn.Module, kw_only=True):
         return x
 
 
-def fold_normalization(variables: dict[str, Any], epsilon: float) -> dict[str, Any]:
+def fold_normalization(variables: LayerVariables, epsilon: float) -> LayerVariables:
     """Folds every batch normalization into the convolution before it, for inference.
 
     Args:
@@ -205,7 +207,7 @@ def fold_normalization(variables: dict[str, Any], epsilon: float) -> dict[str, A
     >>> sorted(fold_normalization(backbone.variables, backbone.module.epsilon)["params"]["stem"])
     ['conv']
     """
-    params = {}
+    params: dict[str, dict[str, Mapping[str, Array]]] = {}
     for block, layers in variables["params"].items():
         params[block] = dict(layers)
         for norm in [name for name in layers if name.startswith(_NORM)]:

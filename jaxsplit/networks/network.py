@@ -5,21 +5,22 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks.layers import fold_normalization
+from jaxsplit.networks.layers import LayerVariables, fold_normalization
 from jaxsplit.tasks import Outputs
+from jaxsplit.trees import Structs, Traced, Tree
 
 #: Whatever crosses a cut: one array [B, H, W, C], tokens [B, N, D], or a dictionary of several.
-Features = Any
+Features = Tree
 #: The network's arrays, such as {"params", "batch_stats"}.
-Variables = Any
+Variables = Tree
 
 
 class Network(abc.ABC):
@@ -88,7 +89,7 @@ class Network(abc.ABC):
         features = {cut: self.head(variables, images, cut) for cut in cuts}
         return features, self.tail(variables, features[cuts[-1]], cuts[-1])
 
-    def feature_shapes(self, variables: Variables, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    def feature_shapes(self, variables: Traced, input_shape: tuple[int, ...]) -> dict[str, Structs]:
         """Returns the features of one image at every cut, without running anything.
 
         Args:
@@ -163,15 +164,16 @@ class LinenNetwork(Network):
             start = cut
         return features, self.module.apply(variables, x, start=start)
 
-    def feature_shapes(self, variables: Variables, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    def feature_shapes(self, variables: Traced, input_shape: tuple[int, ...]) -> dict[str, Structs]:
         """Ignores the variables, and traces equal modules once; see `Network.feature_shapes`."""
         return dict(_linen_feature_shapes(self, tuple(input_shape)))
 
     def fold(self, variables: Variables) -> tuple[LinenNetwork, Variables]:
         """Folds the batch normalisation of a module that knows `folded`; see `Network.fold`."""
-        if not hasattr(self.module, "folded") or "batch_stats" not in variables:
+        collections = cast("LayerVariables", variables)  # what Linen's modules take
+        if not hasattr(self.module, "folded") or "batch_stats" not in collections:
             return self, variables
-        folded = fold_normalization(variables, self.module.epsilon)
+        folded = fold_normalization(collections, self.module.epsilon)
         return LinenNetwork(self.module.clone(folded=True)), folded
 
     @property
@@ -195,8 +197,8 @@ class FunctionNetwork(Network):
     (2, 10)
     """
 
-    head_function: Callable[[Variables, jax.Array, str], Features]
-    tail_function: Callable[[Variables, Features, str], Outputs]
+    head_function: Callable[..., Features]  # of their own kinds of variables and features
+    tail_function: Callable[..., Outputs]
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -239,14 +241,14 @@ def as_network(network: Network | nn.Module) -> Network:
     )
 
 
-def variable_shapes(module: nn.Module, input_shape: tuple[int, ...]) -> Variables:
+def variable_shapes(module: nn.Module, input_shape: tuple[int, ...]) -> Mapping[str, Structs]:
     """Returns the shapes of a module's variables, of its `init` for an image (H, W, c)."""
     return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), one_image(input_shape))
 
 
 def shapes_of_one(
-    run: Callable[[Variables, jax.Array], Any], variables: Variables, input_shape: tuple[int, ...]
-) -> Any:
+    run: Callable[[Variables, jax.Array], Tree], variables: Traced, input_shape: tuple[int, ...]
+) -> Any:  # a tree of `jax.ShapeDtypeStruct`s like `run`'s
     """Returns the shapes that `run` gives for one image (H, W, c), without the leading axis."""
     found = jax.eval_shape(run, variables, one_image(input_shape))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), found)
@@ -260,6 +262,8 @@ def one_image(input_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
 
 
 @functools.lru_cache
-def _linen_feature_shapes(network: LinenNetwork, input_shape: tuple[int, ...]) -> dict[str, Any]:
+def _linen_feature_shapes(
+    network: LinenNetwork, input_shape: tuple[int, ...]
+) -> dict[str, Structs]:
     variables = variable_shapes(network.module, input_shape)
     return Network.feature_shapes(network, variables, input_shape)

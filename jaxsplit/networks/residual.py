@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -318,5 +319,5 @@ def endpoint_shapes(module: nn.Module, input_shape: Shape) -> dict[str, Shape]:
     >>> endpoint_shapes(create("resnet8_small", num_classes=10), (28, 28, 1))["stage3.block1"]
     (7, 7, 64)
     """
-    found = LinenNetwork(module).feature_shapes(None, input_shape)
-    return {name: features.shape for name, features in found.items()}
+    found = LinenNetwork(module).feature_shapes({}, input_shape)
+    return {name: cast("jax.ShapeDtypeStruct", one).shape for name, one in found.items()}

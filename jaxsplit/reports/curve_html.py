@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import io
 import itertools
@@ -16,8 +15,8 @@ from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.versions import versions
 from jaxsplit.reports import curve_plot as plot
-from jaxsplit.reports.elements import GREY, interval, number
-from jaxsplit.tasks import AGREEMENT
+from jaxsplit.reports.elements import GREY, interval, number, shown
+from jaxsplit.tasks import AGREEMENT, Metric
 
 _Point = TypeVar("_Point", bound=RatePoint | CodecPoint)
 #: Title of a column, and what it has of a point.
@@ -158,18 +157,17 @@ def _baselines(curve: Curve) -> str:
 
 def _metrics(curve: Curve, names: Iterable[str]) -> Iterator[Column[RatePoint | CodecPoint]]:
     """Yields two columns for each metric: its value and interval."""
-
-    def mean(name: str, point: RatePoint | CodecPoint) -> str:
-        value = point.metrics.get(name)
-        return curve.metric(name).show(value and value.mean)
-
-    def ends(name: str, point: RatePoint | CodecPoint) -> str:
-        return interval(point.metrics.get(name), curve.metric(name), "–")
-
     for name in names:
         metric = curve.metric(name)
-        yield f"{metric.label} {metric.unit}", functools.partial(mean, name)
-        yield "95 % interval", functools.partial(ends, name)
+
+        def mean(p: RatePoint | CodecPoint, n: str = name, m: Metric = metric) -> str:
+            return shown(p.metrics, n, m)
+
+        def ends(p: RatePoint | CodecPoint, n: str = name, m: Metric = metric) -> str:
+            return interval(p.metrics.get(n), m, "–")
+
+        yield f"{metric.label} {metric.unit}", mean
+        yield "95 % interval", ends
 
 
 def _table(title: str, columns: Sequence[Column[_Point]], points: Iterable[_Point]) -> str:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
@@ -177,32 +177,24 @@ def _draw_codec(axes: Axes, curve: Curve, name: str, points: Sequence[CodecPoint
 
 
 def _draw_unsplit(axes: Axes, unsplit: float, metric: Metric) -> None:
-    height = metric.scale * unsplit
+    height, text = metric.scale * unsplit, f"unsplit network, {metric.show(unsplit)} {metric.unit}"
     axes.axhline(height, color=GREY, linewidth=1.4, zorder=1, label="unsplit network")
-    axes.annotate(
-        f"unsplit network, {metric.show(unsplit)} {metric.unit}".rstrip(),
-        (0.008, height),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 5),
-        textcoords="offset points",
-        color=GREY,
-        fontsize=11,
-    )
+    _note(axes, text.rstrip(), (0.008, height), ("axes fraction", "data"), xytext=(0, 5))
 
 
 def _draw_raw(axes: Axes, raw_bytes: int) -> None:
     axes.axvline(raw_bytes, color=GREY, linewidth=1.4, linestyle=":", zorder=1)
-    axes.annotate(
-        f"raw image, {raw_bytes:,} bytes",
-        (raw_bytes, 0.02),
-        xycoords=("data", "axes fraction"),
-        xytext=(-4, 0),
-        textcoords="offset points",
-        rotation=90,
-        ha="right",
-        color=GREY,
-        fontsize=11,
-    )
+    place, where = (raw_bytes, 0.02), ("data", "axes fraction")
+    text = f"raw image, {raw_bytes:,} bytes"
+    _note(axes, text, place, where, xytext=(-4, 0), rotation=90, ha="right")
+
+
+def _note(
+    axes: Axes, text: str, xy: tuple[float, float], where: tuple[str, str], **how: Any
+) -> None:
+    """Writes a text beside a line; `where` are the coordinate systems of `xy`."""
+    how = {"textcoords": "offset points", "color": GREY, "fontsize": 11, **how}
+    axes.annotate(text, xy, xycoords=where, **how)
 
 
 def _scale_quality(

@@ -8,9 +8,8 @@ from rich.table import Table
 
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES, check_goal, smallest_reaching
-from jaxsplit.evaluation.intervals import Value
-from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
-from jaxsplit.reports.elements import amount, as_text, interval, make_table, number, percent
+from jaxsplit.evaluation.points import CodecPoint, RatePoint, Value, Values
+from jaxsplit.reports.elements import amount, as_text, interval, make_table, number, percent, shown
 from jaxsplit.tasks import AGREEMENT, Metric
 
 _NOTE = (
@@ -48,50 +47,40 @@ def table(
     """
     swept = {codec: tuple(points) for codec, points in (codecs or {}).items()}
     quality, measure = curve.metrics[curve.quality], check_goal(measure, curve.quality)
-    metric = curve.metric(measure)
+    metric, drops = curve.metric(measure), measure == curve.quality
     # Three columns of codecs fit only with the header below the file size.
     space = "\n" if len(swept) > 2 else " "
     titles = [TITLES[codec] for codec in swept]
+    columns = ["rate", "lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
+    columns += [f"{quality.label}\n{quality.unit}"]
+    agreement = "agree-\nment" + (" %" if metric.is_share else "")
+    columns += [f"drop\n{quality.drop_unit}" if drops else agreement]
+    columns += [f"{title}{space}bytes\n(header)" for title in titles]
+    note = _NOTE.format(", ".join(titles), metric.label) if titles else None
+    unsplit = dict(curve.unsplit)
+    if metric.is_share:
+        unsplit[AGREEMENT] = Value(1.0)  # with itself
 
-    def codec_cells(goal: Value | None) -> Iterator[str]:
+    def cells(metrics: Values) -> Iterator[str]:
+        value, goal = metrics[curve.quality].mean, metrics.get(measure)
+        yield quality.show(value)
+        lost = quality.show_drop(unsplit[curve.quality].mean, value)
+        yield lost if drops else shown(metrics, measure, metric)
         for points in swept.values():
-            found = goal and smallest_reaching(points, goal.mean, measure, metric)
-            if found:
+            if found := goal and smallest_reaching(points, goal.mean, measure, metric):
                 header = _mean(found.header_bytes_per_image)
                 yield f"{_mean(found.bytes_per_image)}{space}({header})"
             else:
                 yield "n/a"
 
-    unsplit = curve.unsplit[curve.quality]
-    whole: Value | None = unsplit
-    beside, drop = f"drop\n{quality.drop_unit}", "0.00"
-    if measure != curve.quality:  # the unsplit network's agreement with itself
-        whole = Value(1.0) if metric.is_share else None
-        beside = "agree-\nment" + (" %" if metric.is_share else "")
-        drop = metric.show(whole and whole.mean)
-    columns = ["rate", "lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
-    columns += [f"{quality.label}\n{quality.unit}", beside]
-    columns += [f"{title}{space}bytes\n(header)" for title in titles]
-    note = _NOTE.format(", ".join(titles), metric.label) if titles else None
-
-    def cells(point: RatePoint) -> Iterator[str]:
-        yield point.rate_id
-        yield number(point.lmbda, ".3g")
-        yield _mean(point.bytes_per_image)
-        yield _mean(point.estimated_bits_per_image)
-        yield _mean(point.table_bits_per_image)
-        yield f"{point.bits_per_pixel:.3f}"
-        value = point.metrics[curve.quality].mean
-        yield quality.show(value)
-        if measure == curve.quality:
-            yield quality.show_drop(unsplit.mean, value)
-        else:
-            yield _shown(point.metrics, measure, metric)
-        yield from codec_cells(point.metrics.get(measure))
+    def row(point: RatePoint) -> tuple[str, ...]:
+        bits = point.estimated_bits_per_image, point.table_bits_per_image
+        sizes = map(_mean, (point.bytes_per_image, *bits))
+        lmbda, pixel = number(point.lmbda, ".3g"), f"{point.bits_per_pixel:.3f}"
+        return point.rate_id, lmbda, *sizes, pixel, *cells(point.metrics)
 
     raw = "" if raw_bytes is None else f"{raw_bytes} raw"
-    last = ("unsplit", "", raw, "", "", "", quality.show(unsplit.mean), drop, *codec_cells(whole))
-    rows = [*(tuple(cells(point)) for point in curve.points), None, last]
+    rows = [*map(row, curve.points), None, ("unsplit", "", raw, "", "", "", *cells(unsplit))]
     return make_table(f"Rates against the unsplit network, {_images(curve)}", columns, rows, note)
 
 
@@ -134,7 +123,7 @@ def details(curve: Curve) -> Table:
     def cells(name: str, values: Values) -> Iterator[str]:
         yield name
         yield interval(values[first], quality)
-        yield from (_shown(values, other, curve.metrics[other]) for other in others)
+        yield from (shown(values, other, curve.metrics[other]) for other in others)
 
     agreement = curve.metric(AGREEMENT)
     rates = [(*cells(p.rate_id, p.metrics), *_details(p, agreement)) for p in curve.points]
@@ -155,15 +144,11 @@ def render_details(curve: Curve) -> str:
     return as_text(details(curve))
 
 
-def _shown(values: Values, name: str, metric: Metric) -> str:
-    return metric.show(values[name].mean if name in values else None)
-
-
 def _details(point: RatePoint, metric: Metric) -> Iterator[str]:
     """Yields agreement, sizes of frames, and costs."""
-    agreement, ends = point.metrics.get(AGREEMENT), interval(point.metrics.get(AGREEMENT), metric)
-    shown = metric.show(agreement and agreement.mean, 1)
-    yield shown if ends == "n/a" else f"{shown} ({ends})"
+    mean = shown(point.metrics, AGREEMENT, metric, 1)
+    ends = interval(point.metrics.get(AGREEMENT), metric)
+    yield mean if ends == "n/a" else f"{mean} ({ends})"
     frames = (point.bytes_p5, point.bytes_p95)
     yield "n/a" if None in frames else "-".join(f"{size:.0f}" for size in frames)
     yield percent(point.device_share, 1)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxsplit.evaluation.intervals import Value
+from jaxsplit.evaluation.points import Value, Values
 from jaxsplit.io.files import write_whole
 from jaxsplit.tasks import Metric
 
@@ -81,6 +81,11 @@ def number(value: float | None, form: str) -> str:
 def percent(share: float | None, digits: int) -> str:
     """Formats a share in percent, without the unit; "n/a" for None."""
     return number(None if share is None else 100 * share, f".{digits}f")
+
+
+def shown(values: Values, name: str, metric: Metric, digits: int = 2) -> str:
+    """Formats the value of a metric; "n/a" where it is not known."""
+    return metric.show(values[name].mean if name in values else None, digits)
 
 
 def interval(value: Value | None, metric: Metric, dash: str = "-") -> str:

@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING
 
 from jaxsplit.cost import SYMBOLS, CutPlan, Plan, UnitPlan
 from jaxsplit.cost.link import Comparison, Option
-from jaxsplit.reports.elements import (
-    GREY,
-    add_grid,
-    amount,
-    as_text,
-    make_table,
-    new_figure,
-    plain_numbers,
-    write_png,
-)
+from jaxsplit.reports import elements
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,38 +61,38 @@ def render_units(cut: CutPlan, comparison: Comparison | None = None) -> str:
     columns, rows = list(_UNIT_COLUMNS), [_unit(unit) for unit in cut.units]
     if comparison is not None:
         columns += ["bytes", "total\nms"]
-        sent = [amount(round(comparison.sent_bytes(unit))) for unit in cut.units]
+        sent = [elements.amount(round(comparison.sent_bytes(unit))) for unit in cut.units]
         total = [_ms(comparison.timing(cut, unit).total_ms) for unit in cut.units]
         rows = [(*row, *times) for row, *times in zip(rows, sent, total, strict=True)]
-    return as_text(make_table(title, columns, rows))
+    return elements.as_text(elements.make_table(title, columns, rows))
 
 
 def _cuts(plan: Plan) -> str:
     columns = ["cut", "features", "bytes", "device MACs\n(%)", "server MACs\n(%)"]
     columns += ["device\nparams (%)", "server\nparams", "memory"]
-    note = _CUTS_NOTE.format(macs=amount(plan.macs), params=amount(plan.params))
+    note = _CUTS_NOTE.format(macs=elements.amount(plan.macs), params=elements.amount(plan.params))
     title = f"Cuts of {plan.name}, images of {_shape(plan.input_shape)}"
     rows = [
         (
             cut.cut,
             _shape(cut.feature_shape),
-            amount(cut.feature_bytes),
+            elements.amount(cut.feature_bytes),
             _with_share(cut.device_macs, cut.device_macs_share),
             _with_share(cut.server_macs, 1 - cut.device_macs_share),
             _with_share(cut.device_params, cut.device_params_share),
-            amount(cut.server_params),
-            amount(cut.device_peak_bytes),
+            elements.amount(cut.server_params),
+            elements.amount(cut.device_peak_bytes),
         )
         for cut in plan.cuts
     ]
-    return as_text(make_table(title, columns, rows, note))
+    return elements.as_text(elements.make_table(title, columns, rows, note))
 
 
 def _units(plan: Plan, symbols: int) -> str:
     units = {cut.cut: cut.unit_of(symbols) for cut in plan.cuts}
     rows = [(cut, *(_unit(unit) if unit else ("none fits",))) for cut, unit in units.items()]
     columns, note = ("cut", *_UNIT_COLUMNS), _UNITS_NOTE.format(symbols)
-    return as_text(make_table("A unit for every cut", columns, rows, note))
+    return elements.as_text(elements.make_table("A unit for every cut", columns, rows, note))
 
 
 def _times(title: str, options: Sequence[Option], note: str | None) -> str:
@@ -114,9 +105,9 @@ def _times(title: str, options: Sequence[Option], note: str | None) -> str:
             rows.append(None)
         seen = (one.cut or "", one.shown.show(one.quality)) if measured else ()
         size = ("", "") if one.unit is None else _unit(one.unit)[:2]
-        sent = "" if one.sent_bytes is None else amount(round(one.sent_bytes))
+        sent = "" if one.sent_bytes is None else elements.amount(round(one.sent_bytes))
         rows.append((one.name, *seen, *size, sent, *map(_ms, one.timing.to_dict().values())))
-    return as_text(make_table(title, columns, rows, note))
+    return elements.as_text(elements.make_table(title, columns, rows, note))
 
 
 def _verdict(comparison: Comparison) -> str:
@@ -134,7 +125,7 @@ def _verdict(comparison: Comparison) -> str:
 def _unit(unit: UnitPlan) -> tuple[str, ...]:
     counts = (unit.encoder_macs, unit.decoder_macs, unit.encoder_params, unit.decoder_params)
     size = f"{unit.spec.channels}, {unit.spec.stride}"
-    return size, _shape(unit.latent_shape), *map(amount, (*counts, unit.stored_bytes))
+    return size, _shape(unit.latent_shape), *map(elements.amount, (*counts, unit.stored_bytes))
 
 
 def _ms(value: float) -> str:
@@ -149,7 +140,7 @@ def _shape(sizes: Iterable[int]) -> str:
 
 
 def _with_share(count: int, share: float) -> str:
-    return f"{amount(count)} ({100 * share:.1f})"
+    return f"{elements.amount(count)} ({100 * share:.1f})"
 
 
 def plot_plan(
@@ -170,7 +161,7 @@ def plot_plan(
     Raises:
       ConfigError: the file can't be written.
     """
-    figure = new_figure()
+    figure = elements.new_figure()
     upper, lower = figure.subplots(2, 1)
     if comparison is None:
         _draw_shares(upper, plan)
@@ -180,9 +171,9 @@ def plot_plan(
     size = "×".join(map(str, plan.input_shape))
     figure.suptitle(f"Where to cut {plan.name}, images of {size}", fontsize=14, parse_math=False)
     for axes in (upper, lower):
-        add_grid(axes, "y")
+        elements.add_grid(axes, "y")
         axes.legend(loc="center left", bbox_to_anchor=(1.005, 0.5), fontsize=10, frameon=False)
-    write_png(path, figure)
+    elements.write_png(path, figure)
 
 
 def _draw_shares(axes: Axes, plan: Plan) -> None:
@@ -194,9 +185,9 @@ def _draw_shares(axes: Axes, plan: Plan) -> None:
     work, kept = "multiply-accumulates\non the", "parameters\non the device"
     axes.bar(places, macs, 0.7, color=_DEVICE, label=f"{work} device")
     axes.bar(places, rest, 0.7, bottom=macs, color=_SERVER, alpha=0.25, label=f"{work} server")
-    axes.plot(places, params, color=GREY, marker="o", linewidth=1.8, label=kept)
+    axes.plot(places, params, color=elements.GREY, marker="o", linewidth=1.8, label=kept)
     for place, share in zip(places, macs, strict=True):
-        axes.text(place, share + 1, f"{share:.0f}", ha="center", fontsize=9, color=GREY)
+        axes.text(place, share + 1, f"{share:.0f}", ha="center", fontsize=9, color=elements.GREY)
     axes.set_ylim(0, 108)
     axes.set_ylabel("percent of the unsplit network", fontsize=11)
     _name_places(axes, names)
@@ -232,7 +223,7 @@ def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | N
     first = 0 if comparison is None else 1  # below the bars of the picture above
     places = range(first, first + len(names))
     raw = [cut.feature_bytes for cut in plan.cuts]
-    axes.bar(places, raw, width=0.7, color=GREY, alpha=0.35, label="features\nin float32")
+    axes.bar(places, raw, width=0.7, color=elements.GREY, alpha=0.35, label="features\nin float32")
     bits = 8.0 if comparison is None else comparison.bits_per_symbol
     units = {place: cut.unit_of(symbols) for place, cut in zip(places, plan.cuts, strict=True)}
     known = {place: unit for place, unit in units.items() if unit is not None}
@@ -249,7 +240,7 @@ def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | N
     axes.set_yscale("log")
     everything = [*raw, image, *sizes]
     axes.set_ylim(min(everything) / 2.5, max(everything) * 2.5)
-    axes.yaxis.set_major_formatter(plain_numbers)
+    axes.yaxis.set_major_formatter(elements.plain_numbers)
     axes.set_ylabel("bytes an image (logarithmic)", fontsize=11)
     if comparison is not None:
         axes.set_xlim(-0.8, len(names) + 1.8)

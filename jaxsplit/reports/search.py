@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jaxsplit.reports.elements import (
-    GREY,
-    add_grid,
-    amount,
-    as_text,
-    make_table,
-    new_figure,
-    plain_numbers,
-    write_png,
-)
+import numpy as np
+
+from jaxsplit.reports import elements
 from jaxsplit.search import Design
 from jaxsplit.search.pareto import Result
 from jaxsplit.tasks import Metric
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _LEAST = 1.0  # bytes: smaller sizes are plotted there
 
@@ -52,12 +49,12 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
             f"{result.bytes_per_image:.1f}",
             metric.show(result.quality),
             metric.show_drop(design.unsplit_quality, result.quality),
-            f"{amount(one.device_macs)} ({100 * one.device_macs / design.uncut_macs:.1f})",
+            f"{elements.amount(one.device_macs)} ({100 * one.device_macs / design.uncut_macs:.1f})",
             str(result.steps),
         )
         for result, one in ((result, result.candidate) for result in design.front)
     ]
-    return as_text(make_table("The front of the search", columns, rows, note))
+    return elements.as_text(elements.make_table("The front of the search", columns, rows, note))
 
 
 def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ()) -> None:
@@ -74,17 +71,17 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     Raises:
       ConfigError: the file can't be written.
     """
-    from matplotlib.patheffects import withStroke
     from matplotlib.ticker import LogLocator
 
-    metric, figure = _metric(design), new_figure()
+    metric, figure = _metric(design), elements.new_figure()
     axes = figure.add_subplot()
     axes.set_xscale("log")
     others = [result for result in design.results if result not in design.front]
     for results, size, alpha in ((others, 18, 0.35), (design.front, 90, 1.0)):
+        places = np.reshape([_place(result, metric) for result in results], (-1, 2))
         dots = axes.scatter(
-            [max(result.bytes_per_image, _LEAST) for result in results],
-            [metric.scale * result.quality for result in results],
+            places[:, 0],
+            places[:, 1],
             c=[100 * result.candidate.device_macs / design.uncut_macs for result in results],
             s=size,
             alpha=alpha,
@@ -95,30 +92,17 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
             linewidths=0.6,
         )
     figure.colorbar(dots, ax=axes, label="multiply-accumulates on the device (% of the network)")
-    for number, result in enumerate(chosen, 1):
-        one, value = result.candidate, metric.scale * result.quality
-        place = max(result.bytes_per_image, _LEAST), value
-        axes.plot(*place, "o", markersize=14, fillstyle="none", color=GREY)
-        axes.annotate(
-            str(number),
-            place,
-            xytext=(8, 8),
-            textcoords="offset points",
-            fontsize=11,
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )
-        name = f"{number}  {one.cut} C{one.spec.channels} s{one.spec.stride}, {one.lmbda:g}"
-        axes.plot([], [], " ", label=name)
+    _draw_chosen(axes, chosen, metric)
     if chosen:
         title = "chosen: cut, channels, stride, lambda"
         figure.legend(title=title, fontsize=10, ncols=4, handlelength=0, loc="outside lower center")
     unsplit = metric.scale * design.unsplit_quality
-    axes.axhline(unsplit, color=GREY, linewidth=1.4, zorder=1)
+    axes.axhline(unsplit, color=elements.GREY, linewidth=1.4, zorder=1)
     text = f"unsplit network, {metric.show(design.unsplit_quality)} {metric.unit}".rstrip()
     beside = axes.get_yaxis_transform()
-    axes.text(0.008, unsplit, text, color=GREY, fontsize=11, va="bottom", transform=beside)
+    axes.text(0.008, unsplit, text, color=elements.GREY, fontsize=11, va="bottom", transform=beside)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(plain_numbers)
+    axes.xaxis.set_major_formatter(elements.plain_numbers)
     axes.minorticks_off()
     axes.set_xlabel("bytes an image (estimated, logarithmic)", fontsize=12)
     axes.set_ylabel(metric.title, fontsize=12)
@@ -129,8 +113,31 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     room = metric.sign * (1 if metric.is_share else 0.05 * abs(far))
     ends = unsplit - 1.3 * far - room, unsplit + 0.1 * far + room
     axes.set_ylim(min(ends), max(ends))
-    add_grid(axes)
-    write_png(path, figure)
+    elements.add_grid(axes)
+    elements.write_png(path, figure)
+
+
+def _draw_chosen(axes: Axes, chosen: Sequence[Result], metric: Metric) -> None:
+    from matplotlib.patheffects import withStroke
+
+    outline = [withStroke(linewidth=3, foreground="white")]
+    for number, result in enumerate(chosen, 1):
+        one, place = result.candidate, _place(result, metric)
+        axes.plot(*place, "o", markersize=14, fillstyle="none", color=elements.GREY)
+        axes.annotate(
+            str(number),
+            place,
+            xytext=(8, 8),
+            textcoords="offset points",
+            fontsize=11,
+            path_effects=outline,
+        )
+        name = f"{number}  {one.cut} C{one.spec.channels} s{one.spec.stride}, {one.lmbda:g}"
+        axes.plot([], [], " ", label=name)
+
+
+def _place(result: Result, metric: Metric) -> tuple[float, float]:
+    return max(result.bytes_per_image, _LEAST), metric.scale * result.quality
 
 
 def _metric(design: Design) -> Metric:

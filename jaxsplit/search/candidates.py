@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from jaxsplit._moved import renamed_attributes
 from jaxsplit.cost import Plan, unit_grid
 from jaxsplit.errors import ConfigError
 from jaxsplit.train.config import check_values, digest
@@ -14,6 +15,7 @@ from jaxsplit.units.bottleneck import BottleneckSpec
 _OUTSIDE = ("minutes", "most_drop", "points", "full_steps")
 
 
+@renamed_attributes
 @dataclasses.dataclass(frozen=True)
 class DesignConfig:
     """A search over cuts, channels, strides and lambdas.
@@ -32,8 +34,8 @@ class DesignConfig:
         of the task's metric: for top-1 a share, 0 … 1. It removes none before the end: units
         trained on features only have low accuracy.
       data, train_split, test_split: images to train on, and to compare on.
-      limit, evaluate_limit: max_samples of both; comparisons before the last use fewer.
-      batch_size, learning_rate, prior_rate, ema, seed: as in `CurveConfig`.
+      max_samples, max_eval_samples: images of both; comparisons before the last use fewer.
+      batch_size, learning_rate, prior_lr_multiplier, ema, seed: as in `CurveConfig`.
       cache_gib: largest size of the features of all cuts, float16.
       points: of the front that the configuration for the full training takes.
       full_steps: of that training.
@@ -60,11 +62,11 @@ class DesignConfig:
     data: str = "embedded"
     train_split: str = "train[:90%]"
     test_split: str = "train[90%:]"
-    limit: int | None = 4000
-    evaluate_limit: int | None = 1000
+    max_samples: int | None = 4000
+    max_eval_samples: int | None = 1000
     batch_size: int = 32
     learning_rate: float = 1e-2
-    prior_rate: float = 3.0
+    prior_lr_multiplier: float = 3.0
     ema: float = 0.98
     seed: int = 0
     cache_gib: float = 8.0

@@ -13,7 +13,7 @@ from jaxsplit.search.pareto import Result
 from jaxsplit.train.config import CurveConfig
 
 # Fields of a search that a training has too.
-_SHARED = ("data", "batch_size", "learning_rate", "prior_rate", "ema", "seed")
+_SHARED = ("data", "batch_size", "learning_rate", "prior_lr_multiplier", "ema", "seed")
 
 _TEMPLATE = '''\
 """Curves of the points that a search chose; written by `jaxsplit design`.
@@ -45,7 +45,7 @@ def get_config(arg: str = {first!r}) -> ml_collections.ConfigDict:
         {{"steps": {noise}, "distortion": {{"distillation": 1.0}}}},
         {{"steps": {rounding}, "distortion": {{"distillation": 1.0}}, "quantization": "round"}},
     )
-    config.tables = "places"
+    config.tables = "positions"
     config.feature_dtype = "float16"
     # As in the search, but on all images.
 {values}

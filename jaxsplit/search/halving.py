@@ -123,10 +123,10 @@ def search(
     frozen = backbone.fold()
     cuts = tuple(dict.fromkeys(one.cut for one in everything))
     folder, limit = workdir / "features", config.cache_gib * 2**30
-    seen = [
-        features.compute_at_cuts(frozen, cuts, source, directory=folder, max_bytes=limit, log=log)
-        for source in sources
+    runs = [
+        features.HeadRun(frozen, cuts, source, data.Views(), "float16", log) for source in sources
     ]
+    seen = [features.cached(run, folder, "disk", limit) for run in runs]
     trainer = Trainer(config, frozen, *seen)
     run_rungs(config, trainer, everything, checkpoint, log)
     return _design(config, trainer, everything, checkpoint, plan.macs)
@@ -166,8 +166,8 @@ def _design(
 def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Source]:
     """Opens and checks the training images and those of the comparisons."""
     sources = [
-        data.open_source(config.data, split=config.train_split, limit=config.limit),
-        data.open_source(config.data, split=config.test_split, limit=config.evaluate_limit),
+        data.open_source(config.data, split=config.train_split, max_samples=config.max_samples),
+        data.open_source(config.data, split=config.test_split, max_samples=config.max_eval_samples),
     ]
     for source in sources:
         backbone.task.check_source(source)

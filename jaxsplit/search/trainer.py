@@ -94,7 +94,7 @@ class Trainer:
         self.config, self.backbone, self.train, self.test = config, backbone, train, test
         self.devices = parallel.devices_for(config.batch_size)
         schedule = make_schedule("constant", config.learning_rate, 2 * _WARMUP, warmup=_WARMUP)
-        self.adam = clipped_adam(schedule, max_norm=1.0, prior=config.prior_rate)
+        self.adam = clipped_adam(schedule, max_norm=1.0, prior=config.prior_lr_multiplier)
         self._first_cuts: dict[Shape, str] = {}
         self._variables = parallel.replicate(backbone.variables, self.devices)
         self._images = next(iter(test.values()))  # targets and teacher are the same at all cuts
@@ -174,6 +174,7 @@ class Trainer:
         """Returns the unsplit network's quality on the images in `parts(limit)`."""
         images = self._images.batch(np.concatenate(self.parts(limit)))
         task = self.backbone.task
+        assert images.teacher is not None
         measured = task.measure(images.teacher, images.targets)[task.quality]
         mean = np.asarray(measured).mean(axis=0, dtype=np.float64)
         return float(task.metric(task.quality).value(mean))
@@ -220,7 +221,7 @@ class Trainer:
         """Reconstruction with rounded latents, and the bits of each image."""
 
         def run(
-            features: Features, unit: Variables, offsets: Offsets
+            features: jax.Array, unit: Variables, offsets: Offsets
         ) -> tuple[Features, jax.Array]:
             latents = split.round(split.encode(unit, features.astype(jnp.float32)), offsets)
             return split.decode(unit, latents), losses.rate(split.bits(unit, latents))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ import optax
 
 from jaxsplit.data import Source
 from jaxsplit.errors import ConfigError, DataError
-from jaxsplit.tasks.task import CLASSIFICATION_METRICS, Metric, Task
+from jaxsplit.tasks.task import CLASSIFICATION_METRICS, Metric, Outputs, Targets, Task
+from jaxsplit.trees import Tree
 
 __all__ = ["UNNAMED_CLASSES", "Classification", "cross_entropy", "distillation"]
 
@@ -79,40 +80,41 @@ class Classification(Task):
     quality: ClassVar[str] = "top1"
     metrics: ClassVar[Mapping[str, Metric]] = CLASSIFICATION_METRICS
 
-    def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def loss(self, outputs: Outputs, targets: Targets) -> jax.Array:
         """Computes `cross_entropy`: logits float [B, K], labels int [B] → nats [B]."""
-        return cross_entropy(outputs, targets)
+        return cross_entropy(_array(outputs), _array(targets))
 
     def distillation(
-        self, outputs: jax.Array, teacher: jax.Array, temperature: float = 1.0
+        self, outputs: Outputs, teacher: Outputs, temperature: float = 1.0
     ) -> jax.Array:
         """Computes `distillation`: two logits float [B, K] → nats [B]."""
-        return distillation(outputs, teacher, temperature)
+        return distillation(_array(outputs), _array(teacher), temperature)
 
-    def measure(self, outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+    def measure(self, outputs: Outputs, targets: Targets) -> dict[str, jax.Array]:
         """Computes top-1, bool [B]: the label has the largest logit, the first of equal ones."""
-        if jnp.ndim(outputs) != 2:
-            raise ConfigError(f"outputs are {jnp.shape(outputs)}, expected logits [B, K]")
-        return {"top1": jnp.argmax(outputs, -1) == targets}
+        logits = _array(outputs)
+        if jnp.ndim(logits) != 2:
+            raise ConfigError(f"outputs are {jnp.shape(logits)}, expected logits [B, K]")
+        return {"top1": jnp.argmax(logits, -1) == _array(targets)}
 
-    def evaluate(self, outputs: jax.Array, targets: jax.Array) -> dict[str, np.ndarray]:
+    def evaluate(self, outputs: Outputs, targets: Targets) -> dict[str, np.ndarray]:
         """Computes top-1 and, for more than five classes, top-5, bool [B]; ties go to the first."""
-        logits, labels = np.asarray(outputs), np.asarray(targets)
+        logits, labels = np.asarray(_array(outputs)), np.asarray(_array(targets))
         correct = {"top1": logits.argmax(-1) == labels}
         if logits.shape[-1] > _TOP:
             likeliest = np.argsort(-logits, axis=-1, kind="stable")[..., :_TOP]
             correct["top5"] = (likeliest == labels[..., None]).any(-1)
         return correct
 
-    def predict(self, outputs: jax.Array) -> jax.Array:
+    def predict(self, outputs: Outputs) -> jax.Array:
         """Returns the class of the largest logit, int [B]; of equal ones the first."""
-        return outputs.argmax(-1)
+        return _array(outputs).argmax(-1)
 
     def sampled_log_likelihood(
-        self, outputs: jax.Array, key: jax.Array, temperature: float = 1.0
+        self, outputs: Outputs, key: jax.Array, temperature: float = 1.0
     ) -> jax.Array:
         """Draws a class from softmax(logits / T); returns its log-probability, float [B]."""
-        log_p = jax.nn.log_softmax(outputs / temperature)
+        log_p = jax.nn.log_softmax(_array(outputs) / temperature)
         drawn = jax.random.categorical(key, jax.lax.stop_gradient(log_p))
         return jnp.take_along_axis(log_p, drawn[:, None], axis=1)[:, 0]
 
@@ -129,15 +131,19 @@ class Classification(Task):
             f"{message} ({theirs[0]}, …); the backbone's {len(ours)} are others ({ours[0]}, …)"
         )
 
-    def describe(self, outputs: jax.Array) -> list[dict[str, object]]:
+    def describe(self, outputs: Outputs) -> list[dict[str, object]]:
         """Returns the name of each image's likeliest class and its probability."""
-        logits = np.asarray(outputs, np.float64)
+        logits = np.asarray(_array(outputs), np.float64)
         probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         return [
             {"class": self.class_names[row.argmax()], "probability": round(float(row.max()), 4)}
             for row in probabilities
         ]
+
+
+def _array(tree: Tree) -> jax.Array:
+    return cast("jax.Array", tree)  # a classification's outputs and targets are one array each
 
 
 #: The task of networks whose outputs are logits [B, K], where no class is named.

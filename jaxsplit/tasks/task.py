@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
 from jaxsplit.data import Source
 from jaxsplit.errors import ConfigError
+from jaxsplit.trees import Tree
 
 if TYPE_CHECKING:
     import jax
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 #: The metric that compares with the unsplit network, of every task.
 AGREEMENT = "agreement"
 #: Outputs of a network for a batch: logits [B, K] of a classifier, any pytree of arrays [B, …].
-Outputs = Any
+Outputs = Tree
 #: Targets of a batch: labels int [B] for a classifier, any pytree of arrays [B, …].
-Targets = Any
+Targets = Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,7 +291,7 @@ class Task(abc.ABC):
     ) -> jax.Array:
         """Computes the log-likelihood of a target drawn from the network's distribution.
 
-        Its gradient gives the Fisher information. Only start="principal" needs it.
+        Its gradient gives the Fisher information. Only initialization="pca" needs it.
 
         Args:
           outputs: of the network.

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import numpy as np
 import optax
 
 from jaxsplit import data, networks
+from jaxsplit._moved import renamed_attributes
 from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.data.pipeline import ImageBatch
 from jaxsplit.errors import ConfigError
@@ -23,8 +23,10 @@ from jaxsplit.train.config import check_batch, check_values, digest
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
 from jaxsplit.train.state import TrainState
 from jaxsplit.train.step import StepMetrics
+from jaxsplit.units.unit import Collection, Variables
 
 
+@renamed_attributes
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
     """A training of a backbone; defaults suit small residual networks on small images.
@@ -40,7 +42,7 @@ class BackboneConfig:
       momentum, weight_decay: of SGD with Nesterov's momentum; only kernels decay.
       label_smoothing: share of the target spread over all classes.
       train_split, test_split: of the source. Test images are used once, after the training.
-      limit: max_samples of each split; None: all.
+      max_samples: images of each split; None: all.
       initial: weights to start from, see `load_backbone`; None: random ones.
     """
 
@@ -58,7 +60,7 @@ class BackboneConfig:
     label_smoothing: float = 0.0
     train_split: str = "train"
     test_split: str = "test"
-    limit: int | None = None
+    max_samples: int | None = None
     initial: str | None = None
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ def train_backbone(
     workdir: Path | None,
     progress: Progress | None = None,
     initial: networks.Backbone | None = None,
-) -> tuple[networks.Variables, dict[str, Any]]:
+) -> tuple[Variables, dict[str, float]]:
     """Trains a backbone, or resumes its checkpoint in `workdir`, and tests it once.
 
     `initial` is the backbone that `config.initial` names; `progress` gets loss and accuracy.
@@ -89,7 +91,7 @@ def train_backbone(
       ConfigError: there are too few training images, or `initial` is another network.
       DataError: `initial` has other classes.
     """
-    source = data.open_source(config.data, split=config.train_split, limit=config.limit)
+    source = data.open_source(config.data, split=config.train_split, max_samples=config.max_samples)
     check_batch(len(source), config.batch_size)
     steps_per_epoch = len(source) // config.batch_size
     steps = config.epochs * steps_per_epoch
@@ -119,14 +121,14 @@ def train_backbone(
             directory=checkpoints,
             save_every=steps_per_epoch,
         )
-    test = data.open_source(config.data, split=config.test_split, limit=config.limit)
+    test = data.open_source(config.data, split=config.test_split, max_samples=config.max_samples)
     # Weights are stored in half precision, and measured as stored.
     stored = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), state.variables)
     images, labels = data.load_arrays(test, config.preprocessing)
     logits = networks.predict(
         networks.create(config.model, num_classes), stored, config.preprocessing, images
     )
-    top1 = float(np.mean(logits.argmax(-1) == labels))
+    top1 = float(np.mean(np.asarray(logits).argmax(-1) == labels))
     return stored, {"top1": top1, "test_images": len(labels), "steps": steps}
 
 
@@ -144,7 +146,7 @@ def _sgd(config: BackboneConfig, steps: int) -> optax.GradientTransformation:
 
 def _first_variables(
     config: BackboneConfig, source: data.Source, initial: networks.Backbone | None
-) -> networks.Variables:
+) -> Variables:
     """Variables of `initial`, or random ones."""
     if initial is None:
         module = networks.create(config.model, len(source.class_names))
@@ -163,8 +165,8 @@ def _make_step(
     module = networks.create(config.model, num_classes, parallel.AXIS)
 
     def loss(
-        params: optax.Params, batch_stats: networks.Variables, batch: ImageBatch
-    ) -> tuple[jax.Array, tuple[networks.Variables, jax.Array]]:
+        params: optax.Params, batch_stats: Collection, batch: ImageBatch
+    ) -> tuple[jax.Array, tuple[Variables, jax.Array]]:
         images = config.preprocessing.normalise(batch["image"])
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])

@@ -180,7 +180,7 @@ def sampled_features(
     shapes = [x.shape for x in jax.tree.leaves(backbone.feature_shapes[cut])]
     largest = max(shapes, key=math.prod)
     examples = sample_rows((len(source) * len(views), *largest), len(views))
-    fetch, _ = ImageBatches(source, backbone.preprocessing, views, None).fetcher()
+    fetch, _ = ImageBatches(source, backbone.preprocessing, views, ()).fetcher()
     program = head_program(backbone.network, (cut,), backbone.preprocessing, precision=None)
     variables = jax.device_put(backbone.variables)
     return in_batches(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import optax
 
+from jaxsplit._moved import CONFIG_NAMES, rename, renamed_argument, renamed_attributes
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError
 from jaxsplit.family.table_fitting import SHARINGS
@@ -19,16 +20,16 @@ from jaxsplit.io.identity import identity
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.pca import check_principal
-from jaxsplit.train.step import BATCHINGS, COMPUTE_DTYPES, NETWORK, TRAINABLE, Phase, Rate
+from jaxsplit.train.step import COMPUTE_DTYPES, NETWORK, TRAINABLE, VECTORIZATIONS, Phase, Rate
 from jaxsplit.units import BottleneckSpec, UnitSpec
 
 SCHEDULES = ("constant", "cosine", "exponential", "step")
-STARTS = ("random", "principal")
+INITIALIZATIONS = ("random", "pca")
 TABLES = ("prior", *SHARINGS)
 # These change reports and products of a training, not its parameters.
-_SILENT = ("baselines", "compare_at", "cache_gib", "evaluate_every", "evaluate_limit", "tables")
+_SILENT = ("baselines", "compare_at", "cache_gib", "evaluate_every", "max_eval_samples", "tables")
 # These change nothing where the network is frozen.
-_OF_NETWORKS = ("trainable", "network_rate")
+_OF_NETWORKS = ("trainable", "network_lr_multiplier")
 
 # Field of a configuration → a condition of its value, and the same in words.
 _AT_LEAST_0 = (lambda x: 0 <= x < math.inf, "at least 0")
@@ -48,15 +49,15 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "learning_rate": _FINITE,
     "minutes": _FINITE,
     "weight": _FINITE,
-    "prior_rate": _AT_LEAST_0,
-    "network_rate": _AT_LEAST_0,
+    "prior_lr_multiplier": _AT_LEAST_0,
+    "network_lr_multiplier": _AT_LEAST_0,
     "weight_decay": _AT_LEAST_0,
     "evaluate_every": _AT_LEAST_0,
     "warmup": _AT_LEAST_0,
     "most_drop": _AT_LEAST_0,
     "max_norm": _ABOVE_0,
     "cache_gib": _ABOVE_0,
-    "decay_to": _POSITIVE_SHARE,
+    "final_lr_fraction": _POSITIVE_SHARE,
     "keep": _POSITIVE_SHARE,
     "ema": _BELOW_1,
     "momentum": _BELOW_1,
@@ -67,8 +68,8 @@ _CHOICES = {
     "cache": CACHES,
     "feature_dtype": DTYPES,
     "compute_dtype": COMPUTE_DTYPES,
-    "batching": BATCHINGS,
-    "start": STARTS,
+    "rate_vectorization": VECTORIZATIONS,
+    "initialization": INITIALIZATIONS,
     "tables": TABLES,
     "trainable": TRAINABLE,
 }
@@ -86,8 +87,10 @@ def check_values(config: object) -> None:
             )
 
 
-def digest(values: object) -> str:
-    """Returns a short name of JSON values, for the folder of a training's checkpoints."""
+def digest(values: dict[str, object]) -> str:
+    """Returns a short name of a configuration, for the folder of a training's checkpoints."""
+    for old, new in CONFIG_NAMES.items():  # folders of earlier versions are found
+        rename(values, {new: old})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -96,35 +99,36 @@ def check_batch(examples: int, batch_size: int) -> None:
     if examples < batch_size:
         raise ConfigError(
             f"{examples} training examples don't fill one batch of {batch_size}: "
-            "raise the limit or make the batches smaller"
+            "raise max_samples or make the batches smaller"
         )
 
 
+@renamed_argument("decay_to", "final_lr_fraction")
 def make_schedule(
     name: str,
     peak: float,
     steps: int,
     *,
     warmup: int = 0,
-    decay_to: float = 0.01,
+    final_lr_fraction: float = 0.01,
     milestones: Sequence[float] = (0.5, 0.75),
 ) -> optax.Schedule:
     """Returns a learning-rate schedule: a linear warm-up to `peak`, then one of four shapes.
 
     Args:
-      name: "constant"; "cosine" and "exponential", which reach `decay_to` of the peak at the last
-        step; "step", which falls by the same factor at each of the `milestones`, to `decay_to` of
-        the peak after the last one.
+      name: "constant"; "cosine" and "exponential", which reach the final fraction at the last step;
+        "step", which falls by the same factor at each of the `milestones`, to the final fraction
+        after the last one.
       peak: after the warm-up.
       steps: of the whole training.
       warmup: steps, at most half of the training.
-      decay_to: final fraction of the peak.
+      final_lr_fraction: final fraction of the peak.
       milestones: rising fractions of the training.
 
     Raises:
       ConfigError: there is no such schedule, or milestones are not rising fractions.
 
-    >>> schedule = make_schedule("step", 1.0, 100, decay_to=0.01, milestones=(0.5, 0.75))
+    >>> schedule = make_schedule("step", 1.0, 100, final_lr_fraction=0.01, milestones=(0.5, 0.75))
     >>> [round(float(schedule(step)), 4) for step in (0, 49, 50, 75)]
     [1.0, 1.0, 0.1, 0.01]
     """
@@ -133,13 +137,15 @@ def make_schedule(
         raise ConfigError(f"milestones are {milestones!r}; expected shares between 0 and 1, rising")
     warmup = min(warmup, max(1, steps // 2))
     if name == "cosine":
-        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, 2), decay_to * peak)
+        return optax.warmup_cosine_decay_schedule(
+            0.0, peak, warmup, max(steps, 2), final_lr_fraction * peak
+        )
     if name == "constant":
         after = optax.constant_schedule(peak)
     elif name == "exponential":
-        after = optax.exponential_decay(peak, max(steps - warmup, 1), decay_to)
+        after = optax.exponential_decay(peak, max(steps - warmup, 1), final_lr_fraction)
     elif name == "step":
-        factor = decay_to ** (1 / max(len(milestones), 1))
+        factor = final_lr_fraction ** (1 / max(len(milestones), 1))
         falls = {max(round(share * steps) - warmup, 0): factor for share in milestones}
         after = optax.piecewise_constant_schedule(peak, falls)
     else:
@@ -170,6 +176,7 @@ def _mask(part: str, tree: optax.Params) -> optax.Params:
     )
 
 
+@renamed_attributes
 @dataclasses.dataclass(frozen=True)
 class CurveConfig:
     """A training of all rates of one cut.
@@ -180,16 +187,16 @@ class CurveConfig:
       spec: the unit of rates without their own.
       rates: names, lambdas and units.
       phases: in their order, under one learning-rate schedule.
-      data, train_split, test_split, limit: the images; labels only serve metrics unless a
+      data, train_split, test_split, max_samples: the images; labels only serve metrics unless a
         phase's distortion has a weight for them.
-      views, augmentation: augmentations per image; 1 and None: the image itself.
-      flip: also train on every view mirrored.
+      augmentations_per_image, augmentation: 1 and None: the image itself.
+      flip: also train on each of them mirrored.
       batch_size, seed: examples of a step (each for every rate), and of all random numbers.
-      start: initial units: "random", or "principal": PCA of the features with a step for each
+      initialization: of the units: "random", or "pca": PCA of the features with a step for each
         lambda, both under the first phase's distortion, see `train.pca`.
       learning_rate: peak of Adam's.
-      schedule, warmup, decay_to, milestones: of the learning rate, see `make_schedule`.
-      prior_rate: learning-rate multiplier of the prior.
+      schedule, warmup, final_lr_fraction, milestones: of the learning rate, see `make_schedule`.
+      prior_lr_multiplier: learning-rate multiplier of the prior.
       max_norm: largest norm of each rate's gradient; inf for none.
       ema: decay of the units' running means, such as 0.999; the means are then evaluated and
         saved. 0 for none.
@@ -197,18 +204,18 @@ class CurveConfig:
         run it in every step, or "auto"), its largest size, and its dtype.
       compute_dtype: "bfloat16" for the arithmetic of unit, tail and a head that isn't cached;
         parameters, prior and loss stay float32.
-      batching: vectorization over rates, see `over_rates`.
+      rate_vectorization: see `over_rates`.
       tables: source of the integer tables: each rate's "prior", or the symbols of the training
         images after the training: one table for all channels ("shared"), one for each
-        ("channels"), or a few for groups of spatial positions ("places").
+        ("channels"), or a few for groups of spatial positions ("positions").
       evaluate_every: steps between evaluations, one more after the last step; 0: none.
-      evaluate_limit: number of test images of each evaluation; None: all of them.
+      max_eval_samples: number of test images of each evaluation; None: all of them.
       baselines: image codecs to compare the curve with: "jpeg", "webp", "avif".
       compare_at: metric at which they are compared: None for the task's, such as "top1", or
         "agreement" with the unsplit network.
       trainable: "unit", or, with `train_networks`, "tail" (unit and tail) or "all" (head, unit
         and tail), where each rate gets its own network.
-      network_rate: learning-rate multiplier of the network's weights.
+      network_lr_multiplier: learning-rate multiplier of the network's weights.
       optimizer: of each rate's parameters, in place of Adam with its schedule, clipping and
         multipliers. Another one, or other values, is another training.
 
@@ -230,33 +237,33 @@ class CurveConfig:
     data: str = "embedded"
     train_split: str = "train"
     test_split: str = "test"
-    limit: int | None = None
-    views: int = 1
+    max_samples: int | None = None
+    augmentations_per_image: int = 1
     augmentation: Augmentation | None = None
     flip: bool = False
     batch_size: int = 64
     seed: int = 0
-    start: str = "random"
+    initialization: str = "random"
     learning_rate: float = 5e-3
     schedule: str = "cosine"
     warmup: int = 20
-    decay_to: float = 0.01
+    final_lr_fraction: float = 0.01
     milestones: tuple[float, ...] = (0.5, 0.75)
-    prior_rate: float = 3.0
+    prior_lr_multiplier: float = 3.0
     max_norm: float = 1.0
     ema: float = 0.0
     cache: str = "auto"
     cache_gib: float = 64.0
     feature_dtype: str = "float32"
     compute_dtype: str = "float32"
-    batching: str = "auto"
+    rate_vectorization: str = "auto"
     tables: str = "prior"
     evaluate_every: int = 0
-    evaluate_limit: int | None = 1000
+    max_eval_samples: int | None = 1000
     baselines: tuple[str, ...] = ("jpeg", "webp")
     compare_at: str | None = None
     trainable: str = "unit"
-    network_rate: float = 0.03
+    network_lr_multiplier: float = 0.03
     optimizer: optax.GradientTransformation | None = None
 
     def __post_init__(self) -> None:
@@ -268,14 +275,14 @@ class CurveConfig:
         check_values(self)
         self.make_optimizer()  # refuses an impossible schedule
         self.shown  # noqa: B018 — refuses impossible views
-        if self.start == "principal":
+        if self.initialization == "pca":
             for rate in self.rates:
                 check_principal(rate.spec or self.spec)
             first = self.phases[0].distortion
             if not (isinstance(first, Distortion) and first.features):
                 raise ConfigError(
-                    "start='principal' needs a positive weight of features, however small, in the "
-                    "first phase's distortion"
+                    "initialization='pca' needs a positive weight of features, however small, in "
+                    "the first phase's distortion"
                 )
         if self.trainable != "unit" and self.evaluate_every:
             raise ConfigError(
@@ -290,20 +297,20 @@ class CurveConfig:
             self.learning_rate,
             self.steps,
             warmup=self.warmup,
-            decay_to=self.decay_to,
+            final_lr_fraction=self.final_lr_fraction,
             milestones=self.milestones,
         )
         if self.optimizer is not None:
             return self.optimizer
-        rates = {"prior": self.prior_rate}
+        rates = {"prior": self.prior_lr_multiplier}
         if self.trainable != "unit":
-            rates[NETWORK] = self.network_rate
+            rates[NETWORK] = self.network_lr_multiplier
         return clipped_adam(schedule, max_norm=self.max_norm, **rates)
 
     @property
     def shown(self) -> Views:
         """The augmentations per image."""
-        return Views(self.views, self.augmentation, self.flip, self.seed)
+        return Views(self.augmentations_per_image, self.augmentation, self.flip, self.seed)
 
     @property
     def steps(self) -> int:

@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -25,19 +25,12 @@ from jaxsplit.io.versions import versions
 from jaxsplit.networks import Backbone, LinenNetwork, fingerprint
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import Classification
-from jaxsplit.train import batches, features, loop, parallel
+from jaxsplit.train import batches, features, loop, parallel, rate_groups
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig, check_batch
 from jaxsplit.train.losses import Distortion, DistortionLoss
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
-from jaxsplit.train.rate_groups import (
-    Group,
-    first_state,
-    fit_phases,
-    make_evaluate,
-    make_groups,
-    with_principal_units,
-)
+from jaxsplit.train.rate_groups import Group, make_groups
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import NETWORK, Phase, Rate, with_blocks
 from jaxsplit.units import BottleneckSpec, UnitSpec
@@ -103,7 +96,7 @@ def train_family(
         there. None keeps everything in memory.
       progress: called with step, steps and metrics, such as a `jaxsplit.io.progress.ProgressBar`.
       log: log callback.
-      **options: other fields of `CurveConfig`: batch_size, learning_rate, ema, seed, limit, …
+      **options: other fields of `CurveConfig`: batch_size, learning_rate, ema, seed, max_samples, …
 
     Returns:
       The family, ready for `Sender`, `Receiver` and `save`.
@@ -116,7 +109,8 @@ def train_family(
     >>> backbone = jaxsplit.load_backbone("fashion_mnist_resnet8")
     >>> family = train_family(
     ...     backbone, "stage3.block1", {"r1": 1e-3, "r2": 1e-4}, channels=4,
-    ...     phases=[Phase(4, Distortion(distillation=0, features=1))], limit=64, batch_size=16,
+    ...     phases=[Phase(4, Distortion(distillation=0, features=1))],
+    ...     max_samples=64, batch_size=16,
     ... )
     >>> [(rate.rate_id, rate.spec.channels) for rate in family.rates]
     [('r1', 4), ('r2', 4)]
@@ -175,7 +169,7 @@ def train_curve(
     >>> phase = Phase(4, Distortion(distillation=0, features=1))
     >>> config = CurveConfig(
     ...     "fashion_mnist_resnet8", "stage3.block1", BottleneckSpec(channels=4),
-    ...     rates=(Rate("r1", 1e-3),), phases=(phase,), limit=64, batch_size=16,
+    ...     rates=(Rate("r1", 1e-3),), phases=(phase,), max_samples=64, batch_size=16,
     ... )
     >>> family = train_curve(config, backbone)
     >>> family.cut, family["r1"].tables.channels
@@ -244,13 +238,13 @@ def train_rates(
     log = log or no_log
     frozen = backbone.fold()
     groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
-    source = open_source(config.data, split=config.train_split, limit=config.limit)
+    source = open_source(config.data, split=config.train_split, max_samples=config.max_samples)
     backbone.task.check_source(source)
     # What can't be trained is refused before hours of features.
     check_batch(len(source) * len(config.shown), config.batch_size)
     parallel.devices_for(config.batch_size)
-    if config.start == "principal":
-        groups[0].split.units.one  # noqa: B018 — refuses several arrays
+    if config.initialization == "pca":
+        groups[0].split.one  # noqa: B018 — refuses several arrays
     cached = functools.partial(
         features.compute,
         frozen,
@@ -264,29 +258,34 @@ def train_rates(
     examples = cached(source, views=config.shown)
     key = training_key(config.key, frozen, source.listing)
     directory = workdir / f"checkpoints-{key}" if workdir else None
-    state = loop.resume(first_state(config, backbone, groups), directory)
+    state = loop.resume(rate_groups.first_state(config, backbone, groups), directory)
     if int(state.step):
         log(f"{int(state.step)} of {config.steps} steps are done")
-    elif config.start == "principal":
+    elif config.initialization == "pca":
         log("computing principal components")
         if isinstance(examples, FeatureCache):
             sample = batches.sample_of(examples.features, len(config.shown))
         else:
             sample = batches.sampled_features(frozen, config.cut, source, config.shown)
-        state = with_principal_units(config, frozen, groups, state, sample, examples.scale)
+        one = cast("tuple[np.ndarray, float]", (sample, examples.scale))  # others are refused
+        state = rate_groups.with_principal_units(config, frozen, groups, state, *one)
     if config.trainable == "all" and isinstance(examples, FeatureCache):
         images = ImageBatches(source, backbone.preprocessing, config.shown, examples.scale)
         examples = dataclasses.replace(examples, images=images)
     measure = None
     if config.evaluate_every:
-        test = open_source(config.data, split=config.test_split, limit=config.evaluate_limit)
+        test = open_source(
+            config.data, split=config.test_split, max_samples=config.max_eval_samples
+        )
         size = batch_size(backbone.preprocessing.input_shape)
         in_turn = functools.partial(cached(test).in_turn, size)
-        measure = make_evaluate(groups, frozen, in_turn, config.batching)
+        measure = rate_groups.make_evaluate(groups, frozen, in_turn, config.rate_vectorization)
     names = [rate.rate_id for rate in config.rates]
     with MetricsWriter(workdir, names, key) as writer:
         reports = Reports(total=config.steps, names=names, progress=progress, writer=writer)
-        state = fit_phases(config, backbone, groups, state, examples, measure, reports, directory)
+        state = rate_groups.fit_phases(
+            config, backbone, groups, state, examples, measure, reports, directory
+        )
     return freeze(config, backbone, groups, state), source
 
 
@@ -313,7 +312,7 @@ def freeze(
             variables, offsets = jax.tree.map(
                 lambda x, i=i: np.asarray(x[i]), (trained.result, trained.offsets)
             )
-            tables = group.split.units.tables(variables, offsets)
+            tables = group.split.tables(variables, offsets)
             spec = rate.spec or config.spec
             rates[rate.rate_id] = FamilyRate(rate.rate_id, rate.lmbda, spec, variables, tables)
     return RateFamily(

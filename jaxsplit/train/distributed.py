@@ -86,12 +86,9 @@ def launched_together(environment: Mapping[str, str]) -> bool:
     """
     if "," in environment.get("TPU_WORKER_HOSTNAMES", environment.get("TPU_PROCESS_ADDRESSES", "")):
         return True
-    counts = ["OMPI_COMM_WORLD_SIZE"]
-    if "SLURM_STEP_NODELIST" in environment:
-        counts.append("SLURM_NTASKS")
-    return any(
-        environment.get(name, "").isdigit() and int(environment[name]) > 1 for name in counts
-    )
+    slurm = ["SLURM_NTASKS"] if "SLURM_STEP_NODELIST" in environment else []
+    counts = (environment.get(name, "") for name in ("OMPI_COMM_WORLD_SIZE", *slurm))
+    return any(count.isdigit() and int(count) > 1 for count in counts)
 
 
 def is_first() -> bool:

@@ -23,11 +23,11 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
 from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Log, no_log
-from jaxsplit.networks import Backbone, Features, LinenNetwork
+from jaxsplit.networks import Backbone, LinenNetwork
 from jaxsplit.networks.inference import batch_size, head_program, in_batches
-from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train import batches
 from jaxsplit.train.batches import FeatureCache, ImageBatches
+from jaxsplit.trees import Structs
 
 DTYPES = ("float32", "float16", "bfloat16")
 CACHES = ("auto", "disk", "memory", "none")
@@ -40,7 +40,7 @@ _SECONDS_BETWEEN_REPORTS = 10
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeadRun:
-    """The run of a frozen head, up to some cuts, over the examples of a training.
+    """The run of a frozen head, up to some cuts in its order, over the examples of a training.
 
     `dtype` is that of the stored features.
     """
@@ -58,7 +58,7 @@ class HeadRun:
         return batch_size(self.backbone.preprocessing.input_shape)
 
     @property
-    def layout(self) -> tuple[dict[str, Features], Outputs, Targets]:
+    def layout(self) -> tuple[dict[str, Structs], Structs, Structs]:
         """Shapes of an image's arrays: cut → features, the teacher's outputs, the target."""
         shapes = self.backbone.feature_shapes
         label = jax.ShapeDtypeStruct((), np.dtype(np.int32))
@@ -140,39 +140,19 @@ def compute(
     if views.augmentation is None:  # the seed changes nothing: one cache serves all seeds
         views = dataclasses.replace(views, seed=0)
     run = HeadRun(backbone, (cut,), source, views, dtype, log or no_log)
-    found = _compute(run, directory, cache, max_bytes)
-    if found is None:
-        scale = batches.mean_square(batches.sampled_features(backbone, cut, source, views))
-        return ImageBatches(source, backbone.preprocessing, views, scale)
-    return found[cut]
+    if found := cached(run, directory, cache, max_bytes):
+        return found[cut]
+    scale = batches.mean_square(batches.sampled_features(backbone, cut, source, views))
+    return ImageBatches(source, backbone.preprocessing, views, scale)
 
 
-@renamed_argument("tell", "log")
-def compute_at_cuts(
-    backbone: Backbone,
-    cuts: Sequence[str],
-    source: data.Source,
-    *,
-    dtype: str = "float16",
-    directory: Path,
-    max_bytes: float = MAX_BYTES,
-    log: Log | None = None,
-) -> dict[str, FeatureCache]:
-    """Runs the network once over every image and caches the features at several cuts on disk.
-
-    Arguments and errors are those of `compute`; `cuts` are in the network's order. Teacher and
-    targets are the same arrays at all cuts.
-    """
-    run = HeadRun(backbone, tuple(cuts), source, data.Views(), dtype, log or no_log)
-    found = _compute(run, directory, "disk", max_bytes)
-    assert found is not None  # features that don't fit on the disk were refused
-    return found
-
-
-def _compute(
+def cached(
     run: HeadRun, directory: Path | None, cache: str, max_bytes: float
-) -> dict[str, FeatureCache] | None:
-    """Cut → features, from the cache as far as it is complete; None without a cache."""
+) -> dict[str, FeatureCache]:
+    """Maps each cut to its features, computed as far as they are not cached; {} without a cache.
+
+    Arguments and errors are those of `compute`. All cuts share the arrays of teacher and targets.
+    """
     if run.dtype not in DTYPES:
         raise ConfigError(f"feature dtype is {run.dtype!r}; expected one of {', '.join(DTYPES)}")
     if cache not in CACHES or (cache == "disk" and directory is None):
@@ -185,7 +165,7 @@ def _compute(
         folder, images, views = directory / key(run.about), len(run.source), len(run.views)
         files = ArrayCache(folder, run.about, run.shapes, images, views, part_images=run.size)
     if cache == "none" or not _fits(run, files, max_bytes, cache):
-        return None
+        return {}
     arrays = (_in_memory(run) if files is None else _on_disk(files, run)).values()
     features, teacher, targets = jax.tree.unflatten(jax.tree.structure(run.layout), arrays)
     found = {}
@@ -285,7 +265,7 @@ def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: float, cache: str) 
     if cache != "auto":
         smaller = "float16 halves them" if dtype == "float32" else f"{dtype} is the smallest form"
         raise ConfigError(
-            f"{problem}; {smaller}; take fewer views, limit the images, raise the limit, or "
+            f"{problem}; {smaller}; take fewer views or images (max_samples), raise the limit, or "
             "use no cache: the head then runs in every step"
         )
     run.log(f"{problem}: the head will run in every step")

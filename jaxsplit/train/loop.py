@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -99,7 +100,9 @@ def fit(
             if done == steps:  # a later signal would be lost with this request
                 stop = stop or distributed.largest(request.signal)
             if stop:
-                raise _interrupted(stop, done, directory)
+                saved = "which is saved: the same command resumes from there"
+                name, saved = signal.Signals(stop).name, saved if directory else "unsaved"
+                raise Interrupted(f"stopped by {name} after step {done}, {saved}", stop)
     return state
 
 
@@ -140,19 +143,11 @@ def _save(directory: Path | None, done: int, state: object) -> None:
     distributed.wait_for_all(f"step {done} is saved")
 
 
-def _interrupted(number: int, done: int, directory: Path | None) -> Interrupted:
-    resumes = "which is saved: the same command resumes from there"
-    name = signal.Signals(number).name
-    return Interrupted(
-        f"stopped by {name} after step {done}, {resumes if directory else 'unsaved'}", number
-    )
-
-
+@dataclasses.dataclass
 class StopRequest:
     """A request to stop: `signal` is the number of a received signal, or 0."""
 
-    def __init__(self) -> None:
-        self.signal = 0
+    signal: int = 0
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,10 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
 from jaxsplit.split import Latents
 from jaxsplit.tasks import Outputs, Targets, Task
+from jaxsplit.trees import Array, TreeOf
 
 #: Mean square of the features over the training set: a number for each array that crosses.
-Scale = Features
+Scale = TreeOf[Array | float]
 
 __all__ = ["Distortion", "DistortionInputs", "DistortionLoss", "feature_error", "rate"]
 
@@ -57,18 +59,17 @@ def feature_error(reconstruction: Features, features: Features, scale: Scale) ->
         return jnp.square(y - x).mean(axis=tuple(range(1, x.ndim))) / mean_square
 
     errors = jax.tree.leaves(jax.tree.map(relative, reconstruction, features, scale))
-    return errors[0] if len(errors) == 1 else functools.reduce(jnp.add, errors) / len(errors)
+    return functools.reduce(jnp.add, errors) / len(errors)
 
 
 class DistortionInputs(NamedTuple):
     """Inputs of a distortion, for a batch of B images.
 
     Attributes:
-      reconstruction, features: at the cut, behind and before the unit, float [B, …].
+      reconstruction, features, scale: as in `feature_error`.
       outputs: of the tail behind the unit; None where the distortion needs no tail.
-      teacher: outputs of the unsplit network.
+      teacher: outputs of the unsplit network; None where the distortion needs none.
       targets: of the images, such as labels int [B].
-      scale: mean square of the features, see `feature_error`.
       task: of the network.
 
     >>> from jaxsplit.tasks import Classification
@@ -82,34 +83,16 @@ class DistortionInputs(NamedTuple):
     reconstruction: Features
     features: Features
     outputs: Outputs | None
-    teacher: Outputs
+    teacher: Outputs | None
     targets: Targets
     scale: Scale
     task: Task
 
 
-@runtime_checkable
-class DistortionLoss(Protocol):
-    """A distortion: a `Distortion`, or a hashable callable of your own.
-
-    Set `needs_tail = False` on one that does not use `outputs`, and `needs_teacher = False` on one
-    that does not use `teacher`: they are then not computed.
-
-    >>> def own(seen):
-    ...     return seen.task.loss(seen.outputs, seen.targets)
-    >>> isinstance(own, DistortionLoss)
-    True
-    """
-
-    def __call__(self, seen: DistortionInputs) -> jax.Array:
-        """Computes the distortion.
-
-        Args:
-          seen: of a batch.
-
-        Returns:
-          Of each image, float [B].
-        """
+#: A `Distortion`, or a hashable callable of your own, from a batch to the distortion of each image,
+#: float [B]. Set `needs_tail = False` on one that does not use `outputs`, and `needs_teacher =
+#: False` on one that does not use `teacher`: they are then not computed.
+DistortionLoss = Callable[[DistortionInputs], jax.Array]
 
 
 class LinearDistortion:
@@ -121,7 +104,7 @@ class LinearDistortion:
     needs_tail = False
 
     def __call__(self, seen: DistortionInputs) -> jax.Array:
-        """Computes zeros, float [B]."""
+        """Returns zeros, float [B]."""
         x = seen.reconstruction
         moved = jax.tree.map(jnp.subtract, x, jax.lax.stop_gradient(x))
         return rate(jax.tree.map(jnp.multiply, seen.teacher, moved))
@@ -176,12 +159,13 @@ class Distortion:
           float [B]; the parts that depend on outputs are in nats.
         """
         total = jnp.zeros(jax.tree.leaves(seen.features)[0].shape[:1])
+        outputs, teacher = cast("tuple[Outputs, Outputs]", (seen.outputs, seen.teacher))
         if self.features:
             error = feature_error(seen.reconstruction, seen.features, seen.scale)
             total += self.features * error
         if self.distillation:
-            lost = seen.task.distillation(seen.outputs, seen.teacher, self.temperature)
+            lost = seen.task.distillation(outputs, teacher, self.temperature)
             total += self.distillation * lost
         if self.labels:
-            total += self.labels * seen.task.loss(seen.outputs, seen.targets)
+            total += self.labels * seen.task.loss(outputs, seen.targets)
         return total

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.errors import ConfigError
@@ -142,19 +141,7 @@ def make_sums(
       share a program.
     """
     devices = devices or jax.local_devices()
-
-    def weighted(variables: _Constants, batch: _Batch, counts: jax.Array) -> dict[str, jax.Array]:
-        values = {**function(variables, batch), "examples": counts}
-
-        def total(x: jax.Array) -> jax.Array:
-            wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
-            x = x.astype(jnp.promote_types(x.dtype, wide))
-            chosen = jnp.where(counts.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))
-            return jax.lax.psum(chosen.sum(axis=0), AXIS)
-
-        return jax.tree.map(total, values)
-
-    program = jax.pmap(weighted, axis_name=AXIS, devices=devices)
+    program = parallel_step(function, devices, donate=False)
 
     def sums(variables: _Constants, batches: Iterable[_Batch]) -> dict[str, np.ndarray]:
         variables = replicate(variables, devices)
@@ -163,17 +150,19 @@ def make_sums(
         for batch in batches:
             count = len(jax.tree.leaves(batch)[0])
             size = max(size, -(-count // len(devices)) * len(devices))
-            padded = pad_rows(batch, size), np.arange(size) < count  # padding doesn't count
-            in_flight.append(program(variables, *shard(padded, devices)))
+            in_flight.append((program(variables, shard(pad_rows(batch, size), devices)), count))
             if len(in_flight) > 1:  # read while the devices are busy with the next
-                _add(totals, in_flight.pop(0))
-        for result in in_flight:
-            _add(totals, result)
+                _add(totals, *in_flight.pop(0))
+        for done in in_flight:
+            _add(totals, *done)
         return totals
 
     return sums
 
 
-def _add(totals: dict[str, np.ndarray], sums: dict[str, np.ndarray]) -> None:
-    for name, value in unreplicate(sums).items():
-        totals[name] = totals.get(name, 0) + value.astype(np.float64)
+def _add(totals: dict[str, np.ndarray], values: dict[str, jax.Array], count: int) -> None:
+    """Adds the first `count` examples of values [devices, examples / devices, …]; rest: padding."""
+    totals["examples"] = np.asarray(totals.get("examples", 0) + count)
+    for name, value in values.items():
+        rows = np.asarray(value, np.float64).reshape(-1, *value.shape[2:])[:count]
+        totals[name] = totals.get(name, 0) + rows.sum(axis=0)

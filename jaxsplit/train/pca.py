@@ -19,6 +19,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
 from jaxsplit.train.losses import Distortion
+from jaxsplit.trees import Tree
 from jaxsplit.units import BottleneckSpec, UnitSpec, Variables
 from jaxsplit.units.architecture import EPSILON
 
@@ -36,13 +37,13 @@ def check_principal(spec: UnitSpec) -> BottleneckSpec:
     have as many positions as there are depthwise filters.
     """
     if not isinstance(spec, BottleneckSpec):
-        raise ConfigError(f"start='principal' is for a BottleneckSpec; got {spec}")
+        raise ConfigError(f"initialization='pca' is for a BottleneckSpec; got {spec}")
     k = spec.kernel
     sides = (spec.stride, k, spec.padding, *spec.decoder_form, spec.multiplier)
     linear = spec.activation == spec.latent_activation == "none"
     if sides != (k, k, 0, k, 0, k * k) or spec.decoder_filters != k * k or not linear:
         raise ConfigError(
-            "start='principal' needs a unit whose stride and kernels are equal, paddings 0, "
+            "initialization='pca' needs a unit whose stride and kernels are equal, paddings 0, "
             "multipliers the kernel's square, activation and latent_activation none; got "
             f"{spec}"
         )
@@ -117,11 +118,11 @@ def principal_unit(
     widths = np.sqrt(variances) / step / _LOGISTIC_STD
     prior = _centred(factorized.init_params(key, channels, init_scale=np.maximum(widths, 0.1)))
     kernels = {"encoder": basis * inner, "decoder": back.T / inner}
-    params: Variables = {"prior": prior}
-    stats: Variables = {}
+    params: dict[str, Tree] = {"prior": prior}
+    stats: dict[str, Tree] = {}
     for part, norm in norms.items():
-        params[part] = {"depthwise": pixels, "pointwise": {"kernel": kernels[part]}}
-        params[part] |= {name: scale for name, (scale, _) in norm.items()}
+        learned = {name: scale for name, (scale, _) in norm.items()}
+        params[part] = {"depthwise": pixels, "pointwise": {"kernel": kernels[part]}, **learned}
         stats[part] = {name: moments for name, (_, moments) in norm.items()}
     unit = {"params": params} | ({"batch_stats": stats} if spec.batch_norm else {})
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), unit)
@@ -146,7 +147,7 @@ def _norm(
     variance: np.ndarray,
     after: np.ndarray,
     gain: float = 1.0,
-) -> tuple[Variables, Variables]:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Parameters and statistics of a normalisation of an input of this mean and variance.
 
     Its output has the mean `after` and `gain` times the input's standard deviation.

@@ -13,27 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import networks
+from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Preprocessing
-from jaxsplit.networks import Variables
 from jaxsplit.split import Split, make_split
 from jaxsplit.train import loop, losses, parallel
+from jaxsplit.train import step as rate_step
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.metrics import Metrics, Reports
 from jaxsplit.train.pca import best_step, loss_metric, principal_unit
 from jaxsplit.train.state import Batch, Constants, CurveState
-from jaxsplit.train.step import (
-    Phase,
-    Rate,
-    StepMetrics,
-    cast_params,
-    init_state,
-    learning_blocks,
-    make_step,
-    over_rates,
-    rate_constants,
-)
-from jaxsplit.units import UnitSpec
+from jaxsplit.train.step import Phase, Rate, StepMetrics
+from jaxsplit.units import UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
 
 _T = TypeVar("_T")
@@ -79,9 +70,9 @@ def first_state(
     config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group]
 ) -> CurveState:
     """Returns the state at step 0; `backbone` is the network before any folding."""
-    blocks = learning_blocks(groups[0].split, backbone.variables, config.trainable)
+    blocks = rate_step.learning_blocks(groups[0].split, backbone.variables, config.trainable)
     options = config.make_optimizer(), config.seed, config.ema > 0, blocks
-    return CurveState(tuple(init_state(one.split, one.rates, *options) for one in groups))
+    return CurveState(tuple(rate_step.init_state(one.split, one.rates, *options) for one in groups))
 
 
 def make_constants(
@@ -90,9 +81,9 @@ def make_constants(
     """Returns the constants of `make_curve_step`; `scale` is the features'."""
     frozen = jax.tree.map(jnp.asarray, backbone.fold().variables)
     return Constants(
-        backbone=cast_params(frozen, config.compute_dtype),
+        backbone=rate_step.cast_params(frozen, config.compute_dtype),
         scale=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scale),
-        rates=rate_constants(config.rates, config.seed),
+        rates=rate_step.rate_constants(config.rates, config.seed),
         network=None if config.trainable == "unit" else backbone.variables,
     )
 
@@ -141,22 +132,24 @@ def make_curve_step(
     """
     dtype = config.compute_dtype
     make = functools.partial(
-        make_step, batching=config.batching, compute_dtype=dtype, ema=config.ema
+        rate_step.make_step,
+        rate_vectorization=config.rate_vectorization,
+        compute_dtype=dtype,
+        ema=config.ema,
     )
     steps = [make(group.split, phase, config.make_optimizer()) for group in groups]
     order = np.argsort([place for group in groups for place in group.places])
     split = groups[0].split  # head and tail are the same in all groups
 
-    def with_head(batch: Batch, backbone: Variables) -> Batch:
+    def with_head(batch: Batch, backbone: networks.Variables) -> Batch:
         pixels = preprocessing.normalise(batch.images).astype(dtype)
         if batch.features is not None:
             return dataclasses.replace(batch, pixels=pixels)
-        frozen = cast_params(backbone, dtype)
+        frozen = rate_step.cast_params(backbone, dtype)
         features = split.head(frozen, pixels)
         teacher = None
         if getattr(phase.distortion, "needs_teacher", True):
-            outputs = split.tail(frozen, features)
-            teacher = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
+            teacher = rate_step.cast_floats(split.tail(frozen, features), jnp.float32)
         return dataclasses.replace(batch, features=features, teacher=teacher, pixels=pixels)
 
     def step(
@@ -183,7 +176,7 @@ def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
     for group, old in zip(groups, state.groups, strict=True):
         units = jax.tree.map(np.asarray, old.result)
         offsets = [
-            group.split.units.best_offsets(jax.tree.map(lambda x, i=i: x[i], units))
+            group.split.best_offsets(jax.tree.map(lambda x, i=i: x[i], units))
             for i in range(len(group.rates))
         ]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *offsets)
@@ -191,31 +184,29 @@ def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
     return CurveState(tuple(states))
 
 
-def _with_offsets(groups: Sequence[Group], phase: Phase, state: CurveState) -> CurveState:
-    """The state with the offsets that a family of it has: a rounding phase keeps its own."""
-    return with_best_offsets(groups, state) if phase.quantization == "noise" else state
-
-
+@renamed_argument("batching", "rate_vectorization")
 def make_evaluate(
     groups: Sequence[Group],
     backbone: networks.Backbone,
     batches: Callable[[], Iterable[Batch]],
-    batching: str = "vmap",
-) -> Callable[[CurveState], Metrics]:
+    rate_vectorization: str = "vmap",
+) -> Callable[..., Metrics]:
     """Returns a function that measures rounded latents, mapped over this process's devices.
 
-    evaluate(state) → means over all images {"bits": [R], metric: [R]}, of the units' running means
-    where there are some. The bits are the prior's. `batches` yields every image once, with targets,
+    evaluate(state, best_offsets=False) → means over all images {"bits": [R], metric: [R]}, of the
+    units' running means where there are some, with the state's offsets or those of
+    `with_best_offsets`. The bits are the prior's. `batches` yields every image once, with targets,
     and features or images.
     """
 
-    def measure(variables: tuple[Variables, _Units], batch: Batch) -> StepMetrics:
+    def measure(variables: tuple[networks.Variables, _Units], batch: Batch) -> StepMetrics:
         network, units = variables
         if batch.images is not None:
             pixels = backbone.preprocessing.normalise(batch.images)
             features = groups[0].split.head(network, pixels)
         else:
-            features = jax.tree.map(lambda x: x.astype(jnp.float32), batch.features)
+            assert batch.features is not None
+            features = rate_step.cast_floats(batch.features, jnp.float32)
         measured = []
         for group, own in zip(groups, units, strict=True):
             split = group.split
@@ -226,7 +217,7 @@ def make_evaluate(
                 bits = losses.rate(split.bits(unit, latents))
                 return {"bits": bits, **split.task.measure(outputs, batch.targets)}
 
-            measured.append(over_rates(one_rate, batching)(*own))
+            measured.append(rate_step.over_rates(one_rate, rate_vectorization)(*own))
         return {
             name: jnp.stack(in_order(groups, [one[name] for one in measured]), axis=1)
             for name in measured[0]
@@ -234,7 +225,8 @@ def make_evaluate(
 
     sums = parallel.make_sums(measure)
 
-    def evaluate(state: CurveState) -> Metrics:
+    def evaluate(state: CurveState, best_offsets: bool = False) -> Metrics:
+        state = with_best_offsets(groups, state) if best_offsets else state
         units = tuple((group.result, group.offsets) for group in state.groups)
         totals = sums((backbone.variables, units), batches())
         count = totals.pop("examples")
@@ -249,34 +241,32 @@ def fit_phases(
     groups: Sequence[Group],
     state: CurveState,
     examples: FeatureCache | ImageBatches,
-    measure: Callable[[CurveState], Metrics] | None,
+    measure: Callable[..., Metrics] | None,
     reports: Reports,
     directory: Path | None,
 ) -> CurveState:
     """Runs all phases, see `loop.fit`; `measure` comes from `make_evaluate`."""
-    constants = make_constants(config, backbone, examples.scale)
     process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-    def run(state: CurveState, phase: Phase, end: int) -> CurveState:
-        evaluate = measure and (lambda state: measure(_with_offsets(groups, phase, state)))
-        return loop.fit(
-            state,
-            make_curve_step(config, groups, phase, backbone.preprocessing),
-            lambda start: examples.batches(config.batch_size, config.seed, start, **process),
-            end,
-            batch_size=config.batch_size,
-            constants=constants,
-            reports=reports,
-            groups=[[rate.rate_id for rate in group.rates] for group in groups],
-            evaluate=evaluate,
-            evaluate_every=config.evaluate_every,
-            directory=directory,
-        )
-
+    fit = functools.partial(
+        loop.fit,
+        batches=lambda start: examples.batches(config.batch_size, config.seed, start, **process),
+        batch_size=config.batch_size,
+        constants=make_constants(config, backbone, examples.scale),
+        reports=reports,
+        groups=[[rate.rate_id for rate in group.rates] for group in groups],
+        evaluate_every=config.evaluate_every,
+        directory=directory,
+    )
     end = 0
     for phase in config.phases:
-        if phase.quantization == "round" and int(state.step) == end:
-            state = with_best_offsets(groups, state)
+        noisy = phase.quantization == "noise"
+        if not noisy and int(state.step) == end:
+            state = with_best_offsets(groups, state)  # they stay, and go into the family
         end += phase.steps
-        state = run(state, phase, end)
-    return _with_offsets(groups, config.phases[-1], state)
+        state = fit(
+            state,
+            make_curve_step(config, groups, phase, backbone.preprocessing),
+            steps=end,
+            evaluate=measure and functools.partial(measure, best_offsets=noisy),
+        )
+    return with_best_offsets(groups, state) if noisy else state

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsplit.networks import Features, Variables
+from jaxsplit import networks
 from jaxsplit.tasks import Outputs, Targets
 from jaxsplit.train.losses import Scale
 from jaxsplit.units.quantization import Offsets
+from jaxsplit.units.unit import Collection, Variables
 
 
 @flax.struct.dataclass
@@ -31,7 +32,7 @@ class Batch:
     index: jax.Array | np.ndarray
     targets: Targets
     images: Any = None  # of numpy on the host, of jax in a step
-    features: Features | None = None
+    features: networks.Features | None = None
     teacher: Outputs | None = None
     pixels: jax.Array | None = None
 
@@ -55,10 +56,10 @@ class Constants:
       network: variables before any folding, where blocks of the network are trained.
     """
 
-    backbone: Variables
+    backbone: networks.Variables
     scale: Scale
     rates: RateConstants
-    network: Variables | None = None
+    network: networks.Variables | None = None
 
 
 @flax.struct.dataclass
@@ -75,10 +76,10 @@ class TrainState:
 
     step: jax.Array
     params: optax.Params
-    batch_stats: Variables
+    batch_stats: Collection
     opt_state: optax.OptState
     offsets: Offsets = ()
-    ema: Variables = ()
+    ema: Variables | tuple[()] = ()
 
     @classmethod
     def create(cls, variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:

@@ -6,23 +6,26 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
+from jaxsplit._moved import renamed_argument
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, LinenNetwork, Variables
 from jaxsplit.split import Split
 from jaxsplit.train import losses, parallel
 from jaxsplit.train.state import Batch, Constants, RateConstants, TrainState
+from jaxsplit.trees import Tree
 from jaxsplit.units import BottleneckSpec, UnitSpec
 from jaxsplit.units.quantization import Offsets
+from jaxsplit.units.unit import Collection
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
-BATCHINGS = ("auto", "vmap", "map", "unroll")
+VECTORIZATIONS = ("auto", "vmap", "map", "unroll")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 #: Trainable parameters: the unit, unit and tail, or all.
 TRAINABLE = ("unit", "tail", "all")
@@ -35,8 +38,7 @@ Step = Callable[[TrainState, Batch, Constants], tuple[TrainState, StepMetrics]]
 Reconstruct = Callable[[TrainState, Batch, Constants], tuple[Features, ...]]
 
 _Tree = TypeVar("_Tree")
-# A rate's loss, and its new batch statistics and metrics.
-_Loss = tuple[jax.Array, tuple[Variables, StepMetrics]]
+_Loss = tuple[jax.Array, tuple[Collection, StepMetrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +103,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     ema: bool = False,
-    blocks: Variables | None = None,
+    blocks: Collection | None = None,
 ) -> TrainState:
     """Returns the state of all rates at step 0: every leaf but `step` has a leading axis R.
 
@@ -114,13 +116,13 @@ def init_state(
     if blocks:
         variables = {**variables, "params": {**variables["params"], NETWORK: blocks}}
     one = TrainState.create(variables, optimizer)
-    offsets, mean = split.units.zero_offsets(), one.variables if ema else ()
+    offsets, mean = split.zero_offsets(), one.variables if ema else ()
     one = dataclasses.replace(one, offsets=offsets, ema=mean)
     stacked = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), one)
     return dataclasses.replace(stacked, step=one.step)
 
 
-def learning_blocks(split: Split, variables: Variables, trainable: str) -> Variables:
+def learning_blocks(split: Split, variables: Variables, trainable: str) -> Collection:
     """Returns the blocks that are trained with every unit: none, those behind the cut, or all.
 
     They start from the frozen ones and belong to one rate. Their batch normalisation stays in
@@ -131,12 +133,14 @@ def learning_blocks(split: Split, variables: Variables, trainable: str) -> Varia
     names = _endpoints(split)
     first = names.index(split.cut) + 1 if trainable == "tail" else 0
     chosen = {name.replace(".", "_") for name in names[first:]}
-    return {name: block for name, block in variables["params"].items() if name in chosen}
+    params = cast("Mapping[str, Collection]", variables)["params"]  # of a Linen network
+    return {name: block for name, block in params.items() if name in chosen}
 
 
-def with_blocks(variables: Variables, blocks: Variables) -> Variables:
-    """Replaces the parameters of some blocks in a network's variables."""
-    return {**variables, "params": {**variables["params"], **blocks}}
+def with_blocks(variables: Variables, blocks: Tree) -> Variables:
+    """Replaces the parameters of some blocks in the variables of a Linen network."""
+    old = cast("Mapping[str, Collection]", variables)
+    return {**old, "params": {**old["params"], **cast("Collection", blocks)}}
 
 
 def rate_network(split: Split, params: optax.Params, constants: Constants) -> Variables:
@@ -145,7 +149,7 @@ def rate_network(split: Split, params: optax.Params, constants: Constants) -> Va
         return constants.backbone
     assert constants.network is not None
     variables = with_blocks(constants.network, params[NETWORK])
-    if split.network.folded and "batch_stats" in variables:
+    if split.network.folded and "batch_stats" in cast("Mapping[str, Tree]", variables):
         return split.network.fold(variables)[1]
     return variables
 
@@ -156,6 +160,7 @@ def rate_features(split: Split, params: optax.Params, network: Variables, batch:
     if learned and _endpoints(split)[0].replace(".", "_") in learned:
         assert batch.pixels is not None
         return split.head(network, batch.pixels)
+    assert batch.features is not None
     return batch.features
 
 
@@ -168,22 +173,23 @@ def _endpoints(split: Split) -> tuple[str, ...]:
     return tuple(split.network.module.endpoints())
 
 
-def over_rates(function: Callable[..., _Tree], batching: str) -> Callable[..., _Tree]:
+@renamed_argument("batching", "rate_vectorization")
+def over_rates(function: Callable[..., _Tree], rate_vectorization: str) -> Callable[..., _Tree]:
     """Vectorises a function of one rate over trees with a leading axis of rates.
 
-    `batching` "vmap" computes the rates side by side and shares common work; "map" one after the
-    other, in the memory of one; "unroll" as "map", but without a loop, in an order that XLA
+    With "vmap", computes the rates side by side and shares common work; with "map", one after the
+    other, in the memory of one; "unroll" is as "map", but without a loop, in an order that XLA
     chooses; "auto" is "unroll" on CPUs, where it was measured fastest at every cut that was tried,
     though it compiles longer, and "vmap" elsewhere.
     """
-    if batching == "auto":
-        batching = "unroll" if jax.default_backend() == "cpu" else "vmap"
-    if batching == "vmap":
+    if rate_vectorization == "auto":
+        rate_vectorization = "unroll" if jax.default_backend() == "cpu" else "vmap"
+    if rate_vectorization == "vmap":
         return jax.vmap(function)
-    if batching == "map":
+    if rate_vectorization == "map":
         return lambda *trees: jax.lax.map(lambda one: function(*one), trees)
 
-    def unrolled(*trees: Any) -> _Tree:
+    def unrolled(*trees: Tree) -> _Tree:
         count = len(jax.tree.leaves(trees)[0])
         done = [function(*jax.tree.map(lambda x, i=i: x[i], trees)) for i in range(count)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *done)
@@ -191,26 +197,31 @@ def over_rates(function: Callable[..., _Tree], batching: str) -> Callable[..., _
     return unrolled
 
 
-def cast_params(variables: Variables, dtype: str) -> Variables:
+def cast_floats(tree: _Tree, dtype: DTypeLike) -> _Tree:
+    """Casts floating-point arrays to `dtype`."""
+
+    def one(x: jax.Array) -> jax.Array:
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(one, tree)
+
+
+def cast_params(variables: _Tree, dtype: str) -> _Tree:
     """Casts parameters to `dtype`: the collection "params", where there are collections.
 
     >>> cast_params({"params": {"w": jnp.zeros(2)}}, "bfloat16")["params"]["w"].dtype.name
     'bfloat16'
     """
-
-    def cast(x: jax.Array) -> jax.Array:
-        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
     if isinstance(variables, Mapping) and "params" in variables:
-        return {**variables, "params": jax.tree.map(cast, variables["params"])}
-    return jax.tree.map(cast, variables)
+        return cast("_Tree", {**variables, "params": cast_floats(variables["params"], dtype)})
+    return cast_floats(variables, dtype)
 
 
 class _RateState(NamedTuple):
     """State and constants of one rate, or of several with a leading axis."""
 
     params: optax.Params
-    batch_stats: Variables
+    batch_stats: Collection
     offsets: Offsets
     lmbda: jax.Array
     key: jax.Array  # of the noise of this step
@@ -221,12 +232,13 @@ def _rate_states(state: TrainState, rates: RateConstants) -> _RateState:
     return _RateState(state.params, state.batch_stats, state.offsets, rates.lmbda, keys)
 
 
+@renamed_argument("batching", "rate_vectorization")
 def make_step(
     split: Split,
     phase: Phase,
     optimizer: optax.GradientTransformation,
     *,
-    batching: str = "vmap",
+    rate_vectorization: str = "vmap",
     compute_dtype: str = "float32",
     ema: float = 0.0,
 ) -> Step:
@@ -236,7 +248,7 @@ def make_step(
       split: the cut, with `axis_name=parallel.AXIS`.
       phase: distortion and quantisation.
       optimizer: applied to each rate by itself.
-      batching: vectorization over the rates, see `over_rates`.
+      rate_vectorization: see `over_rates`.
       compute_dtype: of the unit's and the tail's arithmetic; all else stays float32.
       ema: decay of the running mean, smaller in the first steps; 0 where the state has none.
 
@@ -252,12 +264,12 @@ def make_step(
         def one_rate(rate: _RateState) -> tuple[_Loss, optax.Updates]:
             def loss(params: optax.Params) -> _Loss:
                 own = rate._replace(params=params)
-                return _loss(split, phase, compute_dtype, own, batch, constants)
+                return _rate_distortion_loss(split, phase, compute_dtype, own, batch, constants)
 
             return jax.value_and_grad(loss, has_aux=True)(rate.params)
 
         rates = _rate_states(state, constants.rates)
-        (_, (batch_stats, metrics)), grads = over_rates(one_rate, batching)(rates)
+        (_, (batch_stats, metrics)), grads = over_rates(one_rate, rate_vectorization)(rates)
         grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
         metrics = split.task.values(metrics)
         updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
@@ -290,44 +302,39 @@ def make_reconstruct(split: Split, phase: Phase) -> Reconstruct:
     return reconstruct
 
 
-def _cast(tree: _Tree, dtype: DTypeLike) -> _Tree:
-    return jax.tree.map(lambda x: x.astype(dtype), tree)
-
-
 def _run_unit(
     split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, network: Variables
-) -> tuple[Features, jax.Array, Variables]:
+) -> tuple[Features, jax.Array, Collection]:
     """Computes the tail's input, bits [B] and new batch statistics of one rate."""
     exact = {"params": rate.params, "batch_stats": rate.batch_stats}
     unit = cast_params(exact, dtype)
-    features = _cast(rate_features(split, rate.params, network, batch), dtype)
-    latents, stats = split.units.encode_train(unit, features, split.axis_name)
-    latents = _cast(latents, jnp.float32)
+    features = cast_floats(rate_features(split, rate.params, network, batch), dtype)
+    latents, stats = split.encode_train(unit, features, split.axis_name)
+    latents = cast_floats(latents, jnp.float32)
     # Keys depend on the example, not on the device: n devices draw the noise of one.
     keys = jax.vmap(lambda i: jax.random.fold_in(rate.key, i))(batch.index)
     noisy = split.add_noise(latents, keys)
     bits = losses.rate(split.bits(exact, noisy))
-    quantized = noisy
-    if phase.quantization == "round":
-        quantized = split.round(latents, rate.offsets, straight_through=True)
+    is_rounded = phase.quantization == "round"
+    quantized = split.round(latents, rate.offsets, straight_through=True) if is_rounded else noisy
     unit = {**unit, "batch_stats": stats}
-    seen, stats = split.units.decode_train(unit, _cast(quantized, dtype), split.axis_name)
+    seen, stats = split.decode_train(unit, cast_floats(quantized, dtype), split.axis_name)
     return seen, bits, stats
 
 
-def _loss(
+def _rate_distortion_loss(
     split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, constants: Constants
 ) -> _Loss:
-    """Computes one rate's loss, and its (batch statistics, metrics)."""
+    """Computes one rate's distortion + lambda · bits, and its new (batch statistics, metrics)."""
     network = cast_params(rate_network(split, rate.params, constants), dtype)
     seen, bits, stats = _run_unit(split, phase, dtype, rate, batch, network)
     outputs = None
     if getattr(phase.distortion, "needs_tail", True):
-        outputs = _cast(split.tail(network, seen), jnp.float32)
+        outputs = cast_floats(split.tail(network, seen), jnp.float32)
     distortion = phase.distortion(
         losses.DistortionInputs(
-            reconstruction=_cast(seen, jnp.float32),
-            features=_cast(batch.features, jnp.float32),
+            reconstruction=cast_floats(seen, jnp.float32),
+            features=cast_floats(cast("Features", batch.features), jnp.float32),
             outputs=outputs,
             teacher=batch.teacher,
             targets=batch.targets,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
 
 import flax.linen as nn
 import jax
@@ -14,8 +15,9 @@ from jaxsplit import entropy, ops
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
+from jaxsplit.trees import TreeOf
 from jaxsplit.units.architecture import EPSILON, Architecture, Norm, Pointwise
-from jaxsplit.units.unit import Shape, Unit, Variables, register
+from jaxsplit.units.unit import Collection, Shape, Unit, Variables, register
 
 #: Standard deviation of a fresh unit's latents, and scale of its prior, in quantisation steps.
 INITIAL_LATENT_STD = 1.0
@@ -89,19 +91,19 @@ class BottleneckSpec(Architecture, Unit):
 
     def encode_train(
         self, variables: Variables, features: jax.Array, axis_name: str | None
-    ) -> tuple[jax.Array, Variables]:
+    ) -> tuple[jax.Array, Collection]:
         """Normalises by the batch's moments; see `Unit.encode_train`."""
         return self._train("encode", variables, features, features.shape[1:], axis_name)
 
     def decode_train(
         self, variables: Variables, latents: jax.Array, shape: Shape, axis_name: str | None
-    ) -> tuple[jax.Array, Variables]:
+    ) -> tuple[jax.Array, Collection]:
         """Normalises by the batch's moments; see `Unit.encode_train`."""
         return self._train("decode", variables, latents, shape, axis_name)
 
     def bits(self, variables: Variables, latents: jax.Array) -> jax.Array:
         """Returns the factorized prior's bits of every element; see `Unit.bits`."""
-        return entropy.bits(variables["params"]["prior"], latents)
+        return entropy.bits(_prior(variables), latents)
 
     def has_prior(self, variables: Variables) -> bool:
         """Returns whether the variables hold a prior; the published units have none."""
@@ -109,21 +111,21 @@ class BottleneckSpec(Architecture, Unit):
 
     def tables(self, variables: Variables, offsets: np.ndarray) -> CodingTables:
         """Freezes the factorized prior; see `Unit.tables`."""
-        return entropy.build_tables(variables["params"]["prior"], offsets)
+        return entropy.build_tables(_prior(variables), offsets)
 
     def offsets(self, variables: Variables, channels: int) -> np.ndarray:
         """Returns the offsets that cost the fewest bits; 0 behind a ReLU."""
         if self.latent_activation == "relu":
             return super().offsets(variables, channels)
-        return entropy.rounding_offsets(variables["params"]["prior"])
+        return entropy.rounding_offsets(_prior(variables))
 
-    def variable_shapes(self, shape: Shape) -> Variables:
+    def variable_shapes(self, shape: Shape) -> Mapping[str, TreeOf[Shape]]:
         """Returns the shapes of encoder and decoder, without tracing: specs may be untrusted."""
         channels, (kernel, _) = shape[-1], self.decoder_form
         wide, decoded = channels * self.multiplier, channels * self.decoder_filters
         learned = ("scale", "bias") if self.batch_norm else ("bias",)
 
-        def half(depthwise: Shape, pointwise: Shape, width: int) -> Variables:
+        def half(depthwise: Shape, pointwise: Shape, width: int) -> dict[str, Any]:
             return {
                 "depthwise": depthwise,
                 "depthwise_norm": dict.fromkeys(learned, (width,)),
@@ -150,8 +152,9 @@ class BottleneckSpec(Architecture, Unit):
         """Folds batch normalisation into the convolutions, see `Unit.fold`."""
         if not self.batch_norm:
             return self, variables
-        params = dict(variables["params"])
-        for part, stats in variables["batch_stats"].items():
+        nested: Mapping[str, Any] = variables  # arrays at several depths
+        params = dict(nested["params"])
+        for part, stats in nested["batch_stats"].items():
             layers = params[part] = dict(params[part])
             for conv in ("depthwise", "pointwise"):
                 norm, moments = layers[f"{conv}_norm"], stats[f"{conv}_norm"]
@@ -173,11 +176,15 @@ class BottleneckSpec(Architecture, Unit):
 
     def _train(
         self, method: str, variables: Variables, x: jax.Array, shape: Shape, axis_name: str | None
-    ) -> tuple[jax.Array, Variables]:
+    ) -> tuple[jax.Array, Collection]:
         y, updated = self._module(shape, axis_name).apply(
             variables, x, True, method=method, mutable=["batch_stats"]
         )
         return y, updated.get("batch_stats", {})
+
+
+def _prior(variables: Variables) -> entropy.Params:
+    return cast("entropy.Params", variables["params"]["prior"])
 
 
 class Encoder(nn.Module):

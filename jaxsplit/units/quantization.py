@@ -7,17 +7,16 @@ with offsets [C] in a tree alike.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from jaxsplit import ops
+from jaxsplit.trees import Tree
 
 #: An array, or a tree of the arrays that cross the cut.
-Latents = Any
+Latents = Tree
 #: The offsets [C] of each array, in the same tree.
-Offsets = Any
+Offsets = Tree
 
 #: The symbol of a latent that is not a finite number: beyond the limit of all others.
 NOT_FINITE = -(2**31)

@@ -12,9 +12,11 @@ import numpy as np
 
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.errors import ConfigError, did_you_mean
+from jaxsplit.trees import Tree, TreeOf
 
 #: {"params": …} of one rate, and "batch_stats" where the unit normalises by running moments.
-Variables = dict[str, Any]
+Variables = Mapping[str, "Collection"]
+Collection = Mapping[str, Tree]
 #: Of one image's features: (H, W, C), or (N, D) of tokens.
 Shape = tuple[int, ...]
 
@@ -125,7 +127,7 @@ class Unit(abc.ABC):
 
     def encode_train(
         self, variables: Variables, features: jax.Array, axis_name: str | None
-    ) -> tuple[jax.Array, Variables]:
+    ) -> tuple[jax.Array, Collection]:
         """Runs `encode` in a training step.
 
         Args:
@@ -139,7 +141,7 @@ class Unit(abc.ABC):
 
     def decode_train(
         self, variables: Variables, latents: jax.Array, shape: Shape, axis_name: str | None
-    ) -> tuple[jax.Array, Variables]:
+    ) -> tuple[jax.Array, Collection]:
         """Runs `decode` in a training step.
 
         Args:
@@ -172,7 +174,7 @@ class Unit(abc.ABC):
         """
         return True
 
-    def variable_shapes(self, shape: Shape) -> Variables | None:
+    def variable_shapes(self, shape: Shape) -> Mapping[str, TreeOf[Shape]] | None:
         """Returns the shapes of encoder and decoder variables.
 
         Args:

@@ -6,8 +6,8 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,13 @@ from jaxsplit.bitstream import CodingTables
 from jaxsplit.entropy.symbol_tables import MOST_TABLES, join_tables
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
+from jaxsplit.trees import Structs, TreeOf
 from jaxsplit.units.quantization import Latents, Offsets
-from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables
+from jaxsplit.units.unit import Collection, PerTensor, Shape, Unit, UnitSpec, Variables
 
 #: Names of other parameters in the library's trees.
 _RESERVED = ("network", "prior")
+_Collection = TypeVar("_Collection")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +42,11 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class UnitTree:
-    """The units of a cut, as functions of trees with an array for each unit.
+    """The units of a cut, as pure functions of trees with an array for each unit.
 
     Features, latents and offsets have the same tree, in the simplest case a bare array. `unit` is
     {"params", "batch_stats"} of one rate; where several arrays cross, each collection has an entry
-    for each array's name. For arguments of methods see `Split` and `Unit`.
+    for each array's name. Another rate is another `unit` of the same shapes, so nothing recompiles.
 
     Attributes:
       tensors: the arrays that cross, in the tree's order.
@@ -54,8 +56,8 @@ class UnitTree:
     tensors: tuple[Tensor, ...]
     structure: jax.tree_util.PyTreeDef
 
-    @classmethod
-    def at(cls, features: Features, spec: UnitSpec) -> UnitTree:
+    @staticmethod
+    def at(features: Structs, spec: UnitSpec) -> UnitTree:
         """Returns the units for the features of one image, `jax.ShapeDtypeStruct`s.
 
         Raises:
@@ -90,7 +92,7 @@ class UnitTree:
                 f"latents of {channels} channels in all; several arrays share one frame, which has "
                 f"at most {MOST_TABLES} tables"
             )
-        return cls(tuple(tensors), structure)
+        return UnitTree(tuple(tensors), structure)
 
     @property
     def one(self) -> Tensor:
@@ -113,32 +115,35 @@ class UnitTree:
         height, width = positions if len(positions) == 2 else (1, math.prod(positions))
         return (height, width, channels)
 
-    def features(self, batch: int) -> Features:
+    def features(self, batch: int) -> Structs:
         """Returns the features of a batch as `jax.ShapeDtypeStruct`s, float32 [batch, …]."""
         return self._tree(
             jax.ShapeDtypeStruct((batch, *one.shape), jnp.float32) for one in self.tensors
         )
 
     def init(self, key: jax.Array) -> Variables:
-        """Returns fresh variables of the units."""
+        """Returns fresh variables {"params", "batch_stats"}, float32, from a random key."""
         several = len(self.tensors) > 1
         keys = jax.random.split(key, len(self.tensors)) if several else [key]
         pairs = zip(self.tensors, keys, strict=True)
         return self._joined(one.unit.init(own, one.shape) for one, own in pairs)
 
     def encode(self, unit: Variables, features: Features) -> Latents:
-        """Runs the encoders."""
+        """Encodes features [B, …] to latents in quantisation steps, not yet rounded."""
         return self._tree(one.unit.encode(own, x) for one, own, x in self._each(unit, features))
 
     def decode(self, unit: Variables, latents: Latents) -> Features:
-        """Runs the decoders."""
+        """Decodes latents, rounded or with noise, to features [B, …].
+
+        They are larger than those of the head where a unit does not crop.
+        """
         return self._tree(
             one.unit.decode(own, z, one.shape) for one, own, z in self._each(unit, latents)
         )
 
     def encode_train(
         self, unit: Variables, features: Features, axis_name: str | None
-    ) -> tuple[Latents, Variables]:
+    ) -> tuple[Latents, Collection]:
         """Runs `encode` in a training step; see `Unit.encode_train`."""
         return self._trained(
             one.unit.encode_train(own, x, axis_name) for one, own, x in self._each(unit, features)
@@ -146,7 +151,7 @@ class UnitTree:
 
     def decode_train(
         self, unit: Variables, latents: Latents, axis_name: str | None
-    ) -> tuple[Features, Variables]:
+    ) -> tuple[Features, Collection]:
         """Runs `decode` in a training step; see `Unit.encode_train`."""
         return self._trained(
             one.unit.decode_train(own, z, one.shape, axis_name)
@@ -154,7 +159,7 @@ class UnitTree:
         )
 
     def bits(self, unit: Variables, latents: Latents) -> Latents:
-        """Returns the code length of every element under the priors."""
+        """Returns the bits of every element under the priors; `train.losses.rate` sums them."""
         return self._tree(one.unit.bits(own, z) for one, own, z in self._each(unit, latents))
 
     def has_prior(self, unit: Variables) -> bool:
@@ -199,14 +204,14 @@ class UnitTree:
         shapes = [one.latent_shape for one in self.tensors]
         return join_tables(list(zip(tables, shapes, strict=True)))
 
-    def fold(self, unit: Variables) -> tuple[UnitTree, Variables]:
+    def fold(self, unit: Variables) -> tuple[Self, Variables]:
         """Returns the units and a rate's variables for inference, see `Unit.fold`."""
         folded = [one.unit.fold(own) for one, own in self._own(unit)]
         pairs = zip(self.tensors, folded, strict=True)
         tensors = tuple(dataclasses.replace(one, unit=plain) for one, (plain, _) in pairs)
         return dataclasses.replace(self, tensors=tensors), self._joined(own for _, own in folded)
 
-    def variable_shapes(self) -> Variables | None:
+    def variable_shapes(self) -> Mapping[str, TreeOf[Shape]] | None:
         """Returns the shapes of encoders and decoders, see `Unit.variable_shapes`."""
         shapes = [one.unit.variable_shapes(one.shape) for one in self.tensors]
         known = [own for own in shapes if own is not None]
@@ -222,7 +227,8 @@ class UnitTree:
                 yield one, unit
             else:
                 # A unit without statistics has no entry in their collection.
-                yield one, {kind: tree[one.name] for kind, tree in unit.items() if one.name in tree}
+                own = {kind: tree[one.name] for kind, tree in unit.items() if one.name in tree}
+                yield one, cast("Variables", own)
 
     def _each(
         self, unit: Variables, tree: Latents
@@ -231,17 +237,17 @@ class UnitTree:
         for (one, own), leaf in zip(self._own(unit), jax.tree.leaves(tree), strict=True):
             yield one, own, leaf
 
-    def _joined(self, own: Iterable[Variables]) -> Variables:
+    def _joined(self, own: Iterable[Mapping[str, _Collection]]) -> Mapping[str, _Collection]:
         """Joins the variables of all units, as `_own` separates them."""
         if len(self.tensors) == 1:
             return next(iter(own))
-        joined: Variables = {}
+        joined: dict[str, Any] = {}  # a dictionary of collections is one too
         for one, variables in zip(self.tensors, own, strict=True):
             for kind, tree in variables.items():
                 joined.setdefault(kind, {})[one.name] = tree
         return joined
 
-    def _trained(self, pairs: Iterable[tuple[jax.Array, Variables]]) -> tuple[Latents, Variables]:
+    def _trained(self, pairs: Iterable[tuple[jax.Array, Collection]]) -> tuple[Latents, Collection]:
         """Returns the tree of arrays, and the statistics of all units."""
         leaves, found = zip(*pairs, strict=True)
         stats = self._joined({"batch_stats": own} if own else {} for own in found)

@@ -8,6 +8,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import jax
 
@@ -182,7 +183,8 @@ def abstract_backbone(
         module = networks.create(name, count)
         shapes = variable_shapes(module, preprocessing.input_shape)
         network, task = networks.as_network(module), Classification(tuple(map(str, range(count))))
-        found = Backbone(name, network, shapes, preprocessing, task, "", {})
+        traced = cast("networks.Variables", shapes)
+        found = Backbone(name, network, traced, preprocessing, task, "", {})
     elif weights is None and name not in (*known, *PACKAGES) and not Path(name).exists():
         expected = f"one of {', '.join(known)}, or a file of weights{did_you_mean(name, known)}"
         raise ConfigError(f"no network called {name!r}: give {expected}")

@@ -9,8 +9,9 @@ bytes. Dict keys are short, so that long strings are not compared repeatedly.
 The result may share parts and contain itself, so code that traverses it must count its steps.
 """
 
-import io
+import itertools
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -26,8 +27,13 @@ MAX_KEY = 1024
 
 _T = TypeVar("_T")
 
-_OPCODES = {op.code.encode("latin-1"): op for op in pickletools.opcodes}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+# Opcode → how many values it takes from the stack; None: all behind the last mark.
+_TAKEN = {
+    **{"TUPLE": None, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "APPENDS": None},
+    **{"SETITEM": 2, "SETITEMS": None, "STACK_GLOBAL": 2, "BINPERSID": 1, "REDUCE": 2},
+    **{"POP": 1, "POP_MARK": None, "BUILD": 1},
+}
 
 
 def run(
@@ -44,22 +50,19 @@ def run(
     be passed many times. `load` converts a persistent id to a value. Raises a WeightsError for a
     truncated, malformed or too long program, and for a global that `names` lacks.
     """
-    file = io.BytesIO(data[:MAX_BYTES])
-    machine = _Machine(file, names, load)
+    machine, position = _Machine(names, load), 0
+    opcodes = itertools.islice(pickletools.genops(data[:MAX_BYTES]), max_opcodes)
     try:
-        for _ in range(max_opcodes):
-            code = file.read(1)
-            opcode = _OPCODES.get(code)
-            if opcode is None:
-                ends = f"is truncated, or has more than {MAX_BYTES} bytes"
-                what = f"has the byte {code.hex()} for an opcode" if code else ends
-                raise damaged(f"its pickle {what}")
-            if opcode.name == "STOP":
-                return machine.stack.pop(), file.tell()
-            machine.step(opcode)
+        with warnings.catch_warnings(action="ignore"):  # of invalid escapes in a name
+            for opcode, argument, begin in opcodes:
+                position = begin or 0
+                if opcode.name == "STOP":
+                    return machine.stack.pop(), position + 1
+                machine.step(opcode.name, argument)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        place = f"behind byte {position}, of at most {MAX_BYTES}"
         reason = shown(str(error) or type(error).__name__)
-        raise damaged(f"its pickle is malformed at byte {file.tell()} ({reason})") from error
+        raise damaged(f"its pickle is malformed {place} ({reason})") from error
     raise WeightsError(
         f"its pickle has more than {max_opcodes} opcodes; save the model's state_dict() alone"
     )
@@ -68,102 +71,74 @@ def run(
 class _Machine:
     """The state of the stack machine: stack, marks and memo."""
 
-    def __init__(
-        self, file: io.BytesIO, names: Mapping[str, object], load: Callable[[object], object]
-    ) -> None:
+    def __init__(self, names: Mapping[str, object], load: Callable[[object], object]) -> None:
         self.stack: list[object] = []
         self._marked: list[list[object]] = []
         self._memo: dict[object, object] = {}
-        self._file, self._names, self._load = file, names, load
+        self._names, self._load = names, load
 
-    def step(self, opcode: pickletools.OpcodeInfo) -> None:
+    def step(self, name: str, argument: object) -> None:
         """Executes one opcode; malformed programs raise the errors that `run` converts."""
-        stack, name = self.stack, opcode.name
+        taken = self._take(_TAKEN[name]) if name in _TAKEN else []
+        stack = self.stack
         match name:
-            case "BINPUT" | "LONG_BINPUT":
-                self._memo[self._argument(opcode)] = stack[-1]
-            case "MEMOIZE":
-                self._memo[len(self._memo)] = stack[-1]
+            case "PROTO" | "FRAME" | "POP" | "POP_MARK" | "BUILD":
+                pass  # attributes, such as a state dict's _metadata, are dropped
+            case "MARK":
+                self._marked.append(stack)
+                self.stack = []
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                place = len(self._memo) if argument is None else argument
+                self._memo[place] = stack[-1]
             case "BINGET" | "LONG_BINGET":
-                place = self._argument(opcode)
-                if place not in self._memo:
-                    raise LookupError(f"nothing is in the memo at {place}")
-                stack.append(self._memo[place])
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING":
-                stack.append(self._argument(opcode))
-            case "BININT" | "BININT1" | "BININT2" | "BINFLOAT":
-                stack.append(self._argument(opcode))
-            case "LONG1":
-                number = _expected(self._argument(opcode), int)
-                if number.bit_length() > 64:
-                    raise ValueError(f"an integer of {number.bit_length()} bits")
-                stack.append(number)
+                if argument not in self._memo:
+                    raise LookupError(f"nothing is in the memo at {argument}")
+                stack.append(self._memo[argument])
+            case "DUP":
+                stack.append(stack[-1])
             case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
                 stack.append(_CONSTANTS[name])
             case "EMPTY_LIST" | "EMPTY_DICT":
                 stack.append([] if name == "EMPTY_LIST" else {})
-            case "MARK":
-                self._marked.append(stack)
-                self.stack = []
-            case "TUPLE":
-                self._from_mark().append(tuple(stack))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(name[-1])
-                if len(stack) < count:
-                    raise IndexError("an empty stack")
-                stack[-count:] = [tuple(stack[-count:])]
-            case "APPEND":
-                item = stack.pop()
-                _expected(stack[-1], list).append(item)
-            case "APPENDS":
-                _expected(self._from_mark()[-1], list).extend(stack)
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                put(_expected(stack[-1], dict), key, value)
-            case "SETITEMS":
-                target = _expected(self._from_mark()[-1], dict)
-                for key, value in zip(stack[::2], stack[1::2], strict=True):
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING" | "BINFLOAT":
+                stack.append(argument)
+            case "BININT" | "BININT1" | "BININT2" | "LONG1":
+                number = _expected(argument, int)
+                if number.bit_length() > 64:
+                    raise ValueError(f"an integer of {number.bit_length()} bits")
+                stack.append(number)
+            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(taken))
+            case "APPEND" | "APPENDS":
+                _expected(stack[-1], list).extend(taken)
+            case "SETITEM" | "SETITEMS":
+                target = _expected(stack[-1], dict)
+                for key, value in zip(taken[::2], taken[1::2], strict=True):
                     put(target, key, value)
-            case "GLOBAL":
-                # pickletools decodes escapes, which gives a Python warning.
-                lines = self._file.readline(), self._file.readline()
-                if not all(line.endswith(b"\n") for line in lines):
-                    raise ValueError("a name without an end")
-                stack.append(self._global(".".join(line[:-1].decode() for line in lines)))
+            case "GLOBAL":  # its two lines, joined by a space
+                stack.append(self._global(_expected(argument, str).replace(" ", ".", 1)))
             case "STACK_GLOBAL":
-                last, first = _expected(stack.pop(), str), _expected(stack.pop(), str)
-                stack.append(self._global(f"{first}.{last}"))
+                stack.append(self._global(".".join(_expected(part, str) for part in taken)))
             case "BINPERSID":
-                stack.append(self._load(stack.pop()))
+                stack.append(self._load(*taken))
             case "REDUCE":
-                arguments, function = _expected(stack.pop(), tuple), stack.pop()
-                if not callable(function):  # only values of the table are callable
-                    raise TypeError("a call of an object that is not a function")
-                # Many calls may share one long tuple, and each takes time for all of it.
-                if len(arguments) > MAX_ARGUMENTS:
-                    raise TypeError(f"a call with {len(arguments)} arguments")
-                stack.append(function(*arguments))
-            case "POP" | "BUILD":  # attributes, such as a state dict's _metadata, are dropped
-                stack.pop()
-            case "POP_MARK":
-                self._from_mark()
-            case "DUP":
-                stack.append(stack[-1])
-            case "PROTO" | "FRAME":
-                self._argument(opcode)
+                stack.append(_call(*taken))
             case _:
                 raise WeightsError(
                     f"its pickle uses the opcode {name}, expected those that tensors need; "
                     "in torch, save model.state_dict() with the default pickle protocol"
                 )
 
-    def _argument(self, opcode: pickletools.OpcodeInfo) -> object:
-        return opcode.arg.reader(self._file) if opcode.arg else None
-
-    def _from_mark(self) -> list[object]:
-        """Removes the last mark and returns the stack below it, which becomes `self.stack`."""
-        self.stack = self._marked.pop()
-        return self.stack
+    def _take(self, count: int | None) -> list[object]:
+        """Removes the last `count` values of the stack, or, with the last mark, those behind it."""
+        if count is None:
+            taken, self.stack = self.stack, self._marked.pop()
+            return taken
+        if len(self.stack) < count:
+            raise IndexError("an empty stack")
+        taken = self.stack[-count:]
+        del self.stack[-count:]
+        return taken
 
     def _global(self, name: str) -> object:
         if name in self._names:
@@ -177,6 +152,16 @@ class _Machine:
             f"it has an object of {shown(name)}, expected only tensors, dicts, lists, numbers and "
             "strings; in torch, save model.state_dict() rather than the model"
         )
+
+
+def _call(function: object, arguments: object) -> object:
+    if not callable(function):  # only values of the table are callable
+        raise TypeError("a call of an object that is not a function")
+    given = _expected(arguments, tuple)
+    # Many calls may share one long tuple, and each takes time for all of it.
+    if len(given) > MAX_ARGUMENTS:
+        raise TypeError(f"a call with {len(given)} arguments")
+    return function(*given)
 
 
 def put(target: dict[object, object], key: object, value: object) -> None:

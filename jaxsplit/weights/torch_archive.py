@@ -67,13 +67,15 @@ def read(path: str | os.PathLike[str]) -> object:
     with opened(path) as file:
         head = file.read(HEAD_BYTES)
         if head.startswith(ZIP_MAGICS):
-            return _read_zip(file)
-        if LEGACY_MAGIC in head:
-            return _read_legacy(file, head.index(LEGACY_MAGIC) + len(LEGACY_MAGIC))
-        raise foreign(head, "a file of torch.save")
+            tree, values = _read_zip(file)
+        elif LEGACY_MAGIC in head:
+            tree, values = _read_legacy(file, head.index(LEGACY_MAGIC) + len(LEGACY_MAGIC))
+        else:
+            raise foreign(head, "a file of torch.save")
+        return build(tree, functools.cache(values), size_of(file))
 
 
-def _read_zip(file: BinaryIO) -> object:
+def _read_zip(file: BinaryIO) -> tuple[object, _Values]:
     entries = _records(read_directory(file))
     program = entries["data.pkl"]
     if program.info.file_size > MAX_BYTES:
@@ -91,9 +93,9 @@ def _read_zip(file: BinaryIO) -> object:
         if entry is None or entry.info.file_size != storage.nbytes:
             found = f"has {entry.info.file_size} bytes" if entry else "is missing"
             raise damaged(f"storage {shown(storage.key)} {found}, expected {storage.nbytes} bytes")
-        return _values(entry.read(), storage, order.decode())
+        return storage.values(entry.read(), order.decode())
 
-    return build(tree, functools.cache(values), size_of(file))
+    return tree, values
 
 
 def _records(entries: dict[str, Entry]) -> dict[str, Entry]:
@@ -117,13 +119,14 @@ def _records(entries: dict[str, Entry]) -> dict[str, Entry]:
     return records
 
 
-def _read_legacy(file: BinaryIO, position: int) -> object:
+def _read_legacy(file: BinaryIO, position: int) -> tuple[object, _Values]:
     known: dict[str, Storage] = {}
+    size = size_of(file)
 
     def run_next(**limits: int) -> object:
         nonlocal position
         file.seek(position)
-        data = file.read(min(size_of(file) - position, MAX_BYTES + 1))
+        data = file.read(min(size - position, MAX_BYTES))
         value, length = run(data, NAMES, functools.partial(storage_of, known=known), **limits)
         position += length
         return value
@@ -136,52 +139,33 @@ def _read_legacy(file: BinaryIO, position: int) -> object:
         )
     run_next(max_opcodes=_PREAMBLE_OPCODES)  # type sizes and byte order of the host: unused
     tree, keys = run_next(), run_next()
-    starts = _legacy_storages(file, position, keys, known)
-
-    def values(storage: Storage) -> np.ndarray:
-        if storage.key not in starts:
-            raise damaged(f"storage {shown(storage.key)} is missing")
-        data = bytearray(storage.nbytes)
-        file.seek(starts[storage.key])
-        file.readinto(data)  # type: ignore[attr-defined]
-        return _values(data, storage, "little")
-
-    return build(tree, functools.cache(values), size_of(file))
-
-
-def _legacy_storages(
-    file: BinaryIO, position: int, keys: object, known: dict[str, Storage]
-) -> dict[str, int]:
-    """Returns the offset of each storage's values, checked to lie inside the file."""
-    if not isinstance(keys, list):
-        raise damaged("its list of storages is missing")
+    if (
+        not isinstance(keys, list)
+        or not all(isinstance(key, str) for key in keys)
+        or len(keys) != len(known)
+        or {*keys} != known.keys()
+    ):
+        raise damaged("its list of storages differs from the storages in its pickle")
     starts: dict[str, int] = {}
-    size = size_of(file)
-    for key in keys:
-        storage = known.get(key) if isinstance(key, str) else None
-        if storage is None or key in starts:
-            raise damaged(f"storage {shown(key)} is not in its pickle, or twice in its list")
+    for storage in (known[key] for key in keys):
         file.seek(position)
         count = int.from_bytes(file.read(8), "little", signed=True)
         position += 8
         if count != storage.size or position + storage.nbytes > size:
             raise damaged(
-                f"storage {shown(key)} has {count} elements and {size - position} bytes are left, "
-                f"expected {storage.size} elements in {storage.nbytes} bytes"
+                f"storage {shown(storage.key)} has {count} elements and {size - position} bytes "
+                f"are left, expected {storage.size} elements in {storage.nbytes} bytes"
             )
-        starts[key] = position
+        starts[storage.key] = position
         position += storage.nbytes
-    return starts
 
+    def values(storage: Storage) -> np.ndarray:
+        data = bytearray(storage.nbytes)
+        file.seek(starts[storage.key])
+        file.readinto(data)  # type: ignore[attr-defined]
+        return storage.values(data, "little")
 
-def _values(data: bytearray, storage: Storage, byteorder: str) -> np.ndarray:
-    """Converts bytes [nbytes] to the storage's values [size] in native byte order."""
-    item = storage.dtype.itemsize
-    if byteorder != sys.byteorder and item > 1:
-        np.frombuffer(data, f"u{item}").byteswap(inplace=True)
-    if storage.dtype == np.bool_:
-        return np.frombuffer(data, np.uint8) != 0  # bytes other than 0 and 1 are not valid bools
-    return np.frombuffer(data, storage.dtype)
+    return tree, values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +180,18 @@ class Storage:
     def nbytes(self) -> int:
         """Size in bytes in the file."""
         return self.size * self.dtype.itemsize
+
+    def values(self, data: bytearray, byteorder: str) -> np.ndarray:
+        """Converts bytes [nbytes] to values [size] in native byte order."""
+        if byteorder != sys.byteorder and self.dtype.itemsize > 1:
+            np.frombuffer(data, f"u{self.dtype.itemsize}").byteswap(inplace=True)
+        if self.dtype == np.bool_:
+            return np.frombuffer(data, np.uint8) != 0  # bytes other than 0 and 1 are invalid bools
+        return np.frombuffer(data, self.dtype)
+
+
+#: Returns the values [size] of a storage.
+_Values = Callable[[Storage], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +297,7 @@ NAMES: dict[str, object] = {
 }
 
 
-def build(tree: object, values: Callable[[Storage], np.ndarray], file_size: int) -> object:
+def build(tree: object, values: _Values, file_size: int) -> object:
     """Copies a pickle program's tree of dicts, lists, tuples and scalars with arrays for tensors.
 
     `values` returns the values [size] of a storage. Raises a WeightsError for a tree deeper than

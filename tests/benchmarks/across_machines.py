@@ -35,14 +35,14 @@ def main() -> int:
     parser.add_argument("--weights", help="of the backbone; default: what the family names")
     parser.add_argument("--data", default="embedded")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--max-samples", type=int)
     options = parser.parse_args()
     family = load_pretrained(options.family)
     if options.weights:
         backbone = load_backbone(family.backbone, options.weights)
     else:
         backbone = load_backbone(family.weights)
-    source = data.open_source(options.data, split=options.split, limit=options.limit)
+    source = data.open_source(options.data, split=options.split, max_samples=options.max_samples)
     images, _ = data.load_arrays(source, backbone.preprocessing)
     ends = (kind(family, backbone, batch_size=BATCH) for kind in (Sender, Receiver))
     return (encode if options.action == "encode" else decode)(options.file, images, *ends)

@@ -5,9 +5,9 @@
 The same training three times: of the unit alone, of unit and tail, of head, unit and tail. Only
 what learns differs; loss (distillation of the frozen network + lambda · bits), images and their
 order, noise, phases, optimizer and schedule are the same. Blocks of the network that learn are each
-rate's own, begin as the frozen ones, learn with `network_rate` times the unit's learning rate and
-without weight decay; their batch normalisation keeps its stored moments. It is ResNet-20 on
-Fashion-MNIST, cut after its first stage, and all test images go through real bytes.
+rate's own, begin as the frozen ones, learn with `network_lr_multiplier` times the unit's learning
+rate and without weight decay; their batch normalisation keeps its stored moments. It is ResNet-20
+on Fashion-MNIST, cut after its first stage, and all test images go through real bytes.
 
 Bytes: mean of real frames. Top-1: with Wilson's 95 % interval. At equal bytes: top-1 less that of
 the frozen network at the same mean bytes, by PCHIP over ln bytes; n/a beyond its curve. The BD-rate
@@ -17,8 +17,9 @@ head's features, which all three need once, not among them. FLOPs: the compiler'
 steps. Stored: a rate's arrays, its blocks among them. Loaded to switch: what of them a device or a
 server needs for another rate; the coding tables are on both.
 
-`network_rate` was chosen from 0.01, 0.03 and 0.1 without test images: `--masks all --rates r1,r3
---steps 300 --limit 6000 --train-split 'train[:90%]' --test-split 'train[90%:]'`.
+`network_lr_multiplier` was chosen from 0.01, 0.03 and 0.1 without test images: `--masks all
+--rates r1,r3 --steps 300 --max-samples 6000 --train-split 'train[:90%]'
+--test-split 'train[90%:]'`.
 
 DIR gets checkpoints and cached features, and in `unit`, `tail` and `all` what `jaxsplit compare`
 reads. The same command resumes where it was stopped.
@@ -44,11 +45,11 @@ def main():
     parser.add_argument("--data", default="tfds:fashion_mnist")
     parser.add_argument("--masks", default=",".join(MASKS), help="unit, tail, all; several")
     parser.add_argument("--rates", default=",".join(LAMBDAS), help="of r1 to r4; several")
-    parser.add_argument("--network-rate", type=float, default=0.03)
+    parser.add_argument("--network-lr-multiplier", type=float, default=0.03)
     parser.add_argument("--train-split", default="train")
     parser.add_argument("--test-split", default="test")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, help="training and test images; default: all")
+    parser.add_argument("--max-samples", type=int, help="training and test images; default: all")
     parser.add_argument("--smoke", action="store_true", help="few steps of a small network")
     parser.add_argument("--workdir", type=Path, help="default: a folder that is deleted")
     parser.add_argument("--json", type=Path)
@@ -78,9 +79,9 @@ def make_config(options):
         data=options.data,
         train_split=options.train_split,
         test_split=options.test_split,
-        limit=options.limit,
+        max_samples=options.max_samples,
         seed=options.seed,
-        network_rate=options.network_rate,
+        network_lr_multiplier=options.network_lr_multiplier,
         batch_size=32,
         learning_rate=1e-2,
         feature_dtype="float16",
@@ -93,8 +94,8 @@ def make_config(options):
         cut="stage1.block1",
         phases=default_phases(20)[::2],
         data="embedded",
-        limit=256,
-        batching="vmap",  # the way that compiles soonest
+        max_samples=256,
+        rate_vectorization="vmap",  # the way that compiles soonest
     )
 
 
@@ -107,7 +108,7 @@ def run(config, options, workdir):
     from jaxsplit.weights.load import load_backbone
 
     backbone = load_backbone(config.backbone)
-    source = data.open_source(config.data, split=config.test_split, limit=config.limit)
+    source = data.open_source(config.data, split=config.test_split, max_samples=config.max_samples)
     report = {
         **provenance(("jax", "jaxlib", "flax")),
         "devices_used": jax.local_device_count(),

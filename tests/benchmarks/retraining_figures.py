@@ -71,7 +71,7 @@ class OneRate:
     def __init__(self, config, backbone, phase):
         frozen, devices = backbone.fold(), parallel.devices_for(config.batch_size)
         groups = make_groups(frozen, config.cut, config.spec, config.rates[:1], parallel.AXIS)
-        config = dataclasses.replace(config, batching="unroll")
+        config = dataclasses.replace(config, rate_vectorization="unroll")
         step = make_curve_step(config, groups, phase, frozen.preprocessing)
         state = rate_groups.first_state(config, backbone, groups)
         constants = rate_groups.make_constants(config, backbone, 1.0)

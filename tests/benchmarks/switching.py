@@ -83,7 +83,7 @@ def measure(name: str, images: int, turns: int, seed: int = 0) -> dict[str, Any]
     family = load_pretrained(name)
     loading = time.process_time() - start
     backbone = family.backbone_of()
-    source = data.open_source("embedded", limit=images)
+    source = data.open_source("embedded", max_samples=images)
     pixels = data.load_arrays(source, backbone.preprocessing)[0]
     sender, receiver = family.codec(backbone)
     names = [rate.rate_id for rate in family.rates]

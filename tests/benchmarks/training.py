@@ -153,7 +153,7 @@ class Ours:
         self._constants = parallel.replicate(jax.tree.map(jnp.asarray, constants), devices)
         self._state = parallel.replicate(init_state(split, rates, optimizer, 0), devices)
         self._batch = parallel.shard(data, devices)
-        step = make_step(split, Phase(1, Distortion()), optimizer, batching=batching)
+        step = make_step(split, Phase(1, Distortion()), optimizer, rate_vectorization=batching)
         start = time.perf_counter()
         step = parallel.parallel_step(step, devices)
         self._run = step.lower(self._state, self._batch, self._constants).compile()
@@ -233,8 +233,8 @@ def disagreement(cut, theirs, backbone, data):
 
     @jax.jit
     def run(variables, tree, features):
-        latent, _ = split.units.encode_train(variables, features, None)
-        reconstruction, _ = split.units.decode_train(variables, latent, None)
+        latent, _ = split.encode_train(variables, features, None)
+        reconstruction, _ = split.decode_train(variables, latent, None)
         return reconstruction, split.tail(tree, reconstruction)
 
     ours = run(variables, backbone.fold().variables, data.features)

@@ -87,7 +87,7 @@ def family(quickstart):
 def pictures(tmp_path_factory):
     """Four image files of four formats, three sizes and two modes."""
     folder = tmp_path_factory.mktemp("pictures")
-    source = data.open_source("embedded", limit=4)
+    source = data.open_source("embedded", max_samples=4)
     forms = [
         ("one.png", "L", (28, 28)),
         ("two.jpg", "RGB", (64, 48)),
@@ -128,7 +128,7 @@ def encoded(family, pictures, tmp_path_factory):
 def folder_of_images(tmp_path_factory):
     """Test images as PNG files of three classes, and classes.txt with all of them."""
     root = tmp_path_factory.mktemp("images")
-    source = data.open_source("embedded", limit=60)
+    source = data.open_source("embedded", max_samples=60)
     (root / "classes.txt").write_text("\n".join(source.class_names))
     for index, example in enumerate(source):
         name = source.class_names[example["label"]]
@@ -308,7 +308,7 @@ def test_a_finished_training_is_not_repeated(trained):
 
 @pytest.mark.slow
 def test_a_card_repeats_the_command_without_folders_of_this_machine(tmp_path):
-    overrides = ("--config.seed=3", "--config.limit=200")
+    overrides = ("--config.seed=3", "--config.max_samples=200")
     runs("train", "--config", "cifar10_backbone:smoke", "--workdir", tmp_path, *overrides)
     card = json.loads((tmp_path / "report.json").read_text())
     again = "jaxsplit train --config cifar10_backbone:smoke --workdir DIR"
@@ -326,7 +326,7 @@ def test_a_backbone_is_trained_and_described(tmp_path):
     assert backbone.card == report
     again = "jaxsplit train --config fashion_mnist_backbone:smoke --workdir DIR"
     assert backbone.card["command"] == again
-    test = data.open_source("embedded", limit=1000)
+    test = data.open_source("embedded", max_samples=1000)
     images, labels = data.load_arrays(test, backbone.preprocessing)
     logits = networks.predict(backbone.module, backbone.variables, backbone.preprocessing, images)
     assert np.mean(logits.argmax(-1) == labels) == report["top1"]
@@ -342,11 +342,11 @@ def test_a_backbone_is_trained_and_described(tmp_path):
 def test_evaluate_measures_the_chosen_rates_on_a_folder(family, ends, folder_of_images, tmp_path):
     done = runs(
         *("evaluate", "--family", family, "--data", f"folder:{folder_of_images}"),
-        *("--rates", "r4,r2", "--limit", 12, "--out", tmp_path / "new" / "out"),
+        *("--rates", "r4,r2", "--max-samples", 12, "--out", tmp_path / "new" / "out"),
     )
     curve = Curve.read(tmp_path / "new" / "out" / "curve.json")
     assert [point.rate_id for point in curve.points] == ["r4", "r2"]
-    source = data.open_source(f"folder:{folder_of_images}", limit=12)
+    source = data.open_source(f"folder:{folder_of_images}", max_samples=12)
     images, labels = data.load_arrays(source, ends.backbone.preprocessing)
     assert np.bincount(labels).tolist() == [0, 4, 0, 0, 0, 0, 0, 0, 4, 4]  # over the classes
     for point in curve.points:
@@ -378,7 +378,7 @@ def test_a_rate_costs_the_same_whichever_others_are_measured(tmp_path):
 
 @pytest.mark.slow
 def test_evaluate_gives_what_the_quickstart_gave(quickstart, family, tmp_path):
-    runs("evaluate", "--family", family, "--limit", 128, "--out", tmp_path)
+    runs("evaluate", "--family", family, "--max-samples", 128, "--out", tmp_path)
     assert (tmp_path / "curve.json").read_bytes() == (quickstart.folder / "curve.json").read_bytes()
 
 
@@ -387,14 +387,14 @@ def test_evaluate_takes_weights_from_a_file(family, folder_of_images, tmp_path):
     weights = tmp_path / "copy.safetensors"
     shutil.copy(networks.backbone.ASSETS / "fashion_mnist_resnet8.safetensors", weights)
     arguments = ("evaluate", "--family", family, "--data", f"folder:{folder_of_images}")
-    arguments = (*arguments, "--rates", "r1", "--limit", 6)
+    arguments = (*arguments, "--rates", "r1", "--max-samples", 6)
     assert runs(*arguments, "--weights", weights).out == runs(*arguments).out
 
 
 @pytest.mark.slow
 def test_evaluate_compares_with_the_codecs_that_it_is_told(family, folder_of_images, tmp_path):
     arguments = ("evaluate", "--family", family, "--data", f"folder:{folder_of_images}")
-    arguments = (*arguments, "--rates", "r1", "--limit", 6)
+    arguments = (*arguments, "--rates", "r1", "--max-samples", 6)
     done = runs(*arguments, "--baselines", "avif,jpeg", "--out", tmp_path)
     written = json.loads((tmp_path / "curve.json").read_text())
     assert list(written["baselines"]) == ["avif", "jpeg"]
@@ -421,7 +421,7 @@ def test_evaluate_compares_with_the_codecs_that_it_is_told(family, folder_of_ima
 @pytest.mark.slow
 def test_evaluate_prints_the_curve_as_json(family, folder_of_images, tmp_path):
     arguments = ("evaluate", "--family", family, "--data", f"folder:{folder_of_images}")
-    arguments = (*arguments, "--rates", "r5", "--limit", 6, "--baselines", "none", "--json")
+    arguments = (*arguments, "--rates", "r5", "--max-samples", 6, "--baselines", "none", "--json")
     done = runs(*arguments, "--out", tmp_path)
     assert done.out == (tmp_path / "curve.json").read_text()
     assert "baselines" not in json.loads(done.out)
@@ -597,7 +597,7 @@ def test_pack_completes_what_a_training_wrote(trained, tmp_path):
     assert packed.fingerprint == written.fingerprint
     assert [rate.measured for rate in packed.rates] == [rate.measured for rate in written.rates]
     # Measured anew, on other images.
-    images = ("--data", "embedded", "--limit", 100)
+    images = ("--data", "embedded", "--max-samples", 100)
     done = runs("pack", "--family", folder, "-o", tmp_path / "again", *SAID, *images)
     again = RateFamily.load(tmp_path / "again")
     assert {rate.measured["n_images"] for rate in again.rates} == {100}
@@ -617,7 +617,7 @@ def test_pack_refuses_a_card_with_gaps_before_it_measures(tmp_path):
     pack = ("pack", "--family", tmp_path / "family", *out)
     refuses(*pack, words=["lacks evaluation, limits", "--card limits=…", "--data SOURCE"])
     refuses(*pack, "--data", "embedded", words=["lacks limits: give --card limits=…"])
-    refuses(*pack, "--limit", 9, words=["--limit", "--data SOURCE"])
+    refuses(*pack, "--max-samples", 9, words=["--max-samples", "--data SOURCE"])
     refuses(*pack, "--card", "limits", words=["'limits' is not KEY=VALUE"])
     refuses(*pack, "--card", "limits=", words=["is not KEY=VALUE"])
     assert not (tmp_path / "out").exists()
@@ -706,7 +706,7 @@ def test_an_error_ends_the_process_with_2():
         (["quickstart", "--seed", "many"], ["--seed", "'many'"]),
         (["quickstart", "--sed", "1"], ["--sed"]),
         (["quickstart", "--config.seed=1"], ["--config.seed"]),
-        (["evaluate", "--family", "x", "--limit", "few"], ["--limit", "'few'"]),
+        (["evaluate", "--family", "x", "--max-samples", "few"], ["--max-samples", "'few'"]),
         (["info", "nothing"], ["no family at nothing", "hf:owner/name"]),
         (["info", "nothing.jspl"], ["nothing.jspl", "No such file"]),
         (["info", "nothing.safetensors"], ["nothing.safetensors"]),
@@ -739,12 +739,12 @@ def test_wrong_words_are_refused(arguments, words, tmp_path, monkeypatch):
         ("fashion_mnist:smoke", "backbone=nobody", ["'nobody'", "fashion_mnist_resnet8"]),
         ("fashion_mnist:smoke", "data=nothing", ["'nothing'", "folder:PATH"]),
         ("fashion_mnist:smoke", "test_split=tset", ["'tset'", "test"]),
-        ("fashion_mnist:smoke", "limit=-1", ["-1"]),
+        ("fashion_mnist:smoke", "max_samples=-1", ["-1"]),
         ("fashion_mnist_backbone:smoke", "model=resnet9", ["'resnet9'", "resnet8_small"]),
         ("fashion_mnist_backbone:smoke", "test_split=tset", ["'tset'", "test"]),
         ("fashion_mnist_backbone:smoke", "batch_size=0", ["batch_size is 0"]),
         ("fashion_mnist_backbone:smoke", "epochs=0", ["epochs is 0"]),
-        ("fashion_mnist_backbone:smoke", "limit=100", ["100", "batch of 128"]),
+        ("fashion_mnist_backbone:smoke", "max_samples=100", ["100", "batch of 128"]),
         ("fashion_mnist_backbone:smoke", "seed=-1", ["seed", "-1"]),
     ],
 )
@@ -768,8 +768,8 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(command, blocked):
         (["--data", "folder:nope"], ["folder:nope", "no such folder"]),
         (["--data", "pigeons"], ["'pigeons'", "embedded"]),
         (["--split", "tset"], ["'tset'", "test"]),
-        (["--limit", "-1"], ["-1"]),
-        (["--limit", "0"], ["0"]),
+        (["--max-samples", "-1"], ["-1"]),
+        (["--max-samples", "0"], ["0"]),
         (["--weights", "nope.safetensors"], ["nope.safetensors"]),
         (["--backbone", "nope"], ["'nope'", "fashion_mnist_resnet8"]),
     ],

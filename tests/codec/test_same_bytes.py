@@ -30,7 +30,8 @@ from jaxsplit.codec import Sender
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.weights.load import load_backbone
 backbone = load_backbone("{BACKBONE}")
-images = data.load_arrays(data.open_source("embedded", limit={COUNT}), backbone.preprocessing)[0]
+source = data.open_source("embedded", max_samples={COUNT})
+images = data.load_arrays(source, backbone.preprocessing)[0]
 sender = Sender(load_pretrained("{FAMILY}"), backbone, 8)
 frames = {{r: [f.hex() for f in sender.encode(images, r)] for r in "{RATES}".split()}}
 print(json.dumps([jax.device_count(), frames]))
@@ -39,7 +40,7 @@ print(json.dumps([jax.device_count(), frames]))
 
 @pytest.fixture(scope="module")
 def images():
-    source = data.open_source("embedded", limit=COUNT)
+    source = data.open_source("embedded", max_samples=COUNT)
     return data.load_arrays(source, load_backbone(BACKBONE).preprocessing)[0]
 
 

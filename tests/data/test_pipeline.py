@@ -24,7 +24,7 @@ GREY = Preprocessing((28, 28), 1)
 
 @pytest.fixture(scope="module")
 def source():
-    return open_source("embedded", "train", limit=50)
+    return open_source("embedded", "train", max_samples=50)
 
 
 def assert_same(ours, theirs):
@@ -322,7 +322,7 @@ def test_an_image_is_decoded_once(source, monkeypatch):
         return original(self, indices)
 
     monkeypatch.setattr(type(source), "__getitems__", counting)
-    fresh = open_source("embedded", "train", limit=30)
+    fresh = open_source("embedded", "train", max_samples=30)
     load_arrays(fresh, GREY)
     list(batches(fresh, GREY, 8, seed=0, epochs=2))
     list(batches(fresh, Preprocessing((28, 28), 1, mean=(0.5,)), 8))  # same geometry

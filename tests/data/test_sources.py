@@ -185,13 +185,13 @@ def test_bad_idx_files_are_named(tmp_path, damage, capsys):
 
 def test_limit_is_even_deterministic_nested_and_in_order():
     whole = open_source("embedded")
-    small, large = open_source("embedded", limit=25), open_source("embedded", limit=100)
+    small, large = open_source("embedded", max_samples=25), open_source("embedded", max_samples=100)
     assert len(small) == 25
     assert set(np.bincount(small.labels)) == {2, 3}
     assert set(np.bincount(large.labels)) == {10}
-    assert small.fingerprint == open_source("embedded", limit=25).fingerprint
+    assert small.fingerprint == open_source("embedded", max_samples=25).fingerprint
     assert len({s.fingerprint for s in (whole, small, large)}) == 3
-    assert open_source("embedded", limit=10**6).fingerprint == whole.fingerprint
+    assert open_source("embedded", max_samples=10**6).fingerprint == whole.fingerprint
     chosen = spread(whole.labels, 25)
     assert set(chosen) < set(spread(whole.labels, 100))
     assert np.all(np.diff(chosen) > 0)
@@ -200,7 +200,7 @@ def test_limit_is_even_deterministic_nested_and_in_order():
     with pytest.raises(IndexError):
         small[25]
     with pytest.raises(DataError):
-        open_source("embedded", limit=0)
+        open_source("embedded", max_samples=0)
 
 
 @pytest.mark.parametrize("count", range(8))
@@ -283,7 +283,7 @@ def test_a_source_is_named_with_the_config_that_was_taken(tmp_path):
     (made / ".config" / "metadata.json").write_text('{"default_config_name": "full-size-v2"}')
     for name in ("tfds:imagenette", "tfds:imagenette/160px-v2"):
         assert open_source(name, data_dir=tmp_path).name == "tfds:imagenette/160px-v2"
-    versioned = open_source("tfds:imagenette:1.0.0", data_dir=tmp_path, limit=1)
+    versioned = open_source("tfds:imagenette:1.0.0", data_dir=tmp_path, max_samples=1)
     assert versioned.name == "tfds:imagenette/160px-v2:1.0.0"
     write_prepared(made, "320px-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
     with pytest.raises(DataError) as error:
@@ -450,7 +450,7 @@ def test_classes_txt_fixes_the_order_and_allows_for_missing_ones(folder):
 
 def test_a_folder_holds_all_classes_of_the_embedded_set(tmp_path):
     """Folder names have no slash: `T-shirt/top` is read from `T-shirt_top`."""
-    embedded = open_source("embedded", limit=20)
+    embedded = open_source("embedded", max_samples=20)
     (tmp_path / "classes.txt").write_text("\n".join(embedded.class_names))
     for index, example in enumerate(embedded):
         name = embedded.class_names[example["label"]].replace("/", "_")
@@ -642,7 +642,7 @@ def test_parts_of_a_split_are_disjoint_and_have_every_class_alike():
 
 def test_a_limit_is_taken_of_the_part():
     part = open_source("embedded", split="train[90%:]")
-    some = open_source("embedded", split="train[90%:]", limit=50)
+    some = open_source("embedded", split="train[90%:]", max_samples=50)
     assert some.split == "train[90%:100%]"
     assert set(some.keep.tolist()) < set(part.keep.tolist())
     assert np.bincount(some.labels).tolist() == [5] * 10

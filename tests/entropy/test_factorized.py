@@ -8,7 +8,7 @@ import pytest
 
 from jaxsplit.entropy import factorized
 from jaxsplit.entropy.factorized import log_logistic_mass
-from jaxsplit.entropy.prior_tables import ExactDensity
+from jaxsplit.entropy.prior_tables import Density
 from jaxsplit.errors import ConfigError
 
 pytestmark = pytest.mark.optimized
@@ -197,7 +197,7 @@ def test_quantile_inverts_the_cumulative(p, reference, random_params):
     places = [(3.0, 0.0), (0.01, -7.0), (1e3, 5e4)]
     params = _joined([random_params(16, 6, scale=x, shift=shift) for x, shift in places])
     shift = np.repeat([abs(shift) for _, shift in places], 6)
-    z = ExactDensity(params).quantiles(p)
+    z = Density(params).quantiles(p)
     got, slope = reference.chain(params, z[None])
     # To the resolution of z and its logits.
     room = 1e-12 * (1 + np.abs(got)) + slope * 1e-14 * (np.abs(z) + shift)
@@ -208,7 +208,7 @@ def test_init_scale_is_the_initial_width():
     scales = [0.1, 1.0, 10.0, 300.0]
     params = _joined([factorized.init_params(jax.random.key(1), 20, init_scale=s) for s in scales])
     # Where the logits are ±1, in a chain without bends: one logistic scale to each side.
-    density = ExactDensity(params)
+    density = Density(params)
     low, high = (density.quantiles(p) for p in (1 / (1 + np.e), np.e / (1 + np.e)))
     np.testing.assert_allclose((high - low) / 2, np.repeat(scales, 20), rtol=1e-3)
     assert np.unique(density.quantiles(0.5)).size == 80

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxsplit.entropy import bits, build_tables, integer_counts, prior_tables, rounding_offsets
-from jaxsplit.entropy.prior_tables import ExactDensity
+from jaxsplit.entropy.prior_tables import Density
 from jaxsplit.errors import ConfigError
 
 pytestmark = pytest.mark.optimized
@@ -112,7 +112,7 @@ def test_rounding_costs_no_more_than_noise_at_the_default_offsets(scale, random_
     rounded = np.asarray(jax.jit(bits)(params, np.rint(z - offsets) + offsets), np.float64)
     rounded = rounded.mean(axis=0)
     assert rounded.mean() <= 1.005 * noisy.mean()
-    assert (np.abs(offsets - ExactDensity(params).quantiles(0.5)) <= 0.5 + 1e-5).all()
+    assert (np.abs(offsets - Density(params).quantiles(0.5)) <= 0.5 + 1e-5).all()
 
 
 def test_offsets_put_a_narrow_peak_in_the_middle_of_its_cell(random_params, reference):
@@ -121,14 +121,14 @@ def test_offsets_put_a_narrow_peak_in_the_middle_of_its_cell(random_params, refe
     one_cell = reference.cdf(params, offsets + 0.5) - reference.cdf(params, offsets - 0.5)
     assert (one_cell > 0.999).all()
     # Half a step away it straddles two cells and costs a bit.
-    split = build_tables(params, ExactDensity(params).quantiles(0.5) + 0.5)
+    split = build_tables(params, Density(params).quantiles(0.5) + 0.5)
     p = [_cells(reference, params, split, c) for c in range(8)]
     assert min(-(q[q > 0] * np.log2(q[q > 0])).sum() for q in p) > 0.99
 
 
 def test_given_offsets_are_kept(random_params, reference):
     params = random_params(28, 3, scale=4.0, shift=2.0)
-    medians = ExactDensity(params).quantiles(0.5)
+    medians = Density(params).quantiles(0.5)
     for offsets in (np.zeros(3), np.array([0.1, -0.4, 7.3]), medians):
         tables = build_tables(params, offsets)
         np.testing.assert_array_equal(tables.offsets, np.asarray(offsets, np.float32))

@@ -78,7 +78,7 @@ def test_the_card_says_what_was_evaluated_on_and_keeps_the_rest(
 
 def test_the_check_is_of_the_images_that_a_limit_gives(carded, measured):
     check = carded.card["evaluation"]["check"]
-    source = data.open_source("embedded", split="test", limit=check["images"])
+    source = data.open_source("embedded", split="test", max_samples=check["images"])
     assert check["labels"] == source.labels.tolist()
     assert check["images"] == card.CHECKED_IMAGES
     assert set(check["bytes"]) == set(check["predicted"]) == {"high", "mid", "low"}
@@ -150,18 +150,18 @@ def check_source(tmp_path_factory):
         name, split, limit = evaluation["data"], evaluation["split"], evaluation["check"]["images"]
         if name == "tfds:fashion_mnist":
             try:
-                return data.open_source(name, split=split, limit=limit)
+                return data.open_source(name, split=split, max_samples=limit)
             except DataError:
                 pytest.skip("needs Fashion-MNIST prepared by TFDS: its 70,000 images aren't here")
         if not name.startswith("folder:"):
-            return data.open_source(name, split=split, limit=limit)
+            return data.open_source(name, split=split, max_samples=limit)
         archive = ARCHIVES.get(name)
         if archive is None or not archive.is_file():
             pytest.skip(f"needs the images of {name}, which the project may not carry")
         folder = tmp_path_factory.getbasetemp() / archive.name.partition(".")[0]
         if not folder.exists():
             unpack(archive, folder)
-        return data.open_source(f"folder:{folder}", split=split, limit=limit)
+        return data.open_source(f"folder:{folder}", split=split, max_samples=limit)
 
     return find
 
@@ -216,7 +216,7 @@ def tiny_check(carded, tmp_path_factory):
     folder = tmp_path_factory.mktemp("carded")
     carded.save(folder)
     check = carded.card["evaluation"]["check"]
-    return load_pretrained(folder), data.open_source("embedded", limit=check["images"])
+    return load_pretrained(folder), data.open_source("embedded", max_samples=check["images"])
 
 
 def test_an_unchanged_family_keeps_its_word(tiny_check, tiny_backbone):
@@ -242,7 +242,7 @@ def test_other_units_other_images_and_another_card_are_found(tiny_check, tiny_ba
     assert "high: frames have other sizes" in found
     assert "mid: frames have other sizes" in found
     assert not [text for text in found if text.startswith("low")]
-    others = data.open_source("embedded", split="test[50%:]", limit=len(source) - 1)
+    others = data.open_source("embedded", split="test[50%:]", max_samples=len(source) - 1)
     assert broken(family, tiny_backbone, others) == ["the images are others"]
     altered = copy.deepcopy(family.card)
     altered["evaluation"]["check"]["predicted"]["low"] = [0] * len(source)

@@ -241,7 +241,7 @@ def test_rounding_costs_no_more_than_noise_on_unseen_images(
 
 def test_every_rate_is_announced_before_it_is_evaluated(tiny_family, tiny_backbone):
     heard = []
-    source = data.open_source("embedded", split="test", limit=10)
+    source = data.open_source("embedded", split="test", max_samples=10)
     small = evaluate(
         tiny_family.select(["low"]), tiny_backbone, source, lambda *said: heard.append(said)
     )

@@ -99,7 +99,7 @@ def test_every_shipped_configuration_loads(name, arg):
     if arg == "smoke":
         # No images of ImageNet's classes may come with the package.
         assert config.data == ("folder:imagenet" if "efficientnet" in name else "embedded")
-        assert config.limit <= 1000
+        assert config.max_samples <= 1000
     if isinstance(config, CurveConfig):
         lambdas = [rate.lmbda for rate in config.rates]
         assert len(lambdas) >= 4
@@ -155,7 +155,7 @@ def test_own_files_load(tmp_path):
         ("data", "folder:12", "data", "folder:12"),
         ("cut", "stem", "cut", "stem"),
         ("flip", "True", "flip", True),
-        ("limit", "7", "limit", 7),
+        ("max_samples", "7", "max_samples", 7),
         ("spec.channels", "5", "spec.channels", 5),
         ("lambdas.r2", "2e-3", "rates.1.lmbda", 2e-3),
         ("phases.1.steps", "9", "phases.1.steps", 9),
@@ -176,7 +176,7 @@ def test_overrides_are_typed_and_change_one_thing(key, text, path, expected):
         if getattr(before, f.name) != getattr(after, f.name)
     }
     assert changed <= {path.split(".")[0]}
-    assert changed or key == "limit"
+    assert changed or key == "max_samples"
 
 
 def test_overrides_of_tuples_and_of_keys_left_to_their_default():
@@ -264,14 +264,14 @@ def test_an_installed_package_has_only_its_own_configurations(monkeypatch, tmp_p
         ("phases.0", "3"),
         ("spec.channels", "0"),
         ("phases.1.distortion.distillation", "-1"),
-        ("limit", "1.5"),
-        ("limit", "True"),
-        ("limit", "'all'"),
+        ("max_samples", "1.5"),
+        ("max_samples", "True"),
+        ("max_samples", "'all'"),
         ("spec.decoder_kernel", "2.5"),
         ("learning_rate", "-1.0"),
         ("learning_rate", "1e999"),
         ("max_norm", "0.0"),
-        ("prior_rate", "-1.0"),
+        ("prior_lr_multiplier", "-1.0"),
         ("warmup", "-5"),
         ("", "3"),
     ],
@@ -374,8 +374,8 @@ def test_the_files_are_found_by_path_and_by_name(monkeypatch, tmp_path):
 def test_what_may_be_absent_can_be_named_without_quotes():
     loaded = load("cifar10_backbone", {"initial": "cifar10_resnet20"})
     assert loaded.initial == "cifar10_resnet20"
-    with pytest.raises(ConfigError, match="limit: 'all' is no whole number"):
-        load("cifar10_backbone", {"limit": "all"})
+    with pytest.raises(ConfigError, match="max_samples: 'all' is no whole number"):
+        load("cifar10_backbone", {"max_samples": "all"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -398,7 +398,7 @@ def test_nested_keys_are_described_and_loaded():
     for key in ("rates", "kind"):
         assert not any(line.startswith(f"  {key} ") for line in lines)
     # What a file leaves out altogether can be overridden too.
-    keys = {"augmentation.zoom": "0.7", "views": "2", "specs.r2.channels": "5"}
+    keys = {"augmentation.zoom": "0.7", "augmentations_per_image": "2", "specs.r2.channels": "5"}
     loaded = load("fashion_mnist:smoke", keys)
     assert loaded.augmentation.zoom == 0.7
     assert [rate.spec and rate.spec.channels for rate in loaded.rates] == [None, 5, *3 * [None]]

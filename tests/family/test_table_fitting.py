@@ -93,7 +93,7 @@ def test_the_head_runs_once_for_all_rates(imported, tiny_backbone, monkeypatch):
     monkeypatch.setattr(
         Sender, "features", lambda self, images: calls.append(len(images)) or features(self, images)
     )
-    fit_tables(imported, tiny_backbone, data.open_source("embedded", split="test", limit=300))
+    fit_tables(imported, tiny_backbone, data.open_source("embedded", split="test", max_samples=300))
     assert calls == [BATCH_SIZE, 300 - BATCH_SIZE]
 
 
@@ -119,7 +119,7 @@ def test_a_table_for_each_channel_costs_the_entropy_of_each_channel(
 def test_tables_of_places_cost_no_more_and_cross_exactly(
     imported, tiny_backbone, tiny_test_source, tiny_images, tmp_path
 ):
-    placed = fit_tables(imported, tiny_backbone, tiny_test_source, tables="places")
+    placed = fit_tables(imported, tiny_backbone, tiny_test_source, tables="positions")
     each = fit_tables(imported, tiny_backbone, tiny_test_source, tables="channels")
     placed.save(tmp_path)
     loaded = RateFamily.load(tmp_path)
@@ -136,5 +136,5 @@ def test_tables_of_places_cost_no_more_and_cross_exactly(
 
 
 def test_other_tables_are_refused(imported, tiny_backbone, tiny_test_source):
-    with pytest.raises(ConfigError, match="shared, channels, places"):
+    with pytest.raises(ConfigError, match="shared, channels, positions"):
         fit_tables(imported, tiny_backbone, tiny_test_source, tables="pixels")

@@ -103,7 +103,7 @@ def test_the_written_configuration_trains_the_chosen_points(plan, tmp_path):
         assert (loaded.cut, loaded.backbone, loaded.steps) == (cut, DESIGN.backbone, 101)
         assert loaded.seed == 3
         assert loaded.phases[0].distortion.features == DESIGN.weight != DesignConfig.weight
-        for name in ("data", "batch_size", "learning_rate", "prior_rate", "ema"):
+        for name in ("data", "batch_size", "learning_rate", "prior_lr_multiplier", "ema"):
             assert getattr(loaded, name) == getattr(DESIGN, name)
         assert (loaded.train_split, loaded.test_split) == ("train", "test")
         for rate, result in zip(loaded.rates, mine, strict=True):
@@ -123,13 +123,18 @@ def test_the_written_configuration_trains_the_chosen_points(plan, tmp_path):
 def test_a_full_training_takes_whole_splits_that_are_apart(plan, tmp_path, splits, expected):
     train, test = splits
     design = dataclasses.replace(
-        DESIGN, train_split=train, test_split=test, limit=None, prior_rate=2.0, ema=0.0
+        DESIGN,
+        train_split=train,
+        test_split=test,
+        max_samples=None,
+        prior_lr_multiplier=2.0,
+        ema=0.0,
     )
     (one, *_) = candidates(design, plan)
     write_config(tmp_path / "chosen.py", design, [Result(one, 10, 9.0, 0.9, 100)])
     loaded = config.load(f"{tmp_path}/chosen.py:{one.cut}")
     assert (loaded.train_split, loaded.test_split) == expected
-    assert (loaded.limit, loaded.prior_rate, loaded.ema) == (None, 2.0, 0.0)
+    assert (loaded.max_samples, loaded.prior_lr_multiplier, loaded.ema) == (None, 2.0, 0.0)
 
 
 def test_a_search_is_configured_like_a_training():

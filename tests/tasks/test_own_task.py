@@ -198,7 +198,7 @@ def test_training_reports_the_task_s_metrics(name, tiny_config, tiny_backbone):
         tiny_config,
         phases=(Phase(4, tiny_config.phases[0].distortion),),
         evaluate_every=2,
-        evaluate_limit=60,
+        max_eval_samples=60,
     )
     backbone = dataclasses.replace(tiny_backbone, task=task)
     train_curve(config, backbone, progress=lambda done, total, values: seen.update(values))
@@ -217,8 +217,8 @@ def test_a_search_ranks_by_the_task_s_metric(name, tiny_backbone, tmp_path):
         lambdas=(1e-4,),
         minutes=0.01,
         rungs=1,
-        limit=64,
-        evaluate_limit=64,
+        max_samples=64,
+        max_eval_samples=64,
         batch_size=32,
         most_drop={"recall": 0.2, "error": 1.5}[name],  # 1.5 places
     )
@@ -239,7 +239,7 @@ def test_a_search_ranks_by_the_task_s_metric(name, tiny_backbone, tmp_path):
 
 
 def test_codecs_are_compared_by_what_was_measured_of_them(tiny_family, tiny_backbone):
-    source = data.open_source("embedded", limit=10)
+    source = data.open_source("embedded", max_samples=10)
     with pytest.raises(ConfigError, match="compared by top1 or agreement, not by 'top5'"):
         measure(tiny_family, tiny_backbone, source, None, compare_at="top5")
 

@@ -19,7 +19,7 @@ class Problem:
     def __init__(self, backbone, config):
         self.backbone = backbone
         self.split = make_split(backbone, config.cut, config.spec, parallel.AXIS)
-        source = data.open_source("embedded", split="train", limit=64)
+        source = data.open_source("embedded", split="train", max_samples=64)
         self.cache = features.compute(backbone, config.cut, source)
         # A step of SGD at rate 1 is the gradient itself.
         self.optimizers = {"sgd": optax.sgd(1.0), "adam": config.make_optimizer()}

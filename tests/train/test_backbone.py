@@ -37,7 +37,7 @@ def test_the_weights_that_are_measured_are_those_that_are_stored(
     )
     stored = networks.read_backbone(tmp_path / "tiny.safetensors")
     assert stored.fingerprint == tiny_backbone.fingerprint
-    test = data.open_source("embedded", split="test", limit=config.limit)
+    test = data.open_source("embedded", split="test", max_samples=config.max_samples)
     images, labels = data.load_arrays(test, stored.preprocessing)
     logits = networks.predict(stored.module, stored.variables, stored.preprocessing, images)
     assert np.mean(logits.argmax(-1) == labels) == report["top1"]
@@ -51,13 +51,13 @@ def test_batch_statistics_have_moved_from_where_they_began(tiny_training):
 
 
 def test_fewer_images_than_a_batch_are_refused(tiny_training):
-    config = dataclasses.replace(tiny_training[0], limit=20)
+    config = dataclasses.replace(tiny_training[0], max_samples=20)
     with pytest.raises(ConfigError, match=r"20 training examples .* batch of 32"):
         train_backbone(config, None)
 
 
 def test_one_step_is_a_training(tiny_training):
-    config = dataclasses.replace(tiny_training[0], limit=32, epochs=1)
+    config = dataclasses.replace(tiny_training[0], max_samples=32, epochs=1)
     assert train_backbone(config, None)[1]["steps"] == 1
 
 
@@ -72,7 +72,9 @@ def test_a_training_starts_from_the_initial_weights(tiny_training, tiny_backbone
         class_names=tiny_backbone.class_names,
         card={},
     )
-    config = dataclasses.replace(config, limit=256, epochs=1, learning_rate=1e-6, initial=str(file))
+    config = dataclasses.replace(
+        config, max_samples=256, epochs=1, learning_rate=1e-6, initial=str(file)
+    )
     card = run_backbone(config, tmp_path / "again", command="")
     assert abs(card["top1"] - report["top1"]) < 0.03
     other = dataclasses.replace(tiny_backbone, name="resnet20_small")

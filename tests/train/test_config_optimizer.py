@@ -15,7 +15,7 @@ def rates(name, steps=100, **options):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_rises_to_its_peak_and_falls_from_there(name):
-    values = rates(name, warmup=20, decay_to=0.01)
+    values = rates(name, warmup=20, final_lr_fraction=0.01)
     np.testing.assert_allclose(values[:21], np.linspace(0, 0.5, 21), rtol=1e-5, atol=1e-8)
     assert (np.diff(values[20:]) <= 0).all()
     np.testing.assert_allclose(values[-1], 0.5 if name == "constant" else 0.005, rtol=1e-4)
@@ -30,10 +30,12 @@ def test_every_schedule_does_without_a_warm_up_and_in_one_step(name):
 def test_schedules_take_their_own_ways_down():
     steps = np.arange(101)
     cosine = 0.5 * (0.1 + 0.9 * (1 + np.cos(np.pi * steps / 100)) / 2)
-    np.testing.assert_allclose(rates("cosine", decay_to=0.1), cosine, rtol=1e-5)
-    np.testing.assert_allclose(rates("exponential", decay_to=0.1), 0.5 * 0.1 ** (steps / 100), 1e-5)
+    np.testing.assert_allclose(rates("cosine", final_lr_fraction=0.1), cosine, rtol=1e-5)
+    np.testing.assert_allclose(
+        rates("exponential", final_lr_fraction=0.1), 0.5 * 0.1 ** (steps / 100), 1e-5
+    )
     stairs = np.select([steps < 30, steps < 60, steps < 90], [0.5, 0.25, 0.125], 0.0625)
-    three = {"decay_to": 0.125, "milestones": (0.3, 0.6, 0.9)}
+    three = {"final_lr_fraction": 0.125, "milestones": (0.3, 0.6, 0.9)}
     for warmup in (0, 10):
         values = rates("step", warmup=warmup, **three)
         np.testing.assert_allclose(values[warmup:], stairs[warmup:], rtol=1e-5)

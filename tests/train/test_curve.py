@@ -11,7 +11,7 @@ from jaxsplit import data, train_curve, train_family
 from jaxsplit.codec import Sender
 from jaxsplit.errors import ConfigError, JaxsplitError, NonFiniteError
 from jaxsplit.tasks import Classification
-from jaxsplit.train import curve, features
+from jaxsplit.train import curve, features, rate_groups
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 
@@ -27,11 +27,11 @@ def config(tiny_config, tiny_backbone):
         backbone=tiny_backbone.fingerprint,
         rates=(Rate("a", 1e-4), Rate("wide", 1e-3, wide), Rate("c", 1e-2)),
         phases=PHASES,
-        limit=64,
+        max_samples=64,
         batch_size=16,
         ema=0.9,
         evaluate_every=4,
-        evaluate_limit=30,
+        max_eval_samples=30,
     )
 
 
@@ -51,9 +51,12 @@ def test_plain_arguments_train_what_a_configuration_does(config, family, tiny_ba
         phases=PHASES,
         workdir=tmp_path,
         log=told.append,
-        **{name: getattr(config, name) for name in ("limit", "batch_size", "ema", "learning_rate")},
+        **{
+            name: getattr(config, name)
+            for name in ("max_samples", "batch_size", "ema", "learning_rate")
+        },
         evaluate_every=4,
-        evaluate_limit=30,
+        max_eval_samples=30,
     )
     assert ours.fingerprint == family.fingerprint
     assert any("computing features" in text for text in told)
@@ -98,7 +101,7 @@ def _never(*_, **__):
 
 
 def test_a_state_that_is_no_number_is_said_to_be_a_rates(config, tiny_backbone, monkeypatch):
-    init = curve.first_state
+    init = rate_groups.first_state
 
     def spoiled(*args):
         state = init(*args)  # one group of a and c, one of wide
@@ -106,7 +109,7 @@ def test_a_state_that_is_no_number_is_said_to_be_a_rates(config, tiny_backbone, 
         ema = jax.tree.map(lambda x: x.at[1].set(np.nan), first.ema)
         return state.replace(groups=(first.replace(ema=ema), *state.groups[1:]))
 
-    monkeypatch.setattr(curve, "first_state", spoiled)
+    monkeypatch.setattr(rate_groups, "first_state", spoiled)
     with pytest.raises(NonFiniteError, match=r"step 4: .*ema.* not finite for the rates c;"):
         train_curve(dataclasses.replace(config, evaluate_every=0), tiny_backbone)
 
@@ -125,7 +128,7 @@ def test_another_task_behind_the_same_network_is_another_training(tiny_backbone)
 @pytest.mark.parametrize("tables", ["shared", "channels"])
 def test_tables_may_follow_the_training_images(config, family, tiny_backbone, tables):
     fitted = train_curve(dataclasses.replace(config, tables=tables), tiny_backbone)
-    source = data.open_source("embedded", split="train", limit=config.limit)
+    source = data.open_source("embedded", split="train", max_samples=config.max_samples)
     images, _ = data.load_arrays(source, tiny_backbone.preprocessing)
     sender = Sender(family, tiny_backbone, batch_size=16)
     for before, after in zip(family.rates, fitted.rates, strict=True):
@@ -155,4 +158,4 @@ def test_latents_behind_a_relu_round_around_zero(config, tiny_backbone):
 )
 def test_arguments_that_do_not_fit_are_refused(tiny_backbone, options, word):
     with pytest.raises(JaxsplitError, match=word):
-        train_family(tiny_backbone, "stage2.block1", {"a": 1.0}, limit=8, **options)
+        train_family(tiny_backbone, "stage2.block1", {"a": 1.0}, max_samples=8, **options)

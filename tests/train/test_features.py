@@ -29,6 +29,7 @@ from jaxsplit.data import Augmentation, Views
 from jaxsplit.data.pipeline import reader
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import array_cache
+from jaxsplit.io.log import no_log
 from jaxsplit.train import batches, features
 
 CROPS = Views(2, Augmentation(padding=2, flip=True), seed=3)
@@ -42,7 +43,7 @@ class Stop(Exception):
 
 @pytest.fixture(scope="module")
 def source():
-    return data.open_source("embedded", split="train", limit=30)
+    return data.open_source("embedded", split="train", max_samples=30)
 
 
 @pytest.fixture
@@ -193,8 +194,8 @@ def test_whatever_changes_the_features_changes_their_key(
         key(backbone=dataclasses.replace(problem.backbone, variables=half)),  # of one fingerprint
         key(backbone=dataclasses.replace(problem.backbone, name="another")),
         key(backbone=dataclasses.replace(problem.backbone, preprocessing=preprocessing)),
-        key(source=data.open_source("embedded", split="test", limit=30)),
-        key(source=data.open_source("embedded", split="train", limit=31)),
+        key(source=data.open_source("embedded", split="test", max_samples=30)),
+        key(source=data.open_source("embedded", split="train", max_samples=31)),
         key(views=Views(flip=True)),
         key(views=CROPS),
         key(views=dataclasses.replace(CROPS, seed=4)),
@@ -301,6 +302,7 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(compute, tmp_path, small_part
 KILLED = """
 import os, pathlib, signal, sys
 from jaxsplit.io import array_cache
+from jaxsplit.io.log import no_log
 from test_features import embedded
 write, written = array_cache.ArrayCache.write, []
 def counted(*args):
@@ -315,7 +317,7 @@ embedded(pathlib.Path(sys.argv[1]))
 
 def embedded(directory, **options):
     backbone = load_backbone("fashion_mnist_resnet8")
-    source = data.open_source("embedded", split="train", limit=600)
+    source = data.open_source("embedded", split="train", max_samples=600)
     return features.compute(backbone, "stage1.block1", source, directory=directory, **options)
 
 
@@ -579,16 +581,19 @@ def test_a_sample_of_many_views_has_every_image():
 CUTS = ("stage1.block1", "stage3.block1")
 
 
+def cached_at(backbone, cuts, source, directory, dtype="float16", log=no_log):
+    run = features.HeadRun(backbone, cuts, source, Views(), dtype, log)
+    return features.cached(run, directory, "disk", features.MAX_BYTES)
+
+
 @pytest.fixture
 def compute_at_cuts(problem, source):
-    return functools.partial(features.compute_at_cuts, problem.backbone, CUTS, source)
+    return functools.partial(cached_at, problem.backbone, CUTS, source)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_features_at_several_cuts_are_those_of_each_cut(problem, source, tmp_path, dtype):
-    found = features.compute_at_cuts(
-        problem.backbone, CUTS, source, dtype=dtype, directory=tmp_path
-    )
+    found = cached_at(problem.backbone, CUTS, source, tmp_path, dtype)
     assert tuple(found) == CUTS
     for cut, cache in found.items():
         alone = features.compute(problem.backbone, cut, source, dtype=dtype)
@@ -699,6 +704,6 @@ def test_a_cut_whose_features_float16_cannot_hold_is_named(problem, source, tmp_
     params = jax.tree_util.tree_map_with_path(scaled, problem.backbone.variables["params"])
     variables = {**problem.backbone.variables, "params": params}
     backbone = dataclasses.replace(problem.backbone, variables=variables)
-    features.compute_at_cuts(backbone, CUTS[:1], source, directory=tmp_path)
+    cached_at(backbone, CUTS[:1], source, directory=tmp_path)
     with pytest.raises(ConfigError, match=r"at stage3\.block1 .*don't fit float16"):
-        features.compute_at_cuts(backbone, CUTS, source, directory=tmp_path)
+        cached_at(backbone, CUTS, source, directory=tmp_path)

@@ -33,9 +33,9 @@ def config(tiny_config, tiny_backbone):
         backbone=tiny_backbone.fingerprint,
         rates=(Rate("a", 1e-4), Rate("b", 1e-2)),
         phases=(Phase(3, DISTILLED),),
-        limit=64,
+        max_samples=64,
         batch_size=16,
-        batching="vmap",
+        rate_vectorization="vmap",
     )
 
 
@@ -135,7 +135,7 @@ def test_gradients_are_those_of_the_plain_loss(config, problem, monkeypatch, mas
     phase = Phase(1, DISTILLED, "round")
     step = make_curve_step(config, groups, phase, folded.preprocessing)
     images, _ = data.load_arrays(
-        data.open_source("embedded", split="train", limit=64), folded.preprocessing
+        data.open_source("embedded", split="train", max_samples=64), folded.preprocessing
     )
     batch = problem.batch()
     batch = dataclasses.replace(batch, images=images[batch.index])
@@ -188,7 +188,7 @@ def test_a_head_learns_the_same_without_cached_features(trained, config, tiny_ba
 
 
 def test_images_come_with_their_own_features(problem):
-    source = data.open_source("embedded", split="train", limit=64)
+    source = data.open_source("embedded", split="train", max_samples=64)
     shown = features.ImageBatches(source, problem.backbone.preprocessing, data.Views(), 1.0)
     both = dataclasses.replace(problem.cache, images=shown)
     images, labels = data.load_arrays(source, problem.backbone.preprocessing)
@@ -209,7 +209,9 @@ def test_blocks_before_and_behind_the_cut(problem):
 
 def test_the_network_learns_at_a_rate_of_its_own(config, tiny_backbone):
     for mask, rate in (("unit", None), ("tail", 0.0), ("all", 0.25)):
-        masked = dataclasses.replace(config, trainable=mask, network_rate=rate or 0.0, warmup=0)
+        masked = dataclasses.replace(
+            config, trainable=mask, network_lr_multiplier=rate or 0.0, warmup=0
+        )
         params = {"encoder": jnp.zeros(1), "prior": jnp.zeros(1), NETWORK: jnp.zeros(1)}
         if rate is None:
             del params[NETWORK]
@@ -217,23 +219,23 @@ def test_the_network_learns_at_a_rate_of_its_own(config, tiny_backbone):
         gradient = jax.tree.map(jnp.ones_like, params)
         change, _ = adam.update(gradient, adam.init(params), params)
         unit = float(change["encoder"][0])
-        np.testing.assert_allclose(change["prior"][0], config.prior_rate * unit, rtol=1e-5)
+        np.testing.assert_allclose(change["prior"][0], config.prior_lr_multiplier * unit, rtol=1e-5)
         if rate is not None:
             np.testing.assert_allclose(change[NETWORK][0], rate * unit, rtol=1e-5)
 
 
 def test_settings_of_networks_do_not_rename_trainings_without_one(config):
-    assert dataclasses.replace(config, network_rate=0.5).key == config.key
+    assert dataclasses.replace(config, network_lr_multiplier=0.5).key == config.key
     tail = dataclasses.replace(config, trainable="tail")
-    others = {tail.key, dataclasses.replace(tail, network_rate=0.5).key}
+    others = {tail.key, dataclasses.replace(tail, network_lr_multiplier=0.5).key}
     assert len(others | {config.key}) == 3
 
 
 def test_what_does_not_fit_is_refused(config, tiny_backbone):
     with pytest.raises(ConfigError, match="trainable is 'head'; expected one of unit, tail, all"):
         dataclasses.replace(config, trainable="head")
-    with pytest.raises(ConfigError, match="network_rate is -1"):
-        dataclasses.replace(config, network_rate=-1.0)
+    with pytest.raises(ConfigError, match="network_lr_multiplier is -1"):
+        dataclasses.replace(config, network_lr_multiplier=-1.0)
     with pytest.raises(ConfigError, match="evaluate_every 5"):
         dataclasses.replace(config, trainable="all", evaluate_every=5)
     with pytest.raises(ConfigError, match="train_networks"):

@@ -28,7 +28,8 @@ def _spec(k, channels=None, **changes):
 
 def _split(spec):
     shape = jax.ShapeDtypeStruct((4, 6, CHANNELS), jnp.float32)
-    return Split(None, "cut", UnitTree.at(shape, spec), None)
+    tree = UnitTree.at(shape, spec)
+    return Split(tree.tensors, tree.structure, None, "cut", None)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,7 @@ def features():
 
 def _encode(split, unit, features, train=False):
     x = jnp.asarray(features)
-    return np.asarray(
-        split.units.encode_train(unit, x, None)[0] if train else split.encode(unit, x)
-    )
+    return np.asarray(split.encode_train(unit, x, None)[0] if train else split.encode(unit, x))
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
@@ -196,14 +195,14 @@ def test_a_training_that_begins_there_is_ahead_of_one_that_begins_anywhere(confi
         train_curve(config, tiny_backbone, None, lambda step, steps, said: seen.append(said))
         return np.asarray(seen[-1]["loss"])
 
-    begun = losses(dataclasses.replace(config, start="principal"))
+    begun = losses(dataclasses.replace(config, initialization="pca"))
     assert (begun < 0.5 * losses(config)).all()
-    assert config.key != dataclasses.replace(config, start="principal").key
+    assert config.key != dataclasses.replace(config, initialization="pca").key
 
 
 def test_features_that_are_not_cached_give_the_same_start(config, tiny_backbone):
     phase = Phase(0, Distortion(distillation=0, features=1))
-    begins = dataclasses.replace(config, start="principal", phases=(phase,))
+    begins = dataclasses.replace(config, initialization="pca", phases=(phase,))
     kept, run = (
         train_curve(dataclasses.replace(begins, cache=cache), tiny_backbone)
         for cache in ("memory", "none")
@@ -224,9 +223,9 @@ def test_features_that_are_not_cached_give_the_same_start(config, tiny_backbone)
     [
         ({"phases": (Phase(1, Distortion()),)}, "a positive weight of features"),
         ({"spec": BottleneckSpec(channels=3)}, "stride and kernels are equal"),
-        ({"start": "zero"}, "expected one of random, principal"),
+        ({"initialization": "zero"}, "expected one of random, pca"),
     ],
 )
 def test_a_start_that_does_not_fit_is_refused_before_the_training(config, changes, message):
     with pytest.raises(ConfigError, match=message):
-        dataclasses.replace(config, **{"start": "principal", **changes})
+        dataclasses.replace(config, **{"initialization": "pca", **changes})

@@ -27,7 +27,9 @@ def split(backbone):
 
 @pytest.fixture(scope="module")
 def features(split, backbone):
-    images, _ = data.load_arrays(data.open_source("embedded", limit=200), backbone.preprocessing)
+    images, _ = data.load_arrays(
+        data.open_source("embedded", max_samples=200), backbone.preprocessing
+    )
     return np.asarray(
         jax.jit(split.head)(backbone.variables, backbone.preprocessing.normalise(images))
     )

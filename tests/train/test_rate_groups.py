@@ -41,7 +41,7 @@ def train(problem, tiny_config):
         )
         devices = jax.devices()[:1]
         config = dataclasses.replace(
-            tiny_config, optimizer=optimizer, ema=0.0, batching="vmap", **options
+            tiny_config, optimizer=optimizer, ema=0.0, rate_vectorization="vmap", **options
         )
         step = make_curve_step(config, groups, phase, problem.backbone.preprocessing)
         program = parallel.parallel_step(step, devices)
@@ -116,7 +116,7 @@ def test_a_rate_in_company_of_other_forms_equals_the_rate_alone(problem, rates, 
 @pytest.mark.slow
 def test_images_in_the_step_give_what_cached_features_do(problem, rates, train):
     batch = problem.batch()
-    source = data.open_source("embedded", split="train", limit=64)
+    source = data.open_source("embedded", split="train", max_samples=64)
     images, labels = data.load_arrays(source, problem.backbone.preprocessing)
     np.testing.assert_array_equal(labels[batch.index], batch.targets)
     seen = Batch(batch.index, batch.targets, images=images[batch.index])

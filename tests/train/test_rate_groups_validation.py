@@ -39,7 +39,7 @@ def test_an_evaluation_agrees_with_real_bytes(problem, tiny_config, tiny_backbon
         for one in state.groups
     ]
     state = with_best_offsets(groups, dataclasses.replace(state, groups=tuple(means)))
-    source = data.open_source("embedded", split="test", limit=30)
+    source = data.open_source("embedded", split="test", max_samples=30)
     images, labels = data.load_arrays(source, tiny_backbone.preprocessing)
 
     def batches():

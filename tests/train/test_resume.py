@@ -58,7 +58,7 @@ def test_a_curve_resumes_to_the_bit_within_a_phase_and_between_two(
         tiny_config,
         rates=(Rate("a", 1e-4), Rate("b", 1e-2)),
         phases=(Phase(4, FEATURES), Phase(4, FEATURES, "round")),
-        limit=64,
+        max_samples=64,
         batch_size=16,
     )
     whole = train_curve(config, tiny_backbone)
@@ -103,17 +103,17 @@ def test_a_curve_of_everything_at_once_resumes_to_the_bit(tiny_config, tiny_back
         tiny_config,
         rates=(Rate("a", 1e-4), Rate("b", 1e-2, dataclasses.replace(tiny_config.spec, channels=5))),
         phases=(Phase(3, FEATURES), Phase(5, Distortion(), "round")),
-        limit=32,
+        max_samples=32,
         batch_size=16,
-        views=2,
+        augmentations_per_image=2,
         flip=True,
         augmentation=Augmentation(padding=2, flip=True),
         cache="none",
         compute_dtype="bfloat16",
         ema=0.9,
-        batching="vmap",
+        rate_vectorization="vmap",
         evaluate_every=3,
-        evaluate_limit=16,
+        max_eval_samples=16,
     )
     whole = train_curve(config, tiny_backbone, tmp_path / "whole")
     resumed = tmp_path / "resumed"
@@ -154,7 +154,7 @@ def test_other_weights_or_images_of_the_same_name_begin_anew(tiny_config, tiny_b
         rates=(Rate("a", 1e-4),),
         phases=(Phase(2, FEATURES),),
         data=f"folder:{folder}",
-        limit=None,
+        max_samples=None,
         batch_size=16,
     )
 
@@ -173,7 +173,9 @@ def test_other_weights_or_images_of_the_same_name_begin_anew(tiny_config, tiny_b
 
 
 def test_other_tables_of_a_finished_training_need_no_step(tiny_config, tiny_backbone, tmp_path):
-    config = dataclasses.replace(tiny_config, phases=(Phase(2, FEATURES),), limit=64, batch_size=16)
+    config = dataclasses.replace(
+        tiny_config, phases=(Phase(2, FEATURES),), max_samples=64, batch_size=16
+    )
     trained, seen = [], []
     for tables in ("prior", "channels"):
         other = dataclasses.replace(config, tables=tables)
@@ -196,7 +198,7 @@ def test_every_field_of_a_training_is_in_the_name_of_its_checkpoints(tiny_config
                 "rates": tiny_config.rates[:2],
                 "phases": (Phase(600, FEATURES, "round"),),
                 "seed": 1,
-                "limit": 513,
+                "max_samples": 513,
                 "learning_rate": 1e-3,
                 "flip": True,
                 "feature_dtype": "float16",
@@ -206,7 +208,7 @@ def test_every_field_of_a_training_is_in_the_name_of_its_checkpoints(tiny_config
             tiny_training[0],
             {
                 "seed": 1,
-                "limit": 65,
+                "max_samples": 65,
                 "epochs": 3,
                 "label_smoothing": 0.1,
                 "preprocessing": dataclasses.replace(tiny_training[0].preprocessing, mean=(0.0,)),
@@ -220,7 +222,7 @@ def test_every_field_of_a_training_is_in_the_name_of_its_checkpoints(tiny_config
 
 @pytest.mark.slow
 def test_a_backbone_resumes_to_the_bit(tiny_training, tmp_path):
-    config = dataclasses.replace(tiny_training[0], epochs=2, limit=64, batch_size=16)
+    config = dataclasses.replace(tiny_training[0], epochs=2, max_samples=64, batch_size=16)
     whole, report = train_backbone(config, None)
     with pytest.raises(Interruption):
         train_backbone(config, tmp_path, interrupt_at(7))

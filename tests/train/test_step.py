@@ -88,7 +88,7 @@ def test_a_tail_that_ran_by_itself_gives_the_same_gradient(problem, start, phase
 @pytest.mark.parametrize(("batching", "devices"), [("map", 1), ("unroll", 1), ("map", 2)])
 def test_rates_may_share_a_step_in_any_way(problem, start, batching, devices):
     assert_same_step(
-        problem.gradient(ROUND, *start, devices, batching=batching),
+        problem.gradient(ROUND, *start, devices, rate_vectorization=batching),
         problem.gradient(ROUND, *start, devices=1),
     )
 

@@ -18,7 +18,7 @@ def get_config(arg: str = "short") -> ml_collections.ConfigDict:
         {"steps": steps[1], "distortion": features, "quantization": "round"},
     )
     config.batch_size = 16
-    config.limit = 64
-    config.batching = "vmap"  # the way that compiles soonest
+    config.max_samples = 64
+    config.rate_vectorization = "vmap"  # the way that compiles soonest
     config.baselines = ()  # no test reads them, and their sweeps took 7 s of a training
     return config

@@ -63,7 +63,7 @@ def case(request):
     features, spec = TREES[request.param]
     tree = UnitTree.at(features, spec)
     network = FunctionNetwork(lambda v, x, cut: x, lambda v, x, cut: x, ("cut",))
-    return features, tree, trained(tree), Split(network, "cut", tree, None)
+    return features, tree, trained(tree), Split(tree.tensors, tree.structure, network, "cut", None)
 
 
 def test_shapes_and_trees_fit_together(case):
@@ -233,7 +233,7 @@ def test_arrays_and_units_that_do_not_match_are_refused():
 
 def test_noise_of_arrays_is_their_own_and_depends_on_the_example():
     tree = UnitTree.at({"a": MAP, "b": MAP}, Projection(2))
-    split = Split(None, "cut", tree, None)
+    split = Split(tree.tensors, tree.structure, None, "cut", None)
     zeros = jax.tree.map(lambda x: jnp.zeros((4, *x.shape)), {"a": MAP, "b": MAP})
     keys = jax.random.split(jax.random.key(0), 4)
     noise = split.add_noise(zeros, keys)

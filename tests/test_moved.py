@@ -129,8 +129,6 @@ def test_what_never_was_is_not_found(name):
 ASK_ALL = """
 import importlib, json, sys, warnings
 import jaxsplit
-from jaxsplit.bitstream import Reader
-from jaxsplit.cost import link, make_plan
 from jaxsplit.errors import JaxsplitWarning
 lost, silent = {}, []
 for module, names in json.loads(sys.argv[1]).items():

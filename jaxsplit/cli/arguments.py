@@ -212,7 +212,7 @@ def image_options(split: str = "of these images; default as in evaluate") -> tup
 
 
 def check_images(options: argparse.Namespace, name: str) -> None:
-    """Raises a ConfigError if --split or --limit come without their images, the option `name`."""
+    """Raises a ConfigError if --split or --max-samples lack their images, the option `name`."""
     if getattr(options, name) is None and (options.split, options.max_samples) != (None, None):
         flag = name.replace("_", "-")
         raise ConfigError(f"--split and --max-samples need the images of --{flag} SOURCE")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from jaxsplit._moved import CONFIG_NAMES
 from jaxsplit.errors import ConfigError, did_you_mean
+from jaxsplit.io.files import parse_json
 
 if TYPE_CHECKING:
     from jaxsplit.family import RateFamily
@@ -266,7 +267,7 @@ def card_entry(text: str) -> tuple[str, object]:
     if not key.isidentifier() or not equals or not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     try:
-        return key, json.loads(value)
+        return key, parse_json(value)
     except ValueError:
         return key, value
 

@@ -5,16 +5,18 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from jaxsplit.data.images import convert, to_pillow
 from jaxsplit.errors import ConfigError
+from jaxsplit.io.fields import build
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 _LONGEST = 65_535  # pixels of a side, as in JPEG
+_MOST_PIXELS = 1 << 26
 _LEAST_STD = 1e-30  # the smallest divisor in float32
 
 _ArrayT = TypeVar("_ArrayT")  # of numpy or jax
@@ -58,6 +60,8 @@ class Preprocessing:
         size, resize = self.size, self.resize
         if not isinstance(size, tuple) or len(size) != 2 or not all(map(_is_side, size)):
             raise ConfigError(f"size is {size!r}, expected (height, width), each 1 … {_LONGEST}")
+        if size[0] * size[1] > _MOST_PIXELS:
+            raise ConfigError(f"size is {size!r}, expected at most {_MOST_PIXELS} pixels")
         if resize is not None and not (_is_side(resize) and resize >= max(size)):
             raise ConfigError(
                 f"resize is {resize!r}, expected None or {max(size)} … {_LONGEST}: at least the "
@@ -126,7 +130,7 @@ class Preprocessing:
         return {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverts `to_dict`.
 
         Args:
@@ -135,16 +139,7 @@ class Preprocessing:
         Returns:
           The preprocessing.
         """
-        if not isinstance(values, Mapping) or "size" not in values:
-            raise ConfigError("preprocessing needs keys and values, at least size: [height, width]")
-        known = [field.name for field in dataclasses.fields(cls)]
-        if unknown := ", ".join(sorted(values.keys() - set(known))):
-            expected = ", ".join(known)
-            raise ConfigError(f"unknown preprocessing keys {unknown}, expected some of {expected}")
-        fields: dict[str, Any] = {
-            key: tuple(x) if isinstance(x, list) else x for key, x in values.items()
-        }
-        return cls(**fields)
+        return build(cls, values, what="the preprocessing")
 
 
 def _is_side(value: object) -> bool:

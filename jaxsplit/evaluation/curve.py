@@ -25,7 +25,7 @@ from jaxsplit.evaluation.points import (
     check_values,
     optional,
 )
-from jaxsplit.io.files import write_whole
+from jaxsplit.io.files import parse_json, write_whole
 from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, metric_of
 
 
@@ -202,12 +202,12 @@ class Curve:
           DataError: the file is missing, not JSON, or not of this schema.
         """
         try:
-            content = json.loads(Path(path).read_bytes())
+            content = parse_json(Path(path).read_bytes())
         except OSError as error:
             raise DataError(
                 f"cannot read {path}: {error.strerror}; jaxsplit evaluate --out writes one"
             ) from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise DataError(f"{path} is not a rate–accuracy curve: not JSON ({error})") from error
         try:
             return _parsed(content)

@@ -16,7 +16,7 @@ import ml_collections
 
 from jaxsplit._moved import names_of, rename
 from jaxsplit.errors import ConfigError, did_you_mean
-from jaxsplit.experiments import fields
+from jaxsplit.io import fields
 from jaxsplit.search import DesignConfig
 from jaxsplit.train.backbone import BackboneConfig
 from jaxsplit.train.config import CurveConfig

@@ -14,8 +14,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import safetensors.numpy
@@ -27,7 +26,8 @@ from jaxsplit.codec.runtime import FamilyRate
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsError
 from jaxsplit.io import checkpoint
-from jaxsplit.io.files import write_whole
+from jaxsplit.io.fields import build
+from jaxsplit.io.files import parse_json, write_whole
 from jaxsplit.io.untrusted import read_safetensors
 from jaxsplit.units import Variables
 from jaxsplit.units.unit import check_stored, spec_from_form
@@ -37,11 +37,42 @@ INDEX = "family.json"
 #: Patterns of the files of a packed family.
 FILES = (INDEX, "rates/*.safetensors")
 
-_Value = TypeVar("_Value")
 _DAMAGES = (
     *(AssertionError, AttributeError, LookupError, TypeError, ValueError),
     *(MemoryError, RecursionError, ConfigError, CheckpointError, WeightsError),
 )
+
+
+class _Network(TypedDict):
+    name: str
+    fingerprint: str | None
+    weights: str | None
+
+
+#: An entry of the rates. A family is packed, with a "file" for each rate, or has a "folder".
+_Rate = TypedDict(
+    "_Rate",
+    {
+        "rate_id": str,
+        "lambda": float | None,
+        "spec": dict[str, object],
+        "measured": dict[str, float | list[float] | None],
+        "digest": str,
+        "self_test": str,
+        "file": NotRequired[str],
+        "folder": NotRequired[str],
+    },
+)
+
+
+class _Index(TypedDict):
+    """The content of `family.json`."""
+
+    backbone: _Network
+    preprocessing: Preprocessing
+    cut: str
+    card: NotRequired[dict[str, object]]
+    rates: list[_Rate]
 
 
 def write_family(
@@ -73,19 +104,17 @@ def write_family(
 
 def read_family(directory: Path) -> dict[str, Any]:
     """Reads the fields of a `RateFamily`, see `RateFamily.load`."""
-    index = _read_index(directory)
-    packed = index["format"] == PACKED_VERSION
+    found = _read_index(directory)
+    packed = found["format"] == PACKED_VERSION
     try:
-        backbone = index["backbone"]
+        index: _Index = build(_Index, found, what=INDEX)
         return {
-            "backbone": _typed(backbone["name"], str, "its name is not a string"),
-            "backbone_fingerprint": _typed(
-                backbone["fingerprint"], str | None, "its fingerprint is not a string"
-            ),
-            "weights": _typed(backbone["weights"], str | None, "its weights are not a name"),
-            "preprocessing": Preprocessing.from_dict(index["preprocessing"]),
-            "cut": _typed(index["cut"], str, "its cut is not a string"),
-            "card": _typed(index.get("card", {}), dict, "its card is not an object"),
+            "backbone": index["backbone"]["name"],
+            "backbone_fingerprint": index["backbone"]["fingerprint"],
+            "weights": index["backbone"]["weights"],
+            "preprocessing": index["preprocessing"],
+            "cut": index["cut"],
+            "card": index.get("card", {}),
             "rates": tuple(_read_rate(directory, entry, packed) for entry in index["rates"]),
         }
     except _DAMAGES as error:
@@ -99,10 +128,10 @@ def is_packed(directory: Path) -> bool:
 
 def _read_index(directory: Path) -> dict[str, Any]:
     try:
-        index = json.loads((directory / INDEX).read_text())
+        index = parse_json((directory / INDEX).read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FamilyError(f"no family at {directory}: {INDEX} is missing") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise FamilyError(f"cannot read {directory / INDEX}: {error}") from error
     found = index.get("format") if isinstance(index, dict) else None
     if found not in (FORMAT_VERSION, PACKED_VERSION):
@@ -111,12 +140,6 @@ def _read_index(directory: Path) -> dict[str, Any]:
             f"{FORMAT_VERSION} and {PACKED_VERSION}"
         )
     return dict(index)
-
-
-def _typed(value: _Value, expected: type | UnionType, problem: str) -> _Value:
-    if not isinstance(value, expected):
-        raise TypeError(problem)
-    return value
 
 
 def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, Any]:
@@ -139,17 +162,17 @@ def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, An
     }
 
 
-def _read_rate(directory: Path, entry: dict[str, Any], packed: bool) -> FamilyRate:
+def _read_rate(directory: Path, entry: _Rate, packed: bool) -> FamilyRate:
     # Links are not resolved: downloaded files are links into a cache.
     place = entry["file" if packed else "folder"]
     if not re.fullmatch(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*", place):
         raise FamilyError(f"{place!r} lies outside of the family")
     rate = FamilyRate(
         entry["rate_id"],
-        _typed(entry["lambda"], int | float | None, "a lambda is not a number"),
+        entry["lambda"],
         spec_from_form(entry["spec"]),
         *_read_arrays(directory / place, packed),
-        _typed(entry["measured"], dict, "the measured figures of a rate are not an object"),
+        entry["measured"],
     )
     if rate.digest != entry["digest"]:
         raise FamilyError(f"rate {rate.rate_id} of {directory} was changed after it was saved")

@@ -9,7 +9,6 @@ channels. The hyperprior that the authors used in training is not imported.
 from __future__ import annotations
 
 import dataclasses
-import json
 import operator
 import os
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from jaxsplit.data import Preprocessing
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import FamilyRate, RateFamily
+from jaxsplit.io.files import parse_json
 from jaxsplit.io.untrusted import check_tensors, finite_floats, shown
 from jaxsplit.units import BottleneckSpec, Variables
 from jaxsplit.weights import imagenet
@@ -142,8 +142,8 @@ def read_units(
     if not index.is_file():
         raise WeightsError(f"no published units at {folder}: {index.name} is missing")
     try:
-        entries = json.loads(index.read_text())
-    except (OSError, RecursionError, ValueError) as error:
+        entries = parse_json(index.read_bytes())
+    except (OSError, ValueError) as error:
         raise WeightsError(f"cannot read {index}: {shown(str(error), 200)}") from error
     units: dict[str, list[FamilyRate]] = {}
     for name, entry in entries.items() if isinstance(entries, dict) else ():

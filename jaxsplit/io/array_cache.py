@@ -17,7 +17,6 @@ import dataclasses
 import errno
 import fcntl
 import functools
-import json
 import math
 import os
 import re
@@ -28,7 +27,7 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 
-from jaxsplit.io.files import write_json, write_whole
+from jaxsplit.io.files import parse_json, write_json, write_whole
 from jaxsplit.io.log import Log
 
 #: name → (shape with a leading axis of rows, name of the dtype)
@@ -151,7 +150,7 @@ class ArrayCache:
         """Returns why the files cannot be reused; None if they can, or there are none."""
         ours = self._manifest()
         try:
-            stored = json.loads((self.folder / "manifest.json").read_text())
+            stored = parse_json((self.folder / "manifest.json").read_bytes())
         except FileNotFoundError:
             return "lack their manifest" if self._files() else None
         except ValueError:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import tempfile
 from pathlib import Path
+from typing import Any, NoReturn
 
 from jaxsplit.errors import ConfigError, DataError, reason
 
@@ -52,6 +54,33 @@ def write_whole(path: Path, content: bytes, *, make_folder: bool = False) -> Non
             raise
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {reason(error)}") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses a JSON document from elsewhere, whose numbers fit int64 and float64.
+
+    Raises:
+      ValueError: it isn't JSON, is nested too deeply, or a number is not finite or out of range.
+
+    >>> parse_json('{"lambda": 1e999}')
+    Traceback (most recent call last):
+        ...
+    ValueError: the number 1e999 is out of range
+    """
+
+    def refuse(number: str) -> NoReturn:
+        raise ValueError(f"the number {number[:20]} is out of range")
+
+    def whole(number: str) -> int:
+        return int(number) if len(number) < 20 and abs(int(number)) < 2**63 else refuse(number)
+
+    def real(number: str) -> float:
+        return float(number) if math.isfinite(float(number)) else refuse(number)
+
+    try:
+        return json.loads(text, parse_int=whole, parse_float=real, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def write_json(path: Path, document: object) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,8 @@ from flax import traverse_util
 from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, WeightsError
-from jaxsplit.io.files import write_whole
+from jaxsplit.io.fields import build
+from jaxsplit.io.files import parse_json, write_whole
 from jaxsplit.io.untrusted import (
     check_tensors,
     damaged,
@@ -289,9 +290,9 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
         )
     try:
         found = _without_variables(metadata[_HEADER])
-    except (ConfigError, KeyError, RecursionError, ValueError) as error:
-        text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise damaged(f"{where} is not a backbone file of jaxsplit ({shown(text, 200)})") from error
+    except (ConfigError, ValueError) as error:
+        text = shown(str(error), 200)
+        raise damaged(f"{where} is not a backbone file of jaxsplit ({text})") from error
     tree = variable_shapes(found.module, found.preprocessing.input_shape)
     shapes = {key: x.shape for key, x in traverse_util.flatten_dict(tree, sep="/").items()}
     tensors = read_safetensors(path)
@@ -300,15 +301,20 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
     return dataclasses.replace(found, variables=variables, fingerprint=fingerprint(variables))
 
 
+class _Description(TypedDict):
+    """The description of a backbone in its file."""
+
+    name: str
+    class_names: tuple[str, ...]
+    card: dict[str, object]
+    preprocessing: Preprocessing
+
+
 def _without_variables(text: str) -> Backbone:
     """Makes the backbone that a file describes beside its tensors."""
-    header = json.loads(text)
-    if not isinstance(header, dict):
-        raise ConfigError("its description is no object")
-    name, class_names, card = header["name"], header["class_names"], header["card"]
-    if not isinstance(name, str) or not isinstance(card, dict):
-        raise ConfigError("its name is no text, or its card no object")
-    if not isinstance(class_names, list) or {str} != set(map(type, class_names)):
-        raise ConfigError("its class names are no list of texts")
-    preprocessing = Preprocessing.from_dict(header["preprocessing"])
-    return make_backbone(name, create(name, len(class_names)), {}, preprocessing, class_names, card)
+    header: _Description = build(_Description, parse_json(text), what="its description")
+    name, class_names = header["name"], header["class_names"]
+    if not class_names:
+        raise ConfigError("it has no class names")
+    module, preprocessing = create(name, len(class_names)), header["preprocessing"]
+    return make_backbone(name, module, {}, preprocessing, class_names, header["card"])

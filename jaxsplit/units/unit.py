@@ -5,13 +5,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import jax
 import numpy as np
 
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.errors import ConfigError, did_you_mean
+from jaxsplit.io.fields import build
 from jaxsplit.trees import Tree, TreeOf
 
 #: {"params": …} of one rate, and "batch_stats" where the unit normalises by running moments.
@@ -304,12 +305,13 @@ def spec_from_form(form: Mapping[str, Any]) -> UnitSpec:
     """Rebuilds a unit or a `PerTensor` from its `form`.
 
     Raises:
-      ConfigError: a kind is not registered, or a field has an impossible value.
-      TypeError: a field is missing or unknown.
+      ConfigError: a kind is not registered, or a field is missing, unknown or has an impossible
+        value.
     """
     if form.get("kind") != _PER_TENSOR:
         return _from_form(form)
-    return per_tensor({str(name): _from_form(own) for name, own in form["units"].items()})
+    units = build(dict[str, dict[str, Any]], form.get("units"), what="the units of a cut")
+    return per_tensor({name: _from_form(own) for name, own in units.items()})
 
 
 def _from_form(form: Mapping[str, Any]) -> Unit:
@@ -319,11 +321,11 @@ def _from_form(form: Mapping[str, Any]) -> Unit:
         """Returns JSON's lists as the tuples that they were."""
         return tuple(map(as_stored, value)) if isinstance(value, list) else value
 
-    fields = {name: as_stored(value) for name, value in form.items() if name != "kind"}
+    given = {name: as_stored(value) for name, value in form.items() if name != "kind"}
     kind = form.get("kind", "bottleneck")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigError(
             f"no unit of kind {kind!r} is registered: import the module that defines it first"
             f"{did_you_mean(str(kind), _KINDS)}"
         )
-    return _KINDS[kind](**fields)
+    return cast(Unit, build(_KINDS[kind], given, what=f"a unit of kind {kind!r}"))

@@ -10,8 +10,8 @@ import pytest
 
 from jaxsplit.cost import split_cost
 from jaxsplit.errors import ConfigError
-from jaxsplit.experiments import fields
 from jaxsplit.experiments.config import KINDS, describe, find, known_keys, load, to_dataclass
+from jaxsplit.io import fields
 from jaxsplit.search import DesignConfig
 from jaxsplit.split import make_split
 from jaxsplit.train.backbone import BackboneConfig

@@ -491,7 +491,7 @@ def test_an_index_of_other_types_is_an_error(folder, change):
 @pytest.mark.parametrize("card", [[], "text", None])
 def test_a_card_that_is_no_object_is_an_error(folder, card):
     edit_index(folder, lambda index: index.update(card=card))
-    refused(folder, "damaged: its card is not an object")
+    refused(folder, "damaged: card is .*; expected a mapping")
 
 
 def test_a_spec_survives_the_index(tiny_family, tiny_backbone, tmp_path):

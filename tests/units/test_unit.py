@@ -72,10 +72,12 @@ def test_an_unknown_kind_is_refused_and_says_what_to_do(kind):
 
 
 def test_fields_that_do_not_fit_are_errors():
-    with pytest.raises(TypeError):
+    with pytest.raises(ConfigError, match="no key 'colour'"):
         spec_from_form({**Projection(3).form, "colour": "red"})
-    with pytest.raises(TypeError):
+    with pytest.raises(ConfigError, match="lacks 'channels'"):
         spec_from_form({"stride": 2})
+    with pytest.raises(ConfigError, match=r"crop is \(\); expected a truth value"):
+        spec_from_form({**BottleneckSpec(3).form, "crop": []})
     with pytest.raises(ConfigError, match="must be positive"):
         spec_from_form({**BottleneckSpec(3).form, "channels": 0})
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.experiments import fields
+from jaxsplit.io import fields
 
 
 @dataclasses.dataclass(frozen=True)

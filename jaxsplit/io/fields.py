@@ -1,4 +1,8 @@
-"""Trees of dataclasses as nested keys: built from dicts, overridden by text, and described."""
+"""Records as nested keys: checked and built from dicts, overridden by text, and described.
+
+A record is a dataclass, or a TypedDict of a JSON file. What a configuration or a file contains is
+checked here against the annotations of its record.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from typing import Any, NamedTuple
 
 from jaxsplit.errors import ConfigError, did_you_mean
 
+_SCALARS = (bool, int, float, str, types.NoneType)
 # Type → its name in messages, and an example.
 _NAMES: dict[object, tuple[str, str]] = {
     bool: ("truth value", "False"),
@@ -34,25 +39,32 @@ def keys(cls: type) -> dict[str, Key]:
     """Lists the keys of a dataclass by name.
 
     The meaning is the field's metadata "meaning", or its entry in the docstring's "Attributes".
+    Annotations that name a class of a function's scope can't be read: those fields take any value.
     """
-    hints, meanings, found = typing.get_type_hints(cls), _attributes(cls), dict[str, Key]()
+    meanings, found = _attributes(cls), dict[str, Key]()
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError:
+        hints = {}
     for field in dataclasses.fields(cls):
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
         meaning = field.metadata.get("meaning", meanings.get(field.name, ""))
-        found[field.name] = Key(hints[field.name], default, meaning)
+        found[field.name] = Key(hints.get(field.name, object), default, meaning)
     return found
 
 
-def build(form: object, value: object, key: str = "") -> Any:
-    """Converts dicts, sequences and scalars to a type.
+def build(form: object, value: object, key: str = "", what: str = "the configuration") -> Any:
+    """Converts dicts, sequences and scalars to a type; raises a ConfigError.
 
     An int is a float, but a bool is no number. A missing key has the dataclass's default; if it is
-    a dataclass without one, that of all defaults.
+    a dataclass without one, that of all defaults. Keys that a TypedDict doesn't name are dropped.
 
     Args:
-      form: a dataclass, scalar, tuple, dict[str, …] or union of these.
+      form: a record, scalar, tuple, list, dict[str, …] or union of these; other types are not
+        checked.
       value, key: to convert, and its dotted path for messages.
+      what: contains the value, for messages.
 
     >>> build(tuple[float, ...] | None, [1, 2.5])
     (1, 2.5)
@@ -60,34 +72,57 @@ def build(form: object, value: object, key: str = "") -> Any:
     members = _members(form)
     form = next((one for one in members if _fits(value, one)), None)
     if form is None:
-        raise ConfigError(f"{key} is {value!r}; expected a {_name(members[0])[0]}")
+        raise ConfigError(f"{key or what} is {value!r}; expected a {_name(members[0])[0]}")
     parts = typing.get_args(form)
-    if dataclasses.is_dataclass(form) and isinstance(value, dict):
-        return _build_dataclass(typing.cast(type, form), value, key)
+    if _is_record(form) and isinstance(value, dict):
+        return _build_record(typing.cast(type, form), value, key, what)
     if isinstance(value, tuple | list):
-        parts = parts[:1] * len(value) if Ellipsis in parts else parts
+        container = list if typing.get_origin(form) is list else tuple
+        parts = parts[:1] * len(value) if container is list or Ellipsis in parts else parts
+        # A type without parts takes any values.
+        parts = parts or (object,) * len(value)
         if len(parts) != len(value):
             raise ConfigError(f"{key} is {value!r}; expected {len(parts)} values")
         pairs = enumerate(zip(parts, value, strict=True))
-        return tuple(build(part, one, f"{key}.{i}") for i, (part, one) in pairs)
-    if isinstance(value, dict):
-        return {name: build(parts[1], one, f"{key}.{name}") for name, one in value.items()}
+        return container(build(part, one, f"{key}.{i}", what) for i, (part, one) in pairs)
+    if isinstance(value, dict) and parts:
+        return {name: build(parts[1], one, f"{key}.{name}", what) for name, one in value.items()}
     return value
 
 
-def _build_dataclass(cls: type, values: dict[str, object], key: str) -> Any:
-    known, values = keys(cls), dict(values)
+def _build_record(cls: type, values: dict[str, object], key: str, what: str) -> Any:
+    known, values = _known(cls), dict(values)
     paths = {name: f"{key}.{name}".strip(".") for name in {**known, **values}}
+    if typing.is_typeddict(cls):
+        values = {name: value for name, value in values.items() if name in known}
     for name in values:
         if name not in known:
             near = did_you_mean(name, known)
-            raise ConfigError(f"the configuration has no key {paths[name]!r}{near}")
+            raise ConfigError(f"{what} has no key {paths[name]!r}{near}")
     for name in known:
         if name not in values and known[name].default is dataclasses.MISSING:
             if not any(map(dataclasses.is_dataclass, _members(known[name].type))):
-                raise ConfigError(f"the configuration lacks {paths[name]!r}")
+                raise ConfigError(f"{what} lacks {paths[name]!r}")
             values[name] = {}
-    return cls(**{name: build(known[name].type, x, paths[name]) for name, x in values.items()})
+    return cls(
+        **{name: build(known[name].type, x, paths[name], what) for name, x in values.items()}
+    )
+
+
+def _known(cls: type) -> dict[str, Key]:
+    """The keys of a record."""
+    if dataclasses.is_dataclass(cls):
+        return keys(cls)
+    found = {}
+    for name, form in typing.get_type_hints(cls, include_extras=True).items():
+        optional = typing.get_origin(form) is typing.NotRequired
+        form = typing.get_args(form)[0] if optional else form
+        found[name] = Key(form, None if optional else dataclasses.MISSING, "")
+    return found
+
+
+def _is_record(form: object) -> bool:
+    return dataclasses.is_dataclass(form) or typing.is_typeddict(form)
 
 
 def override(form: object, values: dict[str, object], key: str, text: str) -> None:
@@ -155,11 +190,14 @@ def _members(form: object) -> tuple[object, ...]:
 
 def _fits(value: object, form: object) -> bool:
     """Returns whether a value can be of a type, not a union, without looking inside it."""
-    if dataclasses.is_dataclass(form) or typing.get_origin(form) is dict:
+    origin = typing.get_origin(form) or form
+    if _is_record(form) or origin is dict:
         return isinstance(value, dict)
-    if typing.get_origin(form) is tuple:
+    if origin in (tuple, list):
         return isinstance(value, tuple | list)
-    return type(value) is form or (form is float and type(value) is int)
+    if form in _SCALARS:
+        return type(value) is form or (form is float and type(value) is int)
+    return form is Any or not isinstance(form, type) or isinstance(value, form)
 
 
 def _name(form: object, text: str = "") -> tuple[str, str]:

@@ -8,6 +8,7 @@ import difflib
 import errno
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable
@@ -94,6 +95,7 @@ class JaxsplitWarning(UserWarning):
 
 
 _WARNED: set[str] = set()
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def warn_once(kind: str, text: str) -> None:
@@ -124,6 +126,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {lowered[near[0]]}?" if near else ""
 
 
+def escaped(text: str) -> str:
+    """Escapes what a terminal obeys: control characters, line breaks, changes of direction.
+
+    What files contain is printed only through this function. Bytes of a file's name that are not
+    text are escaped too.
+
+    >>> escaped("cat\x1b[2J dog")
+    'cat\\x1b[2J dog'
+    """
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def error_line(error: BaseException | str) -> str:
+    """Formats a message as one line for a terminal."""
+    return escaped(" ".join(str(error).split()))
+
+
 def one_line(error: OSError | MemoryError) -> str:
     """Formats an error of the operating system as one line: the file and the reason.
 
@@ -132,7 +151,7 @@ def one_line(error: OSError | MemoryError) -> str:
     """
     if isinstance(error, MemoryError):
         return "out of memory: use smaller batches, fewer images (max_samples) or a larger machine"
-    return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
+    return escaped(f"{error.filename}: {reason(error)}" if error.filename else reason(error))
 
 
 def reason(error: OSError) -> str:

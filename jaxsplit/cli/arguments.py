@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from jaxsplit._moved import CONFIG_NAMES
-from jaxsplit.errors import ConfigError, did_you_mean
+from jaxsplit.errors import ConfigError, did_you_mean, escaped
 from jaxsplit.io.files import parse_json
 
 if TYPE_CHECKING:
@@ -290,9 +290,9 @@ def show(options: argparse.Namespace, text: str, document: object, summary: str 
         print(json.dumps(document, indent=2))
         return
     if text:
-        print(text)
+        print("\n".join(map(escaped, text.split("\n"))))
     if summary and not options.quiet:
-        print(summary)
+        print("\n".join(map(escaped, summary.split("\n"))))
 
 
 def images_text(count: int) -> str:

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 from jaxsplit.cli import arguments as cli
-from jaxsplit.errors import BitstreamError, ConfigError, FamilyError
+from jaxsplit.errors import BitstreamError, ConfigError, FamilyError, escaped
 from jaxsplit.io.files import read_file, write_whole
 from jaxsplit.io.log import Log
 
@@ -112,7 +112,9 @@ def decode(options: argparse.Namespace) -> None:
                 print(f"{separator}\n{textwrap.indent(json.dumps(values, indent=1), ' ')}", end="")
                 separator = ","
             else:
-                texts = (f"{x:.4f}" if isinstance(x, float) else str(x) for x in said.values())
+                texts = (
+                    f"{x:.4f}" if isinstance(x, float) else escaped(str(x)) for x in said.values()
+                )
                 print(f"{number}  {'  '.join(texts)}  {size} bytes  rate {rate}")
             number += 1
     if options.json:

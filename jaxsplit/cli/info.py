@@ -83,7 +83,7 @@ def _backbone(name: str) -> Description:
     lines = [
         f"backbone {name}: {backbone.name}, {len(backbone.class_names)} classes",
         f"  fingerprint: {backbone.fingerprint}",
-        *(f"  {key}: {value}" for key, value in backbone.card.items()),
+        *(f"  {_shown(key)}: {_shown(value)}" for key, value in backbone.card.items()),
         f"  cuts: {', '.join(f'{cut} {shape}' for cut, shape in cuts.items())}",
     ]
     document = {

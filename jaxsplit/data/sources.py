@@ -16,7 +16,7 @@ import numpy as np
 from jaxsplit import _moved
 from jaxsplit.data import folder, tfds_records
 from jaxsplit.data.splits import parse_split, part_of, spread
-from jaxsplit.errors import DataError
+from jaxsplit.errors import DataError, escaped
 
 #: TFDS data_dir inside the package, and the dataset in it.
 ASSETS = Path(__file__).parent.parent / "assets" / "datasets"
@@ -49,6 +49,16 @@ class Example(TypedDict):
     label: int
 
 
+def check_class_names(names: Sequence[str]) -> None:
+    """Refuses names that `decode` could not print on a line of their own: a DataError.
+
+    >>> check_class_names(["cat", "dog"])
+    """
+    for name in names:
+        if escaped(name) != name:
+            raise DataError(f"the class name {name!r} contains control characters: rename it")
+
+
 class Source:
     """Labelled images by index: `source[i]` is `{"image": uint8 [H, W, C], "label": int}`.
 
@@ -72,6 +82,7 @@ class Source:
 
     def __init__(self, name: str, split: str, records: Records, keep: np.ndarray | None = None):
         self.name, self.split, self.class_names = name, split, records.class_names
+        check_class_names(self.class_names)
         self._records, self._keep = records, keep
 
     @property

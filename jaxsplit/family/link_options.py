@@ -31,13 +31,13 @@ def link_options(
                 f"with images of {ours[1]}"
             )
         for rate in family.rates:
-            if "bytes_per_image" not in rate.measured:
+            sent = rate.measured.get("bytes_per_image")
+            if not isinstance(sent, int | float) or sent < 0:
                 raise ConfigError(
                     f"rate {rate.rate_id} of {name} has no measured bytes: evaluate it"
                 )
             split = make_split(backbone, family.cut, rate.spec)
             cost = split_cost(split, backbone)
-            sent = rate.measured["bytes_per_image"]
             timing = link.time(cost.device_macs, sent, cost.server_macs)
             unit = None
             if isinstance(rate.spec, BottleneckSpec) and len(split.tensors) == 1:

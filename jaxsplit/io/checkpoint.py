@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from jaxsplit.errors import CheckpointError
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
+#: Of a tree whose shapes are not known beforehand, such as a rate's, which is small.
+MAX_BYTES = 1 << 30
 # Part of the names of orbax's unfinished folders.
 _PARTIAL = ".orbax-checkpoint-tmp"
 
@@ -56,14 +59,19 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
     """Reads a pytree written by `save_tree`, with numpy arrays as leaves.
 
     The result has the containers of `like`, a tree of the expected structure and shapes; without
-    it, nested dicts. Raises a CheckpointError if the folder is missing, damaged, or another tree's.
+    it, nested dicts. Raises a CheckpointError if the folder is missing, damaged, another tree's, or
+    claims far more memory than expected, before any of it is taken.
     """
     path = Path(path).absolute()
     if not path.is_dir():
         raise CheckpointError(f"no checkpoint at {path}; check the path")
     target = None if like is None else jax.tree.map(np.asarray, like)
+    expected = sum(leaf.nbytes for leaf in jax.tree.leaves(target))
+    most = MAX_BYTES if like is None else 2 * expected + MAX_BYTES
     advice = "delete it to use an earlier one"
     with _explained(f"cannot read the checkpoint {path}", advice), _checkpointer() as checkpointer:
+        if (size := _size(checkpointer, path)) > most:
+            raise ValueError(f"its arrays take {size / 1e9:,.1f} GB, over {most / 1e9:,.1f}")
         tree = jax.tree.map(np.asarray, checkpointer.restore(path, target))
     for got, wanted in zip(jax.tree.leaves(tree), jax.tree.leaves(target), strict=False):
         if got.shape != wanted.shape:
@@ -72,6 +80,17 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
                 f"{wanted.shape}: it is of another training; use another folder"
             )
     return tree
+
+
+def _size(checkpointer: ocp.StandardCheckpointer, path: Path) -> int:
+    """Returns the bytes of the arrays that a checkpoint describes; a chunk may exceed its array."""
+
+    def size(x: Any) -> int:
+        chunk = (x.storage and x.storage.chunk_shape) or ()
+        return max(math.prod(x.shape), math.prod(chunk)) * np.dtype(x.dtype or float).itemsize
+
+    tree = checkpointer.metadata(path).item_metadata.tree
+    return sum(size(x) for x in jax.tree.leaves(tree) if hasattr(x, "shape"))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from jaxsplit.errors import escaped
+
 if TYPE_CHECKING:
     from IPython.core.display_functions import DisplayHandle
 
@@ -171,7 +173,7 @@ class ProgressBar:
         if self._has_cell:
             self._show_in_cell({"text/plain": text})
         elif not self._quiet:
-            print(text, file=self._live.console.file, flush=True)
+            print(escaped(text), file=self._live.console.file, flush=True)
 
     def _show_in_cell(self, data: dict[str, str]) -> None:
         """Shows data in the output of the notebook cell, in place of earlier ones."""

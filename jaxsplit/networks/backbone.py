@@ -19,7 +19,7 @@ from flax import traverse_util
 
 from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Preprocessing
-from jaxsplit.errors import ConfigError, WeightsError
+from jaxsplit.errors import ConfigError, DataError, WeightsError
 from jaxsplit.io.fields import build
 from jaxsplit.io.files import parse_json, write_whole
 from jaxsplit.io.untrusted import (
@@ -290,7 +290,7 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
         )
     try:
         found = _without_variables(metadata[_HEADER])
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, DataError, ValueError) as error:
         text = shown(str(error), 200)
         raise damaged(f"{where} is not a backbone file of jaxsplit ({text})") from error
     tree = variable_shapes(found.module, found.preprocessing.input_shape)

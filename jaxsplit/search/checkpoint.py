@@ -8,16 +8,40 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
 
 from jaxsplit.errors import CheckpointError, ConfigError
-from jaxsplit.io.files import read_file, write_whole
+from jaxsplit.io.fields import build
+from jaxsplit.io.files import parse_json, read_file, write_whole
 from jaxsplit.search.candidates import Candidate
 from jaxsplit.search.trainer import Trainer, Trial
 from jaxsplit.train.state import TrainState
+
+
+class _Rung(TypedDict):
+    steps: int
+    n_images: int
+    minutes: float
+    results: list[dict[str, str | float | None]]
+    kept: list[str]
+
+
+class _Kept(TypedDict):
+    names: list[str]
+    states: str
+    distilled: bool
+
+
+class _Content(TypedDict):
+    """Of search.json."""
+
+    key: str
+    seconds: float
+    rungs: list[_Rung]
+    kept: _Kept | None
 
 
 class SearchCheckpoint:
@@ -40,14 +64,18 @@ class SearchCheckpoint:
         self.other = False
         if self.path.is_file():
             try:
-                found = json.loads(self.path.read_text(), parse_constant=lambda _: None)
+                found = build(_Content, parse_json(self.path.read_bytes()), what=self.path.name)
                 matches = found["key"] == key
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                message = f"{self.path} is damaged: delete it, or use another folder"
-                raise ConfigError(message) from error
+            except (OSError, ValueError, ConfigError) as error:
+                raise self.damaged from error
             self.values = found if matches else self.values
             self.other = not matches
         self._before = self.values["seconds"]
+
+    @property
+    def damaged(self) -> ConfigError:
+        """The error for a search.json that no search has written."""
+        return ConfigError(f"{self.path} is damaged: delete it, or use another folder")
 
     @property
     def seconds(self) -> float:

@@ -142,11 +142,14 @@ def _design(
     """Reads all results and the front from a finished checkpoint."""
     rungs, task = checkpoint.values["rungs"], trainer.backbone.task
     known = {one.name: one for one in everything}
-    results = {
-        stored["name"]: Result.from_dict(known[stored["name"]], stored, task)
-        for rung in rungs
-        for stored in rung["results"]
-    }
+    try:
+        results = {
+            stored["name"]: Result.from_dict(known[stored["name"]], stored, task)
+            for rung in rungs
+            for stored in rung["results"]
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise checkpoint.damaged from error
     last = [results[stored["name"]] for stored in rungs[-1]["results"]]
     n_images = rungs[-1]["n_images"]
     unsplit = trainer.unsplit_quality(n_images)

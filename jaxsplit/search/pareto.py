@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,9 +77,9 @@ class Result:
           The same result.
         """
         given = stored["bytes_per_image"], stored[task.quality]
-        size, value = (math.nan if x is None else x for x in given)
-        metric = task.metric(task.quality)
-        return cls(candidate, stored["steps"], size, value, stored["n_images"], metric)
+        size, value = (math.nan if x is None else float(x) for x in given)
+        steps, n_images = (operator.index(stored[name]) for name in ("steps", "n_images"))
+        return cls(candidate, steps, size, value, n_images, task.metric(task.quality))
 
 
 def dominance(costs: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxsplit.data import Source
+from jaxsplit.data.sources import check_class_names
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.tasks.task import CLASSIFICATION_METRICS, Metric, Outputs, Targets, Task
 from jaxsplit.trees import Tree
@@ -75,6 +76,9 @@ class Classification(Task):
     """
 
     class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_class_names(self.class_names)
 
     name: ClassVar[str] = "classification"
     quality: ClassVar[str] = "top1"

@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, NonFiniteError, ProcessError
+from jaxsplit.errors import (
+    ConfigError,
+    Interrupted,
+    JaxsplitError,
+    NonFiniteError,
+    ProcessError,
+    error_line,
+)
 
 # A process without a heartbeat for this long is lost, and jax ends all others.
 _HEARTBEAT_S = 30
@@ -161,7 +168,7 @@ def leaving_errors() -> Iterator[None]:
         code = 130 if isinstance(error, KeyboardInterrupt) else 1
         if isinstance(error, JaxsplitError):
             code = 2
-            print(f"jaxsplit: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"jaxsplit: {error_line(error)}", file=sys.stderr)
         else:
             traceback.print_exc()
         sys.stdout.flush()

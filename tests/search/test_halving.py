@@ -282,7 +282,16 @@ def test_a_share_loses_at_most_all_and_other_metrics_have_limits_in_their_unit(t
         search(config, other, tmp_path / "search")
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path):
-    (tmp_path / "search.json").write_text("{")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"key": "key", "seconds": 1e999, "rungs": [], "kept": null}',
+        '{"key": "key", "seconds": 1.0, "rungs": [{}], "kept": null}',
+        '{"key": "key", "seconds": 1.0, "rungs": [], "kept": {"names": 3}}',
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(tmp_path, text):
+    (tmp_path / "search.json").write_text(text)
     with pytest.raises(ConfigError, match="damaged"):
         SearchCheckpoint(tmp_path, "key")

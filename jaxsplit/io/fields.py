@@ -76,15 +76,16 @@ def build(form: object, value: object, key: str = "", what: str = "the configura
     parts = typing.get_args(form)
     if _is_record(form) and isinstance(value, dict):
         return _build_record(typing.cast(type, form), value, key, what)
-    if isinstance(value, tuple | list):
-        container = list if typing.get_origin(form) is list else tuple
+    container = typing.get_origin(form) or form
+    if container in (tuple, list) and isinstance(value, tuple | list):
         parts = parts[:1] * len(value) if container is list or Ellipsis in parts else parts
         # A type without parts takes any values.
         parts = parts or (object,) * len(value)
         if len(parts) != len(value):
             raise ConfigError(f"{key} is {value!r}; expected {len(parts)} values")
         pairs = enumerate(zip(parts, value, strict=True))
-        return container(build(part, one, f"{key}.{i}", what) for i, (part, one) in pairs)
+        built = (build(part, one, f"{key}.{i}", what) for i, (part, one) in pairs)
+        return list(built) if container is list else tuple(built)
     if isinstance(value, dict) and parts:
         return {name: build(parts[1], one, f"{key}.{name}", what) for name, one in value.items()}
     return value

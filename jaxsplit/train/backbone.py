@@ -18,7 +18,7 @@ from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.data.pipeline import ImageBatch
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
-from jaxsplit.train import loop, parallel
+from jaxsplit.train import distributed, loop, parallel
 from jaxsplit.train.config import check_batch, check_values, digest
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
 from jaxsplit.train.state import TrainState
@@ -104,15 +104,18 @@ def train_backbone(
         state = loop.fit(
             loop.resume(TrainState.create(variables, optimizer), checkpoints),
             _make_step(config, optimizer, num_classes),
-            lambda start: data.batches(
-                source,
-                config.preprocessing,
-                config.batch_size,
-                seed=config.seed,
-                epochs=None,
-                augment=config.augmentation,
-                drop_remainder=True,
-                start_step=start,
+            lambda start: map(
+                distributed.share,
+                data.batches(
+                    source,
+                    config.preprocessing,
+                    config.batch_size,
+                    seed=config.seed,
+                    epochs=None,
+                    augment=config.augmentation,
+                    drop_remainder=True,
+                    start_step=start,
+                ),
             ),
             steps,
             batch_size=config.batch_size,

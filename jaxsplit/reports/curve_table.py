@@ -64,7 +64,7 @@ def table(
     def cells(metrics: Values) -> Iterator[str]:
         value, goal = metrics[curve.quality].mean, metrics.get(measure)
         yield quality.show(value)
-        lost = quality.show_drop(unsplit[curve.quality].mean, value)
+        lost = quality.show(quality.sign * (unsplit[curve.quality].mean - value))
         yield lost if drops else shown(metrics, measure, metric)
         for points in swept.values():
             if found := goal and smallest_reaching(points, goal.mean, measure, metric):

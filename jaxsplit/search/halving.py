@@ -12,6 +12,7 @@ import numpy as np
 from jaxsplit import data, networks
 from jaxsplit._moved import renamed_argument
 from jaxsplit.cost import make_plan
+from jaxsplit.data.pipeline import check_batch
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
@@ -20,7 +21,6 @@ from jaxsplit.search.pareto import Result, choose_by_cut, front
 from jaxsplit.search.trainer import Sums, Trainer, Trial
 from jaxsplit.tasks import UNNAMED_CLASSES, Task
 from jaxsplit.train import features, parallel
-from jaxsplit.train.config import check_batch
 from jaxsplit.train.curve import training_key
 
 

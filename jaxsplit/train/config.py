@@ -94,15 +94,6 @@ def digest(values: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def check_batch(examples: int, batch_size: int) -> None:
-    """Raises a ConfigError unless there are enough training examples for a batch."""
-    if examples < batch_size:
-        raise ConfigError(
-            f"{examples} training examples don't fill one batch of {batch_size}: "
-            "raise max_samples or make the batches smaller"
-        )
-
-
 @renamed_argument("decay_to", "final_lr_fraction")
 def make_schedule(
     name: str,

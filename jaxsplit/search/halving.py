@@ -128,7 +128,7 @@ def search(
     ]
     seen = [features.cached(run, folder, "disk", limit) for run in runs]
     trainer = Trainer(config, frozen, *seen)
-    run_rungs(config, trainer, everything, checkpoint, log)
+    Run(config, trainer, checkpoint, log).rungs(everything)
     return _design(config, trainer, everything, checkpoint, plan.macs)
 
 
@@ -175,66 +175,60 @@ def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Sou
     return sources
 
 
-def run_rungs(
-    config: DesignConfig,
-    trainer: Trainer,
-    everything: Sequence[Candidate],
-    checkpoint: SearchCheckpoint,
-    log: Log,
-) -> None:
-    """Trains, compares and selects, rung by rung, from where the checkpoint ends.
-
-    `everything` are all candidates. The checkpoint is updated after every step that the remaining
-    ones have finished.
-    """
-    run, rungs = _Run(config, trainer, checkpoint, log), checkpoint.values["rungs"]
-    quality = trainer.backbone.task.quality
-    if len(rungs) == config.rungs:
-        if config.minutes <= rungs[-1]["minutes"]:
-            log("the search is finished: it resumes when given more minutes")
-            return
-        rungs.pop()  # more minutes extend the last rung
-    trials, distilled = checkpoint.restore(trainer, everything)
-    part_seconds = run.compile(trials)
-    for rung in range(len(rungs), config.rungs):
-        started, left = checkpoint.seconds, config.rungs - rung
-        end = started + max(60 * config.minutes - started, 0) / left
-        # Fewer images where more candidates are left.
-        goal = round(trainer.test_images * config.keep ** (left - 1))
-        goal = max(trainer.part_size, goal)
-        until = end - part_seconds * len(trials) * len(trainer.parts(goal))
-        count = f"{len(trials)} candidate{'s' * (len(trials) > 1)}"
-        text = f"rung {rung + 1} of {config.rungs}: {count}"
-        if config.on_features and not distilled:
-            share = config.on_features * max(until - started, 0)
-            run.train(text, trials, started + share, distilled=False)
-        distilled = True
-        run.train(text, trials, until, distilled)
-        results, part_seconds = run.compare(text, trials, goal, end)
-        kept = choose_by_cut(results, config.keep)
-        rungs.append(
-            {
-                "steps": results[0].steps,
-                "n_images": results[0].n_images,
-                "minutes": config.minutes,
-                "results": [{"name": r.candidate.name, **r.to_dict(quality)} for r in results],
-                "kept": [result.candidate.name for result in kept],
-            }
-        )
-        if len(rungs) < config.rungs:
-            remaining = {result.candidate for result in kept}
-            trials = [one for one in trials if one.candidate in remaining]
-        checkpoint.save(trials, distilled)
-
-
 @dataclasses.dataclass(frozen=True)
-class _Run:
+class Run:
     """Trains and compares trials in turn; times are those of the checkpoint's clock, in seconds."""
 
     config: DesignConfig
     trainer: Trainer
     checkpoint: SearchCheckpoint
     log: Log
+
+    def rungs(self, everything: Sequence[Candidate]) -> None:
+        """Trains, compares and selects, rung by rung, from where the checkpoint ends.
+
+        `everything` are all candidates. The checkpoint is updated after every step that the
+        remaining ones have finished.
+        """
+        config, trainer, checkpoint = self.config, self.trainer, self.checkpoint
+        rungs = checkpoint.values["rungs"]
+        quality = trainer.backbone.task.quality
+        if len(rungs) == config.rungs:
+            if config.minutes <= rungs[-1]["minutes"]:
+                self.log("the search is finished: it resumes when given more minutes")
+                return
+            rungs.pop()  # more minutes extend the last rung
+        trials, distilled = checkpoint.restore(trainer, everything)
+        part_seconds = self.compile(trials)
+        for rung in range(len(rungs), config.rungs):
+            started, left = checkpoint.seconds, config.rungs - rung
+            end = started + max(60 * config.minutes - started, 0) / left
+            # Fewer images where more candidates are left.
+            goal = round(trainer.test_images * config.keep ** (left - 1))
+            goal = max(trainer.part_size, goal)
+            until = end - part_seconds * len(trials) * len(trainer.parts(goal))
+            count = f"{len(trials)} candidate{'s' * (len(trials) > 1)}"
+            text = f"rung {rung + 1} of {config.rungs}: {count}"
+            if config.on_features and not distilled:
+                share = config.on_features * max(until - started, 0)
+                self.train(text, trials, started + share, distilled=False)
+            distilled = True
+            self.train(text, trials, until, distilled)
+            results, part_seconds = self.compare(text, trials, goal, end)
+            kept = choose_by_cut(results, config.keep)
+            rungs.append(
+                {
+                    "steps": results[0].steps,
+                    "n_images": results[0].n_images,
+                    "minutes": config.minutes,
+                    "results": [{"name": r.candidate.name, **r.to_dict(quality)} for r in results],
+                    "kept": [result.candidate.name for result in kept],
+                }
+            )
+            if len(rungs) < config.rungs:
+                remaining = {result.candidate for result in kept}
+                trials = [one for one in trials if one.candidate in remaining]
+            checkpoint.save(trials, distilled)
 
     def each(self, text: str, trials: Sequence[Trial]) -> Iterator[Trial]:
         """Yields the trials and logs the time spent before each."""

@@ -14,7 +14,7 @@ from jaxsplit.search import Design
 from jaxsplit.search import checkpoint as checkpoint_module
 from jaxsplit.search.candidates import Candidate, DesignConfig
 from jaxsplit.search.checkpoint import SearchCheckpoint
-from jaxsplit.search.halving import run_rungs, search
+from jaxsplit.search.halving import Run, search
 from jaxsplit.search.pareto import Result
 from jaxsplit.search.trainer import Trial
 from jaxsplit.tasks import Classification, Metric
@@ -92,7 +92,7 @@ def clock(monkeypatch):
 def run(trainer, folder, config=CONFIG, log=no_log):
     folder.mkdir(exist_ok=True)
     checkpoint = SearchCheckpoint(folder, config.key)
-    run_rungs(config, trainer, CANDIDATES, checkpoint, log)
+    Run(config, trainer, checkpoint, log).rungs(CANDIDATES)
     return checkpoint
 
 

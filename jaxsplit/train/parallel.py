@@ -18,7 +18,7 @@ from jaxsplit.networks.inference import pad_rows
 
 __all__ = ["use_cpu_cores"]  # the rest is for the trainings of this package
 
-#: Name of the device axis, for `jax.lax.pmean` and batch normalisation inside a step.
+#: Name of the device axis, for `jax.lax.pmean` and batch normalization inside a step.
 AXIS = "devices"
 
 #: Steps in flight. XLA's CPU client blocks a thread for every step beyond 32, in a pool as large as

@@ -103,9 +103,9 @@ def with_principal_units(
     states, key = [], jax.random.key(config.seed)
     for group, old in zip(groups, state.groups, strict=True):
         metric = loss_metric(group.split, frozen, features, distortion, scale, key)
-        price = float(np.trace(metric)) / len(metric)
+        weight = float(np.trace(metric)) / len(metric)
         units = [
-            principal_unit(group.split, features, best_step(rate.lmbda, price, scale), key, metric)
+            principal_unit(group.split, features, best_step(rate.lmbda, weight, scale), key, metric)
             for rate in group.rates
         ]
         units = jax.tree.map(lambda *leaves: jnp.stack(leaves), *units)

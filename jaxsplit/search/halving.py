@@ -128,39 +128,9 @@ def search(
     ]
     seen = [features.cached(run, folder, "disk", limit) for run in runs]
     trainer = Trainer(config, frozen, *seen)
-    Run(config, trainer, checkpoint, log).rungs(everything)
-    return _design(config, trainer, everything, checkpoint, plan.macs)
-
-
-def _design(
-    config: DesignConfig,
-    trainer: Trainer,
-    everything: Sequence[Candidate],
-    checkpoint: SearchCheckpoint,
-    uncut_macs: int,
-) -> Design:
-    """Reads all results and the front from a finished checkpoint."""
-    rungs, task = checkpoint.values["rungs"], trainer.backbone.task
-    known = {one.name: one for one in everything}
-    results = {
-        stored["name"]: Result.from_dict(known[stored["name"]], stored, task)
-        for rung in rungs
-        for stored in rung["results"]
-    }
-    last = [results[stored["name"]] for stored in rungs[-1]["results"]]
-    n_images = rungs[-1]["n_images"]
-    unsplit = trainer.unsplit_quality(n_images)
-    least = task.metric(task.quality).sign * unsplit - config.most_drop
-    return Design(
-        tuple(results.values()),
-        tuple(front(last, least)),
-        config.most_drop,
-        unsplit,
-        uncut_macs,
-        n_images,
-        checkpoint.seconds / 60,
-        task,
-    )
+    run = Run(config, trainer, checkpoint, log)
+    run.rungs(everything)
+    return run.design(everything, plan.macs)
 
 
 def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Source]:
@@ -229,6 +199,31 @@ class Run:
                 remaining = {result.candidate for result in kept}
                 trials = [one for one in trials if one.candidate in remaining]
             checkpoint.save(trials, distilled)
+
+    def design(self, everything: Sequence[Candidate], uncut_macs: int) -> Design:
+        """Reads all results and the front from the finished checkpoint."""
+        rungs, task = self.checkpoint.values["rungs"], self.trainer.backbone.task
+        known = {one.name: one for one in everything}
+        results = {
+            stored["name"]: Result.from_dict(known[stored["name"]], stored, task)
+            for rung in rungs
+            for stored in rung["results"]
+        }
+        last = [results[stored["name"]] for stored in rungs[-1]["results"]]
+        n_images = rungs[-1]["n_images"]
+        unsplit = self.trainer.unsplit_quality(n_images)
+        most_drop = self.config.most_drop
+        least = task.metric(task.quality).sign * unsplit - most_drop
+        return Design(
+            tuple(results.values()),
+            tuple(front(last, least)),
+            most_drop,
+            unsplit,
+            uncut_macs,
+            n_images,
+            self.checkpoint.seconds / 60,
+            task,
+        )
 
     def each(self, text: str, trials: Sequence[Trial]) -> Iterator[Trial]:
         """Yields the trials and logs the time spent before each."""

@@ -274,7 +274,7 @@ class Run:
         for one, *sums in zip(trials, *parts, strict=True):
             count, bits, statistics = (
                 np.sum([part[name] for part in sums], axis=0)
-                for name in ("images", "bits", task.quality)
+                for name in ("examples", "bits", task.quality)
             )
             size, value = float(bits / 8 / count), float(metric.value(statistics / count))
             steps = int(one.state.step)

@@ -72,7 +72,7 @@ class Counting:
         images, one = min(self.part_size, 400 - part * self.part_size), trial.candidate
         self._spend(("compare", one.cut), 0.1 * self.part_size / 50)
         worth = 1 - 0.9 ** (1 + one.device_macs / 1000)
-        return {"bits": 8 * images / one.lmbda, "top1": images * worth, "images": images}
+        return {"bits": 8 * images / one.lmbda, "top1": images * worth, "examples": images}
 
     def parts(self, limit):
         return range(-(-min(limit, 400) // self.part_size))

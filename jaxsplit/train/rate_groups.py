@@ -170,13 +170,9 @@ def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
     """Returns a state on the host with the offsets that cost the fewest bits under the priors."""
     states = []
     for group, old in zip(groups, state.groups, strict=True):
-        units = jax.tree.map(np.asarray, old.result)
-        offsets = [
-            group.split.best_offsets(jax.tree.map(lambda x, i=i: x[i], units))
-            for i in range(len(group.rates))
-        ]
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *offsets)
-        states.append(dataclasses.replace(old, offsets=stacked))
+        best = rate_step.over_rates(group.split.best_offsets, "unroll")
+        offsets = jax.device_get(best(jax.tree.map(np.asarray, old.result)))
+        states.append(dataclasses.replace(old, offsets=offsets))
     return CurveState(tuple(states))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from jaxsplit._moved import CONFIG_NAMES
+from jaxsplit._moved import old_names
 from jaxsplit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _config_key(words: Sequence[str], name: str) -> str | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", nargs="?")
     given, _ = parser.parse_known_args(list(words))
-    name = CONFIG_NAMES.get(name := name.replace("-", "_"), name)
+    name = old_names()["configuration"].get(name := name.replace("-", "_"), name)
     try:
         return name if given.config and name in config.known_keys(given.config) else None
     except ConfigError:  # raised again when it is loaded

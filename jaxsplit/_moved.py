@@ -177,13 +177,14 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Finds a module of the package, or one by its old name, also below an old package."""
+        """Finds an old name, also below an old package; None for a module that is there."""
         if not fullname.startswith("jaxsplit."):
             return None
-        found = PathFinder.find_spec(fullname, path, target)
-        if found and found.origin:  # a folder that an old version left has none
-            return found
-        return ModuleSpec(fullname, self, is_package=True) if new_names(fullname) else None
+        found = PathFinder.find_spec(fullname, path)
+        # What an old version left of a folder is found too, as a package without a file.
+        if (found and found.origin) or not new_names(fullname):
+            return None
+        return ModuleSpec(fullname, self, is_package=True)
 
     def exec_module(self, module: ModuleType) -> None:
         """Connects an old module with the new ones, and warns."""

@@ -106,7 +106,7 @@ class ProgressBar:
         self._bar.tables = [_table(self._names, rows)] if rows else []
         self._show("training", step, steps, f"{step}/{steps}", _line(others))
         evaluation = all(name.startswith("eval_") for name in metrics)
-        if self._bar.disable and (self._is_due(step, steps) or step == steps or evaluation):
+        if self._is_due(step, steps) or step == steps or evaluation:
             self._step = f"step {step}/{steps}  {_line(metrics)}"
             self._print(self._step + self._left())
 
@@ -123,10 +123,7 @@ class ProgressBar:
             return
         count = "" if total is None else f"{round(done, 1):.12g}/{round(total, 1):.12g} {unit}"
         self._bar.tables = []
-        is_new = self._show(text, done, total, count)
-        if not self._bar.disable:
-            return
-        if is_new:
+        if self._show(text, done, total, count):
             self._print(text)
         elif total is not None and self._is_due(done, total, pause=_SELDOM):
             self._print(f"{text}: {count}{self._left()}")
@@ -142,7 +139,7 @@ class ProgressBar:
             self._text, self._first = text, done
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            self._bar.add_task(text, total=total, completed=done, count="", metrics="")  # type: ignore[arg-type]
+            self._bar.add_task(text, total=total, count="", metrics="")
         [task] = self._bar.task_ids
         self._bar.update(task, completed=done, total=total, count=count, metrics=metrics)
         if self._is_inside:
@@ -169,7 +166,7 @@ class ProgressBar:
         return f"  {_duration(task.elapsed / (done - first) * (total - done))} left"
 
     def _print(self, text: str) -> None:
-        """Prints a line; in a notebook cell in place of the one before."""
+        """Prints a line where there is no bar; in a notebook cell in place of the one before."""
         self._shown = time.monotonic()
         data, console = {"text/plain": text}, self._bar.console
         if self._cell is not None:
@@ -178,7 +175,7 @@ class ProgressBar:
             from IPython.display import display
 
             self._cell = display(data, raw=True, display_id=True)
-        elif not console.quiet:
+        elif self._bar.disable and not console.quiet:
             print(text, file=console.file, flush=True)
 
 

@@ -152,6 +152,7 @@ ENDED: dict[str, str] = {
     "jaxsplit.entropy.factorized.median": "jaxsplit.entropy.prior_tables.Density.quantiles",
     "jaxsplit.entropy.quantile": "jaxsplit.entropy.prior_tables.Density.quantiles",
     "jaxsplit.entropy.factorized.quantile": "jaxsplit.entropy.prior_tables.Density.quantiles",
+    "jaxsplit.evaluation.bd.quality_at": "scipy.interpolate.PchipInterpolator over ln rates",
     "jaxsplit.ops.lower_bound": "jax.numpy.maximum, or a custom gradient of your own",
     "jaxsplit.train.features.describe": "jaxsplit.train.features.HeadRun",
     "jaxsplit.train.features.some_features": "jaxsplit.train.batches.sample_of",

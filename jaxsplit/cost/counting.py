@@ -316,18 +316,15 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     features = folded.features(batch=1)
     latents = jax.eval_shape(folded.encode, unit, features)
     seen = jax.eval_shape(folded.decode, unit, latents)  # larger if a unit doesn't crop
-
-    def stages(network: Network, variables: Traced) -> dict[str, tuple[Any, ...]]:
-        cut = dataclasses.replace(folded, network=network, axis_name=None)
-        return {
-            "head": (cut.head, variables, images),
-            "encoder": (cut.encode, unit, features),
-            "decoder": (cut.decode, unit, latents),
-            "tail": (cut.tail, variables, seen),
-        }
-
-    runs = stages(*as_it_runs(backbone.network, backbone.variables))
-    macs = {name: count_macs(*stage) for name, stage in runs.items()}
-    stored = stages(backbone.network, backbone.variables)
-    params = {f"{name}_params": count_params(*stage) for name, stage in stored.items()}
-    return SplitCost(**macs, **params)
+    stored, variables = backbone.network, backbone.variables
+    runs, arrays = as_it_runs(stored, variables)
+    return SplitCost(
+        head=count_macs(lambda v, x: runs.head(v, x, split.cut), arrays, images),
+        encoder=count_macs(folded.encode, unit, features),
+        decoder=count_macs(folded.decode, unit, latents),
+        tail=count_macs(lambda v, x: runs.tail(v, x, split.cut), arrays, seen),
+        head_params=count_params(lambda v, x: stored.head(v, x, split.cut), variables, images),
+        encoder_params=count_params(folded.encode, unit, features),
+        decoder_params=count_params(folded.decode, unit, latents),
+        tail_params=count_params(lambda v, x: stored.tail(v, x, split.cut), variables, seen),
+    )

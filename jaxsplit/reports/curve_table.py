@@ -8,7 +8,8 @@ from rich.table import Table
 
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES, check_goal, smallest_reaching
-from jaxsplit.evaluation.points import CodecPoint, RatePoint, Value, Values
+from jaxsplit.evaluation.intervals import Value
+from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
 from jaxsplit.reports.elements import amount, as_text, interval, make_table, number, percent, shown
 from jaxsplit.tasks import AGREEMENT, Metric
 

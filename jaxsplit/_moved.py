@@ -182,7 +182,11 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         found = PathFinder.find_spec(fullname, path)
         # What an old version left of a folder is found too, as a package without a file.
-        if (found and found.origin) or not new_names(fullname):
+        if found and found.origin:
+            return None
+        if instead := old_names()["ended"].get(fullname):
+            raise ModuleNotFoundError(f"{fullname} has gone; in its place: {instead}")
+        if not new_names(fullname):
             return None
         return ModuleSpec(fullname, self, is_package=True)
 

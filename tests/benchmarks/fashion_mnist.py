@@ -2,18 +2,17 @@
 
 The embedded subset is made by
 
-    python -m jaxsplit.data.fashion_mnist --idx /usr/share/datasets/fashion-mnist \\
+    python tests/benchmarks/fashion_mnist.py --idx /usr/share/datasets/fashion-mnist \\
         --out jaxsplit/assets/datasets --train 6000 --test 2000
 
 and the full set, which `tfds:fashion_mnist` then opens, by
 
-    python -m jaxsplit.data.fashion_mnist --idx /usr/share/datasets/fashion-mnist \\
+    python tests/benchmarks/fashion_mnist.py --idx /usr/share/datasets/fashion-mnist \\
         --out ~/tensorflow_datasets
 
 The idx files come from Debian's package `dataset-fashion-mnist` or the authors' page.
 """
 
-import argparse
 import gzip
 import struct
 import sys
@@ -21,6 +20,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from harness import make_parser
 
 from jaxsplit.data.sources import EMBEDDED
 from jaxsplit.data.splits import spread
@@ -113,11 +113,7 @@ def _read_array(path: Path, ndim: int) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxsplit.data.fashion_mnist",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--idx", required=True, help="folder of the four idx files")
     parser.add_argument("--out", required=True, help="TFDS data_dir to write into")
     parser.add_argument("--train", type=int, help="number of training images (default: all)")

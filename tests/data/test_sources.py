@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxsplit.data import Preprocessing, batches, decode_image, open_source, prepare, spread
 from jaxsplit.data.sources import ASSETS, EMBEDDED
-from jaxsplit.data.tfds_records import find_prepared, write_prepared
+from jaxsplit.data.tfds_records import find_prepared
 from jaxsplit.errors import DataError, JaxsplitWarning
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -78,7 +78,7 @@ def miniature(tmp_path_factory, fashion):
         png = fashion.encode_png(np.full((4, 4), level, np.uint8))
         examples = [(png, label) for label in (0, 1, 2, 0, 1, 0)]
         splits = {"train": examples, "validation": examples[:4]}
-        write_prepared(root, "tiny", version, splits, ("a", "b", "c"), (4, 4, 1))
+        fashion.write_prepared(root, "tiny", version, splits, ("a", "b", "c"), (4, 4, 1))
     return root
 
 
@@ -242,7 +242,9 @@ def test_data_dir_defaults_to_that_of_tfds(miniature, monkeypatch):
 def test_configs_are_found_and_asked_for(tmp_path, fashion):
     png = fashion.encode_png(np.zeros((4, 4), np.uint8))
     for config in ("large", "small"):
-        write_prepared(tmp_path / "made", config, "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+        fashion.write_prepared(
+            tmp_path / "made", config, "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1)
+        )
     with pytest.raises(DataError) as error:
         find_prepared("made", tmp_path)
     assert_one_line(error, "large, small")
@@ -286,18 +288,18 @@ def test_mock_data_of_tfds_works_with_nothing_on_disk(tmp_path, monkeypatch, pol
 def test_a_source_is_named_with_the_config_that_was_taken(tmp_path, fashion):
     png = fashion.encode_png(np.zeros((4, 4), np.uint8))
     made = tmp_path / "imagenette"
-    write_prepared(made, "160px-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+    fashion.write_prepared(made, "160px-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
     (made / ".config").mkdir()
     (made / ".config" / "metadata.json").write_text('{"default_config_name": "full-size-v2"}')
     for name in ("tfds:imagenette", "tfds:imagenette/160px-v2"):
         assert open_source(name, data_dir=tmp_path).name == "tfds:imagenette/160px-v2"
     versioned = open_source("tfds:imagenette:1.0.0", data_dir=tmp_path, max_samples=1)
     assert versioned.name == "tfds:imagenette/160px-v2:1.0.0"
-    write_prepared(made, "320px-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+    fashion.write_prepared(made, "320px-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
     with pytest.raises(DataError) as error:
         open_source("tfds:imagenette", data_dir=tmp_path)
     assert_one_line(error, "160px-v2, 320px-v2")
-    write_prepared(made, "full-size-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+    fashion.write_prepared(made, "full-size-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
     assert open_source("tfds:imagenette", data_dir=tmp_path).name == "tfds:imagenette/full-size-v2"
 
 
@@ -386,7 +388,9 @@ def test_with_tensorflow_a_dataset_is_prepared_in_a_subprocess(tmp_path, monkeyp
         assert command[1:] == ["-m", prepare.__name__, "cifar10", "--data-dir", str(tmp_path)]
         png = fashion.encode_png(np.zeros((4, 4), np.uint8))
         if succeeds:
-            write_prepared(tmp_path, "cifar10", "3.0.2", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+            fashion.write_prepared(
+                tmp_path, "cifar10", "3.0.2", {"train": [(png, 0)]}, ("a",), (4, 4, 1)
+            )
         return subprocess.CompletedProcess(command, 0 if succeeds else 1)
 
     monkeypatch.setattr(prepare, "_has_tensorflow", lambda: True)

@@ -18,6 +18,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from IPython.core.display_functions import DisplayHandle
 
+__all__ = ["ProgressBar"]
+
 # More rates than this are shown as ranges.
 _FEW = 8
 _OFTEN = 0.5  # seconds between two lines of a cell

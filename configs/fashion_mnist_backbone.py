@@ -3,7 +3,7 @@
 The first command runs once; its images are those of Debian's package dataset-fashion-mnist.
 `jaxsplit[prepare]` downloads them instead.
 
-    python -m jaxsplit.data.fashion_mnist --idx /usr/share/datasets/fashion-mnist \
+    python tests/benchmarks/fashion_mnist.py --idx /usr/share/datasets/fashion-mnist \
         --out ~/tensorflow_datasets
     jaxsplit train --config fashion_mnist_backbone:resnet8 --workdir runs/fashion_mnist_resnet8
 

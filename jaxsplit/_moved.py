@@ -1,13 +1,18 @@
-"""Old names of modules, functions and classes: for one version they work, with a warning."""
+"""Old names of modules, functions and classes: for one version they work, with a warning.
+
+The names are in `old_names.toml`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.abc
 import operator
+import pkgutil
 from collections.abc import Callable, Container, Mapping, Sequence
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
@@ -16,167 +21,13 @@ from jaxsplit.errors import warn_once
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Class = TypeVar("_Class")
 
-#: Old name → new name, or the names of all modules that its content went to. A module below an old
-#: package that isn't named itself has the same name below the new one.
-MODULES: dict[str, str | tuple[str, ...]] = {
-    "jaxsplit.bottleneck": "jaxsplit.units.bottleneck",
-    "jaxsplit.card": "jaxsplit.evaluation.card",
-    "jaxsplit.checkpoint": "jaxsplit.io.checkpoint",
-    "jaxsplit.coding": "jaxsplit.bitstream",
-    "jaxsplit.coding.bitstream": "jaxsplit.bitstream.container",
-    "jaxsplit.coding.entropy_coder": "jaxsplit.bitstream.range_coder",
-    "jaxsplit.config": "jaxsplit.experiments.config",
-    "jaxsplit.data.prepared": "jaxsplit.data.tfds_records",
-    "jaxsplit.data.steps": "jaxsplit.data.pipeline",
-    "jaxsplit.data.views": "jaxsplit.data.augmentation",
-    "jaxsplit.design": "jaxsplit.search",
-    "jaxsplit.design.front": "jaxsplit.search.pareto",
-    "jaxsplit.design.search": "jaxsplit.search.halving",
-    "jaxsplit.entropy.empirical": "jaxsplit.entropy.symbol_tables",
-    "jaxsplit.entropy.prior": "jaxsplit.entropy.factorized",
-    "jaxsplit.entropy.places": "jaxsplit.entropy.symbol_tables",
-    "jaxsplit.entropy.tables": "jaxsplit.entropy.prior_tables",
-    "jaxsplit.evaluation.accuracy": "jaxsplit.evaluation.evaluate",
-    "jaxsplit.evaluation.bd": "jaxsplit.evaluation.bd_rate",
-    "jaxsplit.evaluation.bootstrap": "jaxsplit.evaluation.bd_rate",
-    "jaxsplit.evaluation.design_report": "jaxsplit.reports.search",
-    "jaxsplit.evaluation.html": "jaxsplit.reports.curve_html",
-    "jaxsplit.evaluation.image_headers": "jaxsplit.evaluation.image_codecs",
-    "jaxsplit.evaluation.images": "jaxsplit.evaluation.per_image",
-    "jaxsplit.evaluation.origin": "jaxsplit.evaluation.curve",
-    "jaxsplit.evaluation.plan_plot": "jaxsplit.reports.plan",
-    "jaxsplit.evaluation.plan_table": "jaxsplit.reports.plan",
-    "jaxsplit.evaluation.plot": "jaxsplit.reports.curve_plot",
-    "jaxsplit.evaluation.report": "jaxsplit.reports.curve_table",
-    "jaxsplit.experiment": "jaxsplit.experiments.run",
-    "jaxsplit.family.rate": "jaxsplit.codec.runtime",
-    "jaxsplit.fitting": "jaxsplit.family.table_fitting",
-    "jaxsplit.importers": "jaxsplit.weights",
-    "jaxsplit.importers.names": "jaxsplit.weights.name_maps",
-    "jaxsplit.importers.pretrained": "jaxsplit.weights.load",
-    "jaxsplit.importers.spic": "jaxsplit.family.spic",
-    "jaxsplit.importers.tensor_files": "jaxsplit.weights.formats",
-    "jaxsplit.importers.torch_tensors": "jaxsplit.weights.torch_archive",
-    "jaxsplit.losses": ("jaxsplit.train.losses", "jaxsplit.tasks.classification"),
-    "jaxsplit.models": "jaxsplit.networks",
-    "jaxsplit.models.chain": "jaxsplit.networks.layers",
-    "jaxsplit.models.inverted_residual": "jaxsplit.networks.residual",
-    "jaxsplit.models.resnet": "jaxsplit.networks.residual",
-    "jaxsplit.models.safe_tensors": "jaxsplit.io.untrusted",
-    "jaxsplit.notices": "jaxsplit.io.log",
-    "jaxsplit.plan": "jaxsplit.cost",
-    "jaxsplit.plan.comparison": "jaxsplit.cost.link",
-    "jaxsplit.plan.cost": "jaxsplit.cost.counting",
-    "jaxsplit.plan.cuts": "jaxsplit.cost.plan",
-    "jaxsplit.plan.memory": "jaxsplit.cost.counting",
-    "jaxsplit.plan.units": "jaxsplit.cost.plan",
-    "jaxsplit.pretrained": "jaxsplit.family.pretrained",
-    "jaxsplit.progress": "jaxsplit.io.progress",
-    "jaxsplit.train.curve_config": "jaxsplit.train.config",
-    "jaxsplit.train.evaluation": "jaxsplit.train.rate_groups",
-    "jaxsplit.train.networks": "jaxsplit.train.curve",
-    "jaxsplit.train.optimizer": "jaxsplit.train.config",
-    "jaxsplit.train.principal": ("jaxsplit.train.pca", "jaxsplit.train.rate_groups"),
-    "jaxsplit.train.processes": "jaxsplit.train.distributed",
-    "jaxsplit.train.recipe": "jaxsplit.train.curve",
-    "jaxsplit.train.trainable": "jaxsplit.train.step",
-    "jaxsplit.codec.choice": "jaxsplit.codec.rate_control",
-    "jaxsplit.codec.end": "jaxsplit.codec.runtime",
-    "jaxsplit.codec.programs": "jaxsplit.codec.sender",
-    "jaxsplit.entropy.exact": "jaxsplit.entropy.prior_tables",
-    "jaxsplit.entropy.logistic": "jaxsplit.entropy.factorized",
-    "jaxsplit.files": "jaxsplit.io.files",
-    "jaxsplit.ops.rounding": "jaxsplit.ops.surrogate_gradients",
-    "jaxsplit.ops.winograd": "jaxsplit.ops.convolution",
-    "jaxsplit.train.examples": "jaxsplit.train.batches",
-    "jaxsplit.train.feature_files": "jaxsplit.io.array_cache",
-    "jaxsplit.train.groups": "jaxsplit.train.rate_groups",
-    "jaxsplit.train.head": ("jaxsplit.train.features", "jaxsplit.train.batches"),
-    "jaxsplit.train.reports": "jaxsplit.train.metrics",
-    "jaxsplit.train.sensitivity": "jaxsplit.train.pca",
-    "jaxsplit.train.start": "jaxsplit.train.rate_groups",
-    "jaxsplit.train.stopping": "jaxsplit.train.loop",
-    "jaxsplit.versions": "jaxsplit.io.versions",
-    "jaxsplit.coding.escapes": "jaxsplit.bitstream.probability_models",
-    "jaxsplit.coding.intervals": "jaxsplit.bitstream.probability_models",
-    "jaxsplit.coding.self_test": "jaxsplit.bitstream.range_coder",
-    "jaxsplit.data.writer": "jaxsplit.data.tfds_records",
-    "jaxsplit.design.features": "jaxsplit.train.features",
-    "jaxsplit.design.journal": "jaxsplit.search.checkpoint",
-    "jaxsplit.design.keeper": "jaxsplit.search.checkpoint",
-    "jaxsplit.evaluation.checks": "jaxsplit.evaluation.points",
-    "jaxsplit.importers.npz_archive": "jaxsplit.weights.zip_archive",
-    "jaxsplit.importers.spic_unit": "jaxsplit.family.spic",
-    "jaxsplit.importers.zip_entries": "jaxsplit.weights.zip_archive",
-    "jaxsplit.models.floats": "jaxsplit.io.untrusted",
-    "jaxsplit.models.weight_file": "jaxsplit.io.untrusted",
-    "jaxsplit.describe": "jaxsplit.cli.info",
-    "jaxsplit.evaluation.html_chart": "jaxsplit.reports.curve_plot",
-    "jaxsplit.planning": "jaxsplit.cli.plan",
-    "jaxsplit.terminal": "jaxsplit.io.progress",
-}
 
-#: Old name of a function or class → module and name of the new one, called in the same way.
-NAMES: dict[str, str] = {
-    "jaxsplit.bottleneck.fold_batch_norm": "jaxsplit.units.bottleneck BottleneckSpec.fold",
-    "jaxsplit.codec.end.End": "jaxsplit.codec.runtime Runtime",
-    "jaxsplit.codec.end.RateEnd": "jaxsplit.codec.runtime RateRuntime",
-    "jaxsplit.data.sources.choose_split": "jaxsplit.data.splits choose_split",
-    "jaxsplit.entropy.exact.ExactDensity": "jaxsplit.entropy.prior_tables Density",
-    "jaxsplit.evaluation.bootstrap.Interval": "jaxsplit.evaluation.bd_rate BootstrapInterval",
-    "jaxsplit.evaluation.compare.Comparison": "jaxsplit.evaluation.compare CurveComparison",
-    "jaxsplit.evaluation.compare.Measured": "jaxsplit.evaluation.compare MeasuredCurve",
-    "jaxsplit.evaluation.compare.compare": "jaxsplit.evaluation.compare compare_curves",
-    "jaxsplit.family.files.read": "jaxsplit.family.files read_family",
-    "jaxsplit.family.files.write": "jaxsplit.family.files write_family",
-    "jaxsplit.importers.spic.Task": "jaxsplit.family.spic PublishedNetwork",
-    "jaxsplit.models.layers.Form": "jaxsplit.networks.layers NormConfig",
-    "jaxsplit.models.layers.fold_batch_norm": "jaxsplit.networks.layers fold_normalization",
-    "jaxsplit.networks.fold_batch_norm": "jaxsplit.networks.layers fold_normalization",
-    "jaxsplit.notices.Tell": "jaxsplit.io.log Log",
-    "jaxsplit.notices.tell_nobody": "jaxsplit.io.log no_log",
-    "jaxsplit.plan.comparison.to_dict": "jaxsplit.cost.link plan_to_dict",
-    "jaxsplit.pretrained.PretrainedFamily": "jaxsplit.family RateFamily",
-    "jaxsplit.train.feature_files.FeatureFiles": "jaxsplit.io.array_cache ArrayCache",
-    "jaxsplit.train.feature_files.form_bytes": "jaxsplit.io.array_cache array_bytes",
-    "jaxsplit.train.optimizer.make_optimizer": "jaxsplit.train.config clipped_adam",
-    "jaxsplit.train.start.make_optimizer": "jaxsplit.train.config CurveConfig.make_optimizer",
-}
+@functools.cache
+def old_names() -> dict[str, dict[str, str]]:
+    """Returns the tables of `old_names.toml`, which says what each holds."""
+    import tomllib  # here, since `import jaxsplit` needs neither the module nor the file
 
-#: Old name of a function of a module that stays → what to use. A name that a module lost when it
-#: moved needs no entry: the error names the new module.
-ENDED: dict[str, str] = {
-    "jaxsplit.entropy.log_likelihood": "jaxsplit.entropy.bits",
-    "jaxsplit.entropy.factorized.log_likelihood": "jaxsplit.entropy.bits",
-    "jaxsplit.entropy.median": "jaxsplit.entropy.prior_tables.Density.quantiles",
-    "jaxsplit.entropy.factorized.median": "jaxsplit.entropy.prior_tables.Density.quantiles",
-    "jaxsplit.entropy.quantile": "jaxsplit.entropy.prior_tables.Density.quantiles",
-    "jaxsplit.entropy.factorized.quantile": "jaxsplit.entropy.prior_tables.Density.quantiles",
-    "jaxsplit.ops.lower_bound": "jax.numpy.maximum, or a custom gradient of your own",
-    "jaxsplit.train.features.describe": "jaxsplit.train.features.HeadRun",
-    "jaxsplit.train.features.some_features": "jaxsplit.train.batches.sample_of",
-}
-
-#: Old → new name of an argument and configuration key, or of a value of one. A training's key, the
-#: name of its folder, has the old ones.
-CONFIG_NAMES = {
-    "limit": "max_samples",
-    "evaluate_limit": "max_eval_samples",
-    "views": "augmentations_per_image",
-    "batching": "rate_vectorization",
-    "decay_to": "final_lr_fraction",
-    "prior_rate": "prior_lr_multiplier",
-    "network_rate": "network_lr_multiplier",
-    "tables=places": "tables=positions",
-    "initialization=principal": "initialization=pca",
-    "start": "initialization",
-}
-#: Attribute of a class that ended → what to use.
-ENDED_ATTRIBUTES = {
-    "Reader.position": "jaxsplit.bitstream.frame_sizes",
-    "Reader.check_bytes": "jaxsplit.bitstream.frame_sizes",
-    "CurveConfig.learning_rates": "jaxsplit.train.config.make_schedule",
-}
+    return tomllib.loads((pkgutil.get_data(__package__, "old_names.toml") or b"").decode())
 
 
 def renamed(module: str, homes: Sequence[ModuleType] = ()) -> Callable[[str], Any]:
@@ -188,17 +39,19 @@ def renamed(module: str, homes: Sequence[ModuleType] = ()) -> Callable[[str], An
     """
 
     def get(name: str) -> Any:
-        old = f"{module}.{name}"
-        if old in ENDED:
-            raise AttributeError(f"{old} has gone; in its place: {ENDED[old]}")
-        if old in NAMES:
-            home, new = NAMES[old].split()
+        if name.startswith("__") and not homes:  # asked for by every import
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        old, tables = f"{module}.{name}", old_names()
+        if old in tables["ended"]:
+            raise AttributeError(f"{old} has gone; in its place: {tables['ended'][old]}")
+        if old in tables["names"]:
+            home, new = tables["names"][old].split()
             warn_once(old, f"{old} is now {home}.{new}; the old name goes with the next version")
             return operator.attrgetter(new)(importlib.import_module(home))
         for one in homes:
             if hasattr(one, name):
                 return getattr(one, name)
-        if old in MODULES:
+        if old in tables["modules"]:
             return importlib.import_module(old)
         moved = "".join(f" (now {new})" for new in new_names(module))
         raise AttributeError(f"module {module!r}{moved} has no attribute {name!r}")
@@ -209,7 +62,7 @@ def renamed(module: str, homes: Sequence[ModuleType] = ()) -> Callable[[str], An
 def rename(values: dict[str, Any], names: Mapping[str, str], where: str = "") -> dict[str, Any]:
     """Renames keys in place, and values of keys such as "tables=places"; warns if there is `where`.
 
-    >>> rename({"limit": 8, "tables": "places"}, CONFIG_NAMES)
+    >>> rename({"limit": 8, "tables": "places"}, old_names()["configuration"])
     {'max_samples': 8, 'tables': 'positions'}
     """
     for old, new in names.items():
@@ -277,20 +130,22 @@ def gathered_metrics(new: str, prefix: str = "") -> Callable[[_Function], _Funct
 
 
 def names_of(known: Container[str]) -> dict[str, str]:
-    """Returns the `CONFIG_NAMES` of a configuration with the `known` keys."""
-    return {old: new for old, new in CONFIG_NAMES.items() if new.partition("=")[0] in known}
+    """Returns the old and new keys of a configuration with the `known` keys, as `rename` takes."""
+    names = old_names()["configuration"].items()
+    return {old: new for old, new in names if new.partition("=")[0] in known}
 
 
 def renamed_attributes(cls: type[_Class]) -> type[_Class]:
     """Lets fields of a configuration have their old names, and says what replaced attributes."""
-    names = names_of(cls.__annotations__)
-    for old, new in names.items():
-        cls = renamed_argument(old, new)(cls)
+    if dataclasses.is_dataclass(cls):
+        where = f"{cls.__qualname__}({{}})"
+        _called_with(cls, lambda given: rename(given, names_of(cls.__annotations__), where))
 
     def get(self: _Class, name: str) -> Any:
-        old = f"{cls.__name__}.{name}"
-        if old in ENDED_ATTRIBUTES:
-            raise AttributeError(f"{old} has gone; in its place: {ENDED_ATTRIBUTES[old]}")
+        old, ended = f"{cls.__name__}.{name}", old_names()["ended_attributes"]
+        names = names_of(cls.__annotations__)
+        if old in ended:
+            raise AttributeError(f"{old} has gone; in its place: {ended[old]}")
         if name not in names:
             raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
         warn_once(old, f"{old} is now {names[name]}; the old name goes with the next version")
@@ -306,9 +161,8 @@ def new_names(old: str) -> tuple[str, ...]:
     >>> new_names("jaxsplit.plan.units"), new_names("jaxsplit.plan.link"), new_names("jaxsplit.ops")
     (('jaxsplit.cost.plan',), ('jaxsplit.cost.link',), ())
     """
-    if old in MODULES:
-        found = MODULES[old]
-        return (found,) if isinstance(found, str) else found
+    if old in old_names()["modules"]:
+        return tuple(old_names()["modules"][old].split())
     package, _, leaf = old.rpartition(".")
     return tuple(f"{name}.{leaf}" for name in new_names(package)) if package else ()
 
@@ -320,9 +174,19 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     module is executed twice.
     """
 
-    def find_spec(self, fullname: str, *_: object, **__: object) -> ModuleSpec | None:
-        """Finds the old names of `MODULES` and the modules below them."""
-        if not fullname.startswith("jaxsplit.") or not new_names(fullname):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Finds an old name, also below an old package; None for a module that is there."""
+        if not fullname.startswith("jaxsplit."):
+            return None
+        found = PathFinder.find_spec(fullname, path)
+        # What an old version left of a folder is found too, as a package without a file.
+        if found and found.origin:
+            return None
+        if instead := old_names()["ended"].get(fullname):
+            raise ModuleNotFoundError(f"{fullname} has gone; in its place: {instead}")
+        if not new_names(fullname):
             return None
         return ModuleSpec(fullname, self, is_package=True)
 

@@ -64,7 +64,7 @@ class Split(UnitTree):
 
         Args:
           variables: of the network.
-          images: normalised, float [B, h, w, c].
+          images: normalized, float [B, h, w, c].
 
         Returns:
           Features, arrays [B, …].

@@ -3,7 +3,8 @@
 import dataclasses
 
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.points import CodecPoint, RatePoint, Value
+from jaxsplit.evaluation.intervals import Value
+from jaxsplit.evaluation.points import CodecPoint, RatePoint
 
 _METRICS = ("top1", "top5", "agreement")
 _FIELDS = [field.name for field in dataclasses.fields(RatePoint)]

@@ -150,7 +150,7 @@ def test_what_is_allowed_in_one_place_only():
     assert homes("pmap", "xmap") == {"train/parallel.py"}
     assert homes("ml_collections", "ConfigDict") == {"experiments/config.py"}
     elsewhere = {path for path in homes("argparse") if not path.startswith("cli/")}
-    assert elsewhere == {"data/prepare.py", "data/fashion_mnist.py"}
+    assert elsewhere == {"data/prepare.py"}
 
 
 def test_benchmarks_use_what_the_package_has():

@@ -20,6 +20,7 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.networks import Backbone
 
+TABLES = _moved.old_names()
 # Functions and classes of the version before, without those of the command line.
 OLD_NAMES = {
     module: names.split()
@@ -27,9 +28,9 @@ OLD_NAMES = {
 }
 # Names of every old module that were not renamed, by which the module's content is recognized.
 KEPT = {
-    module: [name for name in names if f"{module}.{name}" not in _moved.NAMES]
+    module: [name for name in names if f"{module}.{name}" not in TABLES["names"]]
     for module, names in OLD_NAMES.items()
-    if module in _moved.MODULES
+    if module in TABLES["modules"]
 }
 # A package without names of its own; other modules have imported its module by then.
 KEPT = dict(sorted({**KEPT, "jaxsplit.importers": ["load"]}.items()))
@@ -71,12 +72,12 @@ def run(program, *arguments):
 
 
 def test_every_entry_of_the_table_has_its_content():
-    assert KEPT.keys() == _moved.MODULES.keys()
+    assert KEPT.keys() == TABLES["modules"].keys()
     found = json.loads(run(IMPORT_ALL, json.dumps(KEPT | BELOW))[0])
     for old, (texts, _, _) in found.items():
         (text,) = texts
         assert text.startswith(f"{old} is now called {_moved.new_names(old)[0]}")
-    renamed = {old.rpartition(".")[0] for old in _moved.NAMES}
+    renamed = {old.rpartition(".")[0] for old in TABLES["names"]}
     assert {old for old, (_, has_content, _) in found.items() if not has_content} - renamed == EMPTY
     homes = {old: home for old, (_, _, home) in found.items() if home is not None}
     assert len(homes) > 40
@@ -126,6 +127,27 @@ def test_what_never_was_is_not_found(name):
     assert "ModuleNotFoundError" in error.value.stderr
 
 
+def test_the_table_is_read_once_an_old_name_is_asked_for():
+    program = """
+import jaxsplit, jaxsplit.bitstream, jaxsplit.cli, jaxsplit.data.sources
+from jaxsplit import _moved
+assert not _moved.old_names.cache_info().currsize
+import jaxsplit.notices
+assert _moved.old_names.cache_info().currsize
+"""
+    run(program)
+
+
+def test_a_folder_that_an_old_version_left_is_not_imported(tmp_path):
+    (tmp_path / "coding" / "__pycache__").mkdir(parents=True)
+    program = """
+import sys, jaxsplit
+jaxsplit.__path__.append(sys.argv[1])
+from jaxsplit.coding import Reader
+"""
+    assert "jaxsplit.coding is now called jaxsplit.bitstream" in run(program, str(tmp_path))[1]
+
+
 ASK_ALL = """
 import importlib, json, sys, warnings
 import jaxsplit
@@ -147,24 +169,25 @@ print(json.dumps([lost, silent]))
 
 
 def test_every_public_name_of_the_version_before_is_found_or_says_where_it_was():
-    found = run(ASK_ALL, json.dumps(OLD_NAMES), json.dumps(list(_moved.NAMES)))[0]
+    found = run(ASK_ALL, json.dumps(OLD_NAMES), json.dumps(list(TABLES["names"])))[0]
     lost, silent = json.loads(found)
     assert not silent  # a function's new name is told
     for old, message in lost.items():
-        if old in _moved.ENDED:
-            assert message.endswith(f"in its place: {_moved.ENDED[old]}")
+        module = old.rpartition(".")[0]
+        if ended := {old, module} & TABLES["ended"].keys():
+            assert message.endswith(f"in its place: {TABLES['ended'][ended.pop()]}")
         else:
-            homes = _moved.new_names(old.rpartition(".")[0])
+            homes = _moved.new_names(module)
             assert homes
             assert all(home in message for home in homes)
-    assert _moved.ENDED.keys() <= lost.keys()
+    assert TABLES["ended"].keys() <= lost.keys() | {old.rpartition(".")[0] for old in lost}
 
 
 def test_what_is_told_to_be_used_exists():
     for told in (
-        *_moved.ENDED.values(),
-        *_moved.ENDED_ATTRIBUTES.values(),
-        *(new.replace(" ", ".") for new in _moved.NAMES.values()),
+        *TABLES["ended"].values(),
+        *TABLES["ended_attributes"].values(),
+        *(new.replace(" ", ".") for new in TABLES["names"].values()),
     ):
         if told.startswith("jaxsplit."):
             value, parts = jaxsplit, told.split(".")[1:]

@@ -11,6 +11,7 @@ import pytest
 
 from jaxsplit import load_backbone
 from jaxsplit.cost import split_cost
+from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.split import make_split
@@ -19,6 +20,36 @@ from jaxsplit.units.bottleneck import BottleneckSpec
 SCRIPT = Path(__file__).parent / "benchmarks" / "retraining.py"
 MASKS = ("unit", "tail", "all")
 KINDS = ("stored", "device_switch", "server_switch")
+
+
+CURVE = [(30.0, 0.80), (55.0, 0.87), (90.0, 0.90), (160.0, 0.915)]
+
+
+@pytest.fixture(scope="module")
+def figures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        import retraining_figures
+
+        return retraining_figures
+
+
+def test_a_curve_goes_through_its_points_and_ends_with_them(figures):
+    dominated = [(60.0, 0.85), (90.0, 0.89), *CURVE]  # no better than points of fewer bytes
+    for rate, quality in CURVE:
+        assert figures.quality_at(dominated, rate) == pytest.approx(quality)
+    assert figures.quality_at(CURVE, 29.9) is None
+    assert figures.quality_at(CURVE, 160.1) is None
+    with pytest.raises(ConfigError, match="at least 2 points"):
+        figures.quality_at([(30.0, 0.8), (40.0, 0.7)], 30.0)
+
+
+def test_between_its_points_a_curve_is_smooth_over_logarithms(figures):
+    before, at, after = (figures.quality_at(CURVE, rate) for rate in (69.9, 70.0, 70.1))
+    assert 0.87 < before < at < after < 0.90
+    assert before + after == pytest.approx(2 * at, abs=1e-5)
+    # Through two points it is the line over the logarithm.
+    assert figures.quality_at([(10, 0.5), (1000, 0.7)], 100) == pytest.approx(0.6)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from jaxsplit._moved import CONFIG_NAMES
+from jaxsplit._moved import old_names
 from jaxsplit.errors import ConfigError, did_you_mean, escaped
 from jaxsplit.io.files import parse_json
 
@@ -22,37 +22,7 @@ if TYPE_CHECKING:
 SOON = 2.0
 
 #: Examples of all commands, one a line; each ends the help of its command.
-EXAMPLES = """\
-jaxsplit quickstart
-jaxsplit quickstart --smoke --out look
-jaxsplit train --config fashion_mnist --workdir runs/fashion_mnist
-jaxsplit train --config fashion_mnist:smoke --workdir runs/look --config.learning_rate=1e-3
-jaxsplit train --config my_experiment.py --workdir /content/drive/MyDrive/runs/mine
-jaxsplit evaluate --family runs/fashion_mnist/family --max-samples 500
-jaxsplit evaluate --family runs/mine/family --data folder:photos --rates r1,r3 --out runs/measured
-jaxsplit evaluate --family resnet8_small-fashion_mnist/stage1.block1 --json
-jaxsplit compare runs/paper runs/ours
-jaxsplit compare runs/paper runs/ours --from-drop 6 --to-drop 0.5
-jaxsplit compare old/curve.json new/curve.json --method akima --json
-jaxsplit plan resnet50
-jaxsplit plan resnet50 --cut stage3.block5 --plot plan.png
-jaxsplit plan resnet50 --device-gmacs 5 --server-gmacs 500 --bandwidth-mbps 10 --rtt-ms 20
-jaxsplit design --config resnet20_design --workdir runs/design
-jaxsplit design --config resnet20_design --workdir runs/short --config.minutes=5.0
-jaxsplit pack --family runs/mine/family --data embedded -o packed --card license=MIT
-jaxsplit pack --family packed -o again --card limits="Grey images of clothing."
-jaxsplit encode shirt.png boot.png --family runs/mine/family --rate r3 -o images.jspl
-jaxsplit encode photos/*.jpg --family runs/mine/family --max-bytes 60 -o images.jspl
-jaxsplit decode images.jspl --family runs/mine/family
-jaxsplit decode images.jspl --family runs/mine/family --json
-jaxsplit info
-jaxsplit info runs/mine/family
-jaxsplit info images.jspl
-jaxsplit import backbone resnet18 resnet18.pth -o resnet18.safetensors
-jaxsplit import backbone resnet50 weights.npz -o ours.safetensors --classes names.txt
-jaxsplit import spic spic/ -o families/spic
-jaxsplit import spic spic/ -o families/s3 --cut S3 --fit-on folder:images --weights resnet50.pth
-"""
+EXAMPLES = (Path(__file__).parent / "examples.txt").read_text()
 
 
 Body = Callable[[argparse.Namespace], None]
@@ -179,7 +149,7 @@ def _config_key(words: Sequence[str], name: str) -> str | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", nargs="?")
     given, _ = parser.parse_known_args(list(words))
-    name = CONFIG_NAMES.get(name := name.replace("-", "_"), name)
+    name = old_names()["configuration"].get(name := name.replace("-", "_"), name)
     try:
         return name if given.config and name in config.known_keys(given.config) else None
     except ConfigError:  # raised again when it is loaded

@@ -174,9 +174,7 @@ class Runtime:
         return Header(self.family.fingerprint, tuple(rates), image)
 
     def _rate(self, rate_id: str) -> RateRuntime:
-        if rate_id not in self._rates:
-            self.family[rate_id]  # a FamilyError
-        return self._rates[rate_id]
+        return self._rates[self.family[rate_id].rate_id]  # a FamilyError if it is unknown
 
 
 def _smallest(array: np.ndarray) -> np.ndarray:

@@ -118,7 +118,7 @@ class Sender(Runtime):
           FamilyError: no such rate, images of another shape, or a latent that is not finite.
         """
         self._check(images)
-        return self._quantise(images, rate_id, self._head)
+        return self._quantize(images, rate_id, self._head)
 
     def features(self, images: np.ndarray) -> Features:
         """Runs the head alone: `quantise(features(images), rate_id)` equals `symbols`.
@@ -151,7 +151,7 @@ class Sender(Runtime):
                     f"features are {array.dtype} {array.shape[1:]}; at {self.family.cut} they "
                     f"are float32 {tensor.shape}"
                 )
-        return self._quantise(features, rate_id, lambda batch: batch)
+        return self._quantize(features, rate_id, lambda batch: batch)
 
     @functools.cached_property
     def _head_program(self) -> HeadProgram:
@@ -164,23 +164,20 @@ class Sender(Runtime):
     def _encode_within(self, images: np.ndarray, rates: list[str], max_bytes: int) -> list[bytes]:
         """Returns each image's frame at the first rate where it is short enough."""
         features = self.features(images)  # the head runs once
-        found: dict[int, bytes] = {}
-        least: dict[int, int] = {}  # shortest frame of each image
+        shortest: dict[int, bytes] = {}  # frame of each image
         left = list(range(len(images)))
         for rate_id in rates:
             some = jax.tree.map(operator.itemgetter(left), features)
             frames = self.frames(self.quantise(some, rate_id), rate_id)
             for place, frame in zip(left, frames, strict=True):
-                if len(frame) <= max_bytes:
-                    found[place] = frame
-                least[place] = min(len(frame), least.get(place, len(frame)))
-            left = [place for place in left if place not in found]
+                shortest[place] = min(shortest.get(place, frame), frame, key=len)
+            left = [place for place in left if len(shortest[place]) > max_bytes]
             if not left:
-                return [found[place] for place in range(len(images))]
+                return [shortest[place] for place in range(len(images))]
         which = "the image" if len(images) == 1 else f"image {left[0]}"
         raise FamilyError(
-            f"{which} takes at least {least[left[0]]} bytes, more than max_bytes = {max_bytes}: "
-            "raise it"
+            f"{which} takes at least {len(shortest[left[0]])} bytes, more than max_bytes = "
+            f"{max_bytes}: raise it"
         )
 
     def _check(self, images: np.ndarray) -> None:
@@ -198,7 +195,7 @@ class Sender(Runtime):
             lambda x: x if x.dtype == np.float32 else x.astype(np.float32), features
         )
 
-    def _quantise(
+    def _quantize(
         self, inputs: Features, rate_id: str, head: Callable[..., Features]
     ) -> np.ndarray:
         rate = self._rate(rate_id)

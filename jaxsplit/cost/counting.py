@@ -72,7 +72,7 @@ def used_params(function: Callable[..., Tree], variables: Traced, *args: Traced)
 
 
 def as_it_runs(folding: _Folding, variables: Traced) -> tuple[_Folding, Mapping[str, Structs]]:
-    """Folds batch normalisation, as in inference; returns what runs, and its variables' shapes."""
+    """Folds batch normalization, as in inference; returns what runs, and its variables' shapes."""
     found: list[Any] = []  # folding gives its own kind
 
     def run(variables: Any) -> Tree:
@@ -174,23 +174,21 @@ def peak_bytes(jaxpr: core.Jaxpr) -> int:
     shared = (value for value, count in readers.items() if count > 1)
     buffers = {*returned, *shared, *itertools.chain.from_iterable(heavy)}
     sources: dict[_Value, frozenset[_Value]] = {given: frozenset((given,))}
-    last: dict[_Value, int] = {}
-    born: dict[int, list[_Value]] = {}
+    # Of each buffer, the first and the last operation that it has to exist for.
+    first, last = {given: -1}, {given: -1}
     for time, (name, inputs, outputs) in enumerate(steps):
         read = frozenset[_Value]().union(*(sources.get(value, ()) for value in inputs))
         kept = [value for value in outputs if value in buffers]
         for value in outputs:
             sources[value] = frozenset((value,)) if value in buffers else read
+        first.update(dict.fromkeys(kept, time))
         if kept or name not in _FUSED:
-            born[time] = kept
-            last.update(dict.fromkeys(read, time))
+            last.update(dict.fromkeys((*kept, *read), time))
     last.update(dict.fromkeys(returned, len(steps)))
-    live, peak = {given}, given.bytes
-    for time, new in born.items():
-        live.update(new)
-        peak = max(peak, sum(value.bytes for value in live))
-        live = {value for value in live if last.get(value, -1) > time}
-    return peak
+    return max(
+        sum(value.bytes for value, start in first.items() if start <= time <= last[value])
+        for time in range(-1, len(steps))
+    )
 
 
 def _value(var: core.Var | core.Literal) -> _Value:
@@ -254,7 +252,7 @@ class SplitCost:
 
     Attributes:
       head, encoder, decoder, tail: multiply-accumulates (see `count_macs`), with batch
-        normalisation folded, as in inference.
+        normalization folded, as in inference.
       head_params, encoder_params, decoder_params, tail_params: parameters (see `count_params`) of
         the network as stored and of the folded unit, without coding tables.
 
@@ -318,18 +316,15 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     features = folded.features(batch=1)
     latents = jax.eval_shape(folded.encode, unit, features)
     seen = jax.eval_shape(folded.decode, unit, latents)  # larger if a unit doesn't crop
-
-    def stages(network: Network, variables: Traced) -> dict[str, tuple[Any, ...]]:
-        cut = dataclasses.replace(folded, network=network, axis_name=None)
-        return {
-            "head": (cut.head, variables, images),
-            "encoder": (cut.encode, unit, features),
-            "decoder": (cut.decode, unit, latents),
-            "tail": (cut.tail, variables, seen),
-        }
-
-    runs = stages(*as_it_runs(backbone.network, backbone.variables))
-    macs = {name: count_macs(*stage) for name, stage in runs.items()}
-    stored = stages(backbone.network, backbone.variables)
-    params = {f"{name}_params": count_params(*stage) for name, stage in stored.items()}
-    return SplitCost(**macs, **params)
+    stored, variables = backbone.network, backbone.variables
+    runs, arrays = as_it_runs(stored, variables)
+    return SplitCost(
+        head=count_macs(lambda v, x: runs.head(v, x, split.cut), arrays, images),
+        encoder=count_macs(folded.encode, unit, features),
+        decoder=count_macs(folded.decode, unit, latents),
+        tail=count_macs(lambda v, x: runs.tail(v, x, split.cut), arrays, seen),
+        head_params=count_params(lambda v, x: stored.head(v, x, split.cut), variables, images),
+        encoder_params=count_params(folded.encode, unit, features),
+        decoder_params=count_params(folded.decode, unit, latents),
+        tail_params=count_params(lambda v, x: stored.tail(v, x, split.cut), variables, seen),
+    )

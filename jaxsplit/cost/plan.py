@@ -36,9 +36,9 @@ class UnitPlan:
     Attributes:
       spec: its architecture.
       latent_shape: (h, w, C) of the latent.
-      encoder_macs, decoder_macs: multiply-accumulates (see `count_macs`), with batch normalisation
+      encoder_macs, decoder_macs: multiply-accumulates (see `count_macs`), with batch normalization
         folded as in inference.
-      encoder_params, decoder_params: parameters, with scales and biases of the normalisation.
+      encoder_params, decoder_params: parameters, with scales and biases of the normalization.
       stored_bytes: of a rate's float32 arrays, with running moments and prior, without tables.
       encoder_peak_bytes: peak of the encoder's activations (see `counting.peak_bytes`).
 
@@ -145,7 +145,7 @@ class CutPlan:
       feature_shape: (H, W, C) of the features at the cut, or of another rank; (n,) where several
         arrays of n numbers cross it.
       device_macs, server_macs: multiply-accumulates of head and tail (see `count_macs`), with batch
-        normalisation folded if the network supports it.
+        normalization folded if the network supports it.
       device_params, server_params: parameters that head and tail use.
       device_peak_bytes: peak of the head's float32 activations (see `counting.peak_bytes`), without
         its weights.

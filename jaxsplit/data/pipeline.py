@@ -198,6 +198,15 @@ def stream(
     return iter(grain.MapDataset.range(start, stop).map(fetch).to_iter_dataset(options))
 
 
+def check_batch(examples: int, batch_size: int) -> None:
+    """Raises a ConfigError unless there are enough training examples for a batch."""
+    if not 0 < batch_size <= examples:
+        raise ConfigError(
+            f"{examples} training examples don't fill one batch of {batch_size}; "
+            "raise max_samples or make the batches smaller"
+        )
+
+
 def endless_steps(
     fetch: Callable[[np.ndarray], _BatchT],
     examples: int,
@@ -217,12 +226,7 @@ def endless_steps(
     Raises a ConfigError if there are fewer examples than a batch, it does not divide evenly, or
     there is no such process.
     """
-    per_epoch = num_batches(examples, batch_size, drop_remainder=True) if batch_size > 0 else 0
-    if not per_epoch:
-        raise ConfigError(
-            f"{examples} training examples don't fill one batch of {batch_size}; "
-            "raise max_samples or make the batches smaller"
-        )
+    check_batch(examples, batch_size)
     if not 0 <= process_index < process_count:
         raise ConfigError(
             f"process {process_index} of {process_count}; expected 0 … {process_count - 1}"
@@ -235,6 +239,7 @@ def endless_steps(
             f"the nearest size that does is {near}"
         )
     mine = slice(process_index * share, (process_index + 1) * share)
+    per_epoch = num_batches(examples, batch_size, drop_remainder=True)
 
     def fetch_mine(step: int) -> _BatchT:
         return fetch(step_indices(examples, batch_size, per_epoch, seed, step)[mine])

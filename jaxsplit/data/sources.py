@@ -72,6 +72,7 @@ class Source:
 
     Attributes:
       class_names: names of the classes; a label is an index into them.
+      keep: indices of the selected examples in the split, int64 [N].
 
     >>> source = open_source("embedded", split="train", max_samples=100)
     >>> len(source), source.class_names[source[0]["label"]]
@@ -83,15 +84,11 @@ class Source:
     def __init__(self, name: str, split: str, records: Records, keep: np.ndarray | None = None):
         self.name, self.split, self.class_names = name, split, records.class_names
         check_class_names(self.class_names)
-        self._records, self._keep = records, keep
-
-    @property
-    def keep(self) -> np.ndarray:
-        """Indices of the selected examples in the split, int64 [N]."""
-        return np.arange(len(self._records)) if self._keep is None else self._keep
+        self._records, self._is_part = records, keep is not None
+        self.keep = np.arange(len(records)) if keep is None else keep
 
     def __len__(self) -> int:
-        return len(self._records) if self._keep is None else len(self._keep)
+        return len(self.keep)
 
     def __getitem__(self, index: int) -> Example:
         # IndexError and negative indices as in a list.
@@ -99,9 +96,7 @@ class Source:
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """Returns several examples, which some sources read much faster than one by one."""
-        if self._keep is not None:
-            indices = [int(self._keep[index]) for index in indices]
-        found = self._records.examples(indices)
+        found = self._records.examples(self.keep[np.asarray(indices, np.int64)].tolist())
         return [Example(image=image, label=label) for image, label in found]
 
     def __repr__(self) -> str:
@@ -110,8 +105,7 @@ class Source:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """Labels, int32 [N], read once without decoding an image."""
-        labels = np.array(self._records.labels, np.int32)  # a copy: it becomes read-only
-        labels = labels if self._keep is None else labels[self._keep]
+        labels = np.asarray(self._records.labels, np.int32)[self.keep]
         labels.flags.writeable = False
         return labels
 
@@ -128,8 +122,8 @@ class Source:
     def _digest(self, identity: str) -> str:
         parts = [identity, self.split, *self.class_names, str(len(self))]
         digest = hashlib.sha256("\n".join(parts).encode())
-        if self._keep is not None:
-            digest.update(self._keep.astype("<i8").tobytes())
+        if self._is_part:
+            digest.update(self.keep.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
 

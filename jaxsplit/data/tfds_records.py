@@ -1,4 +1,4 @@
-"""Finds, reads and writes TFDS datasets in array_record format, without TensorFlow.
+"""Finds and reads TFDS datasets in array_record format, without TensorFlow.
 
 The folder is located here instead of by `tfds.builder`, which retries on the network for 90 seconds
 if a name is not on disk.
@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import unittest.mock
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -191,71 +191,3 @@ def _versions(folder: Path) -> list[Path]:
         if _VERSION.fullmatch(features.parent.name) and any(features.parent.glob("*.array_record*"))
     ]
     return sorted(found, key=lambda version: tuple(map(int, version.name.split("."))))
-
-
-def write_prepared(
-    data_dir: str | Path,
-    name: str,
-    version: str,
-    splits: Mapping[str, Iterable[tuple[bytes, int]]],
-    class_names: Sequence[str],
-    shape: tuple[int | None, int | None, int],
-    description: str = "",
-    homepage: str = "",
-    licence: str = "",
-) -> Path:
-    """Writes labelled images as a TFDS dataset in array_record, one file per split.
-
-    TFDS's own writer needs TensorFlow; its readers, which accept these files, do not.
-
-    Args:
-      data_dir: a TFDS data_dir; the dataset is written to `data_dir/name/version`.
-      name, version: of the dataset, e.g. `fashion_mnist` and `3.0.1`.
-      splits: for each split, pairs of an encoded image (PNG or JPEG) and its label. TFDS reserves
-        the name `all`.
-      class_names: names of the classes.
-      shape: (height, width, channels) of all images; None where it varies.
-      description, homepage, licence: free text about the dataset.
-
-    Returns:
-      The dataset's folder.
-    """
-    import tensorflow_datasets as tfds
-    from array_record.python.array_record_module import ArrayRecordWriter
-    from tensorflow_datasets.core.dataset_info import write_dataset_info_proto
-    from tensorflow_datasets.core.proto import dataset_info_pb2
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    folder = Path(data_dir).expanduser() / name / version
-    folder.mkdir(parents=True, exist_ok=True)
-    info = dataset_info_pb2.DatasetInfo(
-        name=name, version=version, description=description, file_format="array_record"
-    )
-    info.location.urls.append(homepage)
-    info.redistribution_info.license = licence
-    for key in ("image", "label"):
-        info.supervised_keys.tuple.items.add(feature_key=key)
-    for split, examples in splits.items():
-        file = folder / f"{name}-{split}.array_record-00000-of-00001"
-        writer = ArrayRecordWriter(str(file), "group_size:1")
-        count = size = 0
-        for encoded, label in examples:
-            example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(encoded)
-            example.features.feature["label"].int64_list.value.append(label)
-            # Protobuf maps are unordered: otherwise the same data may give other bytes.
-            record = example.SerializeToString(deterministic=True)
-            writer.write(record)
-            count += 1
-            size += len(record)
-        writer.close()
-        info.splits.add(
-            name=split,
-            shard_lengths=[count],
-            num_bytes=size,
-            filepath_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        )
-    image, label = tfds.features.Image(shape=shape), tfds.features.ClassLabel(names=class_names)
-    tfds.features.FeaturesDict({"image": image, "label": label}).save_config(folder)
-    write_dataset_info_proto(info, folder)
-    return folder

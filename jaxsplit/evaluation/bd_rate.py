@@ -14,7 +14,6 @@ Bootstrap", 1993, chapter 13): images are drawn with replacement, the same ones 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -143,33 +142,6 @@ def bd_accuracy(
     return 100 * (gain if higher_is_better else -gain)
 
 
-def quality_at(
-    points: RateQuality, rate: float, *, method: str = "pchip", higher_is_better: bool = True
-) -> float | None:
-    """Interpolates the quality of a curve at a rate, over the logarithm of the rate.
-
-    Args:
-      points, higher_is_better: the curve.
-      rate: in the curve's unit.
-      method: the interpolant, of `METHODS`.
-
-    Returns:
-      The quality; None outside the curve's range of rates.
-
-    Raises:
-      ConfigError: as in `bd_rate`.
-
-    >>> curve = [(50.0, 0.86), (80.0, 0.89), (120.0, 0.91)]
-    >>> round(quality_at(curve, 80.0), 6), quality_at(curve, 49.0)
-    (0.89, None)
-    """
-    front = _front(points, method, higher_is_better)
-    log = math.log(rate)
-    if not front[0][0] <= log <= front[0][-1]:
-        return None
-    return float(_interpolants([front, front], method)[0](log))
-
-
 def common_rates(
     reference: RateQuality, test: RateQuality, *, higher_is_better: bool = True
 ) -> tuple[float, float]:
@@ -237,11 +209,6 @@ def _no_range(axis: str, values: list[np.ndarray], limits: Limits = UNLIMITED) -
 
 def _mean_difference(fronts: list[np.ndarray], method: str, low: float, high: float) -> float:
     """Returns the mean of y_test(x) - y_reference(x), low ≤ x ≤ high, of curves (x, y) [2, n]."""
-    reference, test = (float(one.integrate(low, high)) for one in _interpolants(fronts, method))
-    return (test - reference) / (high - low)
-
-
-def _interpolants(fronts: list[np.ndarray], method: str) -> list[Any]:
     from bjontegaard import bd_linear
 
     # The package takes no limits: its interpolants are integrated between ours.
@@ -253,7 +220,8 @@ def _interpolants(fronts: list[np.ndarray], method: str) -> list[Any]:
         interpolators=True,
         min_overlap=0,
     )
-    return interpolants
+    reference, test = (float(one.integrate(low, high)) for one in interpolants)
+    return (test - reference) / (high - low)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 from jaxsplit._moved import gathered_metrics
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.image_codecs import QUALITIES
+from jaxsplit.evaluation.intervals import Value
 from jaxsplit.evaluation.points import (
     CodecPoint,
     RatePoint,
-    Value,
     Values,
     attribute_of,
     check_fields,

@@ -9,8 +9,6 @@ import numpy as np
 from jaxsplit.errors import ConfigError
 from jaxsplit.tasks import AGREEMENT, Metric, Outputs, Task
 
-__all__ = ["Interval", "Value", "metric_value", "wilson_interval"]
-
 #: Lower and upper limit of a metric.
 Interval = tuple[float, float]
 

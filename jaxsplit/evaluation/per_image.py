@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.io.files import write_whole
+from jaxsplit.io.files import read_file, write_whole
 from jaxsplit.tasks import AGREEMENT, Metric
 
 #: Name of the file in a folder that `jaxsplit evaluate --out` writes.
@@ -155,8 +155,9 @@ class PerImage:
         Raises:
           DataError: the file is missing, damaged, or not of this schema.
         """
+        file = io.BytesIO(read_file(Path(path)))
         try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            with np.load(file, allow_pickle=False) as archive:
                 found = {name: archive[name] for name in _ARRAYS}
                 measured = {
                     name: Statistics(archive[key], archive[_UNSPLIT + name])
@@ -167,8 +168,6 @@ class PerImage:
                 if version.shape or version != (2 if measured else 1):
                     raise ConfigError(f"version {version}, expected 1, or 2 with statistics")
             return cls(**found, measured=measured)
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror or error}") from error
         except (*_DAMAGE, zipfile.BadZipFile, zlib.error, ConfigError) as error:
             raise DataError(
                 f"{path} holds no per-image records: {error}; write one with jaxsplit evaluate "

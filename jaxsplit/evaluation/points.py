@@ -13,8 +13,6 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.tasks import AGREEMENT, Metric, metric_of
 
-__all__ = ["CodecPoint", "RatePoint", "Value"]
-
 #: Values by metric. Arguments may have plain numbers: values without an interval.
 Values = Mapping[str, Value]
 # Attributes that are None where a file lacks them.

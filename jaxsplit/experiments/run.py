@@ -153,9 +153,6 @@ def measure(
     >>> [point.rate_id for point in measured.curve.points], measured.seen.labels.shape
     (['r5'], (20,))
     """
-    compare_at = image_codecs.check_goal(compare_at, backbone.task.quality)
-    for codec in baselines:
-        image_codecs.check_codec(codec)
     curve, seen = evaluate.evaluate_images(
         family, backbone, source, log, rate_ids, baselines, compare_at
     )

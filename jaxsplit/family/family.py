@@ -1,4 +1,4 @@
-"""A rate family in memory."""
+"""A rate family in memory, and the latency of its rates over a link."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,10 +16,12 @@ import numpy as np
 from jaxsplit import networks
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.codec.runtime import FamilyRate
+from jaxsplit.cost import Link, Option, plan_unit, split_cost
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family.files import read_family, write_family
 from jaxsplit.split import Split, make_split
+from jaxsplit.units import BottleneckSpec
 from jaxsplit.weights.load import load_backbone
 
 
@@ -241,3 +243,38 @@ class RateFamily:
           CoderError: the installed coder does not reproduce a rate's self-test.
         """
         return cls(**read_family(Path(directory)))
+
+
+def link_options(
+    families: Mapping[str, RateFamily], backbone: networks.Backbone, link: Link
+) -> list[Option]:
+    """Computes the latency of every rate of families, by name, from its measured bytes.
+
+    The variables of their network may be shapes. A ConfigError if a family is of another network or
+    image size, or a rate has no measured bytes.
+    """
+    options = []
+    for name, family in families.items():
+        ours = backbone.name, backbone.preprocessing.input_shape
+        theirs = family.backbone, family.preprocessing.input_shape
+        if theirs != ours:
+            raise ConfigError(
+                f"the family {name} is of {theirs[0]} with images of {theirs[1]}, not of {ours[0]} "
+                f"with images of {ours[1]}"
+            )
+        for rate in family.rates:
+            sent = rate.measured.get("bytes_per_image")
+            if not isinstance(sent, int | float) or sent < 0:
+                raise ConfigError(
+                    f"rate {rate.rate_id} of {name} has no measured bytes: evaluate it"
+                )
+            split = family.split(backbone, rate.rate_id)
+            cost = split_cost(split, backbone)
+            timing = link.time(cost.device_macs, sent, cost.server_macs)
+            unit = None
+            if isinstance(rate.spec, BottleneckSpec) and len(split.tensors) == 1:
+                unit = plan_unit(rate.spec, split.shape)
+            title, metric = f"{Path(name).name} {rate.rate_id}", backbone.task.quality
+            value, shown = rate.measured.get(metric), backbone.task.metric(metric)
+            options.append(Option(title, family.cut, unit, sent, timing, value, metric, shown))
+    return options

@@ -7,13 +7,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import progress as rich_progress
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from jaxsplit.errors import escaped
@@ -27,6 +26,15 @@ __all__ = ["ProgressBar"]
 _FEW = 8
 _OFTEN = 0.5  # seconds between two lines of a cell
 _SELDOM = 10.0  # seconds between two lines of a log, outside of the training steps
+
+
+class _Bar(rich_progress.Progress):
+    """A bar above tables."""
+
+    tables: Sequence[Table] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        return (*super().get_renderables(), *self.tables)
 
 
 class ProgressBar:
@@ -51,8 +59,7 @@ class ProgressBar:
         console = Console(stderr=True, quiet=quiet)
         # `!` in a notebook looks like a terminal, but its cursor can't move up.
         fixed = console.is_dumb_terminal or "JPY_PARENT_PID" in os.environ
-        self._is_live = console.is_terminal and not (quiet or fixed)
-        self._bar = rich_progress.Progress(
+        self._bar = _Bar(
             rich_progress.SpinnerColumn(),
             rich_progress.TextColumn("{task.description}"),
             rich_progress.BarColumn(bar_width=24),
@@ -60,19 +67,16 @@ class ProgressBar:
             rich_progress.TimeElapsedColumn(),
             rich_progress.TimeRemainingColumn(compact=True),
             rich_progress.TextColumn("{task.fields[metrics]}"),
-            get_time=time.monotonic,
-        )
-        self._tables: list[Table] = []  # below the bar
-        self._live = Live(
             console=console,
             transient=True,
             redirect_stdout=False,  # results are printed meanwhile, and go to stdout
-            get_renderable=lambda: Group(self._bar, *self._tables),
+            get_time=time.monotonic,
+            disable=quiet or fixed or not console.is_terminal,
         )
         self._text, self._first = "", 0.0  # current work, and how much was done before
         self._has_cell = not quiet and _is_in_cell()
         self._cell: DisplayHandle | None = None
-        self._names, self._quiet = tuple(names), quiet
+        self._names = tuple(names)
         self._metrics: dict[str, np.ndarray] = {}
         self._step = ""  # last line of a training
         self._twentieths, self._shown = 0, -math.inf  # at the last line
@@ -85,8 +89,8 @@ class ProgressBar:
 
     def __exit__(self, kind: object, *exception: object) -> None:
         self._is_inside = False
-        if self._is_live:
-            self._live.stop()
+        if not self._bar.disable:
+            self._bar.stop()
         # The last line of a cell stays: it must not name unfinished work after the end.
         if self._has_cell and self._text not in ("", "training") and kind is None:
             done = f"done in {_duration(time.monotonic() - self._begun)}"
@@ -103,10 +107,10 @@ class ProgressBar:
         shape = (len(self._names),) if 1 < len(self._names) <= _FEW else None
         rows = {name: x for name, x in self._metrics.items() if np.shape(x) == shape}
         others = {name: x for name, x in self._metrics.items() if name not in rows}
-        self._tables = [_table(self._names, rows)] if rows else []
+        self._bar.tables = [_table(self._names, rows)] if rows else []
         self._show("training", step, steps, f"{step}/{steps}", _line(others))
         evaluation = all(name.startswith("eval_") for name in metrics)
-        if not self._is_live and (self._is_due(step, steps) or step == steps or evaluation):
+        if self._is_due(step, steps) or step == steps or evaluation:
             self._step = f"step {step}/{steps}  {_line(metrics)}"
             self._print(self._step + self._left())
 
@@ -122,11 +126,8 @@ class ProgressBar:
         if time.monotonic() - self._begun < self._after:
             return
         count = "" if total is None else f"{round(done, 1):.12g}/{round(total, 1):.12g} {unit}"
-        self._tables = []
-        is_new = self._show(text, done, total, count)
-        if self._is_live:
-            return
-        if is_new:
+        self._bar.tables = []
+        if self._show(text, done, total, count):
             self._print(text)
         elif total is not None and self._is_due(done, total, pause=_SELDOM):
             self._print(f"{text}: {count}{self._left()}")
@@ -142,13 +143,13 @@ class ProgressBar:
             self._text, self._first = text, done
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            self._bar.add_task(text, total=total, completed=done, count="", metrics="")  # type: ignore[arg-type]
+            self._bar.add_task(text, total=total, count="", metrics="")
         [task] = self._bar.task_ids
         self._bar.update(task, completed=done, total=total, count=count, metrics=metrics)
-        if self._is_inside and self._is_live:
-            self._live.start()  # with the first work, not with the `with` statement
+        if self._is_inside:
+            self._bar.start()  # with the first work, not with the `with` statement
             if is_new or done == total:
-                self._live.refresh()
+                self._bar.refresh()
         return is_new
 
     def _is_due(self, done: float, total: float, pause: float = 0.0) -> bool:
@@ -169,20 +170,17 @@ class ProgressBar:
         return f"  {_duration(task.elapsed / (done - first) * (total - done))} left"
 
     def _print(self, text: str) -> None:
+        """Prints a line where there is no bar; in a notebook cell in place of the one before."""
         self._shown = time.monotonic()
-        if self._has_cell:
-            self._show_in_cell({"text/plain": text})
-        elif not self._quiet:
-            print(escaped(text), file=self._live.console.file, flush=True)
-
-    def _show_in_cell(self, data: dict[str, str]) -> None:
-        """Shows data in the output of the notebook cell, in place of earlier ones."""
-        from IPython.display import display
-
-        if self._cell is None:
-            self._cell = display(data, raw=True, display_id=True)
-        else:
+        data, console = {"text/plain": text}, self._bar.console
+        if self._cell is not None:
             self._cell.update(data, raw=True)
+        elif self._has_cell:
+            from IPython.display import display
+
+            self._cell = display(data, raw=True, display_id=True)
+        elif self._bar.disable and not console.quiet:
+            print(escaped(text), file=console.file, flush=True)
 
 
 def _is_in_cell() -> bool:

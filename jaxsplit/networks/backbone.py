@@ -227,7 +227,7 @@ def save_backbone(
     """
     if "batch_stats" not in cast("Mapping[str, Tree]", variables):
         raise WeightsError(
-            f"cannot write {path}: its batch normalisation is folded away; "
+            f"cannot write {path}: its batch normalization is folded away; "
             "save the variables as they were before fold()"
         )
     header = {

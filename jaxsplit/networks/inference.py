@@ -97,7 +97,7 @@ def predict(
     Args:
       network: the network, or its Linen module.
       variables: its arrays.
-      preprocessing: normalises the images.
+      preprocessing: normalizes the images.
       images: preprocessed, uint8 [N, h, w, c].
 
     Returns:

@@ -45,7 +45,7 @@ class Network(abc.ABC):
 
         Args:
           variables: the network's arrays.
-          images: normalised, float [B, h, w, c].
+          images: normalized, float [B, h, w, c].
           cut: one of `cuts()`.
 
         Returns:
@@ -107,7 +107,7 @@ class Network(abc.ABC):
         return {cut: shapes[cut] for cut in self.cuts()}
 
     def fold(self, variables: Variables) -> tuple[Self, Variables]:
-        """Folds batch normalisation into convolutions, where the network knows how.
+        """Folds batch normalization into convolutions, where the network knows how.
 
         Args:
           variables: the network's arrays, unfolded or folded.
@@ -169,7 +169,7 @@ class LinenNetwork(Network):
         return dict(_linen_feature_shapes(self, tuple(input_shape)))
 
     def fold(self, variables: Variables) -> tuple[LinenNetwork, Variables]:
-        """Folds the batch normalisation of a module that knows `folded`; see `Network.fold`."""
+        """Folds the batch normalization of a module that knows `folded`; see `Network.fold`."""
         collections = cast("LayerVariables", variables)  # what Linen's modules take
         if not hasattr(self.module, "folded") or "batch_stats" not in collections:
             return self, variables
@@ -178,7 +178,7 @@ class LinenNetwork(Network):
 
     @property
     def folded(self) -> bool:
-        """True if the module's batch normalisation is folded."""
+        """True if the module's batch normalization is folded."""
         return getattr(self.module, "folded", False)
 
 
@@ -255,7 +255,7 @@ def shapes_of_one(
 
 
 def one_image(input_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """Returns the shape of a batch of one normalised image (H, W, c)."""
+    """Returns the shape of a batch of one normalized image (H, W, c)."""
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")
     return jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)

@@ -53,16 +53,9 @@ RESNETS = {
 }
 
 
-class Stem(nn.Module):
-    """7×7 convolution and 3×3 max-pooling of stride 2: [B, H, W, c] → [B, H/4, W/4, width]."""
-
-    width: int
-    config: NormConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = nn.relu(conv_norm(x, self.config, train, self.width, size=7, stride=2))
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+def _relu_pool(x: jax.Array) -> jax.Array:
+    """Rectifies, and pools the largest of 3×3 with stride 2."""
+    return nn.max_pool(nn.relu(x), (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 class BasicBlock(nn.Module):
@@ -115,7 +108,7 @@ class ResNet(Chain, kw_only=True):
         block: Block = BottleneckBlock
         if not size.bottleneck:
             block = functools.partial(BasicBlock, projection=not size.small)
-        stem: Block = functools.partial(Stem, size.widths[0], config)
+        stem = functools.partial(ConvBlock, size.widths[0], 7, 2, config, activation=_relu_pool)
         if size.small:
             stem = functools.partial(ConvBlock, size.widths[0], 3, 1, config)
         blocks = _name_blocks(

@@ -1,4 +1,4 @@
-"""Training-mode batch normalisation with an optional ReLU, in few passes over memory."""
+"""Training-mode batch normalization with an optional ReLU, in few passes over memory."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES, check_goal, smallest_reaching
-from jaxsplit.evaluation.points import CodecPoint, RatePoint, Value, Values
+from jaxsplit.evaluation.intervals import Value
+from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
 from jaxsplit.reports.elements import amount, as_text, interval, make_table, number, percent, shown
 from jaxsplit.tasks import AGREEMENT, Metric
 
@@ -64,7 +65,7 @@ def table(
     def cells(metrics: Values) -> Iterator[str]:
         value, goal = metrics[curve.quality].mean, metrics.get(measure)
         yield quality.show(value)
-        lost = quality.show_drop(unsplit[curve.quality].mean, value)
+        lost = quality.show(quality.sign * (unsplit[curve.quality].mean - value))
         yield lost if drops else shown(metrics, measure, metric)
         for points in swept.values():
             if found := goal and smallest_reaching(points, goal.mean, measure, metric):

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxsplit.evaluation.points import Value, Values
+from jaxsplit.evaluation.intervals import Value
+from jaxsplit.evaluation.points import Values
 from jaxsplit.io.files import write_whole
 from jaxsplit.tasks import Metric
 

@@ -48,7 +48,7 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
             f"{one.lmbda:g}",
             f"{result.bytes_per_image:.1f}",
             metric.show(result.quality),
-            metric.show_drop(design.unsplit_quality, result.quality),
+            metric.show(metric.sign * (design.unsplit_quality - result.quality)),
             f"{elements.amount(one.device_macs)} ({100 * one.device_macs / design.uncut_macs:.1f})",
             str(result.steps),
         )

@@ -12,6 +12,7 @@ import numpy as np
 from jaxsplit import data, networks
 from jaxsplit._moved import renamed_argument
 from jaxsplit.cost import make_plan
+from jaxsplit.data.pipeline import check_batch
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
@@ -20,7 +21,6 @@ from jaxsplit.search.pareto import Result, choose_by_cut, front
 from jaxsplit.search.trainer import Sums, Trainer, Trial
 from jaxsplit.tasks import UNNAMED_CLASSES, Task
 from jaxsplit.train import features, parallel
-from jaxsplit.train.config import check_batch
 from jaxsplit.train.curve import training_key
 
 
@@ -128,42 +128,9 @@ def search(
     ]
     seen = [features.cached(run, folder, "disk", limit) for run in runs]
     trainer = Trainer(config, frozen, *seen)
-    run_rungs(config, trainer, everything, checkpoint, log)
-    return _design(config, trainer, everything, checkpoint, plan.macs)
-
-
-def _design(
-    config: DesignConfig,
-    trainer: Trainer,
-    everything: Sequence[Candidate],
-    checkpoint: SearchCheckpoint,
-    uncut_macs: int,
-) -> Design:
-    """Reads all results and the front from a finished checkpoint."""
-    rungs, task = checkpoint.values["rungs"], trainer.backbone.task
-    known = {one.name: one for one in everything}
-    try:
-        results = {
-            stored["name"]: Result.from_dict(known[stored["name"]], stored, task)
-            for rung in rungs
-            for stored in rung["results"]
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise checkpoint.damaged from error
-    last = [results[stored["name"]] for stored in rungs[-1]["results"]]
-    n_images = rungs[-1]["n_images"]
-    unsplit = trainer.unsplit_quality(n_images)
-    least = task.metric(task.quality).sign * unsplit - config.most_drop
-    return Design(
-        tuple(results.values()),
-        tuple(front(last, least)),
-        config.most_drop,
-        unsplit,
-        uncut_macs,
-        n_images,
-        checkpoint.seconds / 60,
-        task,
-    )
+    run = Run(config, trainer, checkpoint, log)
+    run.rungs(everything)
+    return run.design(everything, plan.macs)
 
 
 def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Source]:
@@ -178,66 +145,88 @@ def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Sou
     return sources
 
 
-def run_rungs(
-    config: DesignConfig,
-    trainer: Trainer,
-    everything: Sequence[Candidate],
-    checkpoint: SearchCheckpoint,
-    log: Log,
-) -> None:
-    """Trains, compares and selects, rung by rung, from where the checkpoint ends.
-
-    `everything` are all candidates. The checkpoint is updated after every step that the remaining
-    ones have finished.
-    """
-    run, rungs = _Run(config, trainer, checkpoint, log), checkpoint.values["rungs"]
-    quality = trainer.backbone.task.quality
-    if len(rungs) == config.rungs:
-        if config.minutes <= rungs[-1]["minutes"]:
-            log("the search is finished: it resumes when given more minutes")
-            return
-        rungs.pop()  # more minutes extend the last rung
-    trials, distilled = checkpoint.restore(trainer, everything)
-    part_seconds = run.compile(trials)
-    for rung in range(len(rungs), config.rungs):
-        started, left = checkpoint.seconds, config.rungs - rung
-        end = started + max(60 * config.minutes - started, 0) / left
-        # Fewer images where more candidates are left.
-        goal = round(trainer.test_images * config.keep ** (left - 1))
-        goal = max(trainer.part_size, goal)
-        until = end - part_seconds * len(trials) * len(trainer.parts(goal))
-        count = f"{len(trials)} candidate{'s' * (len(trials) > 1)}"
-        text = f"rung {rung + 1} of {config.rungs}: {count}"
-        if config.on_features and not distilled:
-            share = config.on_features * max(until - started, 0)
-            run.train(text, trials, started + share, distilled=False)
-        distilled = True
-        run.train(text, trials, until, distilled)
-        results, part_seconds = run.compare(text, trials, goal, end)
-        kept = choose_by_cut(results, config.keep)
-        rungs.append(
-            {
-                "steps": results[0].steps,
-                "n_images": results[0].n_images,
-                "minutes": config.minutes,
-                "results": [{"name": r.candidate.name, **r.to_dict(quality)} for r in results],
-                "kept": [result.candidate.name for result in kept],
-            }
-        )
-        if len(rungs) < config.rungs:
-            remaining = {result.candidate for result in kept}
-            trials = [one for one in trials if one.candidate in remaining]
-        checkpoint.save(trials, distilled)
-
-
 @dataclasses.dataclass(frozen=True)
-class _Run:
+class Run:
     """Trains and compares trials in turn; times are those of the checkpoint's clock, in seconds."""
 
     config: DesignConfig
     trainer: Trainer
     checkpoint: SearchCheckpoint
     log: Log
+
+    def rungs(self, everything: Sequence[Candidate]) -> None:
+        """Trains, compares and selects, rung by rung, from where the checkpoint ends.
+
+        `everything` are all candidates. The checkpoint is updated after every step that the
+        remaining ones have finished.
+        """
+        config, trainer, checkpoint = self.config, self.trainer, self.checkpoint
+        rungs = checkpoint.values["rungs"]
+        quality = trainer.backbone.task.quality
+        if len(rungs) == config.rungs:
+            if config.minutes <= rungs[-1]["minutes"]:
+                self.log("the search is finished: it resumes when given more minutes")
+                return
+            rungs.pop()  # more minutes extend the last rung
+        trials, distilled = checkpoint.restore(trainer, everything)
+        part_seconds = self.compile(trials)
+        for rung in range(len(rungs), config.rungs):
+            started, left = checkpoint.seconds, config.rungs - rung
+            end = started + max(60 * config.minutes - started, 0) / left
+            # Fewer images where more candidates are left.
+            goal = round(trainer.test_images * config.keep ** (left - 1))
+            goal = max(trainer.part_size, goal)
+            until = end - part_seconds * len(trials) * len(trainer.parts(goal))
+            count = f"{len(trials)} candidate{'s' * (len(trials) > 1)}"
+            text = f"rung {rung + 1} of {config.rungs}: {count}"
+            if config.on_features and not distilled:
+                share = config.on_features * max(until - started, 0)
+                self.train(text, trials, started + share, distilled=False)
+            distilled = True
+            self.train(text, trials, until, distilled)
+            results, part_seconds = self.compare(text, trials, goal, end)
+            kept = choose_by_cut(results, config.keep)
+            rungs.append(
+                {
+                    "steps": results[0].steps,
+                    "n_images": results[0].n_images,
+                    "minutes": config.minutes,
+                    "results": [{"name": r.candidate.name, **r.to_dict(quality)} for r in results],
+                    "kept": [result.candidate.name for result in kept],
+                }
+            )
+            if len(rungs) < config.rungs:
+                remaining = {result.candidate for result in kept}
+                trials = [one for one in trials if one.candidate in remaining]
+            checkpoint.save(trials, distilled)
+
+    def design(self, everything: Sequence[Candidate], uncut_macs: int) -> Design:
+        """Reads all results and the front from the finished checkpoint."""
+        rungs, task = self.checkpoint.values["rungs"], self.trainer.backbone.task
+        known = {one.name: one for one in everything}
+        try:
+            results = {
+                stored["name"]: Result.from_dict(known[stored["name"]], stored, task)
+                for rung in rungs
+                for stored in rung["results"]
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise self.checkpoint.damaged from error
+        last = [results[stored["name"]] for stored in rungs[-1]["results"]]
+        n_images = rungs[-1]["n_images"]
+        unsplit = self.trainer.unsplit_quality(n_images)
+        most_drop = self.config.most_drop
+        least = task.metric(task.quality).sign * unsplit - most_drop
+        return Design(
+            tuple(results.values()),
+            tuple(front(last, least)),
+            most_drop,
+            unsplit,
+            uncut_macs,
+            n_images,
+            self.checkpoint.seconds / 60,
+            task,
+        )
 
     def each(self, text: str, trials: Sequence[Trial]) -> Iterator[Trial]:
         """Yields the trials and logs the time spent before each."""
@@ -288,7 +277,7 @@ class _Run:
         for one, *sums in zip(trials, *parts, strict=True):
             count, bits, statistics = (
                 np.sum([part[name] for part in sums], axis=0)
-                for name in ("images", "bits", task.quality)
+                for name in ("examples", "bits", task.quality)
             )
             size, value = float(bits / 8 / count), float(metric.value(statistics / count))
             steps = int(one.state.step)

@@ -29,7 +29,7 @@ class Result:
     >>> from jaxsplit.units import BottleneckSpec
     >>> candidate = Candidate("stem", BottleneckSpec(8), 1e-3, device_macs=160_000)
     >>> Result(candidate, 500, bytes_per_image=41.5, quality=0.875, n_images=1000).costs
-    (41.5, 0.125, 160000)
+    (41.5, -0.875, 160000)
     """
 
     candidate: Candidate
@@ -41,8 +41,8 @@ class Result:
 
     @property
     def costs(self) -> tuple[float, float, float]:
-        """Bytes, share of errors, and multiply-accumulates on the device: less is better."""
-        return self.bytes_per_image, self.metric.cost(self.quality), self.candidate.device_macs
+        """Bytes, negated `level`, and multiply-accumulates on the device: less is better."""
+        return self.bytes_per_image, -self.level, self.candidate.device_macs
 
     @property
     def level(self) -> float:

@@ -39,7 +39,7 @@ _WARMUP = 20  # steps; the schedule is constant then, as the number of steps is 
 _NO_NETWORK: networks.Variables = {"params": {}}  # no step runs a tail
 _PHASE = Phase(1, losses.LinearDistortion(), "round")
 
-#: Sums over images of bits and of metrics' statistics, and the number of images.
+#: Sums over images of bits and of metrics' statistics, and the number of images as "examples".
 Sums = dict[str, np.ndarray]
 
 
@@ -157,13 +157,9 @@ class Trainer:
         rounded = self._rounded(self._shared(trial.split))
         seen, bits = rounded(batch.features, *parallel.replicate(unit, self.devices))
         measured = self._measure(cut)(seen, batch.targets, self._variables)
-
-        def total(x: jax.Array) -> np.ndarray:
-            images = np.asarray(x).reshape(self.part_size, *x.shape[2:])[: len(part)]
-            return images.sum(axis=0, dtype=np.float64)
-
-        sums = {name: total(x) for name, x in {"bits": bits, **measured}.items()}
-        return {**sums, "images": np.asarray(len(part))}
+        sums: Sums = {}
+        parallel.add_sums(sums, {"bits": bits, **measured}, len(part))
+        return sums
 
     def parts(self, limit: int) -> list[np.ndarray]:
         """Returns parts of about `limit` test images in all: rising indices."""

@@ -40,8 +40,8 @@ class Metric:
         the mean of the K ratios of sums over images, such as a mean intersection over union.
 
     >>> metric = Metric("top-1", "%", name="top-1 accuracy")
-    >>> metric.show(0.875), metric.show_drop(0.925, 0.875), metric.cost(0.875)
-    ('87.50', '5.00', 0.125)
+    >>> metric.show(0.875), metric.show(metric.sign * (0.925 - 0.875)), metric.drop_unit
+    ('87.50', '5.00', 'pp')
     """
 
     label: str
@@ -112,28 +112,6 @@ class Metric:
         if self.is_share:
             return f"{self.scale * value:{plus}z.{digits}f}"
         return f"{value:{plus}#.3g}" if 0 < abs(value) < 0.1 else f"{value:{plus}z.2f}"
-
-    def show_drop(self, unsplit: float, value: float) -> str:
-        """Formats the loss of a value against the unsplit network's.
-
-        Args:
-          unsplit, value: of the metric.
-
-        Returns:
-          The text; negative for a gain.
-        """
-        return self.show(self.sign * (unsplit - value))
-
-    def cost(self, value: float) -> float:
-        """Converts a value to a cost.
-
-        Args:
-          value: of the metric.
-
-        Returns:
-          1 - value where higher is better, else the value.
-        """
-        return 1 - value if self.higher_is_better else value
 
 
 #: Metrics of a classification; those of a file that names none.

@@ -15,11 +15,11 @@ import optax
 from jaxsplit import data, networks
 from jaxsplit._moved import renamed_attributes
 from jaxsplit.data import Augmentation, Preprocessing
-from jaxsplit.data.pipeline import ImageBatch
+from jaxsplit.data.pipeline import ImageBatch, check_batch
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
-from jaxsplit.train import loop, parallel
-from jaxsplit.train.config import check_batch, check_values, digest
+from jaxsplit.train import distributed, loop, parallel
+from jaxsplit.train.config import check_values, digest
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
 from jaxsplit.train.state import TrainState
 from jaxsplit.train.step import StepMetrics
@@ -34,7 +34,7 @@ class BackboneConfig:
     Attributes:
       model: name that `jaxsplit.networks.create` knows.
       data: source of the training and test images, as `--data` takes it.
-      preprocessing: geometry and normalisation; saved with the weights.
+      preprocessing: geometry and normalization; saved with the weights.
       augmentation: of the training images.
       epochs, batch_size, seed: of the training.
       learning_rate, warmup: peak, after a linear warm-up over this share of all steps; then a
@@ -104,15 +104,18 @@ def train_backbone(
         state = loop.fit(
             loop.resume(TrainState.create(variables, optimizer), checkpoints),
             _make_step(config, optimizer, num_classes),
-            lambda start: data.batches(
-                source,
-                config.preprocessing,
-                config.batch_size,
-                seed=config.seed,
-                epochs=None,
-                augment=config.augmentation,
-                drop_remainder=True,
-                start_step=start,
+            lambda start: map(
+                distributed.share,
+                data.batches(
+                    source,
+                    config.preprocessing,
+                    config.batch_size,
+                    seed=config.seed,
+                    epochs=None,
+                    augment=config.augmentation,
+                    drop_remainder=True,
+                    start_step=start,
+                ),
             ),
             steps,
             batch_size=config.batch_size,

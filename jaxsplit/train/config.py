@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import optax
 
-from jaxsplit._moved import CONFIG_NAMES, rename, renamed_argument, renamed_attributes
+from jaxsplit._moved import old_names, rename, renamed_argument, renamed_attributes
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError
 from jaxsplit.family.table_fitting import SHARINGS
@@ -89,18 +89,10 @@ def check_values(config: object) -> None:
 
 def digest(values: dict[str, object]) -> str:
     """Returns a short name of a configuration, for the folder of a training's checkpoints."""
-    for old, new in CONFIG_NAMES.items():  # folders of earlier versions are found
+    # By the old names, so that folders of earlier versions are found.
+    for old, new in reversed(old_names()["configuration"].items()):
         rename(values, {new: old})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def check_batch(examples: int, batch_size: int) -> None:
-    """Raises a ConfigError unless there are enough training examples for a batch."""
-    if examples < batch_size:
-        raise ConfigError(
-            f"{examples} training examples don't fill one batch of {batch_size}: "
-            "raise max_samples or make the batches smaller"
-        )
 
 
 @renamed_argument("decay_to", "final_lr_fraction")

@@ -15,6 +15,7 @@ import optax
 
 from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Source, open_source, portable_name
+from jaxsplit.data.pipeline import check_batch
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.family.table_fitting import fit_tables
@@ -27,7 +28,7 @@ from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import Classification
 from jaxsplit.train import batches, features, loop, parallel, rate_groups
 from jaxsplit.train.batches import FeatureCache, ImageBatches
-from jaxsplit.train.config import CurveConfig, check_batch
+from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.losses import Distortion, DistortionLoss
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
 from jaxsplit.train.rate_groups import Group, make_groups

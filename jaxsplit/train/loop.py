@@ -77,9 +77,15 @@ def fit(
     reports = reports or Reports()
     devices = parallel.devices_for(batch_size)
     reports.begin(first, steps, batch_size)
+    run = parallel.parallel_step(_with_stop(step), devices)
     with stop_request() as request, distributed.together():
-        running = _run(state, step, batches(first), constants, batch_size, devices, request)
-        for done, (replicated, outcome) in zip(range(first + 1, steps + 1), running, strict=False):
+        # Replicated once: with every step, a large backbone would be copied to every device again.
+        replicated = parallel.replicate(state, devices)
+        constants = parallel.replicate(constants, devices)
+        for done, batch in zip(range(first + 1, steps + 1), batches(first), strict=False):
+            signals = np.full(jax.local_device_count(), request.signal, np.int32)
+            sent = parallel.shard((batch, signals), devices)
+            replicated, outcome = run(replicated, sent, constants)
             reports.add(done, outcome)
             # Several processes stop at the same step, where all have read the signal.
             stop = reports.stop if jax.process_count() > 1 else request.signal
@@ -106,35 +112,19 @@ def fit(
     return state
 
 
-def _run(
-    state: _State,
+def _with_stop(
     step: Callable[[_State, _Batch, _Constants], tuple[_State, StepMetrics]],
-    source: Iterator[_Batch],
-    constants: _Constants,
-    batch_size: int,
-    devices: list[jax.Device],
-    request: StopRequest,
-) -> Iterator[tuple[_State, Outcome]]:
-    """Runs steps endlessly; yields the replicated state and the outcome of each."""
+) -> Callable[..., tuple[_State, Outcome]]:
+    """The step with a signal's number beside the batch, and the largest one beside the metrics."""
 
     def with_stop(
-        state: _State, sent: tuple[_Batch, np.ndarray], constants: _Constants
+        state: _State, sent: tuple[_Batch, jax.Array], constants: _Constants
     ) -> tuple[_State, Outcome]:
         batch, signals = sent
         state, metrics = step(state, batch, constants)
         return state, (metrics, jax.lax.pmax(signals.max(), parallel.AXIS))
 
-    run = parallel.parallel_step(with_stop, devices)
-    # Replicated once: with every step, a large backbone would be copied to every device again.
-    replicated = parallel.replicate(state, devices)
-    constants = parallel.replicate(constants, devices)
-    for batch in source:
-        if jax.process_count() > 1 and len(jax.tree.leaves(batch)[0]) == batch_size:
-            batch = distributed.share(batch)
-        signals = np.full(jax.local_device_count(), request.signal, np.int32)
-        sent = parallel.shard((batch, signals), devices)
-        replicated, outcome = run(replicated, sent, constants)
-        yield replicated, outcome
+    return with_stop
 
 
 def _save(directory: Path | None, done: int, state: object) -> None:

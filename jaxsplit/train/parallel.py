@@ -18,7 +18,7 @@ from jaxsplit.networks.inference import pad_rows
 
 __all__ = ["use_cpu_cores"]  # the rest is for the trainings of this package
 
-#: Name of the device axis, for `jax.lax.pmean` and batch normalisation inside a step.
+#: Name of the device axis, for `jax.lax.pmean` and batch normalization inside a step.
 AXIS = "devices"
 
 #: Steps in flight. XLA's CPU client blocks a thread for every step beyond 32, in a pool as large as
@@ -152,15 +152,15 @@ def make_sums(
             size = max(size, -(-count // len(devices)) * len(devices))
             in_flight.append((program(variables, shard(pad_rows(batch, size), devices)), count))
             if len(in_flight) > 1:  # read while the devices are busy with the next
-                _add(totals, *in_flight.pop(0))
+                add_sums(totals, *in_flight.pop(0))
         for done in in_flight:
-            _add(totals, *done)
+            add_sums(totals, *done)
         return totals
 
     return sums
 
 
-def _add(totals: dict[str, np.ndarray], values: dict[str, jax.Array], count: int) -> None:
+def add_sums(totals: dict[str, np.ndarray], values: dict[str, jax.Array], count: int) -> None:
     """Adds the first `count` examples of values [devices, examples / devices, …]; rest: padding."""
     totals["examples"] = np.asarray(totals.get("examples", 0) + count)
     for name, value in values.items():

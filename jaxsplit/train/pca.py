@@ -1,4 +1,4 @@
-"""PCA (KLT) initialisation of units under a Fisher-information metric.
+"""PCA (KLT) initialization of units under a Fisher-information metric.
 
 A unit with linear stages can be a classic transform coder: patches of the features in their PCA
 basis, rounded with one step. Near the original features the loss is a quadratic form of the error,
@@ -50,17 +50,17 @@ def check_principal(spec: UnitSpec) -> BottleneckSpec:
     return spec
 
 
-def best_step(lmbda: float, price: float, scale: float) -> float:
-    """Computes the optimal quantisation step for a rate weight, in the features' unit.
+def best_step(lmbda: float, error_weight: float, scale: float) -> float:
+    """Computes the optimal quantization step for a rate weight, in the features' unit.
 
     A step Δ has the squared error Δ²/12 a coefficient, and half of it costs one bit more: the
-    slopes of price · squared error and of lambda · bits are equal at Δ² = 6 · lambda / (price ·
-    ln 2). The price is the distortion per squared error of a coefficient; `scale`, the mean square
-    of the features, bounds the step from below.
+    slopes of error_weight · squared error and of lambda · bits are equal at
+    Δ² = 6 · lambda / (error_weight · ln 2). `error_weight` is the distortion per squared error of a
+    coefficient; `scale`, the mean square of the features, bounds the step from below.
 
     Source: Gish and Pierce 1968, Asymptotically efficient quantizing.
     """
-    return math.sqrt(max(6 * lmbda / (price * math.log(2)), _FINEST**2 * scale))
+    return math.sqrt(max(6 * lmbda / (error_weight * math.log(2)), _FINEST**2 * scale))
 
 
 def principal_unit(
@@ -76,7 +76,7 @@ def principal_unit(
       split: the cut, with a spec that passes `check_principal`.
       features: float [N, H, W, Cin], a sample of the training's.
       step: in the features' unit.
-      key: of the prior's initialisation.
+      key: of the prior's initialization.
       metric: of errors, positive definite [n, n], see `loss_metric`; it is divided by its mean
         eigenvalue. None: the identity.
 
@@ -97,7 +97,7 @@ def principal_unit(
     # Filter i · k + j selects pixel (i, j) of a patch.
     pixels = np.tile(np.eye(k * k).reshape(k, k, 1, k * k), (1, 1, split.shape[-1], 1))
     gain = spec.step / step
-    # Normalisation takes the gain: kernels keep the magnitude of random ones, as suits Adam.
+    # Normalization takes the gain: kernels keep the magnitude of random ones, as suits Adam.
     inner = 1.0 if spec.batch_norm else gain
     kept = ((back * variances) * back).sum(axis=1)  # variance of the reconstruction
     per_channel = mean.reshape(-1, k * k)
@@ -148,7 +148,7 @@ def _norm(
     after: np.ndarray,
     gain: float = 1.0,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Parameters and statistics of a normalisation of an input of this mean and variance.
+    """Parameters and statistics of a normalization of an input of this mean and variance.
 
     Its output has the mean `after` and `gain` times the input's standard deviation.
     """

@@ -27,7 +27,7 @@ from jaxsplit.train.step import Phase, Rate, StepMetrics
 from jaxsplit.units import UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
 
-_T = TypeVar("_T")
+_Tree = TypeVar("_Tree")
 CurveStep = Callable[[CurveState, Batch, Constants], tuple[CurveState, StepMetrics]]
 _Units = tuple[tuple[Variables, Offsets], ...]  # a unit and offsets for each group
 
@@ -58,12 +58,10 @@ def make_groups(
     )
 
 
-def in_order(groups: Sequence[Group], per_group: Sequence[Iterable[_T]]) -> list[_T]:
-    """Returns one value a rate, in the order of the curve, from the groups' values."""
-    found: dict[int, _T] = {}
-    for group, values in zip(groups, per_group, strict=True):
-        found |= zip(group.places, values, strict=True)
-    return [found[place] for place in sorted(found)]
+def in_order(groups: Sequence[Group], per_group: Sequence[_Tree]) -> _Tree:
+    """Joins one tree of arrays [R, …] a group into one of all rates, in the order of the curve."""
+    order = np.argsort([place for group in groups for place in group.places])
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *per_group)
 
 
 def first_state(
@@ -105,9 +103,9 @@ def with_principal_units(
     states, key = [], jax.random.key(config.seed)
     for group, old in zip(groups, state.groups, strict=True):
         metric = loss_metric(group.split, frozen, features, distortion, scale, key)
-        price = float(np.trace(metric)) / len(metric)
+        weight = float(np.trace(metric)) / len(metric)
         units = [
-            principal_unit(group.split, features, best_step(rate.lmbda, price, scale), key, metric)
+            principal_unit(group.split, features, best_step(rate.lmbda, weight, scale), key, metric)
             for rate in group.rates
         ]
         units = jax.tree.map(lambda *leaves: jnp.stack(leaves), *units)
@@ -138,7 +136,6 @@ def make_curve_step(
         ema=config.ema,
     )
     steps = [make(group.split, phase, config.make_optimizer()) for group in groups]
-    order = np.argsort([place for group in groups for place in group.places])
     split = groups[0].split  # head and tail are the same in all groups
 
     def with_head(batch: Batch, backbone: networks.Variables) -> Batch:
@@ -164,8 +161,7 @@ def make_curve_step(
             one, measured = run(one, batch, dataclasses.replace(constants, rates=rates))
             states.append(one)
             metrics.append(measured)
-        joined = jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *metrics)
-        return CurveState(tuple(states)), joined
+        return CurveState(tuple(states)), in_order(groups, metrics)
 
     return step
 
@@ -174,13 +170,9 @@ def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
     """Returns a state on the host with the offsets that cost the fewest bits under the priors."""
     states = []
     for group, old in zip(groups, state.groups, strict=True):
-        units = jax.tree.map(np.asarray, old.result)
-        offsets = [
-            group.split.best_offsets(jax.tree.map(lambda x, i=i: x[i], units))
-            for i in range(len(group.rates))
-        ]
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *offsets)
-        states.append(dataclasses.replace(old, offsets=stacked))
+        best = rate_step.over_rates(group.split.best_offsets, "unroll")
+        offsets = jax.device_get(best(jax.tree.map(np.asarray, old.result)))
+        states.append(dataclasses.replace(old, offsets=offsets))
     return CurveState(tuple(states))
 
 
@@ -218,10 +210,7 @@ def make_evaluate(
                 return {"bits": bits, **split.task.measure(outputs, batch.targets)}
 
             measured.append(rate_step.over_rates(one_rate, rate_vectorization)(*own))
-        return {
-            name: jnp.stack(in_order(groups, [one[name] for one in measured]), axis=1)
-            for name in measured[0]
-        }
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), in_order(groups, measured))
 
     sums = parallel.make_sums(measure)
 

@@ -26,7 +26,7 @@ class Batch:
       targets: of the images, such as labels int32 [B].
       images: preprocessed, uint8 [B, h, w, c], where the head runs in the step.
       features, teacher: of the frozen head, and outputs of the unsplit network.
-      pixels: normalised images, where heads are trained.
+      pixels: normalized images, where heads are trained.
     """
 
     index: jax.Array | np.ndarray
@@ -70,7 +70,7 @@ class TrainState:
       step: number of finished steps.
       params, batch_stats: of the network or, with a leading axis of rates, of the units.
       opt_state: of the optimizer.
-      offsets: of the units' rounding, in quantisation steps; () where nothing rounds.
+      offsets: of the units' rounding, in quantization steps; () where nothing rounds.
       ema: the running mean of `variables`, or ().
     """
 

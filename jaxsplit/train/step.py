@@ -125,7 +125,7 @@ def init_state(
 def learning_blocks(split: Split, variables: Variables, trainable: str) -> Collection:
     """Returns the blocks that are trained with every unit: none, those behind the cut, or all.
 
-    They start from the frozen ones and belong to one rate. Their batch normalisation stays in
+    They start from the frozen ones and belong to one rate. Their batch normalization stays in
     inference mode: moments are constant, scale and bias are trained.
     """
     if trainable == "unit":
@@ -175,7 +175,7 @@ def _endpoints(split: Split) -> tuple[str, ...]:
 
 @renamed_argument("batching", "rate_vectorization")
 def over_rates(function: Callable[..., _Tree], rate_vectorization: str) -> Callable[..., _Tree]:
-    """Vectorises a function of one rate over trees with a leading axis of rates.
+    """Vectorizes a function of one rate over trees with a leading axis of rates.
 
     With "vmap", computes the rates side by side and shares common work; with "map", one after the
     other, in the memory of one; "unroll" is as "map", but without a loop, in an order that XLA
@@ -246,7 +246,7 @@ def make_step(
 
     Args:
       split: the cut, with `axis_name=parallel.AXIS`.
-      phase: distortion and quantisation.
+      phase: distortion and quantization.
       optimizer: applied to each rate by itself.
       rate_vectorization: see `over_rates`.
       compute_dtype: of the unit's and the tail's arithmetic; all else stays float32.

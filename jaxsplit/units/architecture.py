@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxsplit import ops
 from jaxsplit.errors import ConfigError
 
-#: Of every batch normalisation.
+#: Of every batch normalization.
 EPSILON = 1e-5
 ACTIVATIONS = {"relu": nn.relu, "none": lambda x: x}
 
@@ -33,11 +33,11 @@ class Architecture:
         encoder's.
       multiplier: depthwise filters per feature channel.
       decoder_multiplier: the same of the decoder; default: the encoder's.
-      step: quantisation step; the latent is divided by it before it is rounded.
+      step: quantization step; the latent is divided by it before it is rounded.
       activation: after the depthwise and pointwise convolutions: "relu" or "none".
       latent_activation: on the latent, "none" or "relu" (the published units, latents ≥ 0).
       output_activation: on the reconstruction; "relu" where the features are ≥ 0.
-      batch_norm: normalise after every convolution; without it every convolution has a bias.
+      batch_norm: normalize after every convolution; without it every convolution has a bias.
       crop: cut the reconstruction to the size of the features.
     """
 
@@ -116,7 +116,7 @@ class Pointwise(nn.Module):
 
 
 class Norm(nn.Module):
-    """Batch normalisation with the variables of `nn.BatchNorm`, or a bias; then the activation."""
+    """Batch normalization with the variables of `nn.BatchNorm`, or a bias; then the activation."""
 
     spec: Architecture
     activation: str

@@ -19,7 +19,7 @@ from jaxsplit.trees import TreeOf
 from jaxsplit.units.architecture import EPSILON, Architecture, Norm, Pointwise
 from jaxsplit.units.unit import Collection, Shape, Unit, Variables, register
 
-#: Standard deviation of a fresh unit's latents, and scale of its prior, in quantisation steps.
+#: Standard deviation of a fresh unit's latents, and scale of its prior, in quantization steps.
 INITIAL_LATENT_STD = 1.0
 INITIAL_PRIOR_SCALE = 1.0
 
@@ -29,7 +29,7 @@ INITIAL_PRIOR_SCALE = 1.0
 class BottleneckSpec(Architecture, Unit):
     """The paper's unit for features [B, H, W, C] (Datta et al. 2022, arXiv 2208.11596).
 
-    Depthwise k×k, stride s → 1×1 to `channels` → quantise → 1×1 → depthwise transposed k×k, stride
+    Depthwise k×k, stride s → 1×1 to `channels` → quantize → 1×1 → depthwise transposed k×k, stride
     s, with a factorized prior. For the fields see `Architecture`.
 
     Raises:
@@ -92,13 +92,13 @@ class BottleneckSpec(Architecture, Unit):
     def encode_train(
         self, variables: Variables, features: jax.Array, axis_name: str | None
     ) -> tuple[jax.Array, Collection]:
-        """Normalises by the batch's moments; see `Unit.encode_train`."""
+        """Normalizes by the batch's moments; see `Unit.encode_train`."""
         return self._train("encode", variables, features, features.shape[1:], axis_name)
 
     def decode_train(
         self, variables: Variables, latents: jax.Array, shape: Shape, axis_name: str | None
     ) -> tuple[jax.Array, Collection]:
-        """Normalises by the batch's moments; see `Unit.encode_train`."""
+        """Normalizes by the batch's moments; see `Unit.encode_train`."""
         return self._train("decode", variables, latents, shape, axis_name)
 
     def bits(self, variables: Variables, latents: jax.Array) -> jax.Array:
@@ -149,7 +149,7 @@ class BottleneckSpec(Architecture, Unit):
         return {"params": params, "batch_stats": stats}
 
     def fold(self, variables: Variables) -> tuple[BottleneckSpec, Variables]:
-        """Folds batch normalisation into the convolutions, see `Unit.fold`."""
+        """Folds batch normalization into the convolutions, see `Unit.fold`."""
         if not self.batch_norm:
             return self, variables
         nested: Mapping[str, Any] = variables  # arrays at several depths
@@ -258,7 +258,7 @@ class Bottleneck(nn.Module):
         self.prior = FactorizedPrior(self.spec.channels, init_scale=INITIAL_PRIOR_SCALE)
 
     def __call__(self, features: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Runs encoder, decoder and prior without quantisation, for `init`.
+        """Runs encoder, decoder and prior without quantization, for `init`.
 
         Args:
           features, train: as in `encode`.
@@ -270,14 +270,14 @@ class Bottleneck(nn.Module):
         return self.decoder(z, train), self.prior(z)
 
     def encode(self, features: jax.Array, train: bool = False) -> jax.Array:
-        """Encodes features to unquantised latents.
+        """Encodes features to unquantized latents.
 
         Args:
           features: at the cut, float [B, H, W, Cin].
-          train: normalise by the batch's moments, and update the running ones.
+          train: normalize by the batch's moments, and update the running ones.
 
         Returns:
-          Latents in quantisation steps, float [B, h, w, C].
+          Latents in quantization steps, float [B, h, w, C].
         """
         return self.encoder(features, train)
 
@@ -285,7 +285,7 @@ class Bottleneck(nn.Module):
         """Decodes latents to features.
 
         Args:
-          z: quantised, in quantisation steps, float [B, h, w, C].
+          z: quantized, in quantization steps, float [B, h, w, C].
           train: as in `encode`.
 
         Returns:
@@ -297,7 +297,7 @@ class Bottleneck(nn.Module):
         """Computes the code length of latents under the prior.
 
         Args:
-          z: rounded, or with noise, in quantisation steps, float [B, h, w, C].
+          z: rounded, or with noise, in quantization steps, float [B, h, w, C].
 
         Returns:
           Bits of each element, of the same shape.

@@ -15,7 +15,7 @@ from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.io.fields import build
 from jaxsplit.trees import Tree, TreeOf
 
-#: {"params": …} of one rate, and "batch_stats" where the unit normalises by running moments.
+#: {"params": …} of one rate, and "batch_stats" where the unit normalizes by running moments.
 Variables = Mapping[str, "Collection"]
 Collection = Mapping[str, Tree]
 #: Of one image's features: (H, W, C), or (N, D) of tokens.
@@ -26,7 +26,7 @@ class Unit(abc.ABC):
     """An encoder for the device, a decoder for the server, and an entropy model.
 
     A unit codes one array at a cut. It is a frozen dataclass: hashable, and a family stores its
-    fields. Methods are pure functions of arrays [B, …] of B images. Latents are in quantisation
+    fields. Methods are pure functions of arrays [B, …] of B images. Latents are in quantization
     steps: the coded symbol is `round(latent - offset)`, with an offset for each channel, the
     latent's last axis. Six methods are abstract; the others have defaults.
 
@@ -121,7 +121,7 @@ class Unit(abc.ABC):
           channels: of the latent.
 
         Returns:
-          float32 [channels], in quantisation steps.
+          float32 [channels], in quantization steps.
         """
         del variables
         return np.zeros(channels, np.float32)
@@ -154,7 +154,7 @@ class Unit(abc.ABC):
         return self.decode(variables, latents, shape), variables.get("batch_stats", {})
 
     def fold(self, variables: Variables) -> tuple[Self, Variables]:
-        """Prepares a unit for inference, for example by folding batch normalisation.
+        """Prepares a unit for inference, for example by folding batch normalization.
 
         Args:
           variables: as trained.

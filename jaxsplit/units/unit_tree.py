@@ -129,7 +129,7 @@ class UnitTree:
         return self._joined(one.unit.init(own, one.shape) for one, own in pairs)
 
     def encode(self, unit: Variables, features: Features) -> Latents:
-        """Encodes features [B, …] to latents in quantisation steps, not yet rounded."""
+        """Encodes features [B, …] to latents in quantization steps, not yet rounded."""
         return self._tree(one.unit.encode(own, x) for one, own, x in self._each(unit, features))
 
     def decode(self, unit: Variables, latents: Latents) -> Features:

@@ -5,15 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 from harness import in_turns
+from scipy.interpolate import PchipInterpolator
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.bd_rate import (
-    bd_accuracy,
-    bd_rate,
-    bd_rate_interval,
-    common_rates,
-    quality_at,
-)
+from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate, bd_rate_interval, common_rates
 from jaxsplit.split import make_split
 from jaxsplit.train import parallel, rate_groups
 from jaxsplit.train.rate_groups import make_curve_step, make_groups
@@ -103,6 +98,19 @@ def random_batch(config, split, backbone):
         return batch
     shape = backbone.preprocessing.input_shape
     return dataclasses.replace(batch, images=rng.integers(0, 256, (size, *shape), np.uint8))
+
+
+def quality_at(points, rate):
+    """Interpolates a curve over the logarithm of the rate, with PCHIP; None outside its range."""
+    rates, qualities = np.array(sorted(points, key=lambda point: (point[0], -point[1]))).T
+    # Of points of a higher rate than another one, only those of better quality.
+    front = qualities > np.append(-np.inf, np.maximum.accumulate(qualities)[:-1])
+    rates, qualities = rates[front], qualities[front]
+    if len(rates) < 2:
+        raise ConfigError(f"expected at least 2 points that are not dominated, got {points}")
+    if not rates[0] <= rate <= rates[-1]:
+        return None
+    return float(PchipInterpolator(np.log(rates), qualities)(np.log(rate)))
 
 
 def compare(frozen, retrained):

@@ -125,7 +125,7 @@ def test_the_cost_of_a_cut_is_the_count_by_hand(backbone):
 
     stem = pixels * 9 * 1 * 16
     stage1 = 2 * pixels * 9 * 16 * 16
-    assert cost.head == stem + stage1  # normalisation is folded, the network's and the unit's
+    assert cost.head == stem + stage1  # normalization is folded, the network's and the unit's
     assert (stem, stage1) == (112_896, 3_612_672)
 
     stage2 = 14 * 14 * 9 * (16 * 32 + 32 * 32)
@@ -154,7 +154,7 @@ def test_every_cut_shares_out_the_same_network(backbone):
     assert totals == {count_macs(network, variables, shape(1, 28, 28, 1))}
 
 
-def test_batch_normalisation_of_the_unit_is_free(backbone):
+def test_batch_normalization_of_the_unit_is_free(backbone):
     with_norm, without = (
         split_cost(
             make_split(backbone, "stage1.block1", BottleneckSpec(12, batch_norm=norm)), backbone

@@ -130,7 +130,7 @@ def test_what_a_unit_stores_is_what_a_fresh_one_has():
 
 
 class Tied(nn.Module):
-    """Someone's own network, without batch normalisation; its two blocks share their weights."""
+    """Someone's own network, without batch normalization; its two blocks share their weights."""
 
     def endpoints(self):
         return ("first", "second", "logits")

@@ -1,6 +1,7 @@
 """Sources: the embedded set, prepared TFDS datasets, folders, and their errors."""
 
 import hashlib
+import importlib
 import io
 import shutil
 import subprocess
@@ -14,9 +15,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxsplit.data import Preprocessing, batches, decode_image, open_source, prepare, spread
-from jaxsplit.data import fashion_mnist as fashion
 from jaxsplit.data.sources import ASSETS, EMBEDDED
-from jaxsplit.data.tfds_records import find_prepared, write_prepared
+from jaxsplit.data.tfds_records import find_prepared
 from jaxsplit.errors import DataError, JaxsplitWarning
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -62,15 +62,23 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.fixture(scope="session")
+def fashion():
+    """The script that wrote the embedded set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+        yield importlib.import_module("fashion_mnist")
+
+
 @pytest.fixture(scope="module")
-def miniature(tmp_path_factory):
+def miniature(tmp_path_factory, fashion):
     """A TFDS data_dir with `tiny/1.0.0` and `tiny/2.0.0`, the same but for the pixels."""
     root = tmp_path_factory.mktemp("tfds")
     for version, level in (("1.0.0", 10), ("2.0.0", 20)):
         png = fashion.encode_png(np.full((4, 4), level, np.uint8))
         examples = [(png, label) for label in (0, 1, 2, 0, 1, 0)]
         splits = {"train": examples, "validation": examples[:4]}
-        write_prepared(root, "tiny", version, splits, ("a", "b", "c"), (4, 4, 1))
+        fashion.write_prepared(root, "tiny", version, splits, ("a", "b", "c"), (4, 4, 1))
     return root
 
 
@@ -78,7 +86,7 @@ def miniature(tmp_path_factory):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_embedded_is_balanced_and_unchanged(split):
+def test_embedded_is_balanced_and_unchanged(split, fashion):
     count, digest = GOLDEN[split]
     source = open_source("embedded", split)
     images, labels = arrays(source)
@@ -126,7 +134,7 @@ def test_importing_data_is_quick():
 
 
 @needs_debian
-def test_embedded_is_a_part_of_debians_package():
+def test_embedded_is_a_part_of_debians_package(fashion):
     for split, (count, _) in GOLDEN.items():
         all_images, all_labels = fashion.read_idx(DEBIAN, split)
         chosen = spread(all_labels, count)
@@ -136,7 +144,7 @@ def test_embedded_is_a_part_of_debians_package():
 
 
 @needs_debian
-def test_embedded_is_rebuilt_to_the_byte(tmp_path, capsys):
+def test_embedded_is_rebuilt_to_the_byte(tmp_path, capsys, fashion):
     arguments = ["--idx", str(DEBIAN), "--out", str(tmp_path), "--train", "6000", "--test", "2000"]
     assert fashion.main(arguments) == 0
     rebuilt = Path(capsys.readouterr().out.strip())
@@ -148,7 +156,7 @@ def test_embedded_is_rebuilt_to_the_byte(tmp_path, capsys):
         assert file.read_bytes() == (shipped / file.name).read_bytes(), file.name
 
 
-def test_the_full_set_is_found_as_tfds_fashion_mnist(tmp_path, capsys):
+def test_the_full_set_is_found_as_tfds_fashion_mnist(tmp_path, capsys, fashion):
     rng = np.random.default_rng(0)
     for stem in ("train", "t10k"):  # a full set of idx files, tiny
         for suffix, array in (
@@ -169,7 +177,7 @@ def test_the_full_set_is_found_as_tfds_fashion_mnist(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "not idx"])
-def test_bad_idx_files_are_named(tmp_path, damage, capsys):
+def test_bad_idx_files_are_named(tmp_path, damage, capsys, fashion):
     good = bytes((0, 0, 8, 3)) + np.array((1, 28, 28), ">u4").tobytes() + bytes(784)
     if damage != "missing":
         data = good[:-1] if damage == "short" else b"\x89PNG" + good
@@ -231,10 +239,12 @@ def test_data_dir_defaults_to_that_of_tfds(miniature, monkeypatch):
     assert len(open_source("tfds:tiny", "train")) == 6
 
 
-def test_configs_are_found_and_asked_for(tmp_path):
+def test_configs_are_found_and_asked_for(tmp_path, fashion):
     png = fashion.encode_png(np.zeros((4, 4), np.uint8))
     for config in ("large", "small"):
-        write_prepared(tmp_path / "made", config, "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+        fashion.write_prepared(
+            tmp_path / "made", config, "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1)
+        )
     with pytest.raises(DataError) as error:
         find_prepared("made", tmp_path)
     assert_one_line(error, "large, small")
@@ -275,21 +285,21 @@ def test_mock_data_of_tfds_works_with_nothing_on_disk(tmp_path, monkeypatch, pol
         open_source("tfds:cifar10", "train")
 
 
-def test_a_source_is_named_with_the_config_that_was_taken(tmp_path):
+def test_a_source_is_named_with_the_config_that_was_taken(tmp_path, fashion):
     png = fashion.encode_png(np.zeros((4, 4), np.uint8))
     made = tmp_path / "imagenette"
-    write_prepared(made, "160px-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+    fashion.write_prepared(made, "160px-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
     (made / ".config").mkdir()
     (made / ".config" / "metadata.json").write_text('{"default_config_name": "full-size-v2"}')
     for name in ("tfds:imagenette", "tfds:imagenette/160px-v2"):
         assert open_source(name, data_dir=tmp_path).name == "tfds:imagenette/160px-v2"
     versioned = open_source("tfds:imagenette:1.0.0", data_dir=tmp_path, max_samples=1)
     assert versioned.name == "tfds:imagenette/160px-v2:1.0.0"
-    write_prepared(made, "320px-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+    fashion.write_prepared(made, "320px-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
     with pytest.raises(DataError) as error:
         open_source("tfds:imagenette", data_dir=tmp_path)
     assert_one_line(error, "160px-v2, 320px-v2")
-    write_prepared(made, "full-size-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+    fashion.write_prepared(made, "full-size-v2", "1.0.0", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
     assert open_source("tfds:imagenette", data_dir=tmp_path).name == "tfds:imagenette/full-size-v2"
 
 
@@ -369,7 +379,7 @@ def test_the_subprocess_prepares_array_records_or_says_why_not(tmp_path, monkeyp
     assert not asked
 
 
-def test_with_tensorflow_a_dataset_is_prepared_in_a_subprocess(tmp_path, monkeypatch):
+def test_with_tensorflow_a_dataset_is_prepared_in_a_subprocess(tmp_path, monkeypatch, fashion):
     """TensorFlow is too large for the tests: the subprocess is mocked, its command checked."""
 
     def play(command, **options):
@@ -378,7 +388,9 @@ def test_with_tensorflow_a_dataset_is_prepared_in_a_subprocess(tmp_path, monkeyp
         assert command[1:] == ["-m", prepare.__name__, "cifar10", "--data-dir", str(tmp_path)]
         png = fashion.encode_png(np.zeros((4, 4), np.uint8))
         if succeeds:
-            write_prepared(tmp_path, "cifar10", "3.0.2", {"train": [(png, 0)]}, ("a",), (4, 4, 1))
+            fashion.write_prepared(
+                tmp_path, "cifar10", "3.0.2", {"train": [(png, 0)]}, ("a",), (4, 4, 1)
+            )
         return subprocess.CompletedProcess(command, 0 if succeeds else 1)
 
     monkeypatch.setattr(prepare, "_has_tensorflow", lambda: True)

@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.bd_rate import (
-    METHODS,
-    bd_accuracy,
-    bd_rate,
-    common_rates,
-    overlap,
-    quality_at,
-)
+from jaxsplit.evaluation.bd_rate import METHODS, bd_accuracy, bd_rate, common_rates, overlap
 
 REFERENCE = [(30.0, 0.80), (55.0, 0.87), (90.0, 0.90), (160.0, 0.915)]
 OTHER = [(25.0, 0.79), (50.0, 0.88), (120.0, 0.91), (170.0, 0.92), (300.0, 0.93)]
@@ -167,23 +160,6 @@ def test_overlap_is_stated():
     assert both.of_limits == pytest.approx(0.5)
     assert overlap(REFERENCE, OTHER, (0.85, math.inf)).of_limits is None
     assert common_rates(REFERENCE, OTHER) == pytest.approx((30, 160))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_curve_goes_through_its_points_and_ends_with_them(method):
-    dominated = [*REFERENCE, (60.0, 0.85)]  # dearer than another point, and no better
-    for rate, quality in REFERENCE:
-        assert quality_at(dominated, rate, method=method) == pytest.approx(quality)
-    assert quality_at(REFERENCE, 29.9, method=method) is None
-    assert quality_at(REFERENCE, 160.1, method=method) is None
-    assert 0.87 < quality_at(REFERENCE, 70.0, method=method) < 0.90
-
-
-def test_between_its_points_a_curve_is_the_interpolant_over_logarithms():
-    rates, qualities = np.array(REFERENCE).T
-    for rate in (33.0, 70.0, 150.0):
-        expected = pchip(np.log(rates), qualities, np.log(rate))
-        assert quality_at(REFERENCE, rate) == pytest.approx(float(expected), abs=1e-9)
 
 
 def test_limits_that_nothing_reaches_are_refused():

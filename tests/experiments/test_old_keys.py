@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from jaxsplit import errors
-from jaxsplit._moved import CONFIG_NAMES
+from jaxsplit._moved import old_names
 from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.errors import ConfigError, JaxsplitWarning
 from jaxsplit.experiments.config import KINDS, known_keys, load, to_dataclass
@@ -18,6 +18,7 @@ from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units.bottleneck import BottleneckSpec
 
+CONFIG_NAMES = old_names()["configuration"]
 # Keys by which version 0.1.0 named the folders of checkpoints.
 KEYS = {
     "cifar10_backbone:resnet20": "d9f5fe4c94ad",

@@ -64,7 +64,7 @@ def test_the_moments_are_the_batchs():
     assert_close(var, x.var((0, 1, 2)))
 
 
-def test_several_devices_normalise_and_differentiate_as_one():
+def test_several_devices_normalize_and_differentiate_as_one():
     x, scale, bias = inputs()
     weights = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
 
@@ -82,7 +82,7 @@ def test_several_devices_normalise_and_differentiate_as_one():
         assert_close(part.sum(0), whole)
 
 
-def test_half_precision_normalises_in_float32():
+def test_half_precision_normalizes_in_float32():
     x, scale, bias = inputs()
     y, moments = batch_norm(x.astype(jnp.bfloat16), scale, bias, EPSILON)
     assert y.dtype == jnp.bfloat16

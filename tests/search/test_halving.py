@@ -14,7 +14,7 @@ from jaxsplit.search import Design
 from jaxsplit.search import checkpoint as checkpoint_module
 from jaxsplit.search.candidates import Candidate, DesignConfig
 from jaxsplit.search.checkpoint import SearchCheckpoint
-from jaxsplit.search.halving import run_rungs, search
+from jaxsplit.search.halving import Run, search
 from jaxsplit.search.pareto import Result
 from jaxsplit.search.trainer import Trial
 from jaxsplit.tasks import Classification, Metric
@@ -72,7 +72,7 @@ class Counting:
         images, one = min(self.part_size, 400 - part * self.part_size), trial.candidate
         self._spend(("compare", one.cut), 0.1 * self.part_size / 50)
         worth = 1 - 0.9 ** (1 + one.device_macs / 1000)
-        return {"bits": 8 * images / one.lmbda, "top1": images * worth, "images": images}
+        return {"bits": 8 * images / one.lmbda, "top1": images * worth, "examples": images}
 
     def parts(self, limit):
         return range(-(-min(limit, 400) // self.part_size))
@@ -92,7 +92,7 @@ def clock(monkeypatch):
 def run(trainer, folder, config=CONFIG, log=no_log):
     folder.mkdir(exist_ok=True)
     checkpoint = SearchCheckpoint(folder, config.key)
-    run_rungs(config, trainer, CANDIDATES, checkpoint, log)
+    Run(config, trainer, checkpoint, log).rungs(CANDIDATES)
     return checkpoint
 
 

@@ -51,7 +51,7 @@ def test_bits_that_cost_more_are_fewer(trained):
     assert after[1]["bits"] < 0.9 * after[0]["bits"]
     for one, sums in zip(trials, after, strict=True):
         assert int(one.state.step) == 60
-        assert sums["images"] == 64
+        assert sums["examples"] == 64
         assert 0 <= sums["top1"] <= 64
 
 

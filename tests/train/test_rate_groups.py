@@ -73,8 +73,10 @@ def test_rates_of_one_form_are_a_group(problem, tiny_config, rates):
         ["wide"],
     ]
     assert [group.split.spec.channels for group in groups] == [3, 5]
-    names = in_order(groups, [[rate.rate_id for rate in group.rates] for group in groups])
-    assert names == ["a", "wide", "c", "d"]
+    lambdas = in_order(groups, [np.array([rate.lmbda for rate in group.rates]) for group in groups])
+    np.testing.assert_allclose(lambdas, [1e-2, 1e-2, 1e-1, 1.0])
+    places = in_order(groups, [np.array(group.places) for group in groups])
+    assert places.tolist() == [0, 1, 2, 3]
 
 
 def test_a_form_that_does_not_fit_is_refused(problem, tiny_config):
@@ -90,16 +92,11 @@ def test_a_rate_in_company_of_other_forms_equals_the_rate_alone(problem, rates, 
     batches = [problem.batch(step) for step in range(4)]
     groups, together, metrics = train(rates, FEATURES, batches, problem.optimizers["adam"])
     assert int(together.step) == 4
-    trees = in_order(
-        groups,
-        [
-            [
-                jax.tree.map(lambda x, i=i: x[i], (state.variables, state.offsets))
-                for i in range(len(group.rates))
-            ]
-            for group, state in zip(groups, together.groups, strict=True)
-        ],
-    )
+    trees = {
+        place: jax.tree.map(lambda x, i=i: x[i], (state.variables, state.offsets))
+        for group, state in zip(groups, together.groups, strict=True)
+        for i, place in enumerate(group.places)
+    }
     for i, rate in enumerate(rates):
         _, alone, own = train((rate,), FEATURES, batches, problem.optimizers["adam"])
         (state,) = alone.groups

@@ -8,8 +8,19 @@ from pathlib import Path
 
 import pytest
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
-    " --xla_force_host_platform_device_count=4"
+DEVICES = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+# Flags of XLA that compile in a third of the time what runs slower, and their values for users:
+# no fused loops and hardly any optimization. They are the process's own, so that what it compiles
+# is found again by the processes that it starts: the flags are part of the cache's keys. Level 1
+# would run a training step in 0.6 of the time and compile it in five times as much.
+HASTY = {
+    "xla_cpu_use_fusion_emitters": (False, True),
+    "xla_llvm_disable_expensive_passes": (True, False),
+    "xla_backend_optimization_level": (0, 3),
+}
+OPTIMIZED = [(flag, usual) for flag, (_, usual) in HASTY.items()]
+os.environ["XLA_FLAGS"] = " ".join(
+    [DEVICES, *(f"--{flag}={hasty}".lower() for flag, (hasty, _) in HASTY.items())]
 )
 # More threads than fake devices: a device that waits for the others keeps one busy.
 os.environ.setdefault("NPROC", "8")
@@ -36,44 +47,35 @@ def _forget_programs():
     jax.clear_caches()
 
 
-HASTY = "jax_disable_most_optimizations"
-# Programs without fused loops compile in a third of the time where little else is optimized.
-UNFUSED = "xla_cpu_use_fusion_emitters"
-
-
 @contextlib.contextmanager
-def _compiled(hastily):
-    """How programs are compiled inside, in this process and in those that it starts."""
-    import jax
+def _optimized():
+    """Compiles inside as users do, in this process and in those that it starts."""
     from jax._src import compiler
 
     def options(*args, **kwargs):
         found = compile_options(*args, **kwargs)
-        found.env_option_overrides = [*found.env_option_overrides, (UNFUSED, not hastily)]
+        found.env_option_overrides = [*found.env_option_overrides, *OPTIMIZED]
         return found
 
-    before = jax.config.read(HASTY)
     compile_options = compiler.get_compile_options
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(HASTY.upper(), str(int(hastily)))
-        patch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --{UNFUSED}={not hastily}".lower())
+        patch.setenv("XLA_FLAGS", DEVICES)
         patch.setattr(compiler, "get_compile_options", options)
-        jax.config.update(HASTY, hastily)
-        try:
-            yield
-        finally:
-            jax.config.update(HASTY, before)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _compilation(request):
-    """Compiles in half of the time what then runs slower, here and in processes that are started.
+    """Modules about numbers and bytes are marked `optimized` and compile as users do.
 
-    Modules about numbers and bytes are marked `optimized` and compile as users do, and so does
-    `test_quickstart_as_a_user_runs_it`.
+    So does `test_quickstart_as_a_user_runs_it`. Others compile in half of the time what then runs
+    slower, here and in processes that are started.
     """
-    with _compiled(hastily=request.node.get_closest_marker("optimized") is None):
+    if request.node.get_closest_marker("optimized") is None:
         yield
+    else:
+        with _optimized():
+            yield
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +116,7 @@ def tiny_training():
         max_samples=256,
     )
     losses = []
-    with _compiled(hastily=False):  # whichever module asks first
+    with _optimized():  # whichever module asks first
         variables, report = train_backbone(
             config, None, lambda done, total, metrics: losses.append(float(metrics["loss"]))
         )
@@ -164,7 +166,7 @@ def tiny_family(tiny_config, tiny_backbone):
     """The family that `tiny_config` gives; treat it as read-only."""
     from jaxsplit.train.curve import train_curve
 
-    with _compiled(hastily=False):
+    with _optimized():
         return train_curve(tiny_config, tiny_backbone)
 
 

@@ -525,6 +525,27 @@ def test_info_describes_a_file(encoded, ends):
     assert "r1: latent (7, 7, 12), 0 images, 0 bytes" in out
 
 
+def test_text_of_a_weights_file_does_not_reach_the_terminal_as_it_is(tmp_path, capsys):
+    backbone = networks.open_embedded("fashion_mnist_resnet8")
+    card = {"origin": "\x1b[2J\n  fingerprint: 0", "a\rb": "\u202e", "list": ["\x07"]}
+    networks.save_backbone(
+        tmp_path / "own.safetensors",
+        backbone.variables,
+        name=backbone.name,
+        preprocessing=backbone.preprocessing,
+        class_names=backbone.class_names,
+        card=card,
+    )
+    assert main(["info", str(tmp_path / "own.safetensors")]) == 0
+    out, lines = capsys.readouterr().out, ("backbone", "fingerprint", "origin", "a", "list", "cuts")
+    assert all(line.isprintable() for line in out.splitlines())
+    assert len(out.splitlines()) == len(lines)
+    missing = str(tmp_path / "a\x1b[2J\nb.jspl")
+    assert main(["decode", missing, "--family", "resnet8_small-fashion_mnist/stage1.block1"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.isprintable()
+
+
 def test_info_describes_embedded_weights():
     out = runs("info", "fashion_mnist_resnet8").out
     assert load_backbone("fashion_mnist_resnet8").fingerprint in out

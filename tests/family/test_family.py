@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import tensorstore
 from flax import traverse_util
 
 from jaxsplit import networks
@@ -433,6 +434,17 @@ def test_a_damaged_rate_is_an_error(folder, damage):
             content[len(content) // 2] ^= 0xFF
         file.write_bytes(content)
     refused(folder, "damaged|changed")
+
+
+def test_a_rate_that_claims_more_memory_than_a_rate_takes_is_an_error(tiny_family, tmp_path):
+    """The claim is read, and no memory taken: tensorstore would end the process."""
+    tiny_family.save(tmp_path)
+    rate = next((tmp_path / "rates").glob("high-*"))
+    store = tensorstore.KvStore.open(f"file://{rate}/|ocdbt:").result()
+    key = next(key for key in store.list().result() if key.endswith(b"/.zarray"))
+    form = json.loads(store.read(key).result().value)
+    store.write(key, json.dumps({**form, "shape": [10**10] * len(form["shape"])}).encode()).result()
+    refused(tmp_path, r"its arrays take [\d,.]+ GB")
 
 
 def test_a_rate_that_was_changed_after_saving_is_an_error(tiny_family, folder):

@@ -256,6 +256,8 @@ def test_other_shapes_and_names_are_refused(saved):
         ("class_names", "abc"),
         ("class_names", [[1], [2], [3]]),
         ("class_names", ["a", "b", None]),
+        ("class_names", ["a", "b\n1  cat  0.9999", "c"]),
+        ("class_names", ["a", "b\x1b[2J", "c"]),
         ("card", [1]),
         ("card", "text"),
         ("preprocessing", ["size"]),

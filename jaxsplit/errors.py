@@ -57,6 +57,10 @@ class BitstreamError(JaxsplitError):
     """Bytes are corrupted, truncated, or come from another family, rate or format version."""
 
 
+class ReadTimeoutError(BitstreamError, TimeoutError):
+    """A stream did not arrive in the time that its reader or its connection gives it."""
+
+
 class NewerVersionError(BitstreamError):
     """A file or stream has a format version that this library cannot read yet."""
 

@@ -85,8 +85,11 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, message: str, signal: int) -> None:
-        super().__init__(message)
+        super().__init__(message, signal)  # both, for pickles
         self.signal = signal
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class JaxsplitWarning(UserWarning):
@@ -98,6 +101,7 @@ class JaxsplitWarning(UserWarning):
 
 
 _WARNED: set[str] = set()
+_LONGEST = 400
 
 
 def warn_once(kind: str, text: str) -> None:
@@ -128,15 +132,44 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {lowered[near[0]]}?" if near else ""
 
 
-def one_line(error: OSError | MemoryError) -> str:
-    """Formats an error of the operating system as one line: the file and the reason.
+def one_line(error: BaseException) -> str | None:
+    """Formats an error that is no bug as one line; None for others: they need their traceback.
+
+    Those are of this package, of the operating system, of memory, and of jax's runtime.
 
     >>> one_line(FileNotFoundError(2, "No such file or directory", "photo.png"))
     'photo.png: No such file or directory'
     """
-    if isinstance(error, MemoryError):
+    text = " ".join(str(error).split())
+    if isinstance(error, JaxsplitError):
+        return text
+    if out_of_memory(error):
         return "out of memory: use smaller batches, fewer images (max_samples) or a larger machine"
-    return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
+    jax = sys.modules.get("jax")
+    # An assertion fails where the package of a backend isn't installed.
+    if jax is None or not isinstance(error, RuntimeError | AssertionError):
+        return None
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as problem:
+        text = " ".join(str(problem).split()) or (
+            f"jax has no backend for JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} (set "
+            "JAX_PLATFORMS='' to choose one automatically)"
+        )
+    else:
+        if not isinstance(error, jax.errors.JaxRuntimeError):
+            return None
+    # jax's messages may be pages, with a hint at the end.
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether Python or XLA ran out of memory, on the host or on a device."""
+    if isinstance(error, RuntimeError):
+        return "RESOURCE_EXHAUSTED" in str(error)
+    return isinstance(error, MemoryError)
 
 
 def reason(error: OSError) -> str:

@@ -1,4 +1,8 @@
-"""Several processes that train together, usually one a host: joining, barriers, lost ones."""
+"""Several processes that train together, usually one a host: joining, barriers, lost ones.
+
+A lost process is a `ProcessError` of the others, except the first, in which the coordinator runs:
+without it jax's client ends the others itself, by an abort with a C++ stack. A checkpoint remains.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,14 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, NonFiniteError, ProcessError
+from jaxsplit.errors import (
+    ConfigError,
+    Interrupted,
+    NonFiniteError,
+    ProcessError,
+    one_line,
+    out_of_memory,
+)
 
 # A process without a heartbeat for this long is lost, and jax ends all others.
 _HEARTBEAT_S = 30
@@ -159,11 +170,12 @@ def leaving_errors() -> Iterator[None]:
         if not _several():
             raise
         code = 130 if isinstance(error, KeyboardInterrupt) else 1
-        if isinstance(error, JaxsplitError):
-            code = 2
-            print(f"jaxsplit: {' '.join(str(error).split())}", file=sys.stderr)
-        else:
+        line = one_line(error)
+        if line is None:
             traceback.print_exc()
+        else:
+            code = 2
+            print(f"jaxsplit: {line}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -175,7 +187,7 @@ def together(kinds: tuple[type[Exception], ...] = (jax.errors.JaxRuntimeError,))
     try:
         yield
     except kinds as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or out_of_memory(error):
             raise
         raise ProcessError(
             f"one of {jax.process_count()} processes is lost ({_reason(error)}): start all of them "

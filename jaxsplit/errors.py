@@ -58,6 +58,10 @@ class BitstreamError(JaxsplitError):
     """Bytes are corrupted, truncated, or come from another family, rate or format version."""
 
 
+class ReadTimeoutError(BitstreamError, TimeoutError):
+    """A stream did not arrive in the time that its reader or its connection gives it."""
+
+
 class NewerVersionError(BitstreamError):
     """A file or stream has a format version that this library cannot read yet."""
 
@@ -82,8 +86,11 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, message: str, signal: int) -> None:
-        super().__init__(message)
+        super().__init__(message, signal)  # both, for pickles
         self.signal = signal
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class JaxsplitWarning(UserWarning):
@@ -96,6 +103,7 @@ class JaxsplitWarning(UserWarning):
 
 _WARNED: set[str] = set()
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST = 400
 
 
 def warn_once(kind: str, text: str) -> None:
@@ -138,20 +146,44 @@ def escaped(text: str) -> str:
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def error_line(error: BaseException | str) -> str:
-    """Formats a message as one line for a terminal."""
-    return escaped(" ".join(str(error).split()))
+def one_line(error: BaseException) -> str | None:
+    """Formats an error that is no bug as one line; None for others: they need their traceback.
 
-
-def one_line(error: OSError | MemoryError) -> str:
-    """Formats an error of the operating system as one line: the file and the reason.
+    Those are of this package, of the operating system, of memory, and of jax's runtime.
 
     >>> one_line(FileNotFoundError(2, "No such file or directory", "photo.png"))
     'photo.png: No such file or directory'
     """
-    if isinstance(error, MemoryError):
+    text = " ".join(str(error).split())
+    if isinstance(error, JaxsplitError):
+        return text
+    if out_of_memory(error):
         return "out of memory: use smaller batches, fewer images (max_samples) or a larger machine"
-    return escaped(f"{error.filename}: {reason(error)}" if error.filename else reason(error))
+    if isinstance(error, OSError):
+        return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
+    jax = sys.modules.get("jax")
+    # An assertion fails where the package of a backend isn't installed.
+    if jax is None or not isinstance(error, RuntimeError | AssertionError):
+        return None
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as problem:
+        text = " ".join(str(problem).split()) or (
+            f"jax has no backend for JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} (set "
+            "JAX_PLATFORMS='' to choose one automatically)"
+        )
+    else:
+        if not isinstance(error, jax.errors.JaxRuntimeError):
+            return None
+    # jax's messages may be pages, with a hint at the end.
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether Python or XLA ran out of memory, on the host or on a device."""
+    if isinstance(error, RuntimeError):
+        return "RESOURCE_EXHAUSTED" in str(error)
+    return isinstance(error, MemoryError)
 
 
 def reason(error: OSError) -> str:

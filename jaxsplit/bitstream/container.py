@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from jaxsplit._moved import renamed_attributes
-from jaxsplit.bitstream.frames import FileCursor, Frame, corrupted, pack_frame, read_frame
+from jaxsplit.bitstream.frames import FileCursor, Frame, pack_frame, read_frame
 from jaxsplit.bitstream.header import FRAME_CHECKS, Header, RateInfo, pack_header, read_header
 from jaxsplit.bitstream.range_coder import MAX_SYMBOL_BYTES
-from jaxsplit.errors import BitstreamError, ConfigError
+from jaxsplit.errors import BitstreamError, ConfigError, ReadTimeoutError
 
 _END = b"\0"
 _CRC_BYTES = 4
@@ -20,10 +20,11 @@ class Writer:
     """Context manager that writes a container to a binary file, frame by frame.
 
     Leaving the block writes the end marker and the checksum, but not after an exception, so that a
-    reader sees a truncated file. The file stays open.
+    reader sees a truncated file. Behind a write that failed nothing can be written: a ConfigError.
+    The file stays open.
 
     Args:
-      file: only its `write` is called.
+      file: only its `write` is called; a ConfigError if that does not take everything.
       header: the container's header.
       frame_checks: add a checksum of four bytes to every frame, which locates damage.
 
@@ -39,6 +40,7 @@ class Writer:
         self._checked = frame_checks
         self._count = 0
         self._crc = 0
+        self._failed = False
         self._write(pack_header(header, FRAME_CHECKS if frame_checks else 0))
 
     def write(self, payload: bytes, rate_index: int) -> int:
@@ -66,11 +68,18 @@ class Writer:
     def close(self) -> None:
         """Writes the end marker and the checksum."""
         self._write(_END)
-        self._file.write(_checksum(self._crc))
+        self._write(_checksum(self._crc))
 
     def _write(self, data: bytes) -> None:
+        if self._failed:
+            raise ConfigError("an earlier write failed, perhaps within a frame; write anew")
+        self._failed = True  # until all of the data is written
+        if (written := self._file.write(data)) not in (None, len(data)):
+            raise ConfigError(
+                f"the file took {written} of {len(data)} bytes; give a buffered and blocking one"
+            )
         self._crc = zlib.crc32(data, self._crc)
-        self._file.write(data)
+        self._failed = False
 
     def __enter__(self) -> "Writer":
         return self
@@ -82,19 +91,26 @@ class Writer:
 
 @renamed_attributes
 class Reader:
-    """Iterates over the frames of a container or an open-ended stream, as they arrive.
+    """Iterator over the frames of a container or an open-ended stream, as they arrive.
 
-    At the end of a container the checksum is verified; bytes behind it stay unread.
+    At the end of a container the checksum is verified; bytes behind it stay unread. After an
+    exception of any kind the position within a frame is unknown: every further frame is a
+    BitstreamError.
 
     Args:
       file: binary and blocking, such as an open file or `socket.makefile("rb")`.
       stream: the input may end after any frame, as when a connection is closed.
+      max_frames: most frames to read, since an empty one of a single byte takes as much computing
+        as others; a BitstreamError behind them. None: any number.
+      max_seconds: time from now to the end of the input, checked whenever something arrives: a
+        connection needs a timeout of its own for where nothing does. None: any time.
 
     Attributes:
       header: give it to `Header.check` before reading on: it bounds the size of a frame.
 
     Raises:
       BitstreamError: not a container, newer, truncated or corrupted; also while iterating.
+      ReadTimeoutError: a BitstreamError and a TimeoutError, of `max_seconds` or of the connection.
 
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> sent = pack_header(header) + pack_frame(b"abc", rate_index=0, n_rates=1)
@@ -102,51 +118,77 @@ class Reader:
     [Frame(rate_index=0, payload=b'abc')]
     """
 
-    def __init__(self, file: BinaryIO, *, stream: bool = False) -> None:
-        self._cursor = FileCursor(file)
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        stream: bool = False,
+        max_frames: int | None = None,
+        max_seconds: float | None = None,
+    ) -> None:
+        self._cursor = FileCursor(file, stream=stream, max_seconds=max_seconds)
         self._stream = stream
+        self._max_frames = max_frames
         self._count = 0
         self._ended = False
         self._error: BitstreamError | None = None
+        self._interrupted = BitstreamError(
+            f"an earlier read of this {self._cursor.kind} was interrupted, perhaps within a frame; "
+            f"{self._cursor.remedy}"
+        )
         self.header, self._version, flags = read_header(self._cursor)
         self._checked = bool(flags & FRAME_CHECKS)
         self._longest = _longest_payloads(self.header.rates)
 
-    def __iter__(self) -> Iterator[Frame]:
-        if self._error is not None:  # frame boundaries are unknown after an error
+    def __iter__(self) -> "Reader":
+        return self
+
+    def __next__(self) -> Frame:
+        if self._error is not None:
             raise self._error
+        self._error = self._interrupted  # by any exception, until the whole frame is read
         try:
-            yield from self._frames()
+            frame = None if self._ended else self._read_frame()
         except BitstreamError as error:
             self._error = error
             raise
+        self._error = None
+        if frame is None:
+            raise StopIteration
+        return frame
 
-    def _frames(self) -> Iterator[Frame]:
-        cursor, n_rates = self._cursor, len(self.header.rates)
-        while not self._ended:
-            start = cursor.position
-            try:
-                opened = read_frame(cursor, n_rates, self._longest, self._version)
-            except BitstreamError:
-                if self._stream and cursor.position == start:  # the input ends after a frame
-                    return
-                raise
-            if opened is None:
-                self._ended = True
-                actual = _checksum(cursor.crc)
-                checksum = cursor.take(_CRC_BYTES, "checksum")
-                if actual != checksum:
-                    raise corrupted(
-                        f"checksum {actual[::-1].hex()}, expected {checksum[::-1].hex()}"
-                    )
-                return
-            frame, label = opened
-            if self._checked:
-                check = _frame_check(self._count, label + frame.payload)
-                if cursor.take(_CRC_BYTES, "frame check") != check:
-                    raise corrupted(f"frame {self._count}, at byte {start}, fails its check")
-            self._count += 1
-            yield frame
+    def _read_frame(self) -> Frame | None:
+        """Reads the next frame; None at the end."""
+        cursor, start = self._cursor, self._cursor.position
+        try:
+            opened = read_frame(cursor, len(self.header.rates), self._longest, self._version)
+        except ReadTimeoutError:
+            raise
+        except BitstreamError:
+            if self._stream and cursor.position == start:  # the input ends after a frame
+                return None
+            raise
+        if opened is None:
+            self._ended = True
+            actual = _checksum(cursor.crc)
+            checksum = cursor.take(_CRC_BYTES, "checksum")
+            if actual != checksum:
+                raise cursor.corrupted(
+                    f"checksum {actual[::-1].hex()}, expected {checksum[::-1].hex()}"
+                )
+            return None
+        frame, label = opened
+        if self._checked:
+            check = _frame_check(self._count, label + frame.payload)
+            if cursor.take(_CRC_BYTES, "frame check") != check:
+                raise cursor.corrupted(f"frame {self._count}, at byte {start}, fails its check")
+        self._count += 1
+        if self._max_frames is not None and self._count > self._max_frames:
+            raise BitstreamError(
+                f"the {cursor.kind} has more than max_frames = {self._max_frames} frames; raise "
+                "it, or refuse this sender"
+            )
+        return frame
 
 
 def write_container(
@@ -211,7 +253,7 @@ def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
         yield frame, cursor.position - start - check
         start = cursor.position
     if rest := len(file.read()):
-        raise corrupted(f"{rest} bytes follow its end")
+        raise cursor.corrupted(f"{rest} bytes follow its end")
 
 
 def _longest_payloads(rates: tuple[RateInfo, ...]) -> list[int]:

@@ -1,12 +1,13 @@
 """Packs and reads frames: a label of length and rate, then the payload, as in FORMAT.md."""
 
 import operator
+import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from jaxsplit.errors import BitstreamError, ConfigError
+from jaxsplit.errors import BitstreamError, ConfigError, ReadTimeoutError
 
 #: Longest payload of one image.
 MAX_PAYLOAD_BYTES = 1 << 28
@@ -109,7 +110,7 @@ def read_frame(
     length, rate_index = divmod(value - 1, n_rates)
     most = MAX_PAYLOAD_BYTES if longest is None else longest[rate_index]
     if length > most:
-        raise corrupted(f"a frame of {length} bytes, expected at most {most}")
+        raise cursor.corrupted(f"a frame of {length} bytes, expected at most {most}")
     return Frame(rate_index, cursor.take(length, "frame payload")), label
 
 
@@ -134,7 +135,7 @@ def _read_label(cursor: "Cursor") -> int:
         return _THREE + ((first - _THREE_MARK) << 16 | rest)
     value = int.from_bytes(cursor.take(5, "frame length"), "big")
     if value < _SIX:
-        raise not_shortest("frame length", cursor.position)
+        raise cursor.not_shortest("frame length")
     return value
 
 
@@ -149,7 +150,12 @@ def pack_varint(value: int) -> bytes:
 
 
 class Cursor:
-    """A read position in untrusted bytes; reading past the end raises a `BitstreamError`."""
+    """A read position in untrusted bytes; reading past the end raises a `BitstreamError`.
+
+    `kind` names the input in messages, and `remedy` is what to do about a damaged one.
+    """
+
+    kind, remedy = "frame", "have it sent again"
 
     def __init__(self, data: bytes, position: int) -> None:
         self._data = data
@@ -168,7 +174,7 @@ class Cursor:
         if len(taken) < size:
             raise BitstreamError(
                 f"truncated: the {what} needs {size} bytes at byte {start} and {len(taken)} are "
-                "left; get the whole file again"
+                f"left; {self.remedy}"
             )
         return taken
 
@@ -186,29 +192,63 @@ class Cursor:
                 if byte == 0 and index:
                     break
                 return value
-        raise not_shortest(what, self.position)
+        raise self.not_shortest(what)
+
+    def not_shortest(self, what: str) -> BitstreamError:
+        """Makes the error for a number in a longer encoding than needed."""
+        return self.corrupted(
+            f"the {what} before byte {self.position} is not a number in its short form"
+        )
+
+    def corrupted(self, what: str) -> BitstreamError:
+        """Makes the error for bytes that no writer produces."""
+        return BitstreamError(f"corrupted: {what}; {self.remedy}")
 
 
 class FileCursor(Cursor):
     """A cursor over a file, pipe or socket, with the CRC-32 of all bytes read so far.
 
     Memory is bounded by the bytes received. The file must be blocking: `read` returns fewer bytes
-    than requested only at the end.
+    than requested only at the end. For the arguments and their errors see `container.Reader`.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(
+        self, file: BinaryIO, *, stream: bool = False, max_seconds: float | None = None
+    ) -> None:
         super().__init__(b"", 0)
-        self._file = file
+        self.kind = "stream" if stream else "file"
+        self.remedy = (
+            "have it sent again over a new connection"
+            if stream
+            else "get the whole file again or encode it again"
+        )
         self.crc = 0
+        self._max_seconds = max_seconds
+        self._started = time.monotonic()
+        # `read` would wait for all that is requested, however slowly it comes.
+        self._read = file.read if max_seconds is None else getattr(file, "read1", file.read)
 
     def take_up_to(self, size: int) -> bytes:
         """See `Cursor.take_up_to`."""
         parts, left = [], size
         while left:
-            # In chunks: `read` may allocate all that is requested, and a forged length is large.
-            part = self._file.read(min(left, _CHUNK_BYTES))
+            if self._max_seconds is not None and (
+                time.monotonic() - self._started > self._max_seconds
+            ):
+                raise ReadTimeoutError(
+                    f"timeout: the {self.kind} takes more than max_seconds = {self._max_seconds}; "
+                    "raise it, or refuse this sender"
+                )
+            try:
+                # In chunks: `read` may allocate all that is requested: a forged length is large.
+                part = self._read(min(left, _CHUNK_BYTES))
+            except TimeoutError as error:
+                raise ReadTimeoutError(
+                    f"timeout: nothing arrived in the time that the {self.kind}'s connection "
+                    "waits; raise its timeout, or refuse this sender"
+                ) from error
             if part is None:  # "nothing yet" must not pass for the end
-                raise ConfigError("the file is non-blocking; give a blocking one")
+                raise ConfigError(f"the {self.kind} is non-blocking; give a blocking one")
             if not part:
                 break
             parts.append(part)
@@ -217,13 +257,3 @@ class FileCursor(Cursor):
         self.position += len(taken)
         self.crc = zlib.crc32(taken, self.crc)
         return taken
-
-
-def not_shortest(what: str, end: int) -> BitstreamError:
-    """Makes the error for a number in a longer encoding than needed."""
-    return corrupted(f"the {what} before byte {end} is not a number in its short form")
-
-
-def corrupted(what: str) -> BitstreamError:
-    """Makes the error for bytes that no writer produces."""
-    return BitstreamError(f"corrupted: {what}; get the file again or encode it again")

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from jaxsplit.bitstream.frames import Cursor, corrupted, pack_varint
+from jaxsplit.bitstream.frames import Cursor, pack_varint
 from jaxsplit.bitstream.tables import MAX_SYMBOLS
 from jaxsplit.errors import (
     BitstreamError,
@@ -154,13 +154,13 @@ def read_header(cursor: Cursor) -> tuple[Header, int, int]:
     magic = cursor.take_up_to(len(MAGIC))
     if not MAGIC.startswith(magic):
         raise BitstreamError(
-            f"not a jaxsplit file: it begins with {magic!r}, expected {MAGIC!r}; "
-            "give a file that `jaxsplit encode` wrote"
+            f"not a jaxsplit {cursor.kind}: it begins with {magic!r}, expected {MAGIC!r}; give "
+            "what `jaxsplit encode` or `pack_header` and a Sender wrote"
         )
     cursor.take(len(MAGIC) - len(magic), "header")
     version = cursor.byte("format version")
     if version == 0:
-        raise corrupted("format version 0")
+        raise cursor.corrupted("format version 0")
     flags = cursor.byte("flags") if 1 < version <= VERSION else 0
     if version > VERSION or flags & ~FRAME_CHECKS:
         newer = f"version {version}" if version > VERSION else f"flags {flags:#04x}"
@@ -178,7 +178,7 @@ def read_header(cursor: Cursor) -> tuple[Header, int, int]:
             rates.append(RateInfo(rate_id, tables, _sizes(cursor, "latent shape")))
         header = Header(family, tuple(rates), sizes if any(sizes) else None)
     except (ConfigError, UnicodeDecodeError) as error:
-        raise corrupted(f"its header is invalid, {error}") from error
+        raise cursor.corrupted(f"its header is invalid, {error}") from error
     return header, version, flags
 
 

@@ -76,6 +76,9 @@ class EntropyCoder:
         # Buffers are removed while in use, so a coder can be shared between threads.
         self._scratch: list[_Scratch] = []
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.tables,)  # copies are built anew: models cannot be pickled
+
     def encode(self, symbols: np.ndarray) -> bytes:
         """Encodes a latent.
 

@@ -208,6 +208,9 @@ class CodingTables:
             )
         return cls(**{name: np.asarray(array) for name, array in arrays.items()})
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), tuple(getattr(self, name) for name in _DTYPES)  # read-only again
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CodingTables):
             return NotImplemented

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from jaxsplit import __version__
 from jaxsplit.cli import coding, evaluate, importing, info, plan, train
 from jaxsplit.cli.arguments import Parser, add_parser
-from jaxsplit.errors import ConfigError, Interrupted, JaxsplitError, error_line, one_line
+from jaxsplit.errors import ConfigError, Interrupted, escaped, one_line
 
 #: In the order of the help; those below "import" follow.
 COMMANDS = (
@@ -46,11 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         _forget_output()
         return 141
-    except JaxsplitError as error:
-        print(f"jaxsplit: {error_line(error)}", file=sys.stderr)
-        return 2
-    except (OSError, MemoryError) as error:  # of the machine: a full disk, no permission, …
-        print(f"jaxsplit: {one_line(error)}", file=sys.stderr)
+    except Exception as error:
+        line = one_line(error)
+        if line is None:  # a bug
+            raise
+        print(f"jaxsplit: {escaped(line)}", file=sys.stderr)
         try:
             sys.stdout.flush()
         except OSError:  # stdout itself is full

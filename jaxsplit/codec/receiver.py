@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxsplit import bitstream, networks
 from jaxsplit.codec.runtime import Runtime
-from jaxsplit.errors import BitstreamError
+from jaxsplit.errors import BitstreamError, FamilyError
 from jaxsplit.networks.inference import in_batches
 from jaxsplit.split import Split
 from jaxsplit.tasks import Outputs
@@ -53,7 +53,8 @@ class Receiver(Runtime):
           count: callback, called with the number of frames read so far.
 
         Returns:
-          Outputs in the order of the frames, float32 [N, …], such as logits [N, K].
+          Outputs in the order of the frames, float32 [N, …], such as logits [N, K]; a FamilyError
+          if one is infinite or not a number.
         """
         shapes = self.backbone.output_shapes
         outputs = jax.tree.map(lambda x: np.empty((len(frames), *x.shape), x.dtype), shapes)
@@ -122,15 +123,23 @@ class Receiver(Runtime):
           rate_id: name of their rate; a FamilyError if it is unknown.
 
         Returns:
-          Outputs, float32 [N, …], such as logits [N, K].
+          Outputs, float32 [N, …], such as logits [N, K]; a FamilyError if one is infinite or not a
+          number.
         """
         rate = self._rate(rate_id)
         run = self._programs[rate_id]
-        return in_batches(
+        outputs: Outputs = in_batches(
             lambda batch: run(self._variables, rate.unit, rate.offsets, batch),
             symbols,
             self.batch_size,
         )
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)):
+            raise FamilyError(
+                f"rate {rate_id} gives outputs that are infinite or not numbers: its parameters or "
+                "the backbone's weights are, or the symbols are far too large; train or load them "
+                "again"
+            )
+        return outputs
 
 
 @functools.lru_cache

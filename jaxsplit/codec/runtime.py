@@ -138,6 +138,8 @@ def _by_path(shapes: TreeOf[Shape]) -> dict[tuple[object, ...], object]:
 class Runtime:
     """A family bound to a backbone, ready to run: the common part of sender and receiver.
 
+    Copies and pickles hold these arguments alone, and are made ready anew.
+
     Args:
       family: the rates.
       backbone: what the family was trained on; a FamilyError if they don't fit.
@@ -162,6 +164,9 @@ class Runtime:
                 jax.tree.map(jnp.asarray, split.stored_offsets(rate.tables)),
                 rate.coder,
             )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.family, self.backbone, self.batch_size)
 
     @functools.cached_property
     def header(self) -> Header:

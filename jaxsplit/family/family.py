@@ -20,6 +20,7 @@ from jaxsplit.cost import Link, Option, plan_unit, split_cost
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family.files import read_family, write_family
+from jaxsplit.io import untrusted
 from jaxsplit.split import Split, make_split
 from jaxsplit.units import BottleneckSpec
 from jaxsplit.weights.load import load_backbone
@@ -213,9 +214,11 @@ class RateFamily:
         """Writes the family atomically: an interrupted save leaves the previous family.
 
         Args:
-          directory: the folder; a FamilyError if it cannot be written.
+          directory: the folder; a FamilyError if it cannot be written, or a parameter is infinite
+            or not a number.
           packed: one safetensors file for each rate, for distribution, in place of an orbax folder.
         """
+        _check_finite(self.rates)
         described = {
             "backbone": {
                 "name": self.backbone,
@@ -242,7 +245,21 @@ class RateFamily:
           FamilyError: there is none, it is damaged, or its format has another version.
           CoderError: the installed coder does not reproduce a rate's self-test.
         """
-        return cls(**read_family(Path(directory)))
+        family = cls(**read_family(Path(directory)))
+        _check_finite(family.rates)
+        return family
+
+
+def _check_finite(rates: Iterable[FamilyRate]) -> None:
+    """Raises a FamilyError where a parameter is infinite or not a number."""
+    for rate in rates:
+        for path, leaf in jax.tree.leaves_with_path(rate.variables):
+            if not np.isfinite(leaf).all():
+                name = untrusted.shown(jax.tree_util.keystr(path, simple=True, separator="/"))
+                raise FamilyError(
+                    f"rate {rate.rate_id} has values in {name} that are infinite or not numbers; "
+                    "train it again"
+                )
 
 
 def link_options(

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Protocol
 
-from jaxsplit.errors import JaxsplitWarning, error_line
+from jaxsplit.errors import JaxsplitWarning, escaped
 
 
 class Log(Protocol):
@@ -54,4 +54,4 @@ class _Lines(logging.Handler):
 
 
 def _show(message: Warning | str, *place: object, **line: object) -> None:
-    print(f"jaxsplit: warning: {error_line(message)}", file=sys.stderr)
+    print(f"jaxsplit: warning: {escaped(' '.join(str(message).split()))}", file=sys.stderr)

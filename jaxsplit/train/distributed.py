@@ -1,4 +1,8 @@
-"""Several processes that train together, usually one a host: joining, barriers, lost ones."""
+"""Several processes that train together, usually one a host: joining, barriers, lost ones.
+
+A lost process is a `ProcessError` of the others, except the first, in which the coordinator runs:
+without it jax's client ends the others itself, by an abort with a C++ stack. A checkpoint remains.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,11 @@ import numpy as np
 from jaxsplit.errors import (
     ConfigError,
     Interrupted,
-    JaxsplitError,
     NonFiniteError,
     ProcessError,
-    error_line,
+    escaped,
+    one_line,
+    out_of_memory,
 )
 
 # A process without a heartbeat for this long is lost, and jax ends all others.
@@ -166,11 +171,12 @@ def leaving_errors() -> Iterator[None]:
         if not _several():
             raise
         code = 130 if isinstance(error, KeyboardInterrupt) else 1
-        if isinstance(error, JaxsplitError):
-            code = 2
-            print(f"jaxsplit: {error_line(error)}", file=sys.stderr)
-        else:
+        line = one_line(error)
+        if line is None:
             traceback.print_exc()
+        else:
+            code = 2
+            print(f"jaxsplit: {escaped(line)}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -182,7 +188,7 @@ def together(kinds: tuple[type[Exception], ...] = (jax.errors.JaxRuntimeError,))
     try:
         yield
     except kinds as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or out_of_memory(error):
             raise
         raise ProcessError(
             f"one of {jax.process_count()} processes is lost ({_reason(error)}): start all of them "

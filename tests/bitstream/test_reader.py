@@ -1,8 +1,10 @@
 """Frames are read as they arrive, from sockets and files, and forged lengths are refused."""
 
 import io
+import itertools
 import socket
 import threading
+import time
 import tracemalloc
 
 import pytest
@@ -16,9 +18,10 @@ from jaxsplit.bitstream import (
     frame_sizes,
     pack_frame,
     pack_header,
+    unpack_frame,
     write_container,
 )
-from jaxsplit.errors import BitstreamError, ConfigError
+from jaxsplit.errors import BitstreamError, ConfigError, JaxsplitError, ReadTimeoutError
 
 HEADER = Header(
     "01" * 16, (RateInfo("a", "23" * 16, (4, 4, 8)), RateInfo("b", "45" * 16, (1, 1, 1)))
@@ -162,3 +165,183 @@ def test_a_flood_of_empty_frames_takes_no_memory():
         assert tracemalloc.get_traced_memory()[1] < 2 * len(data) + (1 << 20)
     finally:
         tracemalloc.stop()
+
+
+class Interrupting(io.BytesIO):
+    """A file whose n-th read takes its bytes and is interrupted before it gives them."""
+
+    def __init__(self, data, error, at):
+        super().__init__(data)
+        self.error, self.left = error, at
+
+    def read(self, size=-1):
+        taken = super().read(size)
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+        return taken
+
+
+@pytest.mark.parametrize("frame_checks", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("lost"), TimeoutError("timed out")])
+def test_a_reader_that_was_interrupted_anywhere_gives_no_frame_that_nobody_sent(
+    frame_checks, error
+):
+    # Payloads that would pass for frames, were one read from its middle.
+    sent = [Frame(0, pack_frame(b"x", 1, 2) * 4), Frame(1, b"\5abc"), Frame(0, b"")] * 3
+    data = write_container(HEADER, sent, frame_checks=frame_checks)
+    for at in itertools.count(1):
+        file = Interrupting(data, error, at)
+        try:
+            reader = Reader(file)
+        except (type(error), ReadTimeoutError):
+            continue  # no header, no reader
+        got = []
+        try:
+            got.extend(reader)
+        except (type(error), ReadTimeoutError):
+            pass
+        else:
+            assert got == sent
+            break  # behind the last read
+        for _ in range(2):
+            with pytest.raises(BitstreamError, match=r"interrupted|timeout"):
+                got.extend(reader)
+        assert got == sent[: len(got)]
+    assert at > 20
+
+
+def test_an_iterator_that_failed_does_not_end_as_if_the_stream_had():
+    iterator = iter(Reader(Interrupting(STREAM, KeyboardInterrupt(), 25), stream=True))
+    with pytest.raises(KeyboardInterrupt):
+        list(iterator)
+    with pytest.raises(BitstreamError, match="this stream was interrupted"):
+        next(iterator)
+
+
+def test_frames_left_unread_by_one_loop_are_read_by_the_next():
+    reader = Reader(io.BytesIO(STREAM), stream=True)
+    for frame in reader:
+        assert frame == FRAMES[0]
+        break
+    assert list(reader) == FRAMES[1:]
+
+
+class Failing(io.BytesIO):
+    """A file whose n-th write takes half of the bytes, and then fails or says how many."""
+
+    def __init__(self, at, error):
+        super().__init__()
+        self.left, self.error = at, error
+
+    def write(self, data):
+        self.left -= 1
+        if self.left:
+            return super().write(data)
+        written = super().write(data[: len(data) // 2])
+        if self.error is not None:
+            raise self.error
+        return written
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(None, "took 2 of 4"), (KeyboardInterrupt("now"), "now"), (OSError("full"), "full")],
+)
+def test_a_writer_whose_file_failed_writes_no_further_frame(error, said):
+    file = Failing(3, error)
+    writer = Writer(file, HEADER)
+    writer.write(b"abc", 0)
+    with pytest.raises(type(error) if error else ConfigError, match=said):
+        writer.write(b"def", 0)
+    size = len(file.getvalue())
+    for more in (lambda: writer.write(b"ghi", 0), writer.close):
+        with pytest.raises(ConfigError, match="an earlier write failed"):
+            more()
+    assert len(file.getvalue()) == size
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_more_frames_than_max_frames_are_read(stream):
+    frames = [Frame(1, b"")] * 1000  # each a byte on the wire, and a whole network's computing
+    data = write_container(HEADER, frames)
+    for most in (1000, 1001, None):
+        assert list(Reader(io.BytesIO(data), stream=stream, max_frames=most)) == frames
+    for most in (0, 999):
+        reader, got = Reader(io.BytesIO(data), stream=stream, max_frames=most), []
+        for _ in range(2):
+            with pytest.raises(BitstreamError, match=f"more than max_frames = {most} frames"):
+                got.extend(reader)
+        assert len(got) == most
+
+
+@pytest.mark.parametrize(
+    "sent", [STREAM[:20], STREAM, STREAM[:-1]], ids=["header", "idle", "frame"]
+)
+def test_a_silent_connection_is_a_typed_timeout_not_the_end(sent):
+    device, server = socket.socketpair()
+    server.settimeout(0.02)
+    with device, server, server.makefile("rb") as file:
+        device.sendall(sent)
+        with pytest.raises(TimeoutError, match="timeout: nothing arrived") as error:
+            list(Reader(file, stream=True))
+    assert isinstance(error.value, BitstreamError)
+    assert isinstance(error.value, JaxsplitError)
+
+
+@pytest.mark.parametrize("buffering", [-1, 0])
+@pytest.mark.parametrize("drips", ["frames", "payload"])
+def test_a_sender_that_drips_is_given_up_after_max_seconds(drips, buffering):
+    device, server = socket.socketpair()
+    over = threading.Event()
+
+    def drip():
+        device.sendall(pack_header(HEADER))
+        if drips == "payload":
+            device.sendall(pack_frame(bytes(1000), 0, 2)[:2])
+        while not over.wait(0.01):  # always within the connection's timeout
+            device.sendall(b"\2" if drips == "frames" else b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    server.settimeout(10)
+    started = time.monotonic()
+    try:
+        with server.makefile("rb", buffering=buffering) as file:
+            reader = Reader(file, stream=True, max_seconds=0.2)
+            for _ in range(2):
+                with pytest.raises(ReadTimeoutError, match=r"more than max_seconds = 0\.2"):
+                    list(reader)
+        assert 0.2 <= time.monotonic() - started < 5
+    finally:
+        over.set()
+        thread.join()
+        server.close()
+        device.close()
+
+
+def test_a_reader_with_limits_reads_what_one_without_does():
+    device, server = socket.socketpair()
+    with server, server.makefile("rb") as file:
+        with device:
+            device.sendall(STREAM)
+        assert list(Reader(file, stream=True, max_frames=3, max_seconds=60)) == FRAMES
+
+
+def test_messages_speak_of_what_was_read():
+    def said(data, **options):
+        with pytest.raises(BitstreamError) as error:
+            list(Reader(io.BytesIO(data), **options))
+        return str(error.value)
+
+    whole = write_container(HEADER, FRAMES)
+    long = pack_header(HEADER) + pack_frame(bytes(9 * 4 * 4 * 8 + 1), 0, 2)
+    for damaged in (b"GET / HTTP/1.1", whole[:-1], whole[:20], long, whole[:-1] + b"x"):
+        of_file, of_stream = said(damaged), said(damaged, stream=True)
+        assert "file" not in of_stream
+        assert "stream" not in of_file
+        assert "file" in of_file or "encode it again" in of_file
+        assert "stream" in of_stream or "sent again over a new connection" in of_stream
+    with pytest.raises(BitstreamError, match=r"truncated: .* have it sent again") as error:
+        unpack_frame(pack_frame(b"abc", 0, 1)[:-1], 1)
+    assert "file" not in str(error.value)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import json
 import os
@@ -902,6 +903,39 @@ def test_a_damaged_family_is_refused(family, tmp_path):
     refuses("info", damaged, words=[damaged / "family.json"])
     (damaged / "family.json").write_text(json.dumps({**index, "format": 99}))
     refuses("info", damaged, words=["99"])
+
+
+@pytest.mark.parametrize("platform", ["nonsense", "cuda"])
+def test_a_backend_that_cannot_start_is_one_line(platform, pictures, tmp_path):
+    if platform == "cuda" and importlib.util.find_spec("jax_cuda12_plugin"):
+        pytest.skip("cuda may start here")
+    out = tmp_path / "out.jspl"
+    family = "resnet8_small-fashion_mnist/stage1.block1"
+    words = ["encode", str(pictures[0]), "--family", family, "--rate", "r1", "-o", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxsplit", *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": platform},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"jaxsplit: .*{platform}.*JAX_PLATFORMS=''.*\n", done.stderr), done.stderr
+    assert not out.exists()
+
+
+def test_memory_that_runs_out_is_one_line_and_a_bug_has_its_traceback(monkeypatch):
+    def failing(error):
+        def describe(name):
+            raise error
+
+        monkeypatch.setattr("jaxsplit.cli.info.describe", describe)
+
+    failing(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n…"))
+    refuses("info", words=["out of memory: use smaller batches"])
+    failing(RuntimeError("of our own"))
+    with pytest.raises(RuntimeError, match="of our own"):
+        run("info")
 
 
 def test_an_interrupt_is_no_traceback(monkeypatch):

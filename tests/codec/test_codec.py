@@ -1,8 +1,11 @@
 """Device and server: the split's own symbols are sent, and what was sent arrives."""
 
 import contextlib
+import copy
 import dataclasses
 import io
+import multiprocessing
+import pickle
 import tracemalloc
 
 import jax
@@ -417,3 +420,65 @@ def test_a_family_that_does_not_fit_is_refused_before_an_image_is_sent(
 def test_tables_of_the_latents_places_fit(tiny_family, tiny_backbone, sender, end):
     symbols = sender.symbols(np.zeros((1, 12, 12, 1), np.uint8), "high")
     end(placed(tiny_family, symbols.shape[1:]), tiny_backbone)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+@pytest.mark.parametrize("used", [False, True])
+def test_copies_and_pickles_give_the_same_bytes_and_outputs(
+    tiny_family, tiny_backbone, tiny_images, copied, used
+):
+    images = tiny_images[:3]
+    ends = Sender(tiny_family, tiny_backbone, 16), Receiver(tiny_family, tiny_backbone, 16)
+    frames = ends[0].encode(images, "high")
+    expected = ends[1].decode(frames)
+    if not used:
+        ends = Sender(tiny_family, tiny_backbone, 16), Receiver(tiny_family, tiny_backbone, 16)
+    sender, receiver, family = map(copied, (*ends, tiny_family))
+    assert sender is not ends[0]
+    assert sender.header == ends[0].header
+    assert (sender.batch_size, receiver.batch_size) == (16, 16)
+    assert sender.encode(images, "high") == frames
+    np.testing.assert_array_equal(receiver.decode(frames), expected)
+    assert family.fingerprint == tiny_family.fingerprint
+    assert Sender(family, tiny_backbone, 16).encode(images, "high") == frames
+    for rate in (*family.rates, *sender.family.rates):
+        assert not rate.tables.counts.flags.writeable
+
+
+def test_ends_work_in_a_process_that_is_spawned(sender, receiver, tiny_images):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        frames = pool.apply(sender, (tiny_images[:2],), {"rate": "high"})
+        outputs = pool.apply(receiver, (frames,))
+    assert frames == sender(tiny_images[:2], rate="high")
+    np.testing.assert_array_equal(outputs, receiver(frames))
+
+
+@pytest.mark.parametrize(
+    # A ReLU may hide others of a unit, which `RateFamily.load` refuses.
+    ("where", "value"),
+    [("unit", np.inf), ("backbone", np.nan), ("backbone", np.inf), ("backbone", -np.inf)],
+)
+def test_outputs_that_are_not_finite_are_a_clear_error(
+    tiny_family, tiny_backbone, tiny_images, sender, where, value
+):
+    family, backbone = tiny_family, tiny_backbone
+    if where == "unit":
+
+        def change(variables):
+            variables["params"]["decoder"]["depthwise"][...] = value
+
+        family = with_unit(tiny_family, "high", change)
+    else:  # behind the cut, which no sender notices
+        variables = jax.tree.map(np.array, backbone.variables)
+        jax.tree.leaves(variables["params"]["logits"])[0].flat[0] = value
+        backbone = dataclasses.replace(backbone, variables=variables)
+    receiver = Receiver(family, backbone, 16)
+    symbols = sender.symbols(tiny_images[:3], "high")
+    frames = sender.frames(symbols, "high")
+    for run in (lambda: receiver.predict(symbols, "high"), lambda: receiver.decode(frames)):
+        with pytest.raises(FamilyError, match="rate high gives outputs that are infinite or not"):
+            run()
+    if where == "unit":  # the other rates are as they were
+        assert np.isfinite(receiver.decode(sender.encode(tiny_images[:3], "mid"))).all()

@@ -573,3 +573,27 @@ def test_a_parameter_that_float16_cannot_hold_is_refused(tiny_family):
     )
     with pytest.raises(FamilyError, match="too large for float16"):
         family.half()
+
+
+# Values.
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["encoder", "decoder", "prior", "batch_stats"])
+def test_parameters_that_are_not_finite_are_neither_saved_nor_loaded(
+    tiny_family, tmp_path, monkeypatch, packed, part, value
+):
+    first, *others = tiny_family.rates
+    variables = jax.tree.map(np.array, first.variables)
+    tree = variables["batch_stats"] if part == "batch_stats" else variables["params"][part]
+    jax.tree.leaves(tree)[-1].flat[-1] = value
+    damaged = dataclasses.replace(first, variables=variables)
+    family = dataclasses.replace(tiny_family, rates=(*others, damaged))
+    words = f"rate high has values in .*{part}.* that are infinite or not numbers"
+    with pytest.raises(FamilyError, match=words):
+        family.save(tmp_path / "family", packed=packed)
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:  # as an earlier version did
+        patch.setattr("jaxsplit.family.family._check_finite", lambda rates: None)
+        family.save(tmp_path, packed=packed)
+    refused(tmp_path, words)

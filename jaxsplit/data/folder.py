@@ -10,12 +10,12 @@ name: `T-shirt/top` is read from `T-shirt_top`.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxsplit.data.images import SUFFIXES, decode_image
+from jaxsplit.data.images import decode_image, suffixes
 from jaxsplit.data.splits import choose_split
 from jaxsplit.errors import DataError
 
@@ -87,9 +87,10 @@ class FolderRecords:
     def __len__(self) -> int:
         return len(self._files)
 
-    def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-        """Returns (image, label) for each index; images are uint8 [H, W, C]."""
-        return [(decode_image(self._top / self._files[i]), int(self.labels[i])) for i in indices]
+    def examples(self, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
+        """Yields (image, label) for each index; images are uint8 [H, W, C]."""
+        for i in indices:
+            yield decode_image(self._top / self._files[i]), int(self.labels[i])
 
 
 def _folder_name(class_name: str) -> str:
@@ -106,7 +107,7 @@ def _image_files(folder: Path) -> list[tuple[str, int, int]]:
         return sorted(
             (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
             for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in SUFFIXES
+            if os.path.splitext(entry.name)[1].lower() in suffixes()
             and not entry.name.startswith(".")
         )
 

@@ -7,7 +7,7 @@
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict
 
@@ -37,8 +37,8 @@ class Records(Protocol):
         """int32 [N], read once without decoding an image."""
         ...
 
-    def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-        """Returns (image, label) for each index; images are uint8 [height, width, channels]."""
+    def examples(self, indices: Sequence[int]) -> Iterable[tuple[np.ndarray, int]]:
+        """Yields (image, label) for each index; images are uint8 [height, width, channels]."""
         ...
 
 
@@ -85,8 +85,12 @@ class Source:
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """Returns several examples, which some sources read much faster than one by one."""
-        found = self._records.examples(self.keep[np.asarray(indices, np.int64)].tolist())
-        return [Example(image=image, label=label) for image, label in found]
+        return list(self.examples(indices))
+
+    def examples(self, indices: Sequence[int]) -> Iterator[Example]:
+        """Yields several examples like `__getitems__`, without holding all decoded images."""
+        for image, label in self._records.examples(self.keep[np.asarray(indices, int)].tolist()):
+            yield Example(image=image, label=label)
 
     def __repr__(self) -> str:
         return f"Source({self.name!r}, split={self.split!r}, {len(self)} images)"

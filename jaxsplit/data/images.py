@@ -16,6 +16,7 @@ from jaxsplit.errors import DataError, JaxsplitWarning, warn_once
 
 #: Formats that are decoded, by Pillow's names. Others call programs (EPS), are stubs or too rare.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+HEIC_ADVICE = "convert HEIC to JPEG, for example with heif-convert of libheif"
 _GREY = ("1", "L", "LA", "La")  # Pillow's modes, with or without transparency
 _MEMORY = 900 * 2**20  # bytes for one image
 # Measured at their worst: with transparency or progressive, including the array.
@@ -124,7 +125,7 @@ def _unidentified(encoded: bytes | Path) -> str:
         with encoded.open("rb") as file:
             encoded = file.read(12)
     if encoded[4:12] in _HEIF:
-        return "HEIC is not supported; convert it to JPEG, for example with heif-convert of libheif"
+        return f"HEIC is not supported; {HEIC_ADVICE}"
     return f"not an image file of a supported format ({', '.join(FORMATS)}), or a damaged one"
 
 

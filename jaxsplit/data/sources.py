@@ -2,7 +2,7 @@
 
 - `embedded`: 6,000 + 2,000 images of Fashion-MNIST, included in the package
 - `tfds:NAME[/CONFIG][:VERSION]`: any TFDS dataset prepared as array_record
-- `folder:PATH`: image files in `[split/]class/`
+- `folder:PATH`: image files in `[split/]class/`, or without labels in the folder itself
 """
 
 import functools
@@ -61,7 +61,8 @@ class Source:
       keep: int64 [N], indices of the selected examples; None: all.
 
     Attributes:
-      class_names: names of the classes; a label is an index into them.
+      class_names: names of the classes; a label is an index into them. Empty without labels,
+        which are then -1.
       keep: indices of the selected examples in the split, int64 [N].
 
     >>> source = open_source("embedded", split="train", max_samples=100)
@@ -102,6 +103,18 @@ class Source:
         labels.flags.writeable = False
         return labels
 
+    def check_labelled(self) -> None:
+        """Raises a DataError if the images have no labels."""
+        if not self.labelled:
+            raise DataError(
+                f"{self.name} has no labels, which are needed here: make a folder for each class"
+            )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels; those of a folder without class folders don't."""
+        return not len(self) or self.labels[0] >= 0
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with names, versions, sizes and modification times."""
@@ -131,7 +144,8 @@ def open_source(
 
     Args:
       name: `embedded`, `tfds:NAME[/CONFIG][:VERSION]` or `folder:PATH`.
-      split: name of the split; None selects test, else val, else validation, else the only one.
+      split: name of the split; None selects test, else val, else validation, else the only one,
+        which of a folder without splits is `all`; its `train` and `test` are 90 % and 10 %.
         `NAME[A%:B%]` is a percent range of every class: `train[:90%]` and `train[90%:]` are
         disjoint, so the second can validate settings without the test images.
       data_dir: TFDS data_dir; default: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.

@@ -114,7 +114,7 @@ def test_an_eps_named_png_calls_no_program(tmp_path, monkeypatch):
 
 def test_heic_names_a_converter():
     content = next(one.content for one in odd_images.foreign() if one.name == "heic")
-    with pytest.raises(DataError, match=r"convert it to JPEG.*heif-convert"):
+    with pytest.raises(DataError, match=r"convert HEIC to JPEG.*heif-convert"):
         decode_image(content, "photo.heic")
 
 

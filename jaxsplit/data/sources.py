@@ -112,7 +112,7 @@ class Source:
 
     @property
     def labelled(self) -> bool:
-        """Whether the images have labels; those of a folder without class folders don't."""
+        """True if the images have labels; those of a folder without class folders have none."""
         return not len(self) or self.labels[0] >= 0
 
     @functools.cached_property

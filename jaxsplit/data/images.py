@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from jaxsplit.errors import DataError, JaxsplitWarning, warn_once
 
 #: Formats that are decoded, by Pillow's names. Others call programs (EPS), are stubs or too rare.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "AVIF", "JPEG2000")
 HEIC_ADVICE = "convert HEIC to JPEG, for example with heif-convert of libheif"
 _GREY = ("1", "L", "LA", "La")  # Pillow's modes, with or without transparency
 _MEMORY = 900 * 2**20  # bytes for one image
@@ -138,7 +138,8 @@ def _to_array(image: Image.Image, name: str) -> np.ndarray:
     rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
         out = array[top : top + rows]
-        band = image.crop((0, top, image.width, top + len(out)))
+        whole = len(out) == image.height
+        band = image if whole else image.crop((0, top, image.width, top + len(out)))
         if band.mode.startswith("I"):  # Pillow would clip 16-bit grey instead of scaling it
             bits = getattr(image, "tag_v2", {}).get(_BITS, (16,))[0]
             values = np.asarray(band)

@@ -626,7 +626,7 @@ def test_every_suffix_of_the_formats_is_seen(folder, suffix):
     ("left", "match"),
     [
         ("cat/a.heic", r"such as cat/a\.heic.*convert HEIC to JPEG, for example with heif-convert"),
-        ("cat/deeper/a.png", r"such as cat/deeper: expected AVIF, .* in class folders"),
+        ("cat/deeper/a.png", r"such as cat/deeper: expected PNG, .* in class folders"),
         ("a.png", r"such as a\.png"),
     ],
 )

@@ -1,7 +1,9 @@
 """Reads folders of image files, `[split/]class/image`; folder names are class names.
 
 The first level is read as splits if none of its folders contains an image directly, else as
-classes, whose subfolders are ignored.
+classes, whose subfolders are ignored. Without splits, `train` is the first 90 % of every class by
+file name, and `test`, `val` or `validation` the rest. If only the folder itself contains images,
+they are unlabelled: no classes, label -1. What is left out is counted in a warning.
 
 An optional `classes.txt` beside the splits (or beside the classes) lists the classes in order, one
 per line, so that a folder may contain only some of them. A "/" in a name becomes "_" in the folder
@@ -10,20 +12,25 @@ name: `T-shirt/top` is read from `T-shirt_top`.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxsplit.data.images import SUFFIXES, decode_image
-from jaxsplit.data.splits import choose_split
-from jaxsplit.errors import DataError
+from jaxsplit.data.images import FORMATS, HEIC_ADVICE, decode_image, suffixes
+from jaxsplit.data.splits import choose_split, part_of
+from jaxsplit.errors import DataError, warn_once
+
+_NO_CLASSES = {"__MACOSX", "@eaDir"}  # folders of macOS's archives and of Synology's thumbnails
+_HELD_OUT = (90, 100)  # percent of every class
+_PARTS = {"train": (0, 90), "test": _HELD_OUT, "val": _HELD_OUT, "validation": _HELD_OUT}
 
 
 def open_records(path: str, split: str | None) -> tuple["FolderRecords", str]:
     """Opens one split of a folder and returns its name; without splits it is `all`.
 
-    Raises a DataError: no such folder or split, a class without images or not in classes.txt.
+    Warns once of each folder: entries that are left out, and parts in place of splits. Raises a
+    DataError: no such folder or split, a class without images or not in classes.txt.
     """
     name = f"folder:{path}"
     try:
@@ -32,7 +39,8 @@ def open_records(path: str, split: str | None) -> tuple["FolderRecords", str]:
         raise DataError(f"cannot read {name}: {error}") from error
     if not len(records):
         raise DataError(
-            f"{name} has no images in its split {split}, expected {split}/class/image files"
+            f"{name} has no images in its split {split}, expected {split}/class/image files, "
+            "or without splits at least 10 images of a class"
         )
     return records, split
 
@@ -41,55 +49,77 @@ def _open(root: Path, name: str, split: str | None) -> tuple["FolderRecords", st
     if not root.is_dir():
         raise DataError(f"{name}: no such folder; check the path")
     below = {folder.name: _subfolders(folder) for folder in _subfolders(root)}
-    if not below:
-        raise DataError(f"{name} has no subfolders, expected [split/]class/image files")
-    if any(below.values()) and not any(_image_files(root / one) for one in below):
+    labelled = any(_list(root / one)[0] for one in below)
+    flat, part = False, (0, 100)
+    if any(below.values()) and not labelled:
         split = choose_split(split, list(below), name)
         top, inside = root / split, below[split]
         # A split may lack classes of another, so labels count the classes of all splits.
         classes = sorted({folder.name for folders in below.values() for folder in folders})
     else:
-        split = choose_split(split, ["all"], name)
+        flat = not labelled and bool(_list(root)[0])
+        if not below and not flat:
+            raise DataError(f"{name} has no images, expected [split/]class/image files")
+        if split in _PARTS:
+            part = _PARTS[split]
+            warn_once(
+                f"parts of {root}",
+                f"{name} has no splits: {split} is {part[0]} % to {part[1]} % of every class, by "
+                "file name; name another part, such as all[:80%], or make a folder for each split",
+            )
+        else:
+            split = choose_split(split, ["all"], name)
         top, inside, classes = root, _subfolders(root), list(below)
     listings = [folder / "classes.txt" for folder in (root, top)]
     if listing := next(filter(Path.is_file, listings), None):
         classes = _read_classes(listing, {folder.name for folder in inside})
-    return FolderRecords(name, top, classes), split
+    return FolderRecords(name, top, [] if flat else classes, part), split
 
 
 class FolderRecords:
-    """Records of one split, ordered by class and file name; `labels` are int32 [N]."""
+    """Records of one split, ordered by class and file name; `labels` are int32 [N].
 
-    def __init__(self, name: str, top: Path, class_names: list[str]):
+    Without class names they are the images in `top` itself. `part` is in percent of every class.
+    """
+
+    def __init__(self, name: str, top: Path, class_names: list[str], part: tuple[int, int]):
         self.class_names = tuple(class_names)
         self._top = top
         self._files: list[str] = []  # below top: paths would take more memory
         labels: list[int] = []
+        left_out = [file for file, *_ in _list(top)[0]] if class_names else []
         digest, listing = hashlib.sha256(), hashlib.sha256()
-        for label, class_name in enumerate(class_names):
-            folder = top / _folder_name(class_name)
+        folders = [(i, _folder_name(one), one) for i, one in enumerate(class_names)]
+        for label, below, class_name in folders or [(-1, ".", "")]:
+            folder = top / below
             if not folder.is_dir():
                 continue
-            files = _image_files(folder)
+            files, others = _list(folder)
+            left_out += [f"{below}/{other}" for other in others]
             if not files:
-                what = f"class {class_name!r} has no images in {folder}"
+                what = f"class {class_name!r} has no images ({', '.join(FORMATS)}) in {folder}"
                 raise DataError(f"{name}: {what}; add some, or remove the folder")
             for file, size, modified in files:
-                listed = f"{folder.name}/{file}\0{size}"
+                listed = f"{below}/{file}\0{size}"
                 listing.update(f"{listed}\n".encode())
                 digest.update(f"{listed}\0{modified}\n".encode())
-                self._files.append(f"{folder.name}/{file}")
+                self._files.append(f"{below}/{file}")
                 labels.append(label)
-        self.labels = np.array(labels, np.int32)
+        if left_out:
+            warn_once(f"left out of {top}", _left_out(name, left_out, len(labels)))
+        kept = part_of(np.array(labels, np.int32), *part)
+        self._files = [self._files[i] for i in kept]
+        self.labels = np.array(labels, np.int32)[kept]
         self.identity = f"folder {digest.hexdigest()}"
         self.listing = f"folder {listing.hexdigest()}"
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-        """Returns (image, label) for each index; images are uint8 [H, W, C]."""
-        return [(decode_image(self._top / self._files[i]), int(self.labels[i])) for i in indices]
+    def examples(self, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
+        """Yields (image, label) for each index; images are uint8 [H, W, C]."""
+        for i in indices:
+            yield decode_image(self._top / self._files[i]), int(self.labels[i])
 
 
 def _folder_name(class_name: str) -> str:
@@ -97,18 +127,32 @@ def _folder_name(class_name: str) -> str:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    folders = (entry for entry in folder.iterdir() if entry.is_dir())
+    return sorted(f for f in folders if not f.name.startswith(".") and f.name not in _NO_CLASSES)
 
 
-def _image_files(folder: Path) -> list[tuple[str, int, int]]:
-    """Lists (name, bytes, modification time in ns) of the image files, by name."""
+def _list(folder: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
+    """Lists (name, bytes, modification time in ns) of the images, and other names; none hidden."""
+    images, others = [], []
     with os.scandir(folder) as entries:
-        return sorted(
-            (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
-            for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in SUFFIXES
-            and not entry.name.startswith(".")
-        )
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_file() and os.path.splitext(entry.name)[1].lower() in suffixes():
+                images.append((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns))
+            else:
+                others.append(entry.name)
+    return sorted(images), sorted(others)
+
+
+def _left_out(name: str, left_out: list[str], count: int) -> str:
+    advice = "remove or convert them"
+    if any(file.lower().endswith((".heic", ".heif", ".hif")) for file in left_out):
+        advice = HEIC_ADVICE
+    return (
+        f"{name}: {len(left_out)} files or folders are left out beside {count} images, such as "
+        f"{left_out[0]}: expected {', '.join(FORMATS)} in class folders; {advice}"
+    )
 
 
 def _read_classes(listing: Path, present: set[str]) -> list[str]:

@@ -1,22 +1,41 @@
-"""Decodes image files to uint8 arrays, by Pillow alone so that all sources decode equally."""
+"""Decodes image files to uint8 arrays, by Pillow alone so that all sources decode equally.
 
+Only raster formats that Pillow decodes itself are opened. Files whose decoding is ambiguous (depth,
+range, transparency) or takes more than about 1 GiB are refused.
+"""
+
+import functools
 import io
+import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from jaxsplit.errors import DataError, JaxsplitWarning, warn_once
 
-#: Suffixes of image files; a folder source ignores other files.
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+#: Formats that are decoded, by Pillow's names. Others call programs (EPS), are stubs or too rare.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "AVIF", "JPEG2000")
+HEIC_ADVICE = "convert HEIC to JPEG, for example with heif-convert of libheif"
 _GREY = ("1", "L", "LA", "La")  # Pillow's modes, with or without transparency
+_MEMORY = 900 * 2**20  # bytes for one image
+# Measured at their worst: with transparency or progressive, including the array.
+_BYTES_PER_PIXEL = {"AVIF": 20, "JPEG2000": 26, "WEBP": 22}
+_OTHER_BYTES_PER_PIXEL = 13
+_BAND = 2**20  # pixels converted at a time
+_HEIF = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
+_TILE_WIDTH, _TILE_LENGTH, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 322, 323, 258, 262, 339  # of TIFF
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """Returns Pillow's suffixes of the files of `FORMATS`; a folder source ignores other files."""
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, form in known.items() if form in (*FORMATS, "MPO"))
 
 
 def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
-    """Decodes one image file and applies its EXIF orientation.
+    """Decodes one image file and applies its orientation (EXIF, XMP or the container's).
 
     Args:
       encoded: the file's bytes, or its path.
@@ -24,14 +43,16 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
 
     Returns:
       uint8 [height, width, channels]: 1 channel for grey images, 3 (RGB) for all others.
-      Transparent parts are composited on white, animations give their first frame, and 16-bit grey
-      is scaled to 8 bits.
+      Transparent parts are composited on white, animations give their first frame, and 12-bit and
+      16-bit grey is scaled to 8 bits.
 
     Warns:
-      JaxsplitWarning: the first transparent and the first animated image of a process.
+      JaxsplitWarning: the first transparent, the first animated and the first 16-bit image of a
+        process that uses less than a quarter of its range.
 
     Raises:
-      DataError: the file is missing, truncated, not an image or too large to decode safely.
+      DataError: the file is missing, truncated, not of `FORMATS`, too large to decode safely, or
+        its values have no defined range: 32-bit, signed or floating-point samples.
 
     >>> file = io.BytesIO()
     >>> Image.new("RGB", (4, 2), (10, 20, 30)).save(file, "PNG")
@@ -40,7 +61,11 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
     """
     name = where or ("an image" if isinstance(encoded, bytes) else str(encoded))
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        if isinstance(encoded, Path) and encoded.stat().st_size > _MEMORY // 2:
+            raise ValueError(f"the file has more than {_MEMORY >> 21} MiB")
+        file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+        with Image.open(file, formats=FORMATS) as image:
+            _check(image)
             # The further pictures of an MPO are previews, not an animation.
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 advice = "to use another frame, save it as an image of its own"
@@ -50,14 +75,14 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
         raise
     except IsADirectoryError as error:
         raise DataError(f"{name} is a folder: name the image files in it") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name} has too many pixels to decode safely; make it smaller") from error
     except Exception as error:  # Pillow's plugins raise errors of any kind on damaged files
         reason = " ".join(str(error).split()) or repr(error)
         if isinstance(error, FileNotFoundError):
             reason = "no such file"
-        elif "cannot identify image file" in reason:  # followed by the name of a BytesIO
-            reason = "not an image file"
+        elif isinstance(error, UnidentifiedImageError):
+            reason = _unidentified(encoded)
         raise DataError(f"cannot read {name} as an image: {reason}") from error
 
 
@@ -72,16 +97,65 @@ def to_pillow(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
+def _check(image: ImageFile.ImageFile) -> None:
+    """Refuses, before decoding, what takes too much memory or has no defined range."""
+    tags = getattr(image, "tag_v2", {})  # of TIFF
+    tile = tags.get(_TILE_WIDTH, 1) * tags.get(_TILE_LENGTH, 1)  # may exceed the image
+    per_pixel = _BYTES_PER_PIXEL.get(image.format or "", _OTHER_BYTES_PER_PIXEL)
+    if max(math.prod(image.size), tile) > _MEMORY // per_pixel:
+        raise Image.DecompressionBombError
+    unsigned = {1, 4}.issuperset(tags.get(_SAMPLE_FORMAT, (1,)))  # 4: undefined, as if absent
+    if not unsigned or image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError(
+            "its samples are 32-bit, signed or floating-point numbers, whose range is not known; "
+            "scale them to 8 or 16 bits without sign"
+        )
+    if tags and image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) != 1:
+        raise ValueError("it is 16-bit grey with white as 0; save it with black as 0")
+    # Pillow compares the key, of the file's depth, with values scaled to 8 bits.
+    if "transparency" in image.info and image.mode != "P" and ";" in str(image.tile):
+        raise ValueError(
+            "its transparent colour is not of 8 bits; save it with an alpha channel or as 8-bit"
+        )
+
+
+def _unidentified(encoded: bytes | Path) -> str:
+    """Says why Pillow doesn't open a file."""
+    if isinstance(encoded, Path):
+        with encoded.open("rb") as file:
+            encoded = file.read(12)
+    if encoded[4:12] in _HEIF:
+        return f"HEIC is not supported; {HEIC_ADVICE}"
+    return f"not an image file of a supported format ({', '.join(FORMATS)}), or a damaged one"
+
+
 def _to_array(image: Image.Image, name: str) -> np.ndarray:
-    if "exif" in image.info:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # Pillow would clip 16-bit grey instead of scaling it
-        return np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)[..., None]
-    if image.has_transparency_data:
-        image = _on_white(image, name)
-    grey = image.mode in (*_GREY, "F")
-    array = np.asarray(convert(image, 1 if grey else 3))
-    return array[..., None] if grey else array
+    ImageOps.exif_transpose(image, in_place=True)
+    grey = image.mode in _GREY or image.mode.startswith("I")
+    array = np.empty((image.height, image.width, 1 if grey else 3), np.uint8)
+    brightest = 0
+    # In bands, since each conversion copies what it converts.
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        out = array[top : top + rows]
+        whole = len(out) == image.height
+        band = image if whole else image.crop((0, top, image.width, top + len(out)))
+        if band.mode.startswith("I"):  # Pillow would clip 16-bit grey instead of scaling it
+            bits = getattr(image, "tag_v2", {}).get(_BITS, (16,))[0]
+            values = np.asarray(band)
+            brightest = max(brightest, int(values.max()) << (16 - bits))
+            out[..., 0] = values >> (bits - 8)
+            continue
+        if band.has_transparency_data:
+            band = _on_white(band, name)
+        out[...] = np.asarray(convert(band, out.shape[2])).reshape(out.shape)
+    if 0 < brightest < 2**14:
+        warn_once(
+            "dark",
+            f"{name} is 16-bit grey and its brightest value is {brightest} of 65535; if its depth "
+            f"is {brightest.bit_length()} bits, scale it to 16",
+        )
+    return array
 
 
 def _on_white(image: Image.Image, name: str) -> Image.Image:

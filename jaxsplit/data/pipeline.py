@@ -148,7 +148,7 @@ def _from_source(source: Source, preprocessing: Preprocessing, index: np.ndarray
     images = np.zeros((len(index), *preprocessing.input_shape), np.uint8)
     labels = np.full(len(index), -1, np.int32)
     mask = index >= 0
-    for position, example in enumerate(source.__getitems__(index[mask].tolist())):
+    for position, example in enumerate(source.examples(index[mask].tolist())):
         images[position] = preprocessing.apply(example["image"])
         labels[position] = example["label"]
     return ImageBatch(image=images, label=labels, index=index, mask=mask)

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Self, TypeVar
 
@@ -17,6 +18,8 @@ from jaxsplit.io.fields import build
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 _LONGEST = 65_535  # pixels of a side, as in JPEG
 _MOST_PIXELS = 1 << 26
+_MOST_SCALED = 2**24  # pixels of a resized image; of a larger one only the crop is computed
+_REACH = 4  # source pixels that an interpolation uses around a position, or more
 _LEAST_STD = 1e-30  # the smallest divisor in float32
 
 _ArrayT = TypeVar("_ArrayT")  # of numpy or jax
@@ -102,11 +105,15 @@ class Preprocessing:
         # The longer side is rounded down as in torchvision, but not below the crop.
         sides = [int(side * scale + 1e-6) for side in picture.size]
         scaled = max(width, sides[0]), max(height, sides[1])
-        if scaled != picture.size:
-            picture = picture.resize(scaled, Image.Resampling[self.interpolation.upper()])
         left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
-        cropped = np.asarray(picture.crop((left, top, left + width, top + height)))
-        return cropped.reshape(self.input_shape)
+        box = left, top, left + width, top + height
+        resampling = Image.Resampling[self.interpolation.upper()]
+        if math.prod(scaled) > _MOST_SCALED:
+            cropped = _scaled_crop(picture, scaled, box, resampling)
+        else:
+            resized = picture if scaled == picture.size else picture.resize(scaled, resampling)
+            cropped = resized.crop(box)
+        return np.asarray(cropped).reshape(self.input_shape)
 
     def normalise(self, images: _ArrayT) -> _ArrayT:
         """Computes `(x / 255 - mean) / std` in float32, of numpy or jax arrays.
@@ -140,6 +147,29 @@ class Preprocessing:
           The preprocessing.
         """
         return build(cls, values, what="the preprocessing")
+
+
+def _scaled_crop(
+    picture: Image.Image,
+    scaled: tuple[int, int],
+    box: tuple[int, int, int, int],
+    resampling: Image.Resampling,
+) -> Image.Image:
+    """Computes `picture.resize(scaled).crop(box)`, up to rounding, without the rest of `scaled`.
+
+    The picture is cropped first because Pillow's source boxes are float32.
+    """
+    ratios = 2 * (picture.width / scaled[0], picture.height / scaled[1])
+    kept = [side * ratio for side, ratio in zip(box, ratios, strict=True)]
+    reach = [math.ceil(_REACH * max(1, ratio)) for ratio in ratios[:2]]
+    left, top = (max(0, math.floor(x) - r) for x, r in zip(kept[:2], reach, strict=True))
+    right, bottom = (
+        min(side, math.ceil(x) + r)
+        for side, x, r in zip(picture.size, kept[2:], reach, strict=True)
+    )
+    near = picture.crop((left, top, right, bottom))
+    inside = kept[0] - left, kept[1] - top, kept[2] - left, kept[3] - top
+    return near.resize((box[2] - box[0], box[3] - box[1]), resampling, inside)
 
 
 def _is_side(value: object) -> bool:

@@ -2,12 +2,12 @@
 
 - `embedded`: 6,000 + 2,000 images of Fashion-MNIST, included in the package
 - `tfds:NAME[/CONFIG][:VERSION]`: any TFDS dataset prepared as array_record
-- `folder:PATH`: image files in `[split/]class/`
+- `folder:PATH`: image files in `[split/]class/`, or without labels in the folder itself
 """
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict
 
@@ -37,8 +37,8 @@ class Records(Protocol):
         """int32 [N], read once without decoding an image."""
         ...
 
-    def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-        """Returns (image, label) for each index; images are uint8 [height, width, channels]."""
+    def examples(self, indices: Sequence[int]) -> Iterable[tuple[np.ndarray, int]]:
+        """Yields (image, label) for each index; images are uint8 [height, width, channels]."""
         ...
 
 
@@ -71,7 +71,8 @@ class Source:
       keep: int64 [N], indices of the selected examples; None: all.
 
     Attributes:
-      class_names: names of the classes; a label is an index into them.
+      class_names: names of the classes; a label is an index into them. Empty without labels,
+        which are then -1.
       keep: indices of the selected examples in the split, int64 [N].
 
     >>> source = open_source("embedded", split="train", max_samples=100)
@@ -96,8 +97,12 @@ class Source:
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """Returns several examples, which some sources read much faster than one by one."""
-        found = self._records.examples(self.keep[np.asarray(indices, np.int64)].tolist())
-        return [Example(image=image, label=label) for image, label in found]
+        return list(self.examples(indices))
+
+    def examples(self, indices: Sequence[int]) -> Iterator[Example]:
+        """Yields several examples like `__getitems__`, without holding all decoded images."""
+        for image, label in self._records.examples(self.keep[np.asarray(indices, int)].tolist()):
+            yield Example(image=image, label=label)
 
     def __repr__(self) -> str:
         return f"Source({self.name!r}, split={self.split!r}, {len(self)} images)"
@@ -108,6 +113,18 @@ class Source:
         labels = np.asarray(self._records.labels, np.int32)[self.keep]
         labels.flags.writeable = False
         return labels
+
+    def check_labelled(self) -> None:
+        """Raises a DataError if the images have no labels."""
+        if not self.labelled:
+            raise DataError(
+                f"{self.name} has no labels, which are needed here: make a folder for each class"
+            )
+
+    @property
+    def labelled(self) -> bool:
+        """True if the images have labels; those of a folder without class folders have none."""
+        return not len(self) or self.labels[0] >= 0
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -138,7 +155,8 @@ def open_source(
 
     Args:
       name: `embedded`, `tfds:NAME[/CONFIG][:VERSION]` or `folder:PATH`.
-      split: name of the split; None selects test, else val, else validation, else the only one.
+      split: name of the split; None selects test, else val, else validation, else the only one,
+        which of a folder without splits is `all`; its `train` and `test` are 90 % and 10 %.
         `NAME[A%:B%]` is a percent range of every class: `train[:90%]` and `train[90%:]` are
         disjoint, so the second can validate settings without the test images.
       data_dir: TFDS data_dir; default: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import unittest.mock
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -132,14 +132,12 @@ class PreparedRecords:
         chunks = (range(i, min(i + 1024, len(self))) for i in range(0, len(self), 1024))
         return np.array([label for c in chunks for _, label in self._read(c)], np.int32)
 
-    def examples(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-        """Returns (image, label) for each index; images are uint8 [H, W, C]."""
-        found = []
+    def examples(self, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
+        """Yields (image, label) for each index; images are uint8 [H, W, C]."""
         for index, (image, label) in zip(indices, self._read(indices), strict=True):
             if isinstance(image, bytes):
                 image = decode_image(image, f"example {index} of {self._name}")
-            found.append((image, label))
-        return found
+            yield image, label
 
     def _read(self, indices: Sequence[int]) -> list[tuple[bytes | np.ndarray, int]]:
         from tensorflow_datasets.proto import tf_example_pb2

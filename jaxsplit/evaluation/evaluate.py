@@ -22,7 +22,7 @@ from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size, in_batches
 from jaxsplit.split import Split, make_split
-from jaxsplit.tasks import AGREEMENT, Classification, Outputs, Task
+from jaxsplit.tasks import AGREEMENT, Classification, Outputs, Task, check_targets
 from jaxsplit.train import losses
 from jaxsplit.units import Variables
 from jaxsplit.units.quantization import Offsets
@@ -83,7 +83,7 @@ def evaluate_images(
     Args:
       family: the rates.
       backbone: what the family was trained on.
-      source: labelled test images.
+      source: test images; without labels only the agreement is measured, other metrics are 0.
       log: log callback, called with each rate and its progress in images.
       rate_ids: the rates to measure, in the order of the curve's points; None for all. The choice
         doesn't change frames, which are those of the whole family.
@@ -101,9 +101,10 @@ def evaluate_images(
     """
     log = log or no_log
     task = backbone.task
-    task.check_source(source)
+    check_targets(task, source)
     rates = family.rates if rate_ids is None else [family[rate_id] for rate_id in rate_ids]
-    name, baselines = check_goal(compare_at, task.quality), tuple(baselines)
+    goal = compare_at or (None if source.labelled else AGREEMENT)
+    name, baselines = check_goal(goal, task.quality), tuple(baselines)
     for codec in baselines:
         check_codec(codec)
     log(f"reading {len(source)} images")
@@ -147,7 +148,7 @@ def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origi
         data=data.portable_name(source.name),
         split=source.split,
         data_fingerprint=source.listing,
-        classes=len(source.class_names),
+        classes=len(source.class_names or backbone.class_names),
         jaxsplit=__version__,
         jax=jax.__version__,
     )

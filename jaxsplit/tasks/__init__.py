@@ -9,6 +9,7 @@ from jaxsplit.tasks.task import (
     Outputs,
     Targets,
     Task,
+    check_targets,
     metric_of,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "Outputs",
     "Targets",
     "Task",
+    "check_targets",
     "metric_of",
 ]
 

@@ -127,13 +127,15 @@ class Classification(Task):
         ours, theirs = self.class_names, source.class_names
         if ours == theirs:
             return
-        message = f"{source.name} has {len(theirs)} classes"
+        source.check_labelled()
         if len(ours) == len(theirs):
             i = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1)
-            raise DataError(f"{message}; number {i} is {theirs[i]}, but the backbone's {ours[i]}")
-        raise DataError(
-            f"{message} ({theirs[0]}, …); the backbone's {len(ours)} are others ({ours[0]}, …)"
-        )
+            differs = f"; number {i} is {theirs[i]}, but the backbone's {ours[i]}"
+        else:
+            differs = f" ({theirs[0]}, …); the backbone's {len(ours)} are others ({ours[0]}, …)"
+        listing = source.name.startswith("folder:")
+        advice = "; list the backbone's, in its order, in classes.txt" if listing else ""
+        raise DataError(f"{source.name} has {len(theirs)} classes{differs}{advice}")
 
     def describe(self, outputs: Outputs) -> list[dict[str, object]]:
         """Returns the name of each image's likeliest class and its probability."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import numpy as np
 
 from jaxsplit.data import Source
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, warn_once
 from jaxsplit.trees import Tree
 
 if TYPE_CHECKING:
@@ -141,6 +141,25 @@ def metric_of(metrics: Mapping[str, Metric], name: str) -> Metric:
     if name not in metrics:
         raise ConfigError(f"unknown metric {name!r}; choose {' or '.join((*metrics, AGREEMENT))}")
     return metrics[name]
+
+
+def check_targets(task: Task, source: Source, needed: bool = False) -> None:
+    """Checks that images have targets of a task, or none if none are needed.
+
+    Args:
+      task: of the network.
+      source: the images; a DataError if their targets don't fit. Without labels there is one
+        JaxsplitWarning: metrics are then 0, but for the agreement with the unsplit network.
+      needed: a loss uses the targets.
+    """
+    if needed or source.labelled:
+        task.check_source(source)
+    else:
+        warn_once(
+            "unlabelled",
+            f"{source.name} has no labels: {', '.join(task.metrics)} are 0, only the agreement "
+            "with the unsplit network is measured; for more, make a folder for each class",
+        )
 
 
 class Task(abc.ABC):

@@ -89,9 +89,10 @@ def train_backbone(
 
     Raises:
       ConfigError: there are too few training images, or `initial` is another network.
-      DataError: `initial` has other classes.
+      DataError: `initial` has other classes, or the images no labels.
     """
     source = data.open_source(config.data, split=config.train_split, max_samples=config.max_samples)
+    source.check_labelled()
     check_batch(len(source), config.batch_size)
     steps_per_epoch = len(source) // config.batch_size
     steps = config.epochs * steps_per_epoch

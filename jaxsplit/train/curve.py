@@ -25,7 +25,7 @@ from jaxsplit.io.log import Log, no_log
 from jaxsplit.io.versions import versions
 from jaxsplit.networks import Backbone, LinenNetwork, fingerprint
 from jaxsplit.networks.inference import batch_size
-from jaxsplit.tasks import Classification
+from jaxsplit.tasks import Classification, check_targets
 from jaxsplit.train import batches, features, loop, parallel, rate_groups
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig
@@ -240,7 +240,9 @@ def train_rates(
     frozen = backbone.fold()
     groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
     source = open_source(config.data, split=config.train_split, max_samples=config.max_samples)
-    backbone.task.check_source(source)
+    # Own distortions may use the targets.
+    needed = any(getattr(phase.distortion, "labels", True) for phase in config.phases)
+    check_targets(backbone.task, source, needed)
     # What can't be trained is refused before hours of features.
     check_batch(len(source) * len(config.shown), config.batch_size)
     parallel.devices_for(config.batch_size)

@@ -25,7 +25,7 @@ from harness import make_parser
 from sweep import train
 
 from jaxsplit import data, load_backbone
-from jaxsplit.data.images import SUFFIXES
+from jaxsplit.data.images import suffixes
 from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.evaluate import predictor
@@ -41,7 +41,7 @@ def make_folds(root: Path, where: Path, count: int) -> list[Path]:
     """Folders of links to the images of `root`, each with one fold as `val` and the rest as
     `train`; refused where folds of other images are."""
     files = sorted(
-        (file for file in root.rglob("*/*") if file.suffix.lower() in SUFFIXES),
+        (file for file in root.rglob("*/*") if file.suffix.lower() in suffixes()),
         key=lambda file: (file.parent.name, file.name),
     )
     names = [f"{file.parent.name}/{file.name}" for file in files]

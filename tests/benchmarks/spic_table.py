@@ -32,7 +32,7 @@ from rich.table import Table
 
 from jaxsplit import bitstream
 from jaxsplit.codec import Receiver, Sender
-from jaxsplit.data.images import SUFFIXES, decode_image
+from jaxsplit.data.images import decode_image, suffixes
 from jaxsplit.evaluation.evaluate import predictor
 from jaxsplit.family.spic import import_families
 from jaxsplit.family.table_fitting import with_tables_of
@@ -70,7 +70,7 @@ def read_images(path, preprocessing):
         with tarfile.open(path) as archive:
             members = [member for member in archive if member.isfile()]
             files = {Path(m.name).name: archive.extractfile(m).read() for m in members}
-    names = sorted(name for name in files if Path(name).suffix.lower() in SUFFIXES)
+    names = sorted(name for name in files if Path(name).suffix.lower() in suffixes())
     names = names[::2]
     images = [preprocessing.apply(decode_image(files[name], name)) for name in names]
     return np.stack(images), names

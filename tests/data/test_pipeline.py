@@ -315,13 +315,13 @@ def test_batches_are_the_callers_own(source):
 
 def test_an_image_is_decoded_once(source, monkeypatch):
     calls = []
-    original = type(source).__getitems__
+    original = type(source).examples
 
     def counting(self, indices):
         calls.extend(indices)
         return original(self, indices)
 
-    monkeypatch.setattr(type(source), "__getitems__", counting)
+    monkeypatch.setattr(type(source), "examples", counting)
     fresh = open_source("embedded", "train", max_samples=30)
     load_arrays(fresh, GREY)
     list(batches(fresh, GREY, 8, seed=0, epochs=2))

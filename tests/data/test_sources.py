@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,15 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxsplit.data import Preprocessing, batches, decode_image, open_source, prepare, spread
+from jaxsplit.data import (
+    Preprocessing,
+    batches,
+    decode_image,
+    load_arrays,
+    open_source,
+    prepare,
+    spread,
+)
 from jaxsplit.data.sources import ASSETS, EMBEDDED
 from jaxsplit.data.tfds_records import find_prepared
 from jaxsplit.errors import DataError, JaxsplitWarning
@@ -51,6 +60,11 @@ def assert_one_line(error, *parts):
     assert "\n" not in message
     for part in parts:
         assert str(part) in message
+
+
+@pytest.fixture
+def unwarned(monkeypatch):
+    monkeypatch.setattr("jaxsplit.errors._WARNED", set())
 
 
 @pytest.fixture
@@ -442,8 +456,8 @@ def test_a_folder_without_splits(folder):
     source = open_source(f"folder:{folder / 'train'}")
     assert (source.split, len(source)) == ("all", 5)
     with pytest.raises(DataError) as error:
-        open_source(f"folder:{folder / 'train'}", "test")
-    assert_one_line(error, "'test'", "all")
+        open_source(f"folder:{folder / 'train'}", "dev")
+    assert_one_line(error, "'dev'", "all")
 
 
 def test_classes_txt_fixes_the_order_and_allows_for_missing_ones(folder):
@@ -481,7 +495,8 @@ def test_a_folder_holds_all_classes_of_the_embedded_set(tmp_path):
 def test_a_folder_inside_a_class_is_left_alone(folder):
     save(folder / "train" / "cat" / "thumbs" / "0.png", (1, 1, 1), size=(1, 1))
     for name, split in ((folder, "train"), (folder / "train", "all")):
-        source = open_source(f"folder:{name}", split)
+        with warnings.catch_warnings(category=JaxsplitWarning, action="ignore"):
+            source = open_source(f"folder:{name}", split)
         assert source.class_names == ("cat", "dog")
         assert source.labels.tolist() == [0, 0, 0, 1, 1]
 
@@ -490,7 +505,8 @@ def test_other_files_are_left_alone_and_changes_are_noticed(folder):
     before = open_source(f"folder:{folder}", "train")
     (folder / "train" / "cat" / "notes.txt").write_text("not an image")
     (folder / "train" / "cat" / ".hidden.png").write_text("not an image")
-    same = open_source(f"folder:{folder}", "train")
+    with pytest.warns(JaxsplitWarning, match=r"1 files or folders .* beside 5 .* cat/notes\.txt"):
+        same = open_source(f"folder:{folder}", "train")
     assert (len(same), same.fingerprint) == (5, before.fingerprint)
     save(folder / "train" / "cat" / "1.png", (99, 99, 99), size=(7, 7))
     assert open_source(f"folder:{folder}", "train").fingerprint != before.fingerprint
@@ -554,6 +570,87 @@ def test_an_empty_folder_is_refused(tmp_path):
     assert_one_line(error, tmp_path)
 
 
+def test_unlabelled_images_of_a_flat_folder(folder, tmp_path):
+    flat = folder / "train" / "cat"
+    (flat / "empty").mkdir()
+    with pytest.warns(JaxsplitWarning, match=r"1 files or folders .* such as \./empty"):
+        source = open_source(f"folder:{flat}")
+    assert (len(source), source.split, source.class_names, source.labelled) == (3, "all", (), False)
+    assert source.labels.tolist() == [-1] * 3
+    assert [example["image"][0, 0, 0] for example in source] == [0, 10, 20]
+    assert len(open_source(f"folder:{flat}", "all[:60%]")) == 3 - len(
+        open_source(f"folder:{flat}", "all[60%:]")
+    )
+    assert open_source(f"folder:{flat}", max_samples=2).keep.tolist() == [0, 1]
+    assert len(load_arrays(source, Preprocessing((4, 4), 3))[0]) == 3
+    with pytest.raises(DataError, match=r"no labels.*a folder for each class"):
+        source.check_labelled()
+    assert open_source("embedded", max_samples=1).labelled
+
+
+def test_the_parts_of_a_folder_without_splits_are_disjoint_and_said_once(tmp_path, unwarned):
+    for name, count in (("cat", 20), ("dog", 11)):
+        for k in range(count):
+            save(tmp_path / name / f"{k:02}.png", (k,) * 3)
+    with pytest.warns(JaxsplitWarning, match="no splits: train is 0 % to 90 % of every class"):
+        train = open_source(f"folder:{tmp_path}", "train")
+    test = open_source(f"folder:{tmp_path}", "test")  # a second warning would be an error here
+    assert (train.split, test.split) == ("train", "test")
+    assert np.bincount(train.labels).tolist() == [18, 10]
+    assert np.bincount(test.labels).tolist() == [2, 1]
+    assert [example["image"][0, 0, 0] for example in test] == [18, 19, 10]
+    assert train.fingerprint != test.fingerprint != open_source(f"folder:{tmp_path}").fingerprint
+    parts = [open_source(f"folder:{tmp_path}", f"train[{p}]") for p in (":80%", "80%:")]
+    assert sum(map(len, parts)) == len(train)
+    assert parts[0].split == "train[0%:80%]"
+    with pytest.raises(DataError, match="has no split 'dev'"):
+        open_source(f"folder:{tmp_path}", "dev")
+
+
+def test_a_held_out_part_without_images_is_refused(folder):
+    with pytest.warns(JaxsplitWarning), pytest.raises(DataError, match="at least 10 images"):
+        open_source(f"folder:{folder / 'test'}", "val")
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".jfif", ".jp2", ".JPE", ".pnm", ".apng"])
+def test_every_suffix_of_the_formats_is_seen(folder, suffix):
+    """A class half of .avif was measured on the other half."""
+    form = {".avif": "AVIF", ".jp2": "JPEG2000", ".pnm": "PPM", ".apng": "PNG"}.get(suffix, "JPEG")
+    save(folder / "train" / "cat" / f"9{suffix}", (200,) * 3, format=form)
+    source = open_source(f"folder:{folder}", "train")
+    assert source.labels.tolist() == [0, 0, 0, 0, 1, 1]
+    assert abs(int(source[3]["image"][0, 0, 0]) - 200) < 3
+
+
+@pytest.mark.parametrize(
+    ("left", "match"),
+    [
+        ("cat/a.heic", r"such as cat/a\.heic.*convert HEIC to JPEG, for example with heif-convert"),
+        ("cat/deeper/a.png", r"such as cat/deeper: expected PNG, .* in class folders"),
+        ("a.png", r"such as a\.png"),
+    ],
+)
+def test_what_is_left_out_is_counted_and_named_once(folder, left, match, unwarned):
+    for k in range(2):
+        file = folder / "train" / left
+        file = file.with_stem(f"{file.stem}{k or ''}") if "deeper" not in left else file
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"")
+    count = 1 if "deeper" in left else 2
+    where = folder / "train"
+    with pytest.warns(JaxsplitWarning, match=f"{count} files or folders are left out.*{match}"):
+        source = open_source(f"folder:{where}")
+    assert len(source) == len(open_source(f"folder:{where}")) == 5  # not said again
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", ".git"])
+def test_folders_of_archives_are_no_classes(folder, name):
+    save(folder / "train" / name / "._0.png", (1,) * 3)
+    save(folder / "train" / name / "0.png", (1,) * 3)
+    (folder / name / "train").mkdir(parents=True)
+    assert open_source(f"folder:{folder}", "train").class_names == ("cat", "dog")
+
+
 # Image files.
 
 
@@ -590,11 +687,6 @@ def test_every_kind_of_file_becomes_grey_or_rgb(mode, form, shape):
 def test_16_bit_grey_is_scaled():
     image = Image.fromarray(np.full((4, 6), 0x80FF, np.uint16))
     assert np.all(decode_image(encoded(image, "PNG")) == 0x80)
-
-
-@pytest.fixture
-def unwarned(monkeypatch):
-    monkeypatch.setattr("jaxsplit.errors._WARNED", set())
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])

@@ -7,17 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxsplit import data, ops
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import split_cost
-from jaxsplit.errors import BitstreamError, DataError, FamilyError
+from jaxsplit.errors import BitstreamError, DataError, FamilyError, JaxsplitWarning
 from jaxsplit.evaluation.evaluate import evaluate, evaluate_images, predictor
 from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.io import checkpoint
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import UNNAMED_CLASSES, Classification
 from jaxsplit.train.curve import train_curve
+from jaxsplit.train.losses import Distortion
 
 RATE_IDS = ("high", "mid", "low")
 
@@ -270,6 +272,51 @@ def test_other_classes_are_refused(
         evaluate(tiny_family, backbone, tiny_test_source)
     with pytest.raises(DataError, match=problem):
         train_curve(tiny_config, backbone)
+
+
+@pytest.fixture
+def unlabelled(tiny_test_source, tmp_path, monkeypatch):
+    """The first images of `tiny_test_source` in a folder without class folders."""
+    monkeypatch.setattr("jaxsplit.errors._WARNED", set())
+    for k in range(24):
+        Image.fromarray(tiny_test_source[k]["image"][..., 0]).save(tmp_path / f"{k:02}.png")
+    return data.open_source(f"folder:{tmp_path}")
+
+
+def test_of_unlabelled_images_bytes_and_agreement_are_measured(
+    tiny_family, tiny_backbone, tiny_test_source, unlabelled
+):
+    with pytest.warns(JaxsplitWarning, match="no labels: top1, top5 are 0, only the agreement"):
+        curve, _ = evaluate_images(tiny_family, tiny_backbone, unlabelled, baselines=["jpeg"])
+    keep = tiny_test_source.keep[:24]
+    labelled = data.Source("first", "test", tiny_test_source._records, keep)
+    expected = evaluate(tiny_family, tiny_backbone, labelled)
+    for point, known in zip(curve.points, expected.points, strict=True):
+        assert point.bytes_per_image == known.bytes_per_image
+        assert point.metrics["agreement"] == known.metrics["agreement"]
+        assert point.metrics["top1"].mean == 0
+    assert curve.unsplit["top1"].mean == 0
+
+
+def test_unlabelled_images_train_without_a_labels_loss(
+    tiny_config, tiny_backbone, unlabelled, monkeypatch
+):
+    config = dataclasses.replace(
+        tiny_config, data=unlabelled.name, train_split="all", max_samples=None, batch_size=8
+    )
+    with pytest.warns(JaxsplitWarning, match="no labels"):
+        assert len(train_curve(config, tiny_backbone).rates) == len(RATE_IDS)
+    phase = dataclasses.replace(config.phases[0], distortion=Distortion(labels=1))
+    with pytest.raises(DataError, match="no labels, which are needed here"):
+        train_curve(dataclasses.replace(config, phases=(phase,)), tiny_backbone)
+
+
+def test_a_message_about_a_folders_classes_names_classes_txt(tiny_backbone, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / name / "0.png")
+    with pytest.raises(DataError, match=r"2 classes \(a, .*in its order, in classes\.txt"):
+        tiny_backbone.task.check_source(data.open_source(f"folder:{tmp_path}"))
 
 
 def test_a_frame_that_decodes_to_other_symbols_is_an_error(

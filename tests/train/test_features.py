@@ -375,13 +375,13 @@ def test_images_are_decoded_once_for_all_views_and_a_part_at_a_time(
     compute, source, plain, monkeypatch, small_parts
 ):
     asked = []
-    getitems = data.Source.__getitems__
+    examples = data.Source.examples
 
     def counted(self, indices):
         asked.append(list(indices))
-        return getitems(self, indices)
+        return examples(self, indices)
 
-    monkeypatch.setattr(data.Source, "__getitems__", counted)
+    monkeypatch.setattr(data.Source, "examples", counted)
     monkeypatch.setattr(features, "reader", functools.partial(reader, memory_limit=0))
     cache = compute(views=CROPS)
     assert max(map(len, asked)) <= 8

@@ -8,6 +8,7 @@ import difflib
 import errno
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterable
@@ -83,6 +84,16 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM ends a command outside of the steps of a training.
+
+    Attributes:
+      signal: its number.
+    """
+
+    signal = signal.SIGTERM
 
 
 class JaxsplitWarning(UserWarning):

@@ -18,6 +18,7 @@ import numpy as np
 from jaxsplit.data.images import SUFFIXES, decode_image
 from jaxsplit.data.splits import choose_split
 from jaxsplit.errors import DataError
+from jaxsplit.io.files import as_text
 
 
 def open_records(path: str, split: str | None) -> tuple["FolderRecords", str]:
@@ -61,7 +62,7 @@ class FolderRecords:
     """Records of one split, ordered by class and file name; `labels` are int32 [N]."""
 
     def __init__(self, name: str, top: Path, class_names: list[str]):
-        self.class_names = tuple(class_names)
+        self.class_names = tuple(map(as_text, class_names))
         self._top = top
         self._files: list[str] = []  # below top: paths would take more memory
         labels: list[int] = []
@@ -75,9 +76,9 @@ class FolderRecords:
                 what = f"class {class_name!r} has no images in {folder}"
                 raise DataError(f"{name}: {what}; add some, or remove the folder")
             for file, size, modified in files:
-                listed = f"{folder.name}/{file}\0{size}"
-                listing.update(f"{listed}\n".encode())
-                digest.update(f"{listed}\0{modified}\n".encode())
+                listed = f"{folder.name}/{file}\0{size}".encode("utf-8", "surrogateescape")
+                listing.update(listed + b"\n")
+                digest.update(listed + f"\0{modified}\n".encode())
                 self._files.append(f"{folder.name}/{file}")
                 labels.append(label)
         self.labels = np.array(labels, np.int32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -158,10 +159,12 @@ def leaving_errors() -> Iterator[None]:
     except BaseException as error:
         if not _several():
             raise
-        code = 130 if isinstance(error, KeyboardInterrupt) else 1
+        stopped = isinstance(error, KeyboardInterrupt)
+        code = 128 + getattr(error, "signal", signal.SIGINT) if stopped else 1
         if isinstance(error, JaxsplitError):
             code = 2
-            print(f"jaxsplit: {' '.join(str(error).split())}", file=sys.stderr)
+        if stopped or code == 2:
+            print(f"jaxsplit: {' '.join(str(error).split()) or 'interrupted'}", file=sys.stderr)
         else:
             traceback.print_exc()
         sys.stdout.flush()

@@ -5,7 +5,7 @@ parameters and coding tables: an orbax folder, or in a packed family (format 2) 
 which has half the size, loads in a thirtieth of the time, is deterministic, and stores float32 as
 float16 where that is exact. The digest reveals a damaged rate, the self-test a coder that changed.
 Replacing `family.json` is the one atomic step of saving. Only rates that it no longer names are
-deleted: a save first lists the old and the new ones in `.family.journal`, which it deletes at its
+deleted: a save first lists the old and the new ones in `.family-files.jaxsplit`, deleted at its
 end, or the next one does where it was killed.
 """
 
@@ -38,7 +38,7 @@ from jaxsplit.units.unit import check_stored, spec_from_form
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 INDEX = "family.json"
-_JOURNAL = ".family.journal"
+_LOG = ".family-files.jaxsplit"
 # Rates as they are written; only these are deleted.
 _PLACE = re.compile(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}(\.safetensors)?")
 #: Patterns of the files of a packed family.
@@ -82,7 +82,7 @@ def check_folder(directory: Path) -> None:
     """Raises a FamilyError if a folder holds something else than a family."""
     if (directory / INDEX).exists():
         _places(_read_index(directory))
-    elif directory.is_dir() and not (directory / _JOURNAL).exists():
+    elif directory.is_dir() and not (directory / _LOG).exists():
         names = [path.name for path in directory.iterdir()]
         # Hidden files are of file managers and version control.
         if found := sorted(name for name in names if not name.startswith(".")):
@@ -98,18 +98,18 @@ def _replacing(directory: Path, places: Sequence[str]) -> Iterator[None]:
       directory: of the family; one process at a time saves into it.
       places: of the new rates. They and the old ones are written down before the save begins.
     """
-    with locked(directory / _JOURNAL) as journal:
-        journal.write("\n".join(["", *_current(directory), *places, ""]).encode())
-        journal.flush()
-        os.fsync(journal.fileno())
+    with locked(directory / _LOG) as log:
+        log.write("\n".join(["", *_current(directory), *places, ""]).encode())
+        log.flush()
+        os.fsync(log.fileno())
         try:
             yield
         finally:  # the index on disk is the old or the new one
-            journal.seek(0)
-            listed = filter(_PLACE.fullmatch, journal.read().decode().split("\n"))
+            log.seek(0)
+            listed = filter(_PLACE.fullmatch, log.read().decode(errors="replace").split("\n"))
             for place in {*listed} - {*_current(directory)}:
                 _delete(directory / place)
-            (directory / _JOURNAL).unlink()
+            (directory / _LOG).unlink()
 
 
 def _current(directory: Path) -> list[str]:

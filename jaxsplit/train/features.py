@@ -254,7 +254,7 @@ def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: float, cache: str) 
             )
         lacking = files.lacking_bytes()
         free = shutil.disk_usage(there).free
-        kept = f"{_gib(free)} are free in {there}, of which {_gib(_RESERVE)} are kept free"
+        kept = f"{_gib(free)} are free in {there} and {_gib(_RESERVE)} must stay free"
         limits.append((kept, free - _RESERVE))
     exceeded = [text for text, limit in limits if lacking > max(limit, 0)]
     if not exceeded:

@@ -121,7 +121,7 @@ def test_a_save_without_room_leaves_the_family_and_nothing_else(
     def full(number):
         nonlocal count
         count += 1
-        if count == 3:  # the journal, a rate, the other rate
+        if count == 3:  # the log, a rate, the other rate
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(number)
 

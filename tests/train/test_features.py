@@ -417,7 +417,7 @@ def test_a_disk_without_room_is_known_before_it_is_filled(compute, tmp_path, mon
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: usage(2**40, 2**40, 2**30))
     with pytest.raises(ConfigError, match="free in ") as error:
         compute(cache="disk", directory=tmp_path / "new" / "folder")
-    assert f"1 GiB are free in {tmp_path}, of which 1 GiB are kept free" in str(error.value)
+    assert f"1 GiB are free in {tmp_path} and 1 GiB must stay free" in str(error.value)
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     compute(directory=tmp_path)

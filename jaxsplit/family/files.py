@@ -5,8 +5,8 @@ parameters and coding tables: an orbax folder, or in a packed family (format 2) 
 which has half the size, loads in a thirtieth of the time, is deterministic, and stores float32 as
 float16 where that is exact. The digest reveals a damaged rate, the self-test a coder that changed.
 Replacing `family.json` is the one atomic step of saving. Only rates that it no longer names are
-deleted: a save first lists the old and the new ones in `.family-files.jaxsplit`, deleted at its
-end, or the next one does where it was killed.
+deleted: a save first lists the old and the new ones in `.family-files.jaxsplit`. It deletes this
+list at its end; the list of a killed save is read and deleted by the next one.
 """
 
 from __future__ import annotations

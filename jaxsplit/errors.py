@@ -9,6 +9,7 @@ import errno
 import importlib
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterable
@@ -91,6 +92,16 @@ class Interrupted(KeyboardInterrupt):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM ends a command outside of the steps of a training.
+
+    Attributes:
+      signal: its number.
+    """
+
+    signal = signal.SIGTERM
 
 
 class JaxsplitWarning(UserWarning):

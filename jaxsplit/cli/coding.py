@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jaxsplit.cli import arguments as cli
 from jaxsplit.errors import BitstreamError, ConfigError, FamilyError, escaped
-from jaxsplit.io.files import read_file, write_whole
+from jaxsplit.io.files import as_text, read_file, write_whole
 from jaxsplit.io.log import Log
 
 # Images whose results are in memory at once, whatever the file's length.
@@ -71,10 +71,10 @@ def encode(options: argparse.Namespace) -> None:
     )
     rates = [family.rates[frame.rate_index].rate_id for frame in opened]
     listed = [
-        {"image": name, "rate": rate, "bytes": len(frame)}
+        {"image": as_text(name), "rate": rate, "bytes": len(frame)}
         for name, rate, frame in zip(options.images, rates, frames, strict=True)
     ]
-    document = {"file": str(options.output), "bytes": len(written), "images": listed}
+    document = {"file": as_text(options.output), "bytes": len(written), "images": listed}
     cli.show(options, "", document, summary)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jaxsplit.cli import arguments as cli
 from jaxsplit.errors import ConfigError
-from jaxsplit.io.files import check_writable
+from jaxsplit.io.files import as_text, check_writable
 
 _SOURCE = "embedded (the default), tfds:NAME[/CONFIG] or folder:PATH"
 _BASELINES = "image codecs to compare with, of jpeg, webp and avif (default: jpeg,webp)"
@@ -108,6 +108,7 @@ def pack(options: argparse.Namespace) -> None:
     """Write a family with a complete card, to ship or upload."""
     from jaxsplit import data
     from jaxsplit.evaluation import card, evaluate
+    from jaxsplit.family.files import FILES, check_folder
     from jaxsplit.reports import curve_table
 
     family, backbone = cli.open_family(options)
@@ -122,6 +123,7 @@ def pack(options: argparse.Namespace) -> None:
         needed = [f"--card {key}=…" for key in missing if key != "evaluation"]
         needed += ["--data SOURCE"] if "evaluation" in missing else []
         raise ConfigError(f"the card lacks {', '.join(missing)}: give {' '.join(needed)}")
+    check_folder(options.output)
     check_writable(options.output)
     rows = ""
     if options.data is not None:
@@ -131,7 +133,9 @@ def pack(options: argparse.Namespace) -> None:
         rows = curve_table.render(curve)
         family = card.with_measured(family, curve, seen, source)
     family.save(options.output, packed=True)
-    size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for name in FILES for path in options.output.glob(name))
     summary = f"{len(family.rates)} rates, {size / 1000:.1f} kB: {options.output}"
     names = [rate.rate_id for rate in family.rates]
-    cli.show(options, rows, {"family": str(options.output), "rates": names, "bytes": size}, summary)
+    cli.show(
+        options, rows, {"family": as_text(options.output), "rates": names, "bytes": size}, summary
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxsplit.cli import arguments as cli
 from jaxsplit.errors import ConfigError
-from jaxsplit.io.files import read_file
+from jaxsplit.io.files import as_text, read_file
 
 _CLASSES = "names of the classes, one a line (default: those of ImageNet, or numbers)"
 _SIDE = "shorter side of an image before the crop (default: that of the published weights)"
@@ -59,7 +59,7 @@ def import_backbone(options: argparse.Namespace) -> None:
     facts = {"backbone": backbone.name, "classes": count, "fingerprint": backbone.fingerprint}
     summary = f"{backbone.name}, {count} classes: {options.output}\n"
     summary += f"fingerprint {backbone.fingerprint}"
-    cli.show(options, "", {"file": str(options.output), **facts}, summary)
+    cli.show(options, "", {"file": as_text(options.output), **facts}, summary)
 
 
 @cli.command(
@@ -98,6 +98,6 @@ def import_spic(options: argparse.Namespace) -> None:
         folder = options.output if options.cut else options.output / cut
         family.save(folder)
         names = [rate.rate_id for rate in family.rates]
-        listed.append({"cut": cut, "family": str(folder), "rates": names})
+        listed.append({"cut": cut, "family": as_text(folder), "rates": names})
         lines.append(f"{cut}: {len(names)} rates at {family.cut} of {family.backbone}: {folder}")
     cli.show(options, "", listed, "\n".join(lines))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from jaxsplit import __version__
 from jaxsplit.cli import coding, evaluate, importing, info, plan, train
 from jaxsplit.cli.arguments import Parser, add_parser
-from jaxsplit.errors import ConfigError, Interrupted, escaped, one_line
+from jaxsplit.errors import ConfigError, Interrupted, Terminated, escaped, one_line
 
 #: In the order of the help; those below "import" follow.
 COMMANDS = (
@@ -40,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse(sys.argv[1:] if argv is None else argv)
         from jaxsplit.io import log
 
-        with log.shown_as_lines(quiet=options.quiet):
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
+            sys.stdout.reconfigure(errors="backslashreplace")
+        with log.shown_as_lines(quiet=options.quiet), _terminable():
             options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
@@ -56,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError:  # stdout itself is full
             _forget_output()
         return 2
-    except Interrupted as stopped:
+    except (Interrupted, Terminated) as stopped:
         print(f"jaxsplit: {stopped}", file=sys.stderr)
         return 128 + stopped.signal
     except KeyboardInterrupt:
@@ -104,6 +110,25 @@ def make_parser() -> argparse.ArgumentParser:
     for command in (importing.import_backbone, importing.import_spic):
         command.add_to(commands)
     return parser
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Raises `Terminated` at the first SIGTERM, which would end the process without a word."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated(f"stopped by {signal.Signals(number).name}")
+
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _forget_output() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from jaxsplit.cli import arguments as cli
 from jaxsplit.errors import ConfigError, Interrupted
-from jaxsplit.io.files import check_writable, write_json
+from jaxsplit.io.files import as_text, check_writable, delete_whole, write_json
 
 if TYPE_CHECKING:
     from jaxsplit.train.config import CurveConfig
@@ -30,9 +30,11 @@ _HOSTS = "the same command on each; TPU pods, Slurm and Open MPI need none of th
 def quickstart(options: argparse.Namespace) -> None:
     """Train a rate-accuracy curve on the embedded images and show it with real bytes."""
     from jaxsplit.experiments import config
+    from jaxsplit.io.checkpoint import check_name
 
     variant = "smoke" if options.smoke else "quickstart"
     loaded = config.load(f"fashion_mnist:{variant}", {"seed": str(options.seed)})
+    check_name(options.out)
     check_writable(options.out)
     smoke = " --smoke" if options.smoke else ""
     command = f"jaxsplit quickstart{smoke} --seed {options.seed}"
@@ -54,6 +56,7 @@ def quickstart(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train a configuration; resumes by itself."""
     from jaxsplit.experiments import config, run
+    from jaxsplit.io.checkpoint import check_name
     from jaxsplit.search import DesignConfig
     from jaxsplit.train import distributed, parallel
     from jaxsplit.train.backbone import BackboneConfig
@@ -61,6 +64,7 @@ def train(options: argparse.Namespace) -> None:
     loaded = config.load(options.config, options.overrides)
     if isinstance(loaded, DesignConfig):
         raise ConfigError(f"{options.config} is a search: use jaxsplit design")
+    check_name(options.workdir)
     check_writable(options.workdir)
     distributed.join(options.coordinator, options.process_id, options.processes)
     with distributed.leaving_errors():
@@ -85,7 +89,7 @@ def _repeated(options: argparse.Namespace) -> str:
         # Weights and other files by their names alone.
         named = Path(value).name if Path(value).exists() else data.portable_name(value)
         words.append(shlex.quote(f"--config.{key}={named}"))
-    return " ".join(words)
+    return as_text(" ".join(words))
 
 
 def _run_curve(
@@ -140,8 +144,11 @@ def design(options: argparse.Namespace) -> None:
             found = search(loaded, backbone, options.workdir, progress.log)
         except KeyboardInterrupt as stopped:
             resumes = "interrupted: the same command resumes from the last checkpoint"
-            raise Interrupted(resumes, signal.SIGINT) from stopped
+            number = getattr(stopped, "signal", signal.SIGINT)
+            raise Interrupted(resumes, number) from stopped
     chosen, document, out = choose(found.front, loaded.points), found.to_dict(), options.workdir
+    for name in ("design.json", "design.png"):  # of an earlier search
+        delete_whole(out / name)
     write_config(out / "chosen.py", loaded, chosen)
     write_json(out / "design.json", document)
     search_report.plot_design(out / "design.png", found, chosen)

@@ -20,6 +20,7 @@ import numpy as np
 from jaxsplit.data.images import FORMATS, HEIC_ADVICE, decode_image, suffixes
 from jaxsplit.data.splits import choose_split, part_of
 from jaxsplit.errors import DataError, warn_once
+from jaxsplit.io.files import as_text
 
 _NO_CLASSES = {"__MACOSX", "@eaDir"}  # folders of macOS's archives and of Synology's thumbnails
 _HELD_OUT = (90, 100)  # percent of every class
@@ -83,7 +84,7 @@ class FolderRecords:
     """
 
     def __init__(self, name: str, top: Path, class_names: list[str], part: tuple[int, int]):
-        self.class_names = tuple(class_names)
+        self.class_names = tuple(map(as_text, class_names))
         self._top = top
         self._files: list[str] = []  # below top: paths would take more memory
         labels: list[int] = []
@@ -100,9 +101,9 @@ class FolderRecords:
                 what = f"class {class_name!r} has no images ({', '.join(FORMATS)}) in {folder}"
                 raise DataError(f"{name}: {what}; add some, or remove the folder")
             for file, size, modified in files:
-                listed = f"{below}/{file}\0{size}"
-                listing.update(f"{listed}\n".encode())
-                digest.update(f"{listed}\0{modified}\n".encode())
+                listed = f"{below}/{file}\0{size}".encode("utf-8", "surrogateescape")
+                listing.update(listed + b"\n")
+                digest.update(listed + f"\0{modified}\n".encode())
                 self._files.append(f"{below}/{file}")
                 labels.append(label)
         if left_out:

@@ -17,6 +17,7 @@ from jaxsplit import _moved
 from jaxsplit.data import folder, tfds_records
 from jaxsplit.data.splits import parse_split, part_of, spread
 from jaxsplit.errors import DataError, escaped
+from jaxsplit.io.files import as_text
 
 #: TFDS data_dir inside the package, and the dataset in it.
 ASSETS = Path(__file__).parent.parent / "assets" / "datasets"
@@ -83,7 +84,7 @@ class Source:
     """
 
     def __init__(self, name: str, split: str, records: Records, keep: np.ndarray | None = None):
-        self.name, self.split, self.class_names = name, split, records.class_names
+        self.name, self.split, self.class_names = as_text(name), as_text(split), records.class_names
         check_class_names(self.class_names)
         self._records, self._is_part = records, keep is not None
         self.keep = np.arange(len(records)) if keep is None else keep
@@ -213,7 +214,7 @@ def portable_name(name: str) -> str:
     ('folder:cifar10', 'tfds:cifar10')
     """
     scheme, _, path = name.partition(":")
-    return f"folder:{Path(path).name}" if scheme == "folder" else name
+    return as_text(f"folder:{Path(path).name}" if scheme == "folder" else name)
 
 
 __getattr__ = _moved.renamed(__name__)

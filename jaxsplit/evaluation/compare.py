@@ -12,6 +12,7 @@ from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation import bd_rate as bd
 from jaxsplit.evaluation import per_image
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.io.files import as_text
 from jaxsplit.tasks import Metric
 
 _CURVE = "curve.json"
@@ -35,11 +36,11 @@ class MeasuredCurve:
         curve = Curve.read(file)
         beside = file.with_name(per_image.FILE)
         if file.name != _CURVE or not beside.exists():
-            return cls(str(path), curve, None)
+            return cls(as_text(path), curve, None)
         found = per_image.PerImage.read(beside)
         if not found.belongs_to(curve):
             raise DataError(f"{beside} comes from another evaluation than {file}: repeat it")
-        return cls(str(path), curve, found)
+        return cls(as_text(path), curve, found)
 
     def rate_quality(self, quality: str) -> list[tuple[float, float]]:
         """Returns (bytes per image, quality) of every rate."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,13 @@ from typing import Any, NamedTuple
 from jaxsplit import data, networks
 from jaxsplit._moved import renamed_argument
 from jaxsplit.cost import SplitCost, split_cost
+from jaxsplit.errors import Interrupted
 from jaxsplit.evaluation import evaluate, image_codecs
 from jaxsplit.evaluation.card import with_measured
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.family import RateFamily
-from jaxsplit.io.files import write_json
+from jaxsplit.io.files import delete_whole, write_json
 from jaxsplit.io.log import Log
 from jaxsplit.reports import curve_html, curve_plot, curve_table
 from jaxsplit.train import distributed
@@ -105,9 +107,14 @@ def run_curve(
     family = train_curve(config, backbone, directory if resume else None, progress, log)
     if not distributed.is_first():
         return None
-    curve, seen, table = measure(
-        family, backbone, source, directory, log, None, config.baselines, config.compare_at
-    )
+    try:
+        curve, seen, table = measure(
+            family, backbone, source, directory, log, None, config.baselines, config.compare_at
+        )
+    except KeyboardInterrupt as stopped:
+        number = signal.Signals(getattr(stopped, "signal", signal.SIGINT))
+        saved = "which is saved: the same command resumes from there" if resume else "unsaved"
+        raise Interrupted(f"stopped by {number.name} after the training, {saved}", number) from None
     if command is not None:
         family = dataclasses.replace(family, card={"command": command, **family.card})
     family = with_measured(family, curve, seen, source)
@@ -159,6 +166,9 @@ def measure(
     raw = math.prod(backbone.preprocessing.input_shape)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
+        # A killed run leaves some of its files, and none of another run beside them.
+        for name in ("report.html", "curve.png", FILE):
+            delete_whole(directory / name)
         curve.write(directory / "curve.json")
         seen.write(directory / FILE)
         title = f"{backbone.name} cut after {family.cut}, {curve.n_images} images of {source.name}"
@@ -206,6 +216,7 @@ def run_backbone(
         return measured
     source = data.portable_name(config.data)
     card = {"command": command, "data": source, "seed": config.seed, **measured}
+    delete_whole(directory / "report.json")  # of other weights
     networks.save_backbone(
         directory / "weights.safetensors",
         variables,

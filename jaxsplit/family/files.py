@@ -4,15 +4,19 @@
 parameters and coding tables: an orbax folder, or in a packed family (format 2) a safetensors file,
 which has half the size, loads in a thirtieth of the time, is deterministic, and stores float32 as
 float16 where that is exact. The digest reveals a damaged rate, the self-test a coder that changed.
-Saving leaves the files of the previous index: replacing `family.json` is the one atomic step.
+Replacing `family.json` is the one atomic step of saving. Only rates that it no longer names are
+deleted: a save first lists the old and the new ones in `.family-files.jaxsplit`. It deletes this
+list at its end; the list of a killed save is read and deleted by the next one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import re
-import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -27,13 +31,16 @@ from jaxsplit.data import Preprocessing
 from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsError
 from jaxsplit.io import checkpoint
 from jaxsplit.io.fields import build
-from jaxsplit.io.files import parse_json, write_whole
+from jaxsplit.io.files import delete_whole, locked, parse_json, write_whole
 from jaxsplit.io.untrusted import read_safetensors
 from jaxsplit.units import Variables
 from jaxsplit.units.unit import check_stored, spec_from_form
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 INDEX = "family.json"
+_LOG = ".family-files.jaxsplit"
+# Rates as they are written; only these are deleted.
+_PLACE = re.compile(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}(\.safetensors)?")
 #: Patterns of the files of a packed family.
 FILES = (INDEX, "rates/*.safetensors")
 
@@ -84,22 +91,77 @@ def write_family(
     """
     for rate in rates:
         check_stored(rate.spec)
+    entries = [_described(rate, packed) for rate in rates]
+    index = {"format": PACKED_VERSION if packed else FORMAT_VERSION, **described, "rates": entries}
+    text = json.dumps(index, indent=1) + "\n"
+    # Lists of numbers on one line; JSON strings contain no line breaks.
+    text = re.sub(r"\[\n[-+.\deE,\s]*\]", lambda found: " ".join(found[0].split()), text)
+    places = _places(index)
     try:
-        (directory / "rates").mkdir(parents=True, exist_ok=True)
-        entries = [_write_rate(directory, rate, packed) for rate in rates]
-        index = {"format": PACKED_VERSION if packed else FORMAT_VERSION, **described}
-        text = json.dumps({**index, "rates": entries}, indent=1) + "\n"
-        # Lists of numbers on one line; JSON strings contain no line breaks.
-        text = re.sub(r"\[\n[-+.\deE,\s]*\]", lambda found: " ".join(found[0].split()), text)
-        write_whole(directory / INDEX, text.encode())
-        named = {directory / entry["file" if packed else "folder"] for entry in entries}
-        for path in {*(directory / "rates").iterdir()} - named:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-    except (OSError, ConfigError) as error:
+        check_folder(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with _replacing(directory, places):
+            (directory / "rates").mkdir(exist_ok=True)
+            for place, rate in zip(places, rates, strict=True):
+                _write_rate(directory / place, rate, packed)
+            write_whole(directory / INDEX, text.encode())
+    except (OSError, ConfigError, CheckpointError) as error:
         raise FamilyError(f"cannot write the family to {directory}: {error}") from error
+
+
+def check_folder(directory: Path) -> None:
+    """Raises a FamilyError if a folder holds something else than a family."""
+    if (directory / INDEX).exists():
+        _places(_read_index(directory))
+    elif directory.is_dir() and not (directory / _LOG).exists():
+        names = [path.name for path in directory.iterdir()]
+        # Hidden files are of file managers and version control.
+        if found := sorted(name for name in names if not name.startswith(".")):
+            what = f"it holds {found[0]}, but no family; name a new folder"
+            raise FamilyError(f"cannot write a family to {directory}: {what}")
+
+
+@contextlib.contextmanager
+def _replacing(directory: Path, places: Sequence[str]) -> Iterator[None]:
+    """Deletes, at the end of a save, the rates of the previous index and of killed saves.
+
+    Args:
+      directory: of the family; one process at a time saves into it.
+      places: of the new rates. They and the old ones are written down before the save begins.
+    """
+    with locked(directory / _LOG) as log:
+        log.write("\n".join(["", *_current(directory), *places, ""]).encode())
+        log.flush()
+        os.fsync(log.fileno())
+        try:
+            yield
+        finally:  # the index on disk is the old or the new one
+            log.seek(0)
+            listed = filter(_PLACE.fullmatch, log.read().decode(errors="replace").split("\n"))
+            for place in {*listed} - {*_current(directory)}:
+                _delete(directory / place)
+            (directory / _LOG).unlink()
+
+
+def _current(directory: Path) -> list[str]:
+    return _places(_read_index(directory)) if (directory / INDEX).exists() else []
+
+
+def _places(index: dict[str, Any]) -> list[str]:
+    """Returns the paths of an index's rates; a FamilyError if it has none."""
+    key = "file" if index["format"] == PACKED_VERSION else "folder"
+    try:
+        return [str(entry[key]) for entry in index["rates"]]
+    except (LookupError, TypeError) as error:
+        raise FamilyError(f"{INDEX} names no rates: it is damaged, or of something else") from error
+
+
+def _delete(path: Path) -> None:
+    """Deletes a rate and what a killed save left of it; a link, but nothing behind one."""
+    if path.parent.is_symlink():
+        return
+    checkpoint.delete_tree(path)
+    delete_whole(path)
 
 
 def read_family(directory: Path) -> dict[str, Any]:
@@ -142,14 +204,19 @@ def _read_index(directory: Path) -> dict[str, Any]:
     return dict(index)
 
 
-def _write_rate(directory: Path, rate: FamilyRate, packed: bool) -> dict[str, Any]:
+def _write_rate(path: Path, rate: FamilyRate, packed: bool) -> None:
+    if _holds(path, rate, packed):
+        return
+    if packed:
+        write_whole(path, safetensors.numpy.save(rate.packed_arrays()))
+    else:
+        tree = {"variables": rate.variables, "tables": rate.tables.to_arrays()}
+        checkpoint.save_tree(path, tree)
+
+
+def _described(rate: FamilyRate, packed: bool) -> dict[str, Any]:
+    """Returns the entry of a rate in the index."""
     place = f"rates/{rate.rate_id}-{rate.digest[:12]}" + (".safetensors" if packed else "")
-    if not _holds(directory / place, rate, packed):
-        if packed:
-            write_whole(directory / place, safetensors.numpy.save(rate.packed_arrays()))
-        else:
-            tree = {"variables": rate.variables, "tables": rate.tables.to_arrays()}
-            checkpoint.save_tree(directory / place, tree)
     return {
         "rate_id": rate.rate_id,
         "lambda": rate.lmbda,

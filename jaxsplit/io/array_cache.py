@@ -15,7 +15,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import functools
 import math
 import os
@@ -27,7 +26,7 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 
-from jaxsplit.io.files import parse_json, write_json, write_whole
+from jaxsplit.io.files import locked, parse_json, write_json, write_whole
 from jaxsplit.io.log import Log
 
 #: name → (shape with a leading axis of rows, name of the dtype)
@@ -80,12 +79,8 @@ class ArrayCache:
     def locked(self, log: Log) -> Iterator[None]:
         """Holds an exclusive lock between processes; the system releases it if one is killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log(f"waiting for another process that uses the features in {self.folder}")
-                fcntl.flock(file, fcntl.LOCK_EX)
+        waiting = f"waiting for another process that uses the features in {self.folder}"
+        with locked(self.folder / "lock", lambda: log(waiting)):
             yield
 
     def missing(self, log: Log) -> list[int]:
@@ -162,7 +157,9 @@ class ArrayCache:
         return f"are of another setting ({', '.join(differ)} differ)"
 
     def _files(self) -> list[Path]:
-        return [path for path in self.folder.iterdir() if path.name != "lock"]
+        """The files of this cache that are there; others in the folder are not touched."""
+        own = (self.folder / name for name in ("manifest.json", "parts.txt"))
+        return [path for path in (*own, *map(self._path, self.shapes)) if path.exists()]
 
     def _clear(self) -> None:
         for path in self._files():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxsplit.errors import CheckpointError
+from jaxsplit.io.files import as_text
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -24,23 +26,52 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 30
 # Part of the names of orbax's unfinished folders.
 _PARTIAL = ".orbax-checkpoint-tmp"
+# Files of which a checkpoint has at least one.
+_MARKS = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
 
 _State = TypeVar("_State")
 
 
 def save_tree(path: str | os.PathLike[str], tree: object) -> None:
-    """Writes a pytree of arrays into a new folder, atomically; raises a CheckpointError."""
+    """Writes a pytree of arrays into a folder that is new, empty or a checkpoint, atomically.
+
+    Raises a CheckpointError.
+    """
     path = Path(path).absolute()
+    check_name(path)
     arrays = jax.tree.map(np.asarray, tree)
     _check_space(path, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
-    if path.exists():
-        shutil.rmtree(path)
+    if os.path.lexists(path) and not delete_tree(path):
+        raise CheckpointError(f"cannot write the checkpoint {path}: something else is there")
     advice = "the same command resumes from the last complete one"
     with _explained(f"cannot write the checkpoint {path}", advice), _checkpointer() as checkpointer:
         checkpointer.save(path, arrays)
     # On some file systems orbax leaves a file that contains the absolute path, which a shared
     # family should not reveal. The commit is the rename of the folder.
     (path / "commit_success.txt").unlink(missing_ok=True)
+
+
+def check_name(path: Path) -> None:
+    """Raises a CheckpointError if orbax cannot write to a path, whose bytes are no UTF-8."""
+    if (text := as_text(path.absolute())) != str(path.absolute()):
+        raise CheckpointError(f"cannot keep checkpoints in {text}: rename it in UTF-8")
+
+
+def delete_tree(path: Path) -> bool:
+    """Deletes a checkpoint and what killed saves left of it; returns whether nothing is left.
+
+    Stays: a link, a file, and a folder of files without the marks of a checkpoint.
+    """
+    _delete_folders(path.parent.glob(f"{glob.escape(path.name)}{_PARTIAL}*"))
+    if any((path / mark).exists() for mark in _MARKS) or all(x.is_dir() for x in path.rglob("*")):
+        _delete_folders([path])
+    return not os.path.lexists(path)
+
+
+def _delete_folders(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
 
 
 def _check_space(path: Path, size: int) -> None:
@@ -63,6 +94,7 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
     claims far more memory than expected, before any of it is taken.
     """
     path = Path(path).absolute()
+    check_name(path)
     if not path.is_dir():
         raise CheckpointError(f"no checkpoint at {path}; check the path")
     target = None if like is None else jax.tree.map(np.asarray, like)
@@ -114,12 +146,11 @@ def save_step(directory: str | os.PathLike[str], step: int, state: object, keep:
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    for partial in directory.glob(f"step_*{_PARTIAL}*"):
-        shutil.rmtree(partial)
+    _delete_folders(directory.glob(f"step_*{_PARTIAL}*"))
     save_tree(directory / f"step_{step}", state)
     kept = [number for number in _steps(directory) if number <= step][-keep:]
     for other in set(_steps(directory)) - set(kept):
-        shutil.rmtree(directory / f"step_{other}")
+        delete_tree(directory / f"step_{other}")
 
 
 def restore_latest(directory: str | os.PathLike[str], state: _State) -> _State:

@@ -1,14 +1,17 @@
-"""Reads and atomically writes whole files; failures are one-line errors."""
+"""Reads and atomically writes whole files, and locks them; failures are one-line errors."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import math
 import os
-import secrets
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from jaxsplit.errors import ConfigError, DataError, reason
 
@@ -23,10 +26,21 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {reason(error)}") from error
 
 
+def as_text(name: str | os.PathLike[str]) -> str:
+    """Returns a file's name as text for logs, records and reports; other bytes are escaped.
+
+    >>> as_text("caf\udce9.png")  # the byte 0xe9, which is no UTF-8
+    'caf\\\\xe9.png'
+    """
+    return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def write_whole(path: Path, content: bytes, *, make_folder: bool = False) -> None:
     """Writes a file atomically: a temporary file, fsync, and a rename.
 
-    Pipes and devices are written directly. With `make_folder` a missing folder is created.
+    A killed write leaves its temporary file, see `partial_of`, which the next write of this file
+    reuses. Concurrent writers wait for each other. Pipes and devices are written directly. With
+    `make_folder` a missing folder is created.
 
     Raises:
       ConfigError: the file cannot be written.
@@ -41,19 +55,85 @@ def write_whole(path: Path, content: bytes, *, make_folder: bool = False) -> Non
             path.write_bytes(content)
             return
         path = path.resolve()  # keeps a symbolic link
-        # A temporary file per writer: of two concurrent writers one wins, with a whole file.
-        partial = path.with_name(path.name + secrets.token_hex(4))
-        try:
-            with open(partial, "xb") as file:
+        partial = partial_of(path)
+        with locked(partial) as file:
+            try:
+                file.truncate(0)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+                os.replace(partial, path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {reason(error)}") from error
+
+
+def partial_of(path: Path) -> Path:
+    """Returns the one temporary file of a file that is written."""
+    return path.with_name(f".{path.name}.jaxsplit")
+
+
+def delete_whole(path: Path) -> None:
+    """Deletes a file and what a killed write left of it; a link, but not what it points to."""
+    for file in (path, partial_of(path)):
+        if file.is_symlink() or file.is_file():
+            file.unlink()
+
+
+@contextlib.contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder; raises a ConfigError if there is one in it."""
+
+    def refuse() -> None:
+        other = "wait for its end, or take another folder"
+        raise ConfigError(f"another process is training in {folder}: {other}")
+
+    path = folder / ".jaxsplit.lock"
+    with locked(path, refuse):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: Callable[[], object] = lambda: None) -> Iterator[BinaryIO]:
+    """Opens a file to append to and to read, under a lock that no other process or thread shares.
+
+    The holder may rename or delete the file: who waits then makes another. The system releases the
+    lock of a killed process. On a file system without locks there is none.
+
+    Args:
+      path: made where it is missing; no link is followed.
+      busy: called before waiting for another holder; may raise instead.
+    """
+    while True:
+        with open(path, "a+b", opener=_open_itself) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+            if _is_at(path, file):
+                yield file
+                return
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    """Returns whether the open file is still the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _open_itself(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -1,24 +1,27 @@
-"""The checkpoint of a search: finished rungs in search.json, training states in states_*.npz."""
+"""The checkpoint of a search: finished rungs in search.json, training states in a file it names."""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
 
 from jaxsplit.errors import CheckpointError, ConfigError
 from jaxsplit.io.fields import build
-from jaxsplit.io.files import parse_json, read_file, write_whole
+from jaxsplit.io.files import delete_whole, parse_json, read_file, write_whole
 from jaxsplit.search.candidates import Candidate
 from jaxsplit.search.trainer import Trainer, Trial
 from jaxsplit.train.state import TrainState
+
+_STATES = re.compile(r"states_\d+_\d+\.npz")
 
 
 class _Rung(TypedDict):
@@ -42,6 +45,7 @@ class _Content(TypedDict):
     seconds: float
     rungs: list[_Rung]
     kept: _Kept | None
+    files: NotRequired[list[str | None]]
 
 
 class SearchCheckpoint:
@@ -53,14 +57,16 @@ class SearchCheckpoint:
 
     Attributes:
       path: of search.json.
-      values: its content: "key", "seconds", "rungs", and "kept": candidates, file and objective of
-        the stored states, None before the first ones.
+      values: its content: "key", "seconds", "rungs", "kept": candidates, file and objective of
+        the stored states, None before the first ones; and "files": names of files with states, the
+        only ones that are deleted.
       other: whether the folder held another search, which is ignored.
     """
 
     def __init__(self, workdir: Path, key: str) -> None:
         self.path, self._started = workdir / "search.json", time.monotonic()
         self.values: dict[str, Any] = {"key": key, "seconds": 0.0, "rungs": [], "kept": None}
+        self.values["files"] = []
         self.other = False
         if self.path.is_file():
             try:
@@ -68,7 +74,9 @@ class SearchCheckpoint:
                 matches = found["key"] == key
             except (OSError, ValueError, ConfigError) as error:
                 raise self.damaged from error
-            self.values = found if matches else self.values
+            kept = found["kept"] or {}
+            files = found.get("files", [kept.get("states")])  # version 0.1.0 wrote no "files"
+            self.values = (found if matches else self.values) | {"files": files}
             self.other = not matches
         self._before = self.values["seconds"]
 
@@ -113,10 +121,12 @@ class SearchCheckpoint:
         return trials, kept["distilled"]
 
     def save(self, trials: Sequence[Trial], distilled: bool) -> None:
-        """Writes the states first, then search.json, which names their file."""
+        """Writes the states, then search.json, which lists their file before it is there."""
         name = f"states_{int(trials[0].state.step)}_{len(trials)}.npz"
         packed: dict[str, Any] = {one.candidate.name: _packed(one.state) for one in trials}
         if (self.values["kept"] or {}).get("states") != name:  # else the file is there
+            self.values["files"] = [*self.values["files"], name]
+            self.write()
             content = io.BytesIO()
             np.savez(content, **packed)
             write_whole(self.path.parent / name, content.getvalue())
@@ -125,9 +135,10 @@ class SearchCheckpoint:
         self._delete_states(name)
 
     def _delete_states(self, but: str | None = None) -> None:
-        for file in self.path.parent.glob("states_*.npz"):
-            if file.name != but:
-                file.unlink()
+        for name in map(str, self.values["files"]):
+            if name != but and _STATES.fullmatch(name):
+                delete_whole(self.path.parent / name)
+        self.values["files"] = [but] if but else []
 
 
 def _packed(state: TrainState) -> np.ndarray:

@@ -14,6 +14,7 @@ from jaxsplit._moved import renamed_argument
 from jaxsplit.cost import make_plan
 from jaxsplit.data.pipeline import check_batch
 from jaxsplit.errors import ConfigError
+from jaxsplit.io.files import only_run
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
 from jaxsplit.search.checkpoint import SearchCheckpoint
@@ -93,8 +94,8 @@ def search(
       All results and the front.
 
     Raises:
-      ConfigError: nothing fits, the images don't fill a batch, the devices can't share one, or
-        `most_drop` is impossible for the task's metric.
+      ConfigError: nothing fits, the images don't fill a batch, the devices can't share one,
+        `most_drop` is impossible for the task's metric, or another process runs in `workdir`.
       DataError: the images are of other classes than the backbone's.
 
     >>> from jaxsplit.weights.load import load_backbone
@@ -117,19 +118,20 @@ def search(
     sources = _sources(config, backbone)
     workdir.mkdir(parents=True, exist_ok=True)
     fingerprints = (str(source.fingerprint) for source in sources)
-    checkpoint = SearchCheckpoint(workdir, training_key(config.key, backbone, *fingerprints))
-    if checkpoint.other:
-        log(f"{checkpoint.path} is of a search with other values or images: starting again")
-    frozen = backbone.fold()
-    cuts = tuple(dict.fromkeys(one.cut for one in everything))
-    folder, limit = workdir / "features", config.cache_gib * 2**30
-    runs = [
-        features.HeadRun(frozen, cuts, source, data.Views(), "float16", log) for source in sources
-    ]
-    seen = [features.cached(run, folder, "disk", limit) for run in runs]
-    trainer = Trainer(config, frozen, *seen)
-    run = Run(config, trainer, checkpoint, log)
-    run.rungs(everything)
+    with only_run(workdir):
+        checkpoint = SearchCheckpoint(workdir, training_key(config.key, backbone, *fingerprints))
+        if checkpoint.other:
+            log(f"{checkpoint.path} is of a search with other values or images: starting again")
+        frozen = backbone.fold()
+        cuts = tuple(dict.fromkeys(one.cut for one in everything))
+        folder, limit = workdir / "features", config.cache_gib * 2**30
+        runs = [
+            features.HeadRun(frozen, cuts, one, data.Views(), "float16", log) for one in sources
+        ]
+        seen = [features.cached(run, folder, "disk", limit) for run in runs]
+        trainer = Trainer(config, frozen, *seen)
+        run = Run(config, trainer, checkpoint, log)
+        run.rungs(everything)
     return run.design(everything, plan.macs)
 
 

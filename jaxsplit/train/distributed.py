@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -170,12 +171,13 @@ def leaving_errors() -> Iterator[None]:
     except BaseException as error:
         if not _several():
             raise
-        code = 130 if isinstance(error, KeyboardInterrupt) else 1
-        line = one_line(error)
+        stopped = isinstance(error, KeyboardInterrupt)
+        code = 128 + getattr(error, "signal", signal.SIGINT) if stopped else 2
+        line = str(error) or "interrupted" if stopped else one_line(error)
         if line is None:
+            code = 1
             traceback.print_exc()
         else:
-            code = 2
             print(f"jaxsplit: {escaped(line)}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()

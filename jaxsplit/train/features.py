@@ -240,10 +240,10 @@ def _as_dtype(features: np.ndarray, dtype: str, cut: str) -> np.ndarray:
 def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: float, cache: str) -> bool:
     """Returns whether the features fit the cache; raises a ConfigError unless it is "auto"."""
     lacking = size = sum(map(array_bytes, run.shapes.values()))
-    limits: list[tuple[str, float]] = [("the limit", max_bytes)]
+    limits = [(f"the limit is {_gib(max_bytes)}", max_bytes)]
     if files is None:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        limits.append(("half of the memory", memory // 2))
+        limits.append((f"half of the memory is {_gib(memory // 2)}", memory // 2))
     else:
         folder = files.folder.absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -253,14 +253,17 @@ def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: float, cache: str) 
                 "take another directory, or use no cache"
             )
         lacking = files.lacking_bytes()
-        limits.append((f"free in {there}", shutil.disk_usage(there).free - _RESERVE))
-    exceeded = [f"{name} is {_gib(limit)}" for name, limit in limits if lacking > max(limit, 0)]
+        free = shutil.disk_usage(there).free
+        kept = f"{_gib(free)} are free in {there} and {_gib(_RESERVE)} must stay free"
+        limits.append((kept, free - _RESERVE))
+    exceeded = [text for text, limit in limits if lacking > max(limit, 0)]
     if not exceeded:
         return True
     shape, dtype = next(iter(run.shapes.values()))
     problem = (
         f"the features of {shape[0]} examples, {'×'.join(map(str, shape[1:]))} in {dtype}, take "
-        f"{_gib(size)}, but {' and '.join(exceeded)}"
+        f"{_gib(size)}{f' ({_gib(lacking)} more than is there)' if lacking < size else ''}, but "
+        f"{' and '.join(exceeded)}"
     )
     if cache != "auto":
         smaller = "float16 halves them" if dtype == "float32" else f"{dtype} is the smallest form"

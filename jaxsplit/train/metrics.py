@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
+import glob
 import json
+import logging
 import math
 import os
 import time
@@ -16,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit.errors import NonFiniteError
-from jaxsplit.io.files import write_whole
+from jaxsplit.errors import ConfigError, NonFiniteError
+from jaxsplit.io.files import only_run, write_whole
 from jaxsplit.train import distributed, parallel
 
 
@@ -26,7 +29,8 @@ class MetricsWriter:
 
     A line is `{"step": 20, "images_per_second": 812.5, "loss": {"r1": 1.5, "r2": 0.75}, …}`; the
     tags of the events are `images_per_second`, `loss/r1`, `loss/r2`. Files of another training are
-    moved to `metrics-KEY`, with that training's key, and back when it is resumed.
+    moved to `metrics-KEY`, with that training's key, and back when it is resumed. One writer at a
+    time has the folder.
 
     Args:
       directory: the folder, made where it is missing; None: nothing is written.
@@ -46,31 +50,36 @@ class MetricsWriter:
         self._directory, self._names, self._key = directory, tuple(names), key
         self._lines: Any = None
         self._events: Any = None
+        self._opened = contextlib.ExitStack()
 
     def __enter__(self) -> MetricsWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._lines is not None:
-            self._lines.close()
-            self._events.close()
+        self._opened.close()
 
     def begin(self, step: int) -> None:
-        """Opens the files at the first call, and drops their entries of steps after `step`."""
+        """Opens the files at the first call, and drops their entries of steps after `step`.
+
+        Raises a ConfigError if another process writes there, or `metrics.jsonl` is something else.
+        """
         if self._directory is None or self._lines is not None:
             return
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._directory.mkdir(parents=True, exist_ok=True)
+        self._opened.enter_context(only_run(self._directory))
         if self._key:
-            _take_over(self._directory, self._key)
+            _take_over(self._directory, self._key, step)
         path = self._directory / "metrics.jsonl"
         path.touch()
         os.truncate(path, _length_until(path, step))
-        self._lines = path.open("a", encoding="utf-8")
+        self._lines = self._opened.enter_context(path.open("a", encoding="utf-8"))
         # One file a run: names have seconds, and two runs may start within one.
-        self._events = EventsWriter(str(self._directory / "events"), f".{os.getpid()}.{step}")
+        suffix = f".{os.getpid()}.{step}.{self._key}".rstrip(".")
+        self._events = EventsWriter(str(self._directory / "events"), suffix)
+        self._opened.callback(self._events.close)
         start = SessionLog(status=SessionLog.START)  # drops this and later steps of earlier files
         self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
         self._events.flush()
@@ -99,22 +108,33 @@ class MetricsWriter:
         self._events.flush()
 
 
-def _take_over(directory: Path, key: str) -> None:
+def _take_over(directory: Path, key: str, step: int) -> None:
     """Moves another training's files aside and this one's back; may be interrupted and repeated."""
-    note = directory / "metrics.key"
+    note, lines = directory / "metrics.key", directory / "metrics.jsonl"
     other = note.read_text() if note.is_file() else key
+    if lines.exists() and not note.is_file():
+        raise ConfigError(f"{lines} is of no training here: move it away, or take another folder")
     if other != key:
-        _move(directory, directory / f"metrics-{other}")
+        aside = directory / f"metrics-{other}"
+        _move(directory, aside, other)
+        begins = f"resumes from step {step}" if step else "begins anew"
+        logging.getLogger(__name__).warning(
+            "%s was last of a training with other values or images, whose metrics are now in %s: "
+            "this one %s",
+            *(directory, aside.name, begins),
+        )
     write_whole(note, key.encode())  # the owner of the files here
     ours = directory / f"metrics-{key}"
     if ours.is_dir():
-        _move(ours, directory)
-        ours.rmdir()
+        _move(ours, directory, key)
+        with contextlib.suppress(OSError):  # something else is there too
+            ours.rmdir()
 
 
-def _move(source: Path, target: Path) -> None:
+def _move(source: Path, target: Path, key: str) -> None:
+    """Moves a training's lines and events; other programs write events with other endings."""
     target.mkdir(exist_ok=True)
-    for pattern in ("metrics.jsonl", "events.out.tfevents.*"):
+    for pattern in ("metrics.jsonl", f"events.out.tfevents.*.{glob.escape(key)}"):
         for path in source.glob(pattern):
             os.replace(path, target / path.name)
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -947,11 +948,44 @@ def test_an_interrupt_is_no_traceback(monkeypatch):
     assert (done.code, done.out, done.err) == (130, "", "jaxsplit: interrupted\n")
 
 
-def test_an_interrupted_search_says_how_it_goes_on(monkeypatch, tmp_path):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
+def test_sigterm_is_said_and_handlers_are_those_of_before(monkeypatch):
+    monkeypatch.setattr("jaxsplit.cli.info.describe", lambda name: signal.raise_signal(15))
+    before = signal.getsignal(signal.SIGTERM)
+    done = run("info")
+    assert (done.code, done.out, done.err) == (143, "", "jaxsplit: stopped by SIGTERM\n")
+    assert signal.getsignal(signal.SIGTERM) is before
 
-    monkeypatch.setattr("jaxsplit.search.search", interrupted)
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_search_says_how_it_goes_on(monkeypatch, tmp_path, number):
+    monkeypatch.setattr("jaxsplit.search.search", lambda *_: signal.raise_signal(number))
     done = run("design", "--config", "resnet20_design:smoke", "--workdir", tmp_path / "w", "-q")
-    assert (done.code, done.out) == (130, "")
+    assert (done.code, done.out) == (128 + number, "")
     assert "interrupted: the same command resumes" in done.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_interrupted_while_it_is_measured_says_so(monkeypatch, tmp_path, number):
+    monkeypatch.setattr("jaxsplit.experiments.run.train_curve", lambda *_: None)
+    monkeypatch.setattr("jaxsplit.experiments.run.measure", lambda *_: signal.raise_signal(number))
+    done = run("train", "--config", "fashion_mnist:smoke", "--workdir", tmp_path / "w", "-q")
+    saved = "after the training, which is saved: the same command resumes from there"
+    assert done.err == f"jaxsplit: stopped by {number.name} {saved}\n"
+    assert done.code == 128 + number
+
+
+def test_names_of_files_are_bytes(monkeypatch, tmp_path):
+    """Standard output takes any name; a JSON document has text."""
+    name = os.fsdecode(b"caf\xe9.png")
+    Image.new("L", (28, 28)).save(tmp_path / name)
+    stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    family = "resnet8_small-fashion_mnist/stage1.block1"
+    words = ["encode", tmp_path / name, "--family", family, "--rate", "r1"]
+    assert main([*map(str, words), "-o", str(tmp_path / f"{name}.jspl")]) == 0
+    assert b"caf\\udce9.png.jspl" in stdout.buffer.getvalue()
+    stdout.buffer.truncate(0)
+    assert main([*map(str, words), "-o", str(tmp_path / f"{name}.jspl"), "--json"]) == 0
+    document = json.loads(stdout.buffer.getvalue().strip(b"\0"))
+    assert document["images"][0]["image"] == str(tmp_path / "caf\\xe9.png")
+    assert document["file"] == str(tmp_path / "caf\\xe9.png.jspl")

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from jaxsplit.data import (
     prepare,
     spread,
 )
-from jaxsplit.data.sources import ASSETS, EMBEDDED
+from jaxsplit.data.sources import ASSETS, EMBEDDED, portable_name
 from jaxsplit.data.tfds_records import find_prepared
 from jaxsplit.errors import DataError, JaxsplitWarning
 
@@ -490,6 +491,26 @@ def test_a_folder_holds_all_classes_of_the_embedded_set(tmp_path):
     (tmp_path / "classes.txt").write_text("a/b\na_b\n")
     with pytest.raises(DataError, match="twice"):
         open_source(f"folder:{tmp_path}")
+
+
+def test_names_of_files_are_bytes(folder, tmp_path):
+    """Latin-1 names give records that are text, and change with the bytes."""
+    name, split = (os.fsdecode(text) for text in (b"caf\xe9", b"t\xe9st"))
+    (folder / "train").rename(folder / split)
+    found = []
+    for file in (b"\xe9.png", b"\xe8.png"):
+        (folder / split / name).mkdir(exist_ok=True)
+        path = folder / split / name / os.fsdecode(file)
+        save(path, "red")
+        source = open_source(f"folder:{folder}", split=split)
+        texts = (source.name, source.split, *source.class_names, repr(source))
+        assert "\n".join(texts).encode().decode().count("caf\\xe9") == 1
+        assert source.split == "t\\xe9st"
+        assert source[len(source) - 1]["image"].shape == (5, 6, 3)
+        found += [source.fingerprint, source.listing]
+        path.unlink()
+    assert len(set(found)) == 4
+    assert portable_name(f"folder:/x/{name}") == "folder:caf\\xe9"
 
 
 def test_a_folder_inside_a_class_is_left_alone(folder):

@@ -1,6 +1,8 @@
 """Whole files: atomic writes and one-line errors."""
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,61 @@ def test_a_missing_folder_is_refused_or_made(tmp_path):
     assert path.read_bytes() == b"content"
     with pytest.raises(ConfigError, match="cannot write"):
         files.write_whole(path / "below" / "file", b"content", make_folder=True)
+
+
+def test_what_a_killed_write_left_is_reused(tmp_path):
+    path = tmp_path / "x.jspl"
+    files.partial_of(path).write_bytes(b"half of an older and longer content")
+    files.write_whole(path, b"content")
+    assert path.read_bytes() == b"content"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_waits_for_another_of_the_same_file(tmp_path):
+    """The partial file of a writer at work is not taken from it."""
+    path = tmp_path / "x.jspl"
+    second = threading.Thread(target=files.write_whole, args=(path, b"second"))
+    with files.locked(files.partial_of(path)) as file:
+        second.start()
+        file.write(b"first")
+        file.flush()
+        time.sleep(0.2)
+        assert second.is_alive()
+        assert not path.exists()
+        files.partial_of(path).replace(path)
+        assert path.read_bytes() == b"first"
+    second.join(10)
+    assert path.read_bytes() == b"second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writers_at_once_leave_one_whole_file(tmp_path):
+    path, contents = tmp_path / "x", [bytes([i]) * 100_000 for i in range(8)]
+    writers = [threading.Thread(target=files.write_whole, args=(path, c)) for c in contents * 4]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_link_in_place_of_a_partial_file_is_followed(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"kept")
+    files.partial_of(tmp_path / "x").symlink_to(theirs)
+    with pytest.raises(ConfigError, match="cannot write"):
+        files.write_whole(tmp_path / "x", b"content")
+    files.delete_whole(tmp_path / "x")
+    assert theirs.read_bytes() == b"kept"
+    assert list(tmp_path.iterdir()) == [theirs]
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    with files.only_run(tmp_path):
+        with pytest.raises(ConfigError, match="another process is training in") as error:
+            files.only_run(tmp_path).__enter__()
+        assert "\n" not in str(error.value)
+    with files.only_run(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -415,8 +415,9 @@ def test_features_that_are_too_large_leave_the_head_in_the_step(compute, tmp_pat
 def test_a_disk_without_room_is_known_before_it_is_filled(compute, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: usage(2**40, 2**40, 2**30))
-    with pytest.raises(ConfigError, match="free in "):
+    with pytest.raises(ConfigError, match="free in ") as error:
         compute(cache="disk", directory=tmp_path / "new" / "folder")
+    assert f"1 GiB are free in {tmp_path} and 1 GiB must stay free" in str(error.value)
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     compute(directory=tmp_path)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from jaxsplit.errors import ConfigError
 from jaxsplit.train import metrics
 from jaxsplit.train.metrics import MetricsWriter
 
@@ -115,6 +116,53 @@ def test_each_training_of_a_folder_keeps_its_own_metrics(tmp_path):
     assert list(events(tmp_path)["loss/r1"]) == [10, 20, 30]
     assert [line["step"] for line in lines(tmp_path / "metrics-two")] == [5]
     assert not aside.exists()
+
+
+def test_another_training_in_its_place_is_said(tmp_path, caplog):
+    for key in ("one", "one", "two"):
+        assert not caplog.records
+        with MetricsWriter(tmp_path, NAMES, key) as writer:
+            writer.begin(0)
+    with MetricsWriter(tmp_path, NAMES, "one") as writer:
+        writer.begin(20)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith(f"{tmp_path} was last of a training with other values or images")
+    assert first.endswith("now in metrics-one: this one begins anew")
+    assert second.endswith("now in metrics-two: this one resumes from step 20")
+
+
+def test_two_trainings_at_once_are_refused(tmp_path):
+    with MetricsWriter(tmp_path, NAMES, "one") as first:
+        first.begin(0)
+        first.write(10, loss(10))
+        for key in ("one", "two", ""):
+            with (
+                MetricsWriter(tmp_path, NAMES, key) as second,
+                pytest.raises(ConfigError, match="another process is training in"),
+            ):
+                second.begin(0)
+        first.write(20, loss(20))
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20]
+    run(tmp_path, 20, (30,))
+    assert not (tmp_path / ".jaxsplit.lock").exists()
+
+
+def test_metrics_of_other_programs_stay(tmp_path):
+    events = tmp_path / "events.out.tfevents.1700000000.host.1.0"
+    events.write_bytes(b"a user's")
+    for key in ("one", "two"):
+        with MetricsWriter(tmp_path, NAMES, key) as writer:
+            writer.begin(0)
+    assert events.read_bytes() == b"a user's"
+    text = '{"step": 7, "theirs": 1}\n'
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "metrics.jsonl").write_text(text)
+    with (
+        MetricsWriter(tmp_path / "new", NAMES, "one") as writer,
+        pytest.raises(ConfigError, match="is of no training here"),
+    ):
+        writer.begin(0)
+    assert (tmp_path / "new" / "metrics.jsonl").read_text() == text
 
 
 @pytest.mark.parametrize("moves", range(6))

@@ -215,7 +215,7 @@ def recipe() -> Iterator[Claim]:
         found = bd_rate.bd_rate(charged, points, limits=limits)
         yield RESULTS_README, f"{found:.1f} % on {title}"
     nearer = distance(*names, drops=(0.04, 0.005))
-    yield RESULTS_README, f"from 4 pp below the unsplit model it is {nearer.percent:.1f} %"
+    yield RESULTS_README, f"from 4 pp below the unsplit network it is {nearer.percent:.1f} %"
 
 
 def imagenet() -> Iterator[Claim]:
@@ -352,7 +352,7 @@ def retraining() -> Iterator[Claim]:
         yield "retraining-fashion_mnist-cpu.json", "three trainings of four rates"
     for line in lines:
         yield RESULTS_README, line
-    yield RESULTS_README, f"The unsplit model reaches {100 * found['uncut']:.2f} %"
+    yield RESULTS_README, f"The unsplit network reaches {100 * found['uncut']:.2f} %"
     unit, *others = (found["masks"][mask] for mask in ("unit", "tail", "all"))
     for one, said in zip(others, ("with the tail retrained", "with everything"), strict=True):
         low, high = one["against_unit"]["bd_rate_interval"]

@@ -30,7 +30,7 @@ OWN = (".ci/check_prose.py", "tests/test_checks.py")  # they name what they look
 RULES = {  # rule: (what is found, what to write)
     "as of": (r"\bas of\b", "see `f`, or: as in `f`"),
     "of which": (r", of which\b", "a sentence of its own"),
-    "uncut": (r"\buncut\b", "unsplit model"),
+    "uncut": (r"\buncut\b", "unsplit network"),
     "answers": (r"\banswers?\b", "outputs, logits"),
     "person": (r"\b(?:nobody|stranger|whoever|anybody)\b", "say what the code does"),
     "dearest": (r"\bdearest\b", "most expensive"),

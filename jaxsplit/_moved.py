@@ -110,6 +110,18 @@ def renamed_argument(old: str, new: str, unless: str = "") -> Callable[[_Functio
     return decorate
 
 
+def renamed_method(old: str, method: _Function) -> _Function:
+    """Returns a method under its old name, `Class.name`."""
+
+    @functools.wraps(method)
+    def call(*args: object, **kwargs: object) -> object:
+        new = f"{old.partition('.')[0]}.{method.__name__}"
+        warn_once(old, f"{old} is now {new}; the old name goes with the next version")
+        return method(*args, **kwargs)
+
+    return cast(_Function, call)
+
+
 def gathered_metrics(new: str, prefix: str = "") -> Callable[[_Function], _Function]:
     """Lets a class take each metric as arguments, such as `top1` and `top1_interval`."""
 

@@ -158,7 +158,7 @@ def trained(name):
         "middle",
         {"r1": 1e-3, "r2": 1e-5},
         spec=spec,
-        phases=None if "steps" in options else phases,
+        phases=phases,
         max_samples=64,
         batch_size=16,
         **options,

@@ -24,7 +24,7 @@ _FAMILIES = "trained families of this network: adds their rates with measured by
 @cli.command(
     "plan",
     cli.argument("backbone", "BACKBONE", "a network, weights by name, or a file of weights"),
-    cli.argument("--weights", "FILE", "of the network; not needed", Path),
+    cli.argument("--weights", "FILE", "of the network; has its input and classes", Path),
     cli.argument("--input", ("H", "W"), _SIZE, cli.positive, nargs=2),
     cli.argument("--classes", "N", "number, for a network without weights", cli.positive),
     cli.argument("--channels", "A,B", "of the units (default: 4,8,16,32,64)", cli.positives),
@@ -50,7 +50,7 @@ _FAMILIES = "trained families of this network: adds their rates with measured by
 def plan(options: argparse.Namespace) -> None:
     """Count the costs of every cut of a network, and of the units there."""
     from jaxsplit.cost import CHANNELS, STRIDES, SYMBOLS, make_plan
-    from jaxsplit.cost.link import BITS_PER_SYMBOL, compare, plan_to_dict
+    from jaxsplit.cost.link import BITS_PER_SYMBOL, compare_latencies, plan_to_dict
     from jaxsplit.family.family import link_options
     from jaxsplit.family.pretrained import load_pretrained
     from jaxsplit.reports import plan as report
@@ -74,7 +74,7 @@ def plan(options: argparse.Namespace) -> None:
         bits = BITS_PER_SYMBOL if options.bits_per_symbol is None else options.bits_per_symbol
         size = math.prod(shape) if options.image_bytes is None else options.image_bytes
         rates = link_options(families, backbone, link)
-        comparison = compare(plan, link, symbols, bits, size, rates)
+        comparison = compare_latencies(plan, link, symbols, bits, size, rates)
     shown = None if options.cut is None else plan[options.cut]
     if options.plot is not None:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxsplit import bitstream
+from jaxsplit import _moved, bitstream
 from jaxsplit.codec.rate_control import rates_for
 from jaxsplit.codec.runtime import Runtime
 from jaxsplit.errors import FamilyError
@@ -121,7 +121,7 @@ class Sender(Runtime):
         return self._quantize(images, rate_id, self._head)
 
     def features(self, images: np.ndarray) -> Features:
-        """Runs the head alone: `quantise(features(images), rate_id)` equals `symbols`.
+        """Runs the head alone: `quantize(features(images), rate_id)` equals `symbols`.
 
         Args:
           images: preprocessed, uint8 [N, h, w, c].
@@ -132,7 +132,7 @@ class Sender(Runtime):
         self._check(images)
         return in_batches(self._head, images, self.batch_size)
 
-    def quantise(self, features: Features, rate_id: str) -> np.ndarray:
+    def quantize(self, features: Features, rate_id: str) -> np.ndarray:
         """Runs the encoder and rounds.
 
         Args:
@@ -153,6 +153,8 @@ class Sender(Runtime):
                 )
         return self._quantize(features, rate_id, lambda batch: batch)
 
+    quantise = _moved.renamed_method("Sender.quantise", quantize)
+
     @functools.cached_property
     def _head_program(self) -> HeadProgram:
         return head_program(self.backbone.network, (self.family.cut,), self.backbone.preprocessing)
@@ -168,7 +170,7 @@ class Sender(Runtime):
         left = list(range(len(images)))
         for rate_id in rates:
             some = jax.tree.map(operator.itemgetter(left), features)
-            frames = self.frames(self.quantise(some, rate_id), rate_id)
+            frames = self.frames(self.quantize(some, rate_id), rate_id)
             for place, frame in zip(left, frames, strict=True):
                 shortest[place] = min(shortest.get(place, frame), frame, key=len)
             left = [place for place in left if len(shortest[place]) > max_bytes]

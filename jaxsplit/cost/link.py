@@ -215,7 +215,7 @@ class Comparison:
         }
 
 
-def compare(
+def compare_latencies(
     plan: Plan,
     link: Link,
     symbols: int,

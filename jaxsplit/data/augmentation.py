@@ -114,8 +114,9 @@ class Views:
         equal = self.count > 1 and self.augmentation is None
         if self.count < 1 or self.seed < 0 or equal:
             raise ConfigError(
-                f"{self.count} views with seed {self.seed} and augmentation {self.augmentation}; "
-                "expected 1 or more, only 1 without an augmentation, and a seed >= 0"
+                f"augmentations_per_image = {self.count}, seed {self.seed} and augmentation "
+                f"{self.augmentation}; expected 1 or more augmentations of an image, only 1 "
+                "without one, and a seed >= 0"
             )
 
     def __len__(self) -> int:

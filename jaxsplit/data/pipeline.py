@@ -55,7 +55,7 @@ def batches(
 
     Args:
       source: the examples.
-      preprocessing: the backbone's; only its geometry is applied. See `Preprocessing.normalise`.
+      preprocessing: the backbone's; only its geometry is applied. See `Preprocessing.normalize`.
       batch_size: examples per batch, over all devices.
       seed: of the order, which differs between epochs, and of the augmentation; None: in order.
       epochs: number of passes over the source; None: endless.

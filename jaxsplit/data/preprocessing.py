@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from PIL import Image
 
+from jaxsplit import _moved
 from jaxsplit.data.images import convert, to_pillow
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.fields import build
@@ -42,7 +43,7 @@ class Preprocessing:
       std: likewise.
 
     >>> lite0 = Preprocessing((224, 224), 3, 256, "bicubic", (0.5,) * 3, (0.5,) * 3)
-    >>> lite0.normalise(lite0.apply(np.full((300, 400, 1), 255, np.uint8)))[2, 3].tolist()
+    >>> lite0.normalize(lite0.apply(np.full((300, 400, 1), 255, np.uint8)))[2, 3].tolist()
     [1.0, 1.0, 1.0]
     """
 
@@ -115,7 +116,7 @@ class Preprocessing:
             cropped = resized.crop(box)
         return np.asarray(cropped).reshape(self.input_shape)
 
-    def normalise(self, images: _ArrayT) -> _ArrayT:
+    def normalize(self, images: _ArrayT) -> _ArrayT:
         """Computes `(x / 255 - mean) / std` in float32, of numpy or jax arrays.
 
         Args:
@@ -130,6 +131,8 @@ class Preprocessing:
         mean = np.asarray(self.mean, np.float32).reshape(*rank, -1)
         std = np.asarray(self.std, np.float32).reshape(*rank, -1)
         return (pixels.astype(np.float32) / np.float32(255) - mean) / std
+
+    normalise = _moved.renamed_method("Preprocessing.normalise", normalize)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as lists, strings and numbers, for JSON."""

@@ -57,7 +57,7 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
     name, count = data.portable_name(source.name), curve.n_images
     split = "" if source.split == "all" else f" --split {shlex.quote(source.split)}"
     evaluation = {
-        "command": f"jaxsplit evaluate --family FAMILY --data {name}{split} --limit {count}",
+        "command": f"jaxsplit evaluate --family FAMILY --data {name}{split} --max-samples {count}",
         "data": name,
         "split": source.split,
         "n_images": count,

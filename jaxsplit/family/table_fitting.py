@@ -63,7 +63,7 @@ def fit_tables(
         log(f"fitting tables at {family.cut}", start, len(images))
         features = sender.features(images[start : start + size])
         for name, found in symbols.items():
-            found[start : start + size] = sender.quantise(features, name)
+            found[start : start + size] = sender.quantize(features, name)
     return with_tables_of(family.bind(backbone), symbols, backbone=backbone, tables=tables)
 
 

@@ -209,11 +209,14 @@ def _name(form: object, text: str = "") -> tuple[str, str]:
 
 
 def _attributes(cls: type) -> dict[str, str]:
-    """The entries of the section "Attributes" in a docstring, by name."""
-    section = re.search(r"^Attributes:\n((?:(?: .*)?\n)+)", f"{inspect.getdoc(cls)}\n", re.M)
-    entries = r"^  (\w+(?:, \w+)*): (.*\n(?:    .*\n)*)"
-    found = re.findall(entries, section[1], re.M) if section else []
-    return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
+    """The entries of the section "Attributes" in a class's and its bases' docstrings, by name."""
+    entries, found = r"^  (\w+(?:, \w+)*): (.*\n(?:    .*\n)*)", dict[str, str]()
+    for one in reversed(cls.__mro__):
+        doc = inspect.cleandoc(one.__doc__ or "")
+        section = re.search(r"^Attributes:\n((?:(?: .*)?\n)+)", f"{doc}\n", re.M)
+        for names, text in re.findall(entries, section[1], re.M) if section else ():
+            found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return found
 
 
 def describe(cls: type, prefix: str = "", seen: set[type] | None = None) -> Iterator[str]:
@@ -238,10 +241,10 @@ def describe(cls: type, prefix: str = "", seen: set[type] | None = None) -> Iter
 
 
 def _nested(form: object, path: str) -> Iterator[tuple[str, type]]:
-    """The dataclasses in a type, with the paths of their keys."""
+    """The dataclasses in a type, with the paths of their keys; of a union those of its first."""
+    form = _members(form)[0]
     if dataclasses.is_dataclass(form):
         yield path, typing.cast(type, form)
-    origin = typing.get_origin(form)
-    step = "N." if origin is tuple else "NAME." if origin is dict else ""
+    step = "N." if typing.get_origin(form) is tuple else "NAME."
     for part in typing.get_args(form):
         yield from _nested(part, path + step)

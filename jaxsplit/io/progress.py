@@ -15,6 +15,7 @@ from rich import progress as rich_progress
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from jaxsplit import _moved
 from jaxsplit.errors import escaped
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class ProgressBar:
         elif total is not None and self._is_due(done, total, pause=_SELDOM):
             self._print(f"{text}: {count}{self._left()}")
 
-    tell = log  # its name in version 0.1.0
+    tell = _moved.renamed_method("ProgressBar.tell", log)
 
     def _show(
         self, text: str, done: float, total: float | None, count: str, metrics: str = ""

@@ -74,7 +74,7 @@ def head_program(
     """
 
     def run(variables: Variables, images: jax.Array) -> tuple[dict[str, Features], Outputs | None]:
-        pixels = preprocessing.normalise(images)
+        pixels = preprocessing.normalize(images)
         with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
             if not cuts:
                 return {}, network(variables, pixels)

@@ -25,7 +25,7 @@ CUT is one of: {cuts}. Each training takes all rates of its cut.
 
 import ml_collections
 
-# Argument: cut → rate → channels, stride and lambda.
+# Argument: cut → rate → spec and lambda.
 VARIANTS = {chosen}
 
 
@@ -36,10 +36,9 @@ def get_config(arg: str = {first!r}) -> ml_collections.ConfigDict:
     config.kind = "curve"
     config.backbone = {backbone!r}
     config.cut = arg
-    forms = {{rate: _form(channels, stride) for rate, (channels, stride, _) in chosen.items()}}
-    config.spec = next(iter(forms.values()))
-    config.specs = forms
-    config.lambdas = {{rate: lmbda for rate, (_, _, lmbda) in chosen.items()}}
+    config.specs = {{rate: spec for rate, (spec, _) in chosen.items()}}
+    config.spec = next(iter(config.specs.values()))
+    config.lambdas = {{rate: lmbda for rate, (_, lmbda) in chosen.items()}}
     config.phases = (
         {{"steps": {features}, "distortion": {{"distillation": 0.0, "features": {weight!r}}}}},
         {{"steps": {noise}, "distortion": {{"distillation": 1.0}}}},
@@ -50,11 +49,6 @@ def get_config(arg: str = {first!r}) -> ml_collections.ConfigDict:
     # As in the search, but on all images.
 {values}
     return config
-
-
-def _form(channels: int, stride: int) -> dict[str, int]:
-    kernel, padding = (3, 1) if stride <= 2 else (stride, 0)
-    return {{"channels": channels, "stride": stride, "kernel": kernel, "padding": padding}}
 '''
 
 
@@ -68,11 +62,12 @@ def write_config(path: Path, config: DesignConfig, chosen: Sequence[Result]) -> 
       config: the search.
       chosen: at least one result.
     """
-    cuts: dict[str, dict[str, tuple[int, int, float]]] = {}
+    cuts: dict[str, dict[str, tuple[dict[str, int], float]]] = {}
     for result in sorted(chosen, key=lambda result: result.bytes_per_image):
         rates = cuts.setdefault(result.candidate.cut, {})
         spec, lmbda = result.candidate.spec, result.candidate.lmbda
-        rates[f"r{len(rates) + 1}"] = (spec.channels, spec.stride, lmbda)
+        size = {name: getattr(spec, name) for name in ("channels", "stride", "kernel", "padding")}
+        rates[f"r{len(rates) + 1}"] = (size, lmbda)
     features = config.full_steps // 20
     noise = (config.full_steps - features) // 2
     values = {name: getattr(config, name) for name in _SHARED} | _splits(config)

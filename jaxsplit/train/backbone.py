@@ -171,7 +171,7 @@ def _make_step(
     def loss(
         params: optax.Params, batch_stats: Collection, batch: ImageBatch
     ) -> tuple[jax.Array, tuple[Variables, jax.Array]]:
-        images = config.preprocessing.normalise(batch["image"])
+        images = config.preprocessing.normalize(batch["image"])
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
         targets = jax.nn.one_hot(batch["label"], num_classes)

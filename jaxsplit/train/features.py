@@ -69,7 +69,8 @@ class HeadRun:
         """Name → shape and dtype of the cached arrays, in the order of the layout's leaves."""
         rows = len(self.source) * len(self.views)
         if rows >= 2**31:
-            raise ConfigError(f"{rows} examples can't be numbered in 32 bits: take fewer views")
+            less = "take fewer augmentations_per_image"
+            raise ConfigError(f"{rows} examples can't be numbered in 32 bits: {less}")
         found = {}
         for path, leaf in jax.tree.leaves_with_path(self.layout):
             kind = ("features", "teacher", "label")[path[0].idx]
@@ -268,8 +269,8 @@ def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: float, cache: str) 
     if cache != "auto":
         smaller = "float16 halves them" if dtype == "float32" else f"{dtype} is the smallest form"
         raise ConfigError(
-            f"{problem}; {smaller}; take fewer views or images (max_samples), raise the limit, or "
-            "use no cache: the head then runs in every step"
+            f"{problem}; {smaller}; take fewer images (max_samples) or augmentations_per_image, "
+            "raise cache_gib, or use no cache: the head then runs in every step"
         )
     run.log(f"{problem}: the head will run in every step")
     return False

@@ -139,7 +139,7 @@ def make_curve_step(
     split = groups[0].split  # head and tail are the same in all groups
 
     def with_head(batch: Batch, backbone: networks.Variables) -> Batch:
-        pixels = preprocessing.normalise(batch.images).astype(dtype)
+        pixels = preprocessing.normalize(batch.images).astype(dtype)
         if batch.features is not None:
             return dataclasses.replace(batch, pixels=pixels)
         frozen = rate_step.cast_params(backbone, dtype)
@@ -194,7 +194,7 @@ def make_evaluate(
     def measure(variables: tuple[networks.Variables, _Units], batch: Batch) -> StepMetrics:
         network, units = variables
         if batch.images is not None:
-            pixels = backbone.preprocessing.normalise(batch.images)
+            pixels = backbone.preprocessing.normalize(batch.images)
             features = groups[0].split.head(network, pixels)
         else:
             assert batch.features is not None

@@ -12,7 +12,7 @@ from typing import cast
 
 import jax
 
-from jaxsplit import networks
+from jaxsplit import _moved, networks
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, WeightsError, did_you_mean
 from jaxsplit.networks import Backbone, make_backbone
@@ -71,11 +71,12 @@ PACKAGES = {
 }
 
 
+@_moved.renamed_argument("fold", "fold_batch_norm")
 def load_backbone(
     name: str | os.PathLike[str],
     file: str | os.PathLike[str] | None = None,
     *,
-    fold: bool = False,
+    fold_batch_norm: bool = False,
 ) -> Backbone:
     """Loads a frozen network with its weights.
 
@@ -88,7 +89,7 @@ def load_backbone(
         safetensors, torch or npz. Its preprocessing is that of `weights.imagenet`, its classes are
         ImageNet's if there are 1,000, else numbers; `dataclasses.replace` changes them. Of timm's
         EfficientNet-Lite use the weights named "tf_…": others differ in padding.
-      fold: fold the batch normalization into the convolutions, for speed.
+      fold_batch_norm: fold the batch normalization into the convolutions, for speed.
 
     Returns:
       Module, variables, preprocessing and class names.
@@ -101,7 +102,7 @@ def load_backbone(
     ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
     """
     backbone = _by_name(str(name)) if file is None else _from_file(str(name), Path(file))
-    return backbone.fold() if fold else backbone
+    return backbone.fold() if fold_batch_norm else backbone
 
 
 def _by_name(text: str) -> Backbone:

@@ -3,7 +3,7 @@
     python tests/benchmarks/backbones.py --images DIR --resnet50 FILE.safetensors [--json FILE]
 
 One run compares, on real images and with equal threads: preprocessing with torchvision's, logits
-with torchvision's ResNet-50 and timm's EfficientNet-Lite0 (normalisation kept and folded), and the
+with torchvision's ResNet-50 and timm's EfficientNet-Lite0 (normalization kept and folded), and the
 time of batches of 32 and of 1, PyTorch eager in both memory layouts, all taken in turns. Exit
 status 1 says that pixels differ by more than a grey level, logits by more than 1e-3 (kept from
 folded: 1e-4), or that a batch of 32 takes longer than PyTorch's best. Needs
@@ -68,7 +68,7 @@ def networks(resnet50_file):
     if resnet50_file is None:
         resnet50_file = Path(tempfile.mkdtemp()) / "resnet50.safetensors"
         safetensors.torch.save_file(resnet50.state_dict(), resnet50_file)
-    # Files whose normalisation counts no batches are complete without that count.
+    # Files whose normalization counts no batches are complete without that count.
     missing = resnet50.load_state_dict(
         {key: value.float() for key, value in safetensors.torch.load_file(resnet50_file).items()},
         strict=False,
@@ -101,7 +101,7 @@ def compare(name, theirs, backbone, transform, pictures, rounds):
     ours = np.stack([backbone.preprocessing.apply(np.asarray(image)) for image in pictures])
     reference = np.stack([np.asarray(transform(image)) for image in pictures])
     grey = int(np.abs(ours.astype(int) - reference).max())
-    x = np.asarray(backbone.preprocessing.normalise(reference))
+    x = np.asarray(backbone.preprocessing.normalize(reference))
     nchw = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
     expected = theirs(nchw).numpy()
     programs = {"kept": backbone, "folded": backbone.fold()}

@@ -325,12 +325,12 @@ def features_to_bytes(seconds):
     payload = rate.coder.encode(symbols[0])
     parts = {
         "head": lambda: sender.features(image),
-        "encoder and rounding": lambda: sender.quantise(features, "rate"),
+        "encoder and rounding": lambda: sender.quantize(features, "rate"),
         "entropy coding": lambda: rate.coder.encode(symbols[0]),
         "frame": lambda: pack_frame(payload, 0, 1),
         # The public calls in one go, with their checks: what a device pays.
         "features to bytes": lambda: (
-            sender.quantise(features, "rate"),
+            sender.quantize(features, "rate"),
             sender.frames(symbols, "rate"),
         ),
     }

@@ -6,7 +6,7 @@ The same training three times: of the unit alone, of unit and tail, of head, uni
 what learns differs; loss (distillation of the frozen network + lambda · bits), images and their
 order, noise, phases, optimizer and schedule are the same. Blocks of the network that learn are each
 rate's own, begin as the frozen ones, learn with `network_lr_multiplier` times the unit's learning
-rate and without weight decay; their batch normalisation keeps its stored moments. It is ResNet-20
+rate and without weight decay; their batch normalization keeps its stored moments. It is ResNet-20
 on Fashion-MNIST, cut after its first stage, and all test images go through real bytes.
 
 Bytes: mean of real frames. Top-1: with Wilson's 95 % interval. At equal bytes: top-1 less that of

@@ -115,7 +115,7 @@ def measure_cut(cut, family, published, backbone, images, labels):
     """A dict of figures for each unit of one cut."""
     sender, receiver = (end(family, backbone, BATCH_SIZE) for end in (Sender, Receiver))
     features = sender.features(images)
-    symbols = {r.rate_id: sender.quantise(features, r.rate_id) for r in family.rates}
+    symbols = {r.rate_id: sender.quantize(features, r.rate_id) for r in family.rates}
     fitted = with_tables_of(family, symbols)
     ends = [end(fitted, backbone, BATCH_SIZE) for end in (Sender, Receiver)]
     rows = []

@@ -65,10 +65,10 @@ def test_both_ends_do_what_the_split_does(
         return split.tail(tiny_backbone.variables, features)
 
     images = tiny_images[:50]
-    latent = device(tiny_backbone.preprocessing.normalise(images)) - offsets
+    latent = device(tiny_backbone.preprocessing.normalize(images)) - offsets
     symbols = sender.symbols(images, rate_id)
     assert symbols.dtype == np.int32
-    # The sender folds the normalisation in: only a latent at the edge of two symbols may differ.
+    # The sender folds the normalization in: only a latent at the edge of two symbols may differ.
     clear = np.abs(latent - np.floor(latent) - 0.5) > 1e-3
     assert clear.mean() > 0.98
     np.testing.assert_array_equal(symbols[clear], np.round(latent)[clear])
@@ -123,11 +123,11 @@ def test_features_are_the_heads_and_give_the_same_symbols(
     images = tiny_images[:20]
     features = sender.features(images)
     head = jax.jit(tiny_family.split(tiny_backbone, "high").head)
-    expected = head(tiny_backbone.variables, tiny_backbone.preprocessing.normalise(images))
+    expected = head(tiny_backbone.variables, tiny_backbone.preprocessing.normalize(images))
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
     for rate_id in RATE_IDS:
-        symbols = sender.quantise(features, rate_id)
+        symbols = sender.quantize(features, rate_id)
         np.testing.assert_array_equal(symbols, sender.symbols(images, rate_id))
 
 
@@ -321,10 +321,10 @@ def test_features_and_symbols_that_do_not_fit_are_refused(sender, tiny_images):
     features = sender.features(tiny_images[:2])
     for wrong in (features.astype(np.float64), features[:, :-1], features[..., :-1]):
         with pytest.raises(FamilyError, match=r"features are .* they are float32"):
-            sender.quantise(wrong, "high")
+            sender.quantize(wrong, "high")
     features[1, 0, 0, 0] = np.nan
     with pytest.raises(FamilyError, match="infinite or not numbers"):
-        sender.quantise(features, "high")
+        sender.quantize(features, "high")
     symbols = sender.symbols(tiny_images[:2], "high")
     for wrong in (
         symbols.astype(np.int64),

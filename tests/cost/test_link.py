@@ -7,7 +7,7 @@ import pytest
 
 from jaxsplit import networks
 from jaxsplit.cost import Link, best, make_plan
-from jaxsplit.cost.link import compare, ends, option, plan_to_dict
+from jaxsplit.cost.link import compare_latencies, ends, option, plan_to_dict
 from jaxsplit.errors import ConfigError
 
 
@@ -39,7 +39,7 @@ def test_a_cut_pays_for_its_unit_on_both_sides(plan):
 
 
 def fastest(plan, *link, image_bytes=784):
-    return compare(plan, Link(*link), 196, 2.0, image_bytes).fastest
+    return compare_latencies(plan, Link(*link), 196, 2.0, image_bytes).fastest
 
 
 def test_limits_have_their_winners(plan):
@@ -52,7 +52,7 @@ def test_limits_have_their_winners(plan):
 
 
 def test_the_comparison_is_one_json_document(plan):
-    comparison = compare(plan, Link(1, 10, 1, 5), 196, 2.0, 500)
+    comparison = compare_latencies(plan, Link(1, 10, 1, 5), 196, 2.0, 500)
     values = json.loads(json.dumps(plan_to_dict(plan, comparison, 196)))
     assert [cut["cut"] for cut in values["cuts"]] == [cut.cut for cut in plan.cuts]
     for cut in values["cuts"]:
@@ -82,4 +82,4 @@ def test_there_must_be_something_to_choose_from(plan):
     with pytest.raises(ConfigError, match="no unit"):
         best([])
     with pytest.raises(ConfigError, match="bits per symbol"):
-        compare(plan, Link(1, 1, 1), 196, 0.0, 10)
+        compare_latencies(plan, Link(1, 1, 1), 196, 0.0, 10)

@@ -94,13 +94,13 @@ def test_normalise_is_the_same_in_numpy_and_jax():
     preprocessing = Preprocessing((4, 4), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     images = np.random.default_rng(2).integers(0, 256, (2, 4, 4, 3), np.uint8)
     expected = (images / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
-    ours = preprocessing.normalise(images)
+    ours = preprocessing.normalize(images)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
-    theirs = jax.jit(preprocessing.normalise)(jnp.asarray(images))
+    theirs = jax.jit(preprocessing.normalize)(jnp.asarray(images))
     assert theirs.dtype == jnp.float32
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal(ours[0], preprocessing.normalise(images[0]))  # any rank
+    np.testing.assert_array_equal(ours[0], preprocessing.normalize(images[0]))  # any rank
 
 
 def test_preprocessing_survives_json():

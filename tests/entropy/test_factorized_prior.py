@@ -24,7 +24,7 @@ def test_owns_the_parameters_of_the_functions(filters):
     assert build_tables(variables["params"]).channels == 5
 
 
-def test_is_seeded_and_never_quantises():
+def test_is_seeded_and_never_quantizes():
     prior = FactorizedPrior(channels=2)
     init, apply = jax.jit(prior.init), jax.jit(prior.apply)
     z = jnp.array([[30.0, 30.0], [30.4, 30.4]])

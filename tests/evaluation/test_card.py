@@ -67,7 +67,7 @@ def test_the_card_says_what_was_evaluated_on_and_keeps_the_rest(
     evaluation = carded.card["evaluation"]
     assert (evaluation["data"], evaluation["split"]) == ("embedded", "test")
     assert evaluation["n_images"] == len(tiny_test_source)
-    assert "--data embedded --split test --limit 200" in evaluation["command"]
+    assert "--data embedded --split test --max-samples 200" in evaluation["command"]
     assert evaluation["versions"]["jax"]
     kept = {key: value for key, value in carded.card.items() if key != "evaluation"}
     assert kept == tiny_family.card

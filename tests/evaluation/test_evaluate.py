@@ -44,7 +44,7 @@ def test_there_is_a_point_for_every_rate_in_the_familys_order(curve, tiny_family
 def test_the_uncompressed_accuracy_is_the_uncut_networks(
     curve, tiny_backbone, tiny_images, tiny_test_source
 ):
-    x = tiny_backbone.preprocessing.normalise(tiny_images)
+    x = tiny_backbone.preprocessing.normalize(tiny_images)
     logits = jax.jit(tiny_backbone.module.apply)(tiny_backbone.variables, x)
     right = logits.argmax(-1) == tiny_test_source.labels
     assert curve.uncompressed_top1 == pytest.approx(float(right.mean()), abs=1e-6)
@@ -228,7 +228,7 @@ def test_rounding_costs_no_more_than_noise_on_unseen_images(
 
     @jax.jit
     def mean_bits(images):
-        x = tiny_backbone.preprocessing.normalise(images)
+        x = tiny_backbone.preprocessing.normalize(images)
         latent = split.encode(rate.variables, split.head(tiny_backbone.variables, x))
         keys = jax.random.split(jax.random.key(0), 16)
         noisy = jax.lax.map(

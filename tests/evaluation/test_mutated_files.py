@@ -1,4 +1,4 @@
-"""JSON files with values that nobody wrote: each is read, or refused with an error of one line."""
+"""JSON files with wrong values: each is read, or refused with an error of one line."""
 
 import copy
 import json

@@ -1,6 +1,7 @@
 """Configurations: overrides keep their types, and what is unknown is refused."""
 
 import dataclasses
+import itertools
 import re
 import runpy
 import zipfile
@@ -395,6 +396,10 @@ def test_nested_keys_are_described_and_loaded():
     lines = describe("curve").splitlines()
     for key in ("spec.channels (required)", "phases.N.distortion.labels = 0.0"):
         assert f"  {key}" in lines
+    for line, following in itertools.pairwise(lines):
+        assert following.strip() or not line.startswith("  "), line  # a meaning, or the next key
+    assert "      C, channels of the latent." in lines
+    assert not any(line.startswith("  spec.units") for line in lines)  # of Python alone
     for key in ("rates", "kind"):
         assert not any(line.startswith(f"  {key} ") for line in lines)
     # What a file leaves out altogether can be overridden too.

@@ -65,7 +65,7 @@ class Reference:
         self.tensors = {name: np.float64(tensor) for name, tensor in tensors.items()}
         self.spec = spec
 
-    def _normalised(self, x, norm, every=1):
+    def _normalized(self, x, norm, every=1):
         weight, bias, mean, variance = (
             self.tensors[f"{norm}.{name}"][::every]
             for name in ("weight", "bias", "running_mean", "running_var")
@@ -85,15 +85,15 @@ class Reference:
         for i in range(rows):
             for j in range(columns):
                 y[:, i, j] = (x[:, s * i : s * i + 3, s * j : s * j + 3] * taps).sum((1, 2))
-        y = self._normalised(y, "bn2_1") @ self.tensors["conv2_3.weight"][:, :, 0, 0].T
-        return self._normalised(y, "bn3_1") / self.spec.step
+        y = self._normalized(y, "bn2_1") @ self.tensors["conv2_3.weight"][:, :, 0, 0].T
+        return self._normalized(y, "bn3_1") / self.spec.step
 
     def features(self, symbols):
         """Symbols [N, h, w, C] → every `EVERY`-th channel of the features [N, H, W, Cin]."""
         s, (k, p) = self.spec.stride, self.spec.decoder_form
         x = np.float64(symbols) * self.spec.step
         matrix = self.tensors["conv2_4.weight"][:, ::EVERY, 0, 0]
-        x = self._normalised(x @ matrix, "bn4_1", EVERY)
+        x = self._normalized(x @ matrix, "bn4_1", EVERY)
         taps = self._taps("conv2_5.weight")[..., ::EVERY]
         count, rows, columns, width = x.shape
         y = np.zeros((count, (rows - 1) * s + k, (columns - 1) * s + k, width))
@@ -101,7 +101,7 @@ class Reference:
             for j in range(columns):
                 y[:, s * i : s * i + k, s * j : s * j + k] += x[:, i, j, None, None] * taps
         y = y[:, p : y.shape[1] - p, p : y.shape[2] - p]
-        return self._normalised(y, "bn5_1", EVERY)
+        return self._normalized(y, "bn5_1", EVERY)
 
 
 def check_against_definition(unit, site, tensors, features, sides):

@@ -28,8 +28,8 @@ def test_prediction_is_the_network_on_normalised_images(tiny):
     preprocessing = rest["preprocessing"]
     images = np.random.default_rng(0).integers(0, 256, (5, *preprocessing.input_shape), np.uint8)
     got = networks.predict(module, variables, preprocessing, images)
-    normalised = ((images / 255 - 0.3) / 0.4).astype(np.float32)
-    expected = jax.jit(module.apply)(variables, normalised)
+    normalized = ((images / 255 - 0.3) / 0.4).astype(np.float32)
+    expected = jax.jit(module.apply)(variables, normalized)
     assert got.shape == (5, 3)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 

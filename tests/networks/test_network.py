@@ -145,7 +145,7 @@ def test_the_one_program_gives_what_is_asked_for(unet, cuts, outputs):
     network, variables, calls = unet
     preprocessing = Preprocessing(SHAPE[:2], channels=1, mean=(0.3,), std=(0.4,))
     images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), np.uint8)
-    pixels = preprocessing.normalise(images)
+    pixels = preprocessing.normalize(images)
     program = head_program(network, cuts, preprocessing, outputs=outputs)
     calls.clear()
     seen, found = program(variables, images)

@@ -28,7 +28,7 @@ def conv3x3(x, kernel, stride):
     return y
 
 
-def normalise(x, params, stats):
+def normalize(x, params, stats):
     unit = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
     return unit * params["scale"] + params["bias"]
 
@@ -36,9 +36,9 @@ def normalise(x, params, stats):
 def block(x, params, stats, stride):
     """y = F(x) + x of He et al., identity shortcut with zeros for the new channels, then ReLU."""
     y = conv3x3(x, params["conv1"]["kernel"], stride)
-    y = np.maximum(normalise(y, params["bn1"], stats["bn1"]), 0)
+    y = np.maximum(normalize(y, params["bn1"], stats["bn1"]), 0)
     y = conv3x3(y, params["conv2"]["kernel"], 1)
-    y = normalise(y, params["bn2"], stats["bn2"])
+    y = normalize(y, params["bn2"], stats["bn2"])
     shortcut = x[:, ::stride, ::stride]
     before = (y.shape[-1] - x.shape[-1]) // 2
     y[..., before : before + x.shape[-1]] += shortcut
@@ -50,7 +50,7 @@ def reference(variables, x, blocks):
     variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
     params, stats = variables["params"], variables["batch_stats"]
     x = conv3x3(np.asarray(x, np.float64), params["stem"]["conv"]["kernel"], 1)
-    x = np.maximum(normalise(x, params["stem"]["bn"], stats["stem"]["bn"]), 0)
+    x = np.maximum(normalize(x, params["stem"]["bn"], stats["stem"]["bn"]), 0)
     for stage in (1, 2, 3):
         for index in range(1, blocks + 1):
             name = f"stage{stage}_block{index}"

@@ -5,7 +5,7 @@ from PIL import Image
 
 from jaxsplit import networks
 from jaxsplit.cost import Link, make_plan
-from jaxsplit.cost.link import compare, option
+from jaxsplit.cost.link import compare_latencies, option
 from jaxsplit.reports import plan as report
 
 
@@ -19,7 +19,7 @@ def plan():
 def comparison(plan):
     link, cut = Link(0.5, 50, 1, 10), plan["stage1.block1"]
     trained = option(link, cut, cut.units[0], 61.0, "family [r1]", 0.9205)
-    return compare(plan, link, 196, 2.0, 784, [trained])
+    return compare_latencies(plan, link, 196, 2.0, 784, [trained])
 
 
 def rows(text, title):

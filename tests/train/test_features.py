@@ -95,7 +95,7 @@ def plain(problem, source):
 def test_the_cache_holds_what_the_head_and_the_uncut_network_say(problem, source, plain):
     backbone = problem.backbone
     images, labels = data.load_arrays(source, backbone.preprocessing)
-    x = backbone.preprocessing.normalise(images)
+    x = backbone.preprocessing.normalize(images)
     direct = jax.jit(problem.split.head)(backbone.variables, x)
     logits = jax.jit(backbone.module.apply)(backbone.variables, x)
     # Programs of other batch sizes: the same to float32.
@@ -109,7 +109,7 @@ def test_the_cache_holds_what_the_head_and_the_uncut_network_say(problem, source
 def test_flip_appends_every_image_mirrored(problem, source, compute, plain):
     flipped = compute(views=Views(flip=True))
     images, _ = data.load_arrays(source, problem.backbone.preprocessing)
-    mirrored = problem.backbone.preprocessing.normalise(images[:, :, ::-1])
+    mirrored = problem.backbone.preprocessing.normalize(images[:, :, ::-1])
     direct = jax.jit(problem.split.head)(problem.backbone.variables, mirrored)
     np.testing.assert_array_equal(flipped.features[:30], plain.features)
     np.testing.assert_allclose(flipped.features[30:], direct, 1e-5, 1e-5)
@@ -124,7 +124,7 @@ def test_features_of_views_are_those_of_the_augmented_images(problem, source, co
     run = jax.jit(problem.split.head)
     for view in range(2):
         seen = CROPS.apply(images, np.arange(30), np.full(30, view))
-        direct = run(backbone.variables, backbone.preprocessing.normalise(seen))
+        direct = run(backbone.variables, backbone.preprocessing.normalize(seen))
         np.testing.assert_allclose(cache.features[30 * view : 30 * view + 30], direct, 1e-4, 1e-4)
     np.testing.assert_array_equal(cache.targets, [*labels, *labels])
 
@@ -544,7 +544,7 @@ def test_without_a_cache_the_same_examples_come_as_images(problem, compute):
     run = jax.jit(problem.split.head)
     for ours, theirs in zip(take(cacheless, 12, start=3), take(cache, 12, start=3), strict=True):
         assert ours.images.dtype == np.uint8
-        x = run(backbone.variables, backbone.preprocessing.normalise(ours.images))
+        x = run(backbone.variables, backbone.preprocessing.normalize(ours.images))
         np.testing.assert_allclose(x, theirs.features, 1e-4, 1e-4)
         for name in ("targets", "index"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))

@@ -103,7 +103,7 @@ def test_a_rate_runs_on_its_own_network_through_bytes(trained, tiny_test_source,
 def plain_loss(split, backbone, unit, blocks, batch, key, scale):
     """The loss of one rate by the unfolded network and `jax.grad`'s own rules."""
     network = with_blocks(backbone.variables, blocks)
-    pixels = backbone.preprocessing.normalise(batch.images)
+    pixels = backbone.preprocessing.normalize(batch.images)
     seen = split.head(network, pixels)
 
     module = Bottleneck(split.spec, split.shape)

@@ -31,7 +31,7 @@ def features(split, backbone):
         data.open_source("embedded", max_samples=200), backbone.preprocessing
     )
     return np.asarray(
-        jax.jit(split.head)(backbone.variables, backbone.preprocessing.normalise(images))
+        jax.jit(split.head)(backbone.variables, backbone.preprocessing.normalize(images))
     )
 
 

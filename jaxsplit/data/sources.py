@@ -101,7 +101,14 @@ class Source:
         return list(self.examples(indices))
 
     def examples(self, indices: Sequence[int]) -> Iterator[Example]:
-        """Yields several examples like `__getitems__`, without holding all decoded images."""
+        """Iterates over several examples, without holding all decoded images.
+
+        Args:
+          indices: of the examples, each 0 ≤ i < N.
+
+        Returns:
+          An iterator over image and label of each.
+        """
         for image, label in self._records.examples(self.keep[np.asarray(indices, int)].tolist()):
             yield Example(image=image, label=label)
 

@@ -22,7 +22,8 @@ from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size, in_batches
 from jaxsplit.split import Split, make_split
-from jaxsplit.tasks import AGREEMENT, Classification, Outputs, Task, check_targets
+from jaxsplit.tasks import AGREEMENT, Classification, Outputs, Task
+from jaxsplit.tasks.task import check_targets
 from jaxsplit.train import losses
 from jaxsplit.units import Variables
 from jaxsplit.units.quantization import Offsets

@@ -9,7 +9,6 @@ from jaxsplit.tasks.task import (
     Outputs,
     Targets,
     Task,
-    check_targets,
     metric_of,
 )
 
@@ -25,7 +24,6 @@ __all__ = [
     "Outputs",
     "Targets",
     "Task",
-    "check_targets",
     "metric_of",
 ]
 

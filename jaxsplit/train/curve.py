@@ -25,7 +25,8 @@ from jaxsplit.io.log import Log, no_log
 from jaxsplit.io.versions import versions
 from jaxsplit.networks import Backbone, LinenNetwork, fingerprint
 from jaxsplit.networks.inference import batch_size
-from jaxsplit.tasks import Classification, check_targets
+from jaxsplit.tasks import Classification
+from jaxsplit.tasks.task import check_targets
 from jaxsplit.train import batches, features, loop, parallel, rate_groups
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig

@@ -452,7 +452,8 @@ def test_ends_work_in_a_process_that_is_spawned(sender, receiver, tiny_images):
         frames = pool.apply(sender, (tiny_images[:2],), {"rate": "high"})
         outputs = pool.apply(receiver, (frames,))
     assert frames == sender(tiny_images[:2], rate="high")
-    np.testing.assert_array_equal(outputs, receiver(frames))
+    # This process compiles hastily, see conftest.py, so sums have another order.
+    np.testing.assert_allclose(outputs, receiver(frames), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Every cut of a network: against the published table, and against counts cut by cut."""
 
-import time
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,25 +15,21 @@ from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec
 
 @pytest.fixture(scope="module")
 def resnet50():
-    """The plan with its whole grid, how many programs were traced for it, and processor time."""
-    traces, trace, start = [], jax.make_jaxpr, time.process_time()
+    """The plan with its whole grid, and how many programs were traced for it."""
+    traces, trace = [], jax.make_jaxpr
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "make_jaxpr", lambda *a, **k: traces.append(a) or trace(*a, **k))
         plan = make_plan(networks.create("resnet50", 1000), (224, 224, 3), name="resnet50")
-    return plan, len(traces), time.process_time() - start
+    return plan, len(traces)
 
 
 def test_nothing_is_traced_twice(resnet50):
     """Two programs for each segment, and two for each unit, whatever cuts have such features."""
-    plan, traces, _ = resnet50
+    plan, traces = resnet50
     assert len(plan.cuts) == 17
     assert sum(len(cut.units) for cut in plan.cuts) == 325
     units = {(cut.feature_shape, unit.spec) for cut in plan.cuts for unit in cut.units}
     assert traces <= 2 * (len(plan.cuts) + 1) + 2 * len(units)
-
-
-def test_a_plan_of_resnet50_takes_seconds(resnet50):
-    assert resnet50[2] < 10
 
 
 # MMAC of head, encoder, decoder and tail as the paper's units have them (C = 64, stride 2), to the

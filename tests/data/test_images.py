@@ -30,11 +30,7 @@ def in_a_process(folder, odd):
     for one in odd:
         (folder / f"{one.name}.odd").write_bytes(one.content)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.odd_images", folder],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=PACKAGE.parent,
+        [sys.executable, odd_images.__file__, folder], check=True, capture_output=True, text=True
     )
     return json.loads(done.stdout)
 

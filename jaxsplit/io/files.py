@@ -29,7 +29,7 @@ def read_file(path: Path) -> bytes:
 def as_text(name: str | os.PathLike[str]) -> str:
     """Returns a file's name as text for logs, records and reports; other bytes are escaped.
 
-    >>> as_text("caf\udce9.png")  # the byte 0xe9, which is no UTF-8
+    >>> as_text("caf\\udce9.png")  # the byte 0xe9, which is no UTF-8
     'caf\\\\xe9.png'
     """
     return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -121,7 +121,10 @@ def _size(checkpointer: ocp.StandardCheckpointer, path: Path) -> int:
         chunk = (x.storage and x.storage.chunk_shape) or ()
         return max(math.prod(x.shape), math.prod(chunk)) * np.dtype(x.dtype or float).itemsize
 
-    tree = checkpointer.metadata(path).item_metadata.tree
+    described = checkpointer.metadata(path).item_metadata
+    if described is None:
+        raise ValueError("its metadata is damaged")
+    tree = described.tree
     return sum(size(x) for x in jax.tree.leaves(tree) if hasattr(x, "shape"))
 
 
@@ -181,7 +184,7 @@ def _steps(directory: Path) -> list[int]:
 def _checkpointer() -> ocp.StandardCheckpointer:
     import orbax.checkpoint as ocp  # a slow import
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # failures are raised too
     if jax.process_count() == 1:
         return ocp.StandardCheckpointer()
     # Each process saves and loads alone; by default orbax waits for the others.

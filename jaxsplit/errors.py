@@ -151,8 +151,8 @@ def escaped(text: str) -> str:
     What files contain is printed only through this function. Bytes of a file's name that are not
     text are escaped too.
 
-    >>> escaped("cat\x1b[2J dog")
-    'cat\\x1b[2J dog'
+    >>> escaped("cat\\x1b[2J dog")
+    'cat\\\\x1b[2J dog'
     """
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 

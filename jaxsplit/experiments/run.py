@@ -207,7 +207,7 @@ def run_backbone(
     >>> config = BackboneConfig("resnet8_small", "embedded", preprocessing, max_samples=100)
     >>> run_backbone(config, Path("mine"), command="mine.py")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    jaxsplit.errors.ConfigError: 100 training examples don't fill one batch of 128: ...
+    jaxsplit.errors.ConfigError: 100 training examples don't fill one batch of 128; ...
     """
     test = data.open_source(config.data, split=config.test_split, max_samples=config.max_samples)
     initial = None if config.initial is None else load_backbone(config.initial)

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _forget_output()
         return 2
     except (Interrupted, Terminated) as stopped:
-        print(f"jaxsplit: {stopped}", file=sys.stderr)
+        print(f"jaxsplit: {escaped(str(stopped))}", file=sys.stderr)
         return 128 + stopped.signal
     except KeyboardInterrupt:
         print("jaxsplit: interrupted", file=sys.stderr)

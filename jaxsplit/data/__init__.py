@@ -12,11 +12,14 @@ from jaxsplit.data.pipeline import batches, load_arrays, num_batches
 from jaxsplit.data.preprocessing import Preprocessing
 from jaxsplit.data.sources import Source, open_source, portable_name
 from jaxsplit.data.splits import spread
+from jaxsplit.data.targets import LABELS, TargetReader
 
 __all__ = [
+    "LABELS",
     "Augmentation",
     "Preprocessing",
     "Source",
+    "TargetReader",
     "Views",
     "batches",
     "decode_image",

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxsplit.data.images import FORMATS, HEIC_ADVICE, decode_image, suffixes
 from jaxsplit.data.splits import choose_split, part_of
+from jaxsplit.data.targets import Example
 from jaxsplit.errors import DataError, warn_once
 from jaxsplit.io.files import as_text
 
@@ -117,10 +118,11 @@ class FolderRecords:
     def __len__(self) -> int:
         return len(self._files)
 
-    def examples(self, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
-        """Yields (image, label) for each index; images are uint8 [H, W, C]."""
+    def examples(self, indices: Sequence[int]) -> Iterator[Example]:
+        """Yields the example of each index; images are uint8 [H, W, C]."""
         for i in indices:
-            yield decode_image(self._top / self._files[i]), int(self.labels[i])
+            image = decode_image(self._top / self._files[i])
+            yield Example(image=image, label=int(self.labels[i]))
 
 
 def _folder_name(class_name: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxsplit.data.augmentation import Augmentation
 from jaxsplit.data.preprocessing import Preprocessing
 from jaxsplit.data.sources import Source
+from jaxsplit.data.targets import LABELS, TargetReader
 from jaxsplit.errors import ConfigError
 
 ENDLESS = 2**40  # steps
@@ -26,15 +27,15 @@ _BatchT = TypeVar("_BatchT")
 
 
 class ImageBatch(TypedDict):
-    """A batch of examples; padding has a black image, label and index -1 and mask False."""
+    """A batch of examples; padding has a black image, a blank target, index -1 and mask False."""
 
     image: np.ndarray  # uint8 [B, h, w, c]
-    label: np.ndarray  # int32 [B]
+    label: np.ndarray  # int32 [B], -1 for padding; or other targets [B, …], see `TargetReader`
     index: np.ndarray  # int64 [B], in the source
     mask: np.ndarray  # bool [B]
 
 
-# Images and labels of each source, by the geometry of their preprocessing.
+# Images and targets of each source, by the geometry of their preprocessing and the targets' reader.
 _Arrays = tuple[np.ndarray, np.ndarray]
 _DECODED = weakref.WeakKeyDictionary[Source, dict[tuple[object, ...], _Arrays]]()
 
@@ -50,6 +51,7 @@ def batches(
     drop_remainder: bool = False,
     start_step: int = 0,
     memory_limit: int = 2**30,
+    targets: TargetReader = LABELS,
 ) -> Iterator[ImageBatch]:
     """Iterates over batches, bit-identically for the same arguments.
 
@@ -63,7 +65,8 @@ def batches(
       drop_remainder: drop each epoch's incomplete last batch instead of padding it.
       start_step: first step, counted over epochs; the data continue as if started at 0.
       memory_limit: decoded images of at most so many bytes are kept in memory for all iterations
-        over the source. Larger sources are decoded on the fly.
+        over the source, with their targets. Larger sources are decoded on the fly.
+      targets: reads the examples' targets, by default their labels.
 
     Returns:
       An iterator over batches of constant shapes, see `ImageBatch`.
@@ -87,13 +90,17 @@ def batches(
     per_epoch = num_batches(len(source), batch_size, drop_remainder)
     if not per_epoch:
         raise ConfigError(f"{source!r} doesn't fill one batch of {batch_size}; use smaller batches")
-    read, threads = reader(source, preprocessing, memory_limit)
+    read, threads = reader(source, preprocessing, targets, memory_limit)
 
     def fetch(step: int) -> ImageBatch:
         batch = read(step_indices(len(source), batch_size, per_epoch, seed, step))
         if augment is not None and seed is not None:
             # Seeded by the step, so that an iteration can start anywhere.
             batch["image"] = augment(batch["image"], np.random.default_rng((seed, step, 1)))
+            if (maps := batch["label"]).shape[1:3] == preprocessing.size:
+                fill = targets.blank(preprocessing).flat[0]
+                rng = np.random.default_rng((seed, step, 1))  # an equal one: the same movement
+                batch["label"] = augment.apply_to_maps(maps, fill, rng)
         return batch
 
     stop = ENDLESS if epochs is None else epochs * per_epoch
@@ -101,35 +108,43 @@ def batches(
 
 
 def reader(
-    source: Source, preprocessing: Preprocessing, memory_limit: int = 2**30
+    source: Source,
+    preprocessing: Preprocessing,
+    targets: TargetReader = LABELS,
+    memory_limit: int = 2**30,
 ) -> tuple[Callable[[np.ndarray], ImageBatch], int]:
     """Makes a function from indices, int64 [B], -1 for padding, to a batch; and its threads."""
-    if len(source) * math.prod(preprocessing.input_shape) <= memory_limit:
-        return functools.partial(_from_memory, *load_arrays(source, preprocessing)), 1
-    return functools.partial(_from_source, source, preprocessing), _THREADS
+    blank = targets.blank(preprocessing)
+    if len(source) * (math.prod(preprocessing.input_shape) + blank.nbytes) <= memory_limit:
+        arrays = load_arrays(source, preprocessing, targets)
+        return functools.partial(_from_memory, *arrays, blank), 1
+    return functools.partial(_from_source, source, preprocessing, targets), _THREADS
 
 
-def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
+def load_arrays(
+    source: Source, preprocessing: Preprocessing, targets: TargetReader = LABELS
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns all examples, resized and cropped but not normalized; decoded on the first call.
 
     Args:
       source: the examples; a DataError if an image cannot be read.
       preprocessing: the backbone's.
+      targets: reads the examples' targets, by default their labels.
 
     Returns:
-      Read-only images, uint8 [N, h, w, c], and labels, int32 [N].
+      Read-only images, uint8 [N, h, w, c], and targets [N, …]: labels int32 [N].
 
     >>> from jaxsplit.data.sources import open_source
     >>> load_arrays(open_source("embedded", max_samples=20), Preprocessing((14, 14), 1))[0].shape
     (20, 14, 14, 1)
     """
     decoded = _DECODED.setdefault(source, {})
-    key = (*preprocessing.input_shape, preprocessing.resize, preprocessing.interpolation)
+    key = (*preprocessing.input_shape, preprocessing.resize, preprocessing.interpolation, targets)
     if key not in decoded:
         images = np.empty((len(source), *preprocessing.input_shape), np.uint8)
-        labels = np.empty(len(source), np.int32)
+        labels = targets.rows(len(source), preprocessing)
         chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
-        read = functools.partial(_from_source, source, preprocessing)
+        read = functools.partial(_from_source, source, preprocessing, targets)
         for batch in stream(lambda step: read(chunks[step]), 0, len(chunks), _THREADS):
             images[batch["index"]] = batch["image"]
             labels[batch["index"]] = batch["label"]
@@ -138,19 +153,23 @@ def load_arrays(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarra
     return decoded[key]
 
 
-def _from_memory(images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> ImageBatch:
+def _from_memory(
+    images: np.ndarray, labels: np.ndarray, blank: np.ndarray, index: np.ndarray
+) -> ImageBatch:
     image, label, mask = images[index], labels[index], index >= 0
-    image[~mask], label[~mask] = 0, -1
+    image[~mask], label[~mask] = 0, blank
     return ImageBatch(image=image, label=label, index=index, mask=mask)
 
 
-def _from_source(source: Source, preprocessing: Preprocessing, index: np.ndarray) -> ImageBatch:
+def _from_source(
+    source: Source, preprocessing: Preprocessing, targets: TargetReader, index: np.ndarray
+) -> ImageBatch:
     images = np.zeros((len(index), *preprocessing.input_shape), np.uint8)
-    labels = np.full(len(index), -1, np.int32)
+    labels = targets.rows(len(index), preprocessing)
     mask = index >= 0
     for position, example in enumerate(source.examples(index[mask].tolist())):
         images[position] = preprocessing.apply(example["image"])
-        labels[position] = example["label"]
+        targets.read_into(labels[position : position + 1], example, preprocessing)
     return ImageBatch(image=images, label=labels, index=index, mask=mask)
 
 

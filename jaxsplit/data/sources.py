@@ -9,13 +9,14 @@ import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 import numpy as np
 
 from jaxsplit import _moved
 from jaxsplit.data import folder, tfds_records
 from jaxsplit.data.splits import parse_split, part_of, spread
+from jaxsplit.data.targets import Example
 from jaxsplit.errors import DataError, escaped
 from jaxsplit.io.files import as_text
 
@@ -25,7 +26,11 @@ EMBEDDED = "fashion_mnist_subset"
 
 
 class Records(Protocol):
-    """Protocol of a kind of source: all examples of a split, by index."""
+    """Protocol of a kind of source: all examples of a split, by index.
+
+    `labels` are the classes over which a part of the examples is balanced: -1 where images have no
+    targets, all 0 where targets are not classes.
+    """
 
     class_names: tuple[str, ...]
     identity: str  # changes with the content
@@ -38,16 +43,9 @@ class Records(Protocol):
         """int32 [N], read once without decoding an image."""
         ...
 
-    def examples(self, indices: Sequence[int]) -> Iterable[tuple[np.ndarray, int]]:
-        """Yields (image, label) for each index; images are uint8 [height, width, channels]."""
+    def examples(self, indices: Sequence[int]) -> Iterable[Example]:
+        """Yields the example of each index; images are uint8 [height, width, channels]."""
         ...
-
-
-class Example(TypedDict):
-    """A labelled image, uint8 [H, W, C], and an index into the source's class names."""
-
-    image: np.ndarray
-    label: int
 
 
 def check_class_names(names: Sequence[str]) -> None:
@@ -109,8 +107,7 @@ class Source:
         Returns:
           An iterator over image and label of each.
         """
-        for image, label in self._records.examples(self.keep[np.asarray(indices, int)].tolist()):
-            yield Example(image=image, label=label)
+        yield from self._records.examples(self.keep[np.asarray(indices, int)].tolist())
 
     def __repr__(self) -> str:
         return f"Source({self.name!r}, split={self.split!r}, {len(self)} images)"

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxsplit.data.images import decode_image
 from jaxsplit.data.splits import choose_split
+from jaxsplit.data.targets import Example
 from jaxsplit.errors import DataError
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -132,12 +133,12 @@ class PreparedRecords:
         chunks = (range(i, min(i + 1024, len(self))) for i in range(0, len(self), 1024))
         return np.array([label for c in chunks for _, label in self._read(c)], np.int32)
 
-    def examples(self, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
-        """Yields (image, label) for each index; images are uint8 [H, W, C]."""
+    def examples(self, indices: Sequence[int]) -> Iterator[Example]:
+        """Yields the example of each index; images are uint8 [H, W, C]."""
         for index, (image, label) in zip(indices, self._read(indices), strict=True):
             if isinstance(image, bytes):
                 image = decode_image(image, f"example {index} of {self._name}")
-            yield image, label
+            yield Example(image=image, label=label)
 
     def _read(self, indices: Sequence[int]) -> list[tuple[bytes | np.ndarray, int]]:
         from tensorflow_datasets.proto import tf_example_pb2

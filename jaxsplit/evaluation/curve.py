@@ -38,7 +38,7 @@ class Origin:
       cut: the endpoint after which it was cut.
       data, split: source of the images, without local folders, and its split.
       data_fingerprint: of these images, the same for a copy elsewhere.
-      classes: their number, at least 1.
+      classes: their number; 0 where a task has none.
       jaxsplit, jax: versions.
     """
 

@@ -109,7 +109,7 @@ def evaluate_images(
     for codec in baselines:
         check_codec(codec)
     log(f"reading {len(source)} images")
-    images, targets = data.load_arrays(source, backbone.preprocessing)
+    images, targets = data.load_arrays(source, backbone.preprocessing, task.target_reader)
     size = batch_size(backbone.preprocessing.input_shape)
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
     log("running the unsplit network")

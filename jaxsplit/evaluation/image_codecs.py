@@ -64,7 +64,7 @@ def sweep(
 
     Args:
       images: uint8 [N, h, w, c], c = 1 (grey) or 3 (RGB).
-      targets: of the images, integers [N, …], such as labels [N].
+      targets: of the images, [N, …], such as labels int [N].
       unsplit: what the unsplit network predicts for the original images, like `targets`.
       predict: the unsplit network, uint8 [B, h, w, c] → outputs, such as logits [B, K],
         B = min(batch_size, N). Batches are always full, the last one padded with zeros, so that

@@ -184,7 +184,7 @@ def _number(name: str, value: object, low: float = 0.0, high: float = math.inf) 
 
 
 def _count(name: str, value: object) -> int:
-    lowest = 0 if name == "quality" else 1
+    lowest = 0 if name in ("quality", "classes") else 1
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= lowest:
         return int(value)
     raise ConfigError(f"{name} is {value!r}, expected a whole number of at least {lowest}")

@@ -51,7 +51,7 @@ def fit_tables(
       FamilyError: the family belongs to another backbone.
     """
     log(f"reading {len(source)} images")
-    images, _ = data.load_arrays(source, backbone.preprocessing)
+    images, _ = data.load_arrays(source, backbone.preprocessing, backbone.task.target_reader)
     if not len(images):
         raise DataError(f"{source.name} has no images to fit tables to")
     size = batch_size(backbone.preprocessing.input_shape)

@@ -86,7 +86,7 @@ class Classification(Task):
 
     def loss(self, outputs: Outputs, targets: Targets) -> jax.Array:
         """Computes `cross_entropy`: logits float [B, K], labels int [B] → nats [B]."""
-        return cross_entropy(_array(outputs), _array(targets))
+        return cross_entropy(_array(outputs), jnp.asarray(targets))
 
     def distillation(
         self, outputs: Outputs, teacher: Outputs, temperature: float = 1.0
@@ -99,11 +99,11 @@ class Classification(Task):
         logits = _array(outputs)
         if jnp.ndim(logits) != 2:
             raise ConfigError(f"outputs are {jnp.shape(logits)}, expected logits [B, K]")
-        return {"top1": jnp.argmax(logits, -1) == _array(targets)}
+        return {"top1": jnp.argmax(logits, -1) == jnp.asarray(targets)}
 
     def evaluate(self, outputs: Outputs, targets: Targets) -> dict[str, np.ndarray]:
         """Computes top-1 and, for more than five classes, top-5, bool [B]; ties go to the first."""
-        logits, labels = np.asarray(_array(outputs)), np.asarray(_array(targets))
+        logits, labels = np.asarray(_array(outputs)), np.asarray(targets)
         correct = {"top1": logits.argmax(-1) == labels}
         if logits.shape[-1] > _TOP:
             likeliest = np.argsort(-logits, axis=-1, kind="stable")[..., :_TOP]
@@ -149,7 +149,7 @@ class Classification(Task):
 
 
 def _array(tree: Tree) -> jax.Array:
-    return cast("jax.Array", tree)  # a classification's outputs and targets are one array each
+    return cast("jax.Array", tree)  # a classification's outputs are one array
 
 
 #: The task of networks whose outputs are logits [B, K], where no class is named.

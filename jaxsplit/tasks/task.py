@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
-from jaxsplit.data import Source
+from jaxsplit.data import LABELS, Source, TargetReader
 from jaxsplit.errors import ConfigError, warn_once
-from jaxsplit.trees import Tree
+from jaxsplit.trees import Array, Tree
 
 if TYPE_CHECKING:
     import jax
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 AGREEMENT = "agreement"
 #: Outputs of a network for a batch: logits [B, K] of a classifier, any pytree of arrays [B, …].
 Outputs = Tree
-#: Targets of a batch: labels int [B] for a classifier, any pytree of arrays [B, …].
-Targets = Tree
+#: Targets of a batch: labels int [B] for a classifier, one array [B, …] for any task.
+Targets = Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +172,7 @@ class Task(abc.ABC):
       name: of the kind of task, such as "classification".
       quality: the metric that rates are chosen and curves compared by.
       metrics: metric → how it reads, `quality` first.
+      target_reader: reads the targets of a source's examples; by default their labels.
 
     >>> import jax.numpy as jnp
     >>> from jaxsplit.tasks import Classification
@@ -184,6 +185,7 @@ class Task(abc.ABC):
     name: ClassVar[str]
     quality: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
+    target_reader: TargetReader = LABELS
 
     @abc.abstractmethod
     def loss(self, outputs: Outputs, targets: Targets) -> jax.Array:

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxsplit import data
 from jaxsplit.data.pipeline import endless_steps, reader
+from jaxsplit.data.targets import in_views
 from jaxsplit.networks import Backbone, Features
 from jaxsplit.networks.inference import batch_size, head_program, in_batches
 from jaxsplit.tasks import Outputs, Targets
@@ -48,7 +49,7 @@ class FeatureCache:
 
     def batch(self, index: np.ndarray) -> Batch:
         """Returns the examples of an index, int [B]: features, teacher and targets."""
-        for array in jax.tree.leaves((self.features, self.teacher)):
+        for array in jax.tree.leaves((self.features, self.teacher, self.targets)):
             _prefetch(array, index)
         features, teacher, targets = jax.tree.map(
             lambda x: x[index], (self.features, self.teacher, self.targets)
@@ -101,12 +102,13 @@ class ImageBatches:
     """The examples of a `FeatureCache` as images, for steps that run the head.
 
     Attributes:
-      source, preprocessing, views: of the images.
+      backbone: has the images' preprocessing and the task whose targets are read.
+      source, views: of the images.
       scale: mean square of the features of a sample.
     """
 
+    backbone: Backbone
     source: data.Source
-    preprocessing: data.Preprocessing
     views: data.Views
     scale: Scale
 
@@ -120,19 +122,23 @@ class ImageBatches:
 
     def fetcher(self) -> tuple[Callable[[np.ndarray], Batch], int]:
         """Returns a function from the examples' indices to their batch, and threads to call it."""
-        read, threads = reader(self.source, self.preprocessing)
+        preprocessing, targets = self.backbone.preprocessing, self.backbone.task.target_reader
+        read, threads = reader(self.source, preprocessing, targets)
         count = len(self.source)
 
         def fetch(index: np.ndarray) -> Batch:
             batch = read(index % count)
-            images = self.views.apply(batch["image"], index % count, index // count)
-            return Batch(index.astype(np.int32), batch["label"], images)
+            which = index % count, index // count
+            images = self.views.apply(batch["image"], *which)
+            moved = in_views(batch["label"], targets, preprocessing, self.views, *which)
+            return Batch(index.astype(np.int32), moved, images)
 
         return fetch, threads
 
     def in_turn(self, size: int) -> Iterator[Batch]:
         """Yields every image once, without augmentation, in batches of `size`."""
-        for batch in data.batches(self.source, self.preprocessing, size):
+        preprocessing, targets = self.backbone.preprocessing, self.backbone.task.target_reader
+        for batch in data.batches(self.source, preprocessing, size, targets=targets):
             kept = batch["mask"]
             yield Batch(batch["index"][kept], batch["label"][kept], images=batch["image"][kept])
 
@@ -180,7 +186,7 @@ def sampled_features(
     shapes = [x.shape for x in jax.tree.leaves(backbone.feature_shapes[cut])]
     largest = max(shapes, key=math.prod)
     examples = sample_rows((len(source) * len(views), *largest), len(views))
-    fetch, _ = ImageBatches(source, backbone.preprocessing, views, ()).fetcher()
+    fetch, _ = ImageBatches(backbone, source, views, ()).fetcher()
     program = head_program(backbone.network, (cut,), backbone.preprocessing, precision=None)
     variables = jax.device_put(backbone.variables)
     return in_batches(

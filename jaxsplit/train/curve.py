@@ -274,7 +274,7 @@ def train_rates(
         one = cast("tuple[np.ndarray, float]", (sample, examples.scale))  # others are refused
         state = rate_groups.with_principal_units(config, frozen, groups, state, *one)
     if config.trainable == "all" and isinstance(examples, FeatureCache):
-        images = ImageBatches(source, backbone.preprocessing, config.shown, examples.scale)
+        images = ImageBatches(backbone, source, config.shown, examples.scale)
         examples = dataclasses.replace(examples, images=images)
     measure = None
     if config.evaluate_every:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxsplit import _moved, data
 from jaxsplit._moved import renamed_argument
 from jaxsplit.data.pipeline import ImageBatch, reader, stream
+from jaxsplit.data.targets import in_views
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
 from jaxsplit.io.identity import identity
@@ -61,8 +62,9 @@ class HeadRun:
     def layout(self) -> tuple[dict[str, Structs], Structs, Structs]:
         """Shapes of an image's arrays: cut → features, the teacher's outputs, the target."""
         shapes = self.backbone.feature_shapes
-        label = jax.ShapeDtypeStruct((), np.dtype(np.int32))
-        return {cut: shapes[cut] for cut in self.cuts}, self.backbone.output_shapes, label
+        blank = self.backbone.task.target_reader.blank(self.backbone.preprocessing)
+        target = jax.ShapeDtypeStruct(blank.shape, blank.dtype)
+        return {cut: shapes[cut] for cut in self.cuts}, self.backbone.output_shapes, target
 
     @functools.cached_property
     def shapes(self) -> Shapes:
@@ -86,6 +88,7 @@ class HeadRun:
     def about(self) -> dict[str, object]:
         """All that cached features depend on, ready for JSON."""
         backbone, network = self.backbone, self.backbone.network
+        targets = backbone.task.target_reader
         kinds = {str(np.dtype(x.dtype)) for x in jax.tree.leaves(backbone.variables)}
         return {
             "backbone": backbone.fingerprint,
@@ -95,6 +98,7 @@ class HeadRun:
             "preprocessing": backbone.preprocessing.to_dict(),
             "cut": self.cuts[0] if len(self.cuts) == 1 else list(self.cuts),
             **({} if isinstance(network, LinenNetwork) else {"functions": identity(network)}),
+            **({} if targets is data.LABELS else {"targets": identity(targets)}),
             "source": self.source.fingerprint,
             "views": dataclasses.asdict(self.views),
             "dtype": self.dtype,
@@ -144,7 +148,7 @@ def compute(
     if found := cached(run, directory, cache, max_bytes):
         return found[cut]
     scale = batches.mean_square(batches.sampled_features(backbone, cut, source, views))
-    return ImageBatches(source, backbone.preprocessing, views, scale)
+    return ImageBatches(backbone, source, views, scale)
 
 
 def cached(
@@ -196,7 +200,8 @@ def run_parts(
     wanted = set(range(-(-count // size) * len(views)) if parts is None else parts)
     runs = sorted({part // len(views) for part in wanted})
     network, cuts, preprocessing = run.backbone.network, run.cuts, run.backbone.preprocessing
-    read, threads = reader(run.source, preprocessing)
+    targets = run.backbone.task.target_reader
+    read, threads = reader(run.source, preprocessing, targets)
 
     def fetch(i: int) -> ImageBatch:
         return read(np.arange(runs[i] * size, min((runs[i] + 1) * size, count)))
@@ -212,11 +217,13 @@ def run_parts(
             if (part := i * len(views) + view) not in wanted:
                 continue
             index = batch["index"]
-            images = views.apply(batch["image"], index, np.full(len(index), view))
+            which = index, np.full(len(index), view)
+            images = views.apply(batch["image"], *which)
+            moved = in_views(batch["label"], targets, preprocessing, views, *which)
             features, outputs = in_batches(functools.partial(program, variables), images, size)
             for cut, tree in features.items():
                 features[cut] = jax.tree.map(lambda x, cut=cut: _as_dtype(x, run.dtype, cut), tree)
-            leaves = jax.tree.leaves((features, outputs, batch["label"]))
+            leaves = jax.tree.leaves((features, outputs, moved))
             yield part, view * count + i * size, dict(zip(run.shapes, leaves, strict=True))
             done += 1
             if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:

@@ -189,7 +189,7 @@ def test_a_head_learns_the_same_without_cached_features(trained, config, tiny_ba
 
 def test_images_come_with_their_own_features(problem):
     source = data.open_source("embedded", split="train", max_samples=64)
-    shown = features.ImageBatches(source, problem.backbone.preprocessing, data.Views(), 1.0)
+    shown = features.ImageBatches(problem.backbone, source, data.Views(), 1.0)
     both = dataclasses.replace(problem.cache, images=shown)
     images, labels = data.load_arrays(source, problem.backbone.preprocessing)
     ours, theirs = both.batches(8, 0, 9), problem.cache.batches(8, 0, 9)

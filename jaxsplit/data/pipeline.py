@@ -16,7 +16,7 @@ import numpy as np
 from jaxsplit.data.augmentation import Augmentation
 from jaxsplit.data.preprocessing import Preprocessing
 from jaxsplit.data.sources import Source
-from jaxsplit.data.targets import LABELS, TargetReader
+from jaxsplit.data.targets import LABELS, TargetReader, blank_rows, read_row
 from jaxsplit.errors import ConfigError
 
 ENDLESS = 2**40  # steps
@@ -142,7 +142,7 @@ def load_arrays(
     key = (*preprocessing.input_shape, preprocessing.resize, preprocessing.interpolation, targets)
     if key not in decoded:
         images = np.empty((len(source), *preprocessing.input_shape), np.uint8)
-        labels = targets.rows(len(source), preprocessing)
+        labels = blank_rows(targets, len(source), preprocessing)
         chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
         read = functools.partial(_from_source, source, preprocessing, targets)
         for batch in stream(lambda step: read(chunks[step]), 0, len(chunks), _THREADS):
@@ -165,11 +165,11 @@ def _from_source(
     source: Source, preprocessing: Preprocessing, targets: TargetReader, index: np.ndarray
 ) -> ImageBatch:
     images = np.zeros((len(index), *preprocessing.input_shape), np.uint8)
-    labels = targets.rows(len(index), preprocessing)
+    labels = blank_rows(targets, len(index), preprocessing)
     mask = index >= 0
     for position, example in enumerate(source.examples(index[mask].tolist())):
         images[position] = preprocessing.apply(example["image"])
-        targets.read_into(labels[position : position + 1], example, preprocessing)
+        read_row(targets, labels, position, example, preprocessing)
     return ImageBatch(image=images, label=labels, index=index, mask=mask)
 
 

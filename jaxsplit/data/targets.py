@@ -59,21 +59,6 @@ class TargetReader(abc.ABC):
           The array; a DataError if the example has no such target.
         """
 
-    def rows(self, count: int, preprocessing: Preprocessing) -> np.ndarray:
-        """Returns a writable array [count, …] of blank targets."""
-        blank = np.asarray(self.blank(preprocessing))
-        return np.broadcast_to(blank, (count, *blank.shape)).copy()
-
-    def read_into(self, row: np.ndarray, example: Example, preprocessing: Preprocessing) -> None:
-        """Writes an example's target to one of `rows`, [1, …]; a DataError if it doesn't fit."""
-        target = np.asarray(self.read(example, preprocessing))
-        if target.shape != row.shape[1:] or not np.can_cast(target.dtype, row.dtype, "same_kind"):
-            raise DataError(
-                f"a target is {target.dtype} {target.shape}, but the reader's blank one is "
-                f"{row.dtype} {row.shape[1:]}"
-            )
-        row[0] = target
-
 
 class _Labels(TargetReader):
     """int32 []: the class of each image, -1 without one."""
@@ -111,3 +96,22 @@ def in_views(
         return targets
     fill = reader.blank(preprocessing).flat[0]
     return views.apply_to_maps(targets, fill, numbers, which)
+
+
+def blank_rows(reader: TargetReader, count: int, preprocessing: Preprocessing) -> np.ndarray:
+    """Returns a writable array [count, …] of blank targets."""
+    blank = np.asarray(reader.blank(preprocessing))
+    return np.broadcast_to(blank, (count, *blank.shape)).copy()
+
+
+def read_row(
+    reader: TargetReader, rows: np.ndarray, i: int, example: Example, preprocessing: Preprocessing
+) -> None:
+    """Writes an example's target to a row of `blank_rows`; a DataError if it doesn't fit."""
+    target, shape = np.asarray(reader.read(example, preprocessing)), rows.shape[1:]
+    if target.shape != shape or not np.can_cast(target.dtype, rows.dtype, "same_kind"):
+        raise DataError(
+            f"a target is {target.dtype} {target.shape}, but the reader's blank one is "
+            f"{rows.dtype} {shape}"
+        )
+    rows[i] = target

@@ -122,6 +122,27 @@ def renamed_method(old: str, method: _Function) -> _Function:
     return cast(_Function, call)
 
 
+def renamed_attribute(old: str, new: str) -> Any:
+    """Returns an attribute or method `new` under its old name, `Class.name`, as an attribute."""
+
+    def get(self: object) -> Any:
+        warn_once(old, f"{old} is now {new}; the old name goes with the next version")
+        value = getattr(self, new)
+        return value() if callable(value) else value
+
+    return property(get)
+
+
+def renamed_field(old: str, new: str) -> Callable[[_Function], _Function]:
+    """Lets a dataclass take a field by its old name, and have it under that name."""
+
+    def decorate(cls: _Function) -> _Function:
+        setattr(cls, old, renamed_attribute(f"{cls.__qualname__}.{old}", new))
+        return renamed_argument(old, new)(cls)
+
+    return decorate
+
+
 def gathered_metrics(new: str, prefix: str = "") -> Callable[[_Function], _Function]:
     """Lets a class take each metric as arguments, such as `top1` and `top1_interval`."""
 

@@ -39,7 +39,7 @@ def random_resnet18(classes=5):
 def random_tensors(site, stride, channels, seed=0):
     """The variables of a published file, with the hyperprior that inference doesn't need."""
     rng = np.random.default_rng(seed)
-    width, kernel = site.shape[-1], site.decoder_forms[stride][0]
+    width, kernel = site.shape[-1], site.decoder_windows[stride][0]
     tensors = {
         "conv2_2.weight": rng.normal(0, 1 / 3, (width, 1, 3, 3)),
         "conv2_3.weight": rng.normal(0, width**-0.5, (channels, width, 1, 1)),

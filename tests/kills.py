@@ -205,7 +205,9 @@ def search(folder: Path) -> None:
 
     def trial(step: int) -> SimpleNamespace:
         state = _State(np.int32(step), np.full(20_000, step))
-        return SimpleNamespace(candidate=SimpleNamespace(name="one"), state=state, settled=False)
+        return SimpleNamespace(
+            candidate=SimpleNamespace(name="one"), state=state, offsets_fitted=False
+        )
 
     trainer = SimpleNamespace(trials=lambda chosen: [trial(0)])
     one = [trial(0).candidate]

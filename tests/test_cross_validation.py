@@ -72,7 +72,7 @@ def test_the_folds_together_are_what_an_evaluation_of_all_images_finds(
 
     whole, of_whole = measured(0, 120)
     curve, seen = validation.pooled(*zip(measured(0, 50), measured(50, 120), strict=True))
-    for name in ("bytes", "predicted", "labels", "uncut"):
+    for name in ("bytes", "predicted", "labels", "unsplit"):
         np.testing.assert_array_equal(getattr(seen, name), getattr(of_whole, name))
     assert seen.belongs_to(curve)
     for found, expected in zip((curve, *curve.points), (whole, *whole.points), strict=True):

@@ -53,7 +53,11 @@ class EntropyCoder:
     def __init__(self, tables: CodingTables) -> None:
         self.tables = tables
         # With position-dependent tables, a latent is one pixel with a channel for each position.
-        used = np.arange(tables.channels) if tables.places is None else tables.places.ravel()
+        used = (
+            np.arange(tables.channels)
+            if tables.table_indices is None
+            else tables.table_indices.ravel()
+        )
         # One coder call per distinct table: dead channels of trained latents all share one.
         order, self._groups, first = _by_counts(tables, used)
         self._models = [
@@ -189,7 +193,7 @@ class EntropyCoder:
                 f"a latent of {tuple(shape)}, expected positive sizes and at most {MAX_SYMBOLS} "
                 "symbols; use a larger stride or a smaller image"
             )
-        if self.tables.places is not None:
+        if self.tables.table_indices is not None:
             self.tables.rows(height, width)  # refuses latents of another size
             return 1
         return int(height * width)
@@ -245,19 +249,19 @@ def _refused(problem: str) -> BitstreamError:
 
 
 def self_test_symbols(tables: CodingTables) -> np.ndarray:
-    """Returns the symbols of a self-test, int32: [2, 2, channels], or the shape of `places`.
+    """Returns the symbols of a self-test, int32: [2, 2, channels], or the shape of `table_indices`.
 
     Multiples of 40503 modulo 2**16 (the golden ratio's) replace draws from the tables. Every 13th
     symbol is moved out of its table by a third of 2**2 to 2**32, alternately above and below.
     """
-    rows = tables.rows(2, 2) if tables.places is None else tables.places
+    rows = tables.rows(2, 2) if tables.table_indices is None else tables.table_indices
     index = np.arange(rows.size)
     row = rows.ravel()
     draws = index * 40503 % 65536
     entries = np.empty(row.size, np.int64)
     for table, (counts, size) in enumerate(zip(tables.counts, tables.sizes, strict=True)):
         # A channel's table has a strided slice; a position's table needs a mask.
-        at = slice(table, None, tables.channels) if tables.places is None else row == table
+        at = slice(table, None, tables.channels) if tables.table_indices is None else row == table
         ends = np.cumsum(counts[:size], dtype=np.int64)
         entries[at] = np.searchsorted(ends, draws[at], side="right")
     steps = (np.int64(4) << index % 31) // 3

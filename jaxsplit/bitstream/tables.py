@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
 
+from jaxsplit._moved import renamed_field
 from jaxsplit.bitstream.probability_models import COUNT_BITS, TOTAL, escape_bits
 from jaxsplit.errors import ConfigError
 
@@ -15,6 +16,7 @@ from jaxsplit.errors import ConfigError
 MAX_SYMBOLS = 1 << 22
 
 _INT32 = np.iinfo(np.int32)
+# Name of an array in a checkpoint → its dtype.
 _DTYPES = {
     "counts": np.int32,
     "sizes": np.int32,
@@ -22,8 +24,10 @@ _DTYPES = {
     "offsets": np.float32,
     "places": np.uint8,
 }
+_FIELDS = {"places": "table_indices"}  # where it is not the name in a checkpoint
 
 
+@renamed_field("places", "table_indices")
 @dataclass(frozen=True, eq=False)
 class CodingTables:
     """Integer probabilities of the symbols of a latent, in units of 1 / 65536.
@@ -38,8 +42,8 @@ class CodingTables:
       sizes: int32 [tables], each 2 … width: number of used entries, escape included.
       minima: int32 [tables]: entry j < sizes[t] - 1 stands for the symbol minima[t] + j.
       offsets: float32 [channels], finite: rounding offsets in quantization steps, only stored.
-      places: uint8 [h, w, channels]: table index of each position; every table is used. None:
-        channel c has table c, in latents of any size.
+      table_indices: uint8 [h, w, channels], of each position; every table is used. None: channel
+        c has table c, in latents of any size.
 
     >>> from jaxsplit.entropy import tables_from_counts
     >>> tables = tables_from_counts({-1: 30, 0: 30}, channels=2)
@@ -51,7 +55,7 @@ class CodingTables:
     sizes: np.ndarray
     minima: np.ndarray
     offsets: np.ndarray
-    places: np.ndarray | None = None
+    table_indices: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name, array in self.to_arrays().items():
@@ -59,7 +63,7 @@ class CodingTables:
             if array.dtype != _DTYPES[name]:
                 raise _refused(f"{name} is {array.dtype}, expected {np.dtype(_DTYPES[name])}")
             array.setflags(write=False)
-            object.__setattr__(self, name, array)
+            object.__setattr__(self, _FIELDS.get(name, name), array)
         if problem := self._problem():
             raise _refused(problem)
 
@@ -72,7 +76,7 @@ class CodingTables:
             )
         if self.minima.shape != (tables,):
             return f"minima {self.minima.shape}, expected ({tables},)"
-        if problem := self._place_problem():
+        if problem := self._indices_problem():
             return problem
         if sizes.min() < 2 or sizes.max() > counts.shape[1]:
             return f"sizes {sizes.min()} … {sizes.max()}, expected 2 … width {counts.shape[1]}"
@@ -89,20 +93,20 @@ class CodingTables:
             return "an offset is not finite"
         return ""
 
-    def _place_problem(self) -> str:
-        tables, places = len(self.sizes), self.places
-        if places is None:
+    def _indices_problem(self) -> str:
+        tables, indices = len(self.sizes), self.table_indices
+        if indices is None:
             same = self.offsets.shape == (tables,)
             return "" if same else f"offsets {self.offsets.shape}, expected ({tables},)"
-        if places.ndim != 3 or not places.size or self.offsets.shape != places.shape[-1:]:
+        if indices.ndim != 3 or not indices.size or self.offsets.shape != indices.shape[-1:]:
             return (
-                f"places {places.shape} and offsets {self.offsets.shape}, expected "
+                f"table indices {indices.shape} and offsets {self.offsets.shape}, expected "
                 "[h, w, channels] and [channels]"
             )
-        if places.size > MAX_SYMBOLS:
-            return f"places {places.shape}, expected at most {MAX_SYMBOLS}"
-        if not np.array_equal(np.unique(places), np.arange(tables)):
-            return f"places must use each of the {tables} tables and no other"
+        if indices.size > MAX_SYMBOLS:
+            return f"table indices {indices.shape}, expected at most {MAX_SYMBOLS}"
+        if not np.array_equal(np.unique(indices), np.arange(tables)):
+            return f"table indices must use each of the {tables} tables and no other"
         return ""
 
     @property
@@ -119,14 +123,14 @@ class CodingTables:
         Returns:
           int [height, width, channels].
         """
-        if self.places is None:
+        if self.table_indices is None:
             return np.broadcast_to(np.arange(self.channels), (height, width, self.channels))
-        if self.places.shape[:2] != (height, width):
+        if self.table_indices.shape[:2] != (height, width):
             raise ConfigError(
-                f"a latent of {height} × {width}, expected {self.places.shape[0]} × "
-                f"{self.places.shape[1]}: the tables belong to another rate"
+                f"a latent of {height} × {width}, expected {self.table_indices.shape[0]} × "
+                f"{self.table_indices.shape[1]}: the tables belong to another rate"
             )
-        return self.places
+        return self.table_indices
 
     @cached_property
     def maxima(self) -> np.ndarray:
@@ -143,17 +147,17 @@ class CodingTables:
         """SHA-256 of the content in the layout of FORMAT.md, 64 hexadecimal digits."""
         used = self.counts[np.arange(self.counts.shape[1]) < self.sizes[:, None]]
         # Adding 0 turns -0.0 into 0.0, which rounds equally but has different bytes.
-        places = () if self.places is None else self.places.shape
+        shape = () if self.table_indices is None else self.table_indices.shape
         parts = [
-            ("<u4", np.array([len(self.sizes), used.size, *places])),
+            ("<u4", np.array([len(self.sizes), used.size, *shape])),
             ("<i4", self.sizes),
             ("<i4", self.minima),
             ("<f4", self.offsets + np.float32(0)),
             ("<i4", used),
         ]
-        if self.places is not None:
-            parts.append(("u1", self.places))
-        version = 1 if self.places is None else 2
+        if self.table_indices is not None:
+            parts.append(("u1", self.table_indices))
+        version = 1 if self.table_indices is None else 2
         digest = hashlib.sha256(b"jaxsplit coding tables %d\n" % version)
         for dtype, array in parts:
             digest.update(array.astype(dtype).tobytes())
@@ -170,7 +174,7 @@ class CodingTables:
           Bits, summed over all symbols; see `EntropyCoder.encode` for the size of a payload.
         """
         symbols = np.asarray(symbols)
-        rows = np.arange(self.channels) if self.places is None else self.places
+        rows = np.arange(self.channels) if self.table_indices is None else self.table_indices
         if symbols.dtype != np.int32 or symbols.shape[symbols.ndim - rows.ndim :] != rows.shape:
             expected = ", ".join(map(str, rows.shape))
             raise ConfigError(
@@ -187,8 +191,8 @@ class CodingTables:
         return float(bits)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the arrays by name for a checkpoint; `places` only if it is not None."""
-        arrays = {name: getattr(self, name) for name in _DTYPES}
+        """Returns arrays by name for a checkpoint; "places" only where there are table indices."""
+        arrays = {name: getattr(self, _FIELDS.get(name, name)) for name in _DTYPES}
         return {name: array for name, array in arrays.items() if array is not None}
 
     @classmethod
@@ -206,10 +210,13 @@ class CodingTables:
                 f"got the arrays {sorted(arrays)}, expected {sorted(_DTYPES)} (places may be "
                 "missing)"
             )
-        return cls(**{name: np.asarray(array) for name, array in arrays.items()})
+        found = {_FIELDS.get(name, name): np.asarray(array) for name, array in arrays.items()}
+        return cls(**found)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), tuple(getattr(self, name) for name in _DTYPES)  # read-only again
+        return type(self), tuple(
+            vars(self)[field.name] for field in fields(self)
+        )  # read-only again
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CodingTables):

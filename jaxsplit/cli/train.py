@@ -67,7 +67,7 @@ def train(options: argparse.Namespace) -> None:
     check_name(options.workdir)
     check_writable(options.workdir)
     distributed.join(options.coordinator, options.process_id, options.processes)
-    with distributed.leaving_errors():
+    with distributed.exit_on_error():
         if not isinstance(loaded, BackboneConfig):
             _run_curve(loaded, options, options.workdir, _repeated(options), resume=True)
             return

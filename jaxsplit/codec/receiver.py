@@ -61,18 +61,18 @@ class Receiver(Runtime):
         waiting: dict[str, list[tuple[int, np.ndarray]]] = {}
 
         def flush(rate_id: str) -> None:
-            places, symbols = zip(*waiting.pop(rate_id), strict=True)
+            indices, symbols = zip(*waiting.pop(rate_id), strict=True)
             found = self.predict(np.stack(symbols), rate_id)
             for all_rows, rows in zip(
                 jax.tree.leaves(outputs), jax.tree.leaves(found), strict=True
             ):
-                all_rows[list(places)] = rows
+                all_rows[list(indices)] = rows
 
-        for place, frame in enumerate(frames):
+        for index, frame in enumerate(frames):
             if count is not None:
-                count(place)
+                count(index)
             rate_id, symbols = self._open(frame)
-            waiting.setdefault(rate_id, []).append((place, symbols))
+            waiting.setdefault(rate_id, []).append((index, symbols))
             if len(waiting[rate_id]) == self.batch_size:
                 flush(rate_id)
         for rate_id in list(waiting):

@@ -115,7 +115,8 @@ class RateRuntime:
 def check_fits(split: Split, rate: FamilyRate) -> None:
     """Checks that a rate's unit and tables fit the split with its spec; a FamilyError if not."""
     tables, latent = rate.tables, split.latent_shape
-    found = (tables.channels,) if tables.places is None else tuple(map(int, tables.places.shape))
+    indices = tables.table_indices
+    found = (tables.channels,) if indices is None else tuple(map(int, indices.shape))
     expected = split.variable_shapes()
     stored = jax.tree.map(np.shape, rate.variables)
     problem = ""

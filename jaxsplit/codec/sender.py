@@ -171,11 +171,11 @@ class Sender(Runtime):
         for rate_id in rates:
             some = jax.tree.map(operator.itemgetter(left), features)
             frames = self.frames(self.quantize(some, rate_id), rate_id)
-            for place, frame in zip(left, frames, strict=True):
-                shortest[place] = min(shortest.get(place, frame), frame, key=len)
-            left = [place for place in left if len(shortest[place]) > max_bytes]
+            for index, frame in zip(left, frames, strict=True):
+                shortest[index] = min(shortest.get(index, frame), frame, key=len)
+            left = [index for index in left if len(shortest[index]) > max_bytes]
             if not left:
-                return [shortest[place] for place in range(len(images))]
+                return [shortest[index] for index in range(len(images))]
         which = "the image" if len(images) == 1 else f"image {left[0]}"
         raise FamilyError(
             f"{which} takes at least {len(shortest[left[0]])} bytes, more than max_bytes = "

@@ -71,7 +71,7 @@ def used_params(function: Callable[..., Tree], variables: Traced, *args: Traced)
     }
 
 
-def as_it_runs(folding: _Folding, variables: Traced) -> tuple[_Folding, Mapping[str, Structs]]:
+def inference_form(folding: _Folding, variables: Traced) -> tuple[_Folding, Mapping[str, Structs]]:
     """Folds batch normalization, as in inference; returns what runs, and its variables' shapes."""
     found: list[Any] = []  # folding gives its own kind
 
@@ -312,12 +312,12 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     112896
     """
     images = jnp.zeros((1, *backbone.preprocessing.input_shape))
-    folded, unit = as_it_runs(split, jax.eval_shape(split.init, jax.random.key(0)))
+    folded, unit = inference_form(split, jax.eval_shape(split.init, jax.random.key(0)))
     features = folded.features(batch=1)
     latents = jax.eval_shape(folded.encode, unit, features)
     seen = jax.eval_shape(folded.decode, unit, latents)  # larger if a unit doesn't crop
     stored, variables = backbone.network, backbone.variables
-    runs, arrays = as_it_runs(stored, variables)
+    runs, arrays = inference_form(stored, variables)
     return SplitCost(
         head=count_macs(lambda v, x: runs.head(v, x, split.cut), arrays, images),
         encoder=count_macs(folded.encode, unit, features),

@@ -138,7 +138,7 @@ def option(
     return Option(name or cut.cut, cut.cut, unit, sent_bytes, timing, quality)
 
 
-def ends(link: Link, plan: Plan, image_bytes: float) -> tuple[Option, Option]:
+def extremes(link: Link, plan: Plan, image_bytes: float) -> tuple[Option, Option]:
     """Builds the two extremes: all on the device, and the image sent to the server."""
     alone = Option("all on the device", None, None, None, link.time(plan.macs, None, 0))
     timing = link.time(0, image_bytes, plan.macs)
@@ -173,14 +173,14 @@ class Comparison:
       link: device, server and connection.
       bits_per_symbol: assumed for units that are not trained.
       cuts: the unit of each cut (see `CutPlan.unit_of`).
-      ends: all on the device, and the image sent.
+      extremes: all on the device, and the image sent.
       trained: rates of families, with measured bytes and accuracy.
     """
 
     link: Link
     bits_per_symbol: float
     cuts: tuple[Option, ...]
-    ends: tuple[Option, Option]
+    extremes: tuple[Option, Option]
     trained: tuple[Option, ...] = ()
 
     @property
@@ -191,7 +191,7 @@ class Comparison:
     @property
     def fastest(self) -> Option:
         """The fastest option, with both extremes and the trained rates."""
-        return best((*self.cuts, *self.ends, *self.trained))
+        return best((*self.cuts, *self.extremes, *self.trained))
 
     def sent_bytes(self, unit: UnitPlan) -> float:
         """Assumed bytes of a unit for one image."""
@@ -209,7 +209,7 @@ class Comparison:
             "best_cut": self.best_cut.cut,
             "best": self.best_cut.to_dict(),
             "fastest": self.fastest.to_dict(),
-            "ends": [one.to_dict() for one in self.ends],
+            "ends": [one.to_dict() for one in self.extremes],
             "cuts": [one.to_dict() for one in self.cuts],
             "families": [one.to_dict() for one in self.trained],
         }
@@ -240,7 +240,7 @@ def compare_latencies(
         if (unit := cut.unit_of(symbols)) is not None
     )
     best(cuts)  # raises if there is none
-    both = ends(link, plan, image_bytes)
+    both = extremes(link, plan, image_bytes)
     return Comparison(link, bits_per_symbol, cuts, both, tuple(trained))
 
 

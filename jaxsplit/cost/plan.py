@@ -14,11 +14,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.cost.counting import as_it_runs, count_macs, peak_bytes, program_macs, used_params
+from jaxsplit.cost.counting import count_macs, inference_form, peak_bytes, program_macs, used_params
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, LinenNetwork, Network, as_network
-from jaxsplit.networks.network import one_image, variable_shapes
+from jaxsplit.networks.network import abstract_image, variable_shapes
 from jaxsplit.trees import Structs, Traced
 from jaxsplit.units import BottleneckSpec, Shape
 
@@ -106,7 +106,7 @@ def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
     latent = spec.latent_shape(shape)
     shapes = spec.variable_shapes(shape)
     arrays = jax.tree.map(_float32, shapes, is_leaf=lambda node: isinstance(node, tuple))
-    plain, folded = as_it_runs(spec, arrays)
+    plain, folded = inference_form(spec, arrays)
     decode = functools.partial(plain.decode, shape=shape)
     program = jax.make_jaxpr(plain.encode)(folded, _float32((1, *shape))).jaxpr
     sizes = {part: _numbers(tree) for part, tree in arrays["params"].items()}
@@ -271,7 +271,7 @@ def make_plan(
     12
     """
     name = name or type(network).__name__
-    network, channels, image = as_network(network), tuple(channels), one_image(input_shape)
+    network, channels, image = as_network(network), tuple(channels), abstract_image(input_shape)
     try:
         if variables is None:
             if not isinstance(network, LinenNetwork):
@@ -315,7 +315,7 @@ def _parts(
 
     Heads and tails of a Linen module consist of its parts between endpoints, each traced once.
     """
-    folded, arrays = as_it_runs(network, variables)
+    folded, arrays = inference_form(network, variables)
 
     def trace(run: Callable[..., Features], x: Structs) -> _Part:
         make_program = jax.make_jaxpr(functools.partial(run, folded), return_shape=True)

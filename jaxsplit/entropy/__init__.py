@@ -6,7 +6,7 @@ from jaxsplit.entropy.prior_tables import Density, build_tables, integer_counts,
 from jaxsplit.entropy.symbol_tables import (
     join_tables,
     stack_tables,
-    tables_by_place,
+    tables_by_position,
     tables_from_counts,
 )
 
@@ -21,7 +21,7 @@ __all__ = [
     "join_tables",
     "rounding_offsets",
     "stack_tables",
-    "tables_by_place",
+    "tables_by_position",
     "tables_from_counts",
 ]
 

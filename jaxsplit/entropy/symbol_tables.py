@@ -1,8 +1,9 @@
 """Integer tables of counted symbols, per latent or shared between positions, and joined tables.
 
 Symbol statistics depend on the position: near the edge of an image most symbols are equal. A table
-per position would be large and estimated from few symbols, so `tables_by_place` clusters positions
-with similar histograms. The prior remains factorized: a table depends on the position alone.
+per position would be large and estimated from few symbols, so `tables_by_position` clusters
+positions with similar histograms. The prior remains factorized: a table depends on the position
+alone.
 """
 
 import collections
@@ -16,16 +17,16 @@ from jaxsplit.entropy.prior_tables import MAX_WIDTH, integer_counts
 from jaxsplit.errors import ConfigError
 
 #: Table indices are uint8.
-MOST_TABLES = 256
+MAX_TABLES = 256
 
 _INT32 = np.iinfo(np.int32)
-_MOST = 1e30  # count of one symbol; sums stay finite
+_MAX_COUNT = 1e30  # count of one symbol; sums stay finite
 _ROUNDS = 20
 # Pseudo-counts, distributed as over all positions, that are added to a table's counts before it is
 # compared: a symbol that a table has not seen is not impossible.
 _PRIOR_SYMBOLS = 2.0
 # Memory bounds: counts of all positions, but at least so many values, and symbols at a time.
-_MOST_COUNTS, _FEWEST_VALUES, _COUNTED_AT_ONCE = 1 << 24, 64, 1 << 22
+_MAX_COUNTS, _MIN_VALUES, _COUNTED_AT_ONCE = 1 << 24, 64, 1 << 22
 
 
 def tables_from_counts(
@@ -51,10 +52,10 @@ def tables_from_counts(
     >>> tables.sizes.tolist(), tables.minima.tolist()
     ([5, 5], [0, 0])
     """
-    wrong = sum(not 0 <= n <= _MOST for n in counts.values())
+    wrong = sum(not 0 <= n <= _MAX_COUNT for n in counts.values())
     if wrong or not any(counts.values()):
         raise ConfigError(
-            f"symbol counts must be 0 … {_MOST:g} and one above 0; of {len(counts)} counts, "
+            f"symbol counts must be 0 … {_MAX_COUNT:g} and one above 0; of {len(counts)} counts, "
             f"{wrong or 'all'} {'are out of range' if wrong else 'are 0'}"
         )
     # Checked as Python integers, which may exceed every array dtype.
@@ -83,7 +84,7 @@ def tables_from_counts(
     )
 
 
-def tables_by_place(
+def tables_by_position(
     symbols: np.ndarray, offsets: np.ndarray | None = None, *, tables: int = 64
 ) -> CodingTables:
     """Fits tables to the symbols of each position; similar positions share a table.
@@ -106,25 +107,25 @@ def tables_by_place(
     divergences).
 
     >>> symbols = np.stack([np.zeros((8, 2, 1)), np.ones((8, 2, 1))], axis=2).astype(np.int32)
-    >>> tables_by_place(symbols, tables=2).places[..., 0].tolist()
+    >>> tables_by_position(symbols, tables=2).table_indices[..., 0].tolist()
     [[0, 1], [0, 1]]
     """
     if symbols.dtype != np.int32 or symbols.ndim != 4 or not symbols.size:
         raise ConfigError(
             f"symbols are {symbols.dtype} {symbols.shape}; expected some int32 [N, h, w, C]"
         )
-    if not 1 <= tables <= MOST_TABLES:
-        raise ConfigError(f"got tables={tables}, expected 1 … {MOST_TABLES}")
+    if not 1 <= tables <= MAX_TABLES:
+        raise ConfigError(f"got tables={tables}, expected 1 … {MAX_TABLES}")
     shape = symbols.shape[1:]
     offsets = np.zeros(shape[-1], np.float32) if offsets is None else offsets
     values, counts = _histograms(symbols.reshape(len(symbols), -1))
     nearest = _cluster(counts, tables)
     # Renumbered in the order of their first positions; unused tables are dropped.
     _, first, nearest = np.unique(nearest, return_index=True, return_inverse=True)
-    places = np.argsort(np.argsort(first))[nearest]
-    seen = [counts[places == table].sum(axis=0).tolist() for table in range(len(first))]
+    indices = np.argsort(np.argsort(first))[nearest]
+    seen = [counts[indices == table].sum(axis=0).tolist() for table in range(len(first))]
     parts = [tables_from_counts(dict(zip(values, own, strict=True)), 1) for own in seen]
-    return _concatenated(parts, offsets, places.reshape(shape))
+    return _concatenated(parts, offsets, indices.reshape(shape))
 
 
 def _histograms(symbols: np.ndarray) -> tuple[list[int], np.ndarray]:
@@ -133,9 +134,9 @@ def _histograms(symbols: np.ndarray) -> tuple[list[int], np.ndarray]:
     If there are too many values, the rarest are counted as the nearest other value; the coder
     escapes them.
     """
-    places = symbols.shape[1]
-    most = max(_FEWEST_VALUES, _MOST_COUNTS // places)
-    images = max(1, _COUNTED_AT_ONCE // places)
+    positions = symbols.shape[1]
+    most = max(_MIN_VALUES, _MAX_COUNTS // positions)
+    images = max(1, _COUNTED_AT_ONCE // positions)
     chunks = [symbols[start : start + images] for start in range(0, len(symbols), images)]
     times = collections.Counter[int]()
     for chunk in chunks:
@@ -143,12 +144,12 @@ def _histograms(symbols: np.ndarray) -> tuple[list[int], np.ndarray]:
         times.update(dict(zip(found.tolist(), n.tolist(), strict=True)))
     values = np.array(sorted(value for value, _ in times.most_common(most)))
     middles = (values[1:] + values[:-1]) / 2
-    counts = np.zeros(places * len(values), np.int64)
-    start = np.arange(places) * len(values)
+    counts = np.zeros(positions * len(values), np.int64)
+    start = np.arange(positions) * len(values)
     for chunk in chunks:
         index = np.searchsorted(middles, chunk)
         counts += np.bincount((index + start).ravel(), minlength=counts.size)
-    return values.tolist(), counts.reshape(places, -1)
+    return values.tolist(), counts.reshape(positions, -1)
 
 
 def _cluster(counts: np.ndarray, tables: int) -> np.ndarray:
@@ -214,32 +215,32 @@ def join_tables(parts: Sequence[tuple[CodingTables, tuple[int, ...]]]) -> Coding
         256 in total.
 
     >>> one = tables_from_counts({-1: 3, 0: 3}, channels=1)
-    >>> join_tables([(one, (2, 2, 1)), (one, (3, 1))]).places.tolist()
+    >>> join_tables([(one, (2, 2, 1)), (one, (3, 1))]).table_indices.tolist()
     [[[0, 0, 0, 0, 1, 1, 1]]]
     """
-    places, offsets, first = [], [], 0
+    indices, offsets, first = [], [], 0
     for tables, shape in parts:
         if tables.channels != shape[-1]:
             raise ConfigError(
                 f"tables of {tables.channels} channels, expected {shape[-1]}: a latent is {shape}"
             )
         rows = np.arange(tables.channels)
-        if tables.places is not None:
-            rows = tables.places.reshape(shape)
-        places.append(first + np.broadcast_to(rows, shape).reshape(-1))
+        if tables.table_indices is not None:
+            rows = tables.table_indices.reshape(shape)
+        indices.append(first + np.broadcast_to(rows, shape).reshape(-1))
         offsets.append(np.broadcast_to(tables.offsets, shape).reshape(-1))
         first += len(tables.sizes)
-    if first > MOST_TABLES:
+    if first > MAX_TABLES:
         raise ConfigError(
-            f"{first} tables for one frame, expected at most {MOST_TABLES}; use units with fewer "
+            f"{first} tables for one frame, expected at most {MAX_TABLES}; use units with fewer "
             "channels, or tables that channels share"
         )
-    joint = np.concatenate(places).reshape(1, 1, -1)
+    joint = np.concatenate(indices).reshape(1, 1, -1)
     return _concatenated([tables for tables, _ in parts], np.concatenate(offsets), joint)
 
 
 def _concatenated(
-    parts: Sequence[CodingTables], offsets: np.ndarray, places: np.ndarray | None = None
+    parts: Sequence[CodingTables], offsets: np.ndarray, indices: np.ndarray | None = None
 ) -> CodingTables:
     """Concatenates counts, padded to one width, sizes and minima."""
     width = max(part.counts.shape[1] for part in parts)
@@ -249,5 +250,5 @@ def _concatenated(
         np.concatenate([part.sizes for part in parts]),
         np.concatenate([part.minima for part in parts]),
         offsets,
-        None if places is None else places.astype(np.uint8),
+        None if indices is None else indices.astype(np.uint8),
     )

@@ -100,7 +100,7 @@ def _check(seen: PerImage) -> dict[str, object]:
     return {
         "images": len(chosen),
         "labels": seen.labels[chosen].tolist(),
-        "uncut": seen.uncut[chosen].tolist(),
+        "uncut": seen.unsplit[chosen].tolist(),
         "bytes": by_rate(seen.bytes),
         "predicted": by_rate(seen.predicted),
     }

@@ -131,13 +131,13 @@ class CurveComparison:
             rows.append(("images", "unknown", note))
         elif not self.same_images:
             rows.append(("images", "different", "of the same data: their difference counts too"))
-        test, reference = _told_apart(self.test, self.reference)
+        test, reference = _short_names(self.test, self.reference)
         lines = [f"{metric.label} of {test} against {reference}, {self.method}"]
         lines += [f"{name:<12} {value:<14} {note}" for name, value, note in rows]
         return "\n".join(lines)
 
 
-def _told_apart(one: str, other: str) -> tuple[str, str]:
+def _short_names(one: str, other: str) -> tuple[str, str]:
     """Returns two paths without their common leading folders."""
     folders = [Path(path).parent.parts for path in (one, other)]
     common = len(os.path.commonprefix(folders))  # noqa: RUF071 - of tuples, not of characters

@@ -29,7 +29,7 @@ from jaxsplit.units import Variables
 from jaxsplit.units.quantization import Offsets
 
 # Bytes of a frame beyond its information: the end of the payload, and the longest label.
-_MOST_OVERHEAD = 1 + 6
+_MAX_OVERHEAD = 1 + 6
 # Bytes per symbol that the coder's integer divisions may cost, if each symbol escapes.
 _ROUNDING = 4 * 0.0057 / 8
 
@@ -217,7 +217,7 @@ def _point(
     """Returns a rate's point; a BitstreamError where the coder wastes bytes."""
     length = float(np.mean(lengths))
     table_bits = rate.tables.information_bits(symbols) / len(symbols)
-    if length > table_bits / 8 + _MOST_OVERHEAD + _ROUNDING * symbols[0].size:
+    if length > table_bits / 8 + _MAX_OVERHEAD + _ROUNDING * symbols[0].size:
         raise BitstreamError(
             f"rate {rate.rate_id}: {length:.1f} bytes an image, but its tables explain "
             f"{table_bits / 8:.1f}: the coder wastes bytes"

@@ -8,7 +8,7 @@ The file lies beside `curve.json`: a NumPy archive, read without pickles.
     predicted   int32 [rates, N]    what the tail predicted from the decoded frame: a class, or
                                     the CRC-32 of a larger prediction
     labels      int32 [N]           the targets, in the same form
-    uncut       int32 [N]           what the unsplit network predicted
+    uncut       int32 [N]           `unsplit`: what the unsplit network predicted
     rates.NAME  [rates, N, …]       statistics of a metric, see `Task.measure`
     unsplit.NAME  [N, …]            those of the unsplit network
 
@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxsplit._moved import renamed_field
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.io.files import read_file, write_whole
@@ -33,7 +34,9 @@ from jaxsplit.tasks import AGREEMENT, Metric
 #: Name of the file in a folder that `jaxsplit evaluate --out` writes.
 FILE = "images.npz"
 
-_ARRAYS = ("rate_ids", "bytes", "predicted", "labels", "uncut")
+# Name of an array in the file → its field.
+_ARRAYS = {name: name for name in ("rate_ids", "bytes", "predicted", "labels")}
+_ARRAYS["uncut"] = "unsplit"
 # What a damaged archive raises in NumPy and zipfile.
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError)
 _RATES, _UNSPLIT = "rates.", "unsplit."
@@ -51,6 +54,7 @@ class Statistics(NamedTuple):
         return rates, float(metric.value(self.unsplit.mean(axis=0, dtype=np.float64)))
 
 
+@renamed_field("uncut", "unsplit")
 @dataclass(frozen=True, eq=False)
 class PerImage:
     """Sizes and predictions of N images at every rate.
@@ -61,14 +65,14 @@ class PerImage:
       predicted: integers [rates, N], the class that was predicted from the frame, or a checksum
         of a larger prediction, see `checksums`.
       labels: integers [N], the targets likewise.
-      uncut: integers [N], the predictions of the unsplit network.
+      unsplit: integers [N], the predictions of the unsplit network.
       measured: metric → its statistics; empty for top-1, which follows from the predictions.
 
     Raises:
       ConfigError: shapes don't fit, an array is not of integers, a size is negative, or two rates
         share an id.
 
-    >>> one = PerImage(("r0",), [[52, 48, 50]], [[7, 1, 3]], labels=[7, 1, 2], uncut=[7, 2, 3])
+    >>> one = PerImage(("r0",), [[52, 48, 50]], [[7, 1, 3]], labels=[7, 1, 2], unsplit=[7, 2, 3])
     >>> one.statistics("top1").rates, one.statistics("agreement").unsplit
     (array([[ True,  True, False]]), array([ True,  True,  True]))
     """
@@ -77,7 +81,7 @@ class PerImage:
     bytes: np.ndarray
     predicted: np.ndarray
     labels: np.ndarray
-    uncut: np.ndarray
+    unsplit: np.ndarray
     measured: Mapping[str, Statistics] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,7 +90,7 @@ class PerImage:
             raise ConfigError(f"the rate ids are {list(self.rate_ids)}, expected different names")
         count = np.size(self.labels)
         one, each = (count,), (len(self.rate_ids), count)
-        shapes = {"bytes": each, "predicted": each, "labels": one, "uncut": one}
+        shapes = {"bytes": each, "predicted": each, "labels": one, "unsplit": one}
         for name, shape in shapes.items():
             array = np.asarray(getattr(self, name))
             if array.shape != shape or not count or not np.issubdtype(array.dtype, np.integer):
@@ -113,12 +117,13 @@ class PerImage:
         if self.measured or metric not in ("top1", AGREEMENT):
             known = self.measured or ("top1", AGREEMENT)
             raise ConfigError(f"unknown metric {metric!r}; choose {' or '.join(known)}")
-        truth = self.labels if metric == "top1" else self.uncut
-        return Statistics(self.predicted == truth, self.uncut == truth)
+        truth = self.labels if metric == "top1" else self.unsplit
+        return Statistics(self.predicted == truth, self.unsplit == truth)
 
     def same_images(self, other: "PerImage") -> bool:
         """Returns whether both have the same labels and the same unsplit predictions."""
-        return np.array_equal(self.labels, other.labels) and np.array_equal(self.uncut, other.uncut)
+        pairs = (self.labels, other.labels), (self.unsplit, other.unsplit)
+        return all(np.array_equal(one, another) for one, another in pairs)
 
     def belongs_to(self, curve: Curve) -> bool:
         """Returns whether the curve is the mean over these images."""
@@ -140,7 +145,8 @@ class PerImage:
 
     def write(self, path: str | Path) -> None:
         """Writes the file; a killed write leaves the one that was there."""
-        arrays = {name: getattr(self, name).astype(np.int32) for name in _ARRAYS[1:]}
+        rows = [(name, field) for name, field in _ARRAYS.items() if name != "rate_ids"]
+        arrays = {name: getattr(self, field).astype(np.int32) for name, field in rows}
         for name, (rates, unsplit) in self.measured.items():
             arrays |= {_RATES + name: rates, _UNSPLIT + name: unsplit}
         file = io.BytesIO()
@@ -158,7 +164,7 @@ class PerImage:
         file = io.BytesIO(read_file(Path(path)))
         try:
             with np.load(file, allow_pickle=False) as archive:
-                found = {name: archive[name] for name in _ARRAYS}
+                found = {field: archive[name] for name, field in _ARRAYS.items()}
                 measured = {
                     name: Statistics(archive[key], archive[_UNSPLIT + name])
                     for key in archive

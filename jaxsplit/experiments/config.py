@@ -35,13 +35,13 @@ def _curve_file() -> type:
     lambdas = dataclasses.field(metadata={"meaning": _LAMBDAS})
     specs: Any = dataclasses.field(default_factory=dict, metadata={"meaning": _SPECS})
     given = list[tuple[str, Any, Any]]()
-    for name, (form, default, meaning) in fields.keys(CurveConfig).items():
+    for name, (annotation, default, meaning) in fields.keys(CurveConfig).items():
         if name == "rates":
             given.append(("lambdas", dict[str, float], lambdas))
             given.append(("specs", dict[str, BottleneckSpec], specs))
         else:
             field = dataclasses.field(default=default, metadata={"meaning": meaning})
-            given.append((name, form, field))
+            given.append((name, annotation, field))
     namespace = {"__doc__": CurveConfig.__doc__}
     return dataclasses.make_dataclass("CurveConfig", given, namespace=namespace, kw_only=True)
 

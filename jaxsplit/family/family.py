@@ -86,7 +86,7 @@ class RateFamily:
             "backbone": self.backbone_fingerprint,
             "cut": self.cut,
             "preprocessing": self.preprocessing.to_dict(),
-            "rates": [[rate.rate_id, rate.spec.form, rate.digest] for rate in self.rates],
+            "rates": [[rate.rate_id, rate.spec.to_dict(), rate.digest] for rate in self.rates],
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

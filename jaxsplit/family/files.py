@@ -34,7 +34,7 @@ from jaxsplit.io.fields import build
 from jaxsplit.io.files import delete_whole, locked, parse_json, write_whole
 from jaxsplit.io.untrusted import read_safetensors
 from jaxsplit.units import Variables
-from jaxsplit.units.unit import check_stored, spec_from_form
+from jaxsplit.units.unit import check_stored, spec_from_dict
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 INDEX = "family.json"
@@ -96,14 +96,14 @@ def write_family(
     text = json.dumps(index, indent=1) + "\n"
     # Lists of numbers on one line; JSON strings contain no line breaks.
     text = re.sub(r"\[\n[-+.\deE,\s]*\]", lambda found: " ".join(found[0].split()), text)
-    places = _places(index)
+    paths = _entry_paths(index)
     try:
         check_folder(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        with _replacing(directory, places):
+        with _replacing(directory, paths):
             (directory / "rates").mkdir(exist_ok=True)
-            for place, rate in zip(places, rates, strict=True):
-                _write_rate(directory / place, rate, packed)
+            for path, rate in zip(paths, rates, strict=True):
+                _write_rate(directory / path, rate, packed)
             write_whole(directory / INDEX, text.encode())
     except (OSError, ConfigError, CheckpointError) as error:
         raise FamilyError(f"cannot write the family to {directory}: {error}") from error
@@ -112,7 +112,7 @@ def write_family(
 def check_folder(directory: Path) -> None:
     """Raises a FamilyError if a folder holds something else than a family."""
     if (directory / INDEX).exists():
-        _places(_read_index(directory))
+        _entry_paths(_read_index(directory))
     elif directory.is_dir() and not (directory / _LOG).exists():
         names = [path.name for path in directory.iterdir()]
         # Hidden files are of file managers and version control.
@@ -122,15 +122,15 @@ def check_folder(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _replacing(directory: Path, places: Sequence[str]) -> Iterator[None]:
+def _replacing(directory: Path, paths: Sequence[str]) -> Iterator[None]:
     """Deletes, at the end of a save, the rates of the previous index and of killed saves.
 
     Args:
       directory: of the family; one process at a time saves into it.
-      places: of the new rates. They and the old ones are written down before the save begins.
+      paths: of the new rates. They and the old ones are written down before the save begins.
     """
     with locked(directory / _LOG) as log:
-        log.write("\n".join(["", *_current(directory), *places, ""]).encode())
+        log.write("\n".join(["", *_current(directory), *paths, ""]).encode())
         log.flush()
         os.fsync(log.fileno())
         try:
@@ -138,16 +138,16 @@ def _replacing(directory: Path, places: Sequence[str]) -> Iterator[None]:
         finally:  # the index on disk is the old or the new one
             log.seek(0)
             listed = filter(_PLACE.fullmatch, log.read().decode(errors="replace").split("\n"))
-            for place in {*listed} - {*_current(directory)}:
-                _delete(directory / place)
+            for path in {*listed} - {*_current(directory)}:
+                _delete(directory / path)
             (directory / _LOG).unlink()
 
 
 def _current(directory: Path) -> list[str]:
-    return _places(_read_index(directory)) if (directory / INDEX).exists() else []
+    return _entry_paths(_read_index(directory)) if (directory / INDEX).exists() else []
 
 
-def _places(index: dict[str, Any]) -> list[str]:
+def _entry_paths(index: dict[str, Any]) -> list[str]:
     """Returns the paths of an index's rates; a FamilyError if it has none."""
     key = "file" if index["format"] == PACKED_VERSION else "folder"
     try:
@@ -216,29 +216,29 @@ def _write_rate(path: Path, rate: FamilyRate, packed: bool) -> None:
 
 def _described(rate: FamilyRate, packed: bool) -> dict[str, Any]:
     """Returns the entry of a rate in the index."""
-    place = f"rates/{rate.rate_id}-{rate.digest[:12]}" + (".safetensors" if packed else "")
+    path = f"rates/{rate.rate_id}-{rate.digest[:12]}" + (".safetensors" if packed else "")
     return {
         "rate_id": rate.rate_id,
         "lambda": rate.lmbda,
-        "spec": rate.spec.form,
+        "spec": rate.spec.to_dict(),
         "measured": rate.measured,
         "tables": rate.tables.fingerprint,
         "digest": rate.digest,
         "self_test": write_self_test(rate.coder).hex(),
-        "file" if packed else "folder": place,
+        "file" if packed else "folder": path,
     }
 
 
 def _read_rate(directory: Path, entry: _Rate, packed: bool) -> FamilyRate:
     # Links are not resolved: downloaded files are links into a cache.
-    place = entry["file" if packed else "folder"]
-    if not re.fullmatch(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*", place):
-        raise FamilyError(f"{place!r} lies outside of the family")
+    path = entry["file" if packed else "folder"]
+    if not re.fullmatch(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*", path):
+        raise FamilyError(f"{path!r} lies outside of the family")
     rate = FamilyRate(
         entry["rate_id"],
         entry["lambda"],
-        spec_from_form(entry["spec"]),
-        *_read_arrays(directory / place, packed),
+        spec_from_dict(entry["spec"]),
+        *_read_arrays(directory / path, packed),
         entry["measured"],
     )
     if rate.digest != entry["digest"]:

@@ -36,7 +36,7 @@ class Site:
     cut: str
     shape: tuple[int, int, int]  # of the features
     padding: int  # zeros around the encoder's input
-    decoder_forms: Mapping[int, tuple[int, int]]  # stride → kernel and padding
+    decoder_windows: Mapping[int, tuple[int, int]]  # stride → kernel and padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +160,9 @@ def _read_unit(index: Path, name: str, entry: Any, site: Site | None) -> FamilyR
         if site is None:
             raise ConfigError("there is no such cut")
         stride = operator.index(entry["stride"])
-        if stride not in site.decoder_forms:
-            raise ConfigError(f"stride {stride} is none of {list(site.decoder_forms)}")
-        kernel, padding = site.decoder_forms[stride]
+        if stride not in site.decoder_windows:
+            raise ConfigError(f"stride {stride} is none of {list(site.decoder_windows)}")
+        kernel, padding = site.decoder_windows[stride]
         spec = BottleneckSpec(
             channels=operator.index(entry["channels"]),
             stride=stride,

@@ -10,7 +10,7 @@ from jaxsplit import data, networks
 from jaxsplit._moved import renamed_argument
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.codec import Sender
-from jaxsplit.entropy import stack_tables, tables_by_place, tables_from_counts
+from jaxsplit.entropy import stack_tables, tables_by_position, tables_from_counts
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.family import RateFamily
 from jaxsplit.io.log import Log, no_log
@@ -103,7 +103,7 @@ def _fitted(symbols: np.ndarray, offsets: np.ndarray, tables: str) -> CodingTabl
     if tables == "positions":
         if symbols.ndim != 4:
             symbols = symbols.reshape(len(symbols), 1, -1, channels)
-        return tables_by_place(symbols, offsets)
+        return tables_by_position(symbols, offsets)
     width = channels if tables == "shared" else 1  # channels of one table
     fitted = []
     for group in (slice(start, start + width) for start in range(0, channels, width)):

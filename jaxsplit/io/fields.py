@@ -54,14 +54,14 @@ def keys(cls: type) -> dict[str, Key]:
     return found
 
 
-def build(form: object, value: object, key: str = "", what: str = "the configuration") -> Any:
+def build(annotation: object, value: object, key: str = "", what: str = "the configuration") -> Any:
     """Converts dicts, sequences and scalars to a type; raises a ConfigError.
 
     An int is a float, but a bool is no number. A missing key has the dataclass's default; if it is
     a dataclass without one, that of all defaults. Keys that a TypedDict doesn't name are dropped.
 
     Args:
-      form: a record, scalar, tuple, list, dict[str, …] or union of these; other types are not
+      annotation: a record, scalar, tuple, list, dict[str, …] or union of these; other types are not
         checked.
       value, key: to convert, and its dotted path for messages.
       what: contains the value, for messages.
@@ -69,14 +69,14 @@ def build(form: object, value: object, key: str = "", what: str = "the configura
     >>> build(tuple[float, ...] | None, [1, 2.5])
     (1, 2.5)
     """
-    members = _members(form)
-    form = next((one for one in members if _fits(value, one)), None)
-    if form is None:
+    members = _members(annotation)
+    annotation = next((one for one in members if _fits(value, one)), None)
+    if annotation is None:
         raise ConfigError(f"{key or what} is {value!r}; expected a {_name(members[0])[0]}")
-    parts = typing.get_args(form)
-    if _is_record(form) and isinstance(value, dict):
-        return _build_record(typing.cast(type, form), value, key, what)
-    container = typing.get_origin(form) or form
+    parts = typing.get_args(annotation)
+    if _is_record(annotation) and isinstance(value, dict):
+        return _build_record(typing.cast(type, annotation), value, key, what)
+    container = typing.get_origin(annotation) or annotation
     if container in (tuple, list) and isinstance(value, tuple | list):
         parts = parts[:1] * len(value) if container is list or Ellipsis in parts else parts
         # A type without parts takes any values.
@@ -115,18 +115,18 @@ def _known(cls: type) -> dict[str, Key]:
     if dataclasses.is_dataclass(cls):
         return keys(cls)
     found = {}
-    for name, form in typing.get_type_hints(cls, include_extras=True).items():
-        optional = typing.get_origin(form) is typing.NotRequired
-        form = typing.get_args(form)[0] if optional else form
-        found[name] = Key(form, None if optional else dataclasses.MISSING, "")
+    for name, annotation in typing.get_type_hints(cls, include_extras=True).items():
+        optional = typing.get_origin(annotation) is typing.NotRequired
+        annotation = typing.get_args(annotation)[0] if optional else annotation
+        found[name] = Key(annotation, None if optional else dataclasses.MISSING, "")
     return found
 
 
-def _is_record(form: object) -> bool:
-    return dataclasses.is_dataclass(form) or typing.is_typeddict(form)
+def _is_record(annotation: object) -> bool:
+    return dataclasses.is_dataclass(annotation) or typing.is_typeddict(annotation)
 
 
-def override(form: object, values: dict[str, object], key: str, text: str) -> None:
+def override(annotation: object, values: dict[str, object], key: str, text: str) -> None:
     """Sets the value of a dotted key, such as "phases.0.steps", in the nested dicts of a dataclass.
 
     The text is a literal of Python, but strings are without quotes.
@@ -134,26 +134,28 @@ def override(form: object, values: dict[str, object], key: str, text: str) -> No
     *parents, leaf = key.split(".")
     node: object = values
     for name in parents:
-        form = _members(_entry(form, node, name, key))[0]
+        annotation = _members(_entry(annotation, node, name, key))[0]
         if isinstance(node, dict):
             # What a file leaves at its default can be overridden too.
-            if node.get(name) is None and _fits({}, form):
+            if node.get(name) is None and _fits({}, annotation):
                 node[name] = {}
             node = node.get(name)
         elif isinstance(node, tuple | list):
             node = node[int(name)]
-    form = _entry(form, node, leaf, key)
+    annotation = _entry(annotation, node, leaf, key)
     if not isinstance(node, dict):
         raise ConfigError(f"{key} is no key of its own: give the whole of {'.'.join(parents)}")
-    node[leaf] = _parse(form, key, text)
+    node[leaf] = _parse(annotation, key, text)
 
 
-def _entry(form: object, node: object, name: str, key: str) -> object:
+def _entry(annotation: object, node: object, name: str, key: str) -> object:
     """The type of an entry of a value."""
     entries: dict[str, object] = {}
-    parts = typing.get_args(form)
-    if isinstance(node, dict) and dataclasses.is_dataclass(form):
-        entries = {known: entry.type for known, entry in keys(typing.cast(type, form)).items()}
+    parts = typing.get_args(annotation)
+    if isinstance(node, dict) and dataclasses.is_dataclass(annotation):
+        entries = {
+            known: entry.type for known, entry in keys(typing.cast(type, annotation)).items()
+        }
     elif isinstance(node, dict):
         # A dataclass of defaults may begin here, a number may not.
         names = [*node, name] if dataclasses.is_dataclass(parts[1]) else [*node]
@@ -167,9 +169,9 @@ def _entry(form: object, node: object, name: str, key: str) -> object:
     return entries[name]
 
 
-def _parse(form: object, key: str, text: str) -> object:
+def _parse(annotation: object, key: str, text: str) -> object:
     """Reads a value from text, as the first type of a union that it fits."""
-    members = sorted(_members(form), key=lambda one: one is str)  # str takes any text
+    members = sorted(_members(annotation), key=lambda one: one is str)  # str takes any text
     for member in members:
         try:
             # A float may also be "inf", which is no literal.
@@ -182,30 +184,32 @@ def _parse(form: object, key: str, text: str) -> object:
     raise ConfigError(f"{key}: {text!r} is no {name}: write one such as {example}")
 
 
-def _members(form: object) -> tuple[object, ...]:
+def _members(annotation: object) -> tuple[object, ...]:
     """The types of a union, None last; a type alone is one."""
-    is_union = typing.get_origin(form) in (types.UnionType, typing.Union)
-    members = typing.get_args(form) if is_union else (form,)
+    is_union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    members = typing.get_args(annotation) if is_union else (annotation,)
     return tuple(sorted(members, key=lambda one: one is types.NoneType))
 
 
-def _fits(value: object, form: object) -> bool:
+def _fits(value: object, annotation: object) -> bool:
     """Returns whether a value can be of a type, not a union, without looking inside it."""
-    origin = typing.get_origin(form) or form
-    if _is_record(form) or origin is dict:
+    origin = typing.get_origin(annotation) or annotation
+    if _is_record(annotation) or origin is dict:
         return isinstance(value, dict)
     if origin in (tuple, list):
         return isinstance(value, tuple | list)
-    if form in _SCALARS:
-        return type(value) is form or (form is float and type(value) is int)
-    return form is Any or not isinstance(form, type) or isinstance(value, form)
+    if annotation in _SCALARS:
+        return type(value) is annotation or (annotation is float and type(value) is int)
+    return annotation is Any or not isinstance(annotation, type) or isinstance(value, annotation)
 
 
-def _name(form: object, text: str = "") -> tuple[str, str]:
+def _name(annotation: object, text: str = "") -> tuple[str, str]:
     """The name of a type in messages, and an example."""
-    if typing.get_origin(form) is tuple:
+    if typing.get_origin(annotation) is tuple:
         return "tuple", f"({text!r},)"
-    return _NAMES.get(form, ("mapping", "{'r1': 1e-3}") if _fits({}, form) else ("text", "''"))
+    return _NAMES.get(
+        annotation, ("mapping", "{'r1': 1e-3}") if _fits({}, annotation) else ("text", "''")
+    )
 
 
 def _attributes(cls: type) -> dict[str, str]:
@@ -240,11 +244,11 @@ def describe(cls: type, prefix: str = "", seen: set[type] | None = None) -> Iter
                 yield from describe(inner, path, seen)
 
 
-def _nested(form: object, path: str) -> Iterator[tuple[str, type]]:
+def _nested(annotation: object, path: str) -> Iterator[tuple[str, type]]:
     """The dataclasses in a type, with the paths of their keys; of a union those of its first."""
-    form = _members(form)[0]
-    if dataclasses.is_dataclass(form):
-        yield path, typing.cast(type, form)
-    step = "N." if typing.get_origin(form) is tuple else "NAME."
-    for part in typing.get_args(form):
+    annotation = _members(annotation)[0]
+    if dataclasses.is_dataclass(annotation):
+        yield path, typing.cast(type, annotation)
+    step = "N." if typing.get_origin(annotation) is tuple else "NAME."
+    for part in typing.get_args(annotation):
         yield from _nested(part, path + step)

@@ -36,7 +36,7 @@ from jaxsplit.networks.network import (
     Network,
     Variables,
     as_network,
-    shapes_of_one,
+    per_image_shapes,
     variable_shapes,
 )
 from jaxsplit.networks.residual import create
@@ -105,7 +105,7 @@ class Backbone:
     @functools.cached_property
     def output_shapes(self) -> Structs:
         """The outputs for one image: `jax.ShapeDtypeStruct`s without the leading axis."""
-        return shapes_of_one(self.network, self.variables, self.preprocessing.input_shape)
+        return per_image_shapes(self.network, self.variables, self.preprocessing.input_shape)
 
     def fold(self) -> Backbone:
         """Returns the backbone with its network folded, see `Network.fold`; same fingerprint."""

@@ -103,7 +103,7 @@ class Network(abc.ABC):
         def run(variables: Variables, image: jax.Array) -> dict[str, Features]:
             return self.at_cuts(variables, image, self.cuts())[0]
 
-        shapes = shapes_of_one(run, variables, input_shape)
+        shapes = per_image_shapes(run, variables, input_shape)
         return {cut: shapes[cut] for cut in self.cuts()}
 
     def fold(self, variables: Variables) -> tuple[Self, Variables]:
@@ -243,18 +243,18 @@ def as_network(network: Network | nn.Module) -> Network:
 
 def variable_shapes(module: nn.Module, input_shape: tuple[int, ...]) -> Mapping[str, Structs]:
     """Returns the shapes of a module's variables, of its `init` for an image (H, W, c)."""
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), one_image(input_shape))
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), abstract_image(input_shape))
 
 
-def shapes_of_one(
+def per_image_shapes(
     run: Callable[[Variables, jax.Array], Tree], variables: Traced, input_shape: tuple[int, ...]
 ) -> Any:  # a tree of `jax.ShapeDtypeStruct`s like `run`'s
     """Returns the shapes that `run` gives for one image (H, W, c), without the leading axis."""
-    found = jax.eval_shape(run, variables, one_image(input_shape))
+    found = jax.eval_shape(run, variables, abstract_image(input_shape))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), found)
 
 
-def one_image(input_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+def abstract_image(input_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     """Returns the shape of a batch of one normalized image (H, W, c)."""
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")

@@ -106,8 +106,8 @@ def conv(
 
 
 def _direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    form = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=form)
+    axes = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=axes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

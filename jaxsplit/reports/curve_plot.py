@@ -130,9 +130,9 @@ def _draw_rates(axes: Axes, curve: Curve) -> None:
         size, value = point.bytes_per_image, _shown(curve, point.metrics)
         # Other lines are rarely above and to the left of a rate, better and cheaper than it. But a
         # name must not leave the axes nor lie on the line of the unsplit network.
-        place, width = (math.log(size) - low) / (high - low), 0.01 * len(point.rate_id) + 0.01
+        position, width = (math.log(size) - low) / (high - low), 0.01 * len(point.rate_id) + 0.01
         on_line = 0 <= _shown(curve, curve.unsplit) - value < 0.05 * (top - bottom)
-        below = place < width or (on_line and place + width < 1)
+        below = position < width or (on_line and position + width < 1)
         axes.annotate(
             point.rate_id,
             (size, value),
@@ -184,9 +184,9 @@ def _draw_unsplit(axes: Axes, unsplit: float, metric: Metric) -> None:
 
 def _draw_raw(axes: Axes, raw_bytes: int) -> None:
     axes.axvline(raw_bytes, color=GREY, linewidth=1.4, linestyle=":", zorder=1)
-    place, where = (raw_bytes, 0.02), ("data", "axes fraction")
+    position, where = (raw_bytes, 0.02), ("data", "axes fraction")
     text = f"raw image, {raw_bytes:,} bytes"
-    _note(axes, text, place, where, xytext=(-4, 0), rotation=90, ha="right")
+    _note(axes, text, position, where, xytext=(-4, 0), rotation=90, ha="right")
 
 
 def _note(

@@ -74,9 +74,9 @@ def amount(count: int | None) -> str:
     return str(count)
 
 
-def number(value: float | None, form: str) -> str:
+def number(value: float | None, format_spec: str) -> str:
     """Formats a number; "n/a" for None."""
-    return "n/a" if value is None else format(value, form)
+    return "n/a" if value is None else format(value, format_spec)
 
 
 def percent(share: float | None, digits: int) -> str:

@@ -46,7 +46,7 @@ def render(plan: Plan, comparison: Comparison | None = None, symbols: int = SYMB
     parts = [_cuts(plan), _units(plan, symbols)]
     if comparison is not None:
         note = _TIMES_NOTE.format(comparison.bits_per_symbol)
-        options = (*comparison.cuts, *comparison.ends)
+        options = (*comparison.cuts, *comparison.extremes)
         parts.append(_times("Latency of an image on the link", options, note))
         if comparison.trained:
             title = "Trained rates on the link, with measured bytes"
@@ -111,7 +111,7 @@ def _times(title: str, options: Sequence[Option], note: str | None) -> str:
 
 
 def _verdict(comparison: Comparison) -> str:
-    cut, fastest, alone, sent = comparison.best_cut, comparison.fastest, *comparison.ends
+    cut, fastest, alone, sent = comparison.best_cut, comparison.fastest, *comparison.extremes
     lines = [
         f"fastest cut: {cut.name}, {_ms(cut.timing.total_ms)} ms; {alone.name}: "
         f"{_ms(alone.timing.total_ms)} ms; {sent.name}, {sent.sent_bytes:,.0f} bytes: "
@@ -180,39 +180,39 @@ def _draw_shares(axes: Axes, plan: Plan) -> None:
     names = [cut.cut for cut in plan.cuts]
     macs = [100 * cut.device_macs_share for cut in plan.cuts]
     params = [100 * cut.device_params_share for cut in plan.cuts]
-    places = range(len(names))
+    positions = range(len(names))
     rest = [100 - share for share in macs]
     work, kept = "multiply-accumulates\non the", "parameters\non the device"
-    axes.bar(places, macs, 0.7, color=_DEVICE, label=f"{work} device")
-    axes.bar(places, rest, 0.7, bottom=macs, color=_SERVER, alpha=0.25, label=f"{work} server")
-    axes.plot(places, params, color=elements.GREY, marker="o", linewidth=1.8, label=kept)
-    for place, share in zip(places, macs, strict=True):
-        axes.text(place, share + 1, f"{share:.0f}", ha="center", fontsize=9, color=elements.GREY)
+    axes.bar(positions, macs, 0.7, color=_DEVICE, label=f"{work} device")
+    axes.bar(positions, rest, 0.7, bottom=macs, color=_SERVER, alpha=0.25, label=f"{work} server")
+    axes.plot(positions, params, color=elements.GREY, marker="o", linewidth=1.8, label=kept)
+    for position, share in zip(positions, macs, strict=True):
+        axes.text(position, share + 1, f"{share:.0f}", ha="center", fontsize=9, color=elements.GREY)
     axes.set_ylim(0, 108)
     axes.set_ylabel("percent of the unsplit network", fontsize=11)
-    _name_places(axes, names)
+    _label_positions(axes, names)
 
 
 def _draw_times(axes: Axes, comparison: Comparison) -> None:
-    alone, sent = comparison.ends
+    alone, sent = comparison.extremes
     options = [sent, *comparison.cuts, alone]
     bottoms = [0.0] * len(options)
-    places = range(len(options))
+    positions = range(len(options))
     colours = {"device": _DEVICE, "transfer": _TRANSFER, "server": _SERVER}
     for name, colour in colours.items():
         heights = [getattr(one.timing, f"{name}_ms") for one in options]
-        axes.bar(places, heights, bottom=bottoms, width=0.7, color=colour, label=name)
+        axes.bar(positions, heights, bottom=bottoms, width=0.7, color=colour, label=name)
         bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
     top = max(bottoms)
     best = comparison.best_cut
-    for place, (one, total) in enumerate(zip(options, bottoms, strict=True)):
+    for position, (one, total) in enumerate(zip(options, bottoms, strict=True)):
         weight = "bold" if one is best else "normal"
         text = f"fastest cut\n{_ms(total)}" if one is best else _ms(total)
         height = total + 0.01 * top
-        axes.text(place, height, text, ha="center", va="bottom", fontsize=9, weight=weight)
+        axes.text(position, height, text, ha="center", va="bottom", fontsize=9, weight=weight)
     axes.set_ylim(0, 1.16 * top)
     axes.set_ylabel("milliseconds an image", fontsize=11)
-    _name_places(axes, [one.name for one in options])
+    _label_positions(axes, [one.name for one in options])
     for label, one in zip(axes.get_xticklabels(), options, strict=True):
         if one is best:
             label.set_fontweight("bold")
@@ -221,21 +221,22 @@ def _draw_times(axes: Axes, comparison: Comparison) -> None:
 def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | None) -> None:
     names = [cut.cut for cut in plan.cuts]
     first = 0 if comparison is None else 1  # below the bars of the picture above
-    places = range(first, first + len(names))
+    positions = range(first, first + len(names))
     raw = [cut.feature_bytes for cut in plan.cuts]
-    axes.bar(places, raw, width=0.7, color=elements.GREY, alpha=0.35, label="features\nin float32")
+    label = "features\nin float32"
+    axes.bar(positions, raw, width=0.7, color=elements.GREY, alpha=0.35, label=label)
     bits = 8.0 if comparison is None else comparison.bits_per_symbol
-    units = {place: cut.unit_of(symbols) for place, cut in zip(places, plan.cuts, strict=True)}
-    known = {place: unit for place, unit in units.items() if unit is not None}
+    units = {x: cut.unit_of(symbols) for x, cut in zip(positions, plan.cuts, strict=True)}
+    known = {x: unit for x, unit in units.items() if unit is not None}
     sizes = [unit.latent_symbols * bits / 8 for unit in known.values()]
     label = f"the unit's latent,\n{bits:g} bits a symbol\n(C: channels, s: stride)"
     axes.plot(list(known), sizes, "o", color=_LATENT, markersize=8, label=label)
-    for (place, unit), size in zip(known.items(), sizes, strict=True):
-        text, at = f"C{unit.spec.channels}\ns{unit.spec.stride}", (place, size)
+    for (x, unit), size in zip(known.items(), sizes, strict=True):
+        text, at = f"C{unit.spec.channels}\ns{unit.spec.stride}", (x, size)
         axes.annotate(text, at, (0, 8), textcoords="offset points", ha="center", fontsize=9)
     image, label = float(math.prod(plan.input_shape)), "the image,\nraw"
-    if comparison is not None and comparison.ends[1].sent_bytes:
-        image, label = comparison.ends[1].sent_bytes, "the image,\nas sent"
+    if comparison is not None and comparison.extremes[1].sent_bytes:
+        image, label = comparison.extremes[1].sent_bytes, "the image,\nas sent"
     axes.axhline(image, color=_DEVICE, linestyle="--", linewidth=1.6, label=label)
     axes.set_yscale("log")
     everything = [*raw, image, *sizes]
@@ -244,11 +245,11 @@ def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | N
     axes.set_ylabel("bytes an image (logarithmic)", fontsize=11)
     if comparison is not None:
         axes.set_xlim(-0.8, len(names) + 1.8)
-    _name_places(axes, names, first)
+    _label_positions(axes, names, first)
 
 
-def _name_places(axes: Axes, names: Sequence[str], first: int = 0) -> None:
-    places = range(first, first + len(names))
-    axes.set_xticks(places, names, rotation=30, ha="right", fontsize=9, parse_math=False)
+def _label_positions(axes: Axes, names: Sequence[str], first: int = 0) -> None:
+    positions = range(first, first + len(names))
+    axes.set_xticks(positions, names, rotation=30, ha="right", fontsize=9, parse_math=False)
     if not first:
         axes.set_xlim(-0.8, len(names) - 0.2)

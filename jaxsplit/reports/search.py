@@ -41,6 +41,7 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
         f"unsplit network: {metric.show(design.unsplit_quality)} {metric.unit}. A star: the "
         "configuration trains it in full."
     )
+    macs = design.unsplit_macs
     rows = [
         (
             one.cut + (" *" if result in chosen else ""),
@@ -49,7 +50,7 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
             f"{result.bytes_per_image:.1f}",
             metric.show(result.quality),
             metric.show(metric.sign * (design.unsplit_quality - result.quality)),
-            f"{elements.amount(one.device_macs)} ({100 * one.device_macs / design.uncut_macs:.1f})",
+            f"{elements.amount(one.device_macs)} ({100 * one.device_macs / macs:.1f})",
             str(result.steps),
         )
         for result, one in ((result, result.candidate) for result in design.front)
@@ -78,11 +79,11 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     axes.set_xscale("log")
     others = [result for result in design.results if result not in design.front]
     for results, size, alpha in ((others, 18, 0.35), (design.front, 90, 1.0)):
-        places = np.reshape([_place(result, metric) for result in results], (-1, 2))
+        points = np.reshape([_point(result, metric) for result in results], (-1, 2))
         dots = axes.scatter(
-            places[:, 0],
-            places[:, 1],
-            c=[100 * result.candidate.device_macs / design.uncut_macs for result in results],
+            points[:, 0],
+            points[:, 1],
+            c=[100 * result.candidate.device_macs / design.unsplit_macs for result in results],
             s=size,
             alpha=alpha,
             cmap="viridis",
@@ -122,11 +123,11 @@ def _draw_chosen(axes: Axes, chosen: Sequence[Result], metric: Metric) -> None:
 
     outline = [withStroke(linewidth=3, foreground="white")]
     for number, result in enumerate(chosen, 1):
-        one, place = result.candidate, _place(result, metric)
-        axes.plot(*place, "o", markersize=14, fillstyle="none", color=elements.GREY)
+        one, point = result.candidate, _point(result, metric)
+        axes.plot(*point, "o", markersize=14, fillstyle="none", color=elements.GREY)
         axes.annotate(
             str(number),
-            place,
+            point,
             xytext=(8, 8),
             textcoords="offset points",
             fontsize=11,
@@ -136,7 +137,7 @@ def _draw_chosen(axes: Axes, chosen: Sequence[Result], metric: Metric) -> None:
         axes.plot([], [], " ", label=name)
 
 
-def _place(result: Result, metric: Metric) -> tuple[float, float]:
+def _point(result: Result, metric: Metric) -> tuple[float, float]:
     return max(result.bytes_per_image, _LEAST), metric.scale * result.quality
 
 

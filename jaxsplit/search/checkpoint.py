@@ -97,7 +97,7 @@ class SearchCheckpoint:
         write_whole(self.path, text.encode())
 
     def restore(
-        self, trainer: Trainer, everything: Sequence[Candidate]
+        self, trainer: Trainer, all_candidates: Sequence[Candidate]
     ) -> tuple[list[Trial], bool]:
         """Returns the stored trials, or fresh ones of all; whether they train on outputs already.
 
@@ -106,15 +106,15 @@ class SearchCheckpoint:
         kept = self.values["kept"]
         if kept is None:
             self._delete_states()
-            return trainer.trials(everything), False
+            return trainer.trials(all_candidates), False
         names = set(kept["names"])
-        trials = trainer.trials([one for one in everything if one.name in names])
+        trials = trainer.trials([one for one in all_candidates if one.name in names])
         path = self.path.parent / kept["states"]
         try:
             with np.load(io.BytesIO(read_file(path))) as found:
                 for one in trials:
                     one.state = _unpacked(found[one.candidate.name], one.state)
-                    one.settled = kept["distilled"]
+                    one.offsets_fitted = kept["distilled"]
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             message = f"cannot read {path}: {error}; delete {self.path} to start again"
             raise CheckpointError(message) from error

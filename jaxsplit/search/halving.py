@@ -34,7 +34,7 @@ class Design:
       front: Pareto front of the last rung among results that lose at most `most_drop`, fewest
         bytes first; where all lose more, of those that lose least.
       most_drop: see `DesignConfig`.
-      unsplit_quality, uncut_macs: of the unsplit network, on the images of the comparison.
+      unsplit_quality, unsplit_macs: of the unsplit network, on the images of the comparison.
       n_images: of the last comparison.
       minutes: running time, over all runs.
       task: of the network, whose quality was compared.
@@ -51,7 +51,7 @@ class Design:
     front: tuple[Result, ...]
     most_drop: float
     unsplit_quality: float
-    uncut_macs: int
+    unsplit_macs: int
     n_images: int
     minutes: float
     task: Task = UNNAMED_CLASSES
@@ -59,7 +59,7 @@ class Design:
     def to_dict(self) -> dict[str, Any]:
         """Returns unsplit network, front and all results, ready for JSON."""
         return {
-            "uncut": {self.task.quality: self.unsplit_quality, "macs": self.uncut_macs},
+            "uncut": {self.task.quality: self.unsplit_quality, "macs": self.unsplit_macs},
             "n_images": self.n_images,
             "minutes": self.minutes,
             "most_drop": self.most_drop,
@@ -114,7 +114,7 @@ def search(
         )
     shape = backbone.preprocessing.input_shape
     plan = make_plan(backbone.network, shape, backbone.variables, channels=(), strides=())
-    everything = candidates(config, plan)
+    all_candidates = candidates(config, plan)
     sources = _sources(config, backbone)
     workdir.mkdir(parents=True, exist_ok=True)
     fingerprints = (str(source.fingerprint) for source in sources)
@@ -123,7 +123,7 @@ def search(
         if checkpoint.other:
             log(f"{checkpoint.path} is of a search with other values or images: starting again")
         frozen = backbone.fold()
-        cuts = tuple(dict.fromkeys(one.cut for one in everything))
+        cuts = tuple(dict.fromkeys(one.cut for one in all_candidates))
         folder, limit = workdir / "features", config.cache_gib * 2**30
         runs = [
             features.HeadRun(frozen, cuts, one, data.Views(), "float16", log) for one in sources
@@ -131,8 +131,8 @@ def search(
         seen = [features.cached(run, folder, "disk", limit) for run in runs]
         trainer = Trainer(config, frozen, *seen)
         run = Run(config, trainer, checkpoint, log)
-        run.rungs(everything)
-    return run.design(everything, plan.macs)
+        run.rungs(all_candidates)
+    return run.design(all_candidates, plan.macs)
 
 
 def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Source]:
@@ -156,10 +156,10 @@ class Run:
     checkpoint: SearchCheckpoint
     log: Log
 
-    def rungs(self, everything: Sequence[Candidate]) -> None:
+    def rungs(self, all_candidates: Sequence[Candidate]) -> None:
         """Trains, compares and selects, rung by rung, from where the checkpoint ends.
 
-        `everything` are all candidates. The checkpoint is updated after every step that the
+        `all_candidates` are all candidates. The checkpoint is updated after every step that the
         remaining ones have finished.
         """
         config, trainer, checkpoint = self.config, self.trainer, self.checkpoint
@@ -170,7 +170,7 @@ class Run:
                 self.log("the search is finished: it resumes when given more minutes")
                 return
             rungs.pop()  # more minutes extend the last rung
-        trials, distilled = checkpoint.restore(trainer, everything)
+        trials, distilled = checkpoint.restore(trainer, all_candidates)
         part_seconds = self.compile(trials)
         for rung in range(len(rungs), config.rungs):
             started, left = checkpoint.seconds, config.rungs - rung
@@ -202,10 +202,10 @@ class Run:
                 trials = [one for one in trials if one.candidate in remaining]
             checkpoint.save(trials, distilled)
 
-    def design(self, everything: Sequence[Candidate], uncut_macs: int) -> Design:
+    def design(self, all_candidates: Sequence[Candidate], unsplit_macs: int) -> Design:
         """Reads all results and the front from the finished checkpoint."""
         rungs, task = self.checkpoint.values["rungs"], self.trainer.backbone.task
-        known = {one.name: one for one in everything}
+        known = {one.name: one for one in all_candidates}
         try:
             results = {
                 stored["name"]: Result.from_dict(known[stored["name"]], stored, task)
@@ -224,7 +224,7 @@ class Run:
             tuple(front(last, least)),
             most_drop,
             unsplit,
-            uncut_macs,
+            unsplit_macs,
             n_images,
             self.checkpoint.seconds / 60,
             task,

@@ -147,11 +147,11 @@ def _best(costs: np.ndarray, count: int) -> list[int]:
 
 def _spread(costs: np.ndarray, layer: list[int], count: int) -> list[int]:
     """Selects `count` indices of a front that are far apart, by farthest-point sampling."""
-    places = costs[layer].argsort(axis=0, kind="stable").argsort(axis=0) / max(len(layer) - 1, 1)
-    extremes = places.argmin(axis=0).tolist()  # the smallest, the most accurate, the cheapest
+    ranks = costs[layer].argsort(axis=0, kind="stable").argsort(axis=0) / max(len(layer) - 1, 1)
+    extremes = ranks.argmin(axis=0).tolist()  # the smallest, the most accurate, the cheapest
     picked = list(dict.fromkeys((extremes[1], extremes[0], *extremes[2:])))[:count]
     while len(picked) < count:
-        apart = np.abs(places[:, None] - places[None, picked]).sum(axis=2).min(axis=1)
+        apart = np.abs(ranks[:, None] - ranks[None, picked]).sum(axis=2).min(axis=1)
         apart[picked] = -1
         picked.append(int(apart.argmax()))
     return [layer[i] for i in picked]

@@ -50,22 +50,22 @@ class Trial:
     Attributes:
       candidate, split: the unit and its cut.
       state: of one rate, on the host, see `init_state`.
-      settled: whether offsets are the best for the prior; steps on features change the prior.
+      offsets_fitted: whether offsets are the best for the prior, which steps on features change.
     """
 
     candidate: Candidate
     split: Split
     state: TrainState
-    settled: bool = False
+    offsets_fitted: bool = False
 
-    def settle(self) -> None:
-        """Sets the offsets that cost the fewest bits, unless settled."""
+    def fit_offsets(self) -> None:
+        """Sets the offsets that cost the fewest bits, unless they are set."""
         # A unit that diverged has no best offsets; its bits rank it last.
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.state.result))
-        if finite and not self.settled:
+        if finite and not self.offsets_fitted:
             group = Group(self.split, self.rates, (0,))
             (self.state,) = with_best_offsets((group,), CurveState((self.state,))).groups
-        self.settled = True
+        self.offsets_fitted = True
 
     @property
     def rates(self) -> tuple[Rate, ...]:
@@ -106,7 +106,7 @@ class Trainer:
         # Compiled once for each argument, for the life of the trainer.
         self._first_state = functools.cache(self._make_first_state)
         self._step = functools.cache(self._make_step)
-        self._slopes = functools.cache(self._make_slopes)
+        self._gradients = functools.cache(self._make_gradients)
         self._rounded = functools.cache(self._make_rounded)
         self._measure = functools.cache(self._make_measure)
 
@@ -126,9 +126,9 @@ class Trainer:
         """
         cut, shared = trial.split.cut, self._shared(trial.split)
         if distilled:
-            trial.settle()
+            trial.fit_offsets()
         step, reconstruct = self._step(shared)
-        slopes_at = self._slopes(cut if distilled else shared.cut, distilled)
+        gradients_at = self._gradients(cut if distilled else shared.cut, distilled)
         scale = jnp.asarray(self.train[cut].scale, jnp.float32)
         rates = rate_constants(trial.rates, self.config.seed)
         constants = parallel.replicate(Constants(_NO_NETWORK, scale, rates), self.devices)
@@ -137,10 +137,10 @@ class Trainer:
         for number in range(first, first + steps):
             batch = parallel.shard(self._batch(cut, number), self.devices)
             (seen,) = reconstruct(state, batch, constants)
-            slopes = slopes_at(seen, batch, self._variables, constants.scale)
-            state, _ = step(state, dataclasses.replace(batch, teacher=slopes), constants)
+            gradients = gradients_at(seen, batch, self._variables, constants.scale)
+            state, _ = step(state, dataclasses.replace(batch, teacher=gradients), constants)
             jax.block_until_ready(state.step)  # a step is several programs
-        trial.state, trial.settled = parallel.unreplicate(state), distilled
+        trial.state, trial.offsets_fitted = parallel.unreplicate(state), distilled
 
     def _batch(self, cut: str, step: int) -> Batch:
         """The batch of a step: the same images for all candidates."""
@@ -150,7 +150,7 @@ class Trainer:
     def compare(self, trial: Trial, part: np.ndarray) -> Sums:
         """Returns sums over a part of the test images."""
         cut = trial.split.cut
-        trial.settle()
+        trial.fit_offsets()
         unit = jax.tree.map(lambda x: x[0], (trial.state.result, trial.state.offsets))
         batch = pad_rows(self.test[cut].batch(part), self.part_size)
         batch = parallel.shard(batch, self.devices)
@@ -193,7 +193,7 @@ class Trainer:
             parallel.parallel_step(reconstruct, self.devices, donate=False),
         )
 
-    def _make_slopes(self, cut: str, distilled: bool) -> Callable[..., Features]:
+    def _make_gradients(self, cut: str, distilled: bool) -> Callable[..., Features]:
         """Gradient of the distortion with respect to the reconstruction."""
         network, task = self.backbone.network, self.backbone.task
         on_features = Distortion(distillation=0.0, features=self.config.weight)

@@ -19,7 +19,7 @@ from jaxsplit.family.table_fitting import SHARINGS
 from jaxsplit.io.identity import identity
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.losses import Distortion
-from jaxsplit.train.pca import check_principal
+from jaxsplit.train.pca import check_pca
 from jaxsplit.train.step import COMPUTE_DTYPES, NETWORK, TRAINABLE, VECTORIZATIONS, Phase, Rate
 from jaxsplit.units import BottleneckSpec, UnitSpec
 
@@ -269,7 +269,7 @@ class CurveConfig:
         self.shown  # noqa: B018 — refuses impossible views
         if self.initialization == "pca":
             for rate in self.rates:
-                check_principal(rate.spec or self.spec)
+                check_pca(rate.spec or self.spec)
             first = self.phases[0].distortion
             if not (isinstance(first, Distortion) and first.features):
                 raise ConfigError(
@@ -316,7 +316,7 @@ class CurveConfig:
         specs = [self.spec, *(rate.spec for rate in self.rates)]
         for fields, spec in zip([values, *values["rates"]], specs, strict=True):
             if spec is not None and not isinstance(spec, BottleneckSpec):
-                fields["spec"] = spec.form  # fields alone do not distinguish kinds
+                fields["spec"] = spec.to_dict()  # fields alone do not distinguish kinds
         for fields, phase in zip(values["phases"], self.phases, strict=True):
             if not isinstance(phase.distortion, Distortion):
                 fields["distortion"] = identity(phase.distortion)

@@ -272,7 +272,7 @@ def train_rates(
         else:
             sample = batches.sampled_features(frozen, config.cut, source, config.shown)
         one = cast("tuple[np.ndarray, float]", (sample, examples.scale))  # others are refused
-        state = rate_groups.with_principal_units(config, frozen, groups, state, *one)
+        state = rate_groups.with_pca_units(config, frozen, groups, state, *one)
     if config.trainable == "all" and isinstance(examples, FeatureCache):
         images = ImageBatches(backbone, source, config.shown, examples.scale)
         examples = dataclasses.replace(examples, images=images)

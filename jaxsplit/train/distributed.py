@@ -129,7 +129,7 @@ def _collective(name: str, tree: _Tree) -> _Tree:
     from jax.experimental import multihost_utils
 
     wait_for_all(name)
-    with together(_LOST):
+    with process_errors(_LOST):
         return getattr(multihost_utils, name)(tree)
 
 
@@ -140,7 +140,7 @@ def wait_for_all(reason: str) -> None:
     """
     if not _several():
         return
-    with together(_LOST):
+    with process_errors(_LOST):
         barrier = f"{reason}, {next(_BARRIERS)}"
         _state().client.wait_at_barrier(barrier, timeout_in_ms=1000 * _SHUTDOWN_S)
 
@@ -158,7 +158,7 @@ def _several() -> bool:
 
 
 @contextlib.contextmanager
-def leaving_errors() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """Ends one of several processes at once on an error that the others do not have.
 
     A normal exit would wait for the others; without this one's heartbeats jax ends them too. All
@@ -185,7 +185,9 @@ def leaving_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def together(kinds: tuple[type[Exception], ...] = (jax.errors.JaxRuntimeError,)) -> Iterator[None]:
+def process_errors(
+    kinds: tuple[type[Exception], ...] = (jax.errors.JaxRuntimeError,),
+) -> Iterator[None]:
     """Raises a `ProcessError` in place of errors of jax where there are several processes."""
     try:
         yield

@@ -78,7 +78,7 @@ def fit(
     devices = parallel.devices_for(batch_size)
     reports.begin(first, steps, batch_size)
     run = parallel.parallel_step(_with_stop(step), devices)
-    with stop_request() as request, distributed.together():
+    with stop_request() as request, distributed.process_errors():
         # Replicated once: with every step, a large backbone would be copied to every device again.
         replicated = parallel.replicate(state, devices)
         constants = parallel.replicate(constants, devices)

@@ -30,7 +30,7 @@ _BATCH = 32
 _DRAWS = 2  # of targets, for each image
 
 
-def check_principal(spec: UnitSpec) -> BottleneckSpec:
+def check_pca(spec: UnitSpec) -> BottleneckSpec:
     """Returns a spec whose unit can start from principal components, or raises a ConfigError.
 
     It must be a `BottleneckSpec` of linear stages, whose patches neither overlap nor leave gaps and
@@ -39,7 +39,7 @@ def check_principal(spec: UnitSpec) -> BottleneckSpec:
     if not isinstance(spec, BottleneckSpec):
         raise ConfigError(f"initialization='pca' is for a BottleneckSpec; got {spec}")
     k = spec.kernel
-    sides = (spec.stride, k, spec.padding, *spec.decoder_form, spec.multiplier)
+    sides = (spec.stride, k, spec.padding, *spec.decoder_window, spec.multiplier)
     linear = spec.activation == spec.latent_activation == "none"
     if sides != (k, k, 0, k, 0, k * k) or spec.decoder_filters != k * k or not linear:
         raise ConfigError(
@@ -63,7 +63,7 @@ def best_step(lmbda: float, error_weight: float, scale: float) -> float:
     return math.sqrt(max(6 * lmbda / (error_weight * math.log(2)), _FINEST**2 * scale))
 
 
-def principal_unit(
+def pca_unit(
     split: Split,
     features: np.ndarray,
     step: float,
@@ -73,7 +73,7 @@ def principal_unit(
     """Returns a unit that maps patches to their principal components and rounds with one step.
 
     Args:
-      split: the cut, with a spec that passes `check_principal`.
+      split: the cut, with a spec that passes `check_pca`.
       features: float [N, H, W, Cin], a sample of the training's.
       step: in the features' unit.
       key: of the prior's initialization.
@@ -83,7 +83,7 @@ def principal_unit(
     Returns:
       {"params", "batch_stats"}; latents are centred, in steps, the largest variance first.
     """
-    spec = check_principal(split.spec)
+    spec = check_pca(split.spec)
     k, channels = spec.kernel, spec.channels
     inputs = split.shape[-1] * k * k
     if channels > inputs:
@@ -184,7 +184,7 @@ def loss_metric(
 
     Source: Martens 2020, New insights and perspectives on the natural gradient method.
     """
-    inputs = split.shape[-1] * check_principal(split.spec).stride ** 2
+    inputs = split.shape[-1] * check_pca(split.spec).stride ** 2
     metric = np.eye(inputs) * distortion.features / (np.prod(split.shape) * scale)
     weights = (distortion.distillation, distortion.temperature), (distortion.labels, 1.0)
     for weight, temperature in weights:
@@ -197,7 +197,7 @@ def _fisher(
     split: Split, backbone: Backbone, features: np.ndarray, temperature: float, key: jax.Array
 ) -> np.ndarray:
     """Mean outer product of a patch's gradients, for targets drawn at a temperature: [n, n]."""
-    k = check_principal(split.spec).stride
+    k = check_pca(split.spec).stride
     inputs = split.shape[-1] * k * k
 
     def drawn(x: jax.Array, variables: networks.Variables, key: jax.Array) -> jax.Array:

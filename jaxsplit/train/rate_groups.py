@@ -21,7 +21,7 @@ from jaxsplit.train import step as rate_step
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.metrics import Metrics, Reports
-from jaxsplit.train.pca import best_step, loss_metric, principal_unit
+from jaxsplit.train.pca import best_step, loss_metric, pca_unit
 from jaxsplit.train.state import Batch, Constants, CurveState
 from jaxsplit.train.step import Phase, Rate, StepMetrics
 from jaxsplit.units import UnitSpec, Variables
@@ -38,7 +38,7 @@ class Group:
 
     split: Split
     rates: tuple[Rate, ...]
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
 
 
 def make_groups(
@@ -49,18 +49,18 @@ def make_groups(
     axis_name: str | None = None,
 ) -> tuple[Group, ...]:
     """Groups rates by their units, `spec` where a rate has none of its own; see `make_split`."""
-    places: dict[UnitSpec, list[int]] = {}
-    for place, rate in enumerate(rates):
-        places.setdefault(rate.spec or spec, []).append(place)
+    indices: dict[UnitSpec, list[int]] = {}
+    for index, rate in enumerate(rates):
+        indices.setdefault(rate.spec or spec, []).append(index)
     return tuple(
         Group(make_split(backbone, cut, unit, axis_name), tuple(rates[i] for i in found), (*found,))
-        for unit, found in places.items()
+        for unit, found in indices.items()
     )
 
 
 def in_order(groups: Sequence[Group], per_group: Sequence[_Tree]) -> _Tree:
     """Joins one tree of arrays [R, …] a group into one of all rates, in the order of the curve."""
-    order = np.argsort([place for group in groups for place in group.places])
+    order = np.argsort([index for group in groups for index in group.indices])
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *per_group)
 
 
@@ -86,7 +86,7 @@ def make_constants(
     )
 
 
-def with_principal_units(
+def with_pca_units(
     config: CurveConfig,
     frozen: networks.Backbone,
     groups: Sequence[Group],
@@ -94,7 +94,7 @@ def with_principal_units(
     features: np.ndarray,
     scale: float,
 ) -> CurveState:
-    """Returns the state at step 0 with units from `principal_unit`, each with its lambda's step.
+    """Returns the state at step 0 with units from `pca_unit`, each with its lambda's step.
 
     For features and scale see `loss_metric`.
     """
@@ -105,7 +105,7 @@ def with_principal_units(
         metric = loss_metric(group.split, frozen, features, distortion, scale, key)
         weight = float(np.trace(metric)) / len(metric)
         units = [
-            principal_unit(group.split, features, best_step(rate.lmbda, weight, scale), key, metric)
+            pca_unit(group.split, features, best_step(rate.lmbda, weight, scale), key, metric)
             for rate in group.rates
         ]
         units = jax.tree.map(lambda *leaves: jnp.stack(leaves), *units)
@@ -156,8 +156,8 @@ def make_curve_step(
             batch = with_head(batch, constants.backbone)
         states, metrics = [], []
         for run, group, one in zip(steps, groups, state.groups, strict=True):
-            places = np.asarray(group.places)
-            rates = jax.tree.map(lambda x, places=places: x[places], constants.rates)
+            indices = np.asarray(group.indices)
+            rates = jax.tree.map(lambda x, indices=indices: x[indices], constants.rates)
             one, measured = run(one, batch, dataclasses.replace(constants, rates=rates))
             states.append(one)
             metrics.append(measured)

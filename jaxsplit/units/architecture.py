@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsplit import ops
+from jaxsplit._moved import renamed_attribute
 from jaxsplit.errors import ConfigError
 
 #: Of every batch normalization.
@@ -17,7 +18,7 @@ EPSILON = 1e-5
 ACTIVATIONS = {"relu": nn.relu, "none": lambda x: x}
 
 _MOMENTUM = 0.9  # of the running averages
-_MOST_STRIDE = 64
+_MAX_STRIDE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Architecture:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}; expected one of {sorted(ACTIVATIONS)}"
                 )
-        kernel, padding = self.decoder_form
+        kernel, padding = self.decoder_window
         filters = (self.multiplier, self.decoder_filters)
         counts = (self.channels, self.stride, self.kernel, kernel, *filters)
         if not all(type(count) is int for count in (*counts, self.padding, padding)):
@@ -73,8 +74,8 @@ class Architecture:
             )
         if not (0 <= self.padding < self.kernel and 0 <= padding < kernel):
             raise ConfigError(f"paddings must be less than kernels, and not negative: {self}")
-        if self.stride > _MOST_STRIDE:
-            raise ConfigError(f"strides must be at most {_MOST_STRIDE}: {self}")
+        if self.stride > _MAX_STRIDE:
+            raise ConfigError(f"strides must be at most {_MAX_STRIDE}: {self}")
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Returns (rows, columns) of the latent; below 1 if the features are too small."""
@@ -85,7 +86,7 @@ class Architecture:
         """Returns (rows, columns) of the reconstruction: with `crop`, those of the features."""
         if self.crop:
             return height, width
-        kernel, padding = self.decoder_form
+        kernel, padding = self.decoder_window
         latent = self.latent_size(height, width)
         h, w = ((n - 1) * self.stride - 2 * padding + kernel for n in latent)
         return h, w
@@ -96,11 +97,13 @@ class Architecture:
         return self.multiplier if self.decoder_multiplier is None else self.decoder_multiplier
 
     @property
-    def decoder_form(self) -> tuple[int, int]:
+    def decoder_window(self) -> tuple[int, int]:
         """(kernel, padding) of the transposed convolution."""
         kernel = self.kernel if self.decoder_kernel is None else self.decoder_kernel
         padding = self.padding if self.decoder_padding is None else self.decoder_padding
         return kernel, padding
+
+    decoder_form = renamed_attribute("BottleneckSpec.decoder_form", "decoder_window")
 
 
 class Pointwise(nn.Module):

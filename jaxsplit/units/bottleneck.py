@@ -60,9 +60,8 @@ class BottleneckSpec(Architecture, Unit):
         kernel, padding = (3, 1) if stride <= 2 else (stride, 0)
         return cls(channels, stride, kernel, padding)
 
-    @property
-    def form(self) -> dict[str, object]:
-        """The fields; `decoder_multiplier`, newer than the others, only where it is set."""
+    def to_dict(self) -> dict[str, object]:
+        """Returns the fields; `decoder_multiplier`, newer than the others, only where it is set."""
         fields = dataclasses.asdict(self)
         if self.decoder_multiplier is None:
             del fields["decoder_multiplier"]
@@ -121,7 +120,7 @@ class BottleneckSpec(Architecture, Unit):
 
     def variable_shapes(self, shape: Shape) -> Mapping[str, TreeOf[Shape]]:
         """Returns the shapes of encoder and decoder, without tracing: specs may be untrusted."""
-        channels, (kernel, _) = shape[-1], self.decoder_form
+        channels, (kernel, _) = shape[-1], self.decoder_window
         wide, decoded = channels * self.multiplier, channels * self.decoder_filters
         learned = ("scale", "bias") if self.batch_norm else ("bias",)
 
@@ -221,7 +220,7 @@ class Decoder(nn.Module):
         filters = spec.decoder_filters
         x = Pointwise(channels * filters, name="pointwise")(z * spec.step)
         x = Norm(spec, spec.activation, self.axis_name, name="pointwise_norm")(x, train)
-        size, padding = spec.decoder_form
+        size, padding = spec.decoder_window
         # Keeps the variance: about (k / s)² taps reach one output, from `filters` inputs each.
         reach = -(-size // spec.stride)
         init = nn.initializers.normal((reach * reach * filters) ** -0.5)

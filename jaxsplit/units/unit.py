@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 import jax
 import numpy as np
 
+from jaxsplit._moved import renamed_attribute
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.errors import ConfigError, did_you_mean
 from jaxsplit.io.fields import build
@@ -186,11 +187,12 @@ class Unit(abc.ABC):
         """
         return None
 
-    @property
-    def form(self) -> dict[str, object]:
-        """The unit's kind and fields for a stored family, ready for JSON."""
+    def to_dict(self) -> dict[str, object]:
+        """Returns the unit's kind and fields for a stored family, ready for JSON."""
         assert dataclasses.is_dataclass(self)
         return {"kind": self.kind, **dataclasses.asdict(self)}
+
+    form = renamed_attribute("Unit.form", "to_dict")
 
 
 _U = TypeVar("_U", bound=type[Unit])
@@ -213,7 +215,7 @@ def register(unit: _U) -> _U:
       ConfigError: it has no kind, or another class has it.
 
     >>> from jaxsplit.units import BottleneckSpec
-    >>> spec_from_form(BottleneckSpec(channels=8).form).channels
+    >>> spec_from_dict(BottleneckSpec(channels=8).to_dict()).channels
     8
     """
     kind, name = getattr(unit, "kind", None), unit.__name__
@@ -262,10 +264,11 @@ class PerTensor:
             )
         return units[name]
 
-    @property
-    def form(self) -> dict[str, object]:
-        """Kind and units for a stored family, ready for JSON."""
-        return {"kind": _PER_TENSOR, "units": {name: unit.form for name, unit in self.units}}
+    def to_dict(self) -> dict[str, object]:
+        """Returns kind and units for a stored family, ready for JSON."""
+        return {"kind": _PER_TENSOR, "units": {name: unit.to_dict() for name, unit in self.units}}
+
+    form = renamed_attribute("PerTensor.form", "to_dict")
 
 
 #: One unit for every array that crosses a cut, or one for each.
@@ -301,7 +304,7 @@ def check_stored(spec: UnitSpec) -> None:
             )
 
 
-def spec_from_form(form: Mapping[str, Any]) -> UnitSpec:
+def spec_from_dict(form: Mapping[str, Any]) -> UnitSpec:
     """Rebuilds a unit or a `PerTensor` from its `form`.
 
     Raises:
@@ -309,12 +312,12 @@ def spec_from_form(form: Mapping[str, Any]) -> UnitSpec:
         value.
     """
     if form.get("kind") != _PER_TENSOR:
-        return _from_form(form)
+        return _from_dict(form)
     units = build(dict[str, dict[str, Any]], form.get("units"), what="the units of a cut")
-    return per_tensor({name: _from_form(own) for name, own in units.items()})
+    return per_tensor({name: _from_dict(own) for name, own in units.items()})
 
 
-def _from_form(form: Mapping[str, Any]) -> Unit:
+def _from_dict(form: Mapping[str, Any]) -> Unit:
     """Rebuilds one unit; a form without "kind" is that of a `BottleneckSpec`."""
 
     def as_stored(value: Any) -> Any:

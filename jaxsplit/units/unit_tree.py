@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.bitstream import CodingTables
-from jaxsplit.entropy.symbol_tables import MOST_TABLES, join_tables
+from jaxsplit.entropy.symbol_tables import MAX_TABLES, join_tables
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
 from jaxsplit.trees import Structs, TreeOf
@@ -87,10 +87,10 @@ class UnitTree:
         if isinstance(spec, PerTensor) and len(spec.units) > len(tensors):
             names = ", ".join(tensor.name for tensor in tensors)
             raise ConfigError(f"{len(spec.units)} units, but only {names or 'one array'} crosses")
-        if len(tensors) > 1 and channels > MOST_TABLES:
+        if len(tensors) > 1 and channels > MAX_TABLES:
             raise ConfigError(
                 f"latents of {channels} channels in all; several arrays share one frame, which has "
-                f"at most {MOST_TABLES} tables"
+                f"at most {MAX_TABLES} tables"
             )
         return UnitTree(tuple(tensors), structure)
 

@@ -38,8 +38,8 @@ def class_names() -> tuple[str, ...]:
     """
     # Located without importing tensorflow_datasets, which takes a second.
     spec = importlib.util.find_spec("tensorflow_datasets")
-    for place in (spec and spec.submodule_search_locations) or ():
-        listing = Path(place, "datasets", "imagenet2012", "labels.txt")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        listing = Path(folder, "datasets", "imagenet2012", "labels.txt")
         if listing.is_file():
             return tuple(listing.read_text().split())
     raise DataError(

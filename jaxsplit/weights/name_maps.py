@@ -130,17 +130,17 @@ def _inverted_residual(package: str, blocks: list[str], block: str, layer: str) 
     if f"{block}_{layer}" in _ENDS:
         return _ENDS[f"{block}_{layer}"][_PACKAGES.index(package)]
     stage, number = map(int, re.findall(r"\d+", block))
-    kind, place = layer.split("_")
+    kind, role = layer.split("_")
     order = ("expand", "depthwise", "project")
     if package == "efficientnet_lite_pytorch":
-        own = f"_{place}_conv" if kind == "conv" else f"_bn{order.index(place)}"
+        own = f"_{role}_conv" if kind == "conv" else f"_bn{order.index(role)}"
         return f"_blocks.{blocks.index(block)}.{own}"
     # The first stage has no expansion: its blocks begin with the depthwise convolution.
-    index = order.index(place) - (stage == 1)
+    index = order.index(role) - (stage == 1)
     if package == "timm":
         convs = ("conv_dw", "conv_pw") if stage == 1 else ("conv_pw", "conv_dw", "conv_pwl")
         own = convs[index] if kind == "conv" else f"bn{index + 1}"
         return f"blocks.{stage - 1}.{number - 1}.{own}"
     is_bn = int(kind == "bn")
-    own = f"{index + is_bn}" if place == "project" else f"{index}.{is_bn}"
+    own = f"{index + is_bn}" if role == "project" else f"{index}.{is_bn}"
     return f"features.{blocks.index(block) + 1}.conv.{own}"

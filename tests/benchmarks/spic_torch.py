@@ -30,7 +30,7 @@ class TorchUnit(torch.nn.Module):
 
 
 def torch_unit(file, spec, width):
-    kernel, padding = spec.decoder_form
+    kernel, padding = spec.decoder_window
     unit = TorchUnit(width, spec.channels, spec.stride, spec.step, spec.padding, kernel, padding)
     weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     unused = unit.load_state_dict(weights, strict=False)

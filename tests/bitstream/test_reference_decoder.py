@@ -93,7 +93,7 @@ def test_places_are_the_channels_of_one_pixel(make_placed, draw):
     shape = (5, 4, 3)
     tables = make_placed([2, 9, 2, 30, 9], shape)
     coder = EntropyCoder(tables)
-    of_places = [rows(tables)[table] for table in tables.places.ravel()]
+    of_places = [rows(tables)[table] for table in tables.table_indices.ravel()]
     for seed in range(10):
         symbols = draw(tables, shape[:2], seed)
         symbols[seed % 5, 0, 1] = 1000 * (seed + 1)

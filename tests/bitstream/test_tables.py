@@ -148,9 +148,9 @@ def test_information_of_what_does_not_fit_is_refused(symbols):
 
 def test_places_have_their_own_information_and_fingerprint():
     plain = CodingTables(**_arrays())
-    tables = CodingTables(**_changed(places=PLACES))
+    tables = CodingTables(**_changed(table_indices=PLACES))
     assert tables.fingerprint != plain.fingerprint
-    other = CodingTables(**_changed(places=PLACES[::-1]))
+    other = CodingTables(**_changed(table_indices=PLACES[::-1]))
     assert other.fingerprint != tables.fingerprint
     assert CodingTables.from_arrays(tables.to_arrays()) == tables
     symbols = np.where(PLACES, 0, -1).astype(np.int32)  # the first entry everywhere
@@ -165,7 +165,7 @@ def test_places_have_their_own_information_and_fingerprint():
 
 
 def test_places_fix_the_size_of_the_latent():
-    tables = CodingTables(**_changed(places=PLACES))
+    tables = CodingTables(**_changed(table_indices=PLACES))
     np.testing.assert_array_equal(tables.rows(3, 2), PLACES)
     with pytest.raises(ConfigError, match="a latent of 2 × 3, expected 3 × 2"):
         tables.rows(2, 3)
@@ -173,6 +173,6 @@ def test_places_fix_the_size_of_the_latent():
 
 
 def test_fingerprint_with_places_is_frozen():
-    assert CodingTables(**_changed(places=PLACES)).fingerprint == (
+    assert CodingTables(**_changed(table_indices=PLACES)).fingerprint == (
         "4a29efe8b3ee933efd4bb1f82093fec9b0b8c409b60b9897727acd05e4beda6a"
     )

@@ -16,7 +16,7 @@ from bitstream import mutations
 
 from jaxsplit import bitstream, codec, networks
 from jaxsplit.codec import Receiver, Sender
-from jaxsplit.entropy import build_tables, tables_by_place
+from jaxsplit.entropy import build_tables, tables_by_position
 from jaxsplit.errors import BitstreamError, FamilyError, OtherFamilyError, OtherTablesError
 from jaxsplit.family import FamilyRate
 from jaxsplit.split import make_split
@@ -385,7 +385,7 @@ def test_a_family_s_digest_follows_its_arrays(tiny_family):
 
 def placed(family, latents):
     """The family with one table at all positions of a latent, of another size than its own."""
-    tables = tables_by_place(np.zeros((1, *latents), np.int32), tables=1)
+    tables = tables_by_position(np.zeros((1, *latents), np.int32), tables=1)
     rates = tuple(dataclasses.replace(rate, tables=tables) for rate in family.rates)
     return dataclasses.replace(family, rates=rates)
 

@@ -8,7 +8,7 @@ import pytest
 
 from jaxsplit import networks, ops
 from jaxsplit.cost import SplitCost, count_macs, count_params, split_cost
-from jaxsplit.cost.counting import as_it_runs
+from jaxsplit.cost.counting import inference_form
 from jaxsplit.data import Preprocessing
 from jaxsplit.ops import depthwise_conv, depthwise_conv_transpose, round_straight_through
 from jaxsplit.split import make_split
@@ -150,7 +150,7 @@ def test_every_cut_shares_out_the_same_network(backbone):
         heads.append(cost.head)
     assert len(totals) == 1
     assert heads == sorted(set(heads))
-    network, variables = as_it_runs(backbone.network, backbone.variables)
+    network, variables = inference_form(backbone.network, backbone.variables)
     assert totals == {count_macs(network, variables, shape(1, 28, 28, 1))}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxsplit import networks
 from jaxsplit.cost import Link, best, make_plan
-from jaxsplit.cost.link import compare_latencies, ends, option, plan_to_dict
+from jaxsplit.cost.link import compare_latencies, extremes, option, plan_to_dict
 from jaxsplit.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ def test_a_cut_pays_for_its_unit_on_both_sides(plan):
     assert timing.device_ms == pytest.approx((cut.device_macs + unit.encoder_macs) / 1e6)
     assert timing.server_ms == pytest.approx((cut.server_macs + unit.decoder_macs) / 4e6)
     assert timing.transfer_ms == pytest.approx(0.1)
-    alone, sent = ends(link, plan, 784)
+    alone, sent = extremes(link, plan, 784)
     assert alone.timing.total_ms == pytest.approx(plan.macs / 1e6)
     assert sent.timing.total_ms == pytest.approx(0.784 + plan.macs / 4e6)
 

@@ -5,7 +5,7 @@ import pytest
 
 from jaxsplit.bitstream import EntropyCoder
 from jaxsplit.bitstream.probability_models import TOTAL
-from jaxsplit.entropy import tables_by_place, tables_from_counts
+from jaxsplit.entropy import tables_by_position, tables_from_counts
 from jaxsplit.errors import ConfigError
 
 pytestmark = pytest.mark.optimized
@@ -120,14 +120,14 @@ def entropy(symbols):
 
 def test_places_of_one_distribution_share_a_table():
     symbols, kinds = draws(500, 0)
-    places = tables_by_place(symbols, tables=3).places
+    places = tables_by_position(symbols, tables=3).table_indices
     for kind in range(3):
         assert len(np.unique(places[kinds == kind])) == 1
     assert len(np.unique(places)) == 3
 
 
 def test_unseen_symbols_cost_little_more_than_their_entropy():
-    tables = tables_by_place(draws(2000, 0)[0], tables=3)
+    tables = tables_by_position(draws(2000, 0)[0], tables=3)
     symbols, kinds = draws(2000, 1)
     ideal = sum(entropy(symbols[:, kinds == kind]) for kind in range(3))
     assert ideal <= tables.information_bits(symbols) <= 1.005 * ideal
@@ -137,9 +137,9 @@ def test_unseen_symbols_cost_little_more_than_their_entropy():
 @pytest.mark.parametrize("most", [1, 2, 5, 60, 256])
 def test_more_tables_cost_no_more_where_they_are_learned(most):
     symbols, _ = draws(1000, 0)
-    tables = tables_by_place(symbols, tables=most)
+    tables = tables_by_position(symbols, tables=most)
     assert 1 <= len(tables.sizes) <= min(most, symbols[0].size)
-    fewer = tables_by_place(symbols, tables=max(1, most // 2))
+    fewer = tables_by_position(symbols, tables=max(1, most // 2))
     bits = tables.information_bits(symbols)
     assert bits <= 1.001 * fewer.information_bits(symbols)
     if most == 1:
@@ -151,14 +151,14 @@ def test_more_tables_cost_no_more_where_they_are_learned(most):
 def test_every_int32_has_a_code():
     extremes = np.array([-(2**31), 0, 2**31 - 1], np.int32)
     symbols = np.tile(extremes.reshape(3, 1, 1, 1), (1, 2, 2, 1))
-    bits = tables_by_place(symbols).information_bits(symbols)
+    bits = tables_by_position(symbols).information_bits(symbols)
     assert 0 < bits < 12 * 66
 
 
 def test_offsets_are_carried():
     symbols, _ = draws(10, 0)
     offsets = np.array([0.25, -0.5, 0.0], np.float32)
-    np.testing.assert_array_equal(tables_by_place(symbols, offsets).offsets, offsets)
+    np.testing.assert_array_equal(tables_by_position(symbols, offsets).offsets, offsets)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_offsets_are_carried():
 )
 def test_what_cannot_be_clustered_is_refused(symbols, tables, said):
     with pytest.raises(ConfigError, match=said):
-        tables_by_place(symbols, tables=tables)
+        tables_by_position(symbols, tables=tables)
 
 
 def test_channels_far_apart_cost_no_more_than_tables_of_their_own():
@@ -182,11 +182,11 @@ def test_channels_far_apart_cost_no_more_than_tables_of_their_own():
     middles = np.array([0, 1000, 3000, -2000, 60000])
     symbols = np.rint(generator.normal(middles, 1, (400, 3, 3, 5))).astype(np.int32)
     by_channel = sum(entropy(symbols[..., channel]) for channel in range(5))
-    assert tables_by_place(symbols).information_bits(symbols) <= 1.01 * by_channel
+    assert tables_by_position(symbols).information_bits(symbols) <= 1.01 * by_channel
 
 
 def test_more_values_than_are_counted_are_still_coded(monkeypatch):
-    monkeypatch.setattr("jaxsplit.entropy.symbol_tables._MOST_COUNTS", 1)
+    monkeypatch.setattr("jaxsplit.entropy.symbol_tables._MAX_COUNTS", 1)
     symbols = np.arange(4000, dtype=np.int32).reshape(100, 2, 4, 5)
-    tables = tables_by_place(symbols)
+    tables = tables_by_position(symbols)
     assert 0 < tables.information_bits(symbols) < symbols.size * 60

@@ -11,7 +11,9 @@ from evaluation import measured
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.per_image import PerImage
 
-FIELDS = ("rate_ids", "bytes", "predicted", "labels", "uncut")
+FIELDS = ("rate_ids", "bytes", "predicted", "labels", "unsplit")
+# Arrays in the file.
+ARRAYS = (*FIELDS[:-1], "uncut")
 
 
 def _small(**changes):
@@ -20,7 +22,7 @@ def _small(**changes):
         "bytes": [[20, 22, 19], [40, 41, 70_000]],
         "predicted": [[1, 1, 1], [1, 2, 1]],
         "labels": [1, 2, 3],
-        "uncut": [1, 1, 1],
+        "unsplit": [1, 1, 1],
     }
     return PerImage(**(values | changes))
 
@@ -39,10 +41,10 @@ def test_file_round_trip(tmp_path):
 def test_file_has_the_documented_schema(tmp_path):
     _small().write(tmp_path / "images.npz")
     with np.load(tmp_path / "images.npz", allow_pickle=False) as archive:
-        assert set(archive.files) == {"version", *FIELDS}
+        assert set(archive.files) == {"version", *ARRAYS}
         assert archive["version"] == 1
         assert archive["rate_ids"].tolist() == ["low", "high"]
-        for name in FIELDS[1:]:
+        for name in ARRAYS[1:]:
             assert archive[name].dtype == np.int32, name
 
 
@@ -60,7 +62,7 @@ def test_same_images_are_those_of_one_label_and_one_network():
     images = _small()
     assert images.same_images(_small(rate_ids=("a", "b"), bytes=np.ones((2, 3), int)))
     assert not images.same_images(_small(labels=[1, 2, 2]))
-    assert not images.same_images(_small(uncut=[1, 1, 2]))
+    assert not images.same_images(_small(unsplit=[1, 1, 2]))
     assert not images.same_images(measured.draw(4))
 
 
@@ -85,7 +87,7 @@ def test_a_curve_belongs_to_its_images():
         ({"rate_ids": (), "bytes": [], "predicted": []}, "different names"),
         ({"rate_ids": ("low",)}, r"bytes is int64 \[2, 3\], expected integers \[1, 3\]"),
         ({"labels": [1, 2]}, r"bytes is int64 \[2, 3\], expected integers \[2, 2\]"),
-        ({"uncut": [1, 2]}, r"uncut is int64 \[2\]"),
+        ({"unsplit": [1, 2]}, r"unsplit is int64 \[2\]"),
         ({"predicted": np.zeros((2, 3))}, "predicted is float64"),
         ({"bytes": [[1, 2, 3], [1, -2, 3]]}, "-2 bytes"),
         (dict.fromkeys(("bytes", "predicted"), np.zeros((2, 0), int)), "bytes"),
@@ -98,7 +100,9 @@ def test_what_does_not_fit_is_refused(changes, message):
 
 def _archive(**changes):
     images = _small()
-    arrays = {name: np.asarray(getattr(images, name)) for name in FIELDS} | {"version": 1}
+    fields = zip(ARRAYS, FIELDS, strict=True)
+    arrays = {name: np.asarray(getattr(images, field)) for name, field in fields}
+    arrays["version"] = 1
     file = io.BytesIO()
     np.savez(file, **{k: v for k, v in (arrays | changes).items() if v is not None})
     return file.getvalue()

@@ -90,7 +90,7 @@ class Reference:
 
     def features(self, symbols):
         """Symbols [N, h, w, C] → every `EVERY`-th channel of the features [N, H, W, Cin]."""
-        s, (k, p) = self.spec.stride, self.spec.decoder_form
+        s, (k, p) = self.spec.stride, self.spec.decoder_window
         x = np.float64(symbols) * self.spec.step
         matrix = self.tensors["conv2_4.weight"][:, ::EVERY, 0, 0]
         x = self._normalized(x @ matrix, "bn4_1", EVERY)

@@ -127,8 +127,8 @@ def test_tables_of_places_cost_no_more_and_cross_exactly(
     sender, receiver = (end(loaded, tiny_backbone, BATCH_SIZE) for end in (Sender, Receiver))
     for rate in loaded.rates:
         symbols = sender.symbols(tiny_images, rate.rate_id)
-        assert rate.tables.places is not None
-        assert rate.tables.places.shape == symbols.shape[1:]
+        assert rate.tables.table_indices is not None
+        assert rate.tables.table_indices.shape == symbols.shape[1:]
         bits = rate.tables.information_bits(symbols)
         assert bits < each[rate.rate_id].tables.information_bits(symbols)
         frames = sender.frames(symbols, rate.rate_id)

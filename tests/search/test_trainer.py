@@ -59,7 +59,7 @@ def test_bits_that_cost_more_are_fewer(trained):
 def test_a_step_in_two_programs_is_one_of_the_whole_loss(trained, distilled):
     """Adam's moments are compared, which the gradient is a part of: its steps blow up rounding."""
     *_, (trial, _), trainer = trained
-    assert trial.settled
+    assert trial.offsets_fitted
     first = trial.state
     on_features = Distortion(distillation=0.0, features=CONFIG.weight)
     phase = Phase(1, Distortion() if distilled else on_features, "round")
@@ -94,7 +94,7 @@ def test_what_trains_through_the_tail_keeps_where_it_rounds(trained):
     trainer.compare(ours, trainer.parts(64)[0])
     np.testing.assert_array_equal(ours.state.offsets, offsets)
     trainer.advance(ours, 20, distilled=False)
-    assert not ours.settled
+    assert not ours.offsets_fitted
     trainer.compare(ours, trainer.parts(64)[0])
     assert (ours.state.offsets != offsets).any()
 

@@ -101,12 +101,12 @@ def test_the_curve_has_the_task_s_metrics(measured):
     backbone, value, folder, found = measured
     name, seen = backbone.task.quality, found.seen
     assert found.curve.quality == name
-    assert found.curve.unsplit[name].mean == pytest.approx(value(seen.uncut, seen.labels))
+    assert found.curve.unsplit[name].mean == pytest.approx(value(seen.unsplit, seen.labels))
     for point, predicted in zip(found.curve.points, seen.predicted, strict=True):
         low, high = point.metrics[name].interval
         assert low < point.metrics[name].mean < high
         assert point.metrics[name].mean == pytest.approx(value(predicted, seen.labels))
-        assert point.agreement == pytest.approx(value(predicted, seen.uncut))
+        assert point.agreement == pytest.approx(value(predicted, seen.unsplit))
     assert Curve.read(folder / "curve.json") == found.curve
     written = json.loads((folder / "curve.json").read_text())
     assert list(written["metrics"]) == list(backbone.task.metrics)

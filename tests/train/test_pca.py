@@ -12,7 +12,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.split import Split
 from jaxsplit.train.curve import train_curve
 from jaxsplit.train.losses import Distortion
-from jaxsplit.train.pca import best_step, check_principal, patches, principal_unit
+from jaxsplit.train.pca import best_step, check_pca, patches, pca_unit
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units import BottleneckSpec
 from jaxsplit.units.unit_tree import UnitTree
@@ -49,7 +49,7 @@ def _encode(split, unit, features, train=False):
 @pytest.mark.parametrize("k", [1, 2])
 def test_all_components_give_the_features_back(k, batch_norm, features):
     split = _split(_spec(k, batch_norm=batch_norm, step=0.5))
-    unit = principal_unit(split, features, 0.7, jax.random.key(0))
+    unit = pca_unit(split, features, 0.7, jax.random.key(0))
     latent = _encode(split, unit, features)
     back = split.decode(unit, jnp.asarray(latent))
     np.testing.assert_allclose(back, features, atol=1e-4)
@@ -72,10 +72,10 @@ def _patch_variance(features, k):
 @pytest.mark.parametrize("k", [1, 2])
 def test_what_is_lost_with_fewer_channels_is_what_the_last_components_hold(k, features):
     whole = _split(_spec(k))
-    latent = _encode(whole, principal_unit(whole, features, 1.0, jax.random.key(0)), features)
+    latent = _encode(whole, pca_unit(whole, features, 1.0, jax.random.key(0)), features)
     spread = latent.reshape(-1, latent.shape[-1]).var(axis=0)
     few = _split(_spec(k, channels=3))
-    unit = principal_unit(few, features, 1.0, jax.random.key(0))
+    unit = pca_unit(few, features, 1.0, jax.random.key(0))
     back = few.decode(unit, jnp.asarray(_encode(few, unit, features)))
     error = np.square(np.asarray(back) - features).mean() * CHANNELS * k * k
     assert error == pytest.approx(spread[3:].sum(), rel=1e-3)
@@ -83,14 +83,14 @@ def test_what_is_lost_with_fewer_channels_is_what_the_last_components_hold(k, fe
 
 def test_normalising_by_the_batch_changes_nothing_at_the_start(features):
     split = _split(_spec(2))
-    unit = principal_unit(split, features, 0.7, jax.random.key(0))
+    unit = pca_unit(split, features, 0.7, jax.random.key(0))
     latent = _encode(split, unit, features)
     np.testing.assert_allclose(_encode(split, unit, features, train=True), latent, atol=0.02)
 
 
 def test_the_prior_begins_as_wide_as_the_latents(features):
     split = _split(_spec(1))
-    unit = principal_unit(split, features, 0.3, jax.random.key(0))
+    unit = pca_unit(split, features, 0.3, jax.random.key(0))
     latent = np.round(_encode(split, unit, features))
     entropy = 0.0
     for channel in np.moveaxis(latent, -1, 0):
@@ -129,7 +129,7 @@ def test_no_other_step_has_a_lower_cost(lmbda, features):
     step = best_step(lmbda, price, scale)
 
     def cost(step):
-        unit = principal_unit(split, features, step, jax.random.key(0), metric)
+        unit = pca_unit(split, features, step, jax.random.key(0), metric)
         return _cost(split, unit, features, lmbda, metric)
 
     assert cost(step) < min(cost(0.6 * step), cost(1.6 * step))
@@ -141,9 +141,9 @@ def test_what_costs_more_is_sent_better(k, features):
     """By a metric, its own components cost less than those of the mean square, at any step."""
     split, metric, key = _split(_spec(k)), _metric(k), jax.random.key(0)
     scale, price = float(np.square(features).mean()), np.trace(metric) / len(metric)
-    own = principal_unit(split, features, best_step(1e-4, price, scale), key, metric)
+    own = pca_unit(split, features, best_step(1e-4, price, scale), key, metric)
     plain = [
-        _cost(split, principal_unit(split, features, step, key), features, 1e-4, metric)
+        _cost(split, pca_unit(split, features, step, key), features, 1e-4, metric)
         for step in best_step(1e-4, price, scale) * np.geomspace(0.25, 4, 9)
     ]
     assert _cost(split, own, features, 1e-4, metric) < 0.9 * min(plain)
@@ -169,13 +169,13 @@ def test_a_price_of_nothing_still_has_a_step():
 )
 def test_forms_that_are_no_transform_of_patches_are_refused(changes):
     with pytest.raises(ConfigError, match="stride and kernels are equal"):
-        check_principal(_spec(2, **changes))
+        check_pca(_spec(2, **changes))
 
 
 def test_more_channels_than_components_are_refused(features):
     split = _split(_spec(1, channels=CHANNELS + 1))
     with pytest.raises(ConfigError, match="6 channels of 5 components"):
-        principal_unit(split, features, 1.0, jax.random.key(0))
+        pca_unit(split, features, 1.0, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_rates_of_one_form_are_a_group(problem, tiny_config, rates):
     assert [group.split.spec.channels for group in groups] == [3, 5]
     lambdas = in_order(groups, [np.array([rate.lmbda for rate in group.rates]) for group in groups])
     np.testing.assert_allclose(lambdas, [1e-2, 1e-2, 1e-1, 1.0])
-    places = in_order(groups, [np.array(group.places) for group in groups])
+    places = in_order(groups, [np.array(group.indices) for group in groups])
     assert places.tolist() == [0, 1, 2, 3]
 
 
@@ -95,7 +95,7 @@ def test_a_rate_in_company_of_other_forms_equals_the_rate_alone(problem, rates, 
     trees = {
         place: jax.tree.map(lambda x, i=i: x[i], (state.variables, state.offsets))
         for group, state in zip(groups, together.groups, strict=True)
-        for i, place in enumerate(group.places)
+        for i, place in enumerate(group.indices)
     }
     for i, rate in enumerate(rates):
         _, alone, own = train((rate,), FEATURES, batches, problem.optimizers["adam"])

@@ -14,7 +14,7 @@ from jaxsplit.bitstream import EntropyCoder
 from jaxsplit.errors import ConfigError
 from jaxsplit.units import BottleneckSpec, per_tensor, register
 from jaxsplit.units import unit as unit_module
-from jaxsplit.units.unit import check_stored, spec_from_form
+from jaxsplit.units.unit import check_stored, spec_from_dict
 
 SPECS = [
     BottleneckSpec(3),
@@ -38,8 +38,8 @@ def derived(name, kind):
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_a_unit_comes_back_from_what_a_family_stores(spec):
-    form = json.loads(json.dumps(spec.form))
-    again = spec_from_form(form)
+    form = json.loads(json.dumps(spec.to_dict()))
+    again = spec_from_dict(form)
     assert again == spec
     assert hash(again) == hash(spec)
     assert type(again) is type(spec)
@@ -48,24 +48,24 @@ def test_a_unit_comes_back_from_what_a_family_stores(spec):
 
 def test_a_form_without_a_kind_is_a_bottleneck():
     """Families of every version were stored without one."""
-    form = BottleneckSpec(3).form
+    form = BottleneckSpec(3).to_dict()
     assert "kind" not in form
     for known in (form, {**form, "kind": "bottleneck"}):
-        assert spec_from_form(known) == BottleneckSpec(3)
+        assert spec_from_dict(known) == BottleneckSpec(3)
 
 
 def test_own_units_are_registered_under_their_kind(registry):
     own = register(derived("Own", "tests.own"))
-    assert spec_from_form({"kind": "tests.own", "channels": 3}) == own(3)
+    assert spec_from_dict({"kind": "tests.own", "channels": 3}) == own(3)
     again = register(derived("Own", "tests.own"))  # a cell of a notebook that runs again
-    assert type(spec_from_form(own(3).form)) is again
+    assert type(spec_from_dict(own(3).to_dict())) is again
 
 
 @pytest.mark.parametrize("kind", ["test_porjection", "", None, 7, ["test_projection"]])
 def test_an_unknown_kind_is_refused_and_says_what_to_do(kind):
     words = "import the module that defines it first"
     with pytest.raises(ConfigError, match=words) as error:
-        spec_from_form({"kind": kind, "channels": 3})
+        spec_from_dict({"kind": kind, "channels": 3})
     assert "\n" not in str(error.value)
     if kind == "test_porjection":
         assert "did you mean test_projection?" in str(error.value)
@@ -73,13 +73,13 @@ def test_an_unknown_kind_is_refused_and_says_what_to_do(kind):
 
 def test_fields_that_do_not_fit_are_errors():
     with pytest.raises(ConfigError, match="no key 'colour'"):
-        spec_from_form({**Projection(3).form, "colour": "red"})
+        spec_from_dict({**Projection(3).to_dict(), "colour": "red"})
     with pytest.raises(ConfigError, match="lacks 'channels'"):
-        spec_from_form({"stride": 2})
+        spec_from_dict({"stride": 2})
     with pytest.raises(ConfigError, match=r"crop is \(\); expected a truth value"):
-        spec_from_form({**BottleneckSpec(3).form, "crop": []})
+        spec_from_dict({**BottleneckSpec(3).to_dict(), "crop": []})
     with pytest.raises(ConfigError, match="must be positive"):
-        spec_from_form({**BottleneckSpec(3).form, "channels": 0})
+        spec_from_dict({**BottleneckSpec(3).to_dict(), "channels": 0})
 
 
 def test_kinds_are_unique_and_units_dataclasses(registry):

@@ -9,7 +9,7 @@ import pytest
 from own_units import Projection
 
 from jaxsplit.bitstream import EntropyCoder
-from jaxsplit.entropy import join_tables, tables_by_place
+from jaxsplit.entropy import join_tables, tables_by_position
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import FunctionNetwork
 from jaxsplit.split import Split
@@ -286,9 +286,9 @@ def test_position_dependent_tables_of_tokens_join_those_of_a_map():
     for shape in shapes:
         symbols = rng.integers(-3, 4, (50, *shape[:-1], shape[-1])).astype(np.int32)
         maps = symbols if len(shape) == 3 else symbols[:, None]
-        parts.append((tables_by_place(maps, np.zeros(2, np.float32)), shape))
+        parts.append((tables_by_position(maps, np.zeros(2, np.float32)), shape))
     joint = join_tables(parts)
-    assert joint.places.shape == (1, 1, 28)
+    assert joint.table_indices.shape == (1, 1, 28)
     latent = rng.integers(-3, 4, (1, 1, 28)).astype(np.int32)
     coder = EntropyCoder(joint)
     np.testing.assert_array_equal(coder.decode(coder.encode(latent), (1, 1)), latent)

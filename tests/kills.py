@@ -226,7 +226,7 @@ def search(folder: Path) -> None:
     found = SearchCheckpoint(folder, "key")
     (first,), _ = found.restore(trainer, one)
     found.save([trial(int(first.state.step) + 1)], distilled=False)
-    assert names(folder) == {"search.json", found.values["kept"]["states"]}
+    assert names(folder) == {"search.json", found.record.kept.states}
     check()
 
 

@@ -59,11 +59,12 @@ class CodingTables:
 
     def __post_init__(self) -> None:
         for name, array in self.to_arrays().items():
+            field, dtype = _FIELDS.get(name, name), np.dtype(_DTYPES[name])
             array = np.array(array, order="C")
-            if array.dtype != _DTYPES[name]:
-                raise _refused(f"{name} is {array.dtype}, expected {np.dtype(_DTYPES[name])}")
+            if array.dtype != dtype:
+                raise _refused(f"{field} is {array.dtype}, expected {dtype}")
             array.setflags(write=False)
-            object.__setattr__(self, _FIELDS.get(name, name), array)
+            object.__setattr__(self, field, array)
         if problem := self._problem():
             raise _refused(problem)
 

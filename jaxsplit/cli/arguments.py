@@ -203,7 +203,7 @@ class _HelpConfig(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         from jaxsplit.experiments import config
 
-        print("\n\n".join(map(config.describe, self.const)))
+        print("\n\n".join(map(config.describe_keys, self.const)))
         parser.exit()
 
 

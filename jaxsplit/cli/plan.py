@@ -74,7 +74,7 @@ def plan(options: argparse.Namespace) -> None:
         bits = BITS_PER_SYMBOL if options.bits_per_symbol is None else options.bits_per_symbol
         size = math.prod(shape) if options.image_bytes is None else options.image_bytes
         rates = link_options(families, backbone, link)
-        comparison = compare_latencies(plan, link, symbols, bits, size, rates)
+        comparison = compare_latencies(plan, link, symbols, bits, size, rates, backbone.task)
     shown = None if options.cut is None else plan[options.cut]
     if options.plot is not None:
         try:

@@ -6,10 +6,10 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
-from jaxsplit._moved import renamed_argument
+from jaxsplit._moved import renamed_argument, renamed_field
 from jaxsplit.cost.plan import CutPlan, Plan, UnitPlan
 from jaxsplit.errors import ConfigError
-from jaxsplit.tasks import CLASSIFICATION_METRICS, Metric
+from jaxsplit.tasks import UNNAMED_CLASSES, Metric, Task
 
 #: Typical bits of a trained unit per latent symbol: published and shipped units take 0.25 to 5.5,
 #: most of the accurate ones 1 to 3.
@@ -99,8 +99,7 @@ class Option:
       sent_bytes: bytes of one image; None: nothing is sent.
       timing: latency of one image on the link.
       quality: what was measured with it, such as top-1 as a share, or None.
-      metric: name of that metric.
-      shown: its label and unit.
+      task: of the network, whose leading metric the quality is.
 
     >>> timing = Timing(device_ms=0, transfer_ms=32, server_ms=0.4)
     >>> Option("image sent", None, None, 12_000, timing).to_dict()["total_ms"]
@@ -113,14 +112,18 @@ class Option:
     sent_bytes: float | None
     timing: Timing
     quality: float | None = None
-    metric: str = "top1"
-    shown: Metric = CLASSIFICATION_METRICS["top1"]
+    task: Task = UNNAMED_CLASSES
+
+    @property
+    def metric(self) -> Metric:
+        """Label, unit and direction of the quality."""
+        return self.task.metric(self.task.quality)
 
     def to_dict(self) -> dict[str, object]:
         """Returns name, bytes, accuracy, times and the unit's size, ready for JSON."""
         unit = self.unit and {"channels": self.unit.spec.channels, "stride": self.unit.spec.stride}
         values = {"name": self.name, "cut": self.cut, "unit": unit, "sent_bytes": self.sent_bytes}
-        return {**values, self.metric: self.quality, **self.timing.to_dict()}
+        return {**values, self.task.quality: self.quality, **self.timing.to_dict()}
 
 
 @renamed_argument("top1", "quality")
@@ -131,18 +134,23 @@ def option(
     sent_bytes: float,
     name: str | None = None,
     quality: float | None = None,
+    task: Task = UNNAMED_CLASSES,
 ) -> Option:
     """Builds the option of a cut with a unit that sends `sent_bytes` an image."""
     device_macs = cut.device_macs + unit.encoder_macs
     timing = link.time(device_macs, sent_bytes, unit.decoder_macs + cut.server_macs)
-    return Option(name or cut.cut, cut.cut, unit, sent_bytes, timing, quality)
+    return Option(name or cut.cut, cut.cut, unit, sent_bytes, timing, quality, task)
 
 
-def extremes(link: Link, plan: Plan, image_bytes: float) -> tuple[Option, Option]:
+def extremes(
+    link: Link, plan: Plan, image_bytes: float, task: Task = UNNAMED_CLASSES
+) -> tuple[Option, Option]:
     """Builds the two extremes: all on the device, and the image sent to the server."""
-    alone = Option("all on the device", None, None, None, link.time(plan.macs, None, 0))
-    timing = link.time(0, image_bytes, plan.macs)
-    return alone, Option("image sent", None, None, image_bytes, timing)
+    alone, sent = link.time(plan.macs, None, 0), link.time(0, image_bytes, plan.macs)
+    return (
+        Option("all on the device", None, None, None, alone, task=task),
+        Option("image sent", None, None, image_bytes, sent, task=task),
+    )
 
 
 def best(options: Iterable[Option]) -> Option:
@@ -165,6 +173,7 @@ def best(options: Iterable[Option]) -> Option:
     return found
 
 
+@renamed_field("ends", "extremes")
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """Latency of every option on one link.
@@ -222,12 +231,13 @@ def compare_latencies(
     bits_per_symbol: float,
     image_bytes: float,
     trained: Sequence[Option] = (),
+    task: Task = UNNAMED_CLASSES,
 ) -> Comparison:
     """Computes the latency of every cut of a plan on a link.
 
     Units have about `symbols` latent symbols (see `CutPlan.unit_of`) of `bits_per_symbol`; an image
-    that is sent instead has `image_bytes`; bytes of `trained` options were measured. Raises a
-    ConfigError if no unit fits any cut, or a number is not positive and finite.
+    that is sent instead has `image_bytes`; bytes of `trained` options were measured; `task` is the
+    network's. Raises a ConfigError if no unit fits any cut, or a number is not positive and finite.
     """
     if not (0 < bits_per_symbol < math.inf and 0 < image_bytes < math.inf):
         raise ConfigError(
@@ -235,12 +245,12 @@ def compare_latencies(
             "expected more than 0 and less than infinity"
         )
     cuts = tuple(
-        option(link, cut, unit, unit.latent_symbols * bits_per_symbol / 8)
+        option(link, cut, unit, unit.latent_symbols * bits_per_symbol / 8, task=task)
         for cut in plan.cuts
         if (unit := cut.unit_of(symbols)) is not None
     )
     best(cuts)  # raises if there is none
-    both = extremes(link, plan, image_bytes)
+    both = extremes(link, plan, image_bytes, task)
     return Comparison(link, bits_per_symbol, cuts, both, tuple(trained))
 
 

@@ -21,7 +21,7 @@ from jaxsplit.errors import DataError, escaped
 from jaxsplit.io.files import as_text
 
 #: TFDS data_dir inside the package, and the dataset in it.
-ASSETS = Path(__file__).parent.parent / "assets" / "datasets"
+DATASETS = Path(__file__).parent.parent / "assets" / "datasets"
 EMBEDDED = "fashion_mnist_subset"
 
 
@@ -181,7 +181,7 @@ def open_source(
     split, part = parse_split(split)
     records: Records
     if name == "embedded":
-        records, split = tfds_records.open_records(EMBEDDED, split, ASSETS, title=name)
+        records, split = tfds_records.open_records(EMBEDDED, split, DATASETS, title=name)
     elif scheme == "tfds" and rest:
         records, split = tfds_records.open_records(rest, split, data_dir)
         name = records.title

@@ -249,7 +249,7 @@ def bd_rate_interval(
     test: PerImage,
     *,
     metric: Metric | None = None,
-    quality: str = "top1",
+    quality: str | None = None,
     method: str = "pchip",
     drops: tuple[float, float] = EVERYTHING,
     level: float = 0.95,
@@ -262,7 +262,8 @@ def bd_rate_interval(
 
     Args:
       reference, test: the same images through both families.
-      quality: the compared metric, or "agreement" with the unsplit network.
+      quality: the compared metric, or "agreement" with the unsplit network; None: the leading
+        metric of the records.
       metric: its unit and direction; None for a metric of a classification.
       method: the interpolant, of `METHODS`.
       drops: largest and smallest drop below the unsplit network to compare, such as (0.06, 0.005);
@@ -277,6 +278,8 @@ def bd_rate_interval(
         raise ConfigError("the two curves have different images or networks")
     if resamples < 1 or not 0 < level < 1:
         raise ConfigError(f"{resamples} resamples and the level {level} don't define an interval")
+    # Records without statistics are of a classification.
+    quality = quality or next(iter(reference.measured or CLASSIFICATION_METRICS))
     metric = metric or metric_of(CLASSIFICATION_METRICS, quality)
     values, reason, up = [], "", metric.higher_is_better
     for unsplit, *curves in _resampled(reference, test, quality, metric, resamples, seed):

@@ -22,7 +22,7 @@ from jaxsplit.evaluation.points import (
     attribute_of,
     check_fields,
     check_keys,
-    check_values,
+    check_metric_values,
     optional,
 )
 from jaxsplit.io.files import parse_json, write_whole
@@ -113,9 +113,9 @@ class Curve:
             raise ConfigError(f"two points of a curve have the same rate id: {', '.join(names)}")
         if AGREEMENT in self.unsplit:
             raise ConfigError("the unsplit network's agreement is with itself, it is not stored")
-        check_values(self.unsplit, self.metrics, "uncompressed_")
+        check_metric_values(self.unsplit, self.metrics, "uncompressed_")
         for point in itertools.chain(self.points, *self.baselines.values()):
-            check_values(point.metrics, self.metrics)
+            check_metric_values(point.metrics, self.metrics)
 
     @property
     def quality(self) -> str:

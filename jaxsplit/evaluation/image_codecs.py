@@ -187,10 +187,16 @@ def sweep_to(
 def smallest_reaching(
     points: Iterable[CodecPoint],
     goal: float,
-    measure: str = "top1",
+    measure: str | None = None,
     metric: Metric | None = None,
 ) -> CodecPoint | None:
     """Returns the point of fewest mean bytes whose metric reaches a goal, or None.
+
+    Args:
+      points: of a sweep.
+      goal: value of the metric.
+      measure: name of the metric; None: the points' first one, the quality of their task.
+      metric: its direction; None for a metric of a classification.
 
     >>> points = [
     ...     CodecPoint("jpeg", q, 300.0 + q, 320.0, {"top1": q / 100}) for q in (20, 50, 90)
@@ -198,8 +204,10 @@ def smallest_reaching(
     >>> smallest_reaching(points, 0.4).quality, smallest_reaching(points, 0.95)
     (50, None)
     """
-    metric = metric or metric_of(CLASSIFICATION_METRICS, measure)
-    reaching = [point for point in points if _reaches(point, goal, measure, metric)]
+    points = list(points)
+    name = measure or next((one for point in points for one in point.metrics), AGREEMENT)
+    metric = metric or metric_of(CLASSIFICATION_METRICS, name)
+    reaching = [point for point in points if _reaches(point, goal, name, metric)]
     return min(reaching, key=lambda point: point.bytes_per_image, default=None)
 
 

@@ -156,7 +156,7 @@ def check_keys(
         raise ConfigError(f"{where} has {got}, expected {sorted(expected)}{perhaps}")
 
 
-def check_values(values: Values, metrics: Mapping[str, Metric], prefix: str = "") -> None:
+def check_metric_values(values: Values, metrics: Mapping[str, Metric], prefix: str = "") -> None:
     """Checks that values are of known metrics, the quality among them, and shares 0 … 1."""
     if (quality := next(iter(metrics))) not in values:
         raise ConfigError(f"there is no {quality} among {', '.join(values) or 'the metrics'}")

@@ -101,15 +101,15 @@ def known_keys(name: str) -> list[str]:
     return sorted(fields.keys(_kind(_read(name))))
 
 
-def describe(kind: str) -> str:
+def describe_keys(kind: str) -> str:
     """Describes every key of a kind of configuration: its default and its meaning.
 
-    >>> print(*describe("backbone").splitlines()[2:4], sep="\\n")
+    >>> print(*describe_keys("backbone").splitlines()[2:4], sep="\\n")
       model (required)
           name that `jaxsplit.networks.create` knows.
     """
     summary = (KINDS[kind].__doc__ or "").partition("\n")[0]
-    return "\n".join((f"kind = {kind!r}: {summary}", "", *fields.describe(KINDS[kind])))
+    return "\n".join((f"kind = {kind!r}: {summary}", "", *fields.describe_fields(KINDS[kind])))
 
 
 def to_dataclass(values: dict[str, object]) -> Config:

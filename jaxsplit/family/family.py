@@ -255,7 +255,7 @@ def _check_finite(rates: Iterable[FamilyRate]) -> None:
     for rate in rates:
         for path, leaf in jax.tree.leaves_with_path(rate.variables):
             if not np.isfinite(leaf).all():
-                name = untrusted.shown(jax.tree_util.keystr(path, simple=True, separator="/"))
+                name = untrusted.quoted(jax.tree_util.keystr(path, simple=True, separator="/"))
                 raise FamilyError(
                     f"rate {rate.rate_id} has values in {name} that are infinite or not numbers; "
                     "train it again"
@@ -291,7 +291,7 @@ def link_options(
             unit = None
             if isinstance(rate.spec, BottleneckSpec) and len(split.tensors) == 1:
                 unit = plan_unit(rate.spec, split.shape)
-            title, metric = f"{Path(name).name} {rate.rate_id}", backbone.task.quality
-            value, shown = rate.measured.get(metric), backbone.task.metric(metric)
-            options.append(Option(title, family.cut, unit, sent, timing, value, metric, shown))
+            title, task = f"{Path(name).name} {rate.rate_id}", backbone.task
+            value = rate.measured.get(task.quality)
+            options.append(Option(title, family.cut, unit, sent, timing, value, task))
     return options

@@ -11,7 +11,7 @@ from jaxsplit.family import RateFamily
 from jaxsplit.family.files import FILES, INDEX, is_packed
 
 #: Families in the package: `<backbone>-<dataset>/<cut>/`.
-ASSETS = Path(__file__).parent.parent / "assets" / "families"
+FAMILIES = Path(__file__).parent.parent / "assets" / "families"
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # no "..", no wildcard
 _HUB = re.compile(rf"hf:({_PART}/{_PART})((?:/{_PART})*)(?:@([A-Za-z0-9_][A-Za-z0-9_./-]*))?")
@@ -26,7 +26,7 @@ def pretrained_names() -> tuple[str, ...]:
     >>> "resnet8_small-fashion_mnist/stage1.block1" in pretrained_names()
     True
     """
-    folders = (path.parent.relative_to(ASSETS) for path in ASSETS.glob(f"*/*/{INDEX}"))
+    folders = (path.parent.relative_to(FAMILIES) for path in FAMILIES.glob(f"*/*/{INDEX}"))
     return tuple(sorted(folder.as_posix() for folder in folders))
 
 
@@ -53,7 +53,7 @@ def load_pretrained(name: str | os.PathLike[str]) -> RateFamily:
     if text.startswith("hf:"):
         return RateFamily.load(_download(text))
     if not (Path(text) / INDEX).exists() and text in pretrained_names():
-        return RateFamily.load(ASSETS / text)
+        return RateFamily.load(FAMILIES / text)
     if not Path(text).exists():
         raise FamilyError(
             f"no family at {text}: give a folder, hf:owner/name, or one of the package: "

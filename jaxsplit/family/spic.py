@@ -17,18 +17,20 @@ from typing import Any
 
 from flax import traverse_util
 
+from jaxsplit._moved import renamed_field
 from jaxsplit.data import Preprocessing
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.files import parse_json
-from jaxsplit.io.untrusted import check_tensors, finite_floats, shown
+from jaxsplit.io.untrusted import check_tensors, finite_floats, quoted
 from jaxsplit.units import BottleneckSpec, Variables
 from jaxsplit.weights import imagenet
 from jaxsplit.weights.formats import read_tensors
 from jaxsplit.weights.name_maps import TORCH_NAMES
 
 
+@renamed_field("decoder_forms", "decoder_windows")
 @dataclasses.dataclass(frozen=True)
 class Site:
     """A cut of the authors, with the geometry of its units."""
@@ -144,7 +146,7 @@ def read_units(
     try:
         entries = parse_json(index.read_bytes())
     except (OSError, ValueError) as error:
-        raise WeightsError(f"cannot read {index}: {shown(str(error), 200)}") from error
+        raise WeightsError(f"cannot read {index}: {quoted(str(error), 200)}") from error
     units: dict[str, list[FamilyRate]] = {}
     for name, entry in entries.items() if isinstance(entries, dict) else ():
         its_cut = name.partition("-")[0]
@@ -183,7 +185,7 @@ def _read_unit(index: Path, name: str, entry: Any, site: Site | None) -> FamilyR
     except _NONSENSE as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise WeightsError(
-            f"{index} doesn't describe {shown(name)} as a published unit: {shown(reason, 200)}"
+            f"{index} doesn't describe {quoted(name)} as a published unit: {quoted(reason, 200)}"
         ) from error
 
 

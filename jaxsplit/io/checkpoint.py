@@ -137,7 +137,7 @@ def _explained(complaint: str, advice: str) -> Iterator[None]:
         raise CheckpointError(f"{complaint}: {reason}; {advice}") from error
 
 
-def key(config: str, *fingerprints: str) -> str:
+def short_key(config: str, *fingerprints: str) -> str:
     """Builds a short name of a training from its config's key and fingerprints of its inputs."""
     return f"{config}-{hashlib.sha256(' '.join(fingerprints).encode()).hexdigest()[:8]}"
 

@@ -223,7 +223,7 @@ def _attributes(cls: type) -> dict[str, str]:
     return found
 
 
-def describe(cls: type, prefix: str = "", seen: set[type] | None = None) -> Iterator[str]:
+def describe_fields(cls: type, prefix: str = "", seen: set[type] | None = None) -> Iterator[str]:
     """Yields lines with every key of a dataclass, its default and its meaning; nested ones too.
 
     Keys begin with `prefix`. Keys of dataclasses in `seen` are not repeated.
@@ -241,7 +241,7 @@ def describe(cls: type, prefix: str = "", seen: set[type] | None = None) -> Iter
                 yield f"  {path}KEY: the keys of {inner.__name__}, as above"
             else:
                 seen.add(inner)
-                yield from describe(inner, path, seen)
+                yield from describe_fields(inner, path, seen)
 
 
 def _nested(annotation: object, path: str) -> Iterator[tuple[str, type]]:

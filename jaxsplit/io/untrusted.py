@@ -62,7 +62,7 @@ def _is_regular(path: str | os.PathLike[str]) -> bool:
 def _name(path: str | os.PathLike[str]) -> str:
     """Returns a path as given, escaped if it is not printable."""
     text = os.fspath(path)
-    return text if text.isprintable() else shown(text, 200)
+    return text if text.isprintable() else quoted(text, 200)
 
 
 def size_of(file: BinaryIO) -> int:
@@ -70,7 +70,7 @@ def size_of(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-def shown(value: object, length: int = 60) -> str:
+def quoted(value: object, length: int = 60) -> str:
     """Formats a value of the file for a message: escaped, shortened; containers by type only."""
     if not isinstance(value, str | bytes):
         return str(value) if isinstance(value, int | float) else f"a {type(value).__name__}"
@@ -83,7 +83,7 @@ def shown_shape(shape: tuple[int, ...]) -> str:
 
 
 def listed(parts: Iterable[str]) -> str:
-    """Joins parts of a message, such as names formatted by `shown`: at most the first twelve.
+    """Joins parts of a message, such as names formatted by `quoted`: at most the first twelve.
 
     >>> listed(str(i) for i in range(20))
     '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more'
@@ -101,10 +101,10 @@ def check_tensors(
     Raises a WeightsError, `complaint` and those that are missing, unused or of another shape.
     """
     problems = {
-        "missing": [shown(name) for name in sorted(shapes.keys() - tensors.keys())],
-        "unused": [shown(name) for name in sorted(tensors.keys() - shapes.keys())],
+        "missing": [quoted(name) for name in sorted(shapes.keys() - tensors.keys())],
+        "unused": [quoted(name) for name in sorted(tensors.keys() - shapes.keys())],
         "of another shape": [
-            f"{shown(name)} is {shown_shape(tensors[name].shape)}, expected {shape}"
+            f"{quoted(name)} is {shown_shape(tensors[name].shape)}, expected {shape}"
             for name, shape in shapes.items()
             if name in tensors and tensors[name].shape != shape
         ],
@@ -145,7 +145,7 @@ def is_floating(dtype: np.dtype) -> bool:
 
 def _refuse_any(names: list[str], where: str, what: str) -> None:
     if names:
-        raise damaged(f"{where} has no usable weights: {what}: {listed(map(shown, names))}")
+        raise damaged(f"{where} has no usable weights: {what}: {listed(map(quoted, names))}")
 
 
 def damaged(what: str) -> WeightsError:
@@ -155,7 +155,7 @@ def damaged(what: str) -> WeightsError:
 
 def foreign(head: bytes, expected: str) -> WeightsError:
     """Makes the error for a file of another format, which begins with `head`."""
-    what = f"begins with {shown(head[:8])}" if head else "is empty"
+    what = f"begins with {quoted(head[:8])}" if head else "is empty"
     return damaged(f"{what}, expected {expected}")
 
 
@@ -191,5 +191,5 @@ def _reader(path: str | os.PathLike[str]) -> Iterator[safetensors.safe_open]:
                 yield reader
         # Dtypes that numpy lacks (8 bits and fewer) give an AttributeError or a TypeError.
         except (safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
-            what = f"is not a .safetensors that numpy can read ({shown(str(error), 200)})"
+            what = f"is not a .safetensors that numpy can read ({quoted(str(error), 200)})"
             raise WeightsError(f"{what}; get the file again, or save it in float32") from error

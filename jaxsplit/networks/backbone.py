@@ -27,9 +27,9 @@ from jaxsplit.io.untrusted import (
     damaged,
     finite_floats,
     listed,
+    quoted,
     read_metadata,
     read_safetensors,
-    shown,
 )
 from jaxsplit.networks.network import (
     LinenNetwork,
@@ -44,7 +44,7 @@ from jaxsplit.tasks import Classification, Task
 from jaxsplit.trees import Structs, Tree
 
 #: The weights in the package.
-ASSETS = Path(__file__).parent.parent / "assets" / "backbones"
+BACKBONES = Path(__file__).parent.parent / "assets" / "backbones"
 SUFFIX = ".safetensors"
 # The entry of the file's metadata that holds what isn't a tensor, as JSON.
 _HEADER = "jaxsplit"
@@ -152,7 +152,7 @@ def embedded_weights() -> tuple[str, ...]:
     >>> "fashion_mnist_resnet8" in embedded_weights()
     True
     """
-    return tuple(sorted(path.stem for path in ASSETS.glob(f"*{SUFFIX}")))
+    return tuple(sorted(path.stem for path in BACKBONES.glob(f"*{SUFFIX}")))
 
 
 def open_embedded(weights: str) -> Backbone:
@@ -167,7 +167,7 @@ def open_embedded(weights: str) -> Backbone:
     >>> open_embedded("fashion_mnist_resnet8").name
     'resnet8_small'
     """
-    backbone = read_backbone(ASSETS / f"{weights}{SUFFIX}")
+    backbone = read_backbone(BACKBONES / f"{weights}{SUFFIX}")
     return dataclasses.replace(backbone, weights=weights)
 
 
@@ -242,7 +242,7 @@ def save_backbone(
     wild = [key for key, value in arrays.items() if not np.isfinite(value).all()]
     if wild:
         raise WeightsError(
-            f"cannot write {path}: not finite in {dtype}: {listed(map(shown, wild))}; "
+            f"cannot write {path}: not finite in {dtype}: {listed(map(quoted, wild))}; "
             "use float32, or train again"
         )
     content = safetensors.numpy.save(arrays, {_HEADER: json.dumps(header, sort_keys=True)})
@@ -279,7 +279,7 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
     Raises:
       WeightsError: the file is missing, is no such file, or does not fit the model that it names.
 
-    >>> read_backbone(ASSETS / "fashion_mnist_resnet8.safetensors").name
+    >>> read_backbone(BACKBONES / "fashion_mnist_resnet8.safetensors").name
     'resnet8_small'
     """
     where, metadata = os.fspath(path), read_metadata(path)
@@ -291,7 +291,7 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
     try:
         found = _without_variables(metadata[_HEADER])
     except (ConfigError, DataError, ValueError) as error:
-        text = shown(str(error), 200)
+        text = quoted(str(error), 200)
         raise damaged(f"{where} is not a backbone file of jaxsplit ({text})") from error
     tree = variable_shapes(found.module, found.preprocessing.input_shape)
     shapes = {key: x.shape for key, x in traverse_util.flatten_dict(tree, sep="/").items()}

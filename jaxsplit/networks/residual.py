@@ -243,7 +243,7 @@ def _name_blocks(stages: Iterable[Iterable[Block]]) -> dict[str, Block]:
     }
 
 
-Shape = tuple[int, int, int]
+MapShape = tuple[int, int, int]
 
 _NETWORKS: dict[str, Callable[..., Chain]] = {
     **{name: functools.partial(ResNet, size=size) for name, size in RESNETS.items()},
@@ -284,7 +284,7 @@ def create(
     return _NETWORKS[name](num_classes=num_classes, axis_name=axis_name, folded=folded)
 
 
-def cuts(name: str, input_shape: Shape = (224, 224, 3)) -> dict[str, Shape]:
+def cuts(name: str, input_shape: MapShape = (224, 224, 3)) -> dict[str, MapShape]:
     """Returns the feature shape (H, W, C) at every cut of a network.
 
     Args:
@@ -299,7 +299,7 @@ def cuts(name: str, input_shape: Shape = (224, 224, 3)) -> dict[str, Shape]:
     return endpoint_shapes(create(name, num_classes=2), input_shape)
 
 
-def endpoint_shapes(module: nn.Module, input_shape: Shape) -> dict[str, Shape]:
+def endpoint_shapes(module: nn.Module, input_shape: MapShape) -> dict[str, MapShape]:
     """Returns the feature shape (H, W, C) at every endpoint but the logits; nothing is run.
 
     Args:

@@ -98,7 +98,7 @@ def _svg(curve: Curve) -> str:
         low, high = (metric.scale * end for end in ends)
         axes.axhspan(low, high, color=GREY, alpha=0.15, linewidth=0, zorder=0)
     for codec, points in curve.baselines.items():
-        if known := plot.intervals(curve, points):
+        if known := plot.drawn_intervals(curve, points):
             axes.vlines(*zip(*known, strict=True), color=plot.CODECS[codec][0], alpha=0.5)
     drawn = io.StringIO()
     # Text stays text, and the same curve gives the same page.

@@ -110,7 +110,7 @@ def _draw_rates(axes: Axes, curve: Curve) -> None:
     from matplotlib.patheffects import withStroke
 
     points = sorted(curve.points, key=lambda point: point.bytes_per_image)
-    ends = intervals(curve, points)
+    ends = drawn_intervals(curve, points)
     axes.plot(
         [point.bytes_per_image for point in points],
         [_shown(curve, point.metrics) for point in points],
@@ -154,7 +154,7 @@ def _shown(curve: Curve, values: Values) -> float:
     return curve.metrics[curve.quality].scale * values[curve.quality].mean
 
 
-def intervals(
+def drawn_intervals(
     curve: Curve, points: Iterable[RatePoint | CodecPoint]
 ) -> list[tuple[float, float, float]]:
     """Returns (bytes, low, high) of each point with an interval of its quality, as drawn."""
@@ -207,7 +207,7 @@ def _scale_quality(
     # With the sign of the metric, larger is better.
     tops = [_shown(curve, one) for one in (curve.unsplit, *(p.metrics for p in curve.points))]
     tops = [metric.sign * top for top in tops]
-    ends = [metric.sign * end for _, *both in intervals(curve, curve.points) for end in both]
+    ends = [metric.sign * end for _, *both in drawn_intervals(curve, curve.points) for end in both]
     others = [_shown(curve, point.metrics) for points in codecs.values() for point in points]
     others = [metric.sign * other for other in others] + ends
     top, span = max(tops + others), max(tops) - min(tops)

@@ -10,7 +10,15 @@ from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES, check_goal, smallest_reaching
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
-from jaxsplit.reports.elements import amount, as_text, interval, make_table, number, percent, shown
+from jaxsplit.reports.elements import (
+    amount,
+    interval,
+    make_table,
+    number,
+    percent,
+    shown,
+    table_text,
+)
 from jaxsplit.tasks import AGREEMENT, Metric
 
 _NOTE = (
@@ -108,7 +116,7 @@ def render(
     JPEG: the smallest mean file, over Pillow's qualities, with which the unsplit network
     reaches the rate's top-1; in brackets its header; n/a if no tested quality is enough.
     """
-    return as_text(table(curve, codecs, raw_bytes, measure))
+    return table_text(table(curve, codecs, raw_bytes, measure))
 
 
 def details(curve: Curve) -> Table:
@@ -142,7 +150,7 @@ def render_details(curve: Curve) -> str:
     >>> row.replace(" ", "")
     '|r0|n/a|n/a|n/a|31-74|n/a|n/a|n/a|n/a|n/a|'
     """
-    return as_text(details(curve))
+    return table_text(details(curve))
 
 
 def _details(point: RatePoint, metric: Metric) -> Iterator[str]:

@@ -52,7 +52,7 @@ def make_table(
     return result
 
 
-def as_text(table: Table) -> str:
+def table_text(table: Table) -> str:
     """Renders a table as plain text, identical in a terminal, a pipe and a file."""
     file = io.StringIO()
     # In a notebook rich displays HTML and leaves the file empty by default.

@@ -64,7 +64,7 @@ def render_units(cut: CutPlan, comparison: Comparison | None = None) -> str:
         sent = [elements.amount(round(comparison.sent_bytes(unit))) for unit in cut.units]
         total = [_ms(comparison.timing(cut, unit).total_ms) for unit in cut.units]
         rows = [(*row, *times) for row, *times in zip(rows, sent, total, strict=True)]
-    return elements.as_text(elements.make_table(title, columns, rows))
+    return elements.table_text(elements.make_table(title, columns, rows))
 
 
 def _cuts(plan: Plan) -> str:
@@ -85,29 +85,29 @@ def _cuts(plan: Plan) -> str:
         )
         for cut in plan.cuts
     ]
-    return elements.as_text(elements.make_table(title, columns, rows, note))
+    return elements.table_text(elements.make_table(title, columns, rows, note))
 
 
 def _units(plan: Plan, symbols: int) -> str:
     units = {cut.cut: cut.unit_of(symbols) for cut in plan.cuts}
     rows = [(cut, *(_unit(unit) if unit else ("none fits",))) for cut, unit in units.items()]
     columns, note = ("cut", *_UNIT_COLUMNS), _UNITS_NOTE.format(symbols)
-    return elements.as_text(elements.make_table("A unit for every cut", columns, rows, note))
+    return elements.table_text(elements.make_table("A unit for every cut", columns, rows, note))
 
 
 def _times(title: str, options: Sequence[Option], note: str | None) -> str:
-    measured = next((one.shown for one in options if one.quality is not None), None)
+    measured = next((one.metric for one in options if one.quality is not None), None)
     columns = ["rate", "cut", f"{measured.label}\n{measured.unit}"] if measured else ["cut"]
     columns += ["C, s", "latent", "bytes", "device\nms", "transfer\nms", "server\nms", "total\nms"]
     rows: list[tuple[str, ...] | None] = []
     for i, one in enumerate(options):
         if i and one.cut is None and options[i - 1].cut is not None:
             rows.append(None)
-        seen = (one.cut or "", one.shown.show(one.quality)) if measured else ()
+        seen = (one.cut or "", one.metric.show(one.quality)) if measured else ()
         size = ("", "") if one.unit is None else _unit(one.unit)[:2]
         sent = "" if one.sent_bytes is None else elements.amount(round(one.sent_bytes))
         rows.append((one.name, *seen, *size, sent, *map(_ms, one.timing.to_dict().values())))
-    return elements.as_text(elements.make_table(title, columns, rows, note))
+    return elements.table_text(elements.make_table(title, columns, rows, note))
 
 
 def _verdict(comparison: Comparison) -> str:

@@ -55,7 +55,7 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
         )
         for result, one in ((result, result.candidate) for result in design.front)
     ]
-    return elements.as_text(elements.make_table("The front of the search", columns, rows, note))
+    return elements.table_text(elements.make_table("The front of the search", columns, rows, note))
 
 
 def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ()) -> None:

@@ -8,7 +8,7 @@ import math
 from jaxsplit._moved import renamed_attributes
 from jaxsplit.cost import Plan, unit_grid
 from jaxsplit.errors import ConfigError
-from jaxsplit.train.config import check_values, digest
+from jaxsplit.train.config import check_config, digest
 from jaxsplit.units.bottleneck import BottleneckSpec
 
 # These change the length or the output of a search, and none of its trainings.
@@ -80,7 +80,7 @@ class DesignConfig:
             raise ConfigError(f"lambdas are {self.lambdas}; expected numbers ≥ 0")
         if len({f"{lmbda:g}" for lmbda in self.lambdas}) < len(self.lambdas):
             raise ConfigError(f"lambdas are {self.lambdas}; expected different ones")
-        check_values(self)
+        check_config(self)
 
     @property
     def key(self) -> str:

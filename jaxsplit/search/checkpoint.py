@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -9,7 +10,7 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,17 @@ from jaxsplit.train.state import TrainState
 _STATES = re.compile(r"states_\d+_\d+\.npz")
 
 
-class _Rung(TypedDict):
+@dataclasses.dataclass
+class Rung:
+    """A finished rung of a search.
+
+    Attributes:
+      steps, n_images: of every candidate's training, and of the comparison.
+      minutes: time limit of the search when the rung ended.
+      results: "name" of each candidate, and its `Result.to_dict`.
+      kept: names of the candidates that stay.
+    """
+
     steps: int
     n_images: int
     minutes: float
@@ -32,20 +43,32 @@ class _Rung(TypedDict):
     kept: list[str]
 
 
-class _Kept(TypedDict):
+@dataclasses.dataclass
+class StoredStates:
+    """Candidates with stored training states, the file of these, and whether they distil."""
+
     names: list[str]
     states: str
     distilled: bool
 
 
-class _Content(TypedDict):
-    """Of search.json."""
+@dataclasses.dataclass
+class SearchRecord:
+    """The content of search.json.
+
+    Attributes:
+      key: of the search.
+      seconds: running time.
+      rungs: finished ones.
+      kept: the stored states; None before the first ones.
+      files: names of files with states, the only ones that are deleted. Version 0.1.0 wrote none.
+    """
 
     key: str
     seconds: float
-    rungs: list[_Rung]
-    kept: _Kept | None
-    files: NotRequired[list[str | None]]
+    rungs: list[Rung]
+    kept: StoredStates | None
+    files: list[str | None] = dataclasses.field(default_factory=list)
 
 
 class SearchCheckpoint:
@@ -57,28 +80,27 @@ class SearchCheckpoint:
 
     Attributes:
       path: of search.json.
-      values: its content: "key", "seconds", "rungs", "kept": candidates, file and objective of
-        the stored states, None before the first ones; and "files": names of files with states, the
-        only ones that are deleted.
+      record: its content.
       other: whether the folder held another search, which is ignored.
     """
 
     def __init__(self, workdir: Path, key: str) -> None:
         self.path, self._started = workdir / "search.json", time.monotonic()
-        self.values: dict[str, Any] = {"key": key, "seconds": 0.0, "rungs": [], "kept": None}
-        self.values["files"] = []
-        self.other = False
+        self.record, self.other = SearchRecord(key, 0.0, [], None), False
         if self.path.is_file():
             try:
-                found = build(_Content, parse_json(self.path.read_bytes()), what=self.path.name)
-                matches = found["key"] == key
+                content = parse_json(self.path.read_bytes())
+                found: SearchRecord = build(SearchRecord, content, what=self.path.name)
             except (OSError, ValueError, ConfigError) as error:
                 raise self.damaged from error
-            kept = found["kept"] or {}
-            files = found.get("files", [kept.get("states")])  # version 0.1.0 wrote no "files"
-            self.values = (found if matches else self.values) | {"files": files}
-            self.other = not matches
-        self._before = self.values["seconds"]
+            if "files" not in content and found.kept:
+                found.files = [found.kept.states]
+            self.other = found.key != key
+            if self.other:
+                self.record.files = found.files
+            else:
+                self.record = found
+        self._before = self.record.seconds
 
     @property
     def damaged(self) -> ConfigError:
@@ -92,8 +114,8 @@ class SearchCheckpoint:
 
     def write(self) -> None:
         """Writes search.json; raises a ConfigError."""
-        self.values["seconds"] = self.seconds
-        text = json.dumps(self.values, indent=1, allow_nan=False) + "\n"
+        self.record.seconds = self.seconds
+        text = json.dumps(dataclasses.asdict(self.record), indent=1, allow_nan=False) + "\n"
         write_whole(self.path, text.encode())
 
     def restore(
@@ -103,42 +125,42 @@ class SearchCheckpoint:
 
         Raises a CheckpointError if the states can't be read.
         """
-        kept = self.values["kept"]
+        kept = self.record.kept
         if kept is None:
             self._delete_states()
             return trainer.trials(all_candidates), False
-        names = set(kept["names"])
+        names = set(kept.names)
         trials = trainer.trials([one for one in all_candidates if one.name in names])
-        path = self.path.parent / kept["states"]
+        path = self.path.parent / kept.states
         try:
             with np.load(io.BytesIO(read_file(path))) as found:
                 for one in trials:
                     one.state = _unpacked(found[one.candidate.name], one.state)
-                    one.offsets_fitted = kept["distilled"]
+                    one.offsets_fitted = kept.distilled
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             message = f"cannot read {path}: {error}; delete {self.path} to start again"
             raise CheckpointError(message) from error
-        return trials, kept["distilled"]
+        return trials, kept.distilled
 
     def save(self, trials: Sequence[Trial], distilled: bool) -> None:
         """Writes the states, then search.json, which lists their file before it is there."""
         name = f"states_{int(trials[0].state.step)}_{len(trials)}.npz"
         packed: dict[str, Any] = {one.candidate.name: _packed(one.state) for one in trials}
-        if (self.values["kept"] or {}).get("states") != name:  # else the file is there
-            self.values["files"] = [*self.values["files"], name]
+        if self.record.kept is None or self.record.kept.states != name:  # else the file is there
+            self.record.files.append(name)
             self.write()
             content = io.BytesIO()
             np.savez(content, **packed)
             write_whole(self.path.parent / name, content.getvalue())
-        self.values["kept"] = {"names": list(packed), "states": name, "distilled": distilled}
+        self.record.kept = StoredStates(list(packed), name, distilled)
         self.write()
         self._delete_states(name)
 
     def _delete_states(self, but: str | None = None) -> None:
-        for name in map(str, self.values["files"]):
+        for name in map(str, self.record.files):
             if name != but and _STATES.fullmatch(name):
                 delete_whole(self.path.parent / name)
-        self.values["files"] = [but] if but else []
+        self.record.files = [but] if but else []
 
 
 def _packed(state: TrainState) -> np.ndarray:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from jaxsplit import data, networks
-from jaxsplit._moved import renamed_argument
+from jaxsplit._moved import renamed_argument, renamed_field
 from jaxsplit.cost import make_plan
 from jaxsplit.data.pipeline import check_batch
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import only_run
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.search.candidates import Candidate, DesignConfig, candidates
-from jaxsplit.search.checkpoint import SearchCheckpoint
+from jaxsplit.search.checkpoint import Rung, SearchCheckpoint
 from jaxsplit.search.pareto import Result, choose_by_cut, front
 from jaxsplit.search.trainer import Sums, Trainer, Trial
 from jaxsplit.tasks import UNNAMED_CLASSES, Task
@@ -25,6 +25,7 @@ from jaxsplit.train import features, parallel
 from jaxsplit.train.curve import training_key
 
 
+@renamed_field("uncut_macs", "unsplit_macs")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Design:
     """The result of a search.
@@ -63,8 +64,8 @@ class Design:
             "n_images": self.n_images,
             "minutes": self.minutes,
             "most_drop": self.most_drop,
-            "front": [result.to_dict(self.task.quality) for result in self.front],
-            "results": [result.to_dict(self.task.quality) for result in self.results],
+            "front": [result.to_dict() for result in self.front],
+            "results": [result.to_dict() for result in self.results],
         }
 
 
@@ -163,10 +164,9 @@ class Run:
         remaining ones have finished.
         """
         config, trainer, checkpoint = self.config, self.trainer, self.checkpoint
-        rungs = checkpoint.values["rungs"]
-        quality = trainer.backbone.task.quality
+        rungs = checkpoint.record.rungs
         if len(rungs) == config.rungs:
-            if config.minutes <= rungs[-1]["minutes"]:
+            if config.minutes <= rungs[-1].minutes:
                 self.log("the search is finished: it resumes when given more minutes")
                 return
             rungs.pop()  # more minutes extend the last rung
@@ -189,13 +189,13 @@ class Run:
             results, part_seconds = self.compare(text, trials, goal, end)
             kept = choose_by_cut(results, config.keep)
             rungs.append(
-                {
-                    "steps": results[0].steps,
-                    "n_images": results[0].n_images,
-                    "minutes": config.minutes,
-                    "results": [{"name": r.candidate.name, **r.to_dict(quality)} for r in results],
-                    "kept": [result.candidate.name for result in kept],
-                }
+                Rung(
+                    results[0].steps,
+                    results[0].n_images,
+                    config.minutes,
+                    [{"name": result.candidate.name, **result.to_dict()} for result in results],
+                    [result.candidate.name for result in kept],
+                )
             )
             if len(rungs) < config.rungs:
                 remaining = {result.candidate for result in kept}
@@ -204,18 +204,18 @@ class Run:
 
     def design(self, all_candidates: Sequence[Candidate], unsplit_macs: int) -> Design:
         """Reads all results and the front from the finished checkpoint."""
-        rungs, task = self.checkpoint.values["rungs"], self.trainer.backbone.task
+        rungs, task = self.checkpoint.record.rungs, self.trainer.backbone.task
         known = {one.name: one for one in all_candidates}
         try:
             results = {
-                stored["name"]: Result.from_dict(known[stored["name"]], stored, task)
+                str(stored["name"]): Result.from_dict(known[str(stored["name"])], stored, task)
                 for rung in rungs
-                for stored in rung["results"]
+                for stored in rung.results
             }
         except (KeyError, TypeError, ValueError) as error:
             raise self.checkpoint.damaged from error
-        last = [results[stored["name"]] for stored in rungs[-1]["results"]]
-        n_images = rungs[-1]["n_images"]
+        last = [results[str(stored["name"])] for stored in rungs[-1].results]
+        n_images = rungs[-1].n_images
         unsplit = self.trainer.unsplit_quality(n_images)
         most_drop = self.config.most_drop
         least = task.metric(task.quality).sign * unsplit - most_drop
@@ -283,5 +283,5 @@ class Run:
             )
             size, value = float(bits / 8 / count), float(metric.value(statistics / count))
             steps = int(one.state.step)
-            results.append(Result(one.candidate, steps, size, value, int(count), metric))
+            results.append(Result(one.candidate, steps, size, value, int(count), task))
         return results, spent / len(results)

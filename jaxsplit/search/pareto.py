@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxsplit.search.candidates import Candidate
-from jaxsplit.tasks import CLASSIFICATION_METRICS, UNNAMED_CLASSES, Metric, Task
+from jaxsplit.tasks import UNNAMED_CLASSES, Metric, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Result:
       bytes_per_image: mean code length under its prior. A frame adds one or two bytes.
       quality: the task's metric of them, behind the tail.
       n_images: number of images of both.
-      metric: label, unit and direction of the quality.
+      task: of the network, whose leading metric the quality is.
 
     >>> from jaxsplit.units import BottleneckSpec
     >>> candidate = Candidate("stem", BottleneckSpec(8), 1e-3, device_macs=160_000)
@@ -37,7 +37,7 @@ class Result:
     bytes_per_image: float
     quality: float
     n_images: int
-    metric: Metric = CLASSIFICATION_METRICS["top1"]
+    task: Task = UNNAMED_CLASSES
 
     @property
     def costs(self) -> tuple[float, float, float]:
@@ -49,16 +49,14 @@ class Result:
         """The quality, negated where lower is better."""
         return self.metric.sign * self.quality
 
-    def to_dict(self, name: str = "top1") -> dict[str, Any]:
-        """Converts to JSON.
+    @property
+    def metric(self) -> Metric:
+        """Label, unit and direction of the quality."""
+        return self.task.metric(self.task.quality)
 
-        Args:
-          name: of the quality.
-
-        Returns:
-          Field → value, None for a number that is not finite.
-        """
-        values = {"bytes_per_image": self.bytes_per_image, name: self.quality}
+    def to_dict(self) -> dict[str, Any]:
+        """Converts to JSON: field → value, None for a number that is not finite."""
+        values = {"bytes_per_image": self.bytes_per_image, self.task.quality: self.quality}
         finite = {name: x if math.isfinite(x) else None for name, x in values.items()}
         counts = {"steps": self.steps, "n_images": self.n_images}
         return {**self.candidate.to_dict(), **finite, **counts}
@@ -79,7 +77,7 @@ class Result:
         given = stored["bytes_per_image"], stored[task.quality]
         size, value = (math.nan if x is None else float(x) for x in given)
         steps, n_images = (operator.index(stored[name]) for name in ("steps", "n_images"))
-        return cls(candidate, steps, size, value, n_images, task.metric(task.quality))
+        return cls(candidate, steps, size, value, n_images, task)
 
 
 def dominance(costs: np.ndarray) -> np.ndarray:

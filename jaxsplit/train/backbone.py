@@ -19,7 +19,7 @@ from jaxsplit.data.pipeline import ImageBatch, check_batch
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
 from jaxsplit.train import distributed, loop, parallel
-from jaxsplit.train.config import check_values, digest
+from jaxsplit.train.config import check_config, digest
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
 from jaxsplit.train.state import TrainState
 from jaxsplit.train.step import StepMetrics
@@ -64,7 +64,7 @@ class BackboneConfig:
     initial: str | None = None
 
     def __post_init__(self) -> None:
-        check_values(self)
+        check_config(self)
         if self.warmup > 1:
             raise ConfigError(f"warmup is {self.warmup}; expected a share from 0 to 1")
 
@@ -98,7 +98,7 @@ def train_backbone(
     steps = config.epochs * steps_per_epoch
     optimizer = _sgd(config, steps)
     variables = _first_variables(config, source, initial)
-    key = checkpoint.key(config.key, source.listing, initial.fingerprint if initial else "")
+    key = checkpoint.short_key(config.key, source.listing, initial.fingerprint if initial else "")
     checkpoints = workdir / f"checkpoints-{key}" if workdir else None
     num_classes = len(source.class_names)
     with MetricsWriter(workdir, key=key) as writer:

@@ -75,7 +75,7 @@ _CHOICES = {
 }
 
 
-def check_values(config: object) -> None:
+def check_config(config: object) -> None:
     """Raises a ConfigError if a field of a configuration is out of its range or choices."""
     for name, (fits, expected) in _RANGES.items():
         if hasattr(config, name) and not fits(getattr(config, name)):
@@ -264,7 +264,7 @@ class CurveConfig:
         names = [rate.rate_id for rate in self.rates]
         if len(set(names)) < len(names):
             raise ConfigError(f"rates need different names; got {', '.join(names)}")
-        check_values(self)
+        check_config(self)
         self.make_optimizer()  # refuses an impossible schedule
         self.shown  # noqa: B018 — refuses impossible views
         if self.initialization == "pca":

@@ -303,7 +303,7 @@ def training_key(config: str, backbone: Backbone, *images: str) -> str:
         for value, kind in ((backbone.network, LinenNetwork), (backbone.task, Classification))
         if type(value) is not kind
     ]
-    return checkpoint.key(config, backbone.fingerprint, *images, *own)
+    return checkpoint.short_key(config, backbone.fingerprint, *images, *own)
 
 
 def freeze(

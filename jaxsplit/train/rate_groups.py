@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import networks
-from jaxsplit._moved import renamed_argument
+from jaxsplit._moved import renamed_argument, renamed_field
 from jaxsplit.data import Preprocessing
 from jaxsplit.split import Split, make_split
 from jaxsplit.train import loop, losses, parallel
@@ -32,6 +32,7 @@ CurveStep = Callable[[CurveState, Batch, Constants], tuple[CurveState, StepMetri
 _Units = tuple[tuple[Variables, Offsets], ...]  # a unit and offsets for each group
 
 
+@renamed_field("places", "indices")
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Rates whose units have one architecture, the cut with it, and their indices in the curve."""

@@ -15,8 +15,8 @@ from jaxsplit.io.untrusted import (
     foreign,
     listed,
     opened,
+    quoted,
     read_safetensors,
-    shown,
 )
 from jaxsplit.weights import torch_archive
 from jaxsplit.weights.zip_archive import read_directory, read_npz
@@ -40,7 +40,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     tree = readers[format_of(path)](path)
     tensors = _state_dict(tree)
     if not tensors:
-        found = listed(map(shown, tree)) if isinstance(tree, dict) else ""
+        found = listed(map(quoted, tree)) if isinstance(tree, dict) else ""
         raise WeightsError(
             f"{os.fspath(path)}: got a {type(tree).__name__} without named tensors "
             f"({found or 'empty'}), expected a state dict; in torch, save model.state_dict()"
@@ -53,7 +53,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def format_of(path: str | os.PathLike[str]) -> str:
     """Detects the format of a file: "torch", "npz" or "safetensors"; else a WeightsError."""
     with opened(path) as file:
-        head = file.read(torch_archive.HEAD_BYTES)
+        head = file.read(torch_archive.TORCH_HEAD_BYTES)
         if torch_archive.LEGACY_MAGIC in head:
             return "torch"
         if head.startswith(torch_archive.ZIP_MAGICS):

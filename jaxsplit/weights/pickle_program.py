@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.untrusted import damaged, shown
+from jaxsplit.io.untrusted import damaged, quoted
 
 #: A checkpoint has about 40 opcodes per tensor.
 MAX_OPCODES = 1_000_000
-MAX_BYTES = 2**24
+MAX_PICKLE_BYTES = 2**24
 MAX_ARGUMENTS = 16
 #: Characters. Equal long keys would be compared on every use.
 MAX_KEY = 1024
@@ -44,14 +44,14 @@ def run(
 ) -> tuple[object, int]:
     """Runs the pickle at the beginning of `data`; returns its value and its size in bytes.
 
-    At most MAX_BYTES are read, and `max_opcodes` run. `names` has the values of globals by full
+    At most MAX_PICKLE_BYTES are read, `max_opcodes` run. `names` has the values of globals by full
     name ("collections.OrderedDict"). The program may call functions among them with any arguments.
     They must raise for invalid ones and not take time in proportion to their arguments, which may
     be passed many times. `load` converts a persistent id to a value. Raises a WeightsError for a
     truncated, malformed or too long program, and for a global that `names` lacks.
     """
     machine, position = _Machine(names, load), 0
-    opcodes = itertools.islice(pickletools.genops(data[:MAX_BYTES]), max_opcodes)
+    opcodes = itertools.islice(pickletools.genops(data[:MAX_PICKLE_BYTES]), max_opcodes)
     try:
         with warnings.catch_warnings(action="ignore"):  # of invalid escapes in a name
             for opcode, argument, begin in opcodes:
@@ -60,9 +60,9 @@ def run(
                     return machine.stack.pop(), position + 1
                 machine.step(opcode.name, argument)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        place = f"behind byte {position}, of at most {MAX_BYTES}"
-        reason = shown(str(error) or type(error).__name__)
-        raise damaged(f"its pickle is malformed {place} ({reason})") from error
+        where = f"behind byte {position}, of at most {MAX_PICKLE_BYTES}"
+        reason = quoted(str(error) or type(error).__name__)
+        raise damaged(f"its pickle is malformed {where} ({reason})") from error
     raise WeightsError(
         f"its pickle has more than {max_opcodes} opcodes; save the model's state_dict() alone"
     )
@@ -88,8 +88,8 @@ class _Machine:
                 self._marked.append(stack)
                 self.stack = []
             case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
-                place = len(self._memo) if argument is None else argument
-                self._memo[place] = stack[-1]
+                index = len(self._memo) if argument is None else argument
+                self._memo[index] = stack[-1]
             case "BINGET" | "LONG_BINGET":
                 if argument not in self._memo:
                     raise LookupError(f"nothing is in the memo at {argument}")
@@ -145,11 +145,11 @@ class _Machine:
             return self._names[name]
         if name.startswith("torch._utils._rebuild") or name.endswith("Storage"):
             raise WeightsError(
-                f"it has a tensor of an unsupported kind ({shown(name)}), expected dense numbers "
+                f"it has a tensor of an unsupported kind ({quoted(name)}), expected dense numbers "
                 "of 8 to 64 bits; in torch, save it as float32"
             )
         raise WeightsError(
-            f"it has an object of {shown(name)}, expected only tensors, dicts, lists, numbers and "
+            f"it has an object of {quoted(name)}, expected only tensors, dicts, lists, numbers and "
             "strings; in torch, save model.state_dict() rather than the model"
         )
 

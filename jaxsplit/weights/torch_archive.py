@@ -23,8 +23,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.untrusted import damaged, foreign, opened, shown, size_of
-from jaxsplit.weights.pickle_program import MAX_BYTES, MAX_KEY, put, run
+from jaxsplit.io.untrusted import damaged, foreign, opened, quoted, size_of
+from jaxsplit.weights.pickle_program import MAX_KEY, MAX_PICKLE_BYTES, put, run
 from jaxsplit.weights.zip_archive import Entry, read_directory
 
 #: A zip entry, or the end of an empty zip. "PK" alone may begin a safetensors header's length.
@@ -32,7 +32,7 @@ ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")
 #: Pickle of torch's magic number: the opcode of a ten-byte long, the bytes, and STOP.
 LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 #: Bytes that contain the magic number, which follows the pickle's protocol.
-HEAD_BYTES = 32
+TORCH_HEAD_BYTES = 32
 _LEGACY_PROTOCOL = 1001
 _PREAMBLE_OPCODES = 100
 
@@ -65,34 +65,34 @@ def read(path: str | os.PathLike[str]) -> object:
     other objects, such as a whole model.
     """
     with opened(path) as file:
-        head = file.read(HEAD_BYTES)
+        head = file.read(TORCH_HEAD_BYTES)
         if head.startswith(ZIP_MAGICS):
             tree, values = _read_zip(file)
         elif LEGACY_MAGIC in head:
             tree, values = _read_legacy(file, head.index(LEGACY_MAGIC) + len(LEGACY_MAGIC))
         else:
             raise foreign(head, "a file of torch.save")
-        return build(tree, functools.cache(values), size_of(file))
+        return build_tensors(tree, functools.cache(values), size_of(file))
 
 
 def _read_zip(file: BinaryIO) -> tuple[object, _Values]:
     entries = _records(read_directory(file))
     program = entries["data.pkl"]
-    if program.info.file_size > MAX_BYTES:
+    if program.info.file_size > MAX_PICKLE_BYTES:
         raise WeightsError(
-            f"its pickle has {program.info.file_size} bytes, expected at most {MAX_BYTES}; "
+            f"its pickle has {program.info.file_size} bytes, expected at most {MAX_PICKLE_BYTES}; "
             "in torch, save model.state_dict() alone"
         )
     tree, _ = run(bytes(program.read()), NAMES, functools.partial(storage_of, known={}))
     order = bytes(entries["byteorder"].read()) if "byteorder" in entries else b"little"
     if order not in (b"little", b"big"):
-        raise damaged(f"its byte order is {shown(order)}, expected little or big")
+        raise damaged(f"its byte order is {quoted(order)}, expected little or big")
 
     def values(storage: Storage) -> np.ndarray:
         entry = entries.get(f"data/{storage.key}")
         if entry is None or entry.info.file_size != storage.nbytes:
             found = f"has {entry.info.file_size} bytes" if entry else "is missing"
-            raise damaged(f"storage {shown(storage.key)} {found}, expected {storage.nbytes} bytes")
+            raise damaged(f"storage {quoted(storage.key)} {found}, expected {storage.nbytes} bytes")
         return storage.values(entry.read(), order.decode())
 
     return tree, values
@@ -108,14 +108,14 @@ def _records(entries: dict[str, Entry]) -> dict[str, Entry]:
             "in torch, torch.save(torch.jit.load(file).state_dict(), other_file)"
         )
     if "data.pkl" not in records or len({folder for folder, _, _ in names}) > 1:
-        first = shown(next(iter(entries), ""))
+        first = quoted(next(iter(entries), ""))
         raise WeightsError(
             f"is a zip with {len(entries)} entries ({first}, …), expected one folder with "
             "data.pkl; give a file of torch.save"
         )
     for name, entry in records.items():
         if entry.info.compress_type:
-            raise WeightsError(f"entry {shown(name)} is compressed; load and save it with torch")
+            raise WeightsError(f"entry {quoted(name)} is compressed; load and save it with torch")
     return records
 
 
@@ -126,7 +126,7 @@ def _read_legacy(file: BinaryIO, position: int) -> tuple[object, _Values]:
     def run_next(**limits: int) -> object:
         nonlocal position
         file.seek(position)
-        data = file.read(min(size - position, MAX_BYTES))
+        data = file.read(min(size - position, MAX_PICKLE_BYTES))
         value, length = run(data, NAMES, functools.partial(storage_of, known=known), **limits)
         position += length
         return value
@@ -134,7 +134,7 @@ def _read_legacy(file: BinaryIO, position: int) -> tuple[object, _Values]:
     protocol = run_next(max_opcodes=_PREAMBLE_OPCODES)
     if protocol != _LEGACY_PROTOCOL:
         raise WeightsError(
-            f"has torch's protocol {shown(protocol)}, expected {_LEGACY_PROTOCOL}; "
+            f"has torch's protocol {quoted(protocol)}, expected {_LEGACY_PROTOCOL}; "
             "load and save it with a newer torch"
         )
     run_next(max_opcodes=_PREAMBLE_OPCODES)  # type sizes and byte order of the host: unused
@@ -153,7 +153,7 @@ def _read_legacy(file: BinaryIO, position: int) -> tuple[object, _Values]:
         position += 8
         if count != storage.size or position + storage.nbytes > size:
             raise damaged(
-                f"storage {shown(storage.key)} has {count} elements and {size - position} bytes "
+                f"storage {quoted(storage.key)} has {count} elements and {size - position} bytes "
                 f"are left, expected {storage.size} elements in {storage.nbytes} bytes"
             )
         starts[storage.key] = position
@@ -230,12 +230,12 @@ def storage_of(persistent_id: object, known: dict[str, Storage]) -> Storage:
             ):
                 if persistent_id[5:] not in ((), (None,)):
                     raise WeightsError(
-                        f"storage {shown(key)} is a view of another, as in files of torch < 0.4; "
+                        f"storage {quoted(key)} is a view of another, as in files of torch < 0.4; "
                         "load and save it with a newer torch"
                     )
                 storage = Storage(key, dtype, size)
                 if known.setdefault(key, storage) != storage:
-                    raise damaged(f"storage {shown(key)} has two sizes or dtypes")
+                    raise damaged(f"storage {quoted(key)} has two sizes or dtypes")
                 return storage
     raise damaged("its pickle refers to a storage in an unknown way")
 
@@ -256,13 +256,13 @@ def _tensor(storage: object, offset: object, shape: object, strides: object, *_:
     if elements and last >= storage.size:
         raise damaged(
             f"a tensor of shape {shape} reaches element {last} of storage "
-            f"{shown(storage.key)}, which has {storage.size}"
+            f"{quoted(storage.key)}, which has {storage.size}"
         )
     # An empty tensor takes no memory, but numpy multiplies its other sizes.
     if elements > storage.size or math.prod(max(n, 1) for n in shape) > _MAX_ELEMENTS:
         raise WeightsError(
             f"a tensor of shape {shape} is expanded from the {storage.size} elements of "
-            f"storage {shown(storage.key)}; in torch, save tensor.clone()"
+            f"storage {quoted(storage.key)}; in torch, save tensor.clone()"
         )
     return Tensor(storage, offset, shape, strides)
 
@@ -297,7 +297,7 @@ NAMES: dict[str, object] = {
 }
 
 
-def build(tree: object, values: _Values, file_size: int) -> object:
+def build_tensors(tree: object, values: _Values, file_size: int) -> object:
     """Copies a pickle program's tree of dicts, lists, tuples and scalars with arrays for tensors.
 
     `values` returns the values [size] of a storage. Raises a WeightsError for a tree deeper than

@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 
 from jaxsplit.errors import WeightsError
-from jaxsplit.io.untrusted import damaged, shown, size_of
+from jaxsplit.io.untrusted import damaged, quoted, size_of
 
 #: Bytes of a zip's directory: about a hundred per entry.
 MAX_DIRECTORY = 2**23
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
     def read(self) -> bytearray:
         """Returns the content, of the directory's size and checksum; else a WeightsError."""
-        name, size = shown(self.info.orig_filename), self.info.file_size
+        name, size = quoted(self.info.orig_filename), self.info.file_size
         try:
             data, filled = bytearray(size), 0  # in pieces, so that it is in memory once
             with self.archive.open(self.info) as content:
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
                     data[filled : filled + len(piece)] = piece
                     filled += len(piece)
         except _DAMAGE as error:
-            raise damaged(f"entry {name} is damaged ({shown(str(error), 150)})") from error
+            raise damaged(f"entry {name} is damaged ({quoted(str(error), 150)})") from error
         if filled != size:
             raise damaged(f"entry {name} has {filled} bytes, but {size} in the zip's directory")
         return data
@@ -75,7 +75,7 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
     try:
         archive = zipfile.ZipFile(cast(BinaryIO, _Bounded(file)))
     except _DAMAGE as error:
-        raise damaged(f"its zip directory is damaged ({shown(str(error))})") from error
+        raise damaged(f"its zip directory is damaged ({quoted(str(error))})") from error
     archive.fp = file  # entries may be larger than the directory
     entries: dict[str, Entry] = {}
     file_size, end = size_of(file), 0
@@ -84,24 +84,24 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
         begin, previous_end = info.header_offset, end
         end = begin + _LOCAL_HEADER + info.compress_size
         if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
-            raise damaged(f"entry {shown(name)} would leave the folder")
+            raise damaged(f"entry {quoted(name)} would leave the folder")
         if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise WeightsError(
-                f"entry {shown(name)} is compressed by method {method}, expected stored or "
+                f"entry {quoted(name)} is compressed by method {method}, expected stored or "
                 "deflated; save the file again"
             )
         if info.flag_bits & _ENCRYPTED:
-            raise WeightsError(f"entry {shown(name)} is encrypted; decrypt the file first")
+            raise WeightsError(f"entry {quoted(name)} is encrypted; decrypt the file first")
         is_stored = method == zipfile.ZIP_STORED
         most = info.compress_size * (1 if is_stored else _HIGHEST_RATIO)
         if info.file_size > most or (is_stored and info.file_size < most):
-            raise damaged(f"entry {shown(name)} cannot have {info.file_size} bytes")
+            raise damaged(f"entry {quoted(name)} cannot have {info.file_size} bytes")
         if begin < 0 or end > file_size:
-            raise damaged(f"entry {shown(name)} is not inside the file")
+            raise damaged(f"entry {quoted(name)} is not inside the file")
         if name in entries:
-            raise damaged(f"entry {shown(name)} appears twice")
+            raise damaged(f"entry {quoted(name)} appears twice")
         if begin < previous_end:
-            raise damaged(f"entry {shown(name)} overlaps another")
+            raise damaged(f"entry {quoted(name)} overlaps another")
         if is_stored and not info.CRC:
             del info.CRC  # torch writes 0 if its checksums are disabled
         entries[name] = Entry(archive, info)
@@ -130,7 +130,7 @@ def read_npz(file: BinaryIO) -> dict[str, np.ndarray]:
 
 def _array(entry: Entry) -> np.ndarray:
     content = entry.read()
-    name, data = f"array {shown(entry.info.orig_filename)}", io.BytesIO(content)
+    name, data = f"array {quoted(entry.info.orig_filename)}", io.BytesIO(content)
     npy = np.lib.format
     try:
         with warnings.catch_warnings():
@@ -139,15 +139,15 @@ def _array(entry: Entry) -> np.ndarray:
             read = npy.read_array_header_1_0 if is_old else npy.read_array_header_2_0
             shape, fortran, dtype = read(data)
     except Exception as error:  # numpy parses the header by Python's parser: errors of many kinds
-        raise damaged(f"{name} has a damaged header ({shown(str(error))})") from error
+        raise damaged(f"{name} has a damaged header ({quoted(str(error))})") from error
     if dtype.kind not in "biuf":
         raise WeightsError(
-            f"{name} has dtype {shown(str(dtype))}, expected numbers; save float32 arrays"
+            f"{name} has dtype {quoted(str(dtype))}, expected numbers; save float32 arrays"
         )
     left = len(content) - data.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
-        raise damaged(f"{name} of shape {shown(str(shape))} and {dtype} has {left} bytes")
+        raise damaged(f"{name} of shape {quoted(str(shape))} and {dtype} has {left} bytes")
     if not left and math.prod(max(size, 1) for size in shape) > 2**48:
-        raise damaged(f"{name} has the invalid shape {shown(str(shape))}")
+        raise damaged(f"{name} has the invalid shape {quoted(str(shape))}")
     flat = np.frombuffer(content, dtype, offset=data.tell())
     return flat.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))

@@ -97,12 +97,15 @@ def test_fingerprint_is_frozen():
         ({"offsets": np.array([np.nan, 0], np.float32)}, "not finite"),
         ({name: array[:0] for name, array in _arrays().items()}, "at least one table"),
         ({"offsets": np.zeros(3, np.float32)}, r"offsets \(3,\), expected \(2,\)"),
-        ({"places": PLACES.astype(np.int32)}, "places is int32, expected uint8"),
-        ({"places": PLACES[0]}, r"places \(2, 2\) and offsets \(2,\), expected \[h, w"),
-        ({"places": PLACES[..., :1]}, r"places \(3, 2, 1\) and offsets \(2,\)"),
-        ({"places": PLACES[:0]}, r"places \(0, 2, 2\)"),
-        ({"places": np.zeros_like(PLACES)}, "each of the 2 tables"),
-        ({"places": 2 * PLACES}, "each of the 2 tables"),
+        ({"table_indices": PLACES.astype(np.int32)}, "table_indices is int32, expected uint8"),
+        (
+            {"table_indices": PLACES[0]},
+            r"table indices \(2, 2\) and offsets \(2,\), expected \[h, w",
+        ),
+        ({"table_indices": PLACES[..., :1]}, r"table indices \(3, 2, 1\) and offsets \(2,\)"),
+        ({"table_indices": PLACES[:0]}, r"table indices \(0, 2, 2\)"),
+        ({"table_indices": np.zeros_like(PLACES)}, "each of the 2 tables"),
+        ({"table_indices": 2 * PLACES}, "each of the 2 tables"),
     ],
 )
 def test_what_is_no_table_is_refused(changes, message):

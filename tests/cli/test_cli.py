@@ -386,7 +386,7 @@ def test_evaluate_gives_what_the_quickstart_gave(quickstart, family, tmp_path):
 @pytest.mark.slow
 def test_evaluate_takes_weights_from_a_file(family, folder_of_images, tmp_path):
     weights = tmp_path / "copy.safetensors"
-    shutil.copy(networks.backbone.ASSETS / "fashion_mnist_resnet8.safetensors", weights)
+    shutil.copy(networks.backbone.BACKBONES / "fashion_mnist_resnet8.safetensors", weights)
     arguments = ("evaluate", "--family", family, "--data", f"folder:{folder_of_images}")
     arguments = (*arguments, "--rates", "r1", "--max-samples", 6, "--baselines", "none")
     assert runs(*arguments, "--weights", weights).out == runs(*arguments).out

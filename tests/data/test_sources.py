@@ -25,7 +25,7 @@ from jaxsplit.data import (
     prepare,
     spread,
 )
-from jaxsplit.data.sources import ASSETS, EMBEDDED, portable_name
+from jaxsplit.data.sources import DATASETS, EMBEDDED, portable_name
 from jaxsplit.data.tfds_records import find_prepared
 from jaxsplit.errors import DataError, JaxsplitWarning
 
@@ -116,8 +116,8 @@ def test_embedded_is_balanced_and_unchanged(split, fashion):
 
 
 def test_embedded_is_small_and_says_where_it_comes_from():
-    assert sum(file.stat().st_size for file in ASSETS.rglob("*") if file.is_file()) < 8e6
-    card = (ASSETS / "README.md").read_text()
+    assert sum(file.stat().st_size for file in DATASETS.rglob("*") if file.is_file()) < 8e6
+    card = (DATASETS / "README.md").read_text()
     for part in ("dataset-fashion-mnist", "Zalando SE", "Permission is hereby granted", "--idx"):
         assert part in card
 
@@ -127,7 +127,7 @@ def test_embedded_is_read_by_tfds_alone_and_by_neither_with_tensorflow():
 import sys
 import tensorflow_datasets as tfds
 from jaxsplit.data import Preprocessing, batches, open_source
-builder = tfds.builder_from_directory({str(ASSETS / EMBEDDED / "1.0.0")!r})
+builder = tfds.builder_from_directory({str(DATASETS / EMBEDDED / "1.0.0")!r})
 theirs = builder.as_data_source("test")
 ours = open_source("embedded")
 for i in (0, 1999):
@@ -136,14 +136,14 @@ for i in (0, 1999):
 next(batches(ours, Preprocessing((28, 28), 1), 8, seed=0))
 assert "tensorflow" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ASSETS.parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=DATASETS.parents[2])
 
 
 def test_importing_data_is_quick():
     slow = {"jax", "grain", "tensorflow_datasets"}
     code = f"import sys, jaxsplit.data; print(*({slow} & set(sys.modules)))"
     loaded = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, cwd=ASSETS.parents[2]
+        [sys.executable, "-c", code], check=True, capture_output=True, cwd=DATASETS.parents[2]
     )
     assert loaded.stdout.split() == []
 
@@ -163,7 +163,7 @@ def test_embedded_is_rebuilt_to_the_byte(tmp_path, capsys, fashion):
     arguments = ["--idx", str(DEBIAN), "--out", str(tmp_path), "--train", "6000", "--test", "2000"]
     assert fashion.main(arguments) == 0
     rebuilt = Path(capsys.readouterr().out.strip())
-    shipped = ASSETS / EMBEDDED / "1.0.0"
+    shipped = DATASETS / EMBEDDED / "1.0.0"
     assert sorted(file.name for file in rebuilt.iterdir()) == sorted(
         file.name for file in shipped.iterdir()
     )
@@ -347,7 +347,7 @@ except DataError as error:
         check=True,
         capture_output=True,
         text=True,
-        cwd=ASSETS.parents[2],
+        cwd=DATASETS.parents[2],
     )
     assert done.stderr == ""
     assert done.stdout.startswith("tfds:coco is not prepared")

@@ -16,7 +16,7 @@ from jaxsplit.evaluation.card import with_measured
 from jaxsplit.evaluation.evaluate import evaluate_images, predictor
 from jaxsplit.evaluation.intervals import wilson_interval
 from jaxsplit.family import RateFamily
-from jaxsplit.family.pretrained import ASSETS, load_pretrained, pretrained_names
+from jaxsplit.family.pretrained import FAMILIES, load_pretrained, pretrained_names
 from jaxsplit.networks.inference import batch_size
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -196,14 +196,14 @@ def test_a_shipped_family_still_gives_what_its_card_says(name, check_source):
 
 
 def test_the_families_of_the_package_are_small_and_nothing_else():
-    files = [path for path in ASSETS.rglob("*") if path.is_file()]
+    files = [path for path in FAMILIES.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < MOST_BYTES
     named = set()
     for name in pretrained_names():
-        index = json.loads((ASSETS / name / "family.json").read_text())
+        index = json.loads((FAMILIES / name / "family.json").read_text())
         assert index["format"] == 2
-        named |= {ASSETS / name / "family.json"}
-        named |= {ASSETS / name / entry["file"] for entry in index["rates"]}
+        named |= {FAMILIES / name / "family.json"}
+        named |= {FAMILIES / name / entry["file"] for entry in index["rates"]}
     assert set(files) == named
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from jaxsplit.cost import split_cost
 from jaxsplit.errors import ConfigError
-from jaxsplit.experiments.config import KINDS, describe, find, known_keys, load, to_dataclass
+from jaxsplit.experiments.config import KINDS, describe_keys, find, known_keys, load, to_dataclass
 from jaxsplit.io import fields
 from jaxsplit.search import DesignConfig
 from jaxsplit.split import make_split
@@ -381,7 +381,7 @@ def test_what_may_be_absent_can_be_named_without_quotes():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_key_is_described_with_its_default(kind):
-    lines = describe(kind).splitlines()
+    lines = describe_keys(kind).splitlines()
     described = {line.split()[0]: line for line in lines[2:] if re.match(r"  \S", line)}
     assert set(fields.keys(KINDS[kind])) <= set(described)
     for name, key in fields.keys(KINDS[kind]).items():
@@ -393,7 +393,7 @@ def test_every_key_is_described_with_its_default(kind):
 
 
 def test_nested_keys_are_described_and_loaded():
-    lines = describe("curve").splitlines()
+    lines = describe_keys("curve").splitlines()
     for key in ("spec.channels (required)", "phases.N.distortion.labels = 0.0"):
         assert f"  {key}" in lines
     for line, following in itertools.pairwise(lines):

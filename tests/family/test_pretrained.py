@@ -40,7 +40,7 @@ def test_names_are_of_a_backbone_a_dataset_and_a_cut():
 
 
 def test_a_family_is_found_by_its_name_and_by_its_folder(tiny_family, saved, monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrained, "ASSETS", saved)
+    monkeypatch.setattr(pretrained, "FAMILIES", saved)
     name = "tiny-set/stage2.block1"
     assert pretrained_names() == (name,)
     for found in (name, saved / name, str(saved / name)):

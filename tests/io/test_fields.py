@@ -67,7 +67,7 @@ def test_values_that_do_not_fit_are_refused(values, said):
 
 
 def test_keys_are_described():
-    assert list(fields.describe(Outer)) == [
+    assert list(fields.describe_fields(Outer)) == [
         "  parts (required)",
         "      by name.",
         "  parts.NAME.size = 3",

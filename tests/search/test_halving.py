@@ -13,7 +13,7 @@ from jaxsplit.io.log import no_log
 from jaxsplit.search import Design
 from jaxsplit.search import checkpoint as checkpoint_module
 from jaxsplit.search.candidates import Candidate, DesignConfig
-from jaxsplit.search.checkpoint import SearchCheckpoint
+from jaxsplit.search.checkpoint import Rung, SearchCheckpoint
 from jaxsplit.search.halving import Run, search
 from jaxsplit.search.pareto import Result
 from jaxsplit.search.trainer import Trial
@@ -121,25 +121,25 @@ def test_what_compiles_is_not_taken_for_what_a_step_takes(clock, tmp_path, minut
     first = next(what for what in said if what != "compiling")
     assert set(compiled.values()) == {0, len(trainer.seen)}
     assert compiled[first] == len(trainer.seen)
-    last = checkpoint.values["rungs"][-1]
-    counted = sum(told[1] for told in trainer.advanced if told[0] == last["kept"][0])
-    assert last["steps"] == counted - 2
+    last = checkpoint.record.rungs[-1]
+    counted = sum(told[1] for told in trainer.advanced if told[0] == last.kept[0])
+    assert last.steps == counted - 2
 
 
 def test_all_that_are_left_train_alike_and_the_better_go_on(clock, tmp_path):
-    rungs = run(Counting(clock), tmp_path / "one").values["rungs"]
-    counts = [len(rung["results"]) for rung in rungs]
+    rungs = run(Counting(clock), tmp_path / "one").record.rungs
+    counts = [len(rung.results) for rung in rungs]
     assert counts == [24, 8, 4]  # of each of four cuts six, two and one
-    steps = [rung["steps"] for rung in rungs]
+    steps = [rung.steps for rung in rungs]
     assert steps == sorted(set(steps))
-    images = [rung["n_images"] for rung in rungs]
+    images = [rung.n_images for rung in rungs]
     assert images == sorted(images)
     assert images[-1] == 400
     for rung, following in zip(rungs, [*rungs[1:], None], strict=True):
-        assert {result["steps"] for result in rung["results"]} == {rung["steps"]}
+        assert {result["steps"] for result in rung.results} == {rung.steps}
         if following is not None:
-            assert [result["name"] for result in following["results"]] == rung["kept"]
-    assert {result["cut"] for result in rungs[-1]["results"]} == {f"cut{i}" for i in range(4)}
+            assert [result["name"] for result in following.results] == rung.kept
+    assert {result["cut"] for result in rungs[-1].results} == {f"cut{i}" for i in range(4)}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -155,15 +155,15 @@ def test_features_come_first_and_then_the_tail(clock, tmp_path, share):
     assert list(minutes) == sorted(minutes)
     assert len(set(minutes)) > 20  # not only when a rung begins
     assert (set(totals), set(units)) == ({CONFIG.minutes}, {"minutes"})
-    last = checkpoint.values["rungs"][-1]
-    mine = [told[1:] for told in trainer.advanced if told[0] == last["kept"][0]][2:]
+    last = checkpoint.record.rungs[-1]
+    mine = [told[1:] for told in trainer.advanced if told[0] == last.kept[0]][2:]
     through = [distilled for _, distilled in mine]
     assert through == sorted(through)
     assert (False in through) == (share > 0)
     # In seconds they have their share of the first rung's training.
     on_features = sum(0.03 * steps for steps, distilled in mine if not distilled)
     first = sum(0.3 * steps for steps, distilled in mine if distilled)
-    first -= 0.3 * (last["steps"] - checkpoint.values["rungs"][0]["steps"])
+    first -= 0.3 * (last.steps - checkpoint.record.rungs[0].steps)
     assert on_features / (on_features + first) == pytest.approx(share, abs=0.1)
 
 
@@ -173,26 +173,26 @@ def test_a_stopped_search_goes_on(clock, tmp_path, stop_after):
     with pytest.raises(KeyboardInterrupt):
         run(Counting(clock, stop_after=stop_after), tmp_path / "two")
     before = SearchCheckpoint(tmp_path / "two", CONFIG.key)
-    done, kept = len(before.values["rungs"]), before.values["kept"]
+    done, kept = len(before.record.rungs), before.record.kept
     assert done < CONFIG.rungs
     assert before.seconds > 0
-    steps = int(kept["states"].split("_")[1])
+    steps = int(kept.states.split("_")[1])
     assert steps > 0
     clock.now += 5000  # a night
     trainer = Counting(clock)
     whole = run(trainer, tmp_path / "two")
     assert whole.seconds == pytest.approx(60 * CONFIG.minutes, rel=0.1)
-    rungs = whole.values["rungs"]
-    assert rungs[:done] == before.values["rungs"]
+    rungs = whole.record.rungs
+    assert rungs[:done] == before.record.rungs
     assert len(rungs) == CONFIG.rungs
     last = rungs[-1]
-    counted = sum(told[1] for told in trainer.advanced if told[0] == last["kept"][0])
-    assert last["steps"] == steps + counted - 2  # what compiles is forgotten
-    through = [told[2] for told in trainer.advanced if told[0] == last["kept"][0]][2:]
-    assert kept["distilled"] == all(through)
+    counted = sum(told[1] for told in trainer.advanced if told[0] == last.kept[0])
+    assert last.steps == steps + counted - 2  # what compiles is forgotten
+    through = [told[2] for told in trainer.advanced if told[0] == last.kept[0]][2:]
+    assert kept.distilled == all(through)
     assert len(list((tmp_path / "two").glob("states_*"))) == 1
     again = run(Counting(clock), tmp_path / "two")  # finished: nothing is trained
-    assert again.values["rungs"] == rungs
+    assert again.record.rungs == rungs
 
 
 def test_what_was_learned_is_kept(clock, tmp_path):
@@ -206,17 +206,17 @@ def test_what_was_learned_is_kept(clock, tmp_path):
 
 
 def test_a_finished_search_goes_on_with_more_minutes(clock, tmp_path):
-    first = run(Counting(clock), tmp_path / "two").values["rungs"]
+    first = run(Counting(clock), tmp_path / "two").record.rungs
     said = list[tuple]()
     run(Counting(clock), tmp_path / "two", log=lambda *told: said.append(told))
     assert said == [("the search is finished: it resumes when given more minutes",)]
     more = dataclasses.replace(CONFIG, minutes=2 * CONFIG.minutes)
     checkpoint = run(Counting(clock), tmp_path / "two", more)
-    rungs = checkpoint.values["rungs"]
+    rungs = checkpoint.record.rungs
     assert checkpoint.seconds == pytest.approx(60 * more.minutes, rel=0.1)
     assert rungs[:-1] == first[:-1]
-    assert rungs[-1]["steps"] > 2 * first[-1]["steps"] - first[-2]["steps"]
-    names = [[result["name"] for result in rung["results"]] for rung in (first[-1], rungs[-1])]
+    assert rungs[-1].steps > 2 * first[-1].steps - first[-2].steps
+    names = [[result["name"] for result in rung.results] for rung in (first[-1], rungs[-1])]
     assert names[0] == names[1]
 
 
@@ -234,7 +234,7 @@ def test_another_search_in_its_place_is_said(clock, tmp_path):
     assert not SearchCheckpoint(tmp_path / "two", CONFIG.key).other
     other = SearchCheckpoint(tmp_path / "two", dataclasses.replace(CONFIG, seed=1).key)
     assert other.other
-    assert other.values["rungs"] == []
+    assert other.record.rungs == []
     fresh = Counting(clock)
     _, distilled = other.restore(fresh, CANDIDATES)
     assert not distilled
@@ -246,10 +246,9 @@ def test_what_diverged_is_null_in_files(tmp_path):
     diverged = Result(CANDIDATES[0], 7, np.nan, 0.5, 100)
     checkpoint = SearchCheckpoint(tmp_path, "key")
     results = [{"name": "one", **diverged.to_dict()}]
-    rung = {"steps": 7, "n_images": 100, "minutes": 1.0, "results": results, "kept": ["one"]}
-    checkpoint.values["rungs"] = [rung]
+    checkpoint.record.rungs = [Rung(7, 100, 1.0, results, ["one"])]
     checkpoint.write()
-    (said,) = SearchCheckpoint(tmp_path, "key").values["rungs"][0]["results"]
+    (said,) = SearchCheckpoint(tmp_path, "key").record.rungs[0].results
     assert said["bytes_per_image"] is None
     again = Result.from_dict(CANDIDATES[0], said)
     assert np.isnan(again.bytes_per_image)

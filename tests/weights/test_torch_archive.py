@@ -345,7 +345,11 @@ def test_programs_that_are_long(write):
     _refused(write(_zip_of_program(b"N0" * limit + b".")), f"more than {limit} opcodes", None)
     _refused(write(_zip_of_program(b"](" * (limit // 2) + b".")), "opcodes", None)
     _refused(write(_zip_of_program(b"]\x94" * (limit // 2) + b".")), "opcodes", None)
-    text = b"X" + struct.pack("<I", pickle_program.MAX_BYTES) + b"a" * pickle_program.MAX_BYTES
+    text = (
+        b"X"
+        + struct.pack("<I", pickle_program.MAX_PICKLE_BYTES)
+        + b"a" * pickle_program.MAX_PICKLE_BYTES
+    )
     _refused(write(_zip_of_program(text + b".")), "expected at most")
 
 

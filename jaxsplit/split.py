@@ -11,7 +11,7 @@ from jaxsplit import networks
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, Network
 from jaxsplit.tasks import Outputs, Task
-from jaxsplit.units import Shape, Unit, UnitSpec, quantization
+from jaxsplit.units import Shape, Unit, UnitSpec, Variables, quantization
 from jaxsplit.units.quantization import Latents, Offsets
 from jaxsplit.units.unit_tree import UnitTree
 
@@ -35,10 +35,10 @@ class Split(UnitTree):
     >>> split = make_split(backbone, "stage3.block1", BottleneckSpec(channels=4))
     >>> unit = split.init(jax.random.key(0))
     >>> features = split.head(backbone.variables, jnp.zeros((1, 28, 28, 1)))
-    >>> latents = split.round(split.encode(unit, features), split.zero_offsets())
-    >>> logits = split.tail(backbone.variables, split.decode(unit, latents))
-    >>> features.shape, latents.shape, split.bits(unit, latents).shape, logits.shape
-    ((1, 7, 7, 64), (1, 4, 4, 4), (1, 4, 4, 4), (1, 10))
+    >>> seen, bits = split.reconstruct(unit, features, split.zero_offsets())
+    >>> logits = split.tail(backbone.variables, seen)
+    >>> features.shape, bits.shape, seen.shape, logits.shape
+    ((1, 7, 7, 64), (1, 4, 4, 4), (1, 7, 7, 64), (1, 10))
     """
 
     network: Network
@@ -82,6 +82,22 @@ class Split(UnitTree):
           Outputs, arrays [B, …].
         """
         return self.network.tail(variables, features, self.cut)
+
+    def reconstruct(
+        self, unit: Variables, features: Features, offsets: Offsets
+    ) -> tuple[Features, Latents]:
+        """Encodes, rounds and decodes features, without coding them.
+
+        Args:
+          unit: variables of the units.
+          features: from `head`.
+          offsets: of each array [C].
+
+        Returns:
+          The tail's input, and bits of every element of the rounded latents.
+        """
+        latents = self.round(self.encode(unit, features), offsets)
+        return self.decode(unit, latents), self.bits(unit, latents)
 
     def quantize(self, latents: Latents, offsets: Offsets) -> jax.Array:
         """Rounds latents to the symbols of a frame, see `quantization.to_symbols`.

@@ -192,11 +192,8 @@ def smallest_reaching(
 ) -> CodecPoint | None:
     """Returns the point of fewest mean bytes whose metric reaches a goal, or None.
 
-    Args:
-      points: of a sweep.
-      goal: value of the metric.
-      measure: name of the metric; None: the points' first one, the quality of their task.
-      metric: its direction; None for a metric of a classification.
+    The metric `measure` is the points' first one by default, which is the quality of their task;
+    `metric` describes it, by default as one of a classification.
 
     >>> points = [
     ...     CodecPoint("jpeg", q, 300.0 + q, 320.0, {"top1": q / 100}) for q in (20, 50, 90)

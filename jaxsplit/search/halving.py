@@ -106,13 +106,7 @@ def search(
     jaxsplit.errors.ConfigError: no unit of the grid fits any cut and leaves ...
     """
     log = log or no_log
-    # Refused before anything is computed.
-    parallel.devices_for(config.batch_size)
-    metric = backbone.task.metric(backbone.task.quality)
-    if metric.is_share and config.most_drop > 1:
-        raise ConfigError(
-            f"most_drop is {config.most_drop}; {metric.label} is a share: expected from 0 to 1"
-        )
+    _check(config, backbone)  # before anything is computed
     shape = backbone.preprocessing.input_shape
     plan = make_plan(backbone.network, shape, backbone.variables, channels=(), strides=())
     all_candidates = candidates(config, plan)
@@ -123,17 +117,35 @@ def search(
         checkpoint = SearchCheckpoint(workdir, training_key(config.key, backbone, *fingerprints))
         if checkpoint.other:
             log(f"{checkpoint.path} is of a search with other values or images: starting again")
-        frozen = backbone.fold()
         cuts = tuple(dict.fromkeys(one.cut for one in all_candidates))
-        folder, limit = workdir / "features", config.cache_gib * 2**30
-        runs = [
-            features.HeadRun(frozen, cuts, one, data.Views(), "float16", log) for one in sources
-        ]
-        seen = [features.cached(run, folder, "disk", limit) for run in runs]
-        trainer = Trainer(config, frozen, *seen)
+        trainer = _make_trainer(config, backbone.fold(), cuts, sources, workdir / "features", log)
         run = Run(config, trainer, checkpoint, log)
         run.rungs(all_candidates)
     return run.design(all_candidates, plan.macs)
+
+
+def _check(config: DesignConfig, backbone: networks.Backbone) -> None:
+    """Raises a ConfigError where the devices or the task don't allow the search."""
+    parallel.devices_for(config.batch_size)
+    metric = backbone.task.metric(backbone.task.quality)
+    if metric.is_share and config.most_drop > 1:
+        raise ConfigError(
+            f"most_drop is {config.most_drop}; {metric.label} is a share: expected from 0 to 1"
+        )
+
+
+def _make_trainer(
+    config: DesignConfig,
+    frozen: networks.Backbone,
+    cuts: tuple[str, ...],
+    sources: Sequence[data.Source],
+    folder: Path,
+    log: Log,
+) -> Trainer:
+    """Computes the features of all cuts, or reads those in `folder`, for a trainer."""
+    views, limit = data.Views(), config.cache_gib * 2**30
+    runs = [features.HeadRun(frozen, cuts, one, views, "float16", log) for one in sources]
+    return Trainer(config, frozen, *(features.cached(run, folder, "disk", limit) for run in runs))
 
 
 def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Source]:

@@ -219,8 +219,8 @@ class Trainer:
         def run(
             features: jax.Array, unit: Variables, offsets: Offsets
         ) -> tuple[Features, jax.Array]:
-            latents = split.round(split.encode(unit, features.astype(jnp.float32)), offsets)
-            return split.decode(unit, latents), losses.rate(split.bits(unit, latents))
+            seen, bits = split.reconstruct(unit, features.astype(jnp.float32), offsets)
+            return seen, losses.rate(bits)
 
         return parallel.parallel_step(run, self.devices, donate=False)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,11 +27,11 @@ from jaxsplit.networks import Backbone, LinenNetwork, fingerprint
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import Classification
 from jaxsplit.tasks.task import check_targets
-from jaxsplit.train import batches, features, loop, parallel, rate_groups
+from jaxsplit.train import features, loop, parallel, rate_groups
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.losses import Distortion, DistortionLoss
-from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
+from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports
 from jaxsplit.train.rate_groups import Group, make_groups
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import NETWORK, Phase, Rate, with_blocks
@@ -267,23 +267,11 @@ def train_rates(
         log(f"{int(state.step)} of {config.steps} steps are done")
     elif config.initialization == "pca":
         log("computing principal components")
-        if isinstance(examples, FeatureCache):
-            sample = batches.sample_of(examples.features, len(config.shown))
-        else:
-            sample = batches.sampled_features(frozen, config.cut, source, config.shown)
-        one = cast("tuple[np.ndarray, float]", (sample, examples.scale))  # others are refused
-        state = rate_groups.with_pca_units(config, frozen, groups, state, *one)
+        state = rate_groups.pca_state(config, frozen, groups, state, examples, source)
     if config.trainable == "all" and isinstance(examples, FeatureCache):
         images = ImageBatches(backbone, source, config.shown, examples.scale)
         examples = dataclasses.replace(examples, images=images)
-    measure = None
-    if config.evaluate_every:
-        test = open_source(
-            config.data, split=config.test_split, max_samples=config.max_eval_samples
-        )
-        size = batch_size(backbone.preprocessing.input_shape)
-        in_turn = functools.partial(cached(test).in_turn, size)
-        measure = rate_groups.make_evaluate(groups, frozen, in_turn, config.rate_vectorization)
+    measure = _validation(config, frozen, groups, cached) if config.evaluate_every else None
     names = [rate.rate_id for rate in config.rates]
     with MetricsWriter(workdir, names, key) as writer:
         reports = Reports(total=config.steps, names=names, progress=progress, writer=writer)
@@ -291,6 +279,19 @@ def train_rates(
             config, backbone, groups, state, examples, measure, reports, directory
         )
     return freeze(config, backbone, groups, state), source
+
+
+def _validation(
+    config: CurveConfig,
+    frozen: Backbone,
+    groups: Sequence[Group],
+    cached: Callable[[Source], FeatureCache | ImageBatches],
+) -> Callable[..., Metrics]:
+    """Returns the function that evaluates a state on the test images, which `cached` reads."""
+    test = open_source(config.data, split=config.test_split, max_samples=config.max_eval_samples)
+    size = batch_size(frozen.preprocessing.input_shape)
+    in_turn = functools.partial(cached(test).in_turn, size)
+    return rate_groups.make_evaluate(groups, frozen, in_turn, config.rate_vectorization)
 
 
 def training_key(config: str, backbone: Backbone, *images: str) -> str:

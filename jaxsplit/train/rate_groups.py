@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,11 @@ import numpy as np
 
 from jaxsplit import networks
 from jaxsplit._moved import renamed_argument, renamed_field
-from jaxsplit.data import Preprocessing
+from jaxsplit.data import Preprocessing, Source
 from jaxsplit.split import Split, make_split
 from jaxsplit.train import loop, losses, parallel
 from jaxsplit.train import step as rate_step
-from jaxsplit.train.batches import FeatureCache, ImageBatches
+from jaxsplit.train.batches import FeatureCache, ImageBatches, sample_of, sampled_features
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.metrics import Metrics, Reports
 from jaxsplit.train.pca import best_step, loss_metric, pca_unit
@@ -119,6 +119,23 @@ def with_pca_units(
     return CurveState(tuple(states))
 
 
+def pca_state(
+    config: CurveConfig,
+    frozen: networks.Backbone,
+    groups: Sequence[Group],
+    state: CurveState,
+    examples: FeatureCache | ImageBatches,
+    source: Source,
+) -> CurveState:
+    """Returns the state at step 0 with units from a sample of the training features."""
+    if isinstance(examples, FeatureCache):
+        sample = sample_of(examples.features, len(config.shown))
+    else:
+        sample = sampled_features(frozen, config.cut, source, config.shown)
+    one = cast("tuple[np.ndarray, float]", (sample, examples.scale))  # others are refused
+    return with_pca_units(config, frozen, groups, state, *one)
+
+
 def make_curve_step(
     config: CurveConfig, groups: Sequence[Group], phase: Phase, preprocessing: Preprocessing
 ) -> CurveStep:
@@ -205,10 +222,9 @@ def make_evaluate(
             split = group.split
 
             def one_rate(unit: Variables, offsets: Offsets, split: Split = split) -> StepMetrics:
-                latents = split.round(split.encode(unit, features), offsets)
-                outputs = split.tail(network, split.decode(unit, latents))
-                bits = losses.rate(split.bits(unit, latents))
-                return {"bits": bits, **split.task.measure(outputs, batch.targets)}
+                seen, bits = split.reconstruct(unit, features, offsets)
+                outputs = split.tail(network, seen)
+                return {"bits": losses.rate(bits), **split.task.measure(outputs, batch.targets)}
 
             measured.append(rate_step.over_rates(one_rate, rate_vectorization)(*own))
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), in_order(groups, measured))

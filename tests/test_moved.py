@@ -12,13 +12,16 @@ import pytest
 
 import jaxsplit
 from jaxsplit import _moved, data, errors
-from jaxsplit.bitstream import Reader
+from jaxsplit.bitstream import CodingTables, Reader
 from jaxsplit.cost import link, make_plan
+from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import JaxsplitWarning
 from jaxsplit.evaluation import evaluate, image_codecs
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.networks import Backbone
+from jaxsplit.units import BottleneckSpec
 
 TABLES = _moved.old_names()
 # Functions and classes of the version before, without those of the command line.
@@ -151,6 +154,7 @@ from jaxsplit.coding import Reader
 ASK_ALL = """
 import importlib, json, sys, warnings
 import jaxsplit
+from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import JaxsplitWarning
 lost, silent = {}, []
 for module, names in json.loads(sys.argv[1]).items():
@@ -263,6 +267,31 @@ def test_an_option_of_a_link_has_its_old_argument_too(warns, tiny_backbone):
     with warns("option.top1"):
         found = link.option(*args, top1=0.5)
     assert found == link.option(*args, quality=0.5)
+
+
+def test_fields_have_their_old_names_too(warns):
+    numbers = {"bytes": [[5, 6]], "predicted": [[1, 2]], "labels": [1, 2]}
+    with warns("PerImage.uncut"):
+        found = PerImage(("r1",), **numbers, uncut=[1, 1])
+    with pytest.warns(JaxsplitWarning, match=r"PerImage\.uncut is now unsplit"):
+        assert found.uncut.tolist() == [1, 1]
+    tables = CodingTables.from_arrays(tables_from_counts({0: 1, 2: 1}, 1).to_arrays())
+    places = np.zeros((2, 3, 1), np.uint8)
+    arrays = {**tables.to_arrays(), "places": places}
+    with warns("CodingTables.places"):
+        old = CodingTables(**arrays)
+    assert old == CodingTables.from_arrays(arrays) != tables
+    with pytest.warns(JaxsplitWarning, match=r"CodingTables\.places is now table_indices"):
+        assert old.places is old.table_indices
+    assert old.to_arrays().keys() == arrays.keys()
+
+
+def test_a_method_that_was_an_attribute_has_its_old_name(warns):
+    spec = BottleneckSpec(channels=4)
+    with pytest.warns(JaxsplitWarning, match=r"Unit\.form is now to_dict"):
+        assert spec.form == spec.to_dict()
+    with pytest.warns(JaxsplitWarning, match="decoder_form is now decoder_window"):
+        assert spec.decoder_form == spec.decoder_window
 
 
 @pytest.mark.parametrize("name", ["position", "check_bytes"])

@@ -1,4 +1,4 @@
-"""Depthwise convolutions against XLA's grouped ones: values, gradients, adjointness, edges."""
+"""Convolutions against XLA's: their kinds, Winograd's algorithm and custom gradients."""
 
 import functools
 
@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit.ops import conv, depthwise_conv, depthwise_conv_transpose
+from jaxsplit.ops import conv, pointwise
+from jaxsplit.ops.convolution import winograd_conv
 
 pytestmark = pytest.mark.optimized
 
-NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 # Sums of at most 9·9·2 products of order 1, in another order: float32 keeps 1e-5 with a margin.
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
@@ -21,158 +21,97 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def grouped_conv(x, kernel, stride, padding):
-    k, _, channels, multiplier = kernel.shape
+def assert_near(ours, theirs):
+    """Tolerance: float32 rounding of reordered sums of some thousand products."""
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-6 * float(np.abs(theirs).max()))
+
+
+def direct_conv(x, kernel, stride=1, padding=1, depthwise=False):
+    pads = padding if padding == "SAME" else [(padding, padding)] * 2
+    numbers, groups = ("NHWC", "HWIO", "NHWC"), x.shape[-1] if depthwise else 1
     return jax.lax.conv_general_dilated(
-        x,
-        kernel.reshape(k, k, 1, channels * multiplier),
-        (stride, stride),
-        [(padding, padding)] * 2,
-        dimension_numbers=NUMBERS,
-        feature_group_count=channels,
-        precision="highest",
+        x, kernel, (stride, stride), pads, dimension_numbers=numbers, feature_group_count=groups
     )
 
 
-def direct_conv(x, kernel, stride, padding, depthwise):
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        padding if padding == "SAME" else [(padding, padding)] * 2,
-        dimension_numbers=NUMBERS,
-        feature_group_count=x.shape[-1] if depthwise else 1,
-    )
-
-
-def dilated_conv(x, kernel, stride, padding, size):
-    """Transposed convolution as a convolution of inputs dilated by `stride`."""
-    k, _, channels, _ = kernel.shape
-    before = k - 1 - padding
-    after = [
-        n - ((m - 1) * stride + 1) - before + k - 1 for n, m in zip(size, x.shape[1:3], strict=True)
-    ]
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel[::-1, ::-1].transpose(0, 1, 3, 2),
-        (1, 1),
-        [(before, end) for end in after],
-        lhs_dilation=(stride, stride),
-        dimension_numbers=NUMBERS,
-        feature_group_count=channels,
-        precision="highest",
-    )
-
-
-def values_and_gradients(function):
-    """Value and pullback to input and kernel, in one program."""
-
+def value_and_gradients(function, x, kernel, stride, padding):
     @jax.jit
-    def run(x, kernel, cotangent):
-        value, pullback = jax.vjp(function, x, kernel)
-        return value, *pullback(cotangent)
+    def run(x, kernel):
+        y, pullback = jax.vjp(lambda *xs: function(*xs, stride, padding), x, kernel)
+        return y, *pullback(jnp.cos(y))
 
-    return run
-
-
-@pytest.mark.parametrize(
-    ("size", "channels", "multiplier", "k", "stride", "padding"),
-    [
-        ((7, 7), 3, 1, 3, 2, 1),
-        ((6, 9), 2, 3, 3, 1, 1),
-        ((5, 8), 2, 2, 4, 4, 0),
-        ((7, 5), 3, 1, 5, 3, 2),
-        ((5, 6), 1, 2, 1, 2, 0),  # a stride beyond the kernel skips pixels
-        ((3, 4), 2, 1, 5, 1, 3),  # a kernel beyond the image, and windows of zeros alone
-        ((4, 7), 2, 1, 2, 3, 1),
-    ],
-)
-def test_depthwise_conv_is_the_grouped_convolution(size, channels, multiplier, k, stride, padding):
-    x, kernel = normal(0, 2, *size, channels), normal(1, k, k, channels, multiplier)
-    ours = functools.partial(depthwise_conv, stride=stride, padding=padding)
-    theirs = functools.partial(grouped_conv, stride=stride, padding=padding)
-    shape = jax.eval_shape(theirs, x, kernel).shape
-    assert jax.eval_shape(ours, x, kernel).shape == shape
-    cotangent = normal(2, *shape)
-    got = values_and_gradients(ours)(x, kernel, cotangent)
-    expected = values_and_gradients(theirs)(x, kernel, cotangent)
-    jax.tree.map(close, got, expected)
+    return run(x, kernel)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "channels", "multiplier", "k", "stride", "padding", "size"),
+    ("size", "channels", "kernel", "stride", "padding"),
     [
-        ((4, 4), 3, 1, 3, 2, 1, (7, 7)),  # the published units, in small
-        ((2, 2), 2, 1, 3, 4, 0, (7, 7)),
-        ((8, 8), 1, 1, 9, 8, 0, (65, 65)),
-        ((3, 4), 2, 2, 4, 4, 0, (12, 16)),
-        ((3, 4), 2, 3, 5, 2, 2, (5, 7)),
-        ((4, 3), 2, 1, 5, 3, 1, (6, 5)),  # smaller than the taps reach: cut
-        ((2, 3), 2, 1, 3, 2, 0, (9, 12)),  # larger than the taps reach: zeros
-        ((3, 2), 1, 2, 2, 3, 0, (8, 5)),  # gaps between the taps: zeros
-        ((5, 5), 2, 1, 1, 1, 0, (5, 5)),
+        ((7, 7), (256, 320), 3, 1, 1),  # an odd size: half of the last tiles is cut off
+        ((6, 9), (256, 256), 3, 1, "SAME"),
+        ((8, 8), (64, 96), 3, 1, 1),
+        ((8, 7), (64, 64), 3, 1, 0),
+        ((14, 14), (64, 96), 3, 2, 1),
+        ((9, 8), (64, 64), 5, 2, "SAME"),
+        ((8, 8), (64, 64), 1, 3, 0),
+        ((8, 8), (64, 64), 2, 2, 0),
     ],
 )
-def test_transposed_conv_is_the_dilated_convolution(
-    inputs, channels, multiplier, k, stride, padding, size
+def test_values_and_both_gradients_are_those_of_xlas_convolution(
+    size, channels, kernel, stride, padding
 ):
-    x = normal(3, 2, *inputs, channels * multiplier)
-    kernel = normal(4, k, k, channels, multiplier)
-    form = {"stride": stride, "padding": padding, "size": size}
-    ours = functools.partial(depthwise_conv_transpose, **form)
-    theirs = functools.partial(dilated_conv, **form)
-    cotangent = normal(5, 2, *size, channels)
-    got = values_and_gradients(ours)(x, kernel, cotangent)
-    expected = values_and_gradients(theirs)(x, kernel, cotangent)
-    jax.tree.map(close, got, expected)
+    # Enough pixels for Winograd's algorithm.
+    x, weights = normal(0, 24, *size, channels[0]), normal(1, kernel, kernel, *channels)
+    arguments = (x, weights / (kernel * channels[0] ** 0.5), stride, padding)
+    ours, theirs = (value_and_gradients(run, *arguments) for run in (conv, direct_conv))
+    for a, b in zip(ours, theirs, strict=True):
+        assert_near(a, b)
 
 
-@pytest.mark.parametrize(
-    ("size", "multiplier", "k", "stride", "padding"),
-    [((7, 9), 1, 3, 2, 1), ((14, 13), 2, 3, 4, 1), ((6, 5), 3, 4, 3, 0), ((5, 5), 1, 2, 3, 0)],
-)
-def test_transposed_conv_is_the_adjoint(size, multiplier, k, stride, padding):
-    """⟨conv(x), y⟩ = ⟨x, transposed(y)⟩ for one kernel: also where the stride drops a border."""
-    x, kernel = normal(6, 1, *size, 3), normal(7, k, k, 3, multiplier)
-    down = functools.partial(depthwise_conv, stride=stride, padding=padding)
-    up = functools.partial(depthwise_conv_transpose, stride=stride, padding=padding, size=size)
-    forward = jax.jit(down)(x, kernel)
-    y = normal(8, *forward.shape)
-    back = jax.jit(up)(y, kernel)
-    left = np.sum(np.asarray(forward, np.float64) * y)
-    right = np.sum(np.asarray(back, np.float64) * x)
-    assert left == pytest.approx(right, rel=1e-5, abs=1e-4)
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 8), (7, 7)])
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_winograds_form_at_any_size(size, adjoint):
+    x, kernel = normal(0, 2, *size, 4 if adjoint else 3), normal(1, 3, 3, 3, 4)
+
+    def direct(x):
+        return direct_conv(x, kernel)
+
+    if adjoint:
+        (expected,) = jax.linear_transpose(direct, jnp.zeros((2, *size, 3)))(x)
+    else:
+        expected = direct(x)
+    assert_near(winograd_conv(x, kernel, adjoint), expected)
 
 
-def test_another_output_size_only_cuts_or_adds_zeros():
-    x, kernel = normal(9, 1, 3, 4, 2), normal(10, 3, 3, 2, 1)
-    full = (3 - 1) * 2 + 3, (4 - 1) * 2 + 3
-    whole = depthwise_conv_transpose(x, kernel, 2, 0, full)
-    assert (np.abs(whole[:, -1]) > 0).all()  # the last row is reached
-    small = depthwise_conv_transpose(x, kernel, 2, 0, (5, 3))
-    np.testing.assert_array_equal(small, whole[:, :5, :3])
-    large = depthwise_conv_transpose(x, kernel, 2, 0, (full[0] + 4, full[1] + 3))
-    np.testing.assert_array_equal(large[:, : full[0], : full[1]], whole)
-    assert not large[:, full[0] :].any()
-    assert not large[:, :, full[1] :].any()
-    shifted = depthwise_conv_transpose(x, kernel, 2, 1, (4, 4))
-    np.testing.assert_array_equal(shifted, whole[:, 1:5, 1:5])
+def test_the_frozen_kernels_gradient_is_not_computed():
+    """A frozen kernel's gradient is not computed: two convolutions instead of three."""
+    x, kernel = normal(0, 32, 7, 7, 256), normal(1, 3, 3, 256, 256)
+
+    def flops(wanted):
+        def gradient(x, kernel):
+            return jax.grad(lambda *xs: jnp.square(conv(*xs, padding=1)).sum(), wanted)(x, kernel)
+
+        return jax.jit(gradient).lower(x, kernel).compile().cost_analysis()["flops"]
+
+    # Winograd's algorithm takes 16 products for four outputs instead of 36.
+    direct = 2 * 32 * 49 * 9 * 256 * 256
+    assert flops(0) < 2 * 0.65 * direct
+    assert flops((0, 1)) > flops(0) + 0.8 * direct
 
 
-def test_jit_changes_nothing():
-    x, kernel = normal(11, 2, 5, 6, 2), normal(12, 3, 3, 2, 2)
-    down = functools.partial(depthwise_conv, stride=2, padding=1)
-    y = down(x, kernel)
-    close(jax.jit(down)(x, kernel), y)
-    up = functools.partial(depthwise_conv_transpose, stride=2, padding=1, size=(5, 6))
-    close(jax.jit(up)(y, kernel), up(y, kernel))
+def test_rates_share_one_kernel():
+    x, kernel = normal(0, 3, 24, 7, 7, 256), normal(1, 3, 3, 256, 256) / 50
+    together = jax.jit(jax.vmap(lambda x: conv(x, kernel, padding=1)))(x)
+    for one, alone in zip(together, x, strict=True):
+        assert_near(one, direct_conv(alone, kernel))
 
 
-def test_the_dtype_is_kept():
-    x, kernel = jnp.ones((1, 4, 4, 2), jnp.bfloat16), jnp.ones((2, 2, 2, 1), jnp.bfloat16)
-    down = depthwise_conv(x, kernel, 2)
-    assert down.dtype == jnp.bfloat16
-    assert depthwise_conv_transpose(down, kernel, 2, 0, (4, 4)).dtype == jnp.bfloat16
+@pytest.mark.parametrize("features", [2, 5, 12])
+def test_a_pointwise_convolution_is_a_matrix_product(features):
+    x, kernel = normal(0, 2, 3, 4, 5), normal(1, 5, features)
+    y, pullback = jax.vjp(jax.jit(pointwise), x, kernel)
+    expected, pull_expected = jax.vjp(lambda x, kernel: x @ kernel, x, kernel)
+    for a, b in zip((y, *pullback(y)), (expected, *pull_expected(expected)), strict=True):
+        assert_near(a, b)
 
 
 @pytest.mark.parametrize("padding", [0, 1, 2, "SAME"])
@@ -181,7 +120,7 @@ def test_the_dtype_is_kept():
     ("k", "depthwise"), [(1, False), (1, True), (3, True), (5, True), (3, False)]
 )
 @pytest.mark.parametrize("size", [(7, 8), (6, 5)])
-def test_every_form_of_a_convolution_gives_the_values_of_xlas(size, k, depthwise, stride, padding):
+def test_every_kind_of_a_convolution_gives_the_values_of_xlas(size, k, depthwise, stride, padding):
     x = normal(0, 2, *size, 6)
     kernel = normal(1, k, k, *((1, 6) if depthwise else (6, 4)))
     fast = conv(x, kernel, stride, padding, depthwise)
@@ -197,7 +136,7 @@ def test_unknown_paddings_are_refused():
     assert conv(x, kernel, padding=np.int64(0), stride=3).shape == (1, 2, 2, 2)
 
 
-def test_the_form_of_a_convolution_is_chosen_by_its_kernel():
+def test_the_algorithm_is_chosen_by_its_kernel():
     """The programs of 1×1 and depthwise convolutions contain no XLA convolution."""
     x = jnp.zeros((1, 4, 4, 6))
     for shape, depthwise, expected in (

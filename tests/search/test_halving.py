@@ -241,6 +241,19 @@ def test_another_search_in_its_place_is_said(clock, tmp_path):
     assert not list((tmp_path / "two").glob("states_*"))
 
 
+def test_a_checkpoint_of_0_1_0_lists_no_files(tmp_path):
+    kept = {"names": ["one"], "states": "states_3_1.npz", "distilled": True}
+    content = {"key": "key", "seconds": 2, "rungs": [], "kept": kept}
+    (tmp_path / "search.json").write_text(json.dumps(content))
+    checkpoint = SearchCheckpoint(tmp_path, "key")
+    assert not checkpoint.other
+    assert checkpoint.record.files == [checkpoint.record.kept.states] == [kept["states"]]
+    checkpoint.write()
+    written = json.loads((tmp_path / "search.json").read_text())
+    assert list(written) == ["key", "seconds", "rungs", "kept", "files"]
+    assert written["kept"] == kept
+
+
 def test_what_diverged_is_null_in_files(tmp_path):
     """JSON has no nan; read back it is one again, and as bad."""
     diverged = Result(CANDIDATES[0], 7, np.nan, 0.5, 100)

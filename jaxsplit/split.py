@@ -52,12 +52,12 @@ class Split(UnitTree):
     @property
     def shape(self) -> Shape:
         """Shape of one image's features, where one array crosses."""
-        return self.one.shape
+        return self.single.shape
 
     @property
     def spec(self) -> Unit:
         """The unit, where one array crosses."""
-        return self.one.unit
+        return self.single.unit
 
     def head(self, variables: networks.Variables, images: jax.Array) -> Features:
         """Runs the network up to the cut.

@@ -105,15 +105,16 @@ def decode(options: argparse.Namespace) -> None:
         with cli.progress_bar(options, after=cli.SOON) as progress:
             log = functools.partial(_log_decoded, progress.log, number, total)
             outputs = receiver.decode([frame for frame, _ in batch], log)
-        for said, (frame, size) in zip(backbone.task.describe(outputs), batch, strict=True):
+        for predicted, (frame, size) in zip(backbone.task.describe(outputs), batch, strict=True):
             rate = family.rates[frame.rate_index].rate_id
             if options.json:
-                values = {"image": number, **said, "rate": rate, "bytes": size}
+                values = {"image": number, **predicted, "rate": rate, "bytes": size}
                 print(f"{separator}\n{textwrap.indent(json.dumps(values, indent=1), ' ')}", end="")
                 separator = ","
             else:
                 texts = (
-                    f"{x:.4f}" if isinstance(x, float) else escaped(str(x)) for x in said.values()
+                    f"{x:.4f}" if isinstance(x, float) else escaped(str(x))
+                    for x in predicted.values()
                 )
                 print(f"{number}  {'  '.join(texts)}  {size} bytes  rate {rate}")
             number += 1

@@ -29,7 +29,7 @@ Limits = tuple[float, float]
 #: of two neighbours. Akima's (1970) is smoother.
 METHODS = {"pchip": 2, "akima": 3}
 #: Qualities, and drops below the unsplit network, that exclude nothing.
-UNLIMITED, EVERYTHING = (-math.inf, math.inf), (math.inf, -math.inf)
+UNLIMITED, ANY_DROP = (-math.inf, math.inf), (math.inf, -math.inf)
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def bd_rate_interval(
     metric: Metric | None = None,
     quality: str | None = None,
     method: str = "pchip",
-    drops: tuple[float, float] = EVERYTHING,
+    drops: tuple[float, float] = ANY_DROP,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,

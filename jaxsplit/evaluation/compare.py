@@ -151,7 +151,7 @@ def compare_curves(
     *,
     quality: str | None = None,
     method: str = "pchip",
-    drops: tuple[float, float] = bd.EVERYTHING,
+    drops: tuple[float, float] = bd.ANY_DROP,
 ) -> CurveComparison:
     """Computes the distances between two curves, with an interval where their images are equal.
 
@@ -178,7 +178,7 @@ def compare_curves(
             f"{unit}, expected the first to be larger"
         )
     same_images = _same_images(reference, test)
-    if quality in reference.curve.unsplit and drops != bd.EVERYTHING:
+    if quality in reference.curve.unsplit and drops != bd.ANY_DROP:
         _check_same_unsplit(reference, test, quality)
     curves = reference.rate_quality(quality), test.rate_quality(quality)
     limits = bd.drop_limits(reference.unsplit_quality(quality), drops, metric)

@@ -40,7 +40,7 @@ FORMAT_VERSION, PACKED_VERSION = 1, 2
 INDEX = "family.json"
 _LOG = ".family-files.jaxsplit"
 # Rates as they are written; only these are deleted.
-_PLACE = re.compile(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}(\.safetensors)?")
+_PATH = re.compile(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}(\.safetensors)?")
 #: Patterns of the files of a packed family.
 FILES = (INDEX, "rates/*.safetensors")
 
@@ -137,7 +137,7 @@ def _replacing(directory: Path, paths: Sequence[str]) -> Iterator[None]:
             yield
         finally:  # the index on disk is the old or the new one
             log.seek(0)
-            listed = filter(_PLACE.fullmatch, log.read().decode(errors="replace").split("\n"))
+            listed = filter(_PATH.fullmatch, log.read().decode(errors="replace").split("\n"))
             for path in {*listed} - {*_current(directory)}:
                 _delete(directory / path)
             (directory / _LOG).unlink()

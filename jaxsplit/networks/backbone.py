@@ -239,10 +239,10 @@ def save_backbone(
     flat = traverse_util.flatten_dict(variables, sep="/")
     with np.errstate(over="ignore"):
         arrays = {key: np.ascontiguousarray(leaf, dtype) for key, leaf in flat.items()}
-    wild = [key for key, value in arrays.items() if not np.isfinite(value).all()]
-    if wild:
+    not_finite = [key for key, value in arrays.items() if not np.isfinite(value).all()]
+    if not_finite:
         raise WeightsError(
-            f"cannot write {path}: not finite in {dtype}: {listed(map(quoted, wild))}; "
+            f"cannot write {path}: not finite in {dtype}: {listed(map(quoted, not_finite))}; "
             "use float32, or train again"
         )
     content = safetensors.numpy.save(arrays, {_HEADER: json.dumps(header, sort_keys=True)})

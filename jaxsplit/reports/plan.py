@@ -239,8 +239,8 @@ def _draw_sizes(axes: Axes, plan: Plan, symbols: int, comparison: Comparison | N
         image, label = comparison.extremes[1].sent_bytes, "the image,\nas sent"
     axes.axhline(image, color=_DEVICE, linestyle="--", linewidth=1.6, label=label)
     axes.set_yscale("log")
-    everything = [*raw, image, *sizes]
-    axes.set_ylim(min(everything) / 2.5, max(everything) * 2.5)
+    all_bytes = [*raw, image, *sizes]
+    axes.set_ylim(min(all_bytes) / 2.5, max(all_bytes) * 2.5)
     axes.yaxis.set_major_formatter(elements.plain_numbers)
     axes.set_ylabel("bytes an image (logarithmic)", fontsize=11)
     if comparison is not None:

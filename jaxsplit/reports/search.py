@@ -33,7 +33,7 @@ def render(design: Design, chosen: Sequence[Result] = ()) -> str:
     drop = f"{metric.scale * design.most_drop:g} {unit} of {metric.label}"
     floor = f"Results that lose more than {drop} are left out."
     least = metric.sign * design.unsplit_quality - design.most_drop
-    if all(result.level < least for result in design.front):
+    if all(result.score < least for result in design.front):
         floor = f"All results lose more than {drop}: these lose least."
     note = (
         f"The Pareto front of bytes, {metric.label} and multiply-accumulates on the device. "
@@ -109,7 +109,7 @@ def plot_design(path: str | Path, design: Design, chosen: Sequence[Result] = ())
     axes.set_ylabel(metric.title, fontsize=12)
     title = f"{len(design.results)} candidates, {len(design.front)} on the front"
     axes.set_title(f"{title}; large dots are the front, rings the chosen", fontsize=14, pad=12)
-    worst = min(design.front, key=lambda result: result.level, default=None)
+    worst = min(design.front, key=lambda result: result.score, default=None)
     far = unsplit - (metric.scale * worst.quality if worst else 0.0)  # positive if higher is better
     room = metric.sign * (1 if metric.is_share else 0.05 * abs(far))
     ends = unsplit - 1.3 * far - room, unsplit + 0.1 * far + room

@@ -41,11 +41,11 @@ class Result:
 
     @property
     def costs(self) -> tuple[float, float, float]:
-        """Bytes, negated `level`, and multiply-accumulates on the device: less is better."""
-        return self.bytes_per_image, -self.level, self.candidate.device_macs
+        """Bytes, negated `score`, and multiply-accumulates on the device: less is better."""
+        return self.bytes_per_image, -self.score, self.candidate.device_macs
 
     @property
-    def level(self) -> float:
+    def score(self) -> float:
         """The quality, negated where lower is better."""
         return self.metric.sign * self.quality
 
@@ -155,13 +155,13 @@ def _spread(costs: np.ndarray, layer: list[int], count: int) -> list[int]:
     return [layer[i] for i in picked]
 
 
-def front(results: Sequence[Result], least: float = -math.inf) -> list[Result]:
-    """Returns the Pareto front of results with a `level` of at least `least`, fewest bytes first.
+def front(results: Sequence[Result], min_score: float = -math.inf) -> list[Result]:
+    """Returns the Pareto front of results with at least `min_score`, fewest bytes first.
 
-    Where no result reaches `least`, the largest level is the least.
+    Where no result reaches `min_score`, the largest score is the limit.
     """
     finite = [result for result in results if np.isfinite(result.costs).all()] or results
-    least = min(least, max((result.level for result in finite), default=least))
-    able = [result for result in finite if not result.level < least]
-    kept = [able[i] for i in np.flatnonzero(front_ranks(_costs(able)) == 0).tolist()]
+    min_score = min(min_score, max((result.score for result in finite), default=min_score))
+    eligible = [result for result in finite if not result.score < min_score]
+    kept = [eligible[i] for i in np.flatnonzero(front_ranks(_costs(eligible)) == 0).tolist()]
     return sorted(kept, key=lambda result: result.costs)

@@ -248,7 +248,7 @@ def train_rates(
     check_batch(len(source) * len(config.shown), config.batch_size)
     parallel.devices_for(config.batch_size)
     if config.initialization == "pca":
-        groups[0].split.one  # noqa: B018 — refuses several arrays
+        groups[0].split.single  # noqa: B018 — refuses several arrays
     cached = functools.partial(
         features.compute,
         frozen,

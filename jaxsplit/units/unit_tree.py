@@ -95,7 +95,7 @@ class UnitTree:
         return UnitTree(tuple(tensors), structure)
 
     @property
-    def one(self) -> Tensor:
+    def single(self) -> Tensor:
         """The only array that crosses; a ConfigError if several do."""
         if len(self.tensors) != 1:
             names = ", ".join(tensor.name for tensor in self.tensors)

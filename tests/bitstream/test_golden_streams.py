@@ -30,8 +30,8 @@ PLACED = Path(__file__).with_name("golden_places.json")
 
 def _tables(arrays):
     kinds = {"offsets": np.float32, "places": np.uint8}
-    return CodingTables(
-        **{name: np.array(array, kinds.get(name, np.int32)) for name, array in arrays.items()}
+    return CodingTables.from_arrays(
+        {name: np.array(array, kinds.get(name, np.int32)) for name, array in arrays.items()}
     )
 
 

@@ -226,11 +226,11 @@ def test_a_search_ranks_by_the_task_s_metric(name, tiny_backbone, tmp_path):
     metric = task.metric(name)
     assert {result.metric for result in found.results} == {metric}
     assert found.to_dict()["uncut"].keys() == {name, "macs"}
-    levels = [result.level for result in found.front]
-    nearest = max(result.level for result in found.results)
-    assert max(levels) == nearest
+    scores = [result.score for result in found.front]
+    nearest = max(result.score for result in found.results)
+    assert max(scores) == nearest
     least = metric.sign * found.unsplit_quality - config.most_drop
-    assert min(levels) >= min(least, nearest)
+    assert min(scores) >= min(least, nearest)
     stored = json.loads((tmp_path / "search.json").read_text())
     assert all(name in result for result in stored["rungs"][-1]["results"])
     assert metric.label in render(found)

@@ -226,9 +226,9 @@ def test_arrays_and_units_that_do_not_match_are_refused():
         UnitTree.at(two, BottleneckSpec(2))
     with pytest.raises(ConfigError, match="too small"):
         UnitTree.at(MAP, BottleneckSpec(2, kernel=9, padding=0))
-    assert UnitTree.at(MAP, BottleneckSpec(2)).one.shape == (8, 6, 4)
+    assert UnitTree.at(MAP, BottleneckSpec(2)).single.shape == (8, 6, 4)
     with pytest.raises(ConfigError, match="a, b cross the cut"):
-        _ = UnitTree.at(two, Projection(2)).one
+        _ = UnitTree.at(two, Projection(2)).single
 
 
 def test_noise_of_arrays_is_their_own_and_depends_on_the_example():

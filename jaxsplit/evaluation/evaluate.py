@@ -110,10 +110,10 @@ def evaluate_images(
         check_codec(codec)
     log(f"reading {len(source)} images")
     images, targets = data.load_arrays(source, backbone.preprocessing, task.target_reader)
-    size = batch_size(backbone.preprocessing.input_shape)
+    size = batch_size(backbone.preprocessing.input_shape, len(images))
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
     log("running the unsplit network")
-    predict = predictor(backbone)
+    predict = predictor(backbone, size)
     unsplit = measure_outputs(task, lambda part: predict(images[part]), targets, size)
     cost_of = functools.cache(lambda split: split_cost(split, backbone))
     points, all_lengths, all_measured = [], [], []
@@ -225,12 +225,13 @@ def _point(
     # Lengths of real frames, without interpolation.
     p5, p95 = np.percentile(lengths, (5, 95), method="inverted_cdf")
     shape = backbone.preprocessing.input_shape
+    size = batch_size(shape, len(lengths))
     whole = max(4 * sum(leaf.size for leaf in jax.tree.leaves(backbone.variables)), 1)
     return RatePoint(
         rate_id=rate.rate_id,
         lmbda=rate.lmbda,
         bytes_per_image=length,
-        estimated_bits_per_image=_estimated_bits(split, rate, symbols, batch_size(shape)),
+        estimated_bits_per_image=_estimated_bits(split, rate, symbols, size),
         bits_per_pixel=8 * length / (shape[0] * shape[1]),
         metrics=metrics,
         n_images=len(lengths),
@@ -247,10 +248,16 @@ def _point(
     )
 
 
-def predictor(backbone: networks.Backbone) -> Callable[[np.ndarray], Outputs]:
-    """Returns a function from images uint8 [N, h, w, c] to outputs of the unsplit network."""
+def predictor(
+    backbone: networks.Backbone, size: int | None = None
+) -> Callable[[np.ndarray], Outputs]:
+    """Returns a function from images uint8 [N, h, w, c] to outputs of the unsplit network.
+
+    `size` is as in `predict`.
+    """
     variables = jax.device_put(backbone.variables)
-    return functools.partial(networks.predict, backbone.network, variables, backbone.preprocessing)
+    run = functools.partial(networks.predict, backbone.network, variables, backbone.preprocessing)
+    return functools.partial(run, size=size)
 
 
 def _estimated_bits(split: Split, rate: FamilyRate, symbols: np.ndarray, size: int) -> float:

@@ -54,7 +54,7 @@ def fit_tables(
     images, _ = data.load_arrays(source, backbone.preprocessing, backbone.task.target_reader)
     if not len(images):
         raise DataError(f"{source.name} has no images to fit tables to")
-    size = batch_size(backbone.preprocessing.input_shape)
+    size = batch_size(backbone.preprocessing.input_shape, len(images))
     sender = Sender(family, backbone, size)
     shapes = {rate.rate_id: rate.shape for rate in sender.header.rates}
     symbols = {name: np.empty((len(images), *shapes[name]), np.int32) for name in shapes}

@@ -23,9 +23,17 @@ HeadProgram = Callable[[Variables, Array], tuple[dict[str, Features], Outputs | 
 _Tree = TypeVar("_Tree")
 
 
-def batch_size(input_shape: tuple[int, ...]) -> int:
-    """Returns how many images (H, W, c) to run at once: a batch's features stay moderate."""
-    return min(250, max(1, 32 * 224 * 224 // (input_shape[0] * input_shape[1])))
+def batch_size(input_shape: tuple[int, ...], count: int | None = None) -> int:
+    """Returns how many images (H, W, c) to run at once: a batch's features stay moderate.
+
+    Where there are only `count` images, the batch is the smallest power of two that holds them, at
+    least 8: little of it is padding, and few sizes are compiled.
+
+    >>> batch_size((28, 28, 1)), batch_size((224, 224, 3)), batch_size((28, 28, 1), 60)
+    (250, 32, 64)
+    """
+    largest = min(250, max(1, 32 * 224 * 224 // (input_shape[0] * input_shape[1])))
+    return largest if count is None else min(largest, max(8, 1 << (count - 1).bit_length()))
 
 
 def pad_rows(tree: _Tree, size: int) -> _Tree:
@@ -91,6 +99,7 @@ def predict(
     variables: Variables,
     preprocessing: Preprocessing,
     images: np.ndarray,
+    size: int | None = None,
 ) -> Outputs:
     """Returns the outputs of the unsplit network.
 
@@ -99,6 +108,7 @@ def predict(
       variables: its arrays.
       preprocessing: normalizes the images.
       images: preprocessed, uint8 [N, h, w, c].
+      size: how many to run at once; None: as many for any N, so that no other N compiles anew.
 
     Returns:
       Such as logits float32 [N, K].
@@ -110,5 +120,5 @@ def predict(
     (4, 10)
     """
     program = head_program(as_network(network), (), preprocessing, outputs=True)
-    size = batch_size(preprocessing.input_shape)
+    size = size or batch_size(preprocessing.input_shape)
     return in_batches(lambda batch: program(variables, batch)[1], images, size)

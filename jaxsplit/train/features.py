@@ -197,6 +197,7 @@ def run_parts(
       The part, its first row, and its rows by the names of `run.shapes`.
     """
     size, count, views = run.size, len(run.source), run.views
+    width = batch_size(run.backbone.preprocessing.input_shape, count)  # of few images, fewer
     wanted = set(range(-(-count // size) * len(views)) if parts is None else parts)
     runs = sorted({part // len(views) for part in wanted})
     network, cuts, preprocessing = run.backbone.network, run.cuts, run.backbone.preprocessing
@@ -220,7 +221,7 @@ def run_parts(
             which = index, np.full(len(index), view)
             images = views.apply(batch["image"], *which)
             moved = in_views(batch["label"], targets, preprocessing, views, *which)
-            features, outputs = in_batches(functools.partial(program, variables), images, size)
+            features, outputs = in_batches(functools.partial(program, variables), images, width)
             for cut, tree in features.items():
                 features[cut] = jax.tree.map(lambda x, cut=cut: _as_dtype(x, run.dtype, cut), tree)
             leaves = jax.tree.leaves((features, outputs, moved))

@@ -50,7 +50,7 @@ _FAMILIES = "trained families of this network: adds their rates with measured by
 def plan(options: argparse.Namespace) -> None:
     """Count the costs of every cut of a network, and of the units there."""
     from jaxsplit.cost import CHANNELS, STRIDES, SYMBOLS, make_plan
-    from jaxsplit.cost.link import BITS_PER_SYMBOL, compare_latencies, plan_to_dict
+    from jaxsplit.cost.link import BITS_PER_SYMBOL, check_sizes, compare_latencies, plan_to_dict
     from jaxsplit.family.family import link_options
     from jaxsplit.family.pretrained import load_pretrained
     from jaxsplit.reports import plan as report
@@ -66,14 +66,18 @@ def plan(options: argparse.Namespace) -> None:
         options.backbone, options.weights, options.input, options.classes, measured
     )
     shape = backbone.preprocessing.input_shape
+    bits = BITS_PER_SYMBOL if options.bits_per_symbol is None else options.bits_per_symbol
+    size = math.prod(shape) if options.image_bytes is None else options.image_bytes
+    # Before the network is traced, which takes seconds.
+    check_sizes(bits, size)
+    rates = [] if link is None else link_options(families, backbone, link)
+    if options.cut is not None and options.cut not in (known := backbone.network.cuts()):
+        raise ConfigError(f"{backbone.name} has no cut {options.cut!r}; it has {', '.join(known)}")
     channels, strides = options.channels or CHANNELS, options.strides or STRIDES
     parts = backbone.network, shape, backbone.variables
     plan = make_plan(*parts, name=backbone.name, channels=channels, strides=strides)
     comparison = None
     if link is not None:
-        bits = BITS_PER_SYMBOL if options.bits_per_symbol is None else options.bits_per_symbol
-        size = math.prod(shape) if options.image_bytes is None else options.image_bytes
-        rates = link_options(families, backbone, link)
         comparison = compare_latencies(plan, link, symbols, bits, size, rates, backbone.task)
     shown = None if options.cut is None else plan[options.cut]
     if options.plot is not None:

@@ -239,11 +239,7 @@ def compare_latencies(
     that is sent instead has `image_bytes`; bytes of `trained` options were measured; `task` is the
     network's. Raises a ConfigError if no unit fits any cut, or a number is not positive and finite.
     """
-    if not (0 < bits_per_symbol < math.inf and 0 < image_bytes < math.inf):
-        raise ConfigError(
-            f"{bits_per_symbol} bits per symbol and {image_bytes} bytes of an image; "
-            "expected more than 0 and less than infinity"
-        )
+    check_sizes(bits_per_symbol, image_bytes)
     cuts = tuple(
         option(link, cut, unit, unit.latent_symbols * bits_per_symbol / 8, task=task)
         for cut in plan.cuts
@@ -252,6 +248,18 @@ def compare_latencies(
     best(cuts)  # raises if there is none
     both = extremes(link, plan, image_bytes, task)
     return Comparison(link, bits_per_symbol, cuts, both, tuple(trained))
+
+
+def check_sizes(bits_per_symbol: float, image_bytes: float) -> None:
+    """Raises a ConfigError unless both are positive and finite, as `compare_latencies` needs.
+
+    >>> check_sizes(2, 3072)
+    """
+    if not (0 < bits_per_symbol < math.inf and 0 < image_bytes < math.inf):
+        raise ConfigError(
+            f"{bits_per_symbol} bits per symbol and {image_bytes} bytes of an image; "
+            "expected more than 0 and less than infinity"
+        )
 
 
 def plan_to_dict(plan: Plan, comparison: Comparison | None, symbols: int) -> dict[str, object]:

@@ -11,7 +11,7 @@ comes with the package as resnet8_small-fashion_mnist/stage1.block1.
 import ml_collections
 
 # Argument → steps of the three phases.
-VARIANTS = {"full": (200, 5000, 5000), "quickstart": (100, 700, 700), "smoke": (5, 5, 5)}
+VARIANTS = {"full": (200, 5000, 5000), "quickstart": (100, 700, 700), "smoke": (2, 2, 2)}
 
 
 def get_config(arg: str = "full") -> ml_collections.ConfigDict:
@@ -35,7 +35,7 @@ def get_config(arg: str = "full") -> ml_collections.ConfigDict:
     config.learning_rate = 1e-2
     config.seed = 0
     if arg == "smoke":
-        config.max_samples = 128
+        config.max_samples = 64
         config.batch_size = 16
         config.rate_vectorization = "vmap"  # compiles fastest
     return config

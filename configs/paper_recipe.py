@@ -106,13 +106,13 @@ def _small_images(config: ml_collections.ConfigDict, arg: str) -> None:
             "quantization": "round",
         },
         {
-            "steps": 10 if smoke else 4000 - first,
+            "steps": 3 if smoke else 4000 - first,
             "distortion": {"distillation": 1.0},
             "quantization": "round",
         },
     )
     if smoke:
-        config.max_samples = 500
+        config.max_samples = 64
         config.rate_vectorization = "vmap"  # compiles fastest
 
 

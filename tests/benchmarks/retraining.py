@@ -94,7 +94,7 @@ def make_config(options):
         cut="stage1.block1",
         phases=default_phases(20)[::2],
         data="embedded",
-        max_samples=256,
+        max_samples=64,
         rate_vectorization="vmap",  # the way that compiles soonest
     )
 

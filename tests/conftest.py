@@ -3,7 +3,9 @@
 import collections
 import contextlib
 import dataclasses
+import fcntl
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -102,7 +104,26 @@ def compiles():
 
 
 @pytest.fixture(scope="session")
-def tiny_training():
+def made_once(tmp_path_factory):
+    """A function that makes a thing once for all processes of a run of the tests: (name, make)."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def get(name, make):
+        path = folder / f"{name}.pickle"
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the other process waits for it
+            if not path.exists():
+                made = pickle.dumps(make())
+                path.write_bytes(made)
+        return pickle.loads(path.read_bytes())
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_training(made_once):
     """A backbone trained for seconds: (config, variables, report, losses as it went)."""
     from jaxsplit.data import Preprocessing
     from jaxsplit.train.backbone import BackboneConfig, train_backbone
@@ -115,12 +136,16 @@ def tiny_training():
         batch_size=32,
         max_samples=256,
     )
-    losses = []
-    with _optimized():  # whichever module asks first
-        variables, report = train_backbone(
-            config, None, lambda done, total, metrics: losses.append(float(metrics["loss"]))
-        )
-    return config, variables, report, losses
+
+    def make():
+        losses = []
+        with _optimized():  # whichever module asks first
+            variables, report = train_backbone(
+                config, None, lambda done, total, metrics: losses.append(float(metrics["loss"]))
+            )
+        return config, variables, report, losses
+
+    return made_once("tiny_training", make)
 
 
 @pytest.fixture(scope="session")
@@ -162,12 +187,15 @@ def tiny_config():
 
 
 @pytest.fixture(scope="session")
-def tiny_family(tiny_config, tiny_backbone):
+def tiny_family(tiny_config, tiny_backbone, made_once):
     """The family that `tiny_config` gives; treat it as read-only."""
     from jaxsplit.train.curve import train_curve
 
-    with _optimized():
-        return train_curve(tiny_config, tiny_backbone)
+    def make():
+        with _optimized():
+            return train_curve(tiny_config, tiny_backbone)
+
+    return made_once("tiny_family", make)
 
 
 @pytest.fixture(scope="session")

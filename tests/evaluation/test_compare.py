@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -11,6 +12,7 @@ import pytest
 from evaluation import measured
 
 from jaxsplit.cli import main
+from jaxsplit.evaluation import bd_rate as bd
 from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate, bd_rate_interval
 from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 from jaxsplit.evaluation.curve import Origin
@@ -45,6 +47,14 @@ def refusal(*arguments):
     return err
 
 
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """The interval of a tenth of the draws, where its limits are not the point."""
+    few = functools.partial(bd_rate_interval, resamples=200)
+    monkeypatch.setattr(bd, "bd_rate_interval", few)
+    return few
+
+
 def curves(quality="top1"):
     return [
         MeasuredCurve("", measured.curve_of(i), i).rate_quality(quality) for i in (REFERENCE, TEST)
@@ -61,7 +71,7 @@ def test_figures_are_those_of_the_functions(folders):
     assert (found["quality"], found["method"], found["no_interval"]) == ("top1", "pchip", "")
 
 
-def test_options_reach_the_functions(folders):
+def test_options_reach_the_functions(folders, few_resamples):
     options = ("--method", "akima", "--from-drop", 20, "--to-drop", 10)
     uncut = measured.curve_of(REFERENCE).uncompressed_top1
     limits = uncut - 0.2, uncut - 0.1
@@ -70,7 +80,7 @@ def test_options_reach_the_functions(folders):
         bd_rate(*curves(), method="akima", limits=limits), rel=1e-12
     )
     assert found["interval"]["low"] == pytest.approx(
-        bd_rate_interval(REFERENCE, TEST, method="akima", drops=(0.2, 0.1)).low, rel=1e-12
+        few_resamples(REFERENCE, TEST, method="akima", drops=(0.2, 0.1)).low, rel=1e-12
     )
     assert (found["overlap"]["low"], found["overlap"]["high"]) == pytest.approx(limits)
     assert found["overlap"]["of_limits"] == pytest.approx(1)
@@ -98,6 +108,7 @@ def test_the_table_says_the_same(folders):
     assert len(lines) == 3
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_file_is_as_good_as_its_folder(folders):
     files = [folder / "curve.json" for folder in folders]
     by_file, by_folder = result(*files), result(*folders)
@@ -124,6 +135,7 @@ def test_a_curve_whose_name_is_its_own_has_no_images(folders, tmp_path):
     assert result(tmp_path / "one" / "first.json", folders[1])["interval"] is None
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_curves_without_a_common_rate_have_no_bd_accuracy(tmp_path):
     far = dataclasses.replace(REFERENCE, bytes=100 * REFERENCE.bytes)
     pair = [measured.write(tmp_path / n, i) for n, i in (("near", REFERENCE), ("far", far))]
@@ -133,6 +145,7 @@ def test_curves_without_a_common_rate_have_no_bd_accuracy(tmp_path):
     assert "the curves share no range of bytes" in run(*pair)[1]
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_refusals_are_one_line(folders, tmp_path):
     old, new = folders
     assert "No such file" in refusal(old, tmp_path / "nothing")
@@ -166,6 +179,7 @@ def _side(name, images=None, **changes):
     )
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_systems_with_other_networks_are_compared_on_the_same_images():
     other = {
         "backbone": "resnet20_small",
@@ -185,6 +199,7 @@ def test_other_images_of_the_same_data_are_told():
     assert found.render().splitlines()[-1].startswith("images       different")
 
 
+@pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize("changes", [{"data": "folder:imagenet"}, {"classes": 100}])
 def test_other_data_or_classes_are_refused_in_one_line(changes, tmp_path):
     sides = _side("old"), _side("new", data_fingerprint="00" * 8, **changes)
@@ -200,6 +215,7 @@ def test_other_data_or_classes_are_refused_in_one_line(changes, tmp_path):
     assert compare_curves(*seen).same_images is True
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_what_older_files_do_not_say_is_said(folders, tmp_path):
     shutil.copy(folders[1] / "curve.json", tmp_path)
     assert "images       unknown" in run(folders[0], tmp_path)[1]

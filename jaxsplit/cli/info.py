@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxsplit.cli import arguments as cli
+from jaxsplit.errors import FamilyError, did_you_mean
+from jaxsplit.io import hub
 from jaxsplit.io.files import read_file
 
 
@@ -58,6 +60,13 @@ def describe(name: str | None = None) -> Description:
         return _network(name)
     if path.is_file() or path.suffix in weights or name in (*embedded, *PACKAGES):
         return _backbone(name)
+    families = pretrained_names()
+    if not name.startswith(hub.PREFIX) and not path.exists() and name not in families:
+        near = did_you_mean(name, (*families, *embedded, *networks.names()))
+        raise FamilyError(
+            f"no family at {name}, nor weights or a network of this name: give a folder, a file, "
+            f"hf:owner/name, or a name that jaxsplit info lists{near}"
+        )
     return _family(name)
 
 

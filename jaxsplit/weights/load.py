@@ -95,11 +95,7 @@ def _by_name(text: str) -> Backbone:
         path = _download(text)
     if networks.holds_backbone(path):
         return networks.read_backbone(path)
-    if any((folder / text / _FAMILY_INDEX).is_file() for folder in (Path(), _FAMILIES)):
-        call = f"jaxsplit.load_pretrained({text!r})"
-        raise WeightsError(
-            f"{text} is a family: load it with {call}, and its network with {call}.backbone_of()"
-        )
+    _refuse_family(text)
     if path.exists():
         format_of(path)  # refuses files of other formats
         raise WeightsError(
@@ -109,6 +105,14 @@ def _by_name(text: str) -> Backbone:
     known = (*embedded, *PACKAGES)
     listed = f"{', '.join(known)}{did_you_mean(text, (*known, *networks.names()))}"
     raise WeightsError(f"no weights called {text!r}: give a file or one of {listed}")
+
+
+def _refuse_family(text: str) -> None:
+    if any((folder / text / _FAMILY_INDEX).is_file() for folder in (Path(), _FAMILIES)):
+        raise WeightsError(
+            f"{text} is a family, not a backbone: jaxsplit.load_pretrained({text!r}) loads it, and "
+            "its backbone_of() the network"
+        )
 
 
 def not_included(name: str) -> str:
@@ -217,6 +221,7 @@ def abstract_backbone(
         traced = cast("networks.Variables", shapes)
         found = Backbone(name, network, traced, preprocessing, task, "", {})
     elif weights is None and not _may_be_weights(name, known):
+        _refuse_family(name)
         expected = f"one of {', '.join(known)}, or a file of weights{did_you_mean(name, known)}"
         raise ConfigError(f"no network called {name!r}: give {expected}")
     elif classes is not None:

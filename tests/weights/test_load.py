@@ -99,6 +99,34 @@ def test_unknown_names_are_refused(tmp_path, monkeypatch):
         load_backbone("resnet19", "missing.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("resnet5", "did you mean resnet50?"),
+        ("ResNet50", "did you mean resnet50?"),
+        ("efficientnet-lite0", "did you mean efficientnet_lite0?"),
+        ("fashion_mnist_resnet9", "did you mean fashion_mnist_resnet8?"),
+        ("folder", "folder: is not a file, expected a file of weights"),
+        ("efficientnet_lite0/stage6.block1", "is a family, not a backbone"),
+        ("run", "run is a family, not a backbone: jaxsplit.load_pretrained('run') loads it"),
+    ],
+)
+def test_what_is_typed_for_a_backbone_names_what_was_meant(tmp_path, monkeypatch, typed, said):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder", "run"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run" / "family.json").write_text("{}")
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(typed)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_network_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"no network is called 'resnet5.*did you mean resnet50"):
+        load_backbone("resnet5", weights="x.pth")
+
+
 def test_a_folder_does_not_hide_embedded_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fashion_mnist_resnet8").mkdir()

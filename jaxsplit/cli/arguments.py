@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import operator
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -134,6 +135,10 @@ class Parser(argparse.ArgumentParser):
             name, equals, value = word.partition("=")
             if name == "--":
                 return
+            if re.match("-[A-Za-z]", word) and word[:2] not in self._option_string_actions:
+                name, short = word[:2], [one for one in known if one[2] == word[1]]
+                near = f"; did you mean {' or '.join(short)}?" if short else ""
+                self.error(f"there is no option {name}{near}")
             if name in known or not name.startswith("--") or name.startswith("--config."):
                 continue
             near = did_you_mean(name, known)
@@ -164,7 +169,9 @@ FAMILY = (
     argument("--family", "DIR|NAME|hf:NAME", _FAMILIES, required=True),
     one_of(
         argument("--backbone", "NAME", "weights by name, embedded or of an installed package"),
-        argument("--weights", "FILE", "file of weights to use", Path),
+        argument(
+            "--weights", "FILE|hf:NAME", "weights of its network: a file, or on the hub", Path
+        ),
     ),
 )
 _WORKDIR = "for checkpoints and results; the same command resumes from it"

@@ -46,15 +46,7 @@ def import_backbone(options: argparse.Namespace) -> None:
     if options.resize is not None:
         preprocessing = dataclasses.replace(backbone.preprocessing, resize=options.resize)
         backbone = dataclasses.replace(backbone, preprocessing=preprocessing)
-    networks.save_backbone(
-        options.output,
-        backbone.variables,
-        name=backbone.name,
-        preprocessing=backbone.preprocessing,
-        class_names=backbone.class_names,
-        card=backbone.card,
-        dtype="float32",
-    )
+    backbone.save(options.output)
     count = len(backbone.class_names)
     facts = {"backbone": backbone.name, "classes": count, "fingerprint": backbone.fingerprint}
     summary = f"{backbone.name}, {count} classes: {options.output}\n"

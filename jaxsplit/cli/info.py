@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxsplit.cli import arguments as cli
+from jaxsplit.errors import FamilyError, did_you_mean
+from jaxsplit.io import hub
 from jaxsplit.io.files import read_file
 
 
@@ -39,19 +41,32 @@ def describe(name: str | None = None) -> Description:
     """
     from jaxsplit import networks
     from jaxsplit.family.pretrained import pretrained_names
-    from jaxsplit.weights.load import PACKAGES
+    from jaxsplit.weights.published import PACKAGES
 
     embedded = networks.embedded_weights()
     if name is None:
         found = {"families": [*pretrained_names()], "backbones": [*embedded]}
         lines = [f"embedded {kind}: {', '.join(names)}" for kind, names in found.items()]
+        found["networks"] = [*networks.names()]
+        lines.append(
+            f"networks, jaxsplit info NAME has their weights: {', '.join(networks.names())}"
+        )
         return Description(lines, found)
     path = Path(name)
     if path.suffix == ".jspl":
         return _stream(path)
     weights = (networks.SUFFIX, ".pth", ".pt", ".npz")
+    if name in networks.names() and (name not in PACKAGES or PACKAGES[name].find() is None):
+        return _network(name)
     if path.is_file() or path.suffix in weights or name in (*embedded, *PACKAGES):
         return _backbone(name)
+    families = pretrained_names()
+    if not name.startswith(hub.PREFIX) and not path.exists() and name not in families:
+        near = did_you_mean(name, (*families, *embedded, *networks.names()))
+        raise FamilyError(
+            f"no family at {name}, nor weights or a network of this name: give a folder, a file, "
+            f"hf:owner/name, or a name that jaxsplit info lists{near}"
+        )
     return _family(name)
 
 
@@ -95,6 +110,22 @@ def _backbone(name: str) -> Description:
         "card": backbone.card,
     }
     return Description(lines, document)
+
+
+def _network(name: str) -> Description:
+    """Describes an included network whose weights are not here."""
+    from jaxsplit import networks
+    from jaxsplit.weights.load import abstract_backbone, not_included
+
+    shape, missing = abstract_backbone(name).preprocessing.input_shape, not_included(name)
+    cuts = networks.cuts(name, shape)
+    lines = [
+        f"network {name}: images {shape}",
+        f"  weights: {missing}",
+        f"  cuts: {', '.join(f'{cut} {shape}' for cut, shape in cuts.items())}",
+    ]
+    listed = {cut: list(shape) for cut, shape in cuts.items()}
+    return Description(lines, {"network": name, "weights": missing, "cuts": listed})
 
 
 def _family(name: str) -> Description:

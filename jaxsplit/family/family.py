@@ -24,6 +24,7 @@ from jaxsplit.io import untrusted
 from jaxsplit.split import Split, make_split
 from jaxsplit.units import BottleneckSpec
 from jaxsplit.weights.load import load_backbone
+from jaxsplit.weights.published import where_to_get
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,7 +138,7 @@ class RateFamily:
 
         Args:
           name: of weights, see `load_backbone`; None: those that the family names.
-          file: of weights for the family's network, in place of a name.
+          file: of weights for the family's network, in place of a name; also hf:owner/name.
 
         Returns:
           The backbone, with the family's preprocessing.
@@ -151,9 +152,10 @@ class RateFamily:
         elif found := name or self.weights:
             backbone = load_backbone(found)
         else:
+            how = where_to_get(self.backbone)
             raise FamilyError(
                 f"the family names no weights for {self.backbone}: give a backbone, or --weights "
-                "FILE on the command line"
+                f"FILE on the command line{f'; {how}' if how else ''}"
             )
         # Imported weights don't know the preprocessing of this family.
         return dataclasses.replace(backbone, preprocessing=self.preprocessing)

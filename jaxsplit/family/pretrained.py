@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
+from jaxsplit import networks
 from jaxsplit.errors import FamilyError, did_you_mean
 from jaxsplit.family import RateFamily
 from jaxsplit.family.files import FILES, INDEX, is_packed
+from jaxsplit.io import hub
+from jaxsplit.networks import holds_backbone
 
 #: Families in the package: `<backbone>-<dataset>/<cut>/`.
-FAMILIES = Path(__file__).parent.parent / "assets" / "families"
-
-_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # no "..", no wildcard
-_HUB = re.compile(rf"hf:({_PART}/{_PART})((?:/{_PART})*)(?:@([A-Za-z0-9_][A-Za-z0-9_./-]*))?")
+ASSETS = Path(__file__).parent.parent / "assets" / "families"
+# Of a training's folder.
+_TRAINED = "family"
 
 
 def pretrained_names() -> tuple[str, ...]:
@@ -50,44 +51,49 @@ def load_pretrained(name: str | os.PathLike[str]) -> RateFamily:
     ('stage1.block1', ['r1', 'r2', 'r3', 'r4', 'r5'])
     """
     text = os.fspath(name)
-    if text.startswith("hf:"):
+    if text.startswith(hub.PREFIX):
         return RateFamily.load(_download(text))
-    if not (Path(text) / INDEX).exists() and text in pretrained_names():
-        return RateFamily.load(FAMILIES / text)
-    if not Path(text).exists():
-        raise FamilyError(
-            f"no family at {text}: give a folder, hf:owner/name, or one of the package: "
-            f"{', '.join(pretrained_names())}{did_you_mean(text, pretrained_names())}"
+    if (Path(text) / INDEX).exists():
+        return RateFamily.load(text)
+    if text in pretrained_names():
+        return RateFamily.load(ASSETS / text)
+    if (Path(text) / _TRAINED / INDEX).exists():
+        folder = Path(text) / _TRAINED
+        raise FamilyError(f"no family at {text}, but in it: load {folder}")
+    if Path(text).is_file():
+        kind = (
+            "weights of a backbone: see jaxsplit.load_backbone"
+            if holds_backbone(text)
+            else "a file"
         )
-    return RateFamily.load(text)
+        raise FamilyError(f"no family at {text}: it is {kind}; a family is a folder with {INDEX}")
+    if Path(text).exists():
+        return RateFamily.load(text)  # says what is missing
+    if text in (*networks.names(), *networks.embedded_weights()):
+        what = f"{text} is a backbone: load it with jaxsplit.load_backbone"
+        raise FamilyError(f"{what}; families are {', '.join(pretrained_names())}{_near(text)}")
+    raise FamilyError(
+        f"no family at {text}: give a folder, hf:owner/name, or one of the package: "
+        f"{', '.join(pretrained_names())}{_near(text)}"
+    )
+
+
+def _near(text: str) -> str:
+    """Returns the end of a message: the families whose names begin so, else a similar one."""
+    begin = [name for name in pretrained_names() if text and name.startswith(text)]
+    return (
+        f"; did you mean {' or '.join(begin)}?" if begin else did_you_mean(text, pretrained_names())
+    )
 
 
 def _download(name: str) -> Path:
     """Downloads a packed family from the Hub and returns its local folder."""
-    found = _HUB.fullmatch(name)
-    if found is None:
-        raise FamilyError(
-            f"{name!r} is not a name on the Hub; expected hf:owner/name[/folder][@rev]"
-        )
-    repository, folder, revision = found[1], found[2].lstrip("/"), found[3]
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise FamilyError(
-            f"{name} needs the package huggingface_hub, which is not installed: "
-            'pip install "jaxsplit[hub]"'
-        ) from error
-    patterns = [f"{folder}/{file}".lstrip("/") for file in FILES]
-    try:
-        local = snapshot_download(repository, revision=revision, allow_patterns=patterns)
-    except Exception as error:  # of several libraries
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise FamilyError(
-            f"cannot download {name} ({reason}); check the name, the revision and the connection"
-        ) from error
-    if not is_packed(Path(local) / folder):
+    found = hub.parse(name, "folder", FamilyError)
+    patterns = [f"{found.path}/{file}".lstrip("/") for file in FILES]
+    folder = hub.download(name, found, patterns, FamilyError) / found.path
+    if not is_packed(folder):
         raise FamilyError(
             f"{name} is not a packed family, and others may be of any size once they are read: its "
             "owner can pack it with jaxsplit pack"
         )
-    return Path(local) / folder
+    return folder

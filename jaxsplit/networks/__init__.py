@@ -6,12 +6,12 @@ from jaxsplit.networks.backbone import (
     Backbone,
     embedded_weights,
     fingerprint,
-    holds_backbone,
     make_backbone,
     open_embedded,
     read_backbone,
     save_backbone,
 )
+from jaxsplit.networks.backbone_file import holds_backbone
 from jaxsplit.networks.inference import predict
 from jaxsplit.networks.layers import Chain, fold_normalization
 from jaxsplit.networks.network import (
@@ -22,6 +22,7 @@ from jaxsplit.networks.network import (
     Variables,
     as_network,
 )
+from jaxsplit.networks.registry import register
 from jaxsplit.networks.residual import create, cuts, endpoint_shapes, names
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "open_embedded",
     "predict",
     "read_backbone",
+    "register",
     "save_backbone",
 ]
 

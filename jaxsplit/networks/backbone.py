@@ -5,49 +5,31 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
-import safetensors.numpy
-from flax import traverse_util
 
 from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Preprocessing
-from jaxsplit.errors import ConfigError, DataError, WeightsError
-from jaxsplit.io.fields import build
-from jaxsplit.io.files import parse_json, write_whole
-from jaxsplit.io.untrusted import (
-    check_tensors,
-    damaged,
-    finite_floats,
-    listed,
-    quoted,
-    read_metadata,
-    read_safetensors,
-)
+from jaxsplit.errors import ConfigError, WeightsError
+from jaxsplit.networks import backbone_file, registry
 from jaxsplit.networks.network import (
     LinenNetwork,
     Network,
     Variables,
     as_network,
-    per_image_shapes,
-    variable_shapes,
+    shapes_of_one,
 )
-from jaxsplit.networks.residual import create
 from jaxsplit.tasks import Classification, Task
-from jaxsplit.trees import Structs, Tree
+from jaxsplit.trees import Structs
 
 #: The weights in the package.
 BACKBONES = Path(__file__).parent.parent / "assets" / "backbones"
 SUFFIX = ".safetensors"
-# The entry of the file's metadata that holds what isn't a tensor, as JSON.
-_HEADER = "jaxsplit"
 
 
 @renamed_argument("module", "network")
@@ -106,6 +88,37 @@ class Backbone:
     def output_shapes(self) -> Structs:
         """The outputs for one image: `jax.ShapeDtypeStruct`s without the leading axis."""
         return per_image_shapes(self.network, self.variables, self.preprocessing.input_shape)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the backbone as one file for `jaxsplit.load_backbone`, in float32.
+
+        A network of your own is found by its name: call `networks.register` before you save it, and
+        in every program that loads the file.
+
+        Args:
+          path: file to write, NAME.safetensors; replaced atomically.
+
+        Raises:
+          ConfigError: the file cannot be written, or its network or task is not registered.
+          WeightsError: these variables could not be read again, such as those of `fold`.
+
+        >>> import tempfile
+        >>> own = open_embedded("fashion_mnist_resnet8")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     own.save(f"{folder}/own.safetensors")
+        ...     read_backbone(f"{folder}/own.safetensors").fingerprint == own.fingerprint
+        True
+        """
+        if Path(path).suffix != SUFFIX:
+            raise ConfigError(f"cannot write {os.fspath(path)}: the name must end in {SUFFIX}")
+        values = {name: getattr(self, name) for name in backbone_file.Content._fields}
+        content = backbone_file.Content(**values)
+        if not self.network.folded and fingerprint(self.variables) != self.fingerprint:
+            raise WeightsError(
+                f"cannot write {os.fspath(path)}: its variables are not those of its fingerprint; "
+                "make the backbone with jaxsplit.make_backbone"
+            )
+        backbone_file.write(Path(path), content, "float32")
 
     def fold(self) -> Backbone:
         """Returns the backbone with its network folded, see `Network.fold`; same fingerprint."""
@@ -183,12 +196,8 @@ def fingerprint(variables: Variables) -> str:
     >>> fingerprint({"params": {"w": np.zeros((2,))}})[:8]
     '2d09e3a0'
     """
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree.leaves_with_path(variables)
-    }
     digest = hashlib.sha256()
-    for path, leaf in sorted(leaves.items()):
+    for path, leaf in sorted(backbone_file.by_name(variables).items()):
         value = np.asarray(leaf, dtype="<f4")
         digest.update(f"{path}{value.shape}".encode())
         digest.update(value.tobytes())
@@ -207,14 +216,17 @@ def save_backbone(
 ) -> None:
     """Writes weights and card as one safetensors file; equal ones give equal bytes.
 
+    `Backbone.save` does the same for a backbone, in float32.
+
     Args:
       path: file to write; replaced atomically.
       variables: {"params", "batch_stats"}, not folded.
-      name, preprocessing, class_names, card: as in `Backbone`.
+      name: of an included network, or of one that was registered by `register`.
+      preprocessing, class_names, card: as in `Backbone`.
       dtype: of the stored arrays; they are float32 again when read.
 
     Raises:
-      ConfigError: the file cannot be written.
+      ConfigError: the file cannot be written, or no network has this name.
       WeightsError: these variables could not be read again.
 
     >>> import tempfile
@@ -225,50 +237,14 @@ def save_backbone(
     ...     read_backbone(f"{folder}/own.safetensors").card
     {'seed': 0}
     """
-    if "batch_stats" not in cast("Mapping[str, Tree]", variables):
-        raise WeightsError(
-            f"cannot write {path}: its batch normalization is folded away; "
-            "save the variables as they were before fold()"
-        )
-    header = {
-        "name": name,
-        "preprocessing": preprocessing.to_dict(),
-        "class_names": list(class_names),
-        "card": card,
-    }
-    flat = traverse_util.flatten_dict(variables, sep="/")
-    with np.errstate(over="ignore"):
-        arrays = {key: np.ascontiguousarray(leaf, dtype) for key, leaf in flat.items()}
-    not_finite = [key for key, value in arrays.items() if not np.isfinite(value).all()]
-    if not_finite:
-        raise WeightsError(
-            f"cannot write {path}: not finite in {dtype}: {listed(map(quoted, not_finite))}; "
-            "use float32, or train again"
-        )
-    content = safetensors.numpy.save(arrays, {_HEADER: json.dumps(header, sort_keys=True)})
-    write_whole(Path(path), content, make_folder=True)
-
-
-def holds_backbone(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a path is a file of `save_backbone`.
-
-    Args:
-      path: of any file.
-
-    Returns:
-      False for weights of another package, and for a missing or unreadable file.
-
-    >>> holds_backbone("nowhere")
-    False
-    """
-    try:
-        return _HEADER in read_metadata(path)
-    except WeightsError:
-        return False
+    task = Classification(tuple(class_names))
+    network = registry.find(name, len(task.class_names)).network
+    content = backbone_file.Content(name, network, variables, preprocessing, task, card)
+    backbone_file.write(Path(path), content, dtype)
 
 
 def read_backbone(path: str | os.PathLike[str]) -> Backbone:
-    """Reads a file of `save_backbone`; nothing in it is executed.
+    """Reads a file of `Backbone.save` or `save_backbone`; nothing in it is executed.
 
     Args:
       path: of the file.
@@ -277,44 +253,10 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
       The backbone, without a name for its weights.
 
     Raises:
-      WeightsError: the file is missing, is no such file, or does not fit the model that it names.
+      WeightsError: the file is missing, is no such file, names a network that is not registered, or
+        does not fit it.
 
     >>> read_backbone(BACKBONES / "fashion_mnist_resnet8.safetensors").name
     'resnet8_small'
     """
-    where, metadata = os.fspath(path), read_metadata(path)
-    if _HEADER not in metadata:
-        raise WeightsError(
-            f"{where}: weights of another package: they do not say which network they are of; "
-            "name it too"
-        )
-    try:
-        found = _without_variables(metadata[_HEADER])
-    except (ConfigError, DataError, ValueError) as error:
-        text = quoted(str(error), 200)
-        raise damaged(f"{where} is not a backbone file of jaxsplit ({text})") from error
-    tree = variable_shapes(found.module, found.preprocessing.input_shape)
-    shapes = {key: x.shape for key, x in traverse_util.flatten_dict(tree, sep="/").items()}
-    tensors = read_safetensors(path)
-    check_tensors(tensors, shapes, f"{where} does not fit {found.name}")
-    variables = traverse_util.unflatten_dict(finite_floats(tensors, where), sep="/")
-    return dataclasses.replace(found, variables=variables, fingerprint=fingerprint(variables))
-
-
-class _Description(TypedDict):
-    """The description of a backbone in its file."""
-
-    name: str
-    class_names: tuple[str, ...]
-    card: dict[str, object]
-    preprocessing: Preprocessing
-
-
-def _without_variables(text: str) -> Backbone:
-    """Makes the backbone that a file describes beside its tensors."""
-    header: _Description = build(_Description, parse_json(text), what="its description")
-    name, class_names = header["name"], header["class_names"]
-    if not class_names:
-        raise ConfigError("it has no class names")
-    module, preprocessing = create(name, len(class_names)), header["preprocessing"]
-    return make_backbone(name, module, {}, preprocessing, class_names, header["card"])
+    return make_backbone(*backbone_file.read(path))

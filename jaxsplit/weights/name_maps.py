@@ -83,7 +83,7 @@ def from_tensors(
     """
     known = packages(name)
     if not known:
-        advice = "give a file of networks.save_backbone"
+        advice = "give a file of Backbone.save"
         raise WeightsError(f"no other package has weights of jaxsplit's own {name}; {advice}")
     for key in [key for key in tensors if key.endswith("num_batches_tracked")]:
         del tensors[key]

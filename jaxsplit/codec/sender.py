@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
+from typing import Self
 
 import jax
 import numpy as np
 
-from jaxsplit import _moved, bitstream
+from jaxsplit import _moved, bitstream, networks
 from jaxsplit.codec.rate_control import rates_for
-from jaxsplit.codec.runtime import Runtime
+from jaxsplit.codec.runtime import Runtime, put_used
 from jaxsplit.errors import FamilyError
 from jaxsplit.networks import Features
 from jaxsplit.networks.inference import HeadProgram, head_program, in_batches
@@ -120,6 +121,24 @@ class Sender(Runtime):
         self._check(images)
         return self._quantize(images, rate_id, self._head)
 
+    def warm_up(self) -> Self:
+        """Compiles all that a first call needs, for every rate, by encoding blank images.
+
+        Without it, the first image of a process waits for the compiler, for a second or two.
+
+        Returns:
+          This sender.
+
+        >>> from jaxsplit.family.pretrained import load_pretrained
+        >>> sender, _ = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").codec()
+        >>> frames = sender.warm_up()(np.zeros((1, 28, 28, 1), np.uint8), rate="r1")
+        """
+        shape = self.backbone.preprocessing.input_shape
+        features = self._head(np.zeros((self.batch_size, *shape), np.uint8))
+        for name, rate in self._rates.items():
+            self._programs[name](rate.unit, rate.offsets, features).block_until_ready()
+        return self
+
     def features(self, images: np.ndarray) -> Features:
         """Runs the head alone: `quantize(features(images), rate_id)` equals `symbols`.
 
@@ -158,6 +177,12 @@ class Sender(Runtime):
     @functools.cached_property
     def _head_program(self) -> HeadProgram:
         return head_program(self.backbone.network, (self.family.cut,), self.backbone.preprocessing)
+
+    @functools.cached_property
+    def _variables(self) -> networks.Variables:
+        image = (self.batch_size, *self.backbone.preprocessing.input_shape)
+        images = jax.ShapeDtypeStruct(image, np.uint8)
+        return put_used(self._head_program.trace, self.backbone.variables, images)
 
     @functools.cached_property
     def _programs(self) -> dict[str, Callable[[Variables, Offsets, Features], jax.Array]]:

@@ -16,6 +16,8 @@ from jaxsplit.errors import DataError, JaxsplitWarning, warn_once
 
 #: Formats that are decoded, by Pillow's names. Others call programs (EPS), are stubs or too rare.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "AVIF", "JPEG2000")
+# Those of Pillow's plugins that `Image.open` always loads.
+_LOADED = ("PNG", "JPEG", "GIF", "BMP", "PPM")
 HEIC_ADVICE = "convert HEIC to JPEG, for example with heif-convert of libheif"
 _GREY = ("1", "L", "LA", "La")  # Pillow's modes, with or without transparency
 _MEMORY = 900 * 2**20  # bytes for one image
@@ -64,7 +66,7 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
         if isinstance(encoded, Path) and encoded.stat().st_size > _MEMORY // 2:
             raise ValueError(f"the file has more than {_MEMORY >> 21} MiB")
         file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-        with Image.open(file, formats=FORMATS) as image:
+        with _open(file) as image:
             _check(image)
             # The further pictures of an MPO are previews, not an animation.
             if getattr(image, "is_animated", False) and image.format != "MPO":
@@ -84,6 +86,14 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
         elif isinstance(error, UnidentifiedImageError):
             reason = _unidentified(encoded)
         raise DataError(f"cannot read {name} as an image: {reason}") from error
+
+
+def _open(file: io.BytesIO | Path) -> ImageFile.ImageFile:
+    """Opens an image; Pillow loads the plugins of all its formats only for the rarer ones."""
+    try:
+        return Image.open(file, formats=_LOADED)
+    except UnidentifiedImageError:
+        return Image.open(file, formats=FORMATS)
 
 
 def convert(image: Image.Image, channels: int) -> Image.Image:

@@ -17,12 +17,14 @@ from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.networks import backbone_file, registry
+from jaxsplit.networks.inference import head_program
 from jaxsplit.networks.network import (
     LinenNetwork,
     Network,
     Variables,
     as_network,
-    shapes_of_one,
+    per_image_shapes,
+    without_batch,
 )
 from jaxsplit.tasks import Classification, Task
 from jaxsplit.trees import Structs
@@ -83,6 +85,31 @@ class Backbone:
     def feature_shapes(self) -> dict[str, Structs]:
         """The features of one image at every cut, see `Network.feature_shapes`."""
         return self.network.feature_shapes(self.variables, self.preprocessing.input_shape)
+
+    def features_at(self, cut: str) -> Structs:
+        """The features of one image at one cut: traces no further, and each cut once.
+
+        Args:
+          cut: endpoint of the network; a ConfigError if there is no such cut.
+
+        Returns:
+          `jax.ShapeDtypeStruct`, or a tree of them, without the leading axis.
+        """
+        if cut not in (cuts := self.network.cuts()):
+            raise ConfigError(f"{self.name} has no cut {cut!r}; it has {', '.join(cuts)}")
+        if not isinstance(self.network, LinenNetwork) or "feature_shapes" in self.__dict__:
+            return self.feature_shapes[cut]
+        if cut not in self._heads:
+            # The sender's program of one image: jax keeps its trace for the first image.
+            program = head_program(self.network, (cut,), self.preprocessing)
+            image = jax.ShapeDtypeStruct((1, *self.preprocessing.input_shape), np.uint8)
+            features = program.eval_shape(self.variables, image)[0][cut]
+            self._heads[cut] = without_batch(features)
+        return self._heads[cut]
+
+    @functools.cached_property
+    def _heads(self) -> dict[str, Structs]:
+        return {}
 
     @functools.cached_property
     def output_shapes(self) -> Structs:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
@@ -15,10 +15,21 @@ import numpy as np
 from jaxsplit.data import Preprocessing
 from jaxsplit.networks.network import Features, Network, Variables, as_network
 from jaxsplit.tasks import Outputs
-from jaxsplit.trees import Array, Tree
+from jaxsplit.trees import Array, Traced, Tree
 
-#: Jitted (variables, images uint8 [B, h, w, c]) → (cut → features, outputs or None).
-HeadProgram = Callable[[Variables, Array], tuple[dict[str, Features], Outputs | None]]
+
+class HeadProgram(Protocol):
+    """Jitted (variables, images uint8 [B, h, w, c]) → (cut → features, outputs or None)."""
+
+    def __call__(
+        self, variables: Variables, images: Array, /
+    ) -> tuple[dict[str, Features], Outputs | None]: ...
+
+    def eval_shape(self, variables: Traced, images: jax.ShapeDtypeStruct, /) -> Any:
+        """Traces alone; a later call with these shapes doesn't trace again."""
+
+    def trace(self, variables: Traced, images: jax.ShapeDtypeStruct, /) -> jax.stages.Traced: ...
+
 
 _Tree = TypeVar("_Tree")
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 
 from jaxsplit import ops
 from jaxsplit.errors import ConfigError
@@ -29,7 +33,64 @@ class NormConfig:
     folded: bool = False
 
 
-class Conv(nn.Module):
+# True while only the shapes of variables are asked for.
+_SHAPES_ONLY = contextvars.ContextVar("shapes only", default=False)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Makes the layers below declare their variables and compute nothing but the right shapes.
+
+    Tracing a network's `init` takes a tenth of the time then.
+    """
+    token = _SHAPES_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _SHAPES_ONLY.reset(token)
+
+
+class _Layer(nn.Module):
+    """A layer whose initializers take a shape first: Flax would trace them to check that shape.
+
+    That is half the time of tracing a network.
+    """
+
+    def param(
+        self, name: str, init_fn: Callable[..., Any], *init_args: Any, **options: Any
+    ) -> Any:  # as Flax types it
+        """Returns a parameter, as `Module.param` does."""
+        shape, *rest = init_args
+        if self.scope is not None and self.has_variable("params", name):
+            value: jax.Array = self.get_variable("params", name)
+            if np.shape(value) != tuple(shape):
+                raise ScopeParamShapeError(name, self.scope.path_text, np.shape(value), shape)
+            return value
+        if _SHAPES_ONLY.get():
+            self.put_variable("params", name, jnp.zeros(shape, *rest))
+            return self.get_variable("params", name)
+        return super().param(name, init_fn, *init_args, **options)
+
+
+class BatchNorm(_Layer, nn.BatchNorm):
+    """Batch normalization of Flax."""
+
+    @nn.compact
+    def declare(self, x: jax.Array) -> jax.Array:
+        """Declares the variables alone, see `shapes_only`."""
+        shape = (x.shape[-1],)
+        for name in ("scale", "bias"):
+            self.param(name, nn.initializers.zeros, shape)
+        for name in ("mean", "var"):
+            self.put_variable("batch_stats", name, jnp.zeros(shape))
+        return x
+
+
+class Dense(_Layer, nn.Dense):
+    """Linear layer of Flax."""
+
+
+class Conv(_Layer):
     """Convolution [B, H, W, c] → [B, h, w, features], computed by `ops.conv`.
 
     Attributes:
@@ -52,12 +113,16 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, 1 if self.depthwise else x.shape[-1], self.features)
         kernel = self.param("kernel", _KERNEL_INIT, shape, jnp.float32)
-        padding = self.padding or self.size // 2
-        x = ops.conv(x, kernel.astype(x.dtype), self.stride, padding, self.depthwise)
+        bias = None
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            x = x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
-        return x
+        if _SHAPES_ONLY.get():
+            spare = 1 - self.size % 2 if self.padding is None else 0  # of an even kernel
+            h, w = (-(-(n + spare) // self.stride) for n in x.shape[1:3])
+            return jnp.zeros((len(x), h, w, self.features), x.dtype)
+        padding = self.padding or self.size // 2
+        x = ops.conv(x, kernel.astype(x.dtype), self.stride, padding, self.depthwise)
+        return x if bias is None else x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
 
 
 def conv_norm(
@@ -81,13 +146,14 @@ def conv_norm(
     x = Conv(features, size, stride, padding, depthwise, bias=config.folded, name=name)(x)
     if config.folded:
         return x
-    return nn.BatchNorm(
+    norm = BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=config.epsilon,
         axis_name=config.axis_name,
         name=_NORM + suffix,
-    )(x)
+    )
+    return norm.declare(x) if _SHAPES_ONLY.get() else norm(x)
 
 
 class ConvBlock(nn.Module):
@@ -116,7 +182,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         del train
-        return nn.Dense(self.num_classes, name="dense")(x.mean(axis=(1, 2)))
+        return Dense(self.num_classes, name="dense")(x.mean(axis=(1, 2)))
 
 
 #: Constructor of a block, which takes `name`; the block is called with (x, train).

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks.layers import LayerVariables, fold_normalization
+from jaxsplit.networks.layers import LayerVariables, fold_normalization, shapes_only
 from jaxsplit.tasks import Outputs
 from jaxsplit.trees import Structs, Traced, Tree
 
@@ -243,15 +243,21 @@ def as_network(network: Network | nn.Module) -> Network:
 
 def variable_shapes(module: nn.Module, input_shape: tuple[int, ...]) -> Mapping[str, Structs]:
     """Returns the shapes of a module's variables, of its `init` for an image (H, W, c)."""
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), abstract_image(input_shape))
+    with shapes_only():
+        image = abstract_image(input_shape)
+        return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
 
 
 def per_image_shapes(
     run: Callable[[Variables, jax.Array], Tree], variables: Traced, input_shape: tuple[int, ...]
 ) -> Any:  # a tree of `jax.ShapeDtypeStruct`s like `run`'s
     """Returns the shapes that `run` gives for one image (H, W, c), without the leading axis."""
-    found = jax.eval_shape(run, variables, abstract_image(input_shape))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), found)
+    return without_batch(jax.eval_shape(run, variables, abstract_image(input_shape)))
+
+
+def without_batch(shapes: Any) -> Any:  # trees of `jax.ShapeDtypeStruct`s
+    """Returns the shapes of one image among those of a batch."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
 
 
 def abstract_image(input_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:

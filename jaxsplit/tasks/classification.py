@@ -9,7 +9,6 @@ from typing import ClassVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxsplit.data import Source
 from jaxsplit.data.sources import check_class_names
@@ -36,6 +35,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> f"{cross_entropy(logits, jnp.array([0])).item():.4f}"
     '0.6931'
     """
+    import optax  # for training only, and slow to import
+
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 

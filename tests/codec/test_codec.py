@@ -104,6 +104,40 @@ def test_frames_of_all_rates_arrive_in_any_order(sender, receiver, tiny_images):
     np.testing.assert_array_equal(mixed, [alone[rate][i] for i, rate in enumerate(order)])
 
 
+def test_after_a_warm_up_nothing_is_traced_or_compiled(
+    tiny_family, tiny_backbone, tiny_images, compiles, monkeypatch
+):
+    traced = []
+    for part in ("head", "tail"):
+        whole = getattr(networks.LinenNetwork, part)
+
+        def counted(*arguments, whole=whole, part=part):
+            traced.append(part)
+            return whole(*arguments)
+
+        monkeypatch.setattr(networks.LinenNetwork, part, counted)
+    jax.clear_caches()  # as in a fresh process
+    images = tiny_images[:1]
+    sender = Sender(tiny_family, tiny_backbone).warm_up()
+    receiver = Receiver(tiny_family, tiny_backbone).warm_up()
+    assert traced == ["head", "tail"]  # once: all rates here have one architecture
+    with compiles() as programs:
+        frames = [sender(images, rate=rate)[0] for rate in RATE_IDS]
+        receiver(frames)
+    assert (programs, traced) == ([], ["head", "tail"])
+
+
+def test_each_end_places_its_own_part_of_the_network(sender, receiver):
+    placed = {"sender": set(), "receiver": set()}
+    for end, runtime in (("sender", sender.warm_up()), ("receiver", receiver.warm_up())):
+        for path, leaf in jax.tree.leaves_with_path(runtime._variables):
+            if isinstance(leaf, jax.Array):
+                placed[end].add(path[1].key)  # the block
+    blocks = set(sender.backbone.variables["params"])
+    assert placed["sender"] | placed["receiver"] == blocks
+    assert not placed["sender"] & placed["receiver"]
+
+
 def test_frames_are_taken_as_a_reader_gives_them(sender, receiver, tiny_images):
     rates = [rate.rate_id for rate in sender.family.rates]
     sent = [frame for rate in rates for frame in sender.encode(tiny_images[:2], rate)]

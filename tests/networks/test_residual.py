@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError
+from jaxsplit.networks import network
 
 DEPTHS = {"resnet8_small": 1, "resnet20_small": 3, "resnet56_small": 9}
 
@@ -164,3 +166,24 @@ def test_unknown_names_are_refused():
         with pytest.raises(ConfigError, match=r"stage1\.block1"):
             module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), **place)
     assert set(DEPTHS) == {name for name in networks.names() if name.endswith("_small")}
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("resnet8_small", (9, 8, 1)), ("mobilenet_v2", (33, 40, 3))]
+)
+def test_variables_are_declared_as_they_are_initialized(name, shape, folded):
+    module = networks.create(name, num_classes=3).clone(folded=folded)
+    declared = network.variable_shapes(module, shape)
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    made = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
+    assert jax.tree.structure(declared) == jax.tree.structure(made)
+    assert jax.tree.leaves(declared) == jax.tree.leaves(made)
+
+
+def test_variables_of_another_shape_are_refused_with_their_place():
+    module = networks.create("resnet8_small", num_classes=3)
+    variables = network.variable_shapes(module, (8, 8, 1))
+    image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    with pytest.raises(ScopeParamShapeError, match=r"kernel.*stem/conv"):
+        jax.eval_shape(module.apply, variables, image)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgressBar"]
 
-# More rates than this are shown as ranges.
+# More rates than this have no table and no lines of their own.
 _FEW = 8
 _OFTEN = 0.5  # seconds between two lines of a cell
 _SELDOM = 10.0  # seconds between two lines of a log, outside of the training steps
@@ -42,7 +43,8 @@ class ProgressBar:
     """Shows the metrics of a training, and other work that is logged.
 
     A terminal has a bar above the table of the rates, a notebook cell one line that changes. A
-    file, a pipe and `!jaxsplit` in a notebook get a line now and then.
+    file, a pipe and `!jaxsplit` in a notebook get a line now and then, with means over the rates,
+    and a line for each rate of an evaluation and of the last step.
 
     Args:
       names: of the rates, in the order of the metrics' axis.
@@ -75,6 +77,8 @@ class ProgressBar:
             disable=quiet or fixed or not console.is_terminal,
         )
         self._text, self._first = "", 0.0  # current work, and how much was done before
+        # Times and what was done then, from about the middle of the current work's part so far.
+        self._since: collections.deque[tuple[float, float]] = collections.deque()
         self._has_cell = not quiet and _is_in_cell()
         self._cell: DisplayHandle | None = None
         self._names = tuple(names)
@@ -113,7 +117,20 @@ class ProgressBar:
         evaluation = all(name.startswith("eval_") for name in metrics)
         if self._is_due(step, steps) or step == steps or evaluation:
             self._step = f"step {step}/{steps}  {_line(metrics)}"
-            self._print(self._step + self._left())
+            lines: Iterable[str] = [self._step + self._left()]
+            if shape and not self._has_cell and (step == steps or evaluation):
+                lines = self._lines(step, steps, metrics)
+            for line in lines:
+                self._print(line)
+
+    def _lines(self, step: int, steps: int, metrics: Mapping[str, np.ndarray]) -> Iterator[str]:
+        """Yields a line of the step, and one for each rate."""
+        each = {name: x for name, x in metrics.items() if np.shape(x) == (len(self._names),)}
+        others = {name: x for name, x in metrics.items() if name not in each}
+        yield f"step {step}/{steps}  {_line(others)}".rstrip()
+        for i, name in enumerate(self._names):
+            if each:
+                yield f"  {name}  {_line({key: x[i] for key, x in each.items()})}"
 
     def log(
         self, text: str, done: float = 0, total: float | None = None, unit: str = "images"
@@ -142,9 +159,13 @@ class ProgressBar:
         if is_new := text != self._text:
             self._twentieths, self._shown = 0, -math.inf
             self._text, self._first = text, done
+            self._since.clear()
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
             self._bar.add_task(text, total=total, count="", metrics="")
+        self._since.append((time.monotonic(), done))
+        while len(self._since) > 2 and self._since[1][1] <= (self._first + done) / 2:
+            self._since.popleft()
         [task] = self._bar.task_ids
         self._bar.update(task, completed=done, total=total, count=count, metrics=metrics)
         if self._is_inside:
@@ -163,12 +184,15 @@ class ProgressBar:
         return due
 
     def _left(self) -> str:
-        """The time left at the mean speed so far; "" if it is unknown."""
+        """The time left at the speed of the later half of what is done; "" if it is unknown.
+
+        So neither what was compiled at the beginning nor a faster phase before counts.
+        """
         [task] = self._bar.tasks
-        first, done, total = self._first, task.completed, task.total
-        if total is None or not task.elapsed or not first < done < total:
+        (then, before), (now, done) = self._since[0], self._since[-1]
+        if task.total is None or now == then or not before < done < task.total:
             return ""
-        return f"  {_duration(task.elapsed / (done - first) * (total - done))} left"
+        return f"  {_duration((now - then) / (done - before) * (task.total - done))} left"
 
     def _print(self, text: str) -> None:
         """Prints a line where there is no bar; in a notebook cell in place of the one before."""
@@ -193,22 +217,30 @@ def _is_in_cell() -> bool:
 def _table(names: Sequence[str], metrics: Mapping[str, np.ndarray]) -> Table:
     table = Table("rate", *metrics, box=None, padding=(0, 2, 0, 0))
     for i, name in enumerate(names):
-        table.add_row(name, *(f"{value[i]:.3g}" for value in metrics.values()))
+        table.add_row(name, *(_number(value[i]) for value in metrics.values()))
     return table
 
 
 def _line(metrics: Mapping[str, np.ndarray]) -> str:
-    return "  ".join(
-        f"{float(value):.0f} images/s" if name == "images_per_second" else f"{name} {_few(value)}"
+    """Formats numbers, and the means of those of several rates."""
+    parts = [
+        f"{float(value):.0f} images/s"
+        if name == "images_per_second"
+        else f"{name} {_number(np.mean(value))}"
         for name, value in metrics.items()
-    )
+    ]
+    if (several := max((np.size(value) for value in metrics.values()), default=1)) > 1:
+        parts.append(f"(mean of {several} rates)")
+    return "  ".join(parts)
 
 
-def _few(value: np.ndarray) -> str:
-    """Formats a number, a few numbers, or the range of many."""
-    if np.size(value) <= _FEW:
-        return "/".join(f"{x:.3g}" for x in np.ravel(value))
-    return f"{np.min(value):.3g}…{np.max(value):.3g}"
+def _number(value: float | np.floating) -> str:
+    """Formats three digits, and whole numbers above.
+
+    >>> _number(0.12345), _number(1330.4)
+    ('0.123', '1330')
+    """
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _duration(seconds: float) -> str:

@@ -201,7 +201,8 @@ class Reports:
     def add(self, step: int, outcome: Outcome) -> None:
         """Adds (metrics, stop) of a dispatched step, and reads those of an older one."""
         self._in_flight.append((step, outcome))
-        if len(self._in_flight) > parallel.AHEAD:
+        # The clock starts at the end of a step that was compiled, with no other step begun.
+        if self._since is None or len(self._in_flight) > parallel.AHEAD:
             self._read()
 
     def drain(self) -> None:
@@ -224,8 +225,10 @@ class Reports:
         due = step % self.every == 0 or step == self._last
         if due and self._since is not None:
             done, then = self._since
-            speed = (step - done) * self._batch_size / max(now - then, 1e-9)
-            self._speed = {"images_per_second": np.asarray(speed)}
+            # The last steps are read together: of few, the time is that of the reading.
+            if step - done >= self.every or not self._speed:
+                speed = (step - done) * self._batch_size / max(now - then, 1e-9)
+                self._speed = {"images_per_second": np.asarray(speed)}
         if due or self._since is None:
             self._since = step, now
         if due:

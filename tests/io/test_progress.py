@@ -10,6 +10,7 @@ import pytest
 from jaxsplit.io.progress import ProgressBar
 
 METRICS = {"bits": np.array([400.0, 80.0]), "loss": np.float32(0.25)}
+MEANS = "bits 240  loss 0.25  (mean of 2 rates)"
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_a_pipe_gets_a_line_now_and_then(plain, capsys):
     assert out == ""
     lines = err.splitlines()
     assert len(lines) <= 22
-    assert lines[-2] == "step 1000/1000  bits 400/80  loss 0.25"
+    assert lines[-2] == f"step 1000/1000  {MEANS}"
     assert lines[-1] == "evaluating r1"
     assert "\x1b" not in err
 
@@ -54,7 +55,7 @@ def test_a_terminal_gets_a_bar_with_the_time_left(plain, capsys, monkeypatch):
         progress.log("evaluating r1")
     out, err = capsys.readouterr()
     assert out == ""
-    for text in ("training", "10/10", "bits 400/80  loss 0.25", "evaluating r1"):
+    for text in ("training", "10/10", "bits 240  loss 0.25", "evaluating r1"):
         assert text in err
     assert "━" in err
     assert re.search(r"(\d\d|--):(\d\d|--)", err)
@@ -68,11 +69,40 @@ def test_a_terminal_may_have_no_training(plain, capsys, monkeypatch):
     assert "evaluating r2" in capsys.readouterr().err
 
 
-def test_every_rate_is_shown_where_they_are_few(plain, capsys):
-    rates = {"bits": np.linspace(1, 2, 9), "top1": np.array([0.5, 0.25])}
+@pytest.mark.parametrize("count", [5, 9])
+def test_a_line_has_means_and_the_last_step_a_line_for_each_of_a_few_rates(plain, capsys, count):
+    names = [f"r{i}" for i in range(count)]
+    metrics = {name: np.linspace(1000, 1555.5, count) for name in ("bits", "loss", "top1", "norm")}
+    with ProgressBar(names) as progress:
+        for step in (5, 10):
+            progress(step, 10, {"images_per_second": np.float64(1234.5), **metrics})
+    lines = capsys.readouterr().err.splitlines()
+    means = "1234 images/s  bits 1278  loss 1278  top1 1278  norm 1278"
+    assert lines[0] == f"step 5/10  {means}  (mean of {count} rates)"
+    assert max(map(len, lines)) < 100
+    if count == 5:
+        assert lines[1:3] == [
+            "step 10/10  1234 images/s",
+            "  r0  bits 1000  loss 1000  top1 1000  norm 1000",
+        ]
+        assert len(lines) == 7
+    else:
+        assert lines[1] == f"step 10/10  {means}  (mean of 9 rates)"
+
+
+def test_the_time_left_counts_neither_what_was_compiled_nor_a_faster_phase(plain, capsys, clock):
     with ProgressBar() as progress:
-        progress(5, 10, {"images_per_second": np.float64(1234.5), **rates})
-    assert capsys.readouterr().err == "step 5/10  1234 images/s  bits 1…2  top1 0.5/0.25\n"
+        for done in range(11):
+            clock.now += 30 if done == 1 else 1  # the first step is compiled
+            progress.log("evaluating r1", done, 100)
+            clock.now += 10  # a line is due
+        for done in range(11, 21):  # as another phase, slower
+            clock.now += 100
+            progress.log("evaluating r1", done, 100)
+    left = [line.partition("images  ")[2] for line in capsys.readouterr().err.splitlines()]
+    # 11 seconds for each of 95 and of 90 images; at the end 101 for each of 80.
+    assert left[1:3] == ["17:25 left", "16:30 left"]
+    assert left[-1] == "2:14:40 left"
 
 
 def test_a_line_says_the_time_left(plain, capsys, clock):
@@ -88,7 +118,7 @@ def test_an_evaluation_is_a_line_of_its_own_and_stays_in_the_table(plain, capsys
     with ProgressBar() as progress:
         progress(3, 1000, METRICS)
         progress(4, 1000, evaluation)
-    assert capsys.readouterr().err.splitlines()[-1].startswith("step 4/1000  eval_top1 0.91/0.87")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("step 4/1000  eval_top1 0.89")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
     with ProgressBar(["high", "low"]) as progress:
@@ -120,7 +150,7 @@ def test_what_a_notebook_starts_gets_lines(plain, capsys, monkeypatch):
             progress(step, 100, METRICS)
     err = capsys.readouterr().err
     assert "\x1b" not in err
-    assert len(err.splitlines()) <= 21
+    assert len(err.splitlines()) <= 23
 
 
 @pytest.fixture
@@ -156,12 +186,12 @@ def test_a_cell_has_one_output_that_changes(plain, capsys, clock, cell):
             progress(step, 1000, METRICS)
             shown = 1 + 32 * ((step - 1) // 32)  # every half second, and at the end
             assert f"step {1000 if step == 1000 else shown}/1000" in str(cell.shown)
-    assert cell.shown == [{"text/plain": "step 1000/1000  bits 400/80  loss 0.25"}]
+    assert cell.shown == [{"text/plain": f"step 1000/1000  {MEANS}"}]
     del cell.shell.kernel  # IPython in a terminal
     with ProgressBar() as progress:
         progress(1, 1, METRICS)
     assert len(cell.shown) == 1
-    assert capsys.readouterr() == ("", "step 1/1  bits 400/80  loss 0.25\n")
+    assert capsys.readouterr() == ("", f"step 1/1  {MEANS}\n")
 
 
 def test_what_stays_in_a_cell_is_no_longer_going_on(plain, clock, cell):
@@ -177,7 +207,7 @@ def test_what_stays_in_a_cell_is_no_longer_going_on(plain, clock, cell):
         progress(10, 10, METRICS)
         progress.log("comparing with webp")
         clock.now += 45
-    assert cell.shown[1] == {"text/plain": "step 10/10  bits 400/80  loss 0.25  done in 0:45"}
+    assert cell.shown[1] == {"text/plain": f"step 10/10  {MEANS}  done in 0:45"}
     progress = ProgressBar()
     progress.log("comparing with webp")
     progress.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # it says where

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxsplit.errors import ConfigError
 from jaxsplit.train import metrics
-from jaxsplit.train.metrics import MetricsWriter
+from jaxsplit.train.metrics import MetricsWriter, Reports
 
 NAMES = ("r1", "r2")
 
@@ -207,3 +208,21 @@ def test_nothing_is_written_nowhere_or_before_the_beginning(tmp_path):
     with MetricsWriter(tmp_path / "folder"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("steps", [3, 10, 23])
+def test_the_first_images_per_second_are_those_of_later_ones(monkeypatch, steps):
+    """Even if the host is slower than the device, and reads what ended long ago."""
+    clock, heard = SimpleNamespace(now=0.0), []
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("jaxsplit.train.metrics.time", clock)
+    monkeypatch.setattr("jaxsplit.train.parallel.unreplicate", lambda outcome: outcome)
+    reports = Reports(progress=lambda step, total, metrics: heard.append((step, metrics)))
+    reports.begin(0, steps, batch_size=8)
+    for step in range(1, steps + 1):
+        clock.now += 40 if step == 1 else 1  # the first one is compiled
+        reports.add(step, ({"loss": np.float32(1)}, 0))
+    reports.drain()
+    speeds = [metrics["images_per_second"] for _, metrics in heard]
+    assert heard[-1][0] == steps
+    assert all(5 <= speed <= 13 for speed in speeds), speeds  # 8 a second

@@ -178,7 +178,7 @@ def measure(
             "data": f"{source.name}, split {source.split}",
             "cut": family.cut,
             "family": family.fingerprint,
-            **{f"unit of {rate.rate_id}": rate.spec for rate in family.rates},
+            **curve_html.describe_units({rate.rate_id: rate.spec for rate in family.rates}),
         }
         curve_html.write_report(directory / "report.html", curve, title, described)
     return Measurement(curve, seen, curve_table.render(curve, curve.baselines, raw, compare_at))

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.image_codecs import TITLES
+from jaxsplit.evaluation.image_codecs import TITLES, smallest_reaching
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.versions import versions
 from jaxsplit.reports import curve_plot as plot
 from jaxsplit.reports.elements import GREY, interval, number, shown
 from jaxsplit.tasks import AGREEMENT, Metric
+from jaxsplit.units import UnitSpec
 
 _Point = TypeVar("_Point", bound=RatePoint | CodecPoint)
 #: Title of a column, and what it has of a point.
@@ -40,9 +41,12 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
   max-width: 70rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.wide { overflow-x: auto; } svg { width: 100%; min-width: 32rem; height: auto; display: block; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--faint); text-align: right; }
+.wide { overflow-x: auto; } svg { width: 100%; min-width: 32rem; max-width: 60rem; height: auto;
+  display: block; margin: 0 auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap;
+  font-size: .875rem; }
+summary { font-size: 1.1rem; font-weight: bold; margin: 2rem 0 1rem; cursor: pointer; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--faint); text-align: right; }
 th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 dl { display: grid; grid-template-columns: max-content auto; gap: .2rem 1rem; }
@@ -75,16 +79,47 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
+<div class="wide">{_svg(curve)}</div>
 <p>Every image was encoded to a frame of real bytes, and decoded again before the network's tail.
 The unsplit network has a {_unsplit(curve)}.</p>
-<div class="wide">{_svg(curve)}</div>
 {_rates(curve)}
+{_equals(curve)}
 {_costs(curve)}
 {_baselines(curve)}
 <h2>Configuration</h2>{_pairs(configuration or {})}
 <h2>Versions</h2>{_pairs(versions())}
 </body></html>
 """
+
+
+def describe_units(specs: Mapping[str, UnitSpec]) -> dict[str, str]:
+    """Describes the units of rates for a report's configuration, and what they share once.
+
+    Args:
+      specs: name of the rate → unit, at least one.
+
+    Returns:
+      Names and values: fields that all units share, and those of rates that differ.
+
+    >>> from jaxsplit.units import BottleneckSpec
+    >>> units = {f"r{c}": BottleneckSpec(c, stride=4, kernel=4, padding=0) for c in (8, 12)}
+    >>> described = describe_units({**units, "r13": units["r12"]})
+    >>> described["units"][:29], described["unit of r8"], described["unit of r12, r13"]
+    ('stride 4, kernel 4, padding 0', 'channels 8', 'channels 12')
+    """
+    forms = {rate: {key: str(x) for key, x in spec.form.items()} for rate, spec in specs.items()}
+    first, *others = forms.values()
+    shared = {key: x for key, x in first.items() if all(form.get(key) == x for form in others)}
+    alike: dict[str, list[str]] = {}
+    for rate, form in forms.items():
+        own = {key: value for key, value in form.items() if key not in shared}
+        alike.setdefault(_listed(own), []).append(rate)
+    own = {f"unit of {', '.join(rates)}": text for text, rates in alike.items() if text}
+    return {"units" if len(specs) > 1 else "unit": _listed(shared), **own}
+
+
+def _listed(fields: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in fields.items())
 
 
 def _svg(curve: Curve) -> str:
@@ -128,6 +163,27 @@ def _rates(curve: Curve) -> str:
     return _table("Rates", columns, curve.points)
 
 
+def _equals(curve: Curve) -> str:
+    """The bytes of the image codecs at the quality of each rate."""
+    metric = curve.metrics[curve.quality]
+
+    def smallest(codec: str) -> Column[RatePoint]:
+        def cell(point: RatePoint) -> str:
+            goal = point.metrics[curve.quality].mean
+            found = smallest_reaching(curve.baselines[codec], goal, curve.quality, metric)
+            return number(found and found.bytes_per_image, ".1f")
+
+        return f"{TITLES[codec]} bytes", cell
+
+    columns: list[Column[RatePoint]] = [
+        ("rate", lambda point: point.rate_id),
+        ("bytes / image", lambda point: f"{point.bytes_per_image:.1f}"),
+        *map(smallest, curve.baselines),
+    ]
+    title = f"Image codecs at the same {html.escape(metric.label)}"
+    return _table(title, columns, curve.points) if curve.baselines else ""
+
+
 def _costs(curve: Curve) -> str:
     columns: list[Column[RatePoint]] = [
         ("rate", lambda point: point.rate_id),
@@ -151,8 +207,8 @@ def _baselines(curve: Curve) -> str:
         ("of these header", lambda point: f"{point.header_bytes_per_image:.1f}"),
         *_metrics(curve, (curve.quality, AGREEMENT)),
     ]
-    title = "Baselines: image codecs and the unsplit network"
-    return _table(title, columns, points) if points else ""
+    title = f"All {len(points)} settings of the image codecs, to the unsplit network"
+    return _folded(title, columns, points) if points else ""
 
 
 def _metrics(curve: Curve, names: Iterable[str]) -> Iterator[Column[RatePoint | CodecPoint]]:
@@ -171,6 +227,15 @@ def _metrics(curve: Curve, names: Iterable[str]) -> Iterator[Column[RatePoint | 
 
 
 def _table(title: str, columns: Sequence[Column[_Point]], points: Iterable[_Point]) -> str:
+    return f"<h2>{title}</h2>{_rows(columns, points)}"
+
+
+def _folded(title: str, columns: Sequence[Column[_Point]], points: Iterable[_Point]) -> str:
+    """A table that a click shows."""
+    return f"<details><summary>{title}</summary>{_rows(columns, points)}</details>"
+
+
+def _rows(columns: Sequence[Column[_Point]], points: Iterable[_Point]) -> str:
     def cells(values: Iterable[str], tag: str) -> str:
         inner = "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values)
         return f"<tr>{inner}</tr>"
@@ -178,7 +243,7 @@ def _table(title: str, columns: Sequence[Column[_Point]], points: Iterable[_Poin
     head = cells((title for title, _ in columns), "th")
     body = "".join(cells((cell(point) for _, cell in columns), "td") for point in points)
     table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
-    return f'<h2>{title}</h2><div class="wide">{table}</div>'
+    return f'<div class="wide">{table}</div>'
 
 
 def _pairs(values: Mapping[str, object]) -> str:

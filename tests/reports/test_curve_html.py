@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 from points import changed, make_codec, make_curve, make_rate
 
-from jaxsplit.reports.curve_html import report, write_report
+from jaxsplit.reports.curve_html import describe_units, report, write_report
+from jaxsplit.units import BottleneckSpec
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -90,7 +91,7 @@ def test_every_figure_is_there():
     rows = {row[0]: row for row in Page(report(CURVE, "title")).rows[1:3]}
     assert rows["r1"][2:4] == ["20.8", "15–30"]
     assert rows["r2"][7:11] == ["92.75", "85.0–90.0", "99.00", "98.0–99.5"]
-    costs = Page(report(CURVE, "title")).rows[4]
+    costs = Page(report(CURVE, "title")).rows[7]
     assert costs == [
         "r1",
         "3,900,000",
@@ -104,7 +105,8 @@ def test_every_figure_is_there():
 
 
 def test_every_point_of_the_baselines_is_there():
-    rows = Page(report(CURVE, "title")).rows[-3:]
+    page = Page(report(CURVE, "title"))
+    rows = page.rows[-3:]
     assert [row[:5] for row in rows] == [
         ["JPEG", "10", "310.0", "180.0", "72.50"],
         ["JPEG", "50", "350.0", "180.0", "82.50"],
@@ -114,8 +116,38 @@ def test_every_point_of_the_baselines_is_there():
         ["n/a", "80.00", "n/a"],
         ["88.0–91.5", "92.00", "91.0–93.0"],
     ]
-    without = dataclasses.replace(CURVE, baselines={})
-    assert "by a codec" not in report(without, "title")
+    without = report(dataclasses.replace(CURVE, baselines={}), "title")
+    assert "codec" not in without
+
+
+def test_the_curve_and_the_rates_lead_and_the_codecs_settings_are_folded_away():
+    text = report(CURVE, "title")
+    order = [text.index(part) for part in ("<h1>", "<svg", ">Rates<", ">Costs<", "<details>")]
+    assert order == sorted(order)
+    folded = text[text.index("<details>") : text.index("</details>")]
+    assert "All 3 settings" in folded
+    assert len(Page(folded).rows) == 4
+    assert len(Page(text.replace(folded, "")).rows) == 9  # three tables of two rates
+
+
+def test_codecs_are_compared_at_the_quality_of_each_rate():
+    rows = Page(report(CURVE, "title")).rows
+    assert rows[3:6] == [
+        ["rate", "bytes / image", "JPEG bytes", "AVIF bytes"],
+        ["r1", "20.8", "n/a", "450.0"],
+        ["r2", "94.5", "n/a", "n/a"],
+    ]
+
+
+def test_what_units_share_is_said_once():
+    eight, twelve = (BottleneckSpec(channels, stride=2) for channels in (8, 12))
+    same = describe_units({"r1": eight, "r2": eight})
+    assert list(same) == ["units"]
+    assert "channels 8, stride 2" in same["units"]
+    mixed = describe_units({"r1": eight, "r2": twelve, "r3": eight})
+    assert "channels" not in mixed.pop("units")
+    assert mixed == {"unit of r1, r3": "channels 8", "unit of r2": "channels 12"}
+    assert list(describe_units({"r1": eight})) == ["unit"]
 
 
 def test_curves_of_older_files_are_shown_without_what_they_lack():
@@ -180,6 +212,25 @@ def test_a_browser_draws_it_in_both_colour_schemes(tmp_path, width, scheme, back
         pixels = drawn.convert("RGB")
         assert len(pixels.getcolors(1 << 24)) > 50  # a page, and no blank one
         assert pixels.getpixel((2, 2)) == back
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium, which is not installed")
+def test_nothing_scrolls_sideways_on_1200_pixels(tmp_path):
+    page = tmp_path / "report.html"
+    points = tuple(
+        dataclasses.replace(point, bytes_per_image=22482.9, estimated_bits_per_image=179863.2)
+        for point in POINTS
+    )
+    text = report(dataclasses.replace(CURVE, points=points), "title")
+    measure = """<script>document.querySelectorAll("details").forEach(x => x.open = true);
+    document.title = [document.documentElement, ...document.querySelectorAll(".wide")].map(
+    x => x.scrollWidth - x.clientWidth)</script></body>"""
+    page.write_text(text.replace("</body>", measure))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,900"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert re.search("<title>(.*)</title>", done.stdout)[1] == "0,0,0,0,0,0"
 
 
 @pytest.mark.parametrize("top1", [0.0, 1.0])

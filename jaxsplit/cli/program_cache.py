@@ -16,7 +16,7 @@ from pathlib import Path
 VARIABLE = "JAXSPLIT_PROGRAM_CACHE"
 #: Bytes of the programs of one machine and one version of jaxlib; a family's are about 1 MB.
 _MOST = 64 * 2**20
-_MACHINES = 4  # and versions, of which programs are kept
+_MACHINES = 4  # and versions whose programs are kept
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def kept() -> Iterator[None]:
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
-        compilation_cache.reset_cache()  # jax would go on with this folder
+        compilation_cache.reset_cache()  # else jax keeps using this folder
 
 
 def user_folder() -> Path:

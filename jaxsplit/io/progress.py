@@ -229,8 +229,9 @@ def _line(metrics: Mapping[str, np.ndarray]) -> str:
         else f"{name} {_number(np.mean(value))}"
         for name, value in metrics.items()
     ]
-    if (several := max((np.size(value) for value in metrics.values()), default=1)) > 1:
-        parts.append(f"(mean of {several} rates)")
+    rates = max((np.asarray(value).size for value in metrics.values()), default=1)
+    if rates > 1:
+        parts.append(f"(mean of {rates} rates)")
     return "  ".join(parts)
 
 

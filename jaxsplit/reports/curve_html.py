@@ -171,7 +171,7 @@ def _equals(curve: Curve) -> str:
         def cell(point: RatePoint) -> str:
             goal = point.metrics[curve.quality].mean
             found = smallest_reaching(curve.baselines[codec], goal, curve.quality, metric)
-            return number(found and found.bytes_per_image, ".1f")
+            return number(None if found is None else found.bytes_per_image, ".1f")
 
         return f"{TITLES[codec]} bytes", cell
 

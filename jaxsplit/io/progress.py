@@ -217,7 +217,7 @@ def _is_in_cell() -> bool:
 def _table(names: Sequence[str], metrics: Mapping[str, np.ndarray]) -> Table:
     table = Table("rate", *metrics, box=None, padding=(0, 2, 0, 0))
     for i, name in enumerate(names):
-        table.add_row(name, *(_number(value[i]) for value in metrics.values()))
+        table.add_row(name, *(_number(float(value[i])) for value in metrics.values()))
     return table
 
 
@@ -226,16 +226,16 @@ def _line(metrics: Mapping[str, np.ndarray]) -> str:
     parts = [
         f"{float(value):.0f} images/s"
         if name == "images_per_second"
-        else f"{name} {_number(np.mean(value))}"
+        else f"{name} {_number(float(np.mean(value)))}"
         for name, value in metrics.items()
     ]
-    rates = max((np.asarray(value).size for value in metrics.values()), default=1)
+    rates = max((np.size(value) for value in metrics.values()), default=1)
     if rates > 1:
         parts.append(f"(mean of {rates} rates)")
     return "  ".join(parts)
 
 
-def _number(value: float | np.floating) -> str:
+def _number(value: float) -> str:
     """Formats three digits, and whole numbers above.
 
     >>> _number(0.12345), _number(1330.4)

@@ -201,7 +201,7 @@ class Reports:
     def add(self, step: int, outcome: Outcome) -> None:
         """Adds (metrics, stop) of a dispatched step, and reads those of an older one."""
         self._in_flight.append((step, outcome))
-        # The clock starts at the end of a step that was compiled, with no other step begun.
+        # The clock starts at the end of a step that was compiled, with no other in flight.
         if self._since is None or len(self._in_flight) > parallel.AHEAD:
             self._read()
 

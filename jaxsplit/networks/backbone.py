@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from jaxsplit._moved import renamed_argument

@@ -28,9 +28,9 @@ from jaxsplit.io.untrusted import (
     listed,
     read_metadata,
     read_safetensors,
-    shown,
+    quoted,
 )
-from jaxsplit.networks.network import Network, Variables, shapes_of_one
+from jaxsplit.networks.network import Network, Variables, per_image_shapes
 from jaxsplit.networks.registry import Registered, find, is_registered
 from jaxsplit.networks.residual import names
 from jaxsplit.tasks import Classification, Task
@@ -154,7 +154,7 @@ def _stored_arrays(
     leaves, shapes = by_name(variables), known.variable_shapes(input_shape)
     floating = (np.dtype(np.float32), np.dtype(np.float64))
     kinds = {key: getattr(leaf, "dtype", np.asarray(leaf).dtype) for key, leaf in leaves.items()}
-    others = [f"{shown(key)} is {kind}" for key, kind in kinds.items() if kind not in floating]
+    others = [f"{quoted(key)} is {kind}" for key, kind in kinds.items() if kind not in floating]
     if others:
         raise WeightsError(f"{where}: a file holds float32: {listed(others)}; convert the arrays")
     with np.errstate(over="ignore"):
@@ -175,12 +175,12 @@ def _stored_arrays(
     wild = [key for key, value in arrays.items() if not np.isfinite(value).all()]
     if wild:
         raise WeightsError(
-            f"{where}: not finite in {dtype}: {listed(map(shown, wild))}; use float32, or train "
+            f"{where}: not finite in {dtype}: {listed(map(quoted, wild))}; use float32, or train "
             "again"
         )
     negative = [key for key, x in arrays.items() if key.endswith("var") and x.size and x.min() < 0]
     if negative:
-        raise WeightsError(f"{where}: negative variances: {listed(map(shown, negative))}")
+        raise WeightsError(f"{where}: negative variances: {listed(map(quoted, negative))}")
     return arrays
 
 
@@ -237,12 +237,12 @@ def read(path: str | os.PathLike[str]) -> Content:
         task = Classification(header.get("class_names", ("",)))
     except (ConfigError, DataError, ValueError) as error:
         raise damaged(
-            f"{where} is not a backbone file of jaxsplit ({shown(str(error), 200)})"
+            f"{where} is not a backbone file of jaxsplit ({quoted(str(error), 200)})"
         ) from error
     name, preprocessing = header["name"], header["preprocessing"]
     if name not in names() and not is_registered(name):
         raise WeightsError(
-            f"{where}: its network {shown(name)} is neither included nor registered: call "
+            f"{where}: its network {quoted(name)} is neither included nor registered: call "
             "jaxsplit.networks.register(name, network) first, in every program that loads the file"
         )
     known = find(name, len(task.class_names))
@@ -264,7 +264,7 @@ def read(path: str | os.PathLike[str]) -> Content:
 def _registered_task(name: str, known: Registered, where: str) -> Task:
     if known.task is None or known.task.name != name:
         raise WeightsError(
-            f"{where}: its task {shown(name)} is not registered: call "
+            f"{where}: its task {quoted(name)} is not registered: call "
             "jaxsplit.networks.register(name, network, task=task) first"
         )
     return known.task
@@ -275,7 +275,7 @@ def _check_runs(
 ) -> None:
     """Traces a network whose variables' shapes are unknown; a WeightsError if that fails."""
     try:
-        shapes_of_one(network, variables, preprocessing.input_shape)
+        per_image_shapes(network, variables, preprocessing.input_shape)
     except Exception as error:  # of the user's functions
-        text = shown(f"{type(error).__name__}: {error}", 200)
+        text = quoted(f"{type(error).__name__}: {error}", 200)
         raise WeightsError(f"{complaint} ({text})") from error

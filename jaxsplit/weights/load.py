@@ -16,7 +16,7 @@ from jaxsplit.errors import ConfigError, WeightsError, did_you_mean
 from jaxsplit.io import hub
 from jaxsplit.io.untrusted import read_metadata
 from jaxsplit.networks import Backbone, make_backbone
-from jaxsplit.networks.backbone import ASSETS
+from jaxsplit.networks.backbone import BACKBONES
 from jaxsplit.networks.network import variable_shapes
 from jaxsplit.networks.registry import is_registered
 from jaxsplit.tasks import Classification
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-_FAMILIES, _FAMILY_INDEX = ASSETS.parent / "families", "family.json"
+_FAMILIES, _FAMILY_INDEX = BACKBONES.parent / "families", "family.json"
 _HUB_FILE = "model.safetensors"  # the name that timm and others use
 _SMALL, _SMALL_CLASSES = (32, 32), 10  # of the networks for small images, as in CIFAR
 

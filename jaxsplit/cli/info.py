@@ -61,7 +61,7 @@ def describe(name: str | None = None) -> Description:
     if path.is_file() or path.suffix in weights or name in (*embedded, *PACKAGES):
         return _backbone(name)
     families = pretrained_names()
-    if not name.startswith(hub.PREFIX) and not path.exists() and name not in families:
+    if not name.startswith(hub.HUB_PREFIX) and not path.exists() and name not in families:
         near = did_you_mean(name, (*families, *embedded, *networks.names()))
         raise FamilyError(
             f"no family at {name}, nor weights or a network of this name: give a folder, a file, "

@@ -13,7 +13,7 @@ from jaxsplit.io import hub
 from jaxsplit.networks import holds_backbone
 
 #: Families in the package: `<backbone>-<dataset>/<cut>/`.
-ASSETS = Path(__file__).parent.parent / "assets" / "families"
+FAMILIES = Path(__file__).parent.parent / "assets" / "families"
 # Of a training's folder.
 _TRAINED = "family"
 
@@ -51,12 +51,12 @@ def load_pretrained(name: str | os.PathLike[str]) -> RateFamily:
     ('stage1.block1', ['r1', 'r2', 'r3', 'r4', 'r5'])
     """
     text = os.fspath(name)
-    if text.startswith(hub.PREFIX):
+    if text.startswith(hub.HUB_PREFIX):
         return RateFamily.load(_download(text))
     if (Path(text) / INDEX).exists():
         return RateFamily.load(text)
     if text in pretrained_names():
-        return RateFamily.load(ASSETS / text)
+        return RateFamily.load(FAMILIES / text)
     if (Path(text) / _TRAINED / INDEX).exists():
         folder = Path(text) / _TRAINED
         raise FamilyError(f"no family at {text}, but in it: load {folder}")
@@ -88,9 +88,9 @@ def _near(text: str) -> str:
 
 def _download(name: str) -> Path:
     """Downloads a packed family from the Hub and returns its local folder."""
-    found = hub.parse(name, "folder", FamilyError)
+    found = hub.parse_hub_name(name, "folder", FamilyError)
     patterns = [f"{found.path}/{file}".lstrip("/") for file in FILES]
-    folder = hub.download(name, found, patterns, FamilyError) / found.path
+    folder = hub.download_files(name, found, patterns, FamilyError) / found.path
     if not is_packed(folder):
         raise FamilyError(
             f"{name} is not a packed family, and others may be of any size once they are read: its "

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jaxsplit.errors import JaxsplitError
 
 #: How a name of the Hub begins.
-PREFIX = "hf:"
+HUB_PREFIX = "hf:"
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # no "..", no wildcard
 _NAME = re.compile(rf"hf:({_PART}/{_PART})((?:/{_PART})*)(?:@([A-Za-z0-9_][A-Za-z0-9_./-]*))?")
 
@@ -23,10 +23,10 @@ class HubName(NamedTuple):
     revision: str | None
 
 
-def parse(name: str, what: str, error: type[JaxsplitError]) -> HubName:
+def parse_hub_name(name: str, what: str, error: type[JaxsplitError]) -> HubName:
     """Parses a name; raises `error` if it is none.
 
-    >>> parse("hf:me/trees/cifar10@v1", "folder", JaxsplitError)
+    >>> parse_hub_name("hf:me/trees/cifar10@v1", "folder", JaxsplitError)
     HubName(repository='me/trees', path='cifar10', revision='v1')
 
     Args:
@@ -40,7 +40,7 @@ def parse(name: str, what: str, error: type[JaxsplitError]) -> HubName:
     return HubName(found[1], found[2].lstrip("/"), found[3])
 
 
-def download(
+def download_files(
     name: str, found: HubName, patterns: Sequence[str], error: type[JaxsplitError]
 ) -> Path:
     """Downloads the files of a repository that match, once; returns its local folder.

@@ -25,7 +25,6 @@ from jaxsplit.networks.network import (
     Variables,
     as_network,
     per_image_shapes,
-    without_batch,
 )
 from jaxsplit.tasks import Classification, Task
 from jaxsplit.trees import Structs
@@ -139,14 +138,14 @@ class Backbone:
         """
         if Path(path).suffix != SUFFIX:
             raise ConfigError(f"cannot write {os.fspath(path)}: the name must end in {SUFFIX}")
-        values = {name: getattr(self, name) for name in backbone_file.Content._fields}
-        content = backbone_file.Content(**values)
+        values = {name: getattr(self, name) for name in backbone_file.BackboneContent._fields}
+        content = backbone_file.BackboneContent(**values)
         if not self.network.folded and fingerprint(self.variables) != self.fingerprint:
             raise WeightsError(
                 f"cannot write {os.fspath(path)}: its variables are not those of its fingerprint; "
                 "make the backbone with jaxsplit.make_backbone"
             )
-        backbone_file.write(Path(path), content, "float32")
+        backbone_file.write_content(Path(path), content, "float32")
 
     def fold(self) -> Backbone:
         """Returns the backbone with its network folded, see `Network.fold`; same fingerprint."""
@@ -266,9 +265,9 @@ def save_backbone(
     {'seed': 0}
     """
     task = Classification(tuple(class_names))
-    network = registry.find(name, len(task.class_names)).network
-    content = backbone_file.Content(name, network, variables, preprocessing, task, card)
-    backbone_file.write(Path(path), content, dtype)
+    network = registry.find_network(name, len(task.class_names)).network
+    content = backbone_file.BackboneContent(name, network, variables, preprocessing, task, card)
+    backbone_file.write_content(Path(path), content, dtype)
 
 
 def read_backbone(path: str | os.PathLike[str]) -> Backbone:
@@ -287,4 +286,4 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
     >>> read_backbone(BACKBONES / "fashion_mnist_resnet8.safetensors").name
     'resnet8_small'
     """
-    return make_backbone(*backbone_file.read(path))
+    return make_backbone(*backbone_file.read_content(path))

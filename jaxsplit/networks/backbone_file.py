@@ -26,12 +26,12 @@ from jaxsplit.io.untrusted import (
     damaged,
     finite_floats,
     listed,
+    quoted,
     read_metadata,
     read_safetensors,
-    quoted,
 )
 from jaxsplit.networks.network import Network, Variables, per_image_shapes
-from jaxsplit.networks.registry import Registered, find, is_registered
+from jaxsplit.networks.registry import Registered, find_network, is_registered
 from jaxsplit.networks.residual import names
 from jaxsplit.tasks import Classification, Task
 from jaxsplit.trees import Traced
@@ -40,7 +40,7 @@ from jaxsplit.trees import Traced
 _HEADER = "jaxsplit"
 
 
-class Content(NamedTuple):
+class BackboneContent(NamedTuple):
     """The content of a file, as in `Backbone`."""
 
     name: str
@@ -73,7 +73,7 @@ def by_name(variables: Traced) -> dict[str, Any]:
     }
 
 
-def write(path: Path, content: Content, dtype: str) -> None:
+def write_content(path: Path, content: BackboneContent, dtype: str) -> None:
     """Writes a file; equal contents give equal bytes.
 
     Args:
@@ -92,7 +92,7 @@ def write(path: Path, content: Content, dtype: str) -> None:
         raise ConfigError(f"{where}: {what}; a file holds a jaxsplit.Preprocessing")
     classes = getattr(content.task, "class_names", ())
     try:
-        known = find(name, len(classes))
+        known = find_network(name, len(classes))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     if content.network.folded:
@@ -172,11 +172,11 @@ def _stored_arrays(
         if statistics and not any(key.startswith("batch_stats/") for key in arrays):
             raise _folded(where)
         check_tensors(arrays, expected, f"{where}: these variables do not fit {name}")
-    wild = [key for key, value in arrays.items() if not np.isfinite(value).all()]
-    if wild:
+    not_finite = [key for key, value in arrays.items() if not np.isfinite(value).all()]
+    if not_finite:
         raise WeightsError(
-            f"{where}: not finite in {dtype}: {listed(map(quoted, wild))}; use float32, or train "
-            "again"
+            f"{where}: not finite in {dtype}: {listed(map(quoted, not_finite))}; use float32, or "
+            "train again"
         )
     negative = [key for key, x in arrays.items() if key.endswith("var") and x.size and x.min() < 0]
     if negative:
@@ -210,7 +210,7 @@ def holds_backbone(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def read(path: str | os.PathLike[str]) -> Content:
+def read_content(path: str | os.PathLike[str]) -> BackboneContent:
     """Reads a file; nothing in it is executed.
 
     Args:
@@ -245,7 +245,7 @@ def read(path: str | os.PathLike[str]) -> Content:
             f"{where}: its network {quoted(name)} is neither included nor registered: call "
             "jaxsplit.networks.register(name, network) first, in every program that loads the file"
         )
-    known = find(name, len(task.class_names))
+    known = find_network(name, len(task.class_names))
     found = _registered_task(header["task"], known, where) if "task" in header else task
     shapes, tensors = known.variable_shapes(preprocessing.input_shape), read_safetensors(path)
     if shapes is not None:
@@ -258,7 +258,7 @@ def read(path: str | os.PathLike[str]) -> Content:
     else:
         order = [floats[key] for key in by_name(shapes)]
         variables = jax.tree.unflatten(jax.tree.structure(shapes), order)
-    return Content(name, known.network, variables, preprocessing, found, header["card"])
+    return BackboneContent(name, known.network, variables, preprocessing, found, header["card"])
 
 
 def _registered_task(name: str, known: Registered, where: str) -> Task:

@@ -81,7 +81,7 @@ def is_registered(name: str) -> bool:
     return name in _OWN
 
 
-def find(name: str, num_classes: int) -> Registered:
+def find_network(name: str, num_classes: int) -> Registered:
     """Finds an included or a registered network by name.
 
     Args:

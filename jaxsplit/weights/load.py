@@ -22,17 +22,8 @@ from jaxsplit.networks.registry import is_registered
 from jaxsplit.tasks import Classification
 from jaxsplit.weights import imagenet, name_maps
 from jaxsplit.weights.formats import format_of, read_tensors
-from jaxsplit.weights.published import INTERPOLATIONS, PACKAGES, Package, where_to_get
-
-__all__ = [
-    "PACKAGES",
-    "Package",
-    "abstract_backbone",
-    "import_backbone",
-    "load_backbone",
-    "not_included",
-]
-
+from jaxsplit.weights.published import INTERPOLATIONS, PACKAGES, where_to_get
+from jaxsplit.weights.published import Package as Package
 
 _FAMILIES, _FAMILY_INDEX = BACKBONES.parent / "families", "family.json"
 _HUB_FILE = "model.safetensors"  # the name that timm and others use
@@ -91,7 +82,7 @@ def _by_name(text: str) -> Backbone:
         return networks.open_embedded(text)
     if text in networks.names() or is_registered(text):
         raise WeightsError(not_included(text))
-    if text.startswith(hub.PREFIX):
+    if text.startswith(hub.HUB_PREFIX):
         path = _download(text)
     if networks.holds_backbone(path):
         return networks.read_backbone(path)
@@ -129,12 +120,12 @@ def _from_file(name: str, weights: str | os.PathLike[str]) -> Backbone:
     own, text = is_registered(name), os.fspath(weights)
     if not own:
         networks.create(name, 1)  # refuses unknown names before the file is read
-    path = _download(text) if text.startswith(hub.PREFIX) else Path(text)
+    path = _download(text) if text.startswith(hub.HUB_PREFIX) else Path(text)
     if not networks.holds_backbone(path):
         if own and format_of(path):
             raise WeightsError(f"{text} is no file of Backbone.save, which {name} needs")
         backbone = import_backbone(name, path)
-        return _of_the_hub(backbone, text) if text.startswith(hub.PREFIX) else backbone
+        return _of_the_hub(backbone, text) if text.startswith(hub.HUB_PREFIX) else backbone
     backbone = networks.read_backbone(path)
     if backbone.name != name:
         what = f"{text} has weights of {backbone.name}, expected {name}"
@@ -144,18 +135,18 @@ def _from_file(name: str, weights: str | os.PathLike[str]) -> Backbone:
 
 def _download(name: str) -> Path:
     """Downloads a safetensors file from the Hub and returns its local path."""
-    found = hub.parse(name, "file", WeightsError)
+    found = hub.parse_hub_name(name, "file", WeightsError)
     file = found.path or _HUB_FILE
     if not file.endswith(networks.SUFFIX):
         raise WeightsError(
             f"{name}: only {networks.SUFFIX} files are read from the Hub; name one, as in "
-            f"{hub.PREFIX}{found.repository}/{_HUB_FILE}"
+            f"{hub.HUB_PREFIX}{found.repository}/{_HUB_FILE}"
         )
-    path = hub.download(name, found, [file], WeightsError) / file
+    path = hub.download_files(name, found, [file], WeightsError) / file
     if not path.is_file():
         raise WeightsError(
             f"{name} has no {file}: name a {networks.SUFFIX} file of the repository, as in "
-            f"{hub.PREFIX}{found.repository}/FILE{networks.SUFFIX}"
+            f"{hub.HUB_PREFIX}{found.repository}/FILE{networks.SUFFIX}"
         )
     read_metadata(path)  # refuses other formats
     return path
@@ -163,7 +154,7 @@ def _download(name: str) -> Path:
 
 def _of_the_hub(backbone: Backbone, name: str) -> Backbone:
     """Gives imported weights the preprocessing of their repository, and its name as origin."""
-    found, preprocessing = hub.parse(name, "file", WeightsError), backbone.preprocessing
+    found, preprocessing = hub.parse_hub_name(name, "file", WeightsError), backbone.preprocessing
     if found.repository in INTERPOLATIONS:
         interpolation = INTERPOLATIONS[found.repository]
         preprocessing = dataclasses.replace(preprocessing, interpolation=interpolation)
@@ -184,7 +175,7 @@ def import_backbone(name: str, path: Path) -> Backbone:
 
 
 def _may_be_weights(name: str, known: Sequence[str]) -> bool:
-    return name in (*known, *PACKAGES) or name.startswith(hub.PREFIX) or Path(name).exists()
+    return name in (*known, *PACKAGES) or name.startswith(hub.HUB_PREFIX) or Path(name).exists()
 
 
 def abstract_backbone(

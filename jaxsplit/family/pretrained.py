@@ -27,7 +27,7 @@ def pretrained_names() -> tuple[str, ...]:
     >>> "resnet8_small-fashion_mnist/stage1.block1" in pretrained_names()
     True
     """
-    folders = (path.parent.relative_to(ASSETS) for path in ASSETS.glob(f"*/*/{INDEX}"))
+    folders = (path.parent.relative_to(FAMILIES) for path in FAMILIES.glob(f"*/*/{INDEX}"))
     return tuple(sorted(folder.as_posix() for folder in folders))
 
 

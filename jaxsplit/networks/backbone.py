@@ -25,6 +25,7 @@ from jaxsplit.networks.network import (
     Variables,
     as_network,
     per_image_shapes,
+    without_batch,
 )
 from jaxsplit.tasks import Classification, Task
 from jaxsplit.trees import Structs

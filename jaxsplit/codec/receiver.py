@@ -112,8 +112,9 @@ class Receiver(Runtime):
           This receiver.
 
         >>> from jaxsplit.family.pretrained import load_pretrained
-        >>> _, receiver = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").codec()
-        >>> receiver.warm_up()([b"\\0"]).shape
+        >>> sender, receiver = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").codec()
+        >>> frames = sender(np.zeros((1, 28, 28, 1), np.uint8), rate="r1")
+        >>> receiver.warm_up()(frames).shape
         (1, 10)
         """
         for name, rate in self._rates.items():

@@ -107,7 +107,9 @@ def describe_units(specs: Mapping[str, UnitSpec]) -> dict[str, str]:
     >>> described["units"][:29], described["unit of r8"], described["unit of r12, r13"]
     ('stride 4, kernel 4, padding 0', 'channels 8', 'channels 12')
     """
-    forms = {rate: {key: str(x) for key, x in spec.form.items()} for rate, spec in specs.items()}
+    forms = {
+        rate: {key: str(x) for key, x in spec.to_dict().items()} for rate, spec in specs.items()
+    }
     first, *others = forms.values()
     shared = {key: x for key, x in first.items() if all(form.get(key) == x for form in others)}
     alike: dict[str, list[str]] = {}

@@ -40,11 +40,12 @@ class Sender(Runtime):
     [2, 2]
     """
 
-    def __call__(
+    @_moved.renamed_argument("rate_id", "rate")
+    def encode(
         self,
         images: np.ndarray,
-        *,
         rate: str | None = None,
+        *,
         max_bytes: int | None = None,
         quality: float | None = None,
     ) -> list[bytes]:
@@ -71,19 +72,10 @@ class Sender(Runtime):
         """
         rates = rates_for(self.family, rate, max_bytes, quality, self.backbone.task)
         if max_bytes is None:
-            return self.encode(images, rates[0])
+            return self.frames(self.symbols(images, rates[0]), rates[0])
         return self._encode_within(images, rates, max_bytes)
 
-    def encode(self, images: np.ndarray, rate_id: str) -> list[bytes]:
-        """Encodes images at one rate.
-
-        Args:
-          images, rate_id: as in `symbols`, with its errors.
-
-        Returns:
-          N frames, in the order of the images.
-        """
-        return self.frames(self.symbols(images, rate_id), rate_id)
+    __call__ = encode
 
     def frames(self, symbols: np.ndarray, rate_id: str) -> list[bytes]:
         """Codes symbols as one frame for each image.

@@ -215,7 +215,11 @@ def train_networks(
             )
         rate = dataclasses.replace(rate, variables={**rate.variables, "params": params})
         alone = dataclasses.replace(
-            family, rates=(rate,), backbone_fingerprint=own.fingerprint, weights=own.weights
+            family,
+            rates=(rate,),
+            backbone_fingerprint=own.fingerprint,
+            weights=own.weights,
+            bound=own,
         )
         if config.tables != "prior":
             alone = fit_tables(alone, own, source, tables=config.tables)
@@ -333,4 +337,5 @@ def freeze(
             "seed": config.seed,
             "versions": versions(),
         },
+        bound=backbone,
     )

@@ -39,7 +39,7 @@ def rates_for(
     if len(named) != 1:
         raise ConfigError(
             f"got {' and '.join(named) or 'no rate'}, expected exactly one of rate, max_bytes and "
-            "quality"
+            f"quality; the rates are {', '.join(one.rate_id for one in family.rates)}"
         )
     if rate is not None:
         return [family[rate].rate_id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import numbers
 import re
 from collections.abc import Callable
 from typing import Any, Protocol, Self
@@ -145,10 +146,14 @@ class Runtime:
     Args:
       family: the rates.
       backbone: what the family was trained on; a FamilyError if they don't fit.
-      batch_size: images per run; the last batch of a call is padded to it.
+      batch_size: images per run; the last batch of a call is padded to it. A ConfigError if it
+        isn't a positive integer.
     """
 
     def __init__(self, family: Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
+        whole = isinstance(batch_size, numbers.Integral) and not isinstance(batch_size, bool)
+        if not whole or batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size!r}, expected a positive integer")
         self.family = family.bind(backbone)
         self.backbone = backbone
         self.batch_size = batch_size

@@ -128,9 +128,7 @@ class RateFamily:
                 f"trained with {self.preprocessing}: use dataclasses.replace(backbone, "
                 "preprocessing=family.preprocessing)"
             )
-        return dataclasses.replace(
-            self, backbone_fingerprint=backbone.fingerprint, bound=backbone
-        )
+        return dataclasses.replace(self, backbone_fingerprint=backbone.fingerprint, bound=backbone)
 
     def split(self, backbone: networks.Backbone, rate_id: str) -> Split:
         """Splits the backbone at the cut, with one rate's unit.

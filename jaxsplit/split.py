@@ -16,7 +16,7 @@ from jaxsplit.units.quantization import Latents, Offsets
 from jaxsplit.units.unit_tree import UnitTree
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Split(UnitTree):
     """The stages head → encode → quantize | dequantize → decode → tail, and the prior's bits.
 
@@ -48,6 +48,10 @@ class Split(UnitTree):
 
     add_noise = staticmethod(quantization.add_noise)
     round = staticmethod(quantization.round_latents)
+
+    def __repr__(self) -> str:
+        parts = (f"{x.name} {x.shape}".strip() + f" by {x.unit}" for x in self.tensors)
+        return f"Split({self.network} at {self.cut!r}: {', '.join(parts)})"
 
     @property
     def shape(self) -> Shape:

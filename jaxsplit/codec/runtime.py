@@ -24,7 +24,7 @@ from jaxsplit.units import Shape, UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FamilyRate:
     """One rate: a trained unit, its tables and its measured figures.
 
@@ -52,8 +52,11 @@ class FamilyRate:
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.rate_id):
-            raise ConfigError(f"{self.rate_id!r} is not a name of a rate: use letters and digits")
+        check_rate_id(self.rate_id)
+
+    def __repr__(self) -> str:
+        rate = "" if self.lmbda is None else f", lambda {self.lmbda:.3g}"
+        return f"FamilyRate({self.rate_id!r}{rate}, {self.spec})"
 
     @property
     def digest(self) -> str:
@@ -79,6 +82,12 @@ class FamilyRate:
     def coder(self) -> EntropyCoder:
         """Coder of the tables, built once, since it checks every interval."""
         return EntropyCoder(self.tables)
+
+
+def check_rate_id(name: object) -> None:
+    """Raises a ConfigError unless this is a name of a rate."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ConfigError(f"{name!r} is not a name of a rate: use letters and digits")
 
 
 class Rates(Protocol):
@@ -154,6 +163,11 @@ class Runtime:
         whole = isinstance(batch_size, numbers.Integral) and not isinstance(batch_size, bool)
         if not whole or batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size!r}, expected a positive integer")
+        if not isinstance(backbone, networks.Backbone):
+            raise ConfigError(
+                f"backbone is a {type(backbone).__name__}; expected what jaxsplit.load_backbone or "
+                "jaxsplit.make_backbone returns: the arguments are a family and its backbone"
+            )
         self.family = family.bind(backbone)
         self.backbone = backbone
         self.batch_size = batch_size
@@ -170,6 +184,11 @@ class Runtime:
                 jax.tree.map(jnp.asarray, split.stored_offsets(rate.tables)),
                 rate.coder,
             )
+
+    def __repr__(self) -> str:
+        rates, cut = ", ".join(self._rates), self.family.cut
+        kind, size = type(self).__name__, self.batch_size
+        return f"{kind}({self.backbone.name!r} at {cut!r}: {rates}; batch_size={size})"
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.family, self.backbone, self.batch_size)

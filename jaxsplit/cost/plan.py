@@ -165,7 +165,7 @@ class CutPlan:
     device_params: int
     server_params: int
     device_peak_bytes: int
-    units: tuple[UnitPlan, ...] = ()
+    units: tuple[UnitPlan, ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def feature_bytes(self) -> int:
@@ -227,7 +227,7 @@ class Plan:
     input_shape: Shape
     macs: int
     params: int
-    cuts: tuple[CutPlan, ...]
+    cuts: tuple[CutPlan, ...] = dataclasses.field(repr=False)
 
     def __getitem__(self, name: str) -> CutPlan:
         for cut in self.cuts:

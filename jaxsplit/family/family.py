@@ -14,21 +14,24 @@ import jax
 import numpy as np
 
 from jaxsplit import networks
+from jaxsplit._notebook import Shown
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.codec.runtime import FamilyRate
 from jaxsplit.cost import Link, Option, plan_unit, split_cost
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family.files import read_family, write_family
+from jaxsplit.family.summary import summary_rows
 from jaxsplit.io import untrusted
+from jaxsplit.io.text_table import text_table
 from jaxsplit.split import Split, make_split
 from jaxsplit.units import BottleneckSpec
 from jaxsplit.weights.load import load_backbone
 from jaxsplit.weights.published import where_to_get
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RateFamily:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class RateFamily(Shown):
     """The rates of one cut of one backbone.
 
     Attributes:
@@ -71,6 +74,12 @@ class RateFamily:
                 return rate
         near = did_you_mean(rate_id, self) if isinstance(rate_id, str) else ""
         raise FamilyError(f"the family has no rate {rate_id!r}; it has {', '.join(self)}{near}")
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.preprocessing.input_shape))
+        count = f"{len(self)} rate{'s' * (len(self) > 1)}"
+        head = f"{type(self).__name__}({self.backbone!r}, {self.cut!r}, {size} images, {count})"
+        return f"{head}\n{text_table(summary_rows(self.rates))}"
 
     def __iter__(self) -> Iterator[str]:
         """Iterates over the names of the rates, as a mapping does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ SUFFIX = ".safetensors"
 
 @renamed_argument("module", "network")
 @renamed_argument("class_names", "task")
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Backbone:
     """A frozen network: what is cut, and what a family is bound to. See `make_backbone`.
 
@@ -69,6 +70,11 @@ class Backbone:
         object.__setattr__(self, "network", as_network(self.network))
         if not isinstance(self.task, Task):
             object.__setattr__(self, "task", Classification(tuple(self.task)))
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.preprocessing.input_shape))
+        numbers = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(self.variables))
+        return f"Backbone({self.name!r}, {size} images, {self.task!r}, {numbers:,} values)"
 
     @property
     def module(self) -> Any:

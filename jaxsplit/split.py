@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, Network
+from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.tasks import Outputs, Task
 from jaxsplit.units import Shape, Unit, UnitSpec, Variables, quantization
 from jaxsplit.units.quantization import Latents, Offsets
@@ -150,6 +151,7 @@ def make_split(
     >>> split.shape, split.latent_shape
     ((28, 28, 16), (14, 14, 8))
     """
+    check_backbone(backbone)
     shapes = backbone.features_at(cut)
     try:
         units = UnitTree.at(shapes, spec)

@@ -18,6 +18,7 @@ from flax import traverse_util
 from jaxsplit import networks
 from jaxsplit.bitstream import CodingTables, EntropyCoder, Header, RateInfo
 from jaxsplit.errors import ConfigError, FamilyError
+from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
 from jaxsplit.trees import TreeOf
 from jaxsplit.units import Shape, UnitSpec, Variables
@@ -141,6 +142,16 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
         )
 
 
+def check_symbols(symbols: object, latent: tuple[int, ...], rate_id: str) -> None:
+    """Raises a FamilyError unless these are symbols of a rate, int32 [N, *latent]."""
+    shape = tuple(getattr(symbols, "shape", ()))
+    found = getattr(symbols, "dtype", type(symbols).__name__), shape[1:]
+    if found != (np.int32, latent):
+        raise FamilyError(
+            f"symbols are {found[0]} {found[1]}; at rate {rate_id} they are int32 {latent}"
+        )
+
+
 def _by_path(shapes: TreeOf[Shape]) -> dict[tuple[object, ...], object]:
     """Returns the shapes of encoders and decoders, all but the priors', by their paths."""
     leaves = jax.tree.leaves_with_path(shapes, is_leaf=lambda x: isinstance(x, tuple))
@@ -163,11 +174,9 @@ class Runtime:
         whole = isinstance(batch_size, numbers.Integral) and not isinstance(batch_size, bool)
         if not whole or batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size!r}, expected a positive integer")
-        if not isinstance(backbone, networks.Backbone):
-            raise ConfigError(
-                f"backbone is a {type(backbone).__name__}; expected what jaxsplit.load_backbone or "
-                "jaxsplit.make_backbone returns: the arguments are a family and its backbone"
-            )
+        if not hasattr(family, "bind"):
+            raise ConfigError(f"got a {type(family).__name__} in place of the family")
+        check_backbone(backbone)
         self.family = family.bind(backbone)
         self.backbone = backbone
         self.batch_size = batch_size

@@ -24,6 +24,7 @@ from jaxsplit.family.files import read_family, write_family
 from jaxsplit.family.summary import summary_rows
 from jaxsplit.io import untrusted
 from jaxsplit.io.text_table import text_table
+from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
 from jaxsplit.units import BottleneckSpec
 from jaxsplit.weights.load import load_backbone
@@ -121,6 +122,7 @@ class RateFamily(Shown):
           The family with this network and its fingerprint; a FamilyError if it belongs to another
           backbone or other preprocessing.
         """
+        check_backbone(backbone)
         if self.backbone != backbone.name:
             raise FamilyError(
                 f"the family was trained on {self.backbone}, not on {backbone.name}: "
@@ -185,12 +187,12 @@ class RateFamily(Shown):
         return dataclasses.replace(backbone, preprocessing=self.preprocessing)
 
     def codec(
-        self, backbone: networks.Backbone | None = None, *, batch_size: int = 1
+        self, backbone: networks.Backbone | str | None = None, *, batch_size: int = 1
     ) -> tuple[Sender, Receiver]:
         """Makes the sender and the receiver.
 
         Args:
-          backbone: what the family was trained on; None: as in `backbone_of`.
+          backbone: what the family was trained on; a name or None: as in `backbone_of`.
           batch_size: images per run, see `Sender`.
 
         Returns:
@@ -204,7 +206,8 @@ class RateFamily(Shown):
         >>> receiver(sender(np.zeros((28, 28, 1), np.uint8), "r3")).shape
         (1, 10)
         """
-        backbone = self.backbone_of() if backbone is None else backbone
+        if backbone is None or isinstance(backbone, str):
+            backbone = self.backbone_of(backbone)
         return Sender(self, backbone, batch_size), Receiver(self, backbone, batch_size)
 
     def half(self) -> Self:

@@ -47,7 +47,8 @@ def rates_for(
     if max_bytes is not None and (not whole or max_bytes < 1):
         raise ConfigError(f"max_bytes is {max_bytes!r}, expected a positive integer")
     label = task.metric(task.quality).label
-    if quality is not None and not 0 < quality <= 1:
+    share = isinstance(quality, numbers.Real) and 0 < quality <= 1
+    if quality is not None and not share:
         raise ConfigError(
             f"quality is {quality!r}, expected a share of the unsplit network's {label}, above 0 "
             "and at most 1, such as 0.98"

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxsplit import bitstream, networks
-from jaxsplit.codec.runtime import Runtime, put_used
+from jaxsplit.codec.runtime import Runtime, check_symbols, put_used
 from jaxsplit.errors import BitstreamError, FamilyError
 from jaxsplit.networks.inference import in_batches
 from jaxsplit.split import Split
@@ -169,7 +169,7 @@ class Receiver(Runtime):
           Outputs, float32 [N, …], such as logits [N, K]; a FamilyError if one is infinite or not a
           number.
         """
-        self._rate(rate_id)  # a FamilyError if it is unknown
+        check_symbols(symbols, self._rate(rate_id).latent_shape, rate_id)
         run = functools.partial(self._run, rate_id=rate_id)
         outputs: Outputs = in_batches(run, symbols, self.batch_size)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)):

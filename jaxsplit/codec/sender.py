@@ -13,7 +13,7 @@ import numpy as np
 from jaxsplit import _moved, bitstream, networks
 from jaxsplit.codec.images import Images, network_inputs
 from jaxsplit.codec.rate_control import rates_for
-from jaxsplit.codec.runtime import Runtime, put_used
+from jaxsplit.codec.runtime import Runtime, check_symbols, put_used
 from jaxsplit.errors import FamilyError
 from jaxsplit.networks import Features
 from jaxsplit.networks.inference import HeadProgram, head_program, in_batches
@@ -95,12 +95,7 @@ class Sender(Runtime):
           N frames, in the order of the images.
         """
         rate = self._rate(rate_id)
-        expected = rate.latent_shape
-        if symbols.dtype != np.int32 or symbols.shape[1:] != expected:
-            raise FamilyError(
-                f"symbols are {symbols.dtype} {symbols.shape[1:]}; at rate {rate_id} they are "
-                f"int32 {expected}"
-            )
+        check_symbols(symbols, rate.latent_shape, rate_id)
         count = len(self._rates)
         return [bitstream.pack_frame(rate.coder.encode(one), rate.index, count) for one in symbols]
 

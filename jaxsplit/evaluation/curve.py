@@ -126,6 +126,13 @@ class Curve(Shown):
         head = f"Curve({len(self.points)} rates{codecs}, {self.n_images} images, {unsplit})"
         return f"{head}\n{text_table(summary_rows(self))}" if self.points else head
 
+    def __getitem__(self, rate_id: str) -> RatePoint:
+        for point in self.points:
+            if point.rate_id == rate_id:
+                return point
+        known = ", ".join(point.rate_id for point in self.points)
+        raise ConfigError(f"the curve has no rate {rate_id!r}; it has {known}")
+
     @property
     def quality(self) -> str:
         """Name of the metric that curves are compared by."""

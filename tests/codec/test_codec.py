@@ -303,6 +303,10 @@ def test_unknown_rates_and_other_backbones_are_refused(
     for end in (Sender, Receiver):
         with pytest.raises(FamilyError, match="give it those weights"):
             end(tiny_family, other_backbone)
+        with pytest.raises(ConfigError, match="a RateFamily in place of the backbone"):
+            end(other_backbone, tiny_family)
+    with pytest.raises(FamilyError, match=r"uint8 \(12, 12, 1\); at rate mid they are int32"):
+        receiver.predict(tiny_images, "mid")
 
 
 def test_damaged_frames_are_bitstream_errors_or_other_symbols(sender, receiver, tiny_images):

@@ -1,6 +1,7 @@
 """Images as a caller has them become what `jaxsplit encode` makes of their files."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from jaxsplit.codec.images import network_inputs
 from jaxsplit.data import Preprocessing, decode_image, open_source
-from jaxsplit.errors import DataError, FamilyError
+from jaxsplit.errors import DataError, FamilyError, JaxsplitWarning
 
 RGB = Preprocessing((8, 8), 3, 12, "bicubic")
 GREY = Preprocessing((28, 28), 1)
@@ -60,9 +61,11 @@ def test_an_image_of_pillow_is_turned_and_stays_as_it_is(pixels, tmp_path):
     np.testing.assert_array_equal(found, inputs(np.rot90(pixels, -1)))
 
 
-def test_transparency_is_white_in_arrays_too(pixels, path):
+def test_transparency_is_white_in_arrays_too(pixels):
     clear = np.concatenate([pixels, np.zeros_like(pixels[..., :1])], axis=-1)
-    assert (inputs(clear) == 255).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", JaxsplitWarning)  # once a process, that it is on white
+        assert (inputs(clear) == 255).all()
 
 
 def test_grey_images_need_no_axis_of_channels():

@@ -41,8 +41,8 @@ def decode_image(encoded: bytes | str | Path | Image.Image, where: str = "") -> 
     """Decodes one image file and applies its orientation (EXIF, XMP or the container's).
 
     Args:
-      encoded: the file's bytes, or its path; or an image of Pillow, of which the current frame is
-        taken and which stays as it is.
+      encoded: the file's bytes, or its path; or an image of Pillow, whose current frame is taken
+        and which stays as it is.
       where: name of the image in errors; default: its path.
 
     Returns:
@@ -116,7 +116,7 @@ def to_pillow(image: np.ndarray) -> Image.Image:
 def _unturned(image: Image.Image) -> Image.Image:
     """Returns an image that may be turned in place: a caller's own one must not be."""
     turned = image.getexif().get(_ORIENTATION, 1) != 1
-    if image.mode == "I":  # 32 bits in memory, of which files fill 16
+    if image.mode == "I":  # 32 bits in memory; files fill 16 of them
         low, high = (int(end) for end in image.getextrema())  # type: ignore[arg-type]
         if low < 0 or high > 65535:
             raise ValueError(f"its values are {low} … {high}; expected 0 … 65535")

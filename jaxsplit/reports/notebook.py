@@ -48,7 +48,7 @@ def curve_html(curve: Curve) -> str:
 
 def _titled(text: str, rows: Sequence[Sequence[str]]) -> str:
     """Returns the first line of a repr above a table; columns without an entry are left out."""
-    columns = [one for one in zip(*rows, strict=True) if any(one[1:])]
+    columns = [one for one in zip(*rows, strict=True) if any(one[1:]) or not one[1:]]
     head, *body = (
         "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
         for tag, cells in zip(["th"] + ["td"] * len(rows), zip(*columns, strict=True), strict=False)

@@ -1,4 +1,4 @@
-"""What a prompt and a notebook show of results: a line or a small table, and a curve's plot."""
+"""Reprs are a line or a small table; a notebook draws a curve."""
 
 import dataclasses
 import re

@@ -303,7 +303,7 @@ def test_unknown_rates_and_other_backbones_are_refused(
     for end in (Sender, Receiver):
         with pytest.raises(FamilyError, match="give it those weights"):
             end(tiny_family, other_backbone)
-        with pytest.raises(ConfigError, match="a RateFamily in place of the backbone"):
+        with pytest.raises(ConfigError, match="a Backbone in place of the family"):
             end(other_backbone, tiny_family)
     with pytest.raises(FamilyError, match=r"uint8 \(12, 12, 1\); at rate mid they are int32"):
         receiver.predict(tiny_images, "mid")

@@ -15,7 +15,7 @@ import re
 import sys
 from typing import Any
 
-from jaxsplit import _moved
+from jaxsplit import _moved, _notebook
 
 #: The one place of the version: the package's metadata are made from it.
 __version__ = "0.1.0"
@@ -29,6 +29,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 sys.meta_path.insert(0, _moved.Finder())
+_notebook.load = lambda: importlib.import_module("jaxsplit.reports.notebook")
 
 
 def __getattr__(name: str) -> Any:

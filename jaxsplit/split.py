@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features, Network
+from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.tasks import Outputs, Task
 from jaxsplit.units import Shape, Unit, UnitSpec, Variables, quantization
 from jaxsplit.units.quantization import Latents, Offsets
 from jaxsplit.units.unit_tree import UnitTree
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Split(UnitTree):
     """The stages head → encode → quantize | dequantize → decode → tail, and the prior's bits.
 
@@ -48,6 +49,10 @@ class Split(UnitTree):
 
     add_noise = staticmethod(quantization.add_noise)
     round = staticmethod(quantization.round_latents)
+
+    def __repr__(self) -> str:
+        parts = (f"{x.name} {x.shape}".strip() + f" by {x.unit}" for x in self.tensors)
+        return f"Split({self.network} at {self.cut!r}: {', '.join(parts)})"
 
     @property
     def shape(self) -> Shape:
@@ -146,6 +151,7 @@ def make_split(
     >>> split.shape, split.latent_shape
     ((28, 28, 16), (14, 14, 8))
     """
+    check_backbone(backbone)
     shapes = backbone.features_at(cut)
     try:
         units = UnitTree.at(shapes, spec)

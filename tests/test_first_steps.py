@@ -20,6 +20,7 @@ from jaxsplit import __version__, bitstream, cli, data
 from jaxsplit.cli.arguments import EXAMPLES
 from jaxsplit.cli.program import make_parser, parse
 from jaxsplit.errors import CheckpointError, JaxsplitWarning, warn_once
+from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.io import checkpoint, log
 
 pytestmark = pytest.mark.optimized
@@ -105,6 +106,11 @@ def test_odd_images_are_what_they_look_like(desk):
     assert [image["image"] for image in document["images"]] == names
     assert document["bytes"] == (desk / "x.jspl").stat().st_size
     assert {image["rate"] for image in document["images"]} == {"r5"}
+    sender, _ = load_pretrained(FAMILY).codec()
+    with contextlib.ExitStack() as opened:
+        for images in (names, [opened.enter_context(Image.open(name)) for name in names]):
+            sent = [bitstream.unpack_frame(frame, 5)[0] for frame in sender(images, "r5")]
+            assert [frame.payload for frame in sent] == frames
 
 
 @pytest.mark.parametrize(

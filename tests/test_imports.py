@@ -16,7 +16,18 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up. A module imports from its own folder and from what stands before it.
 ORDER = (
-    *("errors", "_moved", "__init__", "__version__", "trees", "ops", "io", "data", "bitstream"),
+    *(
+        "errors",
+        "_moved",
+        "_notebook",
+        "__init__",
+        "__version__",
+        "trees",
+        "ops",
+        "io",
+        "data",
+        "bitstream",
+    ),
     *("entropy", "tasks"),
     *("networks", "weights", "units", "split", "cost", "codec", "family", "train"),
     *("evaluation", "search", "reports", "experiments", "cli", "__main__"),

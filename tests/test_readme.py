@@ -213,10 +213,10 @@ def test_the_network_of_one_s_own_runs(desk):
     )
     assert short.count("max_samples=") == 2
     lines = run_example(short).splitlines()
-    assert [line.split()[0] for line in lines] == ["low", "middle", "high", "4"]
+    assert [line.split()[0] for line in lines[:3]] == ["low", "middle", "high"]
     shares = [int(re.search(r"(\d+) % on", line)[1]) for line in lines[:3]]
     assert shares == sorted(set(shares))
-    assert lines[-1] == "4 (4, 10)"
+    assert lines[3:] == ["(4, 10)"]
 
 
 def test_the_pretrained_example_runs():

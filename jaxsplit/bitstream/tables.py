@@ -28,7 +28,7 @@ _FIELDS = {"places": "table_indices"}  # where it is not the name in a checkpoin
 
 
 @renamed_field("places", "table_indices")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CodingTables:
     """Integer probabilities of the symbols of a latent, in units of 1 / 65536.
 
@@ -67,6 +67,12 @@ class CodingTables:
             object.__setattr__(self, field, array)
         if problem := self._problem():
             raise _refused(problem)
+
+    def __repr__(self) -> str:
+        each = "one a channel"
+        if self.table_indices is not None:
+            each = f"for positions {self.table_indices.shape}"
+        return f"CodingTables({self.sizes.size} of {self.channels} channels, {each})"
 
     def _problem(self) -> str:
         counts, sizes, tables = self.counts, self.sizes, self.sizes.size

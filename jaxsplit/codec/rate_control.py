@@ -39,7 +39,7 @@ def rates_for(
     if len(named) != 1:
         raise ConfigError(
             f"got {' and '.join(named) or 'no rate'}, expected exactly one of rate, max_bytes and "
-            "quality"
+            f"quality; the rates are {', '.join(one.rate_id for one in family.rates)}"
         )
     if rate is not None:
         return [family[rate].rate_id]
@@ -47,7 +47,8 @@ def rates_for(
     if max_bytes is not None and (not whole or max_bytes < 1):
         raise ConfigError(f"max_bytes is {max_bytes!r}, expected a positive integer")
     label = task.metric(task.quality).label
-    if quality is not None and not 0 < quality <= 1:
+    share = isinstance(quality, numbers.Real) and 0 < quality <= 1
+    if quality is not None and not share:
         raise ConfigError(
             f"quality is {quality!r}, expected a share of the unsplit network's {label}, above 0 "
             "and at most 1, such as 0.98"

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 import jax
 import numpy as np
 
 from jaxsplit import bitstream, networks
-from jaxsplit.codec.runtime import Runtime, put_used
+from jaxsplit.codec.runtime import Runtime, check_symbols, put_used
 from jaxsplit.errors import BitstreamError, FamilyError
 from jaxsplit.networks.inference import in_batches
 from jaxsplit.split import Split
 from jaxsplit.tasks import Outputs
 from jaxsplit.units import Variables
 from jaxsplit.units.quantization import Offsets
+
+_BYTES = (bytes, bytearray, memoryview)
+#: One frame, as bytes or from a `bitstream.Reader`, or any iterable of frames.
+Frames = bytes | bytearray | memoryview | bitstream.Frame | Iterable[bytes | bitstream.Frame]
 
 
 class Receiver(Runtime):
@@ -41,7 +45,7 @@ class Receiver(Runtime):
 
     def decode(
         self,
-        frames: Sequence[bytes | bitstream.Frame],
+        frames: Frames,
         count: Callable[[int], None] | None = None,
     ) -> Outputs:
         """Decodes frames of any rates to the network's outputs.
@@ -49,14 +53,15 @@ class Receiver(Runtime):
         Apart from the outputs, memory holds the symbols of at most `batch_size` images per rate.
 
         Args:
-          frames: N of them, as bytes or from a `bitstream.Reader`; a BitstreamError if one is
-            damaged or of another family.
+          frames: any iterable of N of them, as bytes or from a `bitstream.Reader`, or one; a
+            BitstreamError if one is damaged or of another family.
           count: callback, called with the number of frames read so far.
 
         Returns:
           Outputs in the order of the frames, float32 [N, …], such as logits [N, K]; a FamilyError
           if one is infinite or not a number.
         """
+        frames = _listed(frames)
         outputs: Outputs | None = None
         waiting: dict[str, list[tuple[int, np.ndarray]]] = {}
 
@@ -87,7 +92,7 @@ class Receiver(Runtime):
 
     __call__ = decode
 
-    def symbols(self, frames: Sequence[bytes | bitstream.Frame], rate_id: str) -> np.ndarray:
+    def symbols(self, frames: Frames, rate_id: str) -> np.ndarray:
         """Decodes frames of one rate to the symbols that were sent.
 
         Args:
@@ -97,7 +102,7 @@ class Receiver(Runtime):
         Returns:
           Symbols int32 [N, h', w', C], in the order of the frames.
         """
-        opened = [self._open(frame) for frame in frames]
+        opened = [self._open(frame) for frame in _listed(frames)]
         if other := {name for name, _ in opened} - {rate_id}:
             raise BitstreamError(f"expected frames of rate {rate_id}; got {', '.join(other)}")
         shape = self._rate(rate_id).latent_shape
@@ -142,8 +147,10 @@ class Receiver(Runtime):
         """Returns the rate's name and the symbols of one frame."""
         count = len(self._rates)
         if not isinstance(frame, bitstream.Frame):
+            if not isinstance(frame, _BYTES):
+                raise BitstreamError(f"a frame is a {type(frame).__name__}; expected bytes")
             size = len(frame)
-            frame, end = bitstream.unpack_frame(frame, count)
+            frame, end = bitstream.unpack_frame(bytes(frame), count)
             if end != size:
                 raise BitstreamError(f"a frame of {end} bytes is followed by {size - end} more")
         if not 0 <= frame.rate_index < count:
@@ -163,7 +170,7 @@ class Receiver(Runtime):
           Outputs, float32 [N, …], such as logits [N, K]; a FamilyError if one is infinite or not a
           number.
         """
-        self._rate(rate_id)  # a FamilyError if it is unknown
+        check_symbols(symbols, self._rate(rate_id).latent_shape, rate_id)
         run = functools.partial(self._run, rate_id=rate_id)
         outputs: Outputs = in_batches(run, symbols, self.batch_size)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)):
@@ -178,6 +185,17 @@ class Receiver(Runtime):
 def _empty(outputs: Outputs, count: int) -> Outputs:
     """Makes outputs for `count` images, of the shapes of an image among these."""
     return jax.tree.map(lambda x: np.empty((count, *x.shape[1:]), x.dtype), outputs)
+
+
+def _listed(frames: Frames) -> Sequence[bytes | bitstream.Frame]:
+    """Returns frames, or one frame, as a sequence."""
+    if isinstance(frames, bitstream.Frame):
+        return [frames]
+    if isinstance(frames, _BYTES):
+        return [bytes(frames)]
+    if not isinstance(frames, Iterable):
+        raise BitstreamError(f"frames are a {type(frames).__name__}; expected a list of bytes")
+    return frames if isinstance(frames, list | tuple) else list(frames)
 
 
 @functools.lru_cache

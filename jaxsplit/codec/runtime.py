@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import numbers
 import re
 from collections.abc import Callable
 from typing import Any, Protocol, Self
@@ -17,13 +18,14 @@ from flax import traverse_util
 from jaxsplit import networks
 from jaxsplit.bitstream import CodingTables, EntropyCoder, Header, RateInfo
 from jaxsplit.errors import ConfigError, FamilyError
+from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
 from jaxsplit.trees import TreeOf
 from jaxsplit.units import Shape, UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FamilyRate:
     """One rate: a trained unit, its tables and its measured figures.
 
@@ -51,8 +53,11 @@ class FamilyRate:
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.rate_id):
-            raise ConfigError(f"{self.rate_id!r} is not a name of a rate: use letters and digits")
+        check_rate_id(self.rate_id)
+
+    def __repr__(self) -> str:
+        rate = "" if self.lmbda is None else f", lambda {self.lmbda:.3g}"
+        return f"FamilyRate({self.rate_id!r}{rate}, {self.spec})"
 
     @property
     def digest(self) -> str:
@@ -78,6 +83,12 @@ class FamilyRate:
     def coder(self) -> EntropyCoder:
         """Coder of the tables, built once, since it checks every interval."""
         return EntropyCoder(self.tables)
+
+
+def check_rate_id(name: object) -> None:
+    """Raises a ConfigError unless this is a name of a rate."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ConfigError(f"{name!r} is not a name of a rate: use letters and digits")
 
 
 class Rates(Protocol):
@@ -131,6 +142,16 @@ def check_fits(split: Split, rate: FamilyRate) -> None:
         )
 
 
+def check_symbols(symbols: object, latent: tuple[int, ...], rate_id: str) -> None:
+    """Raises a FamilyError unless these are symbols of a rate, int32 [N, *latent]."""
+    shape = tuple(getattr(symbols, "shape", ()))
+    found = getattr(symbols, "dtype", type(symbols).__name__), shape[1:]
+    if found != (np.int32, latent):
+        raise FamilyError(
+            f"symbols are {found[0]} {found[1]}; at rate {rate_id} they are int32 {latent}"
+        )
+
+
 def _by_path(shapes: TreeOf[Shape]) -> dict[tuple[object, ...], object]:
     """Returns the shapes of encoders and decoders, all but the priors', by their paths."""
     leaves = jax.tree.leaves_with_path(shapes, is_leaf=lambda x: isinstance(x, tuple))
@@ -145,10 +166,17 @@ class Runtime:
     Args:
       family: the rates.
       backbone: what the family was trained on; a FamilyError if they don't fit.
-      batch_size: images per run; the last batch of a call is padded to it.
+      batch_size: images per run; the last batch of a call is padded to it. A ConfigError if it
+        isn't a positive integer.
     """
 
     def __init__(self, family: Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
+        whole = isinstance(batch_size, numbers.Integral) and not isinstance(batch_size, bool)
+        if not whole or batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size!r}, expected a positive integer")
+        if not hasattr(family, "bind"):
+            raise ConfigError(f"got a {type(family).__name__} in place of the family")
+        check_backbone(backbone)
         self.family = family.bind(backbone)
         self.backbone = backbone
         self.batch_size = batch_size
@@ -165,6 +193,11 @@ class Runtime:
                 jax.tree.map(jnp.asarray, split.stored_offsets(rate.tables)),
                 rate.coder,
             )
+
+    def __repr__(self) -> str:
+        rates, cut = ", ".join(self._rates), self.family.cut
+        kind, size = type(self).__name__, self.batch_size
+        return f"{kind}({self.backbone.name!r} at {cut!r}: {rates}; batch_size={size})"
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.family, self.backbone, self.batch_size)

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from jaxsplit import _moved, bitstream, networks
+from jaxsplit.codec.images import Images, network_inputs
 from jaxsplit.codec.rate_control import rates_for
-from jaxsplit.codec.runtime import Runtime, put_used
+from jaxsplit.codec.runtime import Runtime, check_symbols, put_used
 from jaxsplit.errors import FamilyError
 from jaxsplit.networks import Features
 from jaxsplit.networks.inference import HeadProgram, head_program, in_batches
@@ -40,11 +41,12 @@ class Sender(Runtime):
     [2, 2]
     """
 
-    def __call__(
+    @_moved.renamed_argument("rate_id", "rate")
+    def encode(
         self,
-        images: np.ndarray,
-        *,
+        images: Images,
         rate: str | None = None,
+        *,
         max_bytes: int | None = None,
         quality: float | None = None,
     ) -> list[bytes]:
@@ -53,7 +55,10 @@ class Sender(Runtime):
         max_bytes and quality use the measured figures of the family.
 
         Args:
-          images: preprocessed by the backbone's preprocessing, uint8 [N, h, w, c].
+          images: one or several: uint8 [N, H, W, c], [H, W, c] or, for grey ones, [H, W]; images of
+            Pillow; paths of files; examples of a `data.Source`; or an iterable of those, of any
+            sizes. The backbone's preprocessing is applied as by `jaxsplit encode`, but not to
+            arrays that already have its input shape.
           rate: name of a rate.
           max_bytes: most bytes of a frame. Each image gets the rate of best measured accuracy whose
             frame is at most that long, so that frames of one call may have several rates.
@@ -62,28 +67,22 @@ class Sender(Runtime):
             is a mean over images, not a guarantee for one.
 
         Returns:
-          N frames, in the order of the images. A frame is all that is sent for an image.
+          N frames, in the order of the images; one for one image. A frame is all that is sent for
+          an image.
 
         Raises:
           ConfigError: none or several are given, or a value is impossible.
           FamilyError: no such rate, none that good, an image that fits at no rate, a family
-            that was not measured, or images of another shape.
+            that was not measured, or arrays of another dtype or with other axes.
+          DataError: an image cannot be read.
         """
         rates = rates_for(self.family, rate, max_bytes, quality, self.backbone.task)
+        images = self._inputs(images)
         if max_bytes is None:
-            return self.encode(images, rates[0])
+            return self.frames(self.symbols(images, rates[0]), rates[0])
         return self._encode_within(images, rates, max_bytes)
 
-    def encode(self, images: np.ndarray, rate_id: str) -> list[bytes]:
-        """Encodes images at one rate.
-
-        Args:
-          images, rate_id: as in `symbols`, with its errors.
-
-        Returns:
-          N frames, in the order of the images.
-        """
-        return self.frames(self.symbols(images, rate_id), rate_id)
+    __call__ = encode
 
     def frames(self, symbols: np.ndarray, rate_id: str) -> list[bytes]:
         """Codes symbols as one frame for each image.
@@ -96,30 +95,24 @@ class Sender(Runtime):
           N frames, in the order of the images.
         """
         rate = self._rate(rate_id)
-        expected = rate.latent_shape
-        if symbols.dtype != np.int32 or symbols.shape[1:] != expected:
-            raise FamilyError(
-                f"symbols are {symbols.dtype} {symbols.shape[1:]}; at rate {rate_id} they are "
-                f"int32 {expected}"
-            )
+        check_symbols(symbols, rate.latent_shape, rate_id)
         count = len(self._rates)
         return [bitstream.pack_frame(rate.coder.encode(one), rate.index, count) for one in symbols]
 
-    def symbols(self, images: np.ndarray, rate_id: str) -> np.ndarray:
+    def symbols(self, images: Images, rate_id: str) -> np.ndarray:
         """Computes the symbols of images.
 
         Args:
-          images: preprocessed, uint8 [N, h, w, c].
+          images: as in `encode`.
           rate_id: name of the rate.
 
         Returns:
           Rounded latents minus the tables' offsets, int32 [N, h', w', C].
 
         Raises:
-          FamilyError: no such rate, images of another shape, or a latent that is not finite.
+          FamilyError, DataError: as in `encode`, or a latent that is not finite.
         """
-        self._check(images)
-        return self._quantize(images, rate_id, self._head)
+        return self._quantize(self._inputs(images), rate_id, self._head)
 
     def warm_up(self) -> Self:
         """Compiles all that a first call needs, for every rate, by encoding blank images.
@@ -139,17 +132,16 @@ class Sender(Runtime):
             self._programs[name](rate.unit, rate.offsets, features).block_until_ready()
         return self
 
-    def features(self, images: np.ndarray) -> Features:
+    def features(self, images: Images) -> Features:
         """Runs the head alone: `quantize(features(images), rate_id)` equals `symbols`.
 
         Args:
-          images: preprocessed, uint8 [N, h, w, c].
+          images: as in `encode`, with its errors.
 
         Returns:
-          Features at the cut, float32 arrays [N, …]; a FamilyError for images of another shape.
+          Features at the cut, float32 arrays [N, …].
         """
-        self._check(images)
-        return in_batches(self._head, images, self.batch_size)
+        return in_batches(self._head, self._inputs(images), self.batch_size)
 
     def quantize(self, features: Features, rate_id: str) -> np.ndarray:
         """Runs the encoder and rounds.
@@ -207,13 +199,8 @@ class Sender(Runtime):
             f"{max_bytes}: raise it"
         )
 
-    def _check(self, images: np.ndarray) -> None:
-        expected = self.backbone.preprocessing.input_shape
-        if images.shape[1:] != expected or images.dtype != np.uint8:
-            raise FamilyError(
-                f"images are {images.dtype} {images.shape[1:]}; {self.backbone.name} takes "
-                f"uint8 {expected}: apply the backbone's preprocessing first"
-            )
+    def _inputs(self, images: Images) -> np.ndarray:
+        return network_inputs(images, self.backbone.preprocessing, self.backbone.name)
 
     def _head(self, images: np.ndarray) -> Features:
         features = self._head_program(self._variables, images)[0][self.family.cut]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxsplit.cost.counting import count_macs, inference_form, peak_bytes, program_macs, used_params
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks import Features, LinenNetwork, Network, as_network
+from jaxsplit.networks import Backbone, Features, LinenNetwork, Network, as_network
 from jaxsplit.networks.network import abstract_image, variable_shapes
 from jaxsplit.trees import Structs, Traced
 from jaxsplit.units import BottleneckSpec, Shape
@@ -165,7 +165,7 @@ class CutPlan:
     device_params: int
     server_params: int
     device_peak_bytes: int
-    units: tuple[UnitPlan, ...] = ()
+    units: tuple[UnitPlan, ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def feature_bytes(self) -> int:
@@ -227,7 +227,7 @@ class Plan:
     input_shape: Shape
     macs: int
     params: int
-    cuts: tuple[CutPlan, ...]
+    cuts: tuple[CutPlan, ...] = dataclasses.field(repr=False)
 
     def __getitem__(self, name: str) -> CutPlan:
         for cut in self.cuts:
@@ -243,8 +243,8 @@ class Plan:
 
 
 def make_plan(
-    network: Network | nn.Module,
-    input_shape: Shape,
+    network: Backbone | Network | nn.Module,
+    input_shape: Shape | None = None,
     variables: Traced | None = None,
     *,
     name: str | None = None,
@@ -254,10 +254,9 @@ def make_plan(
     """Counts the costs of every cut of a network and of a grid of units there; nothing is run.
 
     Args:
-      network: a `Network`, or a Linen module with `endpoints()` and `(x, start=…, stop=…)`.
-      input_shape: (H, W, c) of one image.
+      network: a `Backbone`, which has the rest, a `Network`, or a Linen module with endpoints.
+      input_shape, name: (H, W, c) of one image; of the network, by default its class.
       variables: its arrays, or their shapes; None: those of a module's `init`.
-      name: of the network; default: its class.
       channels, strides: the grid of units, for cuts that one array (H, W, C) crosses.
 
     Returns:
@@ -266,11 +265,14 @@ def make_plan(
     Raises:
       ConfigError: the image is too small, the grid is invalid, or variables are missing.
 
-    >>> from jaxsplit import networks
-    >>> len(make_plan(networks.create("resnet8_small", 10), (28, 28, 1))["stage1.block1"].units)
+    >>> from jaxsplit import load_backbone
+    >>> len(make_plan(load_backbone("fashion_mnist_resnet8"))["stage1.block1"].units)
     12
     """
-    name = name or type(network).__name__
+    if isinstance(network, Backbone):
+        shape, variables = network.preprocessing.input_shape, network.variables
+        input_shape, name, network = input_shape or shape, name or network.name, network.network
+    name, input_shape = name or type(network).__name__, tuple(input_shape or ())
     network, channels, image = as_network(network), tuple(channels), abstract_image(input_shape)
     try:
         if variables is None:
@@ -295,8 +297,7 @@ def make_plan(
         )
         for cut, (head, tail) in halves.items()
     ]
-    macs = sum(part.macs for part in whole)
-    return Plan(name, tuple(input_shape), macs, _params(whole), tuple(cuts))
+    return Plan(name, input_shape, sum(x.macs for x in whole), _params(whole), tuple(cuts))
 
 
 class _Part(NamedTuple):

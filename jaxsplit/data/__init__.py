@@ -6,6 +6,7 @@
 [(32, 28, 28, 1), (32, 28, 28, 1)]
 """
 
+from jaxsplit.data.arrays import AnySource, as_source, from_arrays
 from jaxsplit.data.augmentation import Augmentation, Views
 from jaxsplit.data.images import decode_image
 from jaxsplit.data.pipeline import batches, load_arrays, num_batches
@@ -16,13 +17,16 @@ from jaxsplit.data.targets import LABELS, TargetReader
 
 __all__ = [
     "LABELS",
+    "AnySource",
     "Augmentation",
     "Preprocessing",
     "Source",
     "TargetReader",
     "Views",
+    "as_source",
     "batches",
     "decode_image",
+    "from_arrays",
     "load_arrays",
     "num_batches",
     "open_source",

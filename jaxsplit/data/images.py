@@ -27,6 +27,7 @@ _OTHER_BYTES_PER_PIXEL = 13
 _BAND = 2**20  # pixels converted at a time
 _HEIF = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 _TILE_WIDTH, _TILE_LENGTH, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 322, 323, 258, 262, 339  # of TIFF
+_ORIENTATION = 0x0112  # of EXIF
 
 
 @functools.cache
@@ -36,11 +37,12 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, form in known.items() if form in (*FORMATS, "MPO"))
 
 
-def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
+def decode_image(encoded: bytes | str | Path | Image.Image, where: str = "") -> np.ndarray:
     """Decodes one image file and applies its orientation (EXIF, XMP or the container's).
 
     Args:
-      encoded: the file's bytes, or its path.
+      encoded: the file's bytes, or its path; or an image of Pillow, whose current frame is taken
+        and which stays as it is.
       where: name of the image in errors; default: its path.
 
     Returns:
@@ -61,10 +63,14 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
     >>> decode_image(file.getvalue())[1, 3].tolist()
     [10, 20, 30]
     """
-    name = where or ("an image" if isinstance(encoded, bytes) else str(encoded))
+    encoded = Path(encoded) if isinstance(encoded, str) else encoded
+    name = where or (str(encoded) if isinstance(encoded, Path) else "an image")
     try:
         if isinstance(encoded, Path) and encoded.stat().st_size > _MEMORY // 2:
             raise ValueError(f"the file has more than {_MEMORY >> 21} MiB")
+        if isinstance(encoded, Image.Image):
+            _check(encoded)
+            return _to_array(_unturned(encoded), name)
         file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
         with _open(file) as image:
             _check(image)
@@ -83,7 +89,7 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
         reason = " ".join(str(error).split()) or repr(error)
         if isinstance(error, FileNotFoundError):
             reason = "no such file"
-        elif isinstance(error, UnidentifiedImageError):
+        elif isinstance(error, UnidentifiedImageError) and isinstance(encoded, bytes | Path):
             reason = _unidentified(encoded)
         raise DataError(f"cannot read {name} as an image: {reason}") from error
 
@@ -107,9 +113,20 @@ def to_pillow(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
-def _check(image: ImageFile.ImageFile) -> None:
+def _unturned(image: Image.Image) -> Image.Image:
+    """Returns an image that may be turned in place: a caller's own one must not be."""
+    turned = image.getexif().get(_ORIENTATION, 1) != 1
+    if image.mode == "I":  # 32 bits in memory; files fill 16 of them
+        low, high = (int(end) for end in image.getextrema())  # type: ignore[arg-type]
+        if low < 0 or high > 65535:
+            raise ValueError(f"its values are {low} … {high}; expected 0 … 65535")
+    return image.copy() if turned else image
+
+
+def _check(image: Image.Image) -> None:
     """Refuses, before decoding, what takes too much memory or has no defined range."""
     tags = getattr(image, "tag_v2", {})  # of TIFF
+    tiles = getattr(image, "tile", "")  # an image that was made in memory has none
     tile = tags.get(_TILE_WIDTH, 1) * tags.get(_TILE_LENGTH, 1)  # may exceed the image
     per_pixel = _BYTES_PER_PIXEL.get(image.format or "", _OTHER_BYTES_PER_PIXEL)
     if max(math.prod(image.size), tile) > _MEMORY // per_pixel:
@@ -123,7 +140,7 @@ def _check(image: ImageFile.ImageFile) -> None:
     if tags and image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) != 1:
         raise ValueError("it is 16-bit grey with white as 0; save it with black as 0")
     # Pillow compares the key, of the file's depth, with values scaled to 8 bits.
-    if "transparency" in image.info and image.mode != "P" and ";" in str(image.tile):
+    if "transparency" in image.info and image.mode != "P" and ";" in str(tiles):
         raise ValueError(
             "its transparent colour is not of 8 bits; save it with an alpha channel or as 8-bit"
         )

@@ -7,9 +7,10 @@
 
 import functools
 import hashlib
+import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 
@@ -33,10 +34,18 @@ class Records(Protocol):
     """
 
     class_names: tuple[str, ...]
-    identity: str  # changes with the content
-    listing: str  # likewise, but equal for a copy in another place
 
     def __len__(self) -> int: ...
+
+    @property
+    def identity(self) -> str:
+        """Changes with the content."""
+        ...
+
+    @property
+    def listing(self) -> str:
+        """Likewise, but equal for a copy in another place."""
+        ...
 
     @property
     def labels(self) -> np.ndarray:
@@ -90,7 +99,13 @@ class Source:
     def __len__(self) -> int:
         return len(self.keep)
 
-    def __getitem__(self, index: int) -> Example:
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return self.__getitems__(range(len(self))[index])
         # IndexError and negative indices as in a list.
         return self.__getitems__([range(len(self))[index]])[0]
 
@@ -118,6 +133,24 @@ class Source:
         labels = np.asarray(self._records.labels, np.int32)[self.keep]
         labels.flags.writeable = False
         return labels
+
+    def take(self, max_samples: int | None) -> "Source":
+        """Selects examples, balanced over the classes (see `spread`).
+
+        Args:
+          max_samples: their number; None or more than there are: all. A DataError below 1.
+
+        Returns:
+          The source of these examples.
+        """
+        whole = isinstance(max_samples, numbers.Integral)
+        if max_samples is not None and not (whole and max_samples >= 1):
+            raise DataError(f"got max_samples {max_samples!r}, expected at least 1")
+        if max_samples is None or max_samples >= len(self):
+            return self
+        return Source(
+            self.name, self.split, self._records, self.keep[spread(self.labels, max_samples)]
+        )
 
     def check_labelled(self) -> None:
         """Raises a DataError if the images have no labels."""
@@ -151,7 +184,7 @@ class Source:
 
 @_moved.renamed_argument("limit", "max_samples")
 def open_source(
-    name: str,
+    name: str | Path,
     split: str | None = None,
     data_dir: str | Path | None = None,
     max_samples: int | None = None,
@@ -159,7 +192,7 @@ def open_source(
     """Opens a source of labelled images.
 
     Args:
-      name: `embedded`, `tfds:NAME[/CONFIG][:VERSION]` or `folder:PATH`.
+      name: `embedded`, `tfds:NAME[/CONFIG][:VERSION]` or `folder:PATH`; a `Path` is a folder's.
       split: name of the split; None selects test, else val, else validation, else the only one,
         which of a folder without splits is `all`; its `train` and `test` are 90 % and 10 %.
         `NAME[A%:B%]` is a percent range of every class: `train[:90%]` and `train[90%:]` are
@@ -177,6 +210,9 @@ def open_source(
     >>> source, source[0]["image"].shape
     (Source('embedded', split='test', 20 images), (28, 28, 1))
     """
+    if not isinstance(name, str | Path) or not isinstance(split, str | None):
+        raise DataError(f"got the source {name!r} and the split {split!r}; expected two names")
+    name = f"folder:{name}" if isinstance(name, Path) else name
     scheme, _, rest = name.partition(":")
     split, part = parse_split(split)
     records: Records
@@ -198,11 +234,7 @@ def open_source(
         source = Source(name, split, records, part_of(source.labels, *part))
         if not len(source):
             raise DataError(f"{name} has no image in {split}; take a wider range")
-    if max_samples is not None and max_samples < 1:
-        raise DataError(f"got max_samples {max_samples}, expected at least 1")
-    if max_samples is None or max_samples >= len(source):
-        return source
-    return Source(name, split, records, source.keep[spread(source.labels, max_samples)])
+    return source.take(max_samples)
 
 
 def portable_name(name: str) -> str:

@@ -96,6 +96,9 @@ class CurveComparison:
         """Converts to plain values, for JSON."""
         return asdict(self)
 
+    def __repr__(self) -> str:
+        return self.render()
+
     def render(self) -> str:
         """Renders as a short table of plain text."""
         metric, both = self.metric, self.overlap
@@ -146,8 +149,8 @@ def _short_names(one: str, other: str) -> tuple[str, str]:
 
 
 def compare_curves(
-    reference: MeasuredCurve,
-    test: MeasuredCurve,
+    reference: MeasuredCurve | Curve,
+    test: MeasuredCurve | Curve,
     *,
     quality: str | None = None,
     method: str = "pchip",
@@ -156,7 +159,7 @@ def compare_curves(
     """Computes the distances between two curves, with an interval where their images are equal.
 
     Args:
-      reference, test: the curves.
+      reference, test: the curves; without records of images there is no interval.
       quality: the compared metric: that of the curves' task by default, or "agreement".
       method, drops: as in `bd_rate_interval`.
 
@@ -166,6 +169,10 @@ def compare_curves(
         compared; the curves have different data.
       DataError: agreement is requested and a curve has no per-image records.
     """
+    if isinstance(reference, Curve):
+        reference = MeasuredCurve("reference", reference, None)
+    if isinstance(test, Curve):
+        test = MeasuredCurve("test", test, None)
     if reference.curve.metrics != test.curve.metrics:
         both = " and ".join(", ".join(side.curve.metrics) for side in (reference, test))
         raise ConfigError(f"the curves have other metrics: {both}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxsplit._moved import gathered_metrics
+from jaxsplit._notebook import Shown
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.image_codecs import QUALITIES
 from jaxsplit.evaluation.intervals import Value
@@ -26,6 +27,7 @@ from jaxsplit.evaluation.points import (
     optional,
 )
 from jaxsplit.io.files import parse_json, write_whole
+from jaxsplit.io.text_table import text_table
 from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, metric_of
 
 
@@ -74,7 +76,7 @@ _KEYS = {"lmbda": "lambda"}  # field of a point → its key in a file
 
 @gathered_metrics("unsplit", "uncompressed_")
 @dataclass(frozen=True)
-class Curve:
+class Curve(Shown):
     """The rates of a family on one set of images, and the unsplit network on the same images.
 
     Args:
@@ -116,6 +118,20 @@ class Curve:
         check_metric_values(self.unsplit, self.metrics, "uncompressed_")
         for point in itertools.chain(self.points, *self.baselines.values()):
             check_metric_values(point.metrics, self.metrics)
+
+    def __repr__(self) -> str:
+        metric, value = self.metrics[self.quality], self.unsplit[self.quality].mean
+        unsplit = f"unsplit {metric.label} {metric.show(value)} {metric.unit}".rstrip()
+        codecs = "".join(f", {codec}" for codec in self.baselines)
+        head = f"Curve({len(self.points)} rates{codecs}, {self.n_images} images, {unsplit})"
+        return f"{head}\n{text_table(summary_rows(self))}" if self.points else head
+
+    def __getitem__(self, rate_id: str) -> RatePoint:
+        for point in self.points:
+            if point.rate_id == rate_id:
+                return point
+        known = ", ".join(point.rate_id for point in self.points)
+        raise ConfigError(f"the curve has no rate {rate_id!r}; it has {known}")
 
     @property
     def quality(self) -> str:
@@ -215,6 +231,21 @@ class Curve:
             raise DataError(
                 f"{path} is not a rate–accuracy curve: {error}; write one with jaxsplit evaluate"
             ) from error
+
+
+def summary_rows(curve: Curve) -> list[tuple[str, ...]]:
+    """Returns a header, then name, lambda, bytes and quality of each rate."""
+    metric = curve.metrics[curve.quality]
+    rows = [
+        (
+            point.rate_id,
+            "" if point.lmbda is None else f"{point.lmbda:.3g}",
+            f"{point.bytes_per_image:.1f}",
+            metric.show(point.metrics[curve.quality].mean),
+        )
+        for point in curve.points
+    ]
+    return [("rate", "lambda", "bytes/image", f"{metric.label} {metric.unit}".rstrip()), *rows]
 
 
 def _flat(values: Values) -> dict[str, object]:

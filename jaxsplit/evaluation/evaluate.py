@@ -20,6 +20,7 @@ from jaxsplit.evaluation.per_image import PerImage, Statistics, checksums
 from jaxsplit.evaluation.points import RatePoint, Values
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Log, no_log
+from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.networks.inference import batch_size, in_batches
 from jaxsplit.split import Split, make_split
 from jaxsplit.tasks import AGREEMENT, Classification, Outputs, Task
@@ -38,7 +39,7 @@ _ROUNDING = 4 * 0.0057 / 8
 def evaluate(
     family: RateFamily,
     backbone: networks.Backbone,
-    source: data.Source,
+    source: data.AnySource,
     log: Log | None = None,
     rate_ids: Iterable[str] | None = None,
 ) -> Curve:
@@ -67,7 +68,7 @@ def evaluate(
 def evaluate_images(
     family: RateFamily,
     backbone: networks.Backbone,
-    source: data.Source,
+    source: data.AnySource,
     log: Log | None = None,
     rate_ids: Iterable[str] | None = None,
     baselines: Iterable[str] = (),
@@ -84,7 +85,8 @@ def evaluate_images(
     Args:
       family: the rates.
       backbone: what the family was trained on.
-      source: test images; without labels only the agreement is measured, other metrics are 0.
+      source: test images, as `data.as_source` takes them; without labels only the agreement is
+        measured, other metrics are 0.
       log: log callback, called with each rate and its progress in images.
       rate_ids: the rates to measure, in the order of the curve's points; None for all. The choice
         doesn't change frames, which are those of the whole family.
@@ -101,9 +103,10 @@ def evaluate_images(
       DataError: the images have other classes than the backbone.
     """
     log = log or no_log
-    task = backbone.task
+    check_backbone(backbone)
+    task, source = backbone.task, data.as_source(source, backbone.class_names)
     check_targets(task, source)
-    rates = family.rates if rate_ids is None else [family[rate_id] for rate_id in rate_ids]
+    rates = family.rates if rate_ids is None else family.select(rate_ids).rates
     goal = compare_at or (None if source.labelled else AGREEMENT)
     name, baselines = check_goal(goal, task.quality), tuple(baselines)
     for codec in baselines:

@@ -27,6 +27,18 @@ class Measured:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def __repr__(self) -> str:
+        given: list[object] = []
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            if entry.name == "metrics":
+                given += [f"{name} {one.mean:.4g}" for name, one in value.items()]
+            elif isinstance(value, str):
+                given.insert(0, repr(value))
+            elif entry.name in ("quality", "bytes_per_image"):
+                given.append(f"{entry.name.partition('_')[0]} {value:.4g}")
+        return f"{type(self).__name__}({', '.join(map(str, given))})"
+
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name != "metrics":
             return attribute_of(self.metrics, name)
@@ -45,7 +57,7 @@ def attribute_of(values: Values, name: str) -> Any:
 
 
 @gathered_metrics("metrics")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RatePoint(Measured):
     """Cost and quality of one rate, measured over a set of images.
 
@@ -105,7 +117,7 @@ class RatePoint(Measured):
 
 
 @gathered_metrics("metrics")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CodecPoint(Measured):
     """One quality of one codec, measured over a set of images.
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,21 +14,25 @@ import jax
 import numpy as np
 
 from jaxsplit import networks
+from jaxsplit._notebook import Shown
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.codec.runtime import FamilyRate
 from jaxsplit.cost import Link, Option, plan_unit, split_cost
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family.files import read_family, write_family
+from jaxsplit.family.summary import summary_rows
 from jaxsplit.io import untrusted
+from jaxsplit.io.text_table import text_table
+from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
 from jaxsplit.units import BottleneckSpec
 from jaxsplit.weights.load import load_backbone
 from jaxsplit.weights.published import where_to_get
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RateFamily:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class RateFamily(Shown):
     """The rates of one cut of one backbone.
 
     Attributes:
@@ -39,6 +43,7 @@ class RateFamily:
       cut: endpoint of the backbone.
       rates: at least one, in any order; a ConfigError if two have the same name.
       card: origin and measurements, see `jaxsplit.evaluation.card`; not in the fingerprint.
+      bound: the network of the training or of `bind`; neither saved nor pickled with the family.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
@@ -53,6 +58,11 @@ class RateFamily:
     cut: str
     rates: tuple[FamilyRate, ...]
     card: dict[str, Any] = dataclasses.field(default_factory=dict)
+    bound: networks.Backbone | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A family is small and its network isn't; networks of functions can't be pickled at all.
+        return {name: value for name, value in vars(self).items() if name != "bound"}
 
     def __post_init__(self) -> None:
         ids = [rate.rate_id for rate in self.rates]
@@ -63,22 +73,33 @@ class RateFamily:
         for rate in self.rates:
             if rate.rate_id == rate_id:
                 return rate
-        known = [rate.rate_id for rate in self.rates]
-        raise FamilyError(
-            f"the family has no rate {rate_id!r}; it has {', '.join(known)}"
-            f"{did_you_mean(rate_id, known)}"
-        )
+        near = did_you_mean(rate_id, self) if isinstance(rate_id, str) else ""
+        raise FamilyError(f"the family has no rate {rate_id!r}; it has {', '.join(self)}{near}")
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.preprocessing.input_shape))
+        count = f"{len(self)} rate{'s' * (len(self) > 1)}"
+        head = f"{type(self).__name__}({self.backbone!r}, {self.cut!r}, {size} images, {count})"
+        return f"{head}\n{text_table(summary_rows(self.rates))}"
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over the names of the rates, as a mapping does."""
+        return (rate.rate_id for rate in self.rates)
+
+    def __len__(self) -> int:
+        return len(self.rates)
 
     def select(self, rate_ids: Iterable[str]) -> Self:
         """Selects rates; receivers need the same selection.
 
         Args:
-          rate_ids: names of the rates, in the order of the new family.
+          rate_ids: names of the rates, in the order of the new family; or one name.
 
         Returns:
           A family of these rates; a FamilyError if one is unknown.
         """
-        return dataclasses.replace(self, rates=tuple(self[rate_id] for rate_id in rate_ids))
+        names = [rate_ids] if isinstance(rate_ids, str) else rate_ids
+        return dataclasses.replace(self, rates=tuple(self[rate_id] for rate_id in names))
 
     @property
     def fingerprint(self) -> str:
@@ -98,9 +119,10 @@ class RateFamily:
           backbone: the network; any weights fit a family without a fingerprint.
 
         Returns:
-          The family with the fingerprint of these weights; a FamilyError if it belongs to another
+          The family with this network and its fingerprint; a FamilyError if it belongs to another
           backbone or other preprocessing.
         """
+        check_backbone(backbone)
         if self.backbone != backbone.name:
             raise FamilyError(
                 f"the family was trained on {self.backbone}, not on {backbone.name}: "
@@ -117,7 +139,7 @@ class RateFamily:
                 f"trained with {self.preprocessing}: use dataclasses.replace(backbone, "
                 "preprocessing=family.preprocessing)"
             )
-        return dataclasses.replace(self, backbone_fingerprint=backbone.fingerprint)
+        return dataclasses.replace(self, backbone_fingerprint=backbone.fingerprint, bound=backbone)
 
     def split(self, backbone: networks.Backbone, rate_id: str) -> Split:
         """Splits the backbone at the cut, with one rate's unit.
@@ -134,10 +156,11 @@ class RateFamily:
     def backbone_of(
         self, name: str | None = None, file: str | os.PathLike[str] | None = None
     ) -> networks.Backbone:
-        """Loads the frozen network with the preprocessing of this family.
+        """Returns the frozen network with the preprocessing of this family.
 
         Args:
-          name: of weights, see `load_backbone`; None: those that the family names.
+          name: of weights, see `load_backbone`; None: the network of the training or of `bind`,
+            else the weights that the family names.
           file: of weights for the family's network, in place of a name; also hf:owner/name.
 
         Returns:
@@ -149,24 +172,27 @@ class RateFamily:
         """
         if file is not None:
             backbone = load_backbone(self.backbone, file)
+        elif name is None and self.bound is not None:
+            backbone = self.bound
         elif found := name or self.weights:
             backbone = load_backbone(found)
         else:
             how = where_to_get(self.backbone)
             raise FamilyError(
-                f"the family names no weights for {self.backbone}: give a backbone, or --weights "
-                f"FILE on the command line{f'; {how}' if how else ''}"
+                f"the family names no weights of {self.backbone}: pass the network, as in "
+                "family.codec(backbone), or --weights FILE on the command line"
+                f"{f'; {how}' if how else ''}"
             )
         # Imported weights don't know the preprocessing of this family.
         return dataclasses.replace(backbone, preprocessing=self.preprocessing)
 
     def codec(
-        self, backbone: networks.Backbone | None = None, *, batch_size: int = 1
+        self, backbone: networks.Backbone | str | None = None, *, batch_size: int = 1
     ) -> tuple[Sender, Receiver]:
         """Makes the sender and the receiver.
 
         Args:
-          backbone: what the family was trained on; None: loaded by the name in the family.
+          backbone: what the family was trained on; a name or None: as in `backbone_of`.
           batch_size: images per run, see `Sender`.
 
         Returns:
@@ -174,8 +200,14 @@ class RateFamily:
 
         Raises:
           FamilyError, WeightsError: as in `bind` and `backbone_of`.
+
+        >>> from jaxsplit.family.pretrained import load_pretrained
+        >>> sender, receiver = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").codec()
+        >>> receiver(sender(np.zeros((28, 28, 1), np.uint8), "r3")).shape
+        (1, 10)
         """
-        backbone = self.backbone_of() if backbone is None else backbone
+        if backbone is None or isinstance(backbone, str):
+            backbone = self.backbone_of(backbone)
         return Sender(self, backbone, batch_size), Receiver(self, backbone, batch_size)
 
     def half(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ SUFFIX = ".safetensors"
 
 @renamed_argument("module", "network")
 @renamed_argument("class_names", "task")
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Backbone:
     """A frozen network: what is cut, and what a family is bound to. See `make_backbone`.
 
@@ -67,8 +68,16 @@ class Backbone:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "network", as_network(self.network))
+        if not isinstance(self.preprocessing, Preprocessing):
+            kind = type(self.preprocessing).__name__
+            raise ConfigError(f"preprocessing is a {kind}; expected a jaxsplit.Preprocessing")
         if not isinstance(self.task, Task):
             object.__setattr__(self, "task", Classification(tuple(self.task)))
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.preprocessing.input_shape))
+        numbers = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(self.variables))
+        return f"Backbone({self.name!r}, {size} images, {self.task!r}, {numbers:,} values)"
 
     @property
     def module(self) -> Any:
@@ -156,6 +165,15 @@ class Backbone:
         return dataclasses.replace(self, network=network, variables=variables)
 
 
+def check_backbone(value: object) -> None:
+    """Raises a ConfigError unless this is a backbone."""
+    if not isinstance(value, Backbone):
+        raise ConfigError(
+            f"got a {type(value).__name__} in place of the backbone; expected what "
+            "jaxsplit.load_backbone or jaxsplit.make_backbone returns"
+        )
+
+
 def make_backbone(
     name: str,
     network: Network | nn.Module,
@@ -179,6 +197,10 @@ def make_backbone(
     >>> make_backbone("own", *parts, "abcdefghij").class_names[9]
     'j'
     """
+    if not isinstance(task, Task | Sequence):
+        raise ConfigError(
+            f"task is {task!r}; expected the names of the classes, or a jaxsplit.Task"
+        )
     known = task if isinstance(task, Task) else Classification(tuple(task))
     digest = fingerprint(variables)
     return Backbone(name, as_network(network), variables, preprocessing, known, digest, card or {})

@@ -138,6 +138,9 @@ class LinenNetwork(Network):
 
     module: Any  # Linen has no type for a module with these arguments
 
+    def __repr__(self) -> str:
+        return f"LinenNetwork({type(self.module).__name__})"  # a module's own has a line a field
+
     def cuts(self) -> tuple[str, ...]:
         """Returns the endpoints but the last."""
         return tuple(self.module.endpoints()[:-1])

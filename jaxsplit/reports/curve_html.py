@@ -79,7 +79,7 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
-<div class="wide">{_svg(curve)}</div>
+<div class="wide">{svg(curve)}</div>
 <p>Every image was encoded to a frame of real bytes, and decoded again before the network's tail.
 The unsplit network has a {_unsplit(curve)}.</p>
 {_rates(curve)}
@@ -124,8 +124,8 @@ def _listed(fields: Mapping[str, str]) -> str:
     return ", ".join(f"{key} {value}" for key, value in fields.items())
 
 
-def _svg(curve: Curve) -> str:
-    """The plot of a curve as an inline `svg` element in the colours of the page."""
+def svg(curve: Curve) -> str:
+    """Draws a curve as an inline `svg` element, in the colours that the page's style names."""
     import matplotlib
 
     figure = plot.draw_curve(curve, curve.baselines, title=" ")

@@ -78,6 +78,10 @@ class Classification(Task):
 
     class_names: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        shown = [*self.class_names[:2], "…"] if len(self.class_names) > 3 else self.class_names
+        return f"{type(self).__name__}({len(self.class_names)} classes: {', '.join(shown)})"
+
     def __post_init__(self) -> None:
         check_class_names(self.class_names)
 

@@ -7,12 +7,14 @@ import functools
 import hashlib
 import json
 import math
+import numbers
 from collections.abc import Callable, Sequence
 
 import jax
 import optax
 
 from jaxsplit._moved import old_names, rename, renamed_argument, renamed_attributes
+from jaxsplit.codec.runtime import check_rate_id
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError
 from jaxsplit.family.table_fitting import SHARINGS
@@ -78,7 +80,9 @@ _CHOICES = {
 def check_config(config: object) -> None:
     """Raises a ConfigError if a field of a configuration is out of its range or choices."""
     for name, (fits, expected) in _RANGES.items():
-        if hasattr(config, name) and not fits(getattr(config, name)):
+        if hasattr(config, name) and not (
+            isinstance(getattr(config, name), numbers.Real) and fits(getattr(config, name))
+        ):
             raise ConfigError(f"{name} is {getattr(config, name)!r}; expected {expected}")
     for name, known in _CHOICES.items():
         if hasattr(config, name) and getattr(config, name) not in known:
@@ -264,6 +268,8 @@ class CurveConfig:
         names = [rate.rate_id for rate in self.rates]
         if len(set(names)) < len(names):
             raise ConfigError(f"rates need different names; got {', '.join(names)}")
+        for name in names:  # before a training, not when its family is made
+            check_rate_id(name)
         check_config(self)
         self.make_optimizer()  # refuses an impossible schedule
         self.shown  # noqa: B018 — refuses impossible views

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxsplit._moved import renamed_argument
-from jaxsplit.data import Source, open_source, portable_name
+from jaxsplit.data import AnySource, Source, open_source, portable_name
 from jaxsplit.data.pipeline import check_batch
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
@@ -27,7 +28,7 @@ from jaxsplit.networks import Backbone, LinenNetwork, fingerprint
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import Classification
 from jaxsplit.tasks.task import check_targets
-from jaxsplit.train import features, loop, parallel, rate_groups
+from jaxsplit.train import arguments, features, loop, parallel, rate_groups
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.losses import Distortion, DistortionLoss
@@ -35,7 +36,7 @@ from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports
 from jaxsplit.train.rate_groups import Group, make_groups
 from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import NETWORK, Phase, Rate, with_blocks
-from jaxsplit.units import BottleneckSpec, UnitSpec
+from jaxsplit.units import BottleneckSpec
 
 
 def default_phases(steps: int, distortion: DistortionLoss | None = None) -> tuple[Phase, ...]:
@@ -58,37 +59,38 @@ def default_phases(steps: int, distortion: DistortionLoss | None = None) -> tupl
     )
 
 
+@renamed_argument("spec", "unit")
 @renamed_argument("tell", "log")
 def train_family(
-    backbone: Backbone,
+    backbone: Backbone | str | Path,
     cut: str,
-    lambdas: Mapping[str, float],
+    lambdas: arguments.Lambdas,
     *,
-    data: str = "embedded",
+    data: AnySource = "embedded",
+    unit: arguments.Units | None = None,
     channels: int = 12,
     stride: int = 2,
-    spec: UnitSpec | None = None,
-    specs: Mapping[str, UnitSpec] | None = None,
     loss: DistortionLoss | None = None,
     optimizer: optax.GradientTransformation | None = None,
     steps: int = 1200,
     phases: Sequence[Phase] | None = None,
     workdir: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
     log: Log | None = None,
     **options: Any,
 ) -> RateFamily:
     """Trains all rates of one cut in one run.
 
     Args:
-      backbone: the frozen network, such as from `load_backbone`.
+      backbone: the frozen network, such as from `load_backbone`; or a name for that.
       cut: one of its endpoints.
-      lambdas: rate weight of each rate, by its name; smaller means more bits.
-      data: the images, as `--data` takes them.
-      channels, stride: of every unit, with 3×3 kernels up to stride 2 and stride×stride ones above.
-      spec: the unit, in place of channels and stride: a `BottleneckSpec`, a `jaxsplit.units.Unit`
-        of your own, or `jaxsplit.units.per_tensor` where several arrays cross the cut.
-      specs: units of rates that differ from it, by their names.
+      lambdas: rate weight of each rate, smaller for more bits: by name, or a list for r1, r2, ….
+      data: the images: a name as `--data` takes it, a `Source`, or arrays (images, labels), see
+        `jaxsplit.data.from_arrays`; images alone where no loss uses labels.
+      unit: a `BottleneckSpec`, a `jaxsplit.Unit` of your own, or `jaxsplit.per_tensor` where
+        several arrays cross the cut; or units of some rates by their names.
+      channels, stride: of units that aren't given, with 3×3 kernels up to stride 2 and
+        stride×stride ones above.
       loss: the distortion of the last two phases, a `Distortion` or a callable of your own (see
         `losses.DistortionLoss`); default: distillation from the unsplit network.
       optimizer: of each rate's parameters, in place of Adam with clipping and a schedule.
@@ -96,48 +98,47 @@ def train_family(
       phases: the phases of the training, in place of steps and loss.
       workdir: folder for checkpoints, metrics and cached features; the same call resumes from
         there. None keeps everything in memory.
-      progress: called with step, steps and metrics, such as a `jaxsplit.io.progress.ProgressBar`.
-      log: log callback.
+      progress: True: shown on stderr. False: silence. Or a callable of step, steps and metrics.
+      log: log callback; default: shown with the progress.
       **options: other fields of `CurveConfig`: batch_size, learning_rate, ema, seed, max_samples, …
 
     Returns:
-      The family, ready for `Sender`, `Receiver` and `save`.
+      The family, ready for `codec` and `save`.
 
     Raises:
       ConfigError: an argument doesn't fit.
-      DataError: the images are of other classes than the backbone's.
+      DataError: the images are of other classes than the backbone's, or arrays are no images.
 
     >>> import jaxsplit
     >>> backbone = jaxsplit.load_backbone("fashion_mnist_resnet8")
     >>> family = train_family(
-    ...     backbone, "stage3.block1", {"r1": 1e-3, "r2": 1e-4}, channels=4,
+    ...     backbone, "stage3.block1", [1e-3, 1e-4], channels=4,
     ...     phases=[Phase(4, Distortion(distillation=0, features=1))],
-    ...     max_samples=64, batch_size=16,
+    ...     max_samples=64, batch_size=16, progress=False,
     ... )
     >>> [(rate.rate_id, rate.spec.channels) for rate in family.rates]
     [('r1', 4), ('r2', 4)]
     """
-    if unknown := sorted(set(specs or {}) - set(lambdas)):
-        raise ConfigError(f"specs has {', '.join(unknown)}; the rates are {', '.join(lambdas)}")
-    if spec is None:
-        spec = BottleneckSpec.from_stride(channels, stride)
-    rates = tuple(Rate(name, lmbda, (specs or {}).get(name)) for name, lmbda in lambdas.items())
-    try:
-        config = CurveConfig(
-            # A backbone from a file has no name; its fingerprint keys the checkpoints.
-            backbone=backbone.weights or backbone.fingerprint,
-            cut=cut,
-            spec=spec,
-            rates=rates,
-            phases=default_phases(steps, loss) if phases is None else tuple(phases),
-            data=data,
-            optimizer=optimizer,
-            **options,
-        )
-    except TypeError as error:
-        raise ConfigError(f"train_family: {error}") from error
+    arguments.check_names(options, inspect.signature(train_family).parameters)
+    arguments.check_parts(steps, loss, optimizer, phases, progress=progress, log=log)
+    backbone, weights = arguments.as_backbone(backbone), arguments.named_lambdas(lambdas)
+    default, specs = BottleneckSpec.from_stride(channels, stride), options.pop("specs", None)
+    spec, own = arguments.shared_and_own(unit, specs, default, weights)
+    name, source = arguments.source_of(data, backbone, options)
+    config = CurveConfig(
+        # A backbone from a file has no name; its fingerprint keys the checkpoints.
+        backbone=backbone.weights or backbone.fingerprint,
+        cut=cut,
+        spec=spec,
+        rates=tuple(Rate(rate, lmbda, own.get(rate)) for rate, lmbda in weights.items()),
+        phases=default_phases(steps, loss) if phases is None else tuple(phases),
+        data=name,
+        optimizer=optimizer,
+        **options,
+    )
     folder = None if workdir is None else Path(workdir)
-    return train_curve(config, backbone, folder, progress, log)
+    with arguments.shown_progress(progress, log, weights) as callbacks:
+        return train_curve(config, backbone, folder, *callbacks, source=source)
 
 
 @renamed_argument("tell", "log")
@@ -147,6 +148,8 @@ def train_curve(
     workdir: Path | None = None,
     progress: Progress | None = None,
     log: Log | None = None,
+    *,
+    source: Source | None = None,
 ) -> RateFamily:
     """Trains all rates behind one frozen head, and builds their tables.
 
@@ -157,6 +160,7 @@ def train_curve(
         config, weights and images is resumed. None keeps everything in memory.
       progress: called with the metrics of all rates.
       log: log callback.
+      source: training images that are at hand, in place of those that the config names.
 
     Returns:
       The family, with tables according to `config.tables`; not yet measured.
@@ -182,7 +186,7 @@ def train_curve(
             f"trainable is {config.trainable!r}, but a family has one frozen network: expected "
             "'unit', or call jaxsplit.train.curve.train_networks"
         )
-    family, source = train_rates(config, backbone, workdir, progress, log)
+    family, source = train_rates(config, backbone, workdir, progress, log, source=source)
     if config.tables == "prior":
         return family
     return fit_tables(family, backbone.fold(), source, tables=config.tables)
@@ -215,7 +219,11 @@ def train_networks(
             )
         rate = dataclasses.replace(rate, variables={**rate.variables, "params": params})
         alone = dataclasses.replace(
-            family, rates=(rate,), backbone_fingerprint=own.fingerprint, weights=own.weights
+            family,
+            rates=(rate,),
+            backbone_fingerprint=own.fingerprint,
+            weights=own.weights,
+            bound=own,
         )
         if config.tables != "prior":
             alone = fit_tables(alone, own, source, tables=config.tables)
@@ -230,6 +238,8 @@ def train_rates(
     workdir: Path | None = None,
     progress: Progress | None = None,
     log: Log | None = None,
+    *,
+    source: Source | None = None,
 ) -> tuple[RateFamily, Source]:
     """Trains as `train_curve` does, for any `config.trainable`, without fitting tables.
 
@@ -240,7 +250,8 @@ def train_rates(
     log = log or no_log
     frozen = backbone.fold()
     groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
-    source = open_source(config.data, split=config.train_split, max_samples=config.max_samples)
+    if source is None:
+        source = open_source(config.data, split=config.train_split, max_samples=config.max_samples)
     # Own distortions may use the targets.
     needed = any(getattr(phase.distortion, "labels", True) for phase in config.phases)
     check_targets(backbone.task, source, needed)
@@ -333,4 +344,5 @@ def freeze(
             "seed": config.seed,
             "versions": versions(),
         },
+        bound=backbone,
     )

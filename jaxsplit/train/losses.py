@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -134,6 +135,10 @@ class Distortion:
 
     def __post_init__(self) -> None:
         weights = (self.labels, self.distillation, self.features)
+        if not all(isinstance(w, numbers.Real) for w in (*weights, self.temperature)):
+            raise ConfigError(
+                f"the weights and the temperature of a distortion are numbers: {self}"
+            )
         if not all(0 <= w < math.inf for w in weights) or not any(weights):
             raise ConfigError(f"a distortion needs weights ≥ 0, one of them positive: {self}")
         if not 0 < self.temperature < math.inf:

@@ -59,8 +59,8 @@ class Rate:
     spec: BottleneckSpec | UnitSpec | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lmbda < math.inf:
-            raise ConfigError(f"lambda of rate {self.rate_id} is {self.lmbda}; expected one ≥ 0")
+        if not (isinstance(self.lmbda, int | float) and 0 <= self.lmbda < math.inf):
+            raise ConfigError(f"lambda of rate {self.rate_id} is {self.lmbda!r}; expected one ≥ 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Phase:
     def __post_init__(self) -> None:
         if self.quantization not in ("noise", "round"):
             raise ConfigError(f"quantization is {self.quantization!r}; expected noise or round")
-        if self.steps < 0:
-            raise ConfigError(f"a phase has {self.steps} steps; expected 0 or more")
+        if not callable(self.distortion) or not isinstance(self.steps, int) or self.steps < 0:
+            raise ConfigError(f"a phase has {self.steps!r} steps; expected 0 or more: {self}")
 
 
 def rate_constants(rates: tuple[Rate, ...], seed: int) -> RateConstants:

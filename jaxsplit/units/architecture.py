@@ -21,7 +21,7 @@ _MOMENTUM = 0.9  # of the running averages
 _MAX_STRIDE = 64
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Architecture:
     """Sizes and layers of the paper's unit; see `BottleneckSpec`.
 
@@ -76,6 +76,15 @@ class Architecture:
             raise ConfigError(f"paddings must be less than kernels, and not negative: {self}")
         if self.stride > _MAX_STRIDE:
             raise ConfigError(f"strides must be at most {_MAX_STRIDE}: {self}")
+
+    def __repr__(self) -> str:
+        """Leaves out the fields that are as by default."""
+        given = (
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        )
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Returns (rows, columns) of the latent; below 1 if the features are too small."""

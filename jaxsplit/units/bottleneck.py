@@ -25,7 +25,7 @@ INITIAL_PRIOR_SCALE = 1.0
 
 
 @register
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class BottleneckSpec(Architecture, Unit):
     """The paper's unit for features [B, H, W, C] (Datta et al. 2022, arXiv 2208.11596).
 

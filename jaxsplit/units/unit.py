@@ -289,9 +289,21 @@ def per_tensor(units: Mapping[str, Unit]) -> PerTensor:
     >>> per_tensor({"skip": BottleneckSpec(2), "deep": BottleneckSpec(8)}).unit_of("skip").channels
     2
     """
+    for unit in units.values():
+        check_unit(unit)
     if not units:
         raise ConfigError("per_tensor needs a unit for each array that crosses; got none")
     return PerTensor(tuple(sorted(units.items())))
+
+
+def check_unit(spec: object) -> None:
+    """Raises a ConfigError unless this is a unit, or a unit for each array."""
+    if not isinstance(spec, Unit | PerTensor):
+        made = f"the class {spec.__name__}" if isinstance(spec, type) else repr(spec)
+        raise ConfigError(
+            f"a unit is {made}; expected a jaxsplit.BottleneckSpec, a jaxsplit.Unit of your own, "
+            "or jaxsplit.per_tensor(…)"
+        )
 
 
 def check_stored(spec: UnitSpec) -> None:

@@ -19,7 +19,7 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Features
 from jaxsplit.trees import Structs, TreeOf
 from jaxsplit.units.quantization import Latents, Offsets
-from jaxsplit.units.unit import Collection, PerTensor, Shape, Unit, UnitSpec, Variables
+from jaxsplit.units.unit import Collection, PerTensor, Shape, Unit, UnitSpec, Variables, check_unit
 
 #: Names of other parameters in the library's trees.
 _RESERVED = ("network", "prior")
@@ -64,6 +64,7 @@ class UnitTree:
           ConfigError: an array has no unit, a unit no array, one does not fit the other, or an
             array is not floating-point.
         """
+        check_unit(spec)
         leaves, structure = jax.tree.flatten_with_path(features)
         if not leaves:
             raise ConfigError("nothing crosses the cut; expected at least one array")

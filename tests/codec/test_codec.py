@@ -17,7 +17,13 @@ from bitstream import mutations
 from jaxsplit import bitstream, codec, networks
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.entropy import build_tables, tables_by_position
-from jaxsplit.errors import BitstreamError, FamilyError, OtherFamilyError, OtherTablesError
+from jaxsplit.errors import (
+    BitstreamError,
+    ConfigError,
+    FamilyError,
+    OtherFamilyError,
+    OtherTablesError,
+)
 from jaxsplit.family import FamilyRate
 from jaxsplit.split import make_split
 
@@ -237,17 +243,52 @@ def test_the_header_names_the_family_and_its_tables(tiny_family, tiny_backbone, 
     "images",
     [
         np.zeros((2, 12, 12, 1), np.float32),
-        np.zeros((2, 12, 12, 3), np.uint8),
-        np.zeros((2, 28, 28, 1), np.uint8),
-        np.zeros((12, 12, 1), np.uint8),
+        np.zeros((2, 12, 12, 1), np.int32),
+        np.zeros((2, 1, 12, 12), np.uint8),
+        np.zeros((2, 28, 28), np.uint8),
+        np.zeros((2, 12, 12, 2), np.uint8),
     ],
     ids=lambda images: f"{images.dtype}{images.shape}",
 )
-def test_images_that_were_not_preprocessed_are_refused(sender, images):
-    with pytest.raises(FamilyError, match=r"takes uint8 \(12, 12, 1\)"):
+def test_arrays_that_are_no_images_are_refused(sender, images):
+    words = r"takes files, Pillow's images, or arrays uint8 \[N, H, W, 1 or 3\]"
+    with pytest.raises(FamilyError, match=words):
         sender.encode(images, "high")
-    with pytest.raises(FamilyError, match=r"takes uint8 \(12, 12, 1\)"):
+    with pytest.raises(FamilyError, match=words):
         sender.features(images)
+
+
+def test_images_of_any_kind_are_sent(sender, receiver, tiny_images):
+    images = tiny_images[:3]
+    frames = sender(images, "mid")
+    for same in (list(images), images[..., 0], (image for image in images)):
+        assert sender(same, "mid") == frames
+    for one in (images[0], images[0, ..., 0], {"image": images[0], "label": 3}):
+        assert sender(one, "mid") == frames[:1]
+    larger = np.zeros((40, 50, 3), np.uint8)
+    sent = [sender(image, "mid")[0] for image in (images[0], larger)]
+    assert sender([images[0], larger], "mid") == sent
+    assert sender([], "mid") == []
+
+
+def test_one_frame_and_frames_of_any_iterable_are_decoded(sender, receiver, tiny_images):
+    frames = sender(tiny_images[:3], "mid")
+    outputs = receiver(frames)
+    for same in ((frame for frame in frames), tuple(map(bytearray, frames))):
+        np.testing.assert_array_equal(receiver(same), outputs)
+    np.testing.assert_array_equal(receiver(frames[1]), outputs[1:2])
+    np.testing.assert_array_equal(
+        receiver.symbols(frames[1], "mid")[0], sender.symbols(tiny_images[1], "mid")[0]
+    )
+    for wrong, words in ((3, "frames are a int"), ("ab", "a frame is a str"), ([[b""]], "a list")):
+        with pytest.raises(BitstreamError, match=f"{words}; expected"):
+            receiver(wrong)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, "2", True, None])
+def test_a_batch_size_is_a_positive_integer(tiny_family, tiny_backbone, size):
+    with pytest.raises(ConfigError, match=r"batch_size is .*, expected a positive integer"):
+        Sender(tiny_family, tiny_backbone, batch_size=size)
 
 
 def test_unknown_rates_and_other_backbones_are_refused(
@@ -257,9 +298,15 @@ def test_unknown_rates_and_other_backbones_are_refused(
         sender.encode(tiny_images[:1], "best")
     with pytest.raises(FamilyError, match="no rate 'best'"):
         receiver.predict(np.zeros((1, 3, 3, 3), np.int32), "best")
+    with pytest.raises(FamilyError, match="no rate 1; it has high, mid, low"):
+        sender(tiny_images[:1], 1)
     for end in (Sender, Receiver):
         with pytest.raises(FamilyError, match="give it those weights"):
             end(tiny_family, other_backbone)
+        with pytest.raises(ConfigError, match="a Backbone in place of the family"):
+            end(other_backbone, tiny_family)
+    with pytest.raises(FamilyError, match=r"uint8 \(12, 12, 1\); at rate mid they are int32"):
+        receiver.predict(tiny_images, "mid")
 
 
 def test_damaged_frames_are_bitstream_errors_or_other_symbols(sender, receiver, tiny_images):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -194,6 +195,23 @@ def test_a_family_without_a_backbone_is_bound_to_the_first_one(
         bound.bind(tiny_backbone)
 
 
+def test_a_trained_family_knows_its_backbone_and_a_loaded_one_says_what_to_pass(
+    tiny_family, tiny_backbone, tiny_images, tmp_path
+):
+    sender, receiver = tiny_family.codec(batch_size=16)
+    assert sender.backbone.fingerprint == receiver.backbone.fingerprint == tiny_backbone.fingerprint
+    frames = sender(tiny_images[:3], "mid")
+    assert frames == sender.encode(tiny_images[:3], rate="mid")
+    assert receiver(frames).shape == (3, 10)
+    # Neither a folder nor a pickle holds the network.
+    tiny_family.save(tmp_path)
+    loaded = RateFamily.load(tmp_path)
+    for family in (loaded, pickle.loads(pickle.dumps(tiny_family))):
+        with pytest.raises(FamilyError, match=r"pass the network, as in family\.codec\(backbone\)"):
+            family.codec()
+    assert loaded.bind(tiny_backbone).codec()[0].backbone.fingerprint == tiny_backbone.fingerprint
+
+
 # Its rates.
 
 
@@ -201,8 +219,14 @@ def test_rates_are_found_and_selected_by_name(tiny_family):
     assert tiny_family["mid"].rate_id == "mid"
     chosen = tiny_family.select(["low", "high"])
     assert [rate.rate_id for rate in chosen.rates] == ["low", "high"]
+    assert list(tiny_family.select("low")) == ["low"]
+    assert (list(tiny_family), len(tiny_family)) == (["high", "mid", "low"], 3)
+    assert "mid" in tiny_family
+    assert "x" not in tiny_family
     with pytest.raises(FamilyError, match="no rate 'x'; it has high, mid, low"):
         tiny_family.select(["high", "x"])
+    with pytest.raises(FamilyError, match="no rate 1; it has high, mid, low"):
+        tiny_family[1]
 
 
 @pytest.mark.parametrize("rate_id", ["", "../x", "a/b", "a b", "-a", ".a", "é", "a" * 65, "a\n"])

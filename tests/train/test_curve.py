@@ -1,7 +1,10 @@
 """Whole trainings: from plain arguments or a configuration, with and without a cache."""
 
 import dataclasses
+import functools
 import json
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,11 +12,12 @@ import pytest
 
 from jaxsplit import data, train_curve, train_family
 from jaxsplit.codec import Sender
-from jaxsplit.errors import ConfigError, JaxsplitError, NonFiniteError
+from jaxsplit.errors import ConfigError, JaxsplitError, JaxsplitWarning, NonFiniteError
 from jaxsplit.tasks import Classification
 from jaxsplit.train import curve, features, rate_groups
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
+from jaxsplit.units import BottleneckSpec
 
 FEATURES = Distortion(distillation=0, features=1)
 PHASES = (Phase(4, FEATURES), Phase(4, FEATURES, "round"))
@@ -47,7 +51,7 @@ def test_plain_arguments_train_what_a_configuration_does(config, family, tiny_ba
         config.cut,
         {rate.rate_id: rate.lmbda for rate in config.rates},
         channels=3,
-        specs={"wide": config.rates[1].spec},
+        unit={"wide": config.rates[1].spec},
         phases=PHASES,
         workdir=tmp_path,
         log=told.append,
@@ -149,13 +153,89 @@ def test_latents_behind_a_relu_round_around_zero(config, tiny_backbone):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"batchsize": 3}, "batchsize"),
-        ({"specs": {"d": None}}, "specs has d"),
+        ({"batchsize": 3}, "no argument 'batchsize'; did you mean batch_size?"),
+        ({"chanels": 3}, "did you mean channels?"),
+        ({"learning_rates": 3}, "did you mean learning_rate?"),
+        ({"unit": {"d": None}}, "unit has d; the rates are a"),
+        ({"unit": 12}, "a unit is 12; expected a jaxsplit.BottleneckSpec"),
+        ({"unit": BottleneckSpec}, "a unit is the class BottleneckSpec"),
+        ({"phases": 3}, "phases is 3; expected a list of jaxsplit.Phase"),
+        ({"progress": "yes"}, "progress is 'yes'; expected a function, or True or False"),
+        ({"loss": "mse"}, "loss is 'mse'; expected a jaxsplit.Distortion"),
+        ({"optimizer": 1e-3}, "optimizer is 0.001; expected one of optax"),
+        ({"batch_size": "64"}, "batch_size is '64'; expected at least 1"),
         ({"ema": 1.0}, "ema"),
+        ({"steps": 10.0}, "steps is 10.0; expected a whole number"),
+        ({"data": 3}, "data is a int; expected a name such as folder:PATH"),
+        (
+            {"data": np.zeros((2, 9, 9), np.uint8), "evaluate_every": 5},
+            "evaluate_every measures test images",
+        ),
+        ({"data": np.zeros((2, 9, 9))}, "an image is float64"),
+        ({"lambdas": {"a b": 1.0}}, "'a b' is not a name of a rate"),
+        ({"lambdas": ["r1", "r2"]}, "lambda of rate r1 is 'r1'; expected a number"),
+        ({"lambdas": []}, "at least one rate"),
+        ({"lambdas": -1.0}, "lambda of rate r1 is -1.0"),
+        ({"backbone": "fashion_mnist"}, "fashion_mnist_resnet8"),
+        ({"backbone": None}, "got a NoneType in place of the backbone"),
         ({"steps": -9}, "-1 steps"),
         ({"data": "nowhere:"}, "nowhere"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(tiny_backbone, options, word):
-    with pytest.raises(JaxsplitError, match=word):
-        train_family(tiny_backbone, "stage2.block1", {"a": 1.0}, max_samples=8, **options)
+    given = {"backbone": tiny_backbone, "cut": "stage2.block1", "lambdas": {"a": 1.0}}
+    with pytest.raises(JaxsplitError, match=re.escape(word)):
+        train_family(**{**given, "max_samples": 8, **options})
+
+
+@pytest.mark.filterwarnings("ignore:arrays has no labels")
+def test_lambdas_without_names_and_images_in_memory_train_the_same(config, tiny_backbone, capsys):
+    source = data.open_source("embedded", "train", max_samples=64)
+    images = [example["image"] for example in source]
+    options = dict(
+        unit=config.spec, phases=PHASES[:1], batch_size=16, learning_rate=config.learning_rate
+    )
+    kinds = (source, (np.stack(images), source.labels), np.stack(images)[..., 0], images)
+    families = [
+        train_family(tiny_backbone, config.cut, [1e-4, 1e-2], data=kind, progress=False, **options)
+        for kind in kinds
+    ]
+    assert not capsys.readouterr().err  # silent
+    assert list(families[0]) == ["r1", "r2"]
+    assert len({family.fingerprint for family in families}) == 1
+    assert [family.card["data"] for family in families[:2]] == ["embedded", "arrays"]
+    assert families[0].card["split"] == "train"
+    sender, receiver = families[1].codec()
+    assert receiver(sender(images[0], "r1")).shape == (1, 10)
+
+
+def test_progress_is_shown_unless_it_is_turned_off(config, tiny_backbone, capsys, monkeypatch):
+    def train(config, backbone, workdir, progress, log, source):
+        if progress is not None:
+            progress(5, 10, {"loss": np.array([0.5])})
+        return workdir
+
+    monkeypatch.setattr(curve, "train_curve", train)
+    for progress, shown in ((True, True), (False, False), (None, False)):
+        train_family(tiny_backbone, config.cut, 1e-3, progress=progress, data=Path("photos"))
+        assert ("step 5/10" in capsys.readouterr().err) == shown
+    seen = []
+    train_family(tiny_backbone, config.cut, 1e-3, progress=lambda *step: seen.append(step[:2]))
+    assert seen == [(5, 10)]
+
+
+def test_old_names_of_the_units_work_with_a_warning(tiny_backbone, config, monkeypatch):
+    monkeypatch.setattr("jaxsplit.errors._WARNED", set())
+    given = []
+    monkeypatch.setattr(curve, "train_curve", lambda config, *_, **__: given.append(config))
+    wide = config.rates[1].spec
+    call = functools.partial(train_family, tiny_backbone, config.cut, {"a": 1e-3, "wide": 1e-3})
+    with pytest.warns(JaxsplitWarning) as told:
+        call(spec=config.spec, specs={"wide": wide})
+    texts = sorted(str(one.message).partition(";")[0] for one in told)
+    assert texts == [
+        "train_family(spec=…) is now unit=…",
+        "train_family(specs=…) is now unit={name: …}",
+    ]
+    [found] = given
+    assert (found.spec, [rate.spec for rate in found.rates]) == (config.spec, [None, wide])

@@ -78,8 +78,9 @@ class Curve:
     """The rates of a family on one set of images, and the unsplit network on the same images.
 
     Args:
-      unsplit: metric → value of the unsplit network, the task's quality first. Each is an
-        attribute too: `curve.uncompressed_top1`, `curve.uncompressed_top1_interval`.
+      unsplit: metric → value of the unsplit network, the task's quality first; empty for images
+        without labels, whose points have the agreement alone. Each is an attribute too:
+        `curve.uncompressed_top1`, `curve.uncompressed_top1_interval`.
       n_images: number of images that it was measured on.
       points: one for each rate, under different rate ids.
       baselines: image codec → its points over the same images.
@@ -113,14 +114,20 @@ class Curve:
             raise ConfigError(f"two points of a curve have the same rate id: {', '.join(names)}")
         if AGREEMENT in self.unsplit:
             raise ConfigError("the unsplit network's agreement is with itself, it is not stored")
-        check_metric_values(self.unsplit, self.metrics, "uncompressed_")
+        if self.labelled:
+            check_metric_values(self.unsplit, self.metrics, prefix="uncompressed_")
         for point in itertools.chain(self.points, *self.baselines.values()):
-            check_metric_values(point.metrics, self.metrics)
+            check_metric_values(point.metrics, self.metrics, self.labelled)
+
+    @property
+    def labelled(self) -> bool:
+        """True if the images had labels; without them only the agreement is known."""
+        return bool(self.unsplit)
 
     @property
     def quality(self) -> str:
-        """Name of the metric that curves are compared by."""
-        return next(iter(self.metrics))
+        """Name of the metric that curves are compared by: the task's, or the agreement."""
+        return next(iter(self.metrics)) if self.labelled else AGREEMENT
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("uncompressed_"):
@@ -152,8 +159,9 @@ class Curve:
 
     def to_json(self) -> str:
         """Returns the text of `curve.json`."""
-        unsplit = {self.quality: self.unsplit[self.quality].mean, "n_images": self.n_images}
-        content: dict[str, object] = {"uncompressed": unsplit | _flat(self.unsplit)}
+        quality = {self.quality: self.unsplit[self.quality].mean} if self.labelled else {}
+        unsplit = {**quality, "n_images": self.n_images, **_flat(self.unsplit)}
+        content: dict[str, object] = {"uncompressed": unsplit}
         content["points"] = [self._written(point) for point in self.points]
         if self.baselines:
             content["baselines"] = {

@@ -81,7 +81,7 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
 <h1>{html.escape(title)}</h1>
 <div class="wide">{_svg(curve)}</div>
 <p>Every image was encoded to a frame of real bytes, and decoded again before the network's tail.
-The unsplit network has a {_unsplit(curve)}.</p>
+{_unsplit(curve)}.</p>
 {_rates(curve)}
 {_equals(curve)}
 {_costs(curve)}
@@ -128,9 +128,9 @@ def _svg(curve: Curve) -> str:
 
     figure = plot.draw_curve(curve, curve.baselines, title=" ")
     [axes] = figure.axes
-    metric, ends = curve.metrics[curve.quality], curve.unsplit[curve.quality].interval
-    if ends is not None:
-        low, high = (metric.scale * end for end in ends)
+    metric, unsplit = curve.metric(curve.quality), curve.unsplit.get(curve.quality)
+    if unsplit is not None and unsplit.interval is not None:
+        low, high = (metric.scale * end for end in unsplit.interval)
         axes.axhspan(low, high, color=GREY, alpha=0.15, linewidth=0, zorder=0)
     for codec, points in curve.baselines.items():
         if known := plot.drawn_intervals(curve, points):
@@ -158,7 +158,7 @@ def _rates(curve: Curve) -> str:
         ("estimated bits", lambda point: f"{point.estimated_bits_per_image:.1f}"),
         ("table bits", lambda point: number(point.table_bits_per_image, ".1f")),
         ("bits / pixel", lambda point: f"{point.bits_per_pixel:.3f}"),
-        *_metrics(curve, (*curve.metrics, AGREEMENT)),
+        *_metrics(curve, (*(curve.metrics if curve.labelled else ()), AGREEMENT)),
     ]
     return _table("Rates", columns, curve.points)
 
@@ -205,7 +205,7 @@ def _baselines(curve: Curve) -> str:
         ("quality", lambda point: str(point.quality)),
         ("bytes / image", lambda point: f"{point.bytes_per_image:.1f}"),
         ("of these header", lambda point: f"{point.header_bytes_per_image:.1f}"),
-        *_metrics(curve, (curve.quality, AGREEMENT)),
+        *_metrics(curve, dict.fromkeys((curve.quality, AGREEMENT))),
     ]
     title = f"All {len(points)} settings of the image codecs, to the unsplit network"
     return _folded(title, columns, points) if points else ""
@@ -255,9 +255,15 @@ def _pairs(values: Mapping[str, object]) -> str:
 
 
 def _unsplit(curve: Curve) -> str:
-    """The unsplit network's quality and its interval, as a part of a sentence."""
+    """The unsplit network's quality and its interval, as a sentence without its end."""
+    if not curve.labelled:
+        return (
+            f"The {curve.n_images} images have no labels: measured is the agreement with what the\n"
+            "unsplit network predicts for them"
+        )
     value, metric = curve.unsplit[curve.quality], curve.metrics[curve.quality]
-    text = f"{metric.label} of {metric.show(value.mean)} {metric.unit}".rstrip()
+    text = f"The unsplit network has a {metric.label} of {metric.show(value.mean)} "
+    text = f"{text}{metric.unit}".rstrip()
     text += f" on {curve.n_images}\nimages"
     if value.interval is not None:
         text += f" (95 % interval {interval(value, metric, '–')} {metric.unit}".rstrip() + ")"

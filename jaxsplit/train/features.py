@@ -26,6 +26,7 @@ from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks import Backbone, LinenNetwork
 from jaxsplit.networks.inference import batch_size, head_program, in_batches
+from jaxsplit.tasks.task import has_targets
 from jaxsplit.train import batches
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.trees import Structs
@@ -176,7 +177,8 @@ def cached(
     found = {}
     for cut in run.cuts:
         scale = batches.mean_square(batches.sample_of(features[cut], len(run.views)))
-        found[cut] = FeatureCache(features[cut], teacher, targets, scale)
+        known = targets if has_targets(run.backbone.task, run.source) else None
+        found[cut] = FeatureCache(features[cut], teacher, known, scale)
     return found
 
 

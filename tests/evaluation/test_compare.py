@@ -13,9 +13,12 @@ from evaluation import measured
 
 from jaxsplit.cli import main
 from jaxsplit.evaluation import bd_rate as bd
+from jaxsplit.evaluation import compare
 from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate, bd_rate_interval
 from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
-from jaxsplit.evaluation.curve import Origin
+from jaxsplit.evaluation.curve import Curve, Origin
+from jaxsplit.evaluation.per_image import PerImage
+from jaxsplit.evaluation.points import RatePoint
 
 REFERENCE = measured.draw(400, draw_seed=1)
 TEST = measured.draw(400, draw_seed=2, scale=0.8)
@@ -191,6 +194,22 @@ def test_systems_with_other_networks_are_compared_on_the_same_images():
     assert "images " not in found.render()
     # The same images, read from elsewhere.
     assert compare_curves(_side("old"), _side("new", data="folder:copy")).same_images is True
+
+
+def test_without_labels_equal_predictions_do_not_pair_the_images_of_two_folders():
+    point = RatePoint("r0", 0.1, 10.0, 80.0, 0.1, {"agreement": 1.0}, 3)
+    images = PerImage(("r0",), [[10, 10, 10]], [[4, 4, 4]], None, [4, 4, 4])
+    first, other = (
+        MeasuredCurve(
+            name,
+            Curve({}, 3, (point,), {}, dataclasses.replace(ORIGIN, data_fingerprint=name * 16)),
+            images,
+        )
+        for name in "ab"
+    )
+    assert images.belongs_to(first.curve)
+    assert compare._paired(first, first)
+    assert not compare._paired(first, other)
 
 
 def test_other_images_of_the_same_data_are_told():

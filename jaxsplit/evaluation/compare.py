@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxsplit import _moved
-from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.errors import ConfigError, DataError, warn_once
 from jaxsplit.evaluation import bd_rate as bd
 from jaxsplit.evaluation import per_image
-from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.curve import Curve, marked, name_of
 from jaxsplit.io.files import as_text
 from jaxsplit.tasks import AGREEMENT, Metric
 
 _CURVE = "curve.json"
+_SHOWN = ("report.html", "curve.png")  # files beside it that show it
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,17 @@ class MeasuredCurve:
     def open(cls, path: str | Path) -> "MeasuredCurve":
         """Reads a `curve.json`, or the one in a folder, and the `images.npz` beside it.
 
-        A DataError if a file is missing or damaged, or they come from different evaluations.
+        A DataError if a file is missing or damaged, or they come from different evaluations. A
+        report or a plot of another evaluation is a JaxsplitWarning.
         """
         file = Path(path) / _CURVE if Path(path).is_dir() else Path(path)
         curve = Curve.read(file)
+        if file.name == _CURVE:
+            name = name_of(file.read_bytes())
+            others = [one for one in _SHOWN if marked(file.with_name(one)) not in (None, name)]
+            if others:
+                which = f"{' and '.join(others)} in {file.parent}"
+                warn_once(which, f"{which} came from another evaluation than {_CURVE}: repeat it")
         beside = file.with_name(per_image.FILE)
         if file.name != _CURVE or not beside.exists():
             return cls(as_text(path), curve, None)

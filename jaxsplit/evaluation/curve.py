@@ -4,8 +4,10 @@ Its numbers are the shortest decimals that read back as the same float64, so equ
 files.
 """
 
+import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -70,6 +72,10 @@ class Origin:
 
 _Record = TypeVar("_Record", RatePoint, CodecPoint, Origin, Metric)
 _KEYS = {"lmbda": "lambda"}  # field of a point → its key in a file
+#: In a report and a plot, before the name of their curve.
+MARK = "jaxsplit-curve"
+_MARKED = re.compile(MARK.encode() + rb'\W+(?:content=")?([0-9a-f]{16})')
+_MARKED_WITHIN = 4096
 
 
 @gathered_metrics("unsplit", "uncompressed_")
@@ -188,6 +194,11 @@ class Curve:
                 entries |= flat
         return entries | flat
 
+    @property
+    def name(self) -> str:
+        """First digits of the SHA-256 of `curve.json`, which reports of the curve carry."""
+        return name_of(self.to_json().encode())
+
     def write(self, path: str | Path) -> None:
         """Writes `curve.json`; a killed write leaves the file that was there.
 
@@ -223,6 +234,21 @@ class Curve:
             raise DataError(
                 f"{path} is not a rate–accuracy curve: {error}; write one with jaxsplit evaluate"
             ) from error
+
+
+def name_of(content: bytes) -> str:
+    """Returns the first 16 hexadecimal digits of the SHA-256 of a `curve.json`."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def marked(path: Path) -> str | None:
+    """Returns the name of the curve that a report or a plot is of; None if it has none."""
+    try:
+        with path.open("rb") as file:
+            found = _MARKED.search(file.read(_MARKED_WITHIN))
+    except OSError:
+        return None
+    return found and found[1].decode()
 
 
 def _flat(values: Values) -> dict[str, object]:

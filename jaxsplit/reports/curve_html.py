@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.curve import MARK, Curve
 from jaxsplit.evaluation.image_codecs import TITLES, smallest_reaching
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.io.files import write_whole
@@ -50,7 +50,8 @@ th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--faint); text-alig
 th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 dl { display: grid; grid-template-columns: max-content auto; gap: .2rem 1rem; }
-dt { color: var(--grey); } dd { margin: 0; overflow-wrap: anywhere; }
+dt, footer { color: var(--grey); } footer { margin-top: 2rem; }
+dd { margin: 0; overflow-wrap: anywhere; }
 svg text { fill: var(--text); }
 """
 
@@ -77,6 +78,7 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="{MARK}" content="{curve.name}">
 <title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
 <div class="wide">{_svg(curve)}</div>
@@ -88,6 +90,7 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
 {_baselines(curve)}
 <h2>Configuration</h2>{_pairs(configuration or {})}
 <h2>Versions</h2>{_pairs(versions())}
+<footer>Of the curve.json whose SHA-256 begins with {curve.name}.</footer>
 </body></html>
 """
 

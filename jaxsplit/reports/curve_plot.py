@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.curve import MARK, Curve
 from jaxsplit.evaluation.image_codecs import TITLES
 from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
 from jaxsplit.reports.elements import GREY, add_grid, new_figure, plain_numbers, write_png
@@ -43,7 +43,7 @@ def plot_curve(
     Raises:
       ConfigError: the curve has no point, or one of 0 bytes.
     """
-    write_png(path, draw_curve(curve, codecs, title, raw_bytes))
+    write_png(path, draw_curve(curve, codecs, title, raw_bytes), {MARK: curve.name})
 
 
 def draw_curve(

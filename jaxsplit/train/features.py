@@ -253,8 +253,9 @@ def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: float, cache: str) 
     lacking = size = sum(map(array_bytes, run.shapes.values()))
     limits = [(f"the limit is {_gib(max_bytes)}", max_bytes)]
     if files is None:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        limits.append((f"half of the memory is {_gib(memory // 2)}", memory // 2))
+        if hasattr(os, "sysconf"):  # Windows doesn't say
+            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            limits.append((f"half of the memory is {_gib(memory // 2)}", memory // 2))
     else:
         folder = files.folder.absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())

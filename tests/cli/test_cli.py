@@ -868,6 +868,8 @@ def test_decode_refuses(encoded, family, trained, tmp_path):
             refuses(*command, words=[word])
     other = trained.folder / "family"
     refuses("decode", encoded.path, "--family", other, words=["another family", other])
+    few = ("--max-images", "1")
+    refuses("decode", encoded.path, "--family", family, *few, words=["images, more than", *few])
     refuses("decode", tmp_path, "--family", family, words=[tmp_path])
 
 
@@ -943,6 +945,8 @@ def test_memory_that_runs_out_is_one_line_and_a_bug_has_its_traceback(monkeypatc
 
     failing(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n…"))
     refuses("info", words=["out of memory: use smaller batches"])
+    failing(RuntimeError("can't start new thread"))
+    refuses("info", words=["can't start new thread: this machine allows no more; end other"])
     failing(RuntimeError("of our own"))
     with pytest.raises(RuntimeError, match="of our own"):
         run("info")

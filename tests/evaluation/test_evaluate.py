@@ -15,9 +15,8 @@ from jaxsplit import data, networks, ops
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.codec.rate_control import rates_for
 from jaxsplit.cost import split_cost
-from jaxsplit.errors import BitstreamError, ConfigError, DataError, FamilyError, JaxsplitWarning
+from jaxsplit.errors import BitstreamError, DataError, FamilyError, JaxsplitWarning
 from jaxsplit.evaluation.card import with_measured
-from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.evaluate import evaluate, evaluate_images, predictor
 from jaxsplit.evaluation.intervals import wilson_interval
@@ -28,8 +27,8 @@ from jaxsplit.networks.inference import batch_size
 from jaxsplit.reports import curve_table
 from jaxsplit.tasks import UNNAMED_CLASSES, Classification
 from jaxsplit.train.config import CurveConfig
-from jaxsplit.train.features import compute
 from jaxsplit.train.curve import train_curve
+from jaxsplit.train.features import compute
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units import BottleneckSpec
@@ -327,11 +326,6 @@ def test_without_labels_bytes_and_agreement_are_all_that_is_measured(
         assert not re.search(r"top.?1|top.?5|accuracy|\bnan\b|\"labels\"", text, re.I)
     by_agreement = sorted(curve.points, key=lambda point: (-point.agreement, point.bytes_per_image))
     assert rates_for(carded, max_bytes=10**6) == [point.rate_id for point in by_agreement]
-    one = MeasuredCurve.open(out)
-    compared = compare_curves(one, one)
-    assert (compared.quality, compared.bd_rate_percent, compared.same_images) == ("agreement", 0, 1)
-    with pytest.raises(ConfigError, match=r"no top1 in .*out: its images have no labels"):
-        compare_curves(one, one, quality="top1")
     with pytest.raises(DataError, match="no labels, which are needed here"):
         evaluate_images(tiny_family, tiny_backbone, unlabelled, compare_at="top1")
 

@@ -41,6 +41,8 @@ _ARRAYS["uncut"] = "unsplit"
 _PERHAPS = "labels"  # of these
 # What a damaged archive raises in NumPy and zipfile.
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError)
+# A small archive may unpack to any size.
+_MOST_BYTES = 2**31
 _RATES, _UNSPLIT = "rates.", "unsplit."
 
 
@@ -177,6 +179,9 @@ class PerImage:
         """
         file = io.BytesIO(read_file(Path(path)))
         try:
+            with zipfile.ZipFile(file) as packed:
+                if (size := sum(one.file_size for one in packed.infolist())) > _MOST_BYTES:
+                    raise ConfigError(f"{size} bytes unpacked, expected at most {_MOST_BYTES}")
             with np.load(file, allow_pickle=False) as archive:
                 names = [name for name in _ARRAYS if name != _PERHAPS or name in archive]
                 found: dict[str, Any] = {_PERHAPS: None}
@@ -190,7 +195,7 @@ class PerImage:
                 if version.shape or version != (2 if measured else 1):
                     raise ConfigError(f"version {version}, expected 1, or 2 with statistics")
             return cls(**found, measured=measured)
-        except (*_DAMAGE, zipfile.BadZipFile, zlib.error, ConfigError) as error:
+        except (*_DAMAGE, MemoryError, zipfile.BadZipFile, zlib.error, ConfigError) as error:
             raise DataError(
                 f"{path} holds no per-image records: {error}; write one with jaxsplit evaluate "
                 "--out"

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
 
 import jax
@@ -27,7 +28,7 @@ from jaxsplit.networks.inference import batch_size
 from jaxsplit.reports import curve_table
 from jaxsplit.tasks import UNNAMED_CLASSES, Classification
 from jaxsplit.train.config import CurveConfig
-from jaxsplit.train.curve import train_curve
+from jaxsplit.train.curve import train_curve, train_family
 from jaxsplit.train.features import compute
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
@@ -330,20 +331,27 @@ def test_without_labels_bytes_and_agreement_are_all_that_is_measured(
         evaluate_images(tiny_family, tiny_backbone, unlabelled, compare_at="top1")
 
 
-def test_unlabelled_images_train_and_report_the_agreement(tiny_test_source, unlabelled):
-    def head(variables, images, cut):
-        return images.reshape(-1, 6, 2, 6, 2).mean((2, 4))[..., None]
+def _head(variables, images, cut):
+    return images.reshape(-1, 6, 2, 6, 2).mean((2, 4))[..., None]
 
-    def tail(variables, features, cut):
-        return features.reshape(len(features), -1) @ variables
 
-    small = networks.make_backbone(
+def _tail(variables, features, cut):
+    return features.reshape(len(features), -1) @ variables
+
+
+def small_backbone(class_names):
+    """A network that compiles at once."""
+    return networks.make_backbone(
         "small",
-        networks.FunctionNetwork(head, tail, ("cut",)),
-        jax.random.normal(jax.random.key(0), (36, 10)),
+        networks.FunctionNetwork(_head, _tail, ("cut",)),
+        jax.random.normal(jax.random.key(0), (36, len(class_names))),
         data.Preprocessing((12, 12), 1),
-        tiny_test_source.class_names,
+        class_names,
     )
+
+
+def test_unlabelled_images_train_and_report_the_agreement(tiny_test_source, unlabelled):
+    small = small_backbone(tiny_test_source.class_names)
     config = CurveConfig(
         backbone="",
         cut="cut",
@@ -368,6 +376,42 @@ def test_unlabelled_images_train_and_report_the_agreement(tiny_test_source, unla
     phase = Phase(4, Distortion(labels=1))
     with pytest.raises(DataError, match="no labels, which are needed here"):
         train_curve(dataclasses.replace(config, phases=(phase,)), small)
+
+
+def test_a_folder_whose_names_are_no_text_is_trained_on_and_measured_to_the_end(
+    tiny_test_source, tmp_path
+):
+    root = tmp_path / os.fsdecode(b"donn\xe9es")
+    for k in range(24):
+        folder = root / os.fsdecode((b"caf\xe9", b"th\xe9")[k % 2])
+        folder.mkdir(parents=True, exist_ok=True)
+        name = os.fsdecode(b"\xe9t\xe9 %02d.png" % k)
+        Image.fromarray(tiny_test_source[k]["image"][..., 0]).save(folder / name)
+    (root / "classes.txt").write_bytes(b"th\xe9\ncaf\xe9\n")
+    small = small_backbone(("th\\xe9", "caf\\xe9"))
+    with pytest.warns(JaxsplitWarning, match="has no splits: train is"):
+        family = train_family(
+            small,
+            "cut",
+            {"r1": 1e-3},
+            spec=BottleneckSpec(channels=1),
+            data=f"folder:{root}",
+            batch_size=8,
+            phases=(Phase(4, Distortion()),),
+            tables="prior",
+            workdir=tmp_path / "run",
+        )
+    source = data.open_source(f"folder:{root}", "all")
+    assert source.class_names == small.class_names
+    curve, seen, _ = run.measure(family, small, source, tmp_path / "run", baselines=())
+    with_measured(family, curve, seen, source).save(tmp_path / "family")
+    texts = [
+        path.read_text("utf-8")
+        for name in ("run/curve.json", "run/report.html", "run/metrics.jsonl", "family/family.json")
+        if (path := tmp_path / name)
+    ]
+    assert len(texts) == 4
+    assert sum("donn\\xe9es" in text.replace("\\\\", "\\") for text in texts) == 3
 
 
 def test_a_message_about_a_folders_classes_names_classes_txt(tiny_backbone, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxsplit._moved import gathered_metrics
-from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.errors import ConfigError, DataError, escaped
 from jaxsplit.evaluation.image_codecs import QUALITIES
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.evaluation.points import (
@@ -288,7 +288,9 @@ def _metrics(found: Any) -> dict[str, Metric]:
     metrics = {name: _record(Metric, entry, f"metrics[{name!r}]") for name, entry in found.items()}
     for name, metric in metrics.items():
         for key, value in vars(metric).items():
-            if type(value) is not (bool if key in ("higher_is_better", "ratios") else str):
+            if type(value) is not (bool if key in ("higher_is_better", "ratios") else str) or (
+                escaped(f"{name}{value}") != f"{name}{value}"
+            ):
                 raise ConfigError(f"{key} of metrics[{name!r}] is {value!r}")
     return metrics
 

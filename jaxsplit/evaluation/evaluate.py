@@ -12,7 +12,7 @@ from jaxsplit import __version__, data, networks
 from jaxsplit._moved import renamed_argument
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import SplitCost, split_cost
-from jaxsplit.errors import BitstreamError
+from jaxsplit.errors import BitstreamError, escaped
 from jaxsplit.evaluation.curve import Curve, Origin
 from jaxsplit.evaluation.image_codecs import check_codec, check_goal, sweep_to
 from jaxsplit.evaluation.intervals import Predictions, measure_outputs
@@ -150,11 +150,11 @@ def evaluate_images(
 
 def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origin:
     return Origin(
-        backbone=backbone.name,
+        backbone=escaped(backbone.name),
         backbone_fingerprint=backbone.fingerprint,
-        cut=cut,
-        data=data.portable_name(source.name),
-        split=source.split,
+        cut=escaped(cut),
+        data=escaped(data.portable_name(source.name)),
+        split=escaped(source.split),
         data_fingerprint=source.listing,
         classes=len(source.class_names or backbone.class_names),
         jaxsplit=__version__,

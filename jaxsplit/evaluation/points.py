@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxsplit._moved import gathered_metrics
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, escaped
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.tasks import AGREEMENT, Metric, metric_of
 
@@ -201,8 +201,8 @@ def _count(name: str, value: object) -> int:
 
 
 def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} is {value!r}, expected a string")
+    if not isinstance(value, str) or escaped(value) != value:
+        raise ConfigError(f"{name} is {value!r}, expected a string without control characters")
     return value
 
 

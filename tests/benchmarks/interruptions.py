@@ -188,7 +188,7 @@ def interrupted(
         status = process.wait(120)
     except subprocess.TimeoutExpired:
         process.kill()
-        return True, ["goes on after the signal"]
+        return True, ["still runs two minutes after the signal"]
     said, found = (place / "said").read_text(errors="replace"), complaints(command, out)
     # Before the handler is there, and for SIGKILL, the system ends the process.
     if status not in (0, -number, 128 + number):

@@ -65,8 +65,9 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
     try:
         if isinstance(encoded, Path) and encoded.stat().st_size > _MEMORY // 2:
             raise ValueError(f"the file has more than {_MEMORY >> 21} MiB")
-        file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-        with _open(file) as image:
+        # By its name, Pillow would map an uncompressed TIFF, with wrong pixels where it turns it.
+        opened = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded.open("rb")
+        with opened as file, _open(file) as image:
             _check(image)
             # The further pictures of an MPO are previews, not an animation.
             if getattr(image, "is_animated", False) and image.format != "MPO":

@@ -180,6 +180,8 @@ def one_line(error: BaseException) -> str | None:
         return "out of memory: use smaller batches, fewer images (max_samples) or a larger machine"
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return f"{text}: this machine allows no more; end other programs, or raise ulimit -u"
+    if isinstance(error, SystemError):  # of a C extension that lost the reason
+        return f"{text[:_LONGEST]}: a library failed, perhaps because memory ran out"
     if isinstance(error, OSError):
         return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
     jax = sys.modules.get("jax")

@@ -194,11 +194,8 @@ def interrupted(
     if status not in (0, -number, 128 + number):
         found.append(f"exit status {status}")
     if number != signal.SIGKILL:
-        found += [
-            f"said {word}: {said[-2000:]}"
-            for word in ("Traceback", "Exception ignored")
-            if word in said
-        ]
+        if "Traceback" in said or "Exception ignored" in said:
+            found.append(f"said {said[-2000:]}")
         if status and (left := os.listdir(place / "tmp")):
             found.append(f"left in TMPDIR: {left}")
     shutil.rmtree(place / "tmp")

@@ -129,7 +129,7 @@ def test_the_origin_is_kept_and_read_strictly(tmp_path):
     content = json.loads(path.read_text())
     assert content["origin"]["data_fingerprint"] == "af" * 8
     for wrong, message in (
-        ({"classes": 0}, "classes is 0"),
+        ({"classes": -1}, "classes is -1"),
         ({"cut": None}, "cut is None, expected a string"),
         ({"cut": "stem\nr1  99.9 %"}, "without control characters"),
         ({"seed": 1}, "origin has the keys"),

@@ -3,8 +3,7 @@
 JPEG and WebP are set to their smallest files: optimized Huffman tables, and the longest search.
 AVIF has Pillow's default speed: slower ones took 4 to 60 times as long for about 1 % fewer bytes on
 28 × 28 images. Chroma is 4:2:0, Pillow's default. Grey is one component in JPEG and AVIF; WebP has
-no grey, so it is coded as RGB and decoded to luma. Small files are mostly header, which a system
-could agree on once: it is counted apart.
+no grey, so it is coded as RGB and decoded to luma. Files' headers are counted apart.
 """
 
 import io
@@ -64,8 +63,7 @@ def sweep(
 
     Args:
       images: uint8 [N, h, w, c], c = 1 (grey) or 3 (RGB).
-      targets: of the images, [N, …], such as labels int [N]. None: the points have the agreement
-        alone.
+      targets: of the images, [N, …], such as labels int [N]; None: only the agreement is measured.
       unsplit: what the unsplit network predicts for the original images, like `targets`.
       predict: the unsplit network, uint8 [B, h, w, c] → outputs, such as logits [B, K],
         B = min(batch_size, N). Batches are always full, the last one padded with zeros, so that
@@ -98,7 +96,7 @@ def sweep(
     task = task or tasks.UNNAMED_CLASSES
     qualities = _checked_qualities(codec, qualities)
     images, unsplit = np.asarray(images), np.asarray(unsplit)
-    targets = None if targets is None else np.asarray(targets)
+    targets = targets if targets is None else np.asarray(targets)
     _check_arrays(images, targets, unsplit)
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}, expected at least 1")
@@ -136,9 +134,8 @@ def _check_arrays(images: np.ndarray, targets: np.ndarray | None, unsplit: np.nd
     first = unsplit if targets is None else targets
     for name, given in (("targets", first), ("predictions of the unsplit network", unsplit)):
         if given.shape[:1] != images.shape[:1] or given.shape != first.shape or not len(given):
-            raise ConfigError(
-                f"{name} are {given.shape}, expected one for each of {len(images)} images"
-            )
+            count = len(images)
+            raise ConfigError(f"{name} are {given.shape}, expected one for each of {count} images")
 
 
 @renamed_argument("targets", "goals", unless="goals")
@@ -221,8 +218,7 @@ def check_goal(metric: str | None, quality: str) -> str:
     A ConfigError if it is neither that nor "agreement": codecs are measured by these.
     """
     if metric not in (None, quality, AGREEMENT):
-        known = " or ".join(dict.fromkeys((quality, AGREEMENT)))
-        raise ConfigError(f"codecs are compared by {known}, not by {metric!r}")
+        raise ConfigError(f"codecs are compared by {quality} or {AGREEMENT}, not by {metric!r}")
     return metric or quality
 
 

@@ -255,8 +255,7 @@ def make_step(
     Returns:
       step(state, batch, constants) → (state, metrics). The batch has features and teacher, and
       pixels where heads are trained; `constants.rates` are of these rates. Metrics are means over
-      the batch, [R]: loss, bits, distortion, and, where the tail runs, those of
-      `Task.measure_with`.
+      the batch, [R]: loss, bits, distortion, and, behind a tail, those of `Task.measure_with`.
     """
 
     def step(

@@ -8,6 +8,7 @@ import functools
 import io
 import math
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -89,7 +90,7 @@ def decode_image(encoded: bytes | Path, where: str = "") -> np.ndarray:
         raise DataError(f"cannot read {name} as an image: {reason}") from error
 
 
-def _open(file: io.BytesIO | Path) -> ImageFile.ImageFile:
+def _open(file: BinaryIO) -> ImageFile.ImageFile:
     """Opens an image; Pillow loads the plugins of all its formats only for the rarer ones."""
     try:
         return Image.open(file, formats=_LOADED)

@@ -168,7 +168,7 @@ def _rates(curve: Curve) -> str:
 
 def _equals(curve: Curve) -> str:
     """The bytes of the image codecs at the quality of each rate."""
-    metric = curve.metrics[curve.quality]
+    metric = curve.metric(curve.quality)
 
     def smallest(codec: str) -> Column[RatePoint]:
         def cell(point: RatePoint) -> str:

@@ -59,8 +59,16 @@ class BitstreamError(JaxsplitError):
     """Bytes are corrupted, truncated, or come from another family, rate or format version."""
 
 
-class ReadTimeoutError(BitstreamError, TimeoutError):
+class ReadError(BitstreamError, OSError):
+    """The file or connection of a stream failed while it was read."""
+
+
+class ReadTimeoutError(ReadError, TimeoutError):
     """A stream did not arrive in the time that its reader or its connection gives it."""
+
+
+class ConnectionLostError(ReadError, ConnectionError):
+    """The connection of a stream was reset or broken, perhaps within a frame."""
 
 
 class NewerVersionError(BitstreamError):
@@ -170,6 +178,10 @@ def one_line(error: BaseException) -> str | None:
         return text
     if out_of_memory(error):
         return "out of memory: use smaller batches, fewer images (max_samples) or a larger machine"
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        return f"{text}: this machine allows no more; end other programs, or raise ulimit -u"
+    if isinstance(error, SystemError):  # of a C extension that lost the reason
+        return f"{text[:_LONGEST]}: a library failed, perhaps because memory ran out"
     if isinstance(error, OSError):
         return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
     jax = sys.modules.get("jax")

@@ -154,13 +154,15 @@ def oriented():
             exif[0x0112] = turn
             options = dict(exact.get(form, {}))
             if form == "TIFF":
-                options["tiffinfo"] = {274: turn}
-                options["compression"] = packings[seed % 4]
-            else:
-                options["exif"] = exif
+                for packing in packings:  # Pillow reads some without any by another way
+                    options = {"tiffinfo": {274: turn}, "compression": packing}
+                    name = f"{form}-{mode}-{packing}{turn}".replace(";", "")
+                    yield Odd(name, encode(image, form, **options), upright(shown))
+                continue
+            options["exif"] = exif
             name = f"{form}-{mode}-exif{turn}".replace(";", "")
             yield Odd(name, encode(image, form, **options), upright(shown), 3 if lossy else 0)
-            if mode != "RGB" or form in ("TIFF", "AVIF"):
+            if mode != "RGB" or form == "AVIF":
                 continue
             del options["exif"]
             options["xmp"] = _xmp(turn)

@@ -10,7 +10,7 @@ from jaxsplit._moved import renamed_attributes
 from jaxsplit.bitstream.frames import FileCursor, Frame, pack_frame, read_frame
 from jaxsplit.bitstream.header import FRAME_CHECKS, Header, RateInfo, pack_header, read_header
 from jaxsplit.bitstream.range_coder import MAX_SYMBOL_BYTES
-from jaxsplit.errors import BitstreamError, ConfigError, ReadTimeoutError
+from jaxsplit.errors import BitstreamError, ConfigError, ReadError
 
 _END = b"\0"
 _CRC_BYTES = 4
@@ -111,6 +111,7 @@ class Reader:
     Raises:
       BitstreamError: not a container, newer, truncated or corrupted; also while iterating.
       ReadTimeoutError: a BitstreamError and a TimeoutError, of `max_seconds` or of the connection.
+      ConnectionLostError: a BitstreamError and a ConnectionError; `ReadError` for another OSError.
 
     >>> header = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))
     >>> sent = pack_header(header) + pack_frame(b"abc", rate_index=0, n_rates=1)
@@ -162,7 +163,7 @@ class Reader:
         cursor, start = self._cursor, self._cursor.position
         try:
             opened = read_frame(cursor, len(self.header.rates), self._longest, self._version)
-        except ReadTimeoutError:
+        except ReadError:
             raise
         except BitstreamError:
             if self._stream and cursor.position == start:  # the input ends after a frame

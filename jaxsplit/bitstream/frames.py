@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from jaxsplit.errors import BitstreamError, ConfigError, ReadTimeoutError
+from jaxsplit.errors import (
+    BitstreamError,
+    ConfigError,
+    ConnectionLostError,
+    ReadError,
+    ReadTimeoutError,
+    reason,
+)
 
 #: Longest payload of one image.
 MAX_PAYLOAD_BYTES = 1 << 28
@@ -247,6 +254,11 @@ class FileCursor(Cursor):
                     f"timeout: nothing arrived in the time that the {self.kind}'s connection "
                     "waits; raise its timeout, or refuse this sender"
                 ) from error
+            except OSError as error:
+                kind = ConnectionLostError if isinstance(error, ConnectionError) else ReadError
+                failed = kind(f"cannot read the {self.kind}: {reason(error)}; {self.remedy}")
+                failed.errno = error.errno
+                raise failed from error
             if part is None:  # "nothing yet" must not pass for the end
                 raise ConfigError(f"the {self.kind} is non-blocking; give a blocking one")
             if not part:

@@ -18,6 +18,8 @@ from jaxsplit.io.log import Log
 
 # Images whose results are in memory at once, whatever the file's length.
 _DECODED_AT_ONCE = 1024
+# An empty frame of one byte takes as much computing as any other.
+_MOST = "refuse a file of more images (default: 1000000)"
 _SHARE = "the fewest bytes that keep this share of the unsplit network's top-1, such as 0.98"
 
 
@@ -84,6 +86,8 @@ def encode(options: argparse.Namespace) -> None:
     "decode",
     cli.argument("file", "FILE.jspl", "written by encode", Path),
     *cli.FAMILY,
+    cli.argument("--max-images", "N", _MOST, int, default=1_000_000),
+    note="Nothing limits the time: a file is complete, and results are printed as they are found.",
 )
 @program_cache.kept()
 def decode(options: argparse.Namespace) -> None:
@@ -100,6 +104,11 @@ def decode(options: argparse.Namespace) -> None:
         raise type(error)(f"{options.file}, for {options.family}: {error}") from error
     # Read to its checksum before anything is printed.
     total = sum(1 for _ in bitstream.frame_sizes(content))
+    if total > options.max_images:
+        raise BitstreamError(
+            f"{options.file} has {total} images, more than --max-images {options.max_images}: "
+            "raise it, or refuse the file"
+        )
     receiver.batch_size = min(max(total, 1), 32)
     number, separator = 0, "["
     frames = bitstream.frame_sizes(content)

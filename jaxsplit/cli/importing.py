@@ -35,8 +35,8 @@ def import_backbone(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.output}: the name must end in {networks.SUFFIX}")
     backbone = load_backbone(options.name, options.file)
     if options.classes is not None:
-        lines = read_file(options.classes).decode("utf-8-sig", "replace").split("\n")
-        names = tuple(filter(None, map(str.strip, lines)))
+        lines = read_file(options.classes).decode("utf-8-sig", "surrogateescape").split("\n")
+        names = tuple(filter(None, (as_text(line.strip()) for line in lines)))
         if len(names) != len(backbone.class_names):
             raise ConfigError(
                 f"{options.classes} names {len(names)} classes, but {options.file} has "

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
             sys.stdout.reconfigure(errors="backslashreplace")
-        with log.shown_as_lines(quiet=options.quiet), _terminable():
+        with log.shown_as_lines(quiet=options.quiet), _terminable(), _not_ignored():
             options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
@@ -116,19 +116,55 @@ def make_parser() -> argparse.ArgumentParser:
 def _terminable() -> Iterator[None]:
     """Raises `Terminated` at the first SIGTERM, which would end the process without a word."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise Terminated(f"stopped by {signal.Signals(number).name}")
-
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _not_ignored() -> Iterator[None]:
+    """Sends an interruption again that landed in a callback whose exceptions Python ignores.
+
+    Such as a callback of the garbage collector, or a `__del__`.
+    """
+    before, waiting = sys.unraisablehook, list[threading.Timer]()
+
+    def send(number: int) -> None:
+        waiting.clear()  # first: the main thread may ignore this one too
+        os.kill(os.getpid(), number)
+
+    def again(ignored: sys.UnraisableHookArgs) -> None:
+        error = ignored.exc_value
+        if not isinstance(error, KeyboardInterrupt):
+            before(ignored)
+            return
+        number = getattr(error, "signal", signal.SIGINT)
+        if isinstance(error, Terminated):
+            signal.signal(number, _stop)
+        if not waiting:
+            # Later: what is raised in this function is ignored too.
+            waiting.append(threading.Timer(0.01, send, (number,)))
+            waiting[0].start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in waiting:
+            timer.cancel()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Handles the first SIGTERM; a second one ends the process."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated(f"stopped by {signal.Signals(number).name}")
 
 
 def _forget_output() -> None:

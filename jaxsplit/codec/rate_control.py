@@ -76,7 +76,7 @@ def _retention(rate: FamilyRate, task: Task) -> float:
     """
     value, unsplit = (_figure(rate, f"{which}{task.quality}") for which in ("", "uncompressed_"))
     if task.metric(task.quality).higher_is_better:
-        kept = value / unsplit if unsplit > 0 else _figure(rate, AGREEMENT)
+        kept = value / unsplit if unsplit > 0 else _figure(rate, AGREEMENT)  # NaN: no labels
     elif value == unsplit:
         kept = 1.0
     else:

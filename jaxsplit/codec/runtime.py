@@ -18,6 +18,7 @@ from flax import traverse_util
 from jaxsplit import networks
 from jaxsplit.bitstream import CodingTables, EntropyCoder, Header, RateInfo
 from jaxsplit.errors import ConfigError, FamilyError
+from jaxsplit.io import untrusted
 from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
 from jaxsplit.trees import TreeOf
@@ -124,6 +125,17 @@ class RateRuntime:
     coder: EntropyCoder
 
 
+def check_finite(rate: FamilyRate) -> None:
+    """Raises a FamilyError where a parameter is infinite or not a number."""
+    for path, leaf in jax.tree.leaves_with_path(rate.variables):
+        if not np.isfinite(leaf).all():
+            name = untrusted.quoted(jax.tree_util.keystr(path, simple=True, separator="/"))
+            raise FamilyError(
+                f"rate {rate.rate_id} has values in {name} that are infinite or not numbers; train "
+                "it again"
+            )
+
+
 def check_fits(split: Split, rate: FamilyRate) -> None:
     """Checks that a rate's unit and tables fit the split with its spec; a FamilyError if not."""
     tables, latent = rate.tables, split.latent_shape
@@ -164,7 +176,7 @@ class Runtime:
     Copies and pickles hold these arguments alone, and are made ready anew.
 
     Args:
-      family: the rates.
+      family: the rates; a FamilyError if a parameter is infinite or not a number.
       backbone: what the family was trained on; a FamilyError if they don't fit.
       batch_size: images per run; the last batch of a call is padded to it. A ConfigError if it
         isn't a positive integer.
@@ -184,6 +196,7 @@ class Runtime:
         for index, rate in enumerate(self.family.rates):
             split = make_split(backbone, family.cut, rate.spec)
             check_fits(split, rate)
+            check_finite(rate)
             folded, unit = split.fold(rate.variables)
             self._rates[rate.rate_id] = RateRuntime(
                 index,

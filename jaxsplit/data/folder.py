@@ -159,7 +159,8 @@ def _left_out(name: str, left_out: list[str], count: int) -> str:
 
 
 def _read_classes(listing: Path, present: set[str]) -> list[str]:
-    lines = listing.read_text("utf-8-sig", "replace").splitlines()
+    # Bytes that are no UTF-8 are kept, as in the names of folders.
+    lines = listing.read_text("utf-8-sig", "surrogateescape").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     folders = set(map(_folder_name, names))
     if len(folders) != len(names):

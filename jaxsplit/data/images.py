@@ -8,6 +8,7 @@ import functools
 import io
 import math
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -71,8 +72,9 @@ def decode_image(encoded: bytes | str | Path | Image.Image, where: str = "") -> 
         if isinstance(encoded, Image.Image):
             _check(encoded)
             return _to_array(_unturned(encoded), name)
-        file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-        with _open(file) as image:
+        # By its name, Pillow would map an uncompressed TIFF, with wrong pixels where it turns it.
+        opened = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded.open("rb")
+        with opened as file, _open(file) as image:
             _check(image)
             # The further pictures of an MPO are previews, not an animation.
             if getattr(image, "is_animated", False) and image.format != "MPO":
@@ -94,7 +96,7 @@ def decode_image(encoded: bytes | str | Path | Image.Image, where: str = "") -> 
         raise DataError(f"cannot read {name} as an image: {reason}") from error
 
 
-def _open(file: io.BytesIO | Path) -> ImageFile.ImageFile:
+def _open(file: BinaryIO) -> ImageFile.ImageFile:
     """Opens an image; Pillow loads the plugins of all its formats only for the rarer ones."""
     try:
         return Image.open(file, formats=_LOADED)

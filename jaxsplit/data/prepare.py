@@ -63,6 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
         check_known(options.name, options.data_dir or "TFDS's data_dir")
         builder = tfds.builder(options.name, data_dir=options.data_dir, file_format="array_record")
         builder.download_and_prepare(file_format="array_record")
+    except KeyboardInterrupt:
+        print("interrupted: the same command starts again", file=sys.stderr)
+        return 130
     except Exception as error:  # from the network, the disk, TFDS or TensorFlow
         reason = " ".join(str(error).split())[:500]
         print(f"{options.name} was not prepared: {reason}", file=sys.stderr)

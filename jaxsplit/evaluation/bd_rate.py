@@ -297,7 +297,7 @@ def bd_rate_interval(
         raise ConfigError(
             f"{undefined} of {resamples} resamples have no BD-rate, such as: {reason}"
         )
-    return BootstrapInterval(low, high, level, resamples, undefined, len(reference.labels), seed)
+    return BootstrapInterval(low, high, level, resamples, undefined, reference.n_images, seed)
 
 
 def _resampled(
@@ -306,7 +306,7 @@ def _resampled(
     """Yields for each draw the unsplit network's quality and (bytes, quality) of both curves."""
     unsplit = reference.statistics(quality).unsplit
     sides = [(side.bytes, side.statistics(quality).rates) for side in (reference, test)]
-    for counts in resampled(len(reference.labels), resamples, seed):
+    for counts in resampled(reference.n_images, resamples, seed):
         curves = [
             np.stack([drawn_means(counts, x, 1), metric.value(drawn_means(counts, y, 1))], -1)
             for x, y in sides

@@ -35,7 +35,8 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
     """Returns the family with the figures of an evaluation, in place of any that it had.
 
     Each rate gets `measured`: sizes in bytes; the task's quality and agreement, such as top1 and
-    top1_interval; the unsplit network's quality as uncompressed_top1; n_images. The card gets
+    top1_interval; the unsplit network's quality as uncompressed_top1; n_images. Images without
+    labels give the agreement alone. The card gets
     `evaluation`: the images, the unsplit network's quality, versions, and as `check` the length of
     each frame and the prediction (a class, or a checksum) for some images of every class.
 
@@ -55,13 +56,14 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
         for rate, point in zip(family.rates, curve.points, strict=True)
     )
     name, count = data.portable_name(source.name), curve.n_images
+    unsplit = curve.unsplit.get(curve.quality)
     split = "" if source.split == "all" else f" --split {shlex.quote(source.split)}"
     evaluation = {
         "command": f"jaxsplit evaluate --family FAMILY --data {name}{split} --max-samples {count}",
         "data": name,
         "split": source.split,
         "n_images": count,
-        **_metric(f"uncompressed_{curve.quality}", curve.unsplit[curve.quality]),
+        **(_metric(f"uncompressed_{curve.quality}", unsplit) if unsplit else {}),
         "versions": versions(),
         "check": _check(seen),
     }
@@ -81,8 +83,10 @@ def _figures(curve: Curve, point: RatePoint) -> dict[str, object]:
     figures = {name: getattr(point, name) for name in ("bytes_per_image", "bytes_p5", "bytes_p95")}
     for name in (curve.quality, AGREEMENT):
         figures |= _metric(name, point.metrics.get(name))
-    unsplit = curve.unsplit[curve.quality].mean
-    return {**figures, "n_images": point.n_images, f"uncompressed_{curve.quality}": unsplit}
+    figures["n_images"] = point.n_images
+    if curve.labelled:
+        figures[f"uncompressed_{curve.quality}"] = curve.unsplit[curve.quality].mean
+    return figures
 
 
 def _metric(name: str, value: Value | None) -> dict[str, object]:
@@ -92,14 +96,15 @@ def _metric(name: str, value: Value | None) -> dict[str, object]:
 
 
 def _check(seen: PerImage) -> dict[str, object]:
-    chosen = data.spread(seen.labels, min(CHECKED_IMAGES, len(seen.labels)))
+    classes = seen.unsplit if seen.labels is None else seen.labels
+    chosen = data.spread(classes, min(CHECKED_IMAGES, seen.n_images))
 
     def by_rate(array: np.ndarray) -> dict[str, list[int]]:
         return {name: row[chosen].tolist() for name, row in zip(seen.rate_ids, array, strict=True)}
 
     return {
         "images": len(chosen),
-        "labels": seen.labels[chosen].tolist(),
+        **({} if seen.labels is None else {"labels": seen.labels[chosen].tolist()}),
         "uncut": seen.unsplit[chosen].tolist(),
         "bytes": by_rate(seen.bytes),
         "predicted": by_rate(seen.predicted),

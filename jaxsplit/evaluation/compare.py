@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxsplit import _moved
-from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.errors import ConfigError, DataError, warn_once
 from jaxsplit.evaluation import bd_rate as bd
 from jaxsplit.evaluation import per_image
-from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.curve import Curve, marked, name_of
 from jaxsplit.io.files import as_text
-from jaxsplit.tasks import Metric
+from jaxsplit.tasks import AGREEMENT, Metric
 
 _CURVE = "curve.json"
+_SHOWN = ("report.html", "curve.png")  # files beside it that show it
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,17 @@ class MeasuredCurve:
     def open(cls, path: str | Path) -> "MeasuredCurve":
         """Reads a `curve.json`, or the one in a folder, and the `images.npz` beside it.
 
-        A DataError if a file is missing or damaged, or they come from different evaluations.
+        A DataError if a file is missing or damaged, or they come from different evaluations. A
+        report or a plot of another evaluation is a JaxsplitWarning.
         """
         file = Path(path) / _CURVE if Path(path).is_dir() else Path(path)
         curve = Curve.read(file)
+        if file.name == _CURVE:
+            name = name_of(file.read_bytes())
+            others = [one for one in _SHOWN if marked(file.with_name(one)) not in (None, name)]
+            if others:
+                which = f"{' and '.join(others)} in {file.parent}"
+                warn_once(which, f"{which} came from another evaluation than {_CURVE}: repeat it")
         beside = file.with_name(per_image.FILE)
         if file.name != _CURVE or not beside.exists():
             return cls(as_text(path), curve, None)
@@ -46,6 +54,8 @@ class MeasuredCurve:
         """Returns (bytes per image, quality) of every rate."""
         if quality == self.curve.quality:
             return self.curve.rate_quality()
+        if quality != AGREEMENT and not self.curve.labelled:
+            raise ConfigError(f"there is no {quality} in {self.name}: its images have no labels")
         if self.images is None:
             raise DataError(
                 f"{self.name} has no {per_image.FILE}, which {quality} is computed from: "
@@ -56,8 +66,11 @@ class MeasuredCurve:
 
     def unsplit_quality(self, quality: str) -> float:
         """Returns the unsplit network's quality."""
-        if self.images is None or quality in self.curve.unsplit:
+        if quality in self.curve.unsplit:
             return self.curve.unsplit[quality].mean
+        if self.images is None:  # agreement, of a curve without labels
+            metric = self.curve.metric(quality)
+            return 1.0 if metric.is_share else metric.sign * math.inf
         return self.images.statistics(quality).values(self.curve.metric(quality))[1]
 
 
@@ -224,6 +237,8 @@ def _interval(
     if reference.images is None or test.images is None:
         lacking = [side.name for side in (reference, test) if side.images is None]
         return None, f"no {per_image.FILE} in {' and '.join(lacking)}"
+    if not _paired(reference, test):
+        return None, "the two curves have different images or networks"
     try:
         return bootstrap(reference.images, test.images), ""
     except ConfigError as error:
@@ -232,13 +247,26 @@ def _interval(
 
 def _same_images(reference: MeasuredCurve, test: MeasuredCurve) -> bool | None:
     """Returns whether both have the same images, by their records or by the curves' origins."""
-    seen = reference.images, test.images
-    if seen[0] is not None and seen[1] is not None and seen[0].same_images(seen[1]):
+    if _paired(reference, test):
         return True
     origins = reference.curve.origin, test.curve.origin
     if origins[0] is None or origins[1] is None:
         return None
     return origins[0].same_images(origins[1])
+
+
+def _paired(reference: MeasuredCurve, test: MeasuredCurve) -> bool:
+    """Returns whether both have records of the same images.
+
+    Without labels, predictions may be the same for other images: then the origins tell.
+    """
+    images = reference.images, test.images
+    if images[0] is None or images[1] is None or not images[0].same_images(images[1]):
+        return False
+    if images[0].labels is not None:
+        return True
+    origins = reference.curve.origin, test.curve.origin
+    return None not in origins and len({one and one.data_fingerprint for one in origins}) == 1
 
 
 def _check_same_unsplit(reference: MeasuredCurve, test: MeasuredCurve, quality: str) -> None:

@@ -4,8 +4,10 @@ Its numbers are the shortest decimals that read back as the same float64, so equ
 files.
 """
 
+import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, TypeVar
 
 from jaxsplit._moved import gathered_metrics
 from jaxsplit._notebook import Shown
-from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.errors import ConfigError, DataError, escaped
 from jaxsplit.evaluation.image_codecs import QUALITIES
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.evaluation.points import (
@@ -72,6 +74,10 @@ class Origin:
 
 _Record = TypeVar("_Record", RatePoint, CodecPoint, Origin, Metric)
 _KEYS = {"lmbda": "lambda"}  # field of a point → its key in a file
+#: In a report and a plot, before the name of their curve.
+MARK = "jaxsplit-curve"
+_MARKED = re.compile(MARK.encode() + rb'\W+(?:content=")?([0-9a-f]{16})')
+_MARKED_WITHIN = 4096
 
 
 @gathered_metrics("unsplit", "uncompressed_")
@@ -80,8 +86,9 @@ class Curve(Shown):
     """The rates of a family on one set of images, and the unsplit network on the same images.
 
     Args:
-      unsplit: metric → value of the unsplit network, the task's quality first. Each is an
-        attribute too: `curve.uncompressed_top1`, `curve.uncompressed_top1_interval`.
+      unsplit: metric → value of the unsplit network, the task's quality first; empty for images
+        without labels, whose points have the agreement alone. Each is an attribute too:
+        `curve.uncompressed_top1`, `curve.uncompressed_top1_interval`.
       n_images: number of images that it was measured on.
       points: one for each rate, under different rate ids.
       baselines: image codec → its points over the same images.
@@ -115,13 +122,21 @@ class Curve(Shown):
             raise ConfigError(f"two points of a curve have the same rate id: {', '.join(names)}")
         if AGREEMENT in self.unsplit:
             raise ConfigError("the unsplit network's agreement is with itself, it is not stored")
-        check_metric_values(self.unsplit, self.metrics, "uncompressed_")
+        if self.labelled:
+            check_metric_values(self.unsplit, self.metrics, prefix="uncompressed_")
         for point in itertools.chain(self.points, *self.baselines.values()):
-            check_metric_values(point.metrics, self.metrics)
+            check_metric_values(point.metrics, self.metrics, self.labelled)
+
+    @property
+    def labelled(self) -> bool:
+        """True if the images had labels; without them only the agreement is known."""
+        return bool(self.unsplit)
 
     def __repr__(self) -> str:
-        metric, value = self.metrics[self.quality], self.unsplit[self.quality].mean
-        unsplit = f"unsplit {metric.label} {metric.show(value)} {metric.unit}".rstrip()
+        unsplit = "no labels"
+        if self.labelled:
+            metric, value = self.metric(self.quality), self.unsplit[self.quality].mean
+            unsplit = f"unsplit {metric.label} {metric.show(value)} {metric.unit}".rstrip()
         codecs = "".join(f", {codec}" for codec in self.baselines)
         head = f"Curve({len(self.points)} rates{codecs}, {self.n_images} images, {unsplit})"
         return f"{head}\n{text_table(summary_rows(self))}" if self.points else head
@@ -135,8 +150,8 @@ class Curve(Shown):
 
     @property
     def quality(self) -> str:
-        """Name of the metric that curves are compared by."""
-        return next(iter(self.metrics))
+        """Name of the metric that curves are compared by: the task's, or the agreement."""
+        return next(iter(self.metrics)) if self.labelled else AGREEMENT
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("uncompressed_"):
@@ -168,8 +183,9 @@ class Curve(Shown):
 
     def to_json(self) -> str:
         """Returns the text of `curve.json`."""
-        unsplit = {self.quality: self.unsplit[self.quality].mean, "n_images": self.n_images}
-        content: dict[str, object] = {"uncompressed": unsplit | _flat(self.unsplit)}
+        quality = {self.quality: self.unsplit[self.quality].mean} if self.labelled else {}
+        unsplit = {**quality, "n_images": self.n_images, **_flat(self.unsplit)}
+        content: dict[str, object] = {"uncompressed": unsplit}
         content["points"] = [self._written(point) for point in self.points]
         if self.baselines:
             content["baselines"] = {
@@ -195,6 +211,11 @@ class Curve(Shown):
             if name == "table_bits_per_image":
                 entries |= flat
         return entries | flat
+
+    @property
+    def name(self) -> str:
+        """First digits of the SHA-256 of `curve.json`, which reports of the curve carry."""
+        return name_of(self.to_json().encode())
 
     def write(self, path: str | Path) -> None:
         """Writes `curve.json`; a killed write leaves the file that was there.
@@ -235,7 +256,7 @@ class Curve(Shown):
 
 def summary_rows(curve: Curve) -> list[tuple[str, ...]]:
     """Returns a header, then name, lambda, bytes and quality of each rate."""
-    metric = curve.metrics[curve.quality]
+    metric = curve.metric(curve.quality)
     rows = [
         (
             point.rate_id,
@@ -246,6 +267,21 @@ def summary_rows(curve: Curve) -> list[tuple[str, ...]]:
         for point in curve.points
     ]
     return [("rate", "lambda", "bytes/image", f"{metric.label} {metric.unit}".rstrip()), *rows]
+
+
+def name_of(content: bytes) -> str:
+    """Returns the first 16 hexadecimal digits of the SHA-256 of a `curve.json`."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def marked(path: Path) -> str | None:
+    """Returns the name of the curve that a report or a plot is of; None if it has none."""
+    try:
+        with path.open("rb") as file:
+            found = _MARKED.search(file.read(_MARKED_WITHIN))
+    except OSError:
+        return None
+    return found and found[1].decode()
 
 
 def _flat(values: Values) -> dict[str, object]:
@@ -285,7 +321,9 @@ def _metrics(found: Any) -> dict[str, Metric]:
     metrics = {name: _record(Metric, entry, f"metrics[{name!r}]") for name, entry in found.items()}
     for name, metric in metrics.items():
         for key, value in vars(metric).items():
-            if type(value) is not (bool if key in ("higher_is_better", "ratios") else str):
+            if type(value) is not (bool if key in ("higher_is_better", "ratios") else str) or (
+                escaped(f"{name}{value}") != f"{name}{value}"
+            ):
                 raise ConfigError(f"{key} of metrics[{name!r}] is {value!r}")
     return metrics
 

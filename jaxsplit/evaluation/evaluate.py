@@ -12,7 +12,7 @@ from jaxsplit import __version__, data, networks
 from jaxsplit._moved import renamed_argument
 from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import SplitCost, split_cost
-from jaxsplit.errors import BitstreamError
+from jaxsplit.errors import BitstreamError, escaped
 from jaxsplit.evaluation.curve import Curve, Origin
 from jaxsplit.evaluation.image_codecs import check_codec, check_goal, sweep_to
 from jaxsplit.evaluation.intervals import Predictions, measure_outputs
@@ -24,7 +24,7 @@ from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.networks.inference import batch_size, in_batches
 from jaxsplit.split import Split, make_split
 from jaxsplit.tasks import AGREEMENT, Classification, Outputs, Task
-from jaxsplit.tasks.task import check_targets
+from jaxsplit.tasks.task import check_targets, has_targets
 from jaxsplit.train import losses
 from jaxsplit.units import Variables
 from jaxsplit.units.quantization import Offsets
@@ -85,14 +85,14 @@ def evaluate_images(
     Args:
       family: the rates.
       backbone: what the family was trained on.
-      source: test images, as `data.as_source` takes them; without labels only the agreement is
-        measured, other metrics are 0.
+      source: test images, as `data.as_source` takes them; without labels the agreement is measured,
+        and no other metric.
       log: log callback, called with each rate and its progress in images.
       rate_ids: the rates to measure, in the order of the curve's points; None for all. The choice
         doesn't change frames, which are those of the whole family.
       baselines: image codecs to measure too, see `image_codecs.sweep_to`.
       compare_at: the metric at which image codecs are compared with the rates; None: the task's
-        quality.
+        quality, or the agreement without labels.
 
     Returns:
       The curve, and the per-image records that it averages.
@@ -100,24 +100,31 @@ def evaluate_images(
     Raises:
       FamilyError: there is no such rate, or the family belongs to another backbone.
       BitstreamError: a frame did not decode to the symbols that were sent, or is too long.
-      DataError: the images have other classes than the backbone.
+      DataError: the images have other classes than the backbone, or no labels for `compare_at`.
     """
     log = log or no_log
     check_backbone(backbone)
     task, source = backbone.task, data.as_source(source, backbone.class_names)
     check_targets(task, source)
     rates = family.rates if rate_ids is None else family.select(rate_ids).rates
-    goal = compare_at or (None if source.labelled else AGREEMENT)
+    goal = compare_at or (None if has_targets(task, source) else AGREEMENT)
     name, baselines = check_goal(goal, task.quality), tuple(baselines)
+    if name != AGREEMENT and not has_targets(task, source):
+        source.check_labelled()
     for codec in baselines:
         check_codec(codec)
     log(f"reading {len(source)} images")
-    images, targets = data.load_arrays(source, backbone.preprocessing, task.target_reader)
-    size = batch_size(backbone.preprocessing.input_shape, len(images))
+    targets = None
+    if has_targets(task, source):
+        images, targets = data.load_arrays(source, backbone.preprocessing, task.target_reader)
+    else:
+        images, _ = data.load_arrays(source, backbone.preprocessing)
+    count = len(images)
+    size = batch_size(backbone.preprocessing.input_shape, count)
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
     log("running the unsplit network")
     predict = predictor(backbone, size)
-    unsplit = measure_outputs(task, lambda part: predict(images[part]), targets, size)
+    unsplit = measure_outputs(task, lambda part: predict(images[part]), targets, count, size)
     cost_of = functools.cache(lambda split: split_cost(split, backbone))
     points, all_lengths, all_measured = [], [], []
     for number, rate in enumerate(rates, 1):
@@ -139,18 +146,18 @@ def evaluate_images(
         swept[codec] = sweep_to(images, targets, predicted, predict, codec, goals, name, task)
     del values[AGREEMENT]  # with itself
     origin = _origin(backbone, family.cut, source)
-    curve = Curve(values, len(images), tuple(points), swept, origin, task.metrics)
+    curve = Curve(values, count, tuple(points), swept, origin, task.metrics)
     ids = tuple(rate.rate_id for rate in rates)
     return curve, _per_image(task, ids, all_lengths, all_measured, targets, unsplit)
 
 
 def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origin:
     return Origin(
-        backbone=backbone.name,
+        backbone=escaped(backbone.name),
         backbone_fingerprint=backbone.fingerprint,
-        cut=cut,
-        data=data.portable_name(source.name),
-        split=source.split,
+        cut=escaped(cut),
+        data=escaped(data.portable_name(source.name)),
+        split=escaped(source.split),
         data_fingerprint=source.listing,
         classes=len(source.class_names or backbone.class_names),
         jaxsplit=__version__,
@@ -163,17 +170,18 @@ def _per_image(
     rate_ids: tuple[str, ...],
     lengths: Sequence[Sequence[int]],
     rates: Sequence[Predictions],
-    targets: np.ndarray,
+    targets: np.ndarray | None,
     unsplit: Predictions,
 ) -> PerImage:
-    # Top-1 follows from the predictions.
-    names = () if type(task) is Classification else (task.quality, AGREEMENT)
+    names = [name for name in (task.quality, AGREEMENT) if name in unsplit.statistics]
+    if type(task) is Classification:  # its metrics follow from the predictions
+        names = []
     kept = {name: np.array([one.statistics[name] for one in rates]) for name in names}
     return PerImage(
         rate_ids,
         np.array(lengths),
         np.array([checksums(one.predicted) for one in rates]),
-        checksums(targets),
+        None if targets is None else checksums(targets),
         checksums(unsplit.predicted),
         {name: Statistics(x, unsplit.statistics[name]) for name, x in kept.items()},
     )
@@ -184,7 +192,7 @@ def _measure_rate(
     receiver: Receiver,
     rate_id: str,
     images: np.ndarray,
-    targets: np.ndarray,
+    targets: np.ndarray | None,
     unsplit: np.ndarray,
     log: Callable[[int, int], None],
 ) -> tuple[Predictions, list[int], np.ndarray]:
@@ -204,7 +212,7 @@ def _measure_rate(
         return receiver.predict(decoded, rate_id)
 
     task, size = sender.backbone.task, sender.batch_size
-    measured = measure_outputs(task, run, targets, size, unsplit)
+    measured = measure_outputs(task, run, targets, len(images), size, unsplit)
     return measured, lengths, np.concatenate(symbols)
 
 

@@ -3,8 +3,7 @@
 JPEG and WebP are set to their smallest files: optimized Huffman tables, and the longest search.
 AVIF has Pillow's default speed: slower ones took 4 to 60 times as long for about 1 % fewer bytes on
 28 × 28 images. Chroma is 4:2:0, Pillow's default. Grey is one component in JPEG and AVIF; WebP has
-no grey, so it is coded as RGB and decoded to luma. Small files are mostly header, which a system
-could agree on once: it is counted apart.
+no grey, so it is coded as RGB and decoded to luma. Files' headers are counted apart.
 """
 
 import io
@@ -50,7 +49,7 @@ _SLICE = 50  # images per task of a thread; smaller tasks cost more to distribut
 @renamed_argument("uncut", "unsplit")
 def sweep(
     images: np.ndarray,
-    targets: np.ndarray,
+    targets: np.ndarray | None,
     unsplit: np.ndarray,
     predict: Callable[[np.ndarray], Outputs],
     codec: str = "jpeg",
@@ -64,7 +63,7 @@ def sweep(
 
     Args:
       images: uint8 [N, h, w, c], c = 1 (grey) or 3 (RGB).
-      targets: of the images, [N, …], such as labels int [N].
+      targets: of the images, [N, …], such as labels int [N]; None: only the agreement is measured.
       unsplit: what the unsplit network predicts for the original images, like `targets`.
       predict: the unsplit network, uint8 [B, h, w, c] → outputs, such as logits [B, K],
         B = min(batch_size, N). Batches are always full, the last one padded with zeros, so that
@@ -96,7 +95,8 @@ def sweep(
 
     task = task or tasks.UNNAMED_CLASSES
     qualities = _checked_qualities(codec, qualities)
-    images, targets, unsplit = np.asarray(images), np.asarray(targets), np.asarray(unsplit)
+    images, unsplit = np.asarray(images), np.asarray(unsplit)
+    targets = targets if targets is None else np.asarray(targets)
     _check_arrays(images, targets, unsplit)
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}, expected at least 1")
@@ -116,8 +116,8 @@ def sweep(
                 )
             return outputs
 
-        found = measure_outputs(task, run, targets, batch_size, unsplit).statistics
-        names = (task.quality, AGREEMENT)
+        found = measure_outputs(task, run, targets, len(images), batch_size, unsplit).statistics
+        names = [name for name in (task.quality, AGREEMENT) if name in found]
         metrics = {name: metric_value(found[name], task.metric(name)) for name in names}
         size, header = total / len(images)
         return CodecPoint(codec, quality, size, header, metrics)
@@ -126,16 +126,16 @@ def sweep(
         return tuple(map(measure, qualities))
 
 
-def _check_arrays(images: np.ndarray, targets: np.ndarray, unsplit: np.ndarray) -> None:
+def _check_arrays(images: np.ndarray, targets: np.ndarray | None, unsplit: np.ndarray) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ConfigError(
             f"images are {images.dtype} {images.shape}, expected uint8 [N, height, width, 1 or 3]"
         )
-    for name, given in (("targets", targets), ("predictions of the unsplit network", unsplit)):
-        if given.shape[:1] != images.shape[:1] or given.shape != targets.shape or not len(given):
-            raise ConfigError(
-                f"{name} are {given.shape}, expected one for each of {len(images)} images"
-            )
+    first = unsplit if targets is None else targets
+    for name, given in (("targets", first), ("predictions of the unsplit network", unsplit)):
+        if given.shape[:1] != images.shape[:1] or given.shape != first.shape or not len(given):
+            count = len(images)
+            raise ConfigError(f"{name} are {given.shape}, expected one for each of {count} images")
 
 
 @renamed_argument("targets", "goals", unless="goals")
@@ -143,7 +143,7 @@ def _check_arrays(images: np.ndarray, targets: np.ndarray, unsplit: np.ndarray) 
 @renamed_argument("uncut", "unsplit")
 def sweep_to(
     images: np.ndarray,
-    targets: np.ndarray,
+    targets: np.ndarray | None,
     unsplit: np.ndarray,
     predict: Callable[[np.ndarray], Outputs],
     codec: str,
@@ -159,7 +159,7 @@ def sweep_to(
     Args:
       images, targets, unsplit, predict, codec, task: as in `sweep`.
       goals: values of a metric, such as accuracies, 0 … 1.
-      measure: the metric: the task's quality by default, or "agreement".
+      measure: the metric: the task's quality by default, or "agreement", which needs no targets.
 
     Returns:
       All measured points, by rising quality.

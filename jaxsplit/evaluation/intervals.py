@@ -120,20 +120,23 @@ class Predictions(NamedTuple):
 def measure_outputs(
     task: Task,
     run: Callable[[slice], Outputs],
-    targets: np.ndarray,
+    targets: np.ndarray | None,
+    count: int,
     size: int,
     unsplit: np.ndarray | None = None,
 ) -> Predictions:
-    """Measures the outputs that `run` gives for slices of the images, `size` at once.
+    """Measures the outputs that `run` gives for slices of `count` images, `size` at once.
 
     The agreement is with `unsplit`, predictions of the unsplit network; None: with themselves.
+    Without `targets` it is all that is measured.
     """
     predicted, statistics = [], []
-    for start in range(0, len(targets), size):
+    for start in range(0, count, size):
         part = slice(start, start + size)
         outputs = run(part)
         predicted.append(np.asarray(task.predict(outputs)))
         agreement = task.agreement(outputs, predicted[-1] if unsplit is None else unsplit[part])
-        statistics.append({**task.evaluate(outputs, targets[part]), AGREEMENT: agreement})
+        known = {} if targets is None else task.evaluate(outputs, targets[part])
+        statistics.append({**known, AGREEMENT: agreement})
     joined = {name: np.concatenate([one[name] for one in statistics]) for name in statistics[0]}
     return Predictions(np.concatenate(predicted), joined)

@@ -7,12 +7,13 @@ The file lies beside `curve.json`: a NumPy archive, read without pickles.
     bytes       int32 [rates, N]    length of the frame that was decoded again
     predicted   int32 [rates, N]    what the tail predicted from the decoded frame: a class, or
                                     the CRC-32 of a larger prediction
-    labels      int32 [N]           the targets, in the same form
+    labels      int32 [N]           the targets, in the same form; missing without labels
     uncut       int32 [N]           `unsplit`: what the unsplit network predicted
     rates.NAME  [rates, N, …]       statistics of a metric, see `Task.measure`
     unsplit.NAME  [N, …]            those of the unsplit network
 
-Without statistics a file has the metrics "top1" and "agreement": equal classes.
+Without statistics a file has the metrics "top1" and "agreement": equal classes. Without labels it
+has only the agreement.
 """
 
 import io
@@ -21,7 +22,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,8 +38,11 @@ FILE = "images.npz"
 # Name of an array in the file → its field.
 _ARRAYS = {name: name for name in ("rate_ids", "bytes", "predicted", "labels")}
 _ARRAYS["uncut"] = "unsplit"
+_PERHAPS = "labels"  # of these
 # What a damaged archive raises in NumPy and zipfile.
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError)
+# A small archive may unpack to any size.
+_MOST_BYTES = 2**31
 _RATES, _UNSPLIT = "rates.", "unsplit."
 
 
@@ -64,7 +68,7 @@ class PerImage:
       bytes: integers [rates, N], length of each frame.
       predicted: integers [rates, N], the class that was predicted from the frame, or a checksum
         of a larger prediction, see `checksums`.
-      labels: integers [N], the targets likewise.
+      labels: integers [N], the targets likewise; None for images without labels.
       unsplit: integers [N], the predictions of the unsplit network.
       measured: metric → its statistics; empty for top-1, which follows from the predictions.
 
@@ -80,7 +84,7 @@ class PerImage:
     rate_ids: tuple[str, ...]
     bytes: np.ndarray
     predicted: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
     unsplit: np.ndarray
     measured: Mapping[str, Statistics] = field(default_factory=dict)
 
@@ -88,9 +92,11 @@ class PerImage:
         object.__setattr__(self, "rate_ids", tuple(map(str, self.rate_ids)))
         if not self.rate_ids or len(set(self.rate_ids)) < len(self.rate_ids):
             raise ConfigError(f"the rate ids are {list(self.rate_ids)}, expected different names")
-        count = np.size(self.labels)
+        count = self.n_images
         one, each = (count,), (len(self.rate_ids), count)
         shapes = {"bytes": each, "predicted": each, "labels": one, "unsplit": one}
+        if self.labels is None:
+            del shapes["labels"]
         for name, shape in shapes.items():
             array = np.asarray(getattr(self, name))
             if array.shape != shape or not count or not np.issubdtype(array.dtype, np.integer):
@@ -110,27 +116,38 @@ class PerImage:
                     f"{list(unsplit.shape)}, expected numbers {[*each, '…']} and {[*one, '…']}"
                 )
 
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return np.size(self.unsplit)
+
     def statistics(self, metric: str) -> Statistics:
         """Returns the statistics of a metric; a ConfigError where they were not kept."""
         if metric in self.measured:
             return self.measured[metric]
-        if self.measured or metric not in ("top1", AGREEMENT):
-            known = self.measured or ("top1", AGREEMENT)
+        known: tuple[str, ...] = (AGREEMENT,) if self.labels is None else ("top1", AGREEMENT)
+        if self.measured or metric not in known:
+            known = tuple(self.measured) or known
             raise ConfigError(f"unknown metric {metric!r}; choose {' or '.join(known)}")
         truth = self.labels if metric == "top1" else self.unsplit
         return Statistics(self.predicted == truth, self.unsplit == truth)
 
     def same_images(self, other: "PerImage") -> bool:
-        """Returns whether both have the same labels and the same unsplit predictions."""
-        pairs = (self.labels, other.labels), (self.unsplit, other.unsplit)
-        return all(np.array_equal(one, another) for one, another in pairs)
+        """Returns whether both have the same labels, or none, and the same unsplit predictions."""
+        return np.array_equal(self.unsplit, other.unsplit) and (
+            self.labels is other.labels
+            if self.labels is None or other.labels is None
+            else np.array_equal(self.labels, other.labels)
+        )
 
     def belongs_to(self, curve: Curve) -> bool:
         """Returns whether the curve is the mean over these images."""
-        counts = {curve.n_images, len(self.labels), *(point.n_images for point in curve.points)}
+        counts = {curve.n_images, self.n_images, *(point.n_images for point in curve.points)}
         if self.rate_ids != tuple(point.rate_id for point in curve.points) or len(counts) > 1:
             return False
-        metric = curve.metrics[curve.quality]
+        if (self.labels is not None) != curve.labelled:
+            return False
+        metric = curve.metric(curve.quality)
         try:
             statistics = self.statistics(curve.quality)
         except ConfigError:
@@ -139,14 +156,13 @@ class PerImage:
             return False
         rates, unsplit = statistics.values(metric)
         points = np.stack([self.bytes.mean(axis=1), rates], axis=1)
-        return np.allclose(curve.rate_quality(), points, rtol=1e-9, atol=0) and bool(
-            np.isclose(curve.unsplit[curve.quality].mean, unsplit)
-        )
+        known = not curve.labelled or np.isclose(curve.unsplit[curve.quality].mean, unsplit)
+        return bool(known and np.allclose(curve.rate_quality(), points, rtol=1e-9, atol=0))
 
     def write(self, path: str | Path) -> None:
         """Writes the file; a killed write leaves the one that was there."""
-        rows = [(name, field) for name, field in _ARRAYS.items() if name != "rate_ids"]
-        arrays = {name: getattr(self, field).astype(np.int32) for name, field in rows}
+        rows = {name: getattr(self, field) for name, field in _ARRAYS.items() if name != "rate_ids"}
+        arrays = {name: row.astype(np.int32) for name, row in rows.items() if row is not None}
         for name, (rates, unsplit) in self.measured.items():
             arrays |= {_RATES + name: rates, _UNSPLIT + name: unsplit}
         file = io.BytesIO()
@@ -163,8 +179,13 @@ class PerImage:
         """
         file = io.BytesIO(read_file(Path(path)))
         try:
+            with zipfile.ZipFile(file) as packed:
+                if (size := sum(one.file_size for one in packed.infolist())) > _MOST_BYTES:
+                    raise ConfigError(f"{size} bytes unpacked, expected at most {_MOST_BYTES}")
             with np.load(file, allow_pickle=False) as archive:
-                found = {field: archive[name] for name, field in _ARRAYS.items()}
+                names = [name for name in _ARRAYS if name != _PERHAPS or name in archive]
+                found: dict[str, Any] = {_PERHAPS: None}
+                found |= {_ARRAYS[name]: archive[name] for name in names}
                 measured = {
                     name: Statistics(archive[key], archive[_UNSPLIT + name])
                     for key in archive
@@ -174,7 +195,7 @@ class PerImage:
                 if version.shape or version != (2 if measured else 1):
                     raise ConfigError(f"version {version}, expected 1, or 2 with statistics")
             return cls(**found, measured=measured)
-        except (*_DAMAGE, zipfile.BadZipFile, zlib.error, ConfigError) as error:
+        except (*_DAMAGE, MemoryError, zipfile.BadZipFile, zlib.error, ConfigError) as error:
             raise DataError(
                 f"{path} holds no per-image records: {error}; write one with jaxsplit evaluate "
                 "--out"

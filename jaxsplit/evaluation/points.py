@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxsplit._moved import gathered_metrics
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, escaped
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.tasks import AGREEMENT, Metric, metric_of
 
@@ -71,8 +71,8 @@ class RatePoint(Measured):
         its tables where it has no prior.
       bits_per_pixel: 8 · bytes_per_image per pixel of the network's input image.
       metrics: metric → its value through those bytes, the task's quality first, and "agreement",
-        the quality with the unsplit network's predictions as targets. Each is an attribute too:
-        `point.top1`, `point.top1_interval`.
+        the quality with the unsplit network's predictions as targets, which images without labels
+        have alone. Each is an attribute too: `point.top1`, `point.top1_interval`.
       n_images: number of images.
       table_bits_per_image: mean information content of the same latents under the rate's integer
         tables, in bits: the output of an ideal coder.
@@ -168,10 +168,20 @@ def check_keys(
         raise ConfigError(f"{where} has {got}, expected {sorted(expected)}{perhaps}")
 
 
-def check_metric_values(values: Values, metrics: Mapping[str, Metric], prefix: str = "") -> None:
-    """Checks that values are of known metrics, the quality among them, and shares 0 … 1."""
-    if (quality := next(iter(metrics))) not in values:
+def check_metric_values(
+    values: Values, metrics: Mapping[str, Metric], labelled: bool = True, prefix: str = ""
+) -> None:
+    """Checks that values are of known metrics, the quality among them, and shares 0 … 1.
+
+    Those of images that are not `labelled` are the agreement alone.
+    """
+    quality = next(iter(metrics)) if labelled else AGREEMENT
+    if quality not in values:
         raise ConfigError(f"there is no {quality} among {', '.join(values) or 'the metrics'}")
+    if not labelled and len(values) > 1:
+        raise ConfigError(
+            f"there is {' and '.join(values)}, but no {next(iter(metrics))} of the unsplit network"
+        )
     for name, (mean, interval) in values.items():
         if metric_of(metrics, name).is_share:
             _number(f"{prefix}{name}", mean, 0.0, 1.0)
@@ -203,8 +213,8 @@ def _count(name: str, value: object) -> int:
 
 
 def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} is {value!r}, expected a string")
+    if not isinstance(value, str) or escaped(value) != value:
+        raise ConfigError(f"{name} is {value!r}, expected a string without control characters")
     return value
 
 

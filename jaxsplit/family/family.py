@@ -16,13 +16,12 @@ import numpy as np
 from jaxsplit import networks
 from jaxsplit._notebook import Shown
 from jaxsplit.codec import Receiver, Sender
-from jaxsplit.codec.runtime import FamilyRate
+from jaxsplit.codec.runtime import FamilyRate, check_finite
 from jaxsplit.cost import Link, Option, plan_unit, split_cost
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
 from jaxsplit.family.files import read_family, write_family
 from jaxsplit.family.summary import summary_rows
-from jaxsplit.io import untrusted
 from jaxsplit.io.text_table import text_table
 from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
@@ -252,7 +251,8 @@ class RateFamily(Shown):
             or not a number.
           packed: one safetensors file for each rate, for distribution, in place of an orbax folder.
         """
-        _check_finite(self.rates)
+        for rate in self.rates:
+            check_finite(rate)
         described = {
             "backbone": {
                 "name": self.backbone,
@@ -280,20 +280,9 @@ class RateFamily(Shown):
           CoderError: the installed coder does not reproduce a rate's self-test.
         """
         family = cls(**read_family(Path(directory)))
-        _check_finite(family.rates)
+        for rate in family.rates:
+            check_finite(rate)
         return family
-
-
-def _check_finite(rates: Iterable[FamilyRate]) -> None:
-    """Raises a FamilyError where a parameter is infinite or not a number."""
-    for rate in rates:
-        for path, leaf in jax.tree.leaves_with_path(rate.variables):
-            if not np.isfinite(leaf).all():
-                name = untrusted.quoted(jax.tree_util.keystr(path, simple=True, separator="/"))
-                raise FamilyError(
-                    f"rate {rate.rate_id} has values in {name} that are infinite or not numbers; "
-                    "train it again"
-                )
 
 
 def link_options(

@@ -31,7 +31,7 @@ from jaxsplit.data import Preprocessing
 from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsError
 from jaxsplit.io import checkpoint
 from jaxsplit.io.fields import build
-from jaxsplit.io.files import delete_whole, locked, parse_json, write_whole
+from jaxsplit.io.files import delete_whole, locked, parse_json, release, write_whole
 from jaxsplit.io.untrusted import read_safetensors
 from jaxsplit.units import Variables
 from jaxsplit.units.unit import check_stored, spec_from_dict
@@ -140,6 +140,7 @@ def _replacing(directory: Path, paths: Sequence[str]) -> Iterator[None]:
             listed = filter(_PATH.fullmatch, log.read().decode(errors="replace").split("\n"))
             for path in {*listed} - {*_current(directory)}:
                 _delete(directory / path)
+            release(log)
             (directory / _LOG).unlink()
 
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from jaxsplit.errors import ConfigError, DataError, reason
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_LOCKED_BYTE = 2**40  # on Windows; behind every content, since others can't read a locked byte
 
 
 def read_file(path: Path) -> bytes:
@@ -62,8 +70,10 @@ def write_whole(path: Path, content: bytes, *, make_folder: bool = False) -> Non
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+                release(file)
                 os.replace(partial, path)
             except BaseException:
+                release(file)
                 partial.unlink(missing_ok=True)
                 raise
     except OSError as error:
@@ -91,10 +101,11 @@ def only_run(folder: Path) -> Iterator[None]:
         raise ConfigError(f"another process is training in {folder}: {other}")
 
     path = folder / ".jaxsplit.lock"
-    with locked(path, refuse):
+    with locked(path, refuse) as file:
         try:
             yield
         finally:
+            release(file)
             path.unlink(missing_ok=True)
 
 
@@ -112,16 +123,43 @@ def locked(path: Path, busy: Callable[[], object] = lambda: None) -> Iterator[Bi
     while True:
         with open(path, "a+b", opener=_open_itself) as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file, wait=False)
             except BlockingIOError:
                 busy()
-                fcntl.flock(file, fcntl.LOCK_EX)
+                _lock(file, wait=True)
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
             if _is_at(path, file):
                 yield file
                 return
+
+
+def release(file: BinaryIO) -> None:
+    """Ends a lock before its file is moved or deleted on Windows, which does neither to open ones.
+
+    Elsewhere the lock is held until the name is gone, so that who waits takes no deleted file.
+    """
+    if sys.platform == "win32":
+        file.close()
+
+
+def _lock(file: BinaryIO, *, wait: bool) -> None:
+    """Locks an open file, for its whole life; a BlockingIOError if it is taken, or waits."""
+    if sys.platform == "win32":
+        while True:
+            file.seek(_LOCKED_BYTE)
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                return
+            except PermissionError as error:
+                if not wait:
+                    raise BlockingIOError(error.errno, "locked") from error
+            finally:
+                file.seek(0)
+            time.sleep(0.05)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def _is_at(path: Path, file: BinaryIO) -> bool:
@@ -133,7 +171,7 @@ def _is_at(path: Path, file: BinaryIO) -> bool:
 
 
 def _open_itself(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)  # Windows has none
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.curve import MARK, Curve
 from jaxsplit.evaluation.image_codecs import TITLES, smallest_reaching
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.io.files import write_whole
@@ -50,7 +50,8 @@ th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--faint); text-alig
 th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 dl { display: grid; grid-template-columns: max-content auto; gap: .2rem 1rem; }
-dt { color: var(--grey); } dd { margin: 0; overflow-wrap: anywhere; }
+dt, footer { color: var(--grey); } footer { margin-top: 2rem; }
+dd { margin: 0; overflow-wrap: anywhere; }
 svg text { fill: var(--text); }
 """
 
@@ -77,17 +78,19 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="{MARK}" content="{curve.name}">
 <title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
 <div class="wide">{svg(curve)}</div>
 <p>Every image was encoded to a frame of real bytes, and decoded again before the network's tail.
-The unsplit network has a {_unsplit(curve)}.</p>
+{_unsplit(curve)}.</p>
 {_rates(curve)}
 {_equals(curve)}
 {_costs(curve)}
 {_baselines(curve)}
 <h2>Configuration</h2>{_pairs(configuration or {})}
 <h2>Versions</h2>{_pairs(versions())}
+<footer>Of the curve.json whose SHA-256 begins with {curve.name}.</footer>
 </body></html>
 """
 
@@ -130,9 +133,9 @@ def svg(curve: Curve) -> str:
 
     figure = plot.draw_curve(curve, curve.baselines, title=" ")
     [axes] = figure.axes
-    metric, ends = curve.metrics[curve.quality], curve.unsplit[curve.quality].interval
-    if ends is not None:
-        low, high = (metric.scale * end for end in ends)
+    metric, unsplit = curve.metric(curve.quality), curve.unsplit.get(curve.quality)
+    if unsplit is not None and unsplit.interval is not None:
+        low, high = (metric.scale * end for end in unsplit.interval)
         axes.axhspan(low, high, color=GREY, alpha=0.15, linewidth=0, zorder=0)
     for codec, points in curve.baselines.items():
         if known := plot.drawn_intervals(curve, points):
@@ -160,14 +163,14 @@ def _rates(curve: Curve) -> str:
         ("estimated bits", lambda point: f"{point.estimated_bits_per_image:.1f}"),
         ("table bits", lambda point: number(point.table_bits_per_image, ".1f")),
         ("bits / pixel", lambda point: f"{point.bits_per_pixel:.3f}"),
-        *_metrics(curve, (*curve.metrics, AGREEMENT)),
+        *_metrics(curve, (*(curve.metrics if curve.labelled else ()), AGREEMENT)),
     ]
     return _table("Rates", columns, curve.points)
 
 
 def _equals(curve: Curve) -> str:
     """The bytes of the image codecs at the quality of each rate."""
-    metric = curve.metrics[curve.quality]
+    metric = curve.metric(curve.quality)
 
     def smallest(codec: str) -> Column[RatePoint]:
         def cell(point: RatePoint) -> str:
@@ -207,7 +210,7 @@ def _baselines(curve: Curve) -> str:
         ("quality", lambda point: str(point.quality)),
         ("bytes / image", lambda point: f"{point.bytes_per_image:.1f}"),
         ("of these header", lambda point: f"{point.header_bytes_per_image:.1f}"),
-        *_metrics(curve, (curve.quality, AGREEMENT)),
+        *_metrics(curve, dict.fromkeys((curve.quality, AGREEMENT))),
     ]
     title = f"All {len(points)} settings of the image codecs, to the unsplit network"
     return _folded(title, columns, points) if points else ""
@@ -257,9 +260,15 @@ def _pairs(values: Mapping[str, object]) -> str:
 
 
 def _unsplit(curve: Curve) -> str:
-    """The unsplit network's quality and its interval, as a part of a sentence."""
+    """The unsplit network's quality and its interval, as a sentence without its end."""
+    if not curve.labelled:
+        return (
+            f"The {curve.n_images} images have no labels: measured is the agreement with what the\n"
+            "unsplit network predicts for them"
+        )
     value, metric = curve.unsplit[curve.quality], curve.metrics[curve.quality]
-    text = f"{metric.label} of {metric.show(value.mean)} {metric.unit}".rstrip()
+    text = f"The unsplit network has a {metric.label} of {metric.show(value.mean)} "
+    text = f"{text}{metric.unit}".rstrip()
     text += f" on {curve.n_images}\nimages"
     if value.interval is not None:
         text += f" (95 % interval {interval(value, metric, '–')} {metric.unit}".rstrip() + ")"

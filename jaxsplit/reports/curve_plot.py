@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.curve import MARK, Curve
 from jaxsplit.evaluation.image_codecs import TITLES
 from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
 from jaxsplit.reports.elements import GREY, add_grid, new_figure, plain_numbers, write_png
@@ -43,7 +43,7 @@ def plot_curve(
     Raises:
       ConfigError: the curve has no point, or one of 0 bytes.
     """
-    write_png(path, draw_curve(curve, codecs, title, raw_bytes))
+    write_png(path, draw_curve(curve, codecs, title, raw_bytes), {MARK: curve.name})
 
 
 def draw_curve(
@@ -90,13 +90,15 @@ def draw_curve(
     _scale_bytes(axes, min(sizes), max(sizes))
     # This order groups related entries in the columns of the legend.
     _draw_rates(axes, curve)
-    metric = curve.metrics[curve.quality]
-    _draw_unsplit(axes, curve.unsplit[curve.quality].mean, metric)
+    metric = curve.metric(curve.quality)
+    if curve.labelled:
+        _draw_unsplit(axes, curve.unsplit[curve.quality].mean, metric)
     for name, points in swept.items():
         _draw_codec(axes, curve, name, points)
     axes.set_xlabel("bytes per image (mean, logarithmic)", fontsize=12)
     axes.set_ylabel(metric.title, fontsize=12)
-    title = title or f"Accuracy through real bytes, {curve.n_images} images"
+    subject = "Accuracy" if curve.labelled else "Agreement with the unsplit network"
+    title = title or f"{subject} through real bytes, {curve.n_images} images"
     # A dollar sign in a name must not start a formula.
     axes.set_title(title, fontsize=14, pad=12, parse_math=False)
     add_grid(axes)
@@ -131,7 +133,8 @@ def _draw_rates(axes: Axes, curve: Curve) -> None:
         # Other lines are rarely above and to the left of a rate, better and cheaper than it. But a
         # name must not leave the axes nor lie on the line of the unsplit network.
         position, width = (math.log(size) - low) / (high - low), 0.01 * len(point.rate_id) + 0.01
-        on_line = 0 <= _shown(curve, curve.unsplit) - value < 0.05 * (top - bottom)
+        line = _shown(curve, curve.unsplit) if curve.labelled else math.inf
+        on_line = 0 <= line - value < 0.05 * (top - bottom)
         below = position < width or (on_line and position + width < 1)
         axes.annotate(
             point.rate_id,
@@ -151,14 +154,14 @@ def _draw_rates(axes: Axes, curve: Curve) -> None:
 
 def _shown(curve: Curve, values: Values) -> float:
     """Returns the quality as it is drawn, shares in percent."""
-    return curve.metrics[curve.quality].scale * values[curve.quality].mean
+    return curve.metric(curve.quality).scale * values[curve.quality].mean
 
 
 def drawn_intervals(
     curve: Curve, points: Iterable[RatePoint | CodecPoint]
 ) -> list[tuple[float, float, float]]:
     """Returns (bytes, low, high) of each point with an interval of its quality, as drawn."""
-    scale = curve.metrics[curve.quality].scale
+    scale = curve.metric(curve.quality).scale
     known = [(point.bytes_per_image, point.metrics[curve.quality].interval) for point in points]
     return [(size, scale * ends[0], scale * ends[1]) for size, ends in known if ends is not None]
 
@@ -203,9 +206,10 @@ def _scale_quality(
     """Fits the axis to the rates and the codecs' points near them; returns its limits."""
     from matplotlib.ticker import MaxNLocator
 
-    metric = curve.metrics[curve.quality]
+    metric = curve.metric(curve.quality)
     # With the sign of the metric, larger is better.
-    tops = [_shown(curve, one) for one in (curve.unsplit, *(p.metrics for p in curve.points))]
+    values = [point.metrics for point in curve.points]
+    tops = [_shown(curve, one) for one in (*[curve.unsplit][: curve.labelled], *values)]
     tops = [metric.sign * top for top in tops]
     ends = [metric.sign * end for _, *both in drawn_intervals(curve, curve.points) for end in both]
     others = [_shown(curve, point.metrics) for points in codecs.values() for point in points]

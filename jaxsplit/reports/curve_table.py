@@ -49,19 +49,21 @@ def table(
       codecs: image codec → its `image_codecs.sweep` over the same images: a column for each.
       raw_bytes: bytes of an uncompressed image, h · w · c, shown with the unsplit network.
       measure: metric at which codecs are compared with a rate: the curve's by default, or
-        "agreement" with the unsplit network, which is then shown in place of the drop.
+        "agreement" with the unsplit network, which is then shown in place of the drop. Images
+        without labels have the agreement alone.
 
     Returns:
       The table, for any `rich` console; `render` turns it into text.
     """
     swept = {codec: tuple(points) for codec, points in (codecs or {}).items()}
-    quality, measure = curve.metrics[curve.quality], check_goal(measure, curve.quality)
-    metric, drops = curve.metric(measure), measure == curve.quality
+    quality, measure = curve.metric(curve.quality), check_goal(measure, curve.quality)
+    metric, drops = curve.metric(measure), measure != AGREEMENT
     # Three columns of codecs fit only with the header below the file size.
     space = "\n" if len(swept) > 2 else " "
     titles = [TITLES[codec] for codec in swept]
     columns = ["rate", "lambda", "bytes /\nimage", "estim.\nbits", "table\nbits", "bits /\npixel"]
-    columns += [f"{quality.label}\n{quality.unit}"]
+    if curve.labelled:
+        columns += [f"{quality.label}\n{quality.unit}"]
     agreement = "agree-\nment" + (" %" if metric.is_share else "")
     columns += [f"drop\n{quality.drop_unit}" if drops else agreement]
     columns += [f"{title}{space}bytes\n(header)" for title in titles]
@@ -71,10 +73,14 @@ def table(
         unsplit[AGREEMENT] = Value(1.0)  # with itself
 
     def cells(metrics: Values) -> Iterator[str]:
-        value, goal = metrics[curve.quality].mean, metrics.get(measure)
-        yield quality.show(value)
-        lost = quality.show(quality.sign * (unsplit[curve.quality].mean - value))
-        yield lost if drops else shown(metrics, measure, metric)
+        goal = metrics.get(measure)
+        if curve.labelled:
+            yield shown(metrics, curve.quality, quality)
+        if drops:
+            lost = unsplit[curve.quality].mean - metrics[curve.quality].mean
+            yield quality.show(quality.sign * lost)
+        else:
+            yield shown(metrics, measure, metric)
         for points in swept.values():
             if found := goal and smallest_reaching(points, goal.mean, measure, metric):
                 header = _mean(found.header_bytes_per_image)
@@ -121,22 +127,22 @@ def render(
 
 def details(curve: Curve) -> Table:
     """Builds the table of costs and confidence intervals of each rate; unknown values are n/a."""
-    first, *others = curve.metrics
-    quality = curve.metrics[first]
-    columns = ["rate", f"{quality.label} {quality.unit}\ninterval"]
+    names = tuple(curve.metrics) if curve.labelled else ()
+    first, others, agreement = names[:1], names[1:], curve.metric(AGREEMENT)
+    columns = ["rate"]
+    columns += [f"{curve.metrics[name].label} {agreement.unit}\ninterval" for name in first]
     columns += [f"{curve.metrics[name].label}\n{curve.metrics[name].unit}" for name in others]
-    columns += [f"{AGREEMENT} {quality.unit}\n(interval)", "bytes\np5-p95"]
+    columns += [f"{AGREEMENT} {agreement.unit}\n(interval)", "bytes\np5-p95"]
     columns += ["device\nMACs %", "device\nparams", "server\nMACs %", "server\nparams"]
     columns += ["unit bytes\n(share %)"]
 
     def cells(name: str, values: Values) -> Iterator[str]:
         yield name
-        yield interval(values[first], quality)
+        yield from (interval(values[name], curve.metrics[name]) for name in first)
         yield from (shown(values, other, curve.metrics[other]) for other in others)
 
-    agreement = curve.metric(AGREEMENT)
     rates = [(*cells(p.rate_id, p.metrics), *_details(p, agreement)) for p in curve.points]
-    rows = (*rates, None, tuple(cells("unsplit", curve.unsplit)))
+    rows = (*rates, None, tuple(cells("unsplit", curve.unsplit))) if curve.labelled else rates
     return make_table(f"Costs of the rates, {_images(curve)}", columns, rows, _DETAILS_NOTE)
 
 

@@ -6,7 +6,7 @@ matplotlib is imported on first use.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -117,9 +117,9 @@ def add_grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
     axes.set_axisbelow(True)
 
 
-def write_png(path: str | Path, figure: Figure) -> None:
-    """Writes a figure atomically; the same figure gives the same file."""
+def write_png(path: str | Path, figure: Figure, texts: Mapping[str, str] | None = None) -> None:
+    """Writes a figure atomically, with texts by their names; the same gives the same file."""
     drawn = io.BytesIO()
     # Without its version in the metadata matplotlib writes the same bytes for the same pixels.
-    figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
+    figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None, **(texts or {})})
     write_whole(Path(path), drawn.getvalue())

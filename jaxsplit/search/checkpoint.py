@@ -8,6 +8,7 @@ import json
 import re
 import time
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from jaxsplit.search.candidates import Candidate
 from jaxsplit.search.trainer import Trainer, Trial
 from jaxsplit.train.state import TrainState
 
+# What a damaged archive raises in NumPy.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError)
 _STATES = re.compile(r"states_\d+_\d+\.npz")
 
 
@@ -137,7 +140,7 @@ class SearchCheckpoint:
                 for one in trials:
                     one.state = _unpacked(found[one.candidate.name], one.state)
                     one.offsets_fitted = kept.distilled
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (*_DAMAGE, zipfile.BadZipFile, zlib.error) as error:
             message = f"cannot read {path}: {error}; delete {self.path} to start again"
             raise CheckpointError(message) from error
         return trials, kept.distilled

@@ -21,6 +21,7 @@ from jaxsplit.search.checkpoint import Rung, SearchCheckpoint
 from jaxsplit.search.pareto import Result, choose_by_cut, front
 from jaxsplit.search.trainer import Sums, Trainer, Trial
 from jaxsplit.tasks import UNNAMED_CLASSES, Task
+from jaxsplit.tasks.task import check_targets
 from jaxsplit.train import features, parallel
 from jaxsplit.train.curve import training_key
 
@@ -155,7 +156,7 @@ def _sources(config: DesignConfig, backbone: networks.Backbone) -> list[data.Sou
         data.open_source(config.data, split=config.test_split, max_samples=config.max_eval_samples),
     ]
     for source in sources:
-        backbone.task.check_source(source)
+        check_targets(backbone.task, source, needed=True)
     check_batch(len(sources[0]), config.batch_size)
     return sources
 

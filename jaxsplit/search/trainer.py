@@ -171,6 +171,7 @@ class Trainer:
         images = self._images.batch(np.concatenate(self.parts(limit)))
         task = self.backbone.task
         assert images.teacher is not None
+        assert images.targets is not None
         measured = task.measure(images.teacher, images.targets)[task.quality]
         mean = np.asarray(measured).mean(axis=0, dtype=np.float64)
         return float(task.metric(task.quality).value(mean))

@@ -143,22 +143,29 @@ def metric_of(metrics: Mapping[str, Metric], name: str) -> Metric:
     return metrics[name]
 
 
+def has_targets(task: Task, source: Source) -> bool:
+    """Returns whether images have targets of a task: their labels, or what its reader reads."""
+    return source.labelled or task.target_reader is not LABELS
+
+
 def check_targets(task: Task, source: Source, needed: bool = False) -> None:
     """Checks that images have targets of a task, or none if none are needed.
 
     Args:
       task: of the network.
       source: the images; a DataError if their targets don't fit. Without labels there is one
-        JaxsplitWarning: metrics are then 0, but for the agreement with the unsplit network.
-      needed: a loss uses the targets.
+        JaxsplitWarning: only the agreement with the unsplit network is measured.
+      needed: targets are used, such as by a loss: a DataError without labels.
     """
-    if needed or source.labelled:
+    if needed or has_targets(task, source):
         task.check_source(source)
+        if not has_targets(task, source):
+            source.check_labelled()
     else:
         warn_once(
             "unlabelled",
-            f"{source.name} has no labels: {', '.join(task.metrics)} are 0, only the agreement "
-            "with the unsplit network is measured; for more, make a folder for each class",
+            f"{source.name} has no labels: the agreement with the unsplit network is measured, not "
+            f"{', '.join(task.metrics)}; for these, make a folder for each class",
         )
 
 
@@ -248,8 +255,10 @@ class Task(abc.ABC):
         Returns:
           The same entries, [R] for a metric.
         """
-        known = self.metrics
-        return {name: known[name].value(x) if name in known else x for name, x in means.items()}
+        known = (*self.metrics, AGREEMENT)
+        return {
+            name: self.metric(name).value(x) if name in known else x for name, x in means.items()
+        }
 
     @abc.abstractmethod
     def predict(self, outputs: Outputs) -> jax.Array:
@@ -273,6 +282,26 @@ class Task(abc.ABC):
           Statistics of each image, as those of `quality`.
         """
         return np.asarray(self.measure(outputs, predicted)[self.quality])
+
+    def measure_with(
+        self, outputs: Outputs, targets: Targets | None, teacher: Outputs | None
+    ) -> dict[str, jax.Array]:
+        """Computes what can be measured of a batch in training.
+
+        Args:
+          outputs: of the network, through the unit.
+          targets: of the images, or None.
+          teacher: outputs of the unsplit network, or None; unused with targets.
+
+        Returns:
+          `measure` with the targets; without them the agreement alone, as in `agreement`, and
+          nothing without a teacher.
+        """
+        if targets is not None:
+            return self.measure(outputs, targets)
+        if teacher is None:
+            return {}
+        return {AGREEMENT: self.measure(outputs, self.predict(teacher))[self.quality]}
 
     def metric(self, name: str) -> Metric:
         """Returns one of the metrics, or "agreement", see `metric_of`.

@@ -19,6 +19,7 @@ from jaxsplit.data.targets import in_views
 from jaxsplit.networks import Backbone, Features
 from jaxsplit.networks.inference import batch_size, head_program, in_batches
 from jaxsplit.tasks import Outputs, Targets
+from jaxsplit.tasks.task import has_targets
 from jaxsplit.train.losses import Scale
 from jaxsplit.train.state import Batch
 
@@ -33,14 +34,14 @@ class FeatureCache:
     Attributes:
       features: arrays [M, …], in memory or mapped from a file.
       teacher: outputs of the unsplit network, such as logits float32 [M, K].
-      targets: of the images, such as labels int32 [M].
+      targets: of the images, such as labels int32 [M]; None where they have none.
       scale: mean square of the features.
       images: the same examples, which batches then hold too, for training heads.
     """
 
     features: Features
     teacher: Outputs
-    targets: Targets
+    targets: Targets | None
     scale: Scale
     images: ImageBatches | None = None
 
@@ -131,7 +132,7 @@ class ImageBatches:
             which = index % count, index // count
             images = self.views.apply(batch["image"], *which)
             moved = in_views(batch["label"], targets, preprocessing, self.views, *which)
-            return Batch(index.astype(np.int32), moved, images)
+            return Batch(index.astype(np.int32), self._targets(moved), images)
 
         return fetch, threads
 
@@ -140,7 +141,11 @@ class ImageBatches:
         preprocessing, targets = self.backbone.preprocessing, self.backbone.task.target_reader
         for batch in data.batches(self.source, preprocessing, size, targets=targets):
             kept = batch["mask"]
-            yield Batch(batch["index"][kept], batch["label"][kept], images=batch["image"][kept])
+            found = self._targets(batch["label"][kept])
+            yield Batch(batch["index"][kept], found, images=batch["image"][kept])
+
+    def _targets(self, read: np.ndarray) -> Targets | None:
+        return read if has_targets(self.backbone.task, self.source) else None
 
 
 def _prefetch(array: np.ndarray, rows: np.ndarray) -> None:

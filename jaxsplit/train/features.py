@@ -26,6 +26,7 @@ from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks import Backbone, LinenNetwork
 from jaxsplit.networks.inference import batch_size, head_program, in_batches
+from jaxsplit.tasks.task import has_targets
 from jaxsplit.train import batches
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.trees import Structs
@@ -176,7 +177,8 @@ def cached(
     found = {}
     for cut in run.cuts:
         scale = batches.mean_square(batches.sample_of(features[cut], len(run.views)))
-        found[cut] = FeatureCache(features[cut], teacher, targets, scale)
+        known = targets if has_targets(run.backbone.task, run.source) else None
+        found[cut] = FeatureCache(features[cut], teacher, known, scale)
     return found
 
 
@@ -251,8 +253,9 @@ def _fits(run: HeadRun, files: ArrayCache | None, max_bytes: float, cache: str) 
     lacking = size = sum(map(array_bytes, run.shapes.values()))
     limits = [(f"the limit is {_gib(max_bytes)}", max_bytes)]
     if files is None:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        limits.append((f"half of the memory is {_gib(memory // 2)}", memory // 2))
+        if hasattr(os, "sysconf"):  # Windows doesn't say
+            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            limits.append((f"half of the memory is {_gib(memory // 2)}", memory // 2))
     else:
         folder = files.folder.absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())

@@ -70,7 +70,7 @@ class DistortionInputs(NamedTuple):
       reconstruction, features, scale: as in `feature_error`.
       outputs: of the tail behind the unit; None where the distortion needs no tail.
       teacher: outputs of the unsplit network; None where the distortion needs none.
-      targets: of the images, such as labels int [B].
+      targets: of the images, such as labels int [B]; None where they have none.
       task: of the network.
 
     >>> from jaxsplit.tasks import Classification
@@ -85,7 +85,7 @@ class DistortionInputs(NamedTuple):
     features: Features
     outputs: Outputs | None
     teacher: Outputs | None
-    targets: Targets
+    targets: Targets | None
     scale: Scale
     task: Task
 
@@ -172,5 +172,6 @@ class Distortion:
             lost = seen.task.distillation(outputs, teacher, self.temperature)
             total += self.distillation * lost
         if self.labels:
+            assert seen.targets is not None
             total += self.labels * seen.task.loss(outputs, seen.targets)
         return total

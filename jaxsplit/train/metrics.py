@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -111,8 +112,8 @@ class MetricsWriter:
 def _take_over(directory: Path, key: str, step: int) -> None:
     """Moves another training's files aside and this one's back; may be interrupted and repeated."""
     note, lines = directory / "metrics.key", directory / "metrics.jsonl"
-    other = note.read_text() if note.is_file() else key
-    if lines.exists() and not note.is_file():
+    other = note.read_text(errors="replace") if note.is_file() else key
+    if (lines.exists() and not note.is_file()) or not re.fullmatch(r"[\w-]+", other):
         raise ConfigError(f"{lines} is of no training here: move it away, or take another folder")
     if other != key:
         aside = directory / f"metrics-{other}"

@@ -205,8 +205,8 @@ def make_evaluate(
 
     evaluate(state, best_offsets=False) → means over all images {"bits": [R], metric: [R]}, of the
     units' running means where there are some, with the state's offsets or those of
-    `with_best_offsets`. The bits are the prior's. `batches` yields every image once, with targets,
-    and features or images.
+    `with_best_offsets`. The bits are the prior's. `batches` yields every image once, with targets
+    where there are some, and features or images.
     """
 
     def measure(variables: tuple[networks.Variables, _Units], batch: Batch) -> StepMetrics:
@@ -217,14 +217,16 @@ def make_evaluate(
         else:
             assert batch.features is not None
             features = rate_step.cast_floats(batch.features, jnp.float32)
+        task = groups[0].split.task
+        unsplit = groups[0].split.tail(network, features) if batch.targets is None else None
         measured = []
         for group, own in zip(groups, units, strict=True):
             split = group.split
 
             def one_rate(unit: Variables, offsets: Offsets, split: Split = split) -> StepMetrics:
                 seen, bits = split.reconstruct(unit, features, offsets)
-                outputs = split.tail(network, seen)
-                return {"bits": losses.rate(bits), **split.task.measure(outputs, batch.targets)}
+                measured = task.measure_with(split.tail(network, seen), batch.targets, unsplit)
+                return {"bits": losses.rate(bits), **measured}
 
             measured.append(rate_step.over_rates(one_rate, rate_vectorization)(*own))
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), in_order(groups, measured))

@@ -23,14 +23,14 @@ class Batch:
 
     Attributes:
       index: number of each example, int32 [B]: its noise depends on it.
-      targets: of the images, such as labels int32 [B].
+      targets: of the images, such as labels int32 [B]; None where they have none.
       images: preprocessed, uint8 [B, h, w, c], where the head runs in the step.
       features, teacher: of the frozen head, and outputs of the unsplit network.
       pixels: normalized images, where heads are trained.
     """
 
     index: jax.Array | np.ndarray
-    targets: Targets
+    targets: Targets | None
     images: Any = None  # of numpy on the host, of jax in a step
     features: networks.Features | None = None
     teacher: Outputs | None = None

@@ -255,7 +255,7 @@ def make_step(
     Returns:
       step(state, batch, constants) → (state, metrics). The batch has features and teacher, and
       pixels where heads are trained; `constants.rates` are of these rates. Metrics are means over
-      the batch, [R]: loss, bits, distortion, and, where the tail runs, the task's.
+      the batch, [R]: loss, bits, distortion, and, behind a tail, those of `Task.measure_with`.
     """
 
     def step(
@@ -345,6 +345,6 @@ def _rate_distortion_loss(
     value = jnp.mean(distortion + rate.lmbda * bits)
     metrics = {"loss": value, "bits": bits.mean(), "distortion": distortion.mean()}
     if outputs is not None:
-        measured = split.task.measure(outputs, batch.targets)
+        measured = split.task.measure_with(outputs, batch.targets, batch.teacher)
         metrics |= {name: jnp.mean(x, axis=0) for name, x in measured.items()}
     return value, (stats, metrics)

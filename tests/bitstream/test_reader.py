@@ -1,8 +1,10 @@
 """Frames are read as they arrive, from sockets and files, and forged lengths are refused."""
 
+import errno
 import io
 import itertools
 import socket
+import struct
 import threading
 import time
 import tracemalloc
@@ -21,7 +23,13 @@ from jaxsplit.bitstream import (
     unpack_frame,
     write_container,
 )
-from jaxsplit.errors import BitstreamError, ConfigError, JaxsplitError, ReadTimeoutError
+from jaxsplit.errors import (
+    BitstreamError,
+    ConfigError,
+    ConnectionLostError,
+    JaxsplitError,
+    ReadTimeoutError,
+)
 
 HEADER = Header(
     "01" * 16, (RateInfo("a", "23" * 16, (4, 4, 8)), RateInfo("b", "45" * 16, (1, 1, 1)))
@@ -205,7 +213,9 @@ def test_a_reader_that_was_interrupted_anywhere_gives_no_frame_that_nobody_sent(
             assert got == sent
             break  # behind the last read
         for _ in range(2):
-            with pytest.raises(BitstreamError, match=r"interrupted|timeout"):
+            with pytest.raises(
+                BitstreamError, match=r"interrupted|timeout|cannot read the file: lost"
+            ):
                 got.extend(reader)
         assert got == sent[: len(got)]
     assert at > 20
@@ -287,6 +297,31 @@ def test_a_silent_connection_is_a_typed_timeout_not_the_end(sent):
             list(Reader(file, stream=True))
     assert isinstance(error.value, BitstreamError)
     assert isinstance(error.value, JaxsplitError)
+
+
+@pytest.mark.parametrize("sent", [b"", STREAM, STREAM[:-1]], ids=["nothing", "frames", "part"])
+def test_a_lost_connection_is_a_typed_error_not_the_end(sent):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        device = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    with server, server.makefile("rb", buffering=0) as file:
+        device.sendall(sent)
+        while len(server.recv(len(STREAM), socket.MSG_PEEK) if sent else b"") < len(sent):
+            pass
+        if sent:
+            reader, got = Reader(file, stream=True), []
+        # Without lingering, closing resets the connection.
+        device.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        device.close()
+        with pytest.raises(ConnectionError, match=r"cannot read the stream: .*reset") as error:
+            got.extend(reader) if sent else Reader(file, stream=True)
+        assert isinstance(error.value, JaxsplitError)
+        assert isinstance(error.value, ConnectionLostError)
+        assert error.value.errno == errno.ECONNRESET
+        if sent:
+            assert got == FRAMES[: len(got)]
+            with pytest.raises(ConnectionLostError):
+                next(reader)
 
 
 @pytest.mark.parametrize("buffering", [-1, 0])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import importlib.util
 import io
 import json
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import jax
@@ -868,6 +870,8 @@ def test_decode_refuses(encoded, family, trained, tmp_path):
             refuses(*command, words=[word])
     other = trained.folder / "family"
     refuses("decode", encoded.path, "--family", other, words=["another family", other])
+    few = ("--max-images", "1")
+    refuses("decode", encoded.path, "--family", family, *few, words=["images, more than", *few])
     refuses("decode", tmp_path, "--family", family, words=[tmp_path])
 
 
@@ -943,6 +947,10 @@ def test_memory_that_runs_out_is_one_line_and_a_bug_has_its_traceback(monkeypatc
 
     failing(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n…"))
     refuses("info", words=["out of memory: use smaller batches"])
+    failing(RuntimeError("can't start new thread"))
+    refuses("info", words=["can't start new thread: this machine allows no more; end other"])
+    failing(SystemError("<function f> returned NULL without setting an exception"))
+    refuses("info", words=["without setting an exception: a library failed, perhaps because mem"])
     failing(RuntimeError("of our own"))
     with pytest.raises(RuntimeError, match="of our own"):
         run("info")
@@ -963,6 +971,34 @@ def test_sigterm_is_said_and_handlers_are_those_of_before(monkeypatch):
     done = run("info")
     assert (done.code, done.out, done.err) == (143, "", "jaxsplit: stopped by SIGTERM\n")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", ["collector", "destructor"])
+def test_a_signal_in_a_callback_whose_errors_are_ignored_still_ends(monkeypatch, number, kind):
+    left = []
+
+    def ended(*_):
+        if left:
+            left.pop()
+            signal.raise_signal(number)
+            time.sleep(0)  # the handler raises here
+
+    def describe(name):
+        left.append("one signal")
+        for _ in range(1000):
+            gc.collect() if kind == "collector" else type("Own", (), {"__del__": ended})()
+            time.sleep(0.01)
+
+    monkeypatch.setattr("jaxsplit.cli.info.describe", describe)
+    callbacks = [ended] if kind == "collector" else []
+    gc.callbacks[:0] = callbacks
+    try:
+        done = run("info")
+    finally:
+        del gc.callbacks[: len(callbacks)]
+    assert not left
+    assert (done.code, done.out, done.err.count("\n")) == (128 + number, "", 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -11,11 +11,17 @@ import shutil
 import pytest
 from evaluation import measured
 
+from jaxsplit import errors
 from jaxsplit.cli import main
+from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import bd_rate as bd
 from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate, bd_rate_interval
 from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
-from jaxsplit.evaluation.curve import Origin
+from jaxsplit.evaluation.curve import Curve, Origin
+from jaxsplit.evaluation.per_image import PerImage
+from jaxsplit.evaluation.points import RatePoint
+from jaxsplit.reports.curve_html import write_report
+from jaxsplit.reports.curve_plot import plot_curve
 
 REFERENCE = measured.draw(400, draw_seed=1)
 TEST = measured.draw(400, draw_seed=2, scale=0.8)
@@ -193,6 +199,31 @@ def test_systems_with_other_networks_are_compared_on_the_same_images():
     assert compare_curves(_side("old"), _side("new", data="folder:copy")).same_images is True
 
 
+def test_without_labels_equal_predictions_do_not_pair_the_images_of_two_folders():
+    points = [
+        RatePoint(f"r{size}", 0.1, size, 8 * size, 0.1, {"agreement": share}, 3)
+        for size, share in ((10, 1 / 3), (20, 2 / 3), (30, 1.0))
+    ]
+    names, sizes = [point.rate_id for point in points], [[10] * 3, [20] * 3, [30] * 3]
+    images = PerImage(names, sizes, [[4, 0, 0], [4, 4, 0], [4, 4, 4]], None, [4, 4, 4])
+    first, other = (
+        MeasuredCurve(
+            name,
+            Curve({}, 3, points, {}, dataclasses.replace(ORIGIN, data_fingerprint=name * 16)),
+            images,
+        )
+        for name in "ab"
+    )
+    assert images.belongs_to(first.curve)
+    same, not_same = compare_curves(first, first), compare_curves(first, other)
+    assert (same.quality, same.bd_rate_percent, same.same_images) == ("agreement", 0, True)
+    assert "no interval: the two curves have different images" not in same.render()
+    assert not_same.same_images is False
+    assert not_same.no_interval == "the two curves have different images or networks"
+    with pytest.raises(ConfigError, match="there is no top1 in a: its images have no labels"):
+        compare_curves(first, other, quality="top1")
+
+
 def test_other_images_of_the_same_data_are_told():
     found = compare_curves(_side("old"), _side("new", split="train", data_fingerprint="00" * 8))
     assert found.same_images is False
@@ -221,3 +252,21 @@ def test_what_older_files_do_not_say_is_said(folders, tmp_path):
     assert "images       unknown" in run(folders[0], tmp_path)[1]
     assert result(folders[0], tmp_path)["same_images"] is None
     assert result(*folders)["same_images"] is True  # by their images.npz
+
+
+def test_a_report_or_plot_of_another_curve_is_told(folders, tmp_path):
+    folder = tmp_path / "mixed"
+    shutil.copytree(folders[0], folder)
+    curves = [MeasuredCurve.open(one).curve for one in folders]
+    assert run(folder, folder)[2] == ""  # an evaluation by an earlier version wrote no marks
+    for curve, words in ((curves[0], ""), (curves[1], "warning: report.html and curve.png in ")):
+        write_report(folder / "report.html", curve, "a title")
+        plot_curve(folder / "curve.png", curve)
+        assert curve.name in (folder / "report.html").read_text().partition("<footer>")[2]
+        errors._WARNED.clear()
+        code, _, err = run(folder, folder)
+        assert (code, err.count("\n")) == (0, bool(words))
+        assert words in err
+    (folder / "report.html").write_bytes(b"")
+    (folder / "curve.png").unlink()
+    assert run(folder, folder)[2] == ""

@@ -1,5 +1,6 @@
 """Curves are read exactly as written, and files of another schema are refused."""
 
+import dataclasses
 import json
 import math
 
@@ -9,6 +10,7 @@ from points import make_codec, make_curve, make_rate
 
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.evaluation.curve import Curve, Origin
+from jaxsplit.tasks import Metric
 
 CODEC = dict(quality=5, bytes_per_image=9.0, header_bytes_per_image=3.0, top1=0.5, agreement=0.5)
 
@@ -127,12 +129,26 @@ def test_the_origin_is_kept_and_read_strictly(tmp_path):
     content = json.loads(path.read_text())
     assert content["origin"]["data_fingerprint"] == "af" * 8
     for wrong, message in (
-        ({"classes": 0}, "classes is 0"),
+        ({"classes": -1}, "classes is -1"),
         ({"cut": None}, "cut is None, expected a string"),
+        ({"cut": "stem\nr1  99.9 %"}, "without control characters"),
         ({"seed": 1}, "origin has the keys"),
     ):
         path.write_text(json.dumps(content | {"origin": content["origin"] | wrong}))
         with pytest.raises(DataError, match=message):
+            Curve.read(path)
+
+
+@pytest.mark.parametrize("name", ["label", "unit", "name"])
+def test_texts_of_metrics_that_a_terminal_obeys_are_refused(tmp_path, name):
+    path, curve = tmp_path / "curve.json", make_curve(0.9, 2000, (_point(),))
+    dataclasses.replace(curve, metrics={"top1": Metric("top-1", "%")}).write(path)
+    assert Curve.read(path).metrics["top1"].label == "top-1"
+    content = json.loads(path.read_text())
+    for evil in ("\x1b[2J", "%\nBD-rate -99 %", "\u202e"):
+        content["metrics"]["top1"][name] = evil
+        path.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=f"{name} of metrics"):
             Curve.read(path)
 
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 import itertools
+import json
+import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +12,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsplit import data, ops
+from jaxsplit import data, networks, ops
 from jaxsplit.codec import Receiver, Sender
+from jaxsplit.codec.rate_control import rates_for
 from jaxsplit.cost import split_cost
 from jaxsplit.errors import BitstreamError, DataError, FamilyError, JaxsplitWarning
+from jaxsplit.evaluation.card import with_measured
+from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.evaluate import evaluate, evaluate_images, predictor
 from jaxsplit.evaluation.intervals import wilson_interval
+from jaxsplit.evaluation.per_image import PerImage
+from jaxsplit.experiments import run
 from jaxsplit.io import checkpoint
 from jaxsplit.networks.inference import batch_size
+from jaxsplit.reports import curve_table
 from jaxsplit.tasks import UNNAMED_CLASSES, Classification
-from jaxsplit.train.curve import train_curve
+from jaxsplit.train.config import CurveConfig
+from jaxsplit.train.curve import train_curve, train_family
+from jaxsplit.train.features import compute
 from jaxsplit.train.losses import Distortion
+from jaxsplit.train.step import Phase, Rate
+from jaxsplit.units import BottleneckSpec
 
 RATE_IDS = ("high", "mid", "low")
 
@@ -283,38 +296,122 @@ def unlabelled(tiny_test_source, tmp_path, monkeypatch):
     return data.open_source(f"folder:{tmp_path}")
 
 
-def test_of_unlabelled_images_bytes_and_agreement_are_measured(
-    tiny_family, tiny_backbone, tiny_test_source, unlabelled
+def test_without_labels_bytes_and_agreement_are_all_that_is_measured(
+    tiny_family, tiny_backbone, tiny_test_source, unlabelled, tmp_path
 ):
-    with pytest.warns(JaxsplitWarning, match="no labels: top1, top5 are 0, only the agreement"):
-        curve, _ = evaluate_images(tiny_family, tiny_backbone, unlabelled, baselines=["jpeg"])
+    out = tmp_path / "out"
+    with pytest.warns(JaxsplitWarning, match="no labels: the agreement .* not top1, top5; for"):
+        curve, seen, table = run.measure(
+            tiny_family, tiny_backbone, unlabelled, out, baselines=["jpeg"]
+        )
     keep = tiny_test_source.keep[:24]
     labelled = data.Source("first", "test", tiny_test_source._records, keep)
     expected = evaluate(tiny_family, tiny_backbone, labelled)
     for point, known in zip(curve.points, expected.points, strict=True):
         assert point.bytes_per_image == known.bytes_per_image
-        assert point.metrics["agreement"] == known.metrics["agreement"]
-        assert point.metrics["top1"].mean == 0
-    assert curve.unsplit["top1"].mean == 0
+        assert point.metrics == {"agreement": known.metrics["agreement"]}
+    assert (curve.quality, curve.unsplit) == ("agreement", {})
+    assert {name for point in curve.baselines["jpeg"] for name in point.metrics} == {"agreement"}
+    # Everywhere: the files, the tables, the plot, the report, the card, and what reads them.
+    assert Curve.read(out / "curve.json") == curve
+    assert PerImage.read(out / "images.npz").labels is None
+    carded = with_measured(tiny_family, curve, seen, unlabelled)
+    texts = [
+        (out / "curve.json").read_text(),
+        (out / "report.html").read_text(),
+        *(table, curve_table.render_details(curve)),
+        json.dumps([carded.card, *(rate.measured for rate in carded.rates)]),
+    ]
+    for text in texts:
+        assert "agree" in text
+        assert not re.search(r"top.?1|top.?5|accuracy|\bnan\b|\"labels\"", text, re.I)
+    by_agreement = sorted(curve.points, key=lambda point: (-point.agreement, point.bytes_per_image))
+    assert rates_for(carded, max_bytes=10**6) == [point.rate_id for point in by_agreement]
+    with pytest.raises(DataError, match="no labels, which are needed here"):
+        evaluate_images(tiny_family, tiny_backbone, unlabelled, compare_at="top1")
 
 
-def test_unlabelled_images_train_without_a_labels_loss(
-    tiny_config, tiny_backbone, unlabelled, monkeypatch
-):
-    phase = dataclasses.replace(tiny_config.phases[0], steps=4)
-    config = dataclasses.replace(
-        tiny_config,
-        phases=(phase,),
+def _head(variables, images, cut):
+    return images.reshape(-1, 6, 2, 6, 2).mean((2, 4))[..., None]
+
+
+def _tail(variables, features, cut):
+    return features.reshape(len(features), -1) @ variables
+
+
+def small_backbone(class_names):
+    """A network that compiles at once."""
+    return networks.make_backbone(
+        "small",
+        networks.FunctionNetwork(_head, _tail, ("cut",)),
+        jax.random.normal(jax.random.key(0), (36, len(class_names))),
+        data.Preprocessing((12, 12), 1),
+        class_names,
+    )
+
+
+def test_unlabelled_images_train_and_report_the_agreement(tiny_test_source, unlabelled):
+    small = small_backbone(tiny_test_source.class_names)
+    config = CurveConfig(
+        backbone="",
+        cut="cut",
+        spec=BottleneckSpec(channels=1),
+        rates=(Rate("r1", 1e-3),),
+        phases=(Phase(4, Distortion()),),
         data=unlabelled.name,
         train_split="all",
-        max_samples=None,
+        test_split="all",
         batch_size=8,
+        evaluate_every=4,
+        tables="prior",
+        cache="none",
     )
+    reported: dict[str, np.ndarray] = {}
     with pytest.warns(JaxsplitWarning, match="no labels"):
-        assert len(train_curve(config, tiny_backbone).rates) == len(RATE_IDS)
-    phase = dataclasses.replace(config.phases[0], distortion=Distortion(labels=1))
+        train_curve(config, small, progress=lambda step, steps, metrics: reported.update(metrics))
+    assert 0 <= reported["agreement"][0] <= 1
+    assert 0 < reported["eval_agreement"][0] <= 1
+    assert not {"top1", "eval_top1"} & reported.keys()
+    assert compute(small, "cut", unlabelled).targets is None
+    phase = Phase(4, Distortion(labels=1))
     with pytest.raises(DataError, match="no labels, which are needed here"):
-        train_curve(dataclasses.replace(config, phases=(phase,)), tiny_backbone)
+        train_curve(dataclasses.replace(config, phases=(phase,)), small)
+
+
+def test_a_folder_whose_names_are_no_text_is_trained_on_and_measured_to_the_end(
+    tiny_test_source, tmp_path
+):
+    root = tmp_path / os.fsdecode(b"donn\xe9es")
+    for k in range(24):
+        folder = root / os.fsdecode((b"caf\xe9", b"th\xe9")[k % 2])
+        folder.mkdir(parents=True, exist_ok=True)
+        name = os.fsdecode(b"\xe9t\xe9 %02d.png" % k)
+        Image.fromarray(tiny_test_source[k]["image"][..., 0]).save(folder / name)
+    (root / "classes.txt").write_bytes(b"th\xe9\ncaf\xe9\n")
+    small = small_backbone(("th\\xe9", "caf\\xe9"))
+    with pytest.warns(JaxsplitWarning, match="has no splits: train is"):
+        family = train_family(
+            small,
+            "cut",
+            {"r1": 1e-3},
+            spec=BottleneckSpec(channels=1),
+            data=f"folder:{root}",
+            batch_size=8,
+            phases=(Phase(4, Distortion()),),
+            tables="prior",
+            workdir=tmp_path / "run",
+        )
+    source = data.open_source(f"folder:{root}", "all")
+    assert source.class_names == small.class_names
+    curve, seen, _ = run.measure(family, small, source, tmp_path / "run", baselines=())
+    with_measured(family, curve, seen, source).save(tmp_path / "family")
+    texts = [
+        path.read_text("utf-8")
+        for name in ("run/curve.json", "run/report.html", "run/metrics.jsonl", "family/family.json")
+        if (path := tmp_path / name)
+    ]
+    assert len(texts) == 4
+    assert sum("donn\\xe9es" in text.replace("\\\\", "\\") for text in texts) == 3
 
 
 def test_a_message_about_a_folders_classes_names_classes_txt(tiny_backbone, tmp_path):

@@ -86,8 +86,8 @@ def test_a_curve_belongs_to_its_images():
         ({"rate_ids": ("low", "low")}, "different names"),
         ({"rate_ids": (), "bytes": [], "predicted": []}, "different names"),
         ({"rate_ids": ("low",)}, r"bytes is int64 \[2, 3\], expected integers \[1, 3\]"),
-        ({"labels": [1, 2]}, r"bytes is int64 \[2, 3\], expected integers \[2, 2\]"),
-        ({"unsplit": [1, 2]}, r"unsplit is int64 \[2\]"),
+        ({"labels": [1, 2]}, r"labels is int64 \[2\], expected integers \[3\]"),
+        ({"unsplit": [1, 2]}, r"bytes is int64 \[2, 3\], expected integers \[2, 2\]"),
         ({"predicted": np.zeros((2, 3))}, "predicted is float64"),
         ({"bytes": [[1, 2, 3], [1, -2, 3]]}, "-2 bytes"),
         (dict.fromkeys(("bytes", "predicted"), np.zeros((2, 0), int)), "bytes"),
@@ -130,7 +130,7 @@ def _npy():
         _npy(),
         _archive()[:300],
         _zip(b"no array"),
-        _archive(labels=None),
+        _archive(uncut=None),
         _archive(version=None),
         _archive(version=2),
         _archive(version=np.ones(2)),
@@ -145,6 +145,28 @@ def test_files_of_another_kind_are_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"images\.npz (holds no per-image records|has version)"):
         PerImage.read(path)
+
+
+def test_an_archive_that_unpacks_to_more_than_records_take_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "images.npz"
+    images = measured.draw(500)
+    images.write(path)
+    monkeypatch.setattr("jaxsplit.evaluation.per_image._MOST_BYTES", 40_000)
+    assert PerImage.read(path).same_images(images)
+    path.write_bytes(_archive(bytes=np.zeros((2, 3000), int)))
+    with pytest.raises(DataError, match="bytes unpacked, expected at most 40000"):
+        PerImage.read(path)
+
+
+def test_without_labels_there_is_only_the_agreement(tmp_path):
+    images, path = _small(labels=None), tmp_path / "images.npz"
+    images.write(path)
+    assert PerImage.read(path).labels is None
+    assert images.statistics("agreement").unsplit.all()
+    with pytest.raises(ConfigError, match="unknown metric 'top1'; choose agreement"):
+        images.statistics("top1")
+    assert not images.same_images(_small())
+    assert not images.belongs_to(measured.curve_of(_small()))
 
 
 def test_a_damaged_or_missing_file_is_refused(tmp_path):

@@ -618,6 +618,6 @@ def test_parameters_that_are_not_finite_are_neither_saved_nor_loaded(
         family.save(tmp_path / "family", packed=packed)
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:  # as an earlier version did
-        patch.setattr("jaxsplit.family.family._check_finite", lambda rates: None)
+        patch.setattr("jaxsplit.family.family.check_finite", lambda rate: None)
         family.save(tmp_path, packed=packed)
     refused(tmp_path, words)

@@ -1,8 +1,11 @@
 """Whole files: atomic writes and one-line errors."""
 
+import importlib.util
 import os
+import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -111,3 +114,38 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
     with files.only_run(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_without_fcntl_files_are_locked_as_on_windows(tmp_path, monkeypatch):
+    """Windows locks bytes, and neither moves nor deletes a file that is open."""
+    taken = {}
+
+    def locking(number, mode, count):
+        assert (mode, count, os.lseek(number, 0, os.SEEK_CUR)) == (1, 1, 2**40)
+        place = os.fstat(number).st_ino
+        if os.path.exists(f"/proc/self/fd/{taken.get(place)}") and taken[place] != number:
+            raise PermissionError(13, "Permission denied")
+        taken[place] = number
+
+    def replace(old, new, real=os.replace):
+        assert os.stat(old).st_ino not in open_files()
+        real(old, new)
+
+    def open_files():
+        return {os.fstat(x).st_ino for x in taken.values() if os.path.exists(f"/proc/self/fd/{x}")}
+
+    fake = types.SimpleNamespace(locking=locking, LK_NBLCK=1)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", fake)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "replace", replace)
+    spec = importlib.util.spec_from_file_location("files_on_windows", files.__file__)
+    there = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(there)
+    there.write_whole(tmp_path / "x", b"one")
+    there.write_whole(tmp_path / "x", b"two")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"two"]
+    with there.only_run(tmp_path), pytest.raises(ConfigError, match="another process is training"):  # noqa: SIM117
+        with there.only_run(tmp_path):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

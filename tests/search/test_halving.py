@@ -1,6 +1,7 @@
 """The halving: its time, its fairness and its resumption, with trainings that only count."""
 
 import dataclasses
+import io
 import json
 from types import MappingProxyType, SimpleNamespace
 
@@ -224,9 +225,12 @@ def test_states_that_are_damaged_are_refused(clock, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(Counting(clock, stop_after=500), tmp_path / "two")
     (states,) = (tmp_path / "two").glob("states_*")
-    states.write_bytes(states.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"search\.json to start again"):
-        run(Counting(clock), tmp_path / "two")
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    for damaged in (states.read_bytes()[:-100], b"", array.getvalue()):
+        states.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"search\.json to start again"):
+            run(Counting(clock), tmp_path / "two")
 
 
 def test_another_search_in_its_place_is_said(clock, tmp_path):

@@ -164,6 +164,12 @@ def test_metrics_of_other_programs_stay(tmp_path):
     ):
         writer.begin(0)
     assert (tmp_path / "new" / "metrics.jsonl").read_text() == text
+    (tmp_path / "metrics.key").write_text("../../elsewhere")
+    with (
+        MetricsWriter(tmp_path, NAMES, "one") as writer,
+        pytest.raises(ConfigError, match="is of no training here"),
+    ):
+        writer.begin(0)
 
 
 @pytest.mark.parametrize("moves", range(6))

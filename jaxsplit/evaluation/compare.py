@@ -11,7 +11,8 @@ from jaxsplit import _moved
 from jaxsplit.errors import ConfigError, DataError, warn_once
 from jaxsplit.evaluation import bd_rate as bd
 from jaxsplit.evaluation import per_image
-from jaxsplit.evaluation.curve import Curve, marked, name_of
+from jaxsplit.evaluation.companions import marked, name_of
+from jaxsplit.evaluation.curve import Curve
 from jaxsplit.io.files import as_text
 from jaxsplit.tasks import AGREEMENT, Metric
 

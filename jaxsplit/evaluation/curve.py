@@ -4,10 +4,8 @@ Its numbers are the shortest decimals that read back as the same float64, so equ
 files.
 """
 
-import hashlib
 import itertools
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, TypeVar
 from jaxsplit._moved import gathered_metrics
 from jaxsplit._notebook import Shown
 from jaxsplit.errors import ConfigError, DataError, escaped
+from jaxsplit.evaluation.companions import name_of
 from jaxsplit.evaluation.image_codecs import QUALITIES
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.evaluation.points import (
@@ -74,10 +73,6 @@ class Origin:
 
 _Record = TypeVar("_Record", RatePoint, CodecPoint, Origin, Metric)
 _KEYS = {"lmbda": "lambda"}  # field of a point → its key in a file
-#: In a report and a plot, before the name of their curve.
-MARK = "jaxsplit-curve"
-_MARKED = re.compile(MARK.encode() + rb'\W+(?:content=")?([0-9a-f]{16})')
-_MARKED_WITHIN = 4096
 
 
 @gathered_metrics("unsplit", "uncompressed_")
@@ -267,21 +262,6 @@ def summary_rows(curve: Curve) -> list[tuple[str, ...]]:
         for point in curve.points
     ]
     return [("rate", "lambda", "bytes/image", f"{metric.label} {metric.unit}".rstrip()), *rows]
-
-
-def name_of(content: bytes) -> str:
-    """Returns the first 16 hexadecimal digits of the SHA-256 of a `curve.json`."""
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def marked(path: Path) -> str | None:
-    """Returns the name of the curve that a report or a plot is of; None if it has none."""
-    try:
-        with path.open("rb") as file:
-            found = _MARKED.search(file.read(_MARKED_WITHIN))
-    except OSError:
-        return None
-    return found and found[1].decode()
 
 
 def _flat(values: Values) -> dict[str, object]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.evaluation.curve import MARK, Curve
+from jaxsplit.evaluation.companions import MARK
+from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES
 from jaxsplit.evaluation.points import CodecPoint, RatePoint, Values
 from jaxsplit.reports.elements import GREY, add_grid, new_figure, plain_numbers, write_png

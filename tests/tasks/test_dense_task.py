@@ -9,12 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxsplit
 from jaxsplit import data, networks
 from jaxsplit.data import Augmentation, Preprocessing, Source, TargetReader, Views
 from jaxsplit.errors import DataError
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.evaluate import evaluate_images
 from jaxsplit.tasks import Metric, Task
 from jaxsplit.train import features
 from jaxsplit.train.batches import FeatureCache, ImageBatches
+from jaxsplit.train.losses import Distortion
 
 PREPROCESSING = Preprocessing((12, 12), 1, mean=(0.3,), std=(0.35,))
 IGNORED = 255
@@ -144,6 +148,36 @@ def test_augmentation_moves_masks_with_their_images(backbone, source, zoom):
         known = batch["label"] != IGNORED
         right = (batch["image"][..., 0] > 128)[known] == (batch["label"][known] == 1)
         assert right.all() if zoom == 1 else right.mean() > 0.97
+
+
+def test_a_family_is_trained_and_measured_by_the_task_s_own_targets(backbone, source, tmp_path):
+    family = jaxsplit.train_family(
+        backbone,
+        "middle",
+        {"r1": 1e-2, "r2": 1e-5},
+        data=source,
+        unit=jaxsplit.BottleneckSpec(4, stride=1),
+        loss=Distortion(labels=1.0),
+        steps=60,
+        batch_size=16,
+        learning_rate=3e-2,
+        progress=False,
+    )
+    curve, seen = evaluate_images(family, backbone, source)
+    assert curve.quality == "iou"
+    assert curve.origin.classes == 0
+    assert curve.unsplit["iou"].mean == 1  # the network is exact
+    best = curve.points[-1]
+    assert best.metrics["iou"].mean > max(0.5, curve.points[0].metrics["iou"].mean)
+    assert best.metrics["agreement"].mean == pytest.approx(best.metrics["iou"].mean)
+    masks = data.load_arrays(source, PREPROCESSING, Masks())[1]
+    sender, receiver = family.codec(backbone)
+    predicted = np.asarray(receiver(sender(source, rate="r2"))).argmax(-1) == 1
+    both, either = (op(predicted, masks == 1).sum() for op in (np.logical_and, np.logical_or))
+    assert both / either == pytest.approx(best.metrics["iou"].mean)
+    curve.write(tmp_path / "curve.json")
+    assert Curve.read(tmp_path / "curve.json") == curve
+    assert seen.statistics("iou").rates.shape == (2, 64, 2, 1)
 
 
 def test_a_target_of_another_shape_is_refused(source):

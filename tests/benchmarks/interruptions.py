@@ -158,9 +158,10 @@ def make_folder(place: Path) -> Path:
 
 
 def names(out: Path) -> set[str]:
-    """Names of a command's files in its folder, without digits that differ between runs."""
-    found = {str(path.relative_to(out)) for path in out.rglob("*")}
-    return {name for name in found if "events.out" not in name}
+    """Names of a command's files in its folder, but for random ones: events, and in checkpoints."""
+    found = [path.relative_to(out) for path in out.rglob("*")]
+    random = "events.out", "ocdbt", "/d/"
+    return {str(path) for path in found if not any(part in f"{path}/" for part in random)}
 
 
 def complaints(command: Command, out: Path) -> list[str]:

@@ -394,7 +394,7 @@ def test_a_folder_whose_names_are_no_text_is_trained_on_and_measured_to_the_end(
             small,
             "cut",
             {"r1": 1e-3},
-            spec=BottleneckSpec(channels=1),
+            unit=BottleneckSpec(channels=1),
             data=f"folder:{root}",
             batch_size=8,
             phases=(Phase(4, Distortion()),),

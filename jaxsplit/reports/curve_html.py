@@ -7,7 +7,7 @@ import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from jaxsplit.evaluation.companions import MARK
 from jaxsplit.evaluation.curve import Curve
@@ -18,7 +18,9 @@ from jaxsplit.io.versions import versions
 from jaxsplit.reports import curve_plot as plot
 from jaxsplit.reports.elements import GREY, interval, number, shown
 from jaxsplit.tasks import AGREEMENT, Metric
-from jaxsplit.units import UnitSpec
+
+if TYPE_CHECKING:
+    from jaxsplit.units import UnitSpec
 
 _Point = TypeVar("_Point", bound=RatePoint | CodecPoint)
 #: Title of a column, and what it has of a point.

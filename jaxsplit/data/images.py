@@ -70,6 +70,7 @@ def decode_image(encoded: bytes | str | Path | Image.Image, where: str = "") -> 
         if isinstance(encoded, Path) and encoded.stat().st_size > _MEMORY // 2:
             raise ValueError(f"the file has more than {_MEMORY >> 21} MiB")
         if isinstance(encoded, Image.Image):
+            _check_format(encoded)
             _check(encoded)
             return _to_array(_unturned(encoded), name)
         # By its name, Pillow would map an uncompressed TIFF, with wrong pixels where it turns it.
@@ -122,7 +123,24 @@ def _unturned(image: Image.Image) -> Image.Image:
         low, high = (int(end) for end in image.getextrema())  # type: ignore[arg-type]
         if low < 0 or high > 65535:
             raise ValueError(f"its values are {low} … {high}; expected 0 … 65535")
+    if turned and isinstance(image, ImageFile.ImageFile):
+        name, image.filename = image.filename, ""  # else Pillow would map it, see decode_image
+        try:
+            image.load()
+        finally:
+            image.filename = name
     return image.copy() if turned else image
+
+
+def _check_format(image: Image.Image) -> None:
+    """Refuses an image that is still to be decoded from a file of none of `FORMATS`."""
+    if not isinstance(image, ImageFile.ImageFile) or image.format in (None, "MPO", *FORMATS):
+        return
+    if image.tile or isinstance(image, ImageFile.StubImageFile):
+        raise ValueError(
+            f"{image.format} is not a supported format ({', '.join(FORMATS)}); if you trust the "
+            "file, call the image's load() before"
+        )
 
 
 def _check(image: Image.Image) -> None:

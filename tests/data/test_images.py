@@ -113,6 +113,44 @@ def test_an_eps_named_png_calls_no_program(tmp_path, monkeypatch):
     assert "Ghostscript" not in str(error.value)
 
 
+def test_an_opened_eps_calls_no_program(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("called"))
+    with (
+        Image.open(tmp_path / "a.eps") as image,
+        pytest.raises(DataError, match=r"EPS is not a supported format .* load\(\) before"),
+    ):
+        decode_image(image)
+
+
+def test_an_opened_image_of_another_format_is_taken_once_loaded(tmp_path):
+    Image.new("RGB", (5, 4), (1, 2, 3)).save(tmp_path / "a.tga")
+    with Image.open(tmp_path / "a.tga") as image:
+        with pytest.raises(DataError, match="TGA is not a supported format"):
+            decode_image(image)
+        image.load()
+        assert decode_image(image)[3, 4].tolist() == [1, 2, 3]
+
+
+@pytest.mark.filterwarnings("ignore:.*partly transparent")
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
+def test_an_opened_tiff_is_turned_as_its_file_is(tmp_path, mode, orientation):
+    shape = (6, 4, 4) if mode == "RGBA" else (6, 4)
+    dtype = np.uint16 if mode == "I;16" else np.uint8
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
+    path = tmp_path / "a.tiff"
+    Image.fromarray(pixels).save(path, tiffinfo={0x0112: orientation})
+    expected = decode_image(path)
+    assert expected.shape[:2] == ((4, 6) if orientation > 4 else (6, 4))
+    with Image.open(path) as image:
+        assert (image.format, image.mode) == ("TIFF", mode)
+        name = image.filename
+        np.testing.assert_array_equal(decode_image(image), expected)
+        np.testing.assert_array_equal(decode_image(image), expected)
+        assert image.filename == name
+
+
 def test_heic_names_a_converter():
     content = next(one.content for one in odd_images.foreign() if one.name == "heic")
     with pytest.raises(DataError, match=r"convert HEIC to JPEG.*heif-convert"):

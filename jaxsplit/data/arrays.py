@@ -61,6 +61,7 @@ def from_arrays(
 
     Args:
       images: uint8 [N, H, W, 1 or 3] or, of grey images, [N, H, W]; or N arrays of other sizes.
+        One array [H, W, 1, 3 or 4] without a label for each row is refused: it is one image.
       labels: int [N], indices into class_names; None: the images have no labels.
       class_names: of the labels, as the network has them; default: their numbers.
 
@@ -76,6 +77,11 @@ def from_arrays(
     (Source('arrays', split='all', 3 images), (28, 28, 1), 'dog')
     """
     several = images if isinstance(images, Sequence) else np.atleast_1d(np.asarray(images))
+    if isinstance(several, np.ndarray) and _is_one(several.shape, labels):
+        raise DataError(
+            f"images are {several.dtype} {several.shape}: one image: give images[None]; or, of "
+            "narrow grey images, images[..., None]"
+        )
     each = [_image(image) for image in several]
     if not each:
         raise DataError("there are no images; expected at least one")
@@ -122,6 +128,13 @@ def as_source(data: AnySource, class_names: Sequence[str] = ()) -> Source:
         )
     known = cast("tuple[ImagesLike, ArrayLike | None]", (images, labels))
     return from_arrays(*known, class_names)
+
+
+def _is_one(shape: tuple[int, ...], labels: ArrayLike | None) -> bool:
+    """Returns whether an array of this shape is one image: its last axis looks like channels."""
+    if len(shape) != 3 or shape[2] not in (1, 3, 4):
+        return False
+    return labels is None or np.shape(labels) != shape[:1]  # a label for each: grey images
 
 
 def _image(image: ArrayLike) -> np.ndarray:

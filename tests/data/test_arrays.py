@@ -41,8 +41,23 @@ def test_images_may_have_any_sizes_and_no_labels():
     assert from_arrays(np.zeros((2, 4, 4), np.uint8), np.array([0, 4])).class_names[4] == "4"
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_one_image_is_no_stack_of_grey_ones(channels):
+    photo = np.zeros((40, 64, channels), np.uint8)
+    for labels in (None, [0]):
+        with pytest.raises(DataError, match=r"one image: give images\[None\]"):
+            from_arrays(photo, labels, NAMES)
+    with pytest.raises(DataError, match=r"one image: give images\[None\]"):
+        as_source(photo)
+    if channels != 4:
+        assert from_arrays(photo[None], [0])[0]["image"].shape == photo.shape
+    narrow = from_arrays(photo, [0] * 40)  # with a label for each: grey images
+    assert (len(narrow), narrow[0]["image"].shape) == (40, (64, channels, 1))
+    assert len(from_arrays(photo[..., None])) == 40
+
+
 def test_names_folders_and_arrays_are_opened_as_sources(tmp_path):
-    images = np.zeros((2, 4, 4), np.uint8)
+    images = np.zeros((2, 4, 5), np.uint8)
     assert as_source("embedded").name == "embedded"
     source = from_arrays(images)
     assert as_source(source) is source
@@ -62,9 +77,9 @@ def test_names_folders_and_arrays_are_opened_as_sources(tmp_path):
         (np.zeros((2, 1, 4, 4), np.uint8), None, r"\(1, 4, 4\)"),
         (np.zeros((4, 4), np.uint8), None, "an image is uint8"),
         ([], None, "no images"),
-        (np.zeros((2, 4, 4), np.uint8), [0], r"labels are int64 \(1,\); expected an integer"),
-        (np.zeros((2, 4, 4), np.uint8), [0.0, 1.0], "labels are float64"),
-        (np.zeros((2, 4, 4), np.uint8), np.eye(2, 3, dtype=int), r"labels are int64 \(2, 3\)"),
+        (np.zeros((2, 4, 5), np.uint8), [0], r"labels are int64 \(1,\); expected an integer"),
+        (np.zeros((2, 4, 5), np.uint8), [0.0, 1.0], "labels are float64"),
+        (np.zeros((2, 4, 5), np.uint8), np.eye(2, 3, dtype=int), r"labels are int64 \(2, 3\)"),
         (np.zeros((2, 4, 4), np.uint8), [0, 3], r"labels are 0 … 3; expected 0 … 2"),
         (np.zeros((2, 4, 4), np.uint8), [-1, 0], r"labels are -1 … 0"),
     ],

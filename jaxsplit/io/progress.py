@@ -27,6 +27,7 @@ __all__ = ["ProgressBar"]
 # More rates than this have no table and no lines of their own.
 _FEW = 8
 _OFTEN = 0.5  # seconds between two lines of a cell
+_KEPT = 0.1  # seconds, at least, between two times that are kept
 _SELDOM = 10.0  # seconds between two lines of a log, outside of the training steps
 
 
@@ -77,8 +78,10 @@ class ProgressBar:
             disable=quiet or fixed or not console.is_terminal,
         )
         self._text, self._first = "", 0.0  # current work, and how much was done before
-        # Times and what was done then, from about the middle of the current work's part so far.
+        # Times and what was done then, from about the middle of the current work's part so far: a
+        # few thousand at most. And those of now.
         self._since: collections.deque[tuple[float, float]] = collections.deque()
+        self._now = (0.0, 0.0)
         self._has_cell = not quiet and _is_in_cell()
         self._cell: DisplayHandle | None = None
         self._names = tuple(names)
@@ -163,8 +166,11 @@ class ProgressBar:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
             self._bar.add_task(text, total=total, count="", metrics="")
-        self._since.append((time.monotonic(), done))
-        while len(self._since) > 2 and self._since[1][1] <= (self._first + done) / 2:
+        now = time.monotonic()
+        self._now = now, done
+        if not self._since or now - self._since[-1][0] >= self._pause(now):
+            self._since.append(self._now)
+        while len(self._since) > 1 and self._since[1][1] <= (self._first + done) / 2:
             self._since.popleft()
         [task] = self._bar.task_ids
         self._bar.update(task, completed=done, total=total, count=count, metrics=metrics)
@@ -173,6 +179,10 @@ class ProgressBar:
             if is_new or done == total:
                 self._bar.refresh()
         return is_new
+
+    def _pause(self, now: float) -> float:
+        """Seconds between two kept times; they grow with what is kept, so its length is bounded."""
+        return max(_KEPT, (now - self._since[0][0]) / 500)
 
     def _is_due(self, done: float, total: float, pause: float = 0.0) -> bool:
         """Decides about another line: lines of a cell are replaced, so they may be frequent."""
@@ -189,7 +199,7 @@ class ProgressBar:
         So neither what was compiled at the beginning nor a faster phase before counts.
         """
         [task] = self._bar.tasks
-        (then, before), (now, done) = self._since[0], self._since[-1]
+        (then, before), (now, done) = self._since[0], self._now
         if task.total is None or now == then or not before < done < task.total:
             return ""
         return f"  {_duration((now - then) / (done - before) * (task.total - done))} left"

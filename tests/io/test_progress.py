@@ -105,6 +105,20 @@ def test_the_time_left_counts_neither_what_was_compiled_nor_a_faster_phase(plain
     assert left[-1] == "2:14:40 left"
 
 
+@pytest.mark.parametrize("tick", [1e-4, 4.0])
+def test_of_many_calls_few_times_are_kept_and_the_time_left_is_right(plain, capsys, clock, tick):
+    calls = 20_000
+    with ProgressBar() as progress:
+        for done in range(calls):
+            clock.now += tick
+            progress.log("decoding", done, 2 * calls)
+            assert len(progress._since) < 3000
+        left = progress._left()
+    hours, minutes, seconds = ([0, 0] + [int(x) for x in left.split()[0].split(":")])[-3:]
+    found = 3600 * hours + 60 * minutes + seconds
+    assert found == pytest.approx((calls + 1) * tick, rel=0.01, abs=0.5)
+
+
 def test_a_line_says_the_time_left(plain, capsys, clock):
     with ProgressBar() as progress:
         for clock.now, step in ((1, 50), (11, 100), (91, 1000)):  # 50 steps in 10 s

@@ -24,7 +24,8 @@ def kept() -> Iterator[None]:
     """Finds compiled programs again that an earlier process kept, and keeps those compiled inside.
 
     Changes nothing where jax has a cache already (`JAX_COMPILATION_CACHE_DIR`), `VARIABLE` turns it
-    off, or the folder can't be written, or others may write to it: programs in it are run.
+    off, or the folder can't be written, or others may write to it or to those of jaxsplit above it:
+    programs in it are run.
     """
     import jax
     from jax.experimental.compilation_cache import compilation_cache
@@ -73,13 +74,15 @@ def _writable_folder() -> Path | None:
     try:
         programs = user_folder() / "programs"
         folder = programs / _machine()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.utime(folder)
-        found = folder.stat()
-        if os.name == "posix":
-            others = stat.S_IWGRP | stat.S_IWOTH
-            if found.st_uid != os.getuid() or found.st_mode & others:
+        for each in (
+            programs.parent,
+            programs,
+            folder,
+        ):  # who may write to one may replace the next
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.name == "posix" and not _is_mine_alone(each):
                 return None
+        os.utime(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
             return None
         newest = sorted(programs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -88,6 +91,13 @@ def _writable_folder() -> Path | None:
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
     return folder
+
+
+def _is_mine_alone(folder: Path) -> bool:
+    """Returns whether the folder, and a link in its place, is this user's and only they write."""
+    found = folder.stat()
+    owners = {found.st_uid, folder.lstat().st_uid}
+    return owners == {os.getuid()} and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _machine() -> str:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -65,7 +66,7 @@ def test_it_is_bounded(cache_home, compiles, monkeypatch):
     assert kept == {program_cache._machine(), "other3", "other4", "other5"}
 
 
-@pytest.mark.parametrize("reason", ["off", "theirs", "a file", "others may write", "no home"])
+@pytest.mark.parametrize("reason", ["off", "theirs", "a file", "no home"])
 def test_nothing_is_kept(cache_home, compiles, monkeypatch, reason):
     folder = cache_home / "jaxsplit" / "programs"
     if reason == "off":
@@ -78,15 +79,45 @@ def test_nothing_is_kept(cache_home, compiles, monkeypatch, reason):
         return
     elif reason == "a file":
         folder.parent.write_text("")
-    elif reason == "others may write":
-        (folder / program_cache._machine()).mkdir(parents=True)
-        (folder / program_cache._machine()).chmod(0o777)
     else:
         monkeypatch.setattr(program_cache, "user_folder", _no_home)
         with program_cache.kept():
             assert not jax.config.jax_compilation_cache_dir
         return
     assert compile_one(compiles) == []
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+@pytest.mark.parametrize("depth", range(3))
+def test_no_folder_of_programs_may_be_written_by_others(cache_home, mode, depth):
+    found = program_cache._writable_folder()
+    assert found
+    folders = [found, found.parent, found.parent.parent]
+    assert folders[2] == cache_home / "jaxsplit"
+    folders[depth].chmod(mode)
+    assert program_cache._writable_folder() is None
+    with program_cache.kept():
+        assert not jax.config.jax_compilation_cache_dir
+    folders[depth].chmod(0o755)
+    assert program_cache._writable_folder() == found
+
+
+@pytest.mark.parametrize("depth", range(3))
+def test_no_folder_of_programs_may_be_another_users(cache_home, monkeypatch, depth):
+    folder = program_cache._writable_folder()
+    theirs = [folder, folder.parent, folder.parent.parent][depth]
+    stat = Path.lstat  # of a link, which its owner could turn
+    other = os.stat_result((*stat(theirs)[:4], os.getuid() + 1, *stat(theirs)[5:]))
+    monkeypatch.setattr(Path, "lstat", lambda path: other if path == theirs else stat(path))
+    assert program_cache._writable_folder() is None
+
+
+def test_new_folders_of_programs_are_private_under_any_umask(cache_home):
+    before = os.umask(0)
+    try:
+        assert program_cache._writable_folder()
+    finally:
+        os.umask(before)
 
 
 def _no_home():

@@ -117,8 +117,7 @@ def check_tensors(
 def finite_floats(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     """Converts the tensors [*size] of the file `where` to float32.
 
-    Removes them from the dict meanwhile, so that a large file is not in memory twice. Those whose
-    names end in "var" are variances.
+    Removes them from the dict meanwhile, so that a large file is not in memory twice.
 
     Raises:
       WeightsError: tensors are not floating point, not finite in float32, or negative variances.
@@ -131,11 +130,21 @@ def finite_floats(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.nd
             value = floats[name] = np.asarray(tensors.pop(name), np.float32)
         if not np.isfinite(value).all():
             wild.append(name)
-        elif name.endswith("var") and value.size and value.min() < 0:
+        elif is_variance(name) and value.size and value.min() < 0:
             negative.append(name)
     _refuse_any(wild, where, "not finite in float32")
     _refuse_any(negative, where, "negative variances")
     return floats
+
+
+def is_variance(name: str) -> bool:
+    """Returns whether a tensor of this name is the variance of a batch normalization.
+
+    >>> [is_variance(x) for x in ("batch_stats/bn/var", "bn.running_var", "params/log_var")]
+    [True, True, False]
+    """
+    ours = name.startswith("batch_stats/") and name.endswith("/var")
+    return ours or name.rpartition(".")[2] == "running_var"
 
 
 def is_floating(dtype: np.dtype) -> bool:

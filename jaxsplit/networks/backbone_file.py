@@ -25,6 +25,7 @@ from jaxsplit.io.untrusted import (
     check_tensors,
     damaged,
     finite_floats,
+    is_variance,
     listed,
     quoted,
     read_metadata,
@@ -178,7 +179,7 @@ def _stored_arrays(
             f"{where}: not finite in {dtype}: {listed(map(quoted, not_finite))}; use float32, or "
             "train again"
         )
-    negative = [key for key, x in arrays.items() if key.endswith("var") and x.size and x.min() < 0]
+    negative = [key for key, x in arrays.items() if is_variance(key) and x.size and x.min() < 0]
     if negative:
         raise WeightsError(f"{where}: negative variances: {listed(map(quoted, negative))}")
     return arrays

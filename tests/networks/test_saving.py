@@ -259,3 +259,19 @@ def test_only_networks_and_tasks_are_registered():
         networks.register("own", nn.Dense(3))
     with pytest.raises(ConfigError, match=r"expected a jaxsplit\.Task"):
         networks.register("own", Own(), task=("cat", "dog"))
+
+
+@pytest.mark.parametrize("name", ["log_var", "var"])
+def test_only_the_variances_of_normalizations_must_not_be_negative(tmp_path, name):
+    network, variables, _ = of_functions()
+    variables = {**variables, "low": {**variables["low"], name: np.full(5, -3, np.float32)}}
+    networks.register("own", network)
+    backbone = jaxsplit.make_backbone("own", network, variables, PREPROCESSING, CLASSES)
+    backbone.save(tmp_path / "own.safetensors")
+    loaded = jaxsplit.load_backbone(tmp_path / "own.safetensors")
+    assert np.asarray(loaded.variables["low"][name]).tolist() == [-3] * 5
+    statistics = {**variables, "batch_stats": {"bn": {"var": np.full(5, -3, np.float32)}}}
+    wrong = jaxsplit.make_backbone("own", network, statistics, PREPROCESSING, CLASSES)
+    refused(
+        wrong, tmp_path / "x.safetensors", WeightsError, "negative variances", "batch_stats/bn/var"
+    )

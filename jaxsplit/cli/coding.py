@@ -86,7 +86,7 @@ def encode(options: argparse.Namespace) -> None:
     "decode",
     cli.argument("file", "FILE.jspl", "written by encode", Path),
     *cli.FAMILY,
-    cli.argument("--max-images", "N", _MOST, int, default=1_000_000),
+    cli.argument("--max-images", "N", _MOST, cli.positive, default=1_000_000),
     note="Nothing limits the time: a file is complete, and results are printed as they are found.",
 )
 @program_cache.kept()

@@ -10,6 +10,7 @@ import numpy as np
 from jaxsplit.data.augmentation import Views
 from jaxsplit.data.preprocessing import Preprocessing
 from jaxsplit.errors import DataError
+from jaxsplit.io.identity import identity
 
 
 class Example(TypedDict):
@@ -98,6 +99,11 @@ def in_views(
     return views.apply_to_maps(targets, fill, numbers, which)
 
 
+def reader_identity(reader: TargetReader) -> object:
+    """Returns what differs for readers of other code, class or attributes, ready for JSON."""
+    return [identity(reader), identity(getattr(reader, "__dict__", {}))]
+
+
 def blank_rows(reader: TargetReader, count: int, preprocessing: Preprocessing) -> np.ndarray:
     """Returns a writable array [count, …] of blank targets."""
     blank = np.asarray(reader.blank(preprocessing))
@@ -108,7 +114,11 @@ def read_row(
     reader: TargetReader, rows: np.ndarray, i: int, example: Example, preprocessing: Preprocessing
 ) -> None:
     """Writes an example's target to a row of `blank_rows`; a DataError if it doesn't fit."""
-    target, shape = np.asarray(reader.read(example, preprocessing)), rows.shape[1:]
+    try:
+        target, shape = np.asarray(reader.read(example, preprocessing)), rows.shape[1:]
+    except KeyError as error:
+        kind = type(reader).__name__
+        raise DataError(f"an example has no {error}, which {kind} reads") from error
     if target.shape != shape or not np.can_cast(target.dtype, rows.dtype, "same_kind"):
         raise DataError(
             f"a target is {target.dtype} {target.shape}, but the reader's blank one is "

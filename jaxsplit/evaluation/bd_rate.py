@@ -20,7 +20,7 @@ import numpy as np
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.intervals import drawn_means, resampled
 from jaxsplit.evaluation.per_image import PerImage
-from jaxsplit.tasks import CLASSIFICATION_METRICS, Metric, metric_of
+from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, metric_of
 
 RateQuality = Iterable[tuple[float, float]]
 Limits = tuple[float, float]
@@ -279,7 +279,8 @@ def bd_rate_interval(
     if resamples < 1 or not 0 < level < 1:
         raise ConfigError(f"{resamples} resamples and the level {level} don't define an interval")
     # Records without statistics are of a classification.
-    quality = quality or next(iter(reference.measured or CLASSIFICATION_METRICS))
+    leading = AGREEMENT if reference.labels is None else next(iter(CLASSIFICATION_METRICS))
+    quality = quality or next(iter(reference.measured), leading)
     metric = metric or metric_of(CLASSIFICATION_METRICS, quality)
     values, reason, up = [], "", metric.higher_is_better
     for unsplit, *curves in _resampled(reference, test, quality, metric, resamples, seed):

@@ -57,9 +57,11 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
     )
     name, count = data.portable_name(source.name), curve.n_images
     unsplit = curve.unsplit.get(curve.quality)
-    split = "" if source.split == "all" else f" --split {shlex.quote(source.split)}"
+    images = f"--data {shlex.quote(name)}"
+    if source.split != "all":
+        images += f" --split {shlex.quote(source.split)}"
     evaluation = {
-        "command": f"jaxsplit evaluate --family FAMILY --data {name}{split} --max-samples {count}",
+        "command": f"jaxsplit evaluate --family FAMILY {images} --max-samples {count}",
         "data": name,
         "split": source.split,
         "n_images": count,

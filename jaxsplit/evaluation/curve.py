@@ -6,7 +6,7 @@ files.
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -135,6 +135,10 @@ class Curve(Shown):
         codecs = "".join(f", {codec}" for codec in self.baselines)
         head = f"Curve({len(self.points)} rates{codecs}, {self.n_images} images, {unsplit})"
         return f"{head}\n{text_table(summary_rows(self))}" if self.points else head
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over the names of the rates, as a family does."""
+        return (point.rate_id for point in self.points)
 
     def __getitem__(self, rate_id: str) -> RatePoint:
         for point in self.points:

@@ -24,7 +24,7 @@ from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.networks.inference import batch_size, in_batches
 from jaxsplit.split import Split, make_split
 from jaxsplit.tasks import AGREEMENT, Classification, Outputs, Task
-from jaxsplit.tasks.task import check_targets, has_targets
+from jaxsplit.tasks.task import check_targets
 from jaxsplit.train import losses
 from jaxsplit.units import Variables
 from jaxsplit.units.quantization import Offsets
@@ -107,15 +107,15 @@ def evaluate_images(
     task, source = backbone.task, data.as_source(source, backbone.class_names)
     check_targets(task, source)
     rates = family.rates if rate_ids is None else family.select(rate_ids).rates
-    goal = compare_at or (None if has_targets(task, source) else AGREEMENT)
+    goal = compare_at or (None if source.labelled else AGREEMENT)
     name, baselines = check_goal(goal, task.quality), tuple(baselines)
-    if name != AGREEMENT and not has_targets(task, source):
+    if name != AGREEMENT and not source.labelled:
         source.check_labelled()
     for codec in baselines:
         check_codec(codec)
     log(f"reading {len(source)} images")
     targets = None
-    if has_targets(task, source):
+    if source.labelled:
         images, targets = data.load_arrays(source, backbone.preprocessing, task.target_reader)
     else:
         images, _ = data.load_arrays(source, backbone.preprocessing)

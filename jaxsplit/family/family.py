@@ -42,7 +42,7 @@ class RateFamily(Shown):
       cut: endpoint of the backbone.
       rates: at least one, in any order; a ConfigError if two have the same name.
       card: origin and measurements, see `jaxsplit.evaluation.card`; not in the fingerprint.
-      bound: the network of the training or of `bind`; neither saved nor pickled with the family.
+      bound: the network of the training or of `bind`; not saved, pickled or copied.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")

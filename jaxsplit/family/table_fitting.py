@@ -15,6 +15,7 @@ from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.family import RateFamily
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size
+from jaxsplit.tasks.task import reader_of
 
 #: How tables are shared: one for all, one per channel, or by spatial position.
 SHARINGS = ("shared", "channels", "positions")
@@ -51,7 +52,7 @@ def fit_tables(
       FamilyError: the family belongs to another backbone.
     """
     log(f"reading {len(source)} images")
-    images, _ = data.load_arrays(source, backbone.preprocessing, backbone.task.target_reader)
+    images, _ = data.load_arrays(source, backbone.preprocessing, reader_of(backbone.task, source))
     if not len(images):
         raise DataError(f"{source.name} has no images to fit tables to")
     size = batch_size(backbone.preprocessing.input_shape, len(images))

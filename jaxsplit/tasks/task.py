@@ -143,9 +143,9 @@ def metric_of(metrics: Mapping[str, Metric], name: str) -> Metric:
     return metrics[name]
 
 
-def has_targets(task: Task, source: Source) -> bool:
-    """Returns whether images have targets of a task: their labels, or what its reader reads."""
-    return source.labelled or task.target_reader is not LABELS
+def reader_of(task: Task, source: Source) -> TargetReader:
+    """Returns the reader of a task's targets; without them that of labels, which are all -1."""
+    return task.target_reader if source.labelled else LABELS
 
 
 def check_targets(task: Task, source: Source, needed: bool = False) -> None:
@@ -157,10 +157,9 @@ def check_targets(task: Task, source: Source, needed: bool = False) -> None:
         JaxsplitWarning: only the agreement with the unsplit network is measured.
       needed: targets are used, such as by a loss: a DataError without labels.
     """
-    if needed or has_targets(task, source):
+    if needed or source.labelled:
         task.check_source(source)
-        if not has_targets(task, source):
-            source.check_labelled()
+        source.check_labelled()
     else:
         warn_once(
             "unlabelled",

@@ -9,7 +9,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsplit._moved import old_names
+import numpy as np
+
+from jaxsplit._moved import old_names, rename
 from jaxsplit.codec.runtime import check_rate_id
 from jaxsplit.data import AnySource, Source, as_source
 from jaxsplit.errors import ConfigError, did_you_mean, warn_once
@@ -30,11 +32,14 @@ Lambdas = Mapping[str, float] | Iterable[float] | float
 Units = UnitSpec | Mapping[str, UnitSpec]
 
 
-def check_names(given: Collection[str], known: Collection[str]) -> None:
-    """Refuses keyword arguments that are neither known nor fields of a `CurveConfig`."""
+def check_names(given: dict[str, Any], known: Collection[str]) -> None:
+    """Renames old keyword arguments in place; refuses those that no `CurveConfig` has."""
+    rename(given, old_names()["configuration"], "train_family({})")
+    if "rates" in given:
+        raise ConfigError("train_family has no argument 'rates'; lambdas are the rates")
     fields = {field.name for field in dataclasses.fields(CurveConfig)}
     for name in given:
-        if name not in fields | old_names()["configuration"].keys() | {"specs"}:
+        if name not in fields | {"specs"}:
             near = did_you_mean(name, sorted({*known, *fields} - {"options", "rates"}))
             raise ConfigError(f"train_family has no argument {name!r}{near}")
 
@@ -56,6 +61,8 @@ def named_lambdas(lambdas: Lambdas) -> dict[str, float]:
     if isinstance(lambdas, Mapping):
         named = dict(lambdas)
     else:
+        if hasattr(lambdas, "__array__"):
+            lambdas = np.asarray(lambdas).ravel().tolist()
         several = lambdas if isinstance(lambdas, Iterable) else [lambdas]
         named = {f"r{number}": lmbda for number, lmbda in enumerate(several, 1)}
     for name, lmbda in named.items():
@@ -95,16 +102,17 @@ def shared_and_own(
 
 
 def check_parts(
-    steps: int, loss: object, optimizer: object, phases: object, **callbacks: object
+    steps: int, loss: object, optimizer: object, phases: object, progress: object, log: object
 ) -> None:
     """Refuses what no training could use."""
-    for name, value in callbacks.items():
-        if not (value is None or isinstance(value, bool) or callable(value)):
-            raise ConfigError(f"{name} is {value!r}; expected a function, or True or False")
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise ConfigError(f"progress is {progress!r}; expected a function, or True or False")
+    if not (log is None or callable(log)):
+        raise ConfigError(f"log is {log!r}; expected a function that takes a text, or None")
     several = isinstance(phases, Sequence) and all(isinstance(one, Phase) for one in phases)
     if phases is not None and not several:
         raise ConfigError(f"phases is {phases!r}; expected a list of jaxsplit.Phase(steps, …)")
-    if not isinstance(steps, int) or isinstance(steps, bool):
+    if not isinstance(steps, numbers.Integral) or isinstance(steps, bool):
         raise ConfigError(f"steps is {steps!r}; expected a whole number")
     if loss is not None and not callable(loss):
         raise ConfigError(

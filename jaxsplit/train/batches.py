@@ -19,7 +19,7 @@ from jaxsplit.data.targets import in_views
 from jaxsplit.networks import Backbone, Features
 from jaxsplit.networks.inference import batch_size, head_program, in_batches
 from jaxsplit.tasks import Outputs, Targets
-from jaxsplit.tasks.task import has_targets
+from jaxsplit.tasks.task import reader_of
 from jaxsplit.train.losses import Scale
 from jaxsplit.train.state import Batch
 
@@ -123,7 +123,7 @@ class ImageBatches:
 
     def fetcher(self) -> tuple[Callable[[np.ndarray], Batch], int]:
         """Returns a function from the examples' indices to their batch, and threads to call it."""
-        preprocessing, targets = self.backbone.preprocessing, self.backbone.task.target_reader
+        preprocessing, targets = self.backbone.preprocessing, self._reader
         read, threads = reader(self.source, preprocessing, targets)
         count = len(self.source)
 
@@ -138,14 +138,18 @@ class ImageBatches:
 
     def in_turn(self, size: int) -> Iterator[Batch]:
         """Yields every image once, without augmentation, in batches of `size`."""
-        preprocessing, targets = self.backbone.preprocessing, self.backbone.task.target_reader
+        preprocessing, targets = self.backbone.preprocessing, self._reader
         for batch in data.batches(self.source, preprocessing, size, targets=targets):
             kept = batch["mask"]
             found = self._targets(batch["label"][kept])
             yield Batch(batch["index"][kept], found, images=batch["image"][kept])
 
+    @property
+    def _reader(self) -> data.TargetReader:
+        return reader_of(self.backbone.task, self.source)
+
     def _targets(self, read: np.ndarray) -> Targets | None:
-        return read if has_targets(self.backbone.task, self.source) else None
+        return read if self.source.labelled else None
 
 
 def _prefetch(array: np.ndarray, rows: np.ndarray) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import optax
 
 from jaxsplit._moved import renamed_argument
-from jaxsplit.data import AnySource, Source, open_source, portable_name
+from jaxsplit.data import LABELS, AnySource, Source, open_source, portable_name
 from jaxsplit.data.pipeline import check_batch
+from jaxsplit.data.targets import reader_identity
 from jaxsplit.errors import ConfigError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.family.table_fitting import fit_tables
@@ -131,7 +132,7 @@ def train_family(
         cut=cut,
         spec=spec,
         rates=tuple(Rate(rate, lmbda, own.get(rate)) for rate, lmbda in weights.items()),
-        phases=default_phases(steps, loss) if phases is None else tuple(phases),
+        phases=default_phases(int(steps), loss) if phases is None else tuple(phases),
         data=name,
         optimizer=optimizer,
         **options,
@@ -306,15 +307,14 @@ def _validation(
 
 
 def training_key(config: str, backbone: Backbone, *images: str) -> str:
-    """Returns a short name of a training, from the key of its config and its inputs.
-
-    Configs only name network and images, whose content may change.
-    """
+    """Returns a short name of a training: its config, and the content that this only names."""
     own = [
         json.dumps(identity(value), sort_keys=True)
         for value, kind in ((backbone.network, LinenNetwork), (backbone.task, Classification))
         if type(value) is not kind
     ]
+    if (reader := backbone.task.target_reader) is not LABELS:
+        own.append(json.dumps(reader_identity(reader), sort_keys=True))
     return checkpoint.short_key(config, backbone.fingerprint, *images, *own)
 
 

@@ -19,14 +19,14 @@ import numpy as np
 from jaxsplit import _moved, data
 from jaxsplit._moved import renamed_argument
 from jaxsplit.data.pipeline import ImageBatch, reader, stream
-from jaxsplit.data.targets import in_views
+from jaxsplit.data.targets import in_views, reader_identity
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
 from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks import Backbone, LinenNetwork
 from jaxsplit.networks.inference import batch_size, head_program, in_batches
-from jaxsplit.tasks.task import has_targets
+from jaxsplit.tasks.task import reader_of
 from jaxsplit.train import batches
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.trees import Structs
@@ -60,10 +60,15 @@ class HeadRun:
         return batch_size(self.backbone.preprocessing.input_shape)
 
     @property
+    def target_reader(self) -> data.TargetReader:
+        """Reads the targets of the source."""
+        return reader_of(self.backbone.task, self.source)
+
+    @property
     def layout(self) -> tuple[dict[str, Structs], Structs, Structs]:
         """Shapes of an image's arrays: cut → features, the teacher's outputs, the target."""
         shapes = self.backbone.feature_shapes
-        blank = self.backbone.task.target_reader.blank(self.backbone.preprocessing)
+        blank = self.target_reader.blank(self.backbone.preprocessing)
         target = jax.ShapeDtypeStruct(blank.shape, blank.dtype)
         return {cut: shapes[cut] for cut in self.cuts}, self.backbone.output_shapes, target
 
@@ -89,7 +94,7 @@ class HeadRun:
     def about(self) -> dict[str, object]:
         """All that cached features depend on, ready for JSON."""
         backbone, network = self.backbone, self.backbone.network
-        targets = backbone.task.target_reader
+        targets = self.target_reader
         kinds = {str(np.dtype(x.dtype)) for x in jax.tree.leaves(backbone.variables)}
         return {
             "backbone": backbone.fingerprint,
@@ -99,7 +104,7 @@ class HeadRun:
             "preprocessing": backbone.preprocessing.to_dict(),
             "cut": self.cuts[0] if len(self.cuts) == 1 else list(self.cuts),
             **({} if isinstance(network, LinenNetwork) else {"functions": identity(network)}),
-            **({} if targets is data.LABELS else {"targets": identity(targets)}),
+            **({} if targets is data.LABELS else {"targets": reader_identity(targets)}),
             "source": self.source.fingerprint,
             "views": dataclasses.asdict(self.views),
             "dtype": self.dtype,
@@ -177,7 +182,7 @@ def cached(
     found = {}
     for cut in run.cuts:
         scale = batches.mean_square(batches.sample_of(features[cut], len(run.views)))
-        known = targets if has_targets(run.backbone.task, run.source) else None
+        known = targets if run.source.labelled else None
         found[cut] = FeatureCache(features[cut], teacher, known, scale)
     return found
 
@@ -203,7 +208,7 @@ def run_parts(
     wanted = set(range(-(-count // size) * len(views)) if parts is None else parts)
     runs = sorted({part // len(views) for part in wanted})
     network, cuts, preprocessing = run.backbone.network, run.cuts, run.backbone.preprocessing
-    targets = run.backbone.task.target_reader
+    targets = run.target_reader
     read, threads = reader(run.source, preprocessing, targets)
 
     def fetch(i: int) -> ImageBatch:

@@ -41,6 +41,13 @@ def test_file_round_trip_is_exact(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["curve.json"]
 
 
+def test_a_curve_is_iterated_and_searched_by_rate():
+    curve = make_curve(0.9, 10, [make_rate(name, 1e-3, 9.0, 72.0, 1.0, 10, 0.8) for name in "ab"])
+    assert [curve[name].rate_id for name in curve] == [point.rate_id for point in curve.points]
+    assert curve.points[0].rate_id in curve
+    assert "r99" not in curve
+
+
 def test_table_bits_are_kept_and_older_files_have_none(tmp_path):
     curve = make_curve(0.925, 2000, (_point(), _point(rate_id="r1", table_bits_per_image=1203.25)))
     curve.write(tmp_path / "curve.json")

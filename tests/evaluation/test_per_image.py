@@ -9,6 +9,7 @@ import pytest
 from evaluation import measured
 
 from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.evaluation.bd_rate import bd_rate_interval
 from jaxsplit.evaluation.per_image import PerImage
 
 FIELDS = ("rate_ids", "bytes", "predicted", "labels", "unsplit")
@@ -165,6 +166,8 @@ def test_without_labels_there_is_only_the_agreement(tmp_path):
     assert images.statistics("agreement").unsplit.all()
     with pytest.raises(ConfigError, match="unknown metric 'top1'; choose agreement"):
         images.statistics("top1")
+    with pytest.raises(ConfigError, match=r"no BD-rate|common"):  # of one rate, not of top-1
+        bd_rate_interval(images, images)
     assert not images.same_images(_small())
     assert not images.belongs_to(measured.curve_of(_small()))
 

@@ -12,6 +12,7 @@ import pytest
 import jaxsplit
 from jaxsplit import data, networks
 from jaxsplit.data import Augmentation, Preprocessing, Source, TargetReader, Views
+from jaxsplit.data.targets import reader_identity
 from jaxsplit.errors import DataError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.evaluate import evaluate_images
@@ -178,6 +179,40 @@ def test_a_family_is_trained_and_measured_by_the_task_s_own_targets(backbone, so
     curve.write(tmp_path / "curve.json")
     assert Curve.read(tmp_path / "curve.json") == curve
     assert seen.statistics("iou").rates.shape == (2, 64, 2, 1)
+
+
+class Bare(Drawn):
+    """The same images without their masks."""
+
+    def __init__(self, count):
+        self.labels = np.full(count, -1, np.int32)
+
+    def examples(self, indices):
+        return ({"image": one["image"]} for one in super().examples(indices))
+
+
+@pytest.mark.filterwarnings("ignore:bare has no labels")
+def test_images_without_targets_are_distilled_and_agree(backbone):
+    source = Source("bare", "train", Bare(32))
+    family = jaxsplit.train_family(
+        backbone, "middle", [1e-3], data=source, steps=3, batch_size=16, progress=False
+    )
+    curve, seen = evaluate_images(family, backbone, source)
+    assert curve.quality == "agreement"
+    assert seen.labels is None
+    claimed = Source("claimed", "train", Bare(32))
+    claimed._records.labels[:] = 0
+    with pytest.raises(DataError, match="an example has no 'mask', which Masks reads"):
+        data.load_arrays(claimed, PREPROCESSING, Masks())
+
+
+def test_readers_of_other_attributes_are_not_the_same():
+    class Shifted(Masks):
+        def __init__(self, by):
+            object.__setattr__(self, "by", by)
+
+    first, second = (reader_identity(Shifted(by)) for by in (1, 2))
+    assert first != second == reader_identity(Shifted(2))
 
 
 def test_a_target_of_another_shape_is_refused(source):

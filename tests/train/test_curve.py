@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from jaxsplit import data, train_curve, train_family
 from jaxsplit.codec import Sender
 from jaxsplit.errors import ConfigError, JaxsplitError, JaxsplitWarning, NonFiniteError
 from jaxsplit.tasks import Classification
-from jaxsplit.train import curve, features, rate_groups
+from jaxsplit.train import arguments, curve, features, rate_groups
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units import BottleneckSpec
@@ -153,6 +154,8 @@ def test_latents_behind_a_relu_round_around_zero(config, tiny_backbone):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
+        ({"rates": {"a": 1.0}}, "no argument 'rates'; lambdas are the rates"),
+        ({"log": True}, "log is True; expected a function"),
         ({"batchsize": 3}, "no argument 'batchsize'; did you mean batch_size?"),
         ({"chanels": 3}, "did you mean channels?"),
         ({"learning_rates": 3}, "did you mean learning_rate?"),
@@ -186,6 +189,17 @@ def test_arguments_that_do_not_fit_are_refused(tiny_backbone, options, word):
     given = {"backbone": tiny_backbone, "cut": "stage2.block1", "lambdas": {"a": 1.0}}
     with pytest.raises(JaxsplitError, match=re.escape(word)):
         train_family(**{**given, "max_samples": 8, **options})
+
+
+def test_numbers_of_any_library_and_old_names_count(tiny_backbone):
+    options = {"limit": 8}
+    with pytest.warns(JaxsplitWarning, match=r"train_family\(limit"):
+        arguments.check_names(options, ())
+    assert options == {"max_samples": 8}
+    for several in (np.array([1e-3, 1e-4]), jnp.array([1e-3, 1e-4])):
+        assert list(arguments.named_lambdas(several)) == ["r1", "r2"]
+    assert arguments.named_lambdas(np.array(0.5)) == {"r1": 0.5}
+    arguments.check_parts(np.int64(3), None, None, None, None, None)
 
 
 @pytest.mark.filterwarnings("ignore:arrays has no labels")

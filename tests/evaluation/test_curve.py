@@ -42,7 +42,7 @@ def test_file_round_trip_is_exact(tmp_path):
 
 
 def test_a_curve_is_iterated_and_searched_by_rate():
-    curve = make_curve(0.9, 10, [make_rate(name, 1e-3, 9.0, 72.0, 1.0, 10, 0.8) for name in "ab"])
+    curve = make_curve(0.9, 2000, [_point(rate_id=name) for name in "ab"])
     assert [curve[name].rate_id for name in curve] == [point.rate_id for point in curve.points]
     assert curve.points[0].rate_id in curve
     assert "r99" not in curve

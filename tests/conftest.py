@@ -195,7 +195,7 @@ def tiny_family(tiny_config, tiny_backbone, made_once):
         with _optimized():
             return train_curve(tiny_config, tiny_backbone)
 
-    return made_once("tiny_family", make)
+    return made_once("tiny_family", make).bind(tiny_backbone)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,8 @@ class HeadProgram(Protocol):
     def eval_shape(self, variables: Traced, images: jax.ShapeDtypeStruct, /) -> Any:
         """Traces alone; a later call with these shapes doesn't trace again."""
 
-    def trace(self, variables: Traced, images: jax.ShapeDtypeStruct, /) -> jax.stages.Traced: ...
+    def trace(self, variables: Traced, images: jax.ShapeDtypeStruct, /) -> jax.stages.Traced:
+        """Returns the program of these shapes, traced and neither lowered nor compiled."""
 
 
 _Tree = TypeVar("_Tree")

@@ -40,7 +40,10 @@ def check_names(given: dict[str, Any], known: Collection[str]) -> None:
     fields = {field.name for field in dataclasses.fields(CurveConfig)}
     for name in given:
         if name not in fields | {"specs"}:
-            near = did_you_mean(name, sorted({*known, *fields} - {"options", "rates"}))
+            near = did_you_mean(
+                name,
+                sorted({*known, *fields, *old_names()["configuration"]} - {"options", "rates"}),
+            )
             raise ConfigError(f"train_family has no argument {name!r}{near}")
 
 

@@ -88,7 +88,7 @@ def pooled(curves: Sequence[Curve], seen: Sequence[PerImage]) -> tuple[Curve, Pe
     }
     if len(kinds) > 1:
         raise SystemExit(f"the folds are of different trainings: {kinds}")
-    names = ("bytes", "predicted", "labels", "uncut")
+    names = ("bytes", "predicted", "labels", "unsplit")
     arrays = [np.concatenate([getattr(one, name) for one in seen], axis=-1) for name in names]
     images = PerImage(seen[0].rate_ids, *arrays)
     counts = [curve.n_images for curve in curves]

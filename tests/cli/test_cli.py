@@ -708,7 +708,7 @@ def test_the_keys_of_a_configuration_are_listed(command, kinds):
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as done:
         main([command, "--help-config"])
     assert done.value.code == 0
-    assert out.getvalue() == "\n\n".join(map(config.describe, kinds)) + "\n"
+    assert out.getvalue() == "\n\n".join(map(config.describe_keys, kinds)) + "\n"
     assert "learning_rate = " in out.getvalue()
 
 

@@ -213,7 +213,7 @@ def test_train_family_takes_the_old_arguments(tiny_backbone):
     call = train_family, tiny_backbone, "stage2.block1", {"a": 1e-3}
     family, texts = warned(*call, channels=4, **options)
     said = sorted(text.partition(" is now ")[0] for text in texts)
-    assert said == ["CurveConfig(limit=…)", "CurveConfig(prior_rate=…)"]
+    assert said == ["train_family(limit=…)", "train_family(prior_rate=…)"]
     with pytest.raises(ConfigError, match=r"no argument 'limits'; did you mean limit\?"):
         train_family(*call[1:], limits=3)
     assert family.cut == "stage2.block1"

@@ -217,7 +217,7 @@ def test_the_ends_load_the_backbone_that_the_family_names():
 
 def test_a_family_that_names_no_backbone_needs_one(saved, other_backbone):
     family = load_pretrained(saved / "tiny-set" / "stage2.block1")
-    with pytest.raises(FamilyError, match="names no weights for resnet8_small: give a backbone"):
+    with pytest.raises(FamilyError, match="names no weights of resnet8_small: pass the network"):
         family.codec()
     with pytest.raises(FamilyError, match="give it those weights"):
         family.codec(other_backbone)

@@ -54,7 +54,7 @@ def compute(problem, source):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of 8 images: 30 images are four of them."""
-    monkeypatch.setattr(features, "batch_size", lambda shape: 8)
+    monkeypatch.setattr(features, "batch_size", lambda shape, count=None: 8)
 
 
 @pytest.fixture

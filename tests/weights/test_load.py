@@ -305,7 +305,7 @@ def test_a_family_that_names_no_weights_says_where_they_are_got(tmp_path, capsys
     for name, said in (("resnet50", "resnet50-0676ba61.pth"), ("resnet8_small", "--weights FILE")):
         bare = dataclasses.replace(family, backbone=name, weights=None)
         bare.save(tmp_path / name)
-        with pytest.raises(FamilyError, match="names no weights for") as caught:
+        with pytest.raises(FamilyError, match="names no weights of") as caught:
             bare.backbone_of()
         assert said in str(caught.value)
         words = ["--family", str(tmp_path / name), "--rate", "r1", "-o", str(tmp_path / "x.jspl")]

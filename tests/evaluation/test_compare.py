@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import sys
 
 import pytest
 from evaluation import measured
@@ -254,7 +255,8 @@ def test_what_older_files_do_not_say_is_said(folders, tmp_path):
     assert result(*folders)["same_images"] is True  # by their images.npz
 
 
-def test_a_report_or_plot_of_another_curve_is_told(folders, tmp_path):
+def test_a_report_or_plot_of_another_curve_is_told(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "warnoptions", [])  # as without -W
     folder = tmp_path / "mixed"
     shutil.copytree(folders[0], folder)
     curves = [MeasuredCurve.open(one).curve for one in folders]

@@ -149,7 +149,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     ('; did you mean learning_rate?', '')
     """
     lowered = {one.lower(): one for one in known}  # R3 is similar to r3
-    near = difflib.get_close_matches(name.lower(), lowered, 1)
+    inside = [one for one in lowered if name.lower() in one] if len(name) > 3 else []
+    near = inside or difflib.get_close_matches(name.lower(), lowered, 1)
     return f"; did you mean {lowered[near[0]]}?" if near else ""
 
 

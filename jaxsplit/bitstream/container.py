@@ -127,6 +127,9 @@ class Reader:
         max_frames: int | None = None,
         max_seconds: float | None = None,
     ) -> None:
+        if not hasattr(file, "read"):
+            kind = type(file).__name__
+            raise BitstreamError(f"a {kind} is no open file: give open(path, 'rb')")
         self._cursor = FileCursor(file, stream=stream, max_seconds=max_seconds)
         self._stream = stream
         self._max_frames = max_frames

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,11 +13,12 @@ from PIL import Image
 from jaxsplit.data import Preprocessing, decode_image
 from jaxsplit.errors import DataError, FamilyError
 
+_LONGEST = 16  # times the other side of an image that is given as [H, W]
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
 
-#: One image: uint8 [H, W] or [H, W, c], an image of Pillow, a path, a file's bytes, or an example
-#: of a `data.Source`.
-OneImage = ArrayLike | Image.Image | str | Path | bytes | Mapping[str, object]
+#: One image: uint8 [H, W] or [H, W, c], an image of Pillow, a path, a file's bytes, an open file,
+#: or an example of a `data.Source`.
+OneImage = ArrayLike | Image.Image | str | Path | bytes | BinaryIO | Mapping[str, object]
 #: One image, an array uint8 [N, H, W, c], or any iterable of images of any sizes.
 Images = OneImage | Iterable[OneImage]
 
@@ -45,6 +47,8 @@ def network_inputs(images: Images, preprocessing: Preprocessing, name: str) -> n
     """
     shape = preprocessing.input_shape
     several: Iterable[object]
+    if hasattr(images, "read"):
+        images = images.read()  # of an open file
     if hasattr(images, "__array__") and not isinstance(images, Image.Image):
         several = array = _rows(images, preprocessing, name)
         if array.shape[1:] == shape:
@@ -100,6 +104,12 @@ def _rows(images: object, preprocessing: Preprocessing, name: str) -> np.ndarray
         raise FamilyError(
             f"images are {array.dtype} {shape}; {_expected(name)} from 0 to 255, which is "
             f"normalized inside{advice}"
+        )
+    if array.ndim == 2 and max(shape) > _LONGEST * min(shape):
+        size = ", ".join(map(str, preprocessing.size))
+        raise FamilyError(
+            f"images are uint8 {shape}, one image of unlikely sides; flat ones need their shape: "
+            f"images.reshape(-1, {size}, {preprocessing.channels})"
         )
     if array.ndim == 2 or (array.ndim == 3 and stacked and last not in _CHANNELS):
         array = array[..., np.newaxis]

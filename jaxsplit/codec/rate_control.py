@@ -84,7 +84,7 @@ def _retention(rate: FamilyRate, task: Task) -> float:
     if math.isnan(kept) or not math.isfinite(_bytes(rate)):
         raise FamilyError(
             f"rate {rate.rate_id} carries no figures to choose it by: name a rate, or measure the "
-            "family with jaxsplit pack --data"
+            "family with jaxsplit pack --data or jaxsplit.evaluation.card.with_measured"
         )
     return kept
 

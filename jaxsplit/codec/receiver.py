@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxsplit import bitstream, networks
+from jaxsplit.bitstream.header import MAGIC
 from jaxsplit.codec.runtime import Runtime, check_symbols, put_used
 from jaxsplit.errors import BitstreamError, FamilyError
 from jaxsplit.networks.inference import in_batches
@@ -149,10 +150,18 @@ class Receiver(Runtime):
         if not isinstance(frame, bitstream.Frame):
             if not isinstance(frame, _BYTES):
                 raise BitstreamError(f"a frame is a {type(frame).__name__}; expected bytes")
+            if bytes(frame[:4]) == MAGIC:
+                raise BitstreamError(
+                    "this is a whole .jspl file: give its frames, as in "
+                    "receiver(jaxsplit.bitstream.Reader(open(path, 'rb')))"
+                )
             size = len(frame)
             frame, end = bitstream.unpack_frame(bytes(frame), count)
             if end != size:
-                raise BitstreamError(f"a frame of {end} bytes is followed by {size - end} more")
+                raise BitstreamError(
+                    f"a frame of {end} bytes is followed by {size - end} more: it is damaged, or "
+                    "another family's"
+                )
         if not 0 <= frame.rate_index < count:
             raise BitstreamError(f"a frame of rate {frame.rate_index}, expected 0 … {count - 1}")
         rate_id = self.family.rates[frame.rate_index].rate_id

@@ -112,6 +112,9 @@ class Rates(Protocol):
     def bind(self, backbone: networks.Backbone) -> Self:
         """See `RateFamily.bind`."""
 
+    def backbone_of(self, name: str | None = None) -> networks.Backbone:
+        """See `RateFamily.backbone_of`."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RateRuntime:
@@ -177,17 +180,23 @@ class Runtime:
 
     Args:
       family: the rates; a FamilyError if a parameter is infinite or not a number.
-      backbone: what the family was trained on; a FamilyError if they don't fit.
+      backbone: what the family was trained on; a FamilyError if they don't fit. A name or None: as
+        in `RateFamily.backbone_of`.
       batch_size: images per run; the last batch of a call is padded to it. A ConfigError if it
         isn't a positive integer.
     """
 
-    def __init__(self, family: Rates, backbone: networks.Backbone, batch_size: int = 1) -> None:
+    def __init__(
+        self, family: Rates, backbone: networks.Backbone | str | None = None, batch_size: int = 1
+    ) -> None:
         whole = isinstance(batch_size, numbers.Integral) and not isinstance(batch_size, bool)
         if not whole or batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size!r}, expected a positive integer")
         if not hasattr(family, "bind"):
-            raise ConfigError(f"got a {type(family).__name__} in place of the family")
+            kind = type(family).__name__
+            raise ConfigError(f"got a {kind} in place of the family, which load_pretrained loads")
+        if backbone is None or isinstance(backbone, str):
+            backbone = family.backbone_of(backbone)
         check_backbone(backbone)
         self.family = family.bind(backbone)
         self.backbone = backbone

@@ -141,8 +141,10 @@ def _image(image: ArrayLike) -> np.ndarray:
     pixels = np.asarray(image)
     pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        floats = pixels.dtype.kind == "f"
+        advice = "; from 0 to 1: (255 * images).round().astype(np.uint8)" if floats else ""
         raise DataError(
             f"an image is {pixels.dtype} {pixels.shape}; expected uint8 [H, W, 1 or 3], or for a "
-            "grey one [H, W]"
+            f"grey one [H, W]{advice}"
         )
     return pixels

@@ -65,7 +65,8 @@ def decode_image(encoded: bytes | str | Path | Image.Image, where: str = "") -> 
     [10, 20, 30]
     """
     encoded = Path(encoded) if isinstance(encoded, str) else encoded
-    name = where or (str(encoded) if isinstance(encoded, Path) else "an image")
+    unnamed = "the file's bytes" if isinstance(encoded, bytes) else "a Pillow image"
+    name = where or (str(encoded) if isinstance(encoded, Path) else unnamed)
     try:
         if isinstance(encoded, Path) and encoded.stat().st_size > _MEMORY // 2:
             raise ValueError(f"the file has more than {_MEMORY >> 21} MiB")

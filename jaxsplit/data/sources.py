@@ -18,7 +18,7 @@ from jaxsplit import _moved
 from jaxsplit.data import folder, tfds_records
 from jaxsplit.data.splits import parse_split, part_of, spread
 from jaxsplit.data.targets import Example
-from jaxsplit.errors import DataError, escaped
+from jaxsplit.errors import DataError, did_you_mean, escaped
 from jaxsplit.io.files import as_text
 
 #: TFDS data_dir inside the package, and the dataset in it.
@@ -211,7 +211,8 @@ def open_source(
     (Source('embedded', split='test', 20 images), (28, 28, 1))
     """
     if not isinstance(name, str | Path) or not isinstance(split, str | None):
-        raise DataError(f"got the source {name!r} and the split {split!r}; expected two names")
+        kinds = f"a {type(name).__name__} as source and a {type(split).__name__} as split"
+        raise DataError(f"got {kinds}; expected names; of arrays, jaxsplit.data.from_arrays")
     name = f"folder:{name}" if isinstance(name, Path) else name
     scheme, _, rest = name.partition(":")
     split, part = parse_split(split)
@@ -224,9 +225,11 @@ def open_source(
     elif scheme == "folder" and rest:
         records, split = folder.open_records(rest, split)
     else:
+        near = did_you_mean(name, ("embedded", "tfds:", "folder:"))
+        near = f"; did you mean folder:{name}?" if Path(name).is_dir() else near
         raise DataError(
             f"unknown data source {name!r}: expected embedded, tfds:NAME[/CONFIG] or folder:PATH"
-            + (f"; did you mean folder:{name}?" if Path(name).is_dir() else "")
+            + near
         )
     source = Source(name, split, records)
     if part is not None:

@@ -133,7 +133,8 @@ class Curve(Shown):
             metric, value = self.metric(self.quality), self.unsplit[self.quality].mean
             unsplit = f"unsplit {metric.label} {metric.show(value)} {metric.unit}".rstrip()
         codecs = "".join(f", {codec}" for codec in self.baselines)
-        head = f"Curve({len(self.points)} rates{codecs}, {self.n_images} images, {unsplit})"
+        rates = "1 rate" if len(self.points) == 1 else f"{len(self.points)} rates"
+        head = f"Curve({rates}{codecs}, {self.n_images} images, {unsplit})"
         return f"{head}\n{text_table(summary_rows(self))}" if self.points else head
 
     def __iter__(self) -> Iterator[str]:

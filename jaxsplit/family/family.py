@@ -205,9 +205,8 @@ class RateFamily(Shown):
         >>> receiver(sender(np.zeros((28, 28, 1), np.uint8), "r3")).shape
         (1, 10)
         """
-        if backbone is None or isinstance(backbone, str):
-            backbone = self.backbone_of(backbone)
-        return Sender(self, backbone, batch_size), Receiver(self, backbone, batch_size)
+        sender = Sender(self, backbone, batch_size)
+        return sender, Receiver(self, sender.backbone, batch_size)
 
     def half(self) -> Self:
         """Rounds parameters to float16 values, which a packed folder stores in half the size.

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Preprocessing
-from jaxsplit.errors import ConfigError, WeightsError
+from jaxsplit.errors import ConfigError, WeightsError, did_you_mean
 from jaxsplit.networks import backbone_file, registry
 from jaxsplit.networks.inference import head_program
 from jaxsplit.networks.network import (
@@ -106,7 +106,8 @@ class Backbone:
           `jax.ShapeDtypeStruct`, or a tree of them, without the leading axis.
         """
         if cut not in (cuts := self.network.cuts()):
-            raise ConfigError(f"{self.name} has no cut {cut!r}; it has {', '.join(cuts)}")
+            near = did_you_mean(cut, cuts)
+            raise ConfigError(f"{self.name} has no cut {cut!r}; it has {', '.join(cuts)}{near}")
         if not isinstance(self.network, LinenNetwork) or "feature_shapes" in self.__dict__:
             return self.feature_shapes[cut]
         if cut not in self._heads:

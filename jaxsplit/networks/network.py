@@ -238,6 +238,8 @@ def as_network(network: Network | nn.Module) -> Network:
         return network
     if isinstance(network, nn.Module) and hasattr(network, "endpoints"):
         return LinenNetwork(network)
+    if isinstance(network, str):
+        raise ConfigError(f"{network!r} is a name: load the network with jaxsplit.load_backbone")
     raise ConfigError(
         f"{type(network).__name__} is no network: give a Linen module with endpoints(), a "
         "jaxsplit.networks.FunctionNetwork(head, tail, cuts), or a class derived from Network"

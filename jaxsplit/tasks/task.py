@@ -161,10 +161,11 @@ def check_targets(task: Task, source: Source, needed: bool = False) -> None:
         task.check_source(source)
         source.check_labelled()
     else:
+        advice = "a folder for each class" if ":" in source.name else "(images, labels)"
         warn_once(
             "unlabelled",
-            f"{source.name} has no labels: the agreement with the unsplit network is measured, not "
-            f"{', '.join(task.metrics)}; for these, make a folder for each class",
+            f"no labels in {source.name}: the agreement with the unsplit network is measured, not "
+            f"{', '.join(task.metrics)}; for these, give {advice}",
         )
 
 

@@ -215,7 +215,8 @@ def run_parts(
         return read(np.arange(runs[i] * size, min((runs[i] + 1) * size, count)))
 
     where = cuts[0] if len(cuts) == 1 else f"{len(cuts)} cuts"
-    run.log(f"computing features at {where}: {len(wanted)} parts of up to {size} images")
+    parts_of = "1 part" if len(wanted) == 1 else f"{len(wanted)} parts"
+    run.log(f"computing features at {where}: {parts_of} of up to {size} images")
     program = head_program(network, cuts, preprocessing, outputs=True, precision=None)
     variables = jax.device_put(run.backbone.variables)  # once: not with every batch
     started = reported = time.monotonic()

@@ -86,6 +86,7 @@ def test_grey_images_need_no_axis_of_channels():
         (np.zeros((2, 3, 8, 8), np.uint8), "images.transpose(0, 2, 3, 1)"),
         (np.zeros((3, 8, 8), np.uint8), "images.transpose(1, 2, 0)"),
         (np.zeros((5, 8, 8), np.uint8), "[N, H, W, 1 or 3]"),
+        (np.zeros((4, 784), np.uint8), "flat ones need their shape: images.reshape(-1, "),
         (np.zeros((1, 0, 8, 3), np.uint8), "(1, 0, 8, 3)"),
         (np.array([None]), "object (1,)"),
         ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3))], "image 1: images are float64"),
@@ -102,9 +103,16 @@ def test_what_is_no_image_is_refused_and_told_what_is(images, words):
     assert "\n" not in str(error.value)
 
 
+def test_an_open_file_is_read(tmp_path):
+    image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        np.testing.assert_array_equal(inputs(file), inputs(image))
+
+
 def test_files_and_images_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(DataError, match=r"image 1: cannot read none.png as an image: no such file"):
         inputs([np.zeros((8, 8, 3), np.uint8), "none.png"])
     for wide in (Image.new("F", (9, 9)), Image.new("I", (9, 9), 70_000)):
-        with pytest.raises(DataError, match="cannot read an image as an image: its"):
+        with pytest.raises(DataError, match="cannot read a Pillow image as an image: its"):
             inputs(wide)

@@ -15,9 +15,9 @@ import tensorstore
 from flax import traverse_util
 
 from jaxsplit import networks
-from jaxsplit.codec import Sender
+from jaxsplit.codec import Receiver, Sender
 from jaxsplit.entropy import build_tables
-from jaxsplit.errors import CoderError, ConfigError, FamilyError
+from jaxsplit.errors import BitstreamError, CoderError, ConfigError, FamilyError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.io import checkpoint
@@ -210,6 +210,11 @@ def test_a_trained_family_knows_its_backbone_and_a_loaded_one_says_what_to_pass(
         with pytest.raises(FamilyError, match=r"pass the network, as in family\.codec\(backbone\)"):
             family.codec()
     assert loaded.bind(tiny_backbone).codec()[0].backbone.fingerprint == tiny_backbone.fingerprint
+    assert Receiver(tiny_family)(frames).shape == (3, 10)
+    with pytest.raises(BitstreamError, match=r"whole \.jspl file: give its frames"):
+        receiver(b"JSPL and more")
+    with pytest.raises(BitstreamError, match="2 more: it is damaged, or another"):
+        receiver(frames[0] + b"12")
 
 
 # Its rates.

@@ -191,7 +191,7 @@ class Bare(Drawn):
         return ({"image": one["image"]} for one in super().examples(indices))
 
 
-@pytest.mark.filterwarnings("ignore:bare has no labels")
+@pytest.mark.filterwarnings("ignore:no labels in bare")
 def test_images_without_targets_are_distilled_and_agree(backbone):
     source = Source("bare", "train", Bare(32))
     family = jaxsplit.train_family(

@@ -202,7 +202,7 @@ def test_numbers_of_any_library_and_old_names_count(tiny_backbone):
     arguments.check_parts(np.int64(3), None, None, None, None, None)
 
 
-@pytest.mark.filterwarnings("ignore:arrays has no labels")
+@pytest.mark.filterwarnings("ignore:no labels in arrays")
 def test_lambdas_without_names_and_images_in_memory_train_the_same(config, tiny_backbone, capsys):
     source = data.open_source("embedded", "train", max_samples=64)
     images = [example["image"] for example in source]

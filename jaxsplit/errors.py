@@ -20,10 +20,10 @@ class JaxsplitError(Exception):
 
     >>> import jaxsplit
     >>> try:
-    ...     jaxsplit.open_source("embeded")
+    ...     jaxsplit.open_source("mnist")
     ... except jaxsplit.JaxsplitError as error:
     ...     print(error)
-    unknown data source 'embeded': expected embedded, tfds:NAME[/CONFIG] or folder:PATH
+    unknown data source 'mnist': expected embedded, tfds:NAME[/CONFIG] or folder:PATH
     """
 
 
@@ -149,8 +149,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     ('; did you mean learning_rate?', '')
     """
     lowered = {one.lower(): one for one in known}  # R3 is similar to r3
-    inside = [one for one in lowered if name.lower() in one] if len(name) > 3 else []
-    near = inside or difflib.get_close_matches(name.lower(), lowered, 1)
+    near = difflib.get_close_matches(name.lower(), lowered, 1)
     return f"; did you mean {lowered[near[0]]}?" if near else ""
 
 

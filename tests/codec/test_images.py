@@ -107,7 +107,7 @@ def test_an_open_file_is_read(tmp_path):
     image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
     Image.fromarray(image).save(tmp_path / "a.png")
     with (tmp_path / "a.png").open("rb") as file:
-        np.testing.assert_array_equal(inputs(file), inputs(image))
+        np.testing.assert_array_equal(inputs(file), inputs(tmp_path / "a.png"))
 
 
 def test_files_and_images_that_cannot_be_read_are_named(tmp_path):

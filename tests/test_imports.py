@@ -14,7 +14,8 @@ import jaxsplit
 PACKAGE = Path(jaxsplit.__file__).parent
 ROOT = Path(__file__).parent.parent
 
-# From the bottom up. A module imports from its own folder and from what stands before it.
+# From the bottom up. A module imports from its own folder and from what stands before it. One call
+# goes up: the root tells `_notebook`, by a name in a text, to load reports.notebook.
 ORDER = (
     *(
         "errors",

@@ -157,6 +157,8 @@ def test_every_command_runs(desk):
         if words == ["compare", *TRAINED]:  # curves of so few steps need not rise
             for seed, folder in enumerate(TRAINED):
                 measured.write(desk / folder, measured.draw(100, draw_seed=seed))
+                for shown in ("report.html", "curve.png"):  # of the curve that was there
+                    (desk / folder / shown).unlink(missing_ok=True)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             assert main(shortened(words)) == 0, words

@@ -145,8 +145,12 @@ class SearchCheckpoint:
             raise CheckpointError(message) from error
         return trials, kept.distilled
 
-    def save(self, trials: Sequence[Trial], distilled: bool) -> None:
-        """Writes the states, then search.json, which lists their file before it is there."""
+    def save(self, trials: Sequence[Trial], distilled: bool, rung: Rung | None = None) -> None:
+        """Writes the states, then search.json with them and the rung that they end, if any.
+
+        Before, search.json only lists their file: a rung without its states would be followed by
+        one of all candidates.
+        """
         name = f"states_{int(trials[0].state.step)}_{len(trials)}.npz"
         packed: dict[str, Any] = {one.candidate.name: _packed(one.state) for one in trials}
         if self.record.kept is None or self.record.kept.states != name:  # else the file is there
@@ -155,6 +159,7 @@ class SearchCheckpoint:
             content = io.BytesIO()
             np.savez(content, **packed)
             write_whole(self.path.parent / name, content.getvalue())
+        self.record.rungs += [rung] if rung else []
         self.record.kept = StoredStates(list(packed), name, distilled)
         self.write()
         self._delete_states(name)

@@ -201,19 +201,17 @@ class Run:
             self.train(text, trials, until, distilled)
             results, part_seconds = self.compare(text, trials, goal, end)
             kept = choose_by_cut(results, config.keep)
-            rungs.append(
-                Rung(
-                    results[0].steps,
-                    results[0].n_images,
-                    config.minutes,
-                    [{"name": result.candidate.name, **result.to_dict()} for result in results],
-                    [result.candidate.name for result in kept],
-                )
+            finished = Rung(
+                results[0].steps,
+                results[0].n_images,
+                config.minutes,
+                [{"name": result.candidate.name, **result.to_dict()} for result in results],
+                [result.candidate.name for result in kept],
             )
-            if len(rungs) < config.rungs:
+            if rung + 1 < config.rungs:
                 remaining = {result.candidate for result in kept}
                 trials = [one for one in trials if one.candidate in remaining]
-            checkpoint.save(trials, distilled)
+            checkpoint.save(trials, distilled, finished)
 
     def design(self, all_candidates: Sequence[Candidate], unsplit_macs: int) -> Design:
         """Reads all results and the front from the finished checkpoint."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 from types import MappingProxyType, SimpleNamespace
 
@@ -194,6 +195,37 @@ def test_a_stopped_search_goes_on(clock, tmp_path, stop_after):
     assert len(list((tmp_path / "two").glob("states_*"))) == 1
     again = run(Counting(clock), tmp_path / "two")  # finished: nothing is trained
     assert again.record.rungs == rungs
+
+
+@pytest.mark.parametrize("rung", [1, 2])
+@pytest.mark.parametrize("write", [0, 1, 2])
+def test_a_rung_is_never_followed_by_candidates_that_it_dropped(
+    clock, tmp_path, monkeypatch, rung, write
+):
+    """Stopped before each of the three writes at the end of a rung."""
+    save, write_whole = SearchCheckpoint.save, checkpoint_module.write_whole
+    ends, left = [rung], [-1]
+
+    def saving(checkpoint, trials, distilled, finished=None):
+        ends[0] -= finished is not None
+        left[0] = write if ends[0] == 0 else -1
+        save(checkpoint, trials, distilled, finished)
+
+    def writing(path, content):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write_whole(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SearchCheckpoint, "save", saving)
+        patched.setattr(checkpoint_module, "write_whole", writing)
+        with pytest.raises(KeyboardInterrupt):
+            run(Counting(clock), tmp_path / "two")
+    rungs = run(Counting(clock), tmp_path / "two").record.rungs
+    assert len(rungs) == CONFIG.rungs
+    for one, following in itertools.pairwise(rungs):
+        assert [result["name"] for result in following.results] == one.kept
 
 
 def test_what_was_learned_is_kept(clock, tmp_path):

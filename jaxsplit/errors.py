@@ -18,6 +18,10 @@ from collections.abc import Iterable
 class JaxsplitError(Exception):
     """Base class of all errors that jaxsplit raises deliberately.
 
+    Args:
+      message: one line.
+      shell: the same line for the command line, where it names options in place of arguments.
+
     >>> import jaxsplit
     >>> try:
     ...     jaxsplit.open_source("mnist")
@@ -25,6 +29,10 @@ class JaxsplitError(Exception):
     ...     print(error)
     unknown data source 'mnist': expected embedded, tfds:NAME[/CONFIG] or folder:PATH
     """
+
+    def __init__(self, *message: object, shell: str | None = None) -> None:
+        super().__init__(*message)
+        self.shell = shell
 
 
 class DataError(JaxsplitError):
@@ -168,16 +176,18 @@ def escaped(text: str) -> str:
 def one_line(error: BaseException) -> str | None:
     """Formats an error that is no bug as one line; None for others: they need their traceback.
 
-    Those are of this package, of the operating system, of memory, and of jax's runtime.
+    Those are of this package, of the operating system, of memory, and of jax's runtime. Options are
+    named as on the command line.
 
     >>> one_line(FileNotFoundError(2, "No such file or directory", "photo.png"))
     'photo.png: No such file or directory'
     """
     text = " ".join(str(error).split())
     if isinstance(error, JaxsplitError):
-        return text
+        return text if error.shell is None else " ".join(error.shell.split())
     if out_of_memory(error):
-        return "out of memory: use smaller batches, fewer images (max_samples) or a larger machine"
+        images = "fewer images (--max-samples, or max_samples of a configuration)"
+        return f"out of memory: use smaller batches, {images} or a larger machine"
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return f"{text}: this machine allows no more; end other programs, or raise ulimit -u"
     if isinstance(error, SystemError):  # of a C extension that lost the reason

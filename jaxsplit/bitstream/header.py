@@ -153,9 +153,10 @@ def read_header(cursor: Cursor) -> tuple[Header, int, int]:
     """Reads the header, its format version and its flags; a BitstreamError if it cannot."""
     magic = cursor.take_up_to(len(MAGIC))
     if not MAGIC.startswith(magic):
+        wrong = f"not a jaxsplit {cursor.kind}: it begins with {magic!r}, expected {MAGIC!r}; give"
         raise BitstreamError(
-            f"not a jaxsplit {cursor.kind}: it begins with {magic!r}, expected {MAGIC!r}; give "
-            "what `jaxsplit encode` or `pack_header` and a Sender wrote"
+            f"{wrong} what `jaxsplit encode` or `pack_header` and a Sender wrote",
+            shell=f"{wrong} what jaxsplit encode wrote",
         )
     cursor.take(len(MAGIC) - len(magic), "header")
     version = cursor.byte("format version")

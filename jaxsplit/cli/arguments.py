@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from jaxsplit._moved import old_names
-from jaxsplit.errors import ConfigError, did_you_mean, escaped
+from jaxsplit.errors import ConfigError, JaxsplitError, did_you_mean, escaped
 from jaxsplit.io.files import parse_json
 
 if TYPE_CHECKING:
@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from jaxsplit.io.progress import ProgressBar
     from jaxsplit.networks import Backbone
 
+#: Where the terms of tables are explained.
+TERMS = "https://github.com/jaxsplit/jaxsplit/blob/main/jaxsplit/README.md#terms"
 #: Seconds of work that need no progress.
 SOON = 2.0
 
 #: Examples of all commands, one a line; each ends the help of its command.
 EXAMPLES = (Path(__file__).parent / "examples.txt").read_text()
+
+
+class Incomplete(JaxsplitError):
+    """A command did a part of its work and named the rest; the exit code is 1."""
 
 
 Body = Callable[[argparse.Namespace], None]
@@ -183,9 +189,16 @@ def output_option(metavar: str, text: str = "to write") -> Part:
     return argument("-o, --output", metavar, text, Path, required=True)
 
 
+def check_suffix(path: Path, suffix: str, option: str = "--output") -> None:
+    """Raises a ConfigError if a file to write has another ending; a pipe may have any name."""
+    if path.suffix != suffix and (not path.exists() or path.is_file()):
+        near = path.with_suffix(suffix) if path.name else path / f"NAME{suffix}"
+        raise ConfigError(f"{option} {path}: the name must end in {suffix}, such as {near}")
+
+
 def image_options(split: str = "of these images; default as in evaluate") -> tuple[Part, Part]:
     """Declares --split and --max-samples, with the help of the first."""
-    count = argument("--max-samples, --limit", "N", "images, spread over the classes", int)
+    count = argument("--max-samples, --limit", "N", "images, spread over the classes", positive)
     return argument("--split", "NAME", split), count
 
 
@@ -258,16 +271,26 @@ def open_family(options: argparse.Namespace) -> tuple[RateFamily, Backbone]:
     return family.bind(backbone), backbone
 
 
-def show(options: argparse.Namespace, text: str, document: object, summary: str = "") -> None:
+def show(
+    options: argparse.Namespace,
+    text: str,
+    document: object,
+    summary: str = "",
+    *,
+    terms: bool = False,
+) -> None:
     """Prints the results of a command and a summary of its work.
 
-    With --json, prints only the document; with --quiet, no summary.
+    With --json, prints only the document; with --quiet, no summary. `terms` says where those of the
+    text are explained.
     """
     if options.json:
         print(json.dumps(document, indent=2))
         return
     if text:
         print("\n".join(map(escaped, text.split("\n"))))
+    if terms and not options.quiet:
+        print(f"terms: {TERMS}")
     if summary and not options.quiet:
         print("\n".join(map(escaped, summary.split("\n"))))
 

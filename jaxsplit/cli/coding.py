@@ -7,20 +7,29 @@ import functools
 import io
 import itertools
 import json
+import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxsplit.cli import arguments as cli
 from jaxsplit.cli import program_cache
-from jaxsplit.errors import BitstreamError, ConfigError, FamilyError, escaped
+from jaxsplit.cli.files import IMAGES, hint
+from jaxsplit.errors import BitstreamError, ConfigError, DataError, JaxsplitError, escaped, one_line
 from jaxsplit.io.files import as_text, read_file, write_whole
 from jaxsplit.io.log import Log
+
+if TYPE_CHECKING:
+    from jaxsplit.bitstream import Frame
+    from jaxsplit.codec import Receiver
 
 # Images whose results are in memory at once, whatever the file's length.
 _DECODED_AT_ONCE = 1024
 # An empty frame of one byte takes as much computing as any other.
 _MOST = "refuse a file of more images (default: 1000000)"
 _SHARE = "the fewest bytes that keep this share of the unsplit network's top-1, such as 0.98"
+_SOME = "What fails is named, the others are {}, and the exit code is 1."
 
 
 @cli.command(
@@ -35,10 +44,21 @@ _SHARE = "the fewest bytes that keep this share of the unsplit network's top-1, 
     ),
     cli.output_option("FILE.jspl"),
     cli.flag("--frame-checks", text="add four bytes an image that detect damage"),
+    note=_SOME.format("written"),
 )
-@program_cache.kept()
 def encode(options: argparse.Namespace) -> None:
     """Encode image files to a .jspl file, as a device does."""
+    cli.check_suffix(options.output, ".jspl")
+    for name in options.images:
+        if options.output.exists() and Path(name).exists() and options.output.samefile(name):
+            raise ConfigError(f"--output is the image {name}: name another file")
+    if not any(Path(name).exists() for name in options.images):  # before jax is imported
+        raise DataError(f"cannot read {options.images[0]} as an image: no such file")
+    with program_cache.kept():
+        _encode(options)
+
+
+def _encode(options: argparse.Namespace) -> None:
     import numpy as np
 
     from jaxsplit import bitstream, data
@@ -48,90 +68,186 @@ def encode(options: argparse.Namespace) -> None:
     family, backbone = cli.open_family(options)
     request = {name: getattr(options, name) for name in ("rate", "max_bytes", "quality")}
     rates_for(family, **request, task=backbone.task)  # refused before images are read
-    for name in options.images:
-        if options.output.exists() and Path(name).exists() and options.output.samefile(name):
-            raise ConfigError(f"--output is the image {name}: name another file")
     # One at a time, so that the bytes of an image are independent of the others.
     sender = Sender(family, backbone, batch_size=1)
-    images, frames, total = list[np.ndarray](), list[bytes](), len(options.images)
+    frames, failed = dict[int, bytes](), dict[int, JaxsplitError]()
     with cli.progress_bar(options, after=cli.SOON) as progress:
-        for name in options.images:
-            progress.log("reading", len(images), total)
-            images.append(backbone.preprocessing.apply(data.decode_image(Path(name))))
-        for name, image in zip(options.images, images, strict=True):
-            progress.log("encoding", len(frames), total)
+        for index, name in enumerate(options.images):
+            progress.log("encoding", index, len(options.images))
             try:
-                frames += sender(image[np.newaxis], **request)
-            except FamilyError as error:
-                raise FamilyError(f"{name}: {error}") from error
+                image = backbone.preprocessing.apply(data.decode_image(Path(name)))
+                (frames[index],) = sender(image[np.newaxis], **request)
+            except JaxsplitError as error:
+                failed[index] = error
+    errors = {
+        index: _line(options.images[index], error) + hint(Path(options.images[index]), *IMAGES)
+        for index, error in failed.items()
+    }
+    if not frames and len(errors) == 1:
+        raise ConfigError(errors[0])
+    for line in errors.values():
+        _complain(line)
+    if not frames:
+        raise ConfigError(f"no image could be encoded: {options.output} is not written")
     count = len(family.rates)
-    opened = [bitstream.unpack_frame(frame, count)[0] for frame in frames]
+    opened = [bitstream.unpack_frame(frame, count)[0] for frame in frames.values()]
     written = bitstream.write_container(sender.header, opened, frame_checks=options.frame_checks)
     write_whole(options.output, written)
-    payload = sum(map(len, frames))
+    payload = sum(map(len, frames.values()))
     summary = (
         f"{cli.images_text(len(frames))}, {payload} bytes ({payload / len(frames):.1f} an image) "
         f"and {len(written) - payload} of header: {options.output}"
     )
     rates = [family.rates[frame.rate_index].rate_id for frame in opened]
     listed = [
-        {"image": as_text(name), "rate": rate, "bytes": len(frame)}
-        for name, rate, frame in zip(options.images, rates, frames, strict=True)
+        {"image": as_text(options.images[index]), "rate": rate, "bytes": len(frame)}
+        for (index, frame), rate in zip(frames.items(), rates, strict=True)
     ]
     document = {"file": as_text(options.output), "bytes": len(written), "images": listed}
+    if errors:
+        document["failed"] = [
+            {"image": as_text(options.images[index]), "error": line}
+            for index, line in errors.items()
+        ]
     cli.show(options, "", document, summary)
+    if errors:
+        total = cli.images_text(len(options.images))
+        raise cli.Incomplete(f"{len(errors)} of {total} failed and are not in {options.output}")
+
+
+class _Opened(NamedTuple):
+    """A .jspl file that was read to its checksum, and its number of images."""
+
+    name: str
+    content: bytes
+    total: int
 
 
 @cli.command(
     "decode",
-    cli.argument("file", "FILE.jspl", "written by encode", Path),
+    cli.argument("files", "FILE.jspl", "written by encode", nargs="+"),
     *cli.FAMILY,
     cli.argument("--max-images", "N", _MOST, cli.positive, default=1_000_000),
-    note="Nothing limits the time: a file is complete, and results are printed as they are found.",
+    note="Nothing limits the time: a file is complete, and results are printed as they are found.\n"
+    + _SOME.format("decoded"),
 )
-@program_cache.kept()
 def decode(options: argparse.Namespace) -> None:
-    """Decode a .jspl file to predictions, as a server does."""
-    from jaxsplit import bitstream
+    """Decode .jspl files to predictions, as a server does."""
+    if not any(Path(name).exists() for name in options.files):  # before jax is imported
+        read_file(Path(options.files[0]))
+    with program_cache.kept():
+        _decode(options)
+
+
+def _decode(options: argparse.Namespace) -> None:
     from jaxsplit.codec import Receiver
 
-    content = read_file(options.file)
     family, backbone = cli.open_family(options)
     receiver = Receiver(family, backbone)
+    opened, failed, done = list[_Opened](), 0, 0
+    for name in options.files:
+        try:
+            opened.append(_open(name, receiver, options))
+        except JaxsplitError as error:
+            if len(options.files) == 1:
+                raise
+            failed += 1
+            _complain(_line(name, error))
+    separator = "["
+    for file in opened:
+        receiver.batch_size = min(max(file.total, 1), 32)
+        named = {"file": as_text(file.name)} if len(options.files) > 1 else {}
+        for values in _predictions(file, receiver, options):
+            if "error" in values:
+                failed += 1
+                _complain(f"{file.name}: image {values['image']}: {values['error']}")
+            else:
+                done += 1
+            if options.json:
+                text = json.dumps(named | values, indent=1)
+                print(f"{separator}\n{textwrap.indent(text, ' ')}", end="")
+                separator = ","
+            elif "error" not in values:
+                print(_row(named, values))
+    if options.json:
+        print("\n]" if separator == "," else "[]")
+    if failed and not done:
+        raise BitstreamError("nothing could be decoded")
+    if failed:
+        raise cli.Incomplete(f"{failed} failed, {cli.images_text(done)} decoded")
+
+
+def _open(name: str, receiver: Receiver, options: argparse.Namespace) -> _Opened:
+    """Reads a file to its checksum, before anything of it is printed."""
+    from jaxsplit import bitstream
+
+    content = read_file(Path(name))
     try:
-        receiver.check(bitstream.Reader(io.BytesIO(content)).header)
+        header = bitstream.Reader(io.BytesIO(content)).header
     except BitstreamError as error:
-        raise type(error)(f"{options.file}, for {options.family}: {error}") from error
-    # Read to its checksum before anything is printed.
+        raise type(error)(f"{name}: {one_line(error)}{hint(Path(name), '.jspl')}") from error
+    try:
+        receiver.check(header)
+    except BitstreamError as error:
+        raise type(error)(f"{name}, for {options.family}: {one_line(error)}") from error
     total = sum(1 for _ in bitstream.frame_sizes(content))
     if total > options.max_images:
         raise BitstreamError(
-            f"{options.file} has {total} images, more than --max-images {options.max_images}: "
+            f"{name} has {total} images, more than --max-images {options.max_images}: "
             "raise it, or refuse the file"
         )
-    receiver.batch_size = min(max(total, 1), 32)
-    number, separator = 0, "["
-    frames = bitstream.frame_sizes(content)
+    return _Opened(name, content, total)
+
+
+def _predictions(
+    file: _Opened, receiver: Receiver, options: argparse.Namespace
+) -> Iterator[dict[str, object]]:
+    """Yields what is known of each image: its prediction, or the error of a damaged frame."""
+    from jaxsplit import bitstream
+
+    frames, number = bitstream.frame_sizes(file.content), 0
     while batch := list(itertools.islice(frames, _DECODED_AT_ONCE)):
         # The bar is gone before results are printed: both may be on one terminal.
         with cli.progress_bar(options, after=cli.SOON) as progress:
-            log = functools.partial(_log_decoded, progress.log, number, total)
-            outputs = receiver.decode([frame for frame, _ in batch], log)
-        for predicted, (frame, size) in zip(backbone.task.describe(outputs), batch, strict=True):
-            rate = family.rates[frame.rate_index].rate_id
-            if options.json:
-                values = {"image": number, **predicted, "rate": rate, "bytes": size}
-                print(f"{separator}\n{textwrap.indent(json.dumps(values, indent=1), ' ')}", end="")
-                separator = ","
-            else:
-                texts = (
-                    f"{x:.4f}" if isinstance(x, float) else escaped(str(x))
-                    for x in predicted.values()
-                )
-                print(f"{number}  {'  '.join(texts)}  {size} bytes  rate {rate}")
+            log = functools.partial(_log_decoded, progress.log, number, file.total)
+            found = _decoded(receiver, [frame for frame, _ in batch], log)
+        for values, (frame, size) in zip(found, batch, strict=True):
+            rate = receiver.family.rates[frame.rate_index].rate_id
+            yield {"image": number, **values, "rate": rate, "bytes": size}
             number += 1
-    if options.json:
-        print("\n]" if number else "[]")
+
+
+def _decoded(
+    receiver: Receiver, frames: list[Frame], log: Callable[[int], None]
+) -> list[dict[str, object]]:
+    """Decodes frames together, and one by one where one is damaged."""
+    describe = receiver.backbone.task.describe
+    try:
+        return [dict(one) for one in describe(receiver.decode(frames, log))]
+    except JaxsplitError as error:
+        if len(frames) == 1:
+            return [{"error": one_line(error)}]
+        half = len(frames) // 2
+        parts = frames[:half], frames[half:]
+        return [one for part in parts for one in _decoded(receiver, part, log)]
+
+
+def _row(named: dict[str, str], values: dict[str, object]) -> str:
+    predicted = {key: x for key, x in values.items() if key not in ("image", "rate", "bytes")}
+    texts = (f"{x:.4f}" if isinstance(x, float) else escaped(str(x)) for x in predicted.values())
+    where = "".join(f"{escaped(name)}  " for name in named.values()) + f"image {values['image']}"
+    return f"{where}  {'  '.join(texts)}  {values['bytes']} bytes  rate {values['rate']}"
+
+
+def _line(name: str, error: JaxsplitError) -> str:
+    """Says on one line that a file failed; errors of readers name it."""
+    text = one_line(error) or ""
+    return text if name in text else f"{name}: {text}"
+
+
+def _complain(line: str) -> None:
+    sys.stdout.flush()
+    print(f"jaxsplit: {escaped(line)}", file=sys.stderr)
 
 
 def _log_decoded(log: Log, first: int, total: int, done: int) -> None:

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 from jaxsplit.cli import arguments as cli
+from jaxsplit.cli.files import hint
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import as_text, check_writable
 
@@ -22,6 +23,7 @@ _METRIC = (
     "metric (default: the task's, such as top1); agreement with the unsplit network is counted in "
     "images.npz"
 )
+_CURVE = "curve.json, its folder, or a family with measured figures"
 _METHOD = "interpolation of the curves"
 _FROM = "leave out larger drops from the unsplit network (default: none)"
 _TO = "leave out smaller drops from the unsplit network (default: none)"
@@ -65,12 +67,12 @@ def evaluate(options: argparse.Namespace) -> None:
     names = "curve.json, curve.png, images.npz, report.html"
     summary = "" if out is None else f"wrote {names} to {out}"
     text = f"{rows}\n{curve_table.render_details(curve)}"
-    cli.show(options, text, json.loads(curve.to_json()), summary)
+    cli.show(options, text, json.loads(curve.to_json()), summary, terms=True)
 
 
 @cli.command(
     "compare",
-    cli.argument("reference", "REFERENCE", "curve.json, or its folder"),
+    cli.argument("reference", "REFERENCE", _CURVE),
     cli.argument("test", "TEST", "the same of the curve to compare"),
     cli.argument("--quality", "METRIC", _METRIC),
     cli.argument("--method", None, _METHOD, choices=("pchip", "akima"), default="pchip"),
@@ -80,6 +82,9 @@ def evaluate(options: argparse.Namespace) -> None:
 )
 def compare(options: argparse.Namespace) -> None:
     """Compute the BD-rate of one curve against another."""
+    for name in (options.reference, options.test):  # before jax is imported
+        if what := hint(Path(name), "curve.json"):
+            raise ConfigError(f"{name} is no curve{what}")
     from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 
     reference = MeasuredCurve.open(options.reference)
@@ -92,7 +97,7 @@ def compare(options: argparse.Namespace) -> None:
         method=options.method,
         drops=(options.from_drop / scale, options.to_drop / scale),
     )
-    cli.show(options, result.render(), result.to_dict())
+    cli.show(options, result.render(), result.to_dict(), terms=True)
 
 
 @cli.command(

@@ -31,8 +31,7 @@ def import_backbone(options: argparse.Namespace) -> None:
     from jaxsplit.tasks import Classification
     from jaxsplit.weights.load import load_backbone
 
-    if options.output.suffix != networks.SUFFIX:
-        raise ConfigError(f"{options.output}: the name must end in {networks.SUFFIX}")
+    cli.check_suffix(options.output, networks.SUFFIX)
     backbone = load_backbone(options.name, options.file)
     if options.classes is not None:
         lines = read_file(options.classes).decode("utf-8-sig", "surrogateescape").split("\n")

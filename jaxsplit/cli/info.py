@@ -6,14 +6,21 @@ import argparse
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxsplit.cli import arguments as cli
-from jaxsplit.errors import FamilyError, did_you_mean
+from jaxsplit.cli.files import WEIGHTS, hint
+from jaxsplit.errors import DataError, FamilyError, WeightsError, did_you_mean
 from jaxsplit.io import hub
 from jaxsplit.io.files import read_file
+from jaxsplit.io.text_table import text_table
+
+if TYPE_CHECKING:
+    from jaxsplit.codec.runtime import FamilyRate
+
+_CURVE = "curve.json"
 
 
 class Description(NamedTuple):
@@ -21,6 +28,7 @@ class Description(NamedTuple):
 
     lines: list[str]
     document: Mapping[str, object]
+    has_terms: bool = False
 
 
 @cli.command(
@@ -28,13 +36,13 @@ class Description(NamedTuple):
     cli.argument("path", "PATH|NAME", "default: list what is embedded", nargs="?"),
 )
 def info(options: argparse.Namespace) -> None:
-    """Describe a family, a .jspl file or weights."""
+    """Describe a family, a curve, a .jspl file or weights."""
     found = describe(options.path)
-    cli.show(options, "\n".join(found.lines), found.document)
+    cli.show(options, "\n".join(found.lines), found.document, terms=found.has_terms)
 
 
 def describe(name: str | None = None) -> Description:
-    """Describes a family, a `.jspl` file or weights, by path or name; None lists embedded ones.
+    """Describes a family, curve, `.jspl` file or weights, by path or name; None lists names.
 
     >>> describe("fashion_mnist_resnet8").lines[0]
     'backbone fashion_mnist_resnet8: resnet8_small, 10 classes'
@@ -55,10 +63,11 @@ def describe(name: str | None = None) -> Description:
     path = Path(name)
     if path.suffix == ".jspl":
         return _stream(path)
-    weights = (networks.SUFFIX, ".pth", ".pt", ".npz")
+    if (found_file := _file(path)) is not None:
+        return found_file
     if name in networks.names() and (name not in PACKAGES or PACKAGES[name].find() is None):
         return _network(name)
-    if path.is_file() or path.suffix in weights or name in (*embedded, *PACKAGES):
+    if path.is_file() or path.suffix in WEIGHTS or name in (*embedded, *PACKAGES):
         return _backbone(name)
     families = pretrained_names()
     if not name.startswith(hub.HUB_PREFIX) and not path.exists() and name not in families:
@@ -68,6 +77,48 @@ def describe(name: str | None = None) -> Description:
             f"hf:owner/name, or a name that jaxsplit info lists{near}"
         )
     return _family(name)
+
+
+def _file(path: Path) -> Description | None:
+    """Describes a family or a curve that a path leads to; refuses files for other commands."""
+    from jaxsplit.family.files import INDEX
+    from jaxsplit.family.pretrained import is_family
+
+    if path.is_dir():
+        curve = path / _CURVE
+        return _curve(curve) if curve.exists() and not is_family(path) else None
+    if not path.is_file():
+        return None
+    if path.name == INDEX:
+        return _family(str(path.parent))
+    if path.name == _CURVE:
+        return _curve(path)
+    if what := hint(path, *WEIGHTS):
+        raise DataError(f"info cannot describe {path}{what}")
+    if path.suffix == ".json":
+        return _curve(path)
+    if path.suffix in WEIGHTS:
+        return None
+    try:
+        return _backbone(str(path))
+    except WeightsError as error:
+        known = "a family's folder, a curve.json, a .jspl file, or weights"
+        raise DataError(f"{path} is nothing that info describes, {known}: {error}") from error
+
+
+def _curve(path: Path) -> Description:
+    from jaxsplit.evaluation.curve import Curve
+    from jaxsplit.reports import curve_table
+
+    curve = Curve.read(path)
+    lines = [f"curve {path}"]
+    if (origin := curve.origin) is not None:
+        lines[0] += f": {origin.backbone} cut after {origin.cut}, {origin.data} {origin.split}"
+    return Description(
+        [*lines, *curve_table.render(curve, curve.baselines).split("\n")],
+        json.loads(curve.to_json()),
+        has_terms=True,
+    )
 
 
 def _stream(path: Path) -> Description:
@@ -117,7 +168,10 @@ def _network(name: str) -> Description:
     from jaxsplit import networks
     from jaxsplit.weights.load import abstract_backbone, not_included
 
-    shape, missing = abstract_backbone(name).preprocessing.input_shape, not_included(name)
+    shape, missing = (
+        abstract_backbone(name).preprocessing.input_shape,
+        not_included(name, shell=True),
+    )
     cuts = networks.cuts(name, shape)
     lines = [
         f"network {name}: images {shape}",
@@ -141,14 +195,38 @@ def _family(name: str) -> Description:
         f"  fingerprint: {found.fingerprint}",
         *(f"  {_shown(key)}: {_shown(value)}" for key, value in card.items() if value is not None),
     ]
-    rates = []
-    for rate in found.rates:
-        rates.append({"rate": rate.rate_id, "lambda": rate.lmbda, "measured": rate.measured})
-        lmbda = "unknown" if rate.lmbda is None else rate.lmbda
-        measured = ", ".join(f"{_shown(key)} {_shown(x)}" for key, x in rate.measured.items())
-        lines.append(f"  {rate.rate_id}: lambda {lmbda}, {measured or 'not measured'}")
+    rates = [
+        {"rate": rate.rate_id, "lambda": rate.lmbda, "measured": rate.measured}
+        for rate in found.rates
+    ]
+    lines += _rates(found.rates)
     document = {name: getattr(found, name) for name in ("backbone", "cut", "fingerprint", "card")}
-    return Description(lines, {**document, "rates": rates})
+    return Description(lines, {**document, "rates": rates}, has_terms=True)
+
+
+def _rates(rates: Sequence[FamilyRate]) -> list[str]:
+    """Returns what all rates have in common, and a table of the rest."""
+    names = dict.fromkeys(name for rate in rates for name in rate.measured)
+    values = {name: [rate.measured.get(name) for rate in rates] for name in names}
+    common = {
+        name: x[0]
+        for name, x in values.items()
+        if name.startswith(("n_", "uncompressed_")) and all(one == x[0] for one in x)
+    }
+    columns = [[_shown(name), *map(_cell, x)] for name, x in values.items() if name not in common]
+    ids, lambdas = ["rate"], ["lambda"]
+    ids += [rate.rate_id for rate in rates]
+    lambdas += ["unknown" if rate.lmbda is None else f"{rate.lmbda:.3g}" for rate in rates]
+    table = text_table(list(zip(ids, lambdas, *columns, strict=True)))
+    lines = [f"  {_shown(name)}: {_shown(x)}" for name, x in common.items() if x is not None]
+    return [*lines, *([] if values else ["  not measured"]), *table.split("\n")]
+
+
+def _cell(value: object) -> str:
+    """Formats a measured value, or the two ends of an interval."""
+    if isinstance(value, list):
+        return "-".join(map(_cell, value))
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else _shown(value)
 
 
 def _shown(value: object, depth: int = 0) -> str:

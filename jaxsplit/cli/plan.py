@@ -56,6 +56,8 @@ def plan(options: argparse.Namespace) -> None:
     from jaxsplit.reports import plan as report
     from jaxsplit.weights.load import abstract_backbone
 
+    if options.plot is not None:
+        cli.check_suffix(options.plot, ".png", "--plot")
     link = _link(options)
     symbols = options.symbols or SYMBOLS
     families = {name: load_pretrained(name) for name in options.family or ()}
@@ -89,7 +91,7 @@ def plan(options: argparse.Namespace) -> None:
     if shown is not None:
         text += "\n" + report.render_units(shown, comparison)
     summary = "" if options.plot is None else f"wrote {options.plot}"
-    cli.show(options, text, plan_to_dict(plan, comparison, symbols), summary)
+    cli.show(options, text, plan_to_dict(plan, comparison, symbols), summary, terms=True)
 
 
 def _link(options: argparse.Namespace) -> Link | None:

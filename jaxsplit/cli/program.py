@@ -14,7 +14,7 @@ from types import FrameType
 
 from jaxsplit import __version__
 from jaxsplit.cli import coding, evaluate, importing, info, plan, train
-from jaxsplit.cli.arguments import Parser, add_parser
+from jaxsplit.cli.arguments import Incomplete, Parser, add_parser
 from jaxsplit.errors import ConfigError, Interrupted, Terminated, escaped, one_line
 
 #: In the order of the help; those below "import" follow.
@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: its words; default: those of the process.
 
     Returns:
-      The exit code: 0, 2 for an error, 128 and a signal's number for an interruption.
+      The exit code: 0, 1 if a part of the work failed, 2 for an error, 128 and a signal's number
+      for an interruption.
 
     >>> main(["info", "resnet8_small-fashion_mnist/stage1.block1"])  # doctest: +ELLIPSIS
     family resnet8_small-fashion_mnist/stage1.block1: resnet8_small cut after stage1.block1
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except OSError:  # stdout itself is full
             _forget_output()
-        return 2
+        return 1 if isinstance(error, Incomplete) else 2
     except (Interrupted, Terminated) as stopped:
         print(f"jaxsplit: {escaped(str(stopped))}", file=sys.stderr)
         return 128 + stopped.signal

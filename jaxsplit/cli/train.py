@@ -114,7 +114,7 @@ def _run_curve(
     )
     seconds = time.monotonic() - start
     summary = f"wrote {out}/curve.json, {out}/curve.png and {out}/family in {seconds:.0f} s"
-    cli.show(options, text, json.loads(result.curve.to_json()), summary)
+    cli.show(options, text, json.loads(result.curve.to_json()), summary, terms=True)
 
 
 @cli.command(
@@ -154,4 +154,4 @@ def design(options: argparse.Namespace) -> None:
     search_report.plot_design(out / "design.png", found, chosen)
     names = f"{out}/design.json, {out}/design.png and {out}/chosen.py"
     summary = f"wrote {names} in {found.minutes:.1f} minutes"
-    cli.show(options, search_report.render(found, chosen), document, summary)
+    cli.show(options, search_report.render(found, chosen), document, summary, terms=True)

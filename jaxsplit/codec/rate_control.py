@@ -45,14 +45,16 @@ def rates_for(
         return [family[rate].rate_id]
     whole = isinstance(max_bytes, numbers.Integral) and not isinstance(max_bytes, bool)
     if max_bytes is not None and (not whole or max_bytes < 1):
-        raise ConfigError(f"max_bytes is {max_bytes!r}, expected a positive integer")
+        wrong = f"is {max_bytes!r}, expected a positive integer"
+        raise ConfigError(f"max_bytes {wrong}", shell=f"--max-bytes {wrong}")
     label = task.metric(task.quality).label
     share = isinstance(quality, numbers.Real) and 0 < quality <= 1
     if quality is not None and not share:
-        raise ConfigError(
-            f"quality is {quality!r}, expected a share of the unsplit network's {label}, above 0 "
-            "and at most 1, such as 0.98"
+        wrong = (
+            f"is {quality!r}, expected a share of the unsplit network's {label}, above 0 and at "
+            "most 1, such as 0.98"
         )
+        raise ConfigError(f"quality {wrong}", shell=f"--quality {wrong}")
     # Of equal retention the fewer bytes first.
     kept = {one.rate_id: _retention(one, task) for one in family.rates}
     ordered = sorted(family.rates, key=lambda one: (-kept[one.rate_id], _bytes(one)))
@@ -82,9 +84,11 @@ def _retention(rate: FamilyRate, task: Task) -> float:
     else:
         kept = unsplit / value if value else unsplit * math.inf
     if math.isnan(kept) or not math.isfinite(_bytes(rate)):
+        lacks = f"rate {rate.rate_id} carries no figures to choose it by: name a rate"
+        command = "measure the family with jaxsplit pack --data"
         raise FamilyError(
-            f"rate {rate.rate_id} carries no figures to choose it by: name a rate, or measure the "
-            "family with jaxsplit pack --data or jaxsplit.evaluation.card.with_measured"
+            f"{lacks}, or {command} or jaxsplit.evaluation.card.with_measured",
+            shell=f"{lacks} with --rate, or {command}",
         )
     return kept
 

@@ -194,9 +194,10 @@ class Sender(Runtime):
             if not left:
                 return [shortest[index] for index in range(len(images))]
         which = "the image" if len(images) == 1 else f"image {left[0]}"
+        more = f"{which} takes at least {len(shortest[left[0]])} bytes, more than"
         raise FamilyError(
-            f"{which} takes at least {len(shortest[left[0]])} bytes, more than max_bytes = "
-            f"{max_bytes}: raise it"
+            f"{more} max_bytes = {max_bytes}: raise it",
+            shell=f"{more} --max-bytes {max_bytes}: raise it",
         )
 
     def _inputs(self, images: Images) -> np.ndarray:

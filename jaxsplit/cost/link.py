@@ -41,9 +41,10 @@ class Link:
     def __post_init__(self) -> None:
         speeds = (self.device_gmacs, self.server_gmacs, self.bandwidth_mbps)
         if not all(0 < speed < math.inf for speed in speeds) or not 0 <= self.rtt_ms < math.inf:
-            raise ConfigError(
-                f"speeds must be finite and more than 0, and the round-trip time at least 0: {self}"
-            )
+            found = ", ".join(f"{name} {value:g}" for name, value in vars(self).items())
+            options = ", ".join(f"--{one}" for one in found.replace("_", "-").split(", "))
+            wrong = "speeds must be finite and more than 0, and the round-trip time at least 0"
+            raise ConfigError(f"{wrong}: {found}", shell=f"{wrong}: {options}")
 
     def time(self, device_macs: int, sent_bytes: float | None, server_macs: int) -> Timing:
         """Computes the latency of one image.

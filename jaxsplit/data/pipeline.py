@@ -90,7 +90,7 @@ def batches(
     per_epoch = num_batches(len(source), batch_size, drop_remainder)
     if not per_epoch:
         raise ConfigError(f"{source!r} doesn't fill one batch of {batch_size}; use smaller batches")
-    read, threads = reader(source, preprocessing, targets, memory_limit)
+    read, threads = reader(source, preprocessing, memory_limit, targets)
 
     def fetch(step: int) -> ImageBatch:
         batch = read(step_indices(len(source), batch_size, per_epoch, seed, step))
@@ -110,8 +110,8 @@ def batches(
 def reader(
     source: Source,
     preprocessing: Preprocessing,
-    targets: TargetReader = LABELS,
     memory_limit: int = 2**30,
+    targets: TargetReader = LABELS,
 ) -> tuple[Callable[[np.ndarray], ImageBatch], int]:
     """Makes a function from indices, int64 [B], -1 for padding, to a batch; and its threads."""
     blank = targets.blank(preprocessing)

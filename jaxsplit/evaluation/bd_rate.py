@@ -166,7 +166,9 @@ def _front(points: RateQuality, method: str, up: bool) -> np.ndarray:
         raise ConfigError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     given = [(float(rate), float(quality)) for rate, quality in points]
     if not all(math.isfinite(r) and math.isfinite(q) and r > 0 for r, q in given):
-        raise ConfigError(f"expected finite qualities at positive finite rates, got {given}")
+        raise ConfigError(
+            f"expected finite qualities at positive finite rates, got {_points_text(given)}"
+        )
     sign = 1 if up else -1
     # Sorted after the logarithm, which can make close rates equal; the best of equals comes first.
     logs = sorted((math.log(rate), -sign * quality) for rate, quality in given)
@@ -177,9 +179,13 @@ def _front(points: RateQuality, method: str, up: bool) -> np.ndarray:
     if len(front) < METHODS[method]:
         raise ConfigError(
             f"expected at least {METHODS[method]} points for {method}, each better than all of "
-            f"lower rate; got {given}"
+            f"lower rate; got {_points_text(given)}: measure more rates"
         )
     return np.array(front).T
+
+
+def _points_text(points: RateQuality) -> str:
+    return ", ".join(f"{quality:.4g} at {rate:.4g}" for rate, quality in points) or "none"
 
 
 def _overlap(fronts: list[np.ndarray], limits: Limits) -> Overlap:

@@ -7,6 +7,7 @@ figures (`with_measured`), and a person limits and licence, with `jaxsplit pack 
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Mapping
 from typing import TypeVar
@@ -14,14 +15,14 @@ from typing import TypeVar
 import numpy as np
 
 from jaxsplit import data
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import RateFamily
 from jaxsplit.io.versions import versions
-from jaxsplit.tasks import AGREEMENT
+from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS
 
 Family = TypeVar("Family", bound=RateFamily)
 
@@ -70,6 +71,58 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
         "check": _check(seen),
     }
     return dataclasses.replace(family, rates=rates, card={**family.card, "evaluation": evaluation})
+
+
+def measured_curve(family: RateFamily, name: str) -> Curve:
+    """Returns the curve of a family's measured figures, of which `with_measured` wrote them.
+
+    A card has no estimated bits: the curve has those of the frames.
+
+    Args:
+      family: of classification.
+      name: of the family, for errors.
+
+    Raises:
+      FamilyError: a rate has no figures.
+      ConfigError: a figure is out of its range.
+
+    >>> from jaxsplit.family.pretrained import load_pretrained
+    >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
+    >>> measured_curve(family, "ours").rate_quality()[0]
+    (18.0555, 0.883)
+    """
+    pixels = math.prod(family.preprocessing.size)
+    quality = next(iter(CLASSIFICATION_METRICS))
+    unsplit, points = {}, []
+    for rate in family.rates:
+        found = rate.measured
+        size = found.get("bytes_per_image")
+        names = [one for one in (quality, AGREEMENT) if found.get(one) is not None]
+        if not isinstance(size, int | float) or not names or not found.get("n_images"):
+            raise FamilyError(
+                f"rate {rate.rate_id} of {name} carries no figures: measure the family with "
+                "jaxsplit evaluate --out DIR, and compare DIR"
+            )
+        if quality in names:
+            unsplit = {quality: Value(found.get(f"uncompressed_{quality}", math.nan))}
+        metrics = {one: Value(found[one], found.get(f"{one}_interval")) for one in names}
+        bits, count = 8.0 * size, found["n_images"]
+        points.append(
+            RatePoint(rate.rate_id, rate.lmbda, size, bits, bits / pixels, metrics, count)
+        )
+    return Curve(unsplit, points[0].n_images, tuple(points))
+
+
+def measured_data(family: RateFamily) -> str | None:
+    """Returns the data of a family's measured figures, None where its card doesn't say.
+
+    >>> from jaxsplit.family.pretrained import load_pretrained
+    >>> measured_data(load_pretrained("resnet8_small-fashion_mnist/stage1.block1"))
+    'embedded'
+    """
+    evaluation = family.card.get("evaluation")
+    found = evaluation.get("data") if isinstance(evaluation, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def missing(card: Mapping[str, object]) -> list[str]:

@@ -11,8 +11,10 @@ from jaxsplit import _moved
 from jaxsplit.errors import ConfigError, DataError, warn_once
 from jaxsplit.evaluation import bd_rate as bd
 from jaxsplit.evaluation import per_image
+from jaxsplit.evaluation.card import measured_curve, measured_data
 from jaxsplit.evaluation.companions import marked, name_of
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.family.pretrained import is_family, load_pretrained
 from jaxsplit.io.files import as_text
 from jaxsplit.tasks import AGREEMENT, Metric
 
@@ -22,21 +24,27 @@ _SHOWN = ("report.html", "curve.png")  # files beside it that show it
 
 @dataclass(frozen=True)
 class MeasuredCurve:
-    """A curve, its name, and its per-image records where they were kept."""
+    """A curve, its name, its per-image records where they were kept, and its data where known."""
 
     name: str
     curve: Curve
     images: per_image.PerImage | None
+    data: str | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> "MeasuredCurve":
         """Reads a `curve.json`, or the one in a folder, and the `images.npz` beside it.
 
+        The name or the folder of a family without a `curve.json` gives the figures of its card.
         A DataError if a file is missing or damaged, or they come from different evaluations. A
         report or a plot of another evaluation is a JaxsplitWarning.
         """
         file = Path(path) / _CURVE if Path(path).is_dir() else Path(path)
+        if not file.exists() and is_family(path):
+            name, family = as_text(path), load_pretrained(path)
+            return cls(name, measured_curve(family, name), None, measured_data(family))
         curve = Curve.read(file)
+        data = None if curve.origin is None else curve.origin.data
         if file.name == _CURVE:
             name = name_of(file.read_bytes())
             others = [one for one in _SHOWN if marked(file.with_name(one)) not in (None, name)]
@@ -45,11 +53,11 @@ class MeasuredCurve:
                 warn_once(which, f"{which} came from another evaluation than {_CURVE}: repeat it")
         beside = file.with_name(per_image.FILE)
         if file.name != _CURVE or not beside.exists():
-            return cls(as_text(path), curve, None)
+            return cls(as_text(path), curve, None, data)
         found = per_image.PerImage.read(beside)
         if not found.belongs_to(curve):
             raise DataError(f"{beside} comes from another evaluation than {file}: repeat it")
-        return cls(as_text(path), curve, found)
+        return cls(as_text(path), curve, found, data)
 
     def rate_quality(self, quality: str) -> list[tuple[float, float]]:
         """Returns (bytes per image, quality) of every rate."""
@@ -144,7 +152,7 @@ class CurveComparison:
             ),
         ]
         if self.same_images is None:
-            note = "the files don't say which; with different data the distances mean nothing"
+            note = "not said which; with different data the distances mean nothing"
             rows.append(("images", "unknown", note))
         elif not self.same_images:
             rows.append(("images", "different", "of the same data: their difference counts too"))
@@ -252,6 +260,11 @@ def _same_images(reference: MeasuredCurve, test: MeasuredCurve) -> bool | None:
         return True
     origins = reference.curve.origin, test.curve.origin
     if origins[0] is None or origins[1] is None:
+        if None not in (reference.data, test.data) and reference.data != test.data:
+            raise ConfigError(
+                f"one curve is of {reference.data}, the other of {test.data}: they cannot be "
+                "compared; evaluate both on the same images"
+            )
         return None
     return origins[0].same_images(origins[1])
 

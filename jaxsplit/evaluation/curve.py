@@ -28,7 +28,7 @@ from jaxsplit.evaluation.points import (
     optional,
 )
 from jaxsplit.io.files import parse_json, write_whole
-from jaxsplit.io.text_table import text_table
+from jaxsplit.io.text_table import rate_rows, text_table
 from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, metric_of
 
 
@@ -135,7 +135,25 @@ class Curve(Shown):
         codecs = "".join(f", {codec}" for codec in self.baselines)
         rates = "1 rate" if len(self.points) == 1 else f"{len(self.points)} rates"
         head = f"Curve({rates}{codecs}, {self.n_images} images, {unsplit})"
-        return f"{head}\n{text_table(summary_rows(self))}" if self.points else head
+        return f"{head}\n{text_table(self.rows())}" if self.points else head
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Returns a header, then name, lambda, bytes and quality of each rate.
+
+        Returns:
+          The rows, for `text_table`.
+        """
+        metric = self.metric(self.quality)
+        rates = (
+            (
+                point.rate_id,
+                point.lmbda,
+                point.bytes_per_image,
+                metric.show(point.metrics[self.quality].mean),
+            )
+            for point in self.points
+        )
+        return rate_rows(rates, f"{metric.label} {metric.unit}".rstrip())
 
     def __iter__(self) -> Iterator[str]:
         """Iterates over the names of the rates, as a family does."""
@@ -252,21 +270,6 @@ class Curve(Shown):
             raise DataError(
                 f"{path} is not a rate–accuracy curve: {error}; write one with jaxsplit evaluate"
             ) from error
-
-
-def summary_rows(curve: Curve) -> list[tuple[str, ...]]:
-    """Returns a header, then name, lambda, bytes and quality of each rate."""
-    metric = curve.metric(curve.quality)
-    rows = [
-        (
-            point.rate_id,
-            "" if point.lmbda is None else f"{point.lmbda:.3g}",
-            f"{point.bytes_per_image:.1f}",
-            metric.show(point.metrics[curve.quality].mean),
-        )
-        for point in curve.points
-    ]
-    return [("rate", "lambda", "bytes/image", f"{metric.label} {metric.unit}".rstrip()), *rows]
 
 
 def _flat(values: Values) -> dict[str, object]:

@@ -176,11 +176,11 @@ class RateFamily(Shown):
         elif found := name or self.weights:
             backbone = load_backbone(found)
         else:
-            how = where_to_get(self.backbone)
+            lacks = f"the family names no weights of {self.backbone}"
+            how, option = (where_to_get(self.backbone, shell=shell) for shell in (False, True))
             raise FamilyError(
-                f"the family names no weights of {self.backbone}: pass the network, as in "
-                "family.codec(backbone), or --weights FILE on the command line"
-                f"{f'; {how}' if how else ''}"
+                f"{lacks}: pass the network, as in family.codec(backbone){how and f'; {how}'}",
+                shell=f"{lacks}: {option or 'give --weights FILE'}",
             )
         # Imported weights don't know the preprocessing of this family.
         return dataclasses.replace(backbone, preprocessing=self.preprocessing)

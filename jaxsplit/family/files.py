@@ -110,7 +110,10 @@ def write_family(
 
 
 def check_folder(directory: Path) -> None:
-    """Raises a FamilyError if a folder holds something else than a family."""
+    """Raises a FamilyError if a folder holds something else than a family, or a link to rates."""
+    if (directory / "rates").is_symlink():
+        what = "its rates folder is a link, which is not followed; name a new folder"
+        raise FamilyError(f"cannot write a family to {directory}: {what}")
     if (directory / INDEX).exists():
         _entry_paths(_read_index(directory))
     elif directory.is_dir() and not (directory / _LOG).exists():

@@ -31,13 +31,25 @@ def pretrained_names() -> tuple[str, ...]:
     return tuple(sorted(folder.as_posix() for folder in folders))
 
 
+def is_family(name: str | os.PathLike[str]) -> bool:
+    """Returns whether `load_pretrained` finds a family by this name, or asks the Hub for it.
+
+    >>> is_family("resnet8_small-fashion_mnist/stage1.block1"), is_family("resnet50")
+    (True, False)
+    """
+    text = os.fspath(name)
+    folders = Path(text), Path(text) / _TRAINED
+    known = text.startswith(hub.HUB_PREFIX) or text in pretrained_names()
+    return known or any((folder / INDEX).exists() for folder in folders)
+
+
 def load_pretrained(name: str | os.PathLike[str]) -> RateFamily:
     """Loads a trained family. Nothing in a folder or a download is executed.
 
     Args:
-      name: a folder, such as a training's `family`; one of `pretrained_names()`; or a repository of
-        the Hugging Face Hub, `hf:owner/name[/folder][@revision]`, which is downloaded once
-        (`pip install "jaxsplit[hub]"`).
+      name: a folder, that of a training or its `family`; one of `pretrained_names()`; or a
+        repository of the Hugging Face Hub, `hf:owner/name[/folder][@revision]`, which is downloaded
+        once (`pip install "jaxsplit[hub]"`).
 
     Returns:
       The family; `RateFamily.codec` loads its backbone and makes sender and receiver.
@@ -58,20 +70,23 @@ def load_pretrained(name: str | os.PathLike[str]) -> RateFamily:
     if text in pretrained_names():
         return RateFamily.load(FAMILIES / text)
     if (Path(text) / _TRAINED / INDEX).exists():
-        folder = Path(text) / _TRAINED
-        raise FamilyError(f"no family at {text}, but in it: load {folder}")
+        return RateFamily.load(Path(text) / _TRAINED)
     if Path(text).is_file():
-        kind = (
-            "weights of a backbone: see jaxsplit.load_backbone"
-            if holds_backbone(text)
-            else "a file"
+        weights, what = holds_backbone(text), f"a family is a folder with {INDEX}"
+        kind = "weights of a backbone: see jaxsplit.load_backbone" if weights else "a file"
+        given = "weights, for --weights" if weights else "a file"
+        raise FamilyError(
+            f"no family at {text}: it is {kind}; {what}",
+            shell=f"no family at {text}: it is {given}; {what}",
         )
-        raise FamilyError(f"no family at {text}: it is {kind}; a family is a folder with {INDEX}")
     if Path(text).exists():
         return RateFamily.load(text)  # says what is missing
     if text in (*networks.names(), *networks.embedded_weights()):
-        what = f"{text} is a backbone: load it with jaxsplit.load_backbone"
-        raise FamilyError(f"{what}; families are {', '.join(pretrained_names())}{_near(text)}")
+        known = f"families are {', '.join(pretrained_names())}{_near(text)}"
+        raise FamilyError(
+            f"{text} is a backbone: load it with jaxsplit.load_backbone; {known}",
+            shell=f"{text} is a backbone, for --backbone; {known}",
+        )
     raise FamilyError(
         f"no family at {text}: give a folder, hf:owner/name, or one of the package: "
         f"{', '.join(pretrained_names())}{_near(text)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from jaxsplit.codec.runtime import FamilyRate
+from jaxsplit.io.text_table import rate_rows
 
 _UNSPLIT = "uncompressed_"
 
@@ -28,17 +29,10 @@ def summary_rows(rates: Iterable[FamilyRate]) -> list[tuple[str, ...]]:
         ),
         "",
     )
-    rows = [
-        (
-            rate.rate_id,
-            _number(rate.lmbda, ".3g"),
-            _number(rate.measured.get("bytes_per_image"), ".1f"),
-            _number(rate.measured.get(quality), ".4f"),
-        )
-        for rate in rates
-    ]
-    return [("rate", "lambda", "bytes/image", quality), *rows]
-
-
-def _number(value: object, form: str) -> str:
-    return format(value, form) if isinstance(value, int | float) else ""
+    values = (rate.measured.get(quality) for rate in rates)
+    shown = (f"{value:.4f}" if isinstance(value, int | float) else "" for value in values)
+    entries = (
+        (rate.rate_id, rate.lmbda, rate.measured.get("bytes_per_image"), text)
+        for rate, text in zip(rates, shown, strict=True)
+    )
+    return rate_rows(entries, quality)

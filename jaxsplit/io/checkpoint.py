@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import jax
 import numpy as np
 
-from jaxsplit.errors import CheckpointError
+from jaxsplit.errors import CheckpointError, warn_once
 from jaxsplit.io.files import as_text
 
 if TYPE_CHECKING:
@@ -169,7 +169,8 @@ def restore_latest(directory: str | os.PathLike[str], state: _State) -> _State:
             failures.append(error)
             continue
         if failures:
-            logging.getLogger(__name__).warning("%s; resuming from step %d", failures[0], step)
+            text = f"{failures[0]}; resuming from step {step}"
+            warn_once(text, text)
         return tree
     if failures:
         raise failures[0]

@@ -31,11 +31,8 @@ def shown_as_lines(*, quiet: bool = False) -> Iterator[None]:
     With `quiet`, none at all. `python -W …` and `PYTHONWARNINGS` keep their effect.
     """
     root = logging.getLogger()
-    ours = logging.getLogger("jaxsplit")
     silence = logging.NullHandler()  # without any handler, logging prints its records
-    lines = _Lines(logging.CRITICAL if quiet else logging.WARNING)
     root.addHandler(silence)
-    ours.addHandler(lines)
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
@@ -45,12 +42,6 @@ def shown_as_lines(*, quiet: bool = False) -> Iterator[None]:
             yield
     finally:
         root.removeHandler(silence)
-        ours.removeHandler(lines)
-
-
-class _Lines(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        _show(record.getMessage())
 
 
 def _show(message: Warning | str, *place: object, **line: object) -> None:

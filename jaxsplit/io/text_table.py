@@ -3,9 +3,36 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _MOST = 24  # rows
+
+
+def rate_rows(
+    rates: Iterable[tuple[str, float | None, object, str]], quality: str
+) -> list[tuple[str, ...]]:
+    """Returns a header and a row for each rate; what is not known is "".
+
+    Args:
+      rates: name, lambda, bytes of an image, and quality as text.
+      quality: title of the last column.
+
+    Returns:
+      The rows, for `text_table`.
+
+    >>> rate_rows([("r1", 0.001, 18.06, "88.30")], "top-1 %")
+    [('rate', 'lambda', 'bytes/image', 'top-1 %'), ('r1', '0.001', '18.1', '88.30')]
+    """
+    rows = [
+        (
+            name,
+            "" if lmbda is None else f"{lmbda:.3g}",
+            f"{size:.1f}" if isinstance(size, int | float) else "",
+            shown,
+        )
+        for name, lmbda, size, shown in rates
+    ]
+    return [("rate", "lambda", "bytes/image", quality), *rows]
 
 
 def text_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:

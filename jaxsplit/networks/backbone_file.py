@@ -32,7 +32,7 @@ from jaxsplit.io.untrusted import (
     read_safetensors,
 )
 from jaxsplit.networks.network import Network, Variables, per_image_shapes
-from jaxsplit.networks.registry import Registered, find_network, is_registered
+from jaxsplit.networks.registry import REGISTERED, Registered, find_network, is_registered
 from jaxsplit.networks.residual import names
 from jaxsplit.tasks import Classification, Task
 from jaxsplit.trees import Traced
@@ -242,9 +242,11 @@ def read_content(path: str | os.PathLike[str]) -> BackboneContent:
         ) from error
     name, preprocessing = header["name"], header["preprocessing"]
     if name not in names() and not is_registered(name):
+        unknown = f"{where}: its network {quoted(name)} is neither included nor registered"
         raise WeightsError(
-            f"{where}: its network {quoted(name)} is neither included nor registered: call "
-            "jaxsplit.networks.register(name, network) first, in every program that loads the file"
+            f"{unknown}: call jaxsplit.networks.register(name, network) first, in every program "
+            "that loads the file",
+            shell=f"{unknown}: {REGISTERED}",
         )
     known = find_network(name, len(task.class_names))
     found = _registered_task(header["task"], known, where) if "task" in header else task
@@ -264,9 +266,10 @@ def read_content(path: str | os.PathLike[str]) -> BackboneContent:
 
 def _registered_task(name: str, known: Registered, where: str) -> Task:
     if known.task is None or known.task.name != name:
+        unknown = f"{where}: its task {quoted(name)} is not registered"
         raise WeightsError(
-            f"{where}: its task {quoted(name)} is not registered: call "
-            "jaxsplit.networks.register(name, network, task=task) first"
+            f"{unknown}: call jaxsplit.networks.register(name, network, task=task) first",
+            shell=f"{unknown}: {REGISTERED}",
         )
     return known.task
 

@@ -37,6 +37,8 @@ class Registered(NamedTuple):
 
 
 _OWN: dict[str, Registered] = {}
+#: End of a message for the command line about a network or a task that isn't registered.
+REGISTERED = "commands know the included networks, others only in a program of Python"
 
 
 def register(
@@ -94,8 +96,10 @@ def find_network(name: str, num_classes: int) -> Registered:
     if name in _OWN:
         return _OWN[name]
     if name not in names():
+        near = did_you_mean(name, (*names(), *_OWN))
         raise ConfigError(
             f"no network {name!r} is registered: call jaxsplit.networks.register({name!r}, "
-            f"network) first{did_you_mean(name, (*names(), *_OWN))}"
+            f"network) first{near}",
+            shell=f"there is no network {name!r}: {REGISTERED}{near}",
         )
     return Registered(as_network(create(name, num_classes)), None, None)

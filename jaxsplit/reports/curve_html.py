@@ -121,12 +121,12 @@ def describe_units(specs: Mapping[str, UnitSpec]) -> dict[str, str]:
     alike: dict[str, list[str]] = {}
     for rate, form in forms.items():
         own = {key: value for key, value in form.items() if key not in shared}
-        alike.setdefault(_listed(own), []).append(rate)
+        alike.setdefault(_fields_text(own), []).append(rate)
     own = {f"unit of {', '.join(rates)}": text for text, rates in alike.items() if text}
-    return {"units" if len(specs) > 1 else "unit": _listed(shared), **own}
+    return {"units" if len(specs) > 1 else "unit": _fields_text(shared), **own}
 
 
-def _listed(fields: Mapping[str, str]) -> str:
+def _fields_text(fields: Mapping[str, str]) -> str:
     return ", ".join(f"{key} {value}" for key, value in fields.items())
 
 

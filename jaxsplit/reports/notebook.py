@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from jaxsplit import _notebook
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.curve import summary_rows as rows_of_curve
 from jaxsplit.family import RateFamily
-from jaxsplit.family.summary import summary_rows as rows_of_family
+from jaxsplit.family.summary import summary_rows
 
 # The colours of the plot, on white in any theme.
 _COLOURS = {
@@ -31,7 +30,7 @@ _VARIABLES = "".join(f"--{name}:{colour};" for name, colour in _COLOURS.items())
 @_notebook.html.register
 def family_html(family: RateFamily) -> str:
     """Returns a line about the family, and a table of its rates."""
-    return _titled(repr(family), rows_of_family(family.rates))
+    return _titled(repr(family), summary_rows(family.rates))
 
 
 @_notebook.html.register
@@ -39,7 +38,7 @@ def curve_html(curve: Curve) -> str:
     """Returns the plot of a curve, with its baselines, and a table of its rates."""
     from jaxsplit.reports.curve_html import svg  # loads rich
 
-    table = _titled(repr(curve), rows_of_curve(curve))
+    table = _titled(repr(curve), curve.rows())
     if not curve.points or min(point.bytes_per_image for point in curve.points) <= 0:
         return table  # nothing to plot on a logarithmic axis
     style = f"{_VARIABLES}background:var(--back);max-width:52rem"

@@ -124,7 +124,7 @@ class ImageBatches:
     def fetcher(self) -> tuple[Callable[[np.ndarray], Batch], int]:
         """Returns a function from the examples' indices to their batch, and threads to call it."""
         preprocessing, targets = self.backbone.preprocessing, self._reader
-        read, threads = reader(self.source, preprocessing, targets)
+        read, threads = reader(self.source, preprocessing, targets=targets)
         count = len(self.source)
 
         def fetch(index: np.ndarray) -> Batch:

@@ -209,7 +209,7 @@ def run_parts(
     runs = sorted({part // len(views) for part in wanted})
     network, cuts, preprocessing = run.backbone.network, run.cuts, run.backbone.preprocessing
     targets = run.target_reader
-    read, threads = reader(run.source, preprocessing, targets)
+    read, threads = reader(run.source, preprocessing, targets=targets)
 
     def fetch(i: int) -> ImageBatch:
         return read(np.arange(runs[i] * size, min((runs[i] + 1) * size, count)))

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import glob
 import json
-import logging
 import math
 import os
 import re
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsplit.errors import ConfigError, NonFiniteError
+from jaxsplit.errors import ConfigError, NonFiniteError, warn_once
 from jaxsplit.io.files import only_run, write_whole
 from jaxsplit.train import distributed, parallel
 
@@ -119,11 +118,11 @@ def _take_over(directory: Path, key: str, step: int) -> None:
         aside = directory / f"metrics-{other}"
         _move(directory, aside, other)
         begins = f"resumes from step {step}" if step else "begins anew"
-        logging.getLogger(__name__).warning(
-            "%s was last of a training with other values or images, whose metrics are now in %s: "
-            "this one %s",
-            *(directory, aside.name, begins),
+        text = (
+            f"{directory} was last of a training with other values or images, whose metrics are "
+            f"now in {aside.name}: this one {begins}"
         )
+        warn_once(text, text)
     write_whole(note, key.encode())  # the owner of the files here
     ours = directory / f"metrics-{key}"
     if ours.is_dir():

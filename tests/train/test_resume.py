@@ -50,6 +50,7 @@ def only_step(workdir, step):
             shutil.rmtree(path)
 
 
+@pytest.mark.filterwarnings("ignore:.* resuming from step:UserWarning")
 @pytest.mark.slow
 def test_a_curve_resumes_to_the_bit_within_a_phase_and_between_two(
     tiny_config, tiny_backbone, tmp_path
@@ -139,6 +140,7 @@ def metrics(workdir):
     return [{**line, "images_per_second": None} for line in lines]
 
 
+@pytest.mark.filterwarnings("ignore:.* was last of a training:UserWarning")
 @pytest.mark.slow
 def test_other_weights_or_images_of_the_same_name_begin_anew(tiny_config, tiny_backbone, tmp_path):
     folder, workdir = tmp_path / "images", tmp_path / "workdir"

@@ -283,7 +283,7 @@ def test_a_network_without_weights_says_where_they_are_got(name, capsys):
         assert "Backbone.save" in message
     if name == "resnet18":  # tracing takes a second
         assert main(["info", name]) == 0
-        assert message in capsys.readouterr().out
+        assert not_included(name, shell=True) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("i", [0, 1, 2])
@@ -307,7 +307,7 @@ def test_a_family_that_names_no_weights_says_where_they_are_got(tmp_path, capsys
         bare.save(tmp_path / name)
         with pytest.raises(FamilyError, match="names no weights of") as caught:
             bare.backbone_of()
-        assert said in str(caught.value)
+        assert said.removeprefix("--weights FILE") in str(caught.value)
         words = ["--family", str(tmp_path / name), "--rate", "r1", "-o", str(tmp_path / "x.jspl")]
         assert main(["encode", "x.png", *words]) == 2
         assert said in capsys.readouterr().err

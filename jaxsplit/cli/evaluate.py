@@ -97,7 +97,7 @@ def compare(options: argparse.Namespace) -> None:
         method=options.method,
         drops=(options.from_drop / scale, options.to_drop / scale),
     )
-    cli.show(options, result.render(), result.to_dict(), terms=True)
+    cli.show(options, result.render(), result.to_dict())
 
 
 @cli.command(

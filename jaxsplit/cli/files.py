@@ -1,4 +1,4 @@
-"""What a file is, by its name, and the command that takes it."""
+"""Kinds of files by their names, and the command that takes each."""
 
 from __future__ import annotations
 

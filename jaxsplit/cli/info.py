@@ -223,7 +223,7 @@ def _rates(rates: Sequence[FamilyRate]) -> list[str]:
 
 
 def _cell(value: object) -> str:
-    """Formats a measured value, or the two ends of an interval."""
+    """Formats a measured value, or both limits of an interval."""
     if isinstance(value, list):
         return "-".join(map(_cell, value))
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else _shown(value)

@@ -74,7 +74,7 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
 
 
 def measured_curve(family: RateFamily, name: str) -> Curve:
-    """Returns the curve of a family's measured figures, of which `with_measured` wrote them.
+    """Returns the curve of a family's measured figures, which `with_measured` wrote.
 
     A card has no estimated bits: the curve has those of the frames.
 

@@ -1,4 +1,4 @@
-"""Files at the command line: what each is, what goes on where one is bad, what may be written."""
+"""Files at the command line: kinds, partial failures, names of outputs."""
 
 import contextlib
 import io

@@ -48,10 +48,10 @@ _SOME = "What fails is named, the others are {}, and the exit code is 1."
 )
 def encode(options: argparse.Namespace) -> None:
     """Encode image files to a .jspl file, as a device does."""
-    cli.check_suffix(options.output, ".jspl")
     for name in options.images:
         if options.output.exists() and Path(name).exists() and options.output.samefile(name):
             raise ConfigError(f"--output is the image {name}: name another file")
+    cli.check_suffix(options.output, ".jspl")
     if not any(Path(name).exists() for name in options.images):  # before jax is imported
         raise DataError(f"cannot read {options.images[0]} as an image: no such file")
     with program_cache.kept():

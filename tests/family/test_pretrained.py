@@ -70,18 +70,15 @@ def test_what_there_is_not_is_one_line_with_what_there_is(tmp_path):
         ("cifar10_resnet20", "cifar10_resnet20 is a backbone"),
         ("copy.safetensors", "it is weights of a backbone: see jaxsplit.load_backbone"),
         ("notes.txt", "it is a file; a family is a folder with family.json"),
-        ("run", "no family at run, but in it: load run/family"),
     ],
 )
 def test_what_is_typed_for_a_family_names_what_was_meant(
-    tiny_family, tiny_backbone, tmp_path, monkeypatch, typed, said
+    tiny_backbone, tmp_path, monkeypatch, typed, said
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("notes")
     if typed == "copy.safetensors":
         tiny_backbone.save(typed)
-    if typed == "run":
-        tiny_family.save(tmp_path / "run" / "family")
     with pytest.raises(FamilyError) as caught:
         load_pretrained(typed)
     assert said in str(caught.value)

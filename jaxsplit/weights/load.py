@@ -92,7 +92,7 @@ def _by_name(text: str) -> Backbone:
         lacks, command = f"{text} does not name its network", "jaxsplit import backbone NETWORK"
         raise WeightsError(
             f'{lacks}; give the name too, as in load_backbone("resnet50", FILE) or {command} FILE',
-            shell=f"{lacks}: {command} {text} -o {Path(text).stem}{networks.SUFFIX} converts it",
+            shell=f"{lacks}: {command} {text} -o OUT{networks.SUFFIX} converts it",
         )
     known = (*embedded, *PACKAGES)
     listed = f"{', '.join(known)}{did_you_mean(text, (*known, *networks.names()))}"

@@ -41,9 +41,9 @@ def hint(path: Path, *besides: str) -> str:
     Returns:
       A clause, or "" for a file whose name says nothing, or that isn't there.
 
-    >>> Path("first.png").touch()
-    >>> hint(Path("first.png"), ".jspl")
-    '; it is an image: jaxsplit encode first.png --family NAME --rate ID -o first.jspl'
+    >>> plot = Path(__file__).parents[1] / "assets" / "quickstart.png"
+    >>> hint(plot, ".jspl").partition(":")[0], hint(plot, ".png")
+    ('; it is an image', '')
     """
     suffix = path.suffix.lower()
     what = _NAMES.get(path.name) or ("" if suffix in besides else _SUFFIXES.get(suffix, ""))

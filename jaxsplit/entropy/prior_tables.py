@@ -5,7 +5,7 @@ numpy makes the results independent of an accelerator's arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +20,7 @@ MAX_WIDTH = 4096
 
 _INT32 = np.iinfo(np.int32)
 _TAIL_MASS = 2**-16  # probability of the escape on each side
-_GROUP = 16  # channels evaluated at a time, to bound the memory of wide tables
+_GROUP = 2**16  # entries computed at a time, to bound the memory of wide tables
 _PHASES = 32  # candidate offsets per quantization step
 _REACH = 64  # symbols on each side of the median that are evaluated for an offset
 _TOLERANCE = 1e-4  # bits per symbol; smaller gains keep the offset nearest to the median
@@ -68,8 +68,7 @@ class Density:
           float64 [C, n].
         """
         result = np.empty(np.shape(z))
-        for first in range(0, self.channels, _GROUP):
-            group = slice(first, first + _GROUP)
+        for group in _groups(*result.shape):
             x = np.asarray(z[group], np.float64)[:, None]
             for matrix, bias, factor in self._layers:
                 x = matrix[group] @ x + bias[group]
@@ -123,13 +122,32 @@ class Density:
 
         reach = np.ones(self.channels)
         for _ in range(64):
-            reach = np.where(is_below(-reach) & ~is_below(reach), reach, 2 * reach)
-        low, high = -reach, reach
-        for _ in range(128):
-            middle = 0.5 * (low + high)
-            below = is_below(middle)
-            low, high = np.where(below, middle, low), np.where(below, high, middle)
+            enclosed = is_below(-reach) & ~is_below(reach)
+            if enclosed.all():
+                break
+            reach = np.where(enclosed, reach, 2 * reach)
+        low, high = _bisect(is_below, -reach, reach, 128)
         return 0.5 * (low + high)
+
+
+def _groups(channels: int, width: int) -> Iterator[slice]:
+    """Divides the rows of [channels, width] into groups of some `_GROUP` entries."""
+    size = max(1, _GROUP // width)
+    return (slice(first, first + size) for first in range(0, channels, size))
+
+
+def _bisect(
+    is_below: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Halves [low, high] until no float lies between, at most `steps` times."""
+    for _ in range(steps):
+        middle = 0.5 * (low + high)
+        below = is_below(middle)
+        ends = np.where(below, middle, low), np.where(below, high, middle)
+        if (ends[0] == low).all() and (ends[1] == high).all():
+            break
+        low, high = ends
+    return low, high
 
 
 def rounding_offsets(prior: Mapping[str, ArrayLike] | Density) -> np.ndarray:
@@ -188,31 +206,40 @@ def integer_counts(probabilities: np.ndarray, total: int = TOTAL) -> np.ndarray:
     [7, 4, 4, 1]
     """
     p = np.asarray(probabilities, np.float64)
-    if p.ndim != 1 or not 1 <= p.size <= total or not np.isfinite(p).all() or (p < 0).any():
-        raise ConfigError(
-            f"integer counts: got {p.size} probabilities, expected 1 … {total}, finite and >= 0"
-        )
-    if p.sum() == 0:
-        p = np.ones_like(p)
-    p = p / p.sum()
+    if p.ndim != 1:
+        raise ConfigError(f"integer counts: got probabilities of shape {p.shape}, expected [n]")
+    return _counts_of_rows(p[None], np.array([p.size]), total)[0]
 
-    def counts_at(saving: float) -> np.ndarray:
+
+def _counts_of_rows(rows: np.ndarray, sizes: np.ndarray, total: int) -> np.ndarray:
+    """Computes `integer_counts` of the first entries of each row, float64 [C, width]; 0 beyond."""
+    used = np.arange(rows.shape[1]) < sizes[:, None]
+    p = np.where(used, rows, 0)
+    most = sizes.max()
+    if sizes.min() < 1 or most > total or not np.isfinite(p).all() or (p < 0).any():
+        raise ConfigError(
+            f"integer counts: got {most} probabilities, expected 1 … {total}, finite and >= 0"
+        )
+    # Each row is summed by itself: the order of a sum decides its last bit.
+    sums = np.array([row[:size].sum() for row, size in zip(p, sizes, strict=True)])[:, None]
+    p = np.where(sums > 0, p, used) / np.where(sums > 0, sums, sizes[:, None])
+
+    def counts_at(saving: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            counts = np.ceil(1 / np.expm1(saving / p))
-        return np.where(p > 0, np.clip(counts, 1, total), 1)
+            counts = np.ceil(1 / np.expm1(saving[:, None] / p))
+        return np.where(p > 0, np.clip(counts, 1, total), used)
+
+    def is_below(exponent: np.ndarray) -> np.ndarray:
+        return counts_at(np.exp(exponent)).sum(axis=1) > total
 
     # At the lower bound the most probable entry alone reaches the total.
-    low, high = np.log(p.max() / total / 2), 0.0
-    for _ in range(100):
-        middle = 0.5 * (low + high)
-        if counts_at(np.exp(middle)).sum() > total:
-            low = middle
-        else:
-            high = middle
-    counts = counts_at(np.exp(high))
-    while (left := int(total - counts.sum())) > 0:
-        gains = p * np.log1p(1 / counts)
-        counts[np.argsort(-gains, kind="stable")[:left]] += 1
+    low = np.log(p.max(axis=1) / total / 2)
+    counts = counts_at(np.exp(_bisect(is_below, low, np.zeros_like(low), 100)[1]))
+    while (left := total - counts.sum(axis=1, keepdims=True)).any():
+        gains = np.where(used, p * np.log1p(1 / np.maximum(counts, 1)), -np.inf)
+        order = np.argsort(-gains, axis=1, kind="stable")
+        ranks = np.argsort(order, axis=1)
+        counts += used & (ranks < left)
     return counts.astype(np.int32)
 
 
@@ -255,16 +282,18 @@ def build_tables(
     most = MAX_WIDTH - 1
     first = np.clip(middle - most // 2, low, np.maximum(low, high - most + 1))
     numbers = np.minimum(high - first + 1, most)
-    counts = np.zeros((density.channels, int(numbers.max()) + 1), np.int32)
-    steps = np.arange(counts.shape[1]) - 0.5
+    counts = np.empty((density.channels, int(numbers.max()) + 1), np.int32)
+    # One more cell than the widest table has symbols: its place is the escape's.
+    steps = np.arange(counts.shape[1] + 1) - 0.5
     cells = density.masses((origin + first)[:, None] + steps)
     escapes = density.tails(origin + first - 0.5, origin + first + numbers - 0.5)
-    for channel, number in enumerate(numbers.astype(int)):
-        row = np.append(cells[channel, :number], escapes[channel])
-        counts[channel, : number + 1] = integer_counts(row)
+    np.put_along_axis(cells, numbers.astype(int)[:, None], escapes[:, None], axis=1)
+    sizes = (numbers + 1).astype(np.int32)
+    for group in _groups(*counts.shape):
+        counts[group] = _counts_of_rows(cells[group], sizes[group], TOTAL)
     return CodingTables(
         counts=counts,
-        sizes=(numbers + 1).astype(np.int32),
+        sizes=sizes,
         minima=first.astype(np.int32),
         offsets=offsets,
     )

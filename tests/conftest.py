@@ -52,7 +52,10 @@ def _forget_programs():
 @contextlib.contextmanager
 def _optimized():
     """Compiles inside as users do, in this process and in those that it starts."""
+    import jax
     from jax._src import compiler
+
+    jax.devices()  # XLA reads its flags from the environment once, with its first client
 
     def options(*args, **kwargs):
         found = compile_options(*args, **kwargs)

@@ -19,6 +19,8 @@ from jaxsplit.family import RateFamily
 from jaxsplit.family.pretrained import FAMILIES, load_pretrained, pretrained_names
 from jaxsplit.networks.inference import batch_size
 
+pytestmark = pytest.mark.optimized  # hundreds of photographs
+
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 # Data of a card → the archive with its images, which the project may not carry.
 ARCHIVES = {

@@ -1,8 +1,20 @@
 """The entropy model: a learned density per channel, its rate in bits, and integer tables."""
 
 from jaxsplit._moved import renamed
-from jaxsplit.entropy.factorized import FactorizedPrior, bits, cumulative_logits, init_params
-from jaxsplit.entropy.prior_tables import Density, build_tables, integer_counts, rounding_offsets
+from jaxsplit.entropy.factorized import (
+    FactorizedPrior,
+    bits,
+    centred,
+    cumulative_logits,
+    init_params,
+)
+from jaxsplit.entropy.prior_tables import (
+    Density,
+    ScaledDensity,
+    build_tables,
+    integer_counts,
+    rounding_offsets,
+)
 from jaxsplit.entropy.symbol_tables import (
     join_tables,
     stack_tables,
@@ -13,8 +25,10 @@ from jaxsplit.entropy.symbol_tables import (
 __all__ = [
     "Density",
     "FactorizedPrior",
+    "ScaledDensity",
     "bits",
     "build_tables",
+    "centred",
     "cumulative_logits",
     "init_params",
     "integer_counts",

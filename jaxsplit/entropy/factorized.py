@@ -13,6 +13,7 @@ entropy.
 Source: Ballé, Minnen, Singh, Hwang, Johnston 2018, arXiv 1802.01436, appendix 6.1.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -109,17 +110,19 @@ def cumulative_logits(params: Params, z: jax.Array) -> jax.Array:
     return _by_blocks(block, params, z)
 
 
-def bits(params: Params, z: jax.Array) -> jax.Array:
-    """Computes the information content of z in bits: -log2 P(z - 1/2 < Z <= z + 1/2).
+def bits(params: Params, z: jax.Array, width: jax.Array | float = 1.0) -> jax.Array:
+    """Computes the information content of z in bits: -log2 P(z - width/2 < Z <= z + width/2).
 
     The rate of rounded latents in coding, and of noisy ones in training, by the log-density of
-    Z + U(-1/2, 1/2). Accurate far into the tails, where it grows linearly and its gradient points
-    back.
+    Z + U(-width/2, width/2). Accurate far into the tails, where it grows linearly and its gradient
+    points back.
 
     Args:
       params: as from `init_params`.
-      z: [..., C], noisy or rounded, in units of the quantization step; symbol + offset of a coder
-        with offsets.
+      z: [..., C], noisy or rounded, in units of the density; symbol + offset of a coder with
+        offsets.
+      width: of a quantization step in these units: a number, or an array that broadcasts to z. One
+        density prices every step.
 
     Returns:
       Bits, float32 [..., C], >= 0 and finite for finite z, not summed.
@@ -130,11 +133,11 @@ def bits(params: Params, z: jax.Array) -> jax.Array:
     1.0
     """
 
-    def block(layers: list[_Layer], x: jax.Array) -> jax.Array:
+    def block(layers: list[_Layer], x: jax.Array, width: jax.Array | float) -> jax.Array:
         # The growth of the logits over the interval is propagated beside the lower ones: the
         # difference of two large logits would lose it to rounding.
-        lower = x - 0.5
-        growth = jnp.ones((x.shape[0], 1, 1), x.dtype)
+        lower = x - 0.5 * width
+        growth = jnp.broadcast_to(width, x.shape if jnp.ndim(width) else (x.shape[0], 1, 1))
         for matrix, bias, factor in layers:
             lower = _matmul(matrix, lower) + bias
             growth = _matmul(matrix, growth)
@@ -144,7 +147,19 @@ def bits(params: Params, z: jax.Array) -> jax.Array:
                 lower = lower + factor * tanh_lower
         return log_logistic_mass(lower, growth)[:, 0]
 
-    return _by_blocks(block, params, z) * (-1 / math.log(2))
+    if jnp.ndim(width) == 0:
+        found = _by_blocks(functools.partial(block, width=jnp.float32(width)), params, z)
+    else:
+        found = _by_blocks(block, params, z, jnp.broadcast_to(width, z.shape))
+    return found * (-1 / math.log(2))
+
+
+def centred(params: Params) -> dict[str, jax.Array]:
+    """Shifts a density so that the median of every channel is 0: rounding then needs no offset."""
+    last = f"bias_{sum(name.startswith('bias_') for name in params) - 1}"
+    channels = params["bias_0"].shape[0]
+    shift = cumulative_logits(params, jnp.zeros((1, channels)))
+    return {**params, last: params[last] - shift.reshape(channels, 1)}
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -168,9 +183,9 @@ def layers(
 
 
 def _by_blocks(
-    block: Callable[[list[_Layer], jax.Array], jax.Array], params: Params, z: jax.Array
+    block: Callable[..., jax.Array], params: Params, z: jax.Array, *more: jax.Array
 ) -> jax.Array:
-    """Applies block(layers, x [C, 1, n]) -> [C, n] to z [..., C], a block at a time."""
+    """Applies block(layers, *x [C, 1, n]) -> [C, n] to z and more [..., C], a block at a time."""
     found = layers(params, jnp)
     channels = params["bias_0"].shape[0]
     if z.ndim < 1 or z.shape[-1] != channels:
@@ -179,18 +194,21 @@ def _by_blocks(
             "move the channels to the last axis"
         )
     # Channels first, so that a channel's parameters apply to one contiguous row.
-    x = z.astype(jnp.promote_types(z.dtype, jnp.float32)).reshape(-1, channels).T
-    n = x.shape[1]
+    dtype = jnp.promote_types(z.dtype, jnp.float32)
+    rows = [x.astype(dtype).reshape(-1, channels).T for x in (z, *more)]
+    n = rows[0].shape[1]
     size = 8 * max(_BLOCK // (8 * channels), 1)
     if n <= size:
-        y = block(found, x[:, None])
+        y = block(found, *(x[:, None] for x in rows))
     else:
         blocks = -(-n // size)
-        x = jnp.pad(x, ((0, 0), (0, blocks * size - n)))
-        x = jnp.moveaxis(x.reshape(channels, blocks, size), 1, 0)
+        rows = [jnp.pad(x, ((0, 0), (0, blocks * size - n))) for x in rows]
+        parts = [jnp.moveaxis(x.reshape(channels, blocks, size), 1, 0) for x in rows]
         # Recomputing a block in the backward pass is faster than reading it from memory.
-        apply = jax.checkpoint(lambda x: block(found, x[:, None]), prevent_cse=False)
-        y = jnp.moveaxis(jax.lax.map(apply, x), 0, 1).reshape(channels, -1)[:, :n]
+        apply = jax.checkpoint(
+            lambda parts: block(found, *(x[:, None] for x in parts)), prevent_cse=False
+        )
+        y = jnp.moveaxis(jax.lax.map(apply, parts), 0, 1).reshape(channels, -1)[:, :n]
     return y.T.reshape(z.shape)
 
 

@@ -5,6 +5,7 @@ numpy makes the results independent of an accelerator's arithmetic.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -130,6 +131,7 @@ class Density:
         return 0.5 * (low + high)
 
 
+import dataclasses
 def _groups(channels: int, width: int) -> Iterator[slice]:
     """Divides the rows of [channels, width] into groups of some `_GROUP` entries."""
     size = max(1, _GROUP // width)
@@ -244,7 +246,7 @@ def _counts_of_rows(rows: np.ndarray, sizes: np.ndarray, total: int) -> np.ndarr
 
 
 def build_tables(
-    prior: Mapping[str, ArrayLike] | Density, offsets: np.ndarray | None = None
+    prior: Mapping[str, ArrayLike] | Density | ScaledDensity, offsets: np.ndarray | None = None
 ) -> CodingTables:
     """Converts a prior to the integer tables that sender and receiver share.
 

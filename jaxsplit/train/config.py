@@ -21,8 +21,9 @@ from jaxsplit.family.table_fitting import SHARINGS
 from jaxsplit.io.identity import identity
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.losses import Distortion
+from jaxsplit.train.network_blocks import NETWORK, TRAINABLE
 from jaxsplit.train.pca import check_pca
-from jaxsplit.train.step import COMPUTE_DTYPES, NETWORK, TRAINABLE, VECTORIZATIONS, Phase, Rate
+from jaxsplit.train.step import COMPUTE_DTYPES, VECTORIZATIONS, Phase, Rate
 from jaxsplit.units import BottleneckSpec, UnitSpec
 
 SCHEDULES = ("constant", "cosine", "exponential", "step")

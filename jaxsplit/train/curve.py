@@ -34,9 +34,10 @@ from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.losses import Distortion, DistortionLoss
 from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports
+from jaxsplit.train.network_blocks import NETWORK, with_blocks
 from jaxsplit.train.rate_groups import Group, make_groups
 from jaxsplit.train.state import CurveState
-from jaxsplit.train.step import NETWORK, Phase, Rate, with_blocks
+from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units import BottleneckSpec
 
 
@@ -324,10 +325,9 @@ def freeze(
     """Returns the family of a trained state, with tables of the priors."""
     rates = {}
     for group, trained in zip(groups, state.groups, strict=True):
+        units = group.units(trained)
         for i, rate in enumerate(group.rates):
-            variables, offsets = jax.tree.map(
-                lambda x, i=i: np.asarray(x[i]), (trained.result, trained.offsets)
-            )
+            variables, offsets = jax.tree.map(lambda x, i=i: np.asarray(x[i]), units)
             tables = group.split.tables(variables, offsets)
             spec = rate.spec or config.spec
             rates[rate.rate_id] = FamilyRate(rate.rate_id, rate.lmbda, spec, variables, tables)

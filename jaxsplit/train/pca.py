@@ -116,7 +116,9 @@ def pca_unit(
         },
     }
     widths = np.sqrt(variances) / step / _LOGISTIC_STD
-    prior = _centred(factorized.init_params(key, channels, init_scale=np.maximum(widths, 0.1)))
+    prior = factorized.centred(
+        factorized.init_params(key, channels, init_scale=np.maximum(widths, 0.1))
+    )
     kernels = {"encoder": basis * inner, "decoder": back.T / inner}
     params: dict[str, Tree] = {"prior": prior}
     stats: dict[str, Tree] = {}
@@ -126,13 +128,6 @@ def pca_unit(
         stats[part] = {name: moments for name, (_, moments) in norm.items()}
     unit = {"params": params} | ({"batch_stats": stats} if spec.batch_norm else {})
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), unit)
-
-
-def _centred(prior: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The prior with medians of 0, so that the best offsets are 0."""
-    channels, last = len(prior["bias_0"]), f"bias_{sum(name[:5] == 'bias_' for name in prior) - 1}"
-    off = factorized.cumulative_logits(prior, jnp.zeros((1, channels)))
-    return {**prior, last: prior[last] - off.reshape(channels, 1)}
 
 
 def _root(metric: np.ndarray) -> np.ndarray:

@@ -16,13 +16,13 @@ from jaxsplit import networks
 from jaxsplit._moved import renamed_argument, renamed_field
 from jaxsplit.data import Preprocessing, Source
 from jaxsplit.split import Split, make_split
-from jaxsplit.train import loop, losses, parallel
+from jaxsplit.train import loop, losses, network_blocks, parallel, variable_rate
 from jaxsplit.train import step as rate_step
 from jaxsplit.train.batches import FeatureCache, ImageBatches, sample_of, sampled_features
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.metrics import Metrics, Reports
 from jaxsplit.train.pca import best_step, loss_metric, pca_unit
-from jaxsplit.train.state import Batch, Constants, CurveState
+from jaxsplit.train.state import Batch, Constants, CurveState, TrainState
 from jaxsplit.train.step import Phase, Rate, StepMetrics
 from jaxsplit.units import UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
@@ -40,6 +40,19 @@ class Group:
     split: Split
     rates: tuple[Rate, ...]
     indices: tuple[int, ...]
+
+    @property
+    def trained(self) -> tuple[Rate, ...]:
+        """The rates along the leading axis of the state: one where a unit serves all."""
+        return self.rates[:1] if self.split.is_variable_rate else self.rates
+
+    def units(self, state: TrainState) -> tuple[Variables, Offsets]:
+        """Returns the units of all rates and their offsets, leaves [R, …]."""
+        if not self.split.is_variable_rate:
+            return state.result, state.offsets
+        each = variable_rate.at_rates(self.split, state.result, self.rates)
+        count = len(self.rates)
+        return each, jax.tree.map(lambda x: jnp.concatenate([x] * count), state.offsets)
 
 
 def make_groups(
@@ -69,9 +82,11 @@ def first_state(
     config: CurveConfig, backbone: networks.Backbone, groups: Sequence[Group]
 ) -> CurveState:
     """Returns the state at step 0; `backbone` is the network before any folding."""
-    blocks = rate_step.learning_blocks(groups[0].split, backbone.variables, config.trainable)
+    blocks = network_blocks.learning_blocks(groups[0].split, backbone.variables, config.trainable)
     options = config.make_optimizer(), config.seed, config.ema > 0, blocks
-    return CurveState(tuple(rate_step.init_state(one.split, one.rates, *options) for one in groups))
+    return CurveState(
+        tuple(rate_step.init_state(one.split, one.trained, *options) for one in groups)
+    )
 
 
 def make_constants(
@@ -147,13 +162,18 @@ def make_curve_step(
     frozen head's features too.
     """
     dtype = config.compute_dtype
-    make = functools.partial(
-        rate_step.make_step,
-        rate_vectorization=config.rate_vectorization,
-        compute_dtype=dtype,
-        ema=config.ema,
-    )
-    steps = [make(group.split, phase, config.make_optimizer()) for group in groups]
+
+    def make(group: Group) -> rate_step.Step:
+        one = group.split, phase, config.make_optimizer()
+        if group.split.is_variable_rate:
+            rates = group.rates
+            return variable_rate.make_step(*one, rates, compute_dtype=dtype, ema=config.ema)
+        how = config.rate_vectorization
+        return rate_step.make_step(
+            *one, rate_vectorization=how, compute_dtype=dtype, ema=config.ema
+        )
+
+    steps = [make(group) for group in groups]
     split = groups[0].split  # head and tail are the same in all groups
 
     def with_head(batch: Batch, backbone: networks.Variables) -> Batch:
@@ -174,7 +194,7 @@ def make_curve_step(
             batch = with_head(batch, constants.backbone)
         states, metrics = [], []
         for run, group, one in zip(steps, groups, state.groups, strict=True):
-            indices = np.asarray(group.indices)
+            indices = np.asarray(group.indices[: len(group.trained)])
             rates = jax.tree.map(lambda x, indices=indices: x[indices], constants.rates)
             one, measured = run(one, batch, dataclasses.replace(constants, rates=rates))
             states.append(one)
@@ -188,6 +208,9 @@ def with_best_offsets(groups: Sequence[Group], state: CurveState) -> CurveState:
     """Returns a state on the host with the offsets that cost the fewest bits under the priors."""
     states = []
     for group, old in zip(groups, state.groups, strict=True):
+        if group.split.is_variable_rate:
+            states.append(old)  # it rounds around its medians
+            continue
         best = rate_step.over_rates(group.split.best_offsets, "unroll")
         offsets = jax.device_get(best(jax.tree.map(np.asarray, old.result)))
         states.append(dataclasses.replace(old, offsets=offsets))
@@ -235,7 +258,8 @@ def make_evaluate(
 
     def evaluate(state: CurveState, best_offsets: bool = False) -> Metrics:
         state = with_best_offsets(groups, state) if best_offsets else state
-        units = tuple((group.result, group.offsets) for group in state.groups)
+        pairs = zip(groups, state.groups, strict=True)
+        units = tuple(group.units(own) for group, own in pairs)
         totals = sums((backbone.variables, units), batches())
         count = totals.pop("examples")
         return groups[0].split.task.values({name: x / count for name, x in totals.items()})
@@ -261,7 +285,7 @@ def fit_phases(
         batch_size=config.batch_size,
         constants=make_constants(config, backbone, examples.scale),
         reports=reports,
-        groups=[[rate.rate_id for rate in group.rates] for group in groups],
+        groups=[[rate.rate_id for rate in group.trained] for group in groups],
         evaluate_every=config.evaluate_every,
         directory=directory,
     )

@@ -15,22 +15,20 @@ from jax.typing import DTypeLike
 
 from jaxsplit._moved import renamed_argument
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks import Features, LinenNetwork, Variables
+from jaxsplit.networks import Features, Variables
 from jaxsplit.split import Split
 from jaxsplit.train import losses, parallel
+from jaxsplit.train.network_blocks import NETWORK, rate_features, rate_network
 from jaxsplit.train.state import Batch, Constants, RateConstants, TrainState
 from jaxsplit.trees import Tree
 from jaxsplit.units import BottleneckSpec, UnitSpec
 from jaxsplit.units.quantization import Offsets
 from jaxsplit.units.unit import Collection
+from jaxsplit.units.unit import Variables as UnitVariables
 
 #: How the rates of a group share a step: side by side, one after the other, or each written out.
 VECTORIZATIONS = ("auto", "vmap", "map", "unroll")
 COMPUTE_DTYPES = ("float32", "bfloat16")
-#: Trainable parameters: the unit, unit and tail, or all.
-TRAINABLE = ("unit", "tail", "all")
-#: Name of a rate's own blocks of the network in its parameters, beside encoder, decoder and prior.
-NETWORK = "network"
 
 #: Metric → means over a batch, scalars or, over the rates, [R].
 StepMetrics = dict[str, jax.Array]
@@ -122,57 +120,6 @@ def init_state(
     return dataclasses.replace(stacked, step=one.step)
 
 
-def learning_blocks(split: Split, variables: Variables, trainable: str) -> Collection:
-    """Returns the blocks that are trained with every unit: none, those behind the cut, or all.
-
-    They start from the frozen ones and belong to one rate. Their batch normalization stays in
-    inference mode: moments are constant, scale and bias are trained.
-    """
-    if trainable == "unit":
-        return {}
-    names = _endpoints(split)
-    first = names.index(split.cut) + 1 if trainable == "tail" else 0
-    chosen = {name.replace(".", "_") for name in names[first:]}
-    params = cast("Mapping[str, Collection]", variables)["params"]  # of a Linen network
-    return {name: block for name, block in params.items() if name in chosen}
-
-
-def with_blocks(variables: Variables, blocks: Tree) -> Variables:
-    """Replaces the parameters of some blocks in the variables of a Linen network."""
-    old = cast("Mapping[str, Collection]", variables)
-    return {**old, "params": {**old["params"], **cast("Collection", blocks)}}
-
-
-def rate_network(split: Split, params: optax.Params, constants: Constants) -> Variables:
-    """Returns the variables of a rate's network, with its own blocks where some are trained."""
-    if NETWORK not in params:
-        return constants.backbone
-    assert constants.network is not None
-    variables = with_blocks(constants.network, params[NETWORK])
-    if split.network.folded and "batch_stats" in cast("Mapping[str, Tree]", variables):
-        return split.network.fold(variables)[1]
-    return variables
-
-
-def rate_features(split: Split, params: optax.Params, network: Variables, batch: Batch) -> Features:
-    """Returns the inputs of a rate's encoder, from the frozen head or from its own `network`."""
-    learned = params.get(NETWORK, {})
-    if learned and _endpoints(split)[0].replace(".", "_") in learned:
-        assert batch.pixels is not None
-        return split.head(network, batch.pixels)
-    assert batch.features is not None
-    return batch.features
-
-
-def _endpoints(split: Split) -> tuple[str, ...]:
-    if not isinstance(split.network, LinenNetwork):
-        raise ConfigError(
-            f"{type(split.network).__name__}: only blocks of a Linen network can be trained; "
-            "expected trainable 'unit'"
-        )
-    return tuple(split.network.module.endpoints())
-
-
 @renamed_argument("batching", "rate_vectorization")
 def over_rates(function: Callable[..., _Tree], rate_vectorization: str) -> Callable[..., _Tree]:
     """Vectorizes a function of one rate over trees with a leading axis of rates.
@@ -217,19 +164,23 @@ def cast_params(variables: _Tree, dtype: str) -> _Tree:
     return cast_floats(variables, dtype)
 
 
-class _RateState(NamedTuple):
-    """State and constants of one rate, or of several with a leading axis."""
+class RateState(NamedTuple):
+    """State and constants of one rate, or of several with a leading axis.
+
+    Of a variable-rate unit, positions [B] and lambdas [B] are those of the images.
+    """
 
     params: optax.Params
     batch_stats: Collection
     offsets: Offsets
     lmbda: jax.Array
     key: jax.Array  # of the noise of this step
+    position: jax.Array | None = None
 
 
-def _rate_states(state: TrainState, rates: RateConstants) -> _RateState:
+def rate_states(state: TrainState, rates: RateConstants) -> RateState:
     keys = jax.vmap(jax.random.fold_in, (0, None))(rates.key, state.step)
-    return _RateState(state.params, state.batch_stats, state.offsets, rates.lmbda, keys)
+    return RateState(state.params, state.batch_stats, state.offsets, rates.lmbda, keys)
 
 
 @renamed_argument("batching", "rate_vectorization")
@@ -261,41 +212,51 @@ def make_step(
     def step(
         state: TrainState, batch: Batch, constants: Constants
     ) -> tuple[TrainState, StepMetrics]:
-        def one_rate(rate: _RateState) -> tuple[_Loss, optax.Updates]:
+        def one_rate(rate: RateState) -> tuple[_Loss, optax.Updates]:
             def loss(params: optax.Params) -> _Loss:
                 own = rate._replace(params=params)
                 return _rate_distortion_loss(split, phase, compute_dtype, own, batch, constants)
 
             return jax.value_and_grad(loss, has_aux=True)(rate.params)
 
-        rates = _rate_states(state, constants.rates)
+        rates = rate_states(state, constants.rates)
         (_, (batch_stats, metrics)), grads = over_rates(one_rate, rate_vectorization)(rates)
         grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
-        metrics = split.task.values(metrics)
-        updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        state = dataclasses.replace(
-            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
-        )
-        if ema:
-            # A smaller decay at first: early parameters are far from the final ones.
-            keep = jnp.minimum(ema, state.step / (state.step + 10))
-            mean = optax.incremental_update(state.variables, state.ema, 1 - keep)
-            state = dataclasses.replace(state, ema=mean)
-        return state, metrics
+        return updated(state, grads, batch_stats, optimizer, ema), split.task.values(metrics)
 
     return step
+
+
+def updated(
+    state: TrainState,
+    grads: optax.Updates,
+    batch_stats: Collection,
+    optimizer: optax.GradientTransformation,
+    ema: float,
+) -> TrainState:
+    """Returns the state after a step of the optimizer; all leaves have a leading axis of rates."""
+    updates, opt_state = jax.vmap(optimizer.update)(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    state = dataclasses.replace(
+        state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+    )
+    if not ema:
+        return state
+    # A smaller decay at first: early parameters are far from the final ones.
+    keep = jnp.minimum(ema, state.step / (state.step + 10))
+    mean = optax.incremental_update(state.variables, state.ema, 1 - keep)
+    return dataclasses.replace(state, ema=mean)
 
 
 def make_reconstruct(split: Split, phase: Phase) -> Reconstruct:
     """Returns (state, batch, constants) → each rate's input of the tail in `make_step`'s step."""
 
     def reconstruct(state: TrainState, batch: Batch, constants: Constants) -> tuple[Features, ...]:
-        def one_rate(rate: _RateState) -> Features:
+        def one_rate(rate: RateState) -> Features:
             network = rate_network(split, rate.params, constants)
             return _run_unit(split, phase, "float32", rate, batch, network)[0]
 
-        seen = jax.vmap(one_rate)(_rate_states(state, constants.rates))
+        seen = jax.vmap(one_rate)(rate_states(state, constants.rates))
         count = len(constants.rates.key)
         return tuple(jax.tree.map(lambda x, i=i: x[i], seen) for i in range(count))
 
@@ -303,10 +264,17 @@ def make_reconstruct(split: Split, phase: Phase) -> Reconstruct:
 
 
 def _run_unit(
-    split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, network: Variables
+    split: Split,
+    phase: Phase,
+    dtype: str,
+    rate: RateState,
+    batch: Batch,
+    network: Variables,
 ) -> tuple[Features, jax.Array, Collection]:
     """Computes the tail's input, bits [B] and new batch statistics of one rate."""
-    exact = {"params": rate.params, "batch_stats": rate.batch_stats}
+    exact: UnitVariables = {"params": rate.params, "batch_stats": rate.batch_stats}
+    if rate.position is not None:
+        exact = split.variable_unit.at(exact, rate.position)
     unit = cast_params(exact, dtype)
     features = cast_floats(rate_features(split, rate.params, network, batch), dtype)
     latents, stats = split.encode_train(unit, features, split.axis_name)
@@ -323,9 +291,25 @@ def _run_unit(
 
 
 def _rate_distortion_loss(
-    split: Split, phase: Phase, dtype: str, rate: _RateState, batch: Batch, constants: Constants
+    split: Split, phase: Phase, dtype: str, rate: RateState, batch: Batch, constants: Constants
 ) -> _Loss:
     """Computes one rate's distortion + lambda · bits, and its new (batch statistics, metrics)."""
+    values, stats, metrics = per_image_loss(split, phase, dtype, rate, batch, constants)
+    return values.mean(), (stats, {name: jnp.mean(x, axis=0) for name, x in metrics.items()})
+
+
+def per_image_loss(
+    split: Split,
+    phase: Phase,
+    dtype: str,
+    rate: RateState,
+    batch: Batch,
+    constants: Constants,
+) -> tuple[jax.Array, Collection, StepMetrics]:
+    """Computes distortion + lambda · bits of each image.
+
+    Returns losses [B], new batch statistics, and metrics [B, …].
+    """
     network = cast_params(rate_network(split, rate.params, constants), dtype)
     seen, bits, stats = _run_unit(split, phase, dtype, rate, batch, network)
     outputs = None
@@ -342,9 +326,8 @@ def _rate_distortion_loss(
             task=split.task,
         )
     )
-    value = jnp.mean(distortion + rate.lmbda * bits)
-    metrics = {"loss": value, "bits": bits.mean(), "distortion": distortion.mean()}
+    values = distortion + rate.lmbda * bits
+    metrics = {"loss": values, "bits": bits, "distortion": distortion}
     if outputs is not None:
-        measured = split.task.measure_with(outputs, batch.targets, batch.teacher)
-        metrics |= {name: jnp.mean(x, axis=0) for name, x in measured.items()}
-    return value, (stats, metrics)
+        metrics |= split.task.measure_with(outputs, batch.targets, batch.teacher)
+    return values, stats, metrics

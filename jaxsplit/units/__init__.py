@@ -2,6 +2,7 @@
 
 from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec
 from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables, per_tensor, register
+from jaxsplit.units.variable_rate import VariableRate
 
 __all__ = [
     "Bottleneck",
@@ -10,6 +11,7 @@ __all__ = [
     "Shape",
     "Unit",
     "UnitSpec",
+    "VariableRate",
     "Variables",
     "per_tensor",
     "register",

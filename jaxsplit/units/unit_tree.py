@@ -20,6 +20,7 @@ from jaxsplit.networks import Features
 from jaxsplit.trees import Structs, TreeOf
 from jaxsplit.units.quantization import Latents, Offsets
 from jaxsplit.units.unit import Collection, PerTensor, Shape, Unit, UnitSpec, Variables, check_unit
+from jaxsplit.units.variable_rate import VariableRate
 
 #: Names of other parameters in the library's trees.
 _RESERVED = ("network", "prior")
@@ -128,6 +129,21 @@ class UnitTree:
         keys = jax.random.split(key, len(self.tensors)) if several else [key]
         pairs = zip(self.tensors, keys, strict=True)
         return self._joined(one.unit.init(own, one.shape) for one, own in pairs)
+
+    @property
+    def is_variable_rate(self) -> bool:
+        """Whether one unit serves all rates; a ConfigError if it is one of several."""
+        found = any(isinstance(one.unit, VariableRate) for one in self.tensors)
+        if found and len(self.tensors) > 1:
+            raise ConfigError("a variable-rate unit needs a cut that one array crosses")
+        return found
+
+    @property
+    def variable_unit(self) -> VariableRate:
+        """The unit that serves all rates; a ConfigError if there is none."""
+        if not self.is_variable_rate:
+            raise ConfigError(f"{self.tensors[0].unit} is no variable-rate unit")
+        return cast("VariableRate", self.single.unit)
 
     def encode(self, unit: Variables, features: Features) -> Latents:
         """Encodes features [B, …] to latents in quantization steps, not yet rounded."""

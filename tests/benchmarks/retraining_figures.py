@@ -13,7 +13,7 @@ from jaxsplit.split import make_split
 from jaxsplit.train import parallel, rate_groups
 from jaxsplit.train.rate_groups import make_curve_step, make_groups
 from jaxsplit.train.state import Batch
-from jaxsplit.train.step import learning_blocks
+from jaxsplit.train.network_blocks import learning_blocks
 
 ROUNDS = 15  # of timed steps
 

@@ -17,7 +17,8 @@ from jaxsplit.tasks import classification
 from jaxsplit.train import features, losses, parallel, rate_groups
 from jaxsplit.train.curve import train_networks
 from jaxsplit.train.rate_groups import make_curve_step, make_groups
-from jaxsplit.train.step import NETWORK, Phase, Rate, learning_blocks, with_blocks
+from jaxsplit.train.network_blocks import NETWORK, learning_blocks, with_blocks
+from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units.bottleneck import Bottleneck
 
 HEAD = {"stem", "stage1_block1", "stage2_block1"}

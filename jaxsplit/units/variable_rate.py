@@ -1,0 +1,202 @@
+"""The variable-rate unit: one encoder, decoder and prior for all rates, and gains between them.
+
+The latents of another unit are multiplied by a gain for each channel before they are rounded, and
+by an inverse gain before they are decoded. Gains are learned at a few rate weights and interpolated
+in log lambda. The density of the latents does not depend on the rate, so one prior prices every
+gain: P(k) = F((k + 1/2) / gain) - F((k - 1/2) / gain).
+
+Source: Cui et al. 2021, Asymmetric gained deep image compression with continuous rate adaptation,
+arXiv 2003.02012; here without a hyperprior.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsplit import entropy
+from jaxsplit.bitstream import CodingTables
+from jaxsplit.errors import ConfigError
+from jaxsplit.trees import TreeOf
+from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units.unit import Collection, Shape, Unit, Variables, register
+
+#: Collection of a unit's gains at one rate, and its members.
+RATE = "rate"
+ANALYSIS, SYNTHESIS = "gain", "inverse_gain"
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class VariableRate(Unit):
+    """A bottleneck unit whose rate is chosen when it runs.
+
+    A *position* is 0 at the largest rate weight (lambda), with the fewest bytes, and 1 at the
+    smallest; it is linear in log lambda. `at` adds the gains of a position to the variables, and
+    the other methods need them there.
+
+    Attributes:
+      unit: encoder, decoder and prior.
+      lambdas: smallest and largest rate weight.
+      anchors: number of positions whose gains are learned.
+
+    Raises:
+      ConfigError: the lambdas are not two rising numbers above 0, or there are fewer than two
+        anchors.
+
+    >>> unit = VariableRate(BottleneckSpec(channels=4), lambdas=(1e-5, 1e-3))
+    >>> variables = unit.init(jax.random.key(0), (8, 8, 16))
+    >>> features = jnp.ones((2, 8, 8, 16))
+    >>> low, high = (unit.encode(unit.at(variables, p), features) for p in (0.0, 1.0))
+    >>> round(float(jnp.abs(high / low).mean()), 3)  # steps are as the root of lambda at first
+    10.0
+    """
+
+    unit: BottleneckSpec
+    lambdas: tuple[float, float]
+    anchors: int = 6
+    kind: ClassVar[str] = "variable_rate"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.unit, Mapping):  # from a file
+            object.__setattr__(self, "unit", BottleneckSpec(**self.unit))
+        if not isinstance(self.unit, BottleneckSpec):
+            raise ConfigError(f"a variable-rate unit is made of a BottleneckSpec; got {self.unit}")
+        low, high = self.lambdas
+        if not 0 < low < high < math.inf:
+            raise ConfigError(f"lambdas are {self.lambdas}; expected two rising numbers above 0")
+        if self.anchors < 2:
+            raise ConfigError(f"anchors is {self.anchors}; expected at least 2")
+
+    def position(self, lmbda: float) -> float:
+        """Returns the position of a rate weight; a ConfigError if it is out of range.
+
+        >>> VariableRate(BottleneckSpec(channels=4), lambdas=(1e-5, 1e-3)).position(1e-4)
+        0.5
+        """
+        low, high = self.lambdas
+        if not low * (1 - 1e-6) <= lmbda <= high * (1 + 1e-6):
+            raise ConfigError(f"lambda {lmbda:g} is outside of the unit's {low:g} … {high:g}")
+        return round(min(max(math.log(high / lmbda) / math.log(high / low), 0.0), 1.0), 9)
+
+    def weight(self, position: jax.Array) -> jax.Array:
+        """Returns the rate weight (lambda) of positions."""
+        low, high = self.lambdas
+        return high * (low / high) ** position
+
+    def at(self, variables: Variables, position: jax.Array | float) -> Variables:
+        """Adds the gains of a position.
+
+        Args:
+          variables: as from `init` or trained.
+          position: from 0 to 1; a number, or one for each image [B].
+
+        Returns:
+          The variables with a collection "rate" of gains [C] or [B, C].
+        """
+        gains = cast("Mapping[str, Mapping[str, jax.Array]]", variables["params"])["gains"]
+        place = jnp.asarray(position, jnp.float32)[..., None] * (self.anchors - 1)
+        near = jnp.maximum(0, 1 - jnp.abs(place - jnp.arange(self.anchors)))
+        at = {name: jnp.exp(near @ gains[name]) for name in (ANALYSIS, SYNTHESIS)}
+        return {**variables, RATE: at}
+
+    def latent_shape(self, shape: Shape) -> Shape:
+        """See `Unit.latent_shape`."""
+        return self.unit.latent_shape(shape)
+
+    def init(self, key: jax.Array, shape: Shape) -> Variables:
+        """Returns the unit's variables, with gains in "params"; see `Unit.init`."""
+        variables = self.unit.init(key, shape)
+        low, high = self.lambdas
+        # The optimal step grows with the root of lambda: see `train.pca.best_step`.
+        spread = 0.5 * math.log(high / low) * (np.linspace(0, 1, self.anchors) - 0.5)
+        logs = jnp.asarray(np.tile(spread[:, None], (1, self.unit.channels)), jnp.float32)
+        params = {**variables["params"], "gains": {ANALYSIS: logs, SYNTHESIS: -logs}}
+        return {**variables, "params": params}
+
+    def encode(self, variables: Variables, features: jax.Array) -> jax.Array:
+        """Latents in steps of the rate; see `Unit.encode`."""
+        latents = self.unit.encode(_of_unit(variables), features)
+        return latents * _gain(variables, ANALYSIS, latents)
+
+    def decode(self, variables: Variables, latents: jax.Array, shape: Shape) -> jax.Array:
+        """Decodes latents in steps of the rate; see `Unit.decode`."""
+        latents = latents * _gain(variables, SYNTHESIS, latents)
+        return self.unit.decode(_of_unit(variables), latents, shape)
+
+    def encode_train(
+        self, variables: Variables, features: jax.Array, axis_name: str | None
+    ) -> tuple[jax.Array, Collection]:
+        """See `Unit.encode_train`."""
+        latents, stats = self.unit.encode_train(_of_unit(variables), features, axis_name)
+        return latents * _gain(variables, ANALYSIS, latents), stats
+
+    def decode_train(
+        self, variables: Variables, latents: jax.Array, shape: Shape, axis_name: str | None
+    ) -> tuple[jax.Array, Collection]:
+        """See `Unit.decode_train`."""
+        latents = latents * _gain(variables, SYNTHESIS, latents)
+        return self.unit.decode_train(_of_unit(variables), latents, shape, axis_name)
+
+    def bits(self, variables: Variables, latents: jax.Array) -> jax.Array:
+        """Returns the bits of steps of the rate under the one prior; see `Unit.bits`."""
+        step = 1 / _gain(variables, ANALYSIS, latents)
+        return entropy.bits(_prior(variables), latents * step, step)
+
+    def tables(self, variables: Variables, offsets: np.ndarray) -> CodingTables:
+        """Freezes the prior at the rate's steps; see `Unit.tables`."""
+        gain = np.asarray(cast("Mapping[str, np.ndarray]", variables[RATE])[ANALYSIS], np.float64)
+        density = entropy.Density(jax.tree.map(np.asarray, _prior(variables)))
+        return entropy.build_tables(entropy.ScaledDensity(density, gain), offsets)
+
+    def has_prior(self, variables: Variables) -> bool:
+        """See `Unit.has_prior`."""
+        return self.unit.has_prior(variables)
+
+    def fold(self, variables: Variables) -> tuple[Self, Variables]:
+        """Folds the unit's normalization and the gains, see `Unit.fold`.
+
+        Returns a `BottleneckSpec` without normalization: at one rate the unit is a plain one.
+        """
+        plain, folded = self.unit.fold(_of_unit(variables))
+        params: dict[str, Any] = dict(folded["params"])
+        gains = cast("Mapping[str, jax.Array]", variables[RATE])
+        encoder, decoder = dict(params["encoder"]), dict(params["decoder"])
+        kernel, bias = encoder["pointwise"]["kernel"], encoder["pointwise_norm"]["bias"]
+        encoder["pointwise"] = {"kernel": kernel * gains[ANALYSIS][None]}
+        encoder["pointwise_norm"] = {"bias": bias * gains[ANALYSIS]}
+        kernel = decoder["pointwise"]["kernel"]
+        decoder["pointwise"] = {"kernel": kernel * gains[SYNTHESIS][:, None]}
+        params = {"encoder": encoder, "decoder": decoder}
+        return cast("Self", plain), {"params": params}
+
+    def variable_shapes(self, shape: Shape) -> Mapping[str, TreeOf[Shape]]:
+        """Returns the shapes of encoder, decoder and gains; see `Unit.variable_shapes`."""
+        shapes: dict[str, Any] = dict(self.unit.variable_shapes(shape))
+        size = (self.anchors, self.unit.channels)
+        shapes["params"] = {**shapes["params"], "gains": {ANALYSIS: size, SYNTHESIS: size}}
+        return {**shapes, RATE: dict.fromkeys((ANALYSIS, SYNTHESIS), (self.unit.channels,))}
+
+
+def _of_unit(variables: Variables) -> Variables:
+    return {name: tree for name, tree in variables.items() if name != RATE}
+
+
+def _prior(variables: Variables) -> entropy.factorized.Params:
+    params = cast("Mapping[str, Any]", variables["params"])
+    return entropy.centred(params["prior"])
+
+
+def _gain(variables: Variables, name: str, latents: jax.Array) -> jax.Array:
+    """Returns gains [C] or [B, C] in the shape of latents [B, …, C]."""
+    if RATE not in variables:
+        raise ConfigError("a variable-rate unit runs at a rate: pass unit.at(variables, position)")
+    gain = cast("Mapping[str, jax.Array]", variables[RATE])[name]
+    images, channels = gain.shape[:-1], gain.shape[-1:]
+    return gain.reshape(images + (1,) * (latents.ndim - 1 - len(images)) + channels)

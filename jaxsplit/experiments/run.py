@@ -100,7 +100,7 @@ def run_curve(
         image_codecs.check_codec(codec)
     backbone = load_backbone(config.backbone)
     image_codecs.check_goal(config.compare_at, backbone.task.quality)
-    groups = make_groups(backbone, config.cut, config.spec, config.rates)
+    groups = make_groups(backbone, config.cut, config.unit, config.rates)
     cost = max((split_cost(group.split, backbone) for group in groups), key=lambda c: c.encoder)
     # Opened before the training, so that missing images are reported at once.
     source = data.open_source(config.data, split=config.test_split, max_samples=config.max_samples)

@@ -24,7 +24,7 @@ from jaxsplit.train.losses import Distortion
 from jaxsplit.train.network_blocks import NETWORK, TRAINABLE
 from jaxsplit.train.pca import check_pca
 from jaxsplit.train.step import COMPUTE_DTYPES, VECTORIZATIONS, Phase, Rate
-from jaxsplit.units import BottleneckSpec, UnitSpec
+from jaxsplit.units import BottleneckSpec, UnitSpec, VariableRate
 
 SCHEDULES = ("constant", "cosine", "exponential", "step")
 INITIALIZATIONS = ("random", "pca")
@@ -184,6 +184,8 @@ class CurveConfig:
       spec: the unit of rates without their own.
       rates: names, lambdas and units.
       phases: in their order, under one learning-rate schedule.
+      variable_rate: one unit for all rates: `spec` with learned gains from the largest to the
+        smallest lambda, see `units.VariableRate`. It trains as fast as one rate does.
       data, train_split, test_split, max_samples: the images; labels only serve metrics unless a
         phase's distortion has a weight for them.
       augmentations_per_image, augmentation: 1 and None: the image itself.
@@ -262,6 +264,7 @@ class CurveConfig:
     trainable: str = "unit"
     network_lr_multiplier: float = 0.03
     optimizer: optax.GradientTransformation | None = None
+    variable_rate: bool = False
 
     def __post_init__(self) -> None:
         if not self.rates or not self.phases:
@@ -272,6 +275,7 @@ class CurveConfig:
         for name in names:  # before a training, not when its family is made
             check_rate_id(name)
         check_config(self)
+        self.unit  # noqa: B018 — refuses impossible units
         self.make_optimizer()  # refuses an impossible schedule
         self.shown  # noqa: B018 — refuses impossible views
         if self.initialization == "pca":
@@ -307,6 +311,18 @@ class CurveConfig:
         return clipped_adam(schedule, max_norm=self.max_norm, **rates)
 
     @property
+    def unit(self) -> UnitSpec:
+        """The unit of rates without their own."""
+        if not self.variable_rate:
+            return self.spec
+        if own := [rate.rate_id for rate in self.rates if rate.spec]:
+            raise ConfigError(f"variable_rate means one unit for all; {own[0]} has its own")
+        if not isinstance(self.spec, BottleneckSpec):
+            raise ConfigError(f"variable_rate needs a BottleneckSpec; got {self.spec}")
+        lambdas = [rate.lmbda for rate in self.rates]
+        return VariableRate(self.spec, (min(lambdas), max(lambdas)))
+
+    @property
     def shown(self) -> Views:
         """The augmentations per image."""
         return Views(self.augmentations_per_image, self.augmentation, self.flip, self.seed)
@@ -330,5 +346,6 @@ class CurveConfig:
         values["optimizer"] = identity(self.optimizer)
         silent = _SILENT + (_OF_NETWORKS if self.trainable == "unit" else ())
         silent += ("optimizer",) if self.optimizer is None else ()
+        silent += () if self.variable_rate else ("variable_rate",)
         trained = {name: value for name, value in values.items() if name not in silent}
         return digest(trained)

@@ -251,7 +251,7 @@ def train_rates(
     """
     log = log or no_log
     frozen = backbone.fold()
-    groups = make_groups(frozen, config.cut, config.spec, config.rates, parallel.AXIS)
+    groups = make_groups(frozen, config.cut, config.unit, config.rates, parallel.AXIS)
     if source is None:
         source = open_source(config.data, split=config.train_split, max_samples=config.max_samples)
     # Own distortions may use the targets.
@@ -329,7 +329,7 @@ def freeze(
         for i, rate in enumerate(group.rates):
             variables, offsets = jax.tree.map(lambda x, i=i: np.asarray(x[i]), units)
             tables = group.split.tables(variables, offsets)
-            spec = rate.spec or config.spec
+            spec = rate.spec or config.unit
             rates[rate.rate_id] = FamilyRate(rate.rate_id, rate.lmbda, spec, variables, tables)
     return RateFamily(
         backbone=backbone.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
@@ -118,13 +119,15 @@ def with_pca_units(
     assert isinstance(distortion, losses.Distortion)  # the config refuses others
     states, key = [], jax.random.key(config.seed)
     for group, old in zip(groups, state.groups, strict=True):
-        metric = loss_metric(group.split, frozen, features, distortion, scale, key)
+        split, lambdas = group.split, [rate.lmbda for rate in group.rates]
+        if split.is_variable_rate:
+            unit = split.variable_unit
+            split, lambdas = split.with_unit(unit.unit), [math.sqrt(math.prod(unit.lambdas))]
+        metric = loss_metric(split, frozen, features, distortion, scale, key)
         weight = float(np.trace(metric)) / len(metric)
-        units = [
-            pca_unit(group.split, features, best_step(rate.lmbda, weight, scale), key, metric)
-            for rate in group.rates
-        ]
-        units = jax.tree.map(lambda *leaves: jnp.stack(leaves), *units)
+        steps = [best_step(lmbda, weight, scale) for lmbda in lambdas]
+        each = [pca_unit(split, features, step, key, metric) for step in steps]
+        units = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
         new = dataclasses.replace(
             old,
             params={**old.params, **units["params"]},  # keeps blocks of the network

@@ -82,7 +82,7 @@ def make_step(
 
         (_, (stats, measured)), grads = jax.value_and_grad(loss, has_aux=True)(own.params)
         grads = jax.lax.pmean(grads, parallel.AXIS)
-        metrics = _near(named, position, measured)
+        metrics = near(named, position, measured)
         grads, stats = jax.tree.map(lambda x: x[None], (grads, stats))
         return updated(state, grads, stats, optimizer, ema), split.task.values(metrics)
 
@@ -98,7 +98,7 @@ def _drawn(key: jax.Array, count: int) -> jax.Array:
     return (slots + inside) / total
 
 
-def _near(named: np.ndarray, position: jax.Array, metrics: StepMetrics) -> StepMetrics:
+def near(named: np.ndarray, position: jax.Array, metrics: StepMetrics) -> StepMetrics:
     """Averages metrics of images [B, …] over those nearest to each rate; of all if there is none.
 
     Returns [R, …], over all devices.

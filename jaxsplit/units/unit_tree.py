@@ -145,6 +145,10 @@ class UnitTree:
             raise ConfigError(f"{self.tensors[0].unit} is no variable-rate unit")
         return cast("VariableRate", self.single.unit)
 
+    def with_unit(self, unit: Unit) -> Self:
+        """Replaces the unit of the only array that crosses."""
+        return dataclasses.replace(self, tensors=(dataclasses.replace(self.single, unit=unit),))
+
     def encode(self, unit: Variables, features: Features) -> Latents:
         """Encodes features [B, …] to latents in quantization steps, not yet rounded."""
         return self._tree(one.unit.encode(own, x) for one, own, x in self._each(unit, features))

@@ -64,8 +64,6 @@ class VariableRate(Unit):
     kind: ClassVar[str] = "variable_rate"
 
     def __post_init__(self) -> None:
-        if isinstance(self.unit, Mapping):  # from a file
-            object.__setattr__(self, "unit", BottleneckSpec(**self.unit))
         if not isinstance(self.unit, BottleneckSpec):
             raise ConfigError(f"a variable-rate unit is made of a BottleneckSpec; got {self.unit}")
         low, high = self.lambdas
@@ -102,7 +100,8 @@ class VariableRate(Unit):
         """
         gains = cast("Mapping[str, Mapping[str, jax.Array]]", variables["params"])["gains"]
         place = jnp.asarray(position, jnp.float32)[..., None] * (self.anchors - 1)
-        near = jnp.maximum(0, 1 - jnp.abs(place - jnp.arange(self.anchors)))
+        anchors = jnp.arange(self.anchors).reshape((1,) * (place.ndim - 1) + (-1,))
+        near = jnp.maximum(0, 1 - jnp.abs(place - anchors))
         at = {name: jnp.exp(near @ gains[name]) for name in (ANALYSIS, SYNTHESIS)}
         return {**variables, RATE: at}
 
@@ -111,14 +110,14 @@ class VariableRate(Unit):
         return self.unit.latent_shape(shape)
 
     def init(self, key: jax.Array, shape: Shape) -> Variables:
-        """Returns the unit's variables, with gains in "params"; see `Unit.init`."""
+        """Returns the unit's variables, with gains, at the middle position; see `Unit.init`."""
         variables = self.unit.init(key, shape)
         low, high = self.lambdas
         # The optimal step grows with the root of lambda: see `train.pca.best_step`.
         spread = 0.5 * math.log(high / low) * (np.linspace(0, 1, self.anchors) - 0.5)
         logs = jnp.asarray(np.tile(spread[:, None], (1, self.unit.channels)), jnp.float32)
         params = {**variables["params"], "gains": {ANALYSIS: logs, SYNTHESIS: -logs}}
-        return {**variables, "params": params}
+        return self.at({**variables, "params": params}, 0.5)
 
     def encode(self, variables: Variables, features: jax.Array) -> jax.Array:
         """Latents in steps of the rate; see `Unit.encode`."""
@@ -199,4 +198,5 @@ def _gain(variables: Variables, name: str, latents: jax.Array) -> jax.Array:
         raise ConfigError("a variable-rate unit runs at a rate: pass unit.at(variables, position)")
     gain = cast("Mapping[str, jax.Array]", variables[RATE])[name]
     images, channels = gain.shape[:-1], gain.shape[-1:]
-    return gain.reshape(images + (1,) * (latents.ndim - 1 - len(images)) + channels)
+    images = images or (1,)
+    return gain.reshape(images + (1,) * (latents.ndim - 2) + channels)

@@ -11,9 +11,9 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation.bd_rate import bd_accuracy, bd_rate, bd_rate_interval, common_rates
 from jaxsplit.split import make_split
 from jaxsplit.train import parallel, rate_groups
+from jaxsplit.train.network_blocks import learning_blocks
 from jaxsplit.train.rate_groups import make_curve_step, make_groups
 from jaxsplit.train.state import Batch
-from jaxsplit.train.network_blocks import learning_blocks
 
 ROUNDS = 15  # of timed steps
 

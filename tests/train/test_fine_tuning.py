@@ -16,8 +16,8 @@ from jaxsplit.split import make_split
 from jaxsplit.tasks import classification
 from jaxsplit.train import features, losses, parallel, rate_groups
 from jaxsplit.train.curve import train_networks
-from jaxsplit.train.rate_groups import make_curve_step, make_groups
 from jaxsplit.train.network_blocks import NETWORK, learning_blocks, with_blocks
+from jaxsplit.train.rate_groups import make_curve_step, make_groups
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units.bottleneck import Bottleneck
 

@@ -25,7 +25,7 @@ from jaxsplit.family.summary import summary_rows
 from jaxsplit.io.text_table import text_table
 from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
-from jaxsplit.units import BottleneckSpec
+from jaxsplit.units import BottleneckSpec, VariableRate
 from jaxsplit.weights.load import load_backbone
 from jaxsplit.weights.published import where_to_get
 
@@ -310,9 +310,11 @@ def link_options(
             split = family.split(backbone, rate.rate_id)
             cost = split_cost(split, backbone)
             timing = link.time(cost.device_macs, sent, cost.server_macs)
-            unit = None
-            if isinstance(rate.spec, BottleneckSpec) and len(split.tensors) == 1:
-                unit = plan_unit(rate.spec, split.shape)
+            spec, unit = rate.spec, None
+            if isinstance(spec, VariableRate):
+                spec = spec.unit
+            if isinstance(spec, BottleneckSpec) and len(split.tensors) == 1:
+                unit = plan_unit(spec, split.shape)
             title, task = f"{Path(name).name} {rate.rate_id}", backbone.task
             value = rate.measured.get(task.quality)
             options.append(Option(title, family.cut, unit, sent, timing, value, task))

@@ -21,7 +21,7 @@ from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.io import untrusted
 from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
-from jaxsplit.trees import TreeOf
+from jaxsplit.trees import Tree, TreeOf
 from jaxsplit.units import Shape, UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
 
@@ -67,13 +67,8 @@ class FamilyRate:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def packed_arrays(self) -> dict[str, np.ndarray]:
-        """Returns variables and tables as a packed family stores them, by name.
-
-        float32 becomes float16 where that is exact, see `RateFamily.half`.
-        """
-        tree = {"variables": self.variables, "tables": self.tables.to_arrays()}
-        flat = traverse_util.flatten_dict(tree, sep="/")
-        return {name: _smallest(np.array(leaf, order="C")) for name, leaf in flat.items()}
+        """Returns variables and tables as a packed family stores them, see `packed`."""
+        return packed({"variables": self.variables, "tables": self.tables.to_arrays()})
 
     @property
     def stored_bytes(self) -> int:
@@ -84,6 +79,15 @@ class FamilyRate:
     def coder(self) -> EntropyCoder:
         """Coder of the tables, built once, since it checks every interval."""
         return EntropyCoder(self.tables)
+
+
+def packed(tree: Tree) -> dict[str, np.ndarray]:
+    """Returns the arrays of a tree by name, as a packed family stores them.
+
+    float32 becomes float16 where that is exact, see `RateFamily.half`.
+    """
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {name: _smallest(np.array(leaf, order="C")) for name, leaf in flat.items()}
 
 
 def check_rate_id(name: object) -> None:

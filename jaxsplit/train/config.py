@@ -347,5 +347,4 @@ class CurveConfig:
         silent = _SILENT + (_OF_NETWORKS if self.trainable == "unit" else ())
         silent += ("optimizer",) if self.optimizer is None else ()
         silent += () if self.variable_rate else ("variable_rate",)
-        trained = {name: value for name, value in values.items() if name not in silent}
-        return digest(trained)
+        return digest({name: value for name, value in values.items() if name not in silent})

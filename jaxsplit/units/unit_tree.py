@@ -132,7 +132,7 @@ class UnitTree:
 
     @property
     def is_variable_rate(self) -> bool:
-        """Whether one unit serves all rates; a ConfigError if it is one of several."""
+        """True where one unit serves all rates; a ConfigError if it is one of several."""
         found = any(isinstance(one.unit, VariableRate) for one in self.tensors)
         if found and len(self.tensors) > 1:
             raise ConfigError("a variable-rate unit needs a cut that one array crosses")

@@ -50,8 +50,8 @@ def make_step(
     """Returns the training step of one unit for all rates, to be mapped over `parallel.AXIS`.
 
     Positions are uniform, one from each of B equal parts of the range, so that every batch has
-    rates of the whole range. An image's loss is divided by its lambda, relative to that in the
-    middle: losses are then of one size, and so are the gradients of low and high rates.
+    rates of the whole range. The loss is the mean over images; divided by lambda or by its root,
+    low rates lost more than high ones won.
 
     Args:
       split: the cut, with a variable-rate unit and `axis_name=parallel.AXIS`.
@@ -62,7 +62,6 @@ def make_step(
       As `step.make_step`; the state's trees have a leading axis of 1, metrics are [R].
     """
     unit, named = split.variable_unit, positions(split.variable_unit, rates)
-    middle = unit.weight(jnp.float32(0.5))
 
     def step(
         state: TrainState, batch: Batch, constants: Constants
@@ -78,7 +77,7 @@ def make_step(
             values, stats, metrics = per_image_loss(
                 split, phase, compute_dtype, rate, batch, constants
             )
-            return jnp.mean(values * (middle / weight)), (stats, metrics)
+            return values.mean(), (stats, metrics)
 
         (_, (stats, measured)), grads = jax.value_and_grad(loss, has_aux=True)(own.params)
         grads = jax.lax.pmean(grads, parallel.AXIS)

@@ -42,7 +42,6 @@ def run(split, state, batch, constants, phase, devices=1):
 
 @pytest.mark.parametrize("quantization", ["noise", "round"])
 def test_the_gradient_is_the_mean_of_those_of_images_at_their_own_lambdas(start, quantization):
-    """Each image's loss is distortion + its lambda · bits, over its lambda."""
     split, state, batch, constants = start
     phase = Phase(1, FEATURES, quantization)
     after, _ = run(split, state, batch, constants, phase)
@@ -58,7 +57,7 @@ def test_the_gradient_is_the_mean_of_those_of_images_at_their_own_lambdas(start,
         )
         alone = dataclasses.replace(split, axis_name=None)
         values, *_ = per_image_loss(alone, phase, "float32", rate, batch, constants)
-        return jnp.mean(values / weights * 1e-3)
+        return jnp.mean(values)
 
     expected = jax.grad(loss)(own.params)
     found = jax.tree.map(lambda old, new: (old - new)[0], state.params, after.params)

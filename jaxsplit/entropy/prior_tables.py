@@ -69,7 +69,7 @@ class Density:
           float64 [C, n].
         """
         result = np.empty(np.shape(z))
-        for group in _groups(*result.shape):
+        for group in _groups(result.shape[0], result.shape[1]):
             x = np.asarray(z[group], np.float64)[:, None]
             for matrix, bias, factor in self._layers:
                 x = matrix[group] @ x + bias[group]
@@ -131,7 +131,6 @@ class Density:
         return 0.5 * (low + high)
 
 
-import dataclasses
 def _groups(channels: int, width: int) -> Iterator[slice]:
     """Divides the rows of [channels, width] into groups of some `_GROUP` entries."""
     size = max(1, _GROUP // width)
@@ -152,7 +151,42 @@ def _bisect(
     return low, high
 
 
-def rounding_offsets(prior: Mapping[str, ArrayLike] | Density) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class ScaledDensity:
+    """A density of latents that are multiplied by a gain before they are rounded.
+
+    Attributes:
+      density: of the latents.
+      gain: above 0, float64 [C].
+
+    >>> import jax
+    >>> density = Density(factorized.init_params(jax.random.key(0), channels=2))
+    >>> ScaledDensity(density, np.array([1.0, 2.0])).quantiles(0.9) / density.quantiles(0.9)
+    array([1., 2.])
+    """
+
+    density: Density
+    gain: np.ndarray
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.density.channels
+
+    def masses(self, edges: np.ndarray) -> np.ndarray:
+        """Computes the masses of intervals, see `Density.masses`."""
+        return self.density.masses(edges / self.gain[:, None])
+
+    def tails(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Computes the mass outside an interval, see `Density.tails`."""
+        return self.density.tails(low / self.gain, high / self.gain)
+
+    def quantiles(self, p: float) -> np.ndarray:
+        """Computes quantiles, see `Density.quantiles`."""
+        return self.density.quantiles(p) * self.gain
+
+
+def rounding_offsets(prior: Mapping[str, ArrayLike] | Density | ScaledDensity) -> np.ndarray:
     """Finds the offset in [median - 1/2, median + 1/2) of the least symbol entropy per channel.
 
     The unit transmits s = round(z - offset) and decodes s + offset. Rounding around a random offset

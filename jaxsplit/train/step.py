@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from jaxsplit._moved import renamed_argument
 from jaxsplit.errors import ConfigError
+from jaxsplit.io.fields import plain_numbers
 from jaxsplit.networks import Features, LinenNetwork, Variables
 from jaxsplit.split import Split
 from jaxsplit.train import losses, parallel
@@ -59,6 +60,7 @@ class Rate:
     spec: BottleneckSpec | UnitSpec | None = None
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if not (isinstance(self.lmbda, int | float) and 0 <= self.lmbda < math.inf):
             raise ConfigError(f"lambda of rate {self.rate_id} is {self.lmbda!r}; expected one ≥ 0")
 
@@ -83,6 +85,7 @@ class Phase:
     quantization: str = "noise"
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if self.quantization not in ("noise", "round"):
             raise ConfigError(f"quantization is {self.quantization!r}; expected noise or round")
         if not callable(self.distortion) or not isinstance(self.steps, int) or self.steps < 0:
@@ -200,10 +203,9 @@ def over_rates(function: Callable[..., _Tree], rate_vectorization: str) -> Calla
 def cast_floats(tree: _Tree, dtype: DTypeLike) -> _Tree:
     """Casts floating-point arrays to `dtype`."""
 
-    def one(x: jax.Array) -> jax.Array:
-        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return jax.tree.map(one, tree)
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
 
 
 def cast_params(variables: _Tree, dtype: str) -> _Tree:
@@ -217,9 +219,7 @@ def cast_params(variables: _Tree, dtype: str) -> _Tree:
     return cast_floats(variables, dtype)
 
 
-class _RateState(NamedTuple):
-    """State and constants of one rate, or of several with a leading axis."""
-
+class _RateState(NamedTuple):  # of one rate, or of several with a leading axis
     params: optax.Params
     batch_stats: Collection
     offsets: Offsets

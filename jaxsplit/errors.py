@@ -146,7 +146,7 @@ def _outside() -> int:
 def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Returns the end of a message about an unknown name: similar known ones, or nothing.
 
-    Those are up to three that contain the name as whole words, else the most similar one.
+    Those are up to three that begin with it or contain it as whole words, else the most similar.
 
     >>> did_you_mean("learning_rat", ["learning_rate", "seed"]), did_you_mean("a", ["seed"])
     ('; did you mean learning_rate?', '')
@@ -156,7 +156,8 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     lowered = {str(one).lower(): str(one) for one in known}  # R3 is similar to r3
     text = str(name).lower()
     words = re.compile(rf"(?<![a-z0-9]){re.escape(text)}(?![a-z0-9])")
-    inside = [one for one in lowered if len(text) >= _SHORTEST and words.search(one)]
+    long = lowered if len(text) >= _SHORTEST else ()
+    inside = [one for one in long if one.startswith(text) or words.search(one)]
     inside.sort(key=lambda one: not one.startswith(text))
     near = inside[:_SUGGESTED] or difflib.get_close_matches(text, lowered, 1)
     return f"; did you mean {' or '.join(lowered[one] for one in near)}?" if near else ""

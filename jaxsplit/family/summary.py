@@ -33,10 +33,9 @@ def _lines(entries: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield from _lines(value, "  ")
             continue
         if isinstance(value, Mapping):
-            short = {
-                key: "" if isinstance(one, Mapping | list) else one for key, one in value.items()
-            }
-            value = ", ".join(f"{key} {one}".rstrip() for key, one in short.items())
+            parts = value.items()  # of larger ones, only their names
+            texts = (key if isinstance(x, Mapping | list) else f"{key} {x}" for key, x in parts)
+            value = ", ".join(texts)
         line = escaped(f"{indent}{name}: {value}")
         yield line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
 

@@ -19,7 +19,7 @@ def identity(value: object, depth: int = 0) -> object:
     A function is its code, defaults and what it closes over; a dataclass its class and fields; any
     other object its class and attributes. So two losses of one name with other margins differ, as
     do two optimizers with other rates. Below a `depth` of 20, only names of classes count. An
-    object without attributes, such as of a C extension, is its class and repr; global variables
+    object without attributes, as in a C extension, is its class and repr; global variables
     that a function reads don't count.
 
     >>> import optax

@@ -131,6 +131,7 @@ class JaxsplitWarning(UserWarning):
 _WARNED: set[str] = set()
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST = 400
+_SHORTEST, _SUGGESTED = 3, 3  # letters of a name within others, and names in a message
 
 
 def warn_once(kind: str, text: str) -> None:
@@ -150,15 +151,34 @@ def _outside() -> int:
     return level
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns the end of a message about an unknown name: a similar known one, or nothing.
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """Returns the end of a message about an unknown name: similar known ones, or nothing.
+
+    Those are up to three that begin with it or contain it as whole words, else the most similar.
 
     >>> did_you_mean("learning_rat", ["learning_rate", "seed"]), did_you_mean("a", ["seed"])
     ('; did you mean learning_rate?', '')
+    >>> did_you_mean("resnet8", ["resnet18", "cifar10_resnet8"])
+    '; did you mean cifar10_resnet8?'
     """
-    lowered = {one.lower(): one for one in known}  # R3 is similar to r3
-    near = difflib.get_close_matches(name.lower(), lowered, 1)
-    return f"; did you mean {lowered[near[0]]}?" if near else ""
+    lowered = {str(one).lower(): str(one) for one in known}  # R3 is similar to r3
+    text = str(name).lower()
+    words = re.compile(rf"(?<![a-z0-9]){re.escape(text)}(?![a-z0-9])")
+    long = lowered if len(text) >= _SHORTEST else ()
+    inside = [one for one in long if one.startswith(text) or words.search(one)]
+    inside.sort(key=lambda one: not one.startswith(text))
+    near = inside[:_SUGGESTED] or difflib.get_close_matches(text, lowered, 1)
+    return f"; did you mean {' or '.join(lowered[one] for one in near)}?" if near else ""
+
+
+def choices(name: object, known: Iterable[object], joint: str = ", ") -> str:
+    """Returns the end of a message about an unknown name: all known ones, and what was meant.
+
+    >>> choices("wepb", ["jpeg", "webp"])
+    'jpeg, webp; did you mean webp?'
+    """
+    known = list(known)
+    return f"{joint.join(map(str, known))}{did_you_mean(name, known)}"
 
 
 def escaped(text: str) -> str:

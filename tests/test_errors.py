@@ -76,3 +76,18 @@ def test_a_backend_that_does_not_start_is_one_line_whatever_was_raised(monkeypat
     for error in (problem, RuntimeError("filtered by jax"), AssertionError()):
         assert words in one_line(error)
     assert one_line(ValueError("a bug")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("resnet8", ["resnet18", "mnist_resnet8", "resnet8_s"], "resnet8_s or mnist_resnet8"),
+        ("Stage1", ["stem", "stage1.block1", "stage2.block1"], "stage1.block1"),
+        ("wepb", ["jpeg", "webp"], "webp"),
+        (3, ["r1", "r3"], "r3"),
+        ("seed", ["r1", "r3"], ""),
+    ],
+)
+def test_the_nearest_names_have_the_same_words_or_similar_letters(name, known, meant):
+    ending = f"; did you mean {meant}?" if meant else ""
+    assert errors.choices(name, known) == ", ".join(known) + ending

@@ -41,6 +41,7 @@ EXAMPLES = {  # a phrase of each block of Python
     "pretrained": "max_bytes",
     "two images": "second.png",
     "training": 'workdir="runs/notebook"',
+    "measuring": "with_measured",
     "own network": "class Own",
     "own configuration": "def get_config",
     "rates": "for rate in family.rates:",
@@ -204,6 +205,14 @@ def test_the_training_example_runs(desk):
     family = load_pretrained("runs/notebook/family")
     assert [rate.rate_id for rate in family.rates] == ["r1", "r2", "r3"]
     assert {rate.spec.latent_size(28, 28) for rate in family.rates} == {(7, 7)}
+
+
+def test_the_measuring_example_runs(desk):
+    load_pretrained("resnet8_small-fashion_mnist/stage1.block1").save("runs/notebook/family")
+    short = example("measuring").replace("max_samples=200", "max_samples=4")
+    assert run_example(short).startswith("Value(")
+    card = load_pretrained("runs/notebook/family").card
+    assert card["evaluation"]["n_images"] == 4
 
 
 def test_the_network_of_one_s_own_runs(desk):

@@ -77,7 +77,10 @@ def plan(options: argparse.Namespace) -> None:
         raise ConfigError(f"{backbone.name} has no cut {options.cut!r}; it has {', '.join(known)}")
     channels, strides = options.channels or CHANNELS, options.strides or STRIDES
     parts = backbone.network, shape, backbone.variables
-    plan = make_plan(*parts, name=backbone.name, channels=channels, strides=strides)
+    with cli.progress_bar(options, after=cli.SOON) as bar:
+        plan = make_plan(
+            *parts, name=backbone.name, channels=channels, strides=strides, log=bar.log
+        )
     comparison = None
     if link is not None:
         comparison = compare_latencies(plan, link, symbols, bits, size, rates, backbone.task)

@@ -31,6 +31,7 @@ def quickstart(options: argparse.Namespace) -> None:
     """Train a rate-accuracy curve on the embedded images and show it with real bytes."""
     from jaxsplit.experiments import config
     from jaxsplit.io.checkpoint import check_name
+    from jaxsplit.train.config import CurveConfig
 
     variant = "smoke" if options.smoke else "quickstart"
     loaded = config.load(f"fashion_mnist:{variant}", {"seed": str(options.seed)})
@@ -38,7 +39,8 @@ def quickstart(options: argparse.Namespace) -> None:
     check_writable(options.out)
     smoke = " --smoke" if options.smoke else ""
     command = f"jaxsplit quickstart{smoke} --seed {options.seed}"
-    _run_curve(loaded, options, options.out, command, resume=False)  # type: ignore[arg-type]
+    assert isinstance(loaded, CurveConfig)
+    _run_curve(loaded, options, options.out, command, resume=False, smoke=options.smoke)
 
 
 @cli.command(
@@ -69,11 +71,14 @@ def train(options: argparse.Namespace) -> None:
     distributed.join(options.coordinator, options.process_id, options.processes)
     with distributed.exit_on_error():
         if not isinstance(loaded, BackboneConfig):
-            _run_curve(loaded, options, options.workdir, _repeated(options), resume=True)
+            smoke = options.config.endswith(":smoke")
+            command = _repeated(options)
+            _run_curve(loaded, options, options.workdir, command, resume=True, smoke=smoke)
             return
         parallel.use_cpu_cores(loaded.batch_size)
         with cli.progress_bar(options) as progress:
-            card = run.run_backbone(loaded, options.workdir, _repeated(options), progress)
+            parts = loaded, options.workdir, _repeated(options)
+            card = run.run_backbone(*parts, progress, progress.log)
         if distributed.is_first():
             text = f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images"
             cli.show(options, text, card, f"wrote {options.workdir / 'weights.safetensors'}")
@@ -93,7 +98,13 @@ def _repeated(options: argparse.Namespace) -> str:
 
 
 def _run_curve(
-    config: CurveConfig, options: argparse.Namespace, out: Path, command: str, *, resume: bool
+    config: CurveConfig,
+    options: argparse.Namespace,
+    out: Path,
+    command: str,
+    *,
+    resume: bool,
+    smoke: bool,
 ) -> None:
     from jaxsplit.experiments import run
     from jaxsplit.train import parallel
@@ -113,7 +124,12 @@ def _run_curve(
         f"(encoder {cost.encoder / 1e6:.2f} M)\n{result.table}"
     )
     seconds = time.monotonic() - start
-    summary = f"wrote {out}/curve.json, {out}/curve.png and {out}/family in {seconds:.0f} s"
+    summary = (
+        f"wrote curve.json, curve.png, images.npz, report.html and family to {out} in "
+        f"{seconds:.0f} s; open {out / 'report.html'}"
+    )
+    if smoke:
+        summary += "\nThis was a smoke run of a few steps: its figures mean nothing."
     cli.show(options, text, json.loads(result.curve.to_json()), summary, terms=True)
 
 

@@ -52,7 +52,8 @@ class Sender(Runtime):
     ) -> list[bytes]:
         """Encodes images at a rate that is named, or chosen by bytes or accuracy: give one of them.
 
-        max_bytes and quality use the measured figures of the family.
+        max_bytes and quality use the measured figures of the family. One that you trained has none
+        at first: `evaluation.card.with_measured` adds them, as in its example.
 
         Args:
           images: one or several: uint8 [N, H, W, c], [H, W, c] or, for grey ones, [H, W]; images of

@@ -2,15 +2,12 @@
 
 from jaxsplit.cost.counting import SplitCost, count_macs, count_params, split_cost
 from jaxsplit.cost.link import Link, Option, Timing, best
-from jaxsplit.cost.plan import (
+from jaxsplit.cost.plan import SYMBOLS, CutPlan, Plan, make_plan
+from jaxsplit.cost.unit_plan import (
     CHANNELS,
     STRIDES,
-    SYMBOLS,
-    CutPlan,
-    Plan,
     UnitPlan,
     grid_spec,
-    make_plan,
     plan_unit,
     unit_grid,
 )

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from jaxsplit._moved import renamed_argument, renamed_field
-from jaxsplit.cost.plan import CutPlan, Plan, UnitPlan
+from jaxsplit.cost.plan import CutPlan, Plan
+from jaxsplit.cost.unit_plan import UnitPlan
 from jaxsplit.errors import ConfigError
 from jaxsplit.tasks import UNNAMED_CLASSES, Metric, Task
 

@@ -1,4 +1,4 @@
-"""Costs of every cut of a network, from traces of its parts, and of units there."""
+"""Costs of every cut of a network, from traces of its parts."""
 
 from __future__ import annotations
 
@@ -12,128 +12,20 @@ from typing import NamedTuple
 import flax
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxsplit.cost.counting import count_macs, inference_form, peak_bytes, program_macs, used_params
-from jaxsplit.entropy import FactorizedPrior
-from jaxsplit.errors import ConfigError
+from jaxsplit.cost.counting import inference_form, peak_bytes, program_macs, used_params
+from jaxsplit.cost.unit_plan import CHANNELS, STRIDES, UnitPlan, unit_grid
+from jaxsplit.errors import ConfigError, choices
+from jaxsplit.io.log import Log, no_log, shown
+from jaxsplit.io.text_table import text_table
 from jaxsplit.networks import Backbone, Features, LinenNetwork, Network, as_network
 from jaxsplit.networks.network import abstract_image, variable_shapes
 from jaxsplit.trees import Structs, Traced
-from jaxsplit.units import BottleneckSpec, Shape
+from jaxsplit.units import Shape
 
-CHANNELS, STRIDES = (4, 8, 16, 32, 64), (1, 2, 4, 8)
 #: Latent size for which a unit is chosen at each cut, so that cuts are compared at equal size.
 SYMBOLS = 1024
-#: The unit of a grid, by channels and stride.
-grid_spec = BottleneckSpec.from_stride
-
-
-@dataclasses.dataclass(frozen=True)
-class UnitPlan:
-    """Costs of a unit at a cut, for one image.
-
-    Attributes:
-      spec: its architecture.
-      latent_shape: (h, w, C) of the latent.
-      encoder_macs, decoder_macs: multiply-accumulates (see `count_macs`), with batch normalization
-        folded as in inference.
-      encoder_params, decoder_params: parameters, with scales and biases of the normalization.
-      stored_bytes: of a rate's float32 arrays, with running moments and prior, without tables.
-      encoder_peak_bytes: peak of the encoder's activations (see `counting.peak_bytes`).
-
-    >>> unit = plan_unit(BottleneckSpec(channels=8), (14, 14, 32))
-    >>> unit.latent_shape, unit.latent_symbols
-    ((7, 7, 8), 392)
-    """
-
-    spec: BottleneckSpec
-    latent_shape: Shape
-    encoder_macs: int
-    decoder_macs: int
-    encoder_params: int
-    decoder_params: int
-    stored_bytes: int
-    encoder_peak_bytes: int
-
-    @property
-    def latent_symbols(self) -> int:
-        """Integers coded for one image."""
-        return math.prod(self.latent_shape)
-
-    def to_dict(self) -> dict[str, object]:
-        """Returns all counts, and the channels and stride of `spec`, ready for JSON."""
-        counts = {key: value for key, value in vars(self).items() if key != "spec"}
-        size = {"channels": self.spec.channels, "stride": self.spec.stride}
-        return {**size, **counts, "latent_symbols": self.latent_symbols}
-
-
-def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> list[UnitPlan]:
-    """Plans the units of a grid that fit features of one shape (see `fits`).
-
-    Args:
-      shape: (H, W, Cin).
-      channels, strides: the grid; a ConfigError if a number is invalid for a unit.
-
-    Returns:
-      The units, by channels and then by stride.
-
-    >>> [unit.latent_shape for unit in unit_grid((7, 7, 64), channels=(4, 128), strides=(2, 8))]
-    [(4, 4, 4)]
-    """
-    specs = [grid_spec(c, s) for c in sorted(set(channels)) for s in sorted(set(strides))]
-    return [plan_unit(spec, shape) for spec in specs if fits(spec, shape)]
-
-
-def fits(spec: BottleneckSpec, shape: Shape) -> bool:
-    """Returns whether a unit has a latent for features (H, W, Cin), and no more channels."""
-    return len(shape) == 3 and min(spec.latent_size(*shape[:2])) >= 1 and spec.channels <= shape[2]
-
-
-def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
-    """Counts the costs of a unit from its traces; nothing is run.
-
-    Args:
-      spec: its architecture.
-      shape: (H, W, Cin) of the features; a ConfigError if its kernel is larger.
-
-    Returns:
-      The counts.
-
-    >>> plan_unit(grid_spec(channels=8, stride=2), (14, 14, 32)).stored_bytes
-    7392
-    """
-    latent = spec.latent_shape(shape)
-    shapes = spec.variable_shapes(shape)
-    arrays = jax.tree.map(_float32, shapes, is_leaf=lambda node: isinstance(node, tuple))
-    plain, folded = inference_form(spec, arrays)
-    decode = functools.partial(plain.decode, shape=shape)
-    program = jax.make_jaxpr(plain.encode)(folded, _float32((1, *shape))).jaxpr
-    sizes = {part: _numbers(tree) for part, tree in arrays["params"].items()}
-    return UnitPlan(
-        spec,
-        latent,
-        program_macs(program),
-        count_macs(decode, folded, _float32((1, *latent))),
-        sizes["encoder"],
-        sizes["decoder"],
-        4 * (_numbers(arrays) + _prior_numbers(spec.channels)),
-        peak_bytes(program),
-    )
-
-
-@functools.lru_cache
-def _prior_numbers(channels: int) -> int:
-    z = _float32((1, 1, 1, channels))
-    return _numbers(jax.eval_shape(FactorizedPrior(channels).init, jax.random.key(0), z))
-
-
-def _float32(shape: Shape) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def _numbers(tree: Structs) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+_SOON = 1.0  # seconds of work that need no progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +99,7 @@ class CutPlan:
         }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Plan:
     """Costs of all cuts of a network.
 
@@ -227,13 +119,27 @@ class Plan:
     input_shape: Shape
     macs: int
     params: int
-    cuts: tuple[CutPlan, ...] = dataclasses.field(repr=False)
+    cuts: tuple[CutPlan, ...]
+
+    def __repr__(self) -> str:
+        size, count = "×".join(map(str, self.input_shape)), f"{len(self.cuts)} cuts"
+        head = f"Plan({self.name!r}, {size} images, {self.macs:,} MACs, {count})"
+        rows = [
+            (
+                cut.cut,
+                "×".join(map(str, cut.feature_shape)),
+                f"{100 * cut.device_macs_share:.0f} %",
+                f"{100 * cut.device_params_share:.0f} %",
+            )
+            for cut in self.cuts
+        ]
+        return f"{head}\n{text_table([('cut', 'features', 'device MACs', 'device params'), *rows])}"
 
     def __getitem__(self, name: str) -> CutPlan:
         for cut in self.cuts:
             if cut.cut == name:
                 return cut
-        known = ", ".join(cut.cut for cut in self.cuts)
+        known = choices(name, [cut.cut for cut in self.cuts])
         raise ConfigError(f"{self.name} has no cut {name!r}; it has {known}")
 
     def to_dict(self) -> dict[str, object]:
@@ -250,6 +156,8 @@ def make_plan(
     name: str | None = None,
     channels: Iterable[int] = CHANNELS,
     strides: Sequence[int] = STRIDES,
+    progress: bool | None = True,
+    log: Log | None = None,
 ) -> Plan:
     """Counts the costs of every cut of a network and of a grid of units there; nothing is run.
 
@@ -258,6 +166,8 @@ def make_plan(
       input_shape, name: (H, W, c) of one image; of the network, by default its class.
       variables: its arrays, or their shapes; None: those of a module's `init`.
       channels, strides: the grid of units, for cuts that one array (H, W, C) crosses.
+      progress: True: shown on stderr, where it takes seconds. False or None: silence.
+      log: log callback, in place of that.
 
     Returns:
       All cuts, from the image to the outputs, each with its units.
@@ -279,7 +189,8 @@ def make_plan(
             if not isinstance(network, LinenNetwork):
                 raise ConfigError(f"{name} has no init: give its variables")
             variables = variable_shapes(network.module, input_shape)
-        whole, halves = _parts(network, variables, image)
+        with shown(progress, log, after=_SOON) as say:
+            whole, halves = _parts(network, variables, image, say)
     except (flax.errors.FlaxError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{name} takes no images of {input_shape}: {error}") from error
     shapes = {cut: _shape(head[-1].output) for cut, (head, _) in halves.items()}
@@ -310,7 +221,7 @@ class _Part(NamedTuple):
 
 
 def _parts(
-    network: Network, variables: Traced, image: jax.ShapeDtypeStruct
+    network: Network, variables: Traced, image: jax.ShapeDtypeStruct, log: Log = no_log
 ) -> tuple[list[_Part], dict[str, tuple[list[_Part], list[_Part]]]]:
     """Traces the parts of the unsplit network, and for every cut those of its head and tail.
 
@@ -328,11 +239,13 @@ def _parts(
         parts: list[_Part] = []
         names = network.module.endpoints()
         for start, stop in itertools.pairwise((None, *names)):
+            log("counting the costs of the cuts", len(parts), len(names), "parts")
             ends, x = {"start": start, "stop": stop}, parts[-1].output if parts else image
             parts.append(trace(lambda network, *x, ends=ends: network.module.apply(*x, **ends), x))
         return parts, {name: (parts[: i + 1], parts[i + 1 :]) for i, name in enumerate(names[:-1])}
-    halves = {}
-    for cut in network.cuts():
+    halves: dict[str, tuple[list[_Part], list[_Part]]] = {}
+    for cut in (cuts := network.cuts()):
+        log("counting the costs of the cuts", len(halves), len(cuts), "cuts")
         head = trace(lambda network, *given, cut=cut: network.head(*given, cut), image)
         tail = trace(lambda network, *given, cut=cut: network.tail(*given, cut), head.output)
         halves[cut] = ([head], [tail])

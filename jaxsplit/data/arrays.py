@@ -22,6 +22,10 @@ ImagesLike = ArrayLike | Sequence[ArrayLike]
 AnySource = str | Path | Source | tuple[ImagesLike, ArrayLike | None] | ImagesLike
 
 
+#: Name of a source of arrays.
+ARRAYS = "arrays"
+
+
 class ArrayRecords:
     """Images in memory, see `sources.Records`."""
 
@@ -86,7 +90,7 @@ def from_arrays(
     if not each:
         raise DataError("there are no images; expected at least one")
     if labels is None:
-        return Source("arrays", "all", ArrayRecords(each, np.full(len(each), -1, np.int32), ()))
+        return Source(ARRAYS, "all", ArrayRecords(each, np.full(len(each), -1, np.int32), ()))
     known = np.asarray(labels)
     if known.shape != (len(each),) or not np.issubdtype(known.dtype, np.integer):
         raise DataError(
@@ -99,7 +103,7 @@ def from_arrays(
             f"labels are {known.min()} … {known.max()}; expected 0 … {len(names) - 1}, as there "
             f"are {len(names)} classes"
         )
-    return Source("arrays", "all", ArrayRecords(each, known.astype(np.int32), names))
+    return Source(ARRAYS, "all", ArrayRecords(each, known.astype(np.int32), names))
 
 
 def as_source(data: AnySource, class_names: Sequence[str] = ()) -> Source:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from jaxsplit import _moved
 from jaxsplit.data.images import convert, to_pillow
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, choices
 from jaxsplit.io.fields import build
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -59,7 +59,7 @@ class Preprocessing:
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise ConfigError(f"channels is {self.channels!r}, expected 1 (grey) or 3 (RGB)")
         if self.interpolation not in _INTERPOLATIONS:
-            known = ", ".join(_INTERPOLATIONS)
+            known = choices(self.interpolation, _INTERPOLATIONS)
             raise ConfigError(f"interpolation is {self.interpolation!r}, expected one of {known}")
         size, resize = self.size, self.resize
         if not isinstance(size, tuple) or len(size) != 2 or not all(map(_is_side, size)):

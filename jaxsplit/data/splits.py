@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxsplit.errors import DataError
+from jaxsplit.errors import DataError, did_you_mean
 
 _DEFAULT_SPLITS = ("test", "val", "validation")
 
@@ -65,7 +65,8 @@ def choose_split(split: str | None, available: Sequence[str], name: str) -> str:
     """
     listed = ", ".join(available)
     if split is not None and split not in available:
-        raise DataError(f"{name} has no split {split!r}; it has: {listed}")
+        near = did_you_mean(split, available)
+        raise DataError(f"{name} has no split {split!r}; it has: {listed}{near}")
     defaults = [default for default in _DEFAULT_SPLITS if default in available]
     if split is None and not defaults and len(available) != 1:
         raise DataError(f"{name} has several splits, none the default; choose one of: {listed}")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, choices
 from jaxsplit.evaluation.intervals import drawn_means, resampled
 from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, metric_of
@@ -163,7 +163,7 @@ def _fronts(reference: RateQuality, test: RateQuality, method: str, up: bool) ->
 def _front(points: RateQuality, method: str, up: bool) -> np.ndarray:
     """Returns the Pareto front [2, n]: ln rate and quality, rate strictly rising."""
     if method not in METHODS:
-        raise ConfigError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+        raise ConfigError(f"unknown method {method!r}; choose one of {choices(method, METHODS)}")
     given = [(float(rate), float(quality)) for rate, quality in points]
     if not all(math.isfinite(r) and math.isfinite(q) and r > 0 for r, q in given):
         raise ConfigError(

@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from jaxsplit import data
+from jaxsplit.data.arrays import ARRAYS
 from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.intervals import Value
@@ -48,6 +49,16 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
 
     Raises:
       ConfigError: the curve has other rates.
+
+    >>> from jaxsplit.evaluation.evaluate import evaluate_images
+    >>> from jaxsplit.family.pretrained import load_pretrained
+    >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").select(["r1", "r5"])
+    >>> family = family.with_rates(family.rates)  # as after a training: not measured
+    >>> test = data.open_source("embedded", max_samples=20)
+    >>> measured = with_measured(family, *evaluate_images(family, family.backbone_of(), test), test)
+    >>> sender, _ = measured.codec()
+    >>> len(sender(test, quality=0.5))
+    20
     """
     ours = [rate.rate_id for rate in family.rates]
     if list(seen.rate_ids) != ours or [point.rate_id for point in curve.points] != ours:
@@ -61,8 +72,9 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
     images = f"--data {shlex.quote(name)}"
     if source.split != "all":
         images += f" --split {shlex.quote(source.split)}"
+    command = f"jaxsplit evaluate --family FAMILY {images} --max-samples {count}"
     evaluation = {
-        "command": f"jaxsplit evaluate --family FAMILY {images} --max-samples {count}",
+        **({} if source.name == ARRAYS else {"command": command}),  # no command reads arrays
         "data": name,
         "split": source.split,
         "n_images": count,

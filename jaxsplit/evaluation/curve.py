@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from jaxsplit._moved import gathered_metrics
 from jaxsplit._notebook import Shown
-from jaxsplit.errors import ConfigError, DataError, escaped
+from jaxsplit.errors import ConfigError, DataError, choices, escaped
 from jaxsplit.evaluation.companions import name_of
 from jaxsplit.evaluation.image_codecs import QUALITIES
 from jaxsplit.evaluation.intervals import Value
@@ -163,8 +163,7 @@ class Curve(Shown):
         for point in self.points:
             if point.rate_id == rate_id:
                 return point
-        known = ", ".join(point.rate_id for point in self.points)
-        raise ConfigError(f"the curve has no rate {rate_id!r}; it has {known}")
+        raise ConfigError(f"the curve has no rate {rate_id!r}; it has {choices(rate_id, self)}")
 
     @property
     def quality(self) -> str:

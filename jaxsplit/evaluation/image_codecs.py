@@ -16,7 +16,7 @@ from PIL import Image, features
 
 from jaxsplit import tasks
 from jaxsplit._moved import renamed_argument
-from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.errors import ConfigError, DataError, choices
 from jaxsplit.evaluation.intervals import measure_outputs, metric_value
 from jaxsplit.evaluation.points import CodecPoint
 from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, Outputs, Task, metric_of
@@ -134,8 +134,8 @@ def _check_arrays(images: np.ndarray, targets: np.ndarray | None, unsplit: np.nd
     first = unsplit if targets is None else targets
     for name, given in (("targets", first), ("predictions of the unsplit network", unsplit)):
         if given.shape[:1] != images.shape[:1] or given.shape != first.shape or not len(given):
-            count = len(images)
-            raise ConfigError(f"{name} are {given.shape}, expected one for each of {count} images")
+            what = f"{name} are {given.shape}"
+            raise ConfigError(f"{what}, expected one for each of {len(images)} images")
 
 
 @renamed_argument("targets", "goals", unless="goals")
@@ -225,7 +225,7 @@ def check_goal(metric: str | None, quality: str) -> str:
 def check_codec(codec: str) -> None:
     """Checks that a codec is known and that Pillow was built with it; else a ConfigError."""
     if codec not in QUALITIES:
-        raise ConfigError(f"unknown image codec {codec!r}; choose among: {', '.join(QUALITIES)}")
+        raise ConfigError(f"unknown image codec {codec!r}; choose: {choices(codec, QUALITIES)}")
     if codec in ("webp", "avif") and not features.check(codec):
         raise ConfigError(
             f"the installed Pillow was built without {TITLES[codec]}; leave {codec} out of the "

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxsplit._moved import renamed_field
-from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.errors import ConfigError, DataError, choices
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.io.files import read_file, write_whole
 from jaxsplit.tasks import AGREEMENT, Metric
@@ -128,7 +128,7 @@ class PerImage:
         known: tuple[str, ...] = (AGREEMENT,) if self.labels is None else ("top1", AGREEMENT)
         if self.measured or metric not in known:
             known = tuple(self.measured) or known
-            raise ConfigError(f"unknown metric {metric!r}; choose {' or '.join(known)}")
+            raise ConfigError(f"unknown metric {metric!r}; choose {choices(metric, known, ' or ')}")
         truth = self.labels if metric == "top1" else self.unsplit
         return Statistics(self.predicted == truth, self.unsplit == truth)
 

@@ -164,6 +164,6 @@ def _renamed(kind: type, values: dict[str, Any]) -> dict[str, Any]:
 def _kind(values: dict[str, object]) -> type:
     kind = values.get("kind")
     if kind not in KINDS:
-        known = ", ".join(map(repr, KINDS))
+        known = f"{', '.join(map(repr, KINDS))}{did_you_mean(kind, KINDS)}"
         raise ConfigError(f"the configuration's kind is {kind!r}; expected one of {known}")
     return KINDS[kind]

@@ -94,7 +94,7 @@ def run_curve(
     >>> config = load("fashion_mnist:smoke", {"baselines": "('jpeg2000',)"})
     >>> run_curve(config, Path("mine"), resume=False)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    jaxsplit.errors.ConfigError: unknown image codec 'jpeg2000'; choose among: jpeg, ...
+    jaxsplit.errors.ConfigError: unknown image codec 'jpeg2000'; choose: jpeg, ...
     """
     for codec in config.baselines:
         image_codecs.check_codec(codec)
@@ -185,7 +185,11 @@ def measure(
 
 
 def run_backbone(
-    config: BackboneConfig, directory: Path, command: str, progress: Progress | None = None
+    config: BackboneConfig,
+    directory: Path,
+    command: str,
+    progress: Progress | None = None,
+    log: Log | None = None,
 ) -> dict[str, Any]:
     """Trains a backbone and writes `weights.safetensors` and `report.json` into `directory`.
 
@@ -195,7 +199,7 @@ def run_backbone(
       config: the training.
       directory: also for checkpoints; the training resumes from existing ones.
       command: for the weights' card.
-      progress: callback with the metrics.
+      progress, log: callbacks with the metrics, and with the current work.
 
     Returns:
       The card: command, data, seed and measured values; in other processes only the last.
@@ -211,7 +215,7 @@ def run_backbone(
     """
     test = data.open_source(config.data, split=config.test_split, max_samples=config.max_samples)
     initial = None if config.initial is None else load_backbone(config.initial)
-    variables, measured = train_backbone(config, directory, progress, initial)
+    variables, measured = train_backbone(config, directory, progress, initial, log)
     if not distributed.is_first():
         return measured
     source = data.portable_name(config.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -19,9 +20,9 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.codec.runtime import FamilyRate, check_finite
 from jaxsplit.cost import Link, Option, plan_unit, split_cost
 from jaxsplit.data import Preprocessing
-from jaxsplit.errors import ConfigError, FamilyError, did_you_mean
+from jaxsplit.errors import ConfigError, FamilyError, choices
 from jaxsplit.family.files import read_family, write_family
-from jaxsplit.family.summary import summary_rows
+from jaxsplit.family.summary import Card, summary_rows
 from jaxsplit.io.text_table import text_table
 from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
@@ -42,7 +43,8 @@ class RateFamily(Shown):
       cut: endpoint of the backbone.
       rates: at least one, in any order; a ConfigError if two have the same name.
       card: origin and measurements, see `jaxsplit.evaluation.card`; not in the fingerprint.
-      bound: the network of the training or of `bind`; not saved, pickled or copied.
+      bound: the network of the training or of `bind`; copies share it, but it is neither saved nor
+        pickled.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
@@ -56,24 +58,30 @@ class RateFamily(Shown):
     preprocessing: Preprocessing
     cut: str
     rates: tuple[FamilyRate, ...]
-    card: dict[str, Any] = dataclasses.field(default_factory=dict)
+    card: dict[str, Any] = dataclasses.field(default_factory=Card)
     bound: networks.Backbone | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A family is small and its network isn't; networks of functions can't be pickled at all.
         return {name: value for name, value in vars(self).items() if name != "bound"}
 
+    def __copy__(self) -> Self:
+        return dataclasses.replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return dataclasses.replace(self, **copy.deepcopy(self.__getstate__(), memo))
+
     def __post_init__(self) -> None:
         ids = [rate.rate_id for rate in self.rates]
         if not ids or len(set(ids)) < len(ids):
             raise ConfigError(f"a family needs rates with different names; got {ids}")
+        object.__setattr__(self, "card", Card(self.card))
 
     def __getitem__(self, rate_id: str) -> FamilyRate:
         for rate in self.rates:
             if rate.rate_id == rate_id:
                 return rate
-        near = did_you_mean(rate_id, self) if isinstance(rate_id, str) else ""
-        raise FamilyError(f"the family has no rate {rate_id!r}; it has {', '.join(self)}{near}")
+        raise FamilyError(f"the family has no rate {rate_id!r}; it has {choices(rate_id, self)}")
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.preprocessing.input_shape))

@@ -81,23 +81,17 @@ def load_pretrained(name: str | os.PathLike[str]) -> RateFamily:
         )
     if Path(text).exists():
         return RateFamily.load(text)  # says what is missing
+    names, near = ", ".join(pretrained_names()), did_you_mean(text, pretrained_names())
     if text in (*networks.names(), *networks.embedded_weights()):
-        known = f"families are {', '.join(pretrained_names())}{_near(text)}"
+        known = f"families are {names}{near}"
         raise FamilyError(
             f"{text} is a backbone: load it with jaxsplit.load_backbone; {known}",
             shell=f"{text} is a backbone, for --backbone; {known}",
         )
+    if text.startswith(("/", ".", "~")):
+        raise FamilyError(f"no folder {text}: check the path; families by name are {names}")
     raise FamilyError(
-        f"no family at {text}: give a folder, hf:owner/name, or one of the package: "
-        f"{', '.join(pretrained_names())}{_near(text)}"
-    )
-
-
-def _near(text: str) -> str:
-    """Returns the end of a message: the families whose names begin so, else a similar one."""
-    begin = [name for name in pretrained_names() if text and name.startswith(text)]
-    return (
-        f"; did you mean {' or '.join(begin)}?" if begin else did_you_mean(text, pretrained_names())
+        f"no family at {text}: give a folder, hf:owner/name, or one of the package: {names}{near}"
     )
 
 

@@ -20,7 +20,7 @@ from flax import traverse_util
 from jaxsplit._moved import renamed_field
 from jaxsplit.data import Preprocessing
 from jaxsplit.entropy import tables_from_counts
-from jaxsplit.errors import ConfigError, WeightsError
+from jaxsplit.errors import ConfigError, WeightsError, choices
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.files import parse_json
 from jaxsplit.io.untrusted import check_tensors, finite_floats, quoted
@@ -136,10 +136,12 @@ def read_units(
       WeightsError: a file is missing or damaged, or its tensors don't match the JSON file.
     """
     if task not in NETWORKS:
-        raise ConfigError(f"no units were published for {task!r}, only for {', '.join(NETWORKS)}")
+        raise ConfigError(
+            f"no units were published for {task!r}, only for {choices(task, NETWORKS)}"
+        )
     sites = NETWORKS[task].sites
     if cut is not None and cut not in sites:
-        raise ConfigError(f"{task} has no cut {cut!r}; it has {', '.join(sites)}")
+        raise ConfigError(f"{task} has no cut {cut!r}; it has {choices(cut, sites)}")
     index = Path(folder) / f"{task}.json"
     if not index.is_file():
         raise WeightsError(f"no published units at {folder}: {index.name} is missing")

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from jaxsplit.codec.runtime import FamilyRate
+from jaxsplit.errors import escaped
 from jaxsplit.io.text_table import rate_rows
 
 _UNSPLIT = "uncompressed_"
+_WIDTH = 100  # characters of an entry
+
+
+class Card(dict[str, Any]):
+    """A family's card: a dictionary whose repr has a line for each entry, shortened.
+
+    >>> Card(command="jaxsplit train", evaluation={"data": "embedded", "n_images": 2000})
+    command: jaxsplit train
+    evaluation:
+      data: embedded
+      n_images: 2000
+    """
+
+    def __repr__(self) -> str:
+        return "\n".join(_lines(self)) if self else "{}"
+
+
+def _lines(entries: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    for name, value in entries.items():
+        if isinstance(value, Mapping) and not indent and name != "versions":
+            yield escaped(f"{name}:")
+            yield from _lines(value, "  ")
+            continue
+        if isinstance(value, Mapping):
+            parts = value.items()  # of larger ones, only their names
+            texts = (key if isinstance(x, Mapping | list) else f"{key} {x}" for key, x in parts)
+            value = ", ".join(texts)
+        line = escaped(f"{indent}{name}: {value}")
+        yield line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
 
 
 def summary_rows(rates: Iterable[FamilyRate]) -> list[tuple[str, ...]]:

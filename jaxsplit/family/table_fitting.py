@@ -11,7 +11,7 @@ from jaxsplit._moved import renamed_argument
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.codec import Sender
 from jaxsplit.entropy import stack_tables, tables_by_position, tables_from_counts
-from jaxsplit.errors import ConfigError, DataError
+from jaxsplit.errors import ConfigError, DataError, choices
 from jaxsplit.family import RateFamily
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size
@@ -84,7 +84,7 @@ def with_tables_of(
       backbone: what the family runs on; needed where several arrays cross the cut.
     """
     if tables not in SHARINGS:
-        raise ConfigError(f"tables are {tables!r}; expected one of {', '.join(SHARINGS)}")
+        raise ConfigError(f"tables are {tables!r}; expected one of {choices(tables, SHARINGS)}")
     rates = []
     for rate in family.rates:
         seen = symbols[rate.rate_id]

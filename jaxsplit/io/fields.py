@@ -16,6 +16,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxsplit.errors import ConfigError, did_you_mean
 
 _SCALARS = (bool, int, float, str, types.NoneType)
@@ -33,6 +35,23 @@ class Key(NamedTuple):
     type: object
     default: object
     meaning: str
+
+
+def plain_numbers(record: Any) -> None:
+    """Makes Python's numbers of those of NumPy and JAX in the fields of a frozen dataclass.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Part:
+    ...     rate: float
+    >>> part = Part(np.float32(0.5))
+    >>> plain_numbers(part)
+    >>> part
+    Part(rate=0.5)
+    """
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if hasattr(value, "item") and np.ndim(value) == 0:
+            object.__setattr__(record, field.name, value.item())
 
 
 def keys(cls: type) -> dict[str, Key]:

@@ -25,6 +25,21 @@ def no_log(text: str, done: float = 0, total: float | None = None, unit: str = "
 
 
 @contextlib.contextmanager
+def shown(progress: bool | None, log: Log | None, *, after: float = 0.0) -> Iterator[Log]:
+    """Yields the callback of some work: `log`, else a bar on stderr, or silence without `progress`.
+
+    Work shorter than `after` seconds is not shown.
+    """
+    if log is not None or not progress:
+        yield log or no_log
+        return
+    from jaxsplit.io.progress import ProgressBar  # loads rich
+
+    with ProgressBar(after=after) as bar:
+        yield bar.log
+
+
+@contextlib.contextmanager
 def shown_as_lines(*, quiet: bool = False) -> Iterator[None]:
     """Prints each warning of this package as one line on stderr, and none of its dependencies.
 

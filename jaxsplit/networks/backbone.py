@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxsplit._moved import renamed_argument
 from jaxsplit.data import Preprocessing
-from jaxsplit.errors import ConfigError, WeightsError, did_you_mean
+from jaxsplit.errors import ConfigError, WeightsError, choices
 from jaxsplit.networks import backbone_file, registry
 from jaxsplit.networks.inference import head_program
 from jaxsplit.networks.network import (
@@ -25,10 +25,12 @@ from jaxsplit.networks.network import (
     Network,
     Variables,
     as_network,
+    count_logits,
     per_image_shapes,
     without_batch,
 )
 from jaxsplit.tasks import Classification, Task
+from jaxsplit.tasks.classification import check_classes
 from jaxsplit.trees import Structs
 
 #: The weights in the package.
@@ -73,6 +75,9 @@ class Backbone:
             raise ConfigError(f"preprocessing is a {kind}; expected a jaxsplit.Preprocessing")
         if not isinstance(self.task, Task):
             object.__setattr__(self, "task", Classification(tuple(self.task)))
+        if isinstance(self.task, Classification):
+            logits = count_logits(self.network, self.variables, self.preprocessing.input_shape)
+            check_classes(self.name, logits, self.task)
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.preprocessing.input_shape))
@@ -106,8 +111,7 @@ class Backbone:
           `jax.ShapeDtypeStruct`, or a tree of them, without the leading axis.
         """
         if cut not in (cuts := self.network.cuts()):
-            near = did_you_mean(cut, cuts)
-            raise ConfigError(f"{self.name} has no cut {cut!r}; it has {', '.join(cuts)}{near}")
+            raise ConfigError(f"{self.name} has no cut {cut!r}; it has {choices(cut, cuts)}")
         if not isinstance(self.network, LinenNetwork) or "feature_shapes" in self.__dict__:
             return self.feature_shapes[cut]
         if cut not in self._heads:
@@ -187,11 +191,14 @@ def make_backbone(
 
     Args:
       name: of your choice; families of the network carry it.
-      network: see `as_network`; a ConfigError if it is none.
+      network: see `as_network`.
       variables, preprocessing, task, card: as in `Backbone`; class names in the logits' order.
 
     Returns:
       The backbone, fingerprinted.
+
+    Raises:
+      ConfigError: `network` is none, or has another number of logits than there are class names.
 
     >>> known = open_embedded("fashion_mnist_resnet8")
     >>> parts = known.network, known.variables, known.preprocessing
@@ -290,7 +297,9 @@ def save_backbone(
     """
     task = Classification(tuple(class_names))
     network = registry.find_network(name, len(task.class_names)).network
-    content = backbone_file.BackboneContent(name, network, variables, preprocessing, task, card)
+    backbone = Backbone(name, network, variables, preprocessing, task, "", card)
+    values = {name: getattr(backbone, name) for name in backbone_file.BackboneContent._fields}
+    content = backbone_file.BackboneContent(**values)
     backbone_file.write_content(Path(path), content, dtype)
 
 
@@ -310,4 +319,8 @@ def read_backbone(path: str | os.PathLike[str]) -> Backbone:
     >>> read_backbone(BACKBONES / "fashion_mnist_resnet8.safetensors").name
     'resnet8_small'
     """
-    return make_backbone(*backbone_file.read_content(path))
+    content = backbone_file.read_content(path)
+    try:
+        return make_backbone(*content)
+    except ConfigError as error:  # of a registered network: an included one has these classes
+        raise WeightsError(f"{os.fspath(path)}: {error}") from error

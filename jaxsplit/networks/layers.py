@@ -15,7 +15,7 @@ import numpy as np
 from flax.errors import ScopeParamShapeError
 
 from jaxsplit import ops
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, choices
 from jaxsplit.trees import Array
 
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
@@ -249,7 +249,9 @@ class Chain(nn.Module, kw_only=True):
         names = list(chain)
         for name in (start, stop):
             if name not in (None, *names):
-                raise ConfigError(f"no endpoint is called {name!r}; there are {', '.join(names)}")
+                raise ConfigError(
+                    f"no endpoint is called {name!r}; there are {choices(name, names)}"
+                )
         first = 0 if start is None else names.index(start) + 1
         last = len(names) - 1 if stop is None else names.index(stop)
         for name in names[first : last + 1]:

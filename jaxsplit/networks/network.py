@@ -11,9 +11,10 @@ from typing import Any, Self, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.networks.layers import LayerVariables, fold_normalization, shapes_only
+from jaxsplit.networks.layers import Chain, LayerVariables, fold_normalization, shapes_only
 from jaxsplit.tasks import Outputs
 from jaxsplit.trees import Structs, Traced, Tree
 
@@ -270,6 +271,36 @@ def abstract_image(input_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ConfigError(f"images are {input_shape}; expected (H, W, channels), all positive")
     return jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+
+
+def count_logits(network: Network, variables: Traced, input_shape: tuple[int, ...]) -> int | None:
+    """Returns the number of logits of a network; None where its outputs are others.
+
+    Args:
+      network, variables: the network, and its arrays or their shapes.
+      input_shape: (h, w, c) of one image.
+    """
+    if isinstance(network, LinenNetwork) and isinstance(network.module, Chain):
+        return network.module.num_classes
+    leaves, structure = jax.tree.flatten(variables)
+    shapes = tuple((np.shape(leaf), str(getattr(leaf, "dtype", "float32"))) for leaf in leaves)
+    try:
+        return _traced_logits(network, structure, shapes, input_shape)
+    except Exception:  # of the user's functions, which say it better where they run
+        return None
+
+
+@functools.lru_cache
+def _traced_logits(
+    network: Network,
+    structure: Any,  # jax.tree_util.PyTreeDef
+    shapes: tuple[tuple[tuple[int, ...], str], ...],
+    input_shape: tuple[int, ...],
+) -> int | None:
+    leaves = [jax.ShapeDtypeStruct(*one) for one in shapes]
+    outputs = per_image_shapes(network, jax.tree.unflatten(structure, leaves), input_shape)
+    arrays = jax.tree.leaves(outputs)
+    return arrays[0].shape[0] if len(arrays) == 1 and len(arrays[0].shape) == 1 else None
 
 
 @functools.lru_cache

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.errors import ConfigError, did_you_mean
+from jaxsplit.networks.layers import Chain
 from jaxsplit.networks.network import (
     LinenNetwork,
     Network,
@@ -18,7 +19,8 @@ from jaxsplit.networks.network import (
     variable_shapes,
 )
 from jaxsplit.networks.residual import create, names
-from jaxsplit.tasks import Task
+from jaxsplit.tasks import Classification, Task
+from jaxsplit.tasks.classification import check_classes
 from jaxsplit.trees import Structs
 
 
@@ -61,7 +63,8 @@ def register(
         those of a Linen module nor nested dictionaries, such as the state of an NNX model.
 
     Raises:
-      ConfigError: the name is that of an included network, or `network` is none.
+      ConfigError: the name is that of an included network, `network` is none, or has another
+        number of logits than the task has classes.
 
     >>> from jaxsplit import networks
     >>> networks.register("own_resnet", networks.create("resnet8_small", num_classes=3))
@@ -72,6 +75,9 @@ def register(
         raise ConfigError(f"{name} is an included network; register yours under another name")
     if task is not None and not isinstance(task, Task):
         raise ConfigError(f"the task is a {type(task).__name__}; expected a jaxsplit.Task")
+    module = getattr(network, "module", network)
+    if isinstance(task, Classification) and isinstance(module, Chain):
+        check_classes(name, module.num_classes, task)
     shapes = None
     if variables is not None:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.float32), variables)

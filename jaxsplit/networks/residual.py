@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.errors import ConfigError, did_you_mean
+from jaxsplit.errors import ConfigError, choices
 from jaxsplit.networks.layers import Block, Chain, Classifier, ConvBlock, NormConfig, conv_norm
 from jaxsplit.networks.network import LinenNetwork
 
@@ -280,8 +280,7 @@ def create(
     ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
     """
     if name not in _NETWORKS:
-        near = did_you_mean(name, names())
-        listed = f"{', '.join(names())}{near}"
+        listed = choices(name, names())
         raise ConfigError(f"no network is called {name!r}; expected one of {listed}")
     return _NETWORKS[name](num_classes=num_classes, axis_name=axis_name, folded=folded)
 

@@ -109,7 +109,7 @@ def search(
     log = log or no_log
     _check(config, backbone)  # before anything is computed
     shape = backbone.preprocessing.input_shape
-    plan = make_plan(backbone.network, shape, backbone.variables, channels=(), strides=())
+    plan = make_plan(backbone.network, shape, backbone.variables, channels=(), strides=(), log=log)
     all_candidates = candidates(config, plan)
     sources = _sources(config, backbone)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.data import Source
+from jaxsplit.data.imagenet import named
 from jaxsplit.data.sources import check_class_names
 from jaxsplit.errors import ConfigError, DataError
 from jaxsplit.tasks.task import CLASSIFICATION_METRICS, Metric, Outputs, Targets, Task
@@ -143,14 +144,24 @@ class Classification(Task):
         raise DataError(f"{source.name} has {len(theirs)} classes{differs}{advice}")
 
     def describe(self, outputs: Outputs) -> list[dict[str, object]]:
-        """Returns the name of each image's likeliest class and its probability."""
+        """Returns the likeliest class of each image, and its probability; see `imagenet.named`."""
         logits = np.asarray(_array(outputs), np.float64)
         probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         return [
-            {"class": self.class_names[row.argmax()], "probability": round(float(row.max()), 4)}
+            {**named(self.class_names[row.argmax()]), "probability": round(float(row.max()), 4)}
             for row in probabilities
         ]
+
+
+def check_classes(name: str, logits: int | None, task: Classification) -> None:
+    """Refuses class names that are not one for each logit of the network `name`: a ConfigError."""
+    count = len(task.class_names)
+    if logits not in (None, count):
+        raise ConfigError(
+            f"{name} has {logits} logits, but there are {count} class names: give one for each "
+            "logit, in their order"
+        )
 
 
 def _array(tree: Tree) -> jax.Array:

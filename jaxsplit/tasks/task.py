@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import numpy as np
 
 from jaxsplit.data import LABELS, Source, TargetReader
-from jaxsplit.errors import ConfigError, warn_once
+from jaxsplit.errors import ConfigError, choices, warn_once
 from jaxsplit.trees import Array, Tree
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ def metric_of(metrics: Mapping[str, Metric], name: str) -> Metric:
     """
     if name == AGREEMENT:
         return dataclasses.replace(next(iter(metrics.values())), label=AGREEMENT, name="")
-    if name not in metrics:
-        raise ConfigError(f"unknown metric {name!r}; choose {' or '.join((*metrics, AGREEMENT))}")
+    if name not in (known := (*metrics, AGREEMENT)):
+        raise ConfigError(f"unknown metric {name!r}; choose {choices(name, known, ' or ')}")
     return metrics[name]
 
 

@@ -18,6 +18,7 @@ from jaxsplit.data import Augmentation, Preprocessing
 from jaxsplit.data.pipeline import ImageBatch, check_batch
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
+from jaxsplit.io.log import Log, no_log
 from jaxsplit.train import distributed, loop, parallel
 from jaxsplit.train.config import check_config, digest
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
@@ -79,10 +80,12 @@ def train_backbone(
     workdir: Path | None,
     progress: Progress | None = None,
     initial: networks.Backbone | None = None,
+    log: Log | None = None,
 ) -> tuple[Variables, dict[str, float]]:
     """Trains a backbone, or resumes its checkpoint in `workdir`, and tests it once.
 
-    `initial` is the backbone that `config.initial` names; `progress` gets loss and accuracy.
+    `initial` is the backbone that `config.initial` names; `progress` gets loss and accuracy,
+    `log` the current work.
 
     Returns:
       Variables {"params", "batch_stats"}, and a report: top-1 on the test split, its size, steps.
@@ -121,7 +124,7 @@ def train_backbone(
             steps,
             batch_size=config.batch_size,
             constants=None,
-            reports=Reports(progress=progress, writer=writer),
+            reports=Reports(progress=progress, writer=writer, log=log or no_log),
             directory=checkpoints,
             save_every=steps_per_epoch,
         )

@@ -16,8 +16,9 @@ import optax
 from jaxsplit._moved import old_names, rename, renamed_argument, renamed_attributes
 from jaxsplit.codec.runtime import check_rate_id
 from jaxsplit.data import Augmentation, Views
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, choices
 from jaxsplit.family.table_fitting import SHARINGS
+from jaxsplit.io.fields import plain_numbers
 from jaxsplit.io.identity import identity
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.losses import Distortion
@@ -88,7 +89,8 @@ def check_config(config: object) -> None:
     for name, known in _CHOICES.items():
         if hasattr(config, name) and getattr(config, name) not in known:
             raise ConfigError(
-                f"{name} is {getattr(config, name)!r}; expected one of {', '.join(known)}"
+                f"{name} is {getattr(config, name)!r}; expected one of "
+                f"{choices(getattr(config, name), known)}"
             )
 
 
@@ -146,7 +148,7 @@ def make_schedule(
         falls = {max(round(share * steps) - warmup, 0): factor for share in milestones}
         after = optax.piecewise_constant_schedule(peak, falls)
     else:
-        raise ConfigError(f"schedule is {name!r}; expected one of {', '.join(SCHEDULES)}")
+        raise ConfigError(f"schedule is {name!r}; expected one of {choices(name, SCHEDULES)}")
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
@@ -267,6 +269,7 @@ class CurveConfig:
     variable_rate: bool = False
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if not self.rates or not self.phases:
             raise ConfigError("a curve needs at least one rate and one phase")
         names = [rate.rate_id for rate in self.rates]

@@ -262,32 +262,33 @@ def train_rates(
     parallel.devices_for(config.batch_size)
     if config.initialization == "pca":
         groups[0].split.single  # noqa: B018 — refuses several arrays
-    cached = functools.partial(
-        features.compute,
-        frozen,
-        config.cut,
-        dtype=config.feature_dtype,
-        directory=workdir / "features" if workdir else None,
-        cache=config.cache,
-        max_bytes=config.cache_gib * 2**30,
-        log=log,
-    )
-    examples = cached(source, views=config.shown)
     key = training_key(config.key, frozen, source.listing)
-    directory = workdir / f"checkpoints-{key}" if workdir else None
-    state = loop.resume(rate_groups.first_state(config, backbone, groups), directory)
-    if int(state.step):
-        log(f"{int(state.step)} of {config.steps} steps are done")
-    elif config.initialization == "pca":
-        log("computing principal components")
-        state = rate_groups.pca_state(config, frozen, groups, state, examples, source)
-    if config.trainable == "all" and isinstance(examples, FeatureCache):
-        images = ImageBatches(backbone, source, config.shown, examples.scale)
-        examples = dataclasses.replace(examples, images=images)
-    measure = _validation(config, frozen, groups, cached) if config.evaluate_every else None
     names = [rate.rate_id for rate in config.rates]
-    with MetricsWriter(workdir, names, key) as writer:
-        reports = Reports(total=config.steps, names=names, progress=progress, writer=writer)
+    with MetricsWriter(workdir, names, key) as writer:  # refuses a busy folder at once
+        cached = functools.partial(
+            features.compute,
+            frozen,
+            config.cut,
+            dtype=config.feature_dtype,
+            directory=workdir / "features" if workdir else None,
+            cache=config.cache,
+            max_bytes=config.cache_gib * 2**30,
+            log=log,
+        )
+        examples = cached(source, views=config.shown)
+        directory = workdir / f"checkpoints-{key}" if workdir else None
+        state = loop.resume(rate_groups.first_state(config, backbone, groups), directory)
+        if int(state.step):
+            log(f"{int(state.step)} of {config.steps} steps are done")
+        elif config.initialization == "pca":
+            log("computing principal components")
+            state = rate_groups.pca_state(config, frozen, groups, state, examples, source)
+        if config.trainable == "all" and isinstance(examples, FeatureCache):
+            images = ImageBatches(backbone, source, config.shown, examples.scale)
+            examples = dataclasses.replace(examples, images=images)
+        measure = _validation(config, frozen, groups, cached) if config.evaluate_every else None
+        total = config.steps
+        reports = Reports(total=total, names=names, progress=progress, writer=writer, log=log)
         state = rate_groups.fit_phases(
             config, backbone, groups, state, examples, measure, reports, directory
         )

@@ -20,7 +20,7 @@ from jaxsplit import _moved, data
 from jaxsplit._moved import renamed_argument
 from jaxsplit.data.pipeline import ImageBatch, reader, stream
 from jaxsplit.data.targets import in_views, reader_identity
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import ConfigError, choices
 from jaxsplit.io.array_cache import ArrayCache, Shapes, array_bytes
 from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Log, no_log
@@ -165,7 +165,9 @@ def cached(
     Arguments and errors are those of `compute`. All cuts share the arrays of teacher and targets.
     """
     if run.dtype not in DTYPES:
-        raise ConfigError(f"feature dtype is {run.dtype!r}; expected one of {', '.join(DTYPES)}")
+        raise ConfigError(
+            f"feature dtype is {run.dtype!r}; expected one of {choices(run.dtype, DTYPES)}"
+        )
     if cache not in CACHES or (cache == "disk" and directory is None):
         raise ConfigError(
             f"cache is {cache!r} and its directory {directory}; expected one of "

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsplit.errors import ConfigError
+from jaxsplit.io.fields import plain_numbers
 from jaxsplit.networks import Features
 from jaxsplit.split import Latents
 from jaxsplit.tasks import Outputs, Targets, Task
@@ -134,6 +135,7 @@ class Distortion:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         weights = (self.labels, self.distillation, self.features)
         if not all(isinstance(w, numbers.Real) for w in (*weights, self.temperature)):
             raise ConfigError(

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxsplit.errors import ConfigError, NonFiniteError, warn_once
 from jaxsplit.io.files import only_run, write_whole
+from jaxsplit.io.log import Log, no_log
 from jaxsplit.train import distributed, parallel
 
 
@@ -53,6 +54,10 @@ class MetricsWriter:
         self._opened = contextlib.ExitStack()
 
     def __enter__(self) -> MetricsWriter:
+        """Takes the folder; a ConfigError if another process writes there."""
+        if self._directory is not None and distributed.is_first():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._opened.enter_context(only_run(self._directory))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -61,15 +66,13 @@ class MetricsWriter:
     def begin(self, step: int) -> None:
         """Opens the files at the first call, and drops their entries of steps after `step`.
 
-        Raises a ConfigError if another process writes there, or `metrics.jsonl` is something else.
+        Raises a ConfigError if `metrics.jsonl` is something else.
         """
         if self._directory is None or self._lines is not None:
             return
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._opened.enter_context(only_run(self._directory))
         if self._key:
             _take_over(self._directory, self._key, step)
         path = self._directory / "metrics.jsonl"
@@ -177,6 +180,7 @@ class Reports:
       every: steps between reports; the last step is reported too.
       names: of the rates, for errors.
       progress, writer: get the metrics, in the first process only.
+      log: log callback, also in the first process only.
       stop: number of a signal that a process received before a step that was read, or 0.
     """
 
@@ -185,15 +189,17 @@ class Reports:
     names: Sequence[str] = ()
     progress: Progress | None = None
     writer: MetricsWriter | None = None
+    log: Log = no_log
     stop: int = dataclasses.field(default=0, init=False)
 
     def begin(self, first: int, last: int, batch_size: int) -> None:
         """Begins with steps from `first` to `last`, of so many examples."""
         self._last, self._batch_size = last, batch_size
         if not distributed.is_first():
-            self.progress = self.writer = None
+            self.progress, self.writer, self.log = None, None, no_log
         if self.writer is not None:
             self.writer.begin(first)
+        self.log("compiling the training step")
         self._in_flight: collections.deque[tuple[int, Outcome]] = collections.deque()
         self._since: tuple[int, float] | None = None  # a step and the time of its end
         self._speed: Metrics = {}

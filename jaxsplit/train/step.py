@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from jaxsplit._moved import renamed_argument
 from jaxsplit.errors import ConfigError
+from jaxsplit.io.fields import plain_numbers
 from jaxsplit.networks import Features, Variables
 from jaxsplit.split import Split
 from jaxsplit.train import losses, parallel
@@ -57,6 +58,7 @@ class Rate:
     spec: BottleneckSpec | UnitSpec | None = None
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if not (isinstance(self.lmbda, int | float) and 0 <= self.lmbda < math.inf):
             raise ConfigError(f"lambda of rate {self.rate_id} is {self.lmbda!r}; expected one ≥ 0")
 
@@ -81,6 +83,7 @@ class Phase:
     quantization: str = "noise"
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if self.quantization not in ("noise", "round"):
             raise ConfigError(f"quantization is {self.quantization!r}; expected noise or round")
         if not callable(self.distortion) or not isinstance(self.steps, int) or self.steps < 0:
@@ -147,10 +150,9 @@ def over_rates(function: Callable[..., _Tree], rate_vectorization: str) -> Calla
 def cast_floats(tree: _Tree, dtype: DTypeLike) -> _Tree:
     """Casts floating-point arrays to `dtype`."""
 
-    def one(x: jax.Array) -> jax.Array:
-        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return jax.tree.map(one, tree)
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
 
 
 def cast_params(variables: _Tree, dtype: str) -> _Tree:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxsplit import ops
 from jaxsplit._moved import renamed_attribute
 from jaxsplit.errors import ConfigError
+from jaxsplit.io.fields import plain_numbers
 
 #: Of every batch normalization.
 EPSILON = 1e-5
@@ -58,6 +59,7 @@ class Architecture:
     decoder_multiplier: int | None = None
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         for name in ("activation", "latent_activation", "output_activation"):
             if getattr(self, name) not in ACTIVATIONS:
                 raise ConfigError(

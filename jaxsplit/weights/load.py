@@ -95,8 +95,16 @@ def _by_name(text: str) -> Backbone:
             shell=f"{lacks}: {command} {text} -o OUT{networks.SUFFIX} converts it",
         )
     known = (*embedded, *PACKAGES)
-    listed = f"{', '.join(known)}{did_you_mean(text, (*known, *networks.names()))}"
+    near = did_you_mean(text, known) or did_you_mean(text, networks.names())
+    listed = f"{', '.join(known)}{near}"
+    if _is_path(text):
+        raise WeightsError(f"no file {text}: check the path; weights by name are {listed}")
     raise WeightsError(f"no weights called {text!r}: give a file or one of {listed}")
+
+
+def _is_path(text: str) -> bool:
+    """Returns whether this means a file: names of networks and weights have no such characters."""
+    return bool(os.path.dirname(text) or Path(text).suffix)
 
 
 def _refuse_family(text: str) -> None:
@@ -222,6 +230,8 @@ def abstract_backbone(
         found = Backbone(name, network, traced, preprocessing, task, "", {})
     elif weights is None and not _may_be_weights(name, known):
         _refuse_family(name)
+        if _is_path(name):
+            raise ConfigError(f"no file {name}: check the path; networks are {', '.join(known)}")
         expected = f"one of {', '.join(known)}, or a file of weights{did_you_mean(name, known)}"
         raise ConfigError(f"no network called {name!r}: give {expected}")
     elif classes is not None:

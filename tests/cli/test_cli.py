@@ -214,7 +214,8 @@ def test_quickstart_prints_a_row_for_every_rate(quickstart):
     assert f"{100 * curve.uncompressed_top1:.2f}" in quickstart.out
     assert "JPEG" in quickstart.out
     assert "WebP" in quickstart.out
-    assert str(quickstart.folder / "curve.json") in quickstart.out
+    assert f"; open {quickstart.folder / 'report.html'}\n" in quickstart.out
+    assert "its figures mean nothing" in quickstart.out
 
 
 @pytest.mark.slow

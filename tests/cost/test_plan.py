@@ -172,3 +172,17 @@ def test_images_that_do_not_fit_are_refused():
         make_plan(networks.create("resnet8_small", 10), (28, 28, 1), {"params": {}})
     with pytest.raises(ConfigError, match="has no cut 'stage9'"):
         make_plan(Tied(), (8, 8, 3))["stage9"]
+
+
+def test_a_plan_is_shown_with_its_cuts_and_counted_with_progress(capsys):
+    told = []
+    network = networks.create("resnet8_small", 10)
+    shape, log = (28, 28, 1), lambda *one: told.append(one)
+    plan = make_plan(network, shape, channels=(), strides=(), log=log)
+    head, columns, *rows = repr(plan).splitlines()
+    assert "4 cuts" in head
+    assert columns.split("  ")[-1] == "device params"
+    assert [row.split()[:2] for row in rows][:1] == [["stem", "28×28×16"]]
+    assert [row.split()[0] for row in rows] == [cut.cut for cut in plan.cuts]
+    assert [(done, total) for _, done, total, _ in told] == [(i, 5) for i in range(5)]
+    assert capsys.readouterr().err == ""

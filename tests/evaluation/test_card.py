@@ -250,3 +250,12 @@ def test_other_units_other_images_and_another_card_are_found(tiny_check, tiny_ba
     altered["evaluation"]["check"]["predicted"]["low"] = [0] * len(source)
     told = dataclasses.replace(family, card=altered)
     assert broken(told, tiny_backbone, source) == ["low: other classes are seen"]
+
+
+def test_the_card_of_arrays_has_no_command(tiny_family, tiny_backbone, tiny_test_source):
+    images = np.stack([example["image"] for example in tiny_test_source[:20]])
+    source = data.from_arrays(images, tiny_test_source.labels[:20], tiny_backbone.class_names)
+    found = evaluate_images(tiny_family, tiny_backbone, source)
+    evaluation = with_measured(tiny_family, *found, source).card["evaluation"]
+    assert "command" not in evaluation
+    assert (evaluation["data"], evaluation["n_images"]) == ("arrays", 20)

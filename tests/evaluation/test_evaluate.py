@@ -260,7 +260,7 @@ def test_every_rate_is_announced_before_it_is_evaluated(tiny_family, tiny_backbo
     small = evaluate(
         tiny_family.select(["low"]), tiny_backbone, source, lambda *said: heard.append(said)
     )
-    assert heard[-1] == ("evaluating low, 1 of 1", 0, 10)
+    assert heard[-2:] == [("compiling the unit of low",), ("evaluating low, 1 of 1", 10, 10)]
     assert small.n_images == 10
 
 
@@ -280,7 +280,8 @@ def test_other_classes_are_refused(
     tiny_family, tiny_config, tiny_backbone, tiny_test_source, names, problem
 ):
     task = Classification(names(tiny_backbone.class_names))
-    backbone = dataclasses.replace(tiny_backbone, task=task)
+    network = networks.create(tiny_backbone.name, len(task.class_names))
+    backbone = dataclasses.replace(tiny_backbone, network=network, task=task)
     with pytest.raises(DataError, match=problem):
         evaluate(tiny_family, backbone, tiny_test_source)
     with pytest.raises(DataError, match=problem):
@@ -449,3 +450,14 @@ def test_what_each_image_cost_and_gave_is_what_the_curve_is_the_mean_of(
         assert top1[i] == pytest.approx(point.top1)
         assert agreement[i] == pytest.approx(point.agreement)
     assert seen.statistics("top1").unsplit.mean() == pytest.approx(curve.uncompressed_top1)
+
+
+def test_the_evaluation_is_shown_unless_it_is_silent(
+    tiny_family, tiny_backbone, tiny_test_source, capsys
+):
+    arguments = tiny_family, tiny_backbone, tiny_test_source.take(20), None, ["mid"]
+    evaluate(*arguments, progress=False)
+    assert capsys.readouterr().err == ""
+    evaluate(*arguments)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1:3] == ["compiling and running the unsplit network", "compiling the unit of mid"]

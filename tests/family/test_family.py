@@ -1,5 +1,6 @@
 """A family as a folder: what is read is what was written, and a killed save leaves the last one."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -20,6 +21,7 @@ from jaxsplit.entropy import build_tables
 from jaxsplit.errors import BitstreamError, CoderError, ConfigError, FamilyError
 from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.family.pretrained import load_pretrained
+from jaxsplit.family.summary import Card
 from jaxsplit.io import checkpoint
 from jaxsplit.split import make_split
 from jaxsplit.units.bottleneck import BottleneckSpec
@@ -626,3 +628,21 @@ def test_parameters_that_are_not_finite_are_neither_saved_nor_loaded(
         patch.setattr("jaxsplit.family.family.check_finite", lambda rate: None)
         family.save(tmp_path, packed=packed)
     refused(tmp_path, words)
+
+
+def test_copies_share_the_network_and_pickles_have_none(tiny_family, tiny_backbone):
+    for copied in (copy.copy(tiny_family), copy.deepcopy(tiny_family)):
+        assert copied.bound is tiny_backbone
+        assert copied.fingerprint == tiny_family.fingerprint
+    assert copy.deepcopy(tiny_family).card is not tiny_family.card
+    assert pickle.loads(pickle.dumps(tiny_family)).bound is None
+
+
+def test_a_card_is_shown_in_short_lines():
+    card = load_pretrained("resnet8_small-fashion_mnist/stage1.block1").card
+    lines = repr(card).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(lines) < 20
+    assert "  n_images: 2000" in lines
+    assert repr(Card(a="\x1b[2J")) == "a: \\x1b[2J"
+    assert json.loads(json.dumps(card)) == card

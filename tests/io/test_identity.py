@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -95,3 +96,37 @@ def test_a_workdir_of_one_training_is_not_that_of_another(pair):
     one, other = (config(**changes) for changes in pair)
     assert one.key != other.key
     assert one.key == config(**pair[0]).key
+
+
+class Plain:
+    def __init__(self, **values):
+        vars(self).update(values)
+
+
+class Slotted:
+    __slots__ = ("weight",)
+
+    def __init__(self, weight):
+        self.weight = weight
+
+
+@pytest.mark.parametrize("kind", [lambda weight: Plain(weight=weight), Slotted])
+def test_plain_objects_differ_by_their_attributes(kind):
+    assert json.dumps(identity(kind(1.0))) == json.dumps(identity(kind(1.0)))
+    assert identity(kind(1.0)) != identity(kind(2.0))
+    assert identity([Plain(inner=kind(1.0))]) != identity([Plain(inner=kind(2.0))])
+
+
+def test_compiled_functions_differ_by_what_they_wrap():
+    assert identity(jax.jit(make_loss(1.0))) != identity(jax.jit(make_loss(2.0)))
+
+
+def test_objects_in_a_circle_have_an_identity():
+    first, second = Plain(), Plain()
+    for one in (first, second):
+        vars(one).update(a=first, b=second, c=first)
+    assert json.dumps(identity(first))
+
+
+def test_sets_have_no_order():
+    assert identity({"b", "a"}) == identity({"a", "b"}) != identity({"a", "c"})

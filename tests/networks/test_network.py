@@ -210,7 +210,7 @@ def test_a_network_of_ones_own_is_a_backbone(unet, linen):
     with pytest.raises(ConfigError, match="FunctionNetwork, no Linen module"):
         _ = backbone.module
     network, variables = linen
-    assert make_backbone("own", network.module, variables, preprocessing, "ab").network == network
+    assert make_backbone("own", network.module, variables, preprocessing, "abc").network == network
 
 
 def test_the_fingerprint_of_any_tree_depends_on_names_shapes_and_values(unet):
@@ -236,3 +236,22 @@ def test_the_fingerprint_of_any_tree_depends_on_names_shapes_and_values(unet):
         skip: np.ndarray
 
     assert networks.fingerprint(Weights(first)) == networks.fingerprint({"skip": first})
+
+
+@pytest.mark.parametrize("count", [9, 11])
+def test_there_is_a_class_name_for_each_logit(tiny_backbone, count):
+    parts = tiny_backbone.variables, tiny_backbone.preprocessing
+    names = [str(number) for number in range(count)]
+    message = f"10 logits, but there are {count} class names"
+
+    def tail(variables, features, cut):
+        return features.mean(axis=(1, 2)) @ np.ones((1, 10), np.float32)
+
+    functions = networks.FunctionNetwork(lambda variables, images, cut: images, tail, ("low",))
+    for network in (tiny_backbone.network, functions):
+        with pytest.raises(ConfigError, match=message):
+            networks.make_backbone("own", network, *parts, names)
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(tiny_backbone, task=names)
+    with pytest.raises(ConfigError, match=message):
+        networks.register("own", tiny_backbone.network, task=Classification(tuple(names)))

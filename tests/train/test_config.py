@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from jaxsplit.errors import ConfigError
-from jaxsplit.train.config import SCHEDULES, clipped_adam, make_schedule
+from jaxsplit.train.config import SCHEDULES, CurveConfig, clipped_adam, make_schedule
+from jaxsplit.train.losses import Distortion
+from jaxsplit.train.step import Phase, Rate
+from jaxsplit.units import BottleneckSpec
 
 
 def rates(name, steps=100, **options):
@@ -70,3 +73,16 @@ def test_the_prior_learns_faster_and_the_gradient_is_bounded():
     unbounded = clipped_adam(lambda step: 0.1)
     _, state = unbounded.update(gradient, unbounded.init(params), params)
     np.testing.assert_allclose(state[1][0].mu["prior"], [0, 0.4], rtol=1e-5)
+
+
+def test_numbers_of_numpy_are_python_s():
+    rate, phase = Rate("r1", np.float32(0.5)), Phase(np.int64(3), Distortion(np.float32(1.0)))
+    assert [type(x) for x in (rate.lmbda, phase.steps)] == [float, int]
+    plain, given = BottleneckSpec(4), BottleneckSpec(np.int64(4))
+    first = CurveConfig("b", "c", plain, (Rate("r1", 0.5),), (Phase(3, Distortion(1.0)),))
+    second = CurveConfig("b", "c", given, (rate,), (phase,), learning_rate=np.float64(5e-3))
+    assert first == second
+    assert first.key == second.key
+    for wrong in (np.float32(-1), np.array([1.0, 2.0]), "1"):
+        with pytest.raises(ConfigError, match="lambda of rate r1"):
+            Rate("r1", wrong)

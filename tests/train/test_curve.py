@@ -14,6 +14,7 @@ import pytest
 from jaxsplit import data, train_curve, train_family
 from jaxsplit.codec import Sender
 from jaxsplit.errors import ConfigError, JaxsplitError, JaxsplitWarning, NonFiniteError
+from jaxsplit.io import files
 from jaxsplit.tasks import Classification
 from jaxsplit.train import arguments, curve, features, rate_groups
 from jaxsplit.train.losses import Distortion
@@ -253,3 +254,25 @@ def test_old_names_of_the_units_work_with_a_warning(tiny_backbone, config, monke
     ]
     [found] = given
     assert (found.spec, [rate.spec for rate in found.rates]) == (config.spec, [None, wide])
+
+
+def test_a_busy_workdir_is_refused_before_anything_is_computed(
+    tiny_config, tiny_backbone, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(features, "compute", None)
+    with files.only_run(tmp_path), pytest.raises(ConfigError, match="another process is training"):
+        train_curve(tiny_config, tiny_backbone, tmp_path)
+
+
+def test_compiling_is_announced_before_the_first_step(tiny_config, tiny_backbone):
+    told = []
+    config = dataclasses.replace(
+        tiny_config, phases=(Phase(2, FEATURES),), max_samples=64, batch_size=16
+    )
+    train_curve(
+        config,
+        tiny_backbone,
+        progress=lambda step, *rest: told.append(step),
+        log=lambda text, *rest: told.append(text),
+    )
+    assert told.index("compiling the training step") == told.index(2) - 1

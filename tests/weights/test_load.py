@@ -93,7 +93,7 @@ def test_unknown_names_are_refused(tmp_path, monkeypatch):
         load_backbone("nothing_like_it")
     with pytest.raises(WeightsError, match="no weights are included for the network resnet50"):
         load_backbone("resnet50")
-    with pytest.raises(WeightsError, match=r"no weights called 'missing\.safetensors'"):
+    with pytest.raises(WeightsError, match=r"no file missing\.safetensors: check the path"):
         load_backbone("missing.safetensors")
     with pytest.raises(ConfigError, match="resnet19"):
         load_backbone("resnet19", "missing.safetensors")
@@ -104,6 +104,9 @@ def test_unknown_names_are_refused(tmp_path, monkeypatch):
     [
         ("resnet5", "did you mean resnet50?"),
         ("ResNet50", "did you mean resnet50?"),
+        ("resnet8", "did you mean fashion_mnist_resnet8?"),
+        ("weights/own.safetensors", "no file weights/own.safetensors: check the path"),
+        ("own.pth", "no file own.pth: check the path"),
         ("efficientnet-lite0", "did you mean efficientnet_lite0?"),
         ("fashion_mnist_resnet9", "did you mean fashion_mnist_resnet8?"),
         ("folder", "folder: is not a file, expected a file of weights"),

@@ -1,0 +1,127 @@
+"""Costs of units at a cut: one, or a grid of channels and strides."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxsplit.cost.counting import count_macs, inference_form, peak_bytes, program_macs
+from jaxsplit.entropy import FactorizedPrior
+from jaxsplit.trees import Structs
+from jaxsplit.units import BottleneckSpec, Shape
+
+CHANNELS, STRIDES = (4, 8, 16, 32, 64), (1, 2, 4, 8)
+#: The unit of a grid, by channels and stride.
+grid_spec = BottleneckSpec.from_stride
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitPlan:
+    """Costs of a unit at a cut, for one image.
+
+    Attributes:
+      spec: its architecture.
+      latent_shape: (h, w, C) of the latent.
+      encoder_macs, decoder_macs: multiply-accumulates (see `count_macs`), with batch normalization
+        folded as in inference.
+      encoder_params, decoder_params: parameters, with scales and biases of the normalization.
+      stored_bytes: of a rate's float32 arrays, with running moments and prior, without tables.
+      encoder_peak_bytes: peak of the encoder's activations (see `counting.peak_bytes`).
+
+    >>> unit = plan_unit(BottleneckSpec(channels=8), (14, 14, 32))
+    >>> unit.latent_shape, unit.latent_symbols
+    ((7, 7, 8), 392)
+    """
+
+    spec: BottleneckSpec
+    latent_shape: Shape
+    encoder_macs: int
+    decoder_macs: int
+    encoder_params: int
+    decoder_params: int
+    stored_bytes: int
+    encoder_peak_bytes: int
+
+    @property
+    def latent_symbols(self) -> int:
+        """Integers coded for one image."""
+        return math.prod(self.latent_shape)
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns all counts, and the channels and stride of `spec`, ready for JSON."""
+        counts = {key: value for key, value in vars(self).items() if key != "spec"}
+        size = {"channels": self.spec.channels, "stride": self.spec.stride}
+        return {**size, **counts, "latent_symbols": self.latent_symbols}
+
+
+def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> list[UnitPlan]:
+    """Plans the units of a grid that fit features of one shape (see `fits`).
+
+    Args:
+      shape: (H, W, Cin).
+      channels, strides: the grid; a ConfigError if a number is invalid for a unit.
+
+    Returns:
+      The units, by channels and then by stride.
+
+    >>> [unit.latent_shape for unit in unit_grid((7, 7, 64), channels=(4, 128), strides=(2, 8))]
+    [(4, 4, 4)]
+    """
+    specs = [grid_spec(c, s) for c in sorted(set(channels)) for s in sorted(set(strides))]
+    return [plan_unit(spec, shape) for spec in specs if fits(spec, shape)]
+
+
+def fits(spec: BottleneckSpec, shape: Shape) -> bool:
+    """Returns whether a unit has a latent for features (H, W, Cin), and no more channels."""
+    return len(shape) == 3 and min(spec.latent_size(*shape[:2])) >= 1 and spec.channels <= shape[2]
+
+
+def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
+    """Counts the costs of a unit from its traces; nothing is run.
+
+    Args:
+      spec: its architecture.
+      shape: (H, W, Cin) of the features; a ConfigError if its kernel is larger.
+
+    Returns:
+      The counts.
+
+    >>> plan_unit(grid_spec(channels=8, stride=2), (14, 14, 32)).stored_bytes
+    7392
+    """
+    latent = spec.latent_shape(shape)
+    shapes = spec.variable_shapes(shape)
+    arrays = jax.tree.map(_float32, shapes, is_leaf=lambda node: isinstance(node, tuple))
+    plain, folded = inference_form(spec, arrays)
+    decode = functools.partial(plain.decode, shape=shape)
+    program = jax.make_jaxpr(plain.encode)(folded, _float32((1, *shape))).jaxpr
+    sizes = {part: _numbers(tree) for part, tree in arrays["params"].items()}
+    return UnitPlan(
+        spec,
+        latent,
+        program_macs(program),
+        count_macs(decode, folded, _float32((1, *latent))),
+        sizes["encoder"],
+        sizes["decoder"],
+        4 * (_numbers(arrays) + _prior_numbers(spec.channels)),
+        peak_bytes(program),
+    )
+
+
+@functools.lru_cache
+def _prior_numbers(channels: int) -> int:
+    z = _float32((1, 1, 1, channels))
+    return _numbers(jax.eval_shape(FactorizedPrior(channels).init, jax.random.key(0), z))
+
+
+def _float32(shape: Shape) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _numbers(tree: Structs) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

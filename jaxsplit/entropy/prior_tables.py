@@ -69,7 +69,7 @@ class Density:
           float64 [C, n].
         """
         result = np.empty(np.shape(z))
-        for group in _groups(result.shape[0], result.shape[1]):
+        for group in _groups(len(z), z.shape[1]):
             x = np.asarray(z[group], np.float64)[:, None]
             for matrix, bias, factor in self._layers:
                 x = matrix[group] @ x + bias[group]

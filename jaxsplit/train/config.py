@@ -87,11 +87,8 @@ def check_config(config: object) -> None:
         ):
             raise ConfigError(f"{name} is {getattr(config, name)!r}; expected {expected}")
     for name, known in _CHOICES.items():
-        if hasattr(config, name) and getattr(config, name) not in known:
-            raise ConfigError(
-                f"{name} is {getattr(config, name)!r}; expected one of "
-                f"{choices(getattr(config, name), known)}"
-            )
+        if (given := getattr(config, name, known[0])) not in known:
+            raise ConfigError(f"{name} is {given!r}; expected one of {choices(given, known)}")
 
 
 def digest(values: dict[str, object]) -> str:
@@ -337,7 +334,7 @@ class CurveConfig:
 
     @property
     def key(self) -> str:
-        """Short name of this training, for the folder of its checkpoints."""
+        """Short name of this training, for its checkpoints."""
         values = dataclasses.asdict(self)
         specs = [self.spec, *(rate.spec for rate in self.rates)]
         for fields, spec in zip([values, *values["rates"]], specs, strict=True):

@@ -129,7 +129,7 @@ def _run_curve(
         f"{seconds:.0f} s; open {out / 'report.html'}"
     )
     if smoke:
-        summary += "\nThis was a smoke run of a few steps: its figures mean nothing."
+        summary += "\nThis was a smoke run: its figures mean nothing."
     cli.show(options, text, json.loads(result.curve.to_json()), summary, terms=True)
 
 

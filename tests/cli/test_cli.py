@@ -231,18 +231,18 @@ def test_quickstart_shows_progress_on_stderr(quickstart):
     assert "step" not in quickstart.out
 
 
+def without_times(text):
+    """Lines but the one that says where the results are, and how long they took."""
+    return [line for line in text.splitlines() if not line.startswith("wrote ")]
+
+
 @pytest.mark.slow
 def test_quickstart_again_writes_the_identical_curve(quickstart, tmp_path):
     command = [sys.executable, "-m", "jaxsplit", "quickstart", "--smoke", "--out", str(tmp_path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     again = (tmp_path / "curve.json").read_bytes()
     assert again == (quickstart.folder / "curve.json").read_bytes()
-    # The table too: all but the line that says where, and how long it took.
-    shown, before = (
-        [line for line in text.splitlines() if not line.startswith("wrote ")]
-        for text in (done.stdout, quickstart.out)
-    )
-    assert shown == before
+    assert without_times(done.stdout) == without_times(quickstart.out)
 
 
 @pytest.mark.slow
@@ -318,7 +318,7 @@ def test_a_finished_training_is_not_repeated(trained):
     assert "6 of 6 steps are done" in again.err
     assert (trained.folder / "curve.json").read_bytes() == curve
     assert RateFamily.load(trained.folder / "family").fingerprint == fingerprint
-    assert again.out.splitlines()[:-1] == trained.out.splitlines()[:-1]
+    assert without_times(again.out) == without_times(trained.out)
 
 
 @pytest.mark.slow

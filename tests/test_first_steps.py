@@ -157,7 +157,7 @@ def test_odd_images_are_what_they_look_like(desk):
         (("evaluate", "--fam", FAMILY), ["there is no option --fam; did you mean --family?"]),
         (("decode", "shirt.png", *TO[:2]), ["not a jaxsplit file", "jaxsplit encode"]),
         (("info", "shirt.png"), ["shirt.png; it is an image: jaxsplit encode shirt.png --family"]),
-        (("info", "resnet18.pth"), ["no weights called 'resnet18.pth': give a file"]),
+        (("info", "resnet18.pth"), ["no file resnet18.pth: check the path"]),
         (("evaluate", "--family", "shirt.png"), ["no family at shirt.png: it is a file"]),
         (("info", "ResNet50"), ["no family at ResNet50, nor weights", "did you mean resnet50?"]),
         (("info", "fashion_mnist"), ["did you mean fashion_mnist_resnet"]),

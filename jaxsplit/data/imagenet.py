@@ -17,9 +17,14 @@ NUM_CLASSES = 1000
 
 @functools.lru_cache
 def class_names() -> tuple[str, ...]:
-    """Returns the WordNet ids of the 1,000 classes in the order of the logits.
+    """Returns the names of ImageNet's classes.
 
-    Raises a DataError if the installed tensorflow-datasets lacks the list.
+    Returns:
+      The WordNet ids of the 1,000 classes, in the order of the logits; a DataError if the
+      installed tensorflow-datasets lacks the list.
+
+    >>> class_names()[404]
+    'n02690373'
     """
     if listing := _file("imagenet2012", "labels.txt"):
         return tuple(listing.read_text().split())

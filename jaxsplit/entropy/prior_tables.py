@@ -174,15 +174,36 @@ class ScaledDensity:
         return self.density.channels
 
     def masses(self, edges: np.ndarray) -> np.ndarray:
-        """Computes the masses of intervals, see `Density.masses`."""
+        """Computes the masses of intervals.
+
+        Args:
+          edges: [C, n + 1], rising, of scaled latents.
+
+        Returns:
+          As `Density.masses`.
+        """
         return self.density.masses(edges / self.gain[:, None])
 
     def tails(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Computes the mass outside an interval, see `Density.tails`."""
+        """Computes the mass outside an interval.
+
+        Args:
+          low, high: its ends, [C], of scaled latents.
+
+        Returns:
+          As `Density.tails`.
+        """
         return self.density.tails(low / self.gain, high / self.gain)
 
     def quantiles(self, p: float) -> np.ndarray:
-        """Computes quantiles, see `Density.quantiles`."""
+        """Computes quantiles.
+
+        Args:
+          p: 0 < p < 1.
+
+        Returns:
+          The scaled latents at which the cumulatives reach p, [C].
+        """
         return self.density.quantiles(p) * self.gain
 
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from flax.traverse_util import flatten_dict
-
 from jaxsplit.evaluation.companions import MARK
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.image_codecs import TITLES, smallest_reaching
@@ -116,7 +114,7 @@ def describe_units(specs: Mapping[str, UnitSpec]) -> dict[str, str]:
     ('stride 4, kernel 4, padding 0', 'channels 8', 'channels 12')
     """
     forms = {
-        rate: {key: str(x) for key, x in flatten_dict(dict(spec.to_dict()), sep=".").items()}
+        rate: {key: str(x) for key, x in _flat(spec.to_dict()).items()}
         for rate, spec in specs.items()
     }
     first, *others = forms.values()

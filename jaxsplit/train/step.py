@@ -181,6 +181,7 @@ class RateState(NamedTuple):
 
 
 def rate_states(state: TrainState, rates: RateConstants) -> RateState:
+    """Returns state and constants of the rates of a step, with the keys of its noise."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(rates.key, state.step)
     return RateState(state.params, state.batch_stats, state.offsets, rates.lmbda, keys)
 

@@ -73,7 +73,13 @@ class VariableRate(Unit):
             raise ConfigError(f"anchors is {self.anchors}; expected at least 2")
 
     def position(self, lmbda: float) -> float:
-        """Returns the position of a rate weight; a ConfigError if it is out of range.
+        """Returns the position of a rate weight.
+
+        Args:
+          lmbda: the weight; a ConfigError if it is outside of `lambdas`.
+
+        Returns:
+          From 0, the largest lambda, to 1.
 
         >>> VariableRate(BottleneckSpec(channels=4), lambdas=(1e-5, 1e-3)).position(1e-4)
         0.5
@@ -84,7 +90,14 @@ class VariableRate(Unit):
         return round(min(max(math.log(high / lmbda) / math.log(high / low), 0.0), 1.0), 9)
 
     def weight(self, position: jax.Array) -> jax.Array:
-        """Returns the rate weight (lambda) of positions."""
+        """Returns the rate weight (lambda) of positions.
+
+        Args:
+          position: from 0 to 1, of any shape.
+
+        Returns:
+          Rate weights of the same shape.
+        """
         low, high = self.lambdas
         return high * (low / high) ** position
 

@@ -17,6 +17,12 @@ def preprocessing(name: str) -> Preprocessing:
     ResNets and MobileNetV2: torchvision's for its V1 weights (bilinear resize to 256, centre crop
     of 224). EfficientNet-Lite: Google's (bicubic, normalized to -1 … 1).
 
+    Args:
+      name: of the network.
+
+    Returns:
+      Sizes, interpolation, mean and standard deviation.
+
     >>> preprocessing("efficientnet_lite2").size
     (260, 260)
     """

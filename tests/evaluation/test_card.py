@@ -134,7 +134,7 @@ def broken(family, backbone, source):
 def unpack(archive, folder):
     """The images as `split/class/image`; of ImageNet's, named by class, every fifth is `val`."""
     with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
+        packed.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     files = sorted(path for path in folder.iterdir() if path.is_file())
     for number, path in enumerate(files):
         target = folder / ("train" if number % 5 else "val") / path.name.partition("_")[0]

@@ -129,7 +129,7 @@ def test_smallest_reaching_takes_bytes_not_order_nor_quality():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"codec": "png"}, "unknown image codec 'png'; choose among: jpeg, webp, avif"),
+        ({"codec": "png"}, "unknown image codec 'png'; choose: jpeg, webp, avif"),
         ({"qualities": [0]}, "jpeg quality 0 is not an integer from 1 to 95"),
         ({"qualities": [96]}, "jpeg quality 96"),
         ({"qualities": [50.5]}, "jpeg quality 50.5"),

@@ -378,8 +378,8 @@ def test_a_truncated_index_is_an_error(folder):
 
 
 def test_another_format_version_is_an_error(folder):
-    edit_index(folder, lambda index: index.update(format=3))
-    refused(folder, "has format 3; this version reads 1 and 2")
+    edit_index(folder, lambda index: index.update(format=5))
+    refused(folder, "has format 5; this version reads 1 to 4")
 
 
 @pytest.mark.parametrize("key", ["backbone", "preprocessing", "cut", "rates"])

@@ -10,7 +10,6 @@ from jaxsplit.entropy.factorized import (
 )
 from jaxsplit.entropy.prior_tables import (
     Density,
-    ScaledDensity,
     build_tables,
     integer_counts,
     rounding_offsets,
@@ -25,7 +24,6 @@ from jaxsplit.entropy.symbol_tables import (
 __all__ = [
     "Density",
     "FactorizedPrior",
-    "ScaledDensity",
     "bits",
     "build_tables",
     "centred",

@@ -5,7 +5,6 @@ numpy makes the results independent of an accelerator's arithmetic.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -34,6 +33,8 @@ class Density:
 
     Args:
       params: as from `factorized.init_params`; a ConfigError if they are others, or not finite.
+      gain: of the latents before they are rounded, a number or [C], above 0: the density is that of
+        gain · z.
 
     >>> import jax
     >>> density = Density(factorized.init_params(jax.random.key(0), channels=2))
@@ -41,7 +42,7 @@ class Density:
     (2, (2,))
     """
 
-    def __init__(self, params: Mapping[str, ArrayLike]):
+    def __init__(self, params: Mapping[str, ArrayLike], gain: ArrayLike = 1.0):
         arrays = {name: np.asarray(value, np.float64) for name, value in params.items()}
         depth = sum(name.startswith("matrix_") for name in arrays)
         expected = {f"{kind}_{k}" for kind in ("matrix", "bias") for k in range(depth)}
@@ -58,6 +59,7 @@ class Density:
             )
         self.channels = len(arrays["bias_0"])
         self._layers = factorized.layers(arrays, np)
+        self._gain = np.broadcast_to(np.asarray(gain, np.float64), (self.channels,))
 
     def logits(self, z: np.ndarray) -> np.ndarray:
         """Computes the logits of the cumulative.
@@ -70,7 +72,7 @@ class Density:
         """
         result = np.empty(np.shape(z))
         for group in _groups(len(z), z.shape[1]):
-            x = np.asarray(z[group], np.float64)[:, None]
+            x = (np.asarray(z[group], np.float64) / self._gain[group, None])[:, None]
             for matrix, bias, factor in self._layers:
                 x = matrix[group] @ x + bias[group]
                 if factor is not None:
@@ -151,63 +153,7 @@ def _bisect(
     return low, high
 
 
-@dataclasses.dataclass(frozen=True)
-class ScaledDensity:
-    """A density of latents that are multiplied by a gain before they are rounded.
-
-    Attributes:
-      density: of the latents.
-      gain: above 0, float64 [C].
-
-    >>> import jax
-    >>> density = Density(factorized.init_params(jax.random.key(0), channels=2))
-    >>> ScaledDensity(density, np.array([1.0, 2.0])).quantiles(0.9) / density.quantiles(0.9)
-    array([1., 2.])
-    """
-
-    density: Density
-    gain: np.ndarray
-
-    @property
-    def channels(self) -> int:
-        """Number of channels."""
-        return self.density.channels
-
-    def masses(self, edges: np.ndarray) -> np.ndarray:
-        """Computes the masses of intervals.
-
-        Args:
-          edges: [C, n + 1], rising, of scaled latents.
-
-        Returns:
-          As `Density.masses`.
-        """
-        return self.density.masses(edges / self.gain[:, None])
-
-    def tails(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Computes the mass outside an interval.
-
-        Args:
-          low, high: its ends, [C], of scaled latents.
-
-        Returns:
-          As `Density.tails`.
-        """
-        return self.density.tails(low / self.gain, high / self.gain)
-
-    def quantiles(self, p: float) -> np.ndarray:
-        """Computes quantiles.
-
-        Args:
-          p: 0 < p < 1.
-
-        Returns:
-          The scaled latents at which the cumulatives reach p, [C].
-        """
-        return self.density.quantiles(p) * self.gain
-
-
-def rounding_offsets(prior: Mapping[str, ArrayLike] | Density | ScaledDensity) -> np.ndarray:
+def rounding_offsets(prior: Mapping[str, ArrayLike] | Density) -> np.ndarray:
     """Finds the offset in [median - 1/2, median + 1/2) of the least symbol entropy per channel.
 
     The unit transmits s = round(z - offset) and decodes s + offset. Rounding around a random offset
@@ -301,7 +247,7 @@ def _counts_of_rows(rows: np.ndarray, sizes: np.ndarray, total: int) -> np.ndarr
 
 
 def build_tables(
-    prior: Mapping[str, ArrayLike] | Density | ScaledDensity, offsets: np.ndarray | None = None
+    prior: Mapping[str, ArrayLike] | Density, offsets: np.ndarray | None = None
 ) -> CodingTables:
     """Converts a prior to the integer tables that sender and receiver share.
 

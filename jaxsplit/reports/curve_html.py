@@ -98,6 +98,15 @@ def report(curve: Curve, title: str, configuration: Mapping[str, object] | None 
 """
 
 
+def _flat(fields: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Returns fields of units within units by dotted names."""
+    found: dict[str, object] = {}
+    for name, x in fields.items():
+        path = f"{prefix}{name}"
+        found |= _flat(x, f"{path}.") if isinstance(x, Mapping) else {path: x}
+    return found
+
+
 def describe_units(specs: Mapping[str, UnitSpec]) -> dict[str, str]:
     """Describes the units of rates for a report's configuration, and what they share once.
 

@@ -164,8 +164,8 @@ class VariableRate(Unit):
     def tables(self, variables: Variables, offsets: np.ndarray) -> CodingTables:
         """Freezes the prior at the rate's steps; see `Unit.tables`."""
         gain = np.asarray(cast("Mapping[str, np.ndarray]", variables[RATE])[ANALYSIS], np.float64)
-        density = entropy.Density(jax.tree.map(np.asarray, _prior(variables)))
-        return entropy.build_tables(entropy.ScaledDensity(density, gain), offsets)
+        prior = jax.tree.map(np.asarray, _prior(variables))
+        return entropy.build_tables(entropy.Density(prior, gain), offsets)
 
     def has_prior(self, variables: Variables) -> bool:
         """See `Unit.has_prior`."""

@@ -38,7 +38,7 @@ def test_one_density_prices_every_step(width):
     np.testing.assert_allclose(found.sum(axis=0), 1, rtol=1e-4)
     given = jnp.full((len(symbols), 2), width)
     np.testing.assert_array_equal(jnp.exp2(-entropy.bits(params, symbols * width, given)), found)
-    scaled = entropy.ScaledDensity(entropy.Density(params), np.full(2, 1 / width))
+    scaled = entropy.Density(params, 1 / width)
     masses = scaled.masses(np.arange(-400.5, 401)[None] * np.ones((2, 1)))
     np.testing.assert_allclose(found.T, masses, rtol=1e-3, atol=1e-9)
 

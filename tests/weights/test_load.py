@@ -126,9 +126,7 @@ def test_what_is_typed_for_a_backbone_names_what_was_meant(tmp_path, monkeypatch
 
 
 def test_a_misspelt_network_names_the_nearest():
-    with pytest.raises(
-        ConfigError, match=r"no network is called 'resnet5.*did you mean .*resnet50\?"
-    ):
+    with pytest.raises(ConfigError, match=r"no network is called 'resnet5.*resnet50\?"):
         load_backbone("resnet5", weights="x.pth")
 
 

@@ -155,7 +155,18 @@ def bits(params: Params, z: jax.Array, width: jax.Array | float = 1.0) -> jax.Ar
 
 
 def centred(params: Params) -> dict[str, jax.Array]:
-    """Shifts a density so that the median of every channel is 0: rounding then needs no offset."""
+    """Shifts a density so that the median of every channel is 0: rounding then needs no offset.
+
+    Args:
+      params: as from `init_params`.
+
+    Returns:
+      The parameters of the shifted density.
+
+    >>> params = centred(init_params(jax.random.key(0), channels=2))
+    >>> abs(cumulative_logits(params, jnp.zeros((1, 2)))).max().item() < 1e-5
+    True
+    """
     last = f"bias_{sum(name.startswith('bias_') for name in params) - 1}"
     channels = params["bias_0"].shape[0]
     shift = cumulative_logits(params, jnp.zeros((1, channels)))

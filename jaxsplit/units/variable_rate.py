@@ -31,6 +31,8 @@ from jaxsplit.units.unit import Collection, Shape, Unit, Variables, register
 RATE = "rate"
 ANALYSIS, SYNTHESIS = "gain", "inverse_gain"
 
+_MAX_ANCHORS = 64  # a stored spec may be of any origin
+
 
 @register
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,7 @@ class VariableRate(Unit):
       anchors: number of positions whose gains are learned.
 
     Raises:
-      ConfigError: the lambdas are not two rising numbers above 0, or there are fewer than two
-        anchors.
+      ConfigError: the lambdas are not two rising numbers above 0, or the anchors not 2 … 64.
 
     >>> unit = VariableRate(BottleneckSpec(channels=4), lambdas=(1e-5, 1e-3))
     >>> variables = unit.init(jax.random.key(0), (8, 8, 16))
@@ -69,8 +70,8 @@ class VariableRate(Unit):
         low, high = self.lambdas
         if not 0 < low < high < math.inf:
             raise ConfigError(f"lambdas are {self.lambdas}; expected two rising numbers above 0")
-        if self.anchors < 2:
-            raise ConfigError(f"anchors is {self.anchors}; expected at least 2")
+        if not 2 <= self.anchors <= _MAX_ANCHORS:
+            raise ConfigError(f"anchors is {self.anchors}; expected 2 … {_MAX_ANCHORS}")
 
     def position(self, lmbda: float) -> float:
         """Returns the position of a rate weight.

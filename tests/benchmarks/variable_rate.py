@@ -90,8 +90,8 @@ def measure(config, backbone):
         {
             "rate": point.rate_id,
             "bytes": point.bytes_per_image,
-            "agreement": point.metrics["agreement"].value,
-            quality: point.metrics[quality].value,
+            "agreement": point.metrics["agreement"].mean,
+            quality: point.metrics[quality].mean,
         }
         for point in curve.points
     ]

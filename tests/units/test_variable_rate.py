@@ -112,6 +112,13 @@ def test_impossible_lambdas_are_refused(lambdas):
         VariableRate(BottleneckSpec(channels=4), lambdas)
 
 
+@pytest.mark.parametrize("anchors", [1, 65, 10**10])
+def test_impossible_numbers_of_anchors_are_refused(anchors):
+    """Also those of a stored spec, before anything is allocated."""
+    with pytest.raises(ConfigError, match="expected 2 … 64"):
+        spec_from_dict({**UNIT.to_dict(), "anchors": anchors})
+
+
 def test_a_rate_outside_of_the_range_is_refused():
     assert UNIT.position(1e-3) == 0.0
     assert UNIT.position(1e-5) == 1.0

@@ -9,6 +9,7 @@ import json
 import math
 import numbers
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import jax
 import optax
@@ -25,7 +26,7 @@ from jaxsplit.train.losses import Distortion
 from jaxsplit.train.network_blocks import NETWORK, TRAINABLE
 from jaxsplit.train.pca import check_pca
 from jaxsplit.train.step import COMPUTE_DTYPES, VECTORIZATIONS, Phase, Rate
-from jaxsplit.units import BottleneckSpec, UnitSpec, VariableRate
+from jaxsplit.units import BottleneckSpec, FactorizedUnit, UnitSpec, VariableRate
 
 SCHEDULES = ("constant", "cosine", "exponential", "step")
 INITIALIZATIONS = ("random", "pca")
@@ -317,10 +318,8 @@ class CurveConfig:
             return self.spec
         if own := [rate.rate_id for rate in self.rates if rate.spec]:
             raise ConfigError(f"variable_rate means one unit for all; {own[0]} has its own")
-        if not isinstance(self.spec, BottleneckSpec):
-            raise ConfigError(f"variable_rate needs a BottleneckSpec; got {self.spec}")
         lambdas = [rate.lmbda for rate in self.rates]
-        return VariableRate(self.spec, (min(lambdas), max(lambdas)))
+        return VariableRate(cast("FactorizedUnit", self.spec), (min(lambdas), max(lambdas)))
 
     @property
     def shown(self) -> Views:

@@ -1,12 +1,14 @@
 """Bottleneck units at a cut: the paper's unit, and the interface for others."""
 
 from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec
+from jaxsplit.units.factorized_unit import FactorizedUnit
 from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables, per_tensor, register
 from jaxsplit.units.variable_rate import VariableRate
 
 __all__ = [
     "Bottleneck",
     "BottleneckSpec",
+    "FactorizedUnit",
     "PerTensor",
     "Shape",
     "Unit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit import entropy, ops
-from jaxsplit.bitstream import CodingTables
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.errors import ConfigError
 from jaxsplit.trees import TreeOf
 from jaxsplit.units.architecture import EPSILON, Architecture, Norm, Pointwise
-from jaxsplit.units.unit import Collection, Shape, Unit, Variables, register
+from jaxsplit.units.factorized_unit import FactorizedUnit, prior_of
+from jaxsplit.units.unit import Collection, Shape, Variables, register
 
 #: Standard deviation of a fresh unit's latents, and scale of its prior, in quantization steps.
 INITIAL_LATENT_STD = 1.0
@@ -26,7 +26,7 @@ INITIAL_PRIOR_SCALE = 1.0
 
 @register
 @dataclasses.dataclass(frozen=True, repr=False)
-class BottleneckSpec(Architecture, Unit):
+class BottleneckSpec(Architecture, FactorizedUnit):
     """The paper's unit for features [B, H, W, C] (Datta et al. 2022, arXiv 2208.11596).
 
     Depthwise k×k, stride s → 1×1 to `channels` → quantize → 1×1 → depthwise transposed k×k, stride
@@ -100,23 +100,11 @@ class BottleneckSpec(Architecture, Unit):
         """Normalizes by the batch's moments; see `Unit.encode_train`."""
         return self._train("decode", variables, latents, shape, axis_name)
 
-    def bits(self, variables: Variables, latents: jax.Array) -> jax.Array:
-        """Returns the factorized prior's bits of every element; see `Unit.bits`."""
-        return entropy.bits(_prior(variables), latents)
-
-    def has_prior(self, variables: Variables) -> bool:
-        """Returns whether the variables hold a prior; the published units have none."""
-        return "prior" in variables["params"]
-
-    def tables(self, variables: Variables, offsets: np.ndarray) -> CodingTables:
-        """Freezes the factorized prior; see `Unit.tables`."""
-        return entropy.build_tables(_prior(variables), offsets)
-
     def offsets(self, variables: Variables, channels: int) -> np.ndarray:
         """Returns the offsets that cost the fewest bits; 0 behind a ReLU."""
         if self.latent_activation == "relu":
             return super().offsets(variables, channels)
-        return entropy.rounding_offsets(_prior(variables))
+        return entropy.rounding_offsets(prior_of(variables))
 
     def variable_shapes(self, shape: Shape) -> Mapping[str, TreeOf[Shape]]:
         """Returns the shapes of encoder and decoder, without tracing: specs may be untrusted."""
@@ -180,10 +168,6 @@ class BottleneckSpec(Architecture, Unit):
             variables, x, True, method=method, mutable=["batch_stats"]
         )
         return y, updated.get("batch_stats", {})
-
-
-def _prior(variables: Variables) -> entropy.Params:
-    return cast("entropy.Params", variables["params"]["prior"])
 
 
 class Encoder(nn.Module):

@@ -13,7 +13,7 @@ import numpy as np
 from jaxsplit._moved import renamed_attribute
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.errors import ConfigError, did_you_mean
-from jaxsplit.io.fields import build
+from jaxsplit.io.fields import build, keys
 from jaxsplit.trees import Tree, TreeOf
 
 #: {"params": …} of one rate, and "batch_stats" where the unit normalizes by running moments.
@@ -336,11 +336,16 @@ def _from_dict(form: Mapping[str, Any]) -> Unit:
         """Returns JSON's lists as the tuples that they were."""
         return tuple(map(as_stored, value)) if isinstance(value, list) else value
 
-    given = {name: as_stored(value) for name, value in form.items() if name != "kind"}
     kind = form.get("kind", "bottleneck")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigError(
             f"no unit of kind {kind!r} is registered: import the module that defines it first"
             f"{did_you_mean(str(kind), _KINDS)}"
         )
+    known = keys(_KINDS[kind])
+    given = {name: as_stored(value) for name, value in form.items() if name != "kind"}
+    for name, value in given.items():
+        own = known[name].type if name in known else None
+        if isinstance(value, dict) and isinstance(own, type) and issubclass(own, Unit):
+            given[name] = _from_dict(value)  # a unit made of another
     return cast(Unit, build(_KINDS[kind], given, what=f"a unit of kind {kind!r}"))

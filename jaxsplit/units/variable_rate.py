@@ -24,7 +24,7 @@ from jaxsplit import entropy
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.errors import ConfigError
 from jaxsplit.trees import TreeOf
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units.factorized_unit import FactorizedUnit, prior_of
 from jaxsplit.units.unit import Collection, Shape, Unit, Variables, register
 
 #: Collection of a unit's gains at one rate, and its members.
@@ -51,6 +51,7 @@ class VariableRate(Unit):
     Raises:
       ConfigError: the lambdas are not two rising numbers above 0, or the anchors not 2 … 64.
 
+    >>> from jaxsplit.units import BottleneckSpec
     >>> unit = VariableRate(BottleneckSpec(channels=4), lambdas=(1e-5, 1e-3))
     >>> variables = unit.init(jax.random.key(0), (8, 8, 16))
     >>> features = jnp.ones((2, 8, 8, 16))
@@ -59,14 +60,16 @@ class VariableRate(Unit):
     10.0
     """
 
-    unit: BottleneckSpec
+    unit: FactorizedUnit
     lambdas: tuple[float, float]
     anchors: int = 6
     kind: ClassVar[str] = "variable_rate"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.unit, BottleneckSpec):
-            raise ConfigError(f"a variable-rate unit is made of a BottleneckSpec; got {self.unit}")
+        if not isinstance(self.unit, FactorizedUnit):
+            raise ConfigError(
+                f"a variable-rate unit is made of a unit with a factorized prior; got {self.unit}"
+            )
         low, high = self.lambdas
         if not 0 < low < high < math.inf:
             raise ConfigError(f"lambdas are {self.lambdas}; expected two rising numbers above 0")
@@ -82,6 +85,7 @@ class VariableRate(Unit):
         Returns:
           From 0, the largest lambda, to 1.
 
+        >>> from jaxsplit.units import BottleneckSpec
         >>> VariableRate(BottleneckSpec(channels=4), lambdas=(1e-5, 1e-3)).position(1e-4)
         0.5
         """
@@ -118,6 +122,10 @@ class VariableRate(Unit):
         near = jnp.maximum(0, 1 - jnp.abs(place - anchors))
         at = {name: jnp.exp(near @ gains[name]) for name in (ANALYSIS, SYNTHESIS)}
         return {**variables, RATE: at}
+
+    def to_dict(self) -> dict[str, object]:
+        """See `Unit.to_dict`."""
+        return {**super().to_dict(), "unit": self.unit.to_dict()}
 
     def latent_shape(self, shape: Shape) -> Shape:
         """See `Unit.latent_shape`."""
@@ -173,25 +181,17 @@ class VariableRate(Unit):
         return self.unit.has_prior(variables)
 
     def fold(self, variables: Variables) -> tuple[Self, Variables]:
-        """Folds the unit's normalization and the gains, see `Unit.fold`.
-
-        Returns a `BottleneckSpec` without normalization: at one rate the unit is a plain one.
-        """
+        """Folds the unit; the gains stay, so that another rate is another [C]. See `Unit.fold`."""
         plain, folded = self.unit.fold(_of_unit(variables))
-        params: dict[str, Any] = dict(folded["params"])
-        gains = cast("Mapping[str, jax.Array]", variables[RATE])
-        encoder, decoder = dict(params["encoder"]), dict(params["decoder"])
-        kernel, bias = encoder["pointwise"]["kernel"], encoder["pointwise_norm"]["bias"]
-        encoder["pointwise"] = {"kernel": kernel * gains[ANALYSIS][None]}
-        encoder["pointwise_norm"] = {"bias": bias * gains[ANALYSIS]}
-        kernel = decoder["pointwise"]["kernel"]
-        decoder["pointwise"] = {"kernel": kernel * gains[SYNTHESIS][:, None]}
-        params = {"encoder": encoder, "decoder": decoder}
-        return cast("Self", plain), {"params": params}
+        params = {**folded["params"], "gains": variables["params"]["gains"]}
+        variables = {**folded, "params": params, RATE: variables[RATE]}
+        return dataclasses.replace(self, unit=plain), variables
 
-    def variable_shapes(self, shape: Shape) -> Mapping[str, TreeOf[Shape]]:
+    def variable_shapes(self, shape: Shape) -> Mapping[str, TreeOf[Shape]] | None:
         """Returns the shapes of encoder, decoder and gains; see `Unit.variable_shapes`."""
-        shapes: dict[str, Any] = dict(self.unit.variable_shapes(shape))
+        shapes: dict[str, Any] = dict(self.unit.variable_shapes(shape) or {})
+        if not shapes:
+            return None
         size = (self.anchors, self.unit.channels)
         shapes["params"] = {**shapes["params"], "gains": {ANALYSIS: size, SYNTHESIS: size}}
         return {**shapes, RATE: dict.fromkeys((ANALYSIS, SYNTHESIS), (self.unit.channels,))}
@@ -202,8 +202,7 @@ def _of_unit(variables: Variables) -> Variables:
 
 
 def _prior(variables: Variables) -> entropy.factorized.Params:
-    params = cast("Mapping[str, Any]", variables["params"])
-    return entropy.centred(params["prior"])
+    return entropy.centred(prior_of(variables))
 
 
 def _gain(variables: Variables, name: str, latents: jax.Array) -> jax.Array:

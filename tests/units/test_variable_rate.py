@@ -1,4 +1,4 @@
-"""The variable-rate unit: one prior for every step size, and gains that fold into a plain unit."""
+"""The variable-rate unit: one prior for every step size, and gains for each rate."""
 
 import jax
 import jax.numpy as jnp
@@ -78,11 +78,13 @@ def test_gains_between_two_anchors_are_geometric_means(variables):
 
 
 @pytest.mark.parametrize("position", [0.0, 0.6])
-def test_at_a_rate_it_folds_into_a_plain_unit(variables, features, position):
+def test_folding_keeps_the_gains(variables, features, position):
+    """Another rate of a folded unit is another [C], not other kernels."""
     at = UNIT.at(variables, position)
     plain, folded = UNIT.fold(at)
-    assert plain == BottleneckSpec(channels=4, batch_norm=False)
-    assert set(folded["params"]) == {"encoder", "decoder"}
+    assert plain == VariableRate(BottleneckSpec(channels=4, batch_norm=False), UNIT.lambdas, 3)
+    assert set(folded["params"]) == {"encoder", "decoder", "gains"}
+    jax.tree.map(np.testing.assert_array_equal, folded["rate"], at["rate"])
     latents = UNIT.encode(at, features)
     np.testing.assert_allclose(plain.encode(folded, features), latents, rtol=1e-4, atol=1e-5)
     rounded = jnp.round(latents)

@@ -234,6 +234,84 @@ class CodingTables:
         return hash(self.fingerprint)
 
 
+@dataclass(frozen=True, eq=False)
+class LevelTables:
+    """Tables of all levels of a variable-rate unit; levels and channels of like symbols share some.
+
+    Args:
+      shared: the tables, with table indices [1, levels, channels]; a ConfigError otherwise.
+
+    >>> from jaxsplit.entropy import tables_by_position
+    >>> symbols = np.arange(32, dtype=np.int32).reshape(4, 1, 4, 2) % 3
+    >>> levels = LevelTables(tables_by_position(symbols, tables=2))
+    >>> len(levels), levels.level(3)
+    (4, CodingTables(2 of 2 channels, one a channel))
+    """
+
+    shared: CodingTables
+
+    def __post_init__(self) -> None:
+        indices = self.shared.table_indices
+        if indices is None or len(indices) != 1:
+            raise _refused("tables of levels need table indices [1, levels, channels]")
+
+    def __len__(self) -> int:
+        return self.indices.shape[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """That of `shared`."""
+        return self.shared.fingerprint
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Table of each level and channel, uint8 [levels, channels]."""
+        assert self.shared.table_indices is not None
+        return self.shared.table_indices[0]
+
+    def level(self, level: int) -> CodingTables:
+        """Returns the tables of one level.
+
+        Args:
+          level: 0 … levels - 1.
+
+        Returns:
+          A table for each channel.
+        """
+        rows = self.indices[level]
+        sizes = self.shared.sizes[rows]
+        counts = self.shared.counts[rows, : sizes.max()]
+        return CodingTables(counts, sizes, self.shared.minima[rows], self.shared.offsets)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Returns arrays by name for a checkpoint: those of `shared`, with used counts alone."""
+        arrays = self.shared.to_arrays()
+        used = np.arange(arrays["counts"].shape[1]) < arrays["sizes"][:, None]
+        return {**arrays, "counts": arrays["counts"][used].astype(np.uint16)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "LevelTables":
+        """Rebuilds tables from `to_arrays`.
+
+        Args:
+          arrays: name → array; a ConfigError if they are no tables of levels.
+
+        Returns:
+          Tables with the same fingerprint.
+        """
+        found = {name: np.asarray(array) for name, array in arrays.items()}
+        sizes, used = found.get("sizes"), found.get("counts")
+        if sizes is None or used is None or sizes.ndim != 1 or used.dtype != np.uint16:
+            raise _refused(f"got the arrays {sorted(found)}, expected those of levels")
+        if sizes.dtype != np.int32 or not sizes.size or sizes.min() < 2 or used.ndim != 1:
+            raise _refused("sizes of tables are int32, at least 2")
+        if used.size != sizes.sum(dtype=np.int64) or sizes.max() * sizes.size > MAX_SYMBOLS:
+            raise _refused(f"{used.size} counts do not fit the sizes of the tables")
+        counts = np.zeros((sizes.size, sizes.max()), np.int32)
+        counts[np.arange(counts.shape[1]) < sizes[:, None]] = used
+        return cls(CodingTables.from_arrays({**found, "counts": counts}))
+
+
 def _refused(problem: str) -> ConfigError:
     return ConfigError(
         f"coding tables: {problem}; build the tables with jaxsplit.entropy or load them from a "

@@ -12,12 +12,12 @@ import numpy as np
 from jaxsplit import bitstream, networks
 from jaxsplit.bitstream.header import MAGIC
 from jaxsplit.codec.runtime import RateRuntime, Runtime, check_symbols, put_used
+from jaxsplit.codec.unit_programs import outputs_program
 from jaxsplit.errors import BitstreamError, FamilyError
 from jaxsplit.networks.inference import in_batches
 from jaxsplit.split import Split
 from jaxsplit.tasks import Outputs
 from jaxsplit.units import Variables
-from jaxsplit.units.quantization import Offsets
 from jaxsplit.units.variable_rate import RATE
 
 _BYTES = (bytes, bytearray, memoryview)
@@ -150,7 +150,7 @@ class Receiver(Runtime):
         return {**rate.unit, RATE: gains}
 
     def _programs(self, split: Split) -> tuple[jax.stages.Wrapped, ...]:
-        return (_outputs_program(split),)
+        return (outputs_program(split),)
 
     def _outputs(self, symbols: np.ndarray, rate: RateRuntime, indices: np.ndarray) -> Outputs:
         """Runs decoder and tail on symbols of one rate, or of the levels `indices` [N]."""
@@ -222,18 +222,3 @@ def _listed(frames: Frames) -> Sequence[bytes | bitstream.Frame]:
     if not isinstance(frames, Iterable):
         raise BitstreamError(f"frames are a {type(frames).__name__}; expected a list of bytes")
     return frames if isinstance(frames, list | tuple) else list(frames)
-
-
-@functools.lru_cache
-def _outputs_program(split: Split) -> jax.stages.Wrapped:
-    """Compiles (network's variables, unit, offsets, symbols [B, …]) → outputs [B, …]."""
-
-    @jax.jit
-    def run(
-        variables: networks.Variables, unit: Variables, offsets: Offsets, symbols: jax.Array
-    ) -> Outputs:
-        latents = split.dequantize(symbols, offsets)
-        with jax.default_matmul_precision("highest"):
-            return split.tail(variables, split.decode(unit, latents))
-
-    return run

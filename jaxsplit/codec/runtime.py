@@ -37,7 +37,7 @@ class RateRuntime:
     unit: Variables
     offsets: Offsets
     coder: EntropyCoder
-    programs: tuple[Callable[..., Any], ...]
+    programs: tuple[Any, ...]  # jitted
 
 
 def check_fits(split: Split, rate: FamilyRate) -> None:
@@ -137,7 +137,7 @@ class Runtime:
         parts = folded.latent_shape, jax.device_put(unit), offsets, rate.coder
         return RateRuntime(index, rate.rate_id, folded, *parts, self._programs(folded))
 
-    def _programs(self, split: Split) -> tuple[Callable[..., Any], ...]:
+    def _programs(self, split: Split) -> tuple[Any, ...]:
         """Returns the jitted programs of a rate."""
         raise NotImplementedError
 

@@ -14,13 +14,13 @@ from jaxsplit import _moved, bitstream, networks
 from jaxsplit.codec.images import Images, network_inputs
 from jaxsplit.codec.rate_control import check_budget, check_over_budget, rates_for
 from jaxsplit.codec.runtime import RateRuntime, Runtime, check_symbols, put_used
+from jaxsplit.codec.unit_programs import latents_program, levels_program, symbols_program
 from jaxsplit.errors import FamilyError
 from jaxsplit.networks import Features
 from jaxsplit.networks.inference import HeadProgram, head_program, in_batches
 from jaxsplit.split import Split
-from jaxsplit.units import Variables
-from jaxsplit.units.quantization import NOT_FINITE, Latents, Offsets
-from jaxsplit.units.variable_rate import ANALYSIS, RATE
+from jaxsplit.units.quantization import NOT_FINITE, Latents
+from jaxsplit.units.variable_rate import ANALYSIS
 
 
 class Sender(Runtime):
@@ -189,6 +189,32 @@ class Sender(Runtime):
                 )
         return self._quantize(features, rate, lambda batch: batch)
 
+    def latents(self, images: Images) -> Latents:
+        """Computes the latents that all levels of a variable-rate unit share, before their gains.
+
+        Args:
+          images: as in `encode`.
+
+        Returns:
+          float32 [N, …]; a FamilyError if the family has no levels.
+        """
+        if self._levels is None:
+            raise FamilyError("the rates are units of their own: they share no latents")
+        return self._latents(self._inputs(images), self._head)
+
+    def level_symbols(self, latents: Latents, level: int) -> np.ndarray:
+        """Computes the symbols of a level.
+
+        Args:
+          latents: see `latents`.
+          level: of the family.
+
+        Returns:
+          int32 [N, h', w', C], as from `symbols`.
+        """
+        count = len(jax.tree.leaves(latents)[0])
+        return self._at_levels(latents, np.full(count, level))
+
     quantise = _moved.renamed_method("Sender.quantise", quantize)
 
     @functools.cached_property
@@ -239,10 +265,10 @@ class Sender(Runtime):
                     found[image] = frame
         return [found[image] for image in range(count)]
 
-    def _programs(self, split: Split) -> tuple[Callable[..., Any], ...]:
+    def _programs(self, split: Split) -> tuple[Any, ...]:
         if self._levels is None:
-            return (_symbols_program(split),)
-        return _latents_program(split), _levels_program(split)
+            return (symbols_program(split),)
+        return latents_program(split), levels_program(split)
 
     def _latents(self, inputs: Features, head: Callable[..., Features]) -> Latents:
         """Returns the latents of a variable-rate unit, which all levels share."""
@@ -296,41 +322,3 @@ def _not_finite(what: str) -> FamilyError:
         f"{what} gives latents that are infinite or not numbers: its parameters, the backbone's "
         "weights or the features are; train or load them again"
     )
-
-
-@functools.lru_cache
-def _symbols_program(split: Split) -> Callable[[Variables, Offsets, Features], jax.Array]:
-    """Compiles (unit, offsets, features [B, …]) → symbols [B, *latent_shape]."""
-
-    @jax.jit
-    def run(unit: Variables, offsets: Offsets, features: Features) -> jax.Array:
-        with jax.default_matmul_precision("highest"):
-            latents = split.encode(unit, features)
-        return split.quantize(latents, offsets)
-
-    return run
-
-
-@functools.lru_cache
-def _latents_program(split: Split) -> Callable[[Variables, Features], Latents]:
-    """Compiles (unit, features [B, …]) → latents of all levels, [B, …]."""
-
-    @jax.jit
-    def run(unit: Variables, features: Features) -> Latents:
-        with jax.default_matmul_precision("highest"):
-            return split.with_unit(split.variable_unit.unit).encode(unit, features)
-
-    return run
-
-
-@functools.lru_cache
-def _levels_program(split: Split) -> Callable[[jax.Array, Offsets, Latents], jax.Array]:
-    """Compiles (gains [B, C], offsets, latents of all levels) → symbols [B, *latent_shape]."""
-
-    @jax.jit
-    def run(gains: jax.Array, offsets: Offsets, latents: Latents) -> jax.Array:
-        rate = {RATE: {ANALYSIS: gains}}
-        scaled = jax.tree.map(lambda z: split.variable_unit.scale(rate, z), latents)
-        return split.quantize(scaled, offsets)
-
-    return run

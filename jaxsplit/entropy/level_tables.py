@@ -66,39 +66,44 @@ def level_tables(
 
 
 class LevelHistograms:
-    """Counts of symbols at each level and channel.
+    """Counts of symbols at each level and class, see `LevelTables`.
 
     Args:
-      levels, channels: numbers of them.
+      levels: number of levels.
+      classes: number of channels; or the class of each position, uint8 [h, w, channels].
       reach: largest symbol to count; larger ones count as the largest, and the coder escapes them.
         It is lowered where all counts would need too much memory.
 
     Attributes:
-      counts: float32 [levels, channels, 2 · reach + 1].
+      counts: float32 [levels, classes, 2 · reach + 1].
     """
 
-    def __init__(self, levels: int, channels: int, reach: int):
-        most = max(_MAX_COUNTS // (levels * channels) // 2, 1)
+    def __init__(self, levels: int, classes: int | np.ndarray, reach: int):
+        self._classes = None if isinstance(classes, int) else classes
+        count = classes if isinstance(classes, int) else int(classes.max()) + 1
+        self._rows = np.arange(count) if self._classes is None else self._classes.astype(int)
+        most = max(_MAX_COUNTS // (levels * count) // 2, 1)
         self.reach = min(max(reach, 1), most)
-        self.counts = np.zeros((levels, channels, 2 * self.reach + 1), np.float32)
+        self.counts = np.zeros((levels, count, 2 * self.reach + 1), np.float32)
 
     def add(self, level: int, symbols: np.ndarray) -> None:
-        """Counts symbols, int32 [..., channels]."""
-        channels, width = self.counts.shape[1:]
-        columns = np.clip(symbols.reshape(-1, channels), -self.reach, self.reach) + self.reach
-        index = columns + np.arange(channels) * width
-        counted = np.bincount(index.ravel(), minlength=channels * width)
-        self.counts[level] += counted.reshape(channels, width)
+        """Counts symbols, int32 [..., channels], or [N, h, w, channels] where positions differ."""
+        classes, width = self.counts.shape[1:]
+        columns = np.clip(symbols, -self.reach, self.reach) + self.reach
+        index = columns + self._rows * width
+        counted = np.bincount(index.ravel(), minlength=classes * width)
+        self.counts[level] += counted.reshape(classes, width)
 
     def tables(self, tables: int = MAX_TABLES) -> LevelTables:
         """Returns at most so many tables, 1 … 256, with offsets 0."""
-        levels, channels, width = self.counts.shape
+        levels, classes, width = self.counts.shape
         rows = self.counts.reshape(-1, width)
         indices = cluster(rows[:, rows.any(axis=0)], tables)
         found, indices = np.unique(indices, return_inverse=True)
         parts = [self._table(rows[indices == one].sum(axis=0)) for one in range(len(found))]
-        indices = indices.reshape(1, levels, channels)
-        return LevelTables(concatenated(parts, np.zeros(channels, np.float32), indices))
+        indices = indices.reshape(1, levels, classes)
+        shared = concatenated(parts, np.zeros(classes, np.float32), indices)
+        return LevelTables(shared, self._classes)
 
     def _table(self, counts: np.ndarray) -> CodingTables:
         symbols = np.flatnonzero(counts)

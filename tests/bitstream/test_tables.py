@@ -1,5 +1,7 @@
 """Tables are validated, compare by content and give the information of symbols."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -181,8 +183,13 @@ def test_fingerprint_with_places_is_frozen():
     )
 
 
+def _of_levels(make_placed, sizes):
+    placed = make_placed(sizes, (1, 6, 3))
+    return dataclasses.replace(placed, offsets=np.zeros(3, np.float32))
+
+
 def test_a_level_has_the_tables_of_its_row(make_placed):
-    placed = make_placed([2, 9, 30, 5], (1, 6, 3))
+    placed = _of_levels(make_placed, [2, 9, 30, 5])
     levels = LevelTables(placed)
     assert len(levels) == 6
     for level in range(6):
@@ -197,16 +204,49 @@ def test_a_level_has_the_tables_of_its_row(make_placed):
 
 
 def test_tables_of_levels_pass_through_smaller_arrays(make_placed):
-    levels = LevelTables(make_placed([2, 9, 300, 5], (1, 6, 3)))
+    levels = LevelTables(_of_levels(make_placed, [2, 9, 300, 5]))
     arrays = levels.to_arrays()
     assert LevelTables.from_arrays(arrays).fingerprint == levels.fingerprint
     sizes = [sum(x.nbytes for x in some.values()) for some in (arrays, levels.shared.to_arrays())]
     assert sizes[0] < sizes[1] / 4
 
 
+def test_classes_of_positions_select_tables(make_placed):
+    shared = _of_levels(make_placed, [2, 9, 30, 5])
+    classes = (np.arange(40) % 3).astype(np.uint8).reshape(2, 4, 5)
+    levels = LevelTables(shared, classes)
+    found = levels.level(4)
+    assert (found.channels, found.table_indices.shape) == (5, (2, 4, 5))
+    plain = LevelTables(shared)
+    for one in range(3):
+        np.testing.assert_array_equal(
+            found.counts[found.table_indices[classes == one][0]],
+            plain.level(4).counts[one],
+        )
+    assert levels.fingerprint != plain.fingerprint
+    again = LevelTables.from_arrays(levels.to_arrays())
+    assert again.fingerprint == levels.fingerprint
+    np.testing.assert_array_equal(again.classes, classes)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        np.zeros((2, 4, 5), np.uint8),
+        np.full((2, 4, 5), 3, np.uint8),
+        np.arange(3, dtype=np.uint8),
+        np.arange(3).reshape(1, 1, 3),
+    ],
+)
+def test_other_classes_are_refused(make_placed, classes):
+    with pytest.raises(ConfigError, match="classes"):
+        LevelTables(_of_levels(make_placed, [2, 9, 30, 5]), classes)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"offsets": np.full(1, 0.5, np.float32)},
         {"counts": np.array([65535, 1, 7], np.uint16)},
         {"counts": np.array([[65535, 1]], np.int32)},
         {"sizes": np.array([2, 2**30], np.int32)},

@@ -205,8 +205,11 @@ def _family(name: str) -> Description:
         {"rate": rate.rate_id, "lambda": rate.lmbda, "measured": rate.measured}
         for rate in found.rates
     ]
-    lines += _rates(found.rates)
     document = {name: getattr(found, name) for name in ("backbone", "cut", "fingerprint", "card")}
+    if found.levels is not None:
+        document["levels"] = len(found.levels)
+        lines.append(f"  one tree for all rates: {len(found.levels)} levels")
+    lines += _rates(found.rates)
     return Description(lines, {**document, "rates": rates}, has_terms=True)
 
 

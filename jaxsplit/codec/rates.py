@@ -183,7 +183,14 @@ class Levels:
         )
 
     def nearest(self, position: float) -> int:
-        """Returns the level nearest to a position, 0 (fewest bytes) … 1; a ConfigError outside."""
+        """Returns the level nearest to a position.
+
+        Args:
+          position: from 0, the fewest bytes, to 1; a ConfigError otherwise.
+
+        Returns:
+          From 0 to len - 1.
+        """
         if not 0 <= position <= 1:
             raise ConfigError(f"rate {position!r}: a position is from 0, the fewest bytes, to 1")
         return round(position * (len(self) - 1))

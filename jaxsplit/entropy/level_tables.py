@@ -42,9 +42,9 @@ def level_tables(
     >>> from jaxsplit.entropy import centred, init_params
     >>> prior = centred(init_params(jax.random.key(0), channels=3))
     >>> gains = np.geomspace(0.1, 10, 8)[:, None] * np.ones(3)
-    >>> built = level_tables(prior, gains, tables=12)
-    >>> len(built), len(built.shared.sizes)
-    (8, 12)
+    >>> built = level_tables(prior, gains, tables=5)
+    >>> len(built), len(built.shared.sizes)  # levels, tables
+    (8, 5)
     """
     gains = np.asarray(gains, np.float64)
     if gains.ndim != 2 or not (np.isfinite(gains) & (gains > 0)).all():
@@ -76,6 +76,12 @@ class LevelHistograms:
 
     Attributes:
       counts: float32 [levels, classes, 2 · reach + 1].
+
+    >>> seen = LevelHistograms(levels=2, classes=3, reach=4)
+    >>> for level in range(2):
+    ...     seen.add(level, np.full((5, 3), level, np.int32))
+    >>> seen.tables().level(1).minima.tolist()
+    [1, 1, 1]
     """
 
     def __init__(self, levels: int, classes: int | np.ndarray, reach: int):
@@ -87,7 +93,12 @@ class LevelHistograms:
         self.counts = np.zeros((levels, count, 2 * self.reach + 1), np.float32)
 
     def add(self, level: int, symbols: np.ndarray) -> None:
-        """Counts symbols, int32 [..., channels], or [N, h, w, channels] where positions differ."""
+        """Counts symbols.
+
+        Args:
+          level: of the symbols.
+          symbols: int32 [..., channels], or [N, h, w, channels] where positions differ.
+        """
         classes, width = self.counts.shape[1:]
         columns = np.clip(symbols, -self.reach, self.reach) + self.reach
         index = columns + self._rows * width
@@ -95,7 +106,14 @@ class LevelHistograms:
         self.counts[level] += counted.reshape(classes, width)
 
     def tables(self, tables: int = MAX_TABLES) -> LevelTables:
-        """Returns at most so many tables, 1 … 256, with offsets 0."""
+        """Builds the tables of what was counted.
+
+        Args:
+          tables: most different tables, 1 … 256.
+
+        Returns:
+          Tables of all levels and classes; each must have a symbol.
+        """
         levels, classes, width = self.counts.shape
         rows = self.counts.reshape(-1, width)
         indices = cluster(rows[:, rows.any(axis=0)], tables)

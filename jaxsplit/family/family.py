@@ -118,8 +118,7 @@ class RateFamily(Shown):
         """
         if self.levels is None:
             return self.rates[index].rate_id
-        named = (rate.rate_id for rate in self.rates if rate.level == index)
-        return next(named, level_name(index))
+        return next((x.rate_id for x in self.rates if x.level == index), level_name(index))
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.preprocessing.input_shape))

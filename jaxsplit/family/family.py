@@ -18,7 +18,13 @@ import numpy as np
 from jaxsplit import networks
 from jaxsplit._notebook import Shown
 from jaxsplit.codec import Receiver, Sender
-from jaxsplit.codec.rates import FamilyRate, Levels, check_finite, level_name
+from jaxsplit.codec.rates import (
+    FamilyRate,
+    Levels,
+    check_finite,
+    check_level_name,
+    level_name,
+)
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, choices
 from jaxsplit.family.files import read_family, write_family
@@ -79,6 +85,8 @@ class RateFamily(Shown):
         alone = [rate.rate_id for rate in self.rates if (rate.level is None) == bool(self.levels)]
         if alone:
             raise ConfigError(f"rate {alone[0]} is no level of the family: make it with `levels`")
+        for rate in self.rates if self.levels else ():
+            check_level_name(rate.rate_id, rate.level)
         object.__setattr__(self, "card", Card(self.card))
 
     def __getitem__(self, rate: str | float) -> FamilyRate:
@@ -103,7 +111,7 @@ class RateFamily(Shown):
             if one.rate_id == rate:
                 return i if one.level is None else one.level
         if self.levels is not None:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(TypeError, ValueError):
                 return self.levels.index(rate)
         raise FamilyError(f"the family has no rate {rate!r}; it has {choices(rate, self)}")
 
@@ -345,7 +353,11 @@ class RateFamily(Shown):
           FamilyError: there is none, it is damaged, or its format has another version.
           CoderError: the installed coder does not reproduce a rate's self-test.
         """
-        family = cls(**read_family(Path(directory)))
+        fields = read_family(Path(directory))
+        try:
+            family = cls(**fields)
+        except ConfigError as error:
+            raise FamilyError(f"the family at {directory} is damaged: {error}") from error
         for rate in family.rates:
             check_finite(rate)
         return family

@@ -14,8 +14,7 @@ from jaxsplit.errors import ConfigError
 #: Most symbols in one latent, checked before memory is allocated. An escape takes about 100 bytes
 #: and a third of a microsecond.
 MAX_SYMBOLS = 1 << 22
-#: Most levels of a unit: a frame numbers them in a byte of the header.
-MAX_LEVELS = 255
+MAX_LEVELS = 255  # of a unit; a byte of the header
 # Most counts of a level, which repeats a shared table for each class.
 _MAX_COUNTS = 1 << 24
 

@@ -186,6 +186,7 @@ class Levels:
         """
         if not 0 <= level < len(self):
             raise ConfigError(f"rate {rate_id!r} is level {level}, expected 0 … {len(self) - 1}")
+        check_level_name(rate_id, level)
         gains = {name: rows[level] for name, rows in self.gains.items()}
         position = level / (len(self) - 1)
         return FamilyRate(

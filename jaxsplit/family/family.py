@@ -18,13 +18,7 @@ import numpy as np
 from jaxsplit import networks
 from jaxsplit._notebook import Shown
 from jaxsplit.codec import Receiver, Sender
-from jaxsplit.codec.rates import (
-    FamilyRate,
-    Levels,
-    check_finite,
-    check_level_name,
-    level_name,
-)
+from jaxsplit.codec.rates import FamilyRate, Levels, check_finite, level_name
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, choices
 from jaxsplit.family.files import read_family, write_family
@@ -85,8 +79,6 @@ class RateFamily(Shown):
         alone = [rate.rate_id for rate in self.rates if (rate.level is None) == bool(self.levels)]
         if alone:
             raise ConfigError(f"rate {alone[0]} is no level of the family: make it with `levels`")
-        for rate in self.rates if self.levels else ():
-            check_level_name(rate.rate_id, rate.level)
         object.__setattr__(self, "card", Card(self.card))
 
     def __getitem__(self, rate: str | float) -> FamilyRate:
@@ -353,11 +345,7 @@ class RateFamily(Shown):
           FamilyError: there is none, it is damaged, or its format has another version.
           CoderError: the installed coder does not reproduce a rate's self-test.
         """
-        fields = read_family(Path(directory))
-        try:
-            family = cls(**fields)
-        except ConfigError as error:
-            raise FamilyError(f"the family at {directory} is damaged: {error}") from error
+        family = read_family(Path(directory), cls)
         for rate in family.rates:
             check_finite(rate)
         return family

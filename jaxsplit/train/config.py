@@ -15,7 +15,7 @@ import jax
 import optax
 
 from jaxsplit._moved import old_names, rename, renamed_argument, renamed_attributes
-from jaxsplit.codec.rates import check_level_name, check_rate_id
+from jaxsplit.codec.rates import check_rate_id
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError, choices
 from jaxsplit.family.table_fitting import SHARINGS
@@ -26,6 +26,7 @@ from jaxsplit.train.losses import Distortion
 from jaxsplit.train.network_blocks import NETWORK, TRAINABLE
 from jaxsplit.train.pca import check_pca
 from jaxsplit.train.step import COMPUTE_DTYPES, VECTORIZATIONS, Phase, Rate
+from jaxsplit.train.variable_rate import check_units
 from jaxsplit.units import BottleneckSpec, FactorizedUnit, UnitSpec, VariableRate
 
 SCHEDULES = ("constant", "cosine", "exponential", "step")
@@ -276,7 +277,7 @@ class CurveConfig:
         for name in names:  # before a training, not when its family is made
             check_rate_id(name)
         check_config(self)
-        self._check_variable_rate()  # and refuses impossible units
+        check_units(self.unit, self.rates, self.trainable)  # refuses impossible ones
         self.make_optimizer()  # refuses an impossible schedule
         self.shown  # noqa: B018 — refuses impossible views
         if self.initialization == "pca":
@@ -293,23 +294,6 @@ class CurveConfig:
                 f"trainable is {self.trainable!r} and evaluate_every {self.evaluate_every}; "
                 "evaluations during a training use the frozen network: expected 0"
             )
-
-    def _check_variable_rate(self) -> None:
-        """Raises a ConfigError if a variable-rate unit can't serve all rates."""
-        units = {rate.spec or self.unit for rate in self.rates}
-        variable = [unit for unit in units if isinstance(unit, VariableRate)]
-        if not variable:
-            return
-        if len(units) > 1:
-            raise ConfigError("a variable-rate unit is one for all rates; some have others")
-        if self.trainable != "unit":
-            raise ConfigError(
-                f"trainable is {self.trainable!r}, which gives each rate its own network, but a "
-                "variable-rate unit is one for all rates: expected 'unit'"
-            )
-        for rate in self.rates:
-            variable[0].position(rate.lmbda)  # refuses others than the unit's
-            check_level_name(rate.rate_id, None)
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """Returns the optimizer of each rate's unit, and of its blocks of the network."""

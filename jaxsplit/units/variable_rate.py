@@ -122,7 +122,7 @@ class VariableRate(Unit):
         anchors = jnp.arange(self.anchors).reshape((1,) * (place.ndim - 1) + (-1,))
         near = jnp.maximum(0, 1 - jnp.abs(place - anchors))
 
-        def gain(name: str) -> jax.Array:  # as exact on accelerators: both ends compute it
+        def gain(name: str) -> jax.Array:  # accelerators may round float32 products
             return jnp.exp(jnp.matmul(near, gains[name], precision="highest"))
 
         return {**variables, RATE: {name: gain(name) for name in (ANALYSIS, SYNTHESIS)}}

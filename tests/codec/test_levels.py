@@ -179,7 +179,7 @@ def test_rates_of_their_own_units_have_no_levels(tiny_family, tiny_backbone, ima
         sender.level_symbols(np.zeros((1, 4, 4, 8), np.float32), 0)
 
 
-def test_both_ends_name_a_level_as_the_family_does(family, ends, images):
+def test_sender_and_receiver_name_a_level_as_the_family_does(family, ends, images):
     sender, receiver = ends
     assert [sender._rate(rate).rate_id for rate in (0.0, "level30")] == ["low", "mid"]
     with pytest.raises(BitstreamError, match="expected frames of rate low; got mid"):
@@ -214,6 +214,7 @@ def test_a_quality_is_interpolated_between_measured_rates(family, images):
 
 def test_no_error_at_all_is_not_interpolated(family):
     class Places(Classification):
+        quality = "error"
         metrics = MappingProxyType({"error": Metric("error", "places", higher_is_better=False)})
 
     rates = [

@@ -14,6 +14,9 @@ from jaxsplit.errors import ConfigError
 #: Most symbols in one latent, checked before memory is allocated. An escape takes about 100 bytes
 #: and a third of a microsecond.
 MAX_SYMBOLS = 1 << 22
+MAX_LEVELS = 255  # of a unit; a byte of the header
+# Most counts of a level, which repeats a shared table for each class.
+_MAX_COUNTS = 1 << 24
 
 _INT32 = np.iinfo(np.int32)
 # Name of an array in a checkpoint → its dtype.
@@ -241,7 +244,7 @@ class LevelTables:
     A class is a channel, or positions of like statistics. Symbols are rounded around 0.
 
     Args:
-      shared: the tables, with table indices [1, levels, classes] and offsets 0.
+      shared: the tables, with table indices [1, levels, classes] and offsets 0; 2 … 255 levels.
       classes: uint8 [h, w, channels], of each position; every class is used. None: channel c is
         class c, in latents of any size.
 
@@ -262,6 +265,11 @@ class LevelTables:
         indices, classes = self.shared.table_indices, self.classes
         if indices is None or len(indices) != 1 or self.shared.offsets.any():
             raise _refused("tables of levels need table indices [1, levels, classes] and offsets 0")
+        _, levels, count = indices.shape
+        if not 2 <= levels <= MAX_LEVELS:
+            raise _refused(f"{levels} levels, expected 2 … {MAX_LEVELS}")
+        if count * int(self.shared.sizes.max()) > _MAX_COUNTS:
+            raise _refused(f"levels of {count} classes with {self.shared.sizes.max()} counts each")
         if classes is None:
             return
         used = np.arange(indices.shape[2])

@@ -84,7 +84,10 @@ def rates_for(
     if not worse:
         return [index]
     below = max(worse, key=lambda one: family.index(one.rate_id))
-    step = (quality - kept[below.rate_id]) / (kept[found.rate_id] - kept[below.rate_id])
+    gained = kept[found.rate_id] - kept[below.rate_id]
+    if math.isinf(gained):  # no error at all: retention is not linear
+        return [index]
+    step = (quality - kept[below.rate_id]) / gained
     first = family.index(below.rate_id)
     return [min(first + math.ceil(step * (index - first) - _ROUNDING), index)]
 

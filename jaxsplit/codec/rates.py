@@ -104,7 +104,15 @@ def check_rate_id(name: object) -> None:
         raise ConfigError(f"{name!r} is not a name of a rate: use letters and digits")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+def check_level_name(rate_id: str, level: int | None) -> None:
+    """Raises a ConfigError if this is the name of another level."""
+    if re.fullmatch(rf"{_LEVEL}[0-9]+", rate_id) and (
+        level is None or rate_id != level_name(level)
+    ):
+        raise ConfigError(f"{rate_id!r} is the name of a level: choose another name for this rate")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Levels:
     """All rates of a variable-rate unit, as a sequence of `FamilyRate`.
 
@@ -130,6 +138,12 @@ class Levels:
     def __post_init__(self) -> None:
         shared = {name: tree for name, tree in self.variables.items() if name != RATE}
         object.__setattr__(self, "variables", shared)
+
+    def __repr__(self) -> str:
+        return f"Levels({len(self)} of {self.spec})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.spec, self.variables, self.tables)  # without what follows of them
 
     @classmethod
     def of_prior(cls, spec: VariableRate, variables: Variables, count: int = LEVELS) -> Levels:
@@ -163,13 +177,16 @@ class Levels:
         """Returns a level as a rate.
 
         Args:
-          level: 0 … len - 1.
+          level: 0 … len - 1; a ConfigError otherwise.
           rate_id: its name.
           measured: figures of an evaluation.
 
         Returns:
           The rate, whose variables have the level's gains.
         """
+        if not 0 <= level < len(self):
+            raise ConfigError(f"rate {rate_id!r} is level {level}, expected 0 … {len(self) - 1}")
+        check_level_name(rate_id, level)
         gains = {name: rows[level] for name, rows in self.gains.items()}
         position = level / (len(self) - 1)
         return FamilyRate(

@@ -162,8 +162,9 @@ class Receiver(Runtime):
 
         outputs: Outputs = in_batches(run, (symbols, indices), self.batch_size)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)):
+            which = f"rate {rate.rate_id}" if self._levels is None else "the family"
             raise FamilyError(
-                f"rate {rate.rate_id} gives outputs that are infinite or not numbers: its "
+                f"{which} gives outputs that are infinite or not numbers: its "
                 "parameters or the backbone's weights are, or the symbols are far too large; train "
                 "or load them again"
             )

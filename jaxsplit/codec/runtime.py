@@ -135,7 +135,8 @@ class Runtime:
         folded, unit = split.fold(rate.variables)
         offsets = jax.tree.map(jnp.asarray, split.stored_offsets(rate.tables))
         parts = folded.latent_shape, jax.device_put(unit), offsets, rate.coder
-        return RateRuntime(index, rate.rate_id, folded, *parts, self._programs(folded))
+        name = self.family.name(index)
+        return RateRuntime(index, name, folded, *parts, self._programs(folded))
 
     def _programs(self, split: Split) -> tuple[Any, ...]:
         """Returns the jitted programs of a rate."""

@@ -207,11 +207,13 @@ class Sender(Runtime):
 
         Args:
           latents: see `latents`.
-          level: of the family.
+          level: 0 … levels - 1; a FamilyError if the family has no such level.
 
         Returns:
           int32 [N, h', w', C], as from `symbols`.
         """
+        if self._levels is None or not 0 <= level < len(self._levels):
+            raise FamilyError(f"the family has no level {level!r}")
         count = len(jax.tree.leaves(latents)[0])
         return self._at_levels(latents, np.full(count, level))
 
@@ -247,7 +249,7 @@ class Sender(Runtime):
     def _best_levels(self, features: Features, levels: list[int], max_bytes: int) -> list[bytes]:
         """Returns each image's frame at the highest level where it is short enough, by bisection.
 
-        Where no level is, the frame of the lowest.
+        Where none of those tried is, the shortest of them, the lowest level among equals.
         """
         latents = self._latents(features, lambda batch: batch)
         count = len(jax.tree.leaves(latents)[0])
@@ -261,7 +263,8 @@ class Sender(Runtime):
             for image, level, frame in zip(left.tolist(), tried, frames, strict=True):
                 is_short = len(frame) <= max_bytes
                 (fits if is_short else exceeds)[image] = level
-                if is_short or level == levels[0]:
+                none_fits = fits[image] < levels[0]
+                if is_short or (none_fits and len(frame) <= len(found.get(image, frame))):
                     found[image] = frame
         return [found[image] for image in range(count)]
 

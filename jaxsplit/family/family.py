@@ -103,7 +103,7 @@ class RateFamily(Shown):
             if one.rate_id == rate:
                 return i if one.level is None else one.level
         if self.levels is not None:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(TypeError, ValueError):
                 return self.levels.index(rate)
         raise FamilyError(f"the family has no rate {rate!r}; it has {choices(rate, self)}")
 
@@ -344,7 +344,7 @@ class RateFamily(Shown):
           FamilyError: there is none, it is damaged, or its format has another version.
           CoderError: the installed coder does not reproduce a rate's self-test.
         """
-        family = cls(**read_family(Path(directory)))
+        family = read_family(Path(directory), cls)
         for rate in family.rates:
             check_finite(rate)
         return family

@@ -18,7 +18,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar
 
@@ -54,6 +54,7 @@ _PATH = re.compile(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}(\.safetensors
 FILES = (INDEX, "rates/*.safetensors")
 
 _RateOrLevels = TypeVar("_RateOrLevels", FamilyRate, Levels)
+_Family = TypeVar("_Family")
 
 _DAMAGES = (
     *(AssertionError, AttributeError, LookupError, TypeError, ValueError),
@@ -204,21 +205,21 @@ def _delete(path: Path) -> None:
     delete_whole(path)
 
 
-def read_family(directory: Path) -> dict[str, Any]:
-    """Reads the fields of a `RateFamily`, see `RateFamily.load`."""
+def read_family(directory: Path, make: Callable[..., _Family]) -> _Family:
+    """Makes a `RateFamily` of the fields that are stored, see `RateFamily.load`."""
     found = _read_index(directory)
     packed = _is_packed(found)
     try:
         index: _Index = build(_Index, found, what=INDEX)
-        return {
-            "backbone": index["backbone"]["name"],
-            "backbone_fingerprint": index["backbone"]["fingerprint"],
-            "weights": index["backbone"]["weights"],
-            "preprocessing": index["preprocessing"],
-            "cut": index["cut"],
-            "card": index.get("card", {}),
+        return make(
+            backbone=index["backbone"]["name"],
+            backbone_fingerprint=index["backbone"]["fingerprint"],
+            weights=index["backbone"]["weights"],
+            preprocessing=index["preprocessing"],
+            cut=index["cut"],
+            card=index.get("card", {}),
             **(_read_levels if _has_levels(found) else _read_rates)(directory, found, packed),
-        }
+        )
     except _DAMAGES as error:
         raise FamilyError(f"the family at {directory} is damaged: {error}") from error
 

@@ -26,6 +26,7 @@ from jaxsplit.train.losses import Distortion
 from jaxsplit.train.network_blocks import NETWORK, TRAINABLE
 from jaxsplit.train.pca import check_pca
 from jaxsplit.train.step import COMPUTE_DTYPES, VECTORIZATIONS, Phase, Rate
+from jaxsplit.train.variable_rate import check_units
 from jaxsplit.units import BottleneckSpec, FactorizedUnit, UnitSpec, VariableRate
 
 SCHEDULES = ("constant", "cosine", "exponential", "step")
@@ -276,7 +277,7 @@ class CurveConfig:
         for name in names:  # before a training, not when its family is made
             check_rate_id(name)
         check_config(self)
-        self.unit  # noqa: B018 — refuses impossible units
+        check_units(self.unit, self.rates, self.trainable)  # refuses impossible ones
         self.make_optimizer()  # refuses an impossible schedule
         self.shown  # noqa: B018 — refuses impossible views
         if self.initialization == "pca":

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxsplit.codec.rates import check_level_name
+from jaxsplit.errors import ConfigError
 from jaxsplit.split import Split
 from jaxsplit.train import parallel
 from jaxsplit.train.state import Batch, Constants, TrainState
@@ -21,8 +23,32 @@ from jaxsplit.train.step import (
     rate_states,
     updated,
 )
-from jaxsplit.units import VariableRate, Variables
+from jaxsplit.units import UnitSpec, VariableRate, Variables
 from jaxsplit.units.unit import Collection
+
+
+def check_units(shared: UnitSpec, rates: Sequence[Rate], trainable: str) -> None:
+    """Raises a ConfigError if a variable-rate unit can't serve all rates.
+
+    Args:
+      shared: the unit of rates without their own.
+      rates: of the training.
+      trainable: as in `CurveConfig`.
+    """
+    units = {rate.spec or shared for rate in rates}
+    unit = next((one for one in units if isinstance(one, VariableRate)), None)
+    if unit is None:
+        return
+    if len(units) > 1:
+        raise ConfigError("a variable-rate unit is one for all rates; some have others")
+    if trainable != "unit":
+        raise ConfigError(
+            f"trainable is {trainable!r}, which gives each rate its own network, but a "
+            "variable-rate unit is one for all rates: expected 'unit'"
+        )
+    positions(unit, rates)  # refuses lambdas of other units
+    for rate in rates:
+        check_level_name(rate.rate_id, None)
 
 
 def positions(unit: VariableRate, rates: Sequence[Rate]) -> np.ndarray:

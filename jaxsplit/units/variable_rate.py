@@ -121,8 +121,11 @@ class VariableRate(Unit):
         place = jnp.asarray(position, jnp.float32)[..., None] * (self.anchors - 1)
         anchors = jnp.arange(self.anchors).reshape((1,) * (place.ndim - 1) + (-1,))
         near = jnp.maximum(0, 1 - jnp.abs(place - anchors))
-        at = {name: jnp.exp(near @ gains[name]) for name in (ANALYSIS, SYNTHESIS)}
-        return {**variables, RATE: at}
+
+        def gain(name: str) -> jax.Array:  # accelerators may round float32 products
+            return jnp.exp(jnp.matmul(near, gains[name], precision="highest"))
+
+        return {**variables, RATE: {name: gain(name) for name in (ANALYSIS, SYNTHESIS)}}
 
     def to_dict(self) -> dict[str, object]:
         """See `Unit.to_dict`."""

@@ -255,6 +255,13 @@ def test_other_classes_are_refused(make_placed, classes):
         {"sizes": np.array([], np.int32)},
         {"sizes": np.array([-2, 4], np.int32)},
         {"places": np.zeros((2, 3, 1), np.uint8)},
+        {"places": np.zeros((1, 1, 1), np.uint8)},  # levels of a unit are 2 … 255
+        {"places": np.zeros((1, 256, 1), np.uint8)},
+        {  # a small file, whose levels would each take 128 MiB
+            "counts": np.array([61441] + [1] * 4095, np.uint16),
+            "sizes": np.array([4096], np.int32),
+            "places": np.zeros((1, 3, 8192), np.uint8),
+        },
     ],
 )
 def test_damaged_tables_of_levels_are_refused(changes):

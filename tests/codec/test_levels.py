@@ -3,15 +3,18 @@
 import dataclasses
 import io
 import math
+from types import MappingProxyType
 
 import jax
 import numpy as np
 import pytest
 
 from jaxsplit import bitstream
-from jaxsplit.errors import BudgetError, ConfigError, FamilyError
+from jaxsplit.codec.rate_control import rates_for
+from jaxsplit.errors import BitstreamError, BudgetError, ConfigError, FamilyError
 from jaxsplit.family import Levels, RateFamily
 from jaxsplit.split import make_split
+from jaxsplit.tasks import Classification, Metric
 from jaxsplit.units import BottleneckSpec, VariableRate
 
 CUT, LEVELS = "stage2.block1", 64
@@ -71,7 +74,7 @@ def test_positions_are_from_0_to_1(ends, images, rate):
         ends[0](images[:1], rate)
 
 
-@pytest.mark.parametrize("rate", ["r9", "level64", "level007", "level-1", "", True])
+@pytest.mark.parametrize("rate", ["r9", "level64", "level007", "level-1", "", True, [0.3]])
 def test_other_names_are_refused(ends, images, rate):
     with pytest.raises(FamilyError, match=r"has no rate .*; it has low, mid, high"):
         ends[0](images[:1], rate)
@@ -152,6 +155,37 @@ def test_an_image_over_the_budget_is_an_error_or_its_shortest_frame(ends, images
         sender(images, max_bytes=1, over_budget="send")
 
 
+def test_the_shortest_frame_may_be_of_another_level_than_the_lowest(family, images, monkeypatch):
+    sender, _ = family.codec()
+    sizes = [50, *range(11, 10 + LEVELS)]
+    monkeypatch.setattr(sender, "_frames", lambda _, rates: [bytes(sizes[x.index]) for x in rates])
+    for budget, length in ((5, 11), (11, 11), (30, 30)):
+        (frame,) = sender(images[0], max_bytes=budget, over_budget="shortest")
+        assert len(frame) == length
+
+
+@pytest.mark.parametrize("level", [-1, LEVELS])
+def test_levels_that_the_family_lacks_have_no_symbols(ends, images, level):
+    sender, _ = ends
+    with pytest.raises(FamilyError, match=f"has no level {level}"):
+        sender.level_symbols(sender.latents(images[:1]), level)
+
+
+def test_rates_of_their_own_units_have_no_levels(tiny_family, tiny_backbone, images):
+    sender, _ = tiny_family.codec(tiny_backbone)
+    with pytest.raises(FamilyError, match="share no latents"):
+        sender.latents(images[:1])
+    with pytest.raises(FamilyError, match="has no level 0"):
+        sender.level_symbols(np.zeros((1, 4, 4, 8), np.float32), 0)
+
+
+def test_sender_and_receiver_name_a_level_as_the_family_does(family, ends, images):
+    sender, receiver = ends
+    assert [sender._rate(rate).rate_id for rate in (0.0, "level30")] == ["low", "mid"]
+    with pytest.raises(BitstreamError, match="expected frames of rate low; got mid"):
+        receiver.symbols(sender(images[:1], "mid"), "low")
+
+
 def test_rates_of_their_own_units_can_send_their_shortest_too(tiny_family, tiny_backbone, images):
     measured = {"bytes_per_image": 1.0, "top1": 0.5, "uncompressed_top1": 0.8}
     rates = [dataclasses.replace(rate, measured=measured) for rate in tiny_family.rates]
@@ -176,6 +210,22 @@ def test_a_quality_is_interpolated_between_measured_rates(family, images):
         assert set(levels_of(sender, sender(images[:1], quality=quality))) == {level}
     with pytest.raises(FamilyError, match="carries no figures"):
         family.codec()[0](images[:1], quality=0.5)
+
+
+def test_no_error_at_all_is_not_interpolated(family):
+    class Places(Classification):
+        quality = "error"
+        metrics = MappingProxyType({"error": Metric("error", "places", higher_is_better=False)})
+
+    rates = [
+        dataclasses.replace(
+            rate, measured={"bytes_per_image": 9.0, "error": error, "uncompressed_error": 1.0}
+        )
+        for rate, error in zip(family.rates, (4.0, 2.0, 0.0), strict=True)
+    ]
+    measured = dataclasses.replace(family, rates=tuple(rates))
+    assert rates_for(measured, quality=0.4, task=Places(("a", "b"))) == [18]
+    assert rates_for(measured, quality=0.6, task=Places(("a", "b"))) == [63]
 
 
 def test_another_rate_compiles_nothing(family, images, compiles):

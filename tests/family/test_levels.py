@@ -1,7 +1,9 @@
 """A family of one variable-rate unit: stored once, read whole, and never damaged by a save."""
 
+import copy
 import dataclasses
 import json
+import pickle
 
 import jax
 import numpy as np
@@ -108,7 +110,7 @@ def test_levels_that_were_changed_or_lie_elsewhere_are_refused(family, tiny_back
         RateFamily.load(tmp_path / "family")
 
 
-@pytest.mark.parametrize("level", [64, -65, "1", None, 0.5])
+@pytest.mark.parametrize("level", [64, -1, "1", None, 0.5])
 def test_levels_that_do_not_exist_are_refused(family, tmp_path, level):
     family.save(tmp_path / "family", packed=True)
     index = tmp_path / "family/family.json"
@@ -117,6 +119,16 @@ def test_levels_that_do_not_exist_are_refused(family, tmp_path, level):
     index.write_text(json.dumps(found))
     with pytest.raises(FamilyError, match="is damaged"):
         RateFamily.load(tmp_path / "family")
+
+
+def test_an_index_without_rates_or_with_the_name_of_another_level_is_refused(family, tmp_path):
+    family.save(tmp_path / "family", packed=True)
+    index = tmp_path / "family/family.json"
+    found = json.loads(index.read_text())
+    for rates in ([], 2 * found["rates"], [{**found["rates"][0], "rate_id": "level5"}]):
+        index.write_text(json.dumps({**found, "rates": rates}))
+        with pytest.raises(FamilyError, match="is damaged"):
+            RateFamily.load(tmp_path / "family")
 
 
 def test_levels_of_a_plain_unit_are_refused(family, tmp_path):
@@ -132,6 +144,27 @@ def test_levels_of_a_plain_unit_are_refused(family, tmp_path):
 def test_rates_are_all_levels_or_none(family):
     with pytest.raises(ConfigError, match="r1 is no level of the family"):
         dataclasses.replace(family, levels=None)
+
+
+def test_a_unit_has_2_to_255_levels(family):
+    for count in (1, 256):
+        with pytest.raises(ConfigError, match=rf"{count} levels, expected 2 … 255"):
+            Levels.of_prior(SPEC, family.levels.variables, count)
+    with pytest.raises(ConfigError, match="rate 'a' is level -1, expected 0 … 63"):
+        family.levels.named(-1, "a")
+    fewer = Levels.of_prior(SPEC, family.levels.variables, 8)
+    with pytest.raises(ConfigError, match="is level 31, expected 0 … 7"):
+        family.with_levels(fewer)
+
+
+def test_copies_hold_the_unit_alone(family):
+    size = len(pickle.dumps(family))
+    for rate in family.levels:
+        assert rate.coder
+    assert len(pickle.dumps(family)) == size
+    for one in (copy.deepcopy(family), pickle.loads(pickle.dumps(family))):
+        assert one.fingerprint == family.fingerprint
+    assert len(repr(family.levels)) < 300
 
 
 def test_rounded_to_float16_it_keeps_its_names(family):

@@ -144,6 +144,26 @@ def test_one_unit_for_all_and_units_of_their_own_are_refused():
         CurveConfig("any", "stem", spec, rates[:1], (Phase(1, FEATURES),), variable_rate=True)
 
 
+def test_impossible_trainings_are_refused_before_they_begin():
+    spec, phases = BottleneckSpec(channels=4), (Phase(1, FEATURES),)
+    rates = Rate("a", 1e-3), Rate("b", 1e-4)
+
+    def config(spec, rates, **options):
+        return CurveConfig("any", "stem", spec, rates, phases, **options)
+
+    unit, other = (VariableRate(spec, (1e-4, high)) for high in (1e-3, 1e-2))
+    for own in (spec, other):
+        with pytest.raises(ConfigError, match="one for all rates; some have others"):
+            config(unit, (rates[0], Rate("b", 1e-4, own)))
+    with pytest.raises(ConfigError, match=r"outside of the unit's 0\.0001"):
+        config(unit, (rates[0], Rate("b", 1e-5)))
+    with pytest.raises(ConfigError, match="'level5' is the name of a level"):
+        config(spec, (rates[0], Rate("level5", 1e-4)), variable_rate=True)
+    with pytest.raises(ConfigError, match="trainable is 'tail', which gives each rate"):
+        config(spec, rates, variable_rate=True, trainable="tail")
+    assert config(unit, rates).unit == config(spec, rates, variable_rate=True).unit
+
+
 def test_it_starts_from_principal_components():
     """In the middle of its range it is what one rate of that lambda starts from."""
     backbone = jaxsplit.load_backbone("fashion_mnist_resnet8")

@@ -1,4 +1,4 @@
-"""Head and tail of ResNets, EfficientNet-Lite and MobileNetV2 are the uncut network at every cut.
+"""Head and tail of ResNets, EfficientNet-Lite and MobileNetV2 are the unsplit network at every cut.
 
 Whole networks, which compile hastily: `test_imagenet_networks.py` compares their blocks with
 float64, compiled as users do.

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
+import gc
 import os
 import pickle
 from pathlib import Path
@@ -12,13 +13,15 @@ import pytest
 
 DEVICES = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 # Flags of XLA that compile in a third of the time what runs slower, and their values for users:
-# no fused loops and hardly any optimization. They are the process's own, so that what it compiles
-# is found again by the processes that it starts: the flags are part of the cache's keys. Level 1
-# would run a training step in 0.6 of the time and compile it in five times as much.
+# no fused loops, hardly any optimization, and no parts for threads, which would share two cores.
+# They are the process's own, so that what it compiles is found again by the processes that it
+# starts: the flags are part of the cache's keys. Level 1 would run a training step in 0.6 of the
+# time and compile it in five times as much.
 HASTY = {
     "xla_cpu_use_fusion_emitters": (False, True),
     "xla_llvm_disable_expensive_passes": (True, False),
     "xla_backend_optimization_level": (0, 3),
+    "xla_cpu_parallel_codegen_split_count": (1, 32),
 }
 OPTIMIZED = [(flag, usual) for flag, (_, usual) in HASTY.items()]
 os.environ["XLA_FLAGS"] = " ".join(
@@ -32,6 +35,9 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 # and every process needs the same few hundred of them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# A trace makes many objects that stay: with Python's own thresholds the collector looks through
+# them again and again, 5 % of the time.
+gc.set_threshold(20_000, 10, 10)
 
 
 def pytest_collection_modifyitems(items):

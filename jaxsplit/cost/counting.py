@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections import Counter
@@ -17,7 +18,7 @@ from jax.interpreters import partial_eval
 from jaxsplit.networks import Backbone, Network
 from jaxsplit.split import Split
 from jaxsplit.trees import Structs, Traced, Tree
-from jaxsplit.units import Unit
+from jaxsplit.units import Shape, Unit
 
 # A nested program that is counted as a whole: its implementation also multiplies by zeros.
 _TRANSPOSED = "depthwise_conv_transpose"
@@ -311,12 +312,27 @@ def split_cost(split: Split, backbone: Backbone) -> SplitCost:
     >>> split_cost(make_split(backbone, "stem", BottleneckSpec(8)), backbone).head
     112896
     """
-    images = jnp.zeros((1, *backbone.preprocessing.input_shape))
+    shapes = jax.eval_shape(lambda variables: variables, backbone.variables)
+    leaves, structure = jax.tree.flatten(shapes)
+    image = backbone.preprocessing.input_shape
+    return _split_cost(split, backbone.network, image, structure, tuple(leaves))
+
+
+@functools.lru_cache(maxsize=64)
+def _split_cost(
+    split: Split,
+    stored: Network,
+    input_shape: Shape,
+    structure: jax.tree_util.PyTreeDef,
+    leaves: tuple[jax.ShapeDtypeStruct, ...],
+) -> SplitCost:
+    """Traces the stages once a process: rates of one architecture have the same costs."""
+    images = jnp.zeros((1, *input_shape))
+    variables = jax.tree.unflatten(structure, leaves)
     folded, unit = inference_form(split, jax.eval_shape(split.init, jax.random.key(0)))
     features = folded.features(batch=1)
     latents = jax.eval_shape(folded.encode, unit, features)
     seen = jax.eval_shape(folded.decode, unit, latents)  # larger if a unit doesn't crop
-    stored, variables = backbone.network, backbone.variables
     runs, arrays = inference_form(stored, variables)
     return SplitCost(
         head=count_macs(lambda v, x: runs.head(v, x, split.cut), arrays, images),

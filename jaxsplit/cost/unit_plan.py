@@ -94,6 +94,12 @@ def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
     >>> plan_unit(grid_spec(channels=8, stride=2), (14, 14, 32)).stored_bytes
     7392
     """
+    return _unit_plan(spec, tuple(shape))
+
+
+@functools.lru_cache(maxsize=1024)
+def _unit_plan(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
+    """Traces a unit once a process: plans of other networks and of a search ask for it again."""
     latent = spec.latent_shape(shape)
     shapes = spec.variable_shapes(shape)
     arrays = jax.tree.map(_float32, shapes, is_leaf=lambda node: isinstance(node, tuple))

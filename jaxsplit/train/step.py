@@ -119,8 +119,9 @@ def init_state(
     one = TrainState.create(variables, optimizer)
     offsets, mean = split.zero_offsets(), one.variables if ema else ()
     one = dataclasses.replace(one, offsets=offsets, ema=mean)
-    stacked = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), one)
-    return dataclasses.replace(stacked, step=one.step)
+    # One program: by themselves, the arrays would compile one or two for every shape.
+    stack = jax.jit(lambda one: jax.tree.map(lambda x: jnp.stack([x] * len(rates)), one))
+    return dataclasses.replace(stack(one), step=one.step)
 
 
 @renamed_argument("batching", "rate_vectorization")

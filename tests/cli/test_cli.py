@@ -324,7 +324,7 @@ def test_a_finished_training_is_not_repeated(trained):
 
 @pytest.mark.slow
 def test_a_card_repeats_the_command_without_folders_of_this_machine(tmp_path):
-    overrides = ("--config.seed=3", "--config.max_samples=200")
+    overrides = ("--config.seed=3", "--config.max_samples=32", "--config.batch_size=32")
     runs("train", "--config", "cifar10_backbone:smoke", "--workdir", tmp_path, *overrides)
     card = json.loads((tmp_path / "report.json").read_text())
     again = "jaxsplit train --config cifar10_backbone:smoke --workdir DIR"
@@ -376,21 +376,6 @@ def test_evaluate_measures_the_chosen_rates_on_a_folder(family, ends, folder_of_
     assert "| r1 " not in done.out
     with Image.open(tmp_path / "new" / "out" / "curve.png") as image:
         assert image.format == "PNG"
-
-
-@pytest.mark.slow
-def test_a_rate_costs_the_same_whichever_others_are_measured(tmp_path):
-    """The shipped family's r3: its frames take a second byte of length, as `encode` writes them."""
-    name = "resnet8_small-fashion_mnist/stage1.block1"
-    options = ("--rates", "r5,r3", "--baselines", "none", "--out", tmp_path)
-    runs("evaluate", "--family", name, *options)
-    points = {point.rate_id: point for point in Curve.read(tmp_path / "curve.json").points}
-    assert list(points) == ["r5", "r3"]
-    for rate_id, point in points.items():
-        measured = load_pretrained(name)[rate_id].measured
-        # Another machine may round a few symbols, or see an image or two, differently.
-        assert point.bytes_per_image == pytest.approx(measured["bytes_per_image"], abs=0.02)
-        assert point.top1 == pytest.approx(measured["top1"], abs=1e-3)
 
 
 @pytest.mark.slow
@@ -932,8 +917,9 @@ def test_other_weights_are_refused(encoded, family, pictures, tmp_path):
     leaves[0] = leaves[0] + 1
     changed, deeper = tmp_path / "changed.safetensors", tmp_path / "deeper.safetensors"
     networks.save_backbone(changed, jax.tree.unflatten(structure, leaves), **kept)
-    module = networks.create("resnet20_small", 10)
-    variables = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))
+    init = networks.create("resnet20_small", 10).init
+    shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     networks.save_backbone(deeper, variables, **{**kept, "name": "resnet20_small"})
     commands = [
         ("evaluate", "--family", family),

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import jaxsplit
+from jaxsplit import cli
 from jaxsplit.errors import FamilyError
+from jaxsplit.evaluation.curve import Curve
 from jaxsplit.family import RateFamily, pretrained
 from jaxsplit.family.pretrained import load_pretrained, pretrained_names
 
@@ -225,3 +227,17 @@ def test_what_is_derived_from_it_has_ends_too(saved):
     assert isinstance(family, RateFamily)
     assert type(family.select(["low"])) is type(family)
     assert type(dataclasses.replace(family, card={"limits": "none"})) is type(family)
+
+
+@pytest.mark.slow
+def test_a_rate_costs_the_same_whichever_others_are_measured(tmp_path):
+    """The shipped family's r3: its frames take a second byte of length, as `encode` writes them."""
+    options = ("--rates", "r5,r3", "--baselines", "none", "--out", str(tmp_path))
+    assert cli.main(["evaluate", "--family", RESNET8, *options]) == 0
+    points = {point.rate_id: point for point in Curve.read(tmp_path / "curve.json").points}
+    assert list(points) == ["r5", "r3"]
+    for rate_id, point in points.items():
+        measured = load_pretrained(RESNET8)[rate_id].measured
+        # Another machine may round a few symbols, or see an image or two, differently.
+        assert point.bytes_per_image == pytest.approx(measured["bytes_per_image"], abs=0.02)
+        assert point.top1 == pytest.approx(measured["top1"], abs=1e-3)

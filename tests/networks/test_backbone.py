@@ -304,14 +304,14 @@ def test_no_pickle_is_executed(saved, tmp_path):
 )
 def test_folding_keeps_the_function_and_the_fingerprint(tiny, randomised, name):
     _, _, rest = tiny
-    module = networks.create(name, 4)
-    variables = randomised(module, (40, 32, 3))
+    module = networks.create(name, 5)
+    variables = randomised(module, (33, 40, 3))  # as in test_imagenet_cuts.py: the same program
     backbone = networks.Backbone(
         name,
         module,
         variables,
         rest["preprocessing"],
-        ("a",) * 4,
+        ("a",) * 5,
         networks.fingerprint(variables),
         {},
     )
@@ -319,7 +319,7 @@ def test_folding_keeps_the_function_and_the_fingerprint(tiny, randomised, name):
     assert folded.fingerprint == backbone.fingerprint
     assert set(folded.variables) == {"params"}
     assert folded.fold() is folded
-    x = np.random.default_rng(1).normal(size=(2, 40, 32, 3)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(2, 33, 40, 3)).astype(np.float32)
     expected = jax.jit(backbone.module.apply)(variables, x)
     got = jax.jit(folded.module.apply)(folded.variables, x)
     spread = np.ptp(expected, axis=0).max()

@@ -22,7 +22,7 @@ from jaxsplit.weights.load import load_backbone
 CONFIG = Path(__file__).parent / "tiny_curve.py"
 ROOT = Path(__file__).parent.parent.parent
 DEVICES = "--xla_force_host_platform_device_count"
-LAST = 360  # step of the long training
+LAST = 200  # step of the long training
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("meeting")]
 
@@ -84,17 +84,17 @@ def final_state(workdir):
 def test_a_training_that_is_stopped_and_killed_ends_in_the_same_state_to_the_bit(launch, tmp_path):
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     process, log = launch("long", stopped)
-    wait_for_step(stopped, 60, process, log)
+    wait_for_step(stopped, 30, process, log)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
     last = log.read_text().splitlines()[-1]
     assert last.startswith("jaxsplit: stopped by SIGTERM after step ")
     assert last.endswith("which is saved: the same command resumes from there")
     saved = int(last.split("after step ")[1].split(",")[0])
-    assert 60 <= saved < LAST
+    assert 30 <= saved < LAST
 
     process, log = launch("long", stopped)
-    wait_for_step(stopped, saved + 60, process, log)
+    wait_for_step(stopped, saved + 30, process, log)
     process.kill()
     process.wait()
 
@@ -146,14 +146,14 @@ def test_two_processes_of_two_devices_train_what_one_of_four_does(launch, tmp_pa
 def test_processes_stop_together_end_when_one_is_lost_and_other_devices_go_on(launch, tmp_path):
     workdir = tmp_path / "shared"
     running = together(launch, "long", (workdir, workdir), devices=1)
-    wait_for_step(workdir, 60, *running[0])
+    wait_for_step(workdir, 30, *running[0])
     running[1][0].send_signal(signal.SIGTERM)  # only one of them hears of it
     assert [process.wait(60) for process, _ in running] == [128 + signal.SIGTERM] * 2
     farewells = {log.read_text().splitlines()[-1] for _, log in running}
     (saved,) = (int(line.split("after step ")[1].split(",")[0]) for line in farewells)
 
     (first, log), (second, _) = together(launch, "long", (workdir, workdir), devices=1)
-    wait_for_step(workdir, saved + 60, first, log)
+    wait_for_step(workdir, saved + 30, first, log)
     second.kill()
     assert first.wait(60) != 0
     assert "one of 2 processes is lost" in log.read_text()
@@ -168,7 +168,7 @@ def test_processes_stop_together_end_when_one_is_lost_and_other_devices_go_on(la
 def test_a_training_whose_first_process_is_killed_ends_and_resumes(launch, tmp_path):
     workdir = tmp_path / "shared"
     (first, log), (second, _) = together(launch, "long", (workdir, workdir), devices=1)
-    wait_for_step(workdir, 60, first, log)
+    wait_for_step(workdir, 30, first, log)
     first.kill()
     assert second.wait(120) != 0  # jax aborts it: the coordinator is gone
     steps = []

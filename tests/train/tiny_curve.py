@@ -5,7 +5,7 @@ import ml_collections
 
 def get_config(arg: str = "short") -> ml_collections.ConfigDict:
     """`short`, or `long` enough to be stopped in its second phase; a checkpoint ends each."""
-    steps = {"short": (6, 6), "long": (20, 340)}[arg]
+    steps = {"short": (6, 6), "long": (20, 180)}[arg]
     features = {"distillation": 0.0, "features": 1.0}
     config = ml_collections.ConfigDict()
     config.kind = "curve"

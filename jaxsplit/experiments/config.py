@@ -22,6 +22,7 @@ from jaxsplit.train.backbone import BackboneConfig
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.step import Rate
 from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units.unit import UnitSpec, spec_from_dict
 
 Config = BackboneConfig | CurveConfig | DesignConfig
 
@@ -38,7 +39,7 @@ def _curve_file() -> type:
     for name, (annotation, default, meaning) in fields.keys(CurveConfig).items():
         if name == "rates":
             given.append(("lambdas", dict[str, float], lambdas))
-            given.append(("specs", dict[str, BottleneckSpec], specs))
+            given.append(("specs", dict[str, BottleneckSpec | UnitSpec], specs))
         else:
             field = dataclasses.field(default=default, metadata={"meaning": meaning})
             given.append((name, annotation, field))
@@ -121,7 +122,10 @@ def to_dataclass(values: dict[str, object]) -> Config:
     # A rate's spec has only what differs: merged before it is built, since fields are required.
     shared, specs = values.get("spec"), values.get("specs")
     if isinstance(shared, dict) and isinstance(specs, dict):
-        values["specs"] = {name: {**shared, **dict(own)} for name, own in specs.items()}
+        specs = {name: {**shared, **dict(own)} for name, own in specs.items()}
+        values["specs"] = {name: _spec(own) for name, own in specs.items()}
+    if "spec" in values:
+        values["spec"] = _spec(shared)
     curve = vars(fields.build(kind, values)).copy()
     lambdas, specs = curve.pop("lambdas"), curve.pop("specs")
     for name in specs:
@@ -132,6 +136,11 @@ def to_dataclass(values: dict[str, object]) -> Config:
     own = {name: spec for name, spec in specs.items() if spec != curve["spec"]}
     rates = tuple(Rate(name, float(lmbda), own.get(name)) for name, lmbda in lambdas.items())
     return CurveConfig(rates=rates, **curve)
+
+
+def _spec(values: object) -> object:
+    """Builds the unit of fields that name its kind; fields of a `BottleneckSpec` need none."""
+    return spec_from_dict(values) if isinstance(values, dict) and "kind" in values else values
 
 
 def _read(name: str) -> dict[str, object]:

@@ -26,7 +26,7 @@ from jaxsplit.family.summary import Card, summary_rows
 from jaxsplit.io.text_table import text_table
 from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
-from jaxsplit.units import BottleneckSpec, VariableRate
+from jaxsplit.units import BottleneckSpec, ResidualSpec, VariableRate
 from jaxsplit.weights.load import load_backbone
 from jaxsplit.weights.published import where_to_get
 
@@ -321,7 +321,7 @@ def link_options(
             spec, unit = rate.spec, None
             if isinstance(spec, VariableRate):
                 spec = spec.unit
-            if isinstance(spec, BottleneckSpec) and len(split.tensors) == 1:
+            if isinstance(spec, BottleneckSpec | ResidualSpec) and len(split.tensors) == 1:
                 unit = plan_unit(spec, split.shape)
             title, task = f"{Path(name).name} {rate.rate_id}", backbone.task
             value = rate.measured.get(task.quality)

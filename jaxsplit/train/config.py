@@ -27,6 +27,7 @@ from jaxsplit.train.network_blocks import NETWORK, TRAINABLE
 from jaxsplit.train.pca import check_pca
 from jaxsplit.train.step import COMPUTE_DTYPES, VECTORIZATIONS, Phase, Rate
 from jaxsplit.units import BottleneckSpec, FactorizedUnit, UnitSpec, VariableRate
+from jaxsplit.units.residual_unit import LINEAR_LAYERS
 
 SCHEDULES = ("constant", "cosine", "exponential", "step")
 INITIALIZATIONS = ("random", "pca")
@@ -55,6 +56,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "minutes": _FINITE,
     "weight": _FINITE,
     "prior_lr_multiplier": _AT_LEAST_0,
+    "linear_lr_multiplier": _AT_LEAST_0,
+    "lambda_weighting": _SHARE,
     "network_lr_multiplier": _AT_LEAST_0,
     "weight_decay": _AT_LEAST_0,
     "evaluate_every": _AT_LEAST_0,
@@ -186,6 +189,8 @@ class CurveConfig:
       phases: in their order, under one learning-rate schedule.
       variable_rate: one unit for all rates: `spec` with learned gains from the largest to the
         smallest lambda, see `units.VariableRate`. It trains as fast as one rate does.
+      lambda_weighting: power of lambda that divides the loss of an image of a variable rate: 0.5
+        gives high rates, whose errors are small, more weight.
       data, train_split, test_split, max_samples: the images; labels only serve metrics unless a
         phase's distortion has a weight for them.
       augmentations_per_image, augmentation: 1 and None: the image itself.
@@ -196,6 +201,8 @@ class CurveConfig:
       learning_rate: peak of Adam's.
       schedule, warmup, final_lr_fraction, milestones: of the learning rate, see `make_schedule`.
       prior_lr_multiplier: learning-rate multiplier of the prior.
+      linear_lr_multiplier: the same of the layers that a `ResidualSpec` begins as PCA with. Their
+        inputs have the size of features or of latents in steps, not about 1.
       max_norm: largest norm of each rate's gradient; inf for none.
       ema: decay of the units' running means, such as 0.999; the means are then evaluated and
         saved. 0 for none.
@@ -249,6 +256,7 @@ class CurveConfig:
     final_lr_fraction: float = 0.01
     milestones: tuple[float, ...] = (0.5, 0.75)
     prior_lr_multiplier: float = 3.0
+    linear_lr_multiplier: float = 1.0
     max_norm: float = 1.0
     ema: float = 0.0
     cache: str = "auto"
@@ -265,6 +273,7 @@ class CurveConfig:
     network_lr_multiplier: float = 0.03
     optimizer: optax.GradientTransformation | None = None
     variable_rate: bool = False
+    lambda_weighting: float = 0.0
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -307,6 +316,8 @@ class CurveConfig:
         if self.optimizer is not None:
             return self.optimizer
         rates = {"prior": self.prior_lr_multiplier}
+        if self.linear_lr_multiplier != 1.0:
+            rates |= dict.fromkeys(LINEAR_LAYERS, self.linear_lr_multiplier)
         if self.trainable != "unit":
             rates[NETWORK] = self.network_lr_multiplier
         return clipped_adam(schedule, max_norm=self.max_norm, **rates)
@@ -346,4 +357,6 @@ class CurveConfig:
         silent = _SILENT + (_OF_NETWORKS if self.trainable == "unit" else ())
         silent += ("optimizer",) if self.optimizer is None else ()
         silent += () if self.variable_rate else ("variable_rate",)
+        silent += () if self.lambda_weighting else ("lambda_weighting",)
+        silent += () if self.linear_lr_multiplier != 1.0 else ("linear_lr_multiplier",)
         return digest({name: value for name, value in values.items() if name not in silent})

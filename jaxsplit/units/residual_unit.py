@@ -16,8 +16,11 @@ from jaxsplit.errors import ConfigError
 from jaxsplit.io.fields import plain_numbers
 from jaxsplit.trees import TreeOf
 from jaxsplit.units.architecture import ACTIVATIONS
-from jaxsplit.units.factorized_unit import FactorizedUnit, prior_of
+from jaxsplit.units.factorized_unit import DECODER_SCALES, FactorizedUnit, prior_of
 from jaxsplit.units.unit import Shape, Variables, register
+
+#: Layers of encoder and decoder around the residual blocks.
+LINEAR_LAYERS = EMBEDDING, OUTPUT = "embedding", "output"
 
 # Field → largest value: a stored spec may be of any origin.
 _LARGEST = {
@@ -129,19 +132,26 @@ class ResidualSpec(FactorizedUnit):
     def encode(self, variables: Variables, features: jax.Array) -> jax.Array:
         """Features float [B, H, W, Cin] → latents float [B, h, w, C]; see `Unit.encode`."""
         layers = cast("_Layers", variables["params"]["encoder"])
-        x = _affine(layers["embedding"], space_to_depth(features, self.stride))
-        return _affine(layers["output"], _residual_blocks(layers, x))
+        x = _affine(layers[EMBEDDING], space_to_depth(features, self.stride))
+        return _affine(layers[OUTPUT], _residual_blocks(layers, x))
 
     def decode(self, variables: Variables, latents: jax.Array, shape: Shape) -> jax.Array:
         """Latents float [B, h, w, C] → features float [B, H, W, Cin]; see `Unit.decode`."""
         layers = cast("_Layers", variables["params"]["decoder"])
-        x = _residual_blocks(layers, _affine(layers["embedding"], latents))
-        x = depth_to_space(_affine(layers["output"], x), self.stride)
+        scales = cast("jax.Array | None", variables.get(DECODER_SCALES))
+        x = _residual_blocks(layers, _affine(layers[EMBEDDING], latents), scales)
+        x = depth_to_space(_affine(layers[OUTPUT], x), self.stride)
         return ACTIVATIONS[self.output_activation](x[:, : shape[0], : shape[1]])
 
     def offsets(self, variables: Variables, channels: int) -> np.ndarray:
         """Returns the offsets that cost the fewest bits."""
         return entropy.rounding_offsets(prior_of(variables))
+
+    @property
+    def decoder_scales(self) -> int:
+        """One factor for each channel and block of the decoder; see `FactorizedUnit`."""
+        width, blocks, _, _ = self.decoder_sizes
+        return width * blocks
 
     def variable_shapes(self, shape: Shape) -> Mapping[str, TreeOf[Shape]]:
         """Returns the shapes of encoder and decoder, without tracing: specs may be untrusted."""
@@ -207,7 +217,7 @@ def _stack_shapes(
         "project": affine(expansion * width, width),
     }
     named = {f"block{n}": block for n in range(1, blocks + 1)}
-    return {"embedding": affine(inputs, width), **named, "output": affine(width, outputs)}
+    return {EMBEDDING: affine(inputs, width), **named, OUTPUT: affine(width, outputs)}
 
 
 def _is_shape(node: object) -> bool:
@@ -223,13 +233,18 @@ def _initial(key: jax.Array, path: list[str], shape: Shape) -> jax.Array:
     return jax.random.normal(key, shape, jnp.float32) * math.sqrt(gain / inputs)
 
 
-def _residual_blocks(layers: _Layers, x: jax.Array) -> jax.Array:
-    for n in range(1, len(layers) - 1):  # between embedding and output
+def _residual_blocks(layers: _Layers, x: jax.Array, scales: jax.Array | None = None) -> jax.Array:
+    """Runs the blocks; `scales` [n] or [B, n] multiply what they add, by block and channel."""
+    blocks = len(layers) - 2  # between embedding and output
+    if scales is not None:
+        scales = scales.astype(x.dtype).reshape(-1, blocks, *(1,) * (x.ndim - 2), x.shape[-1])
+    for n in range(1, blocks + 1):
         block = layers[f"block{n}"]
         kernel = block["depthwise"].astype(x.dtype)
         y = ops.depthwise_conv(x, kernel, padding=len(kernel) // 2)
         y = jax.nn.relu(_affine(block["expand"], y))
-        x = x + _affine(block["project"], y)
+        y = _affine(block["project"], y)
+        x = x + (y if scales is None else y * scales[:, n - 1])
     return x
 
 

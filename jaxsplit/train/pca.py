@@ -8,7 +8,7 @@ see `loss_metric`; basis and step are optimal under it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -20,7 +20,7 @@ from jaxsplit.entropy import factorized
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
-from jaxsplit.train.losses import Distortion
+from jaxsplit.train.losses import Distortion, DistortionLoss
 from jaxsplit.trees import Tree
 from jaxsplit.units import BottleneckSpec, ResidualSpec, UnitSpec, Variables
 from jaxsplit.units.architecture import EPSILON
@@ -58,6 +58,17 @@ def check_pca(spec: UnitSpec) -> BottleneckSpec | ResidualSpec:
             f"{spec}"
         )
     return spec
+
+
+def check_pca_start(specs: Iterable[UnitSpec], distortion: DistortionLoss) -> None:
+    """Raises a ConfigError unless units can start as PCA under a first phase's distortion."""
+    for spec in specs:
+        check_pca(spec)
+    if not (isinstance(distortion, Distortion) and distortion.features):
+        raise ConfigError(
+            "initialization='pca' needs a positive weight of features, however small, in the first "
+            "phase's distortion"
+        )
 
 
 def best_step(lmbda: float, error_weight: float, scale: float) -> float:

@@ -11,7 +11,6 @@ from jaxsplit import entropy
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.units.unit import Unit, Variables
 
-
 #: Collection of the factors of a decoder at one rate.
 DECODER_SCALES = "decoder_scales"
 

@@ -115,7 +115,7 @@ class VariableRate(Unit):
           position: from 0 to 1; a number, or one for each image [B].
 
         Returns:
-          The variables with a collection "rate" of gains [C] or [B, C], and of the decoder's factors.
+          The variables with a collection "rate" of gains [C] or [B, C], and decoder factors.
         """
         gains = cast("Mapping[str, Mapping[str, jax.Array]]", variables["params"])["gains"]
         place = jnp.asarray(position, jnp.float32)[..., None] * (self.anchors - 1)

@@ -31,20 +31,22 @@ def start(problem):
     return split, state, problem.batch(), problem.constants(RATES[:1])
 
 
-def run(split, state, batch, constants, phase, devices=1):
+def run(split, state, batch, constants, phase, devices=1, **options):
     used = jax.devices()[:devices]
-    step = variable_rate.make_step(split, phase, optax.sgd(1.0), RATES)
+    step = variable_rate.make_step(split, phase, optax.sgd(1.0), RATES, **options)
     state, constants = (parallel.replicate(tree, used) for tree in (state, constants))
     program = parallel.parallel_step(step, used)
     after, metrics = program(state, parallel.shard(batch, used), constants)
     return parallel.unreplicate(after), parallel.unreplicate(metrics)
 
 
-@pytest.mark.parametrize("quantization", ["noise", "round"])
-def test_the_gradient_is_the_mean_of_those_of_images_at_their_own_lambdas(start, quantization):
+@pytest.mark.parametrize(("quantization", "weighting"), [("noise", 0.0), ("round", 0.5)])
+def test_the_gradient_is_the_mean_of_those_of_images_at_their_own_lambdas(
+    start, quantization, weighting
+):
     split, state, batch, constants = start
     phase = Phase(1, FEATURES, quantization)
-    after, _ = run(split, state, batch, constants, phase)
+    after, _ = run(split, state, batch, constants, phase, weighting=weighting)
     own = jax.tree.map(lambda x: x[0], rate_states(state, constants.rates))
     count = len(batch.index)
     inside = [jax.random.uniform(jax.random.fold_in(own.key, slot)) for slot in range(count)]
@@ -57,7 +59,7 @@ def test_the_gradient_is_the_mean_of_those_of_images_at_their_own_lambdas(start,
         )
         alone = dataclasses.replace(split, axis_name=None)
         values, *_ = per_image_loss(alone, phase, "float32", rate, batch, constants)
-        return jnp.mean(values)
+        return jnp.mean(values * (1e-3 / weights) ** weighting)
 
     expected = jax.grad(loss)(own.params)
     found = jax.tree.map(lambda old, new: (old - new)[0], state.params, after.params)

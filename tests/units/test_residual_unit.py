@@ -106,6 +106,9 @@ def test_one_unit_serves_all_rates(variables, features):
     fresh = unit.init(jax.random.key(0), SHAPE)
     gains = fresh["params"]["gains"]
     own = {"params": {**variables["params"], "gains": gains}}
+    shapes = jax.tree.map(np.shape, {**fresh, "params": dict(fresh["params"])})
+    del shapes["params"]["prior"]
+    assert unit.variable_shapes(SHAPE) == shapes
     latents = [unit.encode(unit.at(own, p), features) for p in (0.0, 1.0)]
     np.testing.assert_allclose(latents[1], 10 * latents[0], rtol=1e-3, atol=1e-4)
     plain, folded = unit.fold(unit.at(own, 0.5))
@@ -113,6 +116,28 @@ def test_one_unit_serves_all_rates(variables, features):
     np.testing.assert_array_equal(
         plain.encode(folded, features), unit.encode(unit.at(own, 0.5), features)
     )
+
+
+def test_blocks_of_the_decoder_are_scaled_by_the_rate(variables, features):
+    """At a scale of 1 the decoder is the unit's own, at 0 it is linear, and images may differ."""
+    unit = VariableRate(UNIT, lambdas=(1e-5, 1e-3))
+    fresh = unit.init(jax.random.key(0), SHAPE)
+    low, high = (np.asarray(unit.at(fresh, p)["rate"]["decoder_scale"]) for p in (0.0, 1.0))
+    np.testing.assert_allclose(low, 10 * high, rtol=1e-3)  # as the steps
+    z = UNIT.encode(variables, features)
+    ones = {"gain": jnp.ones(4), "inverse_gain": jnp.ones(4)}
+
+    def decode(scale):
+        rate = {**ones, "decoder_scale": scale}
+        return unit.decode({**variables, "rate": rate}, z, SHAPE)
+
+    count = UNIT.decoder_scales
+    whole, linear = decode(jnp.ones(count)), decode(jnp.zeros(count))
+    np.testing.assert_array_equal(whole, UNIT.decode(variables, z, SHAPE))
+    assert np.abs(whole - linear).max() > 1e-3
+    mixed = decode(jnp.array([[1.0], [0.0], [1.0]]) * jnp.ones((1, count)))
+    for found, expected in zip(mixed, (whole[0], linear[1], whole[2]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_its_costs_are_counted():

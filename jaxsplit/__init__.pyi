@@ -41,6 +41,7 @@ from jaxsplit.tasks import Task as Task
 from jaxsplit.train.config import CurveConfig as CurveConfig
 from jaxsplit.train.curve import train_curve as train_curve
 from jaxsplit.train.curve import train_family as train_family
+from jaxsplit.train.last_layer import fit_head as fit_head
 from jaxsplit.train.losses import Distortion as Distortion
 from jaxsplit.train.step import Phase as Phase
 from jaxsplit.train.step import Rate as Rate

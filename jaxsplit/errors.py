@@ -51,6 +51,10 @@ class FamilyError(JaxsplitError):
     """A family on disk is missing or damaged, belongs to another backbone, or lacks a rate."""
 
 
+class BudgetError(FamilyError):
+    """An image takes more bytes at every rate than it may."""
+
+
 class CheckpointError(JaxsplitError):
     """A training checkpoint is missing, damaged or belongs to another configuration."""
 

@@ -10,7 +10,7 @@ from jaxsplit.bitstream.container import (
 from jaxsplit.bitstream.frames import Frame, pack_frame, unpack_frame
 from jaxsplit.bitstream.header import Header, RateInfo, pack_header
 from jaxsplit.bitstream.range_coder import EntropyCoder, run_self_test, write_self_test
-from jaxsplit.bitstream.tables import MAX_SYMBOLS, CodingTables
+from jaxsplit.bitstream.tables import MAX_SYMBOLS, CodingTables, LevelTables
 
 __all__ = [
     "MAX_SYMBOLS",
@@ -18,6 +18,7 @@ __all__ = [
     "EntropyCoder",
     "Frame",
     "Header",
+    "LevelTables",
     "RateInfo",
     "Reader",
     "Writer",

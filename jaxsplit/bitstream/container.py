@@ -37,6 +37,7 @@ class Writer:
     def __init__(self, file: BinaryIO, header: Header, *, frame_checks: bool = False) -> None:
         self._file = file
         self._longest = _longest_payloads(header.rates)
+        self._version = header.version
         self._checked = frame_checks
         self._count = 0
         self._crc = 0
@@ -48,12 +49,12 @@ class Writer:
 
         Args:
           payload: as `EntropyCoder.encode` returns it; a ConfigError if it exceeds the header's.
-          rate_index: index of its rate in the header.
+          rate_index: index of its rate in the header, levels counted.
 
         Returns:
           Size of the frame in bytes: the total cost of the image.
         """
-        frame = pack_frame(payload, rate_index, len(self._longest))
+        frame = pack_frame(payload, rate_index, len(self._longest), self._version)
         if len(payload) > self._longest[rate_index]:
             raise ConfigError(
                 f"payload of {len(payload)} bytes, expected at most {self._longest[rate_index]} "
@@ -165,7 +166,7 @@ class Reader:
         """Reads the next frame; None at the end."""
         cursor, start = self._cursor, self._cursor.position
         try:
-            opened = read_frame(cursor, len(self.header.rates), self._longest, self._version)
+            opened = read_frame(cursor, len(self._longest), self._longest, self._version)
         except ReadError:
             raise
         except BitstreamError:
@@ -261,7 +262,8 @@ def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
 
 
 def _longest_payloads(rates: tuple[RateInfo, ...]) -> list[int]:
-    return [MAX_SYMBOL_BYTES * math.prod(rate.shape) for rate in rates]
+    """Returns the most bytes of a payload of each rate, levels counted."""
+    return [MAX_SYMBOL_BYTES * math.prod(rate.shape) for rate in rates for _ in range(rate.levels)]
 
 
 def _frame_check(number: int, frame: bytes) -> bytes:

@@ -21,12 +21,11 @@ MAX_PAYLOAD_BYTES = 1 << 28
 
 # Enough for the longest payload of the last of 255 rates, which takes 37 bits.
 _MAX_VARINT_BYTES = 6
-# Lowest labels of two, three and six bytes, each with its first byte.
-_TWO, _TWO_MARK = 0x80, 0x80
-_THREE, _THREE_MARK = _TWO + 0x7800, 0xF8
-_SIX, _SIX_MARK = _THREE + 0x70000, 0xFF
-# Up to this format version a label is a varint.
-_VARINT_LABELS = 2
+# Lowest first byte of labels of two and of six bytes.
+_TWO, _SIX = 0x80, 0xFF
+# Format version → lowest first byte of labels of three bytes; older ones have varints.
+_THREE = {3: 0xF8, 4: 0xC0}
+_VERSION = 3
 _CHUNK_BYTES = 1 << 16
 
 
@@ -35,7 +34,7 @@ class Frame:
     """One coded image: its rate and its payload.
 
     Attributes:
-      rate_index: index of the rate in `Header.rates`.
+      rate_index: index of the rate among all of `Header.rates`, with their levels.
       payload: as `EntropyCoder.encode` returns it; may be empty.
 
     >>> unpack_frame(pack_frame(b"abc", rate_index=2, n_rates=5), n_rates=5)
@@ -46,13 +45,14 @@ class Frame:
     payload: bytes
 
 
-def pack_frame(payload: bytes, rate_index: int, n_rates: int) -> bytes:
+def pack_frame(payload: bytes, rate_index: int, n_rates: int, version: int = _VERSION) -> bytes:
     """Packs one frame; its length is the total cost of an image in bytes.
 
     Args:
       payload: as `EntropyCoder.encode` returns it.
       rate_index: index of the rate, 0 … n_rates - 1.
-      n_rates: number of rates in the header.
+      n_rates: number of rates in the header, `Header.n_rates`.
+      version: of the format, `Header.version`.
 
     Returns:
       Label and payload; a ConfigError if the rate or a payload of over 2**28 bytes does not fit.
@@ -70,16 +70,19 @@ def pack_frame(payload: bytes, rate_index: int, n_rates: int) -> bytes:
             f"payload of {len(payload)} bytes, expected at most {MAX_PAYLOAD_BYTES}; "
             "encode with a lower rate"
         )
-    return _pack_label(1 + len(payload) * n_rates + rate_index) + payload
+    return _pack_label(1 + len(payload) * n_rates + rate_index, _THREE[version]) + payload
 
 
-def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]:
-    """Reads the frame at `start` in the current format; `Reader` reads older formats too.
+def unpack_frame(
+    data: bytes, n_rates: int, start: int = 0, version: int = _VERSION
+) -> tuple[Frame, int]:
+    """Reads the frame at `start`; `Reader` reads older formats too.
 
     Args:
       data: bytes that contain the frame.
-      n_rates: number of rates in the header.
+      n_rates: number of rates in the header, `Header.n_rates`.
       start: offset of the frame.
+      version: of the format, `Header.version`.
 
     Returns:
       The frame, and the offset of the next one; a BitstreamError if there is no whole frame.
@@ -88,7 +91,7 @@ def unpack_frame(data: bytes, n_rates: int, start: int = 0) -> tuple[Frame, int]
     (Frame(rate_index=1, payload=b'abc'), 4)
     """
     cursor = Cursor(data, start)
-    opened = read_frame(cursor, n_rates)
+    opened = read_frame(cursor, n_rates, version=version)
     if opened is None:
         raise BitstreamError(
             "got a container's end marker, expected a frame; read whole files with Reader"
@@ -100,18 +103,18 @@ def read_frame(
     cursor: "Cursor",
     n_rates: int,
     longest: Sequence[int] | None = None,
-    version: int = _VARINT_LABELS + 1,
+    version: int = _VERSION,
 ) -> tuple[Frame, bytes] | None:
     """Reads the next frame and its label; None at the end marker of a container.
 
     A payload with more bytes than its rate's in `longest` is refused unread, by a BitstreamError.
     """
-    if version <= _VARINT_LABELS:
+    if version not in _THREE:
         value = cursor.varint("frame length")
         label = pack_varint(value)
     else:
-        value = _read_label(cursor)
-        label = _pack_label(value)
+        value = _read_label(cursor, _THREE[version])
+        label = _pack_label(value, _THREE[version])
     if value == 0:
         return None
     length, rate_index = divmod(value - 1, n_rates)
@@ -121,29 +124,38 @@ def read_frame(
     return Frame(rate_index, cursor.take(length, "frame payload")), label
 
 
-def _pack_label(value: int) -> bytes:
+def _pack_label(value: int, three: int) -> bytes:
+    """Packs a label; `three` is the lowest first byte of those of three bytes."""
+    low_three, low_six = _lowest(three)
     if value < _TWO:
         return bytes([value])
-    if value < _THREE:
-        return ((_TWO_MARK << 8) + value - _TWO).to_bytes(2, "big")
-    if value < _SIX:
-        return ((_THREE_MARK << 16) + value - _THREE).to_bytes(3, "big")
-    return bytes([_SIX_MARK]) + value.to_bytes(5, "big")
+    if value < low_three:
+        return ((_TWO << 8) + value - _TWO).to_bytes(2, "big")
+    if value < low_six:
+        return ((three << 16) + value - low_three).to_bytes(3, "big")
+    return bytes([_SIX]) + value.to_bytes(5, "big")
 
 
-def _read_label(cursor: "Cursor") -> int:
+def _read_label(cursor: "Cursor", three: int) -> int:
+    low_three, low_six = _lowest(three)
     first = cursor.byte("frame length")
-    if first < _TWO_MARK:
+    if first < _TWO:
         return first
-    if first < _THREE_MARK:
-        return _TWO + ((first - _TWO_MARK) << 8 | cursor.byte("frame length"))
-    if first < _SIX_MARK:
+    if first < three:
+        return _TWO + ((first - _TWO) << 8 | cursor.byte("frame length"))
+    if first < _SIX:
         rest = int.from_bytes(cursor.take(2, "frame length"), "big")
-        return _THREE + ((first - _THREE_MARK) << 16 | rest)
+        return low_three + ((first - three) << 16 | rest)
     value = int.from_bytes(cursor.take(5, "frame length"), "big")
-    if value < _SIX:
+    if value < low_six:
         raise cursor.not_shortest("frame length")
     return value
+
+
+def _lowest(three: int) -> tuple[int, int]:
+    """Returns the lowest labels of three and of six bytes."""
+    low_three = _TWO + ((three - _TWO) << 8)
+    return low_three, low_three + ((_SIX - three) << 16)
 
 
 def pack_varint(value: int) -> bytes:

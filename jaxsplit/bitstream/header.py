@@ -15,8 +15,9 @@ from jaxsplit.errors import (
 )
 
 MAGIC = b"JSPL"
-#: Version that is written; versions from 1 on are read.
-VERSION = 3
+#: Newest version; versions from 1 on are read.
+VERSION = 4
+_WITHOUT_LEVELS = 3  # newest version that is written where no rate has levels
 MAX_RATES = 255
 
 #: Flags of a header.
@@ -38,6 +39,7 @@ class RateInfo:
       rate_id: name in the family, 1 … 64 bytes of UTF-8 without control characters.
       tables: fingerprint of the coding tables in hexadecimal; the first 32 digits are kept.
       shape: (h, w, channels) of the latents; at most 2**22 symbols.
+      levels: rates of a variable-rate unit that this entry stands for, 1 … 255, see `LevelTables`.
 
     >>> RateInfo("low", tables="1F" * 32, shape=(4, 4, 64)).tables  # half of a SHA-256 is kept
     '1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f'
@@ -46,6 +48,7 @@ class RateInfo:
     rate_id: str
     tables: str
     shape: tuple[int, int, int]
+    levels: int = 1
 
     def __post_init__(self) -> None:
         size = len(self.rate_id.encode(errors="replace"))
@@ -62,6 +65,10 @@ class RateInfo:
                 f"channels with at most {MAX_SYMBOLS} symbols"
             )
         object.__setattr__(self, "shape", shape)
+        if not 1 <= self.levels <= MAX_RATES:
+            raise ConfigError(
+                f"rate {self.rate_id!r} has {self.levels} levels, expected 1 … {MAX_RATES}"
+            )
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,8 @@ class Header:
 
     Args:
       family: fingerprint of the family in hexadecimal; the first 32 digits are kept.
-      rates: 1 … 255 rates with distinct ids; a frame's rate_index is an index into them.
+      rates: 1 … 255 rates with distinct ids, levels included; a frame's rate_index counts through
+        them and their levels.
       image: (h, w, channels) of the encoded images; None if unknown.
 
     >>> ours = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),), image=(28, 28, 1))
@@ -85,9 +93,9 @@ class Header:
         object.__setattr__(self, "family", _digits(self.family))
         object.__setattr__(self, "rates", tuple(self.rates))
         ids = [rate.rate_id for rate in self.rates]
-        if not 1 <= len(set(ids)) == len(ids) <= MAX_RATES:
+        if not ids or len(set(ids)) < len(ids) or self.n_rates > MAX_RATES:
             raise ConfigError(
-                f"a container of {len(ids)} rates, expected 1 … {MAX_RATES} with distinct ids"
+                f"a container of {self.n_rates} rates, expected 1 … {MAX_RATES} with distinct ids"
             )
         if self.image is not None:
             image = tuple(int(size) for size in self.image)
@@ -96,6 +104,16 @@ class Header:
                     f"images of {image}, expected h, w and channels from 1 to {_MAX_IMAGE_SIDE}"
                 )
             object.__setattr__(self, "image", image)
+
+    @property
+    def n_rates(self) -> int:
+        """Number of rates that a frame can have, with all levels."""
+        return sum(rate.levels for rate in self.rates)
+
+    @property
+    def version(self) -> int:
+        """Version of the format that is written."""
+        return _WITHOUT_LEVELS if self.n_rates == len(self.rates) else VERSION
 
     def check(self, received: "Header") -> None:
         """Refuses a file or stream that this header's family cannot decode.
@@ -139,13 +157,16 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
     >>> len(pack_header(Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),))))
     49
     """
-    parts = [MAGIC, bytes([VERSION, flags]), bytes.fromhex(header.family)]
+    version = header.version
+    parts = [MAGIC, bytes([version, flags]), bytes.fromhex(header.family)]
     parts += [pack_varint(size) for size in header.image or (0, 0, 0)]
     parts.append(bytes([len(header.rates)]))
     for rate in header.rates:
         name = rate.rate_id.encode()
         parts += [bytes([len(name)]), name, bytes.fromhex(rate.tables)]
         parts += [pack_varint(size) for size in rate.shape]
+        if version > _WITHOUT_LEVELS:
+            parts.append(bytes([rate.levels]))
     return b"".join(parts)
 
 
@@ -176,7 +197,9 @@ def read_header(cursor: Cursor) -> tuple[Header, int, int]:
         for _ in range(cursor.byte("number of rates")):
             rate_id = cursor.take(cursor.byte("rate id"), "rate id").decode()
             tables = cursor.take(_FINGERPRINT_BYTES, "table fingerprint").hex()
-            rates.append(RateInfo(rate_id, tables, _sizes(cursor, "latent shape")))
+            shape = _sizes(cursor, "latent shape")
+            levels = cursor.byte("number of levels") if version > _WITHOUT_LEVELS else 1
+            rates.append(RateInfo(rate_id, tables, shape, levels))
         header = Header(family, tuple(rates), sizes if any(sizes) else None)
     except (ConfigError, UnicodeDecodeError) as error:
         raise cursor.corrupted(f"its header is invalid, {error}") from error
@@ -188,7 +211,8 @@ def _sizes(cursor: Cursor, what: str) -> tuple[int, int, int]:
 
 
 def _words(rate: RateInfo) -> str:
-    return f"{rate.rate_id!r}, tables {rate.tables[:12]}, latents {rate.shape}"
+    levels = f", {rate.levels} levels" if rate.levels > 1 else ""
+    return f"{rate.rate_id!r}, tables {rate.tables[:12]}, latents {rate.shape}{levels}"
 
 
 def _digits(fingerprint: str) -> str:

@@ -234,6 +234,107 @@ class CodingTables:
         return hash(self.fingerprint)
 
 
+@dataclass(frozen=True, eq=False)
+class LevelTables:
+    """Tables of all levels of a variable-rate unit; levels and classes of like symbols share some.
+
+    A class is a channel, or positions of like statistics. Symbols are rounded around 0.
+
+    Args:
+      shared: the tables, with table indices [1, levels, classes] and offsets 0.
+      classes: uint8 [h, w, channels], of each position; every class is used. None: channel c is
+        class c, in latents of any size.
+
+    Raises:
+      ConfigError: the arrays are others.
+
+    >>> from jaxsplit.entropy import tables_by_position
+    >>> symbols = np.arange(32, dtype=np.int32).reshape(4, 1, 4, 2) % 3
+    >>> levels = LevelTables(tables_by_position(symbols, tables=2))
+    >>> len(levels), levels.level(3)
+    (4, CodingTables(2 of 2 channels, one a channel))
+    """
+
+    shared: CodingTables
+    classes: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        indices, classes = self.shared.table_indices, self.classes
+        if indices is None or len(indices) != 1 or self.shared.offsets.any():
+            raise _refused("tables of levels need table indices [1, levels, classes] and offsets 0")
+        if classes is None:
+            return
+        used = np.arange(indices.shape[2])
+        if classes.dtype != np.uint8 or classes.ndim != 3 or classes.size > MAX_SYMBOLS:
+            raise _refused(f"classes are {classes.dtype} {classes.shape}, expected uint8 [h, w, C]")
+        if not np.array_equal(np.unique(classes), used):
+            raise _refused(f"classes must use each of {used.size} and no other")
+
+    def __len__(self) -> int:
+        return self.indices.shape[0]
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Table of each level and class, uint8 [levels, classes]."""
+        assert self.shared.table_indices is not None
+        return self.shared.table_indices[0]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the content in the layout of FORMAT.md, 64 hexadecimal digits."""
+        if self.classes is None:
+            return self.shared.fingerprint
+        digest = hashlib.sha256(b"jaxsplit level tables 1\n")
+        digest.update(bytes.fromhex(self.shared.fingerprint))
+        digest.update(np.array(self.classes.shape, "<u4").tobytes() + self.classes.tobytes())
+        return digest.hexdigest()
+
+    def level(self, level: int) -> CodingTables:
+        """Returns the tables of one level.
+
+        Args:
+          level: 0 … levels - 1.
+
+        Returns:
+          A table for each class.
+        """
+        rows = self.indices[level]
+        sizes, channels = self.shared.sizes[rows], rows.size
+        if self.classes is not None:
+            channels = self.classes.shape[2]
+        counts, offsets = self.shared.counts[rows, : sizes.max()], np.zeros(channels, np.float32)
+        return CodingTables(counts, sizes, self.shared.minima[rows], offsets, self.classes)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Returns arrays by name for a checkpoint: those of `shared`, with used counts alone."""
+        arrays = self.shared.to_arrays()
+        used = np.arange(arrays["counts"].shape[1]) < arrays["sizes"][:, None]
+        classes = {} if self.classes is None else {"classes": self.classes}
+        return {**arrays, "counts": arrays["counts"][used].astype(np.uint16), **classes}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "LevelTables":
+        """Rebuilds tables from `to_arrays`.
+
+        Args:
+          arrays: name → array; a ConfigError if they are no tables of levels.
+
+        Returns:
+          Tables with the same fingerprint.
+        """
+        found = {name: np.asarray(array) for name, array in arrays.items()}
+        sizes, used, classes = found.get("sizes"), found.get("counts"), found.pop("classes", None)
+        if sizes is None or used is None or sizes.ndim != 1 or used.dtype != np.uint16:
+            raise _refused(f"got the arrays {sorted(found)}, expected those of levels")
+        if sizes.dtype != np.int32 or not sizes.size or sizes.min() < 2 or used.ndim != 1:
+            raise _refused("sizes of tables are int32, at least 2")
+        if used.size != sizes.sum(dtype=np.int64) or int(sizes.max()) * sizes.size > MAX_SYMBOLS:
+            raise _refused(f"{used.size} counts do not fit the sizes of the tables")
+        counts = np.zeros((sizes.size, sizes.max()), np.int32)
+        counts[np.arange(counts.shape[1]) < sizes[:, None]] = used
+        return cls(CodingTables.from_arrays({**found, "counts": counts}), classes)
+
+
 def _refused(problem: str) -> ConfigError:
     return ConfigError(
         f"coding tables: {problem}; build the tables with jaxsplit.entropy or load them from a "

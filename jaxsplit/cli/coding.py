@@ -29,6 +29,8 @@ _DECODED_AT_ONCE = 1024
 # An empty frame of one byte takes as much computing as any other.
 _MOST = "refuse a file of more images (default: 1000000)"
 _SHARE = "the fewest bytes that keep this share of the unsplit network's top-1, such as 0.98"
+_RATE = "name of a rate, or of one tree for all rates a position, 0 (fewest bytes) to 1"
+_OVER = "of an image over --max-bytes at every rate: error (default), or send its shortest frame"
 _SOME = "What fails is named, the others are {}, and the exit code is 1."
 
 
@@ -37,11 +39,12 @@ _SOME = "What fails is named, the others are {}, and the exit code is 1."
     cli.argument("images", "IMAGE", "image files of any size", nargs="+"),
     *cli.FAMILY,
     cli.one_of(
-        cli.argument("--rate", "ID", "name of a rate"),
+        cli.argument("--rate", "ID", _RATE),
         cli.argument("--max-bytes", "N", "the best rate of each image in at most N bytes", int),
         cli.argument("--quality", "SHARE", _SHARE, float),
         required=True,
     ),
+    cli.argument("--over-budget", "WHAT", _OVER, choices=("error", "shortest"), default="error"),
     cli.output_option("FILE.jspl"),
     cli.flag("--frame-checks", text="add four bytes an image that detect damage"),
     note=_SOME.format("written"),
@@ -76,7 +79,9 @@ def _encode(options: argparse.Namespace) -> None:
             progress.log("encoding", index, len(options.images))
             try:
                 image = backbone.preprocessing.apply(data.decode_image(Path(name)))
-                (frames[index],) = sender(image[np.newaxis], **request)
+                (frames[index],) = sender(
+                    image[np.newaxis], **request, over_budget=options.over_budget
+                )
             except JaxsplitError as error:
                 failed[index] = error
     errors = {
@@ -89,8 +94,8 @@ def _encode(options: argparse.Namespace) -> None:
         _complain(line)
     if not frames:
         raise ConfigError(f"no image could be encoded: {options.output} is not written")
-    count = len(family.rates)
-    opened = [bitstream.unpack_frame(frame, count)[0] for frame in frames.values()]
+    count, version = sender.header.n_rates, sender.header.version
+    opened = [bitstream.unpack_frame(frame, count, version=version)[0] for frame in frames.values()]
     written = bitstream.write_container(sender.header, opened, frame_checks=options.frame_checks)
     write_whole(options.output, written)
     payload = sum(map(len, frames.values()))
@@ -98,7 +103,7 @@ def _encode(options: argparse.Namespace) -> None:
         f"{cli.images_text(len(frames))}, {payload} bytes ({payload / len(frames):.1f} an image) "
         f"and {len(written) - payload} of header: {options.output}"
     )
-    rates = [family.rates[frame.rate_index].rate_id for frame in opened]
+    rates = [family.name(frame.rate_index) for frame in opened]
     listed = [
         {"image": as_text(options.images[index]), "rate": rate, "bytes": len(frame)}
         for (index, frame), rate in zip(frames.items(), rates, strict=True)
@@ -212,7 +217,7 @@ def _predictions(
             log = functools.partial(_log_decoded, progress.log, number, file.total)
             found = _decoded(receiver, [frame for frame, _ in batch], log)
         for values, (frame, size) in zip(found, batch, strict=True):
-            rate = receiver.family.rates[frame.rate_index].rate_id
+            rate = receiver.family.name(frame.rate_index)
             yield {"image": number, **values, "rate": rate, "bytes": size}
             number += 1
 

@@ -18,7 +18,7 @@ from jaxsplit.io.files import read_file
 from jaxsplit.io.text_table import text_table
 
 if TYPE_CHECKING:
-    from jaxsplit.codec.runtime import FamilyRate
+    from jaxsplit.codec.rates import FamilyRate
 
 _CURVE = "curve.json"
 
@@ -132,11 +132,17 @@ def _stream(path: Path) -> Description:
         sizes[frame.rate_index] += size
     lines = [f"{path}: {cli.images_text(images.total())}, family {header.family}"]
     rates = []
-    for i, rate in enumerate(header.rates):
-        found = {"latent": list(rate.shape), "images": images[i], "bytes": sizes[i]}
-        rates.append({"rate": rate.rate_id, **found})
-        counts = f"{cli.images_text(images[i])}, {sizes[i]} bytes"
-        lines.append(f"  {rate.rate_id}: latent {tuple(rate.shape)}, {counts}")
+    index = 0
+    for rate in header.rates:
+        of_rate = range(index, index + rate.levels)
+        index += rate.levels
+        count, size = sum(images[i] for i in of_rate), sum(sizes[i] for i in of_rate)
+        found = {"latent": list(rate.shape), "images": count, "bytes": size}
+        levels = {"levels": rate.levels} if rate.levels > 1 else {}
+        rates.append({"rate": rate.rate_id, **levels, **found})
+        name = rate.rate_id + (f" 0 to {rate.levels - 1}" if levels else "")
+        counts = f"{cli.images_text(count)}, {size} bytes"
+        lines.append(f"  {name}: latent {tuple(rate.shape)}, {counts}")
     return Description(lines, {"images": images.total(), "family": header.family, "rates": rates})
 
 
@@ -199,8 +205,11 @@ def _family(name: str) -> Description:
         {"rate": rate.rate_id, "lambda": rate.lmbda, "measured": rate.measured}
         for rate in found.rates
     ]
-    lines += _rates(found.rates)
     document = {name: getattr(found, name) for name in ("backbone", "cut", "fingerprint", "card")}
+    if found.levels is not None:
+        document["levels"] = len(found.levels)
+        lines.append(f"  one tree for all rates: {len(found.levels)} levels")
+    lines += _rates(found.rates)
     return Description(lines, {**document, "rates": rates}, has_terms=True)
 
 

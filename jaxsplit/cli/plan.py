@@ -51,7 +51,7 @@ def plan(options: argparse.Namespace) -> None:
     """Count the costs of every cut of a network, and of the units there."""
     from jaxsplit.cost import CHANNELS, STRIDES, SYMBOLS, make_plan
     from jaxsplit.cost.link import BITS_PER_SYMBOL, check_sizes, compare_latencies, plan_to_dict
-    from jaxsplit.family.family import link_options
+    from jaxsplit.family.latency import link_options
     from jaxsplit.family.pretrained import load_pretrained
     from jaxsplit.reports import plan as report
     from jaxsplit.weights.load import abstract_backbone

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from jaxsplit.codec.runtime import FamilyRate, Rates
-from jaxsplit.errors import ConfigError, FamilyError
+from jaxsplit.codec.rates import FamilyRate, Rates
+from jaxsplit.errors import BudgetError, ConfigError, FamilyError, choices
 from jaxsplit.tasks import AGREEMENT, UNNAMED_CLASSES, Task
 
 # Rounding may put a ratio of counts slightly below the requested accuracy retention.
 _ROUNDING = 1e-9
 
 
+#: What is done with an image that exceeds the budget at every rate.
+OVER_BUDGET = ("error", "shortest")
+
+
 def rates_for(
     family: Rates,
-    rate: str | None = None,
+    rate: str | float | None = None,
     max_bytes: int | None = None,
     quality: float | None = None,
     task: Task = UNNAMED_CLASSES,
-) -> list[str]:
-    """Returns the names of the rates that satisfy a request, in the order to be tried.
+) -> list[int]:
+    """Returns the rates that satisfy a request, as a frame's rate index.
 
     Args:
-      family: the rates; measured, unless a rate is named.
-      rate: name of a rate.
-      max_bytes: most bytes of a frame: all rates, by falling accuracy retention.
-      quality: least accuracy retention; the rate with the fewest measured bytes that reaches it.
+      family: the rates; measured, unless a rate is named, or a level is chosen by bytes.
+      rate: name of a rate, or position of a level.
+      max_bytes: most bytes of a frame: all levels in their order, or all rates by falling accuracy
+        retention.
+      quality: least accuracy retention: the rate with the fewest measured bytes that reaches it, or
+        the lowest level between two rates that does, if retention is linear between them.
       task: of the network, whose quality is retained; classification by default.
 
     Raises:
@@ -42,7 +48,7 @@ def rates_for(
             f"quality; the rates are {', '.join(one.rate_id for one in family.rates)}"
         )
     if rate is not None:
-        return [family[rate].rate_id]
+        return [family.index(rate)]
     whole = isinstance(max_bytes, numbers.Integral) and not isinstance(max_bytes, bool)
     if max_bytes is not None and (not whole or max_bytes < 1):
         wrong = f"is {max_bytes!r}, expected a positive integer"
@@ -55,11 +61,13 @@ def rates_for(
             "most 1, such as 0.98"
         )
         raise ConfigError(f"quality {wrong}", shell=f"--quality {wrong}")
+    if quality is None and family.levels is not None:
+        return list(range(len(family.levels)))
     # Of equal retention the fewer bytes first.
     kept = {one.rate_id: _retention(one, task) for one in family.rates}
     ordered = sorted(family.rates, key=lambda one: (-kept[one.rate_id], _bytes(one)))
     if quality is None:
-        return [one.rate_id for one in ordered]
+        return [family.index(one.rate_id) for one in ordered]
     good = [one for one in family.rates if kept[one.rate_id] >= quality - _ROUNDING]
     if not good:
         best = ordered[0]
@@ -67,7 +75,40 @@ def rates_for(
             f"no rate keeps {quality:g} of the unsplit network's {label}; the best, "
             f"{best.rate_id}, keeps {kept[best.rate_id]:.4f}"
         )
-    return [min(good, key=_bytes).rate_id]
+    found = min(good, key=_bytes)
+    index = family.index(found.rate_id)
+    if family.levels is None:
+        return [index]
+    # Towards the next lower rate, which is worse.
+    worse = [one for one in family.rates if one not in good and family.index(one.rate_id) < index]
+    if not worse:
+        return [index]
+    below = max(worse, key=lambda one: family.index(one.rate_id))
+    step = (quality - kept[below.rate_id]) / (kept[found.rate_id] - kept[below.rate_id])
+    first = family.index(below.rate_id)
+    return [min(first + math.ceil(step * (index - first) - _ROUNDING), index)]
+
+
+def check_over_budget(over_budget: str) -> None:
+    """Raises a ConfigError unless this is one of `OVER_BUDGET`."""
+    if over_budget not in OVER_BUDGET:
+        raise ConfigError(
+            f"over_budget is {over_budget!r}; expected one of {choices(over_budget, OVER_BUDGET)}"
+        )
+
+
+def check_budget(frames: Sequence[bytes], max_bytes: int) -> None:
+    """Raises a BudgetError if a frame has more bytes than that."""
+    over = next((i for i, frame in enumerate(frames) if len(frame) > max_bytes), None)
+    if over is None:
+        return
+    which = "the image" if len(frames) == 1 else f"image {over}"
+    more = f"{which} takes at least {len(frames[over])} bytes, more than"
+    raise BudgetError(
+        f"{more} max_bytes = {max_bytes}: raise it, or send the shortest frame with "
+        "over_budget='shortest'",
+        shell=f"{more} --max-bytes {max_bytes}: raise it, or give --over-budget shortest",
+    )
 
 
 def _retention(rate: FamilyRate, task: Task) -> float:

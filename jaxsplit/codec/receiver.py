@@ -11,13 +11,14 @@ import numpy as np
 
 from jaxsplit import bitstream, networks
 from jaxsplit.bitstream.header import MAGIC
-from jaxsplit.codec.runtime import Runtime, check_symbols, put_used
+from jaxsplit.codec.runtime import RateRuntime, Runtime, check_symbols, put_used
+from jaxsplit.codec.unit_programs import outputs_program
 from jaxsplit.errors import BitstreamError, FamilyError
 from jaxsplit.networks.inference import in_batches
 from jaxsplit.split import Split
 from jaxsplit.tasks import Outputs
 from jaxsplit.units import Variables
-from jaxsplit.units.quantization import Offsets
+from jaxsplit.units.variable_rate import RATE
 
 _BYTES = (bytes, bytearray, memoryview)
 #: One frame, as bytes or from a `bitstream.Reader`, or any iterable of frames.
@@ -64,28 +65,29 @@ class Receiver(Runtime):
         """
         frames = _listed(frames)
         outputs: Outputs | None = None
-        waiting: dict[str, list[tuple[int, np.ndarray]]] = {}
+        waiting: dict[int, list[tuple[int, int, np.ndarray]]] = {}  # levels run together
 
-        def flush(rate_id: str) -> None:
+        def flush(group: int) -> None:
             nonlocal outputs
-            indices, symbols = zip(*waiting.pop(rate_id), strict=True)
-            found = self.predict(np.stack(symbols), rate_id)
+            places, indices, symbols = zip(*waiting.pop(group), strict=True)
+            found = self._outputs(np.stack(symbols), self._rates[group], np.array(indices))
             if outputs is None:  # traced with the first program: the whole network is not
                 outputs = _empty(found, len(frames))
             for all_rows, rows in zip(
                 jax.tree.leaves(outputs), jax.tree.leaves(found), strict=True
             ):
-                all_rows[list(indices)] = rows
+                all_rows[list(places)] = rows
 
-        for index, frame in enumerate(frames):
+        for place, frame in enumerate(frames):
             if count is not None:
-                count(index)
-            rate_id, symbols = self._open(frame)
-            waiting.setdefault(rate_id, []).append((index, symbols))
-            if len(waiting[rate_id]) == self.batch_size:
-                flush(rate_id)
-        for rate_id in list(waiting):
-            flush(rate_id)
+                count(place)
+            rate, symbols = self._open(frame)
+            group = rate.index if self._levels is None else 0
+            waiting.setdefault(group, []).append((place, rate.index, symbols))
+            if len(waiting[group]) == self.batch_size:
+                flush(group)
+        for group in list(waiting):
+            flush(group)
         if outputs is None:
             shapes = self.backbone.output_shapes
             return jax.tree.map(lambda x: np.empty((0, *x.shape), x.dtype), shapes)
@@ -93,21 +95,23 @@ class Receiver(Runtime):
 
     __call__ = decode
 
-    def symbols(self, frames: Frames, rate_id: str) -> np.ndarray:
+    def symbols(self, frames: Frames, rate_id: str | float) -> np.ndarray:
         """Decodes frames of one rate to the symbols that were sent.
 
         Args:
           frames: as in `decode`; one of another rate is a BitstreamError too.
-          rate_id: name of their rate.
+          rate_id: their rate, as in `Sender.encode`.
 
         Returns:
           Symbols int32 [N, h', w', C], in the order of the frames.
         """
+        rate = self._rate(rate_id)
         opened = [self._open(frame) for frame in _listed(frames)]
-        if other := {name for name, _ in opened} - {rate_id}:
-            raise BitstreamError(f"expected frames of rate {rate_id}; got {', '.join(other)}")
-        shape = self._rate(rate_id).latent_shape
-        return np.array([one for _, one in opened], np.int32).reshape(-1, *shape)
+        if other := {one.rate_id for one, _ in opened} - {rate.rate_id}:
+            raise BitstreamError(
+                f"expected frames of rate {rate.rate_id}; got {', '.join(sorted(other))}"
+            )
+        return np.array([x for _, x in opened], np.int32).reshape(-1, *rate.latent_shape)
 
     def warm_up(self) -> Self:
         """Compiles all that a first call needs, for every rate, by decoding blank symbols.
@@ -123,30 +127,51 @@ class Receiver(Runtime):
         >>> receiver.warm_up()(frames).shape
         (1, 10)
         """
-        for name, rate in self._rates.items():
-            symbols = np.zeros((self.batch_size, *rate.latent_shape), np.int32)
-            jax.block_until_ready(self._run(symbols, name))
+        for index in range(self.header.n_rates):
+            rate = self._rate_at(index)
+            if self._levels is None or not index:  # levels share their program
+                symbols = np.zeros((self.batch_size, *rate.latent_shape), np.int32)
+                self.predict(symbols, rate.rate_id)
         return self
 
     @functools.cached_property
     def _variables(self) -> networks.Variables:
-        rate_id, rate = next(iter(self._rates.items()))
+        rate = self._rates[0]
         shape = (self.batch_size, *rate.latent_shape)
-        rest = rate.unit, rate.offsets, jax.ShapeDtypeStruct(shape, np.int32)
-        return put_used(self._programs[rate_id].trace, self.backbone.variables, *rest)
+        unit = self._unit(rate, np.zeros(self.batch_size, int))
+        rest = unit, rate.offsets, jax.ShapeDtypeStruct(shape, np.int32)
+        return put_used(rate.programs[0].trace, self.backbone.variables, *rest)
 
-    def _run(self, symbols: np.ndarray, rate_id: str) -> Outputs:
-        """Runs decoder and tail on one batch."""
-        rate = self._rates[rate_id]
-        return self._programs[rate_id](self._variables, rate.unit, rate.offsets, symbols)
+    def _unit(self, rate: RateRuntime, indices: np.ndarray) -> Variables:
+        """Returns the unit of a batch: with the gains of each image's level, if it has levels."""
+        if self._levels is None:
+            return rate.unit
+        gains = {name: rows[indices] for name, rows in self._levels.gains.items()}
+        return {**rate.unit, RATE: gains}
 
-    @functools.cached_property
-    def _programs(self) -> dict[str, jax.stages.Wrapped]:
-        return {name: _outputs_program(rate.split) for name, rate in self._rates.items()}
+    def _programs(self, split: Split) -> tuple[jax.stages.Wrapped, ...]:
+        return (outputs_program(split),)
 
-    def _open(self, frame: bytes | bitstream.Frame) -> tuple[str, np.ndarray]:
-        """Returns the rate's name and the symbols of one frame."""
-        count = len(self._rates)
+    def _outputs(self, symbols: np.ndarray, rate: RateRuntime, indices: np.ndarray) -> Outputs:
+        """Runs decoder and tail on symbols of one rate, or of the levels `indices` [N]."""
+        (program,) = rate.programs
+
+        def run(batch: tuple[np.ndarray, np.ndarray]) -> Outputs:
+            unit = self._unit(rate, batch[1])
+            return program(self._variables, unit, rate.offsets, batch[0])
+
+        outputs: Outputs = in_batches(run, (symbols, indices), self.batch_size)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)):
+            raise FamilyError(
+                f"rate {rate.rate_id} gives outputs that are infinite or not numbers: its "
+                "parameters or the backbone's weights are, or the symbols are far too large; train "
+                "or load them again"
+            )
+        return outputs
+
+    def _open(self, frame: bytes | bitstream.Frame) -> tuple[RateRuntime, np.ndarray]:
+        """Returns the rate and the symbols of one frame."""
+        count, version = self.header.n_rates, self.header.version
         if not isinstance(frame, bitstream.Frame):
             if not isinstance(frame, _BYTES):
                 raise BitstreamError(f"a frame is a {type(frame).__name__}; expected bytes")
@@ -156,7 +181,7 @@ class Receiver(Runtime):
                     "receiver(jaxsplit.bitstream.Reader(open(path, 'rb')))"
                 )
             size = len(frame)
-            frame, end = bitstream.unpack_frame(bytes(frame), count)
+            frame, end = bitstream.unpack_frame(bytes(frame), count, version=version)
             if end != size:
                 raise BitstreamError(
                     f"a frame of {end} bytes is followed by {size - end} more: it is damaged, or "
@@ -164,31 +189,23 @@ class Receiver(Runtime):
                 )
         if not 0 <= frame.rate_index < count:
             raise BitstreamError(f"a frame of rate {frame.rate_index}, expected 0 … {count - 1}")
-        rate_id = self.family.rates[frame.rate_index].rate_id
-        rate = self._rates[rate_id]
-        return rate_id, rate.coder.decode(frame.payload, rate.latent_shape[:2])
+        rate = self._rate_at(frame.rate_index)
+        return rate, rate.coder.decode(frame.payload, rate.latent_shape[:2])
 
-    def predict(self, symbols: np.ndarray, rate_id: str) -> Outputs:
+    def predict(self, symbols: np.ndarray, rate_id: str | float) -> Outputs:
         """Runs decoder and tail on symbols, without any bytes.
 
         Args:
           symbols: int32 [N, h', w', C], see `symbols`.
-          rate_id: name of their rate; a FamilyError if it is unknown.
+          rate_id: their rate, as in `Sender.encode`; a FamilyError if it is unknown.
 
         Returns:
           Outputs, float32 [N, …], such as logits [N, K]; a FamilyError if one is infinite or not a
           number.
         """
-        check_symbols(symbols, self._rate(rate_id).latent_shape, rate_id)
-        run = functools.partial(self._run, rate_id=rate_id)
-        outputs: Outputs = in_batches(run, symbols, self.batch_size)
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)):
-            raise FamilyError(
-                f"rate {rate_id} gives outputs that are infinite or not numbers: its parameters or "
-                "the backbone's weights are, or the symbols are far too large; train or load them "
-                "again"
-            )
-        return outputs
+        rate = self._rate(rate_id)
+        check_symbols(symbols, rate.latent_shape, rate.rate_id)
+        return self._outputs(symbols, rate, np.full(len(symbols), rate.index))
 
 
 def _empty(outputs: Outputs, count: int) -> Outputs:
@@ -205,18 +222,3 @@ def _listed(frames: Frames) -> Sequence[bytes | bitstream.Frame]:
     if not isinstance(frames, Iterable):
         raise BitstreamError(f"frames are a {type(frames).__name__}; expected a list of bytes")
     return frames if isinstance(frames, list | tuple) else list(frames)
-
-
-@functools.lru_cache
-def _outputs_program(split: Split) -> jax.stages.Wrapped:
-    """Compiles (network's variables, unit, offsets, symbols [B, …]) → outputs [B, …]."""
-
-    @jax.jit
-    def run(
-        variables: networks.Variables, unit: Variables, offsets: Offsets, symbols: jax.Array
-    ) -> Outputs:
-        latents = split.dequantize(symbols, offsets)
-        with jax.default_matmul_precision("highest"):
-            return split.tail(variables, split.decode(unit, latents))
-
-    return run

@@ -1,146 +1,43 @@
-"""The rates of a family, and a family bound to a backbone, ready to run."""
+"""A family bound to a backbone, ready to run: the common part of sender and receiver."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import numbers
-import re
 from collections.abc import Callable
-from typing import Any, Protocol, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from jaxsplit import networks
-from jaxsplit.bitstream import CodingTables, EntropyCoder, Header, RateInfo
+from jaxsplit.bitstream import EntropyCoder, Header, RateInfo
+from jaxsplit.codec.rates import FamilyRate, Rates, check_finite
 from jaxsplit.errors import ConfigError, FamilyError
-from jaxsplit.io import untrusted
 from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
-from jaxsplit.trees import Tree, TreeOf
-from jaxsplit.units import Shape, UnitSpec, Variables
+from jaxsplit.trees import TreeOf
+from jaxsplit.units import Shape, Variables
 from jaxsplit.units.quantization import Offsets
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class FamilyRate:
-    """One rate: a trained unit, its tables and its measured figures.
-
-    Attributes:
-      rate_id: its name, of letters, digits, ".", "_" and "-"; a ConfigError otherwise.
-      lmbda: rate weight (lambda) of its training; None where unknown.
-      spec: the unit, or units.
-      variables: {"params": {"encoder", "decoder", "prior"}, "batch_stats"} as trained; an imported
-        unit may come without a prior.
-      tables: coding tables of its symbols.
-      measured: figures of an evaluation, see `jaxsplit.evaluation.card.with_measured`; shares are
-        0 … 1.
-
-    >>> from jaxsplit.family.pretrained import load_pretrained
-    >>> rate = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")["r3"]
-    >>> rate.lmbda, rate.spec.channels == rate.tables.channels, sorted(rate.variables["params"])
-    (0.00025, True, ['decoder', 'encoder', 'prior'])
-    """
-
-    rate_id: str
-    lmbda: float | None
-    spec: UnitSpec
-    variables: Variables
-    tables: CodingTables
-    measured: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_rate_id(self.rate_id)
-
-    def __repr__(self) -> str:
-        rate = "" if self.lmbda is None else f", lambda {self.lmbda:.3g}"
-        return f"FamilyRate({self.rate_id!r}{rate}, {self.spec})"
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the parameters and the tables."""
-        content = networks.fingerprint(self.variables) + self.tables.fingerprint
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def packed_arrays(self) -> dict[str, np.ndarray]:
-        """Returns variables and tables as a packed family stores them, see `packed`."""
-        return packed({"variables": self.variables, "tables": self.tables.to_arrays()})
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of `packed_arrays`; a file has a few thousand more, of names."""
-        return sum(array.nbytes for array in self.packed_arrays().values())
-
-    @functools.cached_property
-    def coder(self) -> EntropyCoder:
-        """Coder of the tables, built once, since it checks every interval."""
-        return EntropyCoder(self.tables)
-
-
-def packed(tree: Tree) -> dict[str, np.ndarray]:
-    """Returns the arrays of a tree by name, as a packed family stores them.
-
-    float32 becomes float16 where that is exact, see `RateFamily.half`.
-    """
-    flat = traverse_util.flatten_dict(tree, sep="/")
-    return {name: _smallest(np.array(leaf, order="C")) for name, leaf in flat.items()}
-
-
-def check_rate_id(name: object) -> None:
-    """Raises a ConfigError unless this is a name of a rate."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise ConfigError(f"{name!r} is not a name of a rate: use letters and digits")
-
-
-class Rates(Protocol):
-    """Rates of one cut: the interface of `jaxsplit.RateFamily` for sender and receiver."""
-
-    @property
-    def cut(self) -> str:
-        """See `RateFamily.cut`."""
-
-    @property
-    def rates(self) -> tuple[FamilyRate, ...]:
-        """See `RateFamily.rates`."""
-
-    @property
-    def fingerprint(self) -> str:
-        """See `RateFamily.fingerprint`."""
-
-    def __getitem__(self, rate_id: str) -> FamilyRate: ...
-
-    def bind(self, backbone: networks.Backbone) -> Self:
-        """See `RateFamily.bind`."""
-
-    def backbone_of(self, name: str | None = None) -> networks.Backbone:
-        """See `RateFamily.backbone_of`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RateRuntime:
-    """One rate, ready to run: a folded unit on the accelerator, its offsets and its coder."""
+    """One rate, ready to run: a folded unit on the accelerator, its offsets and its coder.
+
+    Levels of a variable-rate unit differ in index, name and coder alone.
+    """
 
     index: int
+    rate_id: str
     split: Split
     latent_shape: tuple[int, int, int]
     unit: Variables
     offsets: Offsets
     coder: EntropyCoder
-
-
-def check_finite(rate: FamilyRate) -> None:
-    """Raises a FamilyError where a parameter is infinite or not a number."""
-    for path, leaf in jax.tree.leaves_with_path(rate.variables):
-        if not np.isfinite(leaf).all():
-            name = untrusted.quoted(jax.tree_util.keystr(path, simple=True, separator="/"))
-            raise FamilyError(
-                f"rate {rate.rate_id} has values in {name} that are infinite or not numbers; train "
-                "it again"
-            )
+    programs: tuple[Any, ...]  # jitted
 
 
 def check_fits(split: Split, rate: FamilyRate) -> None:
@@ -205,23 +102,12 @@ class Runtime:
         self.family = family.bind(backbone)
         self.backbone = backbone
         self.batch_size = batch_size
-        self._rates: dict[str, RateRuntime] = {}
-        for index, rate in enumerate(self.family.rates):
-            split = make_split(backbone, family.cut, rate.spec)
-            check_fits(split, rate)
-            check_finite(rate)
-            folded, unit = split.fold(rate.variables)
-            self._rates[rate.rate_id] = RateRuntime(
-                index,
-                folded,
-                folded.latent_shape,
-                jax.device_put(unit),
-                jax.tree.map(jnp.asarray, split.stored_offsets(rate.tables)),
-                rate.coder,
-            )
+        self._levels = self.family.levels
+        rates = self.family.rates if self._levels is None else [self._levels[0]]
+        self._rates = {index: self._made(index, rate) for index, rate in enumerate(rates)}
 
     def __repr__(self) -> str:
-        rates, cut = ", ".join(self._rates), self.family.cut
+        rates, cut = ", ".join(rate.rate_id for rate in self.family.rates), self.family.cut
         kind, size = type(self).__name__, self.batch_size
         return f"{kind}({self.backbone.name!r} at {cut!r}: {rates}; batch_size={size})"
 
@@ -231,15 +117,43 @@ class Runtime:
     @functools.cached_property
     def header(self) -> Header:
         """Header of containers and streams of this family."""
-        rates = [
-            RateInfo(name, rate.coder.tables.fingerprint, rate.latent_shape)
-            for name, rate in self._rates.items()
-        ]
         image = self.backbone.preprocessing.input_shape
+        if self._levels is None:
+            rates = [
+                RateInfo(rate.rate_id, rate.coder.tables.fingerprint, rate.latent_shape)
+                for rate in self._rates.values()
+            ]
+        else:
+            shape, tables = self._rates[0].latent_shape, self._levels.tables
+            rates = [RateInfo("levels", tables.fingerprint, shape, len(tables))]
         return Header(self.family.fingerprint, tuple(rates), image)
 
-    def _rate(self, rate_id: str) -> RateRuntime:
-        return self._rates[self.family[rate_id].rate_id]  # a FamilyError if it is unknown
+    def _made(self, index: int, rate: FamilyRate) -> RateRuntime:
+        split = make_split(self.backbone, self.family.cut, rate.spec)
+        check_fits(split, rate)
+        check_finite(rate)
+        folded, unit = split.fold(rate.variables)
+        offsets = jax.tree.map(jnp.asarray, split.stored_offsets(rate.tables))
+        parts = folded.latent_shape, jax.device_put(unit), offsets, rate.coder
+        return RateRuntime(index, rate.rate_id, folded, *parts, self._programs(folded))
+
+    def _programs(self, split: Split) -> tuple[Any, ...]:
+        """Returns the jitted programs of a rate."""
+        raise NotImplementedError
+
+    def _rate(self, rate: str | float) -> RateRuntime:
+        return self._rate_at(self.family.index(rate))
+
+    def _rate_at(self, index: int) -> RateRuntime:
+        """Returns the rate of a frame's index."""
+        if index not in self._rates:
+            assert self._levels is not None
+            level = self._levels[index]
+            name = self.family.name(index)
+            self._rates[index] = dataclasses.replace(
+                self._rates[0], index=index, rate_id=name, coder=level.coder
+            )
+        return self._rates[index]
 
 
 def put_used(
@@ -268,12 +182,3 @@ def put_used(
         for leaf, variable in zip(leaves, inputs, strict=True)
     ]
     return jax.tree.unflatten(structure, placed)
-
-
-def _smallest(array: np.ndarray) -> np.ndarray:
-    """Converts float32 to float16 where that is exact."""
-    if array.dtype != np.float32:
-        return array
-    with np.errstate(over="ignore"):
-        half = array.astype(np.float16)
-    return half if np.array_equal(half.astype(np.float32), array) else array

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 import jax
 import numpy as np
 
 from jaxsplit import _moved, bitstream, networks
 from jaxsplit.codec.images import Images, network_inputs
-from jaxsplit.codec.rate_control import rates_for
-from jaxsplit.codec.runtime import Runtime, check_symbols, put_used
+from jaxsplit.codec.rate_control import check_budget, check_over_budget, rates_for
+from jaxsplit.codec.runtime import RateRuntime, Runtime, check_symbols, put_used
+from jaxsplit.codec.unit_programs import latents_program, levels_program, symbols_program
 from jaxsplit.errors import FamilyError
 from jaxsplit.networks import Features
 from jaxsplit.networks.inference import HeadProgram, head_program, in_batches
 from jaxsplit.split import Split
-from jaxsplit.units import Variables
-from jaxsplit.units.quantization import NOT_FINITE, Offsets
+from jaxsplit.units.quantization import NOT_FINITE, Latents
+from jaxsplit.units.variable_rate import ANALYSIS
 
 
 class Sender(Runtime):
@@ -45,27 +46,33 @@ class Sender(Runtime):
     def encode(
         self,
         images: Images,
-        rate: str | None = None,
+        rate: str | float | None = None,
         *,
         max_bytes: int | None = None,
         quality: float | None = None,
+        over_budget: str = "error",
     ) -> list[bytes]:
         """Encodes images at a rate that is named, or chosen by bytes or accuracy: give one of them.
 
-        max_bytes and quality use the measured figures of the family. One that you trained has none
-        at first: `evaluation.card.with_measured` adds them, as in its example.
+        quality, and max_bytes where rates are units of their own, use the measured figures of the
+        family. One that you trained has none at first: `evaluation.card.with_measured` adds them,
+        as in its example.
 
         Args:
           images: one or several: uint8 [N, H, W, c], [H, W, c] or, for grey ones, [H, W]; images of
             Pillow; paths of files; examples of a `data.Source`; or an iterable of those, of any
             sizes. The backbone's preprocessing is applied as by `jaxsplit encode`, but not to
             arrays that already have its input shape.
-          rate: name of a rate.
-          max_bytes: most bytes of a frame. Each image gets the rate of best measured accuracy whose
-            frame is at most that long, so that frames of one call may have several rates.
+          rate: name of a rate; or, of a variable-rate family, a position from 0, the fewest bytes,
+            to 1, which is rounded to a level.
+          max_bytes: most bytes of a frame. Each image gets the highest level, or the rate of best
+            measured accuracy, whose frame is at most that long, so that frames of one call may have
+            several rates.
           quality: accuracy retention, the least share of the unsplit network's top-1 or other
             quality, above 0 and at most 1: 0.98 takes the rate of fewest bytes that keeps 98 %. It
             is a mean over images, not a guarantee for one.
+          over_budget: what to do with an image that takes more than max_bytes at every rate:
+            "error", or "shortest", which sends its shortest frame.
 
         Returns:
           N frames, in the order of the images; one for one image. A frame is all that is sent for
@@ -73,39 +80,53 @@ class Sender(Runtime):
 
         Raises:
           ConfigError: none or several are given, or a value is impossible.
-          FamilyError: no such rate, none that good, an image that fits at no rate, a family
-            that was not measured, or arrays of another dtype or with other axes.
+          BudgetError: a FamilyError; an image fits at no rate.
+          FamilyError: no such rate, none that good, a family that was not measured, or arrays of
+            another dtype or with other axes.
           DataError: an image cannot be read.
         """
+        check_over_budget(over_budget)
         rates = rates_for(self.family, rate, max_bytes, quality, self.backbone.task)
         images = self._inputs(images)
         if max_bytes is None:
-            return self.frames(self.symbols(images, rates[0]), rates[0])
-        return self._encode_within(images, rates, max_bytes)
+            one = self._rate_at(rates[0])
+            return self._frames(self._quantize(images, one, self._head), [one] * len(images))
+        find = self._best_of if self._levels is None else self._best_levels
+        frames = find(self.features(images), rates, max_bytes)  # the head runs once
+        if over_budget == "error":
+            check_budget(frames, max_bytes)
+        return frames
 
     __call__ = encode
 
-    def frames(self, symbols: np.ndarray, rate_id: str) -> list[bytes]:
+    def frames(self, symbols: np.ndarray, rate_id: str | float) -> list[bytes]:
         """Codes symbols as one frame for each image.
 
         Args:
           symbols: int32 [N, h', w', C], see `symbols`; a FamilyError if they are others.
-          rate_id: name of their rate.
+          rate_id: their rate, as in `encode`.
 
         Returns:
           N frames, in the order of the images.
         """
         rate = self._rate(rate_id)
-        check_symbols(symbols, rate.latent_shape, rate_id)
-        count = len(self._rates)
-        return [bitstream.pack_frame(rate.coder.encode(one), rate.index, count) for one in symbols]
+        check_symbols(symbols, rate.latent_shape, rate.rate_id)
+        return self._frames(symbols, [rate] * len(symbols))
 
-    def symbols(self, images: Images, rate_id: str) -> np.ndarray:
+    def _frames(self, symbols: np.ndarray, rates: Iterable[RateRuntime]) -> list[bytes]:
+        """Codes the symbols of images, each at its rate."""
+        count, version = self.header.n_rates, self.header.version
+        return [
+            bitstream.pack_frame(rate.coder.encode(one), rate.index, count, version)
+            for one, rate in zip(symbols, rates, strict=True)
+        ]
+
+    def symbols(self, images: Images, rate_id: str | float) -> np.ndarray:
         """Computes the symbols of images.
 
         Args:
           images: as in `encode`.
-          rate_id: name of the rate.
+          rate_id: the rate, as in `encode`.
 
         Returns:
           Rounded latents minus the tables' offsets, int32 [N, h', w', C].
@@ -113,7 +134,7 @@ class Sender(Runtime):
         Raises:
           FamilyError, DataError: as in `encode`, or a latent that is not finite.
         """
-        return self._quantize(self._inputs(images), rate_id, self._head)
+        return self._quantize(self._inputs(images), self._rate(rate_id), self._head)
 
     def warm_up(self) -> Self:
         """Compiles all that a first call needs, for every rate, by encoding blank images.
@@ -129,8 +150,10 @@ class Sender(Runtime):
         """
         shape = self.backbone.preprocessing.input_shape
         features = self._head(np.zeros((self.batch_size, *shape), np.uint8))
-        for name, rate in self._rates.items():
-            self._programs[name](rate.unit, rate.offsets, features).block_until_ready()
+        for index in range(self.header.n_rates):
+            rate = self._rate_at(index)
+            if self._levels is None or not index:  # levels share their programs
+                self._quantize(features, rate, lambda batch: batch)
         return self
 
     def features(self, images: Images) -> Features:
@@ -144,17 +167,18 @@ class Sender(Runtime):
         """
         return in_batches(self._head, self._inputs(images), self.batch_size)
 
-    def quantize(self, features: Features, rate_id: str) -> np.ndarray:
+    def quantize(self, features: Features, rate_id: str | float) -> np.ndarray:
         """Runs the encoder and rounds.
 
         Args:
           features: float32 arrays [N, …], see `features`.
-          rate_id: name of the rate.
+          rate_id: the rate, as in `encode`.
 
         Returns:
           Symbols int32 [N, h', w', C], with the errors of `symbols`.
         """
-        split = self._rate(rate_id).split
+        rate = self._rate(rate_id)
+        split = rate.split
         if jax.tree.structure(features) != split.structure:
             raise FamilyError(f"features are {type(features).__name__}; expected {split.structure}")
         for array, tensor in zip(jax.tree.leaves(features), split.tensors, strict=True):
@@ -163,7 +187,33 @@ class Sender(Runtime):
                     f"features are {array.dtype} {array.shape[1:]}; at {self.family.cut} they "
                     f"are float32 {tensor.shape}"
                 )
-        return self._quantize(features, rate_id, lambda batch: batch)
+        return self._quantize(features, rate, lambda batch: batch)
+
+    def latents(self, images: Images) -> Latents:
+        """Computes the latents that all levels of a variable-rate unit share, before their gains.
+
+        Args:
+          images: as in `encode`.
+
+        Returns:
+          float32 [N, …]; a FamilyError if the family has no levels.
+        """
+        if self._levels is None:
+            raise FamilyError("the rates are units of their own: they share no latents")
+        return self._latents(self._inputs(images), self._head)
+
+    def level_symbols(self, latents: Latents, level: int) -> np.ndarray:
+        """Computes the symbols of a level.
+
+        Args:
+          latents: see `latents`.
+          level: of the family.
+
+        Returns:
+          int32 [N, h', w', C], as from `symbols`.
+        """
+        count = len(jax.tree.leaves(latents)[0])
+        return self._at_levels(latents, np.full(count, level))
 
     quantise = _moved.renamed_method("Sender.quantise", quantize)
 
@@ -177,29 +227,68 @@ class Sender(Runtime):
         images = jax.ShapeDtypeStruct(image, np.uint8)
         return put_used(self._head_program.trace, self.backbone.variables, images)
 
-    @functools.cached_property
-    def _programs(self) -> dict[str, Callable[[Variables, Offsets, Features], jax.Array]]:
-        return {name: _symbols_program(rate.split) for name, rate in self._rates.items()}
-
-    def _encode_within(self, images: np.ndarray, rates: list[str], max_bytes: int) -> list[bytes]:
+    def _best_of(self, features: Features, rates: list[int], max_bytes: int) -> list[bytes]:
         """Returns each image's frame at the first rate where it is short enough."""
-        features = self.features(images)  # the head runs once
         shortest: dict[int, bytes] = {}  # frame of each image
-        left = list(range(len(images)))
-        for rate_id in rates:
+        count = len(jax.tree.leaves(features)[0])
+        left = list(range(count))
+        for index in rates:
+            rate = self._rate_at(index)
             some = jax.tree.map(operator.itemgetter(left), features)
-            frames = self.frames(self.quantize(some, rate_id), rate_id)
-            for index, frame in zip(left, frames, strict=True):
-                shortest[index] = min(shortest.get(index, frame), frame, key=len)
-            left = [index for index in left if len(shortest[index]) > max_bytes]
+            symbols = self._quantize(some, rate, lambda batch: batch)
+            frames = self._frames(symbols, [rate] * len(left))
+            for image, frame in zip(left, frames, strict=True):
+                shortest[image] = min(shortest.get(image, frame), frame, key=len)
+            left = [image for image in left if len(shortest[image]) > max_bytes]
             if not left:
-                return [shortest[index] for index in range(len(images))]
-        which = "the image" if len(images) == 1 else f"image {left[0]}"
-        more = f"{which} takes at least {len(shortest[left[0]])} bytes, more than"
-        raise FamilyError(
-            f"{more} max_bytes = {max_bytes}: raise it",
-            shell=f"{more} --max-bytes {max_bytes}: raise it",
+                break
+        return [shortest[image] for image in range(count)]
+
+    def _best_levels(self, features: Features, levels: list[int], max_bytes: int) -> list[bytes]:
+        """Returns each image's frame at the highest level where it is short enough, by bisection.
+
+        Where no level is, the frame of the lowest.
+        """
+        latents = self._latents(features, lambda batch: batch)
+        count = len(jax.tree.leaves(latents)[0])
+        fits, exceeds = np.full(count, levels[0] - 1), np.full(count, levels[-1] + 1)
+        found: dict[int, bytes] = {}
+        while (left := np.flatnonzero(exceeds - fits > 1)).size:
+            tried = (fits[left] + exceeds[left]) // 2
+            some = jax.tree.map(operator.itemgetter(left), latents)
+            symbols = self._at_levels(some, tried)
+            frames = self._frames(symbols, map(self._rate_at, tried.tolist()))
+            for image, level, frame in zip(left.tolist(), tried, frames, strict=True):
+                is_short = len(frame) <= max_bytes
+                (fits if is_short else exceeds)[image] = level
+                if is_short or level == levels[0]:
+                    found[image] = frame
+        return [found[image] for image in range(count)]
+
+    def _programs(self, split: Split) -> tuple[Any, ...]:
+        if self._levels is None:
+            return (symbols_program(split),)
+        return latents_program(split), levels_program(split)
+
+    def _latents(self, inputs: Features, head: Callable[..., Features]) -> Latents:
+        """Returns the latents of a variable-rate unit, which all levels share."""
+        rate = self._rates[0]
+        program, _ = rate.programs
+        return in_batches(lambda batch: program(rate.unit, head(batch)), inputs, self.batch_size)
+
+    def _at_levels(self, latents: Latents, levels: np.ndarray) -> np.ndarray:
+        """Returns the symbols of images, each at its level [N]."""
+        assert self._levels is not None
+        rate, gains = self._rates[0], self._levels.gains[ANALYSIS][levels]
+        _, program = rate.programs
+        symbols: np.ndarray = in_batches(
+            lambda batch: program(batch[1], rate.offsets, batch[0]),
+            (latents, gains),
+            self.batch_size,
         )
+        if (symbols == NOT_FINITE).any():
+            raise _not_finite("the family")
+        return symbols
 
     def _inputs(self, images: Images) -> np.ndarray:
         return network_inputs(images, self.backbone.preprocessing, self.backbone.name)
@@ -212,29 +301,24 @@ class Sender(Runtime):
         )
 
     def _quantize(
-        self, inputs: Features, rate_id: str, head: Callable[..., Features]
+        self, inputs: Features, rate: RateRuntime, head: Callable[..., Features]
     ) -> np.ndarray:
-        rate = self._rate(rate_id)
-        program = self._programs[rate_id]
-        symbols: np.ndarray = in_batches(
-            lambda batch: program(rate.unit, rate.offsets, head(batch)), inputs, self.batch_size
-        )
-        if (symbols == NOT_FINITE).any():
-            raise FamilyError(
-                f"rate {rate_id} gives latents that are infinite or not numbers: its parameters, "
-                "the backbone's weights or the features are; train or load them again"
+        if self._levels is None:
+            (program,) = rate.programs
+            symbols: np.ndarray = in_batches(
+                lambda batch: program(rate.unit, rate.offsets, head(batch)), inputs, self.batch_size
             )
+        else:
+            latents = self._latents(inputs, head)
+            count = len(jax.tree.leaves(latents)[0])
+            symbols = self._at_levels(latents, np.full(count, rate.index))
+        if (symbols == NOT_FINITE).any():
+            raise _not_finite(f"rate {rate.rate_id}")
         return symbols
 
 
-@functools.lru_cache
-def _symbols_program(split: Split) -> Callable[[Variables, Offsets, Features], jax.Array]:
-    """Compiles (unit, offsets, features [B, …]) → symbols [B, *latent_shape]."""
-
-    @jax.jit
-    def run(unit: Variables, offsets: Offsets, features: Features) -> jax.Array:
-        with jax.default_matmul_precision("highest"):
-            latents = split.encode(unit, features)
-        return split.quantize(latents, offsets)
-
-    return run
+def _not_finite(what: str) -> FamilyError:
+    return FamilyError(
+        f"{what} gives latents that are infinite or not numbers: its parameters, the backbone's "
+        "weights or the features are; train or load them again"
+    )

@@ -8,6 +8,7 @@ from jaxsplit.entropy.factorized import (
     cumulative_logits,
     init_params,
 )
+from jaxsplit.entropy.level_tables import LevelHistograms, level_tables
 from jaxsplit.entropy.prior_tables import (
     Density,
     build_tables,
@@ -24,6 +25,7 @@ from jaxsplit.entropy.symbol_tables import (
 __all__ = [
     "Density",
     "FactorizedPrior",
+    "LevelHistograms",
     "bits",
     "build_tables",
     "centred",
@@ -31,6 +33,7 @@ __all__ = [
     "init_params",
     "integer_counts",
     "join_tables",
+    "level_tables",
     "rounding_offsets",
     "stack_tables",
     "tables_by_position",

@@ -19,7 +19,7 @@ from jaxsplit.errors import ConfigError
 MAX_WIDTH = 4096
 
 _INT32 = np.iinfo(np.int32)
-_TAIL_MASS = 2**-16  # probability of the escape on each side
+TAIL_MASS = 2**-16  # probability of the escape on each side
 _GROUP = 2**16  # entries computed at a time, to bound the memory of wide tables
 _PHASES = 32  # candidate offsets per quantization step
 _REACH = 64  # symbols on each side of the median that are evaluated for an offset
@@ -280,7 +280,7 @@ def build_tables(
     origin = offsets.astype(np.float64)
     low, middle, high = (
         np.clip(np.rint(density.quantiles(p) - origin), _INT32.min, _INT32.max)
-        for p in (_TAIL_MASS, 0.5, 1 - _TAIL_MASS)
+        for p in (TAIL_MASS, 0.5, 1 - TAIL_MASS)
     )
     most = MAX_WIDTH - 1
     first = np.clip(middle - most // 2, low, np.maximum(low, high - most + 1))

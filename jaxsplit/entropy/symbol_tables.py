@@ -119,13 +119,13 @@ def tables_by_position(
     shape = symbols.shape[1:]
     offsets = np.zeros(shape[-1], np.float32) if offsets is None else offsets
     values, counts = _histograms(symbols.reshape(len(symbols), -1))
-    nearest = _cluster(counts, tables)
+    nearest = cluster(counts, tables)
     # Renumbered in the order of their first positions; unused tables are dropped.
     _, first, nearest = np.unique(nearest, return_index=True, return_inverse=True)
     indices = np.argsort(np.argsort(first))[nearest]
     seen = [counts[indices == table].sum(axis=0).tolist() for table in range(len(first))]
     parts = [tables_from_counts(dict(zip(values, own, strict=True)), 1) for own in seen]
-    return _concatenated(parts, offsets, indices.reshape(shape))
+    return concatenated(parts, offsets, indices.reshape(shape))
 
 
 def _histograms(symbols: np.ndarray) -> tuple[list[int], np.ndarray]:
@@ -152,7 +152,7 @@ def _histograms(symbols: np.ndarray) -> tuple[list[int], np.ndarray]:
     return values.tolist(), counts.reshape(positions, -1)
 
 
-def _cluster(counts: np.ndarray, tables: int) -> np.ndarray:
+def cluster(counts: np.ndarray, tables: int) -> np.ndarray:
     """Clusters histograms [P, K] and returns the table index of each position, int [P]."""
     counts = counts.astype(np.float32)
     everywhere = counts.sum(axis=0) / counts.sum()
@@ -195,7 +195,7 @@ def stack_tables(parts: Sequence[CodingTables]) -> CodingTables:
     >>> stack_tables([tables_from_counts({0: 1}, 1), tables_from_counts({3: 1, 5: 1}, 2)]).channels
     3
     """
-    return _concatenated(parts, np.concatenate([part.offsets for part in parts]))
+    return concatenated(parts, np.concatenate([part.offsets for part in parts]))
 
 
 def join_tables(parts: Sequence[tuple[CodingTables, tuple[int, ...]]]) -> CodingTables:
@@ -236,10 +236,10 @@ def join_tables(parts: Sequence[tuple[CodingTables, tuple[int, ...]]]) -> Coding
             "channels, or tables that channels share"
         )
     joint = np.concatenate(indices).reshape(1, 1, -1)
-    return _concatenated([tables for tables, _ in parts], np.concatenate(offsets), joint)
+    return concatenated([tables for tables, _ in parts], np.concatenate(offsets), joint)
 
 
-def _concatenated(
+def concatenated(
     parts: Sequence[CodingTables], offsets: np.ndarray, indices: np.ndarray | None = None
 ) -> CodingTables:
     """Concatenates counts, padded to one width, sizes and minima."""

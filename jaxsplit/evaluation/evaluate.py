@@ -159,7 +159,9 @@ def evaluate_images(
         )
         split = make_split(backbone, family.cut, rate.spec)
         metrics = measured.values(task)
-        points.append(_point(rate, split, cost_of(split), backbone, lengths, symbols, metrics))
+        stored = rate.stored_bytes if family.levels is None else family.levels.stored_bytes
+        cost = cost_of(split)
+        points.append(_point(rate, split, cost, backbone, lengths, symbols, metrics, stored))
         all_lengths.append(lengths)
         all_measured.append(measured)
     values = unsplit.values(task)
@@ -250,6 +252,7 @@ def _point(
     lengths: Sequence[int],
     symbols: np.ndarray,
     metrics: Values,
+    stored: int,
 ) -> RatePoint:
     """Returns a rate's point; a BitstreamError where the coder wastes bytes."""
     length = float(np.mean(lengths))
@@ -280,8 +283,8 @@ def _point(
         device_params=cost.device_params,
         server_macs=cost.server_macs,
         server_params=cost.server_params,
-        unit_bytes=rate.stored_bytes,
-        unit_share=rate.stored_bytes / whole,
+        unit_bytes=stored,
+        unit_share=stored / whole,
     )
 
 

@@ -81,7 +81,8 @@ class RatePoint(Measured):
         encoder, see `cost.SplitCost`.
       device_share: device_macs as a share of the unsplit network's.
       server_macs, server_params: those of decoder and tail.
-      unit_bytes: size of the rate in a packed family, see `FamilyRate.stored_bytes`.
+      unit_bytes: size of the rate in a packed family, see `FamilyRate.stored_bytes`; of a level,
+        that of the whole family.
       unit_share: unit_bytes as a share of the backbone's arrays in float32.
 
     Raises:

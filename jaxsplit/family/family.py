@@ -1,13 +1,14 @@
-"""A rate family in memory, and the latency of its rates over a link."""
+"""A rate family in memory."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,8 +18,7 @@ import numpy as np
 from jaxsplit import networks
 from jaxsplit._notebook import Shown
 from jaxsplit.codec import Receiver, Sender
-from jaxsplit.codec.runtime import FamilyRate, check_finite
-from jaxsplit.cost import Link, Option, plan_unit, split_cost
+from jaxsplit.codec.rates import FamilyRate, Levels, check_finite, level_name
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import ConfigError, FamilyError, choices
 from jaxsplit.family.files import read_family, write_family
@@ -26,7 +26,6 @@ from jaxsplit.family.summary import Card, summary_rows
 from jaxsplit.io.text_table import text_table
 from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.split import Split, make_split
-from jaxsplit.units import BottleneckSpec, ResidualSpec, VariableRate
 from jaxsplit.weights.load import load_backbone
 from jaxsplit.weights.published import where_to_get
 
@@ -42,6 +41,7 @@ class RateFamily(Shown):
       preprocessing: of the images.
       cut: endpoint of the backbone.
       rates: at least one, in any order; a ConfigError if two have the same name.
+      levels: of a variable-rate unit: `rates` are named ones of these; None: units of their own.
       card: origin and measurements, see `jaxsplit.evaluation.card`; not in the fingerprint.
       bound: the network of the training or of `bind`; copies share it, but it is neither saved nor
         pickled.
@@ -60,6 +60,7 @@ class RateFamily(Shown):
     rates: tuple[FamilyRate, ...]
     card: dict[str, Any] = dataclasses.field(default_factory=Card)
     bound: networks.Backbone | None = None
+    levels: Levels | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A family is small and its network isn't; networks of functions can't be pickled at all.
@@ -75,13 +76,49 @@ class RateFamily(Shown):
         ids = [rate.rate_id for rate in self.rates]
         if not ids or len(set(ids)) < len(ids):
             raise ConfigError(f"a family needs rates with different names; got {ids}")
+        alone = [rate.rate_id for rate in self.rates if (rate.level is None) == bool(self.levels)]
+        if alone:
+            raise ConfigError(f"rate {alone[0]} is no level of the family: make it with `levels`")
         object.__setattr__(self, "card", Card(self.card))
 
-    def __getitem__(self, rate_id: str) -> FamilyRate:
-        for rate in self.rates:
-            if rate.rate_id == rate_id:
-                return rate
-        raise FamilyError(f"the family has no rate {rate_id!r}; it has {choices(rate_id, self)}")
+    def __getitem__(self, rate: str | float) -> FamilyRate:
+        """Returns a rate by its name, or a level by its position, see `index`."""
+        for one in self.rates:
+            if one.rate_id == rate:
+                return one
+        index = self.index(rate)
+        assert self.levels is not None
+        return self.levels[index]
+
+    def index(self, rate: str | float) -> int:
+        """Returns the number that a rate has in a frame.
+
+        Args:
+          rate: its name; or the position of a level, from 0, the fewest bytes, to 1, also as text.
+
+        Returns:
+          The index among the rates, or the level; a FamilyError if there is none.
+        """
+        for i, one in enumerate(self.rates):
+            if one.rate_id == rate:
+                return i if one.level is None else one.level
+        if self.levels is not None:
+            with contextlib.suppress(ValueError):
+                return self.levels.index(rate)
+        raise FamilyError(f"the family has no rate {rate!r}; it has {choices(rate, self)}")
+
+    def name(self, index: int) -> str:
+        """Returns the name of a rate or level.
+
+        Args:
+          index: the number that it has in a frame.
+
+        Returns:
+          Its name among `rates`; that of other levels is "level" and the number.
+        """
+        if self.levels is None:
+            return self.rates[index].rate_id
+        return next((x.rate_id for x in self.rates if x.level == index), level_name(index))
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.preprocessing.input_shape))
@@ -96,11 +133,11 @@ class RateFamily(Shown):
     def __len__(self) -> int:
         return len(self.rates)
 
-    def select(self, rate_ids: Iterable[str]) -> Self:
-        """Selects rates; receivers need the same selection.
+    def select(self, rate_ids: Iterable[str | float]) -> Self:
+        """Selects rates; receivers need the same selection, unless they are levels.
 
         Args:
-          rate_ids: names of the rates, in the order of the new family; or one name.
+          rate_ids: the rates, see `index`, in the order of the new family; or one name.
 
         Returns:
           A family of these rates; a FamilyError if one is unknown.
@@ -111,12 +148,17 @@ class RateFamily(Shown):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all that sender and receiver must share."""
-        identity = {
+        identity: dict[str, object] = {
             "backbone": self.backbone_fingerprint,
             "cut": self.cut,
             "preprocessing": self.preprocessing.to_dict(),
-            "rates": [[rate.rate_id, rate.spec.to_dict(), rate.digest] for rate in self.rates],
         }
+        if self.levels is None:
+            identity["rates"] = [
+                [one.rate_id, one.spec.to_dict(), one.digest] for one in self.rates
+            ]
+        else:  # a level's name is no part of a frame
+            identity["levels"] = [self.levels.spec.to_dict(), self.levels.digest]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def bind(self, backbone: networks.Backbone) -> Self:
@@ -232,10 +274,26 @@ class RateFamily(Shown):
                 raise FamilyError("a parameter is too large for float16: keep float32")
             return found
 
+        if self.levels is not None:
+            variables = jax.tree.map(rounded, self.levels.variables)
+            return self.with_levels(dataclasses.replace(self.levels, variables=variables))
         return self.with_rates(
             dataclasses.replace(rate, variables=jax.tree.map(rounded, rate.variables))
             for rate in self.rates
         )
+
+    def with_levels(self, levels: Levels) -> Self:
+        """Replaces unit and tables of all levels, and drops all measured figures.
+
+        Args:
+          levels: as many as before.
+
+        Returns:
+          The family, with the same names for levels.
+        """
+        named = [(rate.level, rate.rate_id) for rate in self.rates if rate.level is not None]
+        rates = [levels.named(level, rate_id) for level, rate_id in named]
+        return dataclasses.replace(self, levels=levels).with_rates(rates)
 
     def with_rates(self, rates: Iterable[FamilyRate]) -> Self:
         """Replaces the rates, and drops all measured figures.
@@ -258,7 +316,7 @@ class RateFamily(Shown):
             or not a number.
           packed: one safetensors file for each rate, for distribution, in place of an orbax folder.
         """
-        for rate in self.rates:
+        for rate in self.rates if self.levels is None else [self.levels[0]]:
             check_finite(rate)
         described = {
             "backbone": {
@@ -270,7 +328,7 @@ class RateFamily(Shown):
             "cut": self.cut,
             "card": self.card,
         }
-        write_family(Path(directory), described, self.rates, packed=packed)
+        write_family(Path(directory), described, self.rates, self.levels, packed=packed)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Self:
@@ -290,40 +348,3 @@ class RateFamily(Shown):
         for rate in family.rates:
             check_finite(rate)
         return family
-
-
-def link_options(
-    families: Mapping[str, RateFamily], backbone: networks.Backbone, link: Link
-) -> list[Option]:
-    """Computes the latency of every rate of families, by name, from its measured bytes.
-
-    The variables of their network may be shapes. A ConfigError if a family is of another network or
-    image size, or a rate has no measured bytes.
-    """
-    options = []
-    for name, family in families.items():
-        ours = backbone.name, backbone.preprocessing.input_shape
-        theirs = family.backbone, family.preprocessing.input_shape
-        if theirs != ours:
-            raise ConfigError(
-                f"the family {name} is of {theirs[0]} with images of {theirs[1]}, not of {ours[0]} "
-                f"with images of {ours[1]}"
-            )
-        for rate in family.rates:
-            sent = rate.measured.get("bytes_per_image")
-            if not isinstance(sent, int | float) or sent < 0:
-                raise ConfigError(
-                    f"rate {rate.rate_id} of {name} has no measured bytes: evaluate it"
-                )
-            split = family.split(backbone, rate.rate_id)
-            cost = split_cost(split, backbone)
-            timing = link.time(cost.device_macs, sent, cost.server_macs)
-            spec, unit = rate.spec, None
-            if isinstance(spec, VariableRate):
-                spec = spec.unit
-            if isinstance(spec, BottleneckSpec | ResidualSpec) and len(split.tensors) == 1:
-                unit = plan_unit(spec, split.shape)
-            title, task = f"{Path(name).name} {rate.rate_id}", backbone.task
-            value = rate.measured.get(task.quality)
-            options.append(Option(title, family.cut, unit, sent, timing, value, task))
-    return options

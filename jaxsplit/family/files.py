@@ -3,9 +3,9 @@
 `family.json` describes the rates and their origin. Each `rates/<rate_id>-<digest>` holds a rate's
 parameters and coding tables: an orbax folder, or in a packed family (format 2) a safetensors file,
 which has half the size, loads in a thirtieth of the time, is deterministic, and stores float32 as
-float16 where that is exact. The parameters that the rates of a variable-rate unit share are stored
-once, as `rates/unit-<digest>` (formats 3 and 4, packed). The digest reveals a damaged rate, the
-self-test a coder that changed.
+float16 where that is exact. A variable-rate unit and the tables of its levels are stored once, as
+`rates/levels-<digest>` (formats 3 and 4, packed). The digest reveals a damaged rate, the self-test
+a coder that changed.
 Replacing `family.json` is the one atomic step of saving. Only rates that it no longer names are
 deleted: a save first lists the old and the new ones in `.family-files.jaxsplit`. It deletes this
 list at its end; the list of a killed save is read and deleted by the next one.
@@ -20,35 +20,40 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
 from jaxsplit import _moved
-from jaxsplit.bitstream import CodingTables, run_self_test, write_self_test
-from jaxsplit.codec.runtime import FamilyRate
-from jaxsplit.codec.runtime import packed as packed_arrays
+from jaxsplit.bitstream import (
+    CodingTables,
+    EntropyCoder,
+    LevelTables,
+    run_self_test,
+    write_self_test,
+)
+from jaxsplit.codec.rates import FamilyRate, Levels
 from jaxsplit.data import Preprocessing
 from jaxsplit.errors import CheckpointError, ConfigError, FamilyError, WeightsError
 from jaxsplit.io import checkpoint
 from jaxsplit.io.fields import build
 from jaxsplit.io.files import delete_whole, locked, parse_json, release, write_whole
 from jaxsplit.io.untrusted import read_safetensors
-from jaxsplit.networks import fingerprint
-from jaxsplit.units import VariableRate, Variables
+from jaxsplit.units import UnitSpec, VariableRate
 from jaxsplit.units.unit import check_stored, spec_from_dict
-from jaxsplit.units.variable_rate import RATE
 
 FORMAT_VERSION, PACKED_VERSION = 1, 2
-_SHARED = 2  # added to these where rates share a unit
+_OF_LEVELS = 2  # added to these where rates are levels of one unit
 INDEX = "family.json"
 _LOG = ".family-files.jaxsplit"
 # Rates as they are written; only these are deleted.
 _PATH = re.compile(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}(\.safetensors)?")
 #: Patterns of the files of a packed family.
 FILES = (INDEX, "rates/*.safetensors")
+
+_RateOrLevels = TypeVar("_RateOrLevels", FamilyRate, Levels)
 
 _DAMAGES = (
     *(AssertionError, AttributeError, LookupError, TypeError, ValueError),
@@ -62,57 +67,78 @@ class _Network(TypedDict):
     weights: str | None
 
 
-#: An entry of the rates. A family is packed, with a "file" for each rate, or has a "folder".
-_Rate = TypedDict(
-    "_Rate",
+#: A rate, or the levels, in a file of a packed family, or in a folder.
+class _Stored(TypedDict):
+    spec: dict[str, object]
+    tables: NotRequired[str]
+    digest: str
+    self_test: str
+    file: NotRequired[str]
+    folder: NotRequired[str]
+
+
+_Named = TypedDict(
+    "_Named",
     {
         "rate_id": str,
         "lambda": float | None,
-        "spec": dict[str, object],
         "measured": dict[str, float | list[float] | None],
-        "digest": str,
-        "self_test": str,
-        "file": NotRequired[str],
-        "folder": NotRequired[str],
-        "unit": NotRequired[str],
     },
 )
 
 
+class _Rate(_Named, _Stored):
+    """An entry of the rates that are units of their own."""
+
+
+class _Level(_Named):
+    """An entry of the rates that are levels."""
+
+    level: int
+
+
 class _Index(TypedDict):
-    """The content of `family.json`."""
+    """The content of `family.json`, but the rates."""
 
     backbone: _Network
     preprocessing: Preprocessing
     cut: str
     card: NotRequired[dict[str, object]]
-    rates: list[_Rate]
 
 
 def write_family(
-    directory: Path, described: dict[str, Any], rates: tuple[FamilyRate, ...], *, packed: bool
+    directory: Path,
+    described: dict[str, Any],
+    rates: tuple[FamilyRate, ...],
+    levels: Levels | None,
+    *,
+    packed: bool,
 ) -> None:
     """Writes a family atomically, see `RateFamily.save`.
 
     `described` has the other entries of the index. An unregistered unit is a ConfigError.
     """
-    for rate in rates:
-        check_stored(rate.spec)
-    units = _shared_units(rates, packed)
-    entries = [_described(rate, packed, unit) for rate, unit in zip(rates, units, strict=True)]
-    version = (PACKED_VERSION if packed else FORMAT_VERSION) + _SHARED * any(units)
-    index = {"format": version, **described, "rates": entries}
+    stored: list[FamilyRate | Levels] = [*rates] if levels is None else [levels]
+    for one in stored:
+        check_stored(one.spec)
+    index: dict[str, Any] = {"format": PACKED_VERSION if packed else FORMAT_VERSION, **described}
+    if levels is None:
+        index["rates"] = [{**_named(rate), **_described(rate, packed)} for rate in rates]
+    else:
+        index["format"] += _OF_LEVELS
+        index["levels"] = _described(levels, packed)
+        index["rates"] = [{**_named(rate), "level": rate.level} for rate in rates]
     text = json.dumps(index, indent=1) + "\n"
     # Lists of numbers on one line; JSON strings contain no line breaks.
     text = re.sub(r"\[\n[-+.\deE,\s]*\]", lambda found: " ".join(found[0].split()), text)
-    paths = _entry_paths(index)[: len(rates)]
+    paths = _entry_paths(index)
     try:
         check_folder(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        with _replacing(directory, _entry_paths(index)):
+        with _replacing(directory, paths):
             (directory / "rates").mkdir(exist_ok=True)
-            for path, rate, unit in zip(paths, rates, units, strict=True):
-                _write_rate(directory, path, rate, packed, unit)
+            for path, one in zip(paths, stored, strict=True):
+                _write_stored(directory / path, one, packed)
             write_whole(directory / INDEX, text.encode())
     except (OSError, ConfigError, CheckpointError) as error:
         raise FamilyError(f"cannot write the family to {directory}: {error}") from error
@@ -161,12 +187,11 @@ def _current(directory: Path) -> list[str]:
 
 
 def _entry_paths(index: dict[str, Any]) -> list[str]:
-    """Returns the paths of an index's rates, then of what they share; a FamilyError if none."""
+    """Returns the paths of an index's rates, or of its levels; a FamilyError if there are none."""
     key = "file" if _is_packed(index) else "folder"
     try:
-        paths = [str(entry[key]) for entry in index["rates"]]
-        units = {str(entry["unit"]) for entry in index["rates"] if "unit" in entry}
-        return [*paths, *sorted(units)]
+        entries = [index["levels"]] if _has_levels(index) else index["rates"]
+        return [str(entry[key]) for entry in entries]
     except (LookupError, TypeError) as error:
         raise FamilyError(f"{INDEX} names no rates: it is damaged, or of something else") from error
 
@@ -183,7 +208,6 @@ def read_family(directory: Path) -> dict[str, Any]:
     """Reads the fields of a `RateFamily`, see `RateFamily.load`."""
     found = _read_index(directory)
     packed = _is_packed(found)
-    units: dict[str, dict[str, Any]] = {}  # each is read once, and its arrays are shared
     try:
         index: _Index = build(_Index, found, what=INDEX)
         return {
@@ -193,7 +217,7 @@ def read_family(directory: Path) -> dict[str, Any]:
             "preprocessing": index["preprocessing"],
             "cut": index["cut"],
             "card": index.get("card", {}),
-            "rates": tuple(_read_rate(directory, entry, packed, units) for entry in index["rates"]),
+            **(_read_levels if _has_levels(found) else _read_rates)(directory, found, packed),
         }
     except _DAMAGES as error:
         raise FamilyError(f"the family at {directory} is damaged: {error}") from error
@@ -205,7 +229,11 @@ def is_packed(directory: Path) -> bool:
 
 
 def _is_packed(index: dict[str, Any]) -> bool:
-    return index["format"] in (PACKED_VERSION, PACKED_VERSION + _SHARED)
+    return index["format"] in (PACKED_VERSION, PACKED_VERSION + _OF_LEVELS)
+
+
+def _has_levels(index: dict[str, Any]) -> bool:
+    return index["format"] > _OF_LEVELS
 
 
 def _read_index(directory: Path) -> dict[str, Any]:
@@ -216,7 +244,7 @@ def _read_index(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise FamilyError(f"cannot read {directory / INDEX}: {error}") from error
     found = index.get("format") if isinstance(index, dict) else None
-    last = PACKED_VERSION + _SHARED
+    last = PACKED_VERSION + _OF_LEVELS
     if found not in range(FORMAT_VERSION, last + 1) or isinstance(found, bool):
         raise FamilyError(
             f"{directory / INDEX} has format {found!r}; this version reads "
@@ -225,103 +253,81 @@ def _read_index(directory: Path) -> dict[str, Any]:
     return dict(index)
 
 
-def _shared_units(rates: tuple[FamilyRate, ...], packed: bool) -> list[str | None]:
-    """Returns the path of each rate's unit; None where it is stored with the rate."""
-    ending = ".safetensors" if packed else ""
-    return [
-        f"rates/unit-{fingerprint(_unit_of(rate))[:12]}{ending}"
-        if isinstance(rate.spec, VariableRate)
-        else None
-        for rate in rates
-    ]
-
-
-def _unit_of(rate: FamilyRate) -> Variables:
-    """Returns the variables that the rates of a variable-rate unit share."""
-    return {name: tree for name, tree in rate.variables.items() if name != RATE}
-
-
-def _write_rate(
-    directory: Path, path: str, rate: FamilyRate, packed: bool, unit: str | None
-) -> None:
-    if _holds(directory, path, rate, packed, unit):
-        return
-    variables = rate.variables
-    if unit is not None:
-        shared = _unit_of(rate)
-        if not _is_unit(directory / unit, shared, packed):  # an old index may name it
-            _write_tree(directory / unit, {"variables": shared}, packed)
-        variables = {RATE: variables[RATE]}
-    tree = {"variables": variables, "tables": rate.tables.to_arrays()}
-    _write_tree(directory / path, tree, packed)
-
-
-def _is_unit(path: Path, unit: Variables, packed: bool) -> bool:
-    """Returns whether a unit is stored there, whole."""
-    try:
-        return fingerprint(_read_tree(path, packed)["variables"]) == fingerprint(unit)
-    except _DAMAGES:
-        return False
-
-
-def _write_tree(path: Path, tree: dict[str, Any], packed: bool) -> None:
+def _write_stored(path: Path, stored: FamilyRate | Levels, packed: bool) -> None:
+    """Writes a rate, or levels, unless it is there."""
+    with contextlib.suppress(*_DAMAGES):
+        arrays = _read_tree(path, packed)
+        tables: Any = type(stored.tables).from_arrays(arrays["tables"])
+        there = dataclasses.replace(stored, variables=arrays["variables"], tables=tables)
+        if there.digest == stored.digest:
+            return
     if packed:
-        write_whole(path, safetensors.numpy.save(packed_arrays(tree)))
+        write_whole(path, safetensors.numpy.save(stored.packed_arrays()))
     else:
+        tree = {"variables": stored.variables, "tables": stored.tables.to_arrays()}
         checkpoint.save_tree(path, tree)
 
 
-def _described(rate: FamilyRate, packed: bool, unit: str | None) -> dict[str, Any]:
-    """Returns the entry of a rate in the index."""
-    path = f"rates/{rate.rate_id}-{rate.digest[:12]}" + (".safetensors" if packed else "")
+def _named(rate: FamilyRate) -> dict[str, Any]:
+    return {"rate_id": rate.rate_id, "lambda": rate.lmbda, "measured": rate.measured}
+
+
+def _described(stored: FamilyRate | Levels, packed: bool) -> dict[str, Any]:
+    """Returns the entry of a rate, or of levels, in the index."""
+    name = "levels" if isinstance(stored, Levels) else stored.rate_id
+    path = f"rates/{name}-{stored.digest[:12]}" + (".safetensors" if packed else "")
     return {
-        "rate_id": rate.rate_id,
-        "lambda": rate.lmbda,
-        "spec": rate.spec.to_dict(),
-        "measured": rate.measured,
-        "tables": rate.tables.fingerprint,
-        "digest": rate.digest,
-        "self_test": write_self_test(rate.coder).hex(),
+        "spec": stored.spec.to_dict(),
+        "tables": stored.tables.fingerprint,
+        "digest": stored.digest,
+        "self_test": write_self_test(_coder(stored)).hex(),
         "file" if packed else "folder": path,
-        **({} if unit is None else {"unit": unit}),
     }
 
 
-def _read_rate(
-    directory: Path, entry: _Rate, packed: bool, units: dict[str, dict[str, Any]]
-) -> FamilyRate:
+def _coder(stored: FamilyRate | Levels) -> EntropyCoder:
+    """Returns the coder of a rate, or of the highest level."""
+    return stored[-1].coder if isinstance(stored, Levels) else stored.coder
+
+
+def _read_rates(directory: Path, index: dict[str, Any], packed: bool) -> dict[str, Any]:
+    rates = []
+    for entry in build(list[_Rate], index["rates"], "rates", INDEX):
+        spec, arrays = _read_stored(directory, entry, packed)
+        tables = CodingTables.from_arrays(arrays["tables"])
+        parts = spec, arrays["variables"], tables, entry["measured"]
+        rate = FamilyRate(entry["rate_id"], entry["lambda"], *parts)
+        rates.append(_checked(rate, entry, directory))
+    return {"rates": tuple(rates)}
+
+
+def _read_levels(directory: Path, index: dict[str, Any], packed: bool) -> dict[str, Any]:
+    entry = build(_Stored, index["levels"], "levels", INDEX)
+    spec, arrays = _read_stored(directory, entry, packed)
+    if not isinstance(spec, VariableRate):
+        raise FamilyError(f"{INDEX} has levels of {spec}, which has none")
+    tables = LevelTables.from_arrays(arrays["tables"])
+    levels = _checked(Levels(spec, arrays["variables"], tables), entry, directory)
+    entries = build(list[_Level], index["rates"], "rates", INDEX)
+    rates = [levels.named(one["level"], one["rate_id"], one["measured"]) for one in entries]
+    return {"rates": tuple(rates), "levels": levels}
+
+
+def _read_stored(directory: Path, entry: _Stored, packed: bool) -> tuple[UnitSpec, dict[str, Any]]:
     # Links are not resolved: downloaded files are links into a cache.
-    path, unit = entry["file" if packed else "folder"], entry.get("unit")
-    for inside in (path, unit):
-        if inside is not None and not re.fullmatch(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*", inside):
-            raise FamilyError(f"{inside!r} lies outside of the family")
-    rate = FamilyRate(
-        entry["rate_id"],
-        entry["lambda"],
-        spec_from_dict(entry["spec"]),
-        *_read_arrays(directory, path, packed, unit, units),
-        entry["measured"],
-    )
-    if rate.digest != entry["digest"]:
-        raise FamilyError(f"rate {rate.rate_id} of {directory} was changed after it was saved")
-    run_self_test(rate.coder, bytes.fromhex(entry["self_test"]))
-    return rate
+    path = entry["file" if packed else "folder"]
+    if not re.fullmatch(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*", path):
+        raise FamilyError(f"{path!r} lies outside of the family")
+    return spec_from_dict(entry["spec"]), _read_tree(directory / path, packed)
 
 
-def _read_arrays(
-    directory: Path,
-    path: str,
-    packed: bool,
-    unit: str | None,
-    units: dict[str, dict[str, Any]],
-) -> tuple[Variables, CodingTables]:
-    tree = _read_tree(directory / path, packed)
-    variables = tree["variables"]
-    if unit is not None:
-        if unit not in units:
-            units[unit] = _read_tree(directory / unit, packed)["variables"]
-        variables = {**units[unit], **variables}
-    return variables, CodingTables.from_arrays(tree["tables"])
+def _checked(stored: _RateOrLevels, entry: _Stored, directory: Path) -> _RateOrLevels:
+    """Returns a rate, or levels, whose digest and coder are those of its entry."""
+    if stored.digest != entry["digest"]:
+        what = f"rate {stored.rate_id}" if isinstance(stored, FamilyRate) else "the unit"
+        raise FamilyError(f"{what} of {directory} was changed after it was saved")
+    run_self_test(_coder(stored), bytes.fromhex(entry["self_test"]))
+    return stored
 
 
 def _read_tree(path: Path, packed: bool) -> dict[str, Any]:
@@ -332,15 +338,6 @@ def _read_tree(path: Path, packed: bool) -> dict[str, Any]:
         for name, array in read_safetensors(path).items()
     }
     return dict(traverse_util.unflatten_dict(arrays, sep="/"))
-
-
-def _holds(directory: Path, path: str, rate: FamilyRate, packed: bool, unit: str | None) -> bool:
-    """Returns whether the files or folders with the rate's digest have the rate's content."""
-    try:
-        variables, tables = _read_arrays(directory, path, packed, unit, {})
-        return dataclasses.replace(rate, variables=variables, tables=tables).digest == rate.digest
-    except _DAMAGES:
-        return False
 
 
 __getattr__ = _moved.renamed(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jaxsplit.codec.runtime import FamilyRate
+from jaxsplit.codec.rates import FamilyRate
 from jaxsplit.errors import escaped
 from jaxsplit.io.text_table import rate_rows
 

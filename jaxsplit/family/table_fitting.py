@@ -10,9 +10,9 @@ from jaxsplit import data, networks
 from jaxsplit._moved import renamed_argument
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.codec import Sender
-from jaxsplit.entropy import stack_tables, tables_by_position, tables_from_counts
+from jaxsplit.entropy import LevelHistograms, stack_tables, tables_by_position, tables_from_counts
 from jaxsplit.errors import ConfigError, DataError, choices
-from jaxsplit.family import RateFamily
+from jaxsplit.family import Levels, RateFamily
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks.task import reader_of
@@ -40,7 +40,8 @@ def fit_tables(
       backbone: what the family runs on.
       source: images; labels are not used.
       tables: "shared", one table for all channels of a rate, as in the published units; "channels",
-        one for each channel; "positions", at most 64, shared by positions of like statistics.
+        one for each channel; "positions", at most 64, shared by positions of like statistics. All
+        levels of a variable-rate unit together have at most 256.
       log: log callback, called with the progress in images.
 
     Returns:
@@ -57,6 +58,8 @@ def fit_tables(
         raise DataError(f"{source.name} has no images to fit tables to")
     size = batch_size(backbone.preprocessing.input_shape, len(images))
     sender = Sender(family, backbone, size)
+    if family.levels is not None:
+        return _fit_levels(family.bind(backbone), family.levels, sender, images, tables, log)
     shapes = {rate.rate_id: rate.shape for rate in sender.header.rates}
     symbols = {name: np.empty((len(images), *shapes[name]), np.int32) for name in shapes}
     # Batch by batch: the head runs once for all rates, and its features are not kept.
@@ -83,8 +86,9 @@ def with_tables_of(
       symbols: rate id → int32 [N, h, w, C], see `Sender.symbols`.
       backbone: what the family runs on; needed where several arrays cross the cut.
     """
-    if tables not in SHARINGS:
-        raise ConfigError(f"tables are {tables!r}; expected one of {choices(tables, SHARINGS)}")
+    _check_sharing(tables)
+    if family.levels is not None:
+        raise ConfigError("the symbols of all levels are needed: use fit_tables")
     rates = []
     for rate in family.rates:
         seen = symbols[rate.rate_id]
@@ -97,6 +101,33 @@ def with_tables_of(
             found = split.join_tables([_fitted(own, offsets, tables) for own, offsets in pairs])
         rates.append(replace(rate, tables=found))
     return family.with_rates(rates)
+
+
+def _fit_levels(
+    family: RateFamily, levels: Levels, sender: Sender, images: np.ndarray, tables: str, log: Log
+) -> RateFamily:
+    _check_sharing(tables)
+    parts = []
+    for start in range(0, len(images), sender.batch_size):
+        log(f"fitting tables at {family.cut}", start, len(images))
+        parts.append(sender.latents(images[start : start + sender.batch_size]))
+    latents = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    highest = sender.level_symbols(latents, len(levels) - 1)
+    shape, classes = highest.shape[1:], highest.shape[-1]
+    if tables == "positions":
+        middle = tables_by_position(sender.level_symbols(latents, len(levels) // 2))
+        classes = middle.table_indices
+    elif tables == "shared":
+        classes = np.zeros(shape, np.uint8)
+    seen = LevelHistograms(len(levels), classes, int(np.abs(highest).max()))
+    for level in range(len(levels)):
+        seen.add(level, sender.level_symbols(latents, level))
+    return family.with_levels(replace(levels, tables=seen.tables()))
+
+
+def _check_sharing(tables: str) -> None:
+    if tables not in SHARINGS:
+        raise ConfigError(f"tables are {tables!r}; expected one of {choices(tables, SHARINGS)}")
 
 
 def _fitted(symbols: np.ndarray, offsets: np.ndarray, tables: str) -> CodingTables:

@@ -141,7 +141,8 @@ class Classification(Task):
             differs = f" ({theirs[0]}, …); the backbone's {len(ours)} are others ({ours[0]}, …)"
         listing = source.name.startswith("folder:")
         advice = "; list the backbone's, in its order, in classes.txt" if listing else ""
-        raise DataError(f"{source.name} has {len(theirs)} classes{differs}{advice}")
+        other = "; jaxsplit.fit_head fits the network's last layer to other classes"
+        raise DataError(f"{source.name} has {len(theirs)} classes{differs}{advice}{other}")
 
     def describe(self, outputs: Outputs) -> list[dict[str, object]]:
         """Returns the likeliest class of each image, and its probability; see `imagenet.named`."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxsplit._moved import old_names, rename
-from jaxsplit.codec.runtime import check_rate_id
+from jaxsplit.codec.rates import check_rate_id
 from jaxsplit.data import AnySource, Source, as_source
 from jaxsplit.errors import ConfigError, did_you_mean, warn_once
 from jaxsplit.io.log import Log

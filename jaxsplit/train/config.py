@@ -15,7 +15,7 @@ import jax
 import optax
 
 from jaxsplit._moved import old_names, rename, renamed_argument, renamed_attributes
-from jaxsplit.codec.runtime import check_rate_id
+from jaxsplit.codec.rates import check_rate_id
 from jaxsplit.data import Augmentation, Views
 from jaxsplit.errors import ConfigError, choices
 from jaxsplit.family.table_fitting import SHARINGS

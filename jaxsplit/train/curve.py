@@ -10,21 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import optax
 
 from jaxsplit._moved import renamed_argument
-from jaxsplit.data import LABELS, AnySource, Source, open_source, portable_name
+from jaxsplit.data import LABELS, AnySource, Source, open_source
 from jaxsplit.data.pipeline import check_batch
 from jaxsplit.data.targets import reader_identity
 from jaxsplit.errors import ConfigError
-from jaxsplit.family import FamilyRate, RateFamily
+from jaxsplit.family import RateFamily
 from jaxsplit.family.table_fitting import fit_tables
 from jaxsplit.io import checkpoint
 from jaxsplit.io.identity import identity
 from jaxsplit.io.log import Log, no_log
-from jaxsplit.io.versions import versions
 from jaxsplit.networks import Backbone, LinenNetwork, fingerprint
 from jaxsplit.networks.inference import batch_size
 from jaxsplit.tasks import Classification
@@ -32,11 +29,11 @@ from jaxsplit.tasks.task import check_targets
 from jaxsplit.train import arguments, features, loop, parallel, rate_groups
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig
+from jaxsplit.train.freeze import freeze
 from jaxsplit.train.losses import Distortion, DistortionLoss
 from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports
 from jaxsplit.train.network_blocks import NETWORK, with_blocks
 from jaxsplit.train.rate_groups import Group, make_groups
-from jaxsplit.train.state import CurveState
 from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units import BottleneckSpec
 
@@ -318,32 +315,3 @@ def training_key(config: str, backbone: Backbone, *images: str) -> str:
     if (reader := backbone.task.target_reader) is not LABELS:
         own.append(json.dumps(reader_identity(reader), sort_keys=True))
     return checkpoint.short_key(config, backbone.fingerprint, *images, *own)
-
-
-def freeze(
-    config: CurveConfig, backbone: Backbone, groups: Sequence[Group], state: CurveState
-) -> RateFamily:
-    """Returns the family of a trained state, with tables of the priors."""
-    rates = {}
-    for group, trained in zip(groups, state.groups, strict=True):
-        units = group.units(trained)
-        for i, rate in enumerate(group.rates):
-            variables, offsets = jax.tree.map(lambda x, i=i: np.asarray(x[i]), units)
-            tables = group.split.tables(variables, offsets)
-            spec = rate.spec or config.unit
-            rates[rate.rate_id] = FamilyRate(rate.rate_id, rate.lmbda, spec, variables, tables)
-    return RateFamily(
-        backbone=backbone.name,
-        backbone_fingerprint=backbone.fingerprint,
-        weights=backbone.weights,
-        preprocessing=backbone.preprocessing,
-        cut=config.cut,
-        rates=tuple(rates[rate.rate_id] for rate in config.rates),
-        card={
-            "data": portable_name(config.data),
-            "split": config.train_split,
-            "seed": config.seed,
-            "versions": versions(),
-        },
-        bound=backbone,
-    )

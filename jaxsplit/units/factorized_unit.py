@@ -22,6 +22,11 @@ class FactorizedUnit(Unit):
 
     Attributes:
       channels: of the latent.
+
+    >>> from jaxsplit.units import BottleneckSpec
+    >>> unit = BottleneckSpec(channels=4)
+    >>> isinstance(unit, FactorizedUnit), unit.has_prior(unit.init(jax.random.key(0), (8, 8, 3)))
+    (True, True)
     """
 
     channels: int

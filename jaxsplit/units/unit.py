@@ -342,10 +342,9 @@ def _from_dict(form: Mapping[str, Any]) -> Unit:
             f"no unit of kind {kind!r} is registered: import the module that defines it first"
             f"{did_you_mean(str(kind), _KINDS)}"
         )
-    known = keys(_KINDS[kind])
     given = {name: as_stored(value) for name, value in form.items() if name != "kind"}
-    for name, value in given.items():
-        own = known[name].type if name in known else None
-        if isinstance(value, dict) and isinstance(own, type) and issubclass(own, Unit):
-            given[name] = _from_dict(value)  # a unit made of another
+    for name, key in keys(_KINDS[kind]).items():
+        is_unit = isinstance(key.type, type) and issubclass(key.type, Unit)
+        if is_unit and isinstance(given.get(name), dict):
+            given[name] = _from_dict(given[name])
     return cast(Unit, build(_KINDS[kind], given, what=f"a unit of kind {kind!r}"))

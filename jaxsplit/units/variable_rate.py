@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from jaxsplit.units.unit import Collection, Shape, Unit, Variables, register
 RATE = "rate"
 ANALYSIS, SYNTHESIS, SCALES = "gain", "inverse_gain", "decoder_scale"
 
+_Position = TypeVar("_Position", float, jax.Array)
 _MAX_ANCHORS = 64  # a stored spec may be of any origin
 
 
@@ -95,11 +96,11 @@ class VariableRate(Unit):
             raise ConfigError(f"lambda {lmbda:g} is outside of the unit's {low:g} … {high:g}")
         return round(min(max(math.log(high / lmbda) / math.log(high / low), 0.0), 1.0), 9)
 
-    def weight(self, position: jax.Array) -> jax.Array:
+    def weight(self, position: _Position) -> _Position:
         """Returns the rate weight (lambda) of positions.
 
         Args:
-          position: from 0 to 1, of any shape.
+          position: from 0 to 1, a number or an array.
 
         Returns:
           Rate weights of the same shape.
@@ -107,7 +108,7 @@ class VariableRate(Unit):
         low, high = self.lambdas
         return high * (low / high) ** position
 
-    def at(self, variables: Variables, position: jax.Array | float) -> Variables:
+    def at(self, variables: Variables, position: jax.Array | np.ndarray | float) -> Variables:
         """Adds the gains of a position.
 
         Args:
@@ -148,7 +149,18 @@ class VariableRate(Unit):
 
     def encode(self, variables: Variables, features: jax.Array) -> jax.Array:
         """Latents in steps of the rate; see `Unit.encode`."""
-        latents = self.unit.encode(_of_unit(variables), features)
+        return self.scale(variables, self.unit.encode(_of_unit(variables), features))
+
+    def scale(self, variables: Variables, latents: jax.Array) -> jax.Array:
+        """Scales latents of `unit` to steps of the rate: the only part of `encode` with a rate.
+
+        Args:
+          variables: with a rate, see `at`.
+          latents: of `unit`, float [B, …, C].
+
+        Returns:
+          Latents of the same shape.
+        """
         return latents * _gain(variables, ANALYSIS, latents)
 
     def decode(self, variables: Variables, latents: jax.Array, shape: Shape) -> jax.Array:
@@ -161,7 +173,7 @@ class VariableRate(Unit):
     ) -> tuple[jax.Array, Collection]:
         """See `Unit.encode_train`."""
         latents, stats = self.unit.encode_train(_of_unit(variables), features, axis_name)
-        return latents * _gain(variables, ANALYSIS, latents), stats
+        return self.scale(variables, latents), stats
 
     def decode_train(
         self, variables: Variables, latents: jax.Array, shape: Shape, axis_name: str | None
@@ -173,13 +185,24 @@ class VariableRate(Unit):
     def bits(self, variables: Variables, latents: jax.Array) -> jax.Array:
         """Returns the bits of steps of the rate under the one prior; see `Unit.bits`."""
         step = 1 / _gain(variables, ANALYSIS, latents)
-        return entropy.bits(_prior(variables), latents * step, step)
+        return entropy.bits(self.prior(variables), latents * step, step)
 
     def tables(self, variables: Variables, offsets: np.ndarray) -> CodingTables:
         """Freezes the prior at the rate's steps; see `Unit.tables`."""
         gain = np.asarray(cast("Mapping[str, np.ndarray]", variables[RATE])[ANALYSIS], np.float64)
-        prior = jax.tree.map(np.asarray, _prior(variables))
+        prior = jax.tree.map(np.asarray, self.prior(variables))
         return entropy.build_tables(entropy.Density(prior, gain), offsets)
+
+    def prior(self, variables: Variables) -> entropy.factorized.Params:
+        """Returns the parameters of the prior, with medians of 0.
+
+        Args:
+          variables: of the unit.
+
+        Returns:
+          The tree of `entropy.init_params`.
+        """
+        return entropy.centred(prior_of(variables))
 
     def has_prior(self, variables: Variables) -> bool:
         """See `Unit.has_prior`."""
@@ -217,10 +240,6 @@ def _rate(variables: Variables) -> Mapping[str, jax.Array]:
     if RATE not in variables:
         raise ConfigError("a variable-rate unit runs at a rate: pass unit.at(variables, position)")
     return cast("Mapping[str, jax.Array]", variables[RATE])
-
-
-def _prior(variables: Variables) -> entropy.factorized.Params:
-    return entropy.centred(prior_of(variables))
 
 
 def _gain(variables: Variables, name: str, latents: jax.Array) -> jax.Array:

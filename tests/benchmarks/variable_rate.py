@@ -7,10 +7,13 @@ For every seed, the configuration is trained as it is, a unit for each rate, and
 the `--steps` with `variable_rate`, for so many times its steps. Both learn from four fifths of the
 training images; the rest measures them, test images are not read. BD-rates are by the agreement
 with the unsplit network and by the task's quality, of the variable-rate unit against the others;
-times are those of the training with its tables, in CPU seconds.
+times are those of the training with its tables, in CPU seconds. Of the variable-rate family, 20
+budgets between the bytes of the lowest and of the highest level are sent to some of these images.
 
 Exit status 1 says that no number of steps met the bars: a BD-rate by agreement of at most 3 % in
-the mean over seeds, in at most a third of the time, and a third of the stored bytes.
+the mean over seeds, in at most a third of the time, and a third of the stored bytes; or that a
+frame exceeded its budget, or frames of images that can reach it use less than 97 % of it (or all
+but 3 bytes) in the mean.
 """
 
 import dataclasses
@@ -24,6 +27,8 @@ from harness import make_parser, provenance, say_missed, write_json
 
 BD_RATE, TIME, STORED = 3.0, 1 / 3, 1 / 3
 VALIDATION = 5  # one of so many images
+USED, LEFT = 0.97, 3  # share of a budget, or bytes of it that may be left
+BUDGETS, BUDGET_IMAGES = 20, 200
 
 
 def main() -> int:
@@ -95,7 +100,29 @@ def measure(config, backbone):
         }
         for point in curve.points
     ]
-    return {"seconds": seconds, "stored_bytes": stored(family), "points": points}
+    found = {"seconds": seconds, "stored_bytes": stored(family), "points": points}
+    return found if family.levels is None else {**found, "budgets": budgets(family, parts[1])}
+
+
+def budgets(family, source):
+    """Sends images within budgets: mean bytes of those that can reach each, and what was missed."""
+    images = [source[i]["image"] for i in range(min(BUDGET_IMAGES, len(source)))]
+    sender, _ = family.codec(batch_size=100)
+    low, high = (np.array([len(x) for x in sender(images, rate)]) for rate in (0.0, 1.0))
+    rows = []
+    for budget in np.linspace(low.mean(), high.mean(), BUDGETS).astype(int).tolist():
+        sent = sender(images, max_bytes=budget, over_budget="shortest")
+        sizes = np.array([len(frame) for frame in sent])
+        reached = (low <= budget) & (budget <= high)
+        rows.append(
+            {
+                "budget": budget,
+                "images": int(reached.sum()),
+                "mean": float(sizes[reached].mean()) if reached.any() else None,
+                "over": int((sizes > np.maximum(budget, low)).sum()),
+            }
+        )
+    return rows
 
 
 def stored(family):
@@ -107,7 +134,9 @@ def stored(family):
 
 def text_of(row):
     points = ", ".join(f"{one['bytes']:.1f} B {one['agreement']:.4f}" for one in row["points"])
-    figures = [f"{key} {x:.3g}" for key, x in row.items() if key != "points"]
+    figures = [f"{key} {x:.3g}" for key, x in row.items() if key not in ("points", "budgets")]
+    used = [x["mean"] / x["budget"] for x in row.get("budgets", ()) if x["mean"]]
+    figures += [f"budgets used {min(used):.3f} … {max(used):.3f}"] if used else []
     return f"{points}; {', '.join(figures)}"
 
 
@@ -122,11 +151,18 @@ def judge(seeds, multiples):
         }
         print(f"{multiple:g}x:", ", ".join(f"{key} {x:.3f}" for key, x in mean.items()))
         found.append(mean)
+    missed = [
+        x
+        for rows in seeds
+        for multiple in multiples
+        for x in rows[f"variable, {multiple:g}x"]["budgets"]
+        if x["over"] or (x["images"] and x["mean"] < min(USED * x["budget"], x["budget"] - LEFT))
+    ]
+    failed = [f"budget {x['budget']}: mean {x['mean']}, {x['over']} over" for x in missed]
     quick = [one for one in found if one["share_of_seconds"] <= TIME]
     if not quick:
-        return [f"no number of steps takes at most {TIME:.2f} of the time"]
+        return [*failed, f"no number of steps takes at most {TIME:.2f} of the time"]
     best = min(quick, key=lambda one: one["bd_rate_agreement"])
-    failed = []
     if best["bd_rate_agreement"] > BD_RATE:
         failed.append(f"BD-rate {best['bd_rate_agreement']:+.1f} %, expected at most {BD_RATE:+} %")
     if best["share_of_stored_bytes"] > STORED:

@@ -105,6 +105,9 @@ def make_seeds(coders):
         for some in ([], frames[:3], frames)
         for checks in (False, True)
     ]
+    levels = dataclasses.replace(rates[0], levels=9)
+    of_levels = [dataclasses.replace(one, rate_index=one.rate_index + 5) for one in frames[:4]]
+    containers.append(write_container(Header(FAMILY, (levels,)), of_levels, frame_checks=True))
     # Versions 1, without flags and image, and 2; both write a frame's number as a varint.
     head = containers[0][: containers[0].index(b"rate 0") - 2]
     rest = containers[0][len(head) : -5]

@@ -8,11 +8,12 @@ messages: a container that breaks the format ends in an `assert`.
 def read_container(data):
     """bytes → (family, image, rates, frames).
 
-    Rates are (id, table fingerprint, (h, w, C)), frames are (rate index, payload).
+    Rates are (id, table fingerprint, (h, w, C)), one for each level; frames are (rate index,
+    payload).
     """
     assert data[:4] == b"JSPL"
     version, at = data[4], 5
-    assert version in (1, 2, 3)
+    assert version in (1, 2, 3, 4)
     flags = 0
     if version > 1:
         flags, at = data[5], 6
@@ -21,18 +22,22 @@ def read_container(data):
     image = None
     if version > 1:
         image, at = _varints(data, at, 3)
-    n_rates, at = data[at], at + 1
+    entries, at = data[at], at + 1
     rates = []
-    for _ in range(n_rates):
+    for _ in range(entries):
         size, at = data[at], at + 1
         name, at = data[at : at + size].decode(), at + size
         tables, at = data[at : at + 16].hex(), at + 16
         shape, at = _varints(data, at, 3)
-        rates.append((name, tables, shape))
+        levels = 1
+        if version > 3:
+            levels, at = data[at], at + 1
+        rates += [(name, tables, shape)] * levels
+    n_rates = len(rates)
     frames = []
     while data[at]:
         start = at
-        value, at = _label(data, at) if version > 2 else _varint(data, at)
+        value, at = _label(data, at, version) if version > 2 else _varint(data, at)
         length, rate = divmod(value - 1, n_rates)
         payload, at = data[at : at + length], at + length
         assert len(payload) == length
@@ -132,14 +137,15 @@ class _Decoder:
         return int.from_bytes(word + bytes(4 - len(word)), "big")
 
 
-def _label(data, at):
+def _label(data, at, version):
+    three, lowest = (0xF8, 30848) if version == 3 else (0xC0, 16512)
     first = data[at]
     if first < 128:
         return first, at + 1
-    if first < 0xF8:
+    if first < three:
         return int.from_bytes(data[at : at + 2], "big") - 0x8000 + 128, at + 2
     if first < 0xFF:
-        return int.from_bytes(data[at : at + 3], "big") - 0xF80000 + 30848, at + 3
+        return int.from_bytes(data[at : at + 3], "big") - (three << 16) + lowest, at + 3
     return int.from_bytes(data[at + 1 : at + 6], "big"), at + 6
 
 

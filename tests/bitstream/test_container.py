@@ -141,6 +141,63 @@ def test_a_label_has_one_form(value):
     assert unpack_frame(label + bytes(value - 1), 1)[1] == len(label) + value - 1
 
 
+@pytest.mark.parametrize("value", [1, 127, 128, 16511, 16512, 82047, 4145279, 4145280])
+def test_a_label_of_version_4_has_one_form(value):
+    label = b"\xff" + value.to_bytes(5, "big")
+    if value <= 4145279:
+        with pytest.raises(BitstreamError, match="not a number in its short form"):
+            unpack_frame(label + bytes(value), 1, version=4)
+    if value <= 127:
+        label = bytes([value])
+    elif value <= 16511:
+        label = (0x8000 + value - 128).to_bytes(2, "big")
+    elif value <= 4145279:
+        label = (0xC00000 + value - 16512).to_bytes(3, "big")
+    packed = pack_frame(bytes(value - 1), 0, 1, version=4)
+    assert packed[: len(label)] == label
+    assert unpack_frame(packed, 1, version=4) == (Frame(0, bytes(value - 1)), len(packed))
+
+
+def test_an_image_costs_at_most_three_bytes_with_64_levels():
+    for length in (0, 1, 256, 257, 5000, 60000, 64768):
+        for level in (0, 63):
+            over = len(pack_frame(bytes(length), level, 64, version=4)) - length
+            assert over <= (2 if length <= 256 else 3)
+
+
+@pytest.mark.parametrize("frame_checks", [False, True])
+def test_levels_count_as_rates_and_make_version_4(frame_checks):
+    shape = (4, 4, 64)
+    rates = RateInfo("one", TABLES, shape), RateInfo("levels", TABLES, shape, levels=64)
+    header = Header(TABLES, rates)
+    assert (header.n_rates, header.version, Header(TABLES, rates[:1]).version) == (65, 4, 3)
+    frames = [Frame(index, bytes([index]) * 9) for index in (0, 1, 64)]
+    data = write_container(header, frames, frame_checks=frame_checks)
+    assert data[4] == 4
+    assert read_container(data) == (header, frames)
+    stream = pack_header(header) + b"".join(
+        pack_frame(x.payload, x.rate_index, 65, version=4) for x in frames
+    )
+    assert list(Reader(io.BytesIO(stream), stream=True)) == frames
+    with pytest.raises(ConfigError, match=r"frame of rate 65, expected 0 … 64"):
+        write_container(header, [Frame(65, b"")])
+
+
+@pytest.mark.parametrize("levels", [0, 256])
+def test_impossible_numbers_of_levels_are_refused(levels):
+    with pytest.raises(ConfigError, match="levels, expected 1 … 255"):
+        RateInfo("levels", TABLES, (4, 4, 64), levels)
+    rates = RateInfo("a", TABLES, (1, 1, 1), 255), RateInfo("b", TABLES, (1, 1, 1))
+    with pytest.raises(ConfigError, match="a container of 256 rates"):
+        Header(TABLES, rates)
+
+
+def test_levels_of_another_number_are_refused():
+    ours, theirs = (Header(TABLES, (RateInfo("levels", TABLES, (1, 1, 1), n),)) for n in (8, 9))
+    with pytest.raises(OtherTablesError, match=r"9 levels, but this family has .* 8 levels"):
+        ours.check(theirs)
+
+
 def test_any_whole_number_is_a_rate_index():
     assert pack_frame(bytes(100), np.int64(1), 6) == pack_frame(bytes(100), 1, 6)
 
@@ -181,7 +238,7 @@ def test_each_damage_has_its_message(damage, message):
 def test_what_a_newer_version_writes_is_refused(what):
     data = bytearray(write_container(_header(), _frames()))
     if what == "version":
-        data[4] = 4
+        data[4] = 5
     else:
         data[5] |= 2
     with pytest.raises(NewerVersionError, match=f"format {what} .*decode it with the jaxsplit"):

@@ -16,6 +16,7 @@ from jaxsplit.bitstream import (
     EntropyCoder,
     Frame,
     Header,
+    LevelTables,
     read_container,
     write_container,
 )
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.optimized
 GOLDEN = json.loads(Path(__file__).with_name("golden_streams.json").read_text())
 NAMES = tuple(GOLDEN["streams"])
 PLACED = Path(__file__).with_name("golden_places.json")
+LEVELS = Path(__file__).with_name("golden_levels.json")
 
 
 def _tables(arrays):
@@ -44,7 +46,8 @@ def test_the_streams_are_those_that_were_frozen():
 
 
 def test_there_is_a_stream_of_every_version():
-    versions = {bytes.fromhex(stream)[4] for stream in GOLDEN["streams"].values()}
+    streams = [*GOLDEN["streams"].values(), json.loads(LEVELS.read_text())["stream"]]
+    versions = {bytes.fromhex(stream)[4] for stream in streams}
     assert versions == set(range(1, VERSION + 1))
 
 
@@ -96,4 +99,24 @@ def test_a_stored_stream_of_tables_by_place_is_read_and_written_as_it_was():
     latents = [coder.decode(frame.payload, info.shape[:2]) for frame in frames]
     assert [latent.tolist() for latent in latents] == golden["latents"]
     again = [Frame(0, coder.encode(latent)) for latent in latents]
+    assert write_container(header, again, frame_checks=True) == stream
+
+
+def test_a_stored_stream_of_levels_is_read_and_written_as_it_was():
+    content = LEVELS.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == (
+        "5407d4327285f9a708db2d3e4898de8b5e3b303484ca66e1825bd8f8d1b09cac"
+    )
+    golden = json.loads(content)
+    stream, levels = bytes.fromhex(golden["stream"]), LevelTables(_tables(golden["tables"]))
+    header, frames = read_container(stream)
+    (info,) = header.rates
+    assert (info.tables, info.levels) == (levels.fingerprint[:32], len(levels))
+    again = []
+    for frame, latent in zip(frames, golden["latents"], strict=True):
+        coder = EntropyCoder(levels.level(frame.rate_index))
+        symbols = coder.decode(frame.payload, info.shape[:2])
+        assert symbols.tolist() == latent["symbols"]
+        assert frame.rate_index == latent["level"]
+        again.append(Frame(frame.rate_index, coder.encode(symbols)))
     assert write_container(header, again, frame_checks=True) == stream

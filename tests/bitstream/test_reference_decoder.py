@@ -1,10 +1,20 @@
 """A decoder written from FORMAT.md alone reads the library's containers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from bitstream import reference_decoder
 
-from jaxsplit.bitstream import CodingTables, EntropyCoder, Frame, Header, RateInfo, write_container
+from jaxsplit.bitstream import (
+    CodingTables,
+    EntropyCoder,
+    Frame,
+    Header,
+    LevelTables,
+    RateInfo,
+    write_container,
+)
 
 FAMILY = "00112233445566778899aabbccddeeff" * 2
 SHAPES = {"shared": (3, 5, 7), "wide": (4, 4, 3), "dead": (2, 2, 9), "one": (1, 1, 1)}
@@ -78,6 +88,24 @@ def test_the_specification_decodes_what_is_written(coders, latents, frame_checks
         assert reference_decoder.decode_payload(payload, tables, *symbols.shape[:2]) == (
             symbols.tolist()
         )
+
+
+def test_levels_are_rates_with_tables_of_their_own(make_placed, draw):
+    placed = make_placed([2, 9, 30, 5], (1, 200, 3))
+    shared = LevelTables(dataclasses.replace(placed, offsets=np.zeros(3, np.float32)))
+    header = Header(FAMILY, (RateInfo("levels", shared.fingerprint, (4, 5, 3), len(shared)),))
+    latents = {level: draw(shared.level(level), (4, 5), level) for level in range(0, 200, 23)}
+    frames = [
+        Frame(level, EntropyCoder(shared.level(level)).encode(symbols))
+        for level, symbols in latents.items()
+    ]
+    frames.append(Frame(7, bytes(range(1, 200))))  # a label of three bytes
+    _, _, rates, read = reference_decoder.read_container(write_container(header, frames))
+    assert len(rates) == 200
+    assert read == [(frame.rate_index, frame.payload) for frame in frames]
+    for level, payload in read[:-1]:
+        found = reference_decoder.decode_payload(payload, rows(shared.level(level)), 4, 5)
+        assert found == latents[level].tolist()
 
 
 def test_many_symbols_and_carries(make_tables, draw):

@@ -1,9 +1,11 @@
 """Tables are validated, compare by content and give the information of symbols."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from jaxsplit.bitstream import CodingTables
+from jaxsplit.bitstream import CodingTables, LevelTables
 from jaxsplit.errors import ConfigError
 
 PLACES = (np.arange(12).reshape(3, 2, 2) % 5 == 0).astype(np.uint8)
@@ -179,3 +181,92 @@ def test_fingerprint_with_places_is_frozen():
     assert CodingTables(**_changed(table_indices=PLACES)).fingerprint == (
         "4a29efe8b3ee933efd4bb1f82093fec9b0b8c409b60b9897727acd05e4beda6a"
     )
+
+
+def _of_levels(make_placed, sizes):
+    placed = make_placed(sizes, (1, 6, 3))
+    return dataclasses.replace(placed, offsets=np.zeros(3, np.float32))
+
+
+def test_a_level_has_the_tables_of_its_row(make_placed):
+    placed = _of_levels(make_placed, [2, 9, 30, 5])
+    levels = LevelTables(placed)
+    assert len(levels) == 6
+    for level in range(6):
+        found, rows = levels.level(level), placed.table_indices[0, level]
+        assert found.channels == 3
+        for channel, row in enumerate(rows):
+            size = placed.sizes[row]
+            assert found.sizes[channel] == size
+            np.testing.assert_array_equal(found.counts[channel, :size], placed.counts[row, :size])
+        np.testing.assert_array_equal(found.minima, placed.minima[rows])
+        np.testing.assert_array_equal(found.offsets, placed.offsets)
+
+
+def test_tables_of_levels_pass_through_smaller_arrays(make_placed):
+    levels = LevelTables(_of_levels(make_placed, [2, 9, 300, 5]))
+    arrays = levels.to_arrays()
+    assert LevelTables.from_arrays(arrays).fingerprint == levels.fingerprint
+    sizes = [sum(x.nbytes for x in some.values()) for some in (arrays, levels.shared.to_arrays())]
+    assert sizes[0] < sizes[1] / 4
+
+
+def test_classes_of_positions_select_tables(make_placed):
+    shared = _of_levels(make_placed, [2, 9, 30, 5])
+    classes = (np.arange(40) % 3).astype(np.uint8).reshape(2, 4, 5)
+    levels = LevelTables(shared, classes)
+    found = levels.level(4)
+    assert (found.channels, found.table_indices.shape) == (5, (2, 4, 5))
+    plain = LevelTables(shared)
+    for one in range(3):
+        np.testing.assert_array_equal(
+            found.counts[found.table_indices[classes == one][0]],
+            plain.level(4).counts[one],
+        )
+    assert levels.fingerprint != plain.fingerprint
+    again = LevelTables.from_arrays(levels.to_arrays())
+    assert again.fingerprint == levels.fingerprint
+    np.testing.assert_array_equal(again.classes, classes)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        np.zeros((2, 4, 5), np.uint8),
+        np.full((2, 4, 5), 3, np.uint8),
+        np.arange(3, dtype=np.uint8),
+        np.arange(3).reshape(1, 1, 3),
+    ],
+)
+def test_other_classes_are_refused(make_placed, classes):
+    with pytest.raises(ConfigError, match="classes"):
+        LevelTables(_of_levels(make_placed, [2, 9, 30, 5]), classes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"offsets": np.full(1, 0.5, np.float32)},
+        {"counts": np.array([65535, 1, 7], np.uint16)},
+        {"counts": np.array([[65535, 1]], np.int32)},
+        {"sizes": np.array([2, 2**30], np.int32)},
+        {"sizes": np.array([[2]], np.int32)},
+        {"sizes": np.array([2.0])},
+        {"sizes": np.array([], np.int32)},
+        {"sizes": np.array([-2, 4], np.int32)},
+        {"places": np.zeros((2, 3, 1), np.uint8)},
+    ],
+)
+def test_damaged_tables_of_levels_are_refused(changes):
+    arrays = {
+        "counts": np.array([65535, 1], np.uint16),
+        "sizes": np.array([2], np.int32),
+        "minima": np.zeros(1, np.int32),
+        "offsets": np.zeros(1, np.float32),
+        "places": np.zeros((1, 3, 1), np.uint8),
+    }
+    assert len(LevelTables.from_arrays(arrays)) == 3
+    with pytest.raises(ConfigError, match="coding tables"):
+        LevelTables.from_arrays({**arrays, **changes})
+    with pytest.raises(ConfigError, match="coding tables"):
+        LevelTables.from_arrays({name: x for name, x in arrays.items() if name not in changes})

@@ -27,9 +27,10 @@ from jaxsplit.cost import split_cost
 from jaxsplit.evaluation import card
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.experiments import config
-from jaxsplit.family import RateFamily
+from jaxsplit.family import Levels, RateFamily
 from jaxsplit.family.pretrained import load_pretrained
 from jaxsplit.split import make_split
+from jaxsplit.units import BottleneckSpec, VariableRate
 from jaxsplit.weights.load import load_backbone
 
 COMMANDS = (
@@ -609,6 +610,43 @@ def test_encode_keeps_to_a_limit_or_a_quality(pictures, tmp_path):
     ):
         refuses("encode", *pictures, "--family", name, *words, "-o", out, words=told)
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_levels_are_encoded_measured_and_described(pictures, tmp_path):
+    backbone = load_backbone("fashion_mnist_resnet8")
+    spec = VariableRate(BottleneckSpec.from_stride(8, 4), (1e-5, 1e-2))
+    split = make_split(backbone, "stage1.block1", spec)
+    levels = Levels.of_prior(spec, jax.device_get(split.init(jax.random.key(0))))
+    rates = tuple(levels.named(level, name) for name, level in (("low", 0), ("high", 63)))
+    parts = backbone.name, backbone.fingerprint, backbone.weights, backbone.preprocessing
+    family = RateFamily(*parts, "stage1.block1", rates, levels=levels)
+    folder, out = tmp_path / "family", tmp_path / "x.jspl"
+    family.save(folder, packed=True)
+    words = ("encode", *pictures, "--family", folder, "-o", out)
+    for rate, level in (("0.37", "level23"), ("high", "high"), ("level63", "high")):
+        sent = json.loads(runs(*words, "--rate", rate, "--json").out)["images"]
+        assert {one["rate"] for one in sent} == {level}
+        found = json.loads(runs("decode", out, "--family", folder, "--json").out)
+        assert [(one["rate"], one["bytes"]) for one in found] == [
+            (one["rate"], one["bytes"]) for one in sent
+        ]
+    budget = max(one["bytes"] for one in sent) - 5
+    sent = json.loads(runs(*words, "--max-bytes", budget, "--json").out)["images"]
+    assert all(budget - 30 < one["bytes"] <= budget for one in sent)
+    assert "levels 0 to 63: latent (7, 7, 8)" in runs("info", out).out
+    one_image = ("encode", pictures[0], *words[len(pictures) + 1 :])
+    refuses(*one_image, "--max-bytes", 1, words=["--max-bytes 1", "--over-budget shortest"])
+    sent = json.loads(runs(*words, "--max-bytes", 1, "--over-budget", "shortest", "--json").out)[
+        "images"
+    ]
+    assert {one["rate"] for one in sent} == {"low"}
+    refuses(*words, "--rate", "1.5", words=["1.5", "from 0, the fewest bytes, to 1"])
+    refuses(*words, "--rate", "medium", words=["no rate 'medium'", "low, high"])
+    images = ("--data", "embedded", "--max-samples", 20, "--rates", "low,0.5")
+    shown = json.loads(runs("evaluate", "--family", folder, *images, "--json").out)
+    assert [one["rate_id"] for one in shown["points"]] == ["low", "level32"]
+    assert shown["points"][0]["unit_bytes"] == levels.stored_bytes
 
 
 SAID = ("--card", "license=Apache-2.0", "--card", "limits=Grey images of clothing.")

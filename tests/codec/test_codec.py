@@ -451,9 +451,8 @@ def test_what_does_not_change_is_computed_once(sender, receiver, monkeypatch):
     assert sender.header == receiver.header
     monkeypatch.setattr(networks, "fingerprint", None)  # no array is hashed again,
     for module in (codec.sender, codec.receiver):  # and no program looked up
-        monkeypatch.setattr(module, "_symbols_program", None, raising=False)
-        monkeypatch.setattr(module, "_outputs_program", None, raising=False)
-        monkeypatch.setattr(module, "head_program", None, raising=False)
+        for name in ("symbols", "latents", "levels", "outputs", "head"):
+            monkeypatch.setattr(module, f"{name}_program", None, raising=False)
     assert sender.header is sender.header
     assert sender(images, rate="mid") == [frame]
     np.testing.assert_array_equal(receiver([frame]), expected)

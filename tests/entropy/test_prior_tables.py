@@ -79,7 +79,7 @@ def test_expected_code_length_is_the_entropy(placed, reference):
 def test_tails_left_to_the_escape_are_as_asked(random_params, reference, monkeypatch):
     params = random_params(21, 4, scale=2.0)
     for tail_mass in (0.1, 2**-10, 2**-16):
-        monkeypatch.setattr(prior_tables, "_TAIL_MASS", tail_mass)
+        monkeypatch.setattr(prior_tables, "TAIL_MASS", tail_mass)
         tables = build_tables(params)
         for channel in range(4):
             p = _cells(reference, params, tables, channel)

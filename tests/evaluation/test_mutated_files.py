@@ -12,7 +12,7 @@ from jaxsplit.codec.rate_control import rates_for
 from jaxsplit.errors import JaxsplitError
 from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 from jaxsplit.family import RateFamily
-from jaxsplit.family.family import link_options
+from jaxsplit.family.latency import link_options
 from jaxsplit.reports import curve_table
 
 ODD = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,9 +11,11 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, FamilyError
 from jaxsplit.evaluation.evaluate import evaluate
-from jaxsplit.family import RateFamily
-from jaxsplit.family.table_fitting import fit_tables
+from jaxsplit.family import Levels, RateFamily
+from jaxsplit.family.table_fitting import _fitted, fit_tables
 from jaxsplit.networks.inference import batch_size
+from jaxsplit.split import make_split
+from jaxsplit.units import BottleneckSpec, VariableRate
 
 BATCH_SIZE = batch_size((12, 12, 1))
 
@@ -138,3 +141,32 @@ def test_tables_of_places_cost_no_more_and_cross_exactly(
 def test_other_tables_are_refused(imported, tiny_backbone, tiny_test_source):
     with pytest.raises(ConfigError, match="shared, channels, positions"):
         fit_tables(imported, tiny_backbone, tiny_test_source, tables="pixels")
+
+
+@pytest.mark.parametrize(("tables", "margin"), [("channels", 1.02), ("positions", 1.03)])
+def test_tables_of_levels_fit_every_level(
+    tiny_backbone, tiny_test_source, tiny_images, tables, margin
+):
+    """Shared between levels, they cost little more than those fitted to each level."""
+    spec = VariableRate(BottleneckSpec(channels=6), (1e-4, 1e-2))
+    split = make_split(tiny_backbone, "stage2.block1", spec)
+    levels = Levels.of_prior(spec, jax.device_get(split.init(jax.random.key(0))), count=12)
+    family = RateFamily(
+        backbone=tiny_backbone.name,
+        backbone_fingerprint=None,
+        weights=None,
+        preprocessing=tiny_backbone.preprocessing,
+        cut="stage2.block1",
+        rates=(levels.named(3, "low"), levels.named(9, "high")),
+        levels=levels,
+    )
+    fitted = fit_tables(family, tiny_backbone, tiny_test_source, tables=tables)
+    sender, receiver = fitted.codec(tiny_backbone, batch_size=BATCH_SIZE)
+    for rate in fitted.rates:
+        symbols = sender.symbols(tiny_images, rate.rate_id)
+        own = _fitted(symbols, np.zeros(6, np.float32), tables).information_bits(symbols)
+        assert rate.tables.information_bits(symbols) < margin * own
+        prior = family[rate.rate_id].tables.information_bits(symbols)
+        assert rate.tables.information_bits(symbols) < prior
+        frames = sender.frames(symbols, rate.rate_id)
+        np.testing.assert_array_equal(receiver.symbols(frames, rate.rate_id), symbols)

@@ -8,7 +8,7 @@ import pytest
 
 from jaxsplit import data
 from jaxsplit.evaluation import evaluate
-from jaxsplit.train.curve import freeze
+from jaxsplit.train.freeze import freeze
 from jaxsplit.train.rate_groups import (
     first_state,
     make_evaluate,

@@ -9,6 +9,14 @@ and `classes.txt`, the 1000 synsets in order. Labels only serve the metrics.
 
 The unit begins as PCA of 2×2 patches under the Fisher information of the network's outputs, with
 residual blocks that begin as the identity, and learns by distillation through the frozen network.
+Head and encoder take 109.9 million multiply-accumulates and 109,848 parameters.
+
+The training was stopped after 391 of its 6,000 steps, about a quarter of an hour of one core, on
+3,700 photos of Imagenette and 500 of as many other classes. Agreement with the unsplit network on
+500 more of Imagenette's training photos, with the information of tables by channel: 58.8 % at
+319 bytes an image, 76.8 % at 660, 85.8 % at 1,340, 90.8 % at 2,400 and 93.4 % at 3,545. PCA alone,
+with the same images: 62.6 % at 772 bytes, 80.8 % at 1,329, 88.0 % at 2,155 and 91.2 % at 3,273
+(BD-rate -42 %, one seed). What a full training gives has not been measured.
 
 The argument is the cut, `stage3.block1`, or `smoke`.
 """

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ml_collections
 
@@ -39,7 +39,7 @@ def _curve_file() -> type:
     for name, (annotation, default, meaning) in fields.keys(CurveConfig).items():
         if name == "rates":
             given.append(("lambdas", dict[str, float], lambdas))
-            given.append(("specs", dict[str, BottleneckSpec | UnitSpec], specs))
+            given.append(("specs", dict[str, BottleneckSpec], specs))
         else:
             field = dataclasses.field(default=default, metadata={"meaning": meaning})
             given.append((name, annotation, field))
@@ -122,12 +122,15 @@ def to_dataclass(values: dict[str, object]) -> Config:
     # A rate's spec has only what differs: merged before it is built, since fields are required.
     shared, specs = values.get("spec"), values.get("specs")
     if isinstance(shared, dict) and isinstance(specs, dict):
-        specs = {name: {**shared, **dict(own)} for name, own in specs.items()}
-        values["specs"] = {name: _spec(own) for name, own in specs.items()}
-    if "spec" in values:
-        values["spec"] = _spec(shared)
+        values["specs"] = {name: {**shared, **dict(own)} for name, own in specs.items()}
+    others = dict[str, UnitSpec]()
+    if isinstance(shared, dict) and "kind" in shared:  # fields of a BottleneckSpec need none
+        values["spec"] = spec_from_dict(shared)
+        if isinstance(specs, dict):
+            own = cast("dict[str, dict[str, Any]]", values.pop("specs"))
+            others = {name: spec_from_dict(form) for name, form in own.items()}
     curve = vars(fields.build(kind, values)).copy()
-    lambdas, specs = curve.pop("lambdas"), curve.pop("specs")
+    lambdas, specs = curve.pop("lambdas"), {**curve.pop("specs"), **others}
     for name in specs:
         if name not in lambdas:
             listed = did_you_mean(name, lambdas) or f"; there are {', '.join(lambdas)}"
@@ -136,11 +139,6 @@ def to_dataclass(values: dict[str, object]) -> Config:
     own = {name: spec for name, spec in specs.items() if spec != curve["spec"]}
     rates = tuple(Rate(name, float(lmbda), own.get(name)) for name, lmbda in lambdas.items())
     return CurveConfig(rates=rates, **curve)
-
-
-def _spec(values: object) -> object:
-    """Builds the unit of fields that name its kind; fields of a `BottleneckSpec` need none."""
-    return spec_from_dict(values) if isinstance(values, dict) and "kind" in values else values
 
 
 def _read(name: str) -> dict[str, object]:

@@ -233,7 +233,7 @@ def _of_unit(variables: Variables) -> Variables:
     """Returns the variables of the unit, with its decoder's factors at the rate."""
     own: dict[str, Any] = {name: tree for name, tree in variables.items() if name != RATE}
     scales = _rate(variables).get(SCALES)
-    return own if scales is None else {**own, DECODER_SCALES: scales}
+    return own if scales is None else own | {DECODER_SCALES: scales}
 
 
 def _rate(variables: Variables) -> Mapping[str, jax.Array]:

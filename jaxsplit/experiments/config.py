@@ -127,8 +127,8 @@ def to_dataclass(values: dict[str, object]) -> Config:
     if isinstance(shared, dict) and "kind" in shared:  # fields of a BottleneckSpec need none
         values["spec"] = spec_from_dict(shared)
         if isinstance(specs, dict):
-            own = cast("dict[str, dict[str, Any]]", values.pop("specs"))
-            others = {name: spec_from_dict(form) for name, form in own.items()}
+            forms = cast("dict[str, dict[str, Any]]", values.pop("specs"))
+            others = {name: spec_from_dict(form) for name, form in forms.items()}
     curve = vars(fields.build(kind, values)).copy()
     lambdas, specs = curve.pop("lambdas"), {**curve.pop("specs"), **others}
     for name in specs:

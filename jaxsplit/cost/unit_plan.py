@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxsplit.cost.counting import count_macs, inference_form, peak_bytes, program_macs
 from jaxsplit.entropy import FactorizedPrior
 from jaxsplit.trees import Structs
-from jaxsplit.units import BottleneckSpec, Shape
+from jaxsplit.units import BottleneckSpec, ResidualSpec, Shape
 
 CHANNELS, STRIDES = (4, 8, 16, 32, 64), (1, 2, 4, 8)
 #: The unit of a grid, by channels and stride.
@@ -38,7 +38,7 @@ class UnitPlan:
     ((7, 7, 8), 392)
     """
 
-    spec: BottleneckSpec
+    spec: BottleneckSpec | ResidualSpec
     latent_shape: Shape
     encoder_macs: int
     decoder_macs: int
@@ -81,7 +81,7 @@ def fits(spec: BottleneckSpec, shape: Shape) -> bool:
     return len(shape) == 3 and min(spec.latent_size(*shape[:2])) >= 1 and spec.channels <= shape[2]
 
 
-def plan_unit(spec: BottleneckSpec, shape: Shape) -> UnitPlan:
+def plan_unit(spec: BottleneckSpec | ResidualSpec, shape: Shape) -> UnitPlan:
     """Counts the costs of a unit from its traces; nothing is run.
 
     Args:

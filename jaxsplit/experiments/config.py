@@ -10,7 +10,7 @@ import dataclasses
 import os
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ml_collections
 
@@ -22,6 +22,7 @@ from jaxsplit.train.backbone import BackboneConfig
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.step import Rate
 from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units.unit import UnitSpec, spec_from_dict
 
 Config = BackboneConfig | CurveConfig | DesignConfig
 
@@ -122,8 +123,14 @@ def to_dataclass(values: dict[str, object]) -> Config:
     shared, specs = values.get("spec"), values.get("specs")
     if isinstance(shared, dict) and isinstance(specs, dict):
         values["specs"] = {name: {**shared, **dict(own)} for name, own in specs.items()}
+    others = dict[str, UnitSpec]()
+    if isinstance(shared, dict) and "kind" in shared:  # fields of a BottleneckSpec need none
+        values["spec"] = spec_from_dict(shared)
+        if isinstance(specs, dict):
+            forms = cast("dict[str, dict[str, Any]]", values.pop("specs"))
+            others = {name: spec_from_dict(form) for name, form in forms.items()}
     curve = vars(fields.build(kind, values)).copy()
-    lambdas, specs = curve.pop("lambdas"), curve.pop("specs")
+    lambdas, specs = curve.pop("lambdas"), {**curve.pop("specs"), **others}
     for name in specs:
         if name not in lambdas:
             listed = did_you_mean(name, lambdas) or f"; there are {', '.join(lambdas)}"

@@ -9,7 +9,7 @@ from jaxsplit import networks
 from jaxsplit.cost import Link, Option, plan_unit, split_cost
 from jaxsplit.errors import ConfigError
 from jaxsplit.family.family import RateFamily
-from jaxsplit.units import BottleneckSpec, VariableRate
+from jaxsplit.units import BottleneckSpec, ResidualSpec, VariableRate
 
 
 def link_options(
@@ -41,7 +41,7 @@ def link_options(
             spec, unit = rate.spec, None
             if isinstance(spec, VariableRate):
                 spec = spec.unit
-            if isinstance(spec, BottleneckSpec) and len(split.tensors) == 1:
+            if isinstance(spec, BottleneckSpec | ResidualSpec) and len(split.tensors) == 1:
                 unit = plan_unit(spec, split.shape)
             title, task = f"{Path(name).name} {rate.rate_id}", backbone.task
             value = rate.measured.get(task.quality)

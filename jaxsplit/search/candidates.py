@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import cast
 
 from jaxsplit._moved import renamed_attributes
 from jaxsplit.cost import Plan, unit_grid
@@ -147,7 +148,8 @@ def candidates(config: DesignConfig, plan: Plan) -> tuple[Candidate, ...]:
         for unit in unit_grid(cut.feature_shape, config.channels, config.strides):
             macs = cut.device_macs + unit.encoder_macs
             if macs < plan.macs:
-                found += [Candidate(cut.cut, unit.spec, lmbda, macs) for lmbda in config.lambdas]
+                spec = cast("BottleneckSpec", unit.spec)  # all of `grid_spec`
+                found += [Candidate(cut.cut, spec, lmbda, macs) for lmbda in config.lambdas]
     if not found:
         raise ConfigError(
             "no unit of the grid fits any cut and leaves the device less to do than the whole "

@@ -24,16 +24,19 @@ from jaxsplit.io.identity import identity
 from jaxsplit.train.features import CACHES, DTYPES
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.network_blocks import NETWORK, TRAINABLE
-from jaxsplit.train.pca import check_pca
+from jaxsplit.train.pca import check_pca_start
 from jaxsplit.train.step import COMPUTE_DTYPES, VECTORIZATIONS, Phase, Rate
 from jaxsplit.train.variable_rate import check_units
 from jaxsplit.units import BottleneckSpec, FactorizedUnit, UnitSpec, VariableRate
+from jaxsplit.units.residual_unit import LINEAR_LAYERS
 
 SCHEDULES = ("constant", "cosine", "exponential", "step")
 INITIALIZATIONS = ("random", "pca")
 TABLES = ("prior", *SHARINGS)
 # These change reports and products of a training, not its parameters.
 _SILENT = ("baselines", "compare_at", "cache_gib", "evaluate_every", "max_eval_samples", "tables")
+# Left out by default, since earlier versions had none of them.
+_NEWER = dict(optimizer=None, variable_rate=False, lambda_weighting=0.0, linear_lr_multiplier=1.0)
 # These change nothing where the network is frozen.
 _OF_NETWORKS = ("trainable", "network_lr_multiplier")
 
@@ -45,7 +48,10 @@ _FINITE = (lambda x: 0 < x < math.inf, "a finite number above 0")
 _BELOW_1 = (lambda x: 0 <= x < 1, "from 0 to below 1")
 _SHARE = (lambda x: 0 <= x <= 1, "from 0 to 1")
 _POSITIVE_SHARE = (lambda x: 0 < x <= 1, "more than 0 and at most 1")
+_MULTIPLIERS = ("prior_lr_multiplier", "linear_lr_multiplier", "network_lr_multiplier")
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys((*_MULTIPLIERS, "weight_decay"), _AT_LEAST_0),
+    **dict.fromkeys(("evaluate_every", "warmup", "most_drop"), _AT_LEAST_0),
     "batch_size": _AT_LEAST_1,
     "epochs": _AT_LEAST_1,
     "seed": (lambda x: 0 <= x < 2**32, "0 … 2**32 - 1"),
@@ -55,12 +61,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "learning_rate": _FINITE,
     "minutes": _FINITE,
     "weight": _FINITE,
-    "prior_lr_multiplier": _AT_LEAST_0,
-    "network_lr_multiplier": _AT_LEAST_0,
-    "weight_decay": _AT_LEAST_0,
-    "evaluate_every": _AT_LEAST_0,
-    "warmup": _AT_LEAST_0,
-    "most_drop": _AT_LEAST_0,
+    "lambda_weighting": _SHARE,
     "max_norm": _ABOVE_0,
     "cache_gib": _ABOVE_0,
     "final_lr_fraction": _POSITIVE_SHARE,
@@ -187,6 +188,7 @@ class CurveConfig:
       phases: in their order, under one learning-rate schedule.
       variable_rate: one unit for all rates: `spec` with learned gains from the largest to the
         smallest lambda, see `units.VariableRate`. It trains as fast as one rate does.
+      lambda_weighting: power of lambda that divides an image's loss, for a variable rate.
       data, train_split, test_split, max_samples: the images; labels only serve metrics unless a
         phase's distortion has a weight for them.
       augmentations_per_image, augmentation: 1 and None: the image itself.
@@ -197,6 +199,7 @@ class CurveConfig:
       learning_rate: peak of Adam's.
       schedule, warmup, final_lr_fraction, milestones: of the learning rate, see `make_schedule`.
       prior_lr_multiplier: learning-rate multiplier of the prior.
+      linear_lr_multiplier: the same of a `ResidualSpec`'s layers that begin as PCA.
       max_norm: largest norm of each rate's gradient; inf for none.
       ema: decay of the units' running means, such as 0.999; the means are then evaluated and
         saved. 0 for none.
@@ -250,6 +253,7 @@ class CurveConfig:
     final_lr_fraction: float = 0.01
     milestones: tuple[float, ...] = (0.5, 0.75)
     prior_lr_multiplier: float = 3.0
+    linear_lr_multiplier: float = 1.0
     max_norm: float = 1.0
     ema: float = 0.0
     cache: str = "auto"
@@ -266,6 +270,7 @@ class CurveConfig:
     network_lr_multiplier: float = 0.03
     optimizer: optax.GradientTransformation | None = None
     variable_rate: bool = False
+    lambda_weighting: float = 0.0
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -281,14 +286,8 @@ class CurveConfig:
         self.make_optimizer()  # refuses an impossible schedule
         self.shown  # noqa: B018 — refuses impossible views
         if self.initialization == "pca":
-            for rate in self.rates:
-                check_pca(rate.spec or self.spec)
-            first = self.phases[0].distortion
-            if not (isinstance(first, Distortion) and first.features):
-                raise ConfigError(
-                    "initialization='pca' needs a positive weight of features, however small, in "
-                    "the first phase's distortion"
-                )
+            specs = [rate.spec or self.spec for rate in self.rates]
+            check_pca_start(specs, self.phases[0].distortion)
         if self.trainable != "unit" and self.evaluate_every:
             raise ConfigError(
                 f"trainable is {self.trainable!r} and evaluate_every {self.evaluate_every}; "
@@ -308,6 +307,8 @@ class CurveConfig:
         if self.optimizer is not None:
             return self.optimizer
         rates = {"prior": self.prior_lr_multiplier}
+        if self.linear_lr_multiplier != 1.0:
+            rates |= dict.fromkeys(LINEAR_LAYERS, self.linear_lr_multiplier)
         if self.trainable != "unit":
             rates[NETWORK] = self.network_lr_multiplier
         return clipped_adam(schedule, max_norm=self.max_norm, **rates)
@@ -345,6 +346,5 @@ class CurveConfig:
                 fields["distortion"] = identity(phase.distortion)
         values["optimizer"] = identity(self.optimizer)
         silent = _SILENT + (_OF_NETWORKS if self.trainable == "unit" else ())
-        silent += ("optimizer",) if self.optimizer is None else ()
-        silent += () if self.variable_rate else ("variable_rate",)
+        silent += tuple(name for name, value in _NEWER.items() if getattr(self, name) == value)
         return digest({name: value for name, value in values.items() if name not in silent})

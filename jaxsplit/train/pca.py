@@ -8,6 +8,8 @@ see `loss_metric`; basis and step are optimal under it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,26 +20,34 @@ from jaxsplit.entropy import factorized
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import Backbone
 from jaxsplit.split import Split
-from jaxsplit.train.losses import Distortion
+from jaxsplit.train.losses import Distortion, DistortionLoss
 from jaxsplit.trees import Tree
-from jaxsplit.units import BottleneckSpec, UnitSpec, Variables
+from jaxsplit.units import BottleneckSpec, ResidualSpec, UnitSpec, Variables
 from jaxsplit.units.architecture import EPSILON
 
 _FINEST = 1e-3  # smallest step, relative to the features' root mean square
 _FLATTEST = 1e-6  # smallest eigenvalue of a metric, relative to their mean
+_NOISE = 1 / 12  # variance of rounding, in steps
 _LOGISTIC_STD = math.pi / math.sqrt(3)  # of a logistic density of scale 1
 _BATCH = 32
 _DRAWS = 2  # of targets, for each image
 
 
-def check_pca(spec: UnitSpec) -> BottleneckSpec:
+def check_pca(spec: UnitSpec) -> BottleneckSpec | ResidualSpec:
     """Returns a spec whose unit can start from principal components, or raises a ConfigError.
 
-    It must be a `BottleneckSpec` of linear stages, whose patches neither overlap nor leave gaps and
-    have as many positions as there are depthwise filters.
+    It must be a `ResidualSpec` whose widths hold the latent, or a `BottleneckSpec` of linear
+    stages, whose patches neither overlap nor leave gaps and have as many positions as there are
+    depthwise filters.
     """
+    if isinstance(spec, ResidualSpec):
+        if min(spec.width, spec.decoder_sizes[0]) < spec.channels:
+            raise ConfigError(f"initialization='pca' needs widths of at least channels; got {spec}")
+        return spec
     if not isinstance(spec, BottleneckSpec):
-        raise ConfigError(f"initialization='pca' is for a BottleneckSpec; got {spec}")
+        raise ConfigError(
+            f"initialization='pca' is for a BottleneckSpec or ResidualSpec; got {spec}"
+        )
     k = spec.kernel
     sides = (spec.stride, k, spec.padding, *spec.decoder_window, spec.multiplier)
     linear = spec.activation == spec.latent_activation == "none"
@@ -48,6 +58,17 @@ def check_pca(spec: UnitSpec) -> BottleneckSpec:
             f"{spec}"
         )
     return spec
+
+
+def check_pca_start(specs: Iterable[UnitSpec], distortion: DistortionLoss) -> None:
+    """Raises a ConfigError unless units can start as PCA under a first phase's distortion."""
+    for spec in specs:
+        check_pca(spec)
+    if not (isinstance(distortion, Distortion) and distortion.features):
+        raise ConfigError(
+            "initialization='pca' needs a positive weight of features, however small, in the first "
+            "phase's distortion"
+        )
 
 
 def best_step(lmbda: float, error_weight: float, scale: float) -> float:
@@ -63,6 +84,19 @@ def best_step(lmbda: float, error_weight: float, scale: float) -> float:
     return math.sqrt(max(6 * lmbda / (error_weight * math.log(2)), _FINEST**2 * scale))
 
 
+class _Components(NamedTuple):
+    """Principal components of patches of n numbers, the largest variance first.
+
+    Coefficients are (patch - mean) @ basis, and patches mean + coefficients @ back.T.
+    """
+
+    mean: np.ndarray  # [n]
+    covariance: np.ndarray  # [n, n]
+    basis: np.ndarray  # [n, C]
+    back: np.ndarray  # [n, C]
+    variances: np.ndarray  # [C]
+
+
 def pca_unit(
     split: Split,
     features: np.ndarray,
@@ -71,6 +105,9 @@ def pca_unit(
     metric: np.ndarray | None = None,
 ) -> Variables:
     """Returns a unit that maps patches to their principal components and rounds with one step.
+
+    Residual blocks of a `ResidualSpec` begin as the identity. Channels of its width beyond the
+    latent's hold further components or, where there are none, random mixtures.
 
     Args:
       split: the cut, with a spec that passes `check_pca`.
@@ -84,18 +121,41 @@ def pca_unit(
       {"params", "batch_stats"}; latents are centred, in steps, the largest variance first.
     """
     spec = check_pca(split.spec)
-    k, channels = spec.kernel, spec.channels
-    inputs = split.shape[-1] * k * k
-    if channels > inputs:
-        raise ConfigError(f"{channels} channels of {inputs} components at {split.cut}")
-    seen = patches(np.asarray(features, np.float64), k).reshape(-1, inputs)
+    found = _principal_components(features, spec.stride, metric)
+    if spec.channels > len(found.mean):
+        raise ConfigError(
+            f"{spec.channels} channels of {len(found.mean)} components at {split.cut}"
+        )
+    widths = np.sqrt(found.variances[: spec.channels]) / step / _LOGISTIC_STD
+    prior = factorized.centred(
+        factorized.init_params(key, spec.channels, init_scale=np.maximum(widths, 0.1))
+    )
+    if isinstance(spec, ResidualSpec):
+        unit = _residual_unit(spec, found, step, spec.init(key, split.shape))
+    else:
+        unit = _bottleneck_unit(spec, found, step)
+    unit = {**unit, "params": {**unit["params"], "prior": prior}}
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), unit)
+
+
+def _principal_components(
+    features: np.ndarray, size: int, metric: np.ndarray | None
+) -> _Components:
+    inputs = features.shape[-1] * size * size
+    seen = patches(np.asarray(features, np.float64), size).reshape(-1, inputs)
     mean, covariance = seen.mean(axis=0), np.cov(seen.T).reshape(inputs, inputs)
     root = np.eye(inputs) if metric is None else _root(metric * inputs / np.trace(metric))
     values, vectors = np.linalg.eigh(root @ covariance @ root)
-    variances, vectors = np.maximum(values[::-1][:channels], 0), vectors[:, ::-1][:, :channels]
-    basis, back = root @ vectors, np.linalg.solve(root, vectors)
+    variances, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    return _Components(mean, covariance, root @ vectors, np.linalg.solve(root, vectors), variances)
+
+
+def _bottleneck_unit(spec: BottleneckSpec, found: _Components, step: float) -> dict[str, Any]:
+    """Returns params without a prior, and batch statistics."""
+    k, mean = spec.kernel, found.mean
+    basis, back, variances = (x[..., : spec.channels] for x in found[2:])
     # Filter i · k + j selects pixel (i, j) of a patch.
-    pixels = np.tile(np.eye(k * k).reshape(k, k, 1, k * k), (1, 1, split.shape[-1], 1))
+    pixels = np.tile(np.eye(k * k).reshape(k, k, 1, k * k), (1, 1, len(mean) // (k * k), 1))
     gain = spec.step / step
     # Normalization takes the gain: kernels keep the magnitude of random ones, as suits Adam.
     inner = 1.0 if spec.batch_norm else gain
@@ -103,11 +163,11 @@ def pca_unit(
     per_channel = mean.reshape(-1, k * k)
     spread = kept.reshape(-1, k * k).mean(axis=1) + per_channel.var(axis=1)
     decoded = per_channel.mean(axis=1)
-    latent = mean @ basis * inner, variances * inner**2, np.zeros(channels), gain / inner
-    output = np.zeros(inputs), kept * (gain / inner) ** 2, mean, inner / gain
+    latent = mean @ basis * inner, variances * inner**2, np.zeros(spec.channels), gain / inner
+    output = np.zeros(len(mean)), kept * (gain / inner) ** 2, mean, inner / gain
     norms = {
         "encoder": {
-            "depthwise_norm": _norm(spec, mean, np.diag(covariance), mean),
+            "depthwise_norm": _norm(spec, mean, np.diag(found.covariance), mean),
             "pointwise_norm": _norm(spec, *latent),
         },
         "decoder": {
@@ -115,19 +175,53 @@ def pca_unit(
             "depthwise_norm": _norm(spec, decoded, spread, decoded),
         },
     }
-    widths = np.sqrt(variances) / step / _LOGISTIC_STD
-    prior = factorized.centred(
-        factorized.init_params(key, channels, init_scale=np.maximum(widths, 0.1))
-    )
     kernels = {"encoder": basis * inner, "decoder": back.T / inner}
-    params: dict[str, Tree] = {"prior": prior}
+    params: dict[str, Tree] = {}
     stats: dict[str, Tree] = {}
     for part, norm in norms.items():
         learned = {name: scale for name, (scale, _) in norm.items()}
         params[part] = {"depthwise": pixels, "pointwise": {"kernel": kernels[part]}, **learned}
         stats[part] = {name: moments for name, (_, moments) in norm.items()}
-    unit = {"params": params} | ({"batch_stats": stats} if spec.batch_norm else {})
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), unit)
+    return {"params": params} | ({"batch_stats": stats} if spec.batch_norm else {})
+
+
+def _residual_unit(
+    spec: ResidualSpec, found: _Components, step: float, fresh: Variables
+) -> dict[str, Any]:
+    """Returns the params of a fresh unit with components for its linear layers."""
+    rng = np.random.default_rng(0)
+    deviations = np.sqrt(found.variances) / step
+
+    def part(name: str, kernel: np.ndarray, bias: np.ndarray, width: int) -> dict[str, Any]:
+        """Replaces the embedding, and normalizes what the blocks read."""
+        layers = dict(cast("Mapping[str, Any]", fresh["params"])[name])
+        inputs, known = kernel.shape[1], deviations[: kernel.shape[1]]
+        # What a block reads holds noise of about a step too.
+        spread = np.sqrt(np.square(known) + _NOISE)
+        mixed = rng.normal(size=(inputs, max(width - inputs, 0))) / spread[:, None] / inputs**0.5
+        wide = np.concatenate([np.eye(inputs), mixed], axis=1)[:, :width]
+        layers["embedding"] = {"kernel": kernel @ wide, "bias": bias @ wide}
+        scale = np.concatenate([spread, np.ones(mixed.shape[1])])[:width]
+        for block in [name for name in layers if name.startswith("block")]:
+            kernel = np.asarray(layers[block]["depthwise"]) / scale[:, None]
+            layers[block] = {**layers[block], "depthwise": kernel}
+        return layers
+
+    def order(x: np.ndarray) -> np.ndarray:
+        """Numbers of a patch [n, …] by row, column and channel, in place of channel first."""
+        by_channel = x.reshape(-1, spec.stride, spec.stride, *x.shape[1:])
+        return np.moveaxis(by_channel, 0, 2).reshape(x.shape)
+
+    channels, decoder_width = spec.channels, spec.decoder_sizes[0]
+    basis = order(found.basis) / step
+    encoder = part("encoder", basis, -order(found.mean) @ basis, spec.width)
+    encoder["output"] = {"kernel": np.eye(spec.width, channels), "bias": np.zeros(channels)}
+    identity = np.eye(channels), np.zeros(channels)
+    decoder = part("decoder", *identity, decoder_width)
+    back = np.zeros((decoder_width, len(found.mean)))
+    back[:channels] = order(found.back)[:, :channels].T * step
+    decoder["output"] = {"kernel": back, "bias": order(found.mean)}
+    return {"params": {"encoder": encoder, "decoder": decoder}}
 
 
 def _root(metric: np.ndarray) -> np.ndarray:

@@ -169,8 +169,10 @@ def make_curve_step(
     def make(group: Group) -> rate_step.Step:
         one = group.split, phase, config.make_optimizer()
         if group.split.is_variable_rate:
-            rates = group.rates
-            return variable_rate.make_step(*one, rates, compute_dtype=dtype, ema=config.ema)
+            share = config.lambda_weighting
+            return variable_rate.make_step(
+                *one, group.rates, compute_dtype=dtype, ema=config.ema, weighting=share
+            )
         how = config.rate_vectorization
         return rate_step.make_step(
             *one, rate_vectorization=how, compute_dtype=dtype, ema=config.ema

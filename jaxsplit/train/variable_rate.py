@@ -72,17 +72,18 @@ def make_step(
     *,
     compute_dtype: str = "float32",
     ema: float = 0.0,
+    weighting: float = 0.0,
 ) -> Step:
     """Returns the training step of one unit for all rates, to be mapped over `parallel.AXIS`.
 
     Positions are uniform, one from each of B equal parts of the range, so that every batch has
-    rates of the whole range. The loss is the mean over images; divided by lambda or by its root,
-    low rates lost more than high ones won.
+    rates of the whole range. The loss is the mean over images.
 
     Args:
       split: the cut, with a variable-rate unit and `axis_name=parallel.AXIS`.
       phase, optimizer, compute_dtype, ema: as in `step.make_step`.
       rates: at which metrics are reported: of the images nearest to each.
+      weighting: power of lambda, relative to the middle one, that divides an image's loss.
 
     Returns:
       As `step.make_step`; the state's trees have a leading axis of 1, metrics are [R].
@@ -95,6 +96,7 @@ def make_step(
         own = jax.tree.map(lambda x: x[0], rate_states(state, constants.rates))
         position = _drawn(own.key, len(batch.index))
         weight = unit.weight(position)
+        share = (unit.weight(jnp.asarray(0.5)) / weight) ** weighting
 
         def loss(
             params: optax.Params,
@@ -103,7 +105,7 @@ def make_step(
             values, stats, metrics = per_image_loss(
                 split, phase, compute_dtype, rate, batch, constants
             )
-            return values.mean(), (stats, metrics)
+            return (values * share).mean(), (stats, metrics)
 
         (_, (stats, measured)), grads = jax.value_and_grad(loss, has_aux=True)(own.params)
         grads = jax.lax.pmean(grads, parallel.AXIS)

@@ -1,7 +1,8 @@
-"""Bottleneck units at a cut: the paper's unit, and the interface for others."""
+"""Bottleneck units at a cut: the paper's, one of residual blocks, and the interface for others."""
 
 from jaxsplit.units.bottleneck import Bottleneck, BottleneckSpec
 from jaxsplit.units.factorized_unit import FactorizedUnit
+from jaxsplit.units.residual_unit import ResidualSpec
 from jaxsplit.units.unit import PerTensor, Shape, Unit, UnitSpec, Variables, per_tensor, register
 from jaxsplit.units.variable_rate import VariableRate
 
@@ -10,6 +11,7 @@ __all__ = [
     "BottleneckSpec",
     "FactorizedUnit",
     "PerTensor",
+    "ResidualSpec",
     "Shape",
     "Unit",
     "UnitSpec",

@@ -11,6 +11,9 @@ from jaxsplit import entropy
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.units.unit import Unit, Variables
 
+#: Collection of the factors of a decoder at one rate.
+DECODER_SCALES = "decoder_scales"
+
 
 class FactorizedUnit(Unit):
     """A unit with a factorized prior, "prior" among its "params" (see `entropy.factorized`).
@@ -27,6 +30,14 @@ class FactorizedUnit(Unit):
     """
 
     channels: int
+
+    @property
+    def decoder_scales(self) -> int:
+        """Number of factors in the decoder that `VariableRate` learns for each rate; none here.
+
+        `decode` finds them in the collection `DECODER_SCALES`, [n] or [B, n], if there is one.
+        """
+        return 0
 
     def bits(self, variables: Variables, latents: jax.Array) -> jax.Array:
         """Returns the prior's bits of every element; see `Unit.bits`."""

@@ -3,7 +3,8 @@
 The latents of another unit are multiplied by a gain for each channel before they are rounded, and
 by an inverse gain before they are decoded. Gains are learned at a few rate weights and interpolated
 in log lambda. The density of the latents does not depend on the rate, so one prior prices every
-gain: P(k) = F((k + 1/2) / gain) - F((k - 1/2) / gain).
+gain: P(k) = F((k + 1/2) / gain) - F((k - 1/2) / gain). A unit may take factors in its decoder too,
+learned and interpolated alike: what restores coarse latents would harm fine ones.
 
 Source: Cui et al. 2021, Asymmetric gained deep image compression with continuous rate adaptation,
 arXiv 2003.02012; here without a hyperprior.
@@ -24,12 +25,12 @@ from jaxsplit import entropy
 from jaxsplit.bitstream import CodingTables
 from jaxsplit.errors import ConfigError
 from jaxsplit.trees import TreeOf
-from jaxsplit.units.factorized_unit import FactorizedUnit, prior_of
+from jaxsplit.units.factorized_unit import DECODER_SCALES, FactorizedUnit, prior_of
 from jaxsplit.units.unit import Collection, Shape, Unit, Variables, register
 
 #: Collection of a unit's gains at one rate, and its members.
 RATE = "rate"
-ANALYSIS, SYNTHESIS = "gain", "inverse_gain"
+ANALYSIS, SYNTHESIS, SCALES = "gain", "inverse_gain", "decoder_scale"
 
 _Position = TypeVar("_Position", float, jax.Array)
 _MAX_ANCHORS = 64  # a stored spec may be of any origin
@@ -115,17 +116,18 @@ class VariableRate(Unit):
           position: from 0 to 1; a number, or one for each image [B].
 
         Returns:
-          The variables with a collection "rate" of gains [C] or [B, C].
+          The variables with a collection "rate" of gains [C] or [B, C], and decoder factors.
         """
         gains = cast("Mapping[str, Mapping[str, jax.Array]]", variables["params"])["gains"]
         place = jnp.asarray(position, jnp.float32)[..., None] * (self.anchors - 1)
         anchors = jnp.arange(self.anchors).reshape((1,) * (place.ndim - 1) + (-1,))
         near = jnp.maximum(0, 1 - jnp.abs(place - anchors))
-
-        def gain(name: str) -> jax.Array:  # accelerators may round float32 products
-            return jnp.exp(jnp.matmul(near, gains[name], precision="highest"))
-
-        return {**variables, RATE: {name: gain(name) for name in (ANALYSIS, SYNTHESIS)}}
+        # Accelerators may round float32 products: sender and receiver need the same gains.
+        at = {
+            name: jnp.exp(jnp.matmul(near, logs, precision="highest"))
+            for name, logs in gains.items()
+        }
+        return {**variables, RATE: at}
 
     def to_dict(self) -> dict[str, object]:
         """See `Unit.to_dict`."""
@@ -142,7 +144,11 @@ class VariableRate(Unit):
         # The optimal step grows with the root of lambda: see `train.pca.best_step`.
         spread = 0.5 * math.log(high / low) * (np.linspace(0, 1, self.anchors) - 0.5)
         logs = jnp.asarray(np.tile(spread[:, None], (1, self.unit.channels)), jnp.float32)
-        params = {**variables["params"], "gains": {ANALYSIS: logs, SYNTHESIS: -logs}}
+        gains = {ANALYSIS: logs, SYNTHESIS: -logs}
+        if self.unit.decoder_scales:
+            # What a decoder restores is about as large as a step.
+            gains[SCALES] = jnp.tile(-logs[:, :1], (1, self.unit.decoder_scales))
+        params = {**variables["params"], "gains": gains}
         return self.at({**variables, "params": params}, 0.5)
 
     def encode(self, variables: Variables, features: jax.Array) -> jax.Array:
@@ -208,7 +214,8 @@ class VariableRate(Unit):
 
     def fold(self, variables: Variables) -> tuple[Self, Variables]:
         """Folds the unit; the gains stay, so that another rate is another [C]. See `Unit.fold`."""
-        plain, folded = self.unit.fold(_of_unit(variables))
+        own = {name: tree for name, tree in variables.items() if name != RATE}
+        plain, folded = self.unit.fold(own)
         params = {**folded["params"], "gains": variables["params"]["gains"]}
         variables = {**folded, "params": params, RATE: variables[RATE]}
         return dataclasses.replace(self, unit=plain), variables
@@ -218,20 +225,30 @@ class VariableRate(Unit):
         shapes: dict[str, Any] = dict(self.unit.variable_shapes(shape) or {})
         if not shapes:
             return None
-        size = (self.anchors, self.unit.channels)
-        shapes["params"] = {**shapes["params"], "gains": {ANALYSIS: size, SYNTHESIS: size}}
-        return {**shapes, RATE: dict.fromkeys((ANALYSIS, SYNTHESIS), (self.unit.channels,))}
+        sizes = dict.fromkeys((ANALYSIS, SYNTHESIS), self.unit.channels)
+        if self.unit.decoder_scales:
+            sizes[SCALES] = self.unit.decoder_scales
+        gains = {name: (self.anchors, size) for name, size in sizes.items()}
+        shapes["params"] = {**shapes["params"], "gains": gains}
+        return {**shapes, RATE: {name: (size,) for name, size in sizes.items()}}
 
 
 def _of_unit(variables: Variables) -> Variables:
-    return {name: tree for name, tree in variables.items() if name != RATE}
+    """Returns the variables of the unit, with its decoder's factors at the rate."""
+    own: dict[str, Any] = {name: tree for name, tree in variables.items() if name != RATE}
+    scales = _rate(variables).get(SCALES)
+    return own if scales is None else own | {DECODER_SCALES: scales}
+
+
+def _rate(variables: Variables) -> Mapping[str, jax.Array]:
+    if RATE not in variables:
+        raise ConfigError("a variable-rate unit runs at a rate: pass unit.at(variables, position)")
+    return cast("Mapping[str, jax.Array]", variables[RATE])
 
 
 def _gain(variables: Variables, name: str, latents: jax.Array) -> jax.Array:
     """Returns gains [C] or [B, C] in the shape of latents [B, …, C]."""
-    if RATE not in variables:
-        raise ConfigError("a variable-rate unit runs at a rate: pass unit.at(variables, position)")
-    gain = cast("Mapping[str, jax.Array]", variables[RATE])[name]
+    gain = _rate(variables)[name]
     images, channels = gain.shape[:-1], gain.shape[-1:]
     images = images or (1,)
     return gain.reshape(images + (1,) * (latents.ndim - 2) + channels)

@@ -19,7 +19,8 @@ from jaxsplit.train.backbone import BackboneConfig
 from jaxsplit.train.curve import CurveConfig
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate
-from jaxsplit.units.bottleneck import BottleneckSpec
+from jaxsplit.units import BottleneckSpec, ResidualSpec
+from jaxsplit.units.unit import spec_from_dict
 from jaxsplit.weights.load import load_backbone
 
 SHIPPED = {
@@ -30,6 +31,7 @@ SHIPPED = {
     "resnet20_design": ("fashion_mnist", "cifar10", "smoke"),
     "resnet20_small": ("fashion_mnist", "cifar10", "smoke"),
     "efficientnet_lite0": ("middle", "early", "late", "smoke"),
+    "efficientnet_lite0_light": ("stage3.block1", "smoke"),
 }
 BY_NAME = {"backbone": BackboneConfig, "design": DesignConfig}  # by the end of a name
 CURVE = {
@@ -55,7 +57,7 @@ def test_the_table_of_shipped_configurations_is_whole():
         module = runpy.run_path(str(folder / f"{name}.py"))
         assert set(module["VARIANTS"]) == set(args)
         documented = re.search(r"The argument is (.*?)\.\n?$", module["__doc__"], re.DOTALL)
-        assert set(re.findall(r"`(\w+)`", documented[1])) == set(args)
+        assert set(re.findall(r"`([\w.]+)`", documented[1])) == set(args)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -105,7 +107,7 @@ def test_every_shipped_configuration_loads(name, arg):
         lambdas = [rate.lmbda for rate in config.rates]
         assert len(lambdas) >= 4
         assert lambdas == sorted(lambdas, reverse=True)
-        assert hash(config.spec) == hash(BottleneckSpec(**dataclasses.asdict(config.spec)))
+        assert hash(config.spec) == hash(spec_from_dict(config.spec.to_dict()))
 
 
 def test_a_variant_that_does_not_exist_is_refused():
@@ -295,6 +297,16 @@ def test_dicts_become_dataclasses():
     assert backbone.augmentation.padding == 2
     assert to_dataclass(BACKBONE).augmentation is None
     assert CURVE["phases"][1] == {"steps": 4}  # the argument is left alone
+
+
+def test_a_unit_of_another_kind_names_it():
+    form = {"kind": "residual", "channels": 4, "width": 8}
+    curve = to_dataclass({**CURVE, "spec": form, "specs": {"low": {"width": 16}}})
+    assert curve.spec == ResidualSpec(4, width=8)
+    assert curve.rates[0].spec == ResidualSpec(4, width=16)
+    assert form["width"] == 8
+    with pytest.raises(ConfigError, match="no unit of kind 'residuum' is registered"):
+        to_dataclass({**CURVE, "spec": {**form, "kind": "residuum"}})
 
 
 @pytest.mark.parametrize(

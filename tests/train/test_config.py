@@ -1,5 +1,8 @@
 """Learning rates over time, and the optimizer that takes them."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -73,6 +76,21 @@ def test_the_prior_learns_faster_and_the_gradient_is_bounded():
     unbounded = clipped_adam(lambda step: 0.1)
     _, state = unbounded.update(gradient, unbounded.init(params), params)
     np.testing.assert_allclose(state[1][0].mu["prior"], [0, 0.4], rtol=1e-5)
+
+
+def test_layers_that_begin_as_pca_learn_at_a_rate_of_their_own():
+    start = CurveConfig(
+        "b", "c", BottleneckSpec(4), (Rate("r1", 0.5),), (Phase(3, Distortion(1.0)),), warmup=0
+    )
+    slow = dataclasses.replace(start, linear_lr_multiplier=0.1)
+    layers = {name: {"kernel": jnp.zeros(1)} for name in ("embedding", "block1", "output")}
+    params = {"encoder": layers, "prior": jnp.zeros(1)}
+    adam = slow.make_optimizer()
+    change, _ = adam.update(jax.tree.map(jnp.ones_like, params), adam.init(params), params)
+    found = {name: float(layer["kernel"][0]) for name, layer in change["encoder"].items()}
+    assert found["embedding"] == found["output"] == pytest.approx(0.1 * found["block1"])
+    assert float(change["prior"][0]) == pytest.approx(3 * found["block1"])
+    assert slow.key != start.key
 
 
 def test_numbers_of_numpy_are_python_s():

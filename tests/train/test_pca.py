@@ -14,7 +14,7 @@ from jaxsplit.train.curve import train_curve
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.pca import best_step, check_pca, patches, pca_unit
 from jaxsplit.train.step import Phase, Rate
-from jaxsplit.units import BottleneckSpec
+from jaxsplit.units import BottleneckSpec, ResidualSpec
 from jaxsplit.units.unit_tree import UnitTree
 
 CHANNELS = 5
@@ -61,6 +61,42 @@ def test_all_components_give_the_features_back(k, batch_norm, features):
     assert np.abs(covariance - np.diag(spread)).max() < 1e-3 * spread[0]
     # An orthonormal basis in steps: the energy is the features' over the step's square.
     assert spread.sum() * 0.7**2 == pytest.approx(_patch_variance(features, k), rel=1e-3)
+
+
+@pytest.mark.parametrize("width", [16, 20, 24])
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_a_residual_unit_begins_as_the_linear_one(blocks, width, features):
+    """With components, and random mixtures beyond them, for the channels that no latent has."""
+    metric, key = _metric(2), jax.random.key(0)
+    linear = _split(_spec(2, channels=16))
+    sizes = {"width": width, "blocks": blocks, "decoder_width": 40}
+    residual = _split(ResidualSpec(16, stride=2, output_activation="none", **sizes))
+    units = [pca_unit(split, features, 0.7, key, metric) for split in (linear, residual)]
+    one, two = (
+        _encode(split, unit, features)
+        for split, unit in zip((linear, residual), units, strict=True)
+    )
+    np.testing.assert_allclose(two, one, atol=1e-3)
+    back = residual.decode(units[1], jnp.asarray(two))
+    np.testing.assert_allclose(back, linear.decode(units[0], jnp.asarray(one)), atol=1e-3)
+    np.testing.assert_array_equal(
+        units[0]["params"]["prior"]["bias_0"], units[1]["params"]["prior"]["bias_0"]
+    )
+    shapes = jax.tree.map(np.shape, units[1]["params"])
+    assert {name: shapes[name] for name in ("encoder", "decoder")} == residual.spec.variable_shapes(
+        residual.shape
+    )["params"]
+
+
+def test_blocks_begin_with_inputs_of_about_one_size(features):
+    """Large components do not hide small ones from the first layer of a block."""
+    split = _split(ResidualSpec(20, stride=2, width=20))
+    unit = pca_unit(split, features, 0.01, jax.random.key(0))
+    spread = _encode(split, unit, features).std(axis=(0, 1, 2))
+    kernels = np.asarray(unit["params"]["encoder"]["block1"]["depthwise"])
+    sizes = np.sqrt(np.square(kernels).sum(axis=(0, 1)))[:, 0] * spread
+    assert spread.max() > 50 * spread.min()
+    assert sizes.max() < 5 * sizes.min()
 
 
 def _patch_variance(features, k):
@@ -170,6 +206,12 @@ def test_a_price_of_nothing_still_has_a_step():
 def test_forms_that_are_no_transform_of_patches_are_refused(changes):
     with pytest.raises(ConfigError, match="stride and kernels are equal"):
         check_pca(_spec(2, **changes))
+
+
+@pytest.mark.parametrize("changes", [{"width": 15}, {"decoder_width": 15}])
+def test_widths_that_do_not_hold_the_latent_are_refused(changes):
+    with pytest.raises(ConfigError, match="widths of at least channels"):
+        check_pca(ResidualSpec(16, **{"width": 16, **changes}))
 
 
 def test_more_channels_than_components_are_refused(features):

@@ -16,7 +16,7 @@ from jaxsplit.train import parallel, variable_rate
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.losses import Distortion
 from jaxsplit.train.step import Phase, Rate, init_state, per_image_loss, rate_states
-from jaxsplit.units import BottleneckSpec, VariableRate
+from jaxsplit.units import BottleneckSpec, ResidualSpec, VariableRate
 
 FEATURES = Distortion(distillation=0, features=1)
 RATES = (Rate("low", 1e-2), Rate("middle", 1e-3), Rate("high", 1e-4))
@@ -31,20 +31,22 @@ def start(problem):
     return split, state, problem.batch(), problem.constants(RATES[:1])
 
 
-def run(split, state, batch, constants, phase, devices=1):
+def run(split, state, batch, constants, phase, devices=1, **options):
     used = jax.devices()[:devices]
-    step = variable_rate.make_step(split, phase, optax.sgd(1.0), RATES)
+    step = variable_rate.make_step(split, phase, optax.sgd(1.0), RATES, **options)
     state, constants = (parallel.replicate(tree, used) for tree in (state, constants))
     program = parallel.parallel_step(step, used)
     after, metrics = program(state, parallel.shard(batch, used), constants)
     return parallel.unreplicate(after), parallel.unreplicate(metrics)
 
 
-@pytest.mark.parametrize("quantization", ["noise", "round"])
-def test_the_gradient_is_the_mean_of_those_of_images_at_their_own_lambdas(start, quantization):
+@pytest.mark.parametrize(("quantization", "weighting"), [("noise", 0.0), ("round", 0.5)])
+def test_the_gradient_is_the_mean_of_those_of_images_at_their_own_lambdas(
+    start, quantization, weighting
+):
     split, state, batch, constants = start
     phase = Phase(1, FEATURES, quantization)
-    after, _ = run(split, state, batch, constants, phase)
+    after, _ = run(split, state, batch, constants, phase, weighting=weighting)
     own = jax.tree.map(lambda x: x[0], rate_states(state, constants.rates))
     count = len(batch.index)
     inside = [jax.random.uniform(jax.random.fold_in(own.key, slot)) for slot in range(count)]
@@ -57,7 +59,7 @@ def test_the_gradient_is_the_mean_of_those_of_images_at_their_own_lambdas(start,
         )
         alone = dataclasses.replace(split, axis_name=None)
         values, *_ = per_image_loss(alone, phase, "float32", rate, batch, constants)
-        return jnp.mean(values)
+        return jnp.mean(values * (1e-3 / weights) ** weighting)
 
     expected = jax.grad(loss)(own.params)
     found = jax.tree.map(lambda old, new: (old - new)[0], state.params, after.params)
@@ -94,24 +96,28 @@ def test_a_rate_without_an_image_near_it_has_the_mean_of_all():
     np.testing.assert_allclose(parallel.unreplicate(found[1])["x"], [0.5, 5.125, 9.75])
 
 
-def test_a_family_of_one_unit_is_trained_stored_and_coded(tmp_path):
+@pytest.mark.parametrize(
+    ("spec", "start"),
+    [(BottleneckSpec(channels=4), "random"), (ResidualSpec(channels=4, width=8), "pca")],
+)
+def test_a_family_of_one_unit_is_trained_stored_and_coded(spec, start, tmp_path):
     backbone = jaxsplit.load_backbone("fashion_mnist_resnet8")
-    options = {"batch_size": 16, "max_samples": 64, "steps": 30, "progress": False}
+    options = {"batch_size": 16, "max_samples": 64, "progress": False, "initialization": start}
     arguments = backbone, "stage3.block1", {"low": 1e-2, "middle": 1e-3, "high": 1e-4}
     phases = [Phase(20, FEATURES), Phase(10, FEATURES, "round")]
     family = jaxsplit.train_family(
         *arguments,
-        channels=4,
+        unit=spec,
         variable_rate=True,
         phases=phases,
         workdir=tmp_path / "run",
         **options,
     )
     trees = [rate.variables for rate in family.rates]
-    for part in ("params", "batch_stats"):
+    for part in set(trees[0]) - {"rate"}:
         for tree in trees[1:]:
             jax.tree.map(np.testing.assert_array_equal, tree[part], trees[0][part])
-    assert family["low"].spec == VariableRate(BottleneckSpec(channels=4), (1e-4, 1e-2))
+    assert family["low"].spec == VariableRate(spec, (1e-4, 1e-2))
     family.save(tmp_path / "family", packed=True)
     loaded = RateFamily.load(tmp_path / "family")
     assert loaded.fingerprint == family.fingerprint
@@ -126,7 +132,7 @@ def test_a_family_of_one_unit_is_trained_stored_and_coded(tmp_path):
     assert sizes["low"] < sizes["middle"] < sizes["high"]
     again = jaxsplit.train_family(
         *arguments,
-        channels=4,
+        unit=spec,
         variable_rate=True,
         phases=phases,
         workdir=tmp_path / "run",

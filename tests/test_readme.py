@@ -39,13 +39,14 @@ _spec.loader.exec_module(docs)
 
 TEXTS = {document: docs.read(document) for document in docs.DOCUMENTS}
 EXAMPLES = {  # a phrase of each block of Python
-    "pretrained": "max_bytes",
+    "pretrained": '{"max_bytes": 40}',
     "two images": "second.png",
     "training": 'workdir="runs/notebook"',
     "measuring": "with_measured",
     "own network": "class Own",
     "own configuration": "def get_config",
     "rates": "for rate in family.rates:",
+    "one tree": "variable_rate=True",
     "connection": "socketpair",
     "package of weights": 'load_backbone("efficientnet_lite0")',
     "file of weights": "resnet18.pth",
@@ -192,6 +193,18 @@ def test_the_rates_example_runs():
         size, top1 = re.fullmatch(rf"{rate}: (\d+\.\d) bytes, top-1 (\d\.\d\d)", line).groups()
         assert 0 < float(size) < 784
         assert float(top1) > 0.5
+
+
+@pytest.mark.slow
+def test_the_example_of_one_tree_runs():
+    code = example("one tree")
+    short = code.replace("steps=100, max_samples=500", "steps=10, max_samples=64")
+    assert short != code
+    *means, budget = run_example(short).splitlines()
+    sizes = [float(line.split()[1]) for line in means]
+    assert sizes == sorted(set(sizes))
+    assert [line.split()[0] for line in means] == ["low", "0.37", "high"]
+    assert budget.endswith(" (8, 10)")
 
 
 def test_the_connection_example_runs():

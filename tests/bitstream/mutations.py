@@ -106,7 +106,7 @@ def make_seeds(coders):
         for checks in (False, True)
     ]
     levels = dataclasses.replace(rates[0], levels=9)
-    of_levels = [dataclasses.replace(one, rate_index=one.rate_index + 5) for one in frames[:4]]
+    of_levels = [dataclasses.replace(one, rate_index=6) for one in frames[:4]]
     containers.append(write_container(Header(FAMILY, (levels,)), of_levels, frame_checks=True))
     # Versions 1, without flags and image, and 2; both write a frame's number as a varint.
     head = containers[0][: containers[0].index(b"rate 0") - 2]
@@ -159,7 +159,7 @@ def read(data, coders, whole):
             with contextlib.suppress(BitstreamError):
                 list(Reader(io.BytesIO(data), stream=True))
             header, frames = read_container(data)
-            rates = [info.shape for info in header.rates]
+            rates = [info.shape for info in header.rates for _ in range(info.levels)]
         else:
             frames, rates = [unpack_frame(data, len(SHAPES))[0]], SHAPES
         for frame in frames:

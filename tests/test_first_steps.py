@@ -194,7 +194,7 @@ def test_odd_images_are_what_they_look_like(desk):
             for override, words in (
                 ("--config.learning_rat=1", ["did you mean learning_rate?"]),
                 ("--config.specs.r9.channels=1", ["'specs.r9'", "there are r1, r2"]),
-                ("--config.colour=1", ["'colour'", "learning_rate, max_"]),
+                ("--config.colour=1", ["'colour'", "learning_rate, linear_"]),
                 ("--config.learning_rate=fast", ["'fast' is no number: write one such as 0.01"]),
                 ("--config.seed", ["write --config.seed=VALUE, in one word"]),
                 ("--config.baselines=jpeg", ["'jpeg' is no tuple: write one such as ('jpeg',)"]),

@@ -24,8 +24,8 @@ def rates_for(
     max_bytes: int | None = None,
     quality: float | None = None,
     task: Task = UNNAMED_CLASSES,
-) -> list[int]:
-    """Returns the rates that satisfy a request, as a frame's rate index.
+) -> list[str]:
+    """Returns the names of the rates that satisfy a request, in the order to be tried.
 
     Args:
       family: the rates; measured, unless a rate is named, or a level is chosen by bytes.
@@ -48,7 +48,7 @@ def rates_for(
             f"quality; the rates are {', '.join(one.rate_id for one in family.rates)}"
         )
     if rate is not None:
-        return [family.index(rate)]
+        return [family.name(family.index(rate))]
     whole = isinstance(max_bytes, numbers.Integral) and not isinstance(max_bytes, bool)
     if max_bytes is not None and (not whole or max_bytes < 1):
         wrong = f"is {max_bytes!r}, expected a positive integer"
@@ -62,12 +62,12 @@ def rates_for(
         )
         raise ConfigError(f"quality {wrong}", shell=f"--quality {wrong}")
     if quality is None and family.levels is not None:
-        return list(range(len(family.levels)))
+        return [family.name(level) for level in range(len(family.levels))]
     # Of equal retention the fewer bytes first.
     kept = {one.rate_id: _retention(one, task) for one in family.rates}
     ordered = sorted(family.rates, key=lambda one: (-kept[one.rate_id], _bytes(one)))
     if quality is None:
-        return [family.index(one.rate_id) for one in ordered]
+        return [one.rate_id for one in ordered]
     good = [one for one in family.rates if kept[one.rate_id] >= quality - _ROUNDING]
     if not good:
         best = ordered[0]
@@ -76,20 +76,34 @@ def rates_for(
             f"{best.rate_id}, keeps {kept[best.rate_id]:.4f}"
         )
     found = min(good, key=_bytes)
-    index = family.index(found.rate_id)
+    worse = [one for one in family.rates if one not in good]
     if family.levels is None:
-        return [index]
-    # Towards the next lower rate, which is worse.
-    worse = [one for one in family.rates if one not in good and family.index(one.rate_id) < index]
-    if not worse:
-        return [index]
-    below = max(worse, key=lambda one: family.index(one.rate_id))
+        return [found.rate_id]
+    return [_first_level(family, worse, found, kept, quality)]
+
+
+def _first_level(
+    family: Rates,
+    worse: Sequence[FamilyRate],
+    found: FamilyRate,
+    kept: Mapping[str, float],
+    quality: float,
+) -> str:
+    """Returns the lowest level between a good rate and the next lower, worse one that is as good.
+
+    Retention is taken as linear between them.
+    """
+    index = family.index(found.rate_id)
+    lower = [one for one in worse if family.index(one.rate_id) < index]
+    if not lower:
+        return found.rate_id
+    below = max(lower, key=lambda one: family.index(one.rate_id))
     gained = kept[found.rate_id] - kept[below.rate_id]
     if math.isinf(gained):  # no error at all: retention is not linear
-        return [index]
-    step = (quality - kept[below.rate_id]) / gained
+        return found.rate_id
     first = family.index(below.rate_id)
-    return [min(first + math.ceil(step * (index - first) - _ROUNDING), index)]
+    step = (quality - kept[below.rate_id]) / gained
+    return family.name(min(first + math.ceil(step * (index - first) - _ROUNDING), index))
 
 
 def check_over_budget(over_budget: str) -> None:

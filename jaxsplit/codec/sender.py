@@ -86,7 +86,8 @@ class Sender(Runtime):
           DataError: an image cannot be read.
         """
         check_over_budget(over_budget)
-        rates = rates_for(self.family, rate, max_bytes, quality, self.backbone.task)
+        names = rates_for(self.family, rate, max_bytes, quality, self.backbone.task)
+        rates = [self.family.index(name) for name in names]
         images = self._inputs(images)
         if max_bytes is None:
             one = self._rate_at(rates[0])

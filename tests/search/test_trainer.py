@@ -81,7 +81,7 @@ def test_a_step_in_two_programs_is_one_of_the_whole_loss(trained, distilled):
         moved = []
         for before, expected, found in zip(*map(jax.tree.leaves, trees), strict=True):
             largest = np.abs(expected).max()
-            np.testing.assert_allclose(found, expected, 1e-3, 1e-4 * largest)
+            np.testing.assert_allclose(found, expected, 1e-3, 1e-3 * largest)
             moved.append(np.abs(expected - before).max() > 0.01 * largest)
         assert np.mean(moved) > 0.5, name
 

@@ -199,6 +199,17 @@ class Levels:
             level,
         )
 
+    def holds(self, rate: FamilyRate) -> bool:
+        """Checks whether a rate is a level of this unit.
+
+        Args:
+          rate: any.
+
+        Returns:
+          False also for one of `named` of another unit.
+        """
+        return rate.level is not None and rate.variables["params"] is self.variables["params"]
+
     def nearest(self, position: float) -> int:
         """Returns the level nearest to a position.
 

@@ -76,9 +76,9 @@ class RateFamily(Shown):
         ids = [rate.rate_id for rate in self.rates]
         if not ids or len(set(ids)) < len(ids):
             raise ConfigError(f"a family needs rates with different names; got {ids}")
-        alone = [rate.rate_id for rate in self.rates if (rate.level is None) == bool(self.levels)]
-        if alone:
-            raise ConfigError(f"rate {alone[0]} is no level of the family: make it with `levels`")
+        for one in self.rates:
+            if not (one.level is None if self.levels is None else self.levels.holds(one)):
+                raise ConfigError(f"rate {one.rate_id} is no level of the family: see `levels`")
         object.__setattr__(self, "card", Card(self.card))
 
     def __getitem__(self, rate: str | float) -> FamilyRate:
@@ -293,7 +293,7 @@ class RateFamily(Shown):
         """
         named = [(rate.level, rate.rate_id) for rate in self.rates if rate.level is not None]
         rates = [levels.named(level, rate_id) for level, rate_id in named]
-        return dataclasses.replace(self, levels=levels).with_rates(rates)
+        return dataclasses.replace(self, levels=levels, rates=tuple(rates)).with_rates(rates)
 
     def with_rates(self, rates: Iterable[FamilyRate]) -> Self:
         """Replaces the rates, and drops all measured figures.

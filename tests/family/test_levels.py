@@ -146,6 +146,21 @@ def test_rates_are_all_levels_or_none(family):
         dataclasses.replace(family, levels=None)
 
 
+def test_names_of_another_unit_s_levels_are_refused(family, tiny_backbone):
+    """Else they would show its lambdas and figures, and the codec would send with the other."""
+    other = made(tiny_backbone, seed=1)
+    with pytest.raises(ConfigError, match="r1 is no level of the family"):
+        dataclasses.replace(family, levels=other.levels)
+    changed = [
+        dataclasses.replace(x, variables=jax.tree.map(np.copy, x.variables)) for x in family.rates
+    ]
+    with pytest.raises(ConfigError, match="r1 is no level of the family"):
+        family.with_rates(changed)
+    assert family.with_levels(other.levels).fingerprint == other.fingerprint
+    for again in (copy.deepcopy(family), pickle.loads(pickle.dumps(family)), family.half()):
+        assert [rate.rate_id for rate in again.rates] == list(NAMES)
+
+
 def test_a_unit_has_2_to_255_levels(family):
     for count in (1, 256):
         with pytest.raises(ConfigError, match=rf"{count} levels, expected 2 … 255"):

@@ -27,8 +27,30 @@ LEVELS = 64
 _LEVEL = "level"  # and a number: the name of a level
 
 
+class _Stored:
+    """Variables of a unit and tables, which a family stores under one digest."""
+
+    variables: Variables
+    tables: CodingTables | LevelTables
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the parameters and the tables."""
+        content = networks.fingerprint(self.variables) + self.tables.fingerprint
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def packed_arrays(self) -> dict[str, np.ndarray]:
+        """Returns variables and tables as a packed family stores them, see `packed`."""
+        return packed({"variables": self.variables, "tables": self.tables.to_arrays()})
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of `packed_arrays`; a file has a few thousand more, of names."""
+        return sum(array.nbytes for array in self.packed_arrays().values())
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class FamilyRate:
+class FamilyRate(_Stored):
     """One rate: a trained unit, its tables and its measured figures.
 
     Attributes:
@@ -62,21 +84,6 @@ class FamilyRate:
     def __repr__(self) -> str:
         rate = "" if self.lmbda is None else f", lambda {self.lmbda:.3g}"
         return f"FamilyRate({self.rate_id!r}{rate}, {self.spec})"
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the parameters and the tables."""
-        content = networks.fingerprint(self.variables) + self.tables.fingerprint
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def packed_arrays(self) -> dict[str, np.ndarray]:
-        """Returns variables and tables as a packed family stores them, see `packed`."""
-        return packed({"variables": self.variables, "tables": self.tables.to_arrays()})
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of `packed_arrays`; a file has a few thousand more, of names."""
-        return _array_bytes(self.packed_arrays())
 
     @functools.cached_property
     def coder(self) -> EntropyCoder:
@@ -113,7 +120,7 @@ def check_level_name(rate_id: str, level: int | None) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Levels:
+class Levels(_Stored):
     """All rates of a variable-rate unit, as a sequence of `FamilyRate`.
 
     Level 0 has the fewest bytes; levels are evenly spaced in log lambda. Unit and tables are
@@ -250,21 +257,6 @@ class Levels:
         """Gains and inverse gains of all levels, float32 [levels, channels]."""
         return _gains(self.spec, self.variables, len(self))
 
-    @functools.cached_property
-    def digest(self) -> str:
-        """SHA-256 of parameters and tables."""
-        content = networks.fingerprint(self.variables) + self.tables.fingerprint
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def packed_arrays(self) -> dict[str, np.ndarray]:
-        """Returns variables and tables as a packed family stores them."""
-        return packed({"variables": self.variables, "tables": self.tables.to_arrays()})
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of `packed_arrays`."""
-        return _array_bytes(self.packed_arrays())
-
 
 def _gains(spec: VariableRate, variables: Variables, count: int) -> dict[str, np.ndarray]:
     positions = np.linspace(0, 1, count, dtype=np.float32)
@@ -315,10 +307,6 @@ def check_finite(rate: FamilyRate) -> None:
                 f"rate {rate.rate_id} has values in {name} that are infinite or not numbers; train "
                 "it again"
             )
-
-
-def _array_bytes(arrays: Mapping[str, np.ndarray]) -> int:
-    return sum(array.nbytes for array in arrays.values())
 
 
 def _smallest(array: np.ndarray) -> np.ndarray:

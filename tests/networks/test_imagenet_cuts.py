@@ -14,7 +14,7 @@ from jaxsplit import networks
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_lite0"])
-def test_head_then_tail_is_the_uncut_network_at_every_cut(randomised, name):
+def test_head_then_tail_is_the_unsplit_network_at_every_cut(randomised, name):
     """Block by block, and as head and tail: equal up to rounding."""
     shape = (33, 40, 3)  # odd sizes too
     module = networks.create(name, 5)

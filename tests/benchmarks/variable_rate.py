@@ -1,7 +1,7 @@
 """One unit for all rates beside a unit for each: bytes at equal quality, time and stored bytes.
 
     python tests/benchmarks/variable_rate.py [--config fashion_mnist:quickstart] [--seeds 0,1,2]
-        [--steps 1,2,4] [--json FILE]
+        [--steps 1,2,4] [--data SOURCE] [--json FILE]
 
 For every seed, the configuration is trained as it is, a unit for each rate, and once for each of
 the `--steps` with `variable_rate`, for so many times its steps. Both learn from four fifths of the
@@ -36,12 +36,13 @@ def main() -> int:
     parser.add_argument("--config", default="fashion_mnist:quickstart", metavar="NAME[:ARG]")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", default="1,2,4", help="multiples of the configuration's")
+    parser.add_argument("--data", help="in place of the configuration's, such as folder:DIR")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     multiples = [float(text) for text in options.steps.split(",")]
     report = {"config": options.config, "seeds": {}, **provenance(("jax", "jaxlib"))}
     for seed in map(int, options.seeds.split(",")):
-        rows = report["seeds"][str(seed)] = compare(options.config, seed, multiples)
+        rows = report["seeds"][str(seed)] = compare(options.config, seed, multiples, options.data)
         for name, row in rows.items():
             print(f"seed {seed}, {name}: {text_of(row)}", flush=True)
         write_json(options.json, report)
@@ -49,13 +50,14 @@ def main() -> int:
     return say_missed(failed)
 
 
-def compare(name, seed, multiples):
+def compare(name, seed, multiples, data=None):
     """Trains and measures a unit for each rate, and variable-rate units of so many steps."""
     from jaxsplit.evaluation.bd_rate import bd_rate
     from jaxsplit.experiments import config as configs
     from jaxsplit.weights.load import load_backbone
 
     config = dataclasses.replace(configs.load(name), seed=seed)
+    config = dataclasses.replace(config, data=data or config.data)
     backbone = load_backbone(config.backbone)
     rows = {"apart": measure(config, backbone)}
     for multiple in multiples:

@@ -23,35 +23,48 @@ The argument is the cut, `stage3.block1`, or `smoke`.
 
 import ml_collections
 
-# Argument → cut, side of the patches, channels of the latent, width of the encoder's blocks.
+# Argument → side of the patches, channels of the latent, encoder's width and blocks, decoder's width.
 VARIANTS = {
-    "stage3.block1": ("stage3.block1", 2, 96, 112),
-    "smoke": ("stage3.block1", 2, 16, 16),
+    "stage2.block1": (4, 96, 104, 2, 160),
+    "stage3.block1": (2, 96, 112, 2, 160),
+    "stage4.block3": (2, 160, 160, 0, 256),
+    "stage6.block1": (1, 192, 192, 0, 256),
+    "stage6.block4": (1, 192, 192, 0, 256),
+    "smoke": (2, 16, 16, 2, 16),
 }
-LAMBDAS = (1.2e-4, 5e-5, 2e-5, 8e-6, 3.5e-6, 1.5e-6)
+LAMBDAS = {
+    "stage2.block1": (8e-5, 3.5e-5, 1.6e-5, 7.5e-6, 3.5e-6, 1.6e-6),
+    "stage3.block1": (8e-5, 3.5e-5, 1.6e-5, 7.5e-6, 3.5e-6, 1.6e-6),
+    "stage4.block3": (8e-5, 3.5e-5, 1.6e-5, 7.5e-6, 3.5e-6, 1.6e-6),
+    "stage6.block1": (5e-5, 2.2e-5, 1e-5, 4.6e-6, 2.2e-6, 1e-6),
+    "stage6.block4": (5e-5, 2.2e-5, 1e-5, 4.6e-6, 2.2e-6, 1e-6),
+}
 
 
 def get_config(arg: str = "stage3.block1") -> ml_collections.ConfigDict:
     """The training of one unit for six rates at one cut."""
     smoke = arg == "smoke"
+    cut = "stage3.block1" if smoke else arg
+    stride, channels, width, blocks, decoder_width = VARIANTS[arg]
     config = ml_collections.ConfigDict()
     config.kind = "curve"
     config.backbone = "efficientnet_lite0"
-    config.cut, side, channels, width = VARIANTS[arg]
+    config.cut = cut
     config.spec = {
         "kind": "residual",
         "channels": channels,
-        "stride": side,
+        "stride": stride,
         "width": width,
-        "blocks": 2,
+        "blocks": blocks,
         "kernel": 3,
         "expansion": 1,
-        "decoder_width": 16 if smoke else 160,
+        "decoder_width": decoder_width,
+        "decoder_blocks": 2,
         "decoder_expansion": 2,
     }
     config.variable_rate = True
     config.lambda_weighting = 0.5
-    config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(LAMBDAS, 1)}
+    config.lambdas = {f"r{i}": lmbda for i, lmbda in enumerate(LAMBDAS[cut], 1)}
     config.initialization = "pca"
     config.phases = (
         {

@@ -41,7 +41,9 @@ def check_pca(spec: UnitSpec) -> BottleneckSpec | ResidualSpec:
     depthwise filters.
     """
     if isinstance(spec, ResidualSpec):
-        if min(spec.width, spec.decoder_sizes[0]) < spec.channels:
+        decoder_width, decoder_blocks, _, _ = spec.decoder_sizes
+        stacks = (spec.width, spec.blocks), (decoder_width, decoder_blocks)
+        if any(blocks and width < spec.channels for width, blocks in stacks):
             raise ConfigError(f"initialization='pca' needs widths of at least channels; got {spec}")
         return spec
     if not isinstance(spec, BottleneckSpec):
@@ -212,15 +214,22 @@ def _residual_unit(
         by_channel = x.reshape(-1, spec.stride, spec.stride, *x.shape[1:])
         return np.moveaxis(by_channel, 0, 2).reshape(x.shape)
 
-    channels, decoder_width = spec.channels, spec.decoder_sizes[0]
-    basis = order(found.basis) / step
-    encoder = part("encoder", basis, -order(found.mean) @ basis, spec.width)
-    encoder["output"] = {"kernel": np.eye(spec.width, channels), "bias": np.zeros(channels)}
-    identity = np.eye(channels), np.zeros(channels)
-    decoder = part("decoder", *identity, decoder_width)
-    back = np.zeros((decoder_width, len(found.mean)))
-    back[:channels] = order(found.back)[:, :channels].T * step
-    decoder["output"] = {"kernel": back, "bias": order(found.mean)}
+    channels, (decoder_width, decoder_blocks, _, _) = spec.channels, spec.decoder_sizes
+    basis, back = order(found.basis) / step, order(found.back)[:, :channels].T * step
+    ahead, behind = (basis, -order(found.mean) @ basis), (back, order(found.mean))
+    if spec.blocks:
+        encoder = part("encoder", *ahead, spec.width)
+        encoder["output"] = {"kernel": np.eye(spec.width, channels), "bias": np.zeros(channels)}
+    else:
+        kernel, bias = ahead
+        encoder = {"embedding": {"kernel": kernel[:, :channels], "bias": bias[:channels]}}
+    if decoder_blocks:
+        kernel, bias = behind
+        decoder = part("decoder", np.eye(channels), np.zeros(channels), decoder_width)
+        wide = np.zeros((decoder_width - channels, len(bias)))
+        decoder["output"] = {"kernel": np.concatenate([kernel, wide]), "bias": bias}
+    else:
+        decoder = {"embedding": dict(zip(("kernel", "bias"), behind, strict=True))}
     return {"params": {"encoder": encoder, "decoder": decoder}}
 
 

@@ -43,7 +43,7 @@ class ResidualSpec(FactorizedUnit):
 
     Encoder: s×s convolution of stride s to `width` channels (the patch embedding), `blocks`
     residual blocks, 1×1 to `channels`. Decoder: 1×1 to `decoder_width`, `decoder_blocks` residual
-    blocks, 1×1 to s²·Cin, depth to space. A block is
+    blocks, 1×1 to s²·Cin, depth to space. Without blocks, each is one layer. A block is
 
         x + project(relu(expand(depthwise(x)))),
 
@@ -56,7 +56,7 @@ class ResidualSpec(FactorizedUnit):
       channels: C, channels of the latent.
       stride: s, side of the patches.
       width: channels of the encoder's blocks.
-      blocks: residual blocks of the encoder; 0 for a linear one.
+      blocks: residual blocks of the encoder; 0 for one linear layer, without a width.
       kernel: side of the depthwise kernels, odd.
       expansion: channels inside a block, in widths.
       decoder_width, decoder_blocks, decoder_kernel, decoder_expansion: the same of the decoder,
@@ -132,15 +132,13 @@ class ResidualSpec(FactorizedUnit):
     def encode(self, variables: Variables, features: jax.Array) -> jax.Array:
         """Features float [B, H, W, Cin] → latents float [B, h, w, C]; see `Unit.encode`."""
         layers = cast("_Layers", variables["params"]["encoder"])
-        x = _affine(layers[EMBEDDING], space_to_depth(features, self.stride))
-        return _affine(layers[OUTPUT], _residual_blocks(layers, x))
+        return _stack(layers, space_to_depth(features, self.stride))
 
     def decode(self, variables: Variables, latents: jax.Array, shape: Shape) -> jax.Array:
         """Latents float [B, h, w, C] → features float [B, H, W, Cin]; see `Unit.decode`."""
         layers = cast("_Layers", variables["params"]["decoder"])
         scales = cast("jax.Array | None", variables.get(DECODER_SCALES))
-        x = _residual_blocks(layers, _affine(layers[EMBEDDING], latents), scales)
-        x = depth_to_space(_affine(layers[OUTPUT], x), self.stride)
+        x = depth_to_space(_stack(layers, latents, scales), self.stride)
         return ACTIVATIONS[self.output_activation](x[:, : shape[0], : shape[1]])
 
     def offsets(self, variables: Variables, channels: int) -> np.ndarray:
@@ -206,11 +204,13 @@ def depth_to_space(x: jax.Array, size: int) -> jax.Array:
 def _stack_shapes(
     inputs: int, width: int, blocks: int, kernel: int, expansion: int, outputs: int
 ) -> dict[str, Any]:
-    """Shapes of an embedding to `width`, residual blocks, and an output layer."""
+    """Shapes of an embedding to `width`, residual blocks, and an output layer; or of one layer."""
 
     def affine(inputs: int, outputs: int) -> dict[str, Shape]:
         return {"kernel": (inputs, outputs), "bias": (outputs,)}
 
+    if not blocks:
+        return {EMBEDDING: affine(inputs, outputs)}
     block = {
         "depthwise": (kernel, kernel, width, 1),
         "expand": affine(width, expansion * width),
@@ -233,9 +233,12 @@ def _initial(key: jax.Array, path: list[str], shape: Shape) -> jax.Array:
     return jax.random.normal(key, shape, jnp.float32) * math.sqrt(gain / inputs)
 
 
-def _residual_blocks(layers: _Layers, x: jax.Array, scales: jax.Array | None = None) -> jax.Array:
-    """Runs the blocks; `scales` [n] or [B, n] multiply what they add, by block and channel."""
+def _stack(layers: _Layers, x: jax.Array, scales: jax.Array | None = None) -> jax.Array:
+    """Runs the layers; `scales` [n] or [B, n] multiply what the blocks add, by block and channel."""
+    x = _affine(layers[EMBEDDING], x)
     blocks = len(layers) - 2  # between embedding and output
+    if blocks < 0:
+        return x
     if scales is not None:
         scales = scales.astype(x.dtype).reshape(-1, blocks, *(1,) * (x.ndim - 2), x.shape[-1])
     for n in range(1, blocks + 1):
@@ -245,7 +248,7 @@ def _residual_blocks(layers: _Layers, x: jax.Array, scales: jax.Array | None = N
         y = jax.nn.relu(_affine(block["expand"], y))
         y = _affine(block["project"], y)
         x = x + (y if scales is None else y * scales[:, n - 1])
-    return x
+    return _affine(layers[OUTPUT], x)
 
 
 def _affine(layer: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:

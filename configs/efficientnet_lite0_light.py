@@ -18,7 +18,8 @@ The training was stopped after 391 of its 6,000 steps, about a quarter of an hou
 with the same images: 62.6 % at 772 bytes, 80.8 % at 1,329, 88.0 % at 2,155 and 91.2 % at 3,273
 (BD-rate -42 %, one seed). What a full training gives has not been measured.
 
-The argument is the cut, `stage3.block1`, or `smoke`.
+The argument is the cut: `stage2.block1`, `stage3.block1`, `stage4.block3`, `stage6.block1` or
+`stage6.block4`; or `smoke`.
 """
 
 import ml_collections

@@ -10,12 +10,17 @@ PyTorch takes whichever memory layout is the faster. That both compute the same 
 the reconstruction and the logits of one unit, without noise. Weights are random, which changes no
 time. The cuts are those of the paper: S1 stage4.block3, S2 stage4.block1, S3 stage3.block5.
 
+The variable-rate unit takes part: one step of it serves all rates. A whole curve is compared with
+PyTorch's practice, a training for each of six rates with the head in every step, as the ratio of
+the steps' times × 6 ÷ `--variable-steps`: how many times the steps of one rate the variable-rate
+unit takes to as good a curve, see variable_rate.py.
+
 Then, in a process of its own for each: the peak memory of a training step and the time that it
 takes to compile; and how many images a second the cache gives beside what a step needs.
 
 Exit status 1 says that a bar was missed: against PyTorch with the head recomputed 50, 9 and 3.5
-times, with cached features 1.2, 1.1 and 1.1 times; six rates at S1 within 4 GB; S3 compiled within
-40 s. Needs `pip install ".[bench]" compressai`, then `pip install "numpy>=2"`: CompressAI asks for
+times, with cached features 1.2, 1.1 and 1.1 times, of a variable-rate curve 150, 20 and 10 times;
+six rates at S1 within 4 GB; S3 compiled within 40 s. Needs `pip install ".[bench]" compressai`, then `pip install "numpy>=2"`: CompressAI asks for
 an older one, but runs with it.
 """
 
@@ -31,6 +36,8 @@ from harness import in_turns, make_parser, provenance, say_missed, write_json
 CUTS = {"S1": "stage4.block3", "S2": "stage4.block1", "S3": "stage3.block5"}
 # In PyTorch's time over ours: head recomputed, features cached.
 FASTER = {"S1": (50.0, 1.2), "S2": (9.0, 1.1), "S3": (3.5, 1.1)}
+CURVE_FASTER = {"S1": 150.0, "S2": 20.0, "S3": 10.0}  # a variable-rate curve
+VARIABLE_STEPS = 1.75  # of a variable-rate training, in steps of one rate
 MEMORY, COMPILE = 4e9, 40.0  # bytes of S1, seconds of S3
 BATCH, SIZE, CLASSES, CHANNELS, RATES = 32, 224, 1000, 64, 6
 LEARNING_RATE, LMBDA = 1e-3, 1e-3
@@ -42,6 +49,7 @@ def main() -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--cuts", default="S1,S2,S3")
     parser.add_argument("--batching", default="map,vmap,unroll", help="vmap, map, unroll; several")
+    parser.add_argument("--variable-steps", type=float, default=VARIABLE_STEPS, metavar="TIMES")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -55,7 +63,7 @@ def main() -> int:
     }
     print(f"{report['cores']} core(s), batch {BATCH}, {RATES} rates; ms per rate and step")
     for cut in options.cuts.split(","):
-        row = compare(cut, ways, options.rounds)
+        row = compare(cut, ways, options.rounds, options.variable_steps)
         row["alone"] = {way: in_own_process(alone, cut, way) for way in ways}
         row["loader"] = in_own_process(loader, cut)
         report["failed"] += judge(cut, row)
@@ -65,7 +73,7 @@ def main() -> int:
     return say_missed(report["failed"])
 
 
-def compare(cut, ways, rounds):
+def compare(cut, ways, rounds, variable_steps):
     """Medians in seconds, per rate and step, of PyTorch and of ours taken in turns."""
     import torch
     from training_torch import Theirs, torch_network
@@ -82,6 +90,7 @@ def compare(cut, ways, rounds):
     runs = {way: Ours(cut, RATES, way, backbone, data) for way in ways}
     calls |= {f"{way}, {RATES} rates": run for way, run in runs.items()}
     calls["one rate"] = Ours(cut, 1, ways[0], backbone, data)
+    calls["variable rate"] = Ours(cut, RATES, ways[0], backbone, data, variable=True)
     times = in_turns(calls, rounds)
     best = min(ways, key=lambda way: times[f"{way}, {RATES} rates"])
     all_rates = times[f"{best}, {RATES} rates"]
@@ -94,6 +103,10 @@ def compare(cut, ways, rounds):
         "per_rate": all_rates / RATES,
         "against_head_recomputed": RATES * times["torch, head recomputed"] / all_rates,
         "against_cached": RATES * times["torch, cached"] / all_rates,
+        "variable_steps": variable_steps,
+        "variable_curve": RATES
+        * times["torch, head recomputed"]
+        / (variable_steps * times["variable rate"]),
         "rates_over_one": {way: times[f"{way}, {RATES} rates"] / times["one rate"] for way in ways},
     }
 
@@ -103,6 +116,11 @@ def judge(cut, row):
     for name, bar in zip(("against_head_recomputed", "against_cached"), FASTER[cut], strict=True):
         if row[name] < bar:
             failed.append(f"{cut}: {row[name]:.2f} times {name}, expected {bar}")
+    if row["variable_curve"] < CURVE_FASTER[cut]:
+        failed.append(
+            f"{cut}: a variable-rate curve is {row['variable_curve']:.1f} times as fast, "
+            f"expected {CURVE_FASTER[cut]}"
+        )
     own = row["alone"][row["batching"]]
     if cut == "S1" and own["peak_bytes"] > MEMORY:
         failed.append(f"S1: {own['peak_bytes'] / 1e9:.1f} GB, expected {MEMORY / 1e9:.0f}")
@@ -120,6 +138,10 @@ def show(cut, row):
         f"  by {row['batching']}: {row['against_head_recomputed']:.1f}× PyTorch with the head "
         f"recomputed, {row['against_cached']:.2f}× with cached features"
     )
+    print(
+        f"  a variable-rate curve, with {row['variable_steps']:g} times the steps of one rate: "
+        f"{row['variable_curve']:.1f}×"
+    )
     for way, ratio in row["rates_over_one"].items():
         own = row["alone"][way]
         print(
@@ -131,17 +153,18 @@ def show(cut, row):
 
 
 class Ours:
-    """The step of all rates on cached features; a call runs one."""
+    """The step of all rates on cached features, or of one unit for all; a call runs one."""
 
-    def __init__(self, cut, count, batching, backbone, data):
+    def __init__(self, cut, count, batching, backbone, data, variable=False):
         import jax
         import jax.numpy as jnp
         import optax
 
-        from jaxsplit.train import parallel
+        from jaxsplit.train import parallel, variable_rate
         from jaxsplit.train.losses import Distortion
         from jaxsplit.train.state import Constants
         from jaxsplit.train.step import Phase, Rate, init_state, make_step, rate_constants
+        from jaxsplit.units import BottleneckSpec, VariableRate
 
         backbone = backbone.fold()
         split = our_split(cut, backbone)
@@ -149,11 +172,19 @@ class Ours:
         optimizer = optax.adam(LEARNING_RATE)
         devices = jax.local_devices()[:1]
         tail = tail_of(backbone, CUTS[cut])
-        constants = Constants(tail, jnp.float32(1), rate_constants(rates, 0))
+        if variable:
+            lambdas = rates[-1].lmbda, rates[0].lmbda
+            split = split.with_unit(VariableRate(BottleneckSpec(CHANNELS), lambdas))
+        trained = rates[:1] if variable else rates
+        constants = Constants(tail, jnp.float32(1), rate_constants(trained, 0))
         self._constants = parallel.replicate(jax.tree.map(jnp.asarray, constants), devices)
-        self._state = parallel.replicate(init_state(split, rates, optimizer, 0), devices)
+        self._state = parallel.replicate(init_state(split, trained, optimizer, 0), devices)
         self._batch = parallel.shard(data, devices)
-        step = make_step(split, Phase(1, Distortion()), optimizer, rate_vectorization=batching)
+        phase = Phase(1, Distortion())
+        if variable:
+            step = variable_rate.make_step(split, phase, optimizer, rates)
+        else:
+            step = make_step(split, phase, optimizer, rate_vectorization=batching)
         start = time.perf_counter()
         step = parallel.parallel_step(step, devices)
         self._run = step.lower(self._state, self._batch, self._constants).compile()

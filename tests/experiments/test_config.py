@@ -31,7 +31,13 @@ SHIPPED = {
     "resnet20_design": ("fashion_mnist", "cifar10", "smoke"),
     "resnet20_small": ("fashion_mnist", "cifar10", "smoke"),
     "efficientnet_lite0": ("middle", "early", "late", "smoke"),
-    "efficientnet_lite0_light": ("stage3.block1", "smoke"),
+    "efficientnet_lite0_light": (
+        *("stage3.block1", "stage2.block1"),
+        *("stage4.block3", "stage6.block1", "stage6.block4", "smoke"),
+    ),
+    "resnet50_imagenet": (
+        *("S2", "S1", "S3", "S1.variable", "S2.variable", "S3.variable", "stem", "smoke"),
+    ),
 }
 BY_NAME = {"backbone": BackboneConfig, "design": DesignConfig}  # by the end of a name
 CURVE = {
@@ -101,7 +107,8 @@ def test_every_shipped_configuration_loads(name, arg):
         assert load(name) == config
     if arg == "smoke":
         # No images of ImageNet's classes may come with the package.
-        assert config.data == ("folder:imagenet" if "efficientnet" in name else "embedded")
+        imagenet = name.startswith(("efficientnet", "resnet50"))
+        assert config.data == ("folder:imagenet" if imagenet else "embedded")
         assert config.max_samples <= 1000
     if isinstance(config, CurveConfig):
         lambdas = [rate.lmbda for rate in config.rates]

@@ -1,0 +1,1 @@
+"""The two halves on two machines: the device's half, exported."""

@@ -46,7 +46,7 @@ _SAMPLED_LEVELS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What was exported.
+    """A written bundle.
 
     Attributes:
       folder: the bundle.

@@ -8,12 +8,12 @@ never.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxsplit.errors import ConfigError
 
@@ -77,10 +77,15 @@ def is_batch(size: int) -> bool:
     return size > 0 and size % BATCH == 0
 
 
-def constant(array: np.ndarray, shape: Shape | None = None) -> Value:
+def constant(array: ArrayLike, shape: Shape | None = None) -> Value:
     """Returns a constant, broadcast to a shape."""
     array = np.asarray(array)
     return Value(array.shape if shape is None else shape, array.dtype, array.shape, array=array)
+
+
+def integers(values: Iterable[int]) -> Value:
+    """Returns a list of integers, as ONNX takes axes and sizes."""
+    return constant(np.array(list(values), np.int64))
 
 
 class Graph:
@@ -133,10 +138,6 @@ class Graph:
             self.constants[self._known[key]] = array
         return self._known[key]
 
-    def integers(self, values: Iterable[int]) -> str:
-        """Stores a list of integers, as ONNX takes axes and sizes."""
-        return self.store(np.array(list(values), np.int64))
-
     def laid(self, value: Value, channels_first: bool) -> Value:
         """Returns a value in an order of storage; arrays below three axes have one alone."""
         rank = len(value.sizes)
@@ -168,7 +169,7 @@ class Graph:
         # A size of 1 leaves that of the tensor.
         sizes = [1 if is_batch(size) else size for size in value.shape]
         target = [sizes[axis] for axis in order(len(sizes), value.channels_first)]
-        inputs = [value, self.integers(target)]
+        inputs = [value, integers(target)]
         first = value.channels_first
         return self.add("Expand", inputs, value.shape, value.dtype, channels_first=first)
 
@@ -212,7 +213,7 @@ class Graph:
 
     def _fold(self, conv: Node, node: Node, other: np.ndarray) -> None:
         kernel = self.constants[conv.inputs[1]]
-        bias = np.zeros(len(kernel), np.float32)
+        bias: np.ndarray = np.zeros(len(kernel), np.float32)
         if len(conv.inputs) > 2:
             bias = self.constants[conv.inputs[2]]
         if node.op in ("Add", "Sub"):
@@ -229,13 +230,7 @@ class Graph:
             if needed.isdisjoint(node.outputs):
                 continue
             needed.update(node.inputs)
-            for inner in node.attributes.get("_reads", ()):
-                needed.add(inner)
+            needed.update(node.attributes.get("_reads", ()))
             left.append(node)
         self.nodes = left[::-1]
         self.constants = {name: x for name, x in self.constants.items() if name in needed}
-
-    @property
-    def parameters(self) -> int:
-        """Number of values in the constants."""
-        return sum(math.prod(array.shape) for array in self.constants.values())

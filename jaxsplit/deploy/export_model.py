@@ -118,7 +118,8 @@ def _encoder(graph: Graph, split: Split, rate: FamilyRate, features: list[Value]
         tree = jax.tree.unflatten(split.structure, leaves)
         return folded.quantize(folded.encode(unit, tree), offsets)
 
-    return graph.whole(*append(graph, encode, *features))
+    (symbols,) = append(graph, encode, *features)
+    return graph.whole(symbols)
 
 
 def _levels(
@@ -201,9 +202,8 @@ def _node(onnx: Any, node: Any) -> Any:
 
 
 def _value_info(onnx: Any, name: str, value: Value) -> Any:
-    sizes = [_BATCH_NAME if is_batch(size) else size for size in value.shape]
-    if name.startswith("branch"):
-        sizes = [None if is_batch(size) else size for size in value.shape]
+    batch = None if name.startswith("branch") else _BATCH_NAME
+    sizes = [batch if is_batch(size) else size for size in value.shape]
     kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
     return onnx.helper.make_tensor_value_info(name, kind, sizes)
 

@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxsplit.deploy.export_graph import Graph, Shape, Value, constant, is_batch, order
+from jaxsplit.deploy.export_graph import (
+    Graph,
+    Shape,
+    Value,
+    constant,
+    integers,
+    is_batch,
+    order,
+)
 from jaxsplit.errors import ConfigError
 
 _Params = Mapping[str, Any]  # of jax's primitives
@@ -101,7 +109,7 @@ def _minmax(op: str) -> Rule:
         if op == "Max" and limit == 0:
             return elementwise(graph, "Relu", [x], out)
         scalar = constant(limit.reshape(()))
-        bounds = [x, scalar] if op == "Max" else [x, "", scalar]
+        bounds: list[Value | str] = [x, scalar] if op == "Max" else [x, "", scalar]
         if op == "Min" and (relu := graph.nodes[-1]).op == "Relu" and relu.outputs[0] == x.name:
             bounds = [relu.inputs[0], constant(np.zeros((), np.float32)), scalar]
         first = x.channels_first
@@ -240,7 +248,7 @@ def _reduce(op: str) -> Rule:
         x = graph.whole(x, first)
         stored = [axis + 1 for axis in axes] if first else list(axes)
         if op == "ReduceSum":  # the only one whose axes are an input in this opset
-            inputs = [x, graph.integers(stored)]
+            inputs = [x, integers(stored)]
             return graph.add(op, inputs, out.shape, out.dtype, keepdims=0)
         return graph.add(op, [x], out.shape, out.dtype, axes=stored, keepdims=0)
 
@@ -255,7 +263,7 @@ def _pool(op: str) -> Rule:
         ends = [*pads[:1], *pads[-1:]]
         if dilated or (window[0], window[-1]) != (1, 1) or any(map(any, ends)) or len(window) < 3:
             raise refused(f"reduce_window of {tuple(window)}")
-        attributes: dict[str, object] = {
+        attributes: dict[str, Any] = {
             "kernel_shape": list(window[1:-1]),
             "strides": list(strides[1:-1]),
             "pads": [end for ends in zip(*pads[1:-1], strict=True) for end in ends],
@@ -281,7 +289,7 @@ def _pad(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
     x = graph.whole(x, x.channels_first)
     axes = order(len(config), x.channels_first)
     ends = [config[axis][end] for end in (0, 1) for axis in axes]
-    inputs = [x, graph.integers(ends), constant(np.asarray(fill.array, x.dtype).reshape(()))]
+    inputs = [x, integers(ends), constant(np.asarray(fill.array, x.dtype).reshape(()))]
     return graph.add("Pad", inputs, out.shape, out.dtype, channels_first=x.channels_first)
 
 
@@ -302,7 +310,7 @@ def _slice(graph: Graph, values: list[Value], params: _Params, out: Any) -> Valu
         raise refused("slice of the batch")
     lists = [[row[axis] for axis in cut] for row in (starts, ends, steps)]
     lists.insert(2, [place[axis] for axis in cut])
-    inputs = [x, *map(graph.integers, lists)]
+    inputs = [x, *map(integers, lists)]
     return graph.add("Slice", inputs, out.shape, out.dtype, channels_first=x.channels_first)
 
 
@@ -312,12 +320,12 @@ def _reshape(graph: Graph, values: list[Value], params: _Params, out: Any) -> Va
         image, size, step = x.patches
         if step == 2:  # the patches of an image, moved into its channels
             inputs = [graph.whole(image, True)]
-            first = {"channels_first": True, "blocksize": size}
-            return graph.add("SpaceToDepth", inputs, shape, out.dtype, **first)
+            kind = shape, out.dtype
+            return graph.add("SpaceToDepth", inputs, *kind, channels_first=True, blocksize=size)
     target = [-1 if is_batch(size) else size for size in shape]
     if target.count(-1) > 1:
         raise refused("reshape of the batch into several axes")
-    y = graph.add("Reshape", [graph.whole(x), graph.integers(target)], shape, out.dtype)
+    y = graph.add("Reshape", [graph.whole(x), integers(target)], shape, out.dtype)
     if len(x.shape) == 4 and len(shape) == 6 and shape[2] == shape[4] and shape[5] == x.shape[3]:
         _, h, size, w, *_ = shape
         if (h * size, w * size) == x.shape[1:3]:
@@ -349,7 +357,7 @@ def _broadcast(graph: Graph, values: list[Value], params: _Params, out: Any) -> 
     if where == tuple(range(len(out.shape))):
         return dataclasses.replace(x, shape=tuple(out.shape))
     target = [-1 if is_batch(size) else size for size in sizes]
-    inputs = [graph.laid(x, False), graph.integers(target)]
+    inputs = [graph.laid(x, False), integers(target)]
     return graph.add("Reshape", inputs, out.shape, out.dtype, sizes=tuple(sizes))
 
 
@@ -364,7 +372,7 @@ def _stack(graph: Graph, values: list[Value], params: _Params, out: Any) -> Valu
     axis = params.get("axis", params.get("dimension", 0))
     shape = [-1 if is_batch(size) else size for size in out.shape]
     shape[axis] = 1
-    target, parts = graph.integers(shape), []
+    target, parts = integers(shape), []
     for value in values:
         one = tuple(1 if i == axis else size for i, size in enumerate(out.shape))
         parts.append(graph.add("Reshape", [graph.whole(value), target], one, out.dtype))

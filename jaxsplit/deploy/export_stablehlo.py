@@ -31,7 +31,7 @@ _PLATFORMS = ("cpu", "cuda", "tpu")
 
 @dataclasses.dataclass(frozen=True)
 class ExportedHalves:
-    """What was exported.
+    """Both halves, written.
 
     Attributes:
       folder: with the files of both halves.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -54,7 +54,7 @@ def _run(
 
     def read(var: core.Var | core.Literal) -> Value:
         if isinstance(var, core.Literal):
-            return constant(np.asarray(var.val, var.aval.dtype))
+            return constant(np.asarray(var.val, cast("Any", var.aval).dtype))
         return known[var]
 
     for equation in jaxpr.eqns:
@@ -71,7 +71,7 @@ def _equation(graph: Graph, equation: core.JaxprEqn, values: list[Value]) -> lis
     if inner is not None:
         given = values[1:] if name == "cond" else values
         return _run(graph, inner.jaxpr, inner.consts, given)
-    avals = [var.aval for var in equation.outvars]
+    avals: list[Any] = [var.aval for var in equation.outvars]
     whole = all(value.array is not None and value.sizes == value.shape for value in values)
     if whole and not any(map(is_batch, sum((aval.shape for aval in avals), ()))):
         with jax.ensure_compile_time_eval():

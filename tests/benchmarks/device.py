@@ -3,7 +3,7 @@
     taskset -c 0 python tests/benchmarks/device.py --data folder:PHOTOS --install \\
         --json tests/benchmarks/results/device-cpu.json
 
-On one core, both ends in turns:
+On one core, both senders in turns:
 
 - *Symbols*: those that the exported model rounds otherwise than jax, at every rate; frames that
   decode to the symbols that were sent; predictions that differ.
@@ -177,7 +177,7 @@ def missed(report: dict[str, Any]) -> list[str]:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Exports, and measures both ends."""
+    """Exports, and measures both senders."""
     family = load_pretrained(options.family)
     backbone = family.backbone_of(options.backbone)
     family = family.bind(backbone)

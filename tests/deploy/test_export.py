@@ -15,6 +15,7 @@ from PIL import Image
 import jaxsplit
 from jaxsplit import bitstream, data, networks
 from jaxsplit.cli import main
+from jaxsplit.codec.rates import FamilyRate
 from jaxsplit.deploy.export import export_bundle
 from jaxsplit.deploy.runtime import run as runtime
 from jaxsplit.deploy.runtime.bundle import check_files, read_bundle
@@ -348,7 +349,7 @@ def test_a_network_of_functions_is_exported(tmp_path):
     split = make_split(backbone, "middle", spec)
     unit = jax.device_get(split.init(jax.random.key(1)))
     tables = split.tables(unit, split.best_offsets(unit))
-    rate = jaxsplit.FamilyRate("only", None, spec, unit, tables)
+    rate = FamilyRate("only", None, spec, unit, tables)
     parts = {"weights": None, "preprocessing": seen, "cut": "middle", "rates": (rate,)}
     own = RateFamily("own", backbone.fingerprint, bound=backbone, **parts)
     export_bundle(own, tmp_path / "device")

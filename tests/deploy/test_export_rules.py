@@ -52,12 +52,12 @@ FUNCTIONS = {
     "arithmetic": lambda x: (2 * x - 1) / (x * x + 3) + jnp.abs(-x) ** 3,
     "activations": lambda x: nn.relu6(3 * x) + nn.gelu(x) + nn.silu(x) + jnp.tanh(x),
     "clip": lambda x: jnp.clip(x, -0.5, 0.5) + jnp.minimum(x, 0.1) + jnp.maximum(0.2, x),
-    "roots": lambda x: jax.lax.rsqrt(x * x + 1) + jnp.sqrt(jnp.exp(x)) + jnp.log1p(0 * x),
+    "roots": lambda x: jax.lax.rsqrt(x * x + 1) + jnp.sqrt(jnp.exp(x)) + jnp.log(x * x + 1),
     "rounding": lambda x: jnp.round(4 * x) + jnp.floor(x) + jnp.sign(x),
     "selection": lambda x: jnp.where((x > 0) & (x != 1), x, -x) * jnp.isfinite(x),
     "integers": lambda x: (10 * x).astype(jnp.int32),
     "convolution": lambda x: conv(x) * SCALE + 1,
-    "normalization": lambda x: nn.relu((conv(x) - SCALE[0, 0, 0]) / 3 * SCALE),
+    "normalization": lambda x: nn.relu((conv(x) - SCALE) / 3 * SCALE),
     "depthwise": lambda x: ops.depthwise_conv(x, DEEP, 2, 1) - 1,
     "pointwise": lambda x: ops.pointwise(conv(x), KERNEL[0, 0, :5, :4]) @ MATRIX[:4].T[:, :4],
     "winograd": lambda x: ops.conv(x, np.ones((3, 3, 6, 64), np.float32) / 9, 1, 1),
@@ -71,7 +71,7 @@ FUNCTIONS = {
     "slices": lambda x: conv(x)[:, 1:, ::2, :3],
     "concatenation": lambda x: jnp.concatenate([conv(x), 2 * conv(x)], axis=-1),
     "stack": lambda x: jnp.stack([x, 2 * x], axis=2).sum(axis=1),
-    "tokens": lambda x: x.reshape(x.shape[0], -1, 6) @ MATRIX + MATRIX[0],
+    "tokens": lambda x: x.reshape(x.shape[0], -1, 6) @ MATRIX + MATRIX[:1],
     "attention": lambda x: jnp.einsum("bhwc,bhvc->bhwv", conv(x), conv(x)),
     "channels first": lambda x: conv(x).transpose(0, 3, 1, 2).reshape(x.shape[0], -1),
     "softmax": lambda x: nn.softmax(x, axis=-1),
@@ -122,11 +122,10 @@ def conv_same(x):
         (lambda x: jax.lax.scan(lambda c, _: (c + x, None), x, None, 3)[0], "scan"),
         (lambda x: jax.lax.cond(x.sum() > 0, lambda: x, lambda: -x), "cond"),
         (lambda x: x[:1], "slice of the batch"),
-        (lambda x: x.reshape(2, -1), "reshape"),
     ],
 )
 def test_what_has_no_rule_is_named(function, named):
-    with pytest.raises((ConfigError, TypeError), match=rf"{named}|divide"):
+    with pytest.raises(ConfigError, match=named):
         exported(function)
 
 

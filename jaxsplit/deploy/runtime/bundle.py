@@ -46,7 +46,7 @@ class BundleRate:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bundle:
-    """What `export` wrote, all but the model.
+    """A written bundle, all but its model.
 
     Attributes:
       folder: where it is.

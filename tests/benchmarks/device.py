@@ -1,7 +1,7 @@
 """The exported device half beside the library's sender: symbols, predictions, time and memory.
 
-    taskset -c 0 python tests/benchmarks/device.py --data folder:PHOTOS --install \\
-        --json tests/benchmarks/results/device-cpu.json
+    taskset -c 0 python tests/benchmarks/device.py --data folder:PHOTOS \\
+        --install python3.13 python3.11 --json tests/benchmarks/results/device-cpu.json
 
 On one core, both senders in turns:
 
@@ -134,9 +134,9 @@ def fresh(commands: dict[str, Sequence[str]], rounds: int) -> dict[str, dict[str
     }
 
 
-def install(folder: Path, requirements: Path) -> tuple[Path, float]:
+def install(base: str, folder: Path, requirements: Path) -> tuple[Path, float]:
     """Makes an environment of the requirements alone; its Python, and megabytes."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    subprocess.run([base, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
     before = size_of(folder)
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q"]
@@ -198,11 +198,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "milliseconds": steady(device, sender, images[:1], photos[0], options.rounds),
     }
     print(report["milliseconds"], flush=True)
-    python = Path(sys.executable)
-    if options.install:
-        python, report["install_mb"] = install(
-            folder / "environment", exported.folder / "requirements.txt"
-        )
+    python, requirements = Path(sys.executable), exported.folder / "requirements.txt"
+    for number, base in enumerate(options.install):
+        python, report["install_mb"] = install(base, folder / f"environment{number}", requirements)
+        check = [str(python), str(exported.folder / "run.py"), "check"]
+        done = subprocess.run(check, check=True, stdout=subprocess.PIPE, text=True)
+        version = subprocess.run([python, "--version"], stdout=subprocess.PIPE, text=True).stdout
+        report.setdefault("checked", {})[version.strip()] = done.stdout.strip()
     name, output = device.names[len(device.names) // 2], str(folder / "x.jspl")
     words = ["encode", str(photos[0]), "-o", output, "--rate", name]
     own = [str(python), str(exported.folder / "run.py"), *words, "--threads", "1"]
@@ -221,7 +223,8 @@ def main() -> int:
     parser.add_argument("--max-samples", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=60, help="of the steady state")
     parser.add_argument("--processes", type=int, default=5, help="fresh processes of each kind")
-    parser.add_argument("--install", action="store_true", help="make an environment of its own")
+    text = "make environments of these Pythons; the last one's runs the processes"
+    parser.add_argument("--install", nargs="*", default=[], metavar="PYTHON", help=text)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")

@@ -71,7 +71,7 @@ FUNCTIONS = {
     "slices": lambda x: conv(x)[:, 1:, ::2, :3],
     "concatenation": lambda x: jnp.concatenate([conv(x), 2 * conv(x)], axis=-1),
     "stack": lambda x: jnp.stack([x, 2 * x], axis=2).sum(axis=1),
-    "tokens": lambda x: x.reshape(x.shape[0], -1, 6) @ MATRIX + MATRIX[:1],
+    "tokens": lambda x: x.reshape(x.shape[0], -1, 6) @ MATRIX + MATRIX[None, :1],
     "attention": lambda x: jnp.einsum("bhwc,bhvc->bhwv", conv(x), conv(x)),
     "channels first": lambda x: conv(x).transpose(0, 3, 1, 2).reshape(x.shape[0], -1),
     "softmax": lambda x: nn.softmax(x, axis=-1),

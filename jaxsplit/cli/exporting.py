@@ -32,7 +32,7 @@ def export(options: argparse.Namespace) -> None:
         return
     from jaxsplit.deploy.export import export_bundle
 
-    done = export_bundle(family, options.output, rates)
+    done = export_bundle(family, options.output, rates, options.family)
     document = {
         "folder": str(done.folder),
         "bytes": done.bytes,

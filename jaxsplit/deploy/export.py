@@ -67,6 +67,7 @@ def export_bundle(
     family: RateFamily,
     directory: str | os.PathLike[str],
     rates: Sequence[str] | None = None,
+    name: str = "FAMILY",
 ) -> Exported:
     """Writes the device's half of a family: model, tables, samples and a runtime without JAX.
 
@@ -79,6 +80,7 @@ def export_bundle(
         ConfigError.
       rates: names of the rates to be included; default: all. Levels share their encoder: a
         ConfigError where they are named.
+      name: of the family, as the server finds it, for the bundle's README.
 
     Returns:
       Sizes, and the comparison with `jaxsplit.Sender` where onnxruntime is installed.
@@ -112,7 +114,7 @@ def export_bundle(
             _write_tables(folder, sender, indices)
             sampled = _write_samples(folder, sender, indices)
             manifest = _manifest(sender, indices)
-            _write_readme(folder, manifest, len(sampled))
+            _write_readme(folder, manifest, name, _budget(folder))
             _write_manifest(folder, manifest)
             symbols, different = _compare(folder, sender, sampled)
             if directory.exists():
@@ -126,10 +128,25 @@ def export_bundle(
 
 def _check_target(directory: Path) -> None:
     if directory.is_dir():
-        if any(directory.iterdir()) and not (directory / files.MANIFEST).is_file():
+        if any(directory.iterdir()) and not _is_bundle(directory):
             raise ConfigError(f"{directory} is neither empty nor a bundle: name another folder")
     elif directory.exists():
         raise ConfigError(f"{directory} is a file: name a folder to write")
+
+
+def _is_bundle(directory: Path) -> bool:
+    try:
+        manifest = json.loads((directory / files.MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("format") == files.FORMAT
+
+
+def _budget(folder: Path) -> int:
+    """Returns a budget of bytes that the sample's frames need about."""
+    content = (folder / files.SAMPLE_FRAMES).read_bytes()
+    sizes = sorted(size for _, size in bitstream.frame_sizes(content))
+    return sizes[len(sizes) // 2]
 
 
 def _indices(family: RateFamily, rates: Sequence[str] | None) -> list[int]:
@@ -247,30 +264,31 @@ def _by_accuracy(sender: Sender, indices: Sequence[int]) -> list[int]:
     return [index for index in ordered if index in indices]
 
 
-def _write_readme(folder: Path, manifest: Mapping[str, Any], sampled: int) -> None:
+def _write_readme(folder: Path, manifest: Mapping[str, Any], name: str, budget: int) -> None:
     family, levels = manifest["family"], manifest["levels"]
-    name = f"{family['backbone']} cut after {family['cut']}"
+    cut = f"{family['backbone']} cut after {family['cut']}"
     rates = [rate["name"] for rate in manifest["rates"]]
     if levels is None:
-        what = f"Rates {', '.join(rates)} of {name}."
+        what = f"Rates {', '.join(rates)} of {cut}."
         inputs = "`image` uint8 [batch, h, w, c] and `rate`, an index or -1 for all, in; "
         inputs += "`symbols_NAME` int32 out, empty for rates that were not asked for"
     else:
-        what = f"The {levels['count']} rate levels of {name}."
+        what = f"The {levels['count']} rate levels of {cut}."
         inputs = "`image` uint8 [batch, h, w, c] and `rate`, the level of each, in; `symbols` "
         inputs += "int32, and `latents` before gain and rounding, out"
-    budget = manifest["by_accuracy"] or levels is not None
-    line = "python run.py encode photo.jpg -o photo.jspl --max-bytes 2000\n"
+    has_budget = manifest["by_accuracy"] or levels is not None
+    line = f"python run.py encode photo.jpg -o photo.jspl --max-bytes {budget}\n"
     text = (_RUNTIME / "README.md").read_text()
     values = {
-        "family": f"{family['backbone']}/{family['cut']}",
+        "title": cut,
+        "family": name,
         "what": what,
         "rate": "0.5" if levels else rates[len(rates) // 2],
-        "budget": line if budget else "",
+        "budget": line if has_budget else "",
         "opset": OPSET,
         "inputs": inputs,
         "which": "all levels" if levels else "these rates",
-        "sampled": f"{sampled} levels" if levels else "these rates",
+        "sampled": f"{_SAMPLED_LEVELS} levels" if levels else "these rates",
     }
     for key, value in values.items():
         text = text.replace(f"{{{key}}}", str(value))

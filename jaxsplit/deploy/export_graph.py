@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -234,3 +234,19 @@ class Graph:
             left.append(node)
         self.nodes = left[::-1]
         self.constants = {name: x for name, x in self.constants.items() if name in needed}
+
+
+#: Parameters of one of jax's primitives.
+Params = Mapping[str, Any]
+#: Appends an operation to a graph; the last argument has the shape and dtype of its result.
+Rule = Callable[[Graph, list[Value], Params, Any], Value]
+
+
+def refused(what: str) -> ConfigError:
+    """Makes the error for an operation that has no rule."""
+    return ConfigError(
+        f"the network's operation {what} cannot be exported to ONNX yet; export it with "
+        "format='stablehlo'",
+        shell=f"the network's operation {what} cannot be exported to ONNX yet; give --format "
+        "stablehlo",
+    )

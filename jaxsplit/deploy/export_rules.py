@@ -10,169 +10,25 @@ from __future__ import annotations
 import dataclasses
 import math
 import string
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxsplit.deploy.export_elementwise import ELEMENTWISE, elementwise
 from jaxsplit.deploy.export_graph import (
     Graph,
+    Params,
+    Rule,
     Shape,
     Value,
     constant,
     integers,
     is_batch,
     order,
+    refused,
 )
-from jaxsplit.errors import ConfigError
 
-_Params = Mapping[str, Any]  # of jax's primitives
-Rule = Callable[[Graph, list[Value], _Params, Any], Value]
-
-_UNARY = {
-    "abs": "Abs",
-    "ceil": "Ceil",
-    "cos": "Cos",
-    "erf": "Erf",
-    "exp": "Exp",
-    "floor": "Floor",
-    "log": "Log",
-    "logistic": "Sigmoid",
-    "neg": "Neg",
-    "not": "Not",
-    "round": "Round",
-    "sign": "Sign",
-    "sin": "Sin",
-    "sqrt": "Sqrt",
-    "tanh": "Tanh",
-}
-_BINARY = {
-    "add": "Add",
-    "add_any": "Add",
-    "and": "And",
-    "div": "Div",
-    "eq": "Equal",
-    "ge": "GreaterOrEqual",
-    "gt": "Greater",
-    "le": "LessOrEqual",
-    "lt": "Less",
-    "max": "Max",
-    "min": "Min",
-    "mul": "Mul",
-    "or": "Or",
-    "pow": "Pow",
-    "sub": "Sub",
-}
 _REDUCTIONS = {"reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_sum": "ReduceSum"}
-_SAME = ("copy", "copy_p", "optimization_barrier", "stop_gradient")
-_NEAREST_EVEN = 1  # jax.lax.RoundingMethod.TO_NEAREST_EVEN
-
-
-def refused(what: str) -> ConfigError:
-    """Makes the error for an operation that has no rule."""
-    return ConfigError(
-        f"the network's operation {what} cannot be exported to ONNX yet; export it with "
-        "format='stablehlo'",
-        shell=f"the network's operation {what} cannot be exported to ONNX yet; give --format "
-        "stablehlo",
-    )
-
-
-def elementwise(graph: Graph, op: str, values: Sequence[Value], out: Any) -> Value:
-    """Appends an operation on arrays of one shape, or scalars."""
-    first = any(value.channels_first for value in values)
-    laid = [graph.laid(value, first) for value in values]
-    ranked = [value.sizes for value in values if value.sizes]
-    sizes = np.broadcast_shapes(*ranked) if ranked else ()
-    return graph.add(op, laid, out.shape, out.dtype, channels_first=first, sizes=sizes)
-
-
-def _unary(op: str) -> Rule:
-    return lambda graph, values, params, out: elementwise(graph, op, values, out)
-
-
-def _round(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
-    if int(params.get("rounding_method", _NEAREST_EVEN)) != _NEAREST_EVEN:
-        raise refused("round, away from zero,")
-    return elementwise(graph, "Round", values, out)
-
-
-def _minmax(op: str) -> Rule:
-    """Max and Min by a constant, which onnxruntime fuses into a convolution as Relu and Clip."""
-
-    def rule(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
-        limits = [value for value in values if value.array is not None and value.array.size == 1]
-        others = [value for value in values if not any(value is one for one in limits)]
-        if len(limits) != 1 or out.dtype != np.float32:
-            return elementwise(graph, op, values, out)
-        (x,), limit = others, np.float32(limits[0].array)
-        if op == "Max" and limit == 0:
-            return elementwise(graph, "Relu", [x], out)
-        scalar = constant(limit.reshape(()))
-        bounds: list[Value | str] = [x, scalar] if op == "Max" else [x, "", scalar]
-        if op == "Min" and (relu := graph.nodes[-1]).op == "Relu" and relu.outputs[0] == x.name:
-            bounds = [relu.inputs[0], constant(np.zeros((), np.float32)), scalar]
-        first = x.channels_first
-        shape = out.shape, out.dtype
-        return graph.add("Clip", bounds, *shape, channels_first=first, sizes=x.sizes)
-
-    return rule
-
-
-def _clamp(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
-    low, x, high = values
-    if any(one.array is None or one.array.size > 1 for one in (low, high)):
-        return elementwise(graph, "Min", [elementwise(graph, "Max", [x, low], out), high], out)
-    bounds = [constant(np.asarray(one.array, x.dtype).reshape(())) for one in (low, high)]
-    first = x.channels_first
-    shape = out.shape, out.dtype
-    return graph.add("Clip", [x, *bounds], *shape, channels_first=first, sizes=x.sizes)
-
-
-def _cast(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
-    (x,) = values
-    return graph.add(
-        "Cast",
-        [x],
-        out.shape,
-        out.dtype,
-        channels_first=x.channels_first,
-        sizes=x.sizes,
-        to=np.dtype(out.dtype),
-    )
-
-
-def _is_finite(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
-    wrong = [elementwise(graph, op, values, out) for op in ("IsNaN", "IsInf")]
-    return elementwise(graph, "Not", [elementwise(graph, "Or", wrong, out)], out)
-
-
-def _select(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
-    which, *cases = values
-    if len(cases) != 2 or which.dtype != bool:
-        raise refused("select_n of integers")
-    return elementwise(graph, "Where", [which, cases[1], cases[0]], out)
-
-
-def _rsqrt(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
-    return elementwise(graph, "Reciprocal", [elementwise(graph, "Sqrt", values, out)], out)
-
-
-def _square(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
-    return elementwise(graph, "Mul", [values[0], values[0]], out)
-
-
-def _integer_pow(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
-    power = constant(np.asarray(params["y"], out.dtype))
-    return elementwise(graph, "Pow", [values[0], power], out)
-
-
-def _not_equal(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
-    return elementwise(graph, "Not", [elementwise(graph, "Equal", values, out)], out)
-
-
-def _same(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
-    return values[0]
 
 
 def _layout(spec: Shape) -> bool:
@@ -185,7 +41,7 @@ def _layout(spec: Shape) -> bool:
     raise refused(f"conv_general_dilated of axes {spec}")
 
 
-def _conv(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
+def _conv(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     x, kernel = values
     numbers = params["dimension_numbers"]
     into, onto = _layout(tuple(numbers.lhs_spec)), _layout(tuple(numbers.out_spec))
@@ -213,7 +69,7 @@ def _conv(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value
     )
 
 
-def _dot(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
+def _dot(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     """A product with weights along the channels is a 1×1 convolution; others are sums by axes."""
     x, y = (value for value in values)
     (left, right), (left_batch, right_batch) = params["dimension_numbers"]
@@ -241,7 +97,7 @@ def _dot(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
 
 
 def _reduce(op: str) -> Rule:
-    def rule(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
+    def rule(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
         x, axes = values[0], tuple(params["axes"])
         spatial = tuple(range(1, len(x.shape) - 1))
         first = x.channels_first and axes == spatial
@@ -256,7 +112,7 @@ def _reduce(op: str) -> Rule:
 
 
 def _pool(op: str) -> Rule:
-    def rule(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
+    def rule(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
         window, strides = params["window_dimensions"], params["window_strides"]
         pads = params["padding"]
         dilated = {*params["base_dilation"], *params["window_dilation"]} != {1}
@@ -279,7 +135,7 @@ def _pool(op: str) -> Rule:
     return rule
 
 
-def _pad(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
+def _pad(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     x, fill = values
     config = params["padding_config"]
     if any(inner for _, _, inner in config) or fill.array is None:
@@ -293,7 +149,7 @@ def _pad(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
     return graph.add("Pad", inputs, out.shape, out.dtype, channels_first=x.channels_first)
 
 
-def _slice(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
+def _slice(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     x = values[0]
     starts, ends = params["start_indices"], params["limit_indices"]
     steps = params["strides"] or (1,) * len(starts)
@@ -314,7 +170,7 @@ def _slice(graph: Graph, values: list[Value], params: _Params, out: Any) -> Valu
     return graph.add("Slice", inputs, out.shape, out.dtype, channels_first=x.channels_first)
 
 
-def _reshape(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
+def _reshape(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     x, shape = values[0], tuple(out.shape)
     if x.patches is not None and len(x.shape) == 6 and len(shape) == 4:
         image, size, step = x.patches
@@ -333,7 +189,7 @@ def _reshape(graph: Graph, values: list[Value], params: _Params, out: Any) -> Va
     return y
 
 
-def _transpose(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
+def _transpose(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     x, permutation = values[0], tuple(params["permutation"])
     place = np.argsort(order(len(x.shape), x.channels_first)).tolist()
     axes = [place[axis] for axis in permutation]
@@ -346,7 +202,7 @@ def _transpose(graph: Graph, values: list[Value], params: _Params, out: Any) -> 
     return y
 
 
-def _broadcast(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
+def _broadcast(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     """Adds axes of size 1 alone: operations on arrays broadcast them."""
     x, where = values[0], tuple(params["broadcast_dimensions"])
     sizes = [1] * len(out.shape)
@@ -361,14 +217,14 @@ def _broadcast(graph: Graph, values: list[Value], params: _Params, out: Any) -> 
     return graph.add("Reshape", inputs, out.shape, out.dtype, sizes=tuple(sizes))
 
 
-def _concatenate(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
+def _concatenate(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     first = any(value.channels_first for value in values)
     axis = order(len(out.shape), first).index(params["dimension"])
     parts = [graph.whole(value, first) for value in values]
     return graph.add("Concat", parts, out.shape, out.dtype, channels_first=first, axis=axis)
 
 
-def _stack(graph: Graph, values: list[Value], params: _Params, out: Any) -> Value:
+def _stack(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     axis = params.get("axis", params.get("dimension", 0))
     shape = [-1 if is_batch(size) else size for size in out.shape]
     shape[axis] = 1
@@ -379,30 +235,19 @@ def _stack(graph: Graph, values: list[Value], params: _Params, out: Any) -> Valu
     return graph.add("Concat", parts, out.shape, out.dtype, axis=axis)
 
 
+#: Rules by the names of jax's primitives.
 RULES: dict[str, Rule] = {
-    **{name: _unary(op) for name, op in (_UNARY | _BINARY).items()},
+    **ELEMENTWISE,
     **{name: _reduce(op) for name, op in _REDUCTIONS.items()},
-    **dict.fromkeys(_SAME, _same),
     **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
     "broadcast_in_dim": _broadcast,
-    "clamp": _clamp,
     "concatenate": _concatenate,
     "conv_general_dilated": _conv,
-    "convert_element_type": _cast,
     "dot_general": _dot,
-    "integer_pow": _integer_pow,
-    "is_finite": _is_finite,
-    "max": _minmax("Max"),
-    "min": _minmax("Min"),
-    "ne": _not_equal,
     "pad": _pad,
     "reduce_window_max": _pool("MaxPool"),
     "reduce_window_sum": _pool("AveragePool"),
-    "round": _round,
-    "rsqrt": _rsqrt,
-    "select_n": _select,
     "slice": _slice,
-    "square": _square,
     "stack": _stack,
     "transpose": _transpose,
 }

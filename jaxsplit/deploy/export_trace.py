@@ -10,8 +10,8 @@ import numpy as np
 from jax.extend import core
 
 from jaxsplit import ops
-from jaxsplit.deploy.export_graph import BATCH, Graph, Shape, Value, constant, is_batch
-from jaxsplit.deploy.export_rules import RULES, refused
+from jaxsplit.deploy.export_graph import BATCH, Graph, Shape, Value, constant, is_batch, refused
+from jaxsplit.deploy.export_rules import RULES
 from jaxsplit.errors import ConfigError
 
 # Parameters that hold the program of a call, and operations that run theirs otherwise.

@@ -270,6 +270,7 @@ def test_a_part_of_the_rates_is_decoded_by_the_whole_family(family, images, tmp_
 
 def test_an_export_replaces_bundles_alone(family, levels, bundle, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "manifest.json").write_text('{"format": "of another program"}')
     with pytest.raises(ConfigError, match="neither empty nor a bundle"):
         export_bundle(family, tmp_path)
     with pytest.raises(ConfigError, match="is a file"):
@@ -281,7 +282,7 @@ def test_an_export_replaces_bundles_alone(family, levels, bundle, tmp_path, monk
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ConfigError, match=r'pip install "jaxsplit\[export\]"'):
         export_bundle(family, tmp_path / "device")
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "manifest.json"}
 
 
 def test_a_manifest_names_all_files_and_versions(bundle):
@@ -328,6 +329,7 @@ def test_the_command_exports(tmp_path, capsys):
     assert main(words) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["different"] == 0
+    assert f"decode photo.jspl --family {NAME}`" in (folder / "README.md").read_text()
     assert document["bytes"] == sum(x.stat().st_size for x in folder.rglob("*") if x.is_file())
 
 

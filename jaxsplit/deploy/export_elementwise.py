@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from jaxsplit.deploy.export_graph import Graph, Params, Rule, Value, constant, refused
+from jaxsplit.deploy.export_graph import Graph, Params, Result, Rule, Value, constant, refused
 
 _UNARY = {
     "abs": "Abs",
@@ -47,7 +46,7 @@ _SAME = ("copy", "copy_p", "optimization_barrier", "stop_gradient")
 _NEAREST_EVEN = 1  # jax.lax.RoundingMethod.TO_NEAREST_EVEN
 
 
-def elementwise(graph: Graph, op: str, values: Sequence[Value], out: Any) -> Value:
+def elementwise(graph: Graph, op: str, values: Sequence[Value], out: Result) -> Value:
     """Appends an operation on arrays of one shape, or scalars."""
     first = any(value.channels_first for value in values)
     laid = [graph.laid(value, first) for value in values]
@@ -60,8 +59,8 @@ def _unary(op: str) -> Rule:
     return lambda graph, values, params, out: elementwise(graph, op, values, out)
 
 
-def _round(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
-    if int(params.get("rounding_method", _NEAREST_EVEN)) != _NEAREST_EVEN:
+def _round(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
+    if int(params["rounding_method"]) != _NEAREST_EVEN:
         raise refused("round, away from zero,")
     return elementwise(graph, "Round", values, out)
 
@@ -69,7 +68,7 @@ def _round(graph: Graph, values: list[Value], params: Params, out: Any) -> Value
 def _minmax(op: str) -> Rule:
     """Max and Min by a constant, which onnxruntime fuses into a convolution as Relu and Clip."""
 
-    def rule(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+    def rule(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
         limits = [value for value in values if value.array is not None and value.array.size == 1]
         others = [value for value in values if not any(value is one for one in limits)]
         if len(limits) != 1 or out.dtype != np.float32:
@@ -88,7 +87,7 @@ def _minmax(op: str) -> Rule:
     return rule
 
 
-def _clamp(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _clamp(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     low, x, high = values
     if any(one.array is None or one.array.size > 1 for one in (low, high)):
         return elementwise(graph, "Min", [elementwise(graph, "Max", [x, low], out), high], out)
@@ -98,7 +97,7 @@ def _clamp(graph: Graph, values: list[Value], params: Params, out: Any) -> Value
     return graph.add("Clip", [x, *bounds], *shape, channels_first=first, sizes=x.sizes)
 
 
-def _cast(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _cast(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     (x,) = values
     return graph.add(
         "Cast",
@@ -111,36 +110,36 @@ def _cast(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     )
 
 
-def _is_finite(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _is_finite(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     wrong = [elementwise(graph, op, values, out) for op in ("IsNaN", "IsInf")]
     return elementwise(graph, "Not", [elementwise(graph, "Or", wrong, out)], out)
 
 
-def _select(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _select(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     which, *cases = values
     if len(cases) != 2 or which.dtype != bool:
         raise refused("select_n of integers")
     return elementwise(graph, "Where", [which, cases[1], cases[0]], out)
 
 
-def _rsqrt(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _rsqrt(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     return elementwise(graph, "Reciprocal", [elementwise(graph, "Sqrt", values, out)], out)
 
 
-def _square(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _square(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     return elementwise(graph, "Mul", [values[0], values[0]], out)
 
 
-def _integer_pow(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _integer_pow(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     power = constant(np.asarray(params["y"], out.dtype))
     return elementwise(graph, "Pow", [values[0], power], out)
 
 
-def _not_equal(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _not_equal(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     return elementwise(graph, "Not", [elementwise(graph, "Equal", values, out)], out)
 
 
-def _same(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _same(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     return values[0]
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from jaxsplit.errors import ConfigError
 
@@ -111,7 +111,7 @@ class Graph:
         op: str,
         inputs: Sequence[Value | str],
         shape: Shape,
-        dtype: Any,
+        dtype: DTypeLike,
         *,
         channels_first: bool = False,
         sizes: Shape | None = None,
@@ -236,10 +236,26 @@ class Graph:
         self.constants = {name: x for name, x in self.constants.items() if name in needed}
 
 
-#: Parameters of one of jax's primitives.
-Params = Mapping[str, Any]
-#: Appends an operation to a graph; the last argument has the shape and dtype of its result.
-Rule = Callable[[Graph, list[Value], Params, Any], Value]
+class Params(Protocol):
+    """Parameters of one of jax's primitives by name."""
+
+    def __getitem__(self, name: str, /) -> Any: ...  # of any kind
+
+
+class Result(Protocol):
+    """Shape and dtype of what an operation gives."""
+
+    @property
+    def shape(self) -> Shape:
+        """In the traced program."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of its elements."""
+
+
+#: Appends an operation to a graph.
+Rule = Callable[[Graph, list[Value], Params, Result], Value]
 
 
 def refused(what: str) -> ConfigError:

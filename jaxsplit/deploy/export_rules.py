@@ -18,6 +18,7 @@ from jaxsplit.deploy.export_elementwise import ELEMENTWISE, elementwise
 from jaxsplit.deploy.export_graph import (
     Graph,
     Params,
+    Result,
     Rule,
     Shape,
     Value,
@@ -41,7 +42,7 @@ def _layout(spec: Shape) -> bool:
     raise refused(f"conv_general_dilated of axes {spec}")
 
 
-def _conv(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _conv(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     x, kernel = values
     numbers = params["dimension_numbers"]
     into, onto = _layout(tuple(numbers.lhs_spec)), _layout(tuple(numbers.out_spec))
@@ -69,7 +70,7 @@ def _conv(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     )
 
 
-def _dot(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _dot(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     """A product with weights along the channels is a 1×1 convolution; others are sums by axes."""
     x, y = (value for value in values)
     (left, right), (left_batch, right_batch) = params["dimension_numbers"]
@@ -97,7 +98,7 @@ def _dot(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
 
 
 def _reduce(op: str) -> Rule:
-    def rule(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+    def rule(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
         x, axes = values[0], tuple(params["axes"])
         spatial = tuple(range(1, len(x.shape) - 1))
         first = x.channels_first and axes == spatial
@@ -112,7 +113,7 @@ def _reduce(op: str) -> Rule:
 
 
 def _pool(op: str) -> Rule:
-    def rule(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+    def rule(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
         window, strides = params["window_dimensions"], params["window_strides"]
         pads = params["padding"]
         dilated = {*params["base_dilation"], *params["window_dilation"]} != {1}
@@ -135,7 +136,7 @@ def _pool(op: str) -> Rule:
     return rule
 
 
-def _pad(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _pad(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     x, fill = values
     config = params["padding_config"]
     if any(inner for _, _, inner in config) or fill.array is None:
@@ -149,7 +150,7 @@ def _pad(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
     return graph.add("Pad", inputs, out.shape, out.dtype, channels_first=x.channels_first)
 
 
-def _slice(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _slice(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     x = values[0]
     starts, ends = params["start_indices"], params["limit_indices"]
     steps = params["strides"] or (1,) * len(starts)
@@ -170,7 +171,7 @@ def _slice(graph: Graph, values: list[Value], params: Params, out: Any) -> Value
     return graph.add("Slice", inputs, out.shape, out.dtype, channels_first=x.channels_first)
 
 
-def _reshape(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _reshape(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     x, shape = values[0], tuple(out.shape)
     if x.patches is not None and len(x.shape) == 6 and len(shape) == 4:
         image, size, step = x.patches
@@ -189,7 +190,7 @@ def _reshape(graph: Graph, values: list[Value], params: Params, out: Any) -> Val
     return y
 
 
-def _transpose(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _transpose(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     x, permutation = values[0], tuple(params["permutation"])
     place = np.argsort(order(len(x.shape), x.channels_first)).tolist()
     axes = [place[axis] for axis in permutation]
@@ -202,7 +203,7 @@ def _transpose(graph: Graph, values: list[Value], params: Params, out: Any) -> V
     return y
 
 
-def _broadcast(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _broadcast(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     """Adds axes of size 1 alone: operations on arrays broadcast them."""
     x, where = values[0], tuple(params["broadcast_dimensions"])
     sizes = [1] * len(out.shape)
@@ -217,15 +218,15 @@ def _broadcast(graph: Graph, values: list[Value], params: Params, out: Any) -> V
     return graph.add("Reshape", inputs, out.shape, out.dtype, sizes=tuple(sizes))
 
 
-def _concatenate(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
+def _concatenate(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
     first = any(value.channels_first for value in values)
     axis = order(len(out.shape), first).index(params["dimension"])
     parts = [graph.whole(value, first) for value in values]
     return graph.add("Concat", parts, out.shape, out.dtype, channels_first=first, axis=axis)
 
 
-def _stack(graph: Graph, values: list[Value], params: Params, out: Any) -> Value:
-    axis = params.get("axis", params.get("dimension", 0))
+def _stack(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
+    axis = params["axis"]
     shape = [-1 if is_batch(size) else size for size in out.shape]
     shape[axis] = 1
     target, parts = integers(shape), []

@@ -32,6 +32,7 @@ from harness import in_turns, make_parser, provenance, say_missed, write_json
 
 from jaxsplit import bitstream, data
 from jaxsplit.codec import Receiver, Sender
+from jaxsplit.codec.images import network_inputs
 from jaxsplit.deploy.export import export_bundle
 from jaxsplit.deploy.runtime.device import DeviceSender
 from jaxsplit.family.pretrained import load_pretrained
@@ -166,6 +167,7 @@ def missed(report: dict[str, Any]) -> list[str]:
         f"{share:.1e} of symbols differ": share <= SYMBOLS,
         f"{predictions} predictions differ at a rate": predictions <= PREDICTIONS,
         "a frame decodes to other symbols": exact,
+        "other pixels than the library's": not report["pixels_different"],
         f"{ratio:.2f} of onnxruntime's time": ratio <= OVER_RUNTIME,
         "slower than jax": times["device"] <= times["jax"],
         f"{processes['device']['seconds']:.2f} s": processes["device"]["seconds"] <= FIRST_FRAME_S,
@@ -187,9 +189,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     source = data.open_source(options.data, split=options.split, max_samples=options.max_samples)
     photos = photos_of(source, len(source), folder)
     images = device.inputs(photos)
+    pixels = network_inputs(photos, backbone.preprocessing, backbone.name)
     report: dict[str, Any] = {
         "family": options.family,
         "photos": len(photos),
+        "pixels_different": int((images != pixels).sum()),
         "cores": len(os.sched_getaffinity(0)),
         **provenance(PACKAGES),
         "bundle_mb": exported.bytes / 1e6,

@@ -37,6 +37,8 @@ class Value:
       channels_first: the last axis is stored as the second one.
       patches: where this is a reshaped view of an image: the image, side and step, see
         `export_rules`.
+      strided: where this is every n-th pixel of an image from the first on: the image and n, down
+        and across.
     """
 
     shape: Shape
@@ -46,6 +48,7 @@ class Value:
     array: np.ndarray | None = None
     channels_first: bool = False
     patches: tuple[Value, int, int] | None = None
+    strided: tuple[Value, list[int]] | None = None
 
     @property
     def stored(self) -> Shape:

@@ -78,8 +78,10 @@ def _dot(graph: Graph, values: list[Value], params: Params, out: Result) -> Valu
     if weights and x.channels_first and len(x.shape) == 4 and tuple(left) == (3,):
         assert y.array is not None
         kernel = y.array if tuple(right) == (1,) else y.array.T
-        inputs = [graph.whole(x, True), constant(kernel[:, :, None, None])]
-        return graph.add("Conv", inputs, out.shape, out.dtype, channels_first=True)
+        image, strides = x.strided or (x, [1, 1])
+        inputs = [graph.whole(image, True), constant(kernel[:, :, None, None])]
+        kind = out.shape, out.dtype
+        return graph.add("Conv", inputs, *kind, channels_first=True, strides=strides)
     if weights and tuple(left) == (len(x.shape) - 1,):
         assert y.array is not None
         inputs = [graph.whole(x), constant(y.array.T if tuple(right) == (1,) else y.array)]
@@ -168,7 +170,10 @@ def _slice(graph: Graph, values: list[Value], params: Params, out: Result) -> Va
     lists = [[row[axis] for axis in cut] for row in (starts, ends, steps)]
     lists.insert(2, [place[axis] for axis in cut])
     inputs = [x, *map(integers, lists)]
-    return graph.add("Slice", inputs, out.shape, out.dtype, channels_first=x.channels_first)
+    y = graph.add("Slice", inputs, out.shape, out.dtype, channels_first=x.channels_first)
+    if {*cut} <= {1, 2} and not any(starts) and tuple(ends) == x.shape and len(x.shape) == 4:
+        return dataclasses.replace(y, strided=(x, list(steps[1:3])))
+    return y
 
 
 def _reshape(graph: Graph, values: list[Value], params: Params, out: Result) -> Value:
@@ -196,7 +201,7 @@ def _transpose(graph: Graph, values: list[Value], params: Params, out: Result) -
     axes = [place[axis] for axis in permutation]
     sizes = tuple(x.sizes[axis] for axis in permutation)
     if axes == list(range(len(axes))):
-        return dataclasses.replace(x, shape=out.shape, sizes=sizes, channels_first=False)
+        return Value(out.shape, x.dtype, sizes, x.name, x.array)
     y = graph.add("Transpose", [x], out.shape, out.dtype, sizes=sizes, perm=axes)
     if x.patches is not None and permutation == (0, 1, 3, 2, 4, 5):
         y = dataclasses.replace(y, patches=(*x.patches[:2], 2))

@@ -100,6 +100,17 @@ def test_scales_are_folded_and_layers_are_not_transposed_between():
     assert operations == ["Transpose", *middle, "Transpose"]
 
 
+def test_a_strided_shortcut_is_one_convolution():
+    def network(x):
+        x = conv_same(x)
+        return ops.conv(x, KERNEL[:1, :1], 2, 0) + ops.conv(x, KERNEL, 2, 1)
+
+    model, operations = exported(network)
+    assert operations == ["Transpose", "Conv", "Conv", "Conv", "Add", "Transpose"]
+    x = RNG.normal(size=(2, *SHAPE)).astype(np.float32)
+    np.testing.assert_allclose(run(model, x), network(x), rtol=2e-5, atol=2e-5)
+
+
 def test_patches_of_a_residual_unit_are_one_operation():
     unit = ResidualSpec(channels=4, stride=2, width=8)
     variables = unit.init(jax.random.key(0), SHAPE)

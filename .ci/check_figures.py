@@ -171,6 +171,28 @@ def switching() -> Iterator[Claim]:
         yield RESULTS_README, text
 
 
+def device_half() -> Iterator[Claim]:
+    """The exported device half beside the library's sender."""
+    for name, cut in (("device-cpu", "stage6.block1"), ("device-cpu-stage4", "stage4.block3")):
+        found = record(name)
+        if found["missed"]:
+            yield f"{name}.json", "all bars met"
+        rates, cpu = found["rates"].values(), found["cpu_milliseconds"]
+        different, total = (sum(one[key] for one in rates) for key in ("different", "symbols"))
+        changed = max(one["predictions_different"] for one in rates)
+        fresh = found["fresh_process"]
+        cells = [f"{different} of {total / 1e6:.1f} million", str(changed)]
+        cells += [f"{cpu[key]:.1f}" for key in ("onnxruntime", "device", "jax")]
+        cells += [f"{cpu[key]:.1f}" for key in ("device_from_jpeg", "jax_from_jpeg")]
+        cells += [f"{fresh[end]['cpu_seconds']:.2f}" for end in ("device", "jax")]
+        cells += [f"{fresh[end]['memory_mb']:.0f}" for end in ("device", "jax")]
+        yield RESULTS_README, row(f"`{cut}`", *cells)
+    found = record("device-cpu")
+    yield RESULTS_README, f"Installed, the requirements take {found['install_mb']:.0f} MB"
+    wall = found["fresh_process"]["device"]["seconds"]
+    yield RESULTS_README, f"wall time to the first frame {wall:.2f} s"
+
+
 def short_frames() -> Iterator[Claim]:
     """Frames that are shorter than the information that they carry."""
     points = curve("paper_recipe-fashion_mnist").points
@@ -375,7 +397,7 @@ def retraining() -> Iterator[Claim]:
 
 CHECKS = (
     *(embedded, quickstart, shipped_family, plan_times, training_times, switching, short_frames),
-    *(recipe, imagenet, imagenet_distances, ablations, search, grid, retraining),
+    *(device_half, recipe, imagenet, imagenet_distances, ablations, search, grid, retraining),
 )
 
 

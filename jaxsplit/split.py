@@ -115,7 +115,9 @@ class Split(UnitTree):
           int32 [B, *latent_shape]; `NOT_FINITE` for what is no finite number.
         """
         parts = jax.tree.leaves(quantization.to_symbols(latents, offsets))
-        return jnp.concatenate([x.reshape(len(x), *self.latent_shape[:2], -1) for x in parts], -1)
+        return jnp.concatenate(
+            [x.reshape(x.shape[0], *self.latent_shape[:2], -1) for x in parts], -1
+        )
 
     def dequantize(self, symbols: jax.Array, offsets: Offsets) -> Latents:
         """Reconstructs rounded latents from the symbols of a frame.

@@ -31,7 +31,7 @@ ORDER = (
     ),
     *("entropy", "tasks"),
     *("networks", "weights", "units", "split", "cost", "codec", "family", "train"),
-    *("evaluation", "search", "reports", "experiments", "cli", "__main__"),
+    *("evaluation", "search", "reports", "experiments", "deploy", "cli", "__main__"),
 )
 HEIGHT = {name: height for height, name in enumerate(ORDER)}
 
@@ -160,7 +160,7 @@ def test_what_is_allowed_in_one_place_only():
     assert homes("pmap", "xmap") == {"train/parallel.py"}
     assert homes("ml_collections", "ConfigDict") == {"experiments/config.py"}
     elsewhere = {path for path in homes("argparse") if not path.startswith("cli/")}
-    assert elsewhere == {"data/prepare.py"}
+    assert elsewhere == {"data/prepare.py", "deploy/runtime/run.py"}
 
 
 def test_benchmarks_use_what_the_package_has():

@@ -142,6 +142,10 @@ class Runtime:
         """Returns the jitted programs of a rate."""
         raise NotImplementedError
 
+    def runtime(self, index: int) -> RateRuntime:
+        """Returns a rate, ready to run, by the number that it has in a frame."""
+        return self._rate_at(index)
+
     def _rate(self, rate: str | float) -> RateRuntime:
         return self._rate_at(self.family.index(rate))
 

@@ -3,7 +3,11 @@
 from jaxsplit._moved import renamed
 from jaxsplit.ops.batch_norm import batch_norm
 from jaxsplit.ops.convolution import conv, pointwise
-from jaxsplit.ops.depthwise import depthwise_conv, depthwise_conv_transpose
+from jaxsplit.ops.depthwise import (
+    depthwise_conv,
+    depthwise_conv_transpose,
+    grouped_convolutions,
+)
 from jaxsplit.ops.surrogate_gradients import add_uniform_noise, round_straight_through
 
 __all__ = [
@@ -12,6 +16,7 @@ __all__ = [
     "conv",
     "depthwise_conv",
     "depthwise_conv_transpose",
+    "grouped_convolutions",
     "pointwise",
     "round_straight_through",
 ]

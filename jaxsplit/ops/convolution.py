@@ -135,6 +135,8 @@ _deep_conv.defvjp(keeping_arguments(_deep_conv), _deep_conv_bwd)
 
 
 def _suits_winograd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> bool:
+    if not isinstance(x.size, int):  # a symbolic batch
+        return False
     # With fewer pixels the kernel transform takes longer than the products.
     many = x.size >= _PIXELS * x.shape[-1] and min(kernel.shape[2:]) >= _DEEP
     return many and stride == 1 and len(kernel) == 3 and pads == ((1, 1), (1, 1))

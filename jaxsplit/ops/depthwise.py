@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,25 @@ _RUN = 16
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 Pair = tuple[jax.Array, jax.Array]  # x and kernel, or their gradients
+
+# True while programs are traced for other compilers than XLA.
+_GROUPED = contextvars.ContextVar("grouped", default=False)
+
+
+@contextlib.contextmanager
+def grouped_convolutions() -> Iterator[None]:
+    """Traces depthwise convolutions as grouped ones, the form that other runtimes know.
+
+    >>> with grouped_convolutions():
+    ...     program = jax.make_jaxpr(depthwise_conv)(jnp.ones((1, 3, 3, 2)), jnp.ones((2, 2, 2, 1)))
+    >>> [equation.primitive.name for equation in program.jaxpr.eqns]
+    ['reshape', 'conv_general_dilated']
+    """
+    token = _GROUPED.set(True)
+    try:
+        yield
+    finally:
+        _GROUPED.reset(token)
 
 
 def depthwise_conv(
@@ -38,6 +59,15 @@ def depthwise_conv(
     """
     k, _, channels, multiplier = kernel.shape
     pads = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+    if _GROUPED.get():
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel.reshape(k, k, 1, channels * multiplier),
+            (stride, stride),
+            pads,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=channels,
+        )
     if multiplier == 1:
         return _conv(x, kernel[..., 0], stride, pads)
     # Several filters per channel: one small matrix product each, with a matrix product as gradient.

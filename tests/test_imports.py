@@ -31,7 +31,7 @@ ORDER = (
     ),
     *("entropy", "tasks"),
     *("networks", "weights", "units", "split", "cost", "codec", "family", "train"),
-    *("evaluation", "search", "reports", "experiments", "cli", "__main__"),
+    *("evaluation", "search", "reports", "experiments", "deploy", "cli", "__main__"),
 )
 HEIGHT = {name: height for height, name in enumerate(ORDER)}
 

@@ -20,6 +20,8 @@ from jaxsplit.errors import JaxsplitError, one_line
 
 #: Of a frame alone: another attempt may succeed.
 _AGAIN = (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE)
+#: Seconds from the welcome of a stream to the start of the next.
+_BETWEEN_STREAMS = 0.1
 _PASSED = "its deadline passed before it could be sent"
 
 
@@ -117,13 +119,25 @@ class FramesInFlight:
 
     async def run(self) -> None:
         """Runs the connections until `stop`; then what has no result fails."""
-        tasks = [asyncio.create_task(one.run()) for one in self._connections]
+        tasks = [
+            asyncio.create_task(self._start(number)) for number in range(len(self._connections))
+        ]
         await self.stop.wait()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for flight in list(self._flights.values()):
             self._finish(flight, "failed", error="the client was closed before a result came")
+
+    async def _start(self, number: int) -> None:
+        """Runs a connection, some time after the one before it was welcomed.
+
+        gRPC gives a stream to the next replica among those to which it is connected by then.
+        """
+        if number:
+            await self._connections[number - 1].welcomed.wait()
+            await asyncio.sleep(_BETWEEN_STREAMS)
+        await self._connections[number].run()
 
     def add(self, flight: Flight) -> None:
         """Takes a new frame."""

@@ -104,8 +104,8 @@ def serve(options: argparse.Namespace) -> None:
     cli.argument("--token-file", "FILE", "file with the token of the service", Path),
     cli.flag("--tls", text="the service has TLS, with a certificate that this machine trusts"),
     cli.argument("--tls-ca", "FILE.pem", "trust these certificates instead", Path),
-    note="Images that fail, are late or dropped are named; if one has no prediction, the exit code\n"
-    "is 1.",
+    note="Images that fail, are late or dropped are named; if one has no prediction, the exit\n"
+    "code is 1.",
 )
 def send(options: argparse.Namespace) -> None:
     """Send image files to a service and print its predictions, as a device does."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import signal
 import threading
 import time
 
@@ -138,7 +139,7 @@ class Proxy:
 
 
 def main():
-    """Runs a proxy until it is ended."""
+    """Runs a proxy until it is ended; SIGUSR1 starts its trace anew, SIGUSR2 drops connections."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("port", type=int)
     parser.add_argument("upstream", type=int)
@@ -148,9 +149,12 @@ def main():
     parts = [one.split(":") for one in options.trace.split(",")]
     trace = [(float(seconds), 1000 * float(rate)) for seconds, rate in parts]
     proxy = Proxy(options.upstream, trace, options.round_trip_ms / 1000, options.port)
+    signal.signal(signal.SIGUSR1, lambda *_: proxy.restart())
+    signal.signal(signal.SIGUSR2, lambda *_: proxy.drop())
     with proxy:
         print(f"proxy on {proxy.port}", flush=True)
-        threading.Event().wait()
+        while True:
+            time.sleep(1)
 
 
 if __name__ == "__main__":

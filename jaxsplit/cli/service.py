@@ -159,7 +159,7 @@ def _outcomes(
     client: Client, paths: list[Path], options: argparse.Namespace
 ) -> Iterator[tuple[Path, Outcome]]:
     """Sends images at their pace; yields outcomes in the order of the images."""
-    waiting = deque[tuple[Path, Future[Outcome]]]()
+    waiting: deque[tuple[Path, Future[Outcome]]] = deque()
     # Without a pace, an image with a deadline is offered when the one before it has its outcome.
     most = 1 if options.deadline_ms is not None and options.fps is None else len(paths) + 1
     start = time.monotonic()

@@ -166,7 +166,7 @@ class Connection:
 
     @property
     def load(self) -> tuple[bool, int]:
-        """Whether it isn't connected, and the frames without a result: the least is the best."""
+        """Returns whether it isn't connected, and the frames without a result."""
         return not self.welcomed.is_set(), len(self._queue) + len(self._sent)
 
     def send(self, frame: Sending) -> None:

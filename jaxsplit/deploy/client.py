@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import math
+import statistics
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 #: What is done with a frame that doesn't arrive in time at any rate.
 ON_OVERLOAD = ("cheapest", "drop")
-_ENCODING_WEIGHT = 0.2  # of the newest image in the mean time of encoding
 
 
 class Client:
@@ -103,7 +103,7 @@ class Client:
         self.counts, self.link = Counts(), LinkEstimator()
         self._lock = threading.Lock()  # of the two above
         self._slots = threading.Semaphore(max_in_flight)
-        self._encoding: float | None = None
+        self._encoding = collections.deque[float](maxlen=5)  # seconds of the last images
         self._number = 0
         self._loop = asyncio.new_event_loop()
         self._flights = FramesInFlight(self._loop, self.link, self.counts, self._lock)
@@ -167,7 +167,7 @@ class Client:
             )
         except JaxsplitError as error:
             return self._unsent(flight, "failed", one_line(error) or "")
-        self._measure(time.monotonic() - offered)
+        self._encoding.append(time.monotonic() - offered)
         opened, _ = unpack_frame(frame, self._hello.header.n_rates, version=self._hello.version)
         flight.rate_index, flight.frame_bytes = opened.rate_index, len(frame)
         flight.data = seal(frame, flight.number, self._hello.checked)
@@ -202,7 +202,8 @@ class Client:
 
     def _budget(self, offered: float) -> int:
         """Returns the most bytes of a frame that arrives in time."""
-        now = offered + (self._encoding or 0.0)  # when it will be sent
+        # When it will be sent; the first image of a sender may wait for the compiler.
+        now = offered + (statistics.median_low(self._encoding) if self._encoding else 0.0)
         found = list[int]()
         with self._lock:
             if self._deadline is not None:
@@ -221,10 +222,6 @@ class Client:
         if self._deadline is not None and free > offered + self._deadline:
             return "the link is busy with earlier frames"
         return ""
-
-    def _measure(self, seconds: float) -> None:
-        before = seconds if self._encoding is None else self._encoding
-        self._encoding = before + _ENCODING_WEIGHT * (seconds - before)
 
     def _unsent(self, flight: Flight, status: str, why: str) -> Future[Outcome]:
         outcome = flight.outcome(status, error=why)

@@ -28,7 +28,8 @@ from jaxsplit.errors import ConfigError, JaxsplitError
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds before a stream is opened again
 _HELLO_SECONDS = 10.0
-_MOST_FRAMES, _MOST_BYTES = 16, 1 << 16  # of a request: what has gathered while one was written
+_MOST_FRAMES, _MOST_BYTES = 16, 1 << 14  # of a request: what has gathered while one was written
+_MESSAGE_BYTES = 64  # of a request beside the bytes of its one frame
 #: Refusals that another attempt doesn't change.
 _FINAL = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.DATA_LOSS, Code.UNAUTHENTICATED)
 #: gRPC's own: the method is unknown, or permission is denied by a proxy.
@@ -55,8 +56,8 @@ class Owner(Protocol):
     def on_sent(self, frame: Sending, now: float, first: bool) -> None:
         """A frame is handed to gRPC."""
 
-    def on_expired(self, frame: Sending) -> None:
-        """A frame that waited is useless by now, and isn't sent."""
+    def on_unsent(self, frame: Sending, too_large: int) -> None:
+        """A frame isn't sent: it is useless by now, or has more bytes than a message may have."""
 
     def on_result(self, connection: Connection, result: pb.Result, now: float) -> None:
         """A result has come."""
@@ -160,7 +161,7 @@ class Connection:
         self._queue = collections.deque[Sending]()
         self._sent = dict[int, Sending]()
         self._changed = asyncio.Event()
-        self._most = 1
+        self._most, self._most_bytes = 1, 0
         self.welcomed = asyncio.Event()
         self.opened = 0
 
@@ -216,6 +217,7 @@ class Connection:
             if reply is grpc.aio.EOF:
                 return
             self._most = max(reply.welcome.max_in_flight, 1)
+            self._most_bytes = reply.welcome.max_message_bytes - _MESSAGE_BYTES
             size = len(self._settings.hello.header)
             self._owner.on_welcome(start, time.monotonic(), size)
             self.opened += 1
@@ -240,12 +242,13 @@ class Connection:
                 self._changed.clear()
                 await self._changed.wait()
             frames, size, now = list[pb.Frame](), 0, time.monotonic()
-            while self._queue and len(frames) < _MOST_FRAMES and size < _MOST_BYTES:
-                if len(self._sent) >= self._most:
+            while self._queue and len(frames) < _MOST_FRAMES and len(self._sent) < self._most:
+                if frames and size + len(self._queue[0].data) > _MOST_BYTES:
                     break
                 frame = self._queue.popleft()
-                if frame.expired():
-                    self._owner.on_expired(frame)
+                too_large = len(frame.data) > self._most_bytes
+                if too_large or frame.expired():
+                    self._owner.on_unsent(frame, self._most_bytes if too_large else 0)
                     continue
                 self._sent[frame.number] = frame
                 size += len(frame.data)

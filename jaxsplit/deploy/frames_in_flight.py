@@ -160,9 +160,14 @@ class FramesInFlight:
             # Frames of one request share its overhead.
             self._link.sent(frame.number, len(frame.data) - (0 if first else OVERHEAD // 2), now)
 
-    def on_expired(self, frame: Sending) -> None:
+    def on_unsent(self, frame: Sending, too_large: int) -> None:
         """See `Owner`."""
-        if flight := self._flights.get(frame.number):
+        if (flight := self._flights.get(frame.number)) is None:
+            return
+        if too_large:
+            text = f"a frame of {len(frame.data)} bytes; the service takes at most {too_large}"
+            self._finish(flight, "failed", error=text)
+        else:
             self._finish(flight, "late", error=_PASSED)
 
     def on_welcome(self, sent: float, now: float, size: int) -> None:

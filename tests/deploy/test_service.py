@@ -208,6 +208,15 @@ def test_a_message_too_large_is_refused_unread():
         assert works(service.address)
 
 
+def test_a_client_sends_no_message_too_large():
+    with running(max_message_bytes=1000) as service:
+        with Client(StubEncoder(), service.address, **FAST) as client:
+            outcomes = [client.submit(1, rate).result(30) for rate in ("mid", "high", "mid")]
+        assert [one.status for one in outcomes] == ["answered", "failed", "answered"]
+        assert "at most" in outcomes[1].error
+        assert client.counts.reconnected == 0
+
+
 def test_a_frame_whose_deadline_has_passed_is_not_computed(service):
     service.engine.gate.clear()
     first = pb.Request(frames=[frame(1)])

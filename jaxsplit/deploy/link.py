@@ -6,8 +6,8 @@ behind one whose network time ends at r', has the network time
     r = max(t + b, r') + n · s,
 
 to which the server adds its own time, which replies report. A Kalman filter with the state (b, s)
-follows y = r - max(t, r' - b) = b + n · s. The process noise of s is large, since links change;
-that of b is small. Imports nothing but the standard library.
+follows r - t = b + n · s, or behind another frame r - r' = n · s. The process noise of s is large,
+since links change; that of b is small. Imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ import dataclasses
 import math
 
 #: Bytes beside a frame: those of HTTP/2, gRPC and the message, and the frame's id and check.
-OVERHEAD = 45
+OVERHEAD = 55
 
 _BASE, _BASE_STD = 0.05, 0.5  # prior of b, seconds
 _BYTE, _BYTE_STD = 2e-5, 4e-5  # prior of s, seconds a byte
+_FIRST_STD = 5e-3  # of b after the first reply, that of a hello: little of it are its few bytes
 _BASE_DRIFT = 2e-3  # standard deviation of b's change in a second
 _BYTE_DRIFT = 3e-5  # of s's change in a second, at least
-_JITTER = 4e-3  # standard deviation of y, seconds
+_JITTER, _SPREAD = 4e-3, 0.05  # standard deviation of y: seconds, and a share of it
+_CHANGE = 0.02  # an error of y, seconds, that b has no part in
+_FASTER = 0.5  # how much a link that seems faster is believed
 _LEAST_BYTE = 1e-9
 _OVERDUE = 1.5  # a frame that is overdue is expected to take so many times as long as up to now
 _SERVER_WEIGHT = 0.2  # of the newest reply in the mean of the server's time
@@ -101,7 +104,8 @@ class LinkEstimator:
             self._server_spread = server / 2
         end = now - server
         if end >= self._last:  # not one that the server has overtaken by another
-            self._learn(frame.size, end - max(frame.sent, self._last - self._b), now)
+            queued = self._last - self._b > frame.sent
+            self._learn(frame.size, end - (self._last if queued else frame.sent), queued, now)
         self._last = max(self._last, end)
 
     def lost(self, number: int) -> None:
@@ -190,20 +194,28 @@ class LinkEstimator:
         bb, ss = self._bb + self._b_noise(elapsed), self._ss + self._s_noise(elapsed)
         return math.sqrt(max(bb + 2 * size * self._bs + size * size * ss, 0.0))
 
-    def _learn(self, size: int, y: float, now: float) -> None:
-        """Updates the filter by y = b + size · s."""
+    def _learn(self, size: int, y: float, queued: bool, now: float) -> None:
+        """Updates the filter by y = b + n · s, or n · s behind another frame."""
+        first = self._updated is None
         elapsed = 0.0 if self._updated is None else max(now - self._updated, 0.0)
         self._updated = now
         bb, bs, ss = self._bb + self._b_noise(elapsed), self._bs, self._ss + self._s_noise(elapsed)
-        noise = _JITTER**2 + (0.05 * y) ** 2
-        variance = bb + 2 * size * bs + size * size * ss + noise
-        gain_b, gain_s = (bb + size * bs) / variance, (bs + size * ss) / variance
-        error = y - self._b - size * self._s
+        base = 0.0 if queued else 1.0
+        of_b, of_s = base * bb + size * bs, base * bs + size * ss  # covariances with y
+        variance = base * of_b + size * of_s + _JITTER**2 + (_SPREAD * y) ** 2
+        error = y - base * self._b - size * self._s
+        gain_b, gain_s = of_b / variance, of_s / variance
+        if abs(error) > _CHANGE and not first:  # the link's rate has changed, not its length
+            gain_b = 0.0
+        if error < 0 and not first:  # a small frame that was fast says little of a large one
+            gain_s *= _FASTER
         self._b = max(self._b + gain_b * error, 0.0)
         self._s = max(self._s + gain_s * error, _LEAST_BYTE)
-        self._bb = max(bb - gain_b * (bb + size * bs), 0.0)
-        self._bs = bs - gain_b * (bs + size * ss)
-        self._ss = max(ss - gain_s * (bs + size * ss), 0.0)
+        self._bb = max(bb - gain_b * of_b, 0.0)
+        self._bs = bs - gain_s * of_b
+        self._ss = max(ss - gain_s * of_s, 0.0)
+        if first:
+            self._bb, self._bs = min(self._bb, _FIRST_STD**2), 0.0
 
     def _b_noise(self, elapsed: float) -> float:
         return _BASE_DRIFT**2 * min(elapsed, 10.0)

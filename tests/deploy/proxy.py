@@ -22,11 +22,14 @@ class Direction:
 
     def __init__(self, delay, rate_of):
         self.delay, self.rate_of, self.free = delay, rate_of, 0.0
+        self.carried = 0
 
     async def carry(self, size):
         """Waits until the link has sent these bytes; returns when they arrive."""
+        self.carried += size
         now = time.monotonic()
-        start = max(now, self.free)
+        # A sleep that is a little too long is no pause of the link.
+        start = self.free if now - self.free < 0.005 else now
         rate = self.rate_of(start)
         self.free = start + size / rate if rate else start
         await asyncio.sleep(max(self.free - time.monotonic(), 0))
@@ -65,6 +68,11 @@ class Proxy:
     def __exit__(self, *error):
         self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join(10)
+
+    @property
+    def carried(self):
+        """Bytes to the service and back, so far."""
+        return self._up.carried, self._down.carried
 
     @property
     def address(self):

@@ -21,6 +21,7 @@ from jaxsplit.deploy.connection import Connection, Settings, addresses, open_cha
 from jaxsplit.deploy.encoder import Encoder, as_encoder
 from jaxsplit.deploy.frames_in_flight import Flight, FramesInFlight
 from jaxsplit.deploy.link import LinkEstimator
+from jaxsplit.deploy.loop import background_loop
 from jaxsplit.deploy.outcomes import Counts, Outcome
 from jaxsplit.deploy.protocol import read_hello, seal
 from jaxsplit.errors import ConfigError, JaxsplitError, ServiceError, choices, one_line
@@ -104,12 +105,11 @@ class Client:
         self._lock = threading.Lock()  # of the two above
         self._slots = threading.Semaphore(max_in_flight)
         self._encoding = collections.deque[float](maxlen=5)  # seconds of the last images
-        self._number = 0
-        self._loop = asyncio.new_event_loop()
+        self._number, self._closed = 0, False
+        self._loop = background_loop()
         self._flights = FramesInFlight(self._loop, self.link, self.counts, self._lock)
         self._ready = Future[None]()
-        self._thread = threading.Thread(target=self._work, name="jaxsplit-client", daemon=True)
-        self._thread.start()
+        self._running = asyncio.run_coroutine_threadsafe(self._run(), self._loop)
         try:
             self._ready.result(connect_seconds)
         except TimeoutError:
@@ -130,10 +130,9 @@ class Client:
 
     def close(self) -> None:
         """Ends the streams; frames without a result fail."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._flights.stop.set)
-            self._thread.join()
-            self._loop.close()
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._flights.stop.set)
+        self._running.result()
 
     def submit(
         self, image: Any, rate: str | float | None = None, *, max_bytes: int | None = None
@@ -152,7 +151,7 @@ class Client:
         by_link = rate is None and max_bytes is None
         if by_link and self._deadline is None and self._fps is None:
             raise ConfigError("give a rate or max_bytes, or the client a deadline or target_fps")
-        if self._loop.is_closed():
+        if self._closed:
             raise ConfigError("the client is closed: make another")
         self._number += 1
         offered = time.monotonic()
@@ -229,10 +228,6 @@ class Client:
             self.counts.add(outcome.status)
         flight.future.set_result(outcome)
         return flight.future
-
-    def _work(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._run())
 
     async def _run(self) -> None:
         channel = None

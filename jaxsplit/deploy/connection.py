@@ -28,6 +28,7 @@ from jaxsplit.errors import ConfigError, JaxsplitError
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds before a stream is opened again
 _HELLO_SECONDS = 10.0
+_ELSEWHERE = 4  # streams that are given back where their server has another one
 _MOST_FRAMES, _MOST_BYTES = 16, 1 << 14  # of a request: what has gathered while one was written
 _MESSAGE_BYTES = 64  # of a request beside the bytes of its one frame
 #: Refusals that another attempt doesn't change.
@@ -61,6 +62,9 @@ class Owner(Protocol):
 
     def on_result(self, connection: Connection, result: pb.Result, now: float) -> None:
         """A result has come."""
+
+    def has_stream(self, server: int) -> bool:
+        """Returns whether another connection has its stream at this server."""
 
     def on_welcome(self, sent: float, now: float, size: int) -> None:
         """A hello of so many bytes was welcomed."""
@@ -163,7 +167,8 @@ class Connection:
         self._changed = asyncio.Event()
         self._most, self._most_bytes = 1, 0
         self.welcomed = asyncio.Event()
-        self.opened = 0
+        self.server: int | None = None
+        self._elsewhere = _ELSEWHERE
 
     @property
     def load(self) -> tuple[bool, int]:
@@ -181,7 +186,9 @@ class Connection:
         while True:
             hint, eager = 0.0, True
             try:
-                await self._converse()  # returns if the server ended it: it drains
+                if await self._converse():
+                    continue  # at another server
+                # The server ended it: it drains.
             except grpc.aio.AioRpcError as error:
                 code = error.code().value[0]
                 if code in _FINAL_STATUS:
@@ -194,6 +201,7 @@ class Connection:
             if self.welcomed.is_set():
                 wait = _FIRST_WAIT
             self.welcomed.clear()
+            self.server = None
             self._queue.clear()
             self._sent.clear()
             self._owner.on_end(self)
@@ -203,8 +211,12 @@ class Connection:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def _converse(self) -> None:
-        """One stream: a hello, then frames and results until it ends."""
+    async def _converse(self) -> bool:
+        """One stream: a hello, then frames and results until it ends.
+
+        Returns True at once if its server has another stream of this client: the next stream is
+        given to the next server, if there is one.
+        """
         token = self._settings.token
         metadata = None if token is None else ((TOKEN_KEY, f"Bearer {token}"),)
         call = self._open(metadata=metadata, wait_for_ready=True)
@@ -215,12 +227,15 @@ class Connection:
             await call.write(pb.Request(hello=self._settings.hello))
             reply = await asyncio.wait_for(call.read(), _HELLO_SECONDS)
             if reply is grpc.aio.EOF:
-                return
+                return False
+            if self._elsewhere and self._owner.has_stream(reply.welcome.server):
+                self._elsewhere -= 1
+                return True
+            self._elsewhere, self.server = _ELSEWHERE, reply.welcome.server
             self._most = max(reply.welcome.max_in_flight, 1)
             self._most_bytes = reply.welcome.max_message_bytes - _MESSAGE_BYTES
             size = len(self._settings.hello.header)
             self._owner.on_welcome(start, time.monotonic(), size)
-            self.opened += 1
             self.welcomed.set()
             writer = asyncio.create_task(self._write(call))
             while (reply := await call.read()) is not grpc.aio.EOF:
@@ -229,6 +244,7 @@ class Connection:
                     self._sent.pop(result.id, None)
                     self._owner.on_result(self, result, now)
                 self._changed.set()
+            return False
         finally:
             if writer is not None:
                 writer.cancel()

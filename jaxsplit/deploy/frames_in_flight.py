@@ -170,6 +170,10 @@ class FramesInFlight:
         else:
             self._finish(flight, "late", error=_PASSED)
 
+    def has_stream(self, server: int) -> bool:
+        """See `Owner`."""
+        return any(one.server == server for one in self._connections)
+
     def on_welcome(self, sent: float, now: float, size: int) -> None:
         """See `Owner`."""
         with self._lock:

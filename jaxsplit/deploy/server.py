@@ -8,7 +8,7 @@ import functools
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -82,7 +82,6 @@ def serve(
     listen: Listen,
     limits: Limits = Limits(),  # noqa: B008 — it is frozen
     log: Log = no_log,
-    stop: Callable[[asyncio.Event], None] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT: then reads no more, sends the results it owes, and returns.
 
@@ -94,35 +93,42 @@ def serve(
       listen: where and to whom.
       limits: of the service.
       log: callback for structured log lines.
-      stop: gets the event that ends the service, where there are no signals, as in a thread.
+
+    Raises:
+      ConfigError: as in `serve_until`.
+    """
+
+    async def main() -> None:
+        ending = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, ending.set)
+        await serve_until(ending, engines, listen, limits, log)
+
+    asyncio.run(main())
+
+
+async def serve_until(
+    ending: asyncio.Event, families: Sequence[Runs], listen: Listen, limits: Limits, log: Log
+) -> None:
+    """Serves in a loop of the caller's, until an event.
+
+    Args:
+      ending: ends the service, which then drains.
+      families: each another.
+      listen, limits, log: as in `serve`.
 
     Raises:
       ConfigError: two engines of one family, or an address that can't be listened on.
     """
-    by_family = {engine.header.family: engine for engine in engines}
-    if len(by_family) < len(engines) or not engines:
-        raise ConfigError(f"{len(engines)} families, {len(by_family)} different: give each once")
-    asyncio.run(_serve(by_family, listen, limits, log, stop))
-
-
-async def _serve(
-    engines: Mapping[str, Runs],
-    listen: Listen,
-    limits: Limits,
-    log: Log,
-    stop: Callable[[asyncio.Event], None] | None,
-) -> None:
+    engines = {engine.header.family: engine for engine in families}
+    if len(engines) < len(families) or not engines:
+        raise ConfigError(f"{len(families)} families, {len(engines)} different: give each once")
     service = Service(engines, limits, listen.token, log)
     server, checks = grpc.aio.server(options=_options(limits)), health.aio.HealthServicer()
     server.add_generic_rpc_handlers((service.handlers(),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     await _set_health(checks, _NOT_SERVING)
-    ending, loop = asyncio.Event(), asyncio.get_running_loop()
-    if stop is not None:
-        stop(ending)
-    else:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, ending.set)
+    loop = asyncio.get_running_loop()
     port = _bind(server, listen)
     fields: dict[str, object] = {}
     if listen.metrics_port is not None:

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import functools
 import math
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import NoReturn, Protocol
@@ -68,6 +69,7 @@ class Service:
             observe=lambda family, *rest: metrics.batch(engines[family].name, *rest),
         )
         self.draining = asyncio.Event()
+        self._server = secrets.randbits(64)
         self._streams = 0
         self._calls = 0
         self._loop = asyncio.get_running_loop()
@@ -111,6 +113,7 @@ class Service:
                     welcome=pb.Welcome(
                         max_in_flight=self._limits.in_flight,
                         max_message_bytes=self._limits.max_message_bytes,
+                        server=self._server,
                     )
                 )
             )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1djaxsplit/deploy/service.proto\x12\x0bjaxsplit.v1\"P\n\x07Request\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.jaxsplit.v1.Hello\x12\"\n\x06\x66rames\x18\x02 \x03(\x0b\x32\x12.jaxsplit.v1.Frame\"$\n\x05Hello\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x0b\n\x03top\x18\x02 \x01(\r\"6\n\x05\x46rame\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x03 \x01(\r\"N\n\x06Single\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.jaxsplit.v1.Hello\x12!\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x12.jaxsplit.v1.Frame\"T\n\x05Reply\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.jaxsplit.v1.Welcome\x12$\n\x07results\x18\x02 \x03(\x0b\x32\x13.jaxsplit.v1.Result\";\n\x07Welcome\x12\x15\n\rmax_in_flight\x18\x01 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x02 \x01(\r\"}\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\tserver_us\x18\x04 \x01(\r\x12\x10\n\x08queue_us\x18\x05 \x01(\r\x12\x14\n\x0cqueue_length\x18\x06 \x01(\r\x12\x10\n\x08retry_ms\x18\x07 \x01(\r2x\n\tInference\x12\x36\n\x06Stream\x12\x14.jaxsplit.v1.Request\x1a\x12.jaxsplit.v1.Reply(\x01\x30\x01\x12\x33\n\x07Predict\x12\x13.jaxsplit.v1.Single\x1a\x13.jaxsplit.v1.Resultb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1djaxsplit/deploy/service.proto\x12\x0bjaxsplit.v1\"P\n\x07Request\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.jaxsplit.v1.Hello\x12\"\n\x06\x66rames\x18\x02 \x03(\x0b\x32\x12.jaxsplit.v1.Frame\"$\n\x05Hello\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x0b\n\x03top\x18\x02 \x01(\r\"6\n\x05\x46rame\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x03 \x01(\r\"N\n\x06Single\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.jaxsplit.v1.Hello\x12!\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x12.jaxsplit.v1.Frame\"T\n\x05Reply\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.jaxsplit.v1.Welcome\x12$\n\x07results\x18\x02 \x03(\x0b\x32\x13.jaxsplit.v1.Result\"K\n\x07Welcome\x12\x15\n\rmax_in_flight\x18\x01 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x02 \x01(\r\x12\x0e\n\x06server\x18\x03 \x01(\x06\"}\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\tserver_us\x18\x04 \x01(\r\x12\x10\n\x08queue_us\x18\x05 \x01(\r\x12\x14\n\x0cqueue_length\x18\x06 \x01(\r\x12\x10\n\x08retry_ms\x18\x07 \x01(\r2x\n\tInference\x12\x36\n\x06Stream\x12\x14.jaxsplit.v1.Request\x1a\x12.jaxsplit.v1.Reply(\x01\x30\x01\x12\x33\n\x07Predict\x12\x13.jaxsplit.v1.Single\x1a\x13.jaxsplit.v1.Resultb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,9 +42,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLY']._serialized_start=302
   _globals['_REPLY']._serialized_end=386
   _globals['_WELCOME']._serialized_start=388
-  _globals['_WELCOME']._serialized_end=447
-  _globals['_RESULT']._serialized_start=449
-  _globals['_RESULT']._serialized_end=574
-  _globals['_INFERENCE']._serialized_start=576
-  _globals['_INFERENCE']._serialized_end=696
+  _globals['_WELCOME']._serialized_end=463
+  _globals['_RESULT']._serialized_start=465
+  _globals['_RESULT']._serialized_end=590
+  _globals['_INFERENCE']._serialized_start=592
+  _globals['_INFERENCE']._serialized_end=712
 # @@protoc_insertion_point(module_scope)

@@ -48,12 +48,14 @@ class Reply(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("max_in_flight", "max_message_bytes")
+    __slots__ = ("max_in_flight", "max_message_bytes", "server")
     MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIELD_NUMBER: _ClassVar[int]
     max_in_flight: int
     max_message_bytes: int
-    def __init__(self, max_in_flight: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    server: int
+    def __init__(self, max_in_flight: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., server: _Optional[int] = ...) -> None: ...
 
 class Result(_message.Message):
     __slots__ = ("id", "code", "text", "server_us", "queue_us", "queue_length", "retry_ms")

@@ -1,5 +1,6 @@
 """A service without jax: an engine that repeats payloads, an encoder, and a server in a thread."""
 
+import asyncio
 import contextlib
 import queue
 import threading
@@ -9,7 +10,8 @@ from collections import Counter
 from jaxsplit.bitstream import Header, RateInfo, pack_frame, pack_header
 from jaxsplit.bitstream.header import FRAME_CHECKS
 from jaxsplit.deploy.limits import Limits
-from jaxsplit.deploy.server import Listen, serve
+from jaxsplit.deploy.loop import background_loop
+from jaxsplit.deploy.server import Listen, serve_until
 from jaxsplit.errors import BitstreamError
 
 RATES = ("low", "mid", "high")
@@ -68,30 +70,20 @@ class StubEncoder:
 
 
 class Running:
-    """A service in a thread: its address, log lines, engines, and how to end it."""
+    """A service in the loop of the clients: its address, log lines, and how to end it."""
 
     def __init__(self, *engines, listen=None, **limits):
-        self.lines = queue.Queue()
-        self._stop = queue.Queue()
-        options = {"drain_seconds": 5.0, **limits}
-        listen = listen or Listen(port=0)
+        self.lines, self._ending = queue.Queue(), asyncio.Event()
+        limits = Limits(**{"drain_seconds": 5.0, **limits})
 
         def log(event, **fields):
             self.lines.put({"event": event, **fields})
 
-        def stop(event):
-            import asyncio
-
-            self._stop.put((asyncio.get_running_loop(), event))
-
-        def run():
-            try:
-                serve(engines, listen, Limits(**options), log, stop)
-            except Exception as error:
-                self.lines.put({"event": "failed", "error": error})
-
-        self.thread = threading.Thread(target=run, daemon=True)
-        self.thread.start()
+        self._done = asyncio.run_coroutine_threadsafe(
+            serve_until(self._ending, engines, listen or Listen(port=0), limits, log),
+            background_loop(),
+        )
+        self._done.add_done_callback(lambda done: log("ended"))
         self.ready = self.wait_for("ready")
         self.port = self.ready["port"]
         self.address = f"127.0.0.1:{self.port}"
@@ -99,22 +91,19 @@ class Running:
     def wait_for(self, event):
         while True:
             line = self.lines.get(timeout=30)
-            if line["event"] == "failed":
-                raise line["error"]
             if line["event"] == event:
                 return line
+            if line["event"] == "ended":
+                self._done.result()
+                raise AssertionError(f"the service has ended, without {event}")
 
     def drain(self):
         """As SIGTERM does; returns at once."""
-        loop, event = self._stop.get()
-        loop.call_soon_threadsafe(event.set)
+        background_loop().call_soon_threadsafe(self._ending.set)
 
     def end(self):
-        if self.thread.is_alive():
-            if not self._stop.empty():
-                self.drain()
-            self.thread.join(30)
-        assert not self.thread.is_alive()
+        self.drain()
+        self._done.result(30)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,8 @@ from jaxsplit.split import Split
 from jaxsplit.tasks import Outputs
 from jaxsplit.trees import Tree
 
+_LEAST_FULL = 0.75  # share of a batch that is no padding; else it is two batches
+
 
 class BatchReceiver(Receiver):
     """Decodes batches of frames of many senders, at any rates, and names those that fail.
@@ -142,12 +144,14 @@ class BatchReceiver(Receiver):
         return self._in_sizes(lambda rows: self._tail_program(self._variables, rows), features)
 
     def _in_sizes(self, run: Callable[[Any], Tree], tree: Tree) -> Tree:
-        """Applies `run` to arrays [N, …] in few batches, each padded to one of `sizes`."""
+        """Applies `run` to arrays [N, …] in batches of `sizes`, with little padding."""
         count, start, parts = len(jax.tree.leaves(tree)[0]), 0, []
         while start < count:
             left = min(count - start, self.batch_size)
-            rows = jax.tree.map(lambda x, start=start, left=left: x[start : start + left], tree)
             size = next(size for size in self.sizes if size >= left)
+            if left < _LEAST_FULL * size:
+                size = left = max(size for size in self.sizes if size <= left)
+            rows = jax.tree.map(lambda x, start=start, left=left: x[start : start + left], tree)
             found = run(pad_rows(rows, size))
             parts.append(jax.tree.map(lambda x, left=left: np.asarray(x)[:left], found))
             start += left

@@ -48,7 +48,7 @@ class Encoder(Protocol):
         """
 
 
-class SenderEncoder:
+class SenderEncoder(Encoder):
     """The library's sender as an `Encoder`.
 
     Args:

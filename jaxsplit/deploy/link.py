@@ -47,12 +47,12 @@ class LinkEstimator:
       margin: seconds by which a frame should arrive before its deadline.
 
     >>> link = LinkEstimator()
-    >>> for number in range(8):  # 100 bytes a millisecond, 30 ms both ways
-    ...     link.sent(number, 1000, now=0.1 * number)
-    ...     link.answered(number, now=0.1 * number + 0.04045, server=0.0)
-    >>> 0.02 < link.base < 0.04, 5e4 < link.throughput < 2e5
-    (True, True)
-    >>> link.budget(0.2, now=0.9) > link.budget(0.06, now=0.9)
+    >>> for number, size in enumerate((200, 500, 1000, 1500) * 4):
+    ...     link.sent(number, size, now=0.1 * number)  # 30 ms both ways, 100 bytes a millisecond
+    ...     link.answered(number, now=0.1 * number + 0.03 + (size + OVERHEAD) / 1e5, server=0.0)
+    >>> round(link.base, 2), 8e4 < link.throughput < 1.2e5
+    (0.03, True)
+    >>> link.budget(0.2, now=1.6) > link.budget(0.06, now=1.6) > 1000
     True
     """
 

@@ -11,7 +11,7 @@ from jaxsplit.bitstream import Header, RateInfo, pack_frame, pack_header
 from jaxsplit.bitstream.header import FRAME_CHECKS
 from jaxsplit.deploy.limits import Limits
 from jaxsplit.deploy.loop import background_loop
-from jaxsplit.deploy.server import Listen, serve_until
+from jaxsplit.deploy.server import Listen, serve, serve_until
 from jaxsplit.errors import BitstreamError
 
 RATES = ("low", "mid", "high")
@@ -113,3 +113,17 @@ def running(*engines, **options):
         yield service
     finally:
         service.end()
+
+
+def main():
+    """Serves a stub until SIGTERM, and prints its port."""
+
+    def log(event, **fields):
+        if event == "ready":
+            print(fields["port"], flush=True)
+
+    serve([StubEngine(seconds=0.005)], Listen(port=0), Limits(max_batch=4), log)
+
+
+if __name__ == "__main__":
+    main()

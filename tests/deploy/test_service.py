@@ -1,5 +1,7 @@
 """The service and its client over loopback, with an engine without jax: outcomes, not times."""
 
+import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import urllib.request
 
 import grpc
 import pytest
+from deploy import stubs
 from deploy.proxy import Proxy
 from deploy.stubs import HEADER, OTHER, StubEncoder, StubEngine, running
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -354,6 +357,33 @@ def test_of_two_replicas_one_may_be_killed_under_load():
         numbers = [int(one.prediction["class"]) for one in outcomes]
         assert numbers == list(range(1, len(futures) + 1))
         assert client.counts.answered == client.counts.images == len(futures)
+
+
+@contextlib.contextmanager
+def process():
+    """A service in a process of its own, and its port."""
+    words = [sys.executable, stubs.__file__]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as started:
+        try:
+            yield started, int(started.stdout.readline())
+        finally:
+            started.kill()
+
+
+def test_a_process_that_is_killed_and_started_again_costs_no_frame():
+    with process() as (first, port), process() as (second, other), Proxy(port) as proxy:
+        with Client(StubEncoder(), proxy.address, **FAST) as client:
+            futures = [client.submit(number, "low") for number in range(1, 61)]
+            futures[9].result(30)
+            first.kill()  # some frames are there, some on their way
+            proxy.upstream = other
+            futures += [client.submit(number, "low") for number in range(61, 101)]
+            outcomes = [future.result(30) for future in futures]
+        assert [int(one.prediction["class"]) for one in outcomes] == list(range(1, 101))
+        assert client.counts.answered == client.counts.images == 100
+        assert client.counts.reconnected == 1
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(30) == 0
 
 
 def test_no_service_is_an_error_of_one_line():

@@ -33,6 +33,7 @@ DOCUMENTS = (  # in an order in which their commands can run one after the other
     "jaxsplit/README.md",
     "jaxsplit/cli/README.md",
     "jaxsplit/bitstream/FORMAT.md",
+    "jaxsplit/deploy/README.md",
     "tests/benchmarks/README.md",
     "colab/README.md",
 )

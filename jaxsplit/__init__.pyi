@@ -4,6 +4,7 @@ from jaxsplit import bitstream as bitstream
 from jaxsplit import codec as codec
 from jaxsplit import cost as cost
 from jaxsplit import data as data
+from jaxsplit import deploy as deploy
 from jaxsplit import entropy as entropy
 from jaxsplit import errors as errors
 from jaxsplit import evaluation as evaluation

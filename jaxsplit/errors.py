@@ -99,6 +99,18 @@ class CoderError(BitstreamError):
     """The installed entropy coder deviates from the format's specification."""
 
 
+class ServiceError(JaxsplitError):
+    """A service cannot be reached, or refuses a stream or a frame.
+
+    Attributes:
+      code: status code of gRPC, see `jaxsplit.deploy.protocol.Code`.
+    """
+
+    def __init__(self, *message: object, code: int = 14, shell: str | None = None) -> None:
+        super().__init__(*message, shell=shell)
+        self.code = code
+
+
 class Interrupted(KeyboardInterrupt):
     """A training stopped between two steps after Ctrl-C or SIGTERM.
 

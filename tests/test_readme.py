@@ -48,6 +48,7 @@ EXAMPLES = {  # a phrase of each block of Python
     "rates": "for rate in family.rates:",
     "one tree": "variable_rate=True",
     "connection": "socketpair",
+    "client": "from jaxsplit.deploy import Client",
     "package of weights": 'load_backbone("efficientnet_lite0")',
     "file of weights": "resnet18.pth",
 }
@@ -95,6 +96,31 @@ def shortened(words):
             # The quickstart trains all three phases.
             words += [f"--config.phases.{phase}.steps=0" for phase in (0, 1) if smoke]
     return words
+
+
+class Services:
+    """Services that the documentation starts, each in a process of its own, on free ports."""
+
+    def __init__(self):
+        self._processes = []
+
+    def start(self, words):
+        words = [sys.executable, "-m", "jaxsplit", *words, "--port", "0"]  # the last one counts
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        self._processes.append(process)
+        return f"127.0.0.1:{json.loads(process.stdout.readline())['port']}"
+
+    def end(self):
+        for process in self._processes:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+@pytest.fixture
+def services():
+    made = Services()
+    yield made
+    made.end()
 
 
 def write_imagenet(folder):
@@ -151,20 +177,25 @@ def test_commands_are_found_and_shortened():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*came from another evaluation")  # the curves drawn below
-def test_every_command_runs(desk):
+def test_every_command_runs(desk, services):
     """Document by document: what one command needs, another has left behind before it."""
     run_example(example("two images"))
     mine = example("own configuration")
     assert mine.count('"steps": 500') == 2
     mine = mine.replace('"steps": 500', '"steps": 0', 1).replace('"steps": 500', '"steps": 1')
     (desk / "mine.py").write_text(mine)
-    done, programs = [], []
+    done, programs, address = [], [], ""
     for words in (words for text in TEXTS.values() for words in docs.commands(text)):
         # A search of other images is, shortened, the same search into another folder.
         same = [word for word in shortened(words) if not word.startswith("runs/design")]
         if words in done or (words[0] == "design" and same in programs):
             continue
         programs.append(same)
+        if words[0] == "serve":
+            address = services.start(words)
+            done.append(words)
+            continue
+        words = [address if word == "127.0.0.1:50051" else word for word in words]
         if words == ["compare", *TRAINED]:  # curves of so few steps need not rise
             for seed, folder in enumerate(TRAINED):
                 measured.write(desk / folder, measured.draw(100, draw_seed=seed))
@@ -205,6 +236,16 @@ def test_the_example_of_one_tree_runs():
     assert sizes == sorted(set(sizes))
     assert [line.split()[0] for line in means] == ["low", "0.37", "high"]
     assert budget.endswith(" (8, 10)")
+
+
+@pytest.mark.slow
+def test_the_client_example_runs(services):
+    code = example("client")
+    (family,) = re.findall(r'load_pretrained\("([^"]+)"\)', code)
+    address = services.start(["serve", "--family", family])
+    *lines, counts = run_example(code.replace("127.0.0.1:50051", address)).splitlines()
+    assert [line.split()[0] for line in lines] == ["answered"] * 20
+    assert counts.startswith("Counts(answered=20, late=0, ")
 
 
 def test_the_connection_example_runs():

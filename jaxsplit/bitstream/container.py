@@ -13,7 +13,8 @@ from jaxsplit.bitstream.range_coder import MAX_SYMBOL_BYTES
 from jaxsplit.errors import BitstreamError, ConfigError, ReadError
 
 _END = b"\0"
-_CRC_BYTES = 4
+#: Bytes of a frame's check and of a container's checksum.
+CHECK_BYTES = 4
 
 
 class Writer:
@@ -61,7 +62,7 @@ class Writer:
                 "for the header's latent shape; give the header of the family that encoded it"
             )
         if self._checked:
-            frame += _frame_check(self._count, frame)
+            frame += frame_check(self._count, frame)
         self._write(frame)
         self._count += 1
         return len(frame)
@@ -176,7 +177,7 @@ class Reader:
         if opened is None:
             self._ended = True
             actual = _checksum(cursor.crc)
-            checksum = cursor.take(_CRC_BYTES, "checksum")
+            checksum = cursor.take(CHECK_BYTES, "checksum")
             if actual != checksum:
                 raise cursor.corrupted(
                     f"checksum {actual[::-1].hex()}, expected {checksum[::-1].hex()}"
@@ -184,8 +185,8 @@ class Reader:
             return None
         frame, label = opened
         if self._checked:
-            check = _frame_check(self._count, label + frame.payload)
-            if cursor.take(_CRC_BYTES, "frame check") != check:
+            check = frame_check(self._count, label + frame.payload)
+            if cursor.take(CHECK_BYTES, "frame check") != check:
                 raise cursor.corrupted(f"frame {self._count}, at byte {start}, fails its check")
         self._count += 1
         if self._max_frames is not None and self._count > self._max_frames:
@@ -252,7 +253,7 @@ def frame_sizes(data: bytes) -> Iterator[tuple[Frame, int]]:
     """
     file = io.BytesIO(data)
     reader = Reader(file)
-    cursor, check = reader._cursor, _CRC_BYTES if reader._checked else 0
+    cursor, check = reader._cursor, CHECK_BYTES if reader._checked else 0
     start = cursor.position
     for frame in reader:
         yield frame, cursor.position - start - check
@@ -266,10 +267,21 @@ def _longest_payloads(rates: tuple[RateInfo, ...]) -> list[int]:
     return [MAX_SYMBOL_BYTES * math.prod(rate.shape) for rate in rates for _ in range(rate.levels)]
 
 
-def _frame_check(number: int, frame: bytes) -> bytes:
-    # The number is included so that reordered frames are detected.
+def frame_check(number: int, frame: bytes) -> bytes:
+    """Computes the check of a frame, which includes its number to detect reordered frames.
+
+    Args:
+      number: of the frame in its container or stream, from 0; its lowest 32 bits count.
+      frame: label and payload.
+
+    Returns:
+      Four bytes.
+
+    >>> frame_check(0, b"abc") == frame_check(1, b"abc")
+    False
+    """
     return _checksum(zlib.crc32(frame, zlib.crc32((number & 0xFFFFFFFF).to_bytes(4, "little"))))
 
 
 def _checksum(crc: int) -> bytes:
-    return crc.to_bytes(_CRC_BYTES, "little")
+    return crc.to_bytes(CHECK_BYTES, "little")

@@ -67,3 +67,28 @@ def outputs_program(split: Split) -> jax.stages.Wrapped:
             return split.tail(variables, split.decode(unit, latents))
 
     return run
+
+
+@functools.lru_cache
+def features_program(split: Split) -> jax.stages.Wrapped:
+    """Compiles (unit, offsets, symbols [B, …]) → features [B, …], as the tail gets them."""
+
+    @jax.jit
+    def run(unit: Variables, offsets: Offsets, symbols: jax.Array) -> Features:
+        latents = split.dequantize(symbols, offsets)
+        with jax.default_matmul_precision("highest"):
+            return split.decode(unit, latents)
+
+    return run
+
+
+@functools.lru_cache
+def tail_program(network: networks.Network, cut: str) -> jax.stages.Wrapped:
+    """Compiles (network's variables, features [B, …]) → outputs [B, …]."""
+
+    @jax.jit
+    def run(variables: networks.Variables, features: Features) -> Outputs:
+        with jax.default_matmul_precision("highest"):
+            return network.tail(variables, features, cut)
+
+    return run

@@ -144,15 +144,28 @@ class Classification(Task):
         other = "; jaxsplit.fit_head fits the network's last layer to other classes"
         raise DataError(f"{source.name} has {len(theirs)} classes{differs}{advice}{other}")
 
-    def describe(self, outputs: Outputs) -> list[dict[str, object]]:
-        """Returns the likeliest class of each image, and its probability; see `imagenet.named`."""
+    def describe(self, outputs: Outputs, top: int = 1) -> list[dict[str, object]]:
+        """Returns the likeliest class of each image, and its probability; see `imagenet.named`.
+
+        With `top` above 1, "top" lists so many of them.
+        """
         logits = np.asarray(_array(outputs), np.float64)
         probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
-        return [
-            {**named(self.class_names[row.argmax()]), "probability": round(float(row.max()), 4)}
-            for row in probabilities
+        if top <= 1:
+            return [self._named(row, row.argmax()) for row in probabilities]
+        likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+        listed = [
+            [self._named(row, index) for index in indices]
+            for row, indices in zip(probabilities, likeliest, strict=True)
         ]
+        return [{**ranked[0], "top": ranked} for ranked in listed]
+
+    def _named(self, probabilities: np.ndarray, index: int) -> dict[str, object]:
+        return {
+            **named(self.class_names[index]),
+            "probability": round(float(probabilities[index]), 4),
+        }
 
 
 def check_classes(name: str, logits: int | None, task: Classification) -> None:

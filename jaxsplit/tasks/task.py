@@ -294,8 +294,7 @@ class Task(abc.ABC):
           teacher: outputs of the unsplit network, or None; unused with targets.
 
         Returns:
-          `measure` with the targets; without them the agreement alone, as in `agreement`, and
-          nothing without a teacher.
+          `measure` with targets; without them `agreement` alone, and nothing without a teacher.
         """
         if targets is not None:
             return self.measure(outputs, targets)
@@ -338,13 +337,14 @@ class Task(abc.ABC):
           source: the images; a DataError if their targets don't fit, such as other classes.
         """
 
-    def describe(self, outputs: Outputs) -> list[dict[str, object]]:
+    def describe(self, outputs: Outputs, top: int = 1) -> list[dict[str, object]]:
         """Formats predictions for people.
 
         Args:
           outputs: of the network, for B images.
+          top: above 1, an entry "top" lists so many predictions of an image, if a task has them.
 
         Returns:
-          For each image what is predicted, name → value, ready for JSON.
+          For each image what is predicted, name → value, JSON.
         """
         return [{"prediction": one.tolist()} for one in np.asarray(self.predict(outputs))]

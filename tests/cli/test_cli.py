@@ -35,7 +35,7 @@ from jaxsplit.weights.load import load_backbone
 
 COMMANDS = (
     *("quickstart", "train", "evaluate", "compare", "plan", "design", "pack"),
-    *("encode", "decode", "info", "import"),
+    *("encode", "decode", "serve", "send", "info", "import"),
 )
 RATES = ("r1", "r2", "r3", "r4", "r5")
 

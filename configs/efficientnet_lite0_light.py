@@ -24,7 +24,7 @@ The argument is the cut: `stage2.block1`, `stage3.block1`, `stage4.block3`, `sta
 
 import ml_collections
 
-# Argument → side of the patches, channels of the latent, encoder's width and blocks, decoder's width.
+# Argument → side of the patches, channels, encoder's width and blocks, decoder's width.
 VARIANTS = {
     "stage2.block1": (4, 96, 104, 2, 160),
     "stage3.block1": (2, 96, 112, 2, 160),

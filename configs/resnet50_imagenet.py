@@ -21,15 +21,15 @@ What it takes, by count:
 | features of 1,281,167 images | 257 GB | 257 GB | 514 GB | 514 GB |
 
 A step runs head and tail forward once, for the teacher, and for every rate the tail forward and
-back to its input, which is as many MACs again. No host has room for the features of all images, so `cache` is "auto" with the
-limit `cache_gib`: above it the head runs in the step.
+back to its input, which is as many MACs again. No host has room for the features of all images:
+with `cache` "auto" the head runs in the step where they take more than `cache_gib`.
 
 Nothing of this was measured on a TPU.
 
-The argument is `S1` (after stage4.block3), `S2` (stage4.block1) or `S3` (stage3.block5), the cuts of
-the paper with its unit of 64 channels and stride 2 at six rates; `S1.variable`, `S2.variable` or
-`S3.variable`, where one unit serves all rates; `stem`, before the first stage, with a residual unit
-for all rates, for a weak device; or `smoke`.
+The argument is `S1` (after stage4.block3), `S2` (stage4.block1) or `S3` (stage3.block5), the cuts
+of the paper with its unit of 64 channels and stride 2 at six rates; `S1.variable`, `S2.variable`
+or `S3.variable`, where one unit serves all rates; `stem`, before the first stage, with a residual
+unit for all rates, for a weak device; or `smoke`.
 """
 
 import ml_collections

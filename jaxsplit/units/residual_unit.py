@@ -234,7 +234,7 @@ def _initial(key: jax.Array, path: list[str], shape: Shape) -> jax.Array:
 
 
 def _stack(layers: _Layers, x: jax.Array, scales: jax.Array | None = None) -> jax.Array:
-    """Runs the layers; `scales` [n] or [B, n] multiply what the blocks add, by block and channel."""
+    """Runs the layers; `scales` [n] or [B, n] multiply what blocks add, by block and channel."""
     x = _affine(layers[EMBEDDING], x)
     blocks = len(layers) - 2  # between embedding and output
     if blocks < 0:

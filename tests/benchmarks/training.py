@@ -20,8 +20,8 @@ takes to compile; and how many images a second the cache gives beside what a ste
 
 Exit status 1 says that a bar was missed: against PyTorch with the head recomputed 50, 9 and 3.5
 times, with cached features 1.2, 1.1 and 1.1 times, of a variable-rate curve 150, 20 and 10 times;
-six rates at S1 within 4 GB; S3 compiled within 40 s. Needs `pip install ".[bench]" compressai`, then `pip install "numpy>=2"`: CompressAI asks for
-an older one, but runs with it.
+six rates at S1 within 4 GB; S3 compiled within 40 s. Needs `pip install ".[bench]" compressai`,
+then `pip install "numpy>=2"`: CompressAI asks for an older one, but runs with it.
 """
 
 import multiprocessing

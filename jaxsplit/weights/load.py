@@ -183,10 +183,10 @@ def import_backbone(name: str, path: Path) -> Backbone:
 
     Raises a WeightsError if the file is damaged, or its tensors do not fit.
     """
-    variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
+    variables, classes, package = name_maps.from_tensors(name, read_tensors(path), str(path))
     known = classes == imagenet.NUM_CLASSES
     class_names = imagenet.class_names() if known else tuple(map(str, range(classes)))
-    preprocessing, card = imagenet.preprocessing(name), {"imported": path.name}
+    preprocessing, card = imagenet.preprocessing(name, package), {"imported": path.name}
     network = networks.create(name, classes)
     return make_backbone(name, network, variables, preprocessing, class_names, card)
 

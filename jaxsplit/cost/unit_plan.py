@@ -104,11 +104,12 @@ def _together(units: Sequence[UnitPlan], shapes: Sequence[Shape]) -> UnitPlan:
     features = [4 * math.prod(shape) for shape in shapes]
     waiting = (sum(features) - own for own in features)
     sums = ("encoder_macs", "decoder_macs", "encoder_params", "decoder_params", "stored_bytes")
-    return UnitPlan(
-        units[0].spec,
-        (1, 1, sum(unit.latent_symbols for unit in units)),
-        *(sum(getattr(unit, name) for unit in units) for name in sums),
-        max(unit.encoder_peak_bytes + rest for unit, rest in zip(units, waiting, strict=True)),
+    peaks = [unit.encoder_peak_bytes + rest for unit, rest in zip(units, waiting, strict=True)]
+    return dataclasses.replace(
+        units[0],
+        latent_shape=(1, 1, sum(unit.latent_symbols for unit in units)),
+        encoder_peak_bytes=max(peaks),
+        **{name: sum(getattr(unit, name) for unit in units) for name in sums},
     )
 
 

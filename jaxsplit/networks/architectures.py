@@ -99,4 +99,4 @@ def endpoint_shapes(module: nn.Module, input_shape: MapShape) -> _Shapes:
     (7, 7, 64)
     """
     found = LinenNetwork(module).feature_shapes({}, input_shape)
-    return jax.tree.map(lambda leaf: leaf.shape, found)
+    return {name: jax.tree.map(lambda leaf: leaf.shape, one) for name, one in found.items()}

@@ -219,7 +219,7 @@ def abstract_backbone(
     if classes is not None and classes < 1:
         raise ConfigError(f"got {classes} classes, expected at least 1")
     if weights is None and name in networks.names():
-        small = name.endswith("_small")
+        small = not name_maps.packages(name)  # they are jaxsplit's own
         if preprocessing is None:
             preprocessing = Preprocessing(_SMALL) if small else imagenet.preprocessing(name)
         count = classes or (_SMALL_CLASSES if small else imagenet.NUM_CLASSES)

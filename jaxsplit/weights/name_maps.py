@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
-from jaxsplit.io.untrusted import check_tensors, finite_floats, is_floating, is_variance
+from jaxsplit.io.untrusted import check_tensors, finite_floats, is_variance
 from jaxsplit.networks.mobilenet_v3 import MobileNetV3
 from jaxsplit.networks.network import variable_shapes
 from jaxsplit.networks.vision_transformer import VisionTransformer
@@ -26,6 +26,7 @@ VariablePath = tuple[str, ...]
 TORCH_NAMES = {"bias": "bias", "mean": "running_mean", "var": "running_var"}
 # PyTorch's order of the axes of our arrays, by rank.
 _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
+_TOKEN, _POSITION = "cls_token", "pos_embed"  # of a vision transformer
 _TIMM_EPSILON = 1e-5  # of its MobileNetV3, whose other implementation has 1e-3
 
 
@@ -85,41 +86,30 @@ def from_tensors(name: str, tensors: dict[str, np.ndarray], where: str) -> Impor
     bias = tensors.get(sources["params", "logits", "dense", "bias"])
     classes = len(bias) if bias is not None and bias.ndim == 1 and len(bias) else 1000
     shapes = {sources[path]: _to_torch(shape) for path, shape in _shapes(name, classes).items()}
-    _adapt(name, package, tensors, shapes)
+    module = networks.create(name, 1)
+    if isinstance(module, VisionTransformer):  # the file has the class token's position too
+        batch, count, width = shapes[_POSITION]
+        shapes[_POSITION] = batch, count + 1, width
+    _reshape(tensors, shapes)
     named = f"whose tensors are named as in {' or '.join(known)}"
     check_tensors(tensors, shapes, f"{where} does not fit {name}, {named}")
     floats = finite_floats(tensors, where)
-    if isinstance(networks.create(name, 1), MobileNetV3) and package == conventions.TIMM:
-        _change_epsilon(floats, _TIMM_EPSILON, networks.create(name, 1).epsilon)
+    if isinstance(
+        module, VisionTransformer
+    ):  # the token and its position are one parameter of ours
+        floats[_TOKEN] = floats[_TOKEN] + floats[_POSITION][:, :1]
+        floats[_POSITION] = floats[_POSITION][:, 1:]
+    if isinstance(module, MobileNetV3) and package == conventions.TIMM:
+        _change_epsilon(floats, _TIMM_EPSILON, module.epsilon)
     flat = {path: _from_torch(floats.pop(key)) for path, key in sources.items()}
     return Imported(traverse_util.unflatten_dict(flat), classes, package)
 
 
-def _adapt(
-    name: str, package: str, tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]
-) -> None:
-    """Brings tensors of other layouts into that of `shapes`, where they are what is expected."""
-    if isinstance(networks.create(name, 1), VisionTransformer):
-        _separate_class_token(tensors, shapes)
+def _reshape(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Reshapes a matrix that is a 1×1 convolution, and factors of channels that are [c, 1, 1]."""
     for key, shape in shapes.items():
-        # A matrix as a 1×1 convolution, or factors of channels as [c, 1, 1].
         if key in tensors and _without_ones(tensors[key].shape) == _without_ones(shape):
             tensors[key] = tensors[key].reshape(shape)
-
-
-def _separate_class_token(
-    tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]
-) -> None:
-    """Adds the first position to the class token, which is one parameter of ours."""
-    token, position = tensors.get("cls_token"), tensors.get("pos_embed")
-    if token is None or position is None:
-        return
-    _, count, width = shapes["pos_embed"]
-    fits = position.shape == (1, count + 1, width) and token.shape == (1, 1, width)
-    if fits and is_floating(token.dtype) and is_floating(position.dtype):
-        with np.errstate(all="ignore"):  # what is not finite is refused later
-            tensors["cls_token"] = token.astype(np.float64) + position[:, :1].astype(np.float64)
-        tensors["pos_embed"] = position[:, 1:]
 
 
 def _change_epsilon(floats: dict[str, np.ndarray], before: float, after: float) -> None:

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxsplit import ops
 from jaxsplit.networks.layers import Block, Chain, Classifier, ConvBlock, NormConfig, conv_norm
 
 
@@ -55,7 +56,7 @@ RESNETS = {
 
 def _relu_pool(x: jax.Array) -> jax.Array:
     """Rectifies, and pools the largest of 3×3 with stride 2."""
-    return nn.max_pool(nn.relu(x), (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return ops.max_pool(nn.relu(x), size=3, stride=2, padding=1)
 
 
 class BasicBlock(nn.Module):

@@ -2,7 +2,7 @@
 
 from jaxsplit._moved import renamed
 from jaxsplit.ops.batch_norm import batch_norm
-from jaxsplit.ops.convolution import conv, pointwise
+from jaxsplit.ops.convolution import conv, max_pool, pointwise
 from jaxsplit.ops.depthwise import depthwise_conv, depthwise_conv_transpose
 from jaxsplit.ops.surrogate_gradients import add_uniform_noise, round_straight_through
 
@@ -12,6 +12,7 @@ __all__ = [
     "conv",
     "depthwise_conv",
     "depthwise_conv_transpose",
+    "max_pool",
     "pointwise",
     "round_straight_through",
 ]

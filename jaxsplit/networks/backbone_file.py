@@ -31,9 +31,9 @@ from jaxsplit.io.untrusted import (
     read_metadata,
     read_safetensors,
 )
+from jaxsplit.networks.architectures import names
 from jaxsplit.networks.network import Network, Variables, per_image_shapes
 from jaxsplit.networks.registry import REGISTERED, Registered, find_network, is_registered
-from jaxsplit.networks.residual import names
 from jaxsplit.tasks import Classification, Task
 from jaxsplit.trees import Traced
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from flax.errors import ScopeParamShapeError
 
 from jaxsplit import ops
 from jaxsplit.errors import ConfigError, choices
-from jaxsplit.trees import Array
+from jaxsplit.trees import Array, Tree
 
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 #: Collection → block → layer → name → array.
@@ -86,6 +87,13 @@ class BatchNorm(_Layer, nn.BatchNorm):
         return x
 
 
+class LayerNorm(_Layer, nn.LayerNorm):
+    """Layer normalization of Flax, over the channels, with the variance of centred values."""
+
+    epsilon: float = 1e-6
+    use_fast_variance: bool = False
+
+
 class Dense(_Layer, nn.Dense):
     """Linear layer of Flax."""
 
@@ -97,7 +105,7 @@ class Conv(_Layer):
       features: output channels.
       size: side of the kernel.
       stride: of both axes.
-      padding: "SAME" as in TensorFlow, see `ops.conv`; None for size // 2 zeros on every side.
+      padding: zeros on every side, or "SAME" as in TensorFlow, see `ops.conv`; None: size // 2.
       depthwise: each channel has its own filter; `features` is c.
       bias: add a bias.
     """
@@ -105,7 +113,7 @@ class Conv(_Layer):
     features: int
     size: int = 1
     stride: int = 1
-    padding: str | None = None
+    padding: str | int | None = None
     depthwise: bool = False
     bias: bool = False
 
@@ -116,11 +124,11 @@ class Conv(_Layer):
         bias = None
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        padding = self.size // 2 if self.padding is None else self.padding
         if _SHAPES_ONLY.get():
-            spare = 1 - self.size % 2 if self.padding is None else 0  # of an even kernel
-            h, w = (-(-(n + spare) // self.stride) for n in x.shape[1:3])
+            spare = self.stride - 1 if padding == "SAME" else 2 * int(padding) - self.size
+            h, w = ((n + spare) // self.stride + (padding != "SAME") for n in x.shape[1:3])
             return jnp.zeros((len(x), h, w, self.features), x.dtype)
-        padding = self.padding or self.size // 2
         x = ops.conv(x, kernel.astype(x.dtype), self.stride, padding, self.depthwise)
         return x if bias is None else x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
 
@@ -172,6 +180,19 @@ class ConvBlock(nn.Module):
         return self.activation(
             conv_norm(x, self.config, train, self.width, size=size, stride=stride, padding=padding)
         )
+
+
+class Perceptron(nn.Module):
+    """Linear layer to `inside` channels, GELU, and one back: float [..., c] → [..., c]."""
+
+    inside: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = Dense(self.inside, name="expand")(x)
+        # The exact GELU; jax's own form of it, with erfc, takes longer on CPUs.
+        y = 0.5 * y * (1 + jax.lax.erf(math.sqrt(0.5) * y))
+        return Dense(x.shape[-1], name="project")(y)
 
 
 class Classifier(nn.Module):
@@ -228,12 +249,12 @@ class Chain(nn.Module, kw_only=True):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
+        x: Tree,
         *,
         start: str | None = None,
         stop: str | None = None,
         train: bool = False,
-    ) -> jax.Array:
+    ) -> Any:  # an array, or a dictionary of several
         """Runs the network, or the part after `start` up to and including `stop`.
 
         Args:
@@ -243,7 +264,8 @@ class Chain(nn.Module, kw_only=True):
           train: use batch statistics (mutable collection "batch_stats") instead of stored ones.
 
         Returns:
-          Features [B, h, w, width] at `stop`, or logits [B, num_classes].
+          Features [B, h, w, width] at `stop`, a dictionary of them where several arrays cross, or
+          logits [B, num_classes].
         """
         chain = self.chain()
         names = list(chain)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.errors import ConfigError, did_you_mean
+from jaxsplit.networks.architectures import create, names
 from jaxsplit.networks.layers import Chain
 from jaxsplit.networks.network import (
     LinenNetwork,
@@ -18,7 +19,6 @@ from jaxsplit.networks.network import (
     as_network,
     variable_shapes,
 )
-from jaxsplit.networks.residual import create, names
 from jaxsplit.tasks import Classification, Task
 from jaxsplit.tasks.classification import check_classes
 from jaxsplit.trees import Structs

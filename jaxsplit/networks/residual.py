@@ -1,8 +1,8 @@
-"""Residual networks by name: ResNets, MobileNetV2 and EfficientNet-Lite.
+"""Residual networks: ResNets, wide ones too, MobileNetV2 and EfficientNet-Lite.
 
-Sources: He et al. 2016, arXiv 1512.03385; Sandler et al. 2018, arXiv 1801.04381; Tan and Le 2019,
-arXiv 1905.11946, in the Lite variant of 2020 (no squeeze-and-excitation, ReLU6, stem and top of
-fixed width).
+Sources: He et al. 2016, arXiv 1512.03385; Zagoruyko and Komodakis 2016, arXiv 1605.07146 (wide);
+Sandler et al. 2018, arXiv 1801.04381; Tan and Le 2019, arXiv 1905.11946, in the Lite variant of
+2020 (no squeeze-and-excitation, ReLU6, stem and top of fixed width).
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import cast
+from collections.abc import Iterable, Iterator
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.errors import ConfigError, choices
+from jaxsplit import ops
 from jaxsplit.networks.layers import Block, Chain, Classifier, ConvBlock, NormConfig, conv_norm
-from jaxsplit.networks.network import LinenNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +26,17 @@ class ResNetSize:
 
     Attributes:
       blocks: residual blocks in each stage.
-      widths: channels of each stage; inside the blocks if `bottleneck`.
-      bottleneck: blocks of 1×1, 3×3 and 1×1, with four times as many output channels.
+      widths: channels of each stage; a quarter of a `bottleneck` block's output channels.
+      bottleneck: blocks of 1×1, 3×3 and 1×1, with `widening` times the width inside.
       small: for small images, with a 3×3 stem and shortcuts without convolutions.
+      widening: 2 of a Wide ResNet.
     """
 
     blocks: tuple[int, ...]
     widths: tuple[int, ...]
     bottleneck: bool = False
     small: bool = False
+    widening: int = 1
 
 
 _WIDTHS = (64, 128, 256, 512)
@@ -50,12 +50,13 @@ RESNETS = {
     "resnet50": ResNetSize((3, 4, 6, 3), _WIDTHS, bottleneck=True),
     "resnet101": ResNetSize((3, 4, 23, 3), _WIDTHS, bottleneck=True),
     "resnet152": ResNetSize((3, 8, 36, 3), _WIDTHS, bottleneck=True),
+    "wide_resnet50_2": ResNetSize((3, 4, 6, 3), _WIDTHS, bottleneck=True, widening=2),
 }
 
 
 def _relu_pool(x: jax.Array) -> jax.Array:
     """Rectifies, and pools the largest of 3×3 with stride 2."""
-    return nn.max_pool(nn.relu(x), (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return ops.max_pool(nn.relu(x), size=3, stride=2, padding=1)
 
 
 class BasicBlock(nn.Module):
@@ -88,11 +89,13 @@ class BottleneckBlock(nn.Module):
     width: int
     stride: int
     config: NormConfig
+    widening: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = conv_norm(x, self.config, train, self.width, "1")
-        y = conv_norm(nn.relu(y), self.config, train, self.width, "2", size=3, stride=self.stride)
+        inside = self.widening * self.width
+        y = conv_norm(x, self.config, train, inside, "1")
+        y = conv_norm(nn.relu(y), self.config, train, inside, "2", size=3, stride=self.stride)
         y = conv_norm(nn.relu(y), self.config, train, 4 * self.width, "3")
         return nn.relu(y + _projection(x, y, self.stride, self.config, train))
 
@@ -105,13 +108,13 @@ class ResNet(Chain, kw_only=True):
     def chain(self) -> dict[str, Block]:
         """Returns endpoint → its block; see `Chain.chain`."""
         size, config = self.size, NormConfig(self.epsilon, self.axis_name, self.folded)
-        block: Block = BottleneckBlock
+        block: Block = functools.partial(BottleneckBlock, widening=size.widening)
         if not size.bottleneck:
             block = functools.partial(BasicBlock, projection=not size.small)
         stem = functools.partial(ConvBlock, size.widths[0], 7, 2, config, activation=_relu_pool)
         if size.small:
             stem = functools.partial(ConvBlock, size.widths[0], 3, 1, config)
-        blocks = _name_blocks(
+        blocks = name_blocks(
             [functools.partial(block, width, 2 if i and not j else 1, config) for j in range(count)]
             for i, (count, width) in enumerate(zip(size.blocks, size.widths, strict=True))
         )
@@ -166,14 +169,14 @@ _LITE_SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))
 
 def _lite(width: float, depth: float) -> InvertedResidualSize:
     """Scales EfficientNet-Lite0; the first and the last stage keep their depth."""
-    widths = (_round_to_8(one * width) for one in _LITE_WIDTHS)
+    widths = (round_to_8(one * width) for one in _LITE_WIDTHS)
     first, *middle, last = _LITE_BLOCKS
     blocks = (first, *(math.ceil(one * depth) for one in middle), last)
     stages = tuple(map(Stage, _EXPANSIONS, widths, blocks, _STRIDES, _LITE_KERNELS))
     return InvertedResidualSize(stages, padding="SAME", epsilon=1e-3)
 
 
-def _round_to_8(width: float) -> int:
+def round_to_8(width: float) -> int:
     """Returns the nearest multiple of 8 that is at least 90 % of `width`."""
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * width else rounded + 8
@@ -229,89 +232,16 @@ class InvertedResidualNet(Chain, kw_only=True):
 
         return {
             "stem": functools.partial(ends, 32, 3, 2, padding=padding),
-            **_name_blocks(map(blocks, self.size.stages)),
+            **name_blocks(map(blocks, self.size.stages)),
             "top": functools.partial(ends, 1280, 1, 1),
             "logits": functools.partial(Classifier, self.num_classes),
         }
 
 
-def _name_blocks(stages: Iterable[Iterable[Block]]) -> dict[str, Block]:
+def name_blocks(stages: Iterable[Iterable[Block]]) -> dict[str, Block]:
+    """Names the blocks of stages: endpoint → block, in order."""
     return {
         f"stage{i}.block{j}": block
         for i, stage in enumerate(stages, 1)
         for j, block in enumerate(stage, 1)
     }
-
-
-MapShape = tuple[int, int, int]
-
-_NETWORKS: dict[str, Callable[..., Chain]] = {
-    **{name: functools.partial(ResNet, size=size) for name, size in RESNETS.items()},
-    **{name: functools.partial(InvertedResidualNet, size=size) for name, size in SIZES.items()},
-}
-
-
-def names() -> tuple[str, ...]:
-    """Lists the networks; weights have names of their own, see `embedded_weights`.
-
-    Returns:
-      Names for `create`.
-
-    >>> "resnet8_small" in names()
-    True
-    """
-    return tuple(_NETWORKS)
-
-
-def create(
-    name: str, num_classes: int, axis_name: str | None = None, *, folded: bool = False
-) -> Chain:
-    """Creates the Linen module of a network, without parameters.
-
-    Args:
-      name: one of `names()`; a ConfigError otherwise.
-      num_classes: length of the logits.
-      axis_name, folded: see `Chain`.
-
-    Returns:
-      The module, with Flax's `init` and `apply`.
-
-    >>> create("resnet8_small", 10).endpoints()
-    ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
-    """
-    if name not in _NETWORKS:
-        listed = choices(name, names())
-        raise ConfigError(f"no network is called {name!r}; expected one of {listed}")
-    return _NETWORKS[name](num_classes=num_classes, axis_name=axis_name, folded=folded)
-
-
-def cuts(name: str, input_shape: MapShape = (224, 224, 3)) -> dict[str, MapShape]:
-    """Returns the feature shape (H, W, C) at every cut of a network.
-
-    Args:
-      name, input_shape: one of `names()`, and (H, W, c) of one image; a ConfigError otherwise.
-
-    Returns:
-      Cut → shape, in the network's order.
-
-    >>> cuts("resnet50")["stage4.block3"]
-    (7, 7, 2048)
-    """
-    return endpoint_shapes(create(name, num_classes=2), input_shape)
-
-
-def endpoint_shapes(module: nn.Module, input_shape: MapShape) -> dict[str, MapShape]:
-    """Returns the feature shape (H, W, C) at every endpoint but the logits; nothing is run.
-
-    Args:
-      module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, such as a `Chain`.
-      input_shape: (H, W, c) of one image; a ConfigError otherwise.
-
-    Returns:
-      Endpoint → shape, in the network's order.
-
-    >>> endpoint_shapes(create("resnet8_small", num_classes=10), (28, 28, 1))["stage3.block1"]
-    (7, 7, 64)
-    """
-    found = LinenNetwork(module).feature_shapes({}, input_shape)
-    return {name: cast("jax.ShapeDtypeStruct", one).shape for name, one in found.items()}

@@ -2,7 +2,7 @@
 
 from jaxsplit._moved import renamed
 from jaxsplit.ops.batch_norm import batch_norm
-from jaxsplit.ops.convolution import conv, pointwise
+from jaxsplit.ops.convolution import conv, max_pool, pointwise
 from jaxsplit.ops.depthwise import (
     depthwise_conv,
     depthwise_conv_transpose,
@@ -17,6 +17,7 @@ __all__ = [
     "depthwise_conv",
     "depthwise_conv_transpose",
     "grouped_convolutions",
+    "max_pool",
     "pointwise",
     "round_straight_through",
 ]

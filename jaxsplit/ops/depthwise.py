@@ -151,6 +151,11 @@ def _transpose_bwd(
 _transpose.defvjp(keeping_arguments(_transpose), _transpose_bwd)
 
 
+def slices(x: jax.Array, k: int, stride: int, pads: Pads) -> list[jax.Array]:
+    """Returns what each place of a k×k window sees of a padded x [B, H, W, C]: [B, h, w, C]."""
+    return _taps(_pad(x, pads), k, stride)
+
+
 def _pad(x: jax.Array, pads: Pads) -> jax.Array:
     """Pads rows and columns with zeros; negative pads crop."""
     return jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))

@@ -192,7 +192,7 @@ def _make_step(
         grads, metrics = jax.lax.pmean((grads, {"loss": value, "top1": correct}), parallel.AXIS)
         change, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
-        state = TrainState(state.step + 1, params, updates["batch_stats"], opt_state)
+        state = TrainState(state.step + 1, params, updates.get("batch_stats", {}), opt_state)
         return state, metrics
 
     return step

@@ -183,10 +183,10 @@ def import_backbone(name: str, path: Path) -> Backbone:
 
     Raises a WeightsError if the file is damaged, or its tensors do not fit.
     """
-    variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
+    variables, classes, package = name_maps.from_tensors(name, read_tensors(path), str(path))
     known = classes == imagenet.NUM_CLASSES
     class_names = imagenet.class_names() if known else tuple(map(str, range(classes)))
-    preprocessing, card = imagenet.preprocessing(name), {"imported": path.name}
+    preprocessing, card = imagenet.preprocessing(name, package), {"imported": path.name}
     network = networks.create(name, classes)
     return make_backbone(name, network, variables, preprocessing, class_names, card)
 
@@ -219,7 +219,7 @@ def abstract_backbone(
     if classes is not None and classes < 1:
         raise ConfigError(f"got {classes} classes, expected at least 1")
     if weights is None and name in networks.names():
-        small = name.endswith("_small")
+        small = not name_maps.packages(name)  # they are jaxsplit's own
         if preprocessing is None:
             preprocessing = Preprocessing(_SMALL) if small else imagenet.preprocessing(name)
         count = classes or (_SMALL_CLASSES if small else imagenet.NUM_CLASSES)

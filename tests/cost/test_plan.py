@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from small_networks import SMALL
 
 from jaxsplit import networks
 from jaxsplit.cost import count_macs, count_params, make_plan, plan_unit, split_cost
@@ -121,6 +122,26 @@ def test_what_a_unit_stores_is_what_a_fresh_one_has():
     assert planned.latent_shape == (5, 5, 6)
     with pytest.raises(ConfigError, match="too small"):
         plan_unit(BottleneckSpec(6, 8, 8, 0), (7, 7, 5))
+
+
+def test_units_of_several_arrays_cost_what_a_split_counts():
+    module, shape = SMALL["vision_transformer"](num_classes=10), (32, 32, 3)
+    plan = make_plan(module, shape, channels=(4, 16), strides=(1, 2, 4), progress=False)
+    cut = plan["block2"]
+    assert cut.feature_shape == (17 * 12,)  # 4 × 4 patches and a token, of 12 channels
+    # 16 channels are more than the features', and the token is too small for 4 × 4.
+    assert [(unit.spec.channels, unit.spec.stride) for unit in cut.units] == [(4, 1), (4, 2)]
+    unit = cut.units[1]
+    assert unit.latent_shape == (1, 1, 4 * (4 + 1))
+    variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    known = Preprocessing(shape[:2]), ("",) * 10, "", {}
+    backbone = networks.Backbone("own", module, variables, *known)
+    split = make_split(backbone, "block2", unit.spec)
+    cost = split_cost(split, backbone)
+    assert (unit.encoder_macs, unit.decoder_macs) == (cost.encoder, cost.decoder)
+    assert (cut.device_macs, cut.server_macs) == (cost.head, cost.tail)
+    made = jax.eval_shape(split.init, jax.random.key(0))
+    assert unit.stored_bytes == 4 * sum(leaf.size for leaf in jax.tree.leaves(made))
 
 
 class Tied(nn.Module):

@@ -2,12 +2,13 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsplit.ops import conv, pointwise
+from jaxsplit.ops import conv, max_pool, pointwise
 from jaxsplit.ops.convolution import winograd_conv
 
 pytestmark = pytest.mark.optimized
@@ -65,6 +66,32 @@ def test_values_and_both_gradients_are_those_of_xlas_convolution(
     ours, theirs = (value_and_gradients(run, *arguments) for run in (conv, direct_conv))
     for a, b in zip(ours, theirs, strict=True):
         assert_near(a, b)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (2, 2)])
+def test_few_pixels_of_many_channels(kernel, stride):
+    """One image late in a network: a matrix product of windows on CPUs."""
+    x, weights = normal(0, 1, 7, 6, 256), normal(1, kernel, kernel, 256, 260)
+    arguments = (x, weights / (kernel * 16), stride, kernel // 2)
+    ours, theirs = (value_and_gradients(run, *arguments) for run in (conv, direct_conv))
+    for a, b in zip(ours, theirs, strict=True):
+        assert_near(a, b)
+    assert "conv" not in jax.jit(lambda *xs: conv(*xs, stride, 1)).lower(x, weights).as_text()
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(7, 2, 1), (8, 2, 1), (6, 3, 0)])
+def test_the_largest_of_each_window_and_its_gradient(size, stride, padding):
+    x = np.abs(normal(0, 2, size, size + 1, 3))
+
+    def of_xla(x):
+        edges = ((padding, padding),) * 2
+        return nn.max_pool(x, (3, 3), strides=(stride, stride), padding=edges)
+
+    runs = (lambda x: max_pool(x, 3, stride, padding), of_xla)
+    (ours, back), (theirs, pullback) = (jax.vjp(run, x) for run in runs)
+    np.testing.assert_array_equal(ours, theirs)
+    weights = normal(1, *ours.shape)
+    np.testing.assert_allclose(back(weights)[0], pullback(weights)[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 8), (7, 7)])

@@ -13,6 +13,7 @@ from PIL import Image
 
 from jaxsplit import _moved
 from jaxsplit.data.images import convert, to_pillow
+from jaxsplit.data.placement import Placement
 from jaxsplit.errors import ConfigError, choices
 from jaxsplit.io.fields import build
 
@@ -98,16 +99,9 @@ class Preprocessing:
         if image.shape == self.input_shape and self.resize in (None, min(self.size)):
             return image
         picture = convert(to_pillow(image), self.channels)
-        height, width = self.size
-        if self.resize is None:
-            scale = max(height / picture.height, width / picture.width)
-        else:
-            scale = self.resize / min(picture.size)
-        # The longer side is rounded down as in torchvision, but not below the crop.
-        sides = [int(side * scale + 1e-6) for side in picture.size]
-        scaled = max(width, sides[0]), max(height, sides[1])
-        left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
-        box = left, top, left + width, top + height
+        placement = self.placement(image.shape[:2])
+        (top, left), (height, width) = placement.corner, placement.window
+        scaled, box = placement.scaled[::-1], (left, top, left + width, top + height)
         resampling = Image.Resampling[self.interpolation.upper()]
         if math.prod(scaled) > _MOST_SCALED:
             cropped = _scaled_crop(picture, scaled, box, resampling)
@@ -115,6 +109,29 @@ class Preprocessing:
             resized = picture if scaled == picture.size else picture.resize(scaled, resampling)
             cropped = resized.crop(box)
         return np.asarray(cropped).reshape(self.input_shape)
+
+    def placement(self, image: tuple[int, ...]) -> Placement:
+        """Computes where `apply` puts an image, for masks, which follow it there and back.
+
+        Args:
+          image: (height, width) of the image.
+
+        Returns:
+          The geometry.
+
+        >>> Preprocessing((224, 224), resize=256).placement((300, 400)).corner
+        (16, 58)
+        """
+        height, width = self.size
+        if self.resize is None:
+            scale = max(height / image[0], width / image[1])
+        else:
+            scale = self.resize / min(image)
+        # The longer side is rounded down as in torchvision, but not below the crop.
+        sides = [int(side * scale + 1e-6) for side in image]
+        scaled = max(height, sides[0]), max(width, sides[1])
+        corner = round((scaled[0] - height) / 2), round((scaled[1] - width) / 2)
+        return Placement((image[0], image[1]), scaled, corner, self.size)
 
     def normalize(self, images: _ArrayT) -> _ArrayT:
         """Computes `(x / 255 - mean) / std` in float32, of numpy or jax arrays.

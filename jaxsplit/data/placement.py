@@ -77,11 +77,12 @@ class Placement:
         """
         return _picked(array, self._in_window(), fill)
 
-    def interpolate(self, array: np.ndarray) -> np.ndarray:
+    def interpolate(self, array: np.ndarray, align_corners: bool = False) -> np.ndarray:
         """Computes the values of a coarser or finer map of the window at the image's pixels.
 
         Args:
           array: float [a, b, K], which covers the window at any resolution, such as logits.
+          align_corners: see `bilinear_weights`.
 
         Returns:
           float32 [H, W, K], by bilinear interpolation, constant beyond the outer centres. Outside
@@ -91,7 +92,7 @@ class Placement:
         [0.0, 1.0, 3.0, 4.0]
         """
         rows, columns = (
-            _weights(places, size, count)
+            bilinear_weights(places, size, count, align_corners)
             for places, size, count in zip(
                 self._in_window(), self.window, array.shape[:2], strict=True
             )
@@ -121,9 +122,29 @@ def _picked(array: np.ndarray, places: list[np.ndarray], fill: int | np.generic)
     return found
 
 
-def _weights(places: np.ndarray, size: int, count: int) -> np.ndarray:
-    """Returns the weights float32 [N, count] of a map's rows at N places of a window of `size`."""
-    position = (places * count / size - 0.5).clip(0, count - 1)
+def bilinear_weights(
+    places: np.ndarray, size: int, count: int, align_corners: bool = False
+) -> np.ndarray:
+    """Computes the weights of a map's rows at places of a window, for linear interpolation.
+
+    Args:
+      places: float [N], in pixels of the window, whose first centre is 0.5.
+      size: rows of the window.
+      count: rows of the map, which covers the window.
+      align_corners: the centres of the map's first and last row are those of the window's, as in
+        TensorFlow's DeepLab; else the borders coincide, as in torchvision and `jax.image.resize`.
+
+    Returns:
+      float32 [N, count], rows of sum 1; NaN for places outside of the window.
+
+    >>> bilinear_weights(np.arange(3) + 0.5, size=3, count=2, align_corners=True).tolist()
+    [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+    """
+    if align_corners:
+        position = (places - 0.5) * (count - 1) / max(size - 1, 1)
+    else:
+        position = places * count / size - 0.5
+    position = position.clip(0, count - 1)
     below = np.floor(position).astype(int).clip(0, max(count - 2, 0))
     weights = np.zeros((len(places), count), np.float32)
     share, each = position - below, np.arange(len(places))

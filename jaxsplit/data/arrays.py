@@ -150,19 +150,22 @@ def as_source(data: AnySource, class_names: Sequence[str] = ()) -> Source:
     return from_arrays(*known, class_names)
 
 
-def _is_one(shape: tuple[int, ...], labels: ArrayLike | None) -> bool:
+def _is_one(shape: tuple[int, ...], labels: ImagesLike | None) -> bool:
     """Returns whether an array of this shape is one image: its last axis looks like channels."""
     if len(shape) != 3 or shape[2] not in (1, 3, 4):
         return False
-    return labels is None or np.shape(labels) != shape[:1]  # a label for each: grey images
+    if labels is None:
+        return True
+    sized = isinstance(labels, Sequence | np.ndarray)
+    return not sized or np.ndim(labels[0]) != 0 or len(labels) != shape[0]  # else grey images
 
 
 def _masks(labels: ImagesLike, images: Sequence[np.ndarray]) -> list[np.ndarray] | None:
     """Returns segmentation masks [H, W] of the images' sizes; None where labels are none."""
-    several = list(labels) if isinstance(labels, Sequence | np.ndarray) else [None]
-    if np.ndim(several[0] if several else 0) != 2:
-        return None
+    several = labels if isinstance(labels, Sequence | np.ndarray) else ()
     masks = [np.asarray(one) for one in several]
+    if not masks or masks[0].ndim != 2:
+        return None
     sizes = [image.shape[:2] for image in images]
     if [one.shape for one in masks] != sizes or any(one.dtype != np.uint8 for one in masks):
         raise DataError(

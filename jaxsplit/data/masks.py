@@ -118,7 +118,7 @@ def decode_mask(encoded: bytes | Path) -> np.ndarray:
                     f"its pixels are {image.mode}, expected indices: a grey or paletted PNG of 8 "
                     "bits"
                 )
-            step = _STEPS.get(image.tile[0].args if image.tile else None, 1)
+            step = _STEPS.get(str(image.tile[0].args) if image.tile else "", 1)
             return np.asarray(image).astype(np.uint8) // np.uint8(step)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name} has too many pixels to decode safely; make it smaller") from error

@@ -35,6 +35,7 @@ from jaxsplit.networks.network import Network, Variables, per_image_shapes
 from jaxsplit.networks.registry import REGISTERED, Registered, find_network, is_registered
 from jaxsplit.networks.residual import names
 from jaxsplit.tasks import Classification, Task
+from jaxsplit.tasks.stored import TaskFields, task_fields
 from jaxsplit.trees import Traced
 
 # The entry of the file's metadata that holds what isn't a tensor, as JSON.
@@ -53,11 +54,16 @@ class BackboneContent(NamedTuple):
 
 
 class _Description(TypedDict):
-    """The description of a backbone in its file; a task that is registered has no class names."""
+    """The description of a backbone in its file.
+
+    A classification is stored by its class names, another task of the package by its fields, a
+    registered one by its name.
+    """
 
     name: str
     class_names: NotRequired[tuple[str, ...]]
     task: NotRequired[str]
+    task_fields: NotRequired[TaskFields]
     card: dict[str, object]
     preprocessing: Preprocessing
 
@@ -103,7 +109,7 @@ def write_content(path: Path, content: BackboneContent, dtype: str) -> None:
     header = {
         "name": name,
         "preprocessing": preprocessing.to_dict(),
-        **_stored_task(content.task, known, name, where),
+        **_stored_task(content, known, where),
         "card": content.card,
     }
     try:
@@ -132,10 +138,14 @@ def _another_network(name: str) -> str:
     )
 
 
-def _stored_task(task: Task, known: Registered, name: str, where: str) -> dict[str, object]:
+def _stored_task(content: BackboneContent, known: Registered, where: str) -> dict[str, object]:
+    task, name = content.task, content.name
     if type(task) is Classification:
         return {"class_names": list(task.class_names)}
-    if task != known.task:
+    if (fields := task_fields(task)) is not None:
+        # The name too: earlier versions say that they don't know this task.
+        return {"task": task.name, "task_fields": fields}
+    if known.task is None or task != known.task.fitted(content.preprocessing):
         raise ConfigError(
             f"{where}: its task is a {type(task).__name__}, which is not in the file: call "
             f"jaxsplit.networks.register({name!r}, backbone.network, task=backbone.task)"
@@ -235,7 +245,8 @@ def read_content(path: str | os.PathLike[str]) -> BackboneContent:
         )
         if not header.get("class_names") and "task" not in header:
             raise ConfigError("it has no class names")
-        task = Classification(header.get("class_names", ("",)))
+        fields = header.get("task_fields")
+        task = Classification(header.get("class_names", ("",))) if fields is None else fields.make()
     except (ConfigError, DataError, ValueError) as error:
         raise damaged(
             f"{where} is not a backbone file of jaxsplit ({quoted(str(error), 200)})"
@@ -248,8 +259,9 @@ def read_content(path: str | os.PathLike[str]) -> BackboneContent:
             "that loads the file",
             shell=f"{unknown}: {REGISTERED}",
         )
-    known = find_network(name, len(task.class_names))
-    found = _registered_task(header["task"], known, where) if "task" in header else task
+    known = find_network(name, len(getattr(task, "class_names", ())))
+    by_name_alone = "task" in header and fields is None
+    found = _registered_task(header["task"], known, where) if by_name_alone else task
     shapes, tensors = known.variable_shapes(preprocessing.input_shape), read_safetensors(path)
     if shapes is not None:
         expected = {key: leaf.shape for key, leaf in by_name(shapes).items()}

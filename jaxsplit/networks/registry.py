@@ -77,7 +77,7 @@ def register(
         raise ConfigError(f"the task is a {type(task).__name__}; expected a jaxsplit.Task")
     module = getattr(network, "module", network)
     if isinstance(task, Classification) and isinstance(module, Chain):
-        check_classes(name, module.num_classes, task)
+        check_classes(name, module.num_classes, len(task.class_names))
     shapes = None
     if variables is not None:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.float32), variables)

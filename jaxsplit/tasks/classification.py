@@ -170,9 +170,8 @@ class Classification(Task):
         ]
 
 
-def check_classes(name: str, logits: int | None, task: Classification) -> None:
-    """Refuses class names that are not one for each logit of the network `name`: a ConfigError."""
-    count = len(task.class_names)
+def check_classes(name: str, logits: int | None, count: int) -> None:
+    """Raises a ConfigError unless a network has as many logits as there are class names."""
     if logits not in (None, count):
         raise ConfigError(
             f"{name} has {logits} logits, but there are {count} class names: give one for each "

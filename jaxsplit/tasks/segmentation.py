@@ -126,7 +126,10 @@ class Segmentation(Task):
 
     def _resized(self, outputs: Outputs) -> jax.Array:
         logits = _array(outputs)
-        return resize(logits, self.size or logits.shape[1:3], self.align_corners)
+        return resize(logits, self._size(logits), self.align_corners)
+
+    def _size(self, logits: jax.Array) -> Size:
+        return self.size or (logits.shape[1], logits.shape[2])
 
     def loss(self, outputs: Outputs, targets: Targets) -> jax.Array:
         """Computes `cross_entropy` at the input's size, in nats [B]."""
@@ -185,7 +188,7 @@ class Segmentation(Task):
     def predict(self, outputs: Outputs) -> jax.Array:
         """Returns the class of the largest logit at every pixel of the input, uint8 [B, H, W]."""
         logits = _array(outputs)
-        return predicted_masks(logits, self.size or logits.shape[1:3], self.align_corners)
+        return predicted_masks(logits, self._size(logits), self.align_corners)
 
     def sampled_log_likelihood(
         self, outputs: Outputs, key: jax.Array, temperature: float = 1.0
@@ -229,6 +232,11 @@ class Segmentation(Task):
     def draw(self, predicted: Targets) -> list[Image.Image]:
         """Draws masks as paletted images, 255 in black; see `Task.draw`."""
         return [self._paletted(mask) for mask in np.asarray(predicted).astype(np.uint8)]
+
+    @property
+    def legend(self) -> Mapping[str, Colour]:
+        """Class name → its colour."""
+        return dict(zip(self.class_names, self.colours, strict=True))
 
     def _paletted(self, mask: np.ndarray) -> Image.Image:
         picture = Image.fromarray(np.ascontiguousarray(mask), "L")

@@ -318,6 +318,11 @@ class Task(abc.ABC):
         """
         return []
 
+    @property
+    def legend(self) -> Mapping[str, tuple[int, ...]]:
+        """Name → (red, green, blue) of what `draw` draws; empty by default."""
+        return {}
+
     def show(self, outputs: Outputs, placements: Sequence[Placement]) -> list[Shown]:
         """Formats predictions for people, in the geometry of the images; by default `describe`.
 

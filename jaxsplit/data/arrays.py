@@ -156,8 +156,8 @@ def _is_one(shape: tuple[int, ...], labels: ImagesLike | None) -> bool:
         return False
     if labels is None:
         return True
-    sized = isinstance(labels, Sequence | np.ndarray)
-    return not sized or np.ndim(labels[0]) != 0 or len(labels) != shape[0]  # else grey images
+    first = [np.ndim(one) for one in labels] if isinstance(labels, Sequence | np.ndarray) else []
+    return first != [0] * shape[0]  # a label for each: grey images
 
 
 def _masks(labels: ImagesLike, images: Sequence[np.ndarray]) -> list[np.ndarray] | None:

@@ -229,7 +229,7 @@ def _taken_over(first: Variables, initial: networks.Backbone, model: str) -> Var
     theirs: dict[tuple[str, ...], jax.Array] = traverse_util.flatten_dict(initial.variables)
     last = initial.module.endpoints()[-1].replace(".", "_")  # its classifier is another one
     kept = {path: x for path, x in theirs.items() if last not in path}
-    wrong = [path for path, x in kept.items() if np.shape(ours.get(path)) != np.shape(x)]
+    wrong = [path for path, x in kept.items() if path not in ours or ours[path].shape != x.shape]
     if wrong or not kept:
         raise ConfigError(f"the initial weights are of {initial.name}; expected {model}")
     return traverse_util.unflatten_dict(

@@ -1,6 +1,7 @@
 """Frozen networks with named endpoints, and the places where they can be cut."""
 
 from jaxsplit._moved import renamed
+from jaxsplit.networks.architectures import create, cuts, endpoint_shapes, names
 from jaxsplit.networks.backbone import (
     SUFFIX,
     Backbone,
@@ -23,7 +24,6 @@ from jaxsplit.networks.network import (
     as_network,
 )
 from jaxsplit.networks.registry import register
-from jaxsplit.networks.residual import create, cuts, endpoint_shapes, names
 
 __all__ = [
     "SUFFIX",

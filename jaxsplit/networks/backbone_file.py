@@ -31,9 +31,10 @@ from jaxsplit.io.untrusted import (
     read_metadata,
     read_safetensors,
 )
-from jaxsplit.networks.network import Network, Variables, per_image_shapes
+from jaxsplit.networks.architectures import names
+from jaxsplit.networks.layers import Chain
+from jaxsplit.networks.network import LinenNetwork, Network, Variables, per_image_shapes
 from jaxsplit.networks.registry import REGISTERED, Registered, find_network, is_registered
-from jaxsplit.networks.residual import names
 from jaxsplit.tasks import Classification, Task
 from jaxsplit.tasks.stored import TaskFields, task_fields
 from jaxsplit.trees import Traced
@@ -64,6 +65,7 @@ class _Description(TypedDict):
     class_names: NotRequired[tuple[str, ...]]
     task: NotRequired[str]
     task_fields: NotRequired[TaskFields]
+    width: NotRequired[float]  # of a network that isn't as wide as published
     card: dict[str, object]
     preprocessing: Preprocessing
 
@@ -99,7 +101,7 @@ def write_content(path: Path, content: BackboneContent, dtype: str) -> None:
         raise ConfigError(f"{where}: {what}; a file holds a jaxsplit.Preprocessing")
     classes = getattr(content.task, "class_names", ())
     try:
-        known = find_network(name, len(classes))
+        known = find_network(name, len(classes), width := _width(content.network))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     if content.network.folded:
@@ -111,6 +113,7 @@ def write_content(path: Path, content: BackboneContent, dtype: str) -> None:
         "preprocessing": preprocessing.to_dict(),
         **_stored_task(content, known, where),
         "card": content.card,
+        **({} if width == 1 else {"width": width}),
     }
     try:
         text = json.dumps(header, sort_keys=True)
@@ -119,6 +122,12 @@ def write_content(path: Path, content: BackboneContent, dtype: str) -> None:
         raise ConfigError(f"{where}: its card or description is no JSON: {error}") from error
     arrays = _stored_arrays(variables, known, preprocessing.input_shape, name, dtype, where)
     write_whole(path, safetensors.numpy.save(arrays, {_HEADER: text}), make_folder=True)
+
+
+def _width(network: Network) -> float:
+    """Returns the width of an included network, see `networks.create`."""
+    module = network.module if isinstance(network, LinenNetwork) else None
+    return getattr(module, "width", 1.0) if isinstance(module, Chain) else 1.0
 
 
 def _folded(where: str) -> WeightsError:
@@ -259,7 +268,11 @@ def read_content(path: str | os.PathLike[str]) -> BackboneContent:
             "that loads the file",
             shell=f"{unknown}: {REGISTERED}",
         )
-    known = find_network(name, len(getattr(task, "class_names", ())))
+    try:
+        count = len(getattr(task, "class_names", ()))
+        known = find_network(name, count, header.get("width", 1.0))
+    except ConfigError as error:
+        raise damaged(f"{where}: {error}") from error
     by_name_alone = "task" in header and fields is None
     found = _registered_task(header["task"], known, where) if by_name_alone else task
     shapes, tensors = known.variable_shapes(preprocessing.input_shape), read_safetensors(path)

@@ -16,7 +16,7 @@ from flax.errors import ScopeParamShapeError
 
 from jaxsplit import ops
 from jaxsplit.errors import ConfigError, choices
-from jaxsplit.trees import Array
+from jaxsplit.trees import Array, Tree
 
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 #: Collection → block → layer → name → array.
@@ -97,17 +97,20 @@ class Conv(_Layer):
       features: output channels.
       size: side of the kernel.
       stride: of both axes.
-      padding: "SAME" as in TensorFlow, see `ops.conv`; None for size // 2 zeros on every side.
+      padding: zeros on every side, or "SAME" as in TensorFlow, see `ops.conv`; None: size // 2,
+        times the dilation.
       depthwise: each channel has its own filter; `features` is c.
       bias: add a bias.
+      dilation: distance between the pixels under adjacent weights.
     """
 
     features: int
     size: int = 1
     stride: int = 1
-    padding: str | None = None
+    padding: str | int | None = None
     depthwise: bool = False
     bias: bool = False
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -116,12 +119,14 @@ class Conv(_Layer):
         bias = None
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        padding = self.size // 2 * self.dilation if self.padding is None else self.padding
         if _SHAPES_ONLY.get():
-            spare = 1 - self.size % 2 if self.padding is None else 0  # of an even kernel
-            h, w = (-(-(n + spare) // self.stride) for n in x.shape[1:3])
+            reach = self.dilation * (self.size - 1) + 1
+            spare = self.stride - 1 if padding == "SAME" else 2 * int(padding) - reach
+            h, w = ((n + spare) // self.stride + (padding != "SAME") for n in x.shape[1:3])
             return jnp.zeros((len(x), h, w, self.features), x.dtype)
-        padding = self.padding or self.size // 2
-        x = ops.conv(x, kernel.astype(x.dtype), self.stride, padding, self.depthwise)
+        weights = kernel.astype(x.dtype)
+        x = ops.conv(x, weights, self.stride, padding, self.depthwise, self.dilation)
         return x if bias is None else x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
 
 
@@ -136,6 +141,7 @@ def conv_norm(
     stride: int = 1,
     padding: str | None = None,
     depthwise: bool = False,
+    dilation: int = 1,
 ) -> jax.Array:
     """Applies a `Conv` and its batch normalization, inside a compact module.
 
@@ -143,7 +149,8 @@ def conv_norm(
     the statistics of the batch.
     """
     name = _CONV + suffix
-    x = Conv(features, size, stride, padding, depthwise, bias=config.folded, name=name)(x)
+    geometry = size, stride, padding, depthwise
+    x = Conv(features, *geometry, bias=config.folded, dilation=dilation, name=name)(x)
     if config.folded:
         return x
     norm = BatchNorm(
@@ -228,12 +235,12 @@ class Chain(nn.Module, kw_only=True):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
+        x: Tree,
         *,
         start: str | None = None,
         stop: str | None = None,
         train: bool = False,
-    ) -> jax.Array:
+    ) -> Any:  # an array, or a dictionary of several
         """Runs the network, or the part after `start` up to and including `stop`.
 
         Args:
@@ -243,7 +250,8 @@ class Chain(nn.Module, kw_only=True):
           train: use batch statistics (mutable collection "batch_stats") instead of stored ones.
 
         Returns:
-          Features [B, h, w, width] at `stop`, or logits [B, num_classes].
+          Features [B, h, w, width] at `stop`, a dictionary of them where several arrays cross, or
+          logits [B, num_classes].
         """
         chain = self.chain()
         names = list(chain)

@@ -146,7 +146,7 @@ class LinenNetwork(Network):
         """Returns the endpoints but the last."""
         return tuple(self.module.endpoints()[:-1])
 
-    def head(self, variables: Variables, images: jax.Array, cut: str) -> jax.Array:
+    def head(self, variables: Variables, images: jax.Array, cut: str) -> Features:
         """Runs the module up to an endpoint; see `Network.head`."""
         return self.module.apply(variables, images, stop=cut)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsplit.errors import ConfigError, did_you_mean
+from jaxsplit.networks.architectures import create, names
 from jaxsplit.networks.layers import Chain
 from jaxsplit.networks.network import (
     LinenNetwork,
@@ -18,7 +19,6 @@ from jaxsplit.networks.network import (
     as_network,
     variable_shapes,
 )
-from jaxsplit.networks.residual import create, names
 from jaxsplit.tasks import Classification, Task
 from jaxsplit.tasks.classification import check_classes
 from jaxsplit.trees import Structs
@@ -89,12 +89,12 @@ def is_registered(name: str) -> bool:
     return name in _OWN
 
 
-def find_network(name: str, num_classes: int) -> Registered:
+def find_network(name: str, num_classes: int, width: float = 1.0) -> Registered:
     """Finds an included or a registered network by name.
 
     Args:
       name: of the network; a ConfigError if there is none such.
-      num_classes: of an included network; a registered one has its own.
+      num_classes, width: of an included network, see `create`; a registered one has its own.
 
     Returns:
       The network.
@@ -108,4 +108,4 @@ def find_network(name: str, num_classes: int) -> Registered:
             f"network) first{near}",
             shell=f"there is no network {name!r}: {REGISTERED}{near}",
         )
-    return Registered(as_network(create(name, num_classes)), None, None)
+    return Registered(as_network(create(name, num_classes, width=width)), None, None)

@@ -1,4 +1,4 @@
-"""Residual networks by name: ResNets, MobileNetV2 and EfficientNet-Lite.
+"""Residual networks: ResNets, MobileNetV2 and EfficientNet-Lite.
 
 Sources: He et al. 2016, arXiv 1512.03385; Sandler et al. 2018, arXiv 1801.04381; Tan and Le 2019,
 arXiv 1905.11946, in the Lite variant of 2020 (no squeeze-and-excitation, ReLU6, stem and top of
@@ -10,16 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import cast
+from collections.abc import Iterable, Iterator
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxsplit.errors import ConfigError, choices
 from jaxsplit.networks.layers import Block, Chain, Classifier, ConvBlock, NormConfig, conv_norm
-from jaxsplit.networks.network import LinenNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +66,15 @@ class BasicBlock(nn.Module):
     stride: int
     config: NormConfig
     projection: bool = False
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = conv_norm(x, self.config, train, self.width, "1", size=3, stride=self.stride)
-        y = conv_norm(nn.relu(y), self.config, train, self.width, "2", size=3)
+        norm = functools.partial(
+            conv_norm, config=self.config, train=train, features=self.width, size=3
+        )
+        y = norm(x, suffix="1", stride=self.stride, dilation=self.dilation)
+        y = norm(nn.relu(y), suffix="2", dilation=self.dilation)
         if self.projection:
             return nn.relu(y + _projection(x, y, self.stride, self.config, train))
         shortcut = x[:, :: self.stride, :: self.stride]
@@ -88,11 +89,13 @@ class BottleneckBlock(nn.Module):
     width: int
     stride: int
     config: NormConfig
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        across = {"size": 3, "stride": self.stride, "dilation": self.dilation}
         y = conv_norm(x, self.config, train, self.width, "1")
-        y = conv_norm(nn.relu(y), self.config, train, self.width, "2", size=3, stride=self.stride)
+        y = conv_norm(nn.relu(y), self.config, train, self.width, "2", **across)
         y = conv_norm(nn.relu(y), self.config, train, 4 * self.width, "3")
         return nn.relu(y + _projection(x, y, self.stride, self.config, train))
 
@@ -104,18 +107,57 @@ class ResNet(Chain, kw_only=True):
 
     def chain(self) -> dict[str, Block]:
         """Returns endpoint → its block; see `Chain.chain`."""
-        size, config = self.size, NormConfig(self.epsilon, self.axis_name, self.folded)
-        block: Block = BottleneckBlock
-        if not size.bottleneck:
-            block = functools.partial(BasicBlock, projection=not size.small)
-        stem = functools.partial(ConvBlock, size.widths[0], 7, 2, config, activation=_relu_pool)
-        if size.small:
-            stem = functools.partial(ConvBlock, size.widths[0], 3, 1, config)
-        blocks = _name_blocks(
-            [functools.partial(block, width, 2 if i and not j else 1, config) for j in range(count)]
-            for i, (count, width) in enumerate(zip(size.blocks, size.widths, strict=True))
-        )
-        return {"stem": stem, **blocks, "logits": functools.partial(Classifier, self.num_classes)}
+        blocks = resnet_blocks(self.size, NormConfig(self.epsilon, self.axis_name, self.folded))
+        return {**blocks, "logits": functools.partial(Classifier, self.num_classes)}
+
+
+def resnet_blocks(
+    size: ResNetSize, config: NormConfig, output_stride: int | None = None
+) -> dict[str, Block]:
+    """Returns a ResNet's endpoint → block, without logits; for `output_stride` see `dilations`."""
+    block: Block = BottleneckBlock
+    if not size.bottleneck:
+        block = functools.partial(BasicBlock, projection=not size.small)
+    stem = functools.partial(ConvBlock, size.widths[0], 7, 2, config, activation=_relu_pool)
+    if size.small:
+        stem = functools.partial(ConvBlock, size.widths[0], 3, 1, config)
+    strides = ((2 if i and not j else 1) for i, n in enumerate(size.blocks) for j in range(n))
+    steps = dilations(1 if size.small else 4, strides, output_stride)
+    blocks = name_blocks(
+        [functools.partial(block, width, **next(steps), config=config) for _ in range(count)]
+        for count, width in zip(size.blocks, size.widths, strict=True)
+    )
+    return {"stem": stem, **blocks}
+
+
+def dilations(
+    stem: int, strides: Iterable[int], output_stride: int | None
+) -> Iterator[dict[str, int]]:
+    """Replaces strides beyond an output stride by dilation.
+
+    The block that loses its stride keeps the dilation before it; those after it are dilated by that
+    stride, so that their weights reach the same pixels. Source: Chen et al. 2017, arXiv 1706.05587,
+    section 3.1, as in torchvision and TensorFlow.
+
+    Args:
+      stem: stride of what is before the first block.
+      strides: of the blocks.
+      output_stride: of the last block; None for the product of all.
+
+    Yields:
+      {"stride", "dilation"} of each block.
+
+    >>> [one["dilation"] for one in dilations(4, (1, 2, 1, 2, 1), output_stride=8)]
+    [1, 1, 1, 1, 2]
+    """
+    done, dilation = stem, 1
+    for stride in strides:
+        if output_stride is not None and done * stride > output_stride:
+            yield {"stride": 1, "dilation": dilation}
+            dilation *= stride
+        else:
+            yield {"stride": stride, "dilation": dilation}
+            done *= stride
 
 
 def _projection(
@@ -146,11 +188,13 @@ class InvertedResidualSize:
       stages: the blocks.
       padding: see `layers.Conv`.
       epsilon: term that batch normalization adds to the variance.
+      stem: channels of the first convolution.
     """
 
     stages: tuple[Stage, ...]
     padding: str | None = None
     epsilon: float = 1e-5
+    stem: int = 32
 
 
 # Both networks have these expansions and strides.
@@ -166,14 +210,14 @@ _LITE_SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))
 
 def _lite(width: float, depth: float) -> InvertedResidualSize:
     """Scales EfficientNet-Lite0; the first and the last stage keep their depth."""
-    widths = (_round_to_8(one * width) for one in _LITE_WIDTHS)
+    widths = (round_to_8(one * width) for one in _LITE_WIDTHS)
     first, *middle, last = _LITE_BLOCKS
     blocks = (first, *(math.ceil(one * depth) for one in middle), last)
     stages = tuple(map(Stage, _EXPANSIONS, widths, blocks, _STRIDES, _LITE_KERNELS))
     return InvertedResidualSize(stages, padding="SAME", epsilon=1e-3)
 
 
-def _round_to_8(width: float) -> int:
+def round_to_8(width: float) -> int:
     """Returns the nearest multiple of 8 that is at least 90 % of `width`."""
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * width else rounded + 8
@@ -194,6 +238,7 @@ class InvertedResidual(nn.Module):
     stride: int
     padding: str | None
     config: NormConfig
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -201,8 +246,9 @@ class InvertedResidual(nn.Module):
         inside, y = self.expansion * x.shape[-1], x
         if self.expansion > 1:
             y = nn.relu6(norm(y, features=inside, suffix="_expand"))
-        across = functools.partial(norm, size=self.kernel, stride=self.stride, padding=self.padding)
-        y = nn.relu6(across(y, features=inside, suffix="_depthwise", depthwise=True))
+        across = functools.partial(norm, size=self.kernel, padding=self.padding, depthwise=True)
+        steps = {"stride": self.stride, "dilation": self.dilation}
+        y = nn.relu6(across(y, features=inside, suffix="_depthwise", **steps))
         y = norm(y, features=self.width, suffix="_project")
         return x + y if self.stride == 1 and x.shape[-1] == self.width else y
 
@@ -219,99 +265,37 @@ class InvertedResidualNet(Chain, kw_only=True):
 
     def chain(self) -> dict[str, Block]:
         """Returns endpoint → its block; see `Chain.chain`."""
-        padding, config = self.size.padding, NormConfig(self.epsilon, self.axis_name, self.folded)
-        ends = functools.partial(ConvBlock, config=config, activation=nn.relu6)
-
-        def blocks(stage: Stage) -> Iterator[Block]:
-            inside = functools.partial(InvertedResidual, stage.expansion, stage.width, stage.kernel)
-            for stride in (stage.stride, *(1,) * (stage.blocks - 1)):
-                yield functools.partial(inside, stride, padding, config)
-
+        config = NormConfig(self.epsilon, self.axis_name, self.folded)
         return {
-            "stem": functools.partial(ends, 32, 3, 2, padding=padding),
-            **_name_blocks(map(blocks, self.size.stages)),
-            "top": functools.partial(ends, 1280, 1, 1),
+            **inverted_residual_blocks(self.size, config),
+            "top": functools.partial(ConvBlock, 1280, 1, 1, config, activation=nn.relu6),
             "logits": functools.partial(Classifier, self.num_classes),
         }
 
 
-def _name_blocks(stages: Iterable[Iterable[Block]]) -> dict[str, Block]:
+def inverted_residual_blocks(
+    size: InvertedResidualSize, config: NormConfig, output_stride: int | None = None
+) -> dict[str, Block]:
+    """Returns stem and blocks: endpoint → block; for `output_stride` see `dilations`."""
+    padding = size.padding
+    stem = functools.partial(
+        ConvBlock, size.stem, 3, 2, config, padding=padding, activation=nn.relu6
+    )
+    strides = (1 if j else stage.stride for stage in size.stages for j in range(stage.blocks))
+    steps = dilations(2, strides, output_stride)
+
+    def blocks(stage: Stage) -> Iterator[Block]:
+        inside = functools.partial(InvertedResidual, stage.expansion, stage.width, stage.kernel)
+        for _ in range(stage.blocks):
+            yield functools.partial(inside, padding=padding, config=config, **next(steps))
+
+    return {"stem": stem, **name_blocks(map(blocks, size.stages))}
+
+
+def name_blocks(stages: Iterable[Iterable[Block]]) -> dict[str, Block]:
+    """Names the blocks of stages: endpoint → block, in order."""
     return {
         f"stage{i}.block{j}": block
         for i, stage in enumerate(stages, 1)
         for j, block in enumerate(stage, 1)
     }
-
-
-MapShape = tuple[int, int, int]
-
-_NETWORKS: dict[str, Callable[..., Chain]] = {
-    **{name: functools.partial(ResNet, size=size) for name, size in RESNETS.items()},
-    **{name: functools.partial(InvertedResidualNet, size=size) for name, size in SIZES.items()},
-}
-
-
-def names() -> tuple[str, ...]:
-    """Lists the networks; weights have names of their own, see `embedded_weights`.
-
-    Returns:
-      Names for `create`.
-
-    >>> "resnet8_small" in names()
-    True
-    """
-    return tuple(_NETWORKS)
-
-
-def create(
-    name: str, num_classes: int, axis_name: str | None = None, *, folded: bool = False
-) -> Chain:
-    """Creates the Linen module of a network, without parameters.
-
-    Args:
-      name: one of `names()`; a ConfigError otherwise.
-      num_classes: length of the logits.
-      axis_name, folded: see `Chain`.
-
-    Returns:
-      The module, with Flax's `init` and `apply`.
-
-    >>> create("resnet8_small", 10).endpoints()
-    ('stem', 'stage1.block1', 'stage2.block1', 'stage3.block1', 'logits')
-    """
-    if name not in _NETWORKS:
-        listed = choices(name, names())
-        raise ConfigError(f"no network is called {name!r}; expected one of {listed}")
-    return _NETWORKS[name](num_classes=num_classes, axis_name=axis_name, folded=folded)
-
-
-def cuts(name: str, input_shape: MapShape = (224, 224, 3)) -> dict[str, MapShape]:
-    """Returns the feature shape (H, W, C) at every cut of a network.
-
-    Args:
-      name, input_shape: one of `names()`, and (H, W, c) of one image; a ConfigError otherwise.
-
-    Returns:
-      Cut → shape, in the network's order.
-
-    >>> cuts("resnet50")["stage4.block3"]
-    (7, 7, 2048)
-    """
-    return endpoint_shapes(create(name, num_classes=2), input_shape)
-
-
-def endpoint_shapes(module: nn.Module, input_shape: MapShape) -> dict[str, MapShape]:
-    """Returns the feature shape (H, W, C) at every endpoint but the logits; nothing is run.
-
-    Args:
-      module: Linen module with `endpoints()` and `(x, start=…, stop=…)`, such as a `Chain`.
-      input_shape: (H, W, c) of one image; a ConfigError otherwise.
-
-    Returns:
-      Endpoint → shape, in the network's order.
-
-    >>> endpoint_shapes(create("resnet8_small", num_classes=10), (28, 28, 1))["stage3.block1"]
-    (7, 7, 64)
-    """
-    found = LinenNetwork(module).feature_shapes({}, input_shape)
-    return {name: cast("jax.ShapeDtypeStruct", one).shape for name, one in found.items()}

@@ -18,8 +18,10 @@ from flax import traverse_util
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.io.untrusted import check_tensors, finite_floats
+from jaxsplit.networks.deeplab import DeepLab
 from jaxsplit.networks.network import variable_shapes
-from jaxsplit.networks.residual import ResNet
+from jaxsplit.networks.residual import ResNet, ResNetSize
+from jaxsplit.weights import deeplab_names
 
 VariablePath = tuple[str, ...]
 
@@ -34,6 +36,8 @@ _ENDS = {
     "top_bn": ("features.18.1", "bn2", "_bn1"),
     "logits_dense": ("classifier.1", "classifier", "_fc"),
 }
+# Block and variable of the only bias that has an entry for each class.
+_LAST_BIAS = ("logits", "bias")
 # PyTorch's order of the axes of our arrays, by rank.
 _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
@@ -43,6 +47,8 @@ def packages(name: str) -> tuple[str, ...]:
     module = networks.create(name, 1)
     if isinstance(module, ResNet) and module.size.small:
         return ()
+    if isinstance(module, DeepLab):
+        return ("torchvision",) if isinstance(module.size.backbone, ResNetSize) else ()
     return ("efficientnet_lite_pytorch" if "lite" in name else "torchvision", "timm")
 
 
@@ -58,7 +64,9 @@ def source_names(name: str, package: str) -> dict[VariablePath, str]:
         raise ConfigError(f"{package} has no {name}; choose from {packages(name)}")
     module = networks.create(name, 1)
     convention: Callable[[str, str], str] = _resnet
-    if not isinstance(module, ResNet):
+    if isinstance(module, DeepLab):
+        convention = functools.partial(deeplab_names.torchvision_name, _resnet)
+    elif not isinstance(module, ResNet):
         blocks = [end.replace(".", "_") for end in module.endpoints() if end.startswith("stage")]
         convention = functools.partial(_inverted_residual, package, blocks)
     return {
@@ -87,10 +95,13 @@ def from_tensors(
         raise WeightsError(f"no other package has weights of jaxsplit's own {name}; {advice}")
     for key in [key for key in tensors if key.endswith("num_batches_tracked")]:
         del tensors[key]
+    if isinstance(networks.create(name, 1), DeepLab):
+        for key in [key for key in tensors if key.startswith(deeplab_names.AUXILIARY)]:
+            del tensors[key]
     # If no package's names fit, the errors refer to the best match.
     candidates = [source_names(name, package) for package in known]
     sources = max(candidates, key=lambda names: len(tensors.keys() & names.values()))
-    bias = tensors.get(sources["params", "logits", "dense", "bias"])
+    bias = tensors.get(next(key for path, key in sources.items() if path[1::2] == _LAST_BIAS))
     classes = len(bias) if bias is not None and bias.ndim == 1 and len(bias) else 1000
     shapes = {sources[path]: _to_torch(shape) for path, shape in _shapes(name, classes).items()}
     named = f"whose tensors are named as in {' or '.join(known)}"

@@ -12,12 +12,14 @@ from jaxsplit.io.untrusted import listed, quoted
 from jaxsplit.networks import Backbone, Variables
 from jaxsplit.networks.backbone_file import by_name
 
+_LOGITS = "logits"  # the last block, of other classes
+
 
 def take_over(variables: Variables, source: Backbone) -> Variables:
     """Replaces the blocks that a trained network has too, such as those of its ImageNet weights.
 
     Blocks are equal where their names are: stem and stages of `deeplabv3_resnet18` are those of
-    `resnet18`. Those that only one of the networks has stay out, such as a classifier.
+    `resnet18`. Those that only one of the networks has stay out, and the logits.
 
     Args:
       variables: of a new network, {"params", "batch_stats"}, such as from its `init`.
@@ -29,18 +31,18 @@ def take_over(variables: Variables, source: Backbone) -> Variables:
     Raises:
       WeightsError: no block has a name in common, or one has other shapes.
 
+    >>> import jax
     >>> from jaxsplit import load_backbone, networks
     >>> known = load_backbone("fashion_mnist_resnet8")
-    >>> wider = networks.create("resnet8_small", num_classes=3)
-    >>> fresh = jax.jit(wider.init)(jax.random.key(0), np.zeros((1, 28, 28, 1)))
-    >>> del fresh["params"]["logits"]  # of other classes
+    >>> module = networks.create("resnet8_small", num_classes=3)
+    >>> fresh = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 28, 28, 1)))
     >>> found = take_over(fresh, known)["params"]["stem"]["conv"]["kernel"]
     >>> (found == known.variables["params"]["stem"]["conv"]["kernel"]).all().item()
     True
     """
     ours = cast("Mapping[str, Mapping[str, Any]]", variables)
     theirs = cast("Mapping[str, Mapping[str, Any]]", source.variables)
-    shared = [name for name in ours["params"] if name in theirs["params"]]
+    shared = [name for name in ours["params"] if name in theirs["params"] and name != _LOGITS]
     if not shared:
         raise WeightsError(f"{source.name} has no block of this network; give another's weights")
     given = {

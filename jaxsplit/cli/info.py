@@ -163,7 +163,7 @@ def _backbone(name: str) -> Description:
         "fingerprint": backbone.fingerprint,
         "classes": list(backbone.class_names),
         "preprocessing": backbone.preprocessing.to_dict(),
-        "cuts": {cut: list(shape) for cut, shape in cuts.items()},
+        "cuts": cuts,
         "card": backbone.card,
     }
     return Description(lines, document)
@@ -184,8 +184,7 @@ def _network(name: str) -> Description:
         f"  weights: {missing}",
         f"  cuts: {', '.join(f'{cut} {shape}' for cut, shape in cuts.items())}",
     ]
-    listed = {cut: list(shape) for cut, shape in cuts.items()}
-    return Description(lines, {"network": name, "weights": missing, "cuts": listed})
+    return Description(lines, {"network": name, "weights": missing, "cuts": cuts})
 
 
 def _family(name: str) -> Description:

@@ -145,13 +145,14 @@ class Preprocessing:
         (168, 224)
         """
         height, width = self.size
-        if self.fit != "crop":
-            scaled = height, width
-            if self.fit == "letterbox":
-                scale = min(height / image[0], width / image[1])
-                sides = zip(image, self.size, strict=True)
-                scaled = tuple(min(most, max(1, round(side * scale))) for side, most in sides)
-            return Placement((image[0], image[1]), scaled, (0, 0), self.size)
+        if self.fit == "stretch":
+            return Placement((image[0], image[1]), self.size, (0, 0), self.size)
+        if self.fit == "letterbox":
+            scale = min(height / image[0], width / image[1])
+            inside = (
+                min(n, max(1, round(m * scale))) for m, n in zip(image, self.size, strict=True)
+            )
+            return Placement((image[0], image[1]), (next(inside), next(inside)), (0, 0), self.size)
         if self.resize is None:
             scale = max(height / image[0], width / image[1])
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -17,13 +18,15 @@ from jaxsplit.trees import TreeOf
 #: (H, W, C) of one array.
 MapShape = tuple[int, int, int]
 
-_NETWORKS: dict[str, functools.partial[Chain]] = {
+# The module of each kind, and its networks.
+_KINDS: tuple[tuple[Callable[..., Chain], Mapping[str, object]], ...] = (
+    (ResNet, RESNETS),
+    (InvertedResidualNet, SIZES),
+    (DeepLab, DEEPLABS),
+)
+_NETWORKS: dict[str, Callable[..., Chain]] = {
     name: functools.partial(module, size=size)
-    for module, sizes in (
-        (ResNet, RESNETS),
-        (InvertedResidualNet, SIZES),
-        (DeepLab, DEEPLABS),
-    )
+    for module, sizes in _KINDS
     for name, size in sizes.items()
 }
 
@@ -68,7 +71,7 @@ def create(
         raise ConfigError(f"no network is called {name!r}; expected one of {listed}")
     make = _NETWORKS[name]
     if width != 1:
-        if not issubclass(make.func, DeepLab):
+        if name not in DEEPLABS:
             raise ConfigError(f"width is {width}; {name} has a width of 1 alone")
         make = functools.partial(make, width=width)
     return make(num_classes=num_classes, axis_name=axis_name, folded=folded)

@@ -40,7 +40,7 @@ class DeepLabSize:
       output_stride: of the features and of the logits.
       rates: dilations of the 3×3 branches of ASPP; none for TensorFlow's light head.
       align_corners: how the source resizes logits to the image's size: True where the centres of
-        corner pixels stay in place, see `ops.resize_bilinear`.
+        corner pixels stay in place, see `tasks.Segmentation`.
       widths: True for a backbone that can be made narrower, see `DeepLab.width`.
     """
 
@@ -116,7 +116,7 @@ class DeepLab(Chain, kw_only=True):
     """DeepLabV3: images [B, H, W, 3] of any size → logits [B, h, w, classes], h = ⌈H / stride⌉.
 
     The logits have the network's own resolution, that of its output stride. The source resizes them
-    to the image's size before it takes the largest: `ops.resize_bilinear` does that, with
+    to the image's size before it takes the largest: `tasks.Segmentation` does that, with
     `size.align_corners`. What crosses the cut "aspp.branches" is the output of every branch, a
     dictionary; all of it is coded.
 

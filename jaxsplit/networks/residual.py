@@ -93,10 +93,11 @@ class BottleneckBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        across = {"size": 3, "stride": self.stride, "dilation": self.dilation}
-        y = conv_norm(x, self.config, train, self.width, "1")
-        y = conv_norm(nn.relu(y), self.config, train, self.width, "2", **across)
-        y = conv_norm(nn.relu(y), self.config, train, 4 * self.width, "3")
+        norm = functools.partial(conv_norm, config=self.config, train=train)
+        across = functools.partial(norm, size=3, stride=self.stride, dilation=self.dilation)
+        y = norm(x, features=self.width, suffix="1")
+        y = across(nn.relu(y), features=self.width, suffix="2")
+        y = norm(nn.relu(y), features=4 * self.width, suffix="3")
         return nn.relu(y + _projection(x, y, self.stride, self.config, train))
 
 

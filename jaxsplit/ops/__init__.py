@@ -4,7 +4,6 @@ from jaxsplit._moved import renamed
 from jaxsplit.ops.batch_norm import batch_norm
 from jaxsplit.ops.convolution import conv, pointwise
 from jaxsplit.ops.depthwise import depthwise_conv, depthwise_conv_transpose
-from jaxsplit.ops.resize import resize_bilinear
 from jaxsplit.ops.surrogate_gradients import add_uniform_noise, round_straight_through
 
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "depthwise_conv",
     "depthwise_conv_transpose",
     "pointwise",
-    "resize_bilinear",
     "round_straight_through",
 ]
 

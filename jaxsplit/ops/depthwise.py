@@ -98,8 +98,8 @@ def _conv_bwd(stride: int, pads: Pads, dilation: int, residuals: Pair, g: jax.Ar
     by_kernel = _correlations(_pad(x, pads), g, k, stride, dilation)
     if dilation > 1:
         reach = dilation * (k - 1)
-        back = tuple((reach - before, reach - after) for before, after in pads)
-        by_x = _weighted(_taps(_pad(g, back), k, 1, dilation), kernel[::-1, ::-1])
+        rows, columns = ((reach - before, reach - after) for before, after in pads)
+        by_x = _weighted(_taps(_pad(g, (rows, columns)), k, 1, dilation), kernel[::-1, ::-1])
     else:
         before = (pads[0][0], pads[1][0])
         by_x = _transpose(g, kernel, stride, before, x.shape[1:3])

@@ -1,18 +1,17 @@
-"""Preprocessing and classes of networks' published weights, of any task."""
+"""Preprocessing and task of networks by name, those of their published weights."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from jaxsplit.data import Preprocessing
+from jaxsplit.networks.architectures import create
+from jaxsplit.networks.deeplab import DeepLab
+from jaxsplit.tasks import Classification, Segmentation, Task
+from jaxsplit.tasks.class_tables import CLASS_TABLES
 from jaxsplit.weights import imagenet
 
-#: Classes of Pascal VOC 2012, in the order of the logits of torchvision and TensorFlow.
-CLASS_NAMES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
-    *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
-    *("sheep", "sofa", "train", "tvmonitor"),
-)
+_PASCAL = CLASS_TABLES["pascal_voc"].names
 _PREFIX = "deeplabv3_"
 _SIZE = (513, 513)  # of the paper and of the published .tflite files, in pixels
 # The .tflite's input is (q - 128) / 128 of a byte q.
@@ -45,24 +44,26 @@ def preprocessing(name: str) -> Preprocessing:
 
 def num_classes(name: str) -> int:
     """Returns how many classes a network's published weights have."""
-    return len(CLASS_NAMES) if name.startswith(_PREFIX) else imagenet.NUM_CLASSES
+    return len(_PASCAL) if name.startswith(_PREFIX) else imagenet.NUM_CLASSES
 
 
-def class_names(name: str, count: int) -> tuple[str, ...]:
-    """Returns the classes of a network's published weights: Pascal's or ImageNet's, else numbers.
+def task(name: str, count: int) -> Task:
+    """Returns the task of a network: a segmentation for DeepLabV3, else a classification.
 
     Args:
       name: of the network.
-      count: of its logits.
+      count: of its logits' classes; names are those of the published weights, Pascal VOC's or
+        ImageNet's, where there are as many, else numbers.
 
     Returns:
-      A name for each logit.
+      The task.
 
-    >>> class_names("deeplabv3_resnet50", 21)[15], class_names("resnet50", 2)
-    ('person', ('0', '1'))
+    >>> task("deeplabv3_resnet50", 21).class_names[15], task("resnet50", 2)
+    ('person', Classification(2 classes: 0, 1))
     """
-    if name.startswith(_PREFIX) and count == len(CLASS_NAMES):
-        return CLASS_NAMES
-    if not name.startswith(_PREFIX) and count == imagenet.NUM_CLASSES:
-        return imagenet.class_names()
-    return tuple(map(str, range(count)))
+    numbers = tuple(map(str, range(count)))
+    module = create(name, count)
+    if isinstance(module, DeepLab):
+        names = _PASCAL if count == len(_PASCAL) else numbers
+        return Segmentation(names, align_corners=module.size.align_corners)
+    return Classification(imagenet.class_names() if count == imagenet.NUM_CLASSES else numbers)

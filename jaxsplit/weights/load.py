@@ -19,7 +19,6 @@ from jaxsplit.networks import Backbone, make_backbone
 from jaxsplit.networks.backbone import BACKBONES
 from jaxsplit.networks.network import variable_shapes
 from jaxsplit.networks.registry import is_registered
-from jaxsplit.tasks import Classification
 from jaxsplit.weights import defaults, name_maps
 from jaxsplit.weights.deeplab_names import from_convolutions
 from jaxsplit.weights.formats import format_of, read_tensors
@@ -192,9 +191,9 @@ def import_backbone(name: str, path: Path) -> Backbone:
     else:
         variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
         network = networks.create(name, classes)
-    class_names = defaults.class_names(name, classes)
     preprocessing, card = defaults.preprocessing(name), {"imported": path.name}
-    return make_backbone(name, network, variables, preprocessing, class_names, card)
+    task = defaults.task(name, classes)
+    return make_backbone(name, network, variables, preprocessing, task, card)
 
 
 def _may_be_weights(name: str, known: Sequence[str]) -> bool:
@@ -231,7 +230,7 @@ def abstract_backbone(
         count = classes or (_SMALL_CLASSES if small else defaults.num_classes(name))
         module = networks.create(name, count)
         shapes = variable_shapes(module, preprocessing.input_shape)
-        network, task = networks.as_network(module), Classification(tuple(map(str, range(count))))
+        network, task = networks.as_network(module), defaults.task(name, count)
         traced = cast("networks.Variables", shapes)
         found = Backbone(name, network, traced, preprocessing, task, "", {})
     elif weights is None and not _may_be_weights(name, known):

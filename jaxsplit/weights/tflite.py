@@ -140,9 +140,9 @@ class _Reader:
         inputs = [operator.Inputs(i) for i in self.counted(operator.InputsLength())]
         if len(inputs) != 3:
             raise WeightsError(f"has a convolution of {len(inputs)} inputs, expected 3")
-        tensors = [self.graph.Tensors(i) if i >= 0 else None for i in inputs[1:]]
-        if None in tensors or max(inputs) >= self.graph.TensorsLength():
+        if not all(0 <= i < self.graph.TensorsLength() for i in inputs[1:]):
             raise damaged("has a convolution without weights")
+        tensors: list[Any] = [self.graph.Tensors(i) for i in inputs[1:]]
         name = _layer_name(tensors[0].Name())
         kernel, bias = (self.values(tensor, name) for tensor in tensors)
         if kernel.ndim != 4 or bias.ndim != 1:

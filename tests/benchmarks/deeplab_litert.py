@@ -9,6 +9,7 @@ interpreter calls an object. Exit status 1: fewer are the same than `--pixels` a
 Needs `pip install ".[bench]"`.
 """
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from jaxsplit import load_backbone, ops
+from jaxsplit import load_backbone
 
 
 def main():
@@ -63,12 +64,12 @@ def main():
 def ours(backbone):
     """Jitted: images uint8 [B, h, w, 3] → masks [B, h, w], resized as in the source's graph."""
     folded = backbone.fold()
-    size, align = backbone.preprocessing.size, backbone.module.size.align_corners
+    task = dataclasses.replace(backbone.task, size=backbone.preprocessing.size)
 
     @jax.jit
     def run(images):
         logits = folded.network(folded.variables, backbone.preprocessing.normalize(images))
-        return ops.resize_bilinear(logits, size, align).argmax(-1)
+        return task.predict(logits)
 
     run(np.zeros((1, *backbone.preprocessing.input_shape), np.uint8)).block_until_ready()
     return run

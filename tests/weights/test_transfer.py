@@ -36,7 +36,7 @@ def test_blocks_are_taken_over_by_name():
 
 
 def test_other_networks_are_refused():
-    with pytest.raises(WeightsError, match="other shapes than this network: '.*stage1_block1"):
+    with pytest.raises(WeightsError, match=r"other shapes than this network: '.*stage1_block1"):
         take_over(fresh("deeplabv3_resnet18"), backbone_of("efficientnet_lite0", 5))
     with pytest.raises(WeightsError, match="no block of this network"):
         take_over({"params": {"other": {}}}, backbone_of("resnet18", 5))

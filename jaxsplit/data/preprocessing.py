@@ -17,7 +17,7 @@ from jaxsplit.data.placement import Placement
 from jaxsplit.errors import ConfigError, choices
 from jaxsplit.io.fields import build
 
-_FITS = ("crop", "letterbox", "stretch")
+_FITS = ("crop", "letterbox", "scale")
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 _LONGEST = 65_535  # pixels of a side, as in JPEG
 _MOST_PIXELS = 1 << 26
@@ -43,7 +43,7 @@ class Preprocessing:
       mean: one per channel or one for all, in units of full scale (0 to 1).
       std: likewise.
       fit: "crop" scales the shorter side to `resize` and crops the centre; "letterbox" scales the
-        whole image into `size`, with `mean` below or to the right; "stretch" scales it to `size`
+        whole image into `size`, with `mean` below or to the right; "scale" scales it to `size`
         without keeping its ratio of sides.
 
     >>> lite0 = Preprocessing((224, 224), 3, 256, "bicubic", (0.5,) * 3, (0.5,) * 3)
@@ -145,7 +145,7 @@ class Preprocessing:
         (168, 224)
         """
         height, width = self.size
-        if self.fit == "stretch":
+        if self.fit == "scale":
             return Placement((image[0], image[1]), self.size, (0, 0), self.size)
         if self.fit == "letterbox":
             scale = min(height / image[0], width / image[1])

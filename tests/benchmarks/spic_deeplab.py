@@ -85,7 +85,7 @@ def ours(theirs):
 
 
 class Tails:
-    """What is behind a cut, in both: from the array that the units code to logits [1, h, w, K]."""
+    """The tail of a cut in both: from the array that the units code to logits [1, h, w, K]."""
 
     def __init__(self, theirs, backbone, site, features):
         self.theirs, self.site, self.features = theirs, site, features

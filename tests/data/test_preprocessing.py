@@ -34,14 +34,14 @@ def test_a_letterbox_shows_the_whole_image_and_the_mean_around_it(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_stretch_shows_the_whole_image_alone(size):
+def test_scaling_shows_the_whole_image_alone(size):
     image = photo(*size)
-    found = Preprocessing((48, 64), fit="stretch").apply(image)
+    found = Preprocessing((48, 64), fit="scale").apply(image)
     expected = Image.fromarray(image).resize((64, 48), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
+@pytest.mark.parametrize("fit", ["crop", "letterbox", "scale"])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_map_of_the_input_comes_back_at_the_images_size(size, fit):
     """The pixels of the input themselves, taken for the map, come back as the image's."""
@@ -74,5 +74,5 @@ def test_fits_are_stored_and_checked():
     assert "fit" not in Preprocessing((48, 64)).to_dict()
     with pytest.raises(ConfigError, match="fit is 'letter', expected one of crop"):
         Preprocessing((48, 64), fit="letter")
-    with pytest.raises(ConfigError, match="resize is 64, expected None: 'stretch' crops nothing"):
-        Preprocessing((48, 64), resize=64, fit="stretch")
+    with pytest.raises(ConfigError, match="resize is 64, expected None: 'scale' crops nothing"):
+        Preprocessing((48, 64), resize=64, fit="scale")

@@ -164,6 +164,8 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     ('; did you mean learning_rate?', '')
     >>> did_you_mean("resnet8", ["resnet18", "cifar10_resnet8"])
     '; did you mean cifar10_resnet8?'
+    >>> did_you_mean("ResNet8", ["resnet8", "cifar10_resnet8"])
+    '; did you mean resnet8?'
     """
     lowered = {str(one).lower(): str(one) for one in known}  # R3 is similar to r3
     text = str(name).lower()
@@ -171,6 +173,8 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     long = lowered if len(text) >= _SHORTEST else ()
     inside = [one for one in long if one.startswith(text) or words.search(one)]
     inside.sort(key=lambda one: not one.startswith(text))
+    if text in lowered:  # other letters are capital
+        inside = [text]
     near = inside[:_SUGGESTED] or difflib.get_close_matches(text, lowered, 1)
     return f"; did you mean {' or '.join(lowered[one] for one in near)}?" if near else ""
 

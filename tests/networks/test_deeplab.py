@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from jaxsplit import networks
-from jaxsplit.cost import make_plan
+from jaxsplit.cost import count_macs, make_plan
+from jaxsplit.cost.counting import inference_form
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks.architectures import create, cuts
 from jaxsplit.networks.deeplab import DEEPLABS, DeepLab, DeepLabSize
 from jaxsplit.networks.layers import NormConfig
+from jaxsplit.networks.network import variable_shapes
 from jaxsplit.networks.residual import (
     InvertedResidualSize,
     ResNetSize,
@@ -119,6 +121,22 @@ def test_costs_are_those_of_the_paper():
     branches = plan["aspp.branches"]
     assert branches.feature_shape == (33 * 33 * 256 + 256,)
     assert branches.device_macs + branches.server_macs == plan.macs
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs"),
+    [("deeplabv3_resnet50", 42_004_074, 178.722e9), ("deeplabv3_resnet101", 60_996_202, 258.743e9)],
+)
+def test_costs_are_those_that_torchvision_states(name, parameters, macs):
+    """Less those of its auxiliary head: 3×3 of 1024 to 256 channels, normalization and 1×1."""
+    network = networks.as_network(create(name, 21))
+    image = jax.ShapeDtypeStruct((1, 520, 520, 3), np.float32)
+    trained = variable_shapes(network.module, image.shape[1:])
+    count = sum(leaf.size for leaf in jax.tree.leaves(trained["params"]))
+    assert count == parameters - (9 * 1024 * 256 + 2 * 256 + 256 * 21 + 21)
+    folded, variables = inference_form(network, trained)
+    expected = macs - 65 * 65 * (9 * 1024 * 256 + 256 * 21)
+    assert count_macs(folded, variables, image) == pytest.approx(expected, rel=1e-3)
 
 
 def test_widths_are_rounded_to_whole_channels():

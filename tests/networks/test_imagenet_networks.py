@@ -11,6 +11,7 @@ import pytest
 from jaxsplit import networks
 from jaxsplit.cost import count_macs
 from jaxsplit.cost.counting import inference_form
+from jaxsplit.networks.deeplab import DEEPLABS
 from jaxsplit.networks.layers import NormConfig
 from jaxsplit.networks.residual import BottleneckBlock, InvertedResidual
 
@@ -46,7 +47,8 @@ def test_sizes_are_the_published_ones(name):
 
 def test_every_network_has_its_size_checked():
     small = {name for name in networks.names() if name.endswith("_small")}
-    assert set(networks.names()) == {*PUBLISHED, *small}
+    # Those of DeepLabV3 are in test_deeplab.py.
+    assert set(networks.names()) == {*PUBLISHED, *small, *DEEPLABS}
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     long = lowered if len(text) >= _SHORTEST else ()
     inside = [one for one in long if one.startswith(text) or words.search(one)]
     inside.sort(key=lambda one: not one.startswith(text))
-    if text in lowered:  # other letters are capital
+    if text in lowered:  # in other letters
         inside = [text]
     near = inside[:_SUGGESTED] or difflib.get_close_matches(text, lowered, 1)
     return f"; did you mean {' or '.join(lowered[one] for one in near)}?" if near else ""

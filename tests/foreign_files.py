@@ -19,7 +19,8 @@ def torch_layout(value):
 def random_network(name, package=None, classes=1000, seed=0):
     """Random variables of a network, and the same tensors under a package's names."""
     module = networks.create(name, classes)
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    side = 224 if name.startswith("deit") else 64  # positions are of the whole image
+    image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
     shapes = traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), image))
     rng = np.random.default_rng(seed)
     flat = {
@@ -28,7 +29,22 @@ def random_network(name, package=None, classes=1000, seed=0):
     sources = name_maps.source_names(name, package or name_maps.packages(name)[0])
     assert len(set(sources.values())) == len(flat)
     tensors = {source: torch_layout(flat[path]) for path, source in sources.items()}
+    _as_published(name, package, tensors)
     return traverse_util.unflatten_dict(flat), tensors
+
+
+def _as_published(name, package, tensors):
+    """Gives tensors the shapes that they have in the package, where ours are others."""
+    if name.startswith("deit"):  # the class token's position is separate
+        position = tensors["pos_embed"]
+        tensors["pos_embed"] = np.concatenate([np.full_like(position[:, :1], 0.5), position], 1)
+        tensors["cls_token"] = tensors["cls_token"] - np.float32(0.5)
+    if (name, package) == ("convnext_tiny", "torchvision"):
+        for key in tensors:
+            if key.endswith("layer_scale"):
+                tensors[key] = tensors[key].reshape(-1, 1, 1)
+    if (name, package) == ("mobilenet_v3_large", "timm"):
+        tensors["conv_head.weight"] = tensors["conv_head.weight"][..., None, None]
 
 
 def random_resnet18(classes=5):

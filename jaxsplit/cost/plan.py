@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 
 from jaxsplit.cost.counting import inference_form, peak_bytes, program_macs, used_params
-from jaxsplit.cost.unit_plan import CHANNELS, STRIDES, UnitPlan, unit_grid
+from jaxsplit.cost.unit_plan import CHANNELS, STRIDES, UnitPlan, joint_grid
 from jaxsplit.errors import ConfigError, choices
 from jaxsplit.io.log import Log, no_log, shown
 from jaxsplit.io.text_table import text_table
@@ -41,7 +41,7 @@ class CutPlan:
       device_params, server_params: parameters that head and tail use.
       device_peak_bytes: peak of the head's float32 activations (see `counting.peak_bytes`), without
         its weights.
-      units: the units of the grid that fit the features.
+      units: the units of the grid that fit the features, one for each array.
 
     >>> from jaxsplit import networks
     >>> network = networks.create("resnet8_small", 10)
@@ -165,7 +165,7 @@ def make_plan(
       network: a `Backbone`, which has the rest, a `Network`, or a Linen module with endpoints.
       input_shape, name: (H, W, c) of one image; of the network, by default its class.
       variables: its arrays, or their shapes; None: those of a module's `init`.
-      channels, strides: the grid of units, for cuts that one array (H, W, C) crosses.
+      channels, strides: the grid of units, for cuts that arrays (H, W, C) cross.
       progress: True: shown on stderr, where it takes seconds. False or None: silence.
       log: log callback, in place of that.
 
@@ -193,12 +193,12 @@ def make_plan(
             whole, halves = _parts(network, variables, image, say)
     except (flax.errors.FlaxError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{name} takes no images of {input_shape}: {error}") from error
-    shapes = {cut: _shape(head[-1].output) for cut, (head, _) in halves.items()}
-    grids = {shape: tuple(unit_grid(shape, channels, strides)) for shape in {*shapes.values()}}
+    shapes = {cut: _shapes(head[-1].output) for cut, (head, _) in halves.items()}
+    grids = {some: tuple(joint_grid(some, channels, strides)) for some in {*shapes.values()}}
     cuts = [
         CutPlan(
             cut,
-            shapes[cut],
+            _shape(shapes[cut]),
             sum(part.macs for part in head),
             sum(part.macs for part in tail),
             _params(head),
@@ -252,9 +252,13 @@ def _parts(
     return [trace(lambda network, *given: network(*given), image)], halves
 
 
-def _shape(features: Structs) -> Shape:
+def _shapes(features: Structs) -> tuple[Shape, ...]:
+    """The shapes of one image's arrays."""
+    return tuple(x.shape[1:] for x in jax.tree.leaves(features))
+
+
+def _shape(shapes: Sequence[Shape]) -> Shape:
     """The shape of one image's array, or (n,) of the numbers in several."""
-    shapes = [x.shape[1:] for x in jax.tree.leaves(features)]
     return shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
 
 

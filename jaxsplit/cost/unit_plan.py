@@ -76,6 +76,43 @@ def unit_grid(shape: Shape, channels: Iterable[int], strides: Sequence[int]) -> 
     return [plan_unit(spec, shape) for spec in specs if fits(spec, shape)]
 
 
+def joint_grid(
+    shapes: Sequence[Shape], channels: Iterable[int], strides: Sequence[int]
+) -> list[UnitPlan]:
+    """Plans the units of a grid for all arrays that cross a cut, each with a unit of one spec.
+
+    Args:
+      shapes: (H, W, Cin) of each array.
+      channels, strides: as in `unit_grid`.
+
+    Returns:
+      The specs that fit every array, by channels and then by stride, with the costs of all units.
+
+    >>> [unit.latent_shape for unit in joint_grid([(1, 1, 9), (8, 8, 9)], (4,), (2, 8))]
+    [(1, 1, 68)]
+    """
+    grids = [unit_grid(shape, channels, strides) for shape in shapes]
+    if len(grids) == 1:
+        return grids[0]
+    by_spec = [{unit.spec: unit for unit in grid} for grid in grids]
+    common = [spec for spec in by_spec[0] if all(spec in grid for grid in by_spec)]
+    return [_together([grid[spec] for grid in by_spec], shapes) for spec in common]
+
+
+def _together(units: Sequence[UnitPlan], shapes: Sequence[Shape]) -> UnitPlan:
+    """Sums the costs of units that run one after the other; their latents share a frame."""
+    features = [4 * math.prod(shape) for shape in shapes]
+    waiting = (sum(features) - own for own in features)
+    sums = ("encoder_macs", "decoder_macs", "encoder_params", "decoder_params", "stored_bytes")
+    peaks = [unit.encoder_peak_bytes + rest for unit, rest in zip(units, waiting, strict=True)]
+    return dataclasses.replace(
+        units[0],
+        latent_shape=(1, 1, sum(unit.latent_symbols for unit in units)),
+        encoder_peak_bytes=max(peaks),
+        **{name: sum(getattr(unit, name) for unit in units) for name in sums},
+    )
+
+
 def fits(spec: BottleneckSpec, shape: Shape) -> bool:
     """Returns whether a unit has a latent for features (H, W, Cin), and no more channels."""
     return len(shape) == 3 and min(spec.latent_size(*shape[:2])) >= 1 and spec.channels <= shape[2]

@@ -9,24 +9,29 @@ import flax.linen as nn
 import jax
 
 from jaxsplit.errors import ConfigError, choices
+from jaxsplit.networks.convnext import CONVNEXTS, ConvNeXt
 from jaxsplit.networks.deeplab import DEEPLABS, DeepLab
 from jaxsplit.networks.layers import Chain
+from jaxsplit.networks.mobilenet_v3 import MOBILENETS_V3, MobileNetV3
 from jaxsplit.networks.network import LinenNetwork
 from jaxsplit.networks.residual import RESNETS, SIZES, InvertedResidualNet, ResNet
-from jaxsplit.trees import TreeOf
+from jaxsplit.networks.vision_transformer import VISION_TRANSFORMERS, VisionTransformer
 
 #: (H, W, C) of one array.
 MapShape = tuple[int, int, int]
+_Shapes = dict[str, MapShape | dict[str, MapShape]]
 
-# The module of each kind, and its networks.
-_KINDS: tuple[tuple[Callable[..., Chain], Mapping[str, object]], ...] = (
+_SIZES: tuple[tuple[Callable[..., Chain], Mapping[str, object]], ...] = (
     (ResNet, RESNETS),
     (InvertedResidualNet, SIZES),
+    (MobileNetV3, MOBILENETS_V3),
+    (ConvNeXt, CONVNEXTS),
+    (VisionTransformer, VISION_TRANSFORMERS),
     (DeepLab, DEEPLABS),
 )
 _NETWORKS: dict[str, Callable[..., Chain]] = {
     name: functools.partial(module, size=size)
-    for module, sizes in _KINDS
+    for module, sizes in _SIZES
     for name, size in sizes.items()
 }
 
@@ -77,7 +82,7 @@ def create(
     return make(num_classes=num_classes, axis_name=axis_name, folded=folded)
 
 
-def cuts(name: str, input_shape: MapShape = (224, 224, 3)) -> dict[str, TreeOf[MapShape]]:
+def cuts(name: str, input_shape: MapShape = (224, 224, 3)) -> _Shapes:
     """Returns the feature shape (H, W, C) at every cut of a network.
 
     Args:
@@ -90,11 +95,13 @@ def cuts(name: str, input_shape: MapShape = (224, 224, 3)) -> dict[str, TreeOf[M
     (7, 7, 2048)
     >>> cuts("deeplabv3_mobilenet_v2", (513, 513, 3))["aspp.branches"]
     {'branch0': (33, 33, 256), 'pooling': (1, 1, 256)}
+    >>> cuts("deit_tiny")["block3"]
+    {'class_token': (1, 1, 192), 'patches': (14, 14, 192)}
     """
     return endpoint_shapes(create(name, num_classes=2), input_shape)
 
 
-def endpoint_shapes(module: nn.Module, input_shape: MapShape) -> dict[str, TreeOf[MapShape]]:
+def endpoint_shapes(module: nn.Module, input_shape: MapShape) -> _Shapes:
     """Returns the feature shape (H, W, C) at every endpoint but the logits; nothing is run.
 
     Args:

@@ -1,8 +1,8 @@
-"""Residual networks: ResNets, MobileNetV2 and EfficientNet-Lite.
+"""Residual networks: ResNets, wide ones too, MobileNetV2 and EfficientNet-Lite.
 
-Sources: He et al. 2016, arXiv 1512.03385; Sandler et al. 2018, arXiv 1801.04381; Tan and Le 2019,
-arXiv 1905.11946, in the Lite variant of 2020 (no squeeze-and-excitation, ReLU6, stem and top of
-fixed width).
+Sources: He et al. 2016, arXiv 1512.03385; Zagoruyko and Komodakis 2016, arXiv 1605.07146 (wide);
+Sandler et al. 2018, arXiv 1801.04381; Tan and Le 2019, arXiv 1905.11946, in the Lite variant of
+2020 (no squeeze-and-excitation, ReLU6, stem and top of fixed width).
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ class ResNetSize:
 
     Attributes:
       blocks: residual blocks in each stage.
-      widths: channels of each stage; inside the blocks if `bottleneck`.
-      bottleneck: blocks of 1×1, 3×3 and 1×1, with four times as many output channels.
+      widths: channels of each stage; a quarter of a `bottleneck` block's output channels.
+      bottleneck: blocks of 1×1, 3×3 and 1×1, with `widening` times the width inside.
       small: for small images, with a 3×3 stem and shortcuts without convolutions.
+      widening: 2 of a Wide ResNet.
     """
 
     blocks: tuple[int, ...]
     widths: tuple[int, ...]
     bottleneck: bool = False
     small: bool = False
+    widening: int = 1
 
 
 _WIDTHS = (64, 128, 256, 512)
@@ -47,6 +49,7 @@ RESNETS = {
     "resnet50": ResNetSize((3, 4, 6, 3), _WIDTHS, bottleneck=True),
     "resnet101": ResNetSize((3, 4, 23, 3), _WIDTHS, bottleneck=True),
     "resnet152": ResNetSize((3, 8, 36, 3), _WIDTHS, bottleneck=True),
+    "wide_resnet50_2": ResNetSize((3, 4, 6, 3), _WIDTHS, bottleneck=True, widening=2),
 }
 
 
@@ -89,14 +92,16 @@ class BottleneckBlock(nn.Module):
     width: int
     stride: int
     config: NormConfig
+    widening: int = 1
     dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        inside = self.widening * self.width
         norm = functools.partial(conv_norm, config=self.config, train=train)
         across = functools.partial(norm, size=3, stride=self.stride, dilation=self.dilation)
-        y = norm(x, features=self.width, suffix="1")
-        y = across(nn.relu(y), features=self.width, suffix="2")
+        y = norm(x, features=inside, suffix="1")
+        y = across(nn.relu(y), features=inside, suffix="2")
         y = norm(nn.relu(y), features=4 * self.width, suffix="3")
         return nn.relu(y + _projection(x, y, self.stride, self.config, train))
 
@@ -116,7 +121,7 @@ def resnet_blocks(
     size: ResNetSize, config: NormConfig, output_stride: int | None = None
 ) -> dict[str, Block]:
     """Returns a ResNet's endpoint → block, without logits; for `output_stride` see `dilations`."""
-    block: Block = BottleneckBlock
+    block: Block = functools.partial(BottleneckBlock, widening=size.widening)
     if not size.bottleneck:
         block = functools.partial(BasicBlock, projection=not size.small)
     stem = functools.partial(ConvBlock, size.widths[0], 7, 2, config, activation=_relu_pool)

@@ -18,7 +18,7 @@ _SIZE = (513, 513)  # of the paper and of the published .tflite files, in pixels
 _TFLITE_ZERO = (128 / 255,) * 3
 
 
-def preprocessing(name: str) -> Preprocessing:
+def preprocessing(name: str, package: str | None = None) -> Preprocessing:
     """Returns the preprocessing of a DeepLabV3: the whole image is scaled into 513 × 513.
 
     The rest is grey, as in TensorFlow's evaluation. `deeplabv3_mobilenet_v2` is normalized as in
@@ -26,6 +26,7 @@ def preprocessing(name: str) -> Preprocessing:
 
     Args:
       name: of the network.
+      package: see `imagenet.preprocessing`.
 
     Returns:
       Size, fit, interpolation, mean and standard deviation; of any other network those of
@@ -35,7 +36,7 @@ def preprocessing(name: str) -> Preprocessing:
     'letterbox'
     """
     if not name.startswith(_PREFIX):
-        return imagenet.preprocessing(name)
+        return imagenet.preprocessing(name, package)
     if name == f"{_PREFIX}mobilenet_v2":
         return Preprocessing(_SIZE, mean=_TFLITE_ZERO, std=_TFLITE_ZERO, fit="letterbox")
     known = imagenet.preprocessing(name.removeprefix(_PREFIX))

@@ -185,14 +185,15 @@ def import_backbone(name: str, path: Path) -> Backbone:
 
     Raises a WeightsError if the file is damaged, or its tensors do not fit.
     """
+    package = None
     if format_of(path) == "tflite":
         network, variables = from_convolutions(name, read_convolutions(path), str(path))
         classes = network.num_classes
     else:
-        variables, classes = name_maps.from_tensors(name, read_tensors(path), str(path))
+        variables, classes, package = name_maps.from_tensors(name, read_tensors(path), str(path))
         network = networks.create(name, classes)
-    preprocessing, card = defaults.preprocessing(name), {"imported": path.name}
-    task = defaults.task(name, classes)
+    preprocessing = defaults.preprocessing(name, package)
+    task, card = defaults.task(name, classes), {"imported": path.name}
     return make_backbone(name, network, variables, preprocessing, task, card)
 
 

@@ -1,55 +1,49 @@
 """Maps tensor names and layouts of other packages to the variables of our networks.
 
-A convention maps a layer of ours, such as ("stage1_block2", "conv3"), to the prefix of its tensors'
-names, such as "layer1.1.conv3". PyTorch's kernels are [out, in, k, k] and its matrices [out, in];
-ours are [k, k, in, out] and [in, out].
+PyTorch's kernels are [out, in, k, k] and its matrices [out, in]; ours are [k, k, in, out] and
+[in, out]. For the names see `weights.conventions`.
 """
 
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import traverse_util
 
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
-from jaxsplit.io.untrusted import check_tensors, finite_floats
+from jaxsplit.io.untrusted import check_tensors, finite_floats, is_variance
 from jaxsplit.networks.deeplab import DeepLab
+from jaxsplit.networks.mobilenet_v3 import MobileNetV3
 from jaxsplit.networks.network import variable_shapes
-from jaxsplit.networks.residual import ResNet, ResNetSize
-from jaxsplit.weights import deeplab_names
+from jaxsplit.networks.vision_transformer import VisionTransformer
+from jaxsplit.weights import conventions, deeplab_names, imagenet
 
 VariablePath = tuple[str, ...]
 
 #: Name of a variable → PyTorch's; the others are a "weight".
 TORCH_NAMES = {"bias": "bias", "mean": "running_mean", "var": "running_var"}
-# Layers of inverted-residual networks outside the blocks, and their names in these packages.
-_PACKAGES = ("torchvision", "timm", "efficientnet_lite_pytorch")
-_ENDS = {
-    "stem_conv": ("features.0.0", "conv_stem", "_conv_stem"),
-    "stem_bn": ("features.0.1", "bn1", "_bn0"),
-    "top_conv": ("features.18.0", "conv_head", "_conv_head"),
-    "top_bn": ("features.18.1", "bn2", "_bn1"),
-    "logits_dense": ("classifier.1", "classifier", "_fc"),
-}
 # Block and variable of the only bias that has an entry for each class.
 _LAST_BIAS = ("logits", "bias")
 # PyTorch's order of the axes of our arrays, by rank.
 _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
+_TOKEN, _POSITION = "cls_token", "pos_embed"  # of a vision transformer
+_TIMM_EPSILON = 1e-5  # of its MobileNetV3, whose other implementation has 1e-3
+
+
+class Imported(NamedTuple):
+    """Variables {"params", "batch_stats"}, float32, the number of classes, and the package."""
+
+    variables: dict[str, Any]
+    classes: int
+    package: str
 
 
 def packages(name: str) -> tuple[str, ...]:
     """Returns the packages that publish weights of the network; () for our own networks."""
-    module = networks.create(name, 1)
-    if isinstance(module, ResNet) and module.size.small:
-        return ()
-    if isinstance(module, DeepLab):
-        return ("torchvision",) if isinstance(module.size.backbone, ResNetSize) else ()
-    return ("efficientnet_lite_pytorch" if "lite" in name else "torchvision", "timm")
+    return conventions.packages(networks.create(name, 1))
 
 
 def source_names(name: str, package: str) -> dict[VariablePath, str]:
@@ -62,29 +56,22 @@ def source_names(name: str, package: str) -> dict[VariablePath, str]:
     """
     if package not in packages(name):
         raise ConfigError(f"{package} has no {name}; choose from {packages(name)}")
-    module = networks.create(name, 1)
-    convention: Callable[[str, str], str] = _resnet
-    if isinstance(module, DeepLab):
-        convention = functools.partial(deeplab_names.torchvision_name, _resnet)
-    elif not isinstance(module, ResNet):
-        blocks = [end.replace(".", "_") for end in module.endpoints() if end.startswith("stage")]
-        convention = functools.partial(_inverted_residual, package, blocks)
-    return {
-        path: f"{convention(path[1], path[2])}.{TORCH_NAMES.get(path[3], 'weight')}"
-        for path in _shapes(name, 1000)
-    }
+    prefix = conventions.convention(networks.create(name, 1), package)
+
+    def source(path: VariablePath) -> str:
+        _, block, *layers, variable = path
+        if not layers:  # a parameter of the block itself
+            return prefix(block, variable)
+        return f"{prefix(block, '.'.join(layers))}.{TORCH_NAMES.get(variable, 'weight')}"
+
+    return {path: source(path) for path in _shapes(name, imagenet.NUM_CLASSES)}
 
 
-def from_tensors(
-    name: str, tensors: dict[str, np.ndarray], where: str
-) -> tuple[dict[str, Any], int]:
+def from_tensors(name: str, tensors: dict[str, np.ndarray], where: str) -> Imported:
     """Converts the tensors of one of a network's `packages` to our variables.
 
     Removes them from the dict meanwhile, so that a large file is not in memory twice. `where` names
     the file in errors.
-
-    Returns:
-      {"params", "batch_stats"}, float32, and the number of classes.
 
     Raises:
       WeightsError: see `check_tensors` and `finite_floats`.
@@ -99,16 +86,49 @@ def from_tensors(
         for key in [key for key in tensors if key.startswith(deeplab_names.AUXILIARY)]:
             del tensors[key]
     # If no package's names fit, the errors refer to the best match.
-    candidates = [source_names(name, package) for package in known]
-    sources = max(candidates, key=lambda names: len(tensors.keys() & names.values()))
+    candidates = {package: source_names(name, package) for package in known}
+    package = max(known, key=lambda one: len(tensors.keys() & candidates[one].values()))
+    sources = candidates[package]
     bias = tensors.get(next(key for path, key in sources.items() if path[1::2] == _LAST_BIAS))
     classes = len(bias) if bias is not None and bias.ndim == 1 and len(bias) else 1000
     shapes = {sources[path]: _to_torch(shape) for path, shape in _shapes(name, classes).items()}
+    module = networks.create(name, 1)
+    if isinstance(module, VisionTransformer):  # the file has the class token's position too
+        batch, count, width = shapes[_POSITION]
+        shapes[_POSITION] = batch, count + 1, width
+    _reshape(tensors, shapes)
     named = f"whose tensors are named as in {' or '.join(known)}"
     check_tensors(tensors, shapes, f"{where} does not fit {name}, {named}")
     floats = finite_floats(tensors, where)
+    if isinstance(
+        module, VisionTransformer
+    ):  # the token and its position are one parameter of ours
+        floats[_TOKEN] = floats[_TOKEN] + floats[_POSITION][:, :1]
+        floats[_POSITION] = floats[_POSITION][:, 1:]
+    if isinstance(module, MobileNetV3) and package == conventions.TIMM:
+        _change_epsilon(floats, _TIMM_EPSILON, module.epsilon)
     flat = {path: _from_torch(floats.pop(key)) for path, key in sources.items()}
-    return traverse_util.unflatten_dict(flat), classes
+    return Imported(traverse_util.unflatten_dict(flat), classes, package)
+
+
+def _reshape(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Reshapes a matrix that is a 1×1 convolution, and factors of channels that are [c, 1, 1]."""
+    for key, shape in shapes.items():
+        if key in tensors and _without_ones(tensors[key].shape) == _without_ones(shape):
+            tensors[key] = tensors[key].reshape(shape)
+
+
+def _change_epsilon(floats: dict[str, np.ndarray], before: float, after: float) -> None:
+    """Scales batch normalizations so that they give the same with another epsilon."""
+    for key, variance in floats.items():
+        if is_variance(key):
+            scale = key.removesuffix(TORCH_NAMES["var"]) + "weight"
+            ratio = np.sqrt((variance + np.float32(after)) / (variance + np.float32(before)))
+            floats[scale] = floats[scale] * ratio
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
 
 
 def _to_torch(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -123,35 +143,9 @@ def _from_torch(value: np.ndarray) -> np.ndarray:
 @functools.lru_cache
 def _shapes(name: str, classes: int) -> dict[VariablePath, tuple[int, ...]]:
     """Returns path of each variable → its shape."""
-    tree = variable_shapes(networks.create(name, classes), (64, 64, 3))
+    module = networks.create(name, classes)
+    # Positions depend on the size of the image; of other networks a small one is traced faster.
+    by_size = isinstance(module, VisionTransformer)
+    image = imagenet.preprocessing(name).input_shape if by_size else (64, 64, 3)
+    tree = variable_shapes(module, image)
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()}
-
-
-def _resnet(block: str, layer: str) -> str:
-    if block == "logits":
-        return "fc"
-    if block == "stem":
-        return f"{layer}1"
-    stage, number = map(int, re.findall(r"\d+", block))  # of "stage2_block3"
-    layer = {"conv_shortcut": "downsample.0", "bn_shortcut": "downsample.1"}.get(layer, layer)
-    return f"layer{stage}.{number - 1}.{layer}"
-
-
-def _inverted_residual(package: str, blocks: list[str], block: str, layer: str) -> str:
-    if f"{block}_{layer}" in _ENDS:
-        return _ENDS[f"{block}_{layer}"][_PACKAGES.index(package)]
-    stage, number = map(int, re.findall(r"\d+", block))
-    kind, role = layer.split("_")
-    order = ("expand", "depthwise", "project")
-    if package == "efficientnet_lite_pytorch":
-        own = f"_{role}_conv" if kind == "conv" else f"_bn{order.index(role)}"
-        return f"_blocks.{blocks.index(block)}.{own}"
-    # The first stage has no expansion: its blocks begin with the depthwise convolution.
-    index = order.index(role) - (stage == 1)
-    if package == "timm":
-        convs = ("conv_dw", "conv_pw") if stage == 1 else ("conv_pw", "conv_dw", "conv_pwl")
-        own = convs[index] if kind == "conv" else f"bn{index + 1}"
-        return f"blocks.{stage - 1}.{number - 1}.{own}"
-    is_bn = int(kind == "bn")
-    own = f"{index + is_bn}" if role == "project" else f"{index}.{is_bn}"
-    return f"features.{blocks.index(block) + 1}.conv.{own}"

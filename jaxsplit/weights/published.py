@@ -1,8 +1,8 @@
 """Published weights of the included networks: who has them, and under which names.
 
-Sources: torchvision's `models/resnet.py`, `models/mobilenetv2.py` (IMAGENET1K_V1) and
-`models/segmentation/deeplabv3.py`, timm's `models/resnet.py` and `models/efficientnet.py`,
-google-coral's `test_data`.
+Sources: torchvision's `models/{resnet,mobilenetv2,mobilenetv3,convnext}.py` (IMAGENET1K_V1) and
+`models/segmentation/deeplabv3.py`, timm's
+`models/{resnet,efficientnet,mobilenetv3,convnext,deit}.py`, google-coral's `test_data`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ TORCHVISION_FILES = {
     "resnet50": "resnet50-0676ba61.pth",
     "resnet101": "resnet101-63fe2227.pth",
     "resnet152": "resnet152-394f9c45.pth",
+    "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth",
     "mobilenet_v2": "mobilenet_v2-b0353104.pth",
+    "mobilenet_v3_large": "mobilenet_v3_large-8738ca79.pth",
+    "convnext_tiny": "convnext_tiny-983f1562.pth",
 }
 #: Segmentation network → where its weights are (Pascal VOC's classes, in the order of the logits).
 SEGMENTATION_FILES = {
@@ -37,8 +40,12 @@ SEGMENTATION_FILES = {
 _MOBILENET = "timm/mobilenetv2_100.ra_in1k"
 #: Network → repository of timm on the Hub; those of ResNets are torchvision's weights.
 REPOSITORIES = {
-    **{name: f"timm/{name}.tv_in1k" for name in TORCHVISION_FILES if name.startswith("resnet")},
+    **{name: f"timm/{name}.tv_in1k" for name in TORCHVISION_FILES if "resnet" in name},
     "mobilenet_v2": _MOBILENET,
+    "mobilenet_v3_large": "timm/mobilenetv3_large_100.ra_in1k",
+    "convnext_tiny": "timm/convnext_tiny.fb_in1k",
+    "deit_tiny": "timm/deit_tiny_patch16_224.fb_in1k",
+    "deit_small": "timm/deit_small_patch16_224.fb_in1k",
     **{f"efficientnet_lite{i}": f"timm/tf_efficientnet_lite{i}.in1k" for i in range(5)},
 }
 #: Repository → interpolation, where it is another than that of `imagenet.preprocessing`.

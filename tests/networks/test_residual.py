@@ -12,6 +12,7 @@ from flax.errors import ScopeParamShapeError
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError
 from jaxsplit.networks import network
+from jaxsplit.weights import name_maps
 
 DEPTHS = {"resnet8_small": 1, "resnet20_small": 3, "resnet56_small": 9}
 
@@ -165,12 +166,19 @@ def test_unknown_names_are_refused():
     for place in ({"start": "stage9"}, {"stop": "stage1"}):
         with pytest.raises(ConfigError, match=r"stage1\.block1"):
             module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), **place)
-    assert set(DEPTHS) == {name for name in networks.names() if name.endswith("_small")}
+    assert set(DEPTHS) == {name for name in networks.names() if not name_maps.packages(name)}
 
 
 @pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize(
-    ("name", "shape"), [("resnet8_small", (9, 8, 1)), ("mobilenet_v2", (33, 40, 3))]
+    ("name", "shape"),
+    [
+        ("resnet8_small", (9, 8, 1)),
+        ("mobilenet_v2", (33, 40, 3)),
+        ("mobilenet_v3_large", (33, 40, 3)),
+        ("convnext_tiny", (33, 40, 3)),
+        ("deit_tiny", (33, 40, 3)),
+    ],
 )
 def test_variables_are_declared_as_they_are_initialized(name, shape, folded):
     module = networks.create(name, num_classes=3).clone(folded=folded)

@@ -262,7 +262,12 @@ PUBLISHED = {
     "resnet50": ("resnet50-0676ba61.pth", "resnet50.tv_in1k"),
     "resnet101": ("resnet101-63fe2227.pth", "resnet101.tv_in1k"),
     "resnet152": ("resnet152-394f9c45.pth", "resnet152.tv_in1k"),
+    "wide_resnet50_2": ("wide_resnet50_2-95faca4d.pth", "wide_resnet50_2.tv_in1k"),
     "mobilenet_v2": ("mobilenet_v2-b0353104.pth", "mobilenetv2_100.ra_in1k"),
+    "mobilenet_v3_large": ("mobilenet_v3_large-8738ca79.pth", "mobilenetv3_large_100.ra_in1k"),
+    "convnext_tiny": ("convnext_tiny-983f1562.pth", "convnext_tiny.fb_in1k"),
+    "deit_tiny": (None, "deit_tiny_patch16_224.fb_in1k"),
+    "deit_small": (None, "deit_small_patch16_224.fb_in1k"),
     "efficientnet_lite3": (None, "tf_efficientnet_lite3.in1k"),
     "efficientnet_lite4": (None, "tf_efficientnet_lite4.in1k"),
 }
@@ -285,7 +290,8 @@ def test_a_network_without_weights_says_where_they_are_got(name, capsys):
         assert SEGMENTATION_FILES[name] in message
         assert f'weights="{SEGMENTATION_FILES[name].rpartition("/")[2]}"' in message
     else:
-        assert name.endswith("_small") or name.startswith("deeplabv3_")
+        own = ("resnet8_small", "resnet20_small", "resnet56_small")
+        assert name in own or name.startswith("deeplabv3_")
         assert "Backbone.save" in message
     if name == "resnet18":  # tracing takes a second
         assert main(["info", name]) == 0
@@ -373,6 +379,34 @@ def test_timms_names_of_tensors_and_its_interpolation(hub):
     backbone = load_backbone("mobilenet_v2", weights="hf:timm/mobilenetv2_100.ra_in1k")
     assert backbone.fingerprint == networks.fingerprint(variables)
     assert backbone.preprocessing.interpolation == "bicubic"
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "resize", "interpolation"),
+    [
+        ("mobilenet_v3_large", "torchvision", 256, "bilinear"),
+        ("mobilenet_v3_large", "timm", 256, "bicubic"),
+        ("deit_tiny", "timm", 248, "bicubic"),
+    ],
+)
+def test_preprocessing_is_that_of_the_package_whose_names_the_tensors_have(
+    hub, name, package, resize, interpolation
+):
+    hub.put("model.safetensors", random_network(name, package, 3)[1])
+    backbone = load_backbone(name, weights=f"hf:{REPOSITORIES[name]}")
+    found = backbone.preprocessing
+    assert (found.size, found.resize, found.interpolation) == ((224, 224), resize, interpolation)
+    assert backbone.output_shapes.shape == (3,)
+
+
+def test_preprocessing_of_convnext_is_known_for_both_packages():
+    found = [
+        imagenet.preprocessing("convnext_tiny", package) for package in ("torchvision", "timm")
+    ]
+    assert [(one.resize, one.interpolation) for one in found] == [
+        (236, "bilinear"),
+        (256, "bicubic"),
+    ]
 
 
 def test_a_backbone_of_jaxsplit_on_the_hub_names_its_network(hub, tmp_path):

@@ -1,5 +1,7 @@
 """Names of other packages' tensors: each maps to a variable; errors list all mismatches."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -56,6 +58,64 @@ KNOWN = {
         "bn2.running_mean": ((1280,), "batch_stats/top/bn/mean"),
         "classifier.weight": ((1000, 1280), "params/logits/dense/kernel"),
     },
+    "mobilenet_v3_large/torchvision": {
+        "features.0.1.running_var": ((16,), "batch_stats/stem/bn/var"),
+        "features.1.block.0.0.weight": (
+            (16, 1, 3, 3),
+            "params/stage1_block1/conv_depthwise/kernel",
+        ),
+        "features.1.block.1.1.bias": ((16,), "params/stage1_block1/bn_project/bias"),
+        "features.4.block.2.fc1.weight": (
+            (24, 72, 1, 1),
+            "params/stage3_block1/squeeze/reduce/kernel",
+        ),
+        "features.4.block.3.0.weight": ((40, 72, 1, 1), "params/stage3_block1/conv_project/kernel"),
+        "features.8.block.2.1.weight": ((80,), "params/stage4_block2/bn_project/scale"),
+        "features.15.block.2.fc2.bias": ((960,), "params/stage6_block3/squeeze/expand/bias"),
+        "features.16.0.weight": ((960, 160, 1, 1), "params/top/conv/kernel"),
+        "classifier.0.weight": ((1280, 960), "params/pool/dense/kernel"),
+        "classifier.3.bias": ((1000,), "params/logits/dense/bias"),
+    },
+    "convnext_tiny/torchvision": {
+        "features.0.0.weight": ((96, 3, 4, 4), "params/stem/conv/kernel"),
+        "features.1.0.block.0.weight": (
+            (96, 1, 7, 7),
+            "params/stage1_block1/depthwise/kernel",
+        ),
+        "features.2.0.weight": ((96,), "params/stage2_downsample/norm/scale"),
+        "features.4.1.weight": ((384, 192, 2, 2), "params/stage3_downsample/conv/kernel"),
+        "features.5.8.block.3.weight": (
+            (1536, 384),
+            "params/stage3_block9/perceptron/expand/kernel",
+        ),
+        "features.7.2.block.2.bias": ((768,), "params/stage4_block3/norm/bias"),
+        "classifier.0.weight": ((768,), "params/pool/norm/scale"),
+        "classifier.2.weight": ((1000, 768), "params/logits/dense/kernel"),
+    },
+    "convnext_tiny/timm": {
+        "stem.1.bias": ((96,), "params/stem/norm/bias"),
+        "stages.0.blocks.2.gamma": ((96,), "params/stage1_block3/layer_scale"),
+        "stages.1.downsample.1.weight": (
+            (192, 96, 2, 2),
+            "params/stage2_downsample/conv/kernel",
+        ),
+        "stages.2.blocks.8.conv_dw.bias": ((384,), "params/stage3_block9/depthwise/bias"),
+        "stages.3.blocks.0.mlp.fc2.weight": (
+            (768, 3072),
+            "params/stage4_block1/perceptron/project/kernel",
+        ),
+        "head.norm.weight": ((768,), "params/pool/norm/scale"),
+        "head.fc.bias": ((1000,), "params/logits/dense/bias"),
+    },
+    "deit_tiny/timm": {
+        "patch_embed.proj.weight": ((192, 3, 16, 16), "params/embedding/conv/kernel"),
+        "blocks.0.norm1.weight": ((192,), "params/block1/norm1/scale"),
+        "blocks.4.attn.qkv.weight": ((576, 192), "params/block5/attention/qkv/kernel"),
+        "blocks.11.attn.proj.bias": ((192,), "params/block12/attention/project/bias"),
+        "blocks.11.mlp.fc1.weight": ((768, 192), "params/block12/perceptron/expand/kernel"),
+        "norm.bias": ((192,), "params/pool/norm/bias"),
+        "head.weight": ((1000, 192), "params/logits/dense/kernel"),
+    },
     "efficientnet_lite0/efficientnet_lite_pytorch": {
         "_conv_stem.weight": ((32, 3, 3, 3), "params/stem/conv/kernel"),
         "_blocks.0._depthwise_conv.weight": (
@@ -94,14 +154,50 @@ def test_known_tensors_find_their_place(case):
         for key in tensors
         if key.endswith("running_var")
     }
-    found, classes = name_maps.from_tensors(name, tensors | counters, "file")
-    assert classes == 1000
-    jax.tree.map(np.testing.assert_array_equal, found, variables)
+    found, classes, of = name_maps.from_tensors(name, tensors | counters, "file")
+    assert (classes, of) == (1000, package if "resnet" not in name else "torchvision")
+    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-7)
+    jax.tree.map(close if name == "deit_tiny" else np.testing.assert_array_equal, found, variables)
+
+
+def test_the_class_token_gets_its_position():
+    _, tensors = random_network("deit_tiny", classes=3)
+    token, position = tensors["cls_token"].copy(), tensors["pos_embed"].copy()
+    assert (token.shape, position.shape) == ((1, 1, 192), (1, 197, 192))
+    params = name_maps.from_tensors("deit_tiny", tensors, "file").variables["params"]
+    np.testing.assert_array_equal(params["block1"]["class_token"], token + position[:, :1])
+    np.testing.assert_array_equal(params["embedding"]["position"], position[:, 1:])
+    for key, wrong in (("cls_token", token[..., :9]), ("pos_embed", position[:, :-1])):
+        _, tensors = random_network("deit_tiny", classes=3)
+        with pytest.raises(WeightsError, match=f"of another shape: '{key}' is"):
+            name_maps.from_tensors("deit_tiny", tensors | {key: wrong}, "file")
+
+
+def test_timms_mobilenet_v3_has_another_epsilon():
+    """Normalization with 1e-3 and the converted scale is that with 1e-5 and the file's."""
+    _, tensors = random_network("mobilenet_v3_large", "timm", classes=3)
+    head = tensors["conv_head.weight"]
+    assert head.shape == (1280, 960, 1, 1)
+    x, given = np.random.default_rng(0).normal(size=(5, 16)), dict(tensors)
+    found, _, package = name_maps.from_tensors("mobilenet_v3_large", tensors, "file")
+    assert package == "timm"
+    np.testing.assert_array_equal(found["params"]["pool"]["dense"]["kernel"], head[..., 0, 0].T)
+    scale = found["params"]["stem"]["bn"]["scale"]
+    stats = found["batch_stats"]["stem"]["bn"]
+    epsilon = networks.create("mobilenet_v3_large", 3).epsilon
+    np.testing.assert_allclose(
+        (x - stats["mean"]) / np.sqrt(stats["var"] + epsilon) * scale,
+        (x - given["bn1.running_mean"])
+        / np.sqrt(given["bn1.running_var"] + 1e-5)
+        * given["bn1.weight"],
+        rtol=1e-5,
+    )
+    assert np.abs(scale - given["bn1.weight"]).max() > 1e-4
 
 
 def test_another_number_of_classes_is_no_error():
     variables, tensors = random_network("resnet18", classes=7)
-    found, classes = name_maps.from_tensors("resnet18", tensors, "file")
+    found, classes, _ = name_maps.from_tensors("resnet18", tensors, "file")
     assert classes == 7
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
@@ -109,7 +205,7 @@ def test_another_number_of_classes_is_no_error():
 def test_halves_become_floats():
     variables, tensors = random_network("mobilenet_v2", "timm")
     halves = {key: value.astype(np.float16) for key, value in tensors.items()}
-    found, _ = name_maps.from_tensors("mobilenet_v2", halves, "file")
+    found, *_ = name_maps.from_tensors("mobilenet_v2", halves, "file")
     expected = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), variables)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
@@ -119,7 +215,7 @@ def test_the_file_is_not_in_memory_twice():
     """Converted tensors are removed from the dict; float32 vectors are not copied."""
     variables, tensors = random_network("resnet18", classes=7)
     bias = tensors["fc.bias"]
-    found, _ = name_maps.from_tensors("resnet18", tensors, "file")
+    found, *_ = name_maps.from_tensors("resnet18", tensors, "file")
     assert not tensors
     assert np.shares_memory(found["params"]["logits"]["dense"]["bias"], bias)
     jax.tree.map(np.testing.assert_array_equal, found, variables)
@@ -218,7 +314,7 @@ def test_deeplab_has_torchvisions_names_and_no_auxiliary_head():
     }
     assert {key: tensors[key].shape for key in shapes} == shapes
     auxiliary = {f"aux_classifier.{i}.weight": np.ones(2) for i in (0, 4)}
-    found, classes = name_maps.from_tensors("deeplabv3_resnet18", tensors | auxiliary, "file")
-    assert classes == 3
-    jax.tree.map(np.testing.assert_array_equal, found, variables)
+    found = name_maps.from_tensors("deeplabv3_resnet18", tensors | auxiliary, "file")
+    assert (found.classes, found.package) == (3, "torchvision")
+    jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
     assert name_maps.packages("deeplabv3_efficientnet_lite0") == ()

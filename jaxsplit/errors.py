@@ -176,6 +176,8 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     ('; did you mean learning_rate?', '')
     >>> did_you_mean("resnet8", ["resnet18", "cifar10_resnet8"])
     '; did you mean cifar10_resnet8?'
+    >>> did_you_mean("ResNet8", ["resnet8", "cifar10_resnet8"])
+    '; did you mean resnet8?'
     """
     lowered = {str(one).lower(): str(one) for one in known}  # R3 is similar to r3
     text = str(name).lower()

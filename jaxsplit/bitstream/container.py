@@ -1,5 +1,6 @@
 """Writes and reads `.jspl` containers and streams; FORMAT.md beside this file specifies them."""
 
+import dataclasses
 import io
 import math
 import zlib
@@ -38,24 +39,29 @@ class Writer:
     def __init__(self, file: BinaryIO, header: Header, *, frame_checks: bool = False) -> None:
         self._file = file
         self._longest = _longest_payloads(header.rates)
-        self._version = header.version
+        self._version, self._original = header.version, header.original
         self._checked = frame_checks
         self._count = 0
         self._crc = 0
         self._failed = False
         self._write(pack_header(header, FRAME_CHECKS if frame_checks else 0))
 
-    def write(self, payload: bytes, rate_index: int) -> int:
+    def write(self, payload: bytes, rate_index: int, size: tuple[int, int] | None = None) -> int:
         """Appends one frame.
 
         Args:
           payload: as `EntropyCoder.encode` returns it; a ConfigError if it exceeds the header's.
           rate_index: index of its rate in the header, levels counted.
+          size: (H, W) of the image, see `Frame.size`; a ConfigError below a header without
+            `original`. Where it is that one, it takes no bytes.
 
         Returns:
           Size of the frame in bytes: the total cost of the image.
         """
-        frame = pack_frame(payload, rate_index, len(self._longest), self._version)
+        if size is not None and self._original is None:
+            raise ConfigError("the header has no sizes of images: give it original = (H, W)")
+        own = None if size == self._original else size
+        frame = pack_frame(payload, rate_index, len(self._longest), self._version, own)
         if len(payload) > self._longest[rate_index]:
             raise ConfigError(
                 f"payload of {len(payload)} bytes, expected at most {self._longest[rate_index]} "
@@ -167,7 +173,8 @@ class Reader:
         """Reads the next frame; None at the end."""
         cursor, start = self._cursor, self._cursor.position
         try:
-            opened = read_frame(cursor, len(self._longest), self._longest, self._version)
+            sized = self.header.original is not None
+            opened = read_frame(cursor, len(self._longest), self._longest, self._version, sized)
         except ReadError:
             raise
         except BitstreamError:
@@ -183,9 +190,11 @@ class Reader:
                     f"checksum {actual[::-1].hex()}, expected {checksum[::-1].hex()}"
                 )
             return None
-        frame, label = opened
+        frame, content = opened
+        if sized and frame.size is None:
+            frame = dataclasses.replace(frame, size=self.header.original)
         if self._checked:
-            check = frame_check(self._count, label + frame.payload)
+            check = frame_check(self._count, content)
             if cursor.take(CHECK_BYTES, "frame check") != check:
                 raise cursor.corrupted(f"frame {self._count}, at byte {start}, fails its check")
         self._count += 1
@@ -217,7 +226,7 @@ def write_container(
     file = io.BytesIO()
     with Writer(file, header, frame_checks=frame_checks) as writer:
         for frame in frames:
-            writer.write(frame.payload, frame.rate_index)
+            writer.write(frame.payload, frame.rate_index, frame.size)
     return file.getvalue()
 
 

@@ -19,6 +19,11 @@ from jaxsplit.errors import (
 #: Longest payload of one image.
 MAX_PAYLOAD_BYTES = 1 << 28
 
+#: Longest side of an image.
+MAX_IMAGE_SIDE = 1 << 20
+# Two varints of three bytes, and the zero that says that they are there.
+_MAX_SIZE_BYTES = 7
+
 # Enough for the longest payload of the last of 255 rates, which takes 37 bits.
 _MAX_VARINT_BYTES = 6
 # Lowest first byte of labels of two and of six bytes.
@@ -36,6 +41,8 @@ class Frame:
     Attributes:
       rate_index: index of the rate among all of `Header.rates`, with their levels.
       payload: as `EntropyCoder.encode` returns it; may be empty.
+      size: (H, W) of the image before it was resized or cropped, where the frame carries it, or the
+        header as `Header.original`.
 
     >>> unpack_frame(pack_frame(b"abc", rate_index=2, n_rates=5), n_rates=5)
     (Frame(rate_index=2, payload=b'abc'), 4)
@@ -43,9 +50,20 @@ class Frame:
 
     rate_index: int
     payload: bytes
+    size: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        size = "" if self.size is None else f", size={self.size}"
+        return f"Frame(rate_index={self.rate_index}, payload={self.payload!r}{size})"
 
 
-def pack_frame(payload: bytes, rate_index: int, n_rates: int, version: int = _VERSION) -> bytes:
+def pack_frame(
+    payload: bytes,
+    rate_index: int,
+    n_rates: int,
+    version: int = _VERSION,
+    size: tuple[int, int] | None = None,
+) -> bytes:
     """Packs one frame; its length is the total cost of an image in bytes.
 
     Args:
@@ -53,9 +71,11 @@ def pack_frame(payload: bytes, rate_index: int, n_rates: int, version: int = _VE
       rate_index: index of the rate, 0 … n_rates - 1.
       n_rates: number of rates in the header, `Header.n_rates`.
       version: of the format, `Header.version`.
+      size: of the image, see `Frame`; only below a header with `original`, and not that one.
 
     Returns:
-      Label and payload; a ConfigError if the rate or a payload of over 2**28 bytes does not fit.
+      Label, payload and size; a ConfigError if the rate, the size or a payload
+      of over 2**28 bytes does not fit.
 
     >>> pack_frame(b"abc", rate_index=2, n_rates=5)
     b'\\x12abc'
@@ -70,11 +90,12 @@ def pack_frame(payload: bytes, rate_index: int, n_rates: int, version: int = _VE
             f"payload of {len(payload)} bytes, expected at most {MAX_PAYLOAD_BYTES}; "
             "encode with a lower rate"
         )
-    return _pack_label(1 + len(payload) * n_rates + rate_index, _THREE[version]) + payload
+    content = payload if size is None else payload + _pack_size(size)
+    return _pack_label(1 + len(content) * n_rates + rate_index, _THREE[version]) + content
 
 
 def unpack_frame(
-    data: bytes, n_rates: int, start: int = 0, version: int = _VERSION
+    data: bytes, n_rates: int, start: int = 0, version: int = _VERSION, *, sized: bool = False
 ) -> tuple[Frame, int]:
     """Reads the frame at `start`; `Reader` reads older formats too.
 
@@ -83,6 +104,7 @@ def unpack_frame(
       n_rates: number of rates in the header, `Header.n_rates`.
       start: offset of the frame.
       version: of the format, `Header.version`.
+      sized: the header has `original`: frames may carry a size.
 
     Returns:
       The frame, and the offset of the next one; a BitstreamError if there is no whole frame.
@@ -91,7 +113,7 @@ def unpack_frame(
     (Frame(rate_index=1, payload=b'abc'), 4)
     """
     cursor = Cursor(data, start)
-    opened = read_frame(cursor, n_rates, version=version)
+    opened = read_frame(cursor, n_rates, version=version, sized=sized)
     if opened is None:
         raise BitstreamError(
             "got a container's end marker, expected a frame; read whole files with Reader"
@@ -104,8 +126,9 @@ def read_frame(
     n_rates: int,
     longest: Sequence[int] | None = None,
     version: int = _VERSION,
+    sized: bool = False,
 ) -> tuple[Frame, bytes] | None:
-    """Reads the next frame and its label; None at the end marker of a container.
+    """Reads the next frame and all of its bytes; None at the end marker of a container.
 
     A payload with more bytes than its rate's in `longest` is refused unread, by a BitstreamError.
     """
@@ -119,9 +142,39 @@ def read_frame(
         return None
     length, rate_index = divmod(value - 1, n_rates)
     most = MAX_PAYLOAD_BYTES if longest is None else longest[rate_index]
-    if length > most:
-        raise cursor.corrupted(f"a frame of {length} bytes, expected at most {most}")
-    return Frame(rate_index, cursor.take(length, "frame payload")), label
+    longest_frame = most + (_MAX_SIZE_BYTES if sized else 0)
+    if length > longest_frame:
+        raise cursor.corrupted(f"a frame of {length} bytes, expected at most {longest_frame}")
+    content = cursor.take(length, "frame payload")
+    payload, size = _split_size(content, cursor) if sized else (content, None)
+    if len(payload) > most:
+        raise cursor.corrupted(f"a payload of {len(payload)} bytes, expected at most {most}")
+    return Frame(rate_index, payload, size), label + content
+
+
+def checked_size(size: tuple[int, ...]) -> tuple[int, int]:
+    """Returns the (H, W) of an image; a ConfigError if it is none."""
+    found = tuple(int(side) for side in size)
+    if len(found) != 2 or not 1 <= min(found) <= max(found) <= MAX_IMAGE_SIDE:
+        raise ConfigError(f"images of {found}, expected H and W from 1 to {MAX_IMAGE_SIDE}")
+    return found[0], found[1]
+
+
+def _pack_size(size: tuple[int, int]) -> bytes:
+    height, width = checked_size(size)
+    return (pack_varint(height) + pack_varint(width))[::-1] + b"\0"
+
+
+def _split_size(content: bytes, cursor: "Cursor") -> tuple[bytes, tuple[int, int] | None]:
+    """Splits the content of a frame into payload and size: payloads never end in zero."""
+    if content[-1:] != b"\0":
+        return content, None
+    backwards = Cursor(content[-2 : -_MAX_SIZE_BYTES - 1 : -1], 0)
+    try:
+        size = checked_size((backwards.varint("image size"), backwards.varint("image size")))
+    except (BitstreamError, ConfigError) as error:
+        raise cursor.corrupted(f"a frame's image size is invalid, {error}") from error
+    return content[: -1 - backwards.position], size
 
 
 def _pack_label(value: int, three: int) -> bytes:

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from jaxsplit.bitstream.frames import Cursor, pack_varint
+from jaxsplit.bitstream.frames import MAX_IMAGE_SIDE, Cursor, checked_size, pack_varint
 from jaxsplit.bitstream.tables import MAX_SYMBOLS
 from jaxsplit.errors import (
     BitstreamError,
@@ -21,11 +21,11 @@ _WITHOUT_LEVELS = 3  # newest version that is written where no rate has levels
 MAX_RATES = 255
 
 #: Flags of a header.
-FRAME_CHECKS = 1
+FRAME_CHECKS, IMAGE_SIZES = 1, 2
+_ALL_FLAGS = FRAME_CHECKS | IMAGE_SIZES
 
 _FINGERPRINT_BYTES = 16
 _MAX_ID_BYTES = 64
-_MAX_IMAGE_SIDE = 1 << 20
 # Control characters of lines, columns and text direction. By code point: `str.isprintable` depends
 # on Python's Unicode version, and two versions must not disagree about a file.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -80,6 +80,8 @@ class Header:
       rates: 1 … 255 rates with distinct ids, levels included; a frame's rate_index counts through
         them and their levels.
       image: (h, w, channels) of the encoded images; None if unknown.
+      original: (H, W) of the images before they were resized or cropped, of frames without a size
+        of their own; None: no frame has one, since only maps of the image need it.
 
     >>> ours = Header("00" * 16, (RateInfo("low", "11" * 16, (4, 4, 64)),), image=(28, 28, 1))
     >>> ours.check(ours)
@@ -88,6 +90,7 @@ class Header:
     family: str
     rates: tuple[RateInfo, ...]
     image: tuple[int, int, int] | None = None
+    original: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", _digits(self.family))
@@ -99,11 +102,13 @@ class Header:
             )
         if self.image is not None:
             image = tuple(int(size) for size in self.image)
-            if len(image) != 3 or min(image) < 1 or max(image) > _MAX_IMAGE_SIDE:
+            if len(image) != 3 or min(image) < 1 or max(image) > MAX_IMAGE_SIDE:
                 raise ConfigError(
-                    f"images of {image}, expected h, w and channels from 1 to {_MAX_IMAGE_SIDE}"
+                    f"images of {image}, expected h, w and channels from 1 to {MAX_IMAGE_SIDE}"
                 )
             object.__setattr__(self, "image", image)
+        if self.original is not None:
+            object.__setattr__(self, "original", checked_size(self.original))
 
     @property
     def n_rates(self) -> int:
@@ -149,7 +154,7 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
 
     Args:
       header: family, rates and image shape.
-      flags: FRAME_CHECKS if frames carry checks, else 0.
+      flags: FRAME_CHECKS if frames carry checks, else 0. IMAGE_SIZES follows from the header.
 
     Returns:
       The bytes before the first frame.
@@ -158,8 +163,10 @@ def pack_header(header: Header, flags: int = 0) -> bytes:
     49
     """
     version = header.version
+    flags |= 0 if header.original is None else IMAGE_SIZES
     parts = [MAGIC, bytes([version, flags]), bytes.fromhex(header.family)]
     parts += [pack_varint(size) for size in header.image or (0, 0, 0)]
+    parts += [pack_varint(size) for size in header.original or ()]
     parts.append(bytes([len(header.rates)]))
     for rate in header.rates:
         name = rate.rate_id.encode()
@@ -184,15 +191,18 @@ def read_header(cursor: Cursor) -> tuple[Header, int, int]:
     if version == 0:
         raise cursor.corrupted("format version 0")
     flags = cursor.byte("flags") if 1 < version <= VERSION else 0
-    if version > VERSION or flags & ~FRAME_CHECKS:
+    if version > VERSION or flags & ~_ALL_FLAGS:
         newer = f"version {version}" if version > VERSION else f"flags {flags:#04x}"
         raise NewerVersionError(
             f"format {newer}, this library reads versions 1 … {VERSION} and flags up to "
-            f"{FRAME_CHECKS:#04x}; decode it with the jaxsplit that wrote it, or encode it again"
+            f"{_ALL_FLAGS:#04x}; decode it with the jaxsplit that wrote it, or encode it again"
         )
     family = cursor.take(_FINGERPRINT_BYTES, "family fingerprint").hex()
     try:
         sizes = _sizes(cursor, "image shape") if version > 1 else (0, 0, 0)
+        original = None
+        if flags & IMAGE_SIZES:
+            original = cursor.varint("image size"), cursor.varint("image size")
         rates = []
         for _ in range(cursor.byte("number of rates")):
             rate_id = cursor.take(cursor.byte("rate id"), "rate id").decode()
@@ -200,7 +210,7 @@ def read_header(cursor: Cursor) -> tuple[Header, int, int]:
             shape = _sizes(cursor, "latent shape")
             levels = cursor.byte("number of levels") if version > _WITHOUT_LEVELS else 1
             rates.append(RateInfo(rate_id, tables, shape, levels))
-        header = Header(family, tuple(rates), sizes if any(sizes) else None)
+        header = Header(family, tuple(rates), sizes if any(sizes) else None, original)
     except (ConfigError, UnicodeDecodeError) as error:
         raise cursor.corrupted(f"its header is invalid, {error}") from error
     return header, version, flags

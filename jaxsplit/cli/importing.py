@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from jaxsplit.cli import arguments as cli
 from jaxsplit.errors import ConfigError
 from jaxsplit.io.files import as_text, read_file
+
+if TYPE_CHECKING:
+    from jaxsplit.tasks import Classification, Segmentation
 
 _CLASSES = "names of the classes, one a line (default: those of ImageNet, or numbers)"
 _SIDE = "shorter side of an image before the crop (default: that of the published weights)"
@@ -20,7 +24,7 @@ _PUBLISHED = "with classification.json, segmentation.json and the weights they n
 @cli.command(
     "import backbone",
     cli.argument("name", "NAME", "a network, such as resnet50"),
-    cli.argument("file", "FILE", "safetensors, torch or npz", Path),
+    cli.argument("file", "FILE", "safetensors, torch, npz or tflite", Path),
     cli.output_option("OUT.safetensors"),
     cli.argument("--classes", "FILE", _CLASSES, Path),
     cli.argument("--resize", "N", _SIDE, int),
@@ -28,7 +32,6 @@ _PUBLISHED = "with classification.json, segmentation.json and the weights they n
 def import_backbone(options: argparse.Namespace) -> None:
     """Convert weights to safetensors."""
     from jaxsplit import networks
-    from jaxsplit.tasks import Classification
     from jaxsplit.weights.load import load_backbone
 
     cli.check_suffix(options.output, networks.SUFFIX)
@@ -41,7 +44,10 @@ def import_backbone(options: argparse.Namespace) -> None:
                 f"{options.classes} names {len(names)} classes, but {options.file} has "
                 f"{len(backbone.class_names)}"
             )
-        backbone = dataclasses.replace(backbone, task=Classification(names))
+        # Weights of other packages have no other tasks.
+        known = cast("Classification | Segmentation", backbone.task)
+        task = dataclasses.replace(known, class_names=names)
+        backbone = dataclasses.replace(backbone, task=task)
     if options.resize is not None:
         preprocessing = dataclasses.replace(backbone.preprocessing, resize=options.resize)
         backbone = dataclasses.replace(backbone, preprocessing=preprocessing)

@@ -7,14 +7,16 @@ import json
 import shlex
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxsplit.cli import arguments as cli
 from jaxsplit.errors import ConfigError, Interrupted
 from jaxsplit.io.files import as_text, check_writable, delete_whole, write_json
 
 if TYPE_CHECKING:
+    from jaxsplit.train.backbone import BackboneConfig
     from jaxsplit.train.config import CurveConfig
 
 _OUT = "for curve, report and family (default: jaxsplit_quickstart)"
@@ -80,8 +82,17 @@ def train(options: argparse.Namespace) -> None:
             parts = loaded, options.workdir, _repeated(options)
             card = run.run_backbone(*parts, progress, progress.log)
         if distributed.is_first():
-            text = f"top-1 {100 * card['top1']:.2f} % on {card['test_images']} test images"
+            text = f"{_quality_text(loaded, card)} on {card['test_images']} test images"
             cli.show(options, text, card, f"wrote {options.workdir / 'weights.safetensors'}")
+
+
+def _quality_text(config: BackboneConfig, card: Mapping[str, Any]) -> str:
+    """Label and value of the task's quality, such as "top-1 92.57 %"."""
+    from jaxsplit.tasks import CLASSIFICATION_METRICS
+
+    metrics = CLASSIFICATION_METRICS if config.task is None else config.task.make().metrics
+    name, metric = next(iter(metrics.items()))
+    return f"{metric.label} {metric.show(card[name])} {metric.unit}".rstrip()
 
 
 def _repeated(options: argparse.Namespace) -> str:

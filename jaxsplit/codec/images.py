@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,7 +23,14 @@ OneImage = ArrayLike | Image.Image | str | Path | bytes | BinaryIO | Mapping[str
 Images = OneImage | Iterable[OneImage]
 
 
-def network_inputs(images: Images, preprocessing: Preprocessing, name: str) -> np.ndarray:
+class Inputs(NamedTuple):
+    """Images uint8 [N, h, w, channels] as a network takes them, and the (H, W) that each had."""
+
+    images: np.ndarray
+    sizes: list[tuple[int, int]]
+
+
+def network_inputs(images: Images, preprocessing: Preprocessing, name: str) -> Inputs:
     """Converts images to what a network takes, all but the normalization.
 
     An array of the network's own input shape is taken as it is. All others are decoded, converted
@@ -35,15 +42,16 @@ def network_inputs(images: Images, preprocessing: Preprocessing, name: str) -> n
       name: of the network, for errors.
 
     Returns:
-      uint8 [N, h, w, channels]; N is 1 for one image.
+      The images; N is 1 for one image.
 
     Raises:
       FamilyError: arrays of another dtype or with other axes, or no images.
       DataError: an image cannot be read.
 
     >>> grey = Preprocessing((2, 2), 1)
-    >>> network_inputs(np.full((4, 6, 3), 7, np.uint8), grey, "own")[..., 0].tolist()
-    [[[7, 7], [7, 7]]]
+    >>> inputs = network_inputs(np.full((4, 6, 3), 7, np.uint8), grey, "own")
+    >>> inputs.images[..., 0].tolist(), inputs.sizes
+    ([[[7, 7], [7, 7]]], [(4, 6)])
     """
     shape = preprocessing.input_shape
     several: Iterable[object]
@@ -52,28 +60,32 @@ def network_inputs(images: Images, preprocessing: Preprocessing, name: str) -> n
     if hasattr(images, "__array__") and not isinstance(images, Image.Image):
         several = array = _rows(images, preprocessing, name)
         if array.shape[1:] == shape:
-            return array
+            return Inputs(array, [shape[:2]] * len(array))
     elif isinstance(images, Image.Image | str | Path | bytes | Mapping):
         several = [images]
     else:
         several = _iterated(images, name)
-    found = []
+    found, sizes = [], []
     for number, one in enumerate(several):
         try:
-            found.append(_input(one, preprocessing, name))
+            pixels, size = _input(one, preprocessing, name)
+            found.append(pixels)
+            sizes.append(size)
         except (FamilyError, DataError) as error:
             if several is not images:  # an array, or one image, which is named
                 raise
             raise type(error)(f"image {number}: {error}") from error
-    return np.array(found, np.uint8).reshape(-1, *shape)
+    return Inputs(np.array(found, np.uint8).reshape(-1, *shape), sizes)
 
 
-def _input(image: object, preprocessing: Preprocessing, name: str) -> np.ndarray:
-    """Returns one image as uint8 [h, w, channels]."""
+def _input(
+    image: object, preprocessing: Preprocessing, name: str
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Returns one image as uint8 [h, w, channels], and the (H, W) that it had."""
     if isinstance(image, Mapping) and "image" in image:
         image = image["image"]
     if isinstance(image, Image.Image | str | Path | bytes):
-        return preprocessing.apply(decode_image(image))
+        return _applied(decode_image(image), preprocessing)
     if not hasattr(image, "__array__"):
         raise FamilyError(f"it is a {type(image).__name__}; {_expected(name)}")
     rows = _rows(image, preprocessing, name)
@@ -81,10 +93,16 @@ def _input(image: object, preprocessing: Preprocessing, name: str) -> np.ndarray
         raise FamilyError(f"it is {len(rows)} images of {rows.shape[1:]}; give each of them alone")
     pixels: np.ndarray = rows[0]
     if pixels.shape == preprocessing.input_shape:
-        return pixels
+        return pixels, preprocessing.size
     if pixels.shape[2] == 4:
         pixels = decode_image(Image.fromarray(pixels))
-    return preprocessing.apply(pixels)
+    return _applied(pixels, preprocessing)
+
+
+def _applied(
+    pixels: np.ndarray, preprocessing: Preprocessing
+) -> tuple[np.ndarray, tuple[int, int]]:
+    return preprocessing.apply(pixels), (pixels.shape[0], pixels.shape[1])
 
 
 def _rows(images: object, preprocessing: Preprocessing, name: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from jaxsplit import bitstream, networks
 from jaxsplit.bitstream.header import MAGIC
 from jaxsplit.codec.runtime import RateRuntime, Runtime, check_symbols, put_used
 from jaxsplit.codec.unit_programs import outputs_program
+from jaxsplit.data.placement import Placement
 from jaxsplit.errors import BitstreamError, FamilyError
 from jaxsplit.networks.inference import in_batches
 from jaxsplit.split import Split
@@ -95,6 +96,24 @@ class Receiver(Runtime):
 
     __call__ = decode
 
+    def placements(self, frames: Frames) -> list[Placement]:
+        """Returns where images lie in the network's input, for maps of their own sizes.
+
+        Args:
+          frames: as in `decode`.
+
+        Returns:
+          For each frame the geometry of its image, for `Task.show`; where the frame has no size,
+          that of an image of the network's input.
+        """
+        found = []
+        for frame in map(self._unpacked, _listed(frames)):
+            preprocessing = self.backbone.preprocessing
+            size = frame.size or self.header.original or preprocessing.size
+            whole = size == preprocessing.size
+            found.append(Placement.whole(size) if whole else preprocessing.placement(size))
+        return found
+
     def symbols(self, frames: Frames, rate_id: str | float) -> np.ndarray:
         """Decodes frames of one rate to the symbols that were sent.
 
@@ -172,6 +191,13 @@ class Receiver(Runtime):
 
     def _open(self, frame: bytes | bitstream.Frame) -> tuple[RateRuntime, np.ndarray]:
         """Returns the rate and the symbols of one frame."""
+        frame, count = self._unpacked(frame), self.header.n_rates
+        if not 0 <= frame.rate_index < count:
+            raise BitstreamError(f"a frame of rate {frame.rate_index}, expected 0 … {count - 1}")
+        rate = self._rate_at(frame.rate_index)
+        return rate, rate.coder.decode(frame.payload, rate.latent_shape[:2])
+
+    def _unpacked(self, frame: bytes | bitstream.Frame) -> bitstream.Frame:
         count, version = self.header.n_rates, self.header.version
         if not isinstance(frame, bitstream.Frame):
             if not isinstance(frame, _BYTES):
@@ -182,16 +208,14 @@ class Receiver(Runtime):
                     "receiver(jaxsplit.bitstream.Reader(open(path, 'rb')))"
                 )
             size = len(frame)
-            frame, end = bitstream.unpack_frame(bytes(frame), count, version=version)
+            sized = self.header.original is not None
+            frame, end = bitstream.unpack_frame(bytes(frame), count, version=version, sized=sized)
             if end != size:
                 raise BitstreamError(
                     f"a frame of {end} bytes is followed by {size - end} more: it is damaged, or "
                     "another family's"
                 )
-        if not 0 <= frame.rate_index < count:
-            raise BitstreamError(f"a frame of rate {frame.rate_index}, expected 0 … {count - 1}")
-        rate = self._rate_at(frame.rate_index)
-        return rate, rate.coder.decode(frame.payload, rate.latent_shape[:2])
+        return frame
 
     def predict(self, symbols: np.ndarray, rate_id: str | float) -> Outputs:
         """Runs decoder and tail on symbols, without any bytes.

@@ -126,7 +126,8 @@ class Runtime:
         else:
             shape, tables = self._rates[0].latent_shape, self._levels.tables
             rates = [RateInfo("levels", tables.fingerprint, shape, len(tables))]
-        return Header(self.family.fingerprint, tuple(rates), image)
+        original = image[:2] if self.backbone.task.has_maps else None
+        return Header(self.family.fingerprint, tuple(rates), image, original)
 
     def _made(self, index: int, rate: FamilyRate) -> RateRuntime:
         split = make_split(self.backbone, self.family.cut, rate.spec)

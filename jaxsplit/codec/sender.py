@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import jax
 import numpy as np
 
 from jaxsplit import _moved, bitstream, networks
-from jaxsplit.codec.images import Images, network_inputs
+from jaxsplit.codec.images import Images, Inputs, network_inputs
 from jaxsplit.codec.rate_control import check_budget, check_over_budget, rates_for
 from jaxsplit.codec.runtime import RateRuntime, Runtime, check_symbols, put_used
 from jaxsplit.codec.unit_programs import latents_program, levels_program, symbols_program
@@ -76,7 +76,8 @@ class Sender(Runtime):
 
         Returns:
           N frames, in the order of the images; one for one image. A frame is all that is sent for
-          an image.
+          an image. Where the task has maps, about five bytes of it are the image's size, unless
+          that is the network's.
 
         Raises:
           ConfigError: none or several are given, or a value is impossible.
@@ -88,12 +89,14 @@ class Sender(Runtime):
         check_over_budget(over_budget)
         names = rates_for(self.family, rate, max_bytes, quality, self.backbone.task)
         rates = [self.family.index(name) for name in names]
-        images = self._inputs(images)
+        inputs = self._inputs(images)
         if max_bytes is None:
-            one = self._rate_at(rates[0])
-            return self._frames(self._quantize(images, one, self._head), [one] * len(images))
+            one, count = self._rate_at(rates[0]), len(inputs.images)
+            symbols = self._quantize(inputs.images, one, self._head)
+            return self._frames(symbols, [one] * count, inputs.sizes)
         find = self._best_of if self._levels is None else self._best_levels
-        frames = find(self.features(images), rates, max_bytes)  # the head runs once
+        features = self.features(inputs.images)  # the head runs once
+        frames = find(features, inputs.sizes, rates, max_bytes)
         if over_budget == "error":
             check_budget(frames, max_bytes)
         return frames
@@ -114,12 +117,25 @@ class Sender(Runtime):
         check_symbols(symbols, rate.latent_shape, rate.rate_id)
         return self._frames(symbols, [rate] * len(symbols))
 
-    def _frames(self, symbols: np.ndarray, rates: Iterable[RateRuntime]) -> list[bytes]:
-        """Codes the symbols of images, each at its rate."""
+    def _frames(
+        self,
+        symbols: np.ndarray,
+        rates: Iterable[RateRuntime],
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[bytes]:
+        """Codes the symbols of images, each at its rate; sizes are those of maps of the images."""
+        original = self.header.original
+        known = sizes if sizes is not None and original is not None else [original] * len(symbols)
         count, version = self.header.n_rates, self.header.version
         return [
-            bitstream.pack_frame(rate.coder.encode(one), rate.index, count, version)
-            for one, rate in zip(symbols, rates, strict=True)
+            bitstream.pack_frame(
+                rate.coder.encode(one),
+                rate.index,
+                count,
+                version,
+                None if size == original else size,
+            )
+            for one, rate, size in zip(symbols, rates, known, strict=True)
         ]
 
     def symbols(self, images: Images, rate_id: str | float) -> np.ndarray:
@@ -135,7 +151,7 @@ class Sender(Runtime):
         Raises:
           FamilyError, DataError: as in `encode`, or a latent that is not finite.
         """
-        return self._quantize(self._inputs(images), self._rate(rate_id), self._head)
+        return self._quantize(self._inputs(images).images, self._rate(rate_id), self._head)
 
     def warm_up(self) -> Self:
         """Compiles all that a first call needs, for every rate, by encoding blank images.
@@ -166,7 +182,7 @@ class Sender(Runtime):
         Returns:
           Features at the cut, float32 arrays [N, …].
         """
-        return in_batches(self._head, self._inputs(images), self.batch_size)
+        return in_batches(self._head, self._inputs(images).images, self.batch_size)
 
     def quantize(self, features: Features, rate_id: str | float) -> np.ndarray:
         """Runs the encoder and rounds.
@@ -201,7 +217,7 @@ class Sender(Runtime):
         """
         if self._levels is None:
             raise FamilyError("the rates are units of their own: they share no latents")
-        return self._latents(self._inputs(images), self._head)
+        return self._latents(self._inputs(images).images, self._head)
 
     def level_symbols(self, latents: Latents, level: int) -> np.ndarray:
         """Computes the symbols of a level.
@@ -230,7 +246,9 @@ class Sender(Runtime):
         images = jax.ShapeDtypeStruct(image, np.uint8)
         return put_used(self._head_program.trace, self.backbone.variables, images)
 
-    def _best_of(self, features: Features, rates: list[int], max_bytes: int) -> list[bytes]:
+    def _best_of(
+        self, features: Features, sizes: list[tuple[int, int]], rates: list[int], max_bytes: int
+    ) -> list[bytes]:
         """Returns each image's frame at the first rate where it is short enough."""
         shortest: dict[int, bytes] = {}  # frame of each image
         count = len(jax.tree.leaves(features)[0])
@@ -239,7 +257,7 @@ class Sender(Runtime):
             rate = self._rate_at(index)
             some = jax.tree.map(operator.itemgetter(left), features)
             symbols = self._quantize(some, rate, lambda batch: batch)
-            frames = self._frames(symbols, [rate] * len(left))
+            frames = self._frames(symbols, [rate] * len(left), [sizes[i] for i in left])
             for image, frame in zip(left, frames, strict=True):
                 shortest[image] = min(shortest.get(image, frame), frame, key=len)
             left = [image for image in left if len(shortest[image]) > max_bytes]
@@ -247,7 +265,9 @@ class Sender(Runtime):
                 break
         return [shortest[image] for image in range(count)]
 
-    def _best_levels(self, features: Features, levels: list[int], max_bytes: int) -> list[bytes]:
+    def _best_levels(
+        self, features: Features, sizes: list[tuple[int, int]], levels: list[int], max_bytes: int
+    ) -> list[bytes]:
         """Returns each image's frame at the highest level where it is short enough, by bisection.
 
         Where none of those tried is, the shortest of them, the lowest level among equals.
@@ -260,7 +280,8 @@ class Sender(Runtime):
             tried = (fits[left] + exceeds[left]) // 2
             some = jax.tree.map(operator.itemgetter(left), latents)
             symbols = self._at_levels(some, tried)
-            frames = self._frames(symbols, map(self._rate_at, tried.tolist()))
+            own = [sizes[i] for i in left.tolist()]
+            frames = self._frames(symbols, map(self._rate_at, tried.tolist()), own)
             for image, level, frame in zip(left.tolist(), tried, frames, strict=True):
                 is_short = len(frame) <= max_bytes
                 (fits if is_short else exceeds)[image] = level
@@ -294,7 +315,7 @@ class Sender(Runtime):
             raise _not_finite("the family")
         return symbols
 
-    def _inputs(self, images: Images) -> np.ndarray:
+    def _inputs(self, images: Images) -> Inputs:
         return network_inputs(images, self.backbone.preprocessing, self.backbone.name)
 
     def _head(self, images: np.ndarray) -> Features:

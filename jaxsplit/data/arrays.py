@@ -1,4 +1,4 @@
-"""Images and labels in memory as a source."""
+"""Images and labels, or masks, in memory as a source."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from jaxsplit.errors import DataError
 __all__ = ["AnySource", "as_source", "from_arrays"]
 
 ImagesLike = ArrayLike | Sequence[ArrayLike]
-#: Images: a name as `open_source` takes it, a folder, a source, (images, labels), or images alone.
-AnySource = str | Path | Source | tuple[ImagesLike, ArrayLike | None] | ImagesLike
+#: Images: a name as `open_source` takes it, a folder, a source, (images, labels or masks), or
+#: images alone.
+AnySource = str | Path | Source | tuple[ImagesLike, ImagesLike | None] | ImagesLike
 
 
 #: Name of a source of arrays.
@@ -30,9 +31,15 @@ class ArrayRecords:
     """Images in memory, see `sources.Records`."""
 
     def __init__(
-        self, images: Sequence[np.ndarray], labels: np.ndarray, class_names: tuple[str, ...]
+        self,
+        images: Sequence[np.ndarray],
+        labels: np.ndarray,
+        class_names: tuple[str, ...],
+        masks: Sequence[np.ndarray] = (),
     ) -> None:
-        self._images, self.labels, self.class_names = images, labels, class_names
+        self._images, self.labels, self._masks = images, labels, masks
+        self.class_names = () if masks else class_names
+        self.mask_classes = class_names if masks else ()
 
     def __len__(self) -> int:
         return len(self._images)
@@ -41,7 +48,7 @@ class ArrayRecords:
     def identity(self) -> str:
         """A digest of all images and labels."""
         digest = hashlib.sha256(self.labels.astype("<i4").tobytes())
-        for image in self._images:
+        for image in (*self._images, *self._masks):
             digest.update(f"{image.shape}".encode())
             digest.update(np.ascontiguousarray(image).data)
         return f"arrays {digest.hexdigest()}"
@@ -53,12 +60,16 @@ class ArrayRecords:
 
     def examples(self, indices: Sequence[int]) -> Iterable[Example]:
         """Yields the example of each index."""
-        return (Example(image=self._images[i], label=int(self.labels[i])) for i in indices)
+        for i in indices:
+            example = Example(image=self._images[i], label=int(self.labels[i]))
+            if self._masks:
+                example["mask"] = self._masks[i]
+            yield example
 
 
 def from_arrays(
     images: ImagesLike,
-    labels: ArrayLike | None = None,
+    labels: ImagesLike | None = None,
     class_names: Sequence[str] = (),
 ) -> Source:
     """Makes a source of images in memory, to train on or to evaluate with.
@@ -66,8 +77,10 @@ def from_arrays(
     Args:
       images: uint8 [N, H, W, 1 or 3] or, of grey images, [N, H, W]; or N arrays of other sizes.
         One array [H, W, 1, 3 or 4] without a label for each row is refused: it is one image.
-      labels: int [N], indices into class_names; None: the images have no labels.
-      class_names: of the labels, as the network has them; default: their numbers.
+      labels: int [N], indices into class_names; or segmentation masks, uint8 [N, H, W] or N arrays
+        [H, W] of such indices, 255 for pixels that count nowhere. None: the images have neither.
+      class_names: of the indices, as the network has them; default: their numbers, and of masks
+        none.
 
     Returns:
       The source. It reads the arrays themselves: don't change them.
@@ -91,11 +104,14 @@ def from_arrays(
         raise DataError("there are no images; expected at least one")
     if labels is None:
         return Source(ARRAYS, "all", ArrayRecords(each, np.full(len(each), -1, np.int32), ()))
+    if (masks := _masks(labels, each)) is not None:
+        nowhere = np.zeros(len(each), np.int32)
+        return Source(ARRAYS, "all", ArrayRecords(each, nowhere, tuple(class_names), masks))
     known = np.asarray(labels)
     if known.shape != (len(each),) or not np.issubdtype(known.dtype, np.integer):
         raise DataError(
             f"labels are {known.dtype} {known.shape}; expected an integer for each of the "
-            f"{len(each)} images: the index of its class"
+            f"{len(each)} images: the index of its class; or a mask uint8 [H, W] for each"
         )
     names = tuple(class_names) or tuple(map(str, range(int(known.max()) + 1)))
     if known.min() < 0 or known.max() >= len(names):
@@ -130,15 +146,33 @@ def as_source(data: AnySource, class_names: Sequence[str] = ()) -> Source:
             f"data is a {type(data).__name__}; expected a name such as folder:PATH, a source of "
             "jaxsplit.open_source, or arrays (images, labels)"
         )
-    known = cast("tuple[ImagesLike, ArrayLike | None]", (images, labels))
+    known = cast("tuple[ImagesLike, ImagesLike | None]", (images, labels))
     return from_arrays(*known, class_names)
 
 
-def _is_one(shape: tuple[int, ...], labels: ArrayLike | None) -> bool:
+def _is_one(shape: tuple[int, ...], labels: ImagesLike | None) -> bool:
     """Returns whether an array of this shape is one image: its last axis looks like channels."""
     if len(shape) != 3 or shape[2] not in (1, 3, 4):
         return False
-    return labels is None or np.shape(labels) != shape[:1]  # a label for each: grey images
+    if labels is None:
+        return True
+    first = [np.ndim(one) for one in labels] if isinstance(labels, Sequence | np.ndarray) else []
+    return first != [0] * shape[0]  # a label for each: grey images
+
+
+def _masks(labels: ImagesLike, images: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+    """Returns segmentation masks [H, W] of the images' sizes; None where labels are none."""
+    several = labels if isinstance(labels, Sequence | np.ndarray) else ()
+    masks = [np.asarray(one) for one in several]
+    if not masks or masks[0].ndim != 2:
+        return None
+    sizes = [image.shape[:2] for image in images]
+    if [one.shape for one in masks] != sizes or any(one.dtype != np.uint8 for one in masks):
+        raise DataError(
+            f"masks are {len(masks)} arrays, the first {masks[0].dtype} {masks[0].shape}; expected "
+            f"uint8 [H, W] of the size of each of the {len(images)} images, the first {sizes[0]}"
+        )
+    return masks
 
 
 def _image(image: ArrayLike) -> np.ndarray:

@@ -50,8 +50,8 @@ def open_records(path: str, split: str | None) -> tuple["FolderRecords", str]:
 def _open(root: Path, name: str, split: str | None) -> tuple["FolderRecords", str]:
     if not root.is_dir():
         raise DataError(f"{name}: no such folder; check the path")
-    below = {folder.name: _subfolders(folder) for folder in _subfolders(root)}
-    labelled = any(_list(root / one)[0] for one in below)
+    below = {folder.name: subfolders(folder) for folder in subfolders(root)}
+    labelled = any(list_images(root / one)[0] for one in below)
     flat, part = False, (0, 100)
     if any(below.values()) and not labelled:
         split = choose_split(split, list(below), name)
@@ -59,23 +59,31 @@ def _open(root: Path, name: str, split: str | None) -> tuple["FolderRecords", st
         # A split may lack classes of another, so labels count the classes of all splits.
         classes = sorted({folder.name for folders in below.values() for folder in folders})
     else:
-        flat = not labelled and bool(_list(root)[0])
+        flat = not labelled and bool(list_images(root)[0])
         if not below and not flat:
             raise DataError(f"{name} has no images, expected [split/]class/image files")
-        if split in _PARTS:
-            part = _PARTS[split]
-            warn_once(
-                f"parts of {root}",
-                f"{name} has no splits: {split} is {part[0]} % to {part[1]} % of every class, by "
-                "file name; name another part, such as all[:80%], or make a folder for each split",
-            )
-        else:
-            split = choose_split(split, ["all"], name)
-        top, inside, classes = root, _subfolders(root), list(below)
+        split, part = choose_part(split, root, name)
+        top, inside, classes = root, subfolders(root), list(below)
     listings = [folder / "classes.txt" for folder in (root, top)]
     if listing := next(filter(Path.is_file, listings), None):
-        classes = _read_classes(listing, {folder.name for folder in inside})
+        classes = read_classes(listing, {folder.name for folder in inside})
     return FolderRecords(name, top, [] if flat else classes, part), split
+
+
+def choose_part(split: str | None, root: Path, name: str) -> tuple[str, tuple[int, int]]:
+    """Returns the name of a part of a folder without splits, and what it has, in percent.
+
+    Warns once of each folder where it is a part.
+    """
+    if split not in _PARTS:
+        return choose_split(split, ["all"], name), (0, 100)
+    part = _PARTS[split]
+    warn_once(
+        f"parts of {root}",
+        f"{name} has no splits: {split} is {part[0]} % to {part[1]} % of every class, by "
+        "file name; name another part, such as all[:80%], or make a folder for each split",
+    )
+    return split, part
 
 
 class FolderRecords:
@@ -89,14 +97,14 @@ class FolderRecords:
         self._top = top
         self._files: list[str] = []  # below top: paths would take more memory
         labels: list[int] = []
-        left_out = [file for file, *_ in _list(top)[0]] if class_names else []
+        left_out = [file for file, *_ in list_images(top)[0]] if class_names else []
         digest, listing = hashlib.sha256(), hashlib.sha256()
         folders = [(i, _folder_name(one), one) for i, one in enumerate(class_names)]
         for label, below, class_name in folders or [(-1, ".", "")]:
             folder = top / below
             if not folder.is_dir():
                 continue
-            files, others = _list(folder)
+            files, others = list_images(folder)
             left_out += [f"{below}/{other}" for other in others]
             if not files:
                 what = f"class {class_name!r} has no images ({', '.join(FORMATS)}) in {folder}"
@@ -129,12 +137,13 @@ def _folder_name(class_name: str) -> str:
     return class_name.replace("/", "_")
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """Lists the folders in a folder, without hidden ones."""
     folders = (entry for entry in folder.iterdir() if entry.is_dir())
     return sorted(f for f in folders if not f.name.startswith(".") and f.name not in _NO_CLASSES)
 
 
-def _list(folder: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
+def list_images(folder: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
     """Lists (name, bytes, modification time in ns) of the images, and other names; none hidden."""
     images, others = [], []
     with os.scandir(folder) as entries:
@@ -158,7 +167,8 @@ def _left_out(name: str, left_out: list[str], count: int) -> str:
     )
 
 
-def _read_classes(listing: Path, present: set[str]) -> list[str]:
+def read_classes(listing: Path, present: set[str]) -> list[str]:
+    """Returns the names in a classes.txt; a DataError if it lacks one of the folders `present`."""
     # Bytes that are no UTF-8 are kept, as in the names of folders.
     lines = listing.read_text("utf-8-sig", "surrogateescape").splitlines()
     names = [line.strip() for line in lines if line.strip()]

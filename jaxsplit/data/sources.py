@@ -2,7 +2,8 @@
 
 - `embedded`: 6,000 + 2,000 images of Fashion-MNIST, included in the package
 - `tfds:NAME[/CONFIG][:VERSION]`: any TFDS dataset prepared as array_record
-- `folder:PATH`: image files in `[split/]class/`, or without labels in the folder itself
+- `folder:PATH`: image files in `[split/]class/`, or without labels in the folder itself; or
+  `images/[split/]` with segmentation masks in `masks/[split/]`
 """
 
 import functools
@@ -15,7 +16,7 @@ from typing import Protocol, overload
 import numpy as np
 
 from jaxsplit import _moved
-from jaxsplit.data import folder, tfds_records
+from jaxsplit.data import folder, masks, tfds_records
 from jaxsplit.data.splits import parse_split, part_of, spread
 from jaxsplit.data.targets import Example
 from jaxsplit.errors import DataError, did_you_mean, escaped
@@ -30,7 +31,8 @@ class Records(Protocol):
     """Protocol of a kind of source: all examples of a split, by index.
 
     `labels` are the classes over which a part of the examples is balanced: -1 where images have no
-    targets, all 0 where targets are not classes.
+    targets, all 0 where targets are not classes. Records of masks may have `mask_classes`, the
+    names of the indices in them.
     """
 
     class_names: tuple[str, ...]
@@ -93,6 +95,9 @@ class Source:
     def __init__(self, name: str, split: str, records: Records, keep: np.ndarray | None = None):
         self.name, self.split, self.class_names = as_text(name), as_text(split), records.class_names
         check_class_names(self.class_names)
+        #: Names of the indices in segmentation masks; empty where they are not known.
+        self.mask_classes: tuple[str, ...] = getattr(records, "mask_classes", ())
+        check_class_names(self.mask_classes)
         self._records, self._is_part = records, keep is not None
         self.keep = np.arange(len(records)) if keep is None else keep
 
@@ -156,13 +161,19 @@ class Source:
         """Raises a DataError if the images have no labels."""
         if not self.labelled:
             raise DataError(
-                f"{self.name} has no labels, which are needed here: make a folder for each class"
+                f"{self.name} has no labels, which are needed here: make a folder for each class, "
+                "or for masks the folders images and masks"
             )
 
     @property
     def labelled(self) -> bool:
         """True if the images have labels; those of a folder without class folders have none."""
         return not len(self) or self.labels[0] >= 0
+
+    @functools.cached_property
+    def has_masks(self) -> bool:
+        """True if the images have segmentation masks; decodes the first image."""
+        return len(self) > 0 and "mask" in self[0]
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -223,7 +234,7 @@ def open_source(
         records, split = tfds_records.open_records(rest, split, data_dir)
         name = records.title
     elif scheme == "folder" and rest:
-        records, split = folder.open_records(rest, split)
+        records, split = _open_folder(rest, split)
     else:
         near = did_you_mean(name, ("embedded", "tfds:", "folder:"))
         near = f"; did you mean folder:{name}?" if Path(name).is_dir() else near
@@ -238,6 +249,17 @@ def open_source(
         if not len(source):
             raise DataError(f"{name} has no image in {split}; take a wider range")
     return source.take(max_samples)
+
+
+def _open_folder(path: str, split: str | None) -> tuple[Records, str]:
+    """Opens one split of a folder of classes, or of images and masks."""
+    root = Path(path).expanduser()
+    if not masks.has_masks(root):
+        return folder.open_records(path, split)
+    try:
+        return masks.open_records(root, f"folder:{path}", split)
+    except OSError as error:
+        raise DataError(f"cannot read folder:{path}: {error}") from error
 
 
 def portable_name(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -14,13 +15,15 @@ from jaxsplit.io.identity import identity
 
 
 class Example(TypedDict):
-    """An image, uint8 [H, W, C], with its class if it has one.
+    """An image, uint8 [H, W, C], with its class or its mask if it has one.
 
-    Own records may add what the targets of their task are read from, such as a mask [H, W].
+    Own records may add what the targets of their task are read from.
     """
 
     image: np.ndarray
     label: NotRequired[int]  # an index into the source's class names, -1 without one
+    # Class indices uint8 [H, W], or the PNG file of them, see `masks.decode_mask`.
+    mask: NotRequired[np.ndarray | Path | bytes]
 
 
 class TargetReader(abc.ABC):

@@ -22,6 +22,10 @@ from jaxsplit.data.targets import Example
 from jaxsplit.errors import DataError
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+# Names of features that hold masks of class indices, where they aren't the supervised target.
+_MASK_NAME = re.compile("mask|segmentation|annotation")
+_Picture = bytes | np.ndarray
+_Read = tuple[_Picture, int, _Picture | None]  # image, label, mask
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -104,15 +108,19 @@ class PreparedRecords:
         from tensorflow_datasets import features
 
         keys: tuple[str, str] = builder.info.supervised_keys or ("image", "label")
-        self._image, self._label = keys
         known = dict(builder.info.features.items())
-        image, label = map(known.get, keys)
-        if not isinstance(image, features.Image) or not isinstance(label, features.ClassLabel):
+        pictures = [key for key, one in known.items() if isinstance(one, features.Image)]
+        self._mask = next((key for key in pictures if _holds_masks(key, known[key], keys)), None)
+        self._image = next((key for key in (keys[0], *pictures) if key != self._mask), keys[0])
+        self._label = keys[1] if isinstance(known.get(keys[1]), features.ClassLabel) else None
+        if self._image not in pictures or self._label is self._mask is None:
             raise DataError(
-                f"{name} has the features {', '.join(known)}, expected an image and a class label; "
-                "use a dataset for image classification"
+                f"{name} has the features {', '.join(known)}, expected an image, and a class label "
+                "or a mask of class indices; use a dataset for image classification or segmentation"
             )
-        self.class_names = tuple(map(str, label.names))
+        label = known[self._label] if self._label else None
+        self.class_names = () if label is None else tuple(map(str, label.names))
+        self.mask_classes = _names_of_indices(known.get(self._mask))
         self.title = name
         self._name = f"{name}, split {split}"
         # Serialized records, before TFDS's decoding.
@@ -130,32 +138,61 @@ class PreparedRecords:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """int32 [N], read without decoding an image."""
+        if self._label is None:
+            return np.zeros(len(self), np.int32)
         chunks = (range(i, min(i + 1024, len(self))) for i in range(0, len(self), 1024))
-        return np.array([label for c in chunks for _, label in self._read(c)], np.int32)
+        return np.array([label for c in chunks for _, label, _ in self._read(c)], np.int32)
 
     def examples(self, indices: Sequence[int]) -> Iterator[Example]:
-        """Yields the example of each index; images are uint8 [H, W, C]."""
-        for index, (image, label) in zip(indices, self._read(indices), strict=True):
+        """Yields the example of each index; images are uint8 [H, W, C], masks [H, W] or encoded."""
+        for index, (image, label, mask) in zip(indices, self._read(indices), strict=True):
             if isinstance(image, bytes):
                 image = decode_image(image, f"example {index} of {self._name}")
-            yield Example(image=image, label=label)
+            example = Example(image=image, label=label)
+            if mask is not None:
+                example["mask"] = mask if isinstance(mask, bytes) else mask[..., 0]
+            yield example
 
-    def _read(self, indices: Sequence[int]) -> list[tuple[bytes | np.ndarray, int]]:
+    def _read(self, indices: Sequence[int]) -> list[_Read]:
         from tensorflow_datasets.proto import tf_example_pb2
 
         try:
             if _is_mock(self._records):  # gives decoded examples
                 examples = [self._records[index] for index in indices]
-                return [(one[self._image], int(one[self._label])) for one in examples]
+                return [
+                    (
+                        one[self._image],
+                        int(one[self._label]) if self._label else 0,
+                        one[self._mask] if self._mask else None,
+                    )
+                    for one in examples
+                ]
             # In one call: single reads cost as much as decoding small images.
             records = map(tf_example_pb2.Example.FromString, self._records.__getitems__(indices))
             fields = [record.features.feature for record in records]
             return [
-                (one[self._image].bytes_list.value[0], one[self._label].int64_list.value[0])
+                (
+                    one[self._image].bytes_list.value[0],
+                    one[self._label].int64_list.value[0] if self._label else 0,
+                    one[self._mask].bytes_list.value[0] if self._mask else None,
+                )
                 for one in fields
             ]
         except Exception as error:  # damaged file: array_record's or protobuf's error
             raise _unreadable(self._name, error) from error
+
+
+def _holds_masks(key: str, feature, supervised: tuple[str, str]) -> bool:
+    """Returns whether an image feature holds masks of class indices."""
+    named = key == supervised[1] or _MASK_NAME.search(key) is not None
+    return feature.shape[-1] == 1 and key != supervised[0] and named
+
+
+def _names_of_indices(feature) -> tuple[str, ...]:
+    """Returns the class names of a mask's feature; none where it doesn't have them."""
+    if not getattr(feature, "num_classes", None):
+        return ()
+    return tuple(map(str, feature.names))
 
 
 def _mocked(name: str, data_dir: Path):

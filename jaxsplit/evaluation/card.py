@@ -17,13 +17,13 @@ import numpy as np
 from jaxsplit import data
 from jaxsplit.data.arrays import ARRAYS
 from jaxsplit.errors import ConfigError, FamilyError
-from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.curve import Curve, described_metrics
 from jaxsplit.evaluation.intervals import Value
 from jaxsplit.evaluation.per_image import PerImage
 from jaxsplit.evaluation.points import RatePoint
 from jaxsplit.family import RateFamily
 from jaxsplit.io.versions import versions
-from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS
+from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric
 
 Family = TypeVar("Family", bound=RateFamily)
 
@@ -73,12 +73,14 @@ def with_measured(family: Family, curve: Curve, seen: PerImage, source: data.Sou
     if source.split != "all":
         images += f" --split {shlex.quote(source.split)}"
     command = f"jaxsplit evaluate --family FAMILY {images} --max-samples {count}"
+    metrics = {one: dataclasses.asdict(metric) for one, metric in curve.metrics.items()}
     evaluation = {
         **({} if source.name == ARRAYS else {"command": command}),  # no command reads arrays
         "data": name,
         "split": source.split,
         "n_images": count,
         **(_metric(f"uncompressed_{curve.quality}", unsplit) if unsplit else {}),
+        **({} if curve.metrics == CLASSIFICATION_METRICS else {"metrics": metrics}),
         "versions": versions(),
         "check": _check(seen),
     }
@@ -91,7 +93,7 @@ def measured_curve(family: RateFamily, name: str) -> Curve:
     A card has no estimated bits: the curve has those of the frames.
 
     Args:
-      family: of classification.
+      family: the rates, measured.
       name: of the family, for errors.
 
     Raises:
@@ -104,7 +106,8 @@ def measured_curve(family: RateFamily, name: str) -> Curve:
     (18.0575, 0.883)
     """
     pixels = math.prod(family.preprocessing.size)
-    quality = next(iter(CLASSIFICATION_METRICS))
+    metrics_of = _stored_metrics(family)
+    quality = next(iter(metrics_of))
     unsplit, points = {}, []
     for rate in family.rates:
         found = rate.measured
@@ -122,7 +125,14 @@ def measured_curve(family: RateFamily, name: str) -> Curve:
         points.append(
             RatePoint(rate.rate_id, rate.lmbda, size, bits, bits / pixels, metrics, count)
         )
-    return Curve(unsplit, points[0].n_images, tuple(points))
+    return Curve(unsplit, points[0].n_images, tuple(points), metrics=metrics_of)
+
+
+def _stored_metrics(family: RateFamily) -> Mapping[str, Metric]:
+    """Returns the metrics of a family's figures; those of a classification where none are named."""
+    evaluation = family.card.get("evaluation")
+    found = evaluation.get("metrics") if isinstance(evaluation, dict) else None
+    return CLASSIFICATION_METRICS if found is None else described_metrics(found)
 
 
 def measured_data(family: RateFamily) -> str | None:

@@ -283,7 +283,9 @@ def _flat(values: Values) -> dict[str, object]:
 
 def _parsed(content: Any) -> Curve:
     check_keys(content, ("uncompressed", "points"), "the file", ("baselines", "origin", "metrics"))
-    metrics = _metrics(content["metrics"]) if "metrics" in content else CLASSIFICATION_METRICS
+    metrics = (
+        described_metrics(content["metrics"]) if "metrics" in content else CLASSIFICATION_METRICS
+    )
     unsplit, baselines = content["uncompressed"], content.get("baselines", {})
     origin, values = content.get("origin"), _taken(unsplit, metrics)
     check_keys(unsplit, ("n_images",), "uncompressed")
@@ -301,8 +303,8 @@ def _parsed(content: Any) -> Curve:
     )
 
 
-def _metrics(found: Any) -> dict[str, Metric]:
-    """Returns the metrics that a file describes."""
+def described_metrics(found: Any) -> dict[str, Metric]:
+    """Returns the metrics that a file describes; a ConfigError if it doesn't."""
     if not isinstance(found, dict) or not found:
         raise ConfigError("metrics is not a dict of at least one metric")
     metrics = {name: _record(Metric, entry, f"metrics[{name!r}]") for name, entry in found.items()}

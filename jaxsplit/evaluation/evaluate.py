@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,6 +15,7 @@ from jaxsplit.codec import Receiver, Sender
 from jaxsplit.cost import SplitCost, split_cost
 from jaxsplit.errors import BitstreamError, escaped
 from jaxsplit.evaluation.curve import Curve, Origin
+from jaxsplit.evaluation.drawn import draw
 from jaxsplit.evaluation.image_codecs import check_codec, check_goal, sweep_to
 from jaxsplit.evaluation.intervals import Predictions, measure_outputs
 from jaxsplit.evaluation.per_image import PerImage, Statistics, checksums
@@ -24,7 +26,7 @@ from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.networks.inference import batch_size, in_batches
 from jaxsplit.split import Split, make_split
 from jaxsplit.tasks import AGREEMENT, Classification, Outputs, Task
-from jaxsplit.tasks.task import check_targets
+from jaxsplit.tasks.task import check_targets, reader_of
 from jaxsplit.train import losses
 from jaxsplit.units import UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
@@ -128,18 +130,16 @@ def evaluate_images(
     task, source = backbone.task, data.as_source(source, backbone.class_names)
     check_targets(task, source)
     rates = family.rates if rate_ids is None else family.select(rate_ids).rates
-    goal = compare_at or (None if source.labelled else AGREEMENT)
+    known = task.has_targets(source)
+    goal = compare_at or (None if known else AGREEMENT)
     name, baselines = check_goal(goal, task.quality), tuple(baselines)
-    if name != AGREEMENT and not source.labelled:
-        source.check_labelled()
+    if name != AGREEMENT:
+        check_targets(task, source, needed=True)
     for codec in baselines:
         check_codec(codec)
     log(f"reading {len(source)} images")
-    targets = None
-    if source.labelled:
-        images, targets = data.load_arrays(source, backbone.preprocessing, task.target_reader)
-    else:
-        images, _ = data.load_arrays(source, backbone.preprocessing)
+    images, read = data.load_arrays(source, backbone.preprocessing, reader_of(task, source))
+    targets = read if known else None
     count = len(images)
     size = batch_size(backbone.preprocessing.input_shape, count)
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
@@ -175,7 +175,10 @@ def evaluate_images(
     origin = _origin(backbone, family.cut, source)
     curve = Curve(values, count, tuple(points), swept, origin, task.metrics)
     ids = tuple(rate.rate_id for rate in rates)
-    return curve, _per_image(task, ids, all_lengths, all_measured, targets, unsplit)
+    seen = _per_image(task, ids, all_lengths, all_measured, targets, unsplit)
+    predictions = [one.predicted for one in all_measured]
+    drawn = draw(task, images, unsplit.predicted, ids, all_lengths, predictions)
+    return curve, dataclasses.replace(seen, drawn=drawn)
 
 
 def _origin(backbone: networks.Backbone, cut: str, source: data.Source) -> Origin:

@@ -29,6 +29,7 @@ import numpy as np
 from jaxsplit._moved import renamed_field
 from jaxsplit.errors import ConfigError, DataError, choices
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.drawn import NOTHING, Drawn
 from jaxsplit.io.files import read_file, write_whole
 from jaxsplit.tasks import AGREEMENT, Metric
 
@@ -71,6 +72,7 @@ class PerImage:
       labels: integers [N], the targets likewise; None for images without labels.
       unsplit: integers [N], the predictions of the unsplit network.
       measured: metric → its statistics; empty for top-1, which follows from the predictions.
+      drawn: pictures of a few images, which the file does not have.
 
     Raises:
       ConfigError: shapes don't fit, an array is not of integers, a size is negative, or two rates
@@ -87,6 +89,7 @@ class PerImage:
     labels: np.ndarray | None
     unsplit: np.ndarray
     measured: Mapping[str, Statistics] = field(default_factory=dict)
+    drawn: Drawn = NOTHING
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate_ids", tuple(map(str, self.rate_ids)))

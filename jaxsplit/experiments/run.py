@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import signal
 from collections.abc import Sequence
@@ -180,7 +181,7 @@ def measure(
             "family": family.fingerprint,
             **curve_html.describe_units({rate.rate_id: rate.spec for rate in family.rates}),
         }
-        curve_html.write_report(directory / "report.html", curve, title, described)
+        curve_html.write_report(directory / "report.html", curve, title, described, seen.drawn)
     return Measurement(curve, seen, curve_table.render(curve, curve.baselines, raw, compare_at))
 
 
@@ -213,20 +214,21 @@ def run_backbone(
     Traceback (most recent call last):
     jaxsplit.errors.ConfigError: 100 training examples don't fill one batch of 128; ...
     """
-    test = data.open_source(config.data, split=config.test_split, max_samples=config.max_samples)
+    opened = functools.partial(data.open_source, config.data, max_samples=config.max_samples)
+    opened(split=config.test_split)  # refused before the training
     initial = None if config.initial is None else load_backbone(config.initial)
     variables, measured = train_backbone(config, directory, progress, initial, log)
     if not distributed.is_first():
         return measured
-    source = data.portable_name(config.data)
-    card = {"command": command, "data": source, "seed": config.seed, **measured}
+    source, name = opened(split=config.train_split), data.portable_name(config.data)
+    card = {"command": command, "data": name, "seed": config.seed, **measured}
     delete_whole(directory / "report.json")  # of other weights
     networks.save_backbone(
         directory / "weights.safetensors",
         variables,
         name=config.model,
         preprocessing=config.preprocessing,
-        class_names=test.class_names,
+        task=config.task_for(source),
         card=card,
     )
     write_json(directory / "report.json", card)

@@ -25,7 +25,7 @@ from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.files import parse_json
 from jaxsplit.io.untrusted import check_tensors, finite_floats, quoted
 from jaxsplit.units import BottleneckSpec, Variables
-from jaxsplit.weights import imagenet
+from jaxsplit.weights import defaults, imagenet
 from jaxsplit.weights.formats import read_tensors
 from jaxsplit.weights.name_maps import TORCH_NAMES
 
@@ -33,20 +33,24 @@ from jaxsplit.weights.name_maps import TORCH_NAMES
 @renamed_field("decoder_forms", "decoder_windows")
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A cut of the authors, with the geometry of its units."""
+    """A cut of the authors, with the geometry of its units.
+
+    `leaf` is the array that the units code, of several that cross; the others bypass them.
+    """
 
     cut: str
     shape: tuple[int, int, int]  # of the features
     padding: int  # zeros around the encoder's input
     decoder_windows: Mapping[int, tuple[int, int]]  # stride → kernel and padding
+    leaf: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedNetwork:
     """A network that units were published for; its sites by the authors' names of cuts.
 
-    `deeplabv3_resnet50` is DeepLabV3 on a ResNet-50 with output stride 8, and `aspp.branch1` its
-    branch of dilation 12, which the other four bypass. "US" units were trained without labels.
+    S1 and US1 of `deeplabv3_resnet50` code the branch of dilation 12 alone; the tail needs the
+    other four too. "US" units were trained without labels.
     """
 
     backbone: str
@@ -92,9 +96,9 @@ NETWORKS: Mapping[str, PublishedNetwork] = {
     ),
     "segmentation": PublishedNetwork(
         "deeplabv3_resnet50",
-        dataclasses.replace(_RESNET, size=(513, 513), resize=513),
+        defaults.preprocessing("deeplabv3_resnet50"),
         _sites(
-            Site("aspp.branch1", (65, 65, 256), 0, {6: (5, 0), 8: (9, 0)}),
+            Site("aspp.branches", (65, 65, 256), 0, {6: (5, 0), 8: (9, 0)}, leaf="branch1"),
             Site("stage4.block2", (65, 65, 2048), 0, {4: (5, 0), 6: (5, 0)}),
             Site("stage3.block6", (65, 65, 1024), 0, {4: (5, 0), 6: (5, 0)}),
         ),
@@ -107,10 +111,23 @@ def import_families(
 ) -> dict[str, RateFamily]:
     """Imports published units as families, with the arguments and errors of `read_units`.
 
+    S1 and US1 of the segmentation are left out, and refused if they are asked for: they code one of
+    five arrays that cross, and a family codes all.
+
     Returns:
       The authors' name of a cut → its family, not bound to weights.
     """
     units, network = read_units(folder, task, cut), NETWORKS[task]
+    partial = [name for name in units if network.sites[name].leaf is not None]
+    if partial and (cut is not None or len(partial) == len(units)):
+        site = network.sites[partial[0]]
+        raise ConfigError(
+            f"{partial[0]} codes {site.leaf} alone; what else crosses {site.cut} bypasses it, and "
+            "a family codes all: take read_units, and units.per_tensor with units for the others",
+            shell=f"{partial[0]} codes {site.leaf} alone, but a family codes all that crosses "
+            f"{site.cut}: import S2, US2 or S3",
+        )
+    units = {name: rates for name, rates in units.items() if name not in partial}
     unbound = network.backbone, None, None, network.preprocessing  # no fingerprint, no weights
     return {
         name: RateFamily(*unbound, network.sites[name].cut, tuple(rates))

@@ -10,6 +10,7 @@ import jax
 
 from jaxsplit.errors import ConfigError, choices
 from jaxsplit.networks.convnext import CONVNEXTS, ConvNeXt
+from jaxsplit.networks.deeplab import DEEPLABS, DeepLab
 from jaxsplit.networks.layers import Chain
 from jaxsplit.networks.mobilenet_v3 import MOBILENETS_V3, MobileNetV3
 from jaxsplit.networks.network import LinenNetwork
@@ -26,6 +27,7 @@ _SIZES: tuple[tuple[Callable[..., Chain], Mapping[str, object]], ...] = (
     (MobileNetV3, MOBILENETS_V3),
     (ConvNeXt, CONVNEXTS),
     (VisionTransformer, VISION_TRANSFORMERS),
+    (DeepLab, DEEPLABS),
 )
 _NETWORKS: dict[str, Callable[..., Chain]] = {
     name: functools.partial(module, size=size)
@@ -47,7 +49,12 @@ def names() -> tuple[str, ...]:
 
 
 def create(
-    name: str, num_classes: int, axis_name: str | None = None, *, folded: bool = False
+    name: str,
+    num_classes: int,
+    axis_name: str | None = None,
+    *,
+    folded: bool = False,
+    width: float = 1.0,
 ) -> Chain:
     """Creates the Linen module of a network, without parameters.
 
@@ -55,6 +62,8 @@ def create(
       name: one of `names()`; a ConfigError otherwise.
       num_classes: length of the logits.
       axis_name, folded: see `Chain`.
+      width: multiple of the published channels, see `deeplab.DeepLab`; a ConfigError for a network
+        of one width.
 
     Returns:
       The module, with Flax's `init` and `apply`.
@@ -65,7 +74,12 @@ def create(
     if name not in _NETWORKS:
         listed = choices(name, names())
         raise ConfigError(f"no network is called {name!r}; expected one of {listed}")
-    return _NETWORKS[name](num_classes=num_classes, axis_name=axis_name, folded=folded)
+    make = _NETWORKS[name]
+    if width != 1:
+        if name not in DEEPLABS:
+            raise ConfigError(f"width is {width}; {name} has a width of 1 alone")
+        make = functools.partial(make, width=width)
+    return make(num_classes=num_classes, axis_name=axis_name, folded=folded)
 
 
 def cuts(name: str, input_shape: MapShape = (224, 224, 3)) -> _Shapes:
@@ -79,6 +93,8 @@ def cuts(name: str, input_shape: MapShape = (224, 224, 3)) -> _Shapes:
 
     >>> cuts("resnet50")["stage4.block3"]
     (7, 7, 2048)
+    >>> cuts("deeplabv3_mobilenet_v2", (513, 513, 3))["aspp.branches"]
+    {'branch0': (33, 33, 256), 'pooling': (1, 1, 256)}
     >>> cuts("deit_tiny")["block3"]
     {'class_token': (1, 1, 192), 'patches': (14, 14, 192)}
     """

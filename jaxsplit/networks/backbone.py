@@ -75,9 +75,10 @@ class Backbone:
             raise ConfigError(f"preprocessing is a {kind}; expected a jaxsplit.Preprocessing")
         if not isinstance(self.task, Task):
             object.__setattr__(self, "task", Classification(tuple(self.task)))
-        if isinstance(self.task, Classification):
+        object.__setattr__(self, "task", self.task.fitted(self.preprocessing))
+        if isinstance(self.task, Classification) or (self.task.has_maps and self.class_names):
             logits = count_logits(self.network, self.variables, self.preprocessing.input_shape)
-            check_classes(self.name, logits, self.task)
+            check_classes(self.name, logits, len(self.class_names))
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.preprocessing.input_shape))
@@ -268,7 +269,8 @@ def save_backbone(
     *,
     name: str,
     preprocessing: Preprocessing,
-    class_names: tuple[str, ...],
+    class_names: tuple[str, ...] = (),
+    task: Task | None = None,
     card: Mapping[str, object],
     dtype: str = "float16",
 ) -> None:
@@ -280,7 +282,9 @@ def save_backbone(
       path: file to write; replaced atomically.
       variables: {"params", "batch_stats"}, not folded.
       name: of an included network, or of one that was registered by `register`.
-      preprocessing, class_names, card: as in `Backbone`.
+      preprocessing, card: as in `Backbone`.
+      class_names: of a classification.
+      task: in place of class names.
       dtype: of the stored arrays; they are float32 again when read.
 
     Raises:
@@ -295,8 +299,8 @@ def save_backbone(
     ...     read_backbone(f"{folder}/own.safetensors").card
     {'seed': 0}
     """
-    task = Classification(tuple(class_names))
-    network = registry.find_network(name, len(task.class_names)).network
+    task = task or Classification(tuple(class_names))
+    network = registry.find_network(name, len(getattr(task, "class_names", ()))).network
     backbone = Backbone(name, network, variables, preprocessing, task, "", card)
     values = {name: getattr(backbone, name) for name in backbone_file.BackboneContent._fields}
     content = backbone_file.BackboneContent(**values)

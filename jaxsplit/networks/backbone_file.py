@@ -32,9 +32,11 @@ from jaxsplit.io.untrusted import (
     read_safetensors,
 )
 from jaxsplit.networks.architectures import names
-from jaxsplit.networks.network import Network, Variables, per_image_shapes
+from jaxsplit.networks.layers import Chain
+from jaxsplit.networks.network import LinenNetwork, Network, Variables, per_image_shapes
 from jaxsplit.networks.registry import REGISTERED, Registered, find_network, is_registered
 from jaxsplit.tasks import Classification, Task
+from jaxsplit.tasks.stored import TaskFields, task_fields
 from jaxsplit.trees import Traced
 
 # The entry of the file's metadata that holds what isn't a tensor, as JSON.
@@ -53,11 +55,17 @@ class BackboneContent(NamedTuple):
 
 
 class _Description(TypedDict):
-    """The description of a backbone in its file; a task that is registered has no class names."""
+    """The description of a backbone in its file.
+
+    A classification is stored by its class names, another task of the package by its fields, a
+    registered one by its name.
+    """
 
     name: str
     class_names: NotRequired[tuple[str, ...]]
     task: NotRequired[str]
+    task_fields: NotRequired[TaskFields]
+    width: NotRequired[float]  # of a network that isn't as wide as published
     card: dict[str, object]
     preprocessing: Preprocessing
 
@@ -93,7 +101,7 @@ def write_content(path: Path, content: BackboneContent, dtype: str) -> None:
         raise ConfigError(f"{where}: {what}; a file holds a jaxsplit.Preprocessing")
     classes = getattr(content.task, "class_names", ())
     try:
-        known = find_network(name, len(classes))
+        known = find_network(name, len(classes), width := _width(content.network))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     if content.network.folded:
@@ -103,8 +111,9 @@ def write_content(path: Path, content: BackboneContent, dtype: str) -> None:
     header = {
         "name": name,
         "preprocessing": preprocessing.to_dict(),
-        **_stored_task(content.task, known, name, where),
+        **_stored_task(content, known, where),
         "card": content.card,
+        **({} if width == 1 else {"width": width}),
     }
     try:
         text = json.dumps(header, sort_keys=True)
@@ -113,6 +122,12 @@ def write_content(path: Path, content: BackboneContent, dtype: str) -> None:
         raise ConfigError(f"{where}: its card or description is no JSON: {error}") from error
     arrays = _stored_arrays(variables, known, preprocessing.input_shape, name, dtype, where)
     write_whole(path, safetensors.numpy.save(arrays, {_HEADER: text}), make_folder=True)
+
+
+def _width(network: Network) -> float:
+    """Returns the width of an included network, see `networks.create`."""
+    module = network.module if isinstance(network, LinenNetwork) else None
+    return getattr(module, "width", 1.0) if isinstance(module, Chain) else 1.0
 
 
 def _folded(where: str) -> WeightsError:
@@ -132,10 +147,14 @@ def _another_network(name: str) -> str:
     )
 
 
-def _stored_task(task: Task, known: Registered, name: str, where: str) -> dict[str, object]:
+def _stored_task(content: BackboneContent, known: Registered, where: str) -> dict[str, object]:
+    task, name = content.task, content.name
     if type(task) is Classification:
         return {"class_names": list(task.class_names)}
-    if task != known.task:
+    if (fields := task_fields(task)) is not None:
+        # The name too: earlier versions say that they don't know this task.
+        return {"task": task.name, "task_fields": fields}
+    if known.task is None or task != known.task.fitted(content.preprocessing):
         raise ConfigError(
             f"{where}: its task is a {type(task).__name__}, which is not in the file: call "
             f"jaxsplit.networks.register({name!r}, backbone.network, task=backbone.task)"
@@ -235,7 +254,8 @@ def read_content(path: str | os.PathLike[str]) -> BackboneContent:
         )
         if not header.get("class_names") and "task" not in header:
             raise ConfigError("it has no class names")
-        task = Classification(header.get("class_names", ("",)))
+        fields = header.get("task_fields")
+        task = Classification(header.get("class_names", ("",))) if fields is None else fields.make()
     except (ConfigError, DataError, ValueError) as error:
         raise damaged(
             f"{where} is not a backbone file of jaxsplit ({quoted(str(error), 200)})"
@@ -248,8 +268,13 @@ def read_content(path: str | os.PathLike[str]) -> BackboneContent:
             "that loads the file",
             shell=f"{unknown}: {REGISTERED}",
         )
-    known = find_network(name, len(task.class_names))
-    found = _registered_task(header["task"], known, where) if "task" in header else task
+    try:
+        count = len(getattr(task, "class_names", ()))
+        known = find_network(name, count, header.get("width", 1.0))
+    except ConfigError as error:
+        raise damaged(f"{where}: {error}") from error
+    by_name_alone = "task" in header and fields is None
+    found = _registered_task(header["task"], known, where) if by_name_alone else task
     shapes, tensors = known.variable_shapes(preprocessing.input_shape), read_safetensors(path)
     if shapes is not None:
         expected = {key: leaf.shape for key, leaf in by_name(shapes).items()}

@@ -105,9 +105,11 @@ class Conv(_Layer):
       features: output channels.
       size: side of the kernel.
       stride: of both axes.
-      padding: zeros on every side, or "SAME" as in TensorFlow, see `ops.conv`; None: size // 2.
+      padding: zeros on every side, or "SAME" as in TensorFlow, see `ops.conv`; None: size // 2,
+        times the dilation.
       depthwise: each channel has its own filter; `features` is c.
       bias: add a bias.
+      dilation: distance between the pixels under adjacent weights.
     """
 
     features: int
@@ -116,6 +118,7 @@ class Conv(_Layer):
     padding: str | int | None = None
     depthwise: bool = False
     bias: bool = False
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -124,12 +127,14 @@ class Conv(_Layer):
         bias = None
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        padding = self.size // 2 if self.padding is None else self.padding
+        padding = self.size // 2 * self.dilation if self.padding is None else self.padding
         if _SHAPES_ONLY.get():
-            spare = self.stride - 1 if padding == "SAME" else 2 * int(padding) - self.size
+            reach = self.dilation * (self.size - 1) + 1
+            spare = self.stride - 1 if padding == "SAME" else 2 * int(padding) - reach
             h, w = ((n + spare) // self.stride + (padding != "SAME") for n in x.shape[1:3])
             return jnp.zeros((len(x), h, w, self.features), x.dtype)
-        x = ops.conv(x, kernel.astype(x.dtype), self.stride, padding, self.depthwise)
+        weights = kernel.astype(x.dtype)
+        x = ops.conv(x, weights, self.stride, padding, self.depthwise, self.dilation)
         return x if bias is None else x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
 
 
@@ -144,6 +149,7 @@ def conv_norm(
     stride: int = 1,
     padding: str | None = None,
     depthwise: bool = False,
+    dilation: int = 1,
 ) -> jax.Array:
     """Applies a `Conv` and its batch normalization, inside a compact module.
 
@@ -151,7 +157,8 @@ def conv_norm(
     the statistics of the batch.
     """
     name = _CONV + suffix
-    x = Conv(features, size, stride, padding, depthwise, bias=config.folded, name=name)(x)
+    geometry = size, stride, padding, depthwise
+    x = Conv(features, *geometry, bias=config.folded, dilation=dilation, name=name)(x)
     if config.folded:
         return x
     norm = BatchNorm(

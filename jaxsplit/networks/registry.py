@@ -77,7 +77,7 @@ def register(
         raise ConfigError(f"the task is a {type(task).__name__}; expected a jaxsplit.Task")
     module = getattr(network, "module", network)
     if isinstance(task, Classification) and isinstance(module, Chain):
-        check_classes(name, module.num_classes, task)
+        check_classes(name, module.num_classes, len(task.class_names))
     shapes = None
     if variables is not None:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.float32), variables)
@@ -89,12 +89,12 @@ def is_registered(name: str) -> bool:
     return name in _OWN
 
 
-def find_network(name: str, num_classes: int) -> Registered:
+def find_network(name: str, num_classes: int, width: float = 1.0) -> Registered:
     """Finds an included or a registered network by name.
 
     Args:
       name: of the network; a ConfigError if there is none such.
-      num_classes: of an included network; a registered one has its own.
+      num_classes, width: of an included network, see `create`; a registered one has its own.
 
     Returns:
       The network.
@@ -108,4 +108,4 @@ def find_network(name: str, num_classes: int) -> Registered:
             f"network) first{near}",
             shell=f"there is no network {name!r}: {REGISTERED}{near}",
         )
-    return Registered(as_network(create(name, num_classes)), None, None)
+    return Registered(as_network(create(name, num_classes, width=width)), None, None)

@@ -70,11 +70,15 @@ class BasicBlock(nn.Module):
     stride: int
     config: NormConfig
     projection: bool = False
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = conv_norm(x, self.config, train, self.width, "1", size=3, stride=self.stride)
-        y = conv_norm(nn.relu(y), self.config, train, self.width, "2", size=3)
+        norm = functools.partial(
+            conv_norm, config=self.config, train=train, features=self.width, size=3
+        )
+        y = norm(x, suffix="1", stride=self.stride, dilation=self.dilation)
+        y = norm(nn.relu(y), suffix="2", dilation=self.dilation)
         if self.projection:
             return nn.relu(y + _projection(x, y, self.stride, self.config, train))
         shortcut = x[:, :: self.stride, :: self.stride]
@@ -90,13 +94,16 @@ class BottleneckBlock(nn.Module):
     stride: int
     config: NormConfig
     widening: int = 1
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         inside = self.widening * self.width
-        y = conv_norm(x, self.config, train, inside, "1")
-        y = conv_norm(nn.relu(y), self.config, train, inside, "2", size=3, stride=self.stride)
-        y = conv_norm(nn.relu(y), self.config, train, 4 * self.width, "3")
+        norm = functools.partial(conv_norm, config=self.config, train=train)
+        across = functools.partial(norm, size=3, stride=self.stride, dilation=self.dilation)
+        y = norm(x, features=inside, suffix="1")
+        y = across(nn.relu(y), features=inside, suffix="2")
+        y = norm(nn.relu(y), features=4 * self.width, suffix="3")
         return nn.relu(y + _projection(x, y, self.stride, self.config, train))
 
 
@@ -107,18 +114,57 @@ class ResNet(Chain, kw_only=True):
 
     def chain(self) -> dict[str, Block]:
         """Returns endpoint → its block; see `Chain.chain`."""
-        size, config = self.size, NormConfig(self.epsilon, self.axis_name, self.folded)
-        block: Block = functools.partial(BottleneckBlock, widening=size.widening)
-        if not size.bottleneck:
-            block = functools.partial(BasicBlock, projection=not size.small)
-        stem = functools.partial(ConvBlock, size.widths[0], 7, 2, config, activation=_relu_pool)
-        if size.small:
-            stem = functools.partial(ConvBlock, size.widths[0], 3, 1, config)
-        blocks = name_blocks(
-            [functools.partial(block, width, 2 if i and not j else 1, config) for j in range(count)]
-            for i, (count, width) in enumerate(zip(size.blocks, size.widths, strict=True))
-        )
-        return {"stem": stem, **blocks, "logits": functools.partial(Classifier, self.num_classes)}
+        blocks = resnet_blocks(self.size, NormConfig(self.epsilon, self.axis_name, self.folded))
+        return {**blocks, "logits": functools.partial(Classifier, self.num_classes)}
+
+
+def resnet_blocks(
+    size: ResNetSize, config: NormConfig, output_stride: int | None = None
+) -> dict[str, Block]:
+    """Returns a ResNet's endpoint → block, without logits; for `output_stride` see `dilations`."""
+    block: Block = functools.partial(BottleneckBlock, widening=size.widening)
+    if not size.bottleneck:
+        block = functools.partial(BasicBlock, projection=not size.small)
+    stem = functools.partial(ConvBlock, size.widths[0], 7, 2, config, activation=_relu_pool)
+    if size.small:
+        stem = functools.partial(ConvBlock, size.widths[0], 3, 1, config)
+    strides = ((2 if i and not j else 1) for i, n in enumerate(size.blocks) for j in range(n))
+    steps = dilations(1 if size.small else 4, strides, output_stride)
+    blocks = name_blocks(
+        [functools.partial(block, width, **next(steps), config=config) for _ in range(count)]
+        for count, width in zip(size.blocks, size.widths, strict=True)
+    )
+    return {"stem": stem, **blocks}
+
+
+def dilations(
+    stem: int, strides: Iterable[int], output_stride: int | None
+) -> Iterator[dict[str, int]]:
+    """Replaces strides beyond an output stride by dilation.
+
+    The block that loses its stride keeps the dilation before it; those after it are dilated by that
+    stride, so that their weights reach the same pixels. Source: Chen et al. 2017, arXiv 1706.05587,
+    section 3.1, as in torchvision and TensorFlow.
+
+    Args:
+      stem: stride of what is before the first block.
+      strides: of the blocks.
+      output_stride: of the last block; None for the product of all.
+
+    Yields:
+      {"stride", "dilation"} of each block.
+
+    >>> [one["dilation"] for one in dilations(4, (1, 2, 1, 2, 1), output_stride=8)]
+    [1, 1, 1, 1, 2]
+    """
+    done, dilation = stem, 1
+    for stride in strides:
+        if output_stride is not None and done * stride > output_stride:
+            yield {"stride": 1, "dilation": dilation}
+            dilation *= stride
+        else:
+            yield {"stride": stride, "dilation": dilation}
+            done *= stride
 
 
 def _projection(
@@ -149,11 +195,13 @@ class InvertedResidualSize:
       stages: the blocks.
       padding: see `layers.Conv`.
       epsilon: term that batch normalization adds to the variance.
+      stem: channels of the first convolution.
     """
 
     stages: tuple[Stage, ...]
     padding: str | None = None
     epsilon: float = 1e-5
+    stem: int = 32
 
 
 # Both networks have these expansions and strides.
@@ -197,6 +245,7 @@ class InvertedResidual(nn.Module):
     stride: int
     padding: str | None
     config: NormConfig
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -204,8 +253,9 @@ class InvertedResidual(nn.Module):
         inside, y = self.expansion * x.shape[-1], x
         if self.expansion > 1:
             y = nn.relu6(norm(y, features=inside, suffix="_expand"))
-        across = functools.partial(norm, size=self.kernel, stride=self.stride, padding=self.padding)
-        y = nn.relu6(across(y, features=inside, suffix="_depthwise", depthwise=True))
+        across = functools.partial(norm, size=self.kernel, padding=self.padding, depthwise=True)
+        steps = {"stride": self.stride, "dilation": self.dilation}
+        y = nn.relu6(across(y, features=inside, suffix="_depthwise", **steps))
         y = norm(y, features=self.width, suffix="_project")
         return x + y if self.stride == 1 and x.shape[-1] == self.width else y
 
@@ -222,20 +272,31 @@ class InvertedResidualNet(Chain, kw_only=True):
 
     def chain(self) -> dict[str, Block]:
         """Returns endpoint → its block; see `Chain.chain`."""
-        padding, config = self.size.padding, NormConfig(self.epsilon, self.axis_name, self.folded)
-        ends = functools.partial(ConvBlock, config=config, activation=nn.relu6)
-
-        def blocks(stage: Stage) -> Iterator[Block]:
-            inside = functools.partial(InvertedResidual, stage.expansion, stage.width, stage.kernel)
-            for stride in (stage.stride, *(1,) * (stage.blocks - 1)):
-                yield functools.partial(inside, stride, padding, config)
-
+        config = NormConfig(self.epsilon, self.axis_name, self.folded)
         return {
-            "stem": functools.partial(ends, 32, 3, 2, padding=padding),
-            **name_blocks(map(blocks, self.size.stages)),
-            "top": functools.partial(ends, 1280, 1, 1),
+            **inverted_residual_blocks(self.size, config),
+            "top": functools.partial(ConvBlock, 1280, 1, 1, config, activation=nn.relu6),
             "logits": functools.partial(Classifier, self.num_classes),
         }
+
+
+def inverted_residual_blocks(
+    size: InvertedResidualSize, config: NormConfig, output_stride: int | None = None
+) -> dict[str, Block]:
+    """Returns stem and blocks: endpoint → block; for `output_stride` see `dilations`."""
+    padding = size.padding
+    stem = functools.partial(
+        ConvBlock, size.stem, 3, 2, config, padding=padding, activation=nn.relu6
+    )
+    strides = (1 if j else stage.stride for stage in size.stages for j in range(stage.blocks))
+    steps = dilations(2, strides, output_stride)
+
+    def blocks(stage: Stage) -> Iterator[Block]:
+        inside = functools.partial(InvertedResidual, stage.expansion, stage.width, stage.kernel)
+        for _ in range(stage.blocks):
+            yield functools.partial(inside, padding=padding, config=config, **next(steps))
+
+    return {"stem": stem, **name_blocks(map(blocks, size.stages))}
 
 
 def name_blocks(stages: Iterable[Iterable[Block]]) -> dict[str, Block]:

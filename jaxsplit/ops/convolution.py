@@ -66,6 +66,7 @@ def conv(
     stride: int = 1,
     padding: int | str = 0,
     depthwise: bool = False,
+    dilation: int = 1,
 ) -> jax.Array:
     """Convolution in the fastest implementation for its kernel.
 
@@ -79,37 +80,49 @@ def conv(
       padding: number of zeros on every side, or "SAME" for h = ⌈H / stride⌉ with an odd zero
         below and to the right.
       depthwise: each channel has its own filter.
+      dilation: distance between the pixels under adjacent weights.
 
     Returns:
       float [B, h, w, features].
 
     Raises:
-      ValueError: unknown padding.
+      ValueError: unknown padding, or stride and dilation of a depthwise one are both above 1.
 
     >>> x, kernel = jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1))
     >>> conv(x, kernel, stride=2, padding="SAME")[0, 1, :, 0].tolist()
     [6.0, 9.0, 6.0]
     """
     k = len(kernel)
+    reach = dilation * (k - 1) + 1  # pixels of a side that an output is computed from
     if not isinstance(padding, str):
         pads: Pads = ((padding, padding), (padding, padding))
     elif padding == "SAME":
-        rows, columns = jax.lax.padtype_to_pads(x.shape[1:3], (k, k), (stride, stride), "SAME")
+        rows, columns = jax.lax.padtype_to_pads(
+            x.shape[1:3], (reach, reach), (stride, stride), "SAME"
+        )
         pads = (rows, columns)
     else:
         raise ValueError(f"padding is {padding!r}; expected a number or 'SAME'")
     if depthwise:
-        return depthwise_conv(x, kernel.transpose(0, 1, 3, 2), stride, pads)
+        return depthwise_conv(x, kernel.transpose(0, 1, 3, 2), stride, pads, dilation)
     if k == 1 and padding in (0, "SAME"):
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    if min(kernel.shape[2:]) >= _WIDE:
+    if min(kernel.shape[2:]) >= _WIDE and dilation == 1:
         return _deep_conv(x, kernel, stride, pads)
-    return _direct(x, kernel, stride, pads)
+    return _direct(x, kernel, stride, pads, dilation)
 
 
-def _direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    axes = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=axes)
+def _direct(
+    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int = 1
+) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        pads,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -38,7 +38,7 @@ def grouped_convolutions() -> Iterator[None]:
 
 
 def depthwise_conv(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | Pads = 0
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | Pads = 0, dilation: int = 1
 ) -> jax.Array:
     """Depthwise convolution as a sum of shifted multiply-adds.
 
@@ -50,14 +50,20 @@ def depthwise_conv(
       kernel: float [k, k, C, m]; channel c of `x` yields the m output channels c·m … c·m + m - 1.
       stride: step between windows, in pixels.
       padding: zeros on each side, or (before, after) for the rows and for the columns.
+      dilation: distance between the pixels under adjacent weights; needs a stride of 1 if above 1.
 
     Returns:
-      float [B, h, w, C·m] with h = ⌊(H + 2·padding - k) / stride⌋ + 1.
+      float [B, h, w, C·m] with h = ⌊(H + 2·padding - (k - 1)·dilation - 1) / stride⌋ + 1.
+
+    Raises:
+      ValueError: stride and dilation are both above 1.
 
     >>> depthwise_conv(jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 1)), stride=2).ravel().tolist()
     [4.0, 4.0, 4.0, 4.0]
     """
     k, _, channels, multiplier = kernel.shape
+    if min(stride, dilation) > 1:
+        raise ValueError(f"stride {stride} and dilation {dilation}; expected one of them to be 1")
     pads = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
     if _GROUPED.get():
         return jax.lax.conv_general_dilated(
@@ -69,9 +75,9 @@ def depthwise_conv(
             feature_group_count=channels,
         )
     if multiplier == 1:
-        return _conv(x, kernel[..., 0], stride, pads)
+        return _conv(x, kernel[..., 0], stride, pads, dilation)
     # Several filters per channel: one small matrix product each, with a matrix product as gradient.
-    taps = jnp.stack(_taps(_pad(x, pads), k, stride), axis=3)
+    taps = jnp.stack(_taps(_pad(x, pads), k, stride, dilation), axis=3)
     y = jnp.einsum("bhwtc,tcm->bhwcm", taps, kernel.reshape(k * k, channels, multiplier))
     return y.reshape(*y.shape[:3], channels * multiplier)
 
@@ -110,17 +116,23 @@ def keeping_arguments(function: Callable[..., jax.Array]) -> Callable[..., tuple
     return lambda x, kernel, *rest: (function(x, kernel, *rest), (x, kernel))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int) -> jax.Array:
     """`depthwise_conv` with a kernel [k, k, C]."""
-    return _weighted(_taps(_pad(x, pads), len(kernel), stride), kernel)
+    return _weighted(_taps(_pad(x, pads), len(kernel), stride, dilation), kernel)
 
 
-def _conv_bwd(stride: int, pads: Pads, residuals: Pair, g: jax.Array) -> Pair:
+def _conv_bwd(stride: int, pads: Pads, dilation: int, residuals: Pair, g: jax.Array) -> Pair:
     x, kernel = residuals
-    by_kernel = _correlations(_pad(x, pads), g, len(kernel), stride)
-    before = (pads[0][0], pads[1][0])
-    by_x = _transpose(g, kernel, stride, before, x.shape[1:3])
+    k = len(kernel)
+    by_kernel = _correlations(_pad(x, pads), g, k, stride, dilation)
+    if dilation > 1:
+        reach = dilation * (k - 1)
+        rows, columns = ((reach - before, reach - after) for before, after in pads)
+        by_x = _weighted(_taps(_pad(g, (rows, columns)), k, 1, dilation), kernel[::-1, ::-1])
+    else:
+        before = (pads[0][0], pads[1][0])
+        by_x = _transpose(g, kernel, stride, before, x.shape[1:3])
     return by_x, by_kernel.astype(kernel.dtype)
 
 
@@ -161,15 +173,15 @@ def _pad(x: jax.Array, pads: Pads) -> jax.Array:
     return jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
 
 
-def _taps(x: jax.Array, k: int, stride: int) -> list[jax.Array]:
+def _taps(x: jax.Array, k: int, stride: int, dilation: int = 1) -> list[jax.Array]:
     """Slices of a padded x [B, H, W, C] that each of the k² weights multiplies: [B, h, w, C]."""
     # One past the last row and column that weight [0, 0] multiplies.
-    h, w = ((n - k) // stride * stride + 1 for n in x.shape[1:3])
+    h, w = ((n - 1 - dilation * (k - 1)) // stride * stride + 1 for n in x.shape[1:3])
     batch, _, _, channels = x.shape
     steps = (1, stride, stride, 1)
     return [
         jax.lax.slice(x, (0, i, j, 0), (batch, i + h, j + w, channels), steps)
-        for i, j in np.ndindex(k, k)
+        for i, j in ((dilation * i, dilation * j) for i, j in np.ndindex(k, k))
     ]
 
 
@@ -184,7 +196,7 @@ def _weighted(taps: list[jax.Array], kernel: jax.Array) -> jax.Array:
     return functools.reduce(jax.lax.add, products)
 
 
-def _correlations(x: jax.Array, g: jax.Array, k: int, stride: int) -> jax.Array:
+def _correlations(x: jax.Array, g: jax.Array, k: int, stride: int, dilation: int = 1) -> jax.Array:
     """Weight gradient: Σ over b, h, w of every tap of a padded x, times g [B, h, w, C]."""
     _, h, w, channels = g.shape
     # Sums products along a row before writing anything. Summing whole taps copies each of them
@@ -194,7 +206,7 @@ def _correlations(x: jax.Array, g: jax.Array, k: int, stride: int) -> jax.Array:
 
     def products(i: int, j: int, n: int) -> jax.Array:
         """Those of weight [i, j] in every `run`-th column from the n-th."""
-        j += stride * n
+        i, j = dilation * i, dilation * j + stride * n
         tap = x[:, i : i + rows : stride, j : j + columns : stride * run]
         return tap * g[:, :, n::run]
 

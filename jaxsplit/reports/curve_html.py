@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from jaxsplit.evaluation.companions import MARK
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.drawn import NOTHING, Drawn
 from jaxsplit.evaluation.image_codecs import TITLES, smallest_reaching
 from jaxsplit.evaluation.points import CodecPoint, RatePoint
 from jaxsplit.io.files import write_whole
 from jaxsplit.io.versions import versions
 from jaxsplit.reports import curve_plot as plot
 from jaxsplit.reports.elements import GREY, interval, number, shown
+from jaxsplit.reports.picture_strip import STYLE, strip
 from jaxsplit.tasks import AGREEMENT, Metric
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def write_report(
     curve: Curve,
     title: str,
     configuration: Mapping[str, object] | None = None,
+    drawn: Drawn = NOTHING,
 ) -> None:
     """Writes the page atomically.
 
@@ -72,21 +75,29 @@ def write_report(
       curve: at least one point.
       title: of the page.
       configuration: names and values to show below the tables.
+      drawn: pictures of a few images.
     """
-    write_whole(Path(path), report(curve, title, configuration).encode())
+    write_whole(Path(path), report(curve, title, configuration, drawn).encode())
 
 
-def report(curve: Curve, title: str, configuration: Mapping[str, object] | None = None) -> str:
+def report(
+    curve: Curve,
+    title: str,
+    configuration: Mapping[str, object] | None = None,
+    drawn: Drawn = NOTHING,
+) -> str:
     """Builds the page; it has no scripts and loads nothing."""
+    style = STYLE if drawn.images else ""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="{MARK}" content="{curve.name}">
-<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
+<title>{html.escape(title)}</title><style>{_STYLE}{style}</style></head><body>
 <h1>{html.escape(title)}</h1>
 <div class="wide">{svg(curve)}</div>
 <p>Every image was encoded to a frame of real bytes, and decoded again before the network's tail.
 {_unsplit(curve)}.</p>
+{strip(drawn)}
 {_rates(curve)}
 {_equals(curve)}
 {_costs(curve)}

@@ -14,7 +14,8 @@ from jaxsplit.data import Source
 from jaxsplit.data.imagenet import named
 from jaxsplit.data.sources import check_class_names
 from jaxsplit.errors import ConfigError, DataError
-from jaxsplit.tasks.task import CLASSIFICATION_METRICS, Metric, Outputs, Targets, Task
+from jaxsplit.tasks.metric import CLASSIFICATION_METRICS, Metric
+from jaxsplit.tasks.task import Outputs, Targets, Task
 from jaxsplit.trees import Tree
 
 __all__ = ["UNNAMED_CLASSES", "Classification", "cross_entropy", "distillation"]
@@ -94,6 +95,18 @@ class Classification(Task):
         """Computes `cross_entropy`: logits float [B, K], labels int [B] → nats [B]."""
         return cross_entropy(_array(outputs), jnp.asarray(targets))
 
+    def smoothed_loss(
+        self, outputs: Outputs, targets: Targets, label_smoothing: float
+    ) -> jax.Array:
+        """Computes the cross-entropy with smoothed labels; see `Task.smoothed_loss`."""
+        import optax
+
+        logits = _array(outputs)
+        smoothed = optax.smooth_labels(
+            jax.nn.one_hot(jnp.asarray(targets), logits.shape[-1]), label_smoothing
+        )
+        return optax.softmax_cross_entropy(logits, smoothed)
+
     def distillation(
         self, outputs: Outputs, teacher: Outputs, temperature: float = 1.0
     ) -> jax.Array:
@@ -134,6 +147,8 @@ class Classification(Task):
         if ours == theirs:
             return
         source.check_labelled()
+        if not theirs:
+            raise DataError(f"{source.name} has no classes of images, which are needed here")
         if len(ours) == len(theirs):
             i = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1)
             differs = f"; number {i} is {theirs[i]}, but the backbone's {ours[i]}"
@@ -168,9 +183,8 @@ class Classification(Task):
         }
 
 
-def check_classes(name: str, logits: int | None, task: Classification) -> None:
-    """Refuses class names that are not one for each logit of the network `name`: a ConfigError."""
-    count = len(task.class_names)
+def check_classes(name: str, logits: int | None, count: int) -> None:
+    """Raises a ConfigError unless a network has as many logits as there are class names."""
     if logits not in (None, count):
         raise ConfigError(
             f"{name} has {logits} logits, but there are {count} class names: give one for each "

@@ -3,149 +3,33 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
+from PIL import Image
 
-from jaxsplit.data import LABELS, Source, TargetReader
-from jaxsplit.errors import ConfigError, choices, warn_once
+from jaxsplit.data import LABELS, Preprocessing, Source, TargetReader
+from jaxsplit.data.placement import Placement
+from jaxsplit.errors import ConfigError, warn_once
+from jaxsplit.tasks.metric import AGREEMENT, Metric, metric_of
 from jaxsplit.trees import Array, Tree
 
 if TYPE_CHECKING:
     import jax
 
-    _Mean = TypeVar("_Mean", jax.Array, np.ndarray)
+    from jaxsplit.tasks.metric import Mean
 
-#: The metric that compares with the unsplit network, of every task.
-AGREEMENT = "agreement"
 #: Outputs of a network for a batch: logits [B, K] of a classifier, any pytree of arrays [B, …].
 Outputs = Tree
 #: Targets of a batch: labels int [B] for a classifier, one array [B, …] for any task.
 Targets = Array
 
 
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """Label, unit and direction of a task's metric.
-
-    Attributes:
-      label: for columns of tables, such as "top-1".
-      unit: such as "%", for which a share from 0 to 1 is shown times 100.
-      higher_is_better: the metric's direction.
-      name: for axes, such as "top-1 accuracy"; the label by default.
-      ratios: False where an image's statistic is its own value and the metric their mean, such as
-        top-1. True where it is the numerators and denominators of K ratios, [2, K]: the metric is
-        the mean of the K ratios of sums over images, such as a mean intersection over union.
-
-    >>> metric = Metric("top-1", "%", name="top-1 accuracy")
-    >>> metric.show(0.875), metric.show(metric.sign * (0.925 - 0.875)), metric.drop_unit
-    ('87.50', '5.00', 'pp')
-    """
-
-    label: str
-    unit: str
-    higher_is_better: bool = True
-    name: str = ""
-    ratios: bool = False
-
-    def value(self, mean: _Mean) -> _Mean:
-        """Computes the metric of sets of images from the means of their statistics.
-
-        Args:
-          mean: [R] for R sets, or [R, 2, K] of ratios; NumPy or JAX.
-
-        Returns:
-          The values, [R]. A ratio without a denominator is left out; without any it is 0.
-        """
-        if not self.ratios:
-            return mean
-        above, below = mean[..., 0, :], mean[..., 1, :]
-        seen = below > 0
-        count = seen.sum(axis=-1)
-        return (above * seen / (below + ~seen)).sum(axis=-1) / (count + (count == 0))
-
-    @property
-    def is_share(self) -> bool:
-        """True for shares, 0 … 1, which are shown in percent."""
-        return self.unit == "%"
-
-    @property
-    def scale(self) -> float:
-        """The factor from a value to what is shown: 100 for a share, else 1."""
-        return 100.0 if self.is_share else 1.0
-
-    @property
-    def sign(self) -> int:
-        """1 where higher is better, else -1: `sign * value` rises with the quality."""
-        return 1 if self.higher_is_better else -1
-
-    @property
-    def drop_unit(self) -> str:
-        """Unit of a difference of two values: percentage points for shares."""
-        return "pp" if self.is_share else self.unit
-
-    @property
-    def title(self) -> str:
-        """Name and unit, for an axis: "top-1 accuracy (%)"."""
-        return f"{self.name or self.label} ({self.unit})" if self.unit else self.name or self.label
-
-    def show(self, value: float | None, digits: int = 2, plus: str = "") -> str:
-        """Formats a value in the metric's unit.
-
-        Args:
-          value: of the metric; None for an unknown one.
-          digits: of a share, after the decimal point. In another unit there are two, or three
-            significant ones below 0.1.
-          plus: "+" to write the sign of positive values too.
-
-        Returns:
-          The text, "n/a" for None.
-
-        >>> distance = Metric("RMSE", "m", higher_is_better=False)
-        >>> distance.show(3.4567), distance.show(0.012345), distance.show(0)
-        ('3.46', '0.0123', '0.00')
-        """
-        if value is None:
-            return "n/a"
-        if self.is_share:
-            return f"{self.scale * value:{plus}z.{digits}f}"
-        return f"{value:{plus}#.3g}" if 0 < abs(value) < 0.1 else f"{value:{plus}z.2f}"
-
-
-#: Metrics of a classification; those of a file that names none.
-CLASSIFICATION_METRICS: Mapping[str, Metric] = {
-    "top1": Metric("top-1", "%", name="top-1 accuracy"),
-    "top5": Metric("top-5", "%", name="top-5 accuracy"),
-}
-
-
-def metric_of(metrics: Mapping[str, Metric], name: str) -> Metric:
-    """Returns one of a task's metrics, or "agreement" with the unsplit network.
-
-    Agreement is the first metric with the unsplit network's predictions as targets.
-
-    Args:
-      metrics: of the task, the quality first.
-      name: of the metric; a ConfigError if there is none such.
-
-    Returns:
-      Label, unit and direction.
-
-    >>> metric_of({"rmse": Metric("RMSE", "m", higher_is_better=False)}, AGREEMENT)
-    Metric(label='agreement', unit='m', higher_is_better=False, name='', ratios=False)
-    """
-    if name == AGREEMENT:
-        return dataclasses.replace(next(iter(metrics.values())), label=AGREEMENT, name="")
-    if name not in (known := (*metrics, AGREEMENT)):
-        raise ConfigError(f"unknown metric {name!r}; choose {choices(name, known, ' or ')}")
-    return metrics[name]
-
-
 def reader_of(task: Task, source: Source) -> TargetReader:
     """Returns the reader of a task's targets; without them that of labels, which are all -1."""
-    return task.target_reader if source.labelled else LABELS
+    return task.target_reader if task.has_targets(source) else LABELS
 
 
 def check_targets(task: Task, source: Source, needed: bool = False) -> None:
@@ -157,16 +41,44 @@ def check_targets(task: Task, source: Source, needed: bool = False) -> None:
         JaxsplitWarning: only the agreement with the unsplit network is measured.
       needed: targets are used, such as by a loss: a DataError without labels.
     """
-    if needed or source.labelled:
+    if needed or task.has_targets(source):
         task.check_source(source)
         source.check_labelled()
     else:
-        advice = "a folder for each class" if ":" in source.name else "(images, labels)"
+        what, layout, arrays = task.targets_are
         warn_once(
             "unlabelled",
-            f"no labels in {source.name}: the agreement with the unsplit network is measured, not "
-            f"{', '.join(task.metrics)}; for these, give {advice}",
+            f"no {what} in {source.name}: the agreement with the unsplit network is measured, not "
+            f"{', '.join(task.metrics)}; for these, give "
+            f"{layout if ':' in source.name else arrays}",
         )
+
+
+class TargetsAre(NamedTuple):
+    """Words about a task's targets, for messages.
+
+    Attributes:
+      name: in the plural, such as "labels".
+      layout: of a folder that has them.
+      arrays: in memory.
+    """
+
+    name: str
+    layout: str
+    arrays: str
+
+
+class Shown(NamedTuple):
+    """A prediction for people.
+
+    Attributes:
+      values: name → value, ready for JSON.
+      pictures: name → an image of the size of the input, such as a mask; empty where a prediction
+        is no map.
+    """
+
+    values: dict[str, object]
+    pictures: Mapping[str, Image.Image] = MappingProxyType({})
 
 
 class Task(abc.ABC):
@@ -180,6 +92,9 @@ class Task(abc.ABC):
       quality: the metric that rates are chosen and curves compared by.
       metrics: metric → how it reads, `quality` first.
       target_reader: reads the targets of a source's examples; by default their labels.
+      targets_are: words about them.
+      has_maps: predictions are maps of the image, such as masks: frames carry the image's size, so
+        that a map is shown at this size.
 
     >>> import jax.numpy as jnp
     >>> from jaxsplit.tasks import Classification
@@ -193,6 +108,21 @@ class Task(abc.ABC):
     quality: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     target_reader: TargetReader = LABELS
+    targets_are: ClassVar[TargetsAre] = TargetsAre(
+        "labels", "a folder for each class", "(images, labels)"
+    )
+    has_maps: ClassVar[bool] = False
+
+    def fitted(self, preprocessing: Preprocessing) -> Self:
+        """Returns the task of a network with this preprocessing; by default as it is.
+
+        Args:
+          preprocessing: of the network, whose size that of predicted maps may follow.
+
+        Returns:
+          The task; every backbone holds such a one.
+        """
+        return self
 
     @abc.abstractmethod
     def loss(self, outputs: Outputs, targets: Targets) -> jax.Array:
@@ -205,6 +135,23 @@ class Task(abc.ABC):
         Returns:
           float [B], in nats.
         """
+
+    def smoothed_loss(
+        self, outputs: Outputs, targets: Targets, label_smoothing: float
+    ) -> jax.Array:
+        """Computes the loss of the training of a network, with label smoothing.
+
+        Args:
+          outputs, targets: as in `loss`.
+          label_smoothing: share of a target that is spread over all classes; a ConfigError where
+            the task has none.
+
+        Returns:
+          float [B], in nats; by default `loss`, without smoothing.
+        """
+        if label_smoothing:
+            raise ConfigError(f"label_smoothing is {label_smoothing}; {self.name} has none: give 0")
+        return self.loss(outputs, targets)
 
     @abc.abstractmethod
     def distillation(
@@ -246,7 +193,7 @@ class Task(abc.ABC):
         """
         return {name: np.asarray(x) for name, x in self.measure(outputs, targets).items()}
 
-    def values(self, means: Mapping[str, _Mean]) -> dict[str, _Mean]:
+    def values(self, means: Mapping[str, Mean]) -> dict[str, Mean]:
         """Computes metrics from means over images, see `Metric.value`.
 
         Args:
@@ -330,6 +277,17 @@ class Task(abc.ABC):
         """
         raise NotImplementedError(f"{self.name} defines no sampled_log_likelihood")
 
+    def has_targets(self, source: Source) -> bool:
+        """Returns whether images have targets of this task, which may be no ones that fit.
+
+        Args:
+          source: the images.
+
+        Returns:
+          By default whether they have labels.
+        """
+        return source.labelled
+
     def check_source(self, source: Source) -> None:  # noqa: B027 — any targets fit by default
         """Checks that images have targets of this task.
 
@@ -348,3 +306,31 @@ class Task(abc.ABC):
           For each image what is predicted, name → value, JSON.
         """
         return [{"prediction": one.tolist()} for one in np.asarray(self.predict(outputs))]
+
+    def draw(self, predicted: Targets) -> list[Image.Image]:
+        """Draws predictions, for reports.
+
+        Args:
+          predicted: as `predict` returns them, for B images.
+
+        Returns:
+          An image for each, of the size of the prediction; none by default.
+        """
+        return []
+
+    @property
+    def legend(self) -> Mapping[str, tuple[int, ...]]:
+        """Name → (red, green, blue) of what `draw` draws; empty by default."""
+        return {}
+
+    def show(self, outputs: Outputs, placements: Sequence[Placement]) -> list[Shown]:
+        """Formats predictions for people, in the geometry of the images; by default `describe`.
+
+        Args:
+          outputs: of the network, for B images.
+          placements: of the images in the network's input, B of them.
+
+        Returns:
+          For each image the values of `describe`, and pictures of the image's size.
+        """
+        return [Shown(values) for values in self.describe(outputs)]

@@ -1,4 +1,4 @@
-"""Trains a small backbone from labels, for `configs/*_backbone.py`."""
+"""Trains a backbone from targets of its task, for `configs/*_backbone.py`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 
 from jaxsplit import data, networks
 from jaxsplit._moved import renamed_attributes
-from jaxsplit.data import Augmentation, Preprocessing
+from jaxsplit.data import Augmentation, Preprocessing, Source
 from jaxsplit.data.pipeline import ImageBatch, check_batch
 from jaxsplit.errors import ConfigError
 from jaxsplit.io import checkpoint
 from jaxsplit.io.log import Log, no_log
+from jaxsplit.networks.inference import batch_size
+from jaxsplit.networks.registry import find_network
+from jaxsplit.tasks import Classification, Task
+from jaxsplit.tasks.stored import TaskFields
+from jaxsplit.tasks.task import check_targets
 from jaxsplit.train import distributed, loop, parallel
 from jaxsplit.train.config import check_config, digest
 from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
@@ -44,7 +51,9 @@ class BackboneConfig:
       label_smoothing: share of the target spread over all classes.
       train_split, test_split: of the source. Test images are used once, after the training.
       max_samples: images of each split; None: all.
-      initial: weights to start from, see `load_backbone`; None: random ones.
+      initial: weights to start from, see `load_backbone`; None: random ones. Those of a network
+        that this one is built on, such as ImageNet's below a DeepLab, are taken over by name.
+      task: what the network predicts; None: the classes of the images.
     """
 
     model: str
@@ -63,6 +72,7 @@ class BackboneConfig:
     test_split: str = "test"
     max_samples: int | None = None
     initial: str | None = None
+    task: TaskFields | None = None
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -72,7 +82,23 @@ class BackboneConfig:
     @property
     def key(self) -> str:
         """Short name of this training, for the folder of its checkpoints."""
-        return digest(dataclasses.asdict(self))
+        values = dataclasses.asdict(self)
+        if self.task is None:  # so that folders of earlier versions are found
+            del values["task"]
+        return digest(values)
+
+    def task_for(self, source: Source) -> Task:
+        """Returns the task of the network, for its input size.
+
+        Args:
+          source: the training images; a DataError if their targets don't fit.
+
+        Returns:
+          The task.
+        """
+        task = Classification(source.class_names) if self.task is None else self.task.make()
+        check_targets(task, source, needed=True)
+        return task.fitted(self.preprocessing)
 
 
 def train_backbone(
@@ -88,26 +114,28 @@ def train_backbone(
     `log` the current work.
 
     Returns:
-      Variables {"params", "batch_stats"}, and a report: top-1 on the test split, its size, steps.
+      Variables {"params", "batch_stats"}, and a report: the task's metrics on the test split, such
+      as top-1, its size, steps.
 
     Raises:
       ConfigError: there are too few training images, or `initial` is another network.
-      DataError: `initial` has other classes, or the images no labels.
+      DataError: `initial` has other classes, or the images no targets of the task.
     """
     source = data.open_source(config.data, split=config.train_split, max_samples=config.max_samples)
     source.check_labelled()
+    task = config.task_for(source)
     check_batch(len(source), config.batch_size)
     steps_per_epoch = len(source) // config.batch_size
     steps = config.epochs * steps_per_epoch
     optimizer = _sgd(config, steps)
-    variables = _first_variables(config, source, initial)
+    module = _module(config.model, task)
+    variables = _first_variables(config, module, source, initial)
     key = checkpoint.short_key(config.key, source.listing, initial.fingerprint if initial else "")
     checkpoints = workdir / f"checkpoints-{key}" if workdir else None
-    num_classes = len(source.class_names)
     with MetricsWriter(workdir, key=key) as writer:
         state = loop.fit(
             loop.resume(TrainState.create(variables, optimizer), checkpoints),
-            _make_step(config, optimizer, num_classes),
+            _make_step(config, optimizer, module, task),
             lambda start: map(
                 distributed.share,
                 data.batches(
@@ -119,6 +147,7 @@ def train_backbone(
                     augment=config.augmentation,
                     drop_remainder=True,
                     start_step=start,
+                    targets=task.target_reader,
                 ),
             ),
             steps,
@@ -131,12 +160,40 @@ def train_backbone(
     test = data.open_source(config.data, split=config.test_split, max_samples=config.max_samples)
     # Weights are stored in half precision, and measured as stored.
     stored = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), state.variables)
-    images, labels = data.load_arrays(test, config.preprocessing)
-    logits = networks.predict(
-        networks.create(config.model, num_classes), stored, config.preprocessing, images
-    )
-    top1 = float(np.mean(np.asarray(logits).argmax(-1) == labels))
-    return stored, {"top1": top1, "test_images": len(labels), "steps": steps}
+    measured = _measured(config.preprocessing, module, stored, task, test)
+    return stored, {**measured, "test_images": len(test), "steps": steps}
+
+
+def _module(model: str, task: Task) -> nn.Module:
+    """Returns an included network with the task's classes, or a registered one."""
+    network = find_network(model, len(getattr(task, "class_names", ()))).network
+    if not isinstance(network, networks.LinenNetwork):
+        raise ConfigError(f"{model} is a {type(network).__name__}; only a Linen module is trained")
+    return network.module
+
+
+def _measured(
+    preprocessing: Preprocessing,
+    module: nn.Module,
+    variables: Variables,
+    task: Task,
+    source: data.Source,
+) -> dict[str, float]:
+    """Returns the metrics of `Task.measure` that the network reaches, as `Task.evaluate` has them.
+
+    Raises a DataError if the images have no targets of the task.
+    """
+    check_targets(task, source, needed=True)
+    images, targets = data.load_arrays(source, preprocessing, task.target_reader)
+    size = batch_size(preprocessing.input_shape)
+    predict = functools.partial(networks.predict, module, variables, preprocessing, size=size)
+    found = [
+        task.evaluate(predict(images[i : i + size]), targets[i : i + size])
+        for i in range(0, len(images), size)
+    ]
+    means = {name: np.concatenate([one[name] for one in found]).mean(0) for name in found[0]}
+    shapes = jax.eval_shape(task.measure, predict(images[:1]), targets[:1])
+    return {name: float(x) for name, x in task.values(means).items() if name in shapes}
 
 
 def _sgd(config: BackboneConfig, steps: int) -> optax.GradientTransformation:
@@ -152,47 +209,66 @@ def _sgd(config: BackboneConfig, steps: int) -> optax.GradientTransformation:
 
 
 def _first_variables(
-    config: BackboneConfig, source: data.Source, initial: networks.Backbone | None
+    config: BackboneConfig,
+    module: nn.Module,
+    source: data.Source,
+    initial: networks.Backbone | None,
 ) -> Variables:
-    """Variables of `initial`, or random ones."""
-    if initial is None:
-        module = networks.create(config.model, len(source.class_names))
-        image = jnp.zeros((1, *config.preprocessing.input_shape))
-        return jax.jit(module.init)(jax.random.key(config.seed), image)
-    if initial.name != config.model:
-        raise ConfigError(f"the initial weights are of {initial.name}; expected {config.model}")
-    initial.task.check_source(source)
-    return jax.tree.map(jnp.asarray, initial.variables)
+    """Variables of `initial`, or random ones where it has none of this name."""
+    if initial is not None and initial.name == config.model:
+        initial.task.check_source(source)
+        return jax.tree.map(jnp.asarray, initial.variables)
+    image = jnp.zeros((1, *config.preprocessing.input_shape))
+    first = jax.jit(module.init)(jax.random.key(config.seed), image)
+    return first if initial is None else _taken_over(first, initial, config.model)
+
+
+def _taken_over(first: Variables, initial: networks.Backbone, model: str) -> Variables:
+    """Replaces arrays by those of the same name in a network that `model` is built on."""
+    ours: dict[tuple[str, ...], jax.Array] = traverse_util.flatten_dict(first)
+    theirs: dict[tuple[str, ...], jax.Array] = traverse_util.flatten_dict(initial.variables)
+    last = initial.module.endpoints()[-1].replace(".", "_")  # its classifier is another one
+    kept = {path: x for path, x in theirs.items() if last not in path}
+    wrong = [path for path, x in kept.items() if path not in ours or ours[path].shape != x.shape]
+    if wrong or not kept:
+        raise ConfigError(f"the initial weights are of {initial.name}; expected {model}")
+    return traverse_util.unflatten_dict(
+        {path: jnp.asarray(kept.get(path, x)) for path, x in ours.items()}
+    )
 
 
 def _make_step(
-    config: BackboneConfig, optimizer: optax.GradientTransformation, num_classes: int
+    config: BackboneConfig,
+    optimizer: optax.GradientTransformation,
+    module: nn.Module,
+    task: Task,
 ) -> Callable[[TrainState, ImageBatch, None], tuple[TrainState, StepMetrics]]:
     """The step, to be mapped over `parallel.AXIS`: (state, batch, None) → (state, metrics)."""
-    module = networks.create(config.model, num_classes, parallel.AXIS)
+    if hasattr(module, "axis_name"):
+        module = module.clone(axis_name=parallel.AXIS)
 
     def loss(
         params: optax.Params, batch_stats: Collection, batch: ImageBatch
-    ) -> tuple[jax.Array, tuple[Variables, jax.Array]]:
+    ) -> tuple[jax.Array, tuple[Variables, dict[str, jax.Array]]]:
         images = config.preprocessing.normalize(batch["image"])
         variables = {"params": params, "batch_stats": batch_stats}
-        logits, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
-        targets = jax.nn.one_hot(batch["label"], num_classes)
-        targets = optax.smooth_labels(targets, config.label_smoothing)
-        correct = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
-        return optax.softmax_cross_entropy(logits, targets).mean(), (updates, correct)
+        outputs, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
+        nats = task.smoothed_loss(outputs, batch["label"], config.label_smoothing)
+        found = task.measure(outputs, batch["label"])
+        return nats.mean(), (updates, {name: x.mean(axis=0) for name, x in found.items()})
 
     def step(
         state: TrainState, batch: ImageBatch, constants: None
     ) -> tuple[TrainState, StepMetrics]:
         del constants
-        (value, (updates, correct)), grads = jax.value_and_grad(loss, has_aux=True)(
+        (value, (updates, found)), grads = jax.value_and_grad(loss, has_aux=True)(
             state.params, state.batch_stats, batch
         )
-        grads, metrics = jax.lax.pmean((grads, {"loss": value, "top1": correct}), parallel.AXIS)
+        grads, metrics = jax.lax.pmean((grads, {"loss": value, **found}), parallel.AXIS)
         change, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
-        state = TrainState(state.step + 1, params, updates.get("batch_stats", {}), opt_state)
-        return state, metrics
+        stats = updates.get("batch_stats", state.batch_stats)
+        state = TrainState(state.step + 1, params, stats, opt_state)
+        return state, task.values(metrics)
 
     return step

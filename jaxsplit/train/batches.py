@@ -149,7 +149,7 @@ class ImageBatches:
         return reader_of(self.backbone.task, self.source)
 
     def _targets(self, read: np.ndarray) -> Targets | None:
-        return read if self.source.labelled else None
+        return read if self.backbone.task.has_targets(self.source) else None
 
 
 def _prefetch(array: np.ndarray, rows: np.ndarray) -> None:

@@ -184,7 +184,7 @@ def cached(
     found = {}
     for cut in run.cuts:
         scale = batches.mean_square(batches.sample_of(features[cut], len(run.views)))
-        known = targets if run.source.labelled else None
+        known = targets if run.backbone.task.has_targets(run.source) else None
         found[cut] = FeatureCache(features[cut], teacher, known, scale)
     return found
 

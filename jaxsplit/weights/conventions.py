@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable
 
 from jaxsplit.networks.convnext import ConvNeXt
+from jaxsplit.networks.deeplab import DeepLab
 from jaxsplit.networks.layers import Chain
 from jaxsplit.networks.mobilenet_v3 import MobileNetV3
-from jaxsplit.networks.residual import InvertedResidualNet, ResNet
+from jaxsplit.networks.residual import InvertedResidualNet, ResNet, ResNetSize
 from jaxsplit.networks.vision_transformer import VisionTransformer
+from jaxsplit.weights.deeplab_names import torchvision_name
 
 Convention = Callable[[str, str], str]
 
@@ -94,6 +96,8 @@ def packages(module: Chain) -> tuple[str, ...]:
     match module:
         case ResNet():
             return () if module.size.small else (TORCHVISION, TIMM)
+        case DeepLab():
+            return (TORCHVISION,) if isinstance(module.size.backbone, ResNetSize) else ()
         case InvertedResidualNet() if module.size.padding:
             return (LITE, TIMM)
         case InvertedResidualNet() | MobileNetV3() | ConvNeXt():
@@ -117,6 +121,8 @@ def convention(module: Chain, package: str) -> Convention:
             return functools.partial(_convnext, package)
         case VisionTransformer():
             return _vision_transformer
+        case DeepLab():
+            return functools.partial(torchvision_name, _resnet)
     return _resnet
 
 

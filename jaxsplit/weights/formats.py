@@ -18,7 +18,7 @@ from jaxsplit.io.untrusted import (
     quoted,
     read_safetensors,
 )
-from jaxsplit.weights import torch_archive
+from jaxsplit.weights import tflite, torch_archive
 from jaxsplit.weights.zip_archive import read_directory, read_npz
 
 #: Keys under which checkpoints store the weights, preferred ones first.
@@ -37,7 +37,12 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     no such file, another format, damaged, or without tensors.
     """
     readers = {"torch": torch_archive.read, "safetensors": read_safetensors, "npz": _read_npz}
-    tree = readers[format_of(path)](path)
+    if (found := format_of(path)) not in readers:
+        raise WeightsError(
+            f"{os.fspath(path)} is a .{found}; expected a file of torch.save, a .safetensors or a "
+            ".npz"
+        )
+    tree = readers[found](path)
     tensors = _state_dict(tree)
     if not tensors:
         found = listed(map(quoted, tree)) if isinstance(tree, dict) else ""
@@ -51,7 +56,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """Detects the format of a file: "torch", "npz" or "safetensors"; else a WeightsError."""
+    """Detects a file's format: "torch", "npz", "safetensors" or "tflite"; else a WeightsError."""
     with opened(path) as file:
         head = file.read(torch_archive.TORCH_HEAD_BYTES)
         if torch_archive.LEGACY_MAGIC in head:
@@ -63,6 +68,8 @@ def format_of(path: str | os.PathLike[str]) -> str:
             return "npz" if is_npz else "torch"
         if begins_safetensors(head):
             return "safetensors"
+        if tflite.is_tflite(head):
+            return "tflite"
         raise foreign(head, "a file of torch.save, a .safetensors or a .npz")
 
 

@@ -19,11 +19,12 @@ from jaxsplit.networks import Backbone, make_backbone
 from jaxsplit.networks.backbone import BACKBONES
 from jaxsplit.networks.network import variable_shapes
 from jaxsplit.networks.registry import is_registered
-from jaxsplit.tasks import Classification
-from jaxsplit.weights import imagenet, name_maps
+from jaxsplit.weights import defaults, name_maps
+from jaxsplit.weights.deeplab_names import from_convolutions
 from jaxsplit.weights.formats import format_of, read_tensors
 from jaxsplit.weights.published import INTERPOLATIONS, PACKAGES, where_to_get
 from jaxsplit.weights.published import Package as Package
+from jaxsplit.weights.tflite import read_convolutions
 
 _FAMILIES, _FAMILY_INDEX = BACKBONES.parent / "families", "family.json"
 _HUB_FILE = "model.safetensors"  # the name that timm and others use
@@ -47,10 +48,11 @@ def load_backbone(
         `jaxsplit import backbone`, which names its network. A file of a network of your own needs
         its `networks.register`.
       weights: such a file, or a state dict of torchvision, timm or efficientnet_lite_pytorch as
-        safetensors, torch or npz; or one on the Hugging Face Hub,
+        safetensors, torch or npz; a .tflite of `deeplabv3_mobilenet_v2`, of any width
+        (`pip install "jaxsplit[tflite]"`); or one on the Hugging Face Hub,
         `hf:owner/name[/file.safetensors][@revision]`, by default its model.safetensors, which is
         downloaded once (`pip install "jaxsplit[hub]"`). Its preprocessing is that of
-        `weights.imagenet`, its classes are ImageNet's if there are 1,000, else numbers;
+        `weights.defaults`, its classes are those of ImageNet or Pascal VOC, else numbers;
         `dataclasses.replace` changes them. Of timm's EfficientNet-Lite use the weights named
         "tf_…": others differ in padding.
       fold_batch_norm: fold the batch normalization into the convolutions, for speed.
@@ -183,12 +185,16 @@ def import_backbone(name: str, path: Path) -> Backbone:
 
     Raises a WeightsError if the file is damaged, or its tensors do not fit.
     """
-    variables, classes, package = name_maps.from_tensors(name, read_tensors(path), str(path))
-    known = classes == imagenet.NUM_CLASSES
-    class_names = imagenet.class_names() if known else tuple(map(str, range(classes)))
-    preprocessing, card = imagenet.preprocessing(name, package), {"imported": path.name}
-    network = networks.create(name, classes)
-    return make_backbone(name, network, variables, preprocessing, class_names, card)
+    package = None
+    if format_of(path) == "tflite":
+        network, variables = from_convolutions(name, read_convolutions(path), str(path))
+        classes = network.num_classes
+    else:
+        variables, classes, package = name_maps.from_tensors(name, read_tensors(path), str(path))
+        network = networks.create(name, classes)
+    preprocessing = defaults.preprocessing(name, package)
+    task, card = defaults.task(name, classes), {"imported": path.name}
+    return make_backbone(name, network, variables, preprocessing, task, card)
 
 
 def _may_be_weights(name: str, known: Sequence[str]) -> bool:
@@ -219,13 +225,13 @@ def abstract_backbone(
     if classes is not None and classes < 1:
         raise ConfigError(f"got {classes} classes, expected at least 1")
     if weights is None and name in networks.names():
-        small = not name_maps.packages(name)  # they are jaxsplit's own
+        small = name.endswith("_small")
         if preprocessing is None:
-            preprocessing = Preprocessing(_SMALL) if small else imagenet.preprocessing(name)
-        count = classes or (_SMALL_CLASSES if small else imagenet.NUM_CLASSES)
+            preprocessing = Preprocessing(_SMALL) if small else defaults.preprocessing(name)
+        count = classes or (_SMALL_CLASSES if small else defaults.num_classes(name))
         module = networks.create(name, count)
         shapes = variable_shapes(module, preprocessing.input_shape)
-        network, task = networks.as_network(module), Classification(tuple(map(str, range(count))))
+        network, task = networks.as_network(module), defaults.task(name, count)
         traced = cast("networks.Variables", shapes)
         found = Backbone(name, network, traced, preprocessing, task, "", {})
     elif weights is None and not _may_be_weights(name, known):

@@ -15,15 +15,18 @@ from flax import traverse_util
 from jaxsplit import networks
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.io.untrusted import check_tensors, finite_floats, is_variance
+from jaxsplit.networks.deeplab import DeepLab
 from jaxsplit.networks.mobilenet_v3 import MobileNetV3
 from jaxsplit.networks.network import variable_shapes
 from jaxsplit.networks.vision_transformer import VisionTransformer
-from jaxsplit.weights import conventions, imagenet
+from jaxsplit.weights import conventions, deeplab_names, imagenet
 
 VariablePath = tuple[str, ...]
 
 #: Name of a variable → PyTorch's; the others are a "weight".
 TORCH_NAMES = {"bias": "bias", "mean": "running_mean", "var": "running_var"}
+# Block and variable of the only bias that has an entry for each class.
+_LAST_BIAS = ("logits", "bias")
 # PyTorch's order of the axes of our arrays, by rank.
 _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 _TOKEN, _POSITION = "cls_token", "pos_embed"  # of a vision transformer
@@ -79,11 +82,14 @@ def from_tensors(name: str, tensors: dict[str, np.ndarray], where: str) -> Impor
         raise WeightsError(f"no other package has weights of jaxsplit's own {name}; {advice}")
     for key in [key for key in tensors if key.endswith("num_batches_tracked")]:
         del tensors[key]
+    if isinstance(networks.create(name, 1), DeepLab):
+        for key in [key for key in tensors if key.startswith(deeplab_names.AUXILIARY)]:
+            del tensors[key]
     # If no package's names fit, the errors refer to the best match.
     candidates = {package: source_names(name, package) for package in known}
     package = max(known, key=lambda one: len(tensors.keys() & candidates[one].values()))
     sources = candidates[package]
-    bias = tensors.get(sources["params", "logits", "dense", "bias"])
+    bias = tensors.get(next(key for path, key in sources.items() if path[1::2] == _LAST_BIAS))
     classes = len(bias) if bias is not None and bias.ndim == 1 and len(bias) else 1000
     shapes = {sources[path]: _to_torch(shape) for path, shape in _shapes(name, classes).items()}
     module = networks.create(name, 1)

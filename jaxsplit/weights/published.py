@@ -1,7 +1,8 @@
 """Published weights of the included networks: who has them, and under which names.
 
-Sources: torchvision's `models/{resnet,mobilenetv2,mobilenetv3,convnext}.py` (IMAGENET1K_V1), timm's
-`models/{resnet,efficientnet,mobilenetv3,convnext,deit}.py`.
+Sources: torchvision's `models/{resnet,mobilenetv2,mobilenetv3,convnext}.py` (IMAGENET1K_V1) and
+`models/segmentation/deeplabv3.py`, timm's
+`models/{resnet,efficientnet,mobilenetv3,convnext,deit}.py`, google-coral's `test_data`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ TORCHVISION_FILES = {
     "mobilenet_v2": "mobilenet_v2-b0353104.pth",
     "mobilenet_v3_large": "mobilenet_v3_large-8738ca79.pth",
     "convnext_tiny": "convnext_tiny-983f1562.pth",
+}
+#: Segmentation network → where its weights are (Pascal VOC's classes, in the order of the logits).
+SEGMENTATION_FILES = {
+    "deeplabv3_resnet50": f"{_TORCHVISION}/deeplabv3_resnet50_coco-cd0a2569.pth",
+    "deeplabv3_resnet101": f"{_TORCHVISION}/deeplabv3_resnet101_coco-586e9e4e.pth",
+    "deeplabv3_mobilenet_v2": (
+        "https://github.com/google-coral/test_data/raw/master/deeplabv3_mnv2_pascal_quant.tflite"
+    ),
 }
 _MOBILENET = "timm/mobilenetv2_100.ra_in1k"
 #: Network → repository of timm on the Hub; those of ResNets are torchvision's weights.
@@ -105,12 +114,17 @@ def where_to_get(name: str, *, shell: bool = False) -> str:
 
     >>> "hf:timm/tf_efficientnet_lite4.in1k" in where_to_get("efficientnet_lite4")
     True
+    >>> where_to_get("deeplabv3_resnet50").rpartition("/")[2]
+    'deeplabv3_resnet50_coco-cd0a2569.pth and give weights="deeplabv3_resnet50_coco-cd0a2569.pth"'
     >>> where_to_get("resnet8_small")
     ''
     """
+    given = "--weights {}" if shell else 'weights="{}"'
+    if name in SEGMENTATION_FILES:
+        url = SEGMENTATION_FILES[name]
+        return f"get {url} and give {given.format(url.rpartition('/')[2])}"
     if name not in REPOSITORIES:
         return ""
-    given = "--weights {}" if shell else 'weights="{}"'
     timm = given.format(f"{hub.HUB_PREFIX}{REPOSITORIES[name]}")
     ways = [f"give timm's by {timm} (needs {_HUB})"]
     if name in TORCHVISION_FILES:

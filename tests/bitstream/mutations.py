@@ -108,6 +108,9 @@ def make_seeds(coders):
     levels = dataclasses.replace(rates[0], levels=9)
     of_levels = [dataclasses.replace(one, rate_index=6) for one in frames[:4]]
     containers.append(write_container(Header(FAMILY, (levels,)), of_levels, frame_checks=True))
+    sized = [dataclasses.replace(one, size=(30 + i, 2**i)) for i, one in enumerate(frames)]
+    original = dataclasses.replace(header, original=(30, 1))
+    containers += [write_container(original, sized, frame_checks=checks) for checks in (0, 1)]
     # Versions 1, without flags and image, and 2; both write a frame's number as a varint.
     head = containers[0][: containers[0].index(b"rate 0") - 2]
     rest = containers[0][len(head) : -5]
@@ -223,7 +226,7 @@ def run(count, seed, measure_every=20):
 def _shuffled(data, rng):
     """Reorders the frames of a container; each keeps its check."""
     header, frames = read_container(data)
-    checks = bool(data[4] > 1 and data[5])
+    checks = bool(data[4] > 1 and data[5] & 1)
     start = len(write_container(header, [])) - 5
     packed = [data[:start]]
     ends = [start]

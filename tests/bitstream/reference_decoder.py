@@ -9,7 +9,7 @@ def read_container(data):
     """bytes → (family, image, rates, frames).
 
     Rates are (id, table fingerprint, (h, w, C)), one for each level; frames are (rate index,
-    payload).
+    payload), and with flag 2 the image's (H, W).
     """
     assert data[:4] == b"JSPL"
     version, at = data[4], 5
@@ -17,11 +17,13 @@ def read_container(data):
     flags = 0
     if version > 1:
         flags, at = data[5], 6
-        assert flags in (0, 1)
+        assert flags in (0, 1, 2, 3)
     family, at = data[at : at + 16].hex(), at + 16
     image = None
     if version > 1:
         image, at = _varints(data, at, 3)
+    if flags & 2:
+        original, at = _varints(data, at, 2)
     entries, at = data[at], at + 1
     rates = []
     for _ in range(entries):
@@ -45,7 +47,10 @@ def read_container(data):
             check = _crc32(len(frames).to_bytes(4, "little") + data[start:at])
             assert data[at : at + 4] == check.to_bytes(4, "little")
             at += 4
-        frames.append((rate, payload))
+        if flags & 2:
+            frames.append((rate, *_sized(payload, original)))
+        else:
+            frames.append((rate, payload))
     assert data[at + 1 :] == _crc32(data[: at + 1]).to_bytes(4, "little")
     return family, image, rates, frames
 
@@ -135,6 +140,14 @@ class _Decoder:
         word = self.data[self.at : self.at + 4]
         self.at += 4
         return int.from_bytes(word + bytes(4 - len(word)), "big")
+
+
+def _sized(payload, original):
+    if not payload or payload[-1]:
+        return payload, original
+    size, at = _varints(payload[-2::-1], 0, 2)
+    assert all(1 <= side <= 2**20 for side in size)
+    return payload[: len(payload) - 1 - at], size
 
 
 def _label(data, at, version):

@@ -1,5 +1,6 @@
 """Containers round-trip; damaged ones give one typed error."""
 
+import dataclasses
 import io
 import time
 import zlib
@@ -13,6 +14,7 @@ from jaxsplit.bitstream import (
     RateInfo,
     Reader,
     Writer,
+    frame_sizes,
     pack_frame,
     pack_header,
     read_container,
@@ -73,6 +75,44 @@ def test_a_stream_is_a_header_and_frames():
         frame, position = unpack_frame(stream, 2, position)
         frames.append(frame)
     assert frames == _frames()
+
+
+SIZES = [(360, 480), (1, 2**20), (128, 127), (20, 30)]
+
+
+@pytest.mark.parametrize("frame_checks", [False, True])
+def test_images_have_sizes_of_their_own(frame_checks):
+    header = dataclasses.replace(_header(), original=(20, 30))
+    frames = [dataclasses.replace(f, size=s) for f, s in zip(_frames(), SIZES, strict=True)]
+    data = write_container(header, frames, frame_checks=frame_checks)
+    assert read_container(data) == (header, frames)
+    assert data[5] == 2 + frame_checks
+    plain = [size for _, size in frame_sizes(write_container(_header(), _frames()))]
+    more = [own - one for (_, own), one in zip(frame_sizes(data), plain, strict=True)]
+    assert more == [5, 5, 4, 0]  # nothing for the size that the header has
+    alone = pack_frame(b"abc", 1, 2, size=(360, 480))
+    assert unpack_frame(alone, 2, sized=True) == (Frame(1, b"abc", (360, 480)), len(alone))
+    assert unpack_frame(alone, 2)[0].payload == alone[2 if alone[0] > 127 else 1 :]
+    reader = Reader(io.BytesIO(pack_header(header) + alone), stream=True)
+    assert list(reader) == [Frame(1, b"abc", (360, 480))]
+    unsized = [Frame(0, b"abc")]
+    [read] = read_container(write_container(header, unsized))[1]
+    assert read.size == (20, 30)
+
+
+@pytest.mark.parametrize("end", [b"\0", b"\0\0\0", b"\x80\0", b"\1\0", b"\xff" * 6 + b"\0"])
+def test_an_impossible_size_is_refused(end):
+    header = dataclasses.replace(_header(), original=(20, 30))
+    with pytest.raises(BitstreamError, match="image size"):
+        read_container(write_container(header, [Frame(0, end)]))
+
+
+def test_a_size_without_a_header_that_says_so_is_not_written():
+    with pytest.raises(ConfigError, match="original"):
+        write_container(_header(), [Frame(0, b"", (20, 30))])
+    for wrong in ((0, 5), (5, 2**20 + 1), (5,)):
+        with pytest.raises(ConfigError, match="expected H and W from 1"):
+            dataclasses.replace(_header(), original=wrong)
 
 
 def test_names_beyond_ascii_and_large_shapes():
@@ -240,7 +280,7 @@ def test_what_a_newer_version_writes_is_refused(what):
     if what == "version":
         data[4] = 5
     else:
-        data[5] |= 2
+        data[5] |= 4
     with pytest.raises(NewerVersionError, match=f"format {what} .*decode it with the jaxsplit"):
         read_container(_sealed(data[:-4]))
 

@@ -28,6 +28,7 @@ GOLDEN = json.loads(Path(__file__).with_name("golden_streams.json").read_text())
 NAMES = tuple(GOLDEN["streams"])
 PLACED = Path(__file__).with_name("golden_places.json")
 LEVELS = Path(__file__).with_name("golden_levels.json")
+SIZES = Path(__file__).with_name("golden_sizes.json")
 
 
 def _tables(arrays):
@@ -119,4 +120,20 @@ def test_a_stored_stream_of_levels_is_read_and_written_as_it_was():
         assert symbols.tolist() == latent["symbols"]
         assert frame.rate_index == latent["level"]
         again.append(Frame(frame.rate_index, coder.encode(symbols)))
+    assert write_container(header, again, frame_checks=True) == stream
+
+
+def test_a_stored_stream_of_images_with_sizes_is_read_and_written_as_it_was():
+    content = SIZES.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == (
+        "a7f9758222e861ac40f619a1fa2c3156f4b8a98127941482e77f56367fcf77f9"
+    )
+    golden = json.loads(content)
+    stream, coder = bytes.fromhex(golden["stream"]), EntropyCoder(_tables(golden["tables"]))
+    header, frames = read_container(stream)
+    assert header.original == (360, 480)
+    assert [list(frame.size) for frame in frames] == golden["sizes"]
+    latents = [coder.decode(frame.payload, (2, 3)) for frame in frames]
+    assert [latent.tolist() for latent in latents] == golden["latents"]
+    again = [Frame(0, coder.encode(x), f.size) for x, f in zip(latents, frames, strict=True)]
     assert write_container(header, again, frame_checks=True) == stream

@@ -90,6 +90,17 @@ def test_the_specification_decodes_what_is_written(coders, latents, frame_checks
         )
 
 
+def test_sizes_of_images_are_read():
+    sizes = [(20, 30), (360, 480), (1, 2**20), (127, 128)]
+    frames = [Frame(0, bytes([9] * i), size) for i, size in enumerate(sizes)]
+    header = Header(FAMILY, (RateInfo("one", FAMILY, (4, 4, 2)),), (8, 8, 3), (20, 30))
+    for checks in (False, True):
+        found = reference_decoder.read_container(
+            write_container(header, frames, frame_checks=checks)
+        )
+        assert found[3] == [(f.rate_index, f.payload, f.size) for f in frames]
+
+
 def test_levels_are_rates_with_tables_of_their_own(make_placed, draw):
     placed = make_placed([2, 9, 30, 5], (1, 200, 3))
     shared = LevelTables(dataclasses.replace(placed, offsets=np.zeros(3, np.float32)))

@@ -27,7 +27,7 @@ def path(pixels, tmp_path):
 
 
 def inputs(images, preprocessing=RGB):
-    return network_inputs(images, preprocessing, "own")
+    return network_inputs(images, preprocessing, "own").images
 
 
 def test_all_kinds_of_one_image_give_the_same_pixels(pixels, path):

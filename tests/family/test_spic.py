@@ -16,7 +16,9 @@ from jaxsplit.entropy import tables_from_counts
 from jaxsplit.errors import ConfigError, WeightsError
 from jaxsplit.family import RateFamily
 from jaxsplit.family.spic import NETWORKS, import_families, read_units
+from jaxsplit.units import BottleneckSpec, per_tensor
 from jaxsplit.units.bottleneck import Bottleneck
+from jaxsplit.units.unit_tree import UnitTree
 from jaxsplit.weights.formats import read_tensors
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "spic"
@@ -166,14 +168,16 @@ def test_the_published_units_compute_what_their_definition_says(task, cut):
 
 @needs_published
 @pytest.mark.parametrize(("task", "count"), [("classification", 30), ("segmentation", 31)])
-def test_all_published_units_become_families(task, count):
-    families = import_families(PUBLISHED, task)
-    assert set(families) == set(CUTS)
-    assert sum(len(family.rates) for family in families.values()) == count
+def test_all_published_units_are_read_and_become_families_where_they_code_all(task, count):
+    units = read_units(PUBLISHED, task)
+    assert set(units) == set(CUTS)
+    assert sum(map(len, units.values())) == count
     index = json.loads((PUBLISHED / f"{task}.json").read_text())
-    assert {rate.rate_id for family in families.values() for rate in family.rates} == set(index)
-    for family in families.values():
-        for rate in family.rates:
+    assert {rate.rate_id for rates in units.values() for rate in rates} == set(index)
+    partial = {"S1", "US1"} if task == "segmentation" else set()
+    assert set(import_families(PUBLISHED, task)) == set(CUTS) - partial
+    for rates in units.values():
+        for rate in rates:
             # The table charges what the authors' own symbols hold; their weights are floats.
             weights = np.array(list(index[rate.rate_id]["symbol_counts"].values()))
             symbols = np.array([int(s) for s in index[rate.rate_id]["symbol_counts"]])
@@ -217,11 +221,38 @@ def test_an_imported_family_is_saved_without_a_prior_and_codes_what_it_coded(fol
             np.testing.assert_array_equal(coder.decode(coder.encode(one), one.shape[:2]), one)
 
 
-def test_the_cuts_are_where_the_authors_had_theirs():
-    network = NETWORKS["classification"]
+@pytest.mark.parametrize("task", NETWORKS)
+def test_the_cuts_are_where_the_authors_had_theirs(task):
+    network = NETWORKS[task]
     shapes = networks.cuts(network.backbone, network.preprocessing.input_shape)
     for site in network.sites.values():
-        assert shapes[site.cut] == site.shape
+        features = shapes[site.cut] if site.leaf is None else shapes[site.cut][site.leaf]
+        assert features == site.shape
+
+
+def test_units_of_one_branch_are_no_family(tmp_path, capsys):
+    """The other four branches bypass them: bytes are never counted for a part alone."""
+    sites = NETWORKS["segmentation"].sites
+    units = {
+        name: (stride, 2, random_tensors(sites[name[:-2]], stride, 2))
+        for name, stride in (("S1-0", 6), ("US1-0", 8), ("S3-0", 4))
+    }
+    write_folder(tmp_path, "segmentation", units)
+    assert list(import_families(tmp_path, "segmentation")) == ["S3"]
+    assert list(read_units(tmp_path, "segmentation")) == ["S1", "US1", "S3"]
+    for cut in ("S1", "US1"):
+        with pytest.raises(ConfigError, match=f"^{cut} codes branch1 alone; what else crosses"):
+            import_families(tmp_path, "segmentation", cut)
+    words = ["import", "spic", str(tmp_path), "-o", str(tmp_path / "out")]
+    assert main([*words, "--task", "segmentation", "--cut", "S1"]) == 2
+    assert "import S2, US2 or S3" in capsys.readouterr().err
+    module = networks.create("deeplabv3_resnet50", 21)
+    features = networks.as_network(module).feature_shapes({}, (513, 513, 3))[sites["S1"].cut]
+    (unit,) = read_units(tmp_path, "segmentation", "S1")["S1"]
+    with pytest.raises(ConfigError, match="branch0"):
+        UnitTree.at(features, per_tensor({"branch1": unit.spec}))
+    others = {name: BottleneckSpec(2) for name in features if name != "branch1"}
+    assert len(UnitTree.at(features, per_tensor({"branch1": unit.spec, **others})).tensors) == 5
 
 
 @pytest.mark.parametrize(

@@ -185,3 +185,28 @@ def test_a_padding_that_differs_between_rows_and_columns_has_a_gradient():
     close(ours[0], theirs[0])
     for gradient, expected in zip(ours[1](ours[0]), theirs[1](ours[0]), strict=True):
         close(gradient, expected)
+
+
+@pytest.mark.parametrize(("padding", "dilation"), [(4, 2), ("SAME", 3), (0, 2)])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_dilated_convolutions_and_their_gradients_are_xlas(padding, dilation, depthwise):
+    """Against a kernel with zeros between its weights; 64 channels have gradients of their own."""
+    x, k = normal(0, 2, 13, 11, 64), 5 if depthwise else 3
+    # Small weights: the cosine of large sums would depend on their rounding.
+    kernel = 0.05 * normal(1, k, k, 1 if depthwise else 64, 64)
+    spread = jnp.zeros((dilation * (k - 1) + 1,) * 2 + kernel.shape[2:])
+
+    def ours(x, kernel, *_):
+        return conv(x, kernel, 1, padding, depthwise, dilation)
+
+    def theirs(x, kernel, *_):
+        wide = spread.at[::dilation, ::dilation].set(kernel)
+        return direct_conv(x, wide, 1, padding, depthwise)
+
+    found = value_and_gradients(ours, x, kernel, 1, padding)
+    expected = value_and_gradients(theirs, x, kernel, 1, padding)
+    for one, other in zip(found, expected, strict=True):
+        assert_near(one, other)
+    if depthwise:
+        with pytest.raises(ValueError, match="dilation"):
+            conv(x, kernel, 2, padding, depthwise, dilation)

@@ -20,7 +20,7 @@ from jaxsplit.data import load_arrays, open_source
 from jaxsplit.errors import ConfigError, FamilyError, JaxsplitWarning, WeightsError
 from jaxsplit.weights import imagenet
 from jaxsplit.weights.load import PACKAGES, load_backbone, not_included
-from jaxsplit.weights.published import REPOSITORIES
+from jaxsplit.weights.published import REPOSITORIES, SEGMENTATION_FILES
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 installed = pytest.mark.skipif(
@@ -286,8 +286,12 @@ def test_a_network_without_weights_says_where_they_are_got(name, capsys):
         if file:
             assert f"https://download.pytorch.org/models/{file}" in message
             assert f'weights="{file}"' in message
+    elif name in SEGMENTATION_FILES:
+        assert SEGMENTATION_FILES[name] in message
+        assert f'weights="{SEGMENTATION_FILES[name].rpartition("/")[2]}"' in message
     else:
-        assert name in ("resnet8_small", "resnet20_small", "resnet56_small")
+        own = ("resnet8_small", "resnet20_small", "resnet56_small")
+        assert name in own or name.startswith("deeplabv3_")
         assert "Backbone.save" in message
     if name == "resnet18":  # tracing takes a second
         assert main(["info", name]) == 0

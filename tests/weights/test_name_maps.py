@@ -298,3 +298,23 @@ def test_packages_have_names_for_their_networks_alone():
 def test_own_networks_have_no_foreign_weights():
     with pytest.raises(WeightsError, match="resnet8_small"):
         name_maps.from_tensors("resnet8_small", {}, "file")
+
+
+def test_deeplab_has_torchvisions_names_and_no_auxiliary_head():
+    variables, tensors = random_network("deeplabv3_resnet18", classes=3)
+    shapes = {
+        "backbone.layer4.1.conv2.weight": (512, 512, 3, 3),
+        "classifier.0.convs.0.0.weight": (256, 512, 1, 1),
+        "classifier.0.convs.3.1.running_mean": (256,),
+        "classifier.0.convs.4.1.weight": (256, 512, 1, 1),
+        "classifier.0.project.0.weight": (256, 1280, 1, 1),
+        "classifier.1.weight": (256, 256, 3, 3),
+        "classifier.2.bias": (256,),
+        "classifier.4.bias": (3,),
+    }
+    assert {key: tensors[key].shape for key in shapes} == shapes
+    auxiliary = {f"aux_classifier.{i}.weight": np.ones(2) for i in (0, 4)}
+    found = name_maps.from_tensors("deeplabv3_resnet18", tensors | auxiliary, "file")
+    assert (found.classes, found.package) == (3, "torchvision")
+    jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
+    assert name_maps.packages("deeplabv3_efficientnet_lite0") == ()

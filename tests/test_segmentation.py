@@ -1,0 +1,220 @@
+"""Segmentation end to end: a network, units, curve, report, masks from the command line."""
+
+import dataclasses
+import json
+
+import drawn_scenes
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxsplit
+from jaxsplit import bitstream, cli, data, networks
+from jaxsplit.errors import ConfigError
+from jaxsplit.evaluation.card import measured_curve, with_measured
+from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
+from jaxsplit.evaluation.curve import Curve
+from jaxsplit.experiments.run import measure, run_backbone
+from jaxsplit.tasks.stored import TaskFields, task_fields
+from jaxsplit.train.backbone import BackboneConfig
+
+NAME = "small_segmenter"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    drawn_scenes.write_folder(root, {"train": 64, "val": 16})
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """The file of a network that was trained for seconds, and its card."""
+    networks.register(NAME, drawn_scenes.SmallSegmenter(num_classes=len(drawn_scenes.NAMES)))
+    config = BackboneConfig(
+        NAME,
+        f"folder:{folder}",
+        drawn_scenes.PREPROCESSING,
+        data.Augmentation(flip=True),
+        epochs=12,
+        batch_size=16,
+        learning_rate=0.2,
+        test_split="val",
+        task=TaskFields(**task_fields(drawn_scenes.task())),
+    )
+    out = tmp_path_factory.mktemp("network")
+    losses = []
+    card = run_backbone(config, out, "", lambda i, n, found: losses.append(float(found["loss"])))
+    assert losses[-1] < losses[0] / 2
+    return config, out / "weights.safetensors", card
+
+
+@pytest.fixture(scope="module")
+def backbone(trained):
+    return jaxsplit.load_backbone(str(trained[1]))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["rates", "levels"])
+def measured(request, backbone, folder, tmp_path_factory):
+    """A family, its folder with curve, report and family, and what `measure` returns."""
+    source = data.open_source(folder, "train")
+    lambdas = {"r1": 3e-3, "r2": 3e-4, "r3": 1e-5}
+    family = jaxsplit.train_family(
+        backbone,
+        "body",
+        lambdas,
+        data=source,
+        unit=jaxsplit.BottleneckSpec(6, stride=2),
+        variable_rate=request.param,
+        steps=60,
+        batch_size=16,
+        learning_rate=2e-2,
+        progress=False,
+    )
+    out = tmp_path_factory.mktemp("levels" if request.param else "rates")
+    test = data.open_source(folder, "val")
+    found = measure(family, backbone, test, out, baselines=("jpeg",))
+    family = with_measured(family, found.curve, found.seen, test)
+    family.save(out / "family")
+    return family, out, found
+
+
+def test_a_network_is_trained_by_its_task(trained, backbone, folder):
+    config, _, card = trained
+    assert {"miou", "pixel_accuracy", "test_images", "steps"} <= card.keys()
+    assert card["miou"] > 0.6
+    assert card["pixel_accuracy"] > 0.8
+    assert backbone.task == drawn_scenes.task().fitted(config.preprocessing)
+    images, masks = data.load_arrays(
+        data.open_source(folder, "val"), backbone.preprocessing, backbone.task.target_reader
+    )
+    logits = networks.predict(backbone.network, backbone.variables, backbone.preprocessing, images)
+    found = backbone.task.evaluate(logits, masks)["miou"].mean(0)
+    assert backbone.task.metrics["miou"].value(found) == pytest.approx(card["miou"])
+
+
+def test_the_first_weights_are_those_of_a_network_below(backbone, trained):
+    from jaxsplit.train.backbone import _first_variables
+
+    config, _, _ = trained
+    below = dataclasses.replace(backbone, name="another")
+    module = backbone.module
+    source = data.open_source(config.data, config.train_split)
+    first = _first_variables(config, module, source, below)
+    for path, leaf in jax.tree.leaves_with_path(first):
+        ours = dict(jax.tree.leaves_with_path(backbone.variables))[path]
+        assert np.array_equal(leaf, ours) == ("logits" not in str(path)), path
+    wider = drawn_scenes.untrained()
+    variables = jax.tree.map(lambda x: np.concatenate([x, x], -1), wider.variables)
+    with pytest.raises(ConfigError, match="initial weights are of another; expected"):
+        _first_variables(config, module, source, dataclasses.replace(below, variables=variables))
+
+
+def test_the_curve_has_both_metrics_and_the_agreement(measured):
+    family, out, found = measured
+    curve = found.curve
+    written = json.loads((out / "curve.json").read_text())
+    names = {"miou", "miou_interval", "pixel_accuracy", "pixel_accuracy_interval"}
+    assert names <= written["uncompressed"].keys()
+    for point in written["points"]:
+        assert names | {"agreement", "agreement_interval"} <= point.keys()
+    assert Curve.read(out / "curve.json") == curve
+    best = curve.points[-1]
+    assert best.metrics["miou"].mean > 0.8 * curve.unsplit["miou"].mean
+    assert best.metrics["agreement"].mean > curve.points[0].metrics["agreement"].mean
+    assert "mIoU" in found.table
+    assert "jpeg" in written["baselines"]
+    again = MeasuredCurve.open(out)
+    assert compare_curves(again, again).bd_rate_percent == 0
+    of_card = measured_curve(family, "ours")
+    assert of_card.quality == "miou"
+    assert of_card.rate_quality() == pytest.approx(curve.rate_quality())
+    sender, _ = family.codec()
+    image = drawn_scenes.scene(70)[0]
+    assert len(sender(image, quality=0.5)) == len(sender(image, max_bytes=100_000)) == 1
+
+
+def test_the_report_shows_images_and_masks(measured):
+    _, out, found = measured
+    assert len(found.seen.drawn.images) == 4
+    page = (out / "report.html").read_text()
+    assert page.count('src="data:image/png') == 4 * 4
+    assert page.count('src="data:image/jpeg') == 4
+    for one in found.seen.drawn.images:
+        assert len(one.rates) == 3
+        for rate in one.rates:
+            assert f"{rate.rate_id}: {rate.bytes:,} bytes" in page
+    assert "rgb(90, 160, 230)" in page
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two images of other sizes than the network's, and one of its own."""
+    paths = []
+    for i, size in enumerate([(64, 96), (48, 48), drawn_scenes.SIZE]):
+        Image.fromarray(drawn_scenes.scene(70 + i, size)[0]).save(tmp_path / f"{i}.png")
+        paths.append(str(tmp_path / f"{i}.png"))
+    return paths
+
+
+def run(capsys, *arguments):
+    code = cli.main([str(one) for one in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_masks_are_written_at_the_image_s_own_size(measured, trained, pictures, tmp_path, capsys):
+    _, out, _ = measured
+    with_family = ("--family", out / "family", "--weights", trained[1])
+    coded = tmp_path / "s.jspl"
+    code, _, error = run(capsys, "encode", *pictures, *with_family, "--rate", "r3", "-o", coded)
+    assert not code, error
+    header, frames = bitstream.read_container(coded.read_bytes())
+    sizes = [(64, 96), (48, 48), drawn_scenes.SIZE]
+    assert header.original in sizes
+    assert [frame.size for frame in frames] == sizes
+    masks = tmp_path / "masks"
+    code, text, error = run(
+        capsys, "decode", coded, *with_family, "--json", "--out", masks, "--over", *pictures
+    )
+    assert not code, error
+    for i, (entry, size) in enumerate(zip(json.loads(text), sizes, strict=True)):
+        with Image.open(masks / f"s-{i}-mask.png") as mask:
+            assert (mask.mode, mask.size) == ("P", size[::-1])
+            found = np.asarray(mask)
+        with Image.open(masks / f"s-{i}-overlay.png") as overlay:
+            assert (overlay.mode, overlay.size) == ("RGB", size[::-1])
+        truth = drawn_scenes.scene(70 + i, size)[1]
+        known = (truth != drawn_scenes.UNKNOWN) & (found != 255)
+        assert known.mean() > 0.6
+        assert (found[known] == truth[known]).mean() > 0.75
+        assert entry["shares"]["sky"] == pytest.approx((found[found != 255] == 1).mean(), abs=1e-4)
+    code, text, _ = run(capsys, "decode", coded, *with_family)
+    assert not code
+    assert "sky 0." in text.splitlines()[0]
+
+
+def test_frames_of_python_carry_the_size_too(measured, pictures):
+    family, _, _ = measured
+    sender, receiver = family.codec()
+    frames = sender(pictures, rate="r2")
+    same = [len(frame) for frame in sender(np.stack([drawn_scenes.scene(72)[0]] * 2), rate="r2")]
+    assert len(frames[2]) == same[0]  # the network's own size costs nothing
+    placements = receiver.placements(frames)
+    assert [one.image for one in placements] == [(64, 96), (48, 48), drawn_scenes.SIZE]
+    shown = family.backbone_of().task.show(receiver(frames), placements)
+    assert shown[0].pictures["mask"].size == (96, 64)
+
+
+def test_a_classification_writes_no_pictures(tmp_path, capsys):
+    family = "resnet8_small-fashion_mnist/stage1.block1"
+    Image.new("L", (28, 28)).save(tmp_path / "a.png")
+    coded = tmp_path / "a.jspl"
+    given = ("--family", family, "--rate", "r1", "-o", coded)
+    assert not run(capsys, "encode", tmp_path / "a.png", *given)[0]
+    assert bitstream.read_container(coded.read_bytes())[0].original is None
+    code, _, error = run(capsys, "decode", coded, "--family", family, "--out", tmp_path / "m")
+    assert code == 2
+    assert "a classification has no pictures" in error

@@ -110,7 +110,7 @@ def test_coarse_logits_are_measured_at_the_size_of_the_masks(drawn):
 
 def test_predictions_are_shown_at_the_image_s_own_size():
     logits = np.zeros((1, 4, 6, 3), np.float32)
-    logits[0, :, 3:, 1] = 1
+    logits[0, :, :3, 0] = logits[0, :, 3:, 1] = 1
     task = Segmentation(NAMES)
     cropped = Placement(image=(8, 24), scaled=(4, 12), corner=(0, 3), window=(4, 6))
     [(values, pictures)] = task.show(logits, [cropped])

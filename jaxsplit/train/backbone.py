@@ -227,14 +227,15 @@ def _taken_over(first: Variables, initial: networks.Backbone, model: str) -> Var
     """Replaces blocks by those of a network that `model` is built on: same names, same shapes.
 
     Its own last blocks, such as a classifier, have no place in `model`. A ConfigError if most of
-    its blocks have none.
+    its blocks have none, or if its name does not end that of `model`.
     """
     ours: dict[tuple[str, ...], jax.Array] = traverse_util.flatten_dict(first)
     theirs: dict[tuple[str, ...], jax.Array] = traverse_util.flatten_dict(initial.variables)
     last = initial.module.endpoints()[-1].replace(".", "_")
     blocks = {path[1] for path in theirs} - {last}  # of {"params": {block: …}}
     fits = {block: _shapes_of(ours, block) == _shapes_of(theirs, block) for block in blocks}
-    if 2 * sum(fits.values()) <= len(blocks):
+    built_on = model.endswith(f"_{initial.name}")  # such as deeplabv3_resnet18 on resnet18
+    if not built_on or 2 * sum(fits.values()) <= len(blocks):
         raise ConfigError(f"the initial weights are of {initial.name}; expected {model}")
     kept = {path: x for path, x in theirs.items() if fits.get(path[1], False)}
     return traverse_util.unflatten_dict(

@@ -1,4 +1,4 @@
-"""Where an image lies in a network's input: maps such as masks follow it there and back."""
+"""Placement of images in a network's input: masks and other maps follow them there and back."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _IMAGES, _RATES = 4, 3
 
 
 class DrawnRate(NamedTuple):
-    """What was predicted from an image's frame at a rate, and the bytes of the frame."""
+    """Prediction from an image's frame at a rate, and the bytes of the frame."""
 
     rate_id: str
     bytes: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, Self, cast
@@ -193,10 +194,15 @@ class Segmentation(Task):
     def sampled_log_likelihood(
         self, outputs: Outputs, key: jax.Array, temperature: float = 1.0
     ) -> jax.Array:
-        """Draws a class for each pixel; returns the sum of the log-probabilities, float [B]."""
+        """Draws a class for each pixel; returns Σ log p / √(pixels), float [B].
+
+        Draws are independent, so the squared gradient is the mean of the pixels' Fisher
+        information, as `distillation` is the mean of their divergences.
+        """
         log_p = jax.nn.log_softmax(_array(outputs) / temperature)
         drawn = jax.random.categorical(key, jax.lax.stop_gradient(log_p))
-        return jnp.take_along_axis(log_p, drawn[..., None], axis=-1).sum(axis=(1, 2, 3))
+        total = jnp.take_along_axis(log_p, drawn[..., None], axis=-1).sum(axis=(1, 2, 3))
+        return total / math.prod(log_p.shape[1:3]) ** 0.5
 
     def has_targets(self, source: Source) -> bool:
         """Returns whether images have masks; those that have classes alone count as unlabelled."""

@@ -73,8 +73,11 @@ class Shown(NamedTuple):
 
     Attributes:
       values: name → value, ready for JSON.
-      pictures: name → an image of the size of the input, such as a mask; empty where a prediction
-        is no map.
+      pictures: name → a picture of the image's size, such as a mask; empty where a prediction is
+        no map.
+
+    >>> len(Shown({"class": "dog"}).pictures)
+    0
     """
 
     values: dict[str, object]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import flax.linen as nn
@@ -224,17 +224,29 @@ def _first_variables(
 
 
 def _taken_over(first: Variables, initial: networks.Backbone, model: str) -> Variables:
-    """Replaces arrays by those of the same name in a network that `model` is built on."""
+    """Replaces blocks by those of a network that `model` is built on: same names, same shapes.
+
+    Its own last blocks, such as a classifier, have no place in `model`. A ConfigError if most of
+    its blocks have none, or if its name does not end that of `model`.
+    """
     ours: dict[tuple[str, ...], jax.Array] = traverse_util.flatten_dict(first)
     theirs: dict[tuple[str, ...], jax.Array] = traverse_util.flatten_dict(initial.variables)
-    last = initial.module.endpoints()[-1].replace(".", "_")  # its classifier is another one
-    kept = {path: x for path, x in theirs.items() if last not in path}
-    wrong = [path for path, x in kept.items() if path not in ours or ours[path].shape != x.shape]
-    if wrong or not kept:
+    last = initial.module.endpoints()[-1].replace(".", "_")
+    blocks = {path[1] for path in theirs} - {last}  # of {"params": {block: …}}
+    fits = {block: _shapes_of(ours, block) == _shapes_of(theirs, block) for block in blocks}
+    built_on = model.endswith(f"_{initial.name}")  # such as deeplabv3_resnet18 on resnet18
+    if not built_on or 2 * sum(fits.values()) <= len(blocks):
         raise ConfigError(f"the initial weights are of {initial.name}; expected {model}")
+    kept = {path: x for path, x in theirs.items() if fits.get(path[1], False)}
     return traverse_util.unflatten_dict(
         {path: jnp.asarray(kept.get(path, x)) for path, x in ours.items()}
     )
+
+
+def _shapes_of(
+    leaves: Mapping[tuple[str, ...], jax.Array], block: str
+) -> dict[tuple[str, ...], tuple[int, ...]]:
+    return {path: np.shape(x) for path, x in leaves.items() if path[1] == block}
 
 
 def _make_step(

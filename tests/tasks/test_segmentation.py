@@ -110,7 +110,7 @@ def test_coarse_logits_are_measured_at_the_size_of_the_masks(drawn):
 
 def test_predictions_are_shown_at_the_image_s_own_size():
     logits = np.zeros((1, 4, 6, 3), np.float32)
-    logits[0, :, 3:, 1] = 1
+    logits[0, :, :3, 0] = logits[0, :, 3:, 1] = 1
     task = Segmentation(NAMES)
     cropped = Placement(image=(8, 24), scaled=(4, 12), corner=(0, 3), window=(4, 6))
     [(values, pictures)] = task.show(logits, [cropped])
@@ -128,6 +128,16 @@ def test_predictions_are_shown_at_the_image_s_own_size():
     assert pictures["mask"].convert("RGB").getpixel((15, 0)) == task.colours[1]
     [whole] = task.draw(np.asarray(task.predict(logits)))
     np.testing.assert_array_equal(np.asarray(whole), logits[0].argmax(-1))
+
+
+def test_the_sampled_likelihood_has_the_curvature_of_the_distillation():
+    logits = np.random.default_rng(1).normal(size=(1, 2, 2, 3)).astype(np.float32)
+    task, keys = Segmentation(NAMES), jax.random.split(jax.random.key(0), 4000)
+    slope = jax.grad(lambda x, key: task.sampled_log_likelihood(x, key).sum())
+    found = jax.vmap(lambda key: slope(logits, key).ravel())(keys)
+    fisher = np.asarray(found.T @ found) / len(keys)
+    curvature = jax.hessian(lambda x: task.distillation(x, logits).sum())(logits)
+    np.testing.assert_allclose(fisher, curvature.reshape(12, 12), atol=0.01)
 
 
 def test_a_task_is_stored_as_plain_values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,6 +132,9 @@ def measure(
     rate_ids: Sequence[str] | None = None,
     baselines: Sequence[str] = ("jpeg", "webp"),
     compare_at: str | None = None,
+    *,
+    coarse: bool = False,
+    about: Mapping[str, str] | None = None,
 ) -> Measurement:
     """Measures the curve of a family through real bytes, beside image codecs.
 
@@ -143,6 +146,8 @@ def measure(
       rate_ids: the rates to measure; None: all.
       baselines: image codecs of `image_codecs.QUALITIES`.
       compare_at: metric at which codecs are compared: "agreement", or None for the task's.
+      coarse: measure fewer qualities of the codecs, see `image_codecs.sweep_to`.
+      about: further names and values for the report's configuration.
 
     Returns:
       The curve with the codecs' points, the results of each image, and the table.
@@ -161,7 +166,7 @@ def measure(
     (['r5'], (20,))
     """
     curve, seen = evaluate.evaluate_images(
-        family, backbone, source, log, rate_ids, baselines, compare_at
+        family, backbone, source, log, rate_ids, baselines, compare_at, coarse=coarse
     )
     raw = math.prod(backbone.preprocessing.input_shape)
     if directory is not None:
@@ -179,6 +184,7 @@ def measure(
             "cut": family.cut,
             "family": family.fingerprint,
             **curve_html.describe_units({rate.rate_id: rate.spec for rate in family.rates}),
+            **(about or {}),
         }
         curve_html.write_report(directory / "report.html", curve, title, described)
     return Measurement(curve, seen, curve_table.render(curve, curve.baselines, raw, compare_at))

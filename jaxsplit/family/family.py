@@ -42,6 +42,7 @@ class RateFamily(Shown):
       cut: endpoint of the backbone.
       rates: at least one, in any order; a ConfigError if two have the same name.
       levels: of a variable-rate unit: `rates` are named ones of these; None: units of their own.
+      backbone_file: weights in the folder or beside it, for a family that names none; not saved.
       card: origin and measurements, see `jaxsplit.evaluation.card`; not in the fingerprint.
       bound: the network of the training or of `bind`; copies share it, but it is neither saved nor
         pickled.
@@ -61,6 +62,7 @@ class RateFamily(Shown):
     card: dict[str, Any] = dataclasses.field(default_factory=Card)
     bound: networks.Backbone | None = None
     levels: Levels | None = None
+    backbone_file: Path | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A family is small and its network isn't; networks of functions can't be pickled at all.
@@ -209,7 +211,7 @@ class RateFamily(Shown):
 
         Args:
           name: of weights, see `load_backbone`; None: the network of the training or of `bind`,
-            else the weights that the family names.
+            else the weights that the family names, or those in `backbone_file`.
           file: of weights for the family's network, in place of a name; also hf:owner/name.
 
         Returns:
@@ -223,7 +225,7 @@ class RateFamily(Shown):
             backbone = load_backbone(self.backbone, file)
         elif name is None and self.bound is not None:
             backbone = self.bound
-        elif found := name or self.weights:
+        elif found := name or self.weights or self.backbone_file:
             backbone = load_backbone(found)
         else:
             lacks = f"the family names no weights of {self.backbone}"

@@ -36,7 +36,13 @@ TABLES = ("prior", *SHARINGS)
 # These change reports and products of a training, not its parameters.
 _SILENT = ("baselines", "compare_at", "cache_gib", "evaluate_every", "max_eval_samples", "tables")
 # Left out by default, since earlier versions had none of them.
-_NEWER = dict(optimizer=None, variable_rate=False, lambda_weighting=0.0, linear_lr_multiplier=1.0)
+_NEWER = dict(
+    optimizer=None,
+    variable_rate=False,
+    lambda_weighting=0.0,
+    linear_lr_multiplier=1.0,
+    fisher_samples=0,
+)
 # These change nothing where the network is frozen.
 _OF_NETWORKS = ("trainable", "network_lr_multiplier")
 
@@ -51,7 +57,7 @@ _POSITIVE_SHARE = (lambda x: 0 < x <= 1, "more than 0 and at most 1")
 _MULTIPLIERS = ("prior_lr_multiplier", "linear_lr_multiplier", "network_lr_multiplier")
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys((*_MULTIPLIERS, "weight_decay"), _AT_LEAST_0),
-    **dict.fromkeys(("evaluate_every", "warmup", "most_drop"), _AT_LEAST_0),
+    **dict.fromkeys(("evaluate_every", "warmup", "most_drop", "fisher_samples"), _AT_LEAST_0),
     "batch_size": _AT_LEAST_1,
     "epochs": _AT_LEAST_1,
     "seed": (lambda x: 0 <= x < 2**32, "0 … 2**32 - 1"),
@@ -189,6 +195,8 @@ class CurveConfig:
       variable_rate: one unit for all rates: `spec` with learned gains from the largest to the
         smallest lambda, see `units.VariableRate`. It trains as fast as one rate does.
       lambda_weighting: power of lambda that divides an image's loss, for a variable rate.
+      fisher_samples: examples whose gradients give the Fisher information of a PCA initialization,
+        of those in its sample; 0: all.
       data, train_split, test_split, max_samples: the images; labels only serve metrics unless a
         phase's distortion has a weight for them.
       augmentations_per_image, augmentation: 1 and None: the image itself.
@@ -271,6 +279,7 @@ class CurveConfig:
     optimizer: optax.GradientTransformation | None = None
     variable_rate: bool = False
     lambda_weighting: float = 0.0
+    fisher_samples: int = 0
 
     def __post_init__(self) -> None:
         plain_numbers(self)

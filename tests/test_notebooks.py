@@ -55,7 +55,9 @@ def run(monkeypatch):
 
 
 def test_there_are_notebooks():
-    assert NOTEBOOKS == ["quickstart.ipynb", "research.ipynb", "train_on_tpu.ipynb"]
+    assert NOTEBOOKS == [
+        *("own_images.ipynb", "quickstart.ipynb", "research.ipynb", "train_on_tpu.ipynb")
+    ]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

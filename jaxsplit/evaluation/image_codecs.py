@@ -29,9 +29,9 @@ QUALITIES = {"jpeg": range(1, 96), "webp": range(0, 101), "avif": range(0, 101)}
 
 #: A few qualities, for `sweep_to` with steps of `COARSE_STEP`: a third of the time.
 COARSE_QUALITIES = {
-    "jpeg": (2, 8, 20, 40, 75),
-    "webp": (0, 6, 20, 45, 80),
-    "avif": (0, 12, 25, 40, 70),
+    "jpeg": (2, 8, 20, 45, 95),
+    "webp": (0, 6, 20, 50, 100),
+    "avif": (0, 12, 25, 45, 90),
 }
 COARSE_STEP = 3
 

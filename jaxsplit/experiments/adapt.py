@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +21,9 @@ from jaxsplit.evaluation.card import with_measured
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.evaluate import predictor
 from jaxsplit.evaluation.intervals import Value, measure_outputs, metric_value
+from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.experiments.recipe import BATCH_SIZE, RATES, default_unit, recipe
-from jaxsplit.experiments.run import measure
+from jaxsplit.experiments.run import Measurement, measure
 from jaxsplit.family import RateFamily
 from jaxsplit.family.files import BACKBONE_FILE
 from jaxsplit.io.checkpoint import short_key
@@ -28,6 +31,7 @@ from jaxsplit.io.files import check_writable, parse_json, write_json
 from jaxsplit.io.log import Log, no_log
 from jaxsplit.networks import Backbone
 from jaxsplit.networks.inference import batch_size
+from jaxsplit.reports import curve_table
 from jaxsplit.split import make_split
 from jaxsplit.train import arguments
 from jaxsplit.train.backbone import BackboneConfig, train_backbone
@@ -183,20 +187,13 @@ def adapt(
         (phase,) = config.phases
         phase = dataclasses.replace(phase, steps=steps)
         config = dataclasses.replace(config, phases=(phase,))
-        trained = train_curve(
-            *(config, own, record.folder and record.folder / "training", bar, say),
-            source=train,
-            save_every=_SAVE_EVERY,
-        )
-        codecs = _codecs() if baselines is None else baselines
-        result = measure(
-            *(trained, own.fold(), measured, record.folder, say, None, codecs),
-            coarse=True,
+        family, result = _trained_and_measured(
+            *(own, config, train, measured, _codecs() if baselines is None else baselines),
             about=_described(accuracy, train, config),
+            record=record,
+            bar=bar,
+            say=say,
         )
-    family = with_measured(trained, result.curve, result.seen, measured)
-    if record.folder is not None:
-        family.save(record.folder / "family")
     cost = split_cost(make_split(own, config.cut, config.unit), own)
     return Adapted(own, accuracy, family, result.curve, cost, result.table)
 
@@ -363,6 +360,42 @@ def _planned_steps(
     say(f"a step takes {seconds:.2f} s: {steps} steps follow")
     record.put("training", key, steps=steps, seconds_per_step=seconds)
     return steps
+
+
+def _trained_and_measured(
+    own: Backbone,
+    config: CurveConfig,
+    train: data.Source,
+    measured: data.Source,
+    codecs: Sequence[str],
+    *,
+    about: Mapping[str, str],
+    record: _Record,
+    bar: Progress | None,
+    say: Log,
+) -> tuple[RateFamily, Measurement]:
+    """Trains and measures a family and writes its files, or reads them where all are there."""
+    folder, raw = record.folder, math.prod(own.preprocessing.input_shape)
+    images = train.listing, measured.listing
+    key = short_key(config.key, own.fingerprint, *images, *codecs)
+    if folder is not None and record.get("measured", key):
+        say("the unit is trained and measured already")
+        curve, seen = Curve.read(folder / "curve.json"), PerImage.read(folder / FILE)
+        table = curve_table.render(curve, curve.baselines, raw, None)
+        family = RateFamily.load(folder / "family").bind(own)
+        return family, Measurement(curve, seen, table)
+    workdir = folder / "training" if folder else None
+    trained = train_curve(config, own, workdir, bar, say, source=train, save_every=_SAVE_EVERY)
+    record.put("measured", "")  # the files are of several runs from here to the end
+    result = measure(
+        *(trained, own.fold(), measured, folder, say, None, codecs), coarse=True, about=about
+    )
+    family = with_measured(trained, result.curve, result.seen, measured)
+    if folder is not None:
+        family.save(folder / "family")
+        record.put("measured", key)
+        shutil.rmtree(folder / "training" / "features", ignore_errors=True)  # hundreds of MB
+    return family, result
 
 
 def _codecs() -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from jaxsplit.train.step import Phase, Rate
 from jaxsplit.units import ResidualSpec, Shape
 
 #: Rate weights of the named rates, from the fewest bytes.
-LAMBDAS = tuple(1e-3 * 10 ** (-3 * i / 7) for i in range(8))
+LAMBDAS = tuple(round(2e-3 * 200 ** (-i / 7), 8) for i in range(8))
 #: Names of the rates.
 RATES = tuple(f"r{i}" for i, _ in enumerate(LAMBDAS, 1))
 #: Images of a training step.
@@ -87,7 +87,7 @@ def recipe(
     """
     shape = tuple(getattr(backbone.features_at(cut), "shape", ()))
     macs = make_plan(backbone, channels=(), strides=(), progress=False).macs
-    distortion = Distortion(distillation=1.0, labels=labels, features=0.1)
+    distortion = Distortion(distillation=1.0, labels=labels, features=0.1, temperature=4.0)
     return CurveConfig(
         backbone=backbone.weights or backbone.fingerprint,
         cut=cut,

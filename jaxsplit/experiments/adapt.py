@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import features as pillow
@@ -17,20 +17,18 @@ from jaxsplit import data, networks
 from jaxsplit.cost import SplitCost, find_cut, split_cost
 from jaxsplit.data import Augmentation
 from jaxsplit.errors import ConfigError, choices, warn_once
+from jaxsplit.evaluation.accuracy import Accuracy, measure_accuracy
 from jaxsplit.evaluation.card import with_measured
 from jaxsplit.evaluation.curve import Curve
-from jaxsplit.evaluation.evaluate import predictor
-from jaxsplit.evaluation.intervals import Value, measure_outputs, metric_value
 from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.experiments.recipe import BATCH_SIZE, RATES, default_unit, recipe
 from jaxsplit.experiments.run import Measurement, measure
 from jaxsplit.family import RateFamily
 from jaxsplit.family.files import BACKBONE_FILE
 from jaxsplit.io.checkpoint import short_key
-from jaxsplit.io.files import check_writable, parse_json, write_json
 from jaxsplit.io.log import Log, no_log
+from jaxsplit.io.stages import StageRecord
 from jaxsplit.networks import Backbone
-from jaxsplit.networks.inference import batch_size
 from jaxsplit.reports import curve_table
 from jaxsplit.split import make_split
 from jaxsplit.train import arguments
@@ -57,29 +55,6 @@ _SAVE_EVERY = 50
 # Fisher information and tables, and of a measured one, for rates, image codecs and their coding.
 _TRAINING_PASSES, _PASSES = 4, 50
 _COMPILING = 30  # seconds
-
-
-class Accuracy(NamedTuple):
-    """Accuracy of a network on held-out images.
-
-    Attributes:
-      top1: with its 95 % interval.
-      classes: name → images that are classified correctly, and all images.
-    """
-
-    top1: Value
-    classes: dict[str, tuple[int, int]]
-
-    @property
-    def text(self) -> str:
-        """One line."""
-        assert self.top1.interval is not None
-        low, high = (100 * end for end in self.top1.interval)
-        count = sum(images for _, images in self.classes.values())
-        return (
-            f"top-1 {100 * self.top1.mean:.1f} % on {count} held-out images "
-            f"(95 % interval {low:.1f} to {high:.1f} %)"
-        )
 
 
 class Adapted(NamedTuple):
@@ -162,7 +137,7 @@ def adapt(
         raise ConfigError(f"minutes are {minutes!r} and steps {steps!r}; expected more than 0")
     backbone = arguments.as_backbone(backbone)
     train, test = data.open_parts(source)
-    record = _Record(None if out is None else Path(out))
+    record = StageRecord(None if out is None else Path(out))
     with arguments.shown_progress(progress, log, RATES) as (bar, given):
         say = given or no_log
         say(f"reading {len(train) + len(test)} images")
@@ -198,37 +173,6 @@ def adapt(
     return Adapted(own, accuracy, family, result.curve, cost, result.table)
 
 
-class _Record:
-    """What the stages of a folder have found, by their keys; nothing without a folder."""
-
-    def __init__(self, folder: Path | None) -> None:
-        if folder is not None:
-            check_writable(folder)
-        self.folder = folder
-
-    def get(self, stage: str, key: str) -> Mapping[str, Any]:
-        """Returns what a stage of this key has found; {} if that is another one."""
-        found = self._read().get(stage)
-        return found if isinstance(found, dict) and found.get("key") == key else {}
-
-    def put(self, stage: str, key: str, **found: object) -> None:
-        """Writes what a stage has found."""
-        if self.folder is not None:
-            write_json(self._path, {**self._read(), stage: {"key": key, **found}})
-
-    @property
-    def _path(self) -> Path:
-        assert self.folder is not None
-        return self.folder / "adapt.json"
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            found = {} if self.folder is None else parse_json(self._path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-
 def _say_counts(train: data.Source, test: data.Source, class_weights: str, say: Log) -> None:
     """Logs how many images there are, and warns of unbalanced classes."""
     counts = np.bincount(train.labels, minlength=len(train.class_names))
@@ -249,7 +193,7 @@ def _with_classes(
     backbone: Backbone,
     train: data.Source,
     test: data.Source,
-    record: _Record,
+    record: StageRecord,
     finetune: str,
     class_weights: str,
     seed: int,
@@ -293,7 +237,7 @@ def _finetuned(
         preprocessing=own.preprocessing,
         augmentation=_AUGMENTATION,
         epochs=_EPOCHS,
-        batch_size=min(2 * BATCH_SIZE, len(train) // 2 * 2),
+        batch_size=1 << min(len(train), 2 * BATCH_SIZE).bit_length() - 1,
         seed=seed,
         learning_rate=_LEARNING_RATE,
     )
@@ -305,48 +249,13 @@ def _finetuned(
     )
 
 
-def measure_accuracy(backbone: Backbone, source: data.AnySource) -> tuple[Accuracy, float]:
-    """Measures a classification network.
-
-    Args:
-      backbone: the network.
-      source: labelled images of its classes.
-
-    Returns:
-      Its accuracy, and the seconds that an image takes in a batch.
-
-    >>> accuracy, _ = measure_accuracy(load_backbone("fashion_mnist_resnet8"), "embedded")
-    >>> accuracy.text
-    'top-1 93.7 % on 2000 held-out images (95 % interval 92.5 to 94.6 %)'
-    >>> accuracy.classes["Trouser"]
-    (197, 200)
-    """
-    images = data.as_source(source, backbone.class_names)
-    backbone.task.check_source(images)
-    pixels, labels = data.load_arrays(images, backbone.preprocessing)
-    size = batch_size(backbone.preprocessing.input_shape, len(pixels))
-    predict = predictor(backbone.fold(), size)
-    predict(pixels[:size])  # compiles
-    start = time.monotonic()
-    found = measure_outputs(
-        backbone.task, lambda part: predict(pixels[part]), labels, len(pixels), size
-    )
-    seconds = (time.monotonic() - start) / len(pixels)
-    right = found.statistics["top1"]
-    classes = {
-        name: (int(right[labels == i].sum()), int((labels == i).sum()))
-        for i, name in enumerate(backbone.class_names)
-    }
-    return Accuracy(metric_value(right, backbone.task.metric("top1")), classes), seconds
-
-
 def _planned_steps(
     config: CurveConfig,
     own: Backbone,
     train: data.Source,
     until: float,
     minutes: float,
-    record: _Record,
+    record: StageRecord,
     say: Log,
 ) -> int:
     """Returns the steps until a time, or those of the call that is resumed."""
@@ -370,7 +279,7 @@ def _trained_and_measured(
     codecs: Sequence[str],
     *,
     about: Mapping[str, str],
-    record: _Record,
+    record: StageRecord,
     bar: Progress | None,
     say: Log,
 ) -> tuple[RateFamily, Measurement]:

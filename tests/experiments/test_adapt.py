@@ -5,6 +5,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -89,7 +90,7 @@ def test_the_family_sends_an_image_with_no_further_word(command, photos, tmp_pat
     photo = str(photos / "disc" / "14.png")
     assert main(["encode", photo, "--family", family, "--rate", "1", "-o", sent, "-q"]) == 0
     assert main(["decode", sent, "--family", family, "-q"]) == 0
-    assert any(shape in capsys.readouterr().out for shape in SHAPES)
+    assert set(capsys.readouterr().out.split()) & set(SHAPES)
 
 
 def test_a_folder_that_was_moved_still_works(command, photos, tmp_path, monkeypatch):
@@ -129,7 +130,7 @@ def arrays():
 
 def short(source, **options):
     return adapt(
-        *(NETWORK, source), cut=CUT, **{"steps": 2, "baselines": (), "progress": False, **options}
+        *(NETWORK, source), cut=CUT, **{"steps": 0, "baselines": (), "progress": False, **options}
     )
 
 
@@ -155,11 +156,13 @@ def test_a_stopped_training_resumes_and_gives_the_same_family(arrays, tmp_path, 
 def test_the_network_is_finetuned_as_asked(arrays):
     """The last layer on augmented images, or all of the network."""
     own = {one: short(arrays, finetune=one).backbone for one in FINETUNINGS}
-    (none, *_), (last, *_), (every, *_) = (
-        [own[one].variables["params"][part] for part in ("stem", "logits")] for one in FINETUNINGS
-    )
     assert own["last"].card["head"]["views"] > own["none"].card["head"]["views"] == 1
-    assert none is last is not every
+    none, last, every = (
+        [jax.tree.leaves(own[one].variables["params"][part])[0] for part in ("stem", "logits")]
+        for one in FINETUNINGS
+    )
+    assert [np.array_equal(*pair) for pair in zip(none, last, strict=True)] == [True, False]
+    assert not np.array_equal(none[0], every[0])
     assert 0 <= own["all"].card["finetuning"]["top1"] <= 1
     assert all(one.class_names == SHAPES for one in own.values())
 

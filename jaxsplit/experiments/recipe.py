@@ -19,10 +19,12 @@ RATES = tuple(f"r{i}" for i, _ in enumerate(LAMBDAS, 1))
 #: Images of a training step.
 BATCH_SIZE = 16
 
-_CHANNELS, _BLOCKS = 96, 2  # of the latent; of the encoder
-_WIDTHS = (112, 80, 56, 40, 28, 20, 14, 10, 8)  # of the encoder, as many as it affords
+_BLOCKS = 2  # of the encoder
+_WIDTHS = (160, 112, 80, 56, 40, 28, 20, 14, 10, 8)  # of the encoder, as many as it affords
+_FEW = 16  # positions of a latent that may have as many channels as the encoder
+_CHANNELS = 96  # most of others
 _ENCODER_SHARE = 0.05  # of the network's multiply-accumulates, at most
-_SIDE = 14  # features of at least so many rows are coded in patches of 2×2
+_SIDE = 7  # features of at least so many rows are coded in patches of 2×2
 _DECODER = 1.45  # widths of the encoder
 _FISHER_SAMPLES = 256
 
@@ -48,9 +50,11 @@ def default_unit(shape: Shape, macs: int) -> ResidualSpec:
             "or train a unit of your own with jaxsplit.train_family"
         )
     stride = 2 if min(shape[:2]) >= _SIDE else 1
-    for width in _WIDTHS:
+    positions = math.prod(-(-side // stride) for side in shape[:2])
+    few = positions <= _FEW
+    for width in _WIDTHS if few else _WIDTHS[1:]:
         spec = ResidualSpec(
-            channels=min(_CHANNELS, width, shape[2] * stride**2),
+            channels=min(width if few else _CHANNELS, width, shape[2] * stride**2),
             stride=stride,
             width=width,
             blocks=_BLOCKS,
@@ -87,7 +91,7 @@ def recipe(
     """
     shape = tuple(getattr(backbone.features_at(cut), "shape", ()))
     macs = make_plan(backbone, channels=(), strides=(), progress=False).macs
-    distortion = Distortion(distillation=1.0, labels=labels, features=0.1, temperature=4.0)
+    distortion = Distortion(distillation=1.0, labels=labels, features=0.05, temperature=4.0)
     return CurveConfig(
         backbone=backbone.weights or backbone.fingerprint,
         cut=cut,

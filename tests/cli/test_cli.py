@@ -34,7 +34,7 @@ from jaxsplit.units import BottleneckSpec, VariableRate
 from jaxsplit.weights.load import load_backbone
 
 COMMANDS = (
-    *("quickstart", "train", "evaluate", "compare", "plan", "design", "pack"),
+    *("quickstart", "adapt", "train", "evaluate", "compare", "plan", "design", "pack"),
     *("encode", "decode", "info", "import"),
 )
 RATES = ("r1", "r2", "r3", "r4", "r5")

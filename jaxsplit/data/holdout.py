@@ -86,6 +86,9 @@ def readable(source: Source, preprocessing: Preprocessing) -> Source:
 
     Returns:
       The source, or one of those that can be decoded; a DataError if there is none.
+
+    >>> readable(open_source("embedded", max_samples=20), Preprocessing((28, 28), 1))
+    Source('embedded', split='test', 20 images)
     """
     if fits_memory(source, preprocessing):
         with contextlib.suppress(DataError):

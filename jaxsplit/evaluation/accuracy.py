@@ -50,7 +50,7 @@ def measure_accuracy(backbone: Backbone, source: data.AnySource) -> tuple[Accura
     >>> accuracy.text
     'top-1 93.7 % on 2000 held-out images (95 % interval 92.5 to 94.6 %)'
     >>> accuracy.classes["Trouser"]
-    (197, 200)
+    (198, 200)
     """
     images = data.as_source(source, backbone.class_names)
     backbone.task.check_source(images)

@@ -162,6 +162,7 @@ def train_curve(
       progress: called with the metrics of all rates.
       log: log callback.
       source: training images that are at hand, in place of those that the config names.
+      save_every: steps between checkpoints.
 
     Returns:
       The family, with tables according to `config.tables`; not yet measured.

@@ -145,6 +145,7 @@ def adapt(
         _say_counts(train, test, class_weights, say)
         fitting = finetune, class_weights, seed
         own = _with_classes(backbone, train, test, record, *fitting, bar=bar, say=say)
+        begun = time.monotonic() if finetune == "all" else begun
         accuracy, image_seconds = measure_accuracy(own, test)
         say(f"the network has {accuracy.text}")
         measured = test.take(test_images)

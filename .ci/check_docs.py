@@ -39,7 +39,8 @@ DOCUMENTS = (  # in an order in which their commands can run one after the other
 )
 MAX_LINES, MAX_WORDS = 300, 1800
 SECTIONS = (
-    *("Install", "The two commands", "Load a pretrained family", "Train on your data"),
+    *("Install", "The two commands", "Your classes, your images", "Load a pretrained family"),
+    "Train on your data",
     *("Bring your network", "Limits", "Where the rest is", "Citation"),
 )
 COMMANDS = ["pip install . && jaxsplit quickstart", 'pip install ".[test]" && pytest']

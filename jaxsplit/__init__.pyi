@@ -32,6 +32,7 @@ from jaxsplit.errors import JaxsplitError as JaxsplitError
 from jaxsplit.errors import JaxsplitWarning as JaxsplitWarning
 from jaxsplit.evaluation.curve import Curve as Curve
 from jaxsplit.evaluation.evaluate import evaluate as evaluate
+from jaxsplit.experiments.adapt import adapt as adapt
 from jaxsplit.family import RateFamily as RateFamily
 from jaxsplit.family.pretrained import load_pretrained as load_pretrained
 from jaxsplit.family.pretrained import pretrained_names as pretrained_names

@@ -55,7 +55,8 @@ def run(monkeypatch):
 
 
 def test_there_are_notebooks():
-    assert NOTEBOOKS == ["quickstart.ipynb", "research.ipynb", "train_on_tpu.ipynb"]
+    known = "own_images", "quickstart", "research", "train_on_tpu"
+    assert [f"{name}.ipynb" for name in known] == NOTEBOOKS
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

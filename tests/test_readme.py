@@ -76,6 +76,9 @@ def shortened(words):
     """The same command on fewer images, with fewer steps; a training without image codecs."""
     if words[0] == "quickstart":
         return [*words, "--smoke"]
+    if words[0] == "adapt":
+        few = ["--minutes", "0.01", "--test-images", "4"]
+        return [*words, "--backbone", "fashion_mnist_resnet8", "--cut", "stage3.block1", *few]
     if words[0] in ("evaluate", "pack"):
         return [*words, "--max-samples", "16"]  # the last one counts
     words = [
@@ -136,6 +139,14 @@ def write_imagenet(folder):
     (folder / "classes.txt").write_text("\n".join(names))
 
 
+def write_photos(folder):
+    """Two classes of ten dark and ten light pictures."""
+    for name, level in (("cat", 40), ("dog", 200)):
+        (folder / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (32, 32), (level + i,) * 3).save(folder / name / f"{i}.jpg")
+
+
 #: What the quickstart and a training leave behind, which the text compares.
 TRAINED = ("jaxsplit_quickstart", "runs/fashion_mnist")
 
@@ -154,6 +165,7 @@ def desk(tmp_path, monkeypatch):
     (tmp_path / "spic").mkdir()
     write_folder(tmp_path / "spic", "classification", units)
     write_imagenet(tmp_path / "imagenet")
+    write_photos(tmp_path / "photos")
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     return tmp_path
 

@@ -13,13 +13,23 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from jaxsplit import __version__
-from jaxsplit.cli import coding, evaluate, exporting, importing, info, plan, service, train
+from jaxsplit.cli import (
+    adapt,
+    coding,
+    evaluate,
+    exporting,
+    importing,
+    info,
+    plan,
+    service,
+    train,
+)
 from jaxsplit.cli.arguments import Incomplete, Parser, add_parser
 from jaxsplit.errors import ConfigError, Interrupted, Terminated, escaped, one_line
 
 #: In the order of the help; those below "import" follow.
 COMMANDS = (
-    *(train.quickstart, train.train, evaluate.evaluate, evaluate.compare, plan.plan),
+    *(train.quickstart, adapt.adapt, train.train, evaluate.evaluate, evaluate.compare, plan.plan),
     *(train.design, evaluate.pack, coding.encode, coding.decode, exporting.export),
     *(service.serve, service.send, info.info),
 )

@@ -16,6 +16,7 @@ from jaxsplit.errors import ConfigError, Interrupted
 from jaxsplit.io.files import as_text, check_writable, delete_whole, write_json
 
 if TYPE_CHECKING:
+    from jaxsplit.cost import SplitCost
     from jaxsplit.train.backbone import BackboneConfig
     from jaxsplit.train.config import CurveConfig
 
@@ -108,6 +109,15 @@ def _repeated(options: argparse.Namespace) -> str:
     return as_text(" ".join(words))
 
 
+def cost_line(cut: str, cost: SplitCost) -> str:
+    """Formats what a device runs at a cut."""
+    return (
+        f"cut {cut}: of the network's {(cost.head + cost.tail) / 1e6:.2f} M "
+        f"multiply-accumulates the device runs {100 * cost.device_share:.1f} % "
+        f"(encoder {cost.encoder / 1e6:.2f} M)"
+    )
+
+
 def _run_curve(
     config: CurveConfig,
     options: argparse.Namespace,
@@ -128,12 +138,7 @@ def _run_curve(
         )
     if result is None:  # not the first process
         return
-    cost = result.cost
-    text = (
-        f"cut {config.cut}: of the network's {(cost.head + cost.tail) / 1e6:.2f} M "
-        f"multiply-accumulates the device runs {100 * cost.device_share:.1f} % "
-        f"(encoder {cost.encoder / 1e6:.2f} M)\n{result.table}"
-    )
+    text = f"{cost_line(config.cut, result.cost)}\n{result.table}"
     seconds = time.monotonic() - start
     summary = (
         f"wrote curve.json, curve.png, images.npz, report.html and family to {out} in "

@@ -1,6 +1,7 @@
 """Cost of cuts, units and splits: MACs, parameters, memory and latency, from traced shapes."""
 
 from jaxsplit.cost.counting import SplitCost, count_macs, count_params, split_cost
+from jaxsplit.cost.cut_words import CUT_SHARES, find_cut
 from jaxsplit.cost.link import Link, Option, Timing, best
 from jaxsplit.cost.plan import SYMBOLS, CutPlan, Plan, make_plan
 from jaxsplit.cost.unit_plan import (
@@ -14,6 +15,7 @@ from jaxsplit.cost.unit_plan import (
 
 __all__ = [
     "CHANNELS",
+    "CUT_SHARES",
     "STRIDES",
     "SYMBOLS",
     "CutPlan",
@@ -26,6 +28,7 @@ __all__ = [
     "best",
     "count_macs",
     "count_params",
+    "find_cut",
     "grid_spec",
     "make_plan",
     "plan_unit",

@@ -8,6 +8,7 @@
 
 from jaxsplit.data.arrays import AnySource, as_source, from_arrays
 from jaxsplit.data.augmentation import Augmentation, Views
+from jaxsplit.data.holdout import hold_out, open_parts, readable
 from jaxsplit.data.images import decode_image
 from jaxsplit.data.pipeline import batches, load_arrays, num_batches
 from jaxsplit.data.preprocessing import Preprocessing
@@ -27,9 +28,12 @@ __all__ = [
     "batches",
     "decode_image",
     "from_arrays",
+    "hold_out",
     "load_arrays",
     "num_batches",
+    "open_parts",
     "open_source",
     "portable_name",
+    "readable",
     "spread",
 ]

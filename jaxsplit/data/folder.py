@@ -108,7 +108,8 @@ class FolderRecords:
             left_out += [f"{below}/{other}" for other in others]
             if not files:
                 what = f"class {class_name!r} has no images ({', '.join(FORMATS)}) in {folder}"
-                raise DataError(f"{name}: {what}; add some, or remove the folder")
+                advice = HEIC_ADVICE if _has_heic(others) else "add some, or remove the folder"
+                raise DataError(f"{name}: {what}; {advice}")
             for file, size, modified in files:
                 listed = f"{below}/{file}\0{size}".encode("utf-8", "surrogateescape")
                 listing.update(listed + b"\n")
@@ -157,9 +158,13 @@ def list_images(folder: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
     return sorted(images), sorted(others)
 
 
+def _has_heic(names: Sequence[str]) -> bool:
+    return any(name.lower().endswith((".heic", ".heif", ".hif")) for name in names)
+
+
 def _left_out(name: str, left_out: list[str], count: int) -> str:
     advice = "remove or convert them"
-    if any(file.lower().endswith((".heic", ".heif", ".hif")) for file in left_out):
+    if _has_heic(left_out):
         advice = HEIC_ADVICE
     return (
         f"{name}: {len(left_out)} files or folders are left out beside {count} images, such as "

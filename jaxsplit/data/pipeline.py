@@ -115,10 +115,21 @@ def reader(
 ) -> tuple[Callable[[np.ndarray], ImageBatch], int]:
     """Makes a function from indices, int64 [B], -1 for padding, to a batch; and its threads."""
     blank = targets.blank(preprocessing)
-    if len(source) * (math.prod(preprocessing.input_shape) + blank.nbytes) <= memory_limit:
+    if fits_memory(source, preprocessing, memory_limit, targets):
         arrays = load_arrays(source, preprocessing, targets)
         return functools.partial(_from_memory, *arrays, blank), 1
     return functools.partial(_from_source, source, preprocessing, targets), _THREADS
+
+
+def fits_memory(
+    source: Source,
+    preprocessing: Preprocessing,
+    memory_limit: int = 2**30,
+    targets: TargetReader = LABELS,
+) -> bool:
+    """Returns whether decoded images and targets take at most so many bytes, see `batches`."""
+    each = math.prod(preprocessing.input_shape) + targets.blank(preprocessing).nbytes
+    return len(source) * each <= memory_limit
 
 
 def load_arrays(

@@ -153,9 +153,34 @@ class Source:
             raise DataError(f"got max_samples {max_samples!r}, expected at least 1")
         if max_samples is None or max_samples >= len(self):
             return self
-        return Source(
-            self.name, self.split, self._records, self.keep[spread(self.labels, max_samples)]
-        )
+        return self.select(spread(self.labels, max_samples))
+
+    def select(self, indices: np.ndarray) -> "Source":
+        """Selects examples.
+
+        Args:
+          indices: int [n], each 0 ≤ i < N.
+
+        Returns:
+          The source of these examples, in this order.
+        """
+        return Source(self.name, self.split, self._records, self.keep[np.asarray(indices, int)])
+
+    def part(self, start: int, stop: int) -> "Source":
+        """Selects a percent range of every class.
+
+        Args:
+          start, stop: 0 ≤ start < stop ≤ 100.
+
+        Returns:
+          The source of these examples, whose split is named `NAME[A%:B%]`; a DataError if there
+          are none.
+        """
+        split = f"{self.split}[{start}%:{stop}%]"
+        indices = part_of(self.labels, start, stop)
+        if not len(indices):
+            raise DataError(f"{self.name} has no image in {split}; take a wider range")
+        return Source(self.name, split, self._records, self.keep[indices])
 
     def check_labelled(self) -> None:
         """Raises a DataError if the images have no labels."""
@@ -243,12 +268,7 @@ def open_source(
             + near
         )
     source = Source(name, split, records)
-    if part is not None:
-        split = f"{split}[{part[0]}%:{part[1]}%]"
-        source = Source(name, split, records, part_of(source.labels, *part))
-        if not len(source):
-            raise DataError(f"{name} has no image in {split}; take a wider range")
-    return source.take(max_samples)
+    return (source if part is None else source.part(*part)).take(max_samples)
 
 
 def _open_folder(path: str, split: str | None) -> tuple[Records, str]:

@@ -96,6 +96,8 @@ def evaluate_images(
     rate_ids: Iterable[str] | None = None,
     baselines: Iterable[str] = (),
     compare_at: str | None = None,
+    *,
+    coarse: bool = False,
 ) -> tuple[Curve, PerImage]:
     """Measures the curve, and keeps the frame length and prediction of every image.
 
@@ -116,6 +118,7 @@ def evaluate_images(
       baselines: image codecs to measure too, see `image_codecs.sweep_to`.
       compare_at: the metric at which image codecs are compared with the rates; None: the task's
         quality, or the agreement without labels.
+      coarse: measure fewer qualities of the image codecs, see `image_codecs.sweep_to`.
 
     Returns:
       The curve, and the per-image records that it averages.
@@ -170,7 +173,9 @@ def evaluate_images(
     for codec in baselines:
         log(f"comparing with {codec}")
         predicted = unsplit.predicted
-        swept[codec] = sweep_to(images, targets, predicted, predict, codec, goals, name, task)
+        swept[codec] = sweep_to(
+            images, targets, predicted, predict, codec, goals, name, task, coarse=coarse
+        )
     del values[AGREEMENT]  # with itself
     origin = _origin(backbone, family.cut, source)
     curve = Curve(values, count, tuple(points), swept, origin, task.metrics)

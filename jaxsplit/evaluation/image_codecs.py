@@ -23,22 +23,19 @@ from jaxsplit.tasks import AGREEMENT, CLASSIFICATION_METRICS, Metric, Outputs, T
 
 #: Codec → its name in tables.
 TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
-
 #: Allowed values of Pillow's quality; above 95, JPEG grows without improving.
 QUALITIES = {"jpeg": range(1, 96), "webp": range(0, 101), "avif": range(0, 101)}
-
 #: Default qualities of `sweep`: dense where the curves of bottlenecks lie.
 DEFAULT_QUALITIES = {
     "jpeg": (1, 3, 5, 7, 10, 15, 20, 30, 45, 60, 80, 90, 95),
     "webp": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100),
     "avif": (0, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 90, 100),
 }
+#: Steps between qualities, and between those of the grid, of a coarse sweep.
+COARSE = 3
 
-_SAVE: dict[str, dict] = {
-    "jpeg": {"optimize": True},
-    "webp": {"method": 6},
-    "avif": {"speed": 6, "max_threads": 1},  # the bytes depend on the number of threads
-}
+_SAVE: dict[str, dict] = {"jpeg": {"optimize": True}, "webp": {"method": 6}}
+_SAVE["avif"] = {"speed": 6, "max_threads": 1}  # the bytes depend on the number of threads
 # JPEG markers (ITU-T T.81, table B.1) and the sizes of WebP's headers (RFC 9649 and RFC 6386).
 _SCAN, _END = 0xDA, 0xD9
 _RIFF_HEADER, _CHUNK_HEADER, _FRAME_HEADER = 12, 8, 10
@@ -98,9 +95,8 @@ def sweep(
     images, unsplit = np.asarray(images), np.asarray(unsplit)
     targets = targets if targets is None else np.asarray(targets)
     _check_arrays(images, targets, unsplit)
-    if batch_size < 1:
+    if (batch_size := min(batch_size, len(images))) < 1:
         raise ConfigError(f"the batch size is {batch_size}, expected at least 1")
-    batch_size = min(batch_size, len(images))
 
     def measure(quality: int) -> CodecPoint:
         total = np.zeros(2, np.int64)  # bytes of files and of headers
@@ -150,6 +146,8 @@ def sweep_to(
     goals: Iterable[float],
     measure: str | None = None,
     task: Task | None = None,
+    *,
+    coarse: bool = False,
 ) -> tuple[CodecPoint, ...]:
     """Sweeps an image codec, densely around the smallest files that reach some goals.
 
@@ -160,24 +158,25 @@ def sweep_to(
       images, targets, unsplit, predict, codec, task: as in `sweep`.
       goals: values of a metric, such as accuracies, 0 … 1.
       measure: the metric: the task's quality by default, or "agreement", which needs no targets.
+      coarse: of the default qualities, and around goals, take every third, in a third of the time.
 
     Returns:
       All measured points, by rising quality.
     """
-    task = task or tasks.UNNAMED_CLASSES
+    task, step = task or tasks.UNNAMED_CLASSES, COARSE if coarse else 1
     name = check_goal(measure, task.quality)
     metric = task.metric(name)
 
-    def swept(qualities: Sequence[int] | None) -> dict[int, CodecPoint]:
-        points = sweep(images, targets, unsplit, predict, codec, qualities, task=task)
-        return {point.quality: point for point in points}
+    def swept(qualities: Sequence[int]) -> dict[int, CodecPoint]:
+        found = sweep(images, targets, unsplit, predict, codec, qualities, task=task)
+        return {point.quality: point for point in found}
 
-    points = swept(None)
+    points = swept(DEFAULT_QUALITIES[codec][::step])
     for goal in sorted(set(goals)):
         while True:
             reaching = [q for q, point in points.items() if _reaches(point, goal, name, metric)]
             below = [q for q in points if q < min(reaching, default=0)]
-            if not below or min(reaching) - max(below) < 2:
+            if not below or min(reaching) - max(below) <= step:
                 break
             points |= swept([(min(reaching) + max(below)) // 2])
     return tuple(points[quality] for quality in sorted(points))

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,6 +133,9 @@ def measure(
     rate_ids: Sequence[str] | None = None,
     baselines: Sequence[str] = ("jpeg", "webp"),
     compare_at: str | None = None,
+    *,
+    coarse: bool = False,
+    about: Mapping[str, str] | None = None,
 ) -> Measurement:
     """Measures the curve of a family through real bytes, beside image codecs.
 
@@ -144,6 +147,8 @@ def measure(
       rate_ids: the rates to measure; None: all.
       baselines: image codecs of `image_codecs.QUALITIES`.
       compare_at: metric at which codecs are compared: "agreement", or None for the task's.
+      coarse: measure fewer qualities of the codecs, see `image_codecs.sweep_to`.
+      about: further names and values for the report's configuration.
 
     Returns:
       The curve with the codecs' points, the results of each image, and the table.
@@ -162,7 +167,7 @@ def measure(
     (['r5'], (20,))
     """
     curve, seen = evaluate.evaluate_images(
-        family, backbone, source, log, rate_ids, baselines, compare_at
+        family, backbone, source, log, rate_ids, baselines, compare_at, coarse=coarse
     )
     raw = math.prod(backbone.preprocessing.input_shape)
     if directory is not None:
@@ -180,6 +185,7 @@ def measure(
             "cut": family.cut,
             "family": family.fingerprint,
             **curve_html.describe_units({rate.rate_id: rate.spec for rate in family.rates}),
+            **(about or {}),
         }
         curve_html.write_report(directory / "report.html", curve, title, described, seen.drawn)
     return Measurement(curve, seen, curve_table.render(curve, curve.baselines, raw, compare_at))

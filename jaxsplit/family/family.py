@@ -42,9 +42,9 @@ class RateFamily(Shown):
       cut: endpoint of the backbone.
       rates: at least one, in any order; a ConfigError if two have the same name.
       levels: of a variable-rate unit: `rates` are named ones of these; None: units of their own.
+      backbone_file: weights in the folder or beside it, for a family that names none; not saved.
       card: origin and measurements, see `jaxsplit.evaluation.card`; not in the fingerprint.
-      bound: the network of the training or of `bind`; copies share it, but it is neither saved nor
-        pickled.
+      bound: the network of the training or of `bind`, shared by copies; not saved, nor pickled.
 
     >>> from jaxsplit.family.pretrained import load_pretrained
     >>> family = load_pretrained("resnet8_small-fashion_mnist/stage1.block1")
@@ -61,9 +61,10 @@ class RateFamily(Shown):
     card: dict[str, Any] = dataclasses.field(default_factory=Card)
     bound: networks.Backbone | None = None
     levels: Levels | None = None
+    backbone_file: Path | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A family is small and its network isn't; networks of functions can't be pickled at all.
+        # Its network isn't small; networks of functions can't be pickled at all.
         return {name: value for name, value in vars(self).items() if name != "bound"}
 
     def __copy__(self) -> Self:
@@ -208,8 +209,8 @@ class RateFamily(Shown):
         """Returns the frozen network with the preprocessing of this family.
 
         Args:
-          name: of weights, see `load_backbone`; None: the network of the training or of `bind`,
-            else the weights that the family names.
+          name: of weights, see `load_backbone`; None: the network of `bind` or of the training,
+            else the weights that the family names, or `backbone_file`.
           file: of weights for the family's network, in place of a name; also hf:owner/name.
 
         Returns:
@@ -223,7 +224,7 @@ class RateFamily(Shown):
             backbone = load_backbone(self.backbone, file)
         elif name is None and self.bound is not None:
             backbone = self.bound
-        elif found := name or self.weights:
+        elif found := name or self.weights or self.backbone_file:
             backbone = load_backbone(found)
         else:
             lacks = f"the family names no weights of {self.backbone}"
@@ -232,7 +233,6 @@ class RateFamily(Shown):
                 f"{lacks}: pass the network, as in family.codec(backbone){how and f'; {how}'}",
                 shell=f"{lacks}: {option or 'give --weights FILE'}",
             )
-        # Imported weights don't know the preprocessing of this family.
         return dataclasses.replace(backbone, preprocessing=self.preprocessing)
 
     def codec(
@@ -314,7 +314,7 @@ class RateFamily(Shown):
         Args:
           directory: the folder; a FamilyError if it cannot be written, or a parameter is infinite
             or not a number.
-          packed: one safetensors file for each rate, for distribution, in place of an orbax folder.
+          packed: a safetensors file for each rate, to distribute, in place of an orbax folder.
         """
         for rate in self.rates if self.levels is None else [self.levels[0]]:
             check_finite(rate)

@@ -47,6 +47,8 @@ from jaxsplit.units.unit import check_stored, spec_from_dict
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 _OF_LEVELS = 2  # added to these where rates are levels of one unit
 INDEX = "family.json"
+#: Weights of a family's network, in its folder or beside it.
+BACKBONE_FILE = "backbone.safetensors"
 _LOG = ".family-files.jaxsplit"
 # Rates as they are written; only these are deleted.
 _PATH = re.compile(r"rates/[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}(\.safetensors)?")
@@ -209,9 +211,11 @@ def read_family(directory: Path, make: Callable[..., _Family]) -> _Family:
     """Makes a `RateFamily` of the fields that are stored, see `RateFamily.load`."""
     found = _read_index(directory)
     packed = _is_packed(found)
+    beside = (folder / BACKBONE_FILE for folder in (directory, directory.absolute().parent))
     try:
         index: _Index = build(_Index, found, what=INDEX)
         return make(
+            backbone_file=next((path for path in beside if path.is_file()), None),
             backbone=index["backbone"]["name"],
             backbone_fingerprint=index["backbone"]["fingerprint"],
             weights=index["backbone"]["weights"],

@@ -107,11 +107,14 @@ def train_backbone(
     progress: Progress | None = None,
     initial: networks.Backbone | None = None,
     log: Log | None = None,
+    *,
+    sources: tuple[data.Source, data.Source] | None = None,
 ) -> tuple[Variables, dict[str, float]]:
     """Trains a backbone, or resumes its checkpoint in `workdir`, and tests it once.
 
     `initial` is the backbone that `config.initial` names; `progress` gets loss and accuracy,
-    `log` the current work.
+    `log` the current work. `sources` are training and test images in place of those that the
+    configuration names.
 
     Returns:
       Variables {"params", "batch_stats"}, and a report: the task's metrics on the test split, such
@@ -121,7 +124,8 @@ def train_backbone(
       ConfigError: there are too few training images, or `initial` is another network.
       DataError: `initial` has other classes, or the images no targets of the task.
     """
-    source = data.open_source(config.data, split=config.train_split, max_samples=config.max_samples)
+    named = functools.partial(data.open_source, config.data, max_samples=config.max_samples)
+    source = sources[0] if sources else named(split=config.train_split)
     source.check_labelled()
     task = config.task_for(source)
     check_batch(len(source), config.batch_size)
@@ -157,7 +161,7 @@ def train_backbone(
             directory=checkpoints,
             save_every=steps_per_epoch,
         )
-    test = data.open_source(config.data, split=config.test_split, max_samples=config.max_samples)
+    test = sources[1] if sources else named(split=config.test_split)
     # Weights are stored in half precision, and measured as stored.
     stored = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), state.variables)
     measured = _measured(config.preprocessing, module, stored, task, test)

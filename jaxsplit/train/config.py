@@ -37,6 +37,7 @@ TABLES = ("prior", *SHARINGS)
 _SILENT = ("baselines", "compare_at", "cache_gib", "evaluate_every", "max_eval_samples", "tables")
 # Left out by default, since earlier versions had none of them.
 _NEWER = dict(optimizer=None, variable_rate=False, lambda_weighting=0.0, linear_lr_multiplier=1.0)
+_NEWER |= dict(fisher_samples=0)
 # These change nothing where the network is frozen.
 _OF_NETWORKS = ("trainable", "network_lr_multiplier")
 
@@ -51,7 +52,7 @@ _POSITIVE_SHARE = (lambda x: 0 < x <= 1, "more than 0 and at most 1")
 _MULTIPLIERS = ("prior_lr_multiplier", "linear_lr_multiplier", "network_lr_multiplier")
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys((*_MULTIPLIERS, "weight_decay"), _AT_LEAST_0),
-    **dict.fromkeys(("evaluate_every", "warmup", "most_drop"), _AT_LEAST_0),
+    **dict.fromkeys(("evaluate_every", "warmup", "most_drop", "fisher_samples"), _AT_LEAST_0),
     "batch_size": _AT_LEAST_1,
     "epochs": _AT_LEAST_1,
     "seed": (lambda x: 0 <= x < 2**32, "0 … 2**32 - 1"),
@@ -186,9 +187,9 @@ class CurveConfig:
       spec: the unit of rates without their own.
       rates: names, lambdas and units.
       phases: in their order, under one learning-rate schedule.
-      variable_rate: one unit for all rates: `spec` with learned gains from the largest to the
-        smallest lambda, see `units.VariableRate`. It trains as fast as one rate does.
+      variable_rate: one unit for all rates, with learned gains, see `units.VariableRate`.
       lambda_weighting: power of lambda that divides an image's loss, for a variable rate.
+      fisher_samples: of the sample of a PCA initialization, for the Fisher information; 0: all.
       data, train_split, test_split, max_samples: the images; labels only serve metrics unless a
         phase's distortion has a weight for them.
       augmentations_per_image, augmentation: 1 and None: the image itself.
@@ -201,8 +202,7 @@ class CurveConfig:
       prior_lr_multiplier: learning-rate multiplier of the prior.
       linear_lr_multiplier: the same of a `ResidualSpec`'s layers that begin as PCA.
       max_norm: largest norm of each rate's gradient; inf for none.
-      ema: decay of the units' running means, such as 0.999; the means are then evaluated and
-        saved. 0 for none.
+      ema: decay of the units' running means, which are evaluated and saved; 0: there are none.
       cache, cache_gib, feature_dtype: cache of the head's features ("disk", "memory", "none" to
         run it in every step, or "auto"), its largest size, and its dtype.
       compute_dtype: "bfloat16" for the arithmetic of unit, tail and a head that isn't cached;
@@ -219,8 +219,7 @@ class CurveConfig:
       trainable: "unit", or, with `train_networks`, "tail" (unit and tail) or "all" (head, unit
         and tail), where each rate gets its own network.
       network_lr_multiplier: learning-rate multiplier of the network's weights.
-      optimizer: of each rate's parameters, in place of Adam with its schedule, clipping and
-        multipliers. Another one, or other values, is another training.
+      optimizer: of each rate's parameters, in place of Adam with schedule, clipping, multipliers.
 
     Raises:
       ConfigError: an impossible value, or two that don't go together.
@@ -271,6 +270,7 @@ class CurveConfig:
     optimizer: optax.GradientTransformation | None = None
     variable_rate: bool = False
     lambda_weighting: float = 0.0
+    fisher_samples: int = 0
 
     def __post_init__(self) -> None:
         plain_numbers(self)

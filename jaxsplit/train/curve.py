@@ -30,6 +30,7 @@ from jaxsplit.train import arguments, features, loop, parallel, rate_groups
 from jaxsplit.train.batches import FeatureCache, ImageBatches
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.freeze import freeze
+from jaxsplit.train.loop import SAVE_EVERY
 from jaxsplit.train.losses import Distortion, DistortionLoss
 from jaxsplit.train.metrics import Metrics, MetricsWriter, Progress, Reports
 from jaxsplit.train.network_blocks import NETWORK, with_blocks
@@ -149,6 +150,7 @@ def train_curve(
     log: Log | None = None,
     *,
     source: Source | None = None,
+    save_every: int = SAVE_EVERY,
 ) -> RateFamily:
     """Trains all rates behind one frozen head, and builds their tables.
 
@@ -160,6 +162,7 @@ def train_curve(
       progress: called with the metrics of all rates.
       log: log callback.
       source: training images that are at hand, in place of those that the config names.
+      save_every: steps between checkpoints.
 
     Returns:
       The family, with tables according to `config.tables`; not yet measured.
@@ -185,7 +188,9 @@ def train_curve(
             f"trainable is {config.trainable!r}, but a family has one frozen network: expected "
             "'unit', or call jaxsplit.train.curve.train_networks"
         )
-    family, source = train_rates(config, backbone, workdir, progress, log, source=source)
+    family, source = train_rates(
+        config, backbone, workdir, progress, log, source=source, save_every=save_every
+    )
     if config.tables == "prior":
         return family
     return fit_tables(family, backbone.fold(), source, tables=config.tables)
@@ -239,6 +244,7 @@ def train_rates(
     log: Log | None = None,
     *,
     source: Source | None = None,
+    save_every: int = SAVE_EVERY,
 ) -> tuple[RateFamily, Source]:
     """Trains as `train_curve` does, for any `config.trainable`, without fitting tables.
 
@@ -287,7 +293,7 @@ def train_rates(
         total = config.steps
         reports = Reports(total=total, names=names, progress=progress, writer=writer, log=log)
         state = rate_groups.fit_phases(
-            config, backbone, groups, state, examples, measure, reports, directory
+            config, backbone, groups, state, examples, measure, reports, directory, save_every
         )
     return freeze(config, backbone, groups, state), source
 

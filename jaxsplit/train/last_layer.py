@@ -39,6 +39,7 @@ def fit_head(
     source: data.AnySource,
     *,
     class_weights: str = "none",
+    views: data.Views | None = None,
     seed: int = 0,
     log: Log | None = None,
     progress: bool = True,
@@ -54,6 +55,7 @@ def fit_head(
       source: images with labels, at least two of each of two or more classes: a `data.Source`, a
         name as `open_source` takes it, or arrays (images, labels).
       class_weights: "none", or "balanced", which gives all classes the same weight.
+      views: augmentations of each image to fit to; None: the image itself.
       seed: of the choice of the held-out images.
       log: log callback, in place of `progress`.
       progress: True: shown on stderr.
@@ -84,10 +86,11 @@ def fit_head(
     images = data.as_source(source)
     counts = _class_counts(images)
     with shown(progress, log) as callback:
-        features, labels = _pooled_features(backbone, module, images, callback or no_log)
-        classes = len(counts)
-        weights = len(labels) / classes / counts if class_weights == "balanced" else counts * 0 + 1
-        held = _held_out(labels, seed)
+        views = views or data.Views()
+        features, labels = _pooled_features(backbone, module, images, views, callback or no_log)
+        classes, balanced = len(counts), class_weights == "balanced"
+        weights = len(images) / classes / counts if balanced else counts * 0 + 1
+        held = np.tile(_held_out(labels[: len(images)], seed), len(views))
         penalty, layer = _best_penalty(features, labels, held, weights)
         right = _logits(layer, features[held]).argmax(axis=1) == labels[held]
         problem = _Problem.of(features, labels, weights)
@@ -95,10 +98,11 @@ def fit_head(
     report = {
         "data": data.portable_name(images.name),
         "split": images.split,
-        "images": len(labels),
+        "images": len(images),
+        "views": len(views),
         "class_weights": class_weights,
         "penalty": penalty,
-        "held_out": int(held.sum()),
+        "held_out": int(held.sum()) // len(views),
         "top1": float(right.mean()),
     }
     variables = _with_layer(module, backbone.variables, layer)
@@ -134,22 +138,24 @@ def _class_counts(source: data.Source) -> np.ndarray:
 
 
 def _pooled_features(
-    backbone: Backbone, module: Chain, source: data.Source, log: Log
+    backbone: Backbone, module: Chain, source: data.Source, views: data.Views, log: Log
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the last layer's input, float32 [N, D], and labels [N]; images stream through."""
+    """Returns the last layer's input, float32 [V · N, D], and labels; images stream through."""
     cut = module.endpoints()[-2]
     folded = backbone.fold()
     program = head_program(folded.network, (cut,), backbone.preprocessing, precision=None)
     variables = jax.device_put(folded.variables)
     pool = jax.jit(lambda x: x.mean(axis=(1, 2), dtype=jnp.float32))
     size = batch_size(backbone.preprocessing.input_shape, len(source))
-    pooled, labels, done = [], [], 0
-    for batch in data.batches(source, backbone.preprocessing, size):
-        log("computing features", done, len(source))
-        found = np.asarray(pool(program(variables, batch["image"])[0][cut]))
-        pooled.append(found[batch["mask"]])
-        labels.append(batch["label"][batch["mask"]])
-        done += len(labels[-1])
+    pooled, labels = list[np.ndarray](), list[np.ndarray]()
+    for view in range(len(views)):
+        for batch in data.batches(source, backbone.preprocessing, size):
+            log("computing features", size * len(labels), len(source) * len(views))
+            index = np.maximum(batch["index"], 0)  # of padding
+            shown = views.apply(batch["image"], index, np.full(size, view))
+            found = np.asarray(pool(program(variables, shown)[0][cut]))
+            pooled.append(found[batch["mask"]])
+            labels.append(batch["label"][batch["mask"]])
     features = np.concatenate(pooled)
     if not np.isfinite(features).all():
         raise ConfigError(f"features of {backbone.name} are infinite or not numbers")

@@ -21,6 +21,9 @@ from jaxsplit.train.metrics import Metrics, Outcome, Reports, check_state
 from jaxsplit.train.state import CurveState, TrainState
 from jaxsplit.train.step import StepMetrics
 
+#: Steps between checkpoints.
+SAVE_EVERY = 1000
+
 _State = TypeVar("_State", bound=TrainState | CurveState)
 _Batch = TypeVar("_Batch")
 _Constants = TypeVar("_Constants")
@@ -48,7 +51,7 @@ def fit(
     evaluate: Callable[[_State], Metrics] | None = None,
     evaluate_every: int = 0,
     directory: Path | None = None,
-    save_every: int = 1000,
+    save_every: int = SAVE_EVERY,
 ) -> _State:
     """Runs `step` from `state.step` to `steps` and returns the final state, on the host.
 
@@ -77,7 +80,7 @@ def fit(
     reports = reports or Reports()
     devices = parallel.devices_for(batch_size)
     reports.begin(first, steps, batch_size)
-    run = parallel.parallel_step(_with_stop(step), devices)
+    run = parallel.parallel_step(with_stop(step), devices)
     with stop_request() as request, distributed.process_errors():
         # Replicated once: with every step, a large backbone would be copied to every device again.
         replicated = parallel.replicate(state, devices)
@@ -112,10 +115,10 @@ def fit(
     return state
 
 
-def _with_stop(
+def with_stop(
     step: Callable[[_State, _Batch, _Constants], tuple[_State, StepMetrics]],
 ) -> Callable[..., tuple[_State, Outcome]]:
-    """The step with a signal's number beside the batch, and the largest one beside the metrics."""
+    """Returns the step with a signal's number beside the batch, and the largest one behind it."""
 
     def with_stop(
         state: _State, sent: tuple[_Batch, jax.Array], constants: _Constants

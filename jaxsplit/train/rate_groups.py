@@ -123,7 +123,8 @@ def with_pca_units(
         if split.is_variable_rate:
             unit = split.variable_unit
             split, lambdas = split.with_unit(unit.unit), [math.sqrt(math.prod(unit.lambdas))]
-        metric = loss_metric(split, frozen, features, distortion, scale, key)
+        apart = max(1, len(features) // (config.fisher_samples or len(features)))
+        metric = loss_metric(split, frozen, features[::apart], distortion, scale, key)
         weight = float(np.trace(metric)) / len(metric)
         steps = [best_step(lmbda, weight, scale) for lmbda in lambdas]
         each = [pca_unit(split, features, step, key, metric) for step in steps]
@@ -281,6 +282,7 @@ def fit_phases(
     measure: Callable[..., Metrics] | None,
     reports: Reports,
     directory: Path | None,
+    save_every: int = loop.SAVE_EVERY,
 ) -> CurveState:
     """Runs all phases, see `loop.fit`; `measure` comes from `make_evaluate`."""
     process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -293,6 +295,7 @@ def fit_phases(
         groups=[[rate.rate_id for rate in group.trained] for group in groups],
         evaluate_every=config.evaluate_every,
         directory=directory,
+        save_every=save_every,
     )
     end = 0
     for phase in config.phases:

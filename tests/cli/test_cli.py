@@ -34,8 +34,8 @@ from jaxsplit.units import BottleneckSpec, VariableRate
 from jaxsplit.weights.load import load_backbone
 
 COMMANDS = (
-    *("quickstart", "train", "evaluate", "compare", "plan", "design", "pack"),
-    *("encode", "decode", "serve", "send", "info", "import"),
+    *("quickstart", "adapt", "train", "evaluate", "compare", "plan", "design", "pack"),
+    *("encode", "decode", "export", "serve", "send", "info", "import"),
 )
 RATES = ("r1", "r2", "r3", "r4", "r5")
 

@@ -10,6 +10,7 @@ from points import make_codec
 from jaxsplit.errors import ConfigError
 from jaxsplit.evaluation import image_codecs
 from jaxsplit.evaluation.image_codecs import (
+    COARSE,
     DEFAULT_QUALITIES,
     QUALITIES,
     check_codec,
@@ -174,6 +175,11 @@ def test_no_codec_is_charged_for_the_coarseness_of_the_grid(codec, measure, monk
         assert found == smallest_reaching(every, target, measure)
     assert [p.quality for p in points] == sorted({p.quality for p in points})
     assert len(points) <= len(DEFAULT_QUALITIES[codec]) + 5 * len(targets)
+    few = sweep_to(np.zeros(0), NONE, NONE, _zeros, codec, targets, measure, coarse=True)
+    assert len(few) < len(points)
+    for target in targets:
+        near = smallest_reaching(few, target, measure), smallest_reaching(every, target, measure)
+        assert None in near or 0 <= near[0].quality - near[1].quality < COARSE
 
 
 def test_an_avif_does_not_depend_on_the_cores_of_the_machine(monkeypatch):

@@ -224,8 +224,11 @@ class Segmentation(Task):
                 f"{len(ours)}: list the network's in classes.txt, in their order"
             )
 
-    def describe(self, outputs: Outputs) -> list[dict[str, object]]:
-        """Returns the shares of classes in each image, of all that occur, the largest first."""
+    def describe(self, outputs: Outputs, top: int = 1) -> list[dict[str, object]]:
+        """Returns the shares of classes in each image, of all that occur, the largest first.
+
+        `top` has no part in it; see `Task.describe`.
+        """
         return [self._shares(mask) for mask in np.asarray(self.predict(outputs))]
 
     def _shares(self, mask: np.ndarray) -> dict[str, object]:

@@ -198,11 +198,18 @@ def tiny_config():
 @pytest.fixture(scope="session")
 def tiny_family(tiny_config, tiny_backbone, made_once):
     """The family that `tiny_config` gives; treat it as read-only."""
+    import jax
+
+    from jaxsplit.train import parallel
     from jaxsplit.train.curve import train_curve
 
+    # Half of the time: one device, and the vectorization that compiles soonest.
+    config = dataclasses.replace(tiny_config, rate_vectorization="vmap")
+
     def make():
-        with _optimized():
-            return train_curve(tiny_config, tiny_backbone)
+        with _optimized(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+            return train_curve(config, tiny_backbone)
 
     return made_once("tiny_family", make).bind(tiny_backbone)
 

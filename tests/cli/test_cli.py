@@ -1019,7 +1019,7 @@ def test_a_signal_in_a_callback_whose_errors_are_ignored_still_ends(monkeypatch,
     def describe(name):
         left.append("one signal")
         for _ in range(1000):
-            gc.collect() if kind == "collector" else type("Own", (), {"__del__": ended})()
+            gc.collect(0) if kind == "collector" else type("Own", (), {"__del__": ended})()
             time.sleep(0.01)
 
     monkeypatch.setattr("jaxsplit.cli.info.describe", describe)

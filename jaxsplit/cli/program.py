@@ -147,22 +147,22 @@ def _not_ignored() -> Iterator[None]:
     """
     before, waiting = sys.unraisablehook, list[threading.Timer]()
 
-    def send(number: int) -> None:
-        waiting.clear()  # first: the main thread may ignore this one too
-        os.kill(os.getpid(), number)
+    def send_later(ignored: BaseException) -> None:
+        number = getattr(ignored, "signal", signal.SIGINT)
+        if isinstance(ignored, Terminated):
+            signal.signal(number, _stop)
+        # Later: what is raised in the hook is ignored too.
+        waiting.append(threading.Timer(0.05, os.kill, (os.getpid(), number)))
+        waiting[-1].start()
 
     def again(ignored: sys.UnraisableHookArgs) -> None:
-        error = ignored.exc_value
-        if not isinstance(error, KeyboardInterrupt):
+        if not isinstance(ignored.exc_value, KeyboardInterrupt):
             before(ignored)
             return
-        number = getattr(error, "signal", signal.SIGINT)
-        if isinstance(error, Terminated):
-            signal.signal(number, _stop)
-        if not waiting:
-            # Later: what is raised in this function is ignored too.
-            waiting.append(threading.Timer(0.01, send, (number,)))
-            waiting[0].start()
+        try:
+            send_later(ignored.exc_value)
+        except KeyboardInterrupt as second:  # on a busy machine it is sent before the hook ends
+            send_later(second)
 
     sys.unraisablehook = again
     try:

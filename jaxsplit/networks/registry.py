@@ -102,10 +102,10 @@ def find_network(name: str, num_classes: int, width: float = 1.0) -> Registered:
     if name in _OWN:
         return _OWN[name]
     if name not in names():
-        near = did_you_mean(name, (*names(), *_OWN))
+        near, listed = did_you_mean(name, (*names(), *_OWN)), ", ".join(names())
         raise ConfigError(
             f"no network {name!r} is registered: call jaxsplit.networks.register({name!r}, "
             f"network) first{near}",
-            shell=f"there is no network {name!r}: {REGISTERED}{near}",
+            shell=f"there is no network {name!r}: {REGISTERED}; there are {listed}{near}",
         )
     return Registered(as_network(create(name, num_classes, width=width)), None, None)

@@ -1,6 +1,7 @@
 """Trainings that are interrupted and resumed end exactly where uninterrupted ones do."""
 
 import dataclasses
+import inspect
 import json
 import os
 import shutil
@@ -14,7 +15,6 @@ from PIL import Image
 from jaxsplit import networks
 from jaxsplit.data import Augmentation
 from jaxsplit.errors import Interrupted
-from jaxsplit.train import loop
 from jaxsplit.train.backbone import train_backbone
 from jaxsplit.train.curve import train_curve
 from jaxsplit.train.losses import Distortion
@@ -26,7 +26,7 @@ FEATURES = Distortion(distillation=0, features=1)
 
 @pytest.fixture(autouse=True)
 def _frequent_checkpoints(monkeypatch):
-    monkeypatch.setitem(loop.fit.__kwdefaults__, "save_every", 2)
+    monkeypatch.setitem(inspect.unwrap(train_curve).__kwdefaults__, "save_every", 2)
     monkeypatch.setitem(Reports.__init__.__kwdefaults__, "every", 1)
 
 

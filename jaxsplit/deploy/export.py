@@ -34,7 +34,8 @@ _PACKAGE = Path(jaxsplit.__file__).parent
 _RUNTIME = _PACKAGE / "deploy" / "runtime"
 # Modules of the package that a bundle's runtime consists of; the others' `__init__` is empty there.
 _MODULES = (
-    *("errors.py", "_moved.py", "old_names.toml", "data/images.py", "data/preprocessing.py"),
+    *("errors.py", "_moved.py", "old_names.toml", "data/images.py"),
+    *("data/placement.py", "data/preprocessing.py"),
     *("io/fields.py", "deploy/runtime/__init__.py", "deploy/runtime/bundle.py"),
     *("deploy/runtime/device.py", "bitstream/FORMAT.md"),
 )

@@ -158,7 +158,9 @@ def test_an_image_over_the_budget_is_an_error_or_its_shortest_frame(ends, images
 def test_the_shortest_frame_may_be_of_another_level_than_the_lowest(family, images, monkeypatch):
     sender, _ = family.codec()
     sizes = [50, *range(11, 10 + LEVELS)]
-    monkeypatch.setattr(sender, "_frames", lambda _, rates: [bytes(sizes[x.index]) for x in rates])
+    monkeypatch.setattr(
+        sender, "_frames", lambda _, rates, *__: [bytes(sizes[x.index]) for x in rates]
+    )
     for budget, length in ((5, 11), (11, 11), (30, 30)):
         (frame,) = sender(images[0], max_bytes=budget, over_budget="shortest")
         assert len(frame) == length

@@ -50,6 +50,7 @@ _VIEWS = 4  # augmentations of an image, for the last layer
 _EPOCHS, _LEARNING_RATE = 5, 0.01  # of all layers
 _UNBALANCED = 2  # images of the largest class, in those of the smallest
 _STEPS = (30, 6000)  # fewest and most
+_LEAST_SHARE = 0.2  # of the minutes, for the steps
 _SAVE_EVERY = 50
 # Passes through the network, in time: of a training image beside the steps, for features, their
 # Fisher information and tables, and of a measured one, for rates, image codecs and their coding.
@@ -265,7 +266,8 @@ def _planned_steps(
         return int(found)
     say("timing a training step")
     seconds = seconds_per_step(config, own)
-    steps = int((until - time.monotonic()) / seconds)
+    left = max(until - time.monotonic(), _LEAST_SHARE * 60 * minutes)
+    steps = int(left / seconds)
     steps = min(max(steps, _STEPS[0]), _STEPS[1])
     say(f"a step takes {seconds:.2f} s: {steps} steps follow")
     record.put("training", key, steps=steps, seconds_per_step=seconds)

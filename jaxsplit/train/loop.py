@@ -80,7 +80,7 @@ def fit(
     reports = reports or Reports()
     devices = parallel.devices_for(batch_size)
     reports.begin(first, steps, batch_size)
-    run = parallel.parallel_step(with_stop(step), devices)
+    run = parallel.parallel_step(_with_stop(step), devices)
     with stop_request() as request, distributed.process_errors():
         # Replicated once: with every step, a large backbone would be copied to every device again.
         replicated = parallel.replicate(state, devices)
@@ -115,10 +115,10 @@ def fit(
     return state
 
 
-def with_stop(
+def _with_stop(
     step: Callable[[_State, _Batch, _Constants], tuple[_State, StepMetrics]],
 ) -> Callable[..., tuple[_State, Outcome]]:
-    """Returns the step with a signal's number beside the batch, and the largest one behind it."""
+    """The step with a signal's number beside the batch, and the largest one beside the metrics."""
 
     def with_stop(
         state: _State, sent: tuple[_Batch, jax.Array], constants: _Constants

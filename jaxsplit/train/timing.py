@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxsplit.networks import Backbone
-from jaxsplit.train import loop, parallel, rate_groups
+from jaxsplit.train import parallel, rate_groups
 from jaxsplit.train.config import CurveConfig
 from jaxsplit.train.state import Batch
 
@@ -17,9 +17,6 @@ _STEPS = 3
 
 def seconds_per_step(config: CurveConfig, backbone: Backbone) -> float:
     """Measures the step of a training whose features are cached, on random features.
-
-    The step is compiled as the training compiles it, so that a cache of compiled programs
-    (`JAX_COMPILATION_CACHE_DIR`) serves both.
 
     Args:
       config: the training, at a cut that one array crosses.
@@ -41,17 +38,16 @@ def seconds_per_step(config: CurveConfig, backbone: Backbone) -> float:
     devices = parallel.devices_for(config.batch_size)
     phase = config.phases[-1]
     step = rate_groups.make_curve_step(config, groups, phase, backbone.preprocessing)
-    run = parallel.parallel_step(loop.with_stop(step), devices)
+    run = parallel.parallel_step(step, devices)
     state = parallel.replicate(rate_groups.first_state(config, backbone, groups), devices)
     constants = rate_groups.make_constants(config, backbone, 1.0)
     constants = parallel.replicate(constants, devices)
-    signals = np.zeros(jax.local_device_count(), np.int32)
-    sent = parallel.shard((_random_batch(config, frozen), signals), devices)
+    sent = parallel.shard(_random_batch(config, frozen), devices)
     seconds = []
     for _ in range(1 + _STEPS):
         start = time.monotonic()
-        state, outcome = run(state, sent, constants)
-        jax.block_until_ready((state, outcome))
+        state, metrics = run(state, sent, constants)
+        jax.block_until_ready((state, metrics))
         seconds.append(time.monotonic() - start)
     return min(seconds[1:])
 

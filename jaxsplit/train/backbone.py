@@ -83,8 +83,11 @@ class BackboneConfig:
     def key(self) -> str:
         """Short name of this training, for the folder of its checkpoints."""
         values = dataclasses.asdict(self)
-        if self.task is None:  # so that folders of earlier versions are found
+        # Without what there was not, so that folders of earlier versions are found.
+        if self.task is None:
             del values["task"]
+        if self.preprocessing.fit == "crop":
+            del values["preprocessing"]["fit"]
         return digest(values)
 
     def task_for(self, source: Source) -> Task:

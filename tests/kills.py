@@ -119,7 +119,7 @@ def evaluate(folder: Path) -> None:
         return Curve({"top1": 1.0}, 1, (point,)), seen
 
     sizes = itertools.count(int(time.monotonic() * 1000) % 10**6)
-    run.evaluate.evaluate_images = lambda *_: measured(next(sizes))
+    run.evaluate.evaluate_images = lambda *_, **__: measured(next(sizes))
     run.curve_plot.plot_curve = lambda path, curve, *_, **__: write_whole(path, said(curve))
     run.curve_html.write_report = lambda path, curve, *_: write_whole(path, said(curve))
     run.curve_table.render = lambda *_: ""

@@ -122,7 +122,10 @@ def test_odd_images_are_what_they_look_like(desk):
             ("encode", "shirt.png", *TO[:2], "--max-bytes", 1, *TO[4:]),
             ["shirt.png: the image takes at least", "more than --max-bytes 1"],
         ),
-        (("quikstart",), ["'quikstart' is none of quickstart, train", "did you mean quickstart?"]),
+        (
+            ("quikstart",),
+            ["'quikstart' is none of quickstart, adapt, train", "did you mean quickstart?"],
+        ),
         (("import",), ["FORMAT is missing: one of backbone, spic"]),
         (("import", "spik"), ["'spik' is none of backbone, spic; did you mean spic?"]),
         (

@@ -17,8 +17,8 @@ from jaxsplit import data, networks
 from jaxsplit.cost import SplitCost, find_cut, split_cost
 from jaxsplit.data import Augmentation
 from jaxsplit.errors import ConfigError, choices, warn_once
-from jaxsplit.evaluation.accuracy import Accuracy, measure_accuracy
 from jaxsplit.evaluation.card import with_measured
+from jaxsplit.evaluation.class_accuracy import Accuracy, measure_accuracy
 from jaxsplit.evaluation.curve import Curve
 from jaxsplit.evaluation.per_image import FILE, PerImage
 from jaxsplit.experiments.recipe import BATCH_SIZE, RATES, default_unit, recipe

@@ -37,6 +37,10 @@ class DeviceSender:
 
     Attributes:
       bundle: what the folder says.
+
+    >>> DeviceSender("no such folder")
+    Traceback (most recent call last):
+    jaxsplit.errors.FamilyError: no such folder ...
     """
 
     def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:

@@ -38,7 +38,7 @@ class DeviceSender:
     Attributes:
       bundle: what the folder says.
 
-    >>> DeviceSender("no such folder")
+    >>> DeviceSender("no such folder")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     jaxsplit.errors.FamilyError: no such folder ...
     """

@@ -38,6 +38,14 @@ def test_the_families_of_imagenet_are_those_that_were_measured_on_the_first_fold
     assert f"{', '.join(shares)} and {last} % (r1 to r6)" in family.card["limits"]
 
 
+def test_the_family_for_a_weak_device_is_the_one_that_was_measured():
+    curve = Curve.read(CURVES / "efficientnet_lite0-stage3.block1" / "curve.json")
+    family = load_pretrained("efficientnet_lite0/stage3.block1")
+    for rate, point in zip(family.rates, curve.points, strict=True):
+        for figure in ("bytes_per_image", "agreement", "top1"):
+            assert rate.measured[figure] == getattr(point, figure)
+
+
 @pytest.mark.parametrize("name", CUTS)
 def test_the_folds_are_of_the_same_images_and_of_none_that_choices_were_made_by(name):
     folds = CURVES / f"folds-efficientnet_lite0-{name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
 
 from jaxsplit import data, networks
 from jaxsplit._moved import renamed_attributes
@@ -32,6 +31,7 @@ from jaxsplit.train.metrics import MetricsWriter, Progress, Reports
 from jaxsplit.train.state import TrainState
 from jaxsplit.train.step import StepMetrics
 from jaxsplit.units.unit import Collection, Variables
+from jaxsplit.weights.transfer import take_over
 
 
 @renamed_attributes
@@ -225,35 +225,12 @@ def _first_variables(
     if initial is not None and initial.name == config.model:
         initial.task.check_source(source)
         return jax.tree.map(jnp.asarray, initial.variables)
+    # Such as deeplabv3_resnet18 on resnet18.
+    if initial is not None and not config.model.endswith(f"_{initial.name}"):
+        raise ConfigError(f"the initial weights are of {initial.name}; expected {config.model}")
     image = jnp.zeros((1, *config.preprocessing.input_shape))
     first = jax.jit(module.init)(jax.random.key(config.seed), image)
-    return first if initial is None else _taken_over(first, initial, config.model)
-
-
-def _taken_over(first: Variables, initial: networks.Backbone, model: str) -> Variables:
-    """Replaces blocks by those of a network that `model` is built on: same names, same shapes.
-
-    Its own last blocks, such as a classifier, have no place in `model`. A ConfigError if most of
-    its blocks have none, or if its name does not end that of `model`.
-    """
-    ours: dict[tuple[str, ...], jax.Array] = traverse_util.flatten_dict(first)
-    theirs: dict[tuple[str, ...], jax.Array] = traverse_util.flatten_dict(initial.variables)
-    last = initial.module.endpoints()[-1].replace(".", "_")
-    blocks = {path[1] for path in theirs} - {last}  # of {"params": {block: …}}
-    fits = {block: _shapes_of(ours, block) == _shapes_of(theirs, block) for block in blocks}
-    built_on = model.endswith(f"_{initial.name}")  # such as deeplabv3_resnet18 on resnet18
-    if not built_on or 2 * sum(fits.values()) <= len(blocks):
-        raise ConfigError(f"the initial weights are of {initial.name}; expected {model}")
-    kept = {path: x for path, x in theirs.items() if fits.get(path[1], False)}
-    return traverse_util.unflatten_dict(
-        {path: jnp.asarray(kept.get(path, x)) for path, x in ours.items()}
-    )
-
-
-def _shapes_of(
-    leaves: Mapping[tuple[str, ...], jax.Array], block: str
-) -> dict[tuple[str, ...], tuple[int, ...]]:
-    return {path: np.shape(x) for path, x in leaves.items() if path[1] == block}
+    return first if initial is None else jax.tree.map(jnp.asarray, take_over(first, initial))
 
 
 def _make_step(

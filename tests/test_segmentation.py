@@ -11,7 +11,7 @@ from PIL import Image
 
 import jaxsplit
 from jaxsplit import bitstream, cli, data, networks
-from jaxsplit.errors import ConfigError
+from jaxsplit.errors import WeightsError
 from jaxsplit.evaluation.card import measured_curve, with_measured
 from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 from jaxsplit.evaluation.curve import Curve
@@ -111,7 +111,7 @@ def test_the_first_weights_are_those_of_a_network_below(backbone, trained):
         assert np.array_equal(leaf, ours) == ("logits" not in str(path)), path
     wider = drawn_scenes.untrained()
     variables = jax.tree.map(lambda x: np.concatenate([x, x], -1), wider.variables)
-    with pytest.raises(ConfigError, match="initial weights are of segmenter; expected"):
+    with pytest.raises(WeightsError, match="segmenter has other shapes than this network"):
         _first_variables(config, module, source, dataclasses.replace(below, variables=variables))
 
 

@@ -24,6 +24,7 @@ from jaxsplit.family import FamilyRate, RateFamily
 from jaxsplit.io.log import Log, no_log, shown
 from jaxsplit.networks.backbone import check_backbone
 from jaxsplit.networks.inference import batch_size, in_batches
+from jaxsplit.networks.network import Features
 from jaxsplit.split import Split, make_split
 from jaxsplit.tasks import AGREEMENT, Classification, Outputs, Task
 from jaxsplit.tasks.task import check_targets, reader_of
@@ -35,6 +36,7 @@ from jaxsplit.units.quantization import Offsets
 _MAX_OVERHEAD = 1 + 6
 # Bytes per symbol that the coder's integer divisions may cost, if each symbol escapes.
 _ROUNDING = 4 * 0.0057 / 8
+_FEATURE_BYTES = 2**31  # kept for the other rates
 
 
 @renamed_argument("tell", "log")
@@ -149,6 +151,7 @@ def evaluate_images(
     log("compiling and running the unsplit network")
     predict = predictor(backbone, size)
     unsplit = measure_outputs(task, lambda part: predict(images[part]), targets, count, size)
+    features = _once(sender, images)
     cost_of = functools.cache(lambda split: split_cost(split, backbone))
     points, all_lengths, all_measured = [], [], []
     compiled: list[UnitSpec] = []
@@ -158,7 +161,7 @@ def evaluate_images(
             log(f"compiling the unit of {rate.rate_id}")
             compiled.append(rate.spec)
         measured, lengths, symbols = _measure_rate(
-            sender, receiver, rate.rate_id, images, targets, unsplit.predicted, say
+            sender, receiver, rate.rate_id, features, len(images), targets, unsplit.predicted, say
         )
         split = make_split(backbone, family.cut, rate.spec)
         metrics = measured.values(task)
@@ -226,17 +229,18 @@ def _measure_rate(
     sender: Sender,
     receiver: Receiver,
     rate_id: str,
-    images: np.ndarray,
+    features: Callable[[slice], Features],
+    count: int,
     targets: np.ndarray | None,
     unsplit: np.ndarray,
     log: Callable[[int, int], None],
 ) -> tuple[Predictions, list[int], np.ndarray]:
-    """Sends the images; returns their predictions, and the lengths and symbols of the frames."""
+    """Sends all images; returns their predictions, and the lengths and symbols of the frames."""
     lengths: list[int] = []
     symbols: list[np.ndarray] = []
 
     def run(part: slice) -> Outputs:
-        sent = sender.symbols(images[part], rate_id)
+        sent = sender.quantize(features(part), rate_id)
         frames = sender.frames(sent, rate_id)
         decoded = receiver.symbols(frames, rate_id)
         if not np.array_equal(sent, decoded):
@@ -244,12 +248,30 @@ def _measure_rate(
         lengths.extend(len(frame) for frame in frames)
         symbols.append(decoded)
         outputs = receiver.predict(decoded, rate_id)
-        log(len(lengths), len(images))
+        log(len(lengths), count)
         return outputs
 
     task, size = sender.backbone.task, sender.batch_size
-    measured = measure_outputs(task, run, targets, len(images), size, unsplit)
+    measured = measure_outputs(task, run, targets, count, size, unsplit)
     return measured, lengths, np.concatenate(symbols)
+
+
+def _once(sender: Sender, images: np.ndarray) -> Callable[[slice], Features]:
+    """Returns a function from a part of the images to its features, kept where memory allows."""
+    kept: dict[int, Features] = {}
+    left = _FEATURE_BYTES
+
+    def run(part: slice) -> Features:
+        nonlocal left
+        found = kept.get(part.start)
+        if found is None:
+            found = sender.features(images[part])
+            left -= sum(leaf.nbytes for leaf in jax.tree.leaves(found))
+            if left >= 0:
+                kept[part.start] = found
+        return found
+
+    return run
 
 
 def _point(

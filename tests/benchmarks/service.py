@@ -78,11 +78,10 @@ def prepare(options: Any, path: Path) -> None:
 @contextlib.contextmanager
 def server(options: Any, *, cpu: int | None = None) -> Iterator[subprocess.Popen[str]]:
     """Runs a service on PORT; ended by SIGTERM."""
-    words = [sys.executable, "-m", "jaxsplit", "serve", "--family", options.family]
+    words = [] if cpu is None else ["taskset", "-c", str(cpu)]
+    words += [sys.executable, "-m", "jaxsplit", "serve", "--family", options.family]
     words += ["--port", str(PORT), "--quiet"]
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: pin(cpu)
-    )
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["event"] == "ready"
@@ -93,12 +92,6 @@ def server(options: Any, *, cpu: int | None = None) -> Iterator[subprocess.Popen
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(60)
-
-
-def pin(cpu: int | None) -> None:
-    """Keeps a process on one core."""
-    if cpu is not None:
-        os.sched_setaffinity(0, {cpu})
 
 
 @contextlib.contextmanager
@@ -142,8 +135,9 @@ record = json.load(open({str(folder / "frames.json")!r}))
 receiver = jaxsplit.load_pretrained({options.family!r}).codec(batch_size=32)[1]
 rng, images = np.random.default_rng(0), record["frames"]
 names = [{options.rate!r}] if {options.rate!r} else list(images[0])
-pick = lambda: base64.b64decode(images[rng.integers(len(images))][names[rng.integers(len(names))]])
-frames = [pick() for _ in range(32 * len(names) * 4)]
+pick = lambda name: base64.b64decode(images[rng.integers(len(images))][name])
+frames = [pick(name) for name in names for _ in range(128)]  # whole batches of each rate
+rng.shuffle(frames)
 receiver(frames)
 start, done = time.perf_counter(), 0
 while time.perf_counter() - start < {seconds}:

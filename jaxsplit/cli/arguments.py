@@ -169,10 +169,11 @@ def _config_key(words: Sequence[str], name: str) -> str | None:
 
 QUIET = flag("-q", "--quiet", text="no progress, no summary: results and errors")
 JSON = flag("--json", text="print one JSON document, no text")
-_FAMILIES = "a trained folder, a family of the package (jaxsplit info lists them) or of the hub"
+#: Help of --family.
+FAMILIES = "a trained folder, a family of the package (jaxsplit info lists them) or of the hub"
 #: The options of `open_family`.
 FAMILY = (
-    argument("--family", "DIR|NAME|hf:NAME", _FAMILIES, required=True),
+    argument("--family", "DIR|NAME|hf:NAME", FAMILIES, required=True),
     one_of(
         argument("--backbone", "NAME", "weights by name, embedded or of an installed package"),
         argument(

@@ -6,11 +6,12 @@ import argparse
 import dataclasses
 import datetime
 import functools
+import importlib.util
 import json
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,11 @@ from jaxsplit.errors import ConfigError, DataError, escaped
 from jaxsplit.io.files import as_text, read_file
 
 if TYPE_CHECKING:
-    from jaxsplit.deploy import Client, Outcome
+    from jaxsplit.codec import Sender
+    from jaxsplit.deploy import Client, DeviceSender, Outcome
+
+    #: The device half, and the name of a rate by its number in a frame.
+    _Naming = tuple[Sender | DeviceSender, Callable[[int], str]]
 
 _FAMILY = "to serve; several times for several families"
 _BATCH = "most frames of a batch (default: 32)"
@@ -32,6 +37,7 @@ _INSECURE = "listen on other hosts than loopback without TLS"
 _TOKEN = "file with the token that clients must send"
 _LATE = "send each image at the best rate that arrives in so many milliseconds"
 _OVER = "of an image that won't arrive in time: cheapest (default) sends it at the fewest bytes"
+_BUNDLE = "encode with the folder that export wrote, in place of --family: without JAX"
 _RATE = "name of a rate, or of one tree for all rates a position, 0 (fewest bytes) to 1"
 
 
@@ -90,7 +96,12 @@ def serve(options: argparse.Namespace) -> None:
 @cli.command(
     "send",
     cli.argument("images", "IMAGE|FOLDER", "image files, or folders of them", nargs="+"),
-    *cli.FAMILY,
+    cli.one_of(
+        cli.argument("--family", "DIR|NAME|hf:NAME", cli.FAMILIES),
+        cli.argument("--bundle", "DIR", _BUNDLE, Path),
+        required=True,
+    ),
+    *cli.FAMILY[1:],
     cli.argument("--to", "HOST:PORT[,…]", "the service, or its replicas", required=True),
     cli.one_of(
         cli.argument("--rate", "ID", _RATE),
@@ -113,19 +124,40 @@ def send(options: argparse.Namespace) -> None:
     paths = list(_files(options.images))
     if options.fps is not None and not options.fps > 0:
         raise ConfigError(f"--fps {options.fps:g}: expected a positive number")
+    most = 1 if options.deadline_ms is not None else options.max_bytes
+    if options.bundle is not None:
+        _send(options, paths, _bundle_sender(options, most))
+        return
     with program_cache.kept():
-        _send(options, paths)
+        _send(options, paths, _family_sender(options, most))
 
 
-def _send(options: argparse.Namespace, paths: list[Path]) -> None:
+def _family_sender(options: argparse.Namespace, most: int | None) -> _Naming:
     from jaxsplit.codec import Sender
     from jaxsplit.codec.rate_control import rates_for
-    from jaxsplit.deploy import Client
 
     family, backbone = cli.open_family(options)
-    most = 1 if options.deadline_ms is not None else options.max_bytes
     rates_for(family, options.rate, most, task=backbone.task)  # refused before images are read
-    sender = Sender(family, backbone, batch_size=1)
+    return Sender(family, backbone, batch_size=1), family.name
+
+
+def _bundle_sender(options: argparse.Namespace, most: int | None) -> _Naming:
+    """Opens the sender of an exported bundle, without jax."""
+    from jaxsplit.deploy.runtime.device import DeviceSender
+
+    if options.backbone or options.weights:
+        raise ConfigError("--backbone and --weights are for --family: a bundle has its network")
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ConfigError('--bundle needs onnxruntime: pip install "jaxsplit[export]"')
+    device = DeviceSender(options.bundle)
+    device.check(options.rate, most)
+    return device, device.name
+
+
+def _send(options: argparse.Namespace, paths: list[Path], opened: _Naming) -> None:
+    from jaxsplit.deploy import Client
+
+    sender, name_of = opened
     deadline = None if options.deadline_ms is None else options.deadline_ms / 1000
     if deadline is not None:
         sender.warm_up()  # the first images have a deadline too
@@ -140,7 +172,7 @@ def _send(options: argparse.Namespace, paths: list[Path]) -> None:
         tls=read_file(options.tls_ca) if options.tls_ca else options.tls,
     ) as client:
         for path, outcome in _outcomes(client, paths, options):
-            rate = None if outcome.rate_index is None else family.name(outcome.rate_index)
+            rate = None if outcome.rate_index is None else name_of(outcome.rate_index)
             document = _document(path, outcome, rate)
             shown.append(document)
             if not options.json:

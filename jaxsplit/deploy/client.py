@@ -28,6 +28,7 @@ from jaxsplit.errors import ConfigError, JaxsplitError, ServiceError, choices, o
 
 if TYPE_CHECKING:
     from jaxsplit.codec import Sender
+    from jaxsplit.deploy.runtime.device import DeviceSender
 
 #: What is done with a frame that doesn't arrive in time at any rate.
 ON_OVERLOAD = ("cheapest", "drop")
@@ -42,7 +43,7 @@ class Client:
     expected to carry in time, see `LinkEstimator`. To be used as a context manager.
 
     Args:
-      encoder: a `Sender`, or an `Encoder` such as that of an exported bundle.
+      encoder: a `Sender`, the `DeviceSender` of an exported bundle, or an `Encoder`.
       to: HOST:PORT, or several with commas between.
       deadline: seconds from an image to its result; later ones are late. None: any time.
       target_fps: images a second that the link should carry; None: any number.
@@ -73,7 +74,7 @@ class Client:
 
     def __init__(
         self,
-        encoder: Encoder | Sender,
+        encoder: Encoder | Sender | DeviceSender,
         to: str,
         *,
         deadline: float | None = None,

@@ -8,6 +8,7 @@ from jaxsplit.bitstream.header import FRAME_CHECKS, pack_header
 
 if TYPE_CHECKING:
     from jaxsplit.codec import Sender
+    from jaxsplit.deploy.runtime.device import DeviceSender
 
 
 class Encoder(Protocol):
@@ -49,10 +50,10 @@ class Encoder(Protocol):
 
 
 class SenderEncoder(Encoder):
-    """The library's sender as an `Encoder`.
+    """The library's sender, or that of an exported bundle, as an `Encoder`.
 
     Args:
-      sender: of batch size 1 for one image at a time.
+      sender: the library's with batch size 1, for one image at a time.
 
     >>> import numpy as np
     >>> from jaxsplit.family.pretrained import load_pretrained
@@ -64,7 +65,7 @@ class SenderEncoder(Encoder):
     True
     """
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender | DeviceSender) -> None:
         self._sender = sender
 
     def header(self, frame_checks: bool) -> bytes:
@@ -79,11 +80,11 @@ class SenderEncoder(Encoder):
         return frame
 
 
-def as_encoder(given: Encoder | Sender) -> Encoder:
-    """Returns an encoder, or the library's sender as one.
+def as_encoder(given: Encoder | Sender | DeviceSender) -> Encoder:
+    """Returns an encoder, or a sender as one.
 
     Args:
-      given: an `Encoder`, or a `Sender`, which is known by its header that is no method.
+      given: an `Encoder`, or a sender, which is known by its header that is no method.
 
     Returns:
       The encoder.

@@ -12,6 +12,8 @@ DIR has folders of classes, and classes.txt with those of the network in its ord
 throughput  the service and the bare Receiver on --server-cpu, in turns; clients on --client-cpu
 load        50 clients beside 5 silent and 5 garbage ones: outcomes, p50, p99
 restart     20 drops of the link, and the server killed and started again, under load
+replicas    two servers, of which one is killed under load
+refusals    a wrong token, another family, a newer version, a message of 1 GB: errors and their cost
 link        10 images a second with a deadline of 200 ms over 2 Mbit/s, 100 kbit/s, 1 Mbit/s, with
             40 ms round trip: rate control by the link, and every fixed rate
 soak        half of the load's throughput; memory of the server
@@ -41,7 +43,15 @@ HERE = Path(__file__).parent
 PROXY = HERE.parent / "deploy" / "proxy.py"
 TRACE = ((20.0, 2000), (20.0, 100), (20.0, 1000))  # seconds, kbit/s
 ROUND_TRIP_MS, FPS, DEADLINE = 40, 10, 0.2
-PORT, PROXY_PORT = 50151, 50152
+PORT, PROXY_PORT, OTHER_PORT = 50151, 50152, 50153
+# Errors of the client, by what is wrong; seconds and MB that a refusal may cost.
+REFUSED = {
+    "token": "ServiceError UNAUTHENTICATED",
+    "family": "OtherFamilyError",
+    "version": "NewerVersionError",
+    "gigabyte": "RESOURCE_EXHAUSTED",
+}
+REFUSAL_S, REFUSAL_MB = 2.0, 20.0
 
 
 def prepare(options: Any, path: Path) -> None:
@@ -76,13 +86,14 @@ def prepare(options: Any, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def server(options: Any, *, cpu: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Runs a service on PORT; ended by SIGTERM."""
-    words = [sys.executable, "-m", "jaxsplit", "serve", "--family", options.family]
-    words += ["--port", str(PORT), "--quiet"]
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: pin(cpu)
-    )
+def server(
+    options: Any, *more: str, cpu: int | None = None, port: int = PORT
+) -> Iterator[subprocess.Popen[str]]:
+    """Runs a service; ended by SIGTERM."""
+    words = [] if cpu is None else ["taskset", "-c", str(cpu)]
+    words += [sys.executable, "-m", "jaxsplit", "serve", "--family", options.family]
+    words += ["--port", str(port), "--quiet", *more]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["event"] == "ready"
@@ -93,12 +104,6 @@ def server(options: Any, *, cpu: int | None = None) -> Iterator[subprocess.Popen
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(60)
-
-
-def pin(cpu: int | None) -> None:
-    """Keeps a process on one core."""
-    if cpu is not None:
-        os.sched_setaffinity(0, {cpu})
 
 
 @contextlib.contextmanager
@@ -142,8 +147,9 @@ record = json.load(open({str(folder / "frames.json")!r}))
 receiver = jaxsplit.load_pretrained({options.family!r}).codec(batch_size=32)[1]
 rng, images = np.random.default_rng(0), record["frames"]
 names = [{options.rate!r}] if {options.rate!r} else list(images[0])
-pick = lambda: base64.b64decode(images[rng.integers(len(images))][names[rng.integers(len(names))]])
-frames = [pick() for _ in range(32 * len(names) * 4)]
+pick = lambda name: base64.b64decode(images[rng.integers(len(images))][name])
+frames = [pick(name) for name in names for _ in range(128)]  # whole batches of each rate
+rng.shuffle(frames)
 receiver(frames)
 start, done = time.perf_counter(), 0
 while time.perf_counter() - start < {seconds}:
@@ -200,6 +206,36 @@ def restart(options: Any, folder: Path) -> dict[str, Any]:
         return result(run)
 
 
+def replicas(options: Any, folder: Path) -> dict[str, Any]:
+    """Two servers; one is killed at half of the time."""
+    spec = {"to": f"127.0.0.1:{PORT},127.0.0.1:{OTHER_PORT}", "clients": 8, "in_flight": 4}
+    with server(options) as first, server(options, port=OTHER_PORT):
+        run = client(folder, **spec, seconds=options.seconds)
+        time.sleep(options.seconds / 2)
+        first.kill()
+        return result(run)
+
+
+def refusals(options: Any, folder: Path) -> dict[str, Any]:
+    """What the service refuses: the client's error, seconds, and growth of the server's memory."""
+    token = folder / "token"
+    token.write_text("a-long-random-word")
+    found: dict[str, Any] = {}
+    with server(options, "--token-file", str(token)) as process:
+        for kind in ("token", "family", "version", "gigabyte"):
+            before = memory_mb(process.pid)
+            spec = {"to": f"127.0.0.1:{PORT}", "token": token.read_text(), "refused": kind}
+            found[kind] = result(client(folder, **spec))
+            found[kind]["server_growth_mb"] = round(memory_mb(process.pid) - before, 1)
+    return found
+
+
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 2)
+
+
 def link(options: Any, folder: Path) -> dict[str, Any]:
     """Rate control by the link beside every fixed rate, over the same trace."""
     scale = options.seconds / sum(seconds for seconds, _ in TRACE)
@@ -236,8 +272,7 @@ def soak(options: Any, folder: Path) -> dict[str, Any]:
         run = client(folder, **spec, seconds=options.seconds, period=2 * 8 / fastest)
         memory = []
         while run.poll() is None:
-            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-            memory.append(round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 2))
+            memory.append(memory_mb(process.pid))
             time.sleep(max(options.seconds / 360, 0.5))
         found = result(run)
     third = len(memory) // 3
@@ -245,52 +280,20 @@ def soak(options: Any, folder: Path) -> dict[str, Any]:
     return {**found, "memory_mb": memory, "first_third_mb": first, "last_third_mb": last}
 
 
-def draw(found: dict[str, Any], names: list[str], path: Path) -> None:
-    """Draws the link, the rates that were chosen, and the share that is correct, over time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import numpy as np
-    from matplotlib import pyplot as plt
-
-    frames = found["by link"]["frames"]
-    times = np.array([frame["t"] for frame in frames])
-    figure, axes = plt.subplots(3, sharex=True, figsize=(8, 6), layout="constrained")
-    edges, rates = [0.0], []
-    for part in found["trace"].split(","):
-        seconds, rate = map(float, part.split(":"))
-        edges.append(edges[-1] + seconds)
-        rates.append(rate)
-    axes[0].stairs(rates, edges, label="the link")
-    estimate = np.minimum([frame["kbit_s"] for frame in frames], 5000)
-    axes[0].plot(times, estimate, ".", ms=2, label="the client's estimate")
-    axes[0].set(yscale="log", ylabel="kbit/s")
-    axes[0].legend()
-    chosen = [-1 if frame["rate_index"] is None else frame["rate_index"] for frame in frames]
-    late = np.array([frame["status"] != "answered" for frame in frames])
-    axes[1].plot(times[~late], np.array(chosen)[~late], ".", ms=3, label="in time")
-    axes[1].plot(times[late], np.array(chosen)[late], "x", ms=5, label="late or dropped")
-    axes[1].set(yticks=range(len(names)), yticklabels=names, ylabel="rate")
-    axes[1].legend()
-    window = np.ones(30)
-    correct = np.convolve([frame["correct"] for frame in frames], window, "same")
-    share = 100 * correct / np.convolve(np.ones(len(frames)), window, "same")
-    axes[2].plot(times, share, label=f"by link: {100 * found['by link']['accuracy']:.1f} %")
-    axes[2].set(ylabel="correct in time, %", xlabel="s", ylim=(0, 100))
-    axes[2].legend()
-    figure.savefig(path, dpi=120)
-
-
 def missed(found: dict[str, Any]) -> list[str]:
     """Which bars were missed."""
     failed = []
     if "throughput" in found and found["throughput"]["ratio"] < 0.8:
         failed.append(f"throughput: {found['throughput']['ratio']:.2f} of the Receiver's")
-    for name in ("load", "restart", "soak"):
+    for name in ("load", "restart", "replicas", "soak"):
         if run := found.get(name):
             done = sum(run["counts"].get(x, 0) for x in ("answered", "late", "dropped", "failed"))
             if run["wrong"] or done != run["submitted"]:
                 failed.append(f"{name}: {run['wrong']} wrong, {run['submitted'] - done} lost")
+    for name, one in found.get("refusals", {}).items():
+        cheap = one["seconds"] <= REFUSAL_S and one["server_growth_mb"] <= REFUSAL_MB
+        if one["error"] != REFUSED[name] or not cheap:
+            failed.append(f"refusals: {name}: {one}")
     if run := found.get("link"):
         fixed = {key: one["accuracy"] for key, one in run.items() if isinstance(one, dict)}
         ours = fixed.pop("by link")
@@ -308,7 +311,7 @@ def main() -> int:
     parser.add_argument("--data", default="embedded")
     parser.add_argument("--split")
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--only", default="throughput,load,restart,link")
+    parser.add_argument("--only", default="throughput,load,restart,replicas,refusals,link")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each part")
     parser.add_argument("--rounds", type=int, default=3, help="of throughput")
     parser.add_argument("--rate", help="of all frames of throughput; default: all rates")
@@ -319,7 +322,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     options = parser.parse_args()
-    parts = {one.__name__: one for one in (throughput, load, restart, link, soak)}
+    parts = {
+        one.__name__: one for one in (throughput, load, restart, replicas, refusals, link, soak)
+    }
     found: dict[str, Any] = {"family": options.family, "seconds": options.seconds}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -333,6 +338,8 @@ def main() -> int:
     found["load_average"] = os.getloadavg()
     write_json(options.json, found)
     if options.plot and "link" in found:
+        from service_plot import draw
+
         draw(found["link"], names, options.plot)
     return say_missed(missed(found))
 

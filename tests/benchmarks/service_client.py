@@ -27,7 +27,8 @@ from jaxsplit.bitstream.frames import Cursor
 from jaxsplit.bitstream.header import FRAME_CHECKS, read_header
 from jaxsplit.deploy import Client, Outcome
 from jaxsplit.deploy import service_pb2 as pb
-from jaxsplit.deploy.protocol import STREAM
+from jaxsplit.deploy.protocol import ERROR_KEY, STREAM, TOKEN_KEY, Code
+from jaxsplit.errors import JaxsplitError, ServiceError
 
 
 class Prepared:
@@ -162,6 +163,52 @@ def many(encoder: Prepared, spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class Changed:
+    """An encoder whose header has another byte: of the version (4), or of the family."""
+
+    def __init__(self, encoder: Prepared, kind: str) -> None:
+        header, _, _ = read_header(Cursor(encoder.header(True), 0))
+        content = bytearray(encoder.header(True))
+        place = 4 if kind == "version" else content.index(bytes.fromhex(header.family))
+        content[place] ^= 0x80
+        self.content = bytes(content)
+
+    def header(self, frame_checks: bool) -> bytes:
+        """See `Encoder.header`."""
+        return self.content
+
+
+def refused(encoder: Prepared, spec: dict[str, Any]) -> dict[str, Any]:
+    """Makes a request that the service refuses; the error, its text and seconds."""
+    kind, start = spec["refused"], time.monotonic()
+    if kind in ("version", "gigabyte"):  # no `Client` sends these
+        hello = pb.Hello(header=encoder.header(True))
+        requests = [pb.Request(hello=hello), pb.Request(frames=[pb.Frame(data=bytes(10**9))])]
+        if kind == "version":
+            requests = [pb.Request(hello=pb.Hello(header=Changed(encoder, kind).content))]
+        start = time.monotonic()
+        with grpc.insecure_channel(spec["to"]) as channel:
+            call = channel.stream_stream(STREAM, pb.Request.SerializeToString)
+            metadata = ((TOKEN_KEY, f"Bearer {spec['token']}"),)
+            try:
+                for _ in call(iter(requests), metadata=metadata, timeout=60):
+                    pass
+                error, text = "none", ""
+            except grpc.RpcError as ended:
+                named = dict(ended.trailing_metadata() or ()).get(ERROR_KEY)
+                error, text = named or ended.code().name, ended.details()
+        return {"error": error, "text": text, "seconds": time.monotonic() - start}
+    try:
+        token = "wrong" if kind == "token" else spec["token"]
+        Client(encoder if kind == "token" else Changed(encoder, kind), spec["to"], token=token)
+        error, text = "none", ""
+    except ServiceError as found:
+        error, text = f"ServiceError {Code(found.code).name}", str(found)
+    except JaxsplitError as found:
+        error, text = type(found).__name__, str(found)
+    return {"error": error, "text": text, "seconds": time.monotonic() - start}
+
+
 def camera(encoder: Prepared, spec: dict[str, Any]) -> dict[str, Any]:
     """Offers images at a pace with a deadline, at one rate or by the link."""
     rows, lock = list[dict[str, Any]](), threading.Lock()
@@ -217,7 +264,7 @@ def main() -> None:
         os.sched_setaffinity(0, {spec["cpu"]})
     encoder = Prepared(spec["frames"])
     encoder.record["encode_seconds"] = spec.get("encode_seconds", 0.0)
-    run = camera if "fps" in spec else many
+    run = camera if "fps" in spec else refused if "refused" in spec else many
     print(json.dumps(run(encoder, spec)))
 
 

@@ -39,9 +39,9 @@ def photos(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def serving(*options):
+def serving(*options, family=FAMILY):
     """A service in a process: its first line; ended by SIGTERM, with exit code 0."""
-    words = [sys.executable, "-m", "jaxsplit", "serve", "--family", FAMILY, "--port", "0"]
+    words = [sys.executable, "-m", "jaxsplit", "serve", "--family", str(family), "--port", "0"]
     process = subprocess.Popen(
         [*words, "--max-batch", "4", *map(str, options)], stdout=subprocess.PIPE, text=True
     )
@@ -107,6 +107,8 @@ def test_an_image_that_fails_costs_no_other(service, photos, tmp_path):
         (("send", "nowhere.png", *SOMEWHERE), "no such file"),
         (("send", Path(__file__).parent, *SOMEWHERE), "no images in"),
         (("send", __file__, *SOMEWHERE, "--fps", "0"), "positive"),
+        (("send", __file__, "--bundle", "nowhere", *SOMEWHERE[2:]), "no bundle of jaxsplit export"),
+        (("send", __file__, "--bundle", "x", "--backbone", "y", *SOMEWHERE[2:]), "for --family"),
         (("serve", "--family", FAMILY, "--host", "0.0.0.0"), "loopback only"),
         (("serve", "--family", FAMILY, "--tls-cert", "c.pem"), "--tls-key"),
         (("serve", "--family", "a", "--family", "b", "--backbone", "c"), "one --family"),
@@ -125,6 +127,72 @@ def test_another_family_is_refused(service, photos):
     done = run("send", photos, "--family", other, "--to", service.address, "--rate", "r1")
     assert done.code == 2
     assert "encoded with another family" in done.err
+
+
+WITHOUT_JAX = """
+import sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("jax", "jaxlib", "flax", "onnx", "optax", "scipy"):
+            raise ImportError(f"{name} is not installed on this device")
+
+sys.meta_path.insert(0, Refused())
+from jaxsplit.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def process(*words, start=("-m", "jaxsplit")):
+    """One command in a process of its own: what it printed."""
+    command = [sys.executable, *start, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_from_photos_to_predictions_of_a_device_without_jax(tmp_path):
+    """The chain of the README: adapt, export, serve, send."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    for name, level in (("cat", 40), ("dog", 200)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            picture = Image.new("RGB", (32, 32), (level + i,) * 3)
+            picture.save(tmp_path / "photos" / name / f"{i}.png")
+    family, device = tmp_path / "adapted" / "family", tmp_path / "device"
+    small = ("--backbone", "fashion_mnist_resnet8", "--cut", "stage3.block1", "--minutes", "0.01")
+    photos = ("--data", f"folder:{tmp_path / 'photos'}", "--test-images", "4")
+    process("adapt", *photos, *small, "--out", family.parent)
+    process("export", "--family", family, "-o", device)
+    with serving(family=family) as service:
+        to = ("--bundle", device, "--to", service.address, "--json")
+        for request in (("--rate", "0.5"), ("--deadline-ms", "20000")):
+            words = ("send", tmp_path / "photos", *to, *request)
+            sent = json.loads(process(*words, start=("-c", WITHOUT_JAX)))
+            assert sent["counts"]["answered"] == 20
+            said = [one["prediction"]["class"] for one in sent["images"]]
+            assert said == ["cat"] * 10 + ["dog"] * 10
+
+
+def test_a_bundle_s_rates_are_named_as_the_family_s(service, photos, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    device = tmp_path / "device"
+    assert run("export", "--family", FAMILY, "-o", device).code == 0
+    to = ("--to", service.address, "--json")
+    by_bundle, by_family = (
+        json.loads(run("send", photos, *which, *to, "--rate", "r3").out)["images"]
+        for which in (("--bundle", device), ("--family", FAMILY))
+    )
+    for one, other in zip(by_bundle, by_family, strict=True):
+        assert one["rate"] == other["rate"] == "r3"
+        assert one["prediction"]["class"] == other["prediction"]["class"]
+    done = run("send", photos, "--bundle", device, *to, "--max-bytes", "40")
+    assert max(one["bytes"] for one in json.loads(done.out)["images"]) <= 40
+    done = run("send", photos, "--bundle", device, *to, "--rate", "r9")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "no rate 'r9'" in done.err
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")

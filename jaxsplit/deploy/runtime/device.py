@@ -8,7 +8,7 @@ import numbers
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import numpy as np
 from PIL import Image
@@ -80,6 +80,44 @@ class DeviceSender:
             )
         return found
 
+    def name(self, index: int) -> str:
+        """Returns the name of a rate or level.
+
+        Args:
+          index: the number that it has in a frame.
+
+        Returns:
+          Its name; that of a level without one is "level" and the number.
+        """
+        if self.bundle.levels is None:
+            return next(one.name for one in self.bundle.rates if one.index == index)
+        named = {level: name for name, level in self.bundle.level_names.items()}
+        return named.get(index, f"{_LEVEL}{index}")
+
+    def check(self, rate: str | float | None = None, max_bytes: int | None = None) -> None:
+        """Checks a request before any image is read; for errors see `encode`."""
+        if (rate is None) == (max_bytes is None):
+            raise ConfigError("give one of rate and max_bytes")
+        if rate is not None:
+            self.index(rate)
+            return
+        whole = isinstance(max_bytes, numbers.Integral) and not isinstance(max_bytes, bool)
+        if not whole or max_bytes is None or max_bytes < 1:
+            raise ConfigError(f"max_bytes is {max_bytes!r}, expected a positive integer")
+        if self.bundle.levels is None and not self.bundle.by_accuracy:
+            raise FamilyError("the rates carry no figures to choose one by: name a rate")
+
+    def warm_up(self) -> Self:
+        """Loads the model and runs it at every rate, which the first image would wait for.
+
+        Returns:
+          This sender.
+        """
+        blank = np.zeros((1, *self.bundle.preprocessing.input_shape), np.uint8)
+        rate = np.array(-1) if self.bundle.levels is None else np.zeros(1, np.int64)
+        self._session.run(None, {"image": blank, "rate": rate})
+        return self
+
     def _level(self, rate: str | float, count: int) -> int | None:
         if rate in self.bundle.level_names:
             return self.bundle.level_names[str(rate)]
@@ -120,17 +158,13 @@ class DeviceSender:
           FamilyError: no such rate, or rates without measured figures to choose by.
           DataError: an image cannot be read.
         """
-        if (rate is None) == (max_bytes is None):
-            raise ConfigError("give one of rate and max_bytes")
+        self.check(rate, max_bytes)
         if over_budget not in ("error", "shortest"):
             raise ConfigError(f"over_budget is {over_budget!r}; expected error or shortest")
-        if rate is not None:
-            index = self.index(rate)
+        if max_bytes is None:
+            index = self.index(cast("str | float", rate))
             symbols = self._symbols(self.inputs(images), index)
             return [self.pack(one, index) for one in symbols]
-        whole = isinstance(max_bytes, numbers.Integral) and not isinstance(max_bytes, bool)
-        if not whole or max_bytes is None or max_bytes < 1:
-            raise ConfigError(f"max_bytes is {max_bytes!r}, expected a positive integer")
         find = self._best_of if self.bundle.levels is None else self._best_level
         frames = find(self.inputs(images), max_bytes)
         over = next((i for i, frame in enumerate(frames) if len(frame) > max_bytes), None)
@@ -264,8 +298,6 @@ class DeviceSender:
 
     def _best_of(self, images: np.ndarray, max_bytes: int) -> list[bytes]:
         """Returns each image's frame at the first rate where it is short enough."""
-        if not self.bundle.by_accuracy:
-            raise FamilyError("the rates carry no figures to choose one by: name a rate")
         by_index = {one.index: one for one in self.bundle.rates}
         rates = [by_index[index] for index in self.bundle.by_accuracy]
         # -1 asks for all rates: the head runs once.

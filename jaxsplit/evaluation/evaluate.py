@@ -148,7 +148,9 @@ def evaluate_images(
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
     log("compiling and running the unsplit network")
     predict = predictor(backbone, size)
-    unsplit = measure_outputs(task, lambda part: predict(images[part]), targets, count, size)
+    windows = data.windows(source, backbone.preprocessing) if task.has_maps else None
+    measure = functools.partial(measure_outputs, task, windows=windows)
+    unsplit = measure(lambda part: predict(images[part]), targets, count, size)
     cost_of = functools.cache(lambda split: split_cost(split, backbone))
     points, all_lengths, all_measured = [], [], []
     compiled: list[UnitSpec] = []
@@ -158,7 +160,7 @@ def evaluate_images(
             log(f"compiling the unit of {rate.rate_id}")
             compiled.append(rate.spec)
         measured, lengths, symbols = _measure_rate(
-            sender, receiver, rate.rate_id, images, targets, unsplit.predicted, say
+            sender, receiver, rate.rate_id, images, targets, unsplit.predicted, measure, say
         )
         split = make_split(backbone, family.cut, rate.spec)
         metrics = measured.values(task)
@@ -229,6 +231,7 @@ def _measure_rate(
     images: np.ndarray,
     targets: np.ndarray | None,
     unsplit: np.ndarray,
+    measure: Callable[..., Predictions],
     log: Callable[[int, int], None],
 ) -> tuple[Predictions, list[int], np.ndarray]:
     """Sends the images; returns their predictions, and the lengths and symbols of the frames."""
@@ -247,8 +250,7 @@ def _measure_rate(
         log(len(lengths), len(images))
         return outputs
 
-    task, size = sender.backbone.task, sender.batch_size
-    measured = measure_outputs(task, run, targets, len(images), size, unsplit)
+    measured = measure(run, targets, len(images), sender.batch_size, unsplit)
     return measured, lengths, np.concatenate(symbols)
 
 

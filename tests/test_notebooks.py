@@ -55,7 +55,7 @@ def run(monkeypatch):
 
 
 def test_there_are_notebooks():
-    known = "own_images", "quickstart", "research", "train_on_tpu"
+    known = "own_images", "quickstart", "research", "segmentation", "train_on_tpu"
     assert [f"{name}.ipynb" for name in known] == NOTEBOOKS
 
 

@@ -15,6 +15,8 @@ from jaxsplit.errors import WeightsError
 from jaxsplit.evaluation.card import measured_curve, with_measured
 from jaxsplit.evaluation.compare import MeasuredCurve, compare_curves
 from jaxsplit.evaluation.curve import Curve
+from jaxsplit.evaluation.evaluate import evaluate_images
+from jaxsplit.evaluation.intervals import measure_outputs
 from jaxsplit.experiments.run import measure, run_backbone
 from jaxsplit.tasks.stored import TaskFields, task_fields
 from jaxsplit.train.backbone import BackboneConfig
@@ -221,3 +223,59 @@ def test_a_classification_writes_no_pictures(tmp_path, capsys):
     code, _, error = run(capsys, "decode", coded, "--family", family, "--out", tmp_path / "m")
     assert code == 2
     assert "a classification has no pictures" in error
+
+
+def test_padding_counts_in_no_metric(tmp_path):
+    """A network that sees letterboxed images is measured on their pixels alone."""
+    drawn_scenes.write_folder(tmp_path, {"val": 6}, size=(24, 48))  # below them 8 rows of padding
+    source = data.open_source(tmp_path, "val")
+    below = drawn_scenes.untrained()
+    preprocessing = dataclasses.replace(drawn_scenes.PREPROCESSING, fit="letterbox")
+    windows = data.windows(source, preprocessing)
+    assert windows[:, :24].all()
+    assert not windows[:, 24:].any()
+    assert data.windows(source, drawn_scenes.PREPROCESSING) is None
+
+    def run(head, tail):  # logits differ in the padding alone: there it is another class
+        outputs = np.zeros((6, *drawn_scenes.SIZE, 4), np.float32)
+        outputs[:, :24, :, head], outputs[:, 24:, :, tail] = 1, 1
+        return lambda part: outputs[part]
+
+    task = below.task.fitted(preprocessing)
+    _, masks = data.load_arrays(source, preprocessing, task.target_reader)
+    assert (masks[:, 24:] == 255).all()
+    cropped = data.load_arrays(source, drawn_scenes.PREPROCESSING, task.target_reader)[1]
+    assert not np.array_equal(masks, cropped)  # one source, two geometries
+    unsplit = measure_outputs(task, run(0, 1), masks, 6, 4, windows=windows)
+    coded = measure_outputs(task, run(0, 2), masks, 6, 4, unsplit.predicted, windows)
+    assert coded.values(task)["agreement"].mean == 1
+    assert coded.values(task) == unsplit.values(task)
+    assert (coded.predicted[:, 24:] == 255).all()
+    counted = measure_outputs(task, run(0, 1), masks, 6, 4)
+    other = measure_outputs(task, run(0, 2), masks, 6, 4, counted.predicted)
+    assert other.values(task)["agreement"].mean < 1  # as it is where padding counts
+
+
+def test_an_evaluation_ignores_padding(tmp_path):
+    drawn_scenes.write_folder(tmp_path, {"val": 6}, size=(24, 48))
+    source = data.open_source(tmp_path, "val")
+    preprocessing = dataclasses.replace(drawn_scenes.PREPROCESSING, fit="letterbox")
+    below = drawn_scenes.untrained()
+    backbone = networks.make_backbone(
+        "letterboxed", below.module, below.variables, preprocessing, drawn_scenes.task()
+    )
+    family = jaxsplit.train_family(
+        backbone,
+        "body",
+        [1e-3],
+        data=source,
+        phases=[Phase(2, Distortion())],
+        batch_size=4,
+        progress=False,
+    )
+    curve, seen = evaluate_images(family, backbone, source)
+    assert set(curve.points[0].metrics) == {"miou", "pixel_accuracy", "agreement"}
+    for one in seen.drawn.images:
+        for picture in (one.unsplit, one.rates[0].picture):
+            assert (np.asarray(picture)[24:] == 255).all()
+            assert (np.asarray(picture)[:24] != 255).all()

@@ -10,7 +10,7 @@ from jaxsplit.data.arrays import AnySource, as_source, from_arrays
 from jaxsplit.data.augmentation import Augmentation, Views
 from jaxsplit.data.holdout import hold_out, open_parts, readable
 from jaxsplit.data.images import decode_image
-from jaxsplit.data.pipeline import batches, load_arrays, num_batches
+from jaxsplit.data.pipeline import batches, load_arrays, num_batches, windows
 from jaxsplit.data.preprocessing import Preprocessing
 from jaxsplit.data.sources import Source, open_source, portable_name
 from jaxsplit.data.splits import spread
@@ -36,4 +36,5 @@ __all__ = [
     "portable_name",
     "readable",
     "spread",
+    "windows",
 ]

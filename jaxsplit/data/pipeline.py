@@ -150,7 +150,9 @@ def load_arrays(
     (20, 14, 14, 1)
     """
     decoded = _DECODED.setdefault(source, {})
-    key = (*preprocessing.input_shape, preprocessing.resize, preprocessing.interpolation, targets)
+    geometry = preprocessing.input_shape, preprocessing.resize, preprocessing.fit
+    padding = preprocessing.mean if preprocessing.fit == "letterbox" else None
+    key = (*geometry, preprocessing.interpolation, padding, targets)
     if key not in decoded:
         images = np.empty((len(source), *preprocessing.input_shape), np.uint8)
         labels = blank_rows(targets, len(source), preprocessing)
@@ -162,6 +164,30 @@ def load_arrays(
         images.flags.writeable = labels.flags.writeable = False
         decoded[key] = images, labels
     return decoded[key]
+
+
+def windows(source: Source, preprocessing: Preprocessing) -> np.ndarray | None:
+    """Computes which pixels of the network's inputs show the images, and are no padding.
+
+    Args:
+      source: the images; they are decoded again for their sizes.
+      preprocessing: the backbone's.
+
+    Returns:
+      bool [N, h, w]; None where the preprocessing never pads.
+
+    >>> from jaxsplit.data.sources import open_source
+    >>> source = open_source("embedded", max_samples=20)
+    >>> windows(source, Preprocessing((28, 56), 1, fit="letterbox")).mean()  # half is padding
+    np.float64(0.5)
+    """
+    if preprocessing.fit != "letterbox":
+        return None
+    found = np.empty((len(source), *preprocessing.size), bool)
+    for row, example in zip(found, source.examples(range(len(source))), strict=True):
+        size = example["image"].shape[:2]
+        row[:] = preprocessing.placement(size).apply(np.ones(size, bool), np.False_)
+    return found
 
 
 def _from_memory(

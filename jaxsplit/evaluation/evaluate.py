@@ -32,8 +32,7 @@ from jaxsplit.train import losses
 from jaxsplit.units import UnitSpec, Variables
 from jaxsplit.units.quantization import Offsets
 
-# Bytes of a frame beyond its information: the end of the payload, and the longest label.
-_MAX_OVERHEAD = 1 + 6
+_MAX_OVERHEAD = 1 + 6  # bytes of a frame: the end of the payload, and the longest label
 # Bytes per symbol that the coder's integer divisions may cost, if each symbol escapes.
 _ROUNDING = 4 * 0.0057 / 8
 _FEATURE_BYTES = 2**31  # kept for the other rates
@@ -150,7 +149,9 @@ def evaluate_images(
     sender, receiver = Sender(family, backbone, size), Receiver(family, backbone, size)
     log("compiling and running the unsplit network")
     predict = predictor(backbone, size)
-    unsplit = measure_outputs(task, lambda part: predict(images[part]), targets, count, size)
+    windows = data.windows(source, backbone.preprocessing) if task.has_maps else None
+    measure = functools.partial(measure_outputs, task, windows=windows)
+    unsplit = measure(lambda part: predict(images[part]), targets, count, size)
     features = _once(sender, images)
     cost_of = functools.cache(lambda split: split_cost(split, backbone))
     points, all_lengths, all_measured = [], [], []
@@ -161,7 +162,7 @@ def evaluate_images(
             log(f"compiling the unit of {rate.rate_id}")
             compiled.append(rate.spec)
         measured, lengths, symbols = _measure_rate(
-            sender, receiver, rate.rate_id, features, len(images), targets, unsplit.predicted, say
+            sender, receiver, rate.rate_id, features, targets, unsplit.predicted, measure, say
         )
         split = make_split(backbone, family.cut, rate.spec)
         metrics = measured.values(task)
@@ -230,9 +231,9 @@ def _measure_rate(
     receiver: Receiver,
     rate_id: str,
     features: Callable[[slice], Features],
-    count: int,
     targets: np.ndarray | None,
     unsplit: np.ndarray,
+    measure: Callable[..., Predictions],
     log: Callable[[int, int], None],
 ) -> tuple[Predictions, list[int], np.ndarray]:
     """Sends all images; returns their predictions, and the lengths and symbols of the frames."""
@@ -248,11 +249,10 @@ def _measure_rate(
         lengths.extend(len(frame) for frame in frames)
         symbols.append(decoded)
         outputs = receiver.predict(decoded, rate_id)
-        log(len(lengths), count)
+        log(len(lengths), len(unsplit))
         return outputs
 
-    task, size = sender.backbone.task, sender.batch_size
-    measured = measure_outputs(task, run, targets, count, size, unsplit)
+    measured = measure(run, targets, len(unsplit), sender.batch_size, unsplit)
     return measured, lengths, np.concatenate(symbols)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxsplit.data.masks import IGNORED
 from jaxsplit.errors import ConfigError
 from jaxsplit.tasks import AGREEMENT, Metric, Outputs, Task
 
@@ -124,17 +125,20 @@ def measure_outputs(
     count: int,
     size: int,
     unsplit: np.ndarray | None = None,
+    windows: np.ndarray | None = None,
 ) -> Predictions:
     """Measures the outputs that `run` gives for slices of `count` images, `size` at once.
 
     The agreement is with `unsplit`, predictions of the unsplit network; None: with themselves.
-    Without `targets` it is all that is measured.
+    Without `targets` it is all that is measured. Where `windows`, bool [N, h, w], is False, the
+    input is padding and the predicted maps are `IGNORED`.
     """
     predicted, statistics = [], []
     for start in range(0, count, size):
         part = slice(start, start + size)
         outputs = run(part)
-        predicted.append(np.asarray(task.predict(outputs)))
+        found = np.asarray(task.predict(outputs))
+        predicted.append(found if windows is None else np.where(windows[part], found, IGNORED))
         agreement = task.agreement(outputs, predicted[-1] if unsplit is None else unsplit[part])
         known = {} if targets is None else task.evaluate(outputs, targets[part])
         statistics.append({**known, AGREEMENT: agreement})

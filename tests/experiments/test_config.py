@@ -27,6 +27,8 @@ SHIPPED = {
     "fashion_mnist": ("full", "quickstart", "smoke"),
     "fashion_mnist_backbone": ("resnet8", "resnet20", "smoke"),
     "cifar10_backbone": ("resnet20", "smoke"),
+    "camvid_backbone": ("full", "smoke"),
+    "camvid": ("stage4.block3", "stage2.block2", "stage6.block4", "smoke"),
     "paper_recipe": ("fashion_mnist", "cifar10", "early", "middle", "late", "smoke"),
     "resnet20_design": ("fashion_mnist", "cifar10", "smoke"),
     "resnet20_small": ("fashion_mnist", "cifar10", "smoke"),
@@ -106,9 +108,10 @@ def test_every_shipped_configuration_loads(name, arg):
     if arg == SHIPPED[name][0]:
         assert load(name) == config
     if arg == "smoke":
-        # No images of ImageNet's classes may come with the package.
-        imagenet = name.startswith(("efficientnet", "resnet50"))
-        assert config.data == ("folder:imagenet" if imagenet else "embedded")
+        # No images of ImageNet's classes or CamVid's streets may come with the package.
+        other = {"efficientnet": "imagenet", "resnet50": "imagenet", "camvid": "camvid"}
+        folder = next((x for begin, x in other.items() if name.startswith(begin)), None)
+        assert config.data == (f"folder:{folder}" if folder else "embedded")
         assert config.max_samples <= 1000
     if isinstance(config, CurveConfig):
         lambdas = [rate.lmbda for rate in config.rates]

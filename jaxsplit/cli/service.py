@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import datetime
 import functools
+import importlib
 import importlib.util
 import json
 import sys
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     #: The device half, and the name of a rate by its number in a frame.
     _Naming = tuple[Sender | DeviceSender, Callable[[int], str]]
 
+_CLIENT = ("google.protobuf", "grpc")
 _FAMILY = "to serve; several times for several families"
 _BATCH = "most frames of a batch (default: 32)"
 _WAIT = "a batch waits so long for more frames (default: 5)"
@@ -61,7 +63,7 @@ _RATE = "name of a rate, or of one tree for all rates a position, 0 (fewest byte
 )
 def serve(options: argparse.Namespace) -> None:
     """Serve predictions for the frames of many devices, over gRPC."""
-    _check_installed()
+    _check_installed(*_CLIENT, "grpc_health", "prometheus_client")
     if (options.tls_cert is None) != (options.tls_key is None):
         raise ConfigError("give --tls-cert and --tls-key, or none of them")
     if len(options.families) > 1 and (options.backbone or options.weights):
@@ -120,7 +122,7 @@ def serve(options: argparse.Namespace) -> None:
 )
 def send(options: argparse.Namespace) -> None:
     """Send image files to a service and print its predictions, as a device does."""
-    _check_installed()
+    _check_installed(*_CLIENT)
     paths = list(_files(options.images))
     if options.fps is not None and not options.fps > 0:
         raise ConfigError(f"--fps {options.fps:g}: expected a positive number")
@@ -148,7 +150,7 @@ def _bundle_sender(options: argparse.Namespace, most: int | None) -> _Naming:
     if options.backbone or options.weights:
         raise ConfigError("--backbone and --weights are for --family: a bundle has its network")
     if importlib.util.find_spec("onnxruntime") is None:
-        raise ConfigError('--bundle needs onnxruntime: pip install "jaxsplit[export]"')
+        raise ConfigError("--bundle needs onnxruntime: pip install -r DIR/requirements.txt")
     device = DeviceSender(options.bundle)
     device.check(options.rate, most)
     return device, device.name
@@ -267,15 +269,12 @@ def _token(path: Path | None) -> str | None:
     return token
 
 
-def _check_installed() -> None:
-    try:
-        import google.protobuf
-        import grpc
-        import grpc_health
-        import prometheus_client
-    except ImportError as error:
-        raise ConfigError(f'{error.msg}: pip install "jaxsplit[serve]"') from error
-    del google, grpc, grpc_health, prometheus_client
+def _check_installed(*modules: str) -> None:
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(f'{error.msg}: pip install "jaxsplit[serve]"') from error
 
 
 def _log(quiet: bool, event: str, /, **fields: object) -> None:

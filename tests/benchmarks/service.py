@@ -26,6 +26,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import service_plot
 from harness import make_parser, provenance, say_missed, write_json
 
 FAMILY = "efficientnet_lite0/stage6.block1"
@@ -43,7 +45,6 @@ HERE = Path(__file__).parent
 PROXY = HERE.parent / "deploy" / "proxy.py"
 TRACE = ((20.0, 2000), (20.0, 100), (20.0, 1000))  # seconds, kbit/s
 ROUND_TRIP_MS, FPS, DEADLINE = 40, 10, 0.2
-PORT, PROXY_PORT, OTHER_PORT = 50151, 50152, 50153
 # Errors of the client, by what is wrong; seconds and MB that a refusal may cost.
 REFUSED = {
     "token": "ServiceError UNAUTHENTICATED",
@@ -52,6 +53,9 @@ REFUSED = {
     "gigabyte": "RESOURCE_EXHAUSTED",
 }
 REFUSAL_S, REFUSAL_MB = 2.0, 20.0
+with contextlib.ExitStack() as _stack:  # three free ports
+    _sockets = [_stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+    PORT, PROXY_PORT, OTHER_PORT = (one.getsockname()[1] for one in _sockets)
 
 
 def prepare(options: Any, path: Path) -> None:
@@ -65,7 +69,11 @@ def prepare(options: Any, path: Path) -> None:
     backbone = family.backbone_of()
     sender, receiver = family.codec(backbone, batch_size=16)
     source = jaxsplit.open_source(options.data, split=options.split, max_samples=options.images)
-    names = rates_for(family, max_bytes=1, task=backbone.task)  # by falling accuracy
+    fixed = [rate.rate_id for rate in family.rates]
+    names = fixed
+    if "link" in options.only.split(","):  # the best first: all levels, or rates by accuracy
+        names = rates_for(family, max_bytes=1, task=backbone.task)
+        names = names if family.levels is None else names[::-1]
     by_rate = {name: sender(source, name) for name in names}
     described = {
         name: [one["class"] for one in backbone.task.describe(receiver(frames))]
@@ -74,7 +82,7 @@ def prepare(options: Any, path: Path) -> None:
     count = len(source.labels)
     record = {
         "header": base64.b64encode(pack_header(sender.header)).decode(),
-        "names": [rate.rate_id for rate in family.rates],
+        "names": fixed,
         "labels": [named(backbone.task.class_names[label])["class"] for label in source.labels],
         "frames": [
             {name: base64.b64encode(by_rate[name][i]).decode() for name in names}
@@ -146,7 +154,7 @@ import numpy as np, jaxsplit
 record = json.load(open({str(folder / "frames.json")!r}))
 receiver = jaxsplit.load_pretrained({options.family!r}).codec(batch_size=32)[1]
 rng, images = np.random.default_rng(0), record["frames"]
-names = [{options.rate!r}] if {options.rate!r} else list(images[0])
+names = [{options.rate!r}] if {options.rate!r} else record["names"]
 pick = lambda name: base64.b64decode(images[rng.integers(len(images))][name])
 frames = [pick(name) for name in names for _ in range(128)]  # whole batches of each rate
 rng.shuffle(frames)
@@ -170,14 +178,8 @@ def throughput(options: Any, folder: Path) -> dict[str, Any]:
         alone.append(bare(options, folder, options.seconds / 2))
         with server(options, cpu=options.server_cpu):
             spec = {"to": f"127.0.0.1:{PORT}", "clients": 4, "in_flight": 32}
-            run = client(
-                folder,
-                **spec,
-                seconds=options.seconds / 2,
-                rate=options.rate,
-                cpu=options.client_cpu,
-            )
-            last = result(run)
+            spec |= {"rate": options.rate, "cpu": options.client_cpu}
+            last = result(client(folder, **spec, seconds=options.seconds / 2))
         served.append(last["images_per_second"])
     ratio = statistics.median(served) / statistics.median(alone)
     return {"service": served, "receiver": alone, "ratio": ratio, "last": last}
@@ -265,11 +267,13 @@ def link(options: Any, folder: Path) -> dict[str, Any]:
 
 
 def soak(options: Any, folder: Path) -> dict[str, Any]:
-    """Half of the highest load; median memory of the first and the last third."""
+    """Half of the highest load, or --offered; memory of the first and the last third."""
     with server(options) as process:
         spec = {"to": f"127.0.0.1:{PORT}", "clients": 8, "in_flight": 8}
-        fastest = result(client(folder, **spec, seconds=10))["images_per_second"]
-        run = client(folder, **spec, seconds=options.seconds, period=2 * 8 / fastest)
+        offered = options.offered
+        if offered is None:
+            offered = result(client(folder, **spec, seconds=10))["images_per_second"] / 2
+        run = client(folder, **spec, seconds=options.seconds, period=8 / offered)
         memory = []
         while run.poll() is None:
             memory.append(memory_mb(process.pid))
@@ -277,7 +281,8 @@ def soak(options: Any, folder: Path) -> dict[str, Any]:
         found = result(run)
     third = len(memory) // 3
     first, last = (statistics.median(part) for part in (memory[:third], memory[-third:]))
-    return {**found, "memory_mb": memory, "first_third_mb": first, "last_third_mb": last}
+    found |= {"offered": offered, "memory_mb": memory}
+    return {**found, "first_third_mb": first, "last_third_mb": last}
 
 
 def missed(found: dict[str, Any]) -> list[str]:
@@ -319,6 +324,7 @@ def main() -> int:
     parser.add_argument("--server-cpu", type=int, default=0)
     parser.add_argument("--client-cpu", type=int, default=1)
     parser.add_argument("--encode-seconds", type=float, default=0.015, help="of an image, in link")
+    parser.add_argument("--offered", type=float, help="images a second of soak")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     options = parser.parse_args()
@@ -338,9 +344,7 @@ def main() -> int:
     found["load_average"] = os.getloadavg()
     write_json(options.json, found)
     if options.plot and "link" in found:
-        from service_plot import draw
-
-        draw(found["link"], names, options.plot)
+        service_plot.draw(found["link"], names, options.plot)
     return say_missed(missed(found))
 
 

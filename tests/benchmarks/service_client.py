@@ -59,7 +59,7 @@ class Prepared:
 
 def worker(encoder: Prepared, spec: dict[str, Any], seed: int) -> dict[str, Any]:
     """Sends images for some seconds; counts outcomes and wrong predictions."""
-    rng, names = np.random.default_rng(seed), list(encoder.frames[0])
+    rng, names = np.random.default_rng(seed), encoder.record["names"]
     seconds, wrong, submitted = list[float](), 0, 0
     errors: Counter[str] = Counter()
     period = spec.get("period", 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,15 @@ def draw(found: dict[str, Any], names: list[str], path: Path) -> None:
     axes[1].plot(times[late], np.array(chosen)[late], "x", ms=5, label="late or dropped")
     axes[1].set(yticks=range(len(names)), yticklabels=names, ylabel="rate")
     axes[1].legend()
-    window = np.ones(30)
-    correct = np.convolve([frame["correct"] for frame in frames], window, "same")
-    share = 100 * correct / np.convolve(np.ones(len(frames)), window, "same")
-    axes[2].plot(times, share, label=f"by link: {100 * found['by link']['accuracy']:.1f} %")
-    axes[2].set(ylabel="correct in time, %", xlabel="s", ylim=(0, 100))
+    correct = np.array([frame["correct"] for frame in frames])
+    parts = itertools.pairwise(edges)
+    shares = [100 * correct[(times >= start) & (times < end)].mean() for start, end in parts]
+    total = 100 * found["by link"]["accuracy"]
+    axes[2].stairs(shares, edges, label=f"by link: {total:.1f} % of all")
+    best = max(names, key=lambda name: found[name]["accuracy"])
+    total = 100 * found[best]["accuracy"]
+    label = f"always {best}, the best of the fixed rates: {total:.1f} % of all"
+    axes[2].axhline(total, color="C1", ls="--", label=label)
+    axes[2].set(ylabel="correct in time, %", xlabel="s", ylim=(50, 90))
     axes[2].legend()
     figure.savefig(path, dpi=120)

@@ -12,7 +12,7 @@ DIR has folders of classes, and classes.txt with those of the network in its ord
 throughput  the service and the bare Receiver on --server-cpu, in turns; clients on --client-cpu
 load        50 clients beside 5 silent and 5 garbage ones: outcomes, p50, p99
 restart     20 drops of the link, and the server killed and started again, under load
-replicas    two servers, of which one is killed under load
+replicas    two servers; one is killed under load
 refusals    a wrong token, another family, a newer version, a message of 1 GB: errors and their cost
 link        10 images a second with a deadline of 200 ms over 2 Mbit/s, 100 kbit/s, 1 Mbit/s, with
             40 ms round trip: rate control by the link, and every fixed rate
@@ -219,7 +219,7 @@ def replicas(options: Any, folder: Path) -> dict[str, Any]:
 
 
 def refusals(options: Any, folder: Path) -> dict[str, Any]:
-    """What the service refuses: the client's error, seconds, and growth of the server's memory."""
+    """Sends what is to be refused: the client's error, seconds, growth of the server's memory."""
     token = folder / "token"
     token.write_text("a-long-random-word")
     found: dict[str, Any] = {}

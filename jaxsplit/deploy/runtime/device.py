@@ -46,6 +46,7 @@ class DeviceSender:
     def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
         self.bundle = read_bundle(Path(folder))
         self._threads = threads
+        self._coders: dict[int, EntropyCoder] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.bundle.folder)!r})"
@@ -163,7 +164,7 @@ class DeviceSender:
             raise ConfigError(f"over_budget is {over_budget!r}; expected error or shortest")
         if max_bytes is None:
             index = self.index(cast("str | float", rate))
-            symbols = self._symbols(self.inputs(images), index)
+            symbols = self.encode_at(self.inputs(images), index)
             return [self.pack(one, index) for one in symbols]
         find = self._best_of if self.bundle.levels is None else self._best_level
         frames = find(self.inputs(images), max_bytes)
@@ -188,7 +189,7 @@ class DeviceSender:
         Returns:
           int32 [N, h', w', C].
         """
-        return self._symbols(self.inputs(images), self.index(rate))
+        return self.encode_at(self.inputs(images), self.index(rate))
 
     def encode_at(self, images: np.ndarray, index: int) -> np.ndarray:
         """Computes the symbols of a rate by its number in a frame.
@@ -200,7 +201,13 @@ class DeviceSender:
         Returns:
           int32 [N, h', w', C].
         """
-        return self._symbols(images, index)
+        if self.bundle.levels is None:
+            output = next(one.output for one in self.bundle.rates if one.index == index)
+            rate = np.array(index, np.int64)
+        else:
+            output, rate = "symbols", np.full(len(images), index, np.int64)
+        (symbols,) = self._session.run([output], {"image": images, "rate": rate})
+        return _finite(symbols)
 
     def decode(self, frame: Frame) -> np.ndarray:
         """Decodes a frame to its symbols.
@@ -262,10 +269,6 @@ class DeviceSender:
         count, version = self.header.n_rates, self.header.version
         return pack_frame(self._coder(index).encode(symbols), index, count, version)
 
-    @functools.cached_property
-    def _coders(self) -> dict[int, EntropyCoder]:
-        return {}
-
     def _coder(self, index: int) -> EntropyCoder:
         if index not in self._coders:
             self._coders[index] = EntropyCoder(self.bundle.tables(index))
@@ -286,15 +289,6 @@ class DeviceSender:
             return onnxruntime.InferenceSession(path, settings, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for every reason
             raise as_error(error) from error
-
-    def _symbols(self, images: np.ndarray, index: int) -> np.ndarray:
-        if self.bundle.levels is None:
-            output = next(one.output for one in self.bundle.rates if one.index == index)
-            rate = np.array(index, np.int64)
-        else:
-            output, rate = "symbols", np.full(len(images), index, np.int64)
-        (symbols,) = self._session.run([output], {"image": images, "rate": rate})
-        return _finite(symbols)
 
     def _best_of(self, images: np.ndarray, max_bytes: int) -> list[bytes]:
         """Returns each image's frame at the first rate where it is short enough."""
@@ -332,10 +326,7 @@ class DeviceSender:
                 level = (fits + exceeds) // 2
                 frame = self.pack(self._level_symbols(latent, level), level)
                 is_short = len(frame) <= max_bytes
-                if is_short:
-                    fits = level
-                else:
-                    exceeds = level
+                fits, exceeds = (level, exceeds) if is_short else (fits, level)
                 if is_short or (fits < 0 and (found is None or len(frame) <= len(found))):
                     found = frame
             assert found is not None

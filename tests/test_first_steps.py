@@ -181,7 +181,7 @@ def test_odd_images_are_what_they_look_like(desk):
         (("quickstart", "--out", "shirt.png"), ["shirt.png: it is a file"]),
         (
             ("train", "--config", "a/b.py", "--workdir", "w"),
-            ["no file a/b.py", "by name alone: cifar10"],
+            ["no file a/b.py", "by name alone: camvid"],
         ),
         (
             ("evaluate", "--family", FAMILY.replace("small", "smal")),

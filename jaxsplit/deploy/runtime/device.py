@@ -96,7 +96,10 @@ class DeviceSender:
         return named.get(index, f"{_LEVEL}{index}")
 
     def check(self, rate: str | float | None = None, max_bytes: int | None = None) -> None:
-        """Checks a request before any image is read; for errors see `encode`."""
+        """Checks a request.
+
+        Args:
+          rate, max_bytes: as in `encode`, with its errors."""
         if (rate is None) == (max_bytes is None):
             raise ConfigError("give one of rate and max_bytes")
         if rate is not None:
@@ -147,8 +150,7 @@ class DeviceSender:
           rate: see `index`.
           max_bytes: most bytes of a frame, in place of a rate: the highest level, or the rate of
             best measured accuracy, whose frame is at most that long.
-          over_budget: "error", or "shortest" to send the shortest frame of an image that fits at no
-            rate.
+          over_budget: "error", or "shortest": the shortest frame of an image that fits at no rate.
 
         Returns:
           A frame for each image.
@@ -294,8 +296,7 @@ class DeviceSender:
         """Returns each image's frame at the first rate where it is short enough."""
         by_index = {one.index: one for one in self.bundle.rates}
         rates = [by_index[index] for index in self.bundle.by_accuracy]
-        # -1 asks for all rates: the head runs once.
-        feed = {"image": images, "rate": np.array(-1, np.int64)}
+        feed = {"image": images, "rate": np.array(-1, np.int64)}  # all rates: the head runs once
         each = self._session.run([one.output for one in rates], feed)
         frames = []
         for image in range(len(images)):
